@@ -91,7 +91,7 @@ def test_a_broken_rule_is_one_line(kubectl: Kubectl) -> None:
     wrong = digits(autoscaling={"minReplicas": 5})
     refused = kubectl.run("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(wrong))
     assert refused.stderr.strip().endswith(
-        "spec.autoscaling.minReplicas: Invalid value: 5 is greater than maxReplicas, 4"
+        "spec.autoscaling.minReplicas: Invalid value: 5 is greater than maxReplicas; expected at most 4"
     )
 
 

@@ -4,36 +4,38 @@ from typing import Any
 
 MODEL = {"uri": "file:///models/x", "entrypoint": "net:Net"}
 MANUAL = {"gate": "manual"}
-NO_METRIC = "cpuUsage is not one of errorRate, latencyP50, latencyP90, latencyP95, latencyP99"
-NO_MARGIN = "0% would let no candidate pass that is just as good as stable"
+NO_METRIC = "cpuUsage; expected one of errorRate, latencyP50, latencyP90, latencyP95, latencyP99"
+NO_MARGIN = "0% lets no canary pass that equals stable; expected more than 0%"
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "wrong-type": ({"model": MODEL, "replicas": "two"}, 'spec.replicas: "two" is a string, not an integer'),
-    "out-of-range": ({"model": MODEL, "replicas": 1001}, "spec.replicas: 1001 is not between 0 and 1000"),
+    "wrong-type": ({"model": MODEL, "replicas": "two"}, 'spec.replicas: "two"; expected an integer'),
+    "out-of-range": ({"model": MODEL, "replicas": 1001}, "spec.replicas: 1001; expected 0 to 1000"),
     "minimum-above-maximum": (
         {"model": MODEL, "autoscaling": {"minReplicas": 5, "maxReplicas": 2}},
-        "spec.autoscaling.minReplicas: 5 is greater than maxReplicas, 2",
+        "spec.autoscaling.minReplicas: 5 is greater than maxReplicas; expected at most 2",
     ),
     "two-of-a-union": (
         {"model": MODEL, "rollout": {"unit": {"header": "x-user", "cookie": "user"}}},
-        "spec.rollout.unit: at most one of header, cookie, jsonPath, jwtClaim and request can be given",
+        "spec.rollout.unit: expected at most one of header, cookie, jsonPath, jwtClaim and request",
     ),
     "mig-with-two": (
         {"model": MODEL, "resources": {"gpu": {"count": 2, "sharing": {"mode": "mig", "profile": "1g.10gb"}}}},
-        "spec.resources.gpu.count: 2 is not 1, which sharing mode mig requires",
+        "spec.resources.gpu.count: 2 with sharing mode mig; expected 1",
     ),
     "fraction-above-one": (
         {"model": MODEL, "resources": {"gpu": {"count": 1, "sharing": {"mode": "fraction", "fraction": "1.5"}}}},
-        "spec.resources.gpu.sharing.fraction: 1.5 is not between 0 and 1",
+        "spec.resources.gpu.sharing.fraction: 1.5 is out of range; expected more than 0 and less than 1",
     ),
     "unknown-scheme": (
         {"model": {"uri": "ftp://models/x"}},
-        "spec.model.uri: ftp://models/x does not start with one of file://, pvc://, s3://, gs://, https://, hf://, oci://",
+        "spec.model.uri: ftp://models/x; expected a URI that starts with one of file://, pvc://, s3://,"
+        " gs://, https://, hf://, oci://",
     ),
     "no-model": ({"replicas": 1}, "spec.model: is required"),
     "weights-that-fall": (
         {"model": MODEL, "rollout": {"steps": [{"weight": 50, **MANUAL}, {"weight": 25, **MANUAL}]}},
-        "spec.rollout.steps: the weights do not rise from step to step: step 2 has 25, and step 1 has 50",
+        "spec.rollout.steps: weights do not rise: step 2 has 25, but step 1 has 50; expected each weight"
+        " above those before it",
     ),
     "unknown-field": ({"model": MODEL, "replica": 3}, "spec.replica: unknown field; did you mean replicas?"),
     "unknown-metric": (
@@ -50,20 +52,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 REFUSED_EXPERIMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "no-exposure": (
         {"exposure": "0%"},
-        "spec.exposure: 0% leaves every arm without units; set stopped: true to end an experiment",
+        "spec.exposure: 0% leaves every arm without units; expected more. Set stopped: true to end an experiment",
     ),
     "no-effect": (
         {"metrics": {"success": [{"name": "bought", "feedback": "bought", "minimumEffect": "0%"}]}},
-        "spec.metrics.success[0].minimumEffect: 0% is never told from no effect; leave it out for one of about 5 %",
+        "spec.metrics.success[0].minimumEffect: 0% cannot be distinguished from no effect; expected more."
+        " Remove it for about 5 %",
     ),
-    "no-time": ({"stop": {"maxDuration": "0s"}}, "spec.stop.maxDuration: 0s is not more than 0s"),
+    "no-time": ({"stop": {"maxDuration": "0s"}}, "spec.stop.maxDuration: 0s; expected more than 0s"),
     "a-rollouts-name": (
         {"arms": [{"name": "canary"}]},
-        "spec.arms: canary is the name of a rollout's own arm; give the arm another one",
+        "spec.arms: canary is the name of a rollout's own arm; expected another name",
     ),
     "controls-name": (
         {"arms": [{"name": "control"}]},
-        "spec.arms[0].name: control and stable are the stable revision's own names",
+        "spec.arms[0].name: control and stable are names of the stable revision; expected another name",
     ),
     "unknown-metric": (
         {"metrics": {"guardrails": [{"metric": "cpuUsage"}]}},
@@ -75,7 +78,7 @@ REFUSED_EXPERIMENTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "weights-that-do-not-sum": (
         {"weights": {"control": 50, "wide": 40}},
-        "spec.weights: the weights do not sum to 100",
+        "spec.weights: wrong sum; expected weights that sum to 100",
     ),
 }
 """By a name: what such a spec has beside a ModelDeployment and one arm, `wide`, and the end of the line that tells it."""

@@ -236,7 +236,7 @@ class Admission:
         keys = [item[key] if key else item for item in value]
         suffix = f".{key}" if key else ""
         return [
-            Denial(f"{path}[{index}]{suffix}", f"{item} is given twice", "rule")
+            Denial(f"{path}[{index}]{suffix}", f"{item} appears twice; expected it once", "rule")
             for index, item in enumerate(keys)
             if item in keys[:index]
         ]
@@ -305,7 +305,7 @@ def _by_rule(cause: dict[str, str]) -> Denial:
     if cause["reason"] == "FieldValueDuplicate":
         repeated = json.loads(cause["message"].removeprefix("Duplicate value: "))
         key, value = next(iter(repeated.items())) if isinstance(repeated, dict) else ("", repeated)
-        return Denial(f"{path}.{key}" if key else path, f"{value} is given twice", "rule")
+        return Denial(f"{path}.{key}" if key else path, f"{value} appears twice; expected it once", "rule")
     # Texts are shown before the message, other values are not.
     message = re.sub(r'^Invalid value: ("(?:[^"\\]|\\.)*": )?', "", cause["message"])
     return Denial(path, message, "rule")

@@ -90,34 +90,36 @@ def arm_sharing(*, count: int = 1, **fields: Any) -> dict[str, Any]:
     return arm(resources={"gpu": {"count": count, "sharing": fields}})
 
 
-PLACEHOLDER = "holds a $, which nobody replaces here; sundog replaces MANIFEST_DIR in files"
-ESCAPES = "holds a %, ?, # or backslash; a model's URI has no escapes, query or fragment"
-WEB_FORM = "is not of the form https://host/path/file, of letters, digits and . _ ~ + = , : @ - /"
-TOMORROW = "may name something else tomorrow; name"
-COMMIT = "@ and 40 hex digits, or give model.digest"
-PINNED = "@sha256: and 64 hex digits, or give model.digest"
+PLACEHOLDER = (
+    "contains a $, which nothing replaces here; expected none. The sundog command replaces MANIFEST_DIR in files"
+)
+ESCAPES = "contains %, ?, # or a backslash; expected a URI without escapes, query or fragment"
+WEB_FORM = "; expected the form https://host/path/file, of letters, digits and . _ ~ + = , : @ - /"
+CAN_CHANGE = "can change; expected"
+COMMIT = "@ and a commit of 40 hex digits, or model.digest"
+PINNED = "@sha256: and 64 hex digits, or model.digest"
 OTHER = "sha256:" + "b" * 64
-SCHEMES = "does not start with one of file://, pvc://, s3://, gs://, https://, hf://, oci://"
-ONE_STEP = "exactly one of weight, pause, headers, scale, analysis, webhook and shadow has to be given"
+SCHEMES = "; expected a URI that starts with one of file://, pvc://, s3://, gs://, https://, hf://, oci://"
+ONE_STEP = "expected exactly one of weight, pause, headers, scale, analysis, webhook and shadow"
 VERIFIED = {"auth": {"jwt": {"jwksSecretName": "issuer"}}}
-ONE_UNIT = "at most one of header, cookie, jsonPath, jwtClaim and request can be given"
-OURS = "begins as those that are set by the operator: RAY_, SUNDOG_, KUBERAY_"
-RESERVED = "keys below serving.sundog.dev/, app.kubernetes.io/, ray.io/ are set by the operator"
-TRUST = "archives can run code when they are loaded; set trustCode: true to accept that"
-NO_EXPOSURE = "0% leaves every arm without units; set stopped: true to end an experiment"
-NO_EFFECT = "0% is never told from no effect; leave it out for one of about 5 %"
-OF_A_ROLLOUT = "canary is the name of a rollout's own arm; give the arm another one"
-MORE_THAN_ALL = "of each arm, control included, is more than 100% of all"
+ONE_UNIT = "expected at most one of header, cookie, jsonPath, jwtClaim and request"
+OURS = "is reserved for the operator; expected no name that begins with RAY_, SUNDOG_, KUBERAY_"
+RESERVED = "reserved key; expected none that begins with serving.sundog.dev/, app.kubernetes.io/, ray.io/"
+TRUST = "archives can run code when they are loaded; expected trustCode: true to accept that"
+NO_EXPOSURE = "0% leaves every arm without units; expected more. Set stopped: true to end an experiment"
+NO_EFFECT = "0% cannot be distinguished from no effect; expected more. Remove it for about 5 %"
+OF_A_ROLLOUT = "canary is the name of a rollout's own arm; expected another name"
+MORE_THAN_ALL = "for each arm, including control, is more than 100% together; expected less"
 LONG_KEY = "k" * 318
-TOO_LONG = "a key has more than 317 characters"
-NOT_A_LABEL = "a key is not a label key such as example.com/team"
+TOO_LONG = "key too long; expected at most 317 characters"
+NOT_A_LABEL = "invalid key; expected a label key such as example.com/team"
 AT_ONCE = (
-    "nothing stops all traffic from following at once, for {}: one of the steps has to have a weight below 100, or to wait for promote, as"
-    " gate: manual and a pause without duration do"
+    "all traffic would follow at once, because {}; expected a step with a weight below 100, or one that"
+    " waits for promote: gate: manual or a pause without duration"
 )
 AFTER_COPIES = (
-    "all traffic would follow on the copies at once: give a later step a weight below 100 or a pause without duration; with"
-    " strategy: shadow the candidate waits for promote"
+    "all traffic would follow the copies at once; expected a later step with a weight below 100 or a"
+    " pause without duration. Or use strategy: shadow, which waits for promote"
 )
 PROMETHEUS = {"name": "oom", "prometheus": {"query": "up"}, "threshold": {"max": 0}}
 
@@ -132,81 +134,103 @@ def at_every_uri(uri: str, message: str, digest: str = "") -> list[tuple[dict[st
 
 
 RULES: list[tuple[dict[str, Any], str]] = [
-    (deployment({}, name="a" * 41), f"metadata.name: {'a' * 41} is longer than 40 characters"),
+    (deployment({}, name="a" * 41), f"metadata.name: {'a' * 41} is too long; expected at most 40 characters"),
     (
         deployment({}, name="8b-llama"),
-        "metadata.name: 8b-llama is not a DNS label that starts with a letter, as a Service needs",
+        "metadata.name: 8b-llama is no name of a Service; expected a DNS label that starts with a letter",
     ),
-    (deployment({}, name="a.b"), "metadata.name: a.b is not a DNS label that starts with a letter, as a Service needs"),
+    (
+        deployment({}, name="a.b"),
+        "metadata.name: a.b is no name of a Service; expected a DNS label that starts with a letter",
+    ),
     *at_every_uri("file:///${MANIFEST_DIR}/v1", PLACEHOLDER),
-    *at_every_uri("s3://key:hidden@bucket/v1", "holds user information before @; credentials do not belong into a URI"),
+    *at_every_uri(
+        "s3://key:hidden@bucket/v1", "contains user information before @; expected a URI without credentials"
+    ),
     *at_every_uri("file:///v%31", ESCAPES),
-    *at_every_uri("file:///models/../v1", "has an empty, . or .. segment in its path"),
-    *at_every_uri("file://host/v1", "file://host/v1 is not of the form file:///path"),
-    *at_every_uri("pvc://Claim/v1", "pvc://Claim/v1 is not of the form pvc://claim/path"),
-    *at_every_uri("https://example.com/v1/", f"https://example.com/v1/ {WEB_FORM}"),
-    *at_every_uri("s3://b/v1", "s3://b/v1 is not of the form s3://bucket/key"),
-    *at_every_uri("gs://bucket", "gs://bucket is not of the form gs://bucket/key"),
-    *at_every_uri("hf://a/b/c", "hf://a/b/c is not of the form hf://owner/name@commit/path", DIGEST),
-    *at_every_uri("oci://r/A", "oci://r/A is not of the form oci://registry/repository@sha256:<64 hex digits>", DIGEST),
-    (deployment({"model": {"uri": "hf://a/b@main"}}), f"spec.model.uri: hf://a/b@main {TOMORROW} a commit, {COMMIT}"),
-    (deployment({"model": {"uri": "oci://r/a:v1"}}), f"spec.model.uri: oci://r/a:v1 {TOMORROW} a digest, {PINNED}"),
+    *at_every_uri("file:///models/../v1", "has an empty, . or .. segment in its path; expected only names"),
+    *at_every_uri("file://host/v1", "file://host/v1; expected the form file:///path"),
+    *at_every_uri("pvc://Claim/v1", "pvc://Claim/v1; expected the form pvc://claim/path"),
+    *at_every_uri("https://example.com/v1/", f"https://example.com/v1/{WEB_FORM}"),
+    *at_every_uri("s3://b/v1", "s3://b/v1; expected the form s3://bucket/key"),
+    *at_every_uri("gs://bucket", "gs://bucket; expected the form gs://bucket/key"),
+    *at_every_uri("hf://a/b/c", "hf://a/b/c; expected the form hf://owner/name@commit/path", DIGEST),
+    *at_every_uri("oci://r/A", "oci://r/A; expected the form oci://registry/repository@sha256:<64 hex digits>", DIGEST),
+    (deployment({"model": {"uri": "hf://a/b@main"}}), f"spec.model.uri: hf://a/b@main {CAN_CHANGE} {COMMIT}"),
+    (deployment({"model": {"uri": "oci://r/a:v1"}}), f"spec.model.uri: oci://r/a:v1 {CAN_CHANGE} {PINNED}"),
     (
         deployment({"model": {"uri": f"oci://r/a@{OTHER}", "digest": DIGEST}}),
-        f"spec.model.uri: oci://r/a@{OTHER} pins another digest than {DIGEST}",
+        f"spec.model.uri: oci://r/a@{OTHER} has another digest than {DIGEST}; expected the same",
     ),
-    (deployment({"model": {"uri": "ftp://models/v1"}}), f"spec.model.uri: ftp://models/v1 {SCHEMES}"),
-    (deployment({"model": {"uri": "s3://"}}), f"spec.model.uri: s3:// {SCHEMES}"),
-    (deployment({"model": {"uri": "/models/v1"}}), f"spec.model.uri: /models/v1 {SCHEMES}"),
+    (deployment({"model": {"uri": "ftp://models/v1"}}), f"spec.model.uri: ftp://models/v1{SCHEMES}"),
+    (deployment({"model": {"uri": "s3://"}}), f"spec.model.uri: s3://{SCHEMES}"),
+    (deployment({"model": {"uri": "/models/v1"}}), f"spec.model.uri: /models/v1{SCHEMES}"),
     (deployment({"model": {"format": "torchscript"}}), f"spec.model.format: torchscript {TRUST}"),
     (deployment({"model": {"format": "exported"}}), f"spec.model.format: exported {TRUST}"),
     (
         deployment(
             {"runtime": {"env": [{"name": "A", "value": "", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}}
         ),
-        "spec.runtime.env[0]: at most one of value and valueFrom can be given",
+        "spec.runtime.env[0]: expected at most one of value and valueFrom",
     ),
     (
         deployment({"runtime": {"env": [{"name": "A", "valueFrom": {}}]}}),
-        "spec.runtime.env[0].valueFrom: exactly one of secretKeyRef and configMapKeyRef has to be given",
+        "spec.runtime.env[0].valueFrom: expected exactly one of secretKeyRef and configMapKeyRef",
     ),
     (deployment({"runtime": {"env": [{"name": "RAY_ADDRESS"}]}}), f"spec.runtime.env[0].name: RAY_ADDRESS {OURS}"),
     (deployment({"runtime": {"env": [{"name": "SUNDOG_X"}]}}), f"spec.runtime.env[0].name: SUNDOG_X {OURS}"),
     (deployment({"runtime": {"podLabels": {"ray.io/cluster": "x"}}}), f"spec.runtime.podLabels: {RESERVED}"),
-    (deployment({"runtime": {"warmup": {"timeout": "0s"}}}), "spec.runtime.warmup.timeout: 0s is not more than 0s"),
-    (sharing(mode="mig"), "spec.resources.gpu.sharing.profile: mode mig needs a profile such as 1g.10gb"),
+    (deployment({"runtime": {"warmup": {"timeout": "0s"}}}), "spec.runtime.warmup.timeout: 0s; expected more than 0s"),
+    (sharing(mode="mig"), "spec.resources.gpu.sharing.profile: none with mode mig; expected a profile such as 1g.10gb"),
     (
         sharing(profile="1g.10gb"),
-        "spec.resources.gpu.sharing.profile: 1g.10gb goes with mode mig only, not with exclusive",
+        "spec.resources.gpu.sharing.profile: 1g.10gb with mode exclusive; expected a profile only with mode mig",
     ),
-    (sharing(mode="fraction"), "spec.resources.gpu.sharing.fraction: mode fraction needs a fraction such as '0.5'"),
+    (
+        sharing(mode="fraction"),
+        "spec.resources.gpu.sharing.fraction: none with mode fraction; expected a fraction such as '0.5'",
+    ),
     (
         sharing(mode="mps", fraction="0.5"),
-        "spec.resources.gpu.sharing.fraction: 0.5 goes with mode fraction only, not with mps",
+        "spec.resources.gpu.sharing.fraction: 0.5 with mode mps; expected a fraction only with mode fraction",
     ),
-    (sharing(mode="fraction", fraction="1.5"), "spec.resources.gpu.sharing.fraction: 1.5 is not between 0 and 1"),
-    (sharing(mode="fraction", fraction="1"), "spec.resources.gpu.sharing.fraction: 1 is not between 0 and 1"),
-    (sharing(mode="fraction", fraction="0.0"), "spec.resources.gpu.sharing.fraction: 0.0 is not between 0 and 1"),
+    (
+        sharing(mode="fraction", fraction="1.5"),
+        "spec.resources.gpu.sharing.fraction: 1.5 is out of range; expected more than 0 and less than 1",
+    ),
+    (
+        sharing(mode="fraction", fraction="1"),
+        "spec.resources.gpu.sharing.fraction: 1 is out of range; expected more than 0 and less than 1",
+    ),
+    (
+        sharing(mode="fraction", fraction="0.0"),
+        "spec.resources.gpu.sharing.fraction: 0.0 is out of range; expected more than 0 and less than 1",
+    ),
     (
         sharing(mode="mig", profile="1g.10gb", count=2),
-        "spec.resources.gpu.count: 2 is not 1, which sharing mode mig requires",
+        "spec.resources.gpu.count: 2 with sharing mode mig; expected 1",
     ),
     (
         sharing(mode="timeSliced", count=0),
-        "spec.resources.gpu.count: 0 is not 1, which sharing mode timeSliced requires",
+        "spec.resources.gpu.count: 0 with sharing mode timeSliced; expected 1",
     ),
-    (deployment({"autoscaling": {"minReplicas": 5}}), "spec.autoscaling.minReplicas: 5 is greater than maxReplicas, 4"),
+    (
+        deployment({"autoscaling": {"minReplicas": 5}}),
+        "spec.autoscaling.minReplicas: 5 is greater than maxReplicas; expected at most 4",
+    ),
     (
         deployment({"autoscaling": {"targetOngoingRequests": 33}}),
-        "spec.autoscaling.targetOngoingRequests: 33 is more than half of runtime.maxOngoingRequests, 64",
+        "spec.autoscaling.targetOngoingRequests: 33 is more than half of runtime.maxOngoingRequests; expected"
+        " at most half of 64",
     ),
     (
         deployment({"autoscaling": {}, "runtime": {"maxOngoingRequests": 3}}),
-        "spec.autoscaling.targetOngoingRequests: 2 is more than half of runtime.maxOngoingRequests, 3",
+        "spec.autoscaling.targetOngoingRequests: 2 is more than half of runtime.maxOngoingRequests; expected"
+        " at most half of 3",
     ),
     (
         deployment({"autoscaling": {"coldStartTimeout": "0m"}}),
-        "spec.autoscaling.coldStartTimeout: 0s is not more than 0s",
+        "spec.autoscaling.coldStartTimeout: 0s; expected more than 0s",
     ),
     (deployment({"rollout": {"unit": {"header": "x-user", "request": {}}}}), f"spec.rollout.unit: {ONE_UNIT}"),
     (
@@ -215,94 +239,116 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         deployment({"rollout": {"unit": {"jwtClaim": "sub"}}}),
-        "spec.rollout.unit.jwtClaim: sub is read from verified tokens, and endpoint.auth.jwt.jwksSecretName is not set",
+        "spec.rollout.unit.jwtClaim: sub without endpoint.auth.jwt.jwksSecretName; expected that Secret,"
+        " because the claim is read from verified tokens",
     ),
-    (deployment({"rollout": {"progressDeadline": "0s"}}), "spec.rollout.progressDeadline: 0s is not more than 0s"),
+    (deployment({"rollout": {"progressDeadline": "0s"}}), "spec.rollout.progressDeadline: 0s; expected more than 0s"),
     (
         deployment({"rollout": {"windows": [{"cron": "0 9 * * 1-5", "duration": "0h"}]}}),
-        "spec.rollout.windows[0].duration: 0s is not more than 0s",
+        "spec.rollout.windows[0].duration: 0s; expected more than 0s",
     ),
     (
         deployment({"rollout": {"bake": {"duration": "0s"}}}),
-        "spec.rollout.bake.duration: 0s is not more than 0s",
+        "spec.rollout.bake.duration: 0s; expected more than 0s",
     ),
     (
         deployment({"rollout": {"bake": {"holdback": "5%"}, "steps": [{"weight": 25}, {"pause": {}}, {"weight": 95}]}}),
-        "spec.rollout.steps: a weight leaves stable no more than bake.holdback; leave that step out, for the bake follows the last one",
+        "spec.rollout.steps: weight leaves stable no more than bake.holdback; expected less. Remove that"
+        " step, because the bake follows the last one",
     ),
     (
         deployment({"rollout": {"capacity": "inPlace"}, "autoscaling": {}}),
-        "spec.rollout.capacity: inPlace shares a fixed number of replicas, and autoscaling is set; leave it at auto",
+        "spec.rollout.capacity: inPlace with autoscaling; expected a fixed number of replicas. Leave capacity at auto",
     ),
     (
         deployment({"rollout": {"capacity": "inPlace", "strategy": "recreate"}}),
-        "spec.rollout.capacity: inPlace goes with strategy: canary, which moves traffic bit by bit; leave it at auto",
+        "spec.rollout.capacity: inPlace moves traffic in parts; expected strategy: canary. Leave capacity at auto",
     ),
     (
         deployment({"rollout": {"capacity": "inPlace", "steps": [{"scale": {"replicas": 2}}, {"weight": 50}]}}),
-        "spec.rollout.steps: with capacity: inPlace replicas follow the weights: no step can be a scale or a shadow",
+        "spec.rollout.steps: scale or shadow step with capacity: inPlace; expected none, because replicas"
+        " follow the weights",
     ),
     (
         deployment({"rollout": {"capacity": "inPlace", "steps": [{"shadow": {}}, {"weight": 50}]}}),
-        "spec.rollout.steps: with capacity: inPlace replicas follow the weights: no step can be a scale or a shadow",
+        "spec.rollout.steps: scale or shadow step with capacity: inPlace; expected none, because replicas"
+        " follow the weights",
     ),
     (
         deployment({"rollout": {"capacity": "inPlace", "bake": {}}}),
-        "spec.rollout.bake: with capacity: inPlace stable has one replica left at its end, too few to go back to; leave it out",
+        "spec.rollout.bake: bake with capacity: inPlace; expected none, because one replica of stable is too"
+        " few for a rollback. Remove it",
     ),
     (
         deployment({"rollout": {"capacity": "inPlace", "keepPrevious": {}}}),
-        "spec.rollout.keepPrevious: with capacity: inPlace the new revision needs what a revision that is kept would have; leave it out",
+        "spec.rollout.keepPrevious: keepPrevious with capacity: inPlace; expected none, because the new"
+        " revision needs those accelerators. Remove it",
     ),
     (
         deployment({"rollout": {"capacity": "inPlace", "windows": [{"cron": "0 9 * * 1-5", "duration": "8h"}]}}),
-        "spec.rollout.windows: with capacity: inPlace stable would lack a replica until a window opens; leave them out",
+        "spec.rollout.windows: windows with capacity: inPlace; expected none, because stable would lack a"
+        " replica until a window opens. Remove them",
     ),
     (
         deployment({"rollout": {"steps": [{"weight": 20}, {"weight": 10}]}}),
-        "spec.rollout.steps: the weights do not rise from step to step: step 2 has 10, and step 1 has 20",
+        "spec.rollout.steps: weights do not rise: step 2 has 10, but step 1 has 20; expected each weight"
+        " above those before it",
     ),
     (
         deployment({"rollout": {"steps": [{"weight": 20}, {"pause": {}}, {"weight": 20}]}}),
-        "spec.rollout.steps: the weights do not rise from step to step: step 3 has 20, and step 1 has 20",
+        "spec.rollout.steps: weights do not rise: step 3 has 20, but step 1 has 20; expected each weight"
+        " above those before it",
     ),
     (
         steps({"weight": 10}, {"weight": 30}, {"scale": {"replicas": 2}}, {"weight": 20}, {"weight": 5}),
-        "spec.rollout.steps: the weights do not rise from step to step: step 4 has 20, and step 2 has 30",
+        "spec.rollout.steps: weights do not rise: step 4 has 20, but step 2 has 30; expected each weight"
+        " above those before it",
     ),
     (step(), f"spec.rollout.steps[0]: {ONE_STEP}"),
     (step(weight=5, pause={}), f"spec.rollout.steps[0]: {ONE_STEP}"),
     (step(scale={"replicas": 2}, shadow={}), f"spec.rollout.steps[0]: {ONE_STEP}"),
-    (step(scale={}), "spec.rollout.steps[0].scale: exactly one of replicas and percent has to be given"),
-    (step(pause={}, gate="time"), "spec.rollout.steps[0]: gate, minDuration and maxDuration go with weight only"),
-    (step(pause={}, minDuration="5m"), "spec.rollout.steps[0]: gate, minDuration and maxDuration go with weight only"),
-    (step(pause={}, maxDuration="5m"), "spec.rollout.steps[0]: gate, minDuration and maxDuration go with weight only"),
-    (step(shadow={"maxDuration": "0s"}), "spec.rollout.steps[0].shadow.maxDuration: 0s is not more than 0s"),
+    (step(scale={}), "spec.rollout.steps[0].scale: expected exactly one of replicas and percent"),
+    (
+        step(pause={}, gate="time"),
+        "spec.rollout.steps[0]: gate, minDuration or maxDuration without weight; expected them only with weight",
+    ),
+    (
+        step(pause={}, minDuration="5m"),
+        "spec.rollout.steps[0]: gate, minDuration or maxDuration without weight; expected them only with weight",
+    ),
+    (
+        step(pause={}, maxDuration="5m"),
+        "spec.rollout.steps[0]: gate, minDuration or maxDuration without weight; expected them only with weight",
+    ),
+    (step(shadow={"maxDuration": "0s"}), "spec.rollout.steps[0].shadow.maxDuration: 0s; expected more than 0s"),
     (
         step(shadow={"compare": {"agreement": {"min": 0.9, "by": "argmax", "rtol": 0.1}}}),
-        "spec.rollout.steps[0].shadow.compare.agreement: atol and rtol go with by: tolerance only",
+        "spec.rollout.steps[0].shadow.compare.agreement: atol or rtol without by: tolerance; expected them"
+        " only with it",
     ),
     (
         step(shadow={"compare": {"latencyP99": {"margin": "0%"}}}),
-        "spec.rollout.steps[0].shadow.compare.latencyP99.margin: 0% would let no candidate pass that is just as good as stable",
+        "spec.rollout.steps[0].shadow.compare.latencyP99.margin: 0% lets no canary pass that equals stable;"
+        " expected more than 0%",
     ),
-    (agreement(by="custom"), f"{AGREEMENT}: by: custom needs parts, which go with it only"),
-    (agreement(parts=[{"path": "$.a"}]), f"{AGREEMENT}: by: custom needs parts, which go with it only"),
+    (agreement(by="custom"), f"{AGREEMENT}: expected parts with by: custom, and only with it"),
+    (agreement(parts=[{"path": "$.a"}]), f"{AGREEMENT}: expected parts with by: custom, and only with it"),
     (
         agreement(by="custom", path="$.a", parts=[{"path": "$.a"}]),
-        f"{AGREEMENT}: with by: custom each of parts has a path of its own",
+        f"{AGREEMENT}: path with by: custom; expected none, because each of parts has its own path",
     ),
     (
         agreement(by="custom", parts=[{"path": "$.a", "by": "argmax", "rtol": 0.1}]),
-        f"{AGREEMENT}.parts[0]: atol and rtol go with by: tolerance only",
+        f"{AGREEMENT}.parts[0]: atol or rtol without by: tolerance; expected them only with it",
     ),
     (
         shadowing(steps=[{"shadow": {}}, {"weight": 25}]),
-        "spec.rollout.steps: with strategy: shadow the candidate gets no traffic: no step can have a weight or headers",
+        "spec.rollout.steps: step with weight or headers; expected none with strategy: shadow, because the"
+        " new revision gets no traffic",
     ),
     (
         shadowing(steps=[{"pause": {}}]),
-        "spec.rollout.steps: with strategy: shadow one of the steps has to be a shadow; without steps every request is copied",
+        "spec.rollout.steps: no shadow step; expected one with strategy: shadow. Without steps every request is copied",
     ),
     *(
         (steps(*given), f"spec.rollout.steps: {AT_ONCE.format(found)}")
@@ -318,246 +364,288 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (steps({"shadow": {}}, {"scale": {"percent": 100}}, {"weight": 100}), f"spec.rollout.steps: {AFTER_COPIES}"),
     (
         shadowing(guardrails=[{"metric": "errorRate"}]),
-        "spec.rollout.guardrails: with strategy: shadow the candidate has no traffic to be judged by, but in a bake; its copies are, as"
-        " compare says",
+        "spec.rollout.guardrails: guardrails with strategy: shadow and no bake; expected none, because the"
+        " new revision has no traffic. Use compare of the shadow step",
     ),
     (
         deployment({"rollout": {"strategy": "recreate", "bake": {}}}),
-        "spec.rollout.bake: with strategy: recreate all traffic moves by one switch, and stable keeps no share to be compared with; leave"
-        " it out, or take strategy: canary, which bakes after its last step",
+        "spec.rollout.bake: bake with strategy: recreate; expected none, because all traffic moves at once"
+        " and stable keeps no share. Remove it, or use strategy: canary",
     ),
     *(
         (step(weight=5, **given), f"spec.rollout.steps[0].minDuration: {told}")
         for given, told in (
-            ({"minDuration": "2h", "maxDuration": "119m"}, "2h is greater than maxDuration, 119m"),
-            ({"minDuration": "1d", "maxDuration": "86399s"}, "1d is greater than maxDuration, 86399s"),
-            ({"minDuration": "3d", "maxDuration": "2d", "gate": "evidence"}, "3d is greater than maxDuration, 2d"),
-            ({"maxDuration": "90s"}, "5m is greater than maxDuration, 90s"),
-            ({"minDuration": "25h"}, "25h is greater than maxDuration, 1d"),
+            ({"minDuration": "2h", "maxDuration": "119m"}, "2h is greater than maxDuration; expected at most 119m"),
+            ({"minDuration": "1d", "maxDuration": "86399s"}, "1d is greater than maxDuration; expected at most 86399s"),
+            (
+                {"minDuration": "3d", "maxDuration": "2d", "gate": "evidence"},
+                "3d is greater than maxDuration; expected at most 2d",
+            ),
+            ({"maxDuration": "90s"}, "5m is greater than maxDuration; expected at most 90s"),
+            ({"minDuration": "25h"}, "25h is greater than maxDuration; expected at most 1d"),
         )
     ),
-    (step(weight=5, maxDuration="0s"), "spec.rollout.steps[0].maxDuration: 0s is not more than 0s"),
+    (step(weight=5, maxDuration="0s"), "spec.rollout.steps[0].maxDuration: 0s; expected more than 0s"),
     (
         step(analysis={**PROMETHEUS, "prometheus": {"query": "up", "interval": "9s"}}),
-        "spec.rollout.steps[0].analysis.prometheus.interval: must be 10s to 1h",
+        "spec.rollout.steps[0].analysis.prometheus.interval: not in range; expected 10s to 1h",
     ),
     (
         step(analysis={**PROMETHEUS, "prometheus": {"query": "up", "interval": "1d"}}),
-        "spec.rollout.steps[0].analysis.prometheus.interval: must be 10s to 1h",
+        "spec.rollout.steps[0].analysis.prometheus.interval: not in range; expected 10s to 1h",
     ),
     (
         guardrail(**{**PROMETHEUS, "prometheus": {"query": "up", "interval": "61m"}}),
-        "spec.rollout.guardrails[0].prometheus.interval: must be 10s to 1h",
+        "spec.rollout.guardrails[0].prometheus.interval: not in range; expected 10s to 1h",
     ),
     (
         step(analysis={**PROMETHEUS, "threshold": {}}),
-        "spec.rollout.steps[0].analysis.threshold: min or max has to be given",
+        "spec.rollout.steps[0].analysis.threshold: expected min, max or both",
     ),
     (
         step(analysis={**PROMETHEUS, "threshold": {"min": 2, "max": 1}}),
-        "spec.rollout.steps[0].analysis.threshold: min is greater than max",
+        "spec.rollout.steps[0].analysis.threshold: min is greater than max; expected min to be at most max",
     ),
     (
         deployment({"rollout": {"guardrails": [PROMETHEUS, PROMETHEUS]}}),
-        "spec.rollout.guardrails: two guardrails have the same name",
+        "spec.rollout.guardrails: two guardrails with the same name; expected unique names",
     ),
     (
         step(webhook={"url": "https://a", "timeout": "0s"}),
-        "spec.rollout.steps[0].webhook.timeout: 0s is not more than 0s",
+        "spec.rollout.steps[0].webhook.timeout: 0s; expected more than 0s",
     ),
     (
         step(webhook={"url": "https://a", "timeout": "1h0m1s"}),
-        "spec.rollout.steps[0].webhook.timeout: must be at most an hour",
+        "spec.rollout.steps[0].webhook.timeout: too long; expected at most 1h",
     ),
     (
         step(webhook={"url": "https://a", "timeout": "1d"}),
-        "spec.rollout.steps[0].webhook.timeout: must be at most an hour",
+        "spec.rollout.steps[0].webhook.timeout: too long; expected at most 1h",
     ),
-    (guardrail(), "spec.rollout.guardrails[0]: exactly one of metric and prometheus has to be given"),
+    (guardrail(), "spec.rollout.guardrails[0]: expected exactly one of metric and prometheus"),
     (
         guardrail(metric="errorRate", **PROMETHEUS),
-        "spec.rollout.guardrails[0]: exactly one of metric and prometheus has to be given",
+        "spec.rollout.guardrails[0]: expected exactly one of metric and prometheus",
     ),
     (
         guardrail(prometheus={"query": "up"}, name="oom"),
-        "spec.rollout.guardrails[0]: prometheus needs a name and a threshold",
+        "spec.rollout.guardrails[0]: prometheus without name or threshold; expected both",
     ),
     (
         guardrail(metric="errorRate", name="oom"),
-        "spec.rollout.guardrails[0]: name and threshold go with prometheus only",
+        "spec.rollout.guardrails[0]: name or threshold without prometheus; expected them only with prometheus",
     ),
     (
         guardrail(metric="errorRate", enabled=False),
-        "spec.rollout.guardrails[0]: enabled: false goes with a latency alone, without margin, floor and max",
+        "spec.rollout.guardrails[0]: enabled: false on another guardrail; expected only on a latency without"
+        " margin, floor and max",
     ),
     (
         guardrail(metric="latencyP99", margin="5%", enabled=False),
-        "spec.rollout.guardrails[0]: enabled: false goes with a latency alone, without margin, floor and max",
+        "spec.rollout.guardrails[0]: enabled: false on another guardrail; expected only on a latency without"
+        " margin, floor and max",
     ),
-    (guardrail(margin="5%", **PROMETHEUS), "spec.rollout.guardrails[0]: margin, floor and max go with metric only"),
+    (
+        guardrail(margin="5%", **PROMETHEUS),
+        "spec.rollout.guardrails[0]: margin, floor or max without metric; expected them only with metric",
+    ),
     (
         guardrail(metric="errorRate", max="500ms"),
-        "spec.rollout.guardrails[0].max: errorRate has a percentage for max, a latency has a duration",
+        "spec.rollout.guardrails[0].max: unit does not fit the metric; expected a percentage for errorRate, a"
+        " duration for a latency",
     ),
     (
         guardrail(metric="latencyP99", max="2%"),
-        "spec.rollout.guardrails[0].max: errorRate has a percentage for max, a latency has a duration",
+        "spec.rollout.guardrails[0].max: unit does not fit the metric; expected a percentage for errorRate, a"
+        " duration for a latency",
     ),
     (
         guardrail(metric="errorRate", margin="0%"),
-        "spec.rollout.guardrails[0].margin: 0% would let no candidate pass that is just as good as stable",
+        "spec.rollout.guardrails[0].margin: 0% lets no canary pass that equals stable; expected more than 0%",
     ),
-    (guardrail(metric="errorRate", max="0.00%"), "spec.rollout.guardrails[0].max: 0 would let no candidate pass"),
-    (guardrail(**PROMETHEUS | {"threshold": {}}), "spec.rollout.guardrails[0].threshold: min or max has to be given"),
+    (
+        guardrail(metric="errorRate", max="0.00%"),
+        "spec.rollout.guardrails[0].max: 0 lets no canary pass; expected more than 0",
+    ),
+    (guardrail(**PROMETHEUS | {"threshold": {}}), "spec.rollout.guardrails[0].threshold: expected min, max or both"),
     (
         guardrail(**PROMETHEUS | {"threshold": {"min": 2, "max": 1.5}}),
-        "spec.rollout.guardrails[0].threshold: min is greater than max",
+        "spec.rollout.guardrails[0].threshold: min is greater than max; expected min to be at most max",
     ),
     (
         deployment({"rollout": {"guardrails": [{"metric": "errorRate"}, {"metric": "errorRate", "margin": "5%"}]}}),
-        "spec.rollout.guardrails: a metric has more than one guardrail",
+        "spec.rollout.guardrails: two guardrails with the same metric; expected one per metric",
     ),
     (
         deployment({"rollout": {"guardrails": [{"metric": f"latencyP{each}"} for each in (50, 90, 95, 99)]}}),
-        "spec.rollout.guardrails: more than 3 latencies; edges count what takes long by so many at most",
+        "spec.rollout.guardrails: more than 3 latencies; expected at most 3, because edges count slow answers"
+        " for no more",
     ),
     (
         deployment({"scheduling": {"tolerations": [{"key": "gpu", "operator": "Exists", "value": "x"}]}}),
-        "spec.scheduling.tolerations[0].value: x goes with operator Equal only",
+        "spec.scheduling.tolerations[0].value: x with operator Exists; expected a value only with operator Equal",
     ),
     (
         deployment({"scheduling": {"tolerations": [{"key": "gpu", "tolerationSeconds": 5}]}}),
-        "spec.scheduling.tolerations[0].tolerationSeconds: goes with effect NoExecute only",
+        "spec.scheduling.tolerations[0].tolerationSeconds: set without effect NoExecute; expected it only"
+        " with that effect",
     ),
     (
         deployment({"endpoint": {"gateway": {"namespace": "infra"}}}),
-        "spec.endpoint.gateway.namespace: infra is given without the name of a Gateway",
+        "spec.endpoint.gateway.namespace: infra without the name of a Gateway; expected a name",
     ),
     (
         deployment({"endpoint": {"gateway": {"sectionName": "https"}}}),
-        "spec.endpoint.gateway.sectionName: https is given without the name of a Gateway",
+        "spec.endpoint.gateway.sectionName: https without the name of a Gateway; expected a name",
     ),
     (
         deployment({"endpoint": {"auth": {"jwt": {"issuer": "https://id"}}}}),
-        "spec.endpoint.auth.jwt.jwksSecretName: issuer and audience need the Secret with the keys",
+        "spec.endpoint.auth.jwt.jwksSecretName: issuer or audience without a Secret; expected the Secret with"
+        " the public keys",
     ),
     (
         cors("*", "https://app.example.com"),
-        "spec.endpoint.cors.allowedOrigins: * stands for every origin; leave out the others",
+        "spec.endpoint.cors.allowedOrigins: * together with other origins; expected * alone. Leave out the others",
     ),
     (
         cors("*", allowCredentials=True),
-        "spec.endpoint.cors.allowCredentials: is for origins that are named, and allowedOrigins has *; name them",
+        "spec.endpoint.cors.allowCredentials: true with allowedOrigins *; expected origins by name",
     ),
     *(
         (
             cors("https://app.example.com", origin),
-            f"spec.endpoint.cors.allowedOrigins[1]: {origin} names the port that browsers leave out, and would match none of them; leave it"
-            " out",
+            f"spec.endpoint.cors.allowedOrigins[1]: {origin} contains a default port; expected an origin without"
+            " it, as browsers send it",
         )
         for origin in ("https://app.example.com:443", "http://localhost:80")
     ),
-    (cors("https://a.example", maxAge="1d"), "spec.endpoint.cors.maxAge: must be less than a day"),
-    (deployment({"endpoint": {"requestTimeout": "24h"}}), "spec.endpoint.requestTimeout: must be less than a day"),
-    (deployment({"endpoint": {"requestTimeout": "0ms"}}), "spec.endpoint.requestTimeout: 0s is not more than 0s"),
-    (deployment({"endpoint": {"queue": {"timeout": "1d"}}}), "spec.endpoint.queue.timeout: must be less than a day"),
+    (cors("https://a.example", maxAge="1d"), "spec.endpoint.cors.maxAge: too long; expected less than a day"),
+    (
+        deployment({"endpoint": {"requestTimeout": "24h"}}),
+        "spec.endpoint.requestTimeout: too long; expected less than a day",
+    ),
+    (deployment({"endpoint": {"requestTimeout": "0ms"}}), "spec.endpoint.requestTimeout: 0s; expected more than 0s"),
+    (
+        deployment({"endpoint": {"queue": {"timeout": "1d"}}}),
+        "spec.endpoint.queue.timeout: too long; expected less than a day",
+    ),
     (
         overriding(callers={}),
-        "spec.endpoint.overrides[0].callers: at least one of apiKeys and networks has to be given",
+        "spec.endpoint.overrides[0].callers: expected apiKeys, networks or both",
     ),
     *(
         (
             overriding(callers={"networks": ["10.0.0.0/8", network]}),
-            f"spec.endpoint.overrides[0].callers.networks[1]: {network} is an address within its network; the bits beyond the prefix have"
-            " to be 0",
+            f"spec.endpoint.overrides[0].callers.networks[1]: {network} has bits set beyond its prefix; expected"
+            " zeros there",
         )
         for network in ("10.1.2.3/8", "10.1.2.3/31", "255.255.255.255/0")
     ),
     (
         overriding(callers={"apiKeys": ["ops"]}),
-        "spec.endpoint.overrides: an override names API keys, and auth.apiKeys.secretName is not set",
+        "spec.endpoint.overrides: an override names API keys, but auth.apiKeys.secretName is empty; expected"
+        " the Secret with these keys",
     ),
     (
         deployment({"endpoint": {"overrides": [OVERRIDE, {**OVERRIDE, "arm": "stable"}]}}),
-        "spec.endpoint.overrides: two overrides have the same header and value",
+        "spec.endpoint.overrides: two overrides with the same header and value; expected different ones",
     ),
     (deployment({"baseline": {"uri": "file:///$X/v7"}}), f"spec.baseline.uri: {PLACEHOLDER}"),
     (arm(model={"uri": "file:///$X/v9"}), f"spec.arms[0].model.uri: {PLACEHOLDER}"),
-    (deployment({"baseline": {"uri": "v7"}}), f"spec.baseline.uri: v7 {SCHEMES}"),
-    (deployment({"baseline": {"digest": DIGEST}}), "spec.baseline.uri: a digest is given without a uri"),
-    (experiment({}, name="a" * 64), f"metadata.name: {'a' * 64} is longer than 63 characters"),
-    (experiment({}, name="a.b"), "metadata.name: a.b is not a DNS label"),
-    (arm(model={"uri": "v9"}), f"spec.arms[0].model.uri: v9 {SCHEMES}"),
+    (deployment({"baseline": {"uri": "v7"}}), f"spec.baseline.uri: v7{SCHEMES}"),
+    (deployment({"baseline": {"digest": DIGEST}}), "spec.baseline.uri: digest without uri; expected both"),
+    (experiment({}, name="a" * 64), f"metadata.name: {'a' * 64} is too long; expected at most 63 characters"),
+    (experiment({}, name="a.b"), "metadata.name: a.b is not a DNS label; expected a name without dots"),
+    (arm(model={"uri": "v9"}), f"spec.arms[0].model.uri: v9{SCHEMES}"),
     (arm(model={"format": "exported"}), f"spec.arms[0].model.format: exported {TRUST}"),
     (arm(model={"format": "exported", "trustCode": False}), f"spec.arms[0].model.format: exported {TRUST}"),
     (
         arm(
             runtime={"env": [{"name": "A", "value": "x", "valueFrom": {"configMapKeyRef": {"name": "s", "key": "k"}}}]}
         ),
-        "spec.arms[0].runtime.env[0]: at most one of value and valueFrom can be given",
+        "spec.arms[0].runtime.env[0]: expected at most one of value and valueFrom",
     ),
     (
         arm(runtime={"env": [{"name": "A", "valueFrom": {}}]}),
-        "spec.arms[0].runtime.env[0].valueFrom: exactly one of secretKeyRef and configMapKeyRef has to be given",
+        "spec.arms[0].runtime.env[0].valueFrom: expected exactly one of secretKeyRef and configMapKeyRef",
     ),
     (arm(runtime={"env": [{"name": "KUBERAY_A"}]}), f"spec.arms[0].runtime.env[0].name: KUBERAY_A {OURS}"),
     (arm(runtime={"podLabels": {"serving.sundog.dev/revision": "1"}}), f"spec.arms[0].runtime.podLabels: {RESERVED}"),
-    (arm(runtime={"warmup": {"timeout": "0s"}}), "spec.arms[0].runtime.warmup.timeout: 0s is not more than 0s"),
-    (arm_sharing(mode="mig"), "spec.arms[0].resources.gpu.sharing.profile: mode mig needs a profile such as 1g.10gb"),
+    (arm(runtime={"warmup": {"timeout": "0s"}}), "spec.arms[0].runtime.warmup.timeout: 0s; expected more than 0s"),
+    (
+        arm_sharing(mode="mig"),
+        "spec.arms[0].resources.gpu.sharing.profile: none with mode mig; expected a profile such as 1g.10gb",
+    ),
     (
         arm_sharing(profile="1g.10gb"),
-        "spec.arms[0].resources.gpu.sharing.profile: 1g.10gb goes with mode mig only, not with exclusive",
+        "spec.arms[0].resources.gpu.sharing.profile: 1g.10gb with mode exclusive; expected a profile only"
+        " with mode mig",
     ),
     (
         arm_sharing(mode="fraction"),
-        "spec.arms[0].resources.gpu.sharing.fraction: mode fraction needs a fraction such as '0.5'",
+        "spec.arms[0].resources.gpu.sharing.fraction: none with mode fraction; expected a fraction such as '0.5'",
     ),
     (
         arm_sharing(mode="mps", fraction=".5"),
-        "spec.arms[0].resources.gpu.sharing.fraction: .5 goes with mode fraction only, not with mps",
+        "spec.arms[0].resources.gpu.sharing.fraction: .5 with mode mps; expected a fraction only with mode fraction",
     ),
     (
         arm_sharing(mode="fraction", fraction="7"),
-        "spec.arms[0].resources.gpu.sharing.fraction: 7 is not between 0 and 1",
+        "spec.arms[0].resources.gpu.sharing.fraction: 7 is out of range; expected more than 0 and less than 1",
     ),
-    (arm_sharing(mode="mps", count=3), "spec.arms[0].resources.gpu.count: 3 is not 1, which sharing mode mps requires"),
-    (arm(name="control"), "spec.arms[0].name: control and stable are the stable revision's own names"),
-    (arm(name="stable"), "spec.arms[0].name: control and stable are the stable revision's own names"),
+    (arm_sharing(mode="mps", count=3), "spec.arms[0].resources.gpu.count: 3 with sharing mode mps; expected 1"),
+    (
+        arm(name="control"),
+        "spec.arms[0].name: control and stable are names of the stable revision; expected another name",
+    ),
+    (
+        arm(name="stable"),
+        "spec.arms[0].name: control and stable are names of the stable revision; expected another name",
+    ),
     (
         experiment({"weights": {"control": 50, "narrow": 50}}),
-        "spec.weights: the weights have to name control and every arm, and nothing else",
+        "spec.weights: wrong names; expected control and every arm, and nothing else",
     ),
     (
         experiment({"weights": {"wide": 100}}),
-        "spec.weights: the weights have to name control and every arm, and nothing else",
+        "spec.weights: wrong names; expected control and every arm, and nothing else",
     ),
-    (experiment({"weights": {"control": 50, "wide": 40}}), "spec.weights: the weights do not sum to 100"),
+    (experiment({"weights": {"control": 50, "wide": 40}}), "spec.weights: wrong sum; expected weights that sum to 100"),
     (experiment({"unit": {"header": "a", "cookie": "b"}}), f"spec.unit: {ONE_UNIT}"),
     (
         experiment({"metrics": {"guardrails": [{"metric": "latencyP95", "max": "1%"}]}}),
-        "spec.metrics.guardrails[0].max: errorRate has a percentage for max, a latency has a duration",
+        "spec.metrics.guardrails[0].max: unit does not fit the metric; expected a percentage for errorRate, a"
+        " duration for a latency",
     ),
     (
         experiment({"metrics": {"guardrails": [{"metric": "latencyP95", "max": "0ms"}]}}),
-        "spec.metrics.guardrails[0].max: 0 would let no candidate pass",
+        "spec.metrics.guardrails[0].max: 0 lets no canary pass; expected more than 0",
     ),
     (
         experiment({"metrics": {"guardrails": [{"metric": "latencyP95", "margin": "0.0%"}]}}),
-        "spec.metrics.guardrails[0].margin: 0% would let no candidate pass that is just as good as stable",
+        "spec.metrics.guardrails[0].margin: 0% lets no canary pass that equals stable; expected more than 0%",
     ),
     (
         experiment({"metrics": {"guardrails": [{"metric": "errorRate"}, {"metric": "errorRate"}]}}),
-        "spec.metrics.guardrails: a metric has more than one guardrail",
+        "spec.metrics.guardrails: two guardrails with the same metric; expected one per metric",
     ),
     (
         experiment({"metrics": {"guardrails": [{"metric": f"latencyP{each}"} for each in (50, 90, 95, 99)]}}),
-        "spec.metrics.guardrails: more than 3 latencies; edges count what takes long by so many at most",
+        "spec.metrics.guardrails: more than 3 latencies; expected at most 3, because edges count slow answers"
+        " for no more",
     ),
-    (experiment({"allocation": {"floor": "5%"}}), "spec.allocation: floor and delta go with mode thompson only"),
-    (experiment({"allocation": {"delta": 0.2}}), "spec.allocation: floor and delta go with mode thompson only"),
+    (
+        experiment({"allocation": {"floor": "5%"}}),
+        "spec.allocation: floor or delta with mode fixed; expected them only with mode thompson",
+    ),
+    (
+        experiment({"allocation": {"delta": 0.2}}),
+        "spec.allocation: floor or delta with mode fixed; expected them only with mode thompson",
+    ),
     (
         experiment({"allocation": {"mode": "thompson"}}),
-        "spec.allocation.mode: thompson follows the first of metrics.success, and there is none",
+        "spec.allocation.mode: no success metric with mode thompson; expected one, because weights follow the"
+        " first of metrics.success",
     ),
     (
         experiment(
@@ -568,20 +656,21 @@ RULES: list[tuple[dict[str, Any], str]] = [
                 }
             }
         ),
-        "spec.metrics.secondary: a success metric has the same name; what is told of one of them could be of the other",
+        "spec.metrics.secondary: name of a success metric; expected another one, because status could not"
+        " distinguish them",
     ),
     *[
         (
             experiment({"metrics": {role: [{"name": name, "feedback": "b"}]}}),
-            f"spec.metrics.{role}[0].name: {name} is a metric of the edge that is always judged, and reports would mix both;"
-            " expected another name",
+            f"spec.metrics.{role}[0].name: {name} is a metric of the edge; expected another name, because reports"
+            " would mix both",
         )
         for role in ("success", "secondary")
         for name in ("rejections", "retries")
     ],
     (thompson("60%"), f"spec.allocation.floor: 60% {MORE_THAN_ALL}"),
     (thompson("33.34%", "wide", "deep"), f"spec.allocation.floor: 33.34% {MORE_THAN_ALL}"),
-    (experiment({"stop": {"maxDuration": "0d"}}), "spec.stop.maxDuration: 0s is not more than 0s"),
+    (experiment({"stop": {"maxDuration": "0d"}}), "spec.stop.maxDuration: 0s; expected more than 0s"),
     *[(experiment({"exposure": none}), f"spec.exposure: {NO_EXPOSURE}") for none in ("0%", "0.000%", "00%")],
     *[
         (
@@ -595,12 +684,14 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (experiment({"arms": [{"name": "canary"}]}, name="digits-red"), f"spec.arms: {OF_A_ROLLOUT}"),
     (
         experiment({"exposureLog": {"uri": "s3://logs/a"}}),
-        "spec.exposureLog.uri: there is nothing to write: exposures are kept where metrics.success or metrics.secondary has one",
+        "spec.exposureLog.uri: nothing to write; expected metrics.success or metrics.secondary, because"
+        " exposures are kept only for these",
     ),
     *[
         (
             experiment({"exposureLog": {"uri": uri}, "metrics": {"secondary": [{"name": "a", "feedback": "b"}]}}),
-            "spec.exposureLog.uri: is not of the form s3://bucket/prefix, gs://bucket/prefix, pvc://claim/directory or file:///directory",
+            "spec.exposureLog.uri: unknown form; expected s3://bucket/prefix, gs://bucket/prefix,"
+            " pvc://claim/directory or file:///directory",
         )
         for uri in (
             "s3://key:secret@logs/a",
@@ -621,50 +712,54 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ],
     (
         experiment({"exposureLog": {"uri": "https://a"}, "metrics": {"secondary": [{"name": "a", "feedback": "b"}]}}),
-        "spec.exposureLog.uri: https://a does not start with one of file://, pvc://, s3://, gs://",
+        "spec.exposureLog.uri: https://a; expected a URI that starts with one of file://, pvc://, s3://, gs://",
     ),
 ]
 
 KEYS: list[tuple[dict[str, Any], str, str]] = [
     (
         deployment({"runtime": {"podLabels": {"a b": "x"}}}),
-        'spec.runtime.podLabels: key "a b" is not a label key such as example.com/team',
+        'spec.runtime.podLabels: key "a b"; expected a label key such as example.com/team',
         NOT_A_LABEL,
     ),
     (
         deployment({"runtime": {"podLabels": {LONG_KEY: "x"}}}),
-        "spec.runtime.podLabels: key has 318 characters, more than 317",
+        "spec.runtime.podLabels: key of 318 characters; expected at most 317",
         TOO_LONG,
     ),
     (
         deployment({"scheduling": {"nodeSelector": {"-": "x"}}}),
-        "spec.scheduling.nodeSelector: key - is not a label key such as example.com/team",
+        "spec.scheduling.nodeSelector: key -; expected a label key such as example.com/team",
         NOT_A_LABEL,
     ),
     (
         deployment({"scheduling": {"nodeSelector": {LONG_KEY: "x"}}}),
-        "spec.scheduling.nodeSelector: key has 318 characters, more than 317",
+        "spec.scheduling.nodeSelector: key of 318 characters; expected at most 317",
         TOO_LONG,
     ),
     (
         step(headers={"x y": "true"}),
-        'spec.rollout.steps[0].headers: key "x y" is not a header name in lower case such as x-canary',
-        "a key is not a header name in lower case such as x-canary",
+        'spec.rollout.steps[0].headers: key "x y"; expected a header name in lower case such as x-canary',
+        "invalid key; expected a header name in lower case such as x-canary",
     ),
     (
         step(headers={"h" * 64: "true"}),
-        "spec.rollout.steps[0].headers: key has 64 characters, more than 63",
-        "a key has more than 63 characters",
+        "spec.rollout.steps[0].headers: key of 64 characters; expected at most 63",
+        "key too long; expected at most 63 characters",
     ),
     (
         step(headers={"X-Canary": "true"}),
-        "spec.rollout.steps[0].headers: key X-Canary is not a header name in lower case such as x-canary",
-        "a key is not a header name in lower case such as x-canary",
+        "spec.rollout.steps[0].headers: key X-Canary; expected a header name in lower case such as x-canary",
+        "invalid key; expected a header name in lower case such as x-canary",
     ),
-    (arm(runtime={"podLabels": {"": "x"}}), "spec.arms[0].runtime.podLabels: key is empty", NOT_A_LABEL),
+    (
+        arm(runtime={"podLabels": {"": "x"}}),
+        "spec.arms[0].runtime.podLabels: key empty; expected at least 1 character",
+        NOT_A_LABEL,
+    ),
     (
         arm(runtime={"podLabels": {LONG_KEY: "x"}}),
-        "spec.arms[0].runtime.podLabels: key has 318 characters, more than 317",
+        "spec.arms[0].runtime.podLabels: key of 318 characters; expected at most 317",
         TOO_LONG,
     ),
 ]
@@ -673,15 +768,15 @@ KEYS: list[tuple[dict[str, Any], str, str]] = [
 REPEATED: list[tuple[dict[str, Any], str]] = [
     (
         deployment({"runtime": {"env": [{"name": "A"}, {"name": "B"}, {"name": "A"}]}}),
-        "spec.runtime.env[2].name: A is given twice",
+        "spec.runtime.env[2].name: A appears twice; expected it once",
     ),
     (
         overriding(callers={"networks": ["10.0.0.0/8", "10.0.0.0/8"]}),
-        "spec.endpoint.overrides[0].callers.networks[1]: 10.0.0.0/8 is given twice",
+        "spec.endpoint.overrides[0].callers.networks[1]: 10.0.0.0/8 appears twice; expected it once",
     ),
     (
         cors("https://a.example", "https://a.example"),
-        "spec.endpoint.cors.allowedOrigins[1]: https://a.example is given twice",
+        "spec.endpoint.cors.allowedOrigins[1]: https://a.example appears twice; expected it once",
     ),
     (
         deployment(
@@ -692,16 +787,19 @@ REPEATED: list[tuple[dict[str, Any], str]] = [
                 }
             }
         ),
-        "spec.endpoint.overrides[0].callers.apiKeys[1]: ops is given twice",
+        "spec.endpoint.overrides[0].callers.apiKeys[1]: ops appears twice; expected it once",
     ),
     (
         deployment({"rollout": {"notify": [{"webhook": "https://a", "events": ["paused", "paused"]}]}}),
-        "spec.rollout.notify[0].events[1]: paused is given twice",
+        "spec.rollout.notify[0].events[1]: paused appears twice; expected it once",
     ),
-    (experiment({"arms": [{"name": "wide"}, {"name": "wide"}]}), "spec.arms[1].name: wide is given twice"),
+    (
+        experiment({"arms": [{"name": "wide"}, {"name": "wide"}]}),
+        "spec.arms[1].name: wide appears twice; expected it once",
+    ),
     (
         experiment({"metrics": {"success": [{"name": "a", "feedback": "b"}, {"name": "a", "feedback": "c"}]}}),
-        "spec.metrics.success[1].name: a is given twice",
+        "spec.metrics.success[1].name: a appears twice; expected it once",
     ),
 ]
 

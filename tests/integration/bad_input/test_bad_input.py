@@ -83,14 +83,14 @@ def test_kubectl_is_told_the_same(bed: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ({"autoscaling": {}}, "spec.autoscaling: needs pods, which local mode has not; leave it out"),
+        ({"autoscaling": {}}, "spec.autoscaling: needs pods, which local mode does not have; leave it out"),
         (
             {"resources": {"gpu": {"count": 1}}},
-            "spec.resources.gpu.count: 1 needs pods, which local mode has not; leave it at 0",
+            "spec.resources.gpu.count: 1 needs pods, which local mode does not have; expected 0",
         ),
         (
             {"model": {"uri": "pvc://models/x"}},
-            "spec.model.uri: pvc:// needs pods to mount the claim, which local mode has not",
+            "spec.model.uri: pvc:// needs pods that mount the claim, which local mode does not have",
         ),
         (
             {"rollout": {"strategy": "blueGreen"}},

@@ -16,17 +16,23 @@ pytestmark = pytest.mark.haproxy
 Json = dict[str, Any]
 SUCCESS = {"success": [{"name": "conversion", "feedback": "bought"}]}
 REFUSED = [
-    ({"delta": 0}, "spec.allocation.delta: 0 is not between 0 and 1, 0 and 1 excluded"),
-    ({"delta": 1}, "spec.allocation.delta: 1 is not between 0 and 1, 0 and 1 excluded"),
-    ({"delta": -0.2}, "spec.allocation.delta: -0.2 is not between 0 and 1, 0 and 1 excluded"),
-    ({"delta": 20}, "spec.allocation.delta: 20 is not between 0 and 1, 0 and 1 excluded"),
-    ({"delta": "20%"}, 'spec.allocation.delta: "20%" is a string, not a number'),
-    ({"floor": "101%"}, "spec.allocation.floor: 101% is not a percentage from 0% to 100%"),
-    ({"floor": "-5%"}, "spec.allocation.floor: -5% is not a percentage from 0% to 100%"),
-    ({"floor": "0.05"}, "spec.allocation.floor: 0.05 is not a percentage from 0% to 100%"),
-    ({"floor": "60%"}, "spec.allocation.floor: 60% of each arm, control included, is more than 100% of all"),
-    ({"mode": "fixed", "floor": "5%"}, "spec.allocation: floor and delta go with mode thompson only"),
-    ({"mode": "bandit"}, "spec.allocation.mode: bandit is not one of fixed, thompson"),
+    ({"delta": 0}, "spec.allocation.delta: 0; expected more than 0 and less than 1"),
+    ({"delta": 1}, "spec.allocation.delta: 1; expected more than 0 and less than 1"),
+    ({"delta": -0.2}, "spec.allocation.delta: -0.2; expected more than 0 and less than 1"),
+    ({"delta": 20}, "spec.allocation.delta: 20; expected more than 0 and less than 1"),
+    ({"delta": "20%"}, 'spec.allocation.delta: "20%"; expected a number'),
+    ({"floor": "101%"}, "spec.allocation.floor: 101%; expected a percentage from 0% to 100%"),
+    ({"floor": "-5%"}, "spec.allocation.floor: -5%; expected a percentage from 0% to 100%"),
+    ({"floor": "0.05"}, "spec.allocation.floor: 0.05; expected a percentage from 0% to 100%"),
+    (
+        {"floor": "60%"},
+        "spec.allocation.floor: 60% for each arm, including control, is more than 100% together; expected less",
+    ),
+    (
+        {"mode": "fixed", "floor": "5%"},
+        "spec.allocation: floor or delta with mode fixed; expected them only with mode thompson",
+    ),
+    ({"mode": "bandit"}, "spec.allocation.mode: bandit; expected one of fixed, thompson"),
 ]
 
 
@@ -40,7 +46,7 @@ async def test_allocations_that_cannot_be_are_refused_when_they_are_applied(site
     without = site.experiment("ab", "digits", "wide", allocation={"mode": "thompson"}, metrics={})
     status, answer = await site.api("POST", "", without)
     assert status == 422
-    assert "thompson follows the first of metrics.success, and there is none" in answer["message"]
+    assert "no success metric with mode thompson; expected one" in answer["message"]
     assert (await site.api("GET", "ab"))[0] == 404
 
 

@@ -105,7 +105,7 @@ def test_conditions_of_others_are_dropped() -> None:
 
 
 def test_only_known_conditions_can_be_marked() -> None:
-    with pytest.raises(ValueError, match="Redy is none of Ready, Reconciling"):
+    with pytest.raises(ValueError, match="Redy: unknown condition; expected one of Ready, Reconciling"):
         fresh().mark_true("Redy", "Fine", at=START)
 
 

@@ -38,7 +38,7 @@ def test_other_arguments_are_told_apart_by_identity() -> None:
 
 def test_what_was_not_asked_for_lately_goes_first() -> None:
     compute = Counting()
-    remembered = Memoized(compute, kept=2)
+    remembered = Memoized(compute, max_entries=2)
     for value in ("a", "b", "a", "c", "a", "b"):
         remembered(value)
     assert compute.calls == ["a", "b", "c", "b"]
@@ -54,7 +54,7 @@ def test_what_is_no_json_is_computed_each_time() -> None:
 
 def test_large_ones_are_kept_as_far_as_all_together_are_not_too_large() -> None:
     compute = Counting()
-    remembered = Memoized(compute, kept_bytes=250)
+    remembered = Memoized(compute, max_bytes=250)
     first, second, third, huge = "a" * 98, "b" * 98, "c" * 98, "d" * 300
     for value in (first, second, first, third, first):
         remembered(value)

@@ -35,8 +35,8 @@ def test_an_apply_without_change_is_unchanged_while_the_operator_works(
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"replicas": "many"}, 'spec.replicas: "many" is a string, not an integer'),
-        ({"model": {"uri": "ftp://x"}}, "spec.model.uri: ftp://x does not start with one of file://"),
+        ({"replicas": "many"}, 'spec.replicas: "many"; expected an integer'),
+        ({"model": {"uri": "ftp://x"}}, "spec.model.uri: ftp://x; expected a URI that starts with one of file://"),
         ({"replica": 2}, "spec.replica: unknown field"),
     ],
 )
@@ -61,7 +61,7 @@ def test_a_manifest_whose_aliases_write_out_to_too_much_is_shown_and_the_rest_go
     for verb, shown in (("plan", "ModelDeployment vision/digits would be created\n"), ("apply", f"{FULL} created\n")):
         done = on_server(verb, "-f", str(bomb), "-f", good)
         assert (done.code, done.out.startswith(shown)) == (ExitCode.REFUSED, True)
-        assert done.err == f"error: {bomb}: line 2: aliases write out to more than 1048576 characters\n"
+        assert done.err == f"error: {bomb}: line 2: aliases expand to more than 1048576 characters\n"
 
 
 def test_a_spec_that_is_stored_and_not_acted_on_is_shown_at_once(on_server: Any, manifest: Any) -> None:

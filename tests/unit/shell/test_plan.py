@@ -301,7 +301,7 @@ def test_no_change_is_said(served: Any, manifest: Any) -> None:
     [
         (
             {"rollout": {"steps": [{"weight": 250, "gate": "manual"}]}},
-            "spec.rollout.steps[0].weight: 250 is not between 1 and 100",
+            "spec.rollout.steps[0].weight: 250; expected 1 to 100",
         ),
         ({"replica": 2}, "spec.replica: unknown field"),
         (

@@ -186,7 +186,7 @@ def test_how_long_it_takes_is_shown_by_what_the_last_one_has_counted(served: Any
         ({"exposure": "0%"}, "spec.exposure: 0% leaves every arm without units"),
         (
             {"metrics": BUYING, "allocation": {"mode": "thompson", "floor": "60%"}},
-            "spec.allocation.floor: 60% of each arm, control included, is more than 100% of all",
+            "spec.allocation.floor: 60% for each arm, including control, is more than 100% together; expected less",
         ),
         ({"exposure": "0.004%"}, "InvalidSpec: spec.exposure: 0.004% leaves control and wide without any"),
         ({"exposition": "5%"}, "spec.exposition: unknown field"),

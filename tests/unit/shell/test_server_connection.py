@@ -132,7 +132,7 @@ SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {a: b}\
         (f"{MANIFEST}---\n{SECRET}---\n5", "document is a int; expected an object with apiVersion and kind"),
         (
             MANIFEST.replace("{model:", "{replicas: many, model:"),
-            'ModelDeployment default/tiny: spec.replicas: "many" is a string, not an integer',
+            'ModelDeployment default/tiny: spec.replicas: "many"; expected an integer',
         ),
         (MANIFEST.replace("{model:", "{modle: 1, model:"), "ModelDeployment default/tiny: spec.modle: unknown field"),
     ],

@@ -101,7 +101,8 @@ def test_a_gate_asks_for_the_weight_that_follows_it_whatever_gates_that(sundog: 
         ),
         (
             {"steps": [{"weight": 500}]},
-            "digits.yaml: ModelDeployment default/digits is invalid: spec.rollout.steps[0].weight: 500 is not between 1 and 100",
+            "digits.yaml: ModelDeployment default/digits is invalid: spec.rollout.steps[0].weight: 500; expected"
+            " 1 to 100",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The base of all typed parts of a resource."""
+"""Base class of all typed parts of a resource."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -10,7 +10,7 @@ from sundog_operator.api.schema.rules import Rule
 
 
 class ApiBase(BaseModel):
-    """A frozen object: snake_case in Python, camelCase in JSON, unknown fields dropped as the API server drops them."""
+    """A frozen object: snake_case in Python, camelCase in JSON. Unknown fields are dropped, as the API server does."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -26,10 +26,10 @@ class ApiBase(BaseModel):
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON with camelCase names; absent values are left out."""
+        """Return plain JSON with camelCase names, without absent values."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
     @classmethod
     def from_json(cls, obj: Mapping[str, Any]) -> Self:
-        """Read JSON names only. Raises pydantic.ValidationError; checks shapes, no rules."""
+        """Parse an object with JSON names only. Checks shapes, not rules. Raises pydantic.ValidationError."""
         return cls.model_validate(obj, by_alias=True, by_name=False)

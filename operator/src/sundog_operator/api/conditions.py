@@ -1,4 +1,4 @@
-"""Conditions: what is true of a resource, why, and since when."""
+"""Conditions: observations about a resource, with a reason and a time."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,7 +16,7 @@ MAX_MESSAGE_LENGTH = 32_768
 
 
 class Condition(ApiBase):
-    """One observation, shaped as Kubernetes' own. `last_transition_time` is when `status` last changed."""
+    """One observation, as Kubernetes defines it. `last_transition_time` is when `status` last changed."""
 
     type: Annotated[
         str, Field(min_length=1, max_length=316, pattern=CAMEL_CASE), ExpectedNoun("a CamelCase word such as Ready")
@@ -57,16 +57,16 @@ def has_problem(condition: Condition) -> bool:
 
 
 def truncate(message: str, limit: int = MAX_MESSAGE_LENGTH) -> str:
-    """The message, cut with an ellipsis where it is longer than `limit` characters."""
+    """Return the message, with an ellipsis if it is longer than `limit` characters."""
     return message if len(message) <= limit else message[: limit - 1] + "…"
 
 
 class ConditionSet:
     """The conditions of one object during one pass.
 
-    Callers mark what they found. `abnormal` conditions are present only while they are True, `optional` ones from when they are marked
-    until they are dropped. What is not marked stays as it was; at first it is Unknown, reason Pending. An earlier time than the stored
-    one never moves `last_transition_time` back.
+    Callers mark what they observe. An unmarked condition keeps its stored state; at first it is Unknown with reason Pending.
+    `abnormal` conditions are present only while they are True, `optional` ones from when they are marked until they are removed.
+    An earlier time than the stored one never moves `last_transition_time` back.
     """
 
     def __init__(
@@ -90,15 +90,15 @@ class ConditionSet:
         }
 
     def mark_true(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
-        """Raises ValueError for an unknown type."""
+        """Mark a condition as True. Raises ValueError for an unknown type."""
         self._mark(type_, "True", reason, message, at)
 
     def mark_false(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
-        """An abnormal condition disappears. Raises ValueError for an unknown type."""
+        """Mark a condition as False; an abnormal one is removed. Raises ValueError for an unknown type."""
         self._mark(type_, "False", reason, message, at)
 
     def mark_unknown(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
-        """An abnormal condition disappears. Raises ValueError for an unknown type."""
+        """Mark a condition as Unknown; an abnormal one is removed. Raises ValueError for an unknown type."""
         self._mark(type_, "Unknown", reason, message, at)
 
     def mark(self, type_: str, conclusion: Conclusion, *, at: datetime) -> None:
@@ -106,20 +106,20 @@ class ConditionSet:
         self._mark(type_, conclusion.status, conclusion.reason, conclusion.message, at)
 
     def drop(self, type_: str) -> None:
-        """What an optional condition is about is not asked for any more."""
+        """Remove an optional condition that no longer applies."""
         self._conditions.pop(type_, None)
 
     def get(self, type_: str) -> Condition | None:
-        """The condition as it stands now; None where it is absent."""
+        """Return the present condition of a type; None if absent."""
         return self._conditions.get(type_)
 
     def conditions(self) -> tuple[Condition, ...]:
-        """All present conditions, in a fixed order."""
+        """Return all present conditions, in a fixed order."""
         return tuple(condition for type_ in self._order if (condition := self.get(type_)) is not None)
 
     def _mark(self, type_: str, status: ConditionStatus, reason: str, message: str, at: datetime) -> None:
         if type_ not in self._order:
-            raise ValueError(f"{type_} is none of {', '.join(self._order)}")
+            raise ValueError(f"{type_}: unknown condition; expected one of {', '.join(self._order)}")
         if type_ in self._abnormal and status != "True":
             self._conditions.pop(type_, None)
             return
@@ -141,10 +141,10 @@ class ConditionSet:
 
 
 def model_deployment_conditions(previous: Sequence[Condition], *, generation: int, at: datetime) -> ConditionSet:
-    """The conditions of a ModelDeployment.
+    """Return the conditions of a ModelDeployment.
 
-    `Ready` says that the stable revision serves. It is marked and does not follow from the others: a candidate that fails, or a spec that
-    is refused, takes nothing away from what serves.
+    `Ready` means that the stable revision serves. It is marked separately, because a failed candidate or a refused spec does not stop
+    serving.
     """
     return ConditionSet(
         (
@@ -160,7 +160,9 @@ def model_deployment_conditions(previous: Sequence[Condition], *, generation: in
 
 
 def experiment_conditions(previous: Sequence[Condition], *, generation: int, at: datetime) -> ConditionSet:
-    """The conditions of an Experiment. One that ended is ready too. What a rollout creates has no spec that could be refused."""
+    """Return the conditions of an Experiment. A concluded one is Ready too. A rollout's has no SpecAccepted, because no user wrote its
+    spec.
+    """
     return ConditionSet(
         ("Ready", "SpecAccepted", "Running", "DataQuality", "Conclusive", "LogWritten"),
         abnormal=("Stalled",),

@@ -1,4 +1,4 @@
-"""What an administrator decides for a whole installation: the file that the chart writes and `sundog-operator --config` reads."""
+"""Settings of an administrator for a whole installation: the file that the chart writes and `sundog-operator --config` reads."""
 
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -46,23 +46,23 @@ def _is_named(items: tuple[dict[str, Any], ...], *keys: str) -> bool:
 HAS_NAMES_RULE = Rule(
     cel="self.all(item, has(item.name))",
     holds=lambda items: _is_named(items, "name"),
-    message="each of them needs a name",
+    message="item without a name; expected a name in each",
 )
 HAS_MOUNT_PATHS_RULE = Rule(
     cel="self.all(item, has(item.name) && has(item.mountPath))",
     holds=lambda items: _is_named(items, "name", "mountPath"),
-    message="each of them needs a name and a mountPath",
+    message="item without a name or mountPath; expected both in each",
 )
 
 
 class PullSecret(ApiBase):
-    """A Secret of the pods' own namespace with which images are pulled."""
+    """A Secret in the pods' own namespace, for pulling images."""
 
     name: Annotated[ObjectName, Field(min_length=1)]
 
 
 class PodTemplate(ApiBase):
-    """What an administrator adds to pods, in the words of a PodSpec. Free-form parts are checked by the API server alone."""
+    """Additions to pods, with the names of a PodSpec. Only the API server checks free-form parts."""
 
     service_account_name: ObjectName = ""
     image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
@@ -96,7 +96,7 @@ class RayHead(ApiBase):
 
 
 class RayAutoscaler(ApiBase):
-    """Ray's autoscaler beside the head."""
+    """Ray's autoscaler, a container of the head's pod."""
 
     resources: ResourceRequirements = ResourceRequirements(
         requests={"cpu": "100m", "memory": "256Mi"}, limits={"cpu": "500m", "memory": "512Mi"}
@@ -104,7 +104,7 @@ class RayAutoscaler(ApiBase):
 
 
 class StorageClaim(ApiBase):
-    """A claim. Without a size there is none, and what is stored lives as long as its pod."""
+    """A volume claim. Without a size there is no claim, and the data is lost with its pod."""
 
     size: MinimumBytes = "1Gi"
     class_name: ObjectName = Field("", description="Empty means the cluster's default StorageClass.")
@@ -118,27 +118,27 @@ Address = Annotated[
 
 
 class ExternalStore(ApiBase):
-    """A Redis or Valkey that somebody else runs. The Secret, of each namespace that uses it, has the key `password`."""
+    """A Redis or Valkey that others operate. Each namespace that uses it has the Secret, with the key `password`."""
 
-    address: Address = Field("", description="Empty means that Sundog runs one wherever one is needed.")
+    address: Address = Field("", description="Empty means that Sundog runs a store where one is needed.")
     password_secret_name: ObjectName = ""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.address != '' || self.passwordSecretName == ''",
             holds=lambda store: store.address != "" or not store.password_secret_name,
-            message="is needed beside passwordSecretName",
+            message="empty with passwordSecretName; expected an address",
             field="address",
         ),
     )
 
 
 class FaultTolerance(ApiBase):
-    """Where Ray keeps what a new head needs to take up the work of a lost one."""
+    """Storage of the state with which a new Ray head continues for a lost one."""
 
     enabled: bool = True
     image: Annotated[Image, Field(min_length=1)] = Field(
-        "docker.io/valkey/valkey:8.1", description="With valkey-server or redis-server, and a shell."
+        "docker.io/valkey/valkey:8.1", description="Needs valkey-server or redis-server, and a shell."
     )
     storage: StorageClaim = StorageClaim()
     external: ExternalStore = ExternalStore()
@@ -157,19 +157,19 @@ CacheFolder = Annotated[
 
 
 class CacheSettings(ApiBase):
-    """Where replicas keep models that were downloaded and code that was compiled."""
+    """Storage of downloaded models and compiled code."""
 
     host_path: CacheFolder = Field(
         "",
-        description="A folder that every node has, which the pods' user may write to and the pods of a node share; empty: each pod has"
-        " its own, which goes with it. Namespaces with restricted or baseline pods take none.",
+        description="A directory on every node that the pods' user may write to; the pods of a node share it. Empty: each pod has"
+        " its own, lost with the pod. Namespaces with restricted or baseline pods do not allow it.",
     )
 
 
 class RaySettings(ApiBase):
-    """The RayClusters."""
+    """Settings of the RayClusters."""
 
-    version: RayVersion = Field("2.60.0", description="The Ray in the runtime image; KubeRay goes by it.")
+    version: RayVersion = Field("2.60.0", description="Ray's version in the runtime image, for KubeRay.")
     pods: PodTemplate = PodTemplate()
     cache: CacheSettings = CacheSettings()
     head: RayHead = RayHead()
@@ -179,40 +179,40 @@ class RaySettings(ApiBase):
 
 
 class FeedbackStore(ApiBase):
-    """Where the edges of a namespace keep exposures and outcomes, while an Experiment has metrics of outcomes."""
+    """Store of a namespace's edges for exposures and outcomes, while an Experiment has outcome metrics."""
 
     image: Annotated[Image, Field(min_length=1)] = Field(
-        "docker.io/valkey/valkey:8.1", description="With valkey-server or redis-server, and a shell."
+        "docker.io/valkey/valkey:8.1", description="Needs valkey-server or redis-server, and a shell."
     )
     memory: Bytes = Field(
-        "1Gi", description="Of its container. At seven tenths of it what comes is refused, and nothing is forgotten."
+        "1Gi", description="Memory of its container. At seven tenths of it, new data is refused and no data is dropped."
     )
     storage: StorageClaim = StorageClaim(size="4Gi")
     external: ExternalStore = ExternalStore()
 
 
 class FeedbackSettings(ApiBase):
-    """What clients tell of outcomes."""
+    """Feedback: outcomes that clients report."""
 
     store: FeedbackStore = FeedbackStore()
 
 
 class HaproxySettings(ApiBase):
-    """What HAProxy of an edge grants its clients."""
+    """Limits of an edge's HAProxy for its clients."""
 
     buffer_bytes: Annotated[Integer, Field(ge=16_384, le=1_048_576)] = Field(
         16_384,
-        description="The largest request, with its headers, that is tried again and searched for a unit. Each connection takes two such"
-        " buffers: give memory for them.",
+        description="Largest request, with its headers, that can be retried and searched for a unit. Each connection takes two"
+        " such buffers of memory.",
     )
     request_timeout: PositiveDuration = Field(
-        timedelta(seconds=15), description="For headers and the first bufferBytes of a body to come, in whole seconds."
+        timedelta(seconds=15), description="Time for the headers and the first bufferBytes of a body, in whole seconds."
     )
     client_timeout: PositiveDuration = Field(
-        timedelta(seconds=30), description="The longest silence of a client after that, in whole seconds."
+        timedelta(seconds=30), description="Longest silence of a client after that, in whole seconds."
     )
     source_connections: Annotated[Integer, Field(ge=0)] = Field(
-        8192, description="The most connections of one client address to each edge; 0 is any number."
+        8192, description="Most connections of one client address to each edge; 0 means no limit."
     )
 
 
@@ -231,13 +231,13 @@ NodeLabelValue = Annotated[str, Field(min_length=1, max_length=63)]
 
 
 class AcceleratorSettings(ApiBase):
-    """How GPU types are told apart by nodes' labels."""
+    """How node labels identify GPU types."""
 
     aliases: dict[Name, dict[QualifiedName, Items[NodeLabelValue]]] = Field(
-        {}, description="By type and label key the values that mean it, beside those that are known."
+        {}, description="Additional label values for a type, by type and label key."
     )
     nodes_come: bool = Field(
-        False, description="Pods that wait bring nodes, so that a canary is held back by quotas alone."
+        False, description="Whether waiting pods cause new nodes. Then only quotas hold a canary back."
     )
 
 
@@ -248,18 +248,21 @@ class NetworkPolicySettings(ApiBase):
     """The NetworkPolicies of namespaces with an edge."""
 
     enabled: bool = False
-    operator_namespace: ObjectName = Field("", description="Where the operator's pods are, which read edges and Ray.")
+    operator_namespace: ObjectName = Field(
+        "", description="Namespace of the operator's pods, which read edges and Ray."
+    )
     metrics_from: Items[Json] = Field((), description="Peers that may scrape the edges' agents and Ray.")
     api_server_ports: Annotated[Items[Port], Field(min_length=1, max_length=16)] = Field(
         (443, 6443),
-        description="Of the API server, behind its Service and as pods see it: edges and heads may ask any address there.",
+        description="Ports of the API server, of its Service and as pods see it. Edges and heads may connect to any address"
+        " there.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!self.enabled || self.operatorNamespace != ''",
             holds=lambda policies: not policies.enabled or policies.operator_namespace != "",
-            message="is needed: without it the operator itself would be kept out",
+            message="empty; expected the operator's namespace, because the policies would block the operator",
             field="operatorNamespace",
         ),
     )
@@ -269,11 +272,11 @@ HostName = Annotated[Host, Field(min_length=1)]
 
 
 class WebhookSettings(ApiBase):
-    """Where webhooks and notifications of rollouts may lead: to public addresses, and to what is listed here."""
+    """Destinations of webhooks and notifications: public addresses, and the hosts listed here."""
 
     hosts: Annotated[Items[HostName], Field(max_length=100), ListType("set")] = Field(
         (),
-        description="Host names, as they are written in manifests, that may lead to private addresses, such as those of Services.",
+        description="Host names, as written in manifests, that may have private addresses, such as those of Services.",
     )
 
 
@@ -285,37 +288,35 @@ PrometheusUrl = Annotated[
 
 
 class PrometheusServer(ApiBase):
-    """The Prometheus that guardrails and analyses of rollouts are read from."""
+    """The Prometheus for guardrails and analyses of rollouts."""
 
-    url: PrometheusUrl = Field(
-        "", description="Where its HTTP API is, without /api/v1; empty means that there is none."
-    )
-    timeout: PositiveDuration = Field(timedelta(seconds=10), description="How long one query may take.")
+    url: PrometheusUrl = Field("", description="Address of its HTTP API, without /api/v1; empty means none.")
+    timeout: PositiveDuration = Field(timedelta(seconds=10), description="Timeout of one query.")
 
 
 class ExposureLogSettings(ApiBase):
-    """Where exposure logs of Experiments may be written, with what credentials the operator's environment has."""
+    """Allowed locations of Experiments' exposure logs. The credentials are those of the operator's environment."""
 
     places: Annotated[Items[LogPlacePrefix], Field(max_length=100), ListType("set")] = Field(
         (),
-        description="Beginnings of places, such as s3://logs/experiments: spec.exposureLog.uri has to be one of them or lie below one."
-        " Of pvc://claim the chart mounts the claim, which is one of the operator's namespace. Empty: none is written.",
+        description="Allowed prefixes, such as s3://logs/experiments: spec.exposureLog.uri must equal one or lie below it. For"
+        " pvc://claim the chart mounts the claim, in the operator's namespace. Empty: no log is written.",
     )
 
 
 class Installation(ApiBase):
-    """All that is the same for every ModelDeployment of an installation."""
+    """Settings that all ModelDeployments of an installation share."""
 
     runtime_image: Annotated[Image, Field(min_length=1)] = Field(
-        "sundog/runtime", description="What an empty runtime.image stands for."
+        "sundog/runtime", description="Image used if runtime.image is empty."
     )
     edge_image: Annotated[Image, Field(min_length=1)] = "sundog/edge"
     watch_namespaces: Annotated[Items[Name], Field(max_length=1000), ListType("set")] = Field(
-        (), description="None means all."
+        (), description="Empty means all."
     )
-    workers: Annotated[Integer, Field(ge=1, le=64)] = Field(4, description="Keys at work at the same time.")
+    workers: Annotated[Integer, Field(ge=1, le=64)] = Field(4, description="Objects that are reconciled in parallel.")
     watch_secrets: bool = Field(
-        False, description="Notice a changed Secret at once; takes the right to list and watch all Secrets."
+        False, description="Notice a changed Secret immediately; needs permission to list and watch all Secrets."
     )
     cluster_domain: Annotated[Host, Field(min_length=1)] = "cluster.local"
     ray: RaySettings = RaySettings()
@@ -330,12 +331,12 @@ class Installation(ApiBase):
 
 
 def parse_installation(text: str, source: str) -> Installation:
-    """Read the YAML of an installation; an empty one is all defaults.
+    """Parse the YAML of an installation; empty text means all defaults.
 
-    `source` names it in messages. Raises InstallationError, one line, for what is no YAML, of another shape, or unknown.
+    `source` names the text in messages. Raises InstallationError, in one line, for invalid YAML, wrong shapes and unknown fields.
     """
     if len(text.encode()) > MAX_INSTALLATION_BYTES:
-        raise InstallationError(f"{source}: {len(text.encode())} bytes, more than {MAX_INSTALLATION_BYTES}")
+        raise InstallationError(f"{source}: {len(text.encode())} bytes; expected at most {MAX_INSTALLATION_BYTES}")
     try:
         document = strict_yaml.load(text)
     except strict_yaml.InvalidYaml as error:

@@ -1,4 +1,4 @@
-"""Both kinds by name: for readers of manifests that hold either."""
+"""Both kinds by name, for readers of manifests with either."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,12 @@ RESOURCE_TYPES: dict[str, type[Resource]] = {"ModelDeployment": ModelDeployment,
 
 
 def parse_resource(obj: Mapping[str, Any]) -> Resource:
-    """Read an object of either kind. Raises SpecError (reason InvalidSpec)."""
+    """Parse an object of either kind. Raises SpecError (reason InvalidSpec)."""
     return _type_of(obj).parse(obj)
 
 
 def find_violations(obj: Mapping[str, Any]) -> list[Violation]:
-    """Everything that is wrong with an object; empty when it can be acted on."""
+    """Return all violations of an object; empty if it is valid."""
     try:
         return _type_of(obj).violations(obj)
     except SpecError as error:
@@ -27,7 +27,7 @@ def find_violations(obj: Mapping[str, Any]) -> list[Violation]:
 
 
 def unknown_fields(obj: Mapping[str, Any]) -> list[Violation]:
-    """Fields that are pruned; empty for a kind that is not ours."""
+    """Return fields that the API server prunes; empty for an unknown kind."""
     try:
         return find_unknown_fields(_type_of(obj), {name: value for name, value in obj.items() if name != "metadata"})
     except SpecError:
@@ -35,7 +35,7 @@ def unknown_fields(obj: Mapping[str, Any]) -> list[Violation]:
 
 
 def find_immutable_changes(old: Resource, new: Resource) -> list[Violation]:
-    """Which immutable fields a new version of an object changes."""
+    """Return changes of immutable fields between two versions of an object."""
     return find_changed_immutables(type(new), old, new)
 
 
@@ -43,5 +43,7 @@ def _type_of(obj: object) -> type[Resource]:
     kind = obj.get("kind") if isinstance(obj, Mapping) else None
     type_ = RESOURCE_TYPES.get(kind) if isinstance(kind, str) else None
     if type_ is None:
-        raise SpecError(DeploymentReason.INVALID_SPEC, f"{quote_value(kind)} is not one of {', '.join(RESOURCE_TYPES)}")
+        raise SpecError(
+            DeploymentReason.INVALID_SPEC, f"{quote_value(kind)}; expected one of {', '.join(RESOURCE_TYPES)}"
+        )
     return type_

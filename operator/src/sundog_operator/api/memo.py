@@ -1,6 +1,6 @@
-"""Results of pure functions of JSON, kept by its text: each pass reads again what hardly ever changes.
+"""Memoized functions of JSON values, because each pass reads mostly unchanged objects again.
 
-What is kept is shared by all who ask, so it must be frozen.
+Results are shared by all callers, so they must be frozen.
 """
 
 from collections import OrderedDict
@@ -13,33 +13,35 @@ T = TypeVar("T")
 
 MAX_ENTRIES: Final = 4096
 MAX_KEY_BYTES: Final = 4 << 20
-"""Of JSON. What is read from it takes some ten times as much, and most of what is kept of a thousand ModelDeployments is states gone by."""
+"""Bytes of JSON. The results take about ten times as much. With a thousand ModelDeployments, most of it is outdated states."""
 
 
 class Memoized(Generic[T]):
-    """A pure function of a JSON value and of objects that stay as they are, which are told apart by identity."""
+    """A memoized pure function of a JSON value and of immutable objects, which are identified by identity."""
 
-    def __init__(self, compute: Callable[..., T], kept: int = MAX_ENTRIES, kept_bytes: int = MAX_KEY_BYTES) -> None:
+    def __init__(
+        self, compute: Callable[..., T], max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_KEY_BYTES
+    ) -> None:
         self._compute = compute
-        self._most = kept
-        self._most_bytes = kept_bytes
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
         self._bytes = 0
-        self._kept: OrderedDict[tuple[Any, ...], tuple[T, tuple[object, ...]]] = OrderedDict()
+        self._entries: OrderedDict[tuple[Any, ...], tuple[T, tuple[object, ...]]] = OrderedDict()
 
     def __call__(self, value: Any, *others: object) -> T:
-        """What the function gives, computed at the first time; a value that is no JSON is not kept."""
+        """Return the function's result, computed once per value. Values that are not JSON are not stored."""
         try:
             key: tuple[Any, ...] = (orjson.dumps(value), *map(id, others))
         except TypeError:
             return self._compute(value, *others)
-        found = self._kept.get(key)
+        found = self._entries.get(key)
         if found is None:
-            # The others are kept too: while they live, nothing else has their identity.
-            found = self._kept[key] = (self._compute(value, *others), others)
+            # Stored as well: while these objects live, no other object has their id.
+            found = self._entries[key] = (self._compute(value, *others), others)
             self._bytes += len(key[0])
-            while len(self._kept) > self._most or self._bytes > self._most_bytes:
-                oldest, _ = self._kept.popitem(last=False)
+            while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
+                oldest, _ = self._entries.popitem(last=False)
                 self._bytes -= len(oldest[0])
         else:
-            self._kept.move_to_end(key)
+            self._entries.move_to_end(key)
         return found[0]

@@ -1,6 +1,6 @@
-"""The grammar of a model's URI, as rules: what no model server would open is refused where it is written.
+"""Rules for model URIs: a URI that no model server would open is refused in the manifest.
 
-The model server reads URIs by itself, and has the last word; a contract test holds both to one table.
+The model server parses URIs itself and decides finally. A contract test compares both with one table.
 """
 
 import re
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sundog_operator.api.schema.rules import Rule
 
-# Both RE2, which the API server has, and Python read these alike.
+# RE2, which the API server uses, and Python interpret these patterns alike.
 _LABEL: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _PORT: Final = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _AUTHORITY: Final = f"({_LABEL}([.]{_LABEL})*|\\[[0-9a-f:.]+\\])(:{_PORT})?"
@@ -22,7 +22,7 @@ _SHA256: Final = "sha256:[0-9a-f]{64}"
 _ESCAPES: Final = "[%?#]"
 _USER: Final = "[^/]*@"
 _USER_OF: Final = {"hf": "[^/]*:[^/]*@"}
-"""In a hub's URI the commit is behind an @."""
+"""In an hf URI the commit follows an @."""
 
 _FORMS: Final = {
     "file": ("file:///path", "/[^/].*"),
@@ -46,14 +46,14 @@ def _matches(regex: str) -> Callable[[str], bool]:
     return lambda text: compiled.search(text) is not None
 
 
-def _shape(scheme: str, form: str, rest: str) -> Rule:
-    # What may hold a secret is left to the rules that do not show the value, and nothing at all to that about schemes.
+def _make_form_rule(scheme: str, form: str, rest: str) -> Rule:
+    # URIs that may contain a secret pass here, because this message shows the value. Other rules refuse them.
     start, whole = f"{scheme}://", f"^{scheme}://($|{rest}$|{_USER_OF.get(scheme, _USER)}|.*{_ESCAPES})"
     fits = _matches(whole)
     return Rule(
         cel=f"!self.startsWith('{start}') || self.matches(r'{whole}')",
         holds=lambda uri: not uri.startswith(start) or fits(uri),
-        message="{} is not of the form " + form,
+        message="{}; expected the form " + form,
     )
 
 
@@ -68,33 +68,33 @@ _has_segments, _has_dots = _matches(_SEGMENTS), _matches(_DOTS)
 NO_USER_RULE: Final = Rule(
     cel=f"!self.matches('{_WITH_USER}') || self.matches('{_COMMIT_BEHIND_NAME}')",
     holds=lambda uri: not _has_user(uri) or _has_commit(uri),
-    # Without the value, which would show the secret.
-    message="holds user information before @; credentials do not belong into a URI",
+    # Without the value, which may contain a secret.
+    message="contains user information before @; expected a URI without credentials",
 )
 NO_ESCAPES_RULE: Final = Rule(
     cel=f"!self.matches('{_ESCAPES}') && !self.contains('\\\\')",
     holds=lambda uri: not set(uri) & set("%?#\\"),
-    message="holds a %, ?, # or backslash; a model's URI has no escapes, query or fragment",
+    message="contains %, ?, # or a backslash; expected a URI without escapes, query or fragment",
 )
 PLAIN_SEGMENTS_RULE: Final = Rule(
     cel=f"!self.contains('://') || (self.matches('{_SEGMENTS}') && !self.matches('{_DOTS}'))",
     holds=lambda uri: "://" not in uri or (_has_segments(uri) and not _has_dots(uri)),
-    message="has an empty, . or .. segment in its path",
+    message="has an empty, . or .. segment in its path; expected only names",
 )
 URI_RULES: Final = (
     NO_USER_RULE,
     NO_ESCAPES_RULE,
     PLAIN_SEGMENTS_RULE,
-    *(_shape(scheme, form, rest) for scheme, (form, rest) in _FORMS.items()),
+    *(_make_form_rule(scheme, form, rest) for scheme, (form, rest) in _FORMS.items()),
 )
-"""Rules on the text of a URI; the empty text passes."""
+"""Rules for the text of a URI; empty text passes."""
 
 _COMMIT: Final = "@[0-9a-f]{40}(/|$)"
 _PINNED: Final = f"@{_SHA256}$"
 _has_pin, _names_commit = _matches(_PINNED), _matches(_COMMIT)
 
 
-def _pinned_as_digest(model: Any) -> bool:
+def _pin_matches_digest(model: Any) -> bool:
     return (
         not model.digest
         or not model.uri.startswith("oci://")
@@ -107,13 +107,13 @@ PIN_RULES: Final = (
     Rule(
         cel=f"!self.uri.startsWith('hf://') || self.digest != '' || self.uri.matches('{_COMMIT}')",
         holds=lambda model: not model.uri.startswith("hf://") or bool(model.digest) or _names_commit(model.uri),
-        message="{uri} may name something else tomorrow; name a commit, @ and 40 hex digits, or give model.digest",
+        message="{uri} can change; expected @ and a commit of 40 hex digits, or model.digest",
         field="uri",
     ),
     Rule(
         cel=f"!self.uri.startsWith('oci://') || self.digest != '' || self.uri.matches('{_PINNED}')",
         holds=lambda model: not model.uri.startswith("oci://") or bool(model.digest) or _has_pin(model.uri),
-        message="{uri} may name something else tomorrow; name a digest, @sha256: and 64 hex digits, or give model.digest",
+        message="{uri} can change; expected @sha256: and 64 hex digits, or model.digest",
         field="uri",
     ),
     Rule(
@@ -121,9 +121,9 @@ PIN_RULES: Final = (
             f"!self.uri.startsWith('oci://') || self.digest == '' || !self.uri.matches('{_PINNED}')"
             " || self.uri.endsWith('@' + self.digest)"
         ),
-        holds=_pinned_as_digest,
-        message="{uri} pins another digest than {digest}",
+        holds=_pin_matches_digest,
+        message="{uri} has another digest than {digest}; expected the same",
         field="uri",
     ),
 )
-"""Rules on a URI and the digest beside it."""
+"""Rules for a URI together with the digest."""

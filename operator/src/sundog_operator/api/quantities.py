@@ -1,6 +1,6 @@
 """Durations, Kubernetes quantities and percentages: text in manifests, numbers in decisions.
 
-The patterns are shared with the CRDs, so they use only what RE2, Go and Python read alike.
+The CRDs use the same patterns, so these contain only syntax that RE2, Go and Python share.
 """
 
 import re
@@ -15,12 +15,12 @@ _POSITIVE_NUMBER = r"(0*[1-9][0-9]*(\.[0-9]*)?|0*\.0*[1-9][0-9]*)"
 _EXPONENT = r"[eE][+-]?[0-9]{1,2}"
 CPU_PATTERN = rf"^{_POSITIVE_NUMBER}(m|k|{_EXPONENT})?$"
 BYTES_PATTERN = rf"^{_POSITIVE_NUMBER}(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|{_EXPONENT})?$"
-"""Bytes have no suffix `m`: `512m` is half a byte, and always a slip for `512M`."""
+"""Bytes have no suffix `m`: `512m` is half a byte, and always a typo of `512M`."""
 QUANTITY_PATTERN = rf"^{_POSITIVE_NUMBER}(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|{_EXPONENT})?$"
 
 PERCENT_PATTERN = r"^([0-9]{1,4}(\.[0-9]{1,4})?)%$"
 SHARE_PATTERN = r"^(100(\.0{1,4})?|[0-9]{1,2}(\.[0-9]{1,4})?)%$"
-"""A percentage of a whole, 0% to 100%; PERCENT_PATTERN also takes margins above 100%."""
+"""A percentage of a whole, 0% to 100%; PERCENT_PATTERN also accepts margins above 100%."""
 
 RATE_PATTERN = r"^[1-9][0-9]{0,8}/(s|m|h)$"
 
@@ -33,7 +33,7 @@ _UNITS = {
     "us": timedelta(microseconds=1),
 }
 _MAX_COUNT = 999_999
-"""What the pattern's six digits hold; more hours are told in minutes, so that whatever was read can be written."""
+"""Limit of the pattern's six digits. More hours are written in minutes, so that every parsed duration can be formatted."""
 _SUFFIXES = {
     "": Decimal(1),
     "m": Decimal("0.001"),
@@ -45,7 +45,7 @@ _QUANTITY = re.compile(r"(?P<number>[0-9]*\.?[0-9]*)(?P<suffix>[A-Za-z]{0,2}|[eE
 
 
 def parse_duration(text: str) -> timedelta:
-    """`90s`, `1h30m`, `2ms`, `14d`. Raises ValueError."""
+    """Parse `90s`, `1h30m`, `2ms` or `14d`. Raises ValueError."""
     if not text or not _DURATION.fullmatch(text):
         raise ValueError(f"{text!r} is not a duration such as 30s, 5m, 1h30m or 14d")
     parts = re.findall(r"([0-9]+)([a-z]+)", text)
@@ -53,7 +53,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """What `parse_duration` reads back: whole days alone, else hours to microseconds, no zero parts but `0s`."""
+    """Format a duration for `parse_duration`: whole days alone, else hours to microseconds, without zero parts except `0s`."""
     if not duration:
         return "0s"
     if not duration % _UNITS["d"]:
@@ -68,7 +68,7 @@ def format_duration(duration: timedelta) -> str:
 
 @lru_cache(maxsize=1024)
 def parse_quantity(text: str) -> Decimal:
-    """The number a Kubernetes quantity stands for (`500m` is 0.5, `2Gi` is 2147483648). Raises ValueError."""
+    """Return the number of a Kubernetes quantity (`500m` is 0.5, `2Gi` is 2147483648). Raises ValueError."""
     match = _QUANTITY.fullmatch(text)
     if not match or not match["number"].strip("."):
         raise ValueError(f"{text!r} is not a quantity such as 500m, 2 or 8Gi")
@@ -76,14 +76,14 @@ def parse_quantity(text: str) -> Decimal:
     if suffix[:1] in ("e", "E") and suffix[1:].lstrip("+-").isdigit():
         return number.scaleb(int(suffix[1:]))
     if suffix not in _SUFFIXES:
-        raise ValueError(f"{text!r} has no unit that quantities know")
+        raise ValueError(f"{text!r} has an unknown unit; expected one of quantities, such as m, k or Gi")
     return number * _SUFFIXES[suffix]
 
 
 def canonical_quantity(text: str) -> str:
-    """The same quantity as the API server gives it back: no fraction, and the largest unit that leaves none. Raises ValueError.
+    """Return a quantity as the API server does: no fraction, and the largest unit that leaves none. Raises ValueError.
 
-    Units of 1024 stay such units from 1024 on; what is finer than a thousandth is rounded up to one.
+    From 1024 on, units of 1024 stay such units. Values are rounded up to thousandths.
     """
     value = parse_quantity(text)
     binary = text.endswith("i") and value >= 1024
@@ -100,24 +100,24 @@ def canonical_quantity(text: str) -> str:
 
 
 def parse_cpu_cores(quantity: str) -> float:
-    """`500m` is 0.5 cores. Raises ValueError."""
+    """Parse cores: `500m` is 0.5. Raises ValueError."""
     return float(parse_quantity(quantity))
 
 
 def parse_bytes(quantity: str) -> int:
-    """`2Gi` is 2147483648 bytes; parts of a byte round up. Raises ValueError."""
+    """Parse bytes: `2Gi` is 2147483648; parts of a byte round up. Raises ValueError."""
     return int(parse_quantity(quantity).to_integral_value(ROUND_CEILING))
 
 
 def parse_percent(percentage: str) -> float:
-    """`25%` is 0.25. Raises ValueError."""
+    """Parse a percentage: `25%` is 0.25. Raises ValueError."""
     if not re.fullmatch(PERCENT_PATTERN, percentage):
         raise ValueError(f"{percentage!r} is not a percentage such as 25%")
     return float(Decimal(percentage[:-1]) / 100)
 
 
 def parse_rate(text: str) -> tuple[int, int]:
-    """`100/s` is (100, 1): so many requests in so many seconds; `m` is a minute and `h` an hour. Raises ValueError."""
+    """Parse a rate into requests and seconds: `100/s` is (100, 1); `m` is a minute and `h` an hour. Raises ValueError."""
     if not re.fullmatch(RATE_PATTERN, text):
         raise ValueError(f"{text!r} is not a rate such as 100/s")
     count, _, unit = text.partition("/")
@@ -125,18 +125,18 @@ def parse_rate(text: str) -> tuple[int, int]:
 
 
 def parse_timestamp(text: str) -> datetime:
-    """An RFC 3339 time, in UTC, to the second. Raises ValueError."""
+    """Parse an RFC 3339 time into UTC, to the second. Raises ValueError."""
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
-        raise ValueError(f"{text!r} names no time zone")
+        raise ValueError(f"{text!r} has no time zone; expected one such as Z")
     return instant.astimezone(UTC).replace(microsecond=0)
 
 
 def format_timestamp(instant: datetime) -> str:
-    """`2026-11-20T09:30:00Z`."""
+    """Format a time as `2026-11-20T09:30:00Z`."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def format_micro_time(instant: datetime) -> str:
-    """`2026-11-20T09:30:00.000000Z`, the only form that Kubernetes reads as a MicroTime."""
+    """Format a time as `2026-11-20T09:30:00.000000Z`, the only form that Kubernetes accepts as a MicroTime."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

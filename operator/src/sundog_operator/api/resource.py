@@ -1,4 +1,4 @@
-"""What both kinds share: metadata, status, reading and writing."""
+"""Common parts of both kinds: metadata, status, parsing."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
@@ -16,7 +16,7 @@ API_VERSION: Literal["serving.sundog.dev/v1alpha1"] = "serving.sundog.dev/v1alph
 
 
 class OwnerReference(ApiBase):
-    """Who owns the object."""
+    """An owner of the object."""
 
     api_version: str = ""
     kind: str = ""
@@ -25,7 +25,7 @@ class OwnerReference(ApiBase):
 
 
 class Metadata(ApiBase):
-    """The part of an object's metadata that is read here."""
+    """The fields of an object's metadata that Sundog reads."""
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
     namespace: str = ""
@@ -40,11 +40,11 @@ class Metadata(ApiBase):
 
 
 class Status(ApiBase):
-    """A status, which is read whatever it holds: the operator wrote it, and must get over what others did to it."""
+    """A status. The operator wrote it, but others may have changed it, so every content is accepted."""
 
     @classmethod
     def parse(cls, obj: object) -> Self:
-        """Read a stored status; a part that does not fit counts as absent. Never raises. Equal ones give the same object."""
+        """Parse a stored status without errors: an invalid part counts as absent. Equal input returns the same object."""
         parsed = _STATUSES(obj, cls)
         assert isinstance(parsed, cls)
         return parsed
@@ -56,7 +56,7 @@ def _read_status(obj: object, cls: type[Status]) -> Status:
         try:
             return cls.from_json(remaining)
         except ValidationError as error:
-            # One at a time: removing a list item moves the others.
+            # One at a time, because removing a list item shifts the others.
             _drop(remaining, error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"])
 
 
@@ -71,7 +71,7 @@ class Resource(ApiBase):
 
     @classmethod
     def parse(cls, obj: Mapping[str, Any]) -> Self:
-        """Read an object; its status leniently.
+        """Parse an object; its status leniently.
 
         Raises SpecError, reason InvalidSpec, with one sentence per violation.
         """
@@ -82,12 +82,12 @@ class Resource(ApiBase):
 
     @classmethod
     def violations(cls, obj: Mapping[str, Any]) -> list[Violation]:
-        """What `parse` would complain about."""
+        """Return the violations that `parse` would raise."""
         return validate(cls, _without_status(obj))[1]
 
     @classmethod
     def status_type(cls) -> type[Status]:
-        """The type of `status`."""
+        """Return the type of `status`."""
         type_ = cls.model_fields["status"].annotation
         assert isinstance(type_, type)
         assert issubclass(type_, Status)
@@ -107,7 +107,7 @@ def _plain(value: Any) -> Any:
 
 
 def _drop(obj: Any, location: tuple[int | str, ...]) -> None:
-    """Remove the innermost removable part on the way to `location`; a missing field takes its parent with it."""
+    """Remove the innermost removable part on the path to `location`; a missing field removes its parent."""
     path: list[tuple[Any, int | str]] = []
     for key in location:
         inside = (isinstance(obj, dict) and key in obj) or (

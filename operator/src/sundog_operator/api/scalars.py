@@ -18,11 +18,11 @@ LOG_SCHEMES = ("file", "pvc", "s3", "gs")
 T = TypeVar("T")
 
 
-def _tuple(value: Any) -> Any:
+def _list_to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _read(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
+def _parse_with(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         if not isinstance(value, str):
             return value
@@ -34,39 +34,39 @@ def _read(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
     return read
 
 
-def _whole(value: Any) -> Any:
+def _float_to_integer(value: Any) -> Any:
     # kubectl sends 3.0 as 3.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _digits(value: Any) -> Any:
-    value = _whole(value)
+def _integer_to_text(value: Any) -> Any:
+    value = _float_to_integer(value)
     return str(value) if type(value) is int else value
 
 
-def _seconds(value: datetime) -> datetime:
+def _truncate_to_seconds(value: datetime) -> datetime:
     return quantities.parse_timestamp(value.isoformat())
 
 
 def scheme_rule(schemes: tuple[str, ...]) -> Rule:
-    """The rule that a URI names one of these schemes and something below it; the empty text passes."""
+    """Make the rule that a URI has one of these schemes and something after it; empty text passes."""
     allowed = ", ".join(f"{scheme}://" for scheme in schemes)
     return Rule(
         cel=f"self == '' || self.matches('^({'|'.join(schemes)})://.')",
         holds=lambda uri: not uri or any(uri.startswith(f"{s}://") and len(uri) > len(s) + 3 for s in schemes),
-        message="{} does not start with one of " + allowed,
+        message="{}; expected a URI that starts with one of " + allowed,
     )
 
 
 NO_PLACEHOLDER_RULE = Rule(
     cel="!self.contains('$')",
     holds=lambda uri: "$" not in uri,
-    message="holds a $, which nobody replaces here; sundog replaces MANIFEST_DIR in files",
+    message="contains a $, which nothing replaces here; expected none. The sundog command replaces MANIFEST_DIR in files",
 )
 
-# A bucket, or a claim, and a way below it.
-_LOG_PLACE = f"((s3|gs)://{BUCKET_PATTERN}|pvc://{CLAIM_PATTERN})(/[A-Za-z0-9._=+,:@~-]+)*"
-_LOG_FORM = f"^(file://(/[^/?#$]+)+/?|{_LOG_PLACE}/?)$"
+# A bucket or a claim, with a path below it.
+_LOG_LOCATION = f"((s3|gs)://{BUCKET_PATTERN}|pvc://{CLAIM_PATTERN})(/[A-Za-z0-9._=+,:@~-]+)*"
+_LOG_FORM = f"^(file://(/[^/?#$]+)+/?|{_LOG_LOCATION}/?)$"
 _DOTS = "/[.][.]?(/|$)"
 _IS_LOG, _HAS_DOTS = re.compile(_LOG_FORM), re.compile(_DOTS)
 LOG_URI_RULE = Rule(
@@ -75,20 +75,20 @@ LOG_URI_RULE = Rule(
         not any(uri.startswith(f"{s}://") and len(uri) > len(s) + 3 for s in LOG_SCHEMES)
         or (_IS_LOG.search(uri) is not None and _HAS_DOTS.search(uri) is None)
     ),
-    # What it holds may be a secret.
-    message="is not of the form s3://bucket/prefix, gs://bucket/prefix, pvc://claim/directory or file:///directory",
+    # Without the value, which may contain a secret.
+    message="unknown form; expected s3://bucket/prefix, gs://bucket/prefix, pvc://claim/directory or file:///directory",
 )
 
 POSITIVE_DURATION_RULE = Rule(
     cel="self.matches('[1-9]')",
     holds=lambda duration: duration > timedelta(),
-    message="0s is not more than 0s",
+    message="0s; expected more than 0s",
 )
 
-Items = Annotated[tuple[T, ...], BeforeValidator(_tuple)]
-IntegerAsText = BeforeValidator(_digits)
-"""Marks text that JSON may hold as an integer."""
-Integer = Annotated[int, BeforeValidator(_whole)]
+Items = Annotated[tuple[T, ...], BeforeValidator(_list_to_tuple)]
+IntegerAsText = BeforeValidator(_integer_to_text)
+"""Marks text that JSON may represent as an integer."""
+Integer = Annotated[int, BeforeValidator(_float_to_integer)]
 Text = Annotated[str, Field(max_length=1024)]
 Message = Annotated[str, Field(max_length=32768)]
 
@@ -103,13 +103,13 @@ ObjectName = Annotated[
     Field(max_length=253, pattern=rf"^({_LABEL}(\.{_LABEL})*)?$"),
     ExpectedNoun("a name of lower-case letters, digits, inner dashes and dots"),
 ]
-"""Names an object of the own namespace; empty means none."""
+"""Name of an object in the same namespace; empty means none."""
 Namespace = Annotated[
     str,
     Field(max_length=63, pattern=f"^({_LABEL})?$"),
     ExpectedNoun("a name of lower-case letters, digits and inner dashes"),
 ]
-"""Names a namespace; empty means the own one."""
+"""Name of a namespace; empty means the same one."""
 Host = Annotated[
     str,
     Field(max_length=253, pattern=rf"^({_LABEL}(\.{_LABEL})*)?$"),
@@ -147,8 +147,8 @@ LogUri = Annotated[
 ]
 LogPlacePrefix = Annotated[
     str,
-    Field(max_length=2048, pattern=f"^{_LOG_PLACE}$"),
-    ExpectedNoun("the beginning of a place such as s3://logs/experiments or pvc://claim/experiments"),
+    Field(max_length=2048, pattern=f"^{_LOG_LOCATION}$"),
+    ExpectedNoun("a location prefix such as s3://logs/experiments or pvc://claim/experiments"),
 ]
 HttpUrl = Annotated[
     str, Field(max_length=2048, pattern=r"^https?://[^/ ][^ ]*$"), ExpectedNoun("an http:// or https:// address")
@@ -166,22 +166,24 @@ Entrypoint = Annotated[
 ]
 Duration = Annotated[
     timedelta,
-    BeforeValidator(_read(quantities.parse_duration)),
+    BeforeValidator(_parse_with(quantities.parse_duration)),
     PlainSerializer(quantities.format_duration, return_type=str),
     TextPattern(quantities.DURATION_PATTERN, max_length=32),
     ExpectedNoun("a duration such as 30s, 5m, 1h30m or 14d"),
 ]
 Timestamp = Annotated[
     datetime,
-    BeforeValidator(_read(quantities.parse_timestamp)),
-    AfterValidator(_seconds),
+    BeforeValidator(_parse_with(quantities.parse_timestamp)),
+    AfterValidator(_truncate_to_seconds),
     PlainSerializer(quantities.format_timestamp, return_type=str),
     ExpectedNoun("a time such as 2026-11-20T09:30:00Z"),
 ]
 PercentText = Annotated[
     str, Field(max_length=12, pattern=quantities.PERCENT_PATTERN), ExpectedNoun("a percentage such as 25%")
 ]
-PercentNumber = Annotated[float, Field(ge=0, le=100), AfterValidator(_whole), PlainSerializer(_whole)]
+PercentNumber = Annotated[
+    float, Field(ge=0, le=100), AfterValidator(_float_to_integer), PlainSerializer(_float_to_integer)
+]
 """Percent of the traffic, in hundredths; a whole number is an integer in Python too."""
 
 PercentUpTo100Text = Annotated[

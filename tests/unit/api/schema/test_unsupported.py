@@ -168,28 +168,34 @@ def test_what_is_supported(accepted: ModelDeploymentSpec) -> None:
 
 
 REFUSED = [
-    (model(uri="pvc://models/digits"), "spec.model.uri: pvc:// needs pods to mount the claim, which local mode has not"),
-    (model(credentials={"secretName": "s"}), "spec.model.credentials.secretName: needs pods, which local mode has not; leave it out"),
-    (spec(runtime={"image": "a:b"}), "spec.runtime.image: needs pods, which local mode has not; leave it out"),
-    (spec(runtime={"env": [{"name": "A"}]}), "spec.runtime.env: needs pods, which local mode has not; leave it out"),
-    (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; leave it at dedicated"),
-    (spec(runtime={"podLabels": {"a": "b"}}), "spec.runtime.podLabels: needs pods, which local mode has not; leave it out"),
-    (spec(resources={"gpu": {"count": 1}}), "spec.resources.gpu.count: 1 needs pods, which local mode has not; leave it at 0"),
-    (spec(resources={"gpu": {"type": ["h100"]}}), "spec.resources.gpu.type: needs pods, which local mode has not; leave it out"),
-    (spec(replicas=0), "spec.replicas: 0 is not supported yet; 1 or more is"),
-    (spec(autoscaling={}), "spec.autoscaling: needs pods, which local mode has not; leave it out"),
-    (rollout(strategy="blueGreen"), "spec.rollout.strategy: blueGreen is not supported yet; canary, shadow and recreate are"),
+    (model(uri="pvc://models/digits"), "spec.model.uri: pvc:// needs pods that mount the claim, which local mode does not have"),
+    (model(credentials={"secretName": "s"}), "spec.model.credentials.secretName: needs pods, which local mode does not have; leave it out"),
+    (spec(runtime={"image": "a:b"}), "spec.runtime.image: needs pods, which local mode does not have; leave it out"),
+    (spec(runtime={"env": [{"name": "A"}]}), "spec.runtime.env: needs pods, which local mode does not have; leave it out"),
+    (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; expected dedicated"),
+    (spec(runtime={"podLabels": {"a": "b"}}), "spec.runtime.podLabels: needs pods, which local mode does not have; leave it out"),
+    (spec(resources={"gpu": {"count": 1}}), "spec.resources.gpu.count: 1 needs pods, which local mode does not have; expected 0"),
+    (spec(resources={"gpu": {"type": ["h100"]}}), "spec.resources.gpu.type: needs pods, which local mode does not have; leave it out"),
+    (spec(replicas=0), "spec.replicas: 0 is not supported yet; expected 1 or more"),
+    (spec(autoscaling={}), "spec.autoscaling: needs pods, which local mode does not have; leave it out"),
+    (rollout(strategy="blueGreen"), "spec.rollout.strategy: blueGreen is not supported yet; expected canary, shadow or recreate"),
     (
         steps({"weight": 5, "gate": "time", "maxDuration": "1h"}),
-        "spec.rollout.steps[0].maxDuration: is not supported yet beside gate: time; leave it out",
+        "spec.rollout.steps[0].maxDuration: is not supported yet with gate: time; leave it out",
     ),
     (
         steps({"weight": 5, "gate": "manual", "minDuration": "1h"}),
-        "spec.rollout.steps[0].minDuration: is not supported yet beside gate: manual; leave it out",
+        "spec.rollout.steps[0].minDuration: is not supported yet with gate: manual; leave it out",
     ),
-    (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer needs pods, which local mode has not; leave it at never"),
-    (spec(scheduling={"nodeSelector": {"a": "b"}}), "spec.scheduling.nodeSelector: needs pods, which local mode has not; leave it out"),
-    (spec(endpoint={"gateway": {"name": "g"}}), "spec.endpoint.gateway.name: needs a Gateway, which local mode has not; leave it out"),
+    (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer needs pods, which local mode does not have; expected never"),
+    (
+        spec(scheduling={"nodeSelector": {"a": "b"}}),
+        "spec.scheduling.nodeSelector: needs pods, which local mode does not have; leave it out",
+    ),
+    (
+        spec(endpoint={"gateway": {"name": "g"}}),
+        "spec.endpoint.gateway.name: needs a Gateway, which local mode does not have; leave it out",
+    ),
     (spec(baseline={"uri": "file:///a"}), "spec.baseline.uri: is not supported yet; leave it out"),
 ]  # fmt: skip
 
@@ -218,29 +224,29 @@ def test_what_is_supported_in_pods(accepted: ModelDeploymentSpec) -> None:
 
 
 REFUSED_IN_PODS = [
-    (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; leave it at dedicated"),
+    (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; expected dedicated"),
     (spec(resources={"gpu": {"count": 1, "vendor": "tpu"}}), "spec.resources.gpu.vendor: tpu is not supported yet"),
     (spec(resources={"gpu": {"count": 1, "memory": "40Gi"}}), "spec.resources.gpu.memory: is not supported yet; leave it out"),
     (
         spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mps"}}}),
-        "spec.resources.gpu.sharing.mode: mps is not supported yet; leave it at exclusive",
+        "spec.resources.gpu.sharing.mode: mps is not supported yet; expected exclusive",
     ),
     (
         spec(resources={"gpu": {"count": 1, "allocation": "dra"}}),
-        "spec.resources.gpu.allocation: dra is not supported yet; leave it at auto",
+        "spec.resources.gpu.allocation: dra is not supported yet; expected auto",
     ),
     (
         spec(resources={"gpu": {"count": 1, "topology": {"nodes": 2}}}),
-        "spec.resources.gpu.topology.nodes: 2 is not supported yet; leave it at 1",
+        "spec.resources.gpu.topology.nodes: 2 is not supported yet; expected 1",
     ),
-    (spec(autoscaling={"minReplicas": 0}), "spec.autoscaling.minReplicas: 0 is not supported yet; 1 or more is"),
+    (spec(autoscaling={"minReplicas": 0}), "spec.autoscaling.minReplicas: 0 is not supported yet; expected 1 or more"),
     (
         spec(autoscaling={"scaleToZeroDelay": "1m"}),
-        "spec.autoscaling.scaleToZeroDelay: 1m is not supported yet; leave it at 10m",
+        "spec.autoscaling.scaleToZeroDelay: 1m is not supported yet; expected 10m",
     ),
-    (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer is not supported yet; leave it at never"),
+    (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer is not supported yet; expected never"),
     (spec(scheduling={"queue": "q"}), "spec.scheduling.queue: is not supported yet; leave it out"),
-    (spec(replicas=0), "spec.replicas: 0 is not supported yet; 1 or more is"),
+    (spec(replicas=0), "spec.replicas: 0 is not supported yet; expected 1 or more"),
 ]  # fmt: skip
 
 

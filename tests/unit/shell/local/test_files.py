@@ -147,7 +147,7 @@ async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(wor
     [
         ("a: [1", "a.yaml: line 1: "),
         (text() + "# made\nmade: 2024-13-45", "a.yaml: line 7: a value stands for a YAML timestamp and is none"),
-        (text() + "spec: {}", "a.yaml: line 6: key 'spec' is there twice, first in line 5"),
+        (text() + "spec: {}", "a.yaml: line 6: duplicate key 'spec', first in line 5"),
         ("a: &a [" + "x, " * 9_000 + "]\nb: [" + "*a, " * 60 + "]", "a.yaml: line 2: aliases write out to more than"),
         (text(uri="v2").replace("model:", "modle:"), "a.yaml: ModelDeployment default/a: spec.modle: unknown field"),
         (

@@ -34,13 +34,13 @@ from sundog_operator.api.schema.rules import ListType, Rule, TransitionRule
 Bucket = Annotated[Integer, Field(ge=0, le=10_000)]
 BucketRange = Annotated[Items[Bucket], Field(min_length=2, max_length=2)]
 STABLE = "stable"
-"""The name under which what is outside of an experiment is counted."""
+"""Name under which traffic outside of an experiment is counted."""
 CONTROL = "control"
-"""The name of the arm that is the ModelDeployment's stable revision."""
+"""Name of the arm that is the ModelDeployment's stable revision."""
 CANARY = "canary"
-"""The name of the one arm of a rollout."""
-OF_A_ROLLOUT = re.compile("-r[0-9]+(-a[0-9]+)?$")
-"""How the name of an Experiment of a rollout ends, after that of its ModelDeployment."""
+"""Name of the one arm of a rollout."""
+ROLLOUT_NAME_SUFFIX = re.compile("-r[0-9]+(-a[0-9]+)?$")
+"""End of the name of a rollout's Experiment, after the ModelDeployment's name."""
 IMMUTABLE_RULE = TransitionRule(
     cel="self == oldSelf",
     holds=lambda old, new: bool(old == new),
@@ -49,7 +49,7 @@ IMMUTABLE_RULE = TransitionRule(
 
 
 class ArmModel(ApiBase):
-    """Fields of `spec.model` of the ModelDeployment that the arm replaces."""
+    """Fields that replace those of the ModelDeployment's `spec.model`."""
 
     uri: Annotated[Uri, Field(min_length=1)] | None = Field(
         None, description="Replaces spec.model.uri of the deployment."
@@ -68,14 +68,14 @@ class ArmModel(ApiBase):
                 " || has(self.trustCode) && self.trustCode"
             ),
             holds=lambda model: model.format not in ("exported", "torchscript") or model.trust_code is True,
-            message="{format} archives can run code when they are loaded; set trustCode: true to accept that",
+            message="{format} archives can run code when they are loaded; expected trustCode: true to accept that",
             field="format",
         ),
     )
 
 
 class ArmRuntime(ApiBase):
-    """Fields of `spec.runtime` of the ModelDeployment that the arm replaces."""
+    """Fields that replace those of the ModelDeployment's `spec.runtime`."""
 
     image: Image | None = Field(None, description="Replaces spec.runtime.image of the deployment.")
     env: Annotated[Items[EnvVar], Field(max_length=100), ListType("map", "name")] | None = Field(
@@ -94,13 +94,13 @@ class ArmRuntime(ApiBase):
     warmup: Warmup | None = Field(None, description="Replaces spec.runtime.warmup of the deployment.")
     user_config: Json | None = Field(
         None,
-        description="Replaces spec.runtime.userConfig of the deployment, all of it, for as long as the arm runs. Without it the arm"
-        " has what the deployment has, edits of that included.",
+        description="Replaces all of the deployment's spec.runtime.userConfig while the arm runs. If absent, the arm has the"
+        " deployment's, including later edits.",
     )
 
 
 class ArmResources(ApiBase):
-    """Fields of `spec.resources` of the ModelDeployment that the arm replaces."""
+    """Fields that replace those of the ModelDeployment's `spec.resources`."""
 
     cpu: Cpu | None = Field(None, description="Replaces spec.resources.cpu of the deployment.")
     memory: Bytes | None = Field(None, description="Replaces spec.resources.memory of the deployment.")
@@ -108,18 +108,18 @@ class ArmResources(ApiBase):
 
 
 class Arm(ApiBase):
-    """One alternative to the stable revision. Given fields replace the deployment's; none makes an A/A test."""
+    """One alternative to the stable revision. Its fields replace the deployment's; no fields make an A/A test."""
 
-    name: Annotated[Name, Field(max_length=30)] = Field(description="Names the arm in status, headers and metrics.")
-    model: ArmModel | None = Field(None, description="Fields of the deployment's model that are replaced.")
-    runtime: ArmRuntime | None = Field(None, description="Fields of the deployment's runtime that are replaced.")
-    resources: ArmResources | None = Field(None, description="Fields of the deployment's resources that are replaced.")
+    name: Annotated[Name, Field(max_length=30)] = Field(description="Name of the arm in status, headers and metrics.")
+    model: ArmModel | None = Field(None, description="Fields that replace the deployment's model.")
+    runtime: ArmRuntime | None = Field(None, description="Fields that replace the deployment's runtime.")
+    resources: ArmResources | None = Field(None, description="Fields that replace the deployment's resources.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel=f"self.name != '{CONTROL}' && self.name != '{STABLE}'",
             holds=lambda arm: arm.name not in (CONTROL, STABLE),
-            message=f"{CONTROL} and {STABLE} are the stable revision's own names",
+            message=f"{CONTROL} and {STABLE} are names of the stable revision; expected another name",
             field="name",
         ),
     )

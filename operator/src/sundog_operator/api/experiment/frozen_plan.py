@@ -1,4 +1,4 @@
-"""The plan of a rollout or an experiment, which never changes once it is stored."""
+"""The frozen plan of a rollout or an experiment, which never changes once it is stored."""
 
 from datetime import timedelta
 from typing import Annotated, Literal
@@ -24,139 +24,138 @@ from sundog_operator.api.scalars import (
 
 
 class PlanWebhook(ApiBase):
-    """What a step asks, as frozen."""
+    """A webhook step, as frozen."""
 
-    url: HttpUrl = Field(description="As the step's webhook.url was, secrets included.")
-    timeout: Duration = Field(timedelta(seconds=10), description="As the step's webhook.timeout was.")
+    url: HttpUrl = Field(description="The step's webhook.url, including secrets.")
+    timeout: Duration = Field(timedelta(seconds=10), description="The step's webhook.timeout.")
 
 
 class PlanCheck(ApiBase):
-    """A number that Prometheus is asked for, as frozen."""
+    """A Prometheus check, as frozen."""
 
-    name: Name = Field(description="As the guardrail's or the analysis' name was.")
-    query: Annotated[str, Field(max_length=4096)] = Field(
-        description="As prometheus.query was, places to fill included."
-    )
-    min: float | None = Field(None, description="As threshold.min was.")
-    max: float | None = Field(None, description="As threshold.max was.")
-    interval: Duration = Field(timedelta(minutes=1), description="As prometheus.interval was.")
-    failure_limit: NonNegativeInt = Field(3, description="As prometheus.failureLimit was.")
-    inconclusive_limit: NonNegativeInt = Field(5, description="As prometheus.inconclusiveLimit was.")
-    count: NonNegativeInt = Field(1, description="As the analysis' count was.")
+    name: Name = Field(description="Name of the guardrail or analysis.")
+    query: Annotated[str, Field(max_length=4096)] = Field(description="prometheus.query with its placeholders.")
+    min: float | None = Field(None, description="threshold.min.")
+    max: float | None = Field(None, description="threshold.max.")
+    interval: Duration = Field(timedelta(minutes=1), description="prometheus.interval.")
+    failure_limit: NonNegativeInt = Field(3, description="prometheus.failureLimit.")
+    inconclusive_limit: NonNegativeInt = Field(5, description="prometheus.inconclusiveLimit.")
+    count: NonNegativeInt = Field(1, description="The count of the analysis.")
 
 
 class PlanComparedPart(ApiBase):
-    """A part of answers that is compared, as frozen."""
+    """A part of answers to compare, as frozen."""
 
-    path: Annotated[str, Field(max_length=200)] = Field(description="As its path was.")
-    by: PartComparator = Field("exact", description="As its by was.")
-    atol: Annotated[float, Field(ge=0)] = Field(0.0, description="As its atol was.")
-    rtol: Annotated[float, Field(ge=0)] = Field(0.0, description="As its rtol was.")
+    path: Annotated[str, Field(max_length=200)] = Field(description="The part's path.")
+    by: PartComparator = Field("exact", description="The part's by.")
+    atol: Annotated[float, Field(ge=0)] = Field(0.0, description="The part's atol.")
+    rtol: Annotated[float, Field(ge=0)] = Field(0.0, description="The part's rtol.")
 
 
 class PlanShadow(ApiBase):
-    """What a step that compares copies of requests does, as frozen."""
+    """A step that compares copies of requests, as frozen."""
 
-    percent: Annotated[Integer, Field(ge=1, le=100)] = Field(description="As the step's shadow.percent was.")
-    by: Comparator = Field("exact", description="As shadow.compare.agreement.by was.")
-    atol: Annotated[float, Field(ge=0)] = Field(0.0, description="As shadow.compare.agreement.atol was.")
-    rtol: Annotated[float, Field(ge=0)] = Field(0.0, description="As shadow.compare.agreement.rtol was.")
+    percent: Annotated[Integer, Field(ge=1, le=100)] = Field(description="The step's shadow.percent.")
+    by: Comparator = Field("exact", description="shadow.compare.agreement.by.")
+    atol: Annotated[float, Field(ge=0)] = Field(0.0, description="shadow.compare.agreement.atol.")
+    rtol: Annotated[float, Field(ge=0)] = Field(0.0, description="shadow.compare.agreement.rtol.")
     path: Annotated[str, Field(max_length=200)] = Field(
-        "", description="As shadow.compare.agreement.path was; empty compares all of the answer."
+        "", description="shadow.compare.agreement.path; empty compares the whole answer."
     )
     parts: Annotated[Items[PlanComparedPart], Field(max_length=8)] | None = Field(
-        None, description="As shadow.compare.agreement.parts were."
+        None, description="shadow.compare.agreement.parts."
     )
     min_agreement: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="As shadow.compare.agreement.min was; absent where agreement is only reported."
+        None, description="shadow.compare.agreement.min; absent if agreement is only reported."
     )
     latency_margin: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="As shadow.compare.latencyP99.margin was, as a share: 0.1 is 10 %."
+        None, description="shadow.compare.latencyP99.margin, as a share: 0.1 is 10 %."
     )
-    min_samples: Annotated[Integer, Field(ge=1)] = Field(2000, description="As shadow.minSamples was.")
+    min_samples: Annotated[Integer, Field(ge=1)] = Field(2000, description="shadow.minSamples.")
 
 
 class PlanHeader(ApiBase):
-    """A header that a request has to have, as frozen."""
+    """A header that a request must have, as frozen."""
 
     name: Annotated[str, Field(max_length=63)] = Field(description="In lower case.")
-    value: Annotated[str, Field(max_length=256)] = Field(description="Exactly so.")
+    value: Annotated[str, Field(max_length=256)] = Field(description="The exact value.")
 
 
 class PlanStep(ApiBase):
-    """A weight with its gate, as frozen. The 100 % step that a list leaves implied has gate none."""
+    """A step with its gate, as frozen. An implied last step at 100 % has gate none."""
 
-    weight: WholePercent = Field(description="The candidate's percent of the traffic.")
+    weight: WholePercent = Field(description="The canary's percent of the traffic.")
     gate: Literal["evidence", "time", "manual", "webhook", "analysis", "scale", "shadow", "headers", "bake", "none"] = (
-        Field(description="What lets the rollout pass it; bake is the time that spec.rollout.bake asks for.")
+        Field(description="What ends the step; bake is the period of spec.rollout.bake.")
     )
-    webhook: PlanWebhook | None = Field(None, description="With gate webhook, what is asked.")
-    analysis: PlanCheck | None = Field(None, description="With gate analysis, the number that has to be good.")
+    webhook: PlanWebhook | None = Field(None, description="With gate webhook: the webhook.")
+    analysis: PlanCheck | None = Field(None, description="With gate analysis: the number that must be good.")
     replicas: NonNegativeInt | None = Field(
-        None, description="The fewest replicas of the candidate, as scale.replicas was last."
+        None, description="Least replicas of the canary, from the last scale.replicas."
     )
     replicas_percent: WholePercent | None = Field(
-        None, description="The same in percent of what the service needs, as scale.percent was last."
+        None, description="The same in percent of what the service needs, from the last scale.percent."
     )
-    shadow: PlanShadow | None = Field(None, description="With gate shadow, what is copied and compared.")
+    shadow: PlanShadow | None = Field(None, description="With gate shadow: what is copied and compared.")
     headers: Annotated[Items[PlanHeader], Field(max_length=8)] | None = Field(
-        None, description="Headers with which requests go to the candidate, as headers was since the last weight."
+        None, description="Headers that send requests to the canary, from the last headers step since the last weight."
     )
     min_duration: Duration = Field(
         timedelta(),
-        description="With gate time or bake, how long it lasts; with evidence, how long at least, warm-up included; likewise with shadow.",
+        description="With gate time or bake: its length. With evidence or shadow: its least length, including warm-up.",
     )
     max_duration: Duration | None = Field(
         None,
-        description="With gate evidence or shadow, how long it may take; then onInconclusive follows, or without traffic a pause.",
+        description="With gate evidence or shadow: its greatest length. Then onInconclusive applies, or a pause if there is no"
+        " traffic.",
     )
 
 
 class PlanGuardrail(ApiBase):
-    """What the candidate is judged by, as frozen."""
+    """A metric that the canary is compared by, as frozen."""
 
     metric: Literal[MetricName, "rejections", "retries"] = Field(
-        description="A metric that the edge measures; rejections are 4xx answers, 429 included, and requests that clients gave up;"
-        " retries are requests whose first replica did not answer, so that another one was tried."
+        description="A metric that the edge measures. rejections: 4xx answers, including 429, and requests that clients gave up."
+        " retries: requests whose first replica did not answer, so that another one was tried."
     )
     role: Literal["guardrail", "harm"] = Field(
         "guardrail",
-        description="guardrail: must pass at every gate of evidence. harm: rolls back, and no gate waits for it.",
+        description="guardrail: must pass at every evidence gate. harm: causes a rollback, and no gate waits for it.",
     )
     margin: Annotated[float, Field(ge=0)] = Field(
-        description="How much worse than stable the candidate may be, as a share: 0.25 is 25 %."
+        description="How much worse than stable the canary may be, as a share: 0.25 is 25 %."
     )
     floor: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0,
-        description="A gate also passes a rate that is higher by no more than this share of requests: 0.005 is 0.5 %; 0 is none.",
+        description="A gate also passes a rate that is higher by at most this share of requests: 0.005 is 0.5 %; 0 is none.",
     )
     max: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,
-        description="The share of the candidate's requests up to which a gate lets it pass; where both arms are above it the rollout"
+        description="Greatest share of the canary's requests at which a gate passes. If both arms are above it, the rollout"
         " pauses. Absent for none.",
     )
     max_microseconds: Annotated[Integer, Field(ge=1)] | None = Field(
         None,
-        description="Of a latency: the time that the candidate's answers may exceed no more often than the metric says, for a gate to"
-        " let it pass. Absent for none.",
+        description="For a latency: an absolute limit. A gate passes only if the canary exceeds it no more often than the"
+        " metric's name says. Absent for none.",
     )
     threshold_microseconds: Annotated[Integer, Field(ge=1)] | None = Field(
         None,
-        description="Of a latency: the time that stable's answers exceed as seldom as the metric says, such as one in a hundred for"
+        description="For a latency: the time that stable exceeds as often as the metric's name says, such as one in a hundred for"
         " latencyP99. Absent until stable has given 100 answers.",
     )
     candidate_threshold_microseconds: Annotated[Integer, Field(ge=1)] | None = Field(
         None,
-        description="Of a latency: that time and the margin, a millisecond at least, which the candidate may exceed no more often than"
+        description="For a latency: that time plus the margin, at least 1 ms more. The canary may exceed it no more often than"
         " stable exceeds its own.",
     )
 
 
 class PlanUnit(ApiBase):
-    """What is assigned to an arm, as frozen."""
+    """The unit of assignment, as frozen."""
 
     kind: Literal["request", "header", "cookie", "jsonPath", "jwtClaim"] = Field(
-        "request", description="Where the unit is read."
+        "request", description="Source of the unit."
     )
     name: Annotated[str, Field(max_length=256)] = Field(
         "", description="The header, the cookie, the path in the body, or the claim."
@@ -164,21 +163,21 @@ class PlanUnit(ApiBase):
 
 
 class PlanArm(ApiBase):
-    """An arm of an Experiment of a user's own, as frozen."""
+    """An arm of a user's Experiment, as frozen."""
 
     name: Annotated[str, Field(min_length=1, max_length=63)] = Field(description="control, or one of spec.arms.")
-    hash: Text = Field(description="Of what its replicas run.")
+    hash: Text = Field(description="Hash of what its replicas run.")
     buckets: Bucket = Field(description="How many of the 10000 buckets it has.")
 
 
 class PlanOutcome(ApiBase):
-    """An outcome that comes by feedback, as frozen."""
+    """An outcome from feedback, as frozen."""
 
     name: Text = Field(description="As in spec.metrics.")
     role: Literal["success", "secondary"] = Field(description="Whether an arm may win by it.")
     feedback: Text = Field(description="The metric of the feedback API.")
     type: Literal["rate", "mean"] = Field("rate", description="As in spec.metrics.")
-    goal: Literal["increase", "decrease"] = Field("increase", description="Which way is better.")
+    goal: Literal["increase", "decrease"] = Field("increase", description="Which direction is better.")
     minimum_effect: Annotated[float, Field(ge=0)] | None = Field(
         None, description="The smallest relative effect worth detecting, as a share: 0.02 is 2 %."
     )
@@ -188,32 +187,34 @@ class PlanAllocation(ApiBase):
     """How weights move towards the better arm, as frozen."""
 
     floor: Annotated[float, Field(ge=0, le=1)] = Field(
-        description="As spec.allocation.floor was, as a share of the units of the experiment."
+        description="spec.allocation.floor, as a share of the experiment's units."
     )
-    delta: Annotated[float, Field(gt=0, lt=1)] = Field(description="As spec.allocation.delta was.")
-    pace: Duration = Field(description="How long weights stay at least: an hour, or a thirtieth of maxDuration.")
+    delta: Annotated[float, Field(gt=0, lt=1)] = Field(description="spec.allocation.delta.")
+    pace: Duration = Field(
+        description="Least time between two changes of weights: an hour, or a thirtieth of maxDuration."
+    )
 
 
 class PlanComparison(ApiBase):
-    """What an Experiment of a user's own has beside what a rollout has, as frozen."""
+    """The part of the plan that only a user's Experiment has, as frozen."""
 
     arms: Annotated[Items[PlanArm], Field(max_length=10)] = Field(
-        description="control and the arms; all other buckets stay with stable, outside of the experiment."
+        description="control and the arms. All other buckets stay with stable, outside of the experiment."
     )
     outcomes: Annotated[Items[PlanOutcome], Field(max_length=25)] = Field(
         (),
-        description="The metrics that come by feedback: those an arm may win by, then those that are reported beside.",
+        description="Metrics from feedback: first those that an arm may win by, then those that are only reported.",
     )
-    max_duration: Duration = Field(description="As spec.stop.maxDuration was.")
-    max_units: NonNegativeInt = Field(description="As spec.stop.maxUnits was.")
-    on_win: Literal["none", "pause"] = Field("none", description="As spec.onWin was.")
+    max_duration: Duration = Field(description="spec.stop.maxDuration.")
+    max_units: NonNegativeInt = Field(description="spec.stop.maxUnits.")
+    on_win: Literal["none", "pause"] = Field("none", description="spec.onWin.")
     allocation: PlanAllocation | None = Field(
-        None, description="With spec.allocation.mode thompson; absent where weights stay."
+        None, description="With spec.allocation.mode thompson; absent if weights are fixed."
     )
 
 
 class PlanInPlace(ApiBase):
-    """That the candidate's replicas take the place of stable's, as frozen."""
+    """In-place replacement: the canary's replicas replace stable's, as frozen."""
 
     spare: NonNegativeInt = Field(
         0, description="Replicas beyond those that the service needs for which there was room, 0 or 1."
@@ -221,65 +222,62 @@ class PlanInPlace(ApiBase):
 
 
 class FrozenPlan(ApiBase):
-    """What was resolved when the experiment started, and is not changed by later edits."""
+    """The plan that was resolved when the experiment started. Later edits do not change it."""
 
     hash: Text = Field(
-        "", description="Of all of this as it was first frozen; a latency's time that is found later is not in it."
+        "", description="Hash of the plan as first frozen, without latency thresholds that were found later."
     )
-    strategy: Strategy | None = Field(None, description="As spec.rollout.strategy was.")
+    strategy: Strategy | None = Field(None, description="spec.rollout.strategy.")
     unit: PlanUnit | None = Field(None, description="What is assigned to an arm.")
     unit_header: Annotated[str, Field(max_length=63)] = Field(
-        "", description="The header that names the unit, in plans that were frozen without `unit`."
+        "", description="The header that names the unit, in old plans without `unit`."
     )
     salt: Annotated[str, Field(max_length=63)] = Field(
-        "", description="As spec.rollout.unit.salt was; empty means that of this Experiment."
+        "", description="spec.rollout.unit.salt; empty means the salt of this Experiment."
     )
     steps: Annotated[Items[PlanStep], Field(max_length=24)] = Field((), description="The steps, the last one at 100 %.")
-    reason: Text = Field("", description="Why the steps are not those of the spec; empty where they are.")
-    alpha: Alpha | None = Field(None, description="As spec.rollout.alpha was.")
+    reason: Text = Field("", description="Why the steps differ from the spec's; empty if they do not.")
+    alpha: Alpha | None = Field(None, description="spec.rollout.alpha.")
     harm_shares: Annotated[NonNegativeInt, Field(ge=1)] | None = Field(
         None,
-        description="Of a rollout: among how many `alpha` is shared for rolling back, each shadow step and traffic where harm is looked"
-        " for in it; absent where all of it is for one.",
+        description="For a rollout: number of equal parts of `alpha` for rollbacks. Each shadow step has one, and traffic that is"
+        " checked for harm has one. Absent for one part.",
     )
     early_harm: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
-        description="Of a rollout: of what traffic has of `alpha` for rolling back, the share for errors in the candidate's first blocks;"
-        " absent where none are looked for there.",
+        description="For a rollout: the share of traffic's part of `alpha` that goes to errors in the canary's first blocks."
+        " Absent if these are not tested.",
     )
     mixture: Annotated[Items[Annotated[float, Field(gt=0)]], Field(max_length=8)] | None = Field(
         None,
-        description="Concentrations of the mixture by which counts are tested; absent for those of version 0.1, 2 and 50.",
+        description="Concentrations of the mixture that tests counts; absent for those of version 0.1, 2 and 50.",
     )
     guardrails: Annotated[Items[PlanGuardrail], Field(max_length=12)] = Field(
         (),
-        description="What the candidate is judged by; empty where no step has a gate of evidence and there is no bake, for nothing is"
-        " weighed then.",
+        description="Metrics that the canary is compared by. Empty without evidence gates and without a bake, because then"
+        " nothing is tested.",
     )
-    checks: Annotated[Items[PlanCheck], Field(max_length=10)] = Field(
-        (), description="The guardrails that are read from Prometheus."
-    )
-    warmup_requests: NonNegativeInt = Field(0, description="As spec.rollout.warmup.requests was.")
-    warmup_duration: Duration = Field(timedelta(), description="As spec.rollout.warmup.duration was.")
+    checks: Annotated[Items[PlanCheck], Field(max_length=10)] = Field((), description="The guardrails from Prometheus.")
+    warmup_requests: NonNegativeInt = Field(0, description="spec.rollout.warmup.requests.")
+    warmup_duration: Duration = Field(timedelta(), description="spec.rollout.warmup.duration.")
     on_inconclusive: Literal["pause", "rollback", "promote"] = Field(
-        "pause", description="As spec.rollout.onInconclusive was."
+        "pause", description="spec.rollout.onInconclusive."
     )
-    on_no_data: Literal["hold", "pause", "promote"] = Field("hold", description="As spec.rollout.onNoData was.")
+    on_no_data: Literal["hold", "pause", "promote"] = Field("hold", description="spec.rollout.onNoData.")
     requests_per_second: Annotated[float, Field(ge=0)] | None = Field(
         None,
-        description="Stable's traffic when the plan was frozen, of the last hour at most; absent where less than a minute was seen.",
+        description="Stable's requests per second when the plan was frozen, over the last hour at most. Absent if less than a"
+        " minute was seen.",
     )
     error_rate: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="The share of stable's requests that failed in that time; absent where that is."
+        None, description="Share of stable's requests that failed in that time; absent likewise."
     )
-    notify: Annotated[Items[NotificationReceiver], Field(max_length=8)] = Field(
-        (), description="As spec.rollout.notify was."
-    )
+    notify: Annotated[Items[NotificationReceiver], Field(max_length=8)] = Field((), description="spec.rollout.notify.")
     comparison: PlanComparison | None = Field(
-        None, description="Of an Experiment of a user's own: its arms, outcomes and end; absent of a rollout."
+        None, description="For a user's Experiment: its arms, outcomes and end. Absent in a rollout."
     )
     in_place: PlanInPlace | None = Field(
         None,
-        description="Of a rollout: what spec.rollout.capacity was resolved to; absent with surge.",
+        description="For a rollout: the resolved spec.rollout.capacity; absent for surge.",
     )
     frozen_at: Timestamp | None = Field(None, description="When the plan was frozen.")

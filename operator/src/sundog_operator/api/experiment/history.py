@@ -1,4 +1,4 @@
-"""What a status remembers of the past: metrics over time, and notifications."""
+"""History in a status: metrics over time, and notifications."""
 
 from typing import Annotated, Any
 
@@ -17,59 +17,58 @@ from sundog_operator.api.scalars import (
 
 
 class HistoryMetric(ApiBase):
-    """What was known of one metric at one look."""
+    """State of one metric at one evaluation."""
 
-    name: Text = Field(description="As in the plan's guardrails, or outcomes.")
-    role: Text | None = Field(None, description="As in status.metrics; absent of a rollout.")
-    arm: Text | None = Field(None, description="The arm that was judged; absent of a rollout.")
+    name: Text = Field(description="As in the plan's guardrails or outcomes.")
+    role: Text | None = Field(None, description="As in status.metrics; absent in a rollout.")
+    arm: Text | None = Field(None, description="The evaluated arm; absent in a rollout.")
     ratio: float | None = Field(
-        None, description="Of the rates of events, the candidate's to stable's; absent where stable had none."
+        None, description="The canary's rate of events divided by stable's; absent if stable had no events."
     )
     lower: float | None = Field(
-        None, description="Lower end of the interval around it; absent where no one ratio fits all epochs."
+        None, description="Lower end of the ratio's interval; absent if no single ratio fits all epochs."
     )
-    upper: float | None = Field(None, description="Upper end; absent while it is not known.")
+    upper: float | None = Field(None, description="Upper end; absent while unknown.")
     basis: Text | None = Field(
         None,
-        description="The decision that ratio and interval are of, as in status.metrics: ThisStep or Harm; absent for AllSteps, of"
-        " outcomes, and of points of before it was kept.",
+        description="The decision that ratio and interval belong to, as in status.metrics: ThisStep or Harm. Absent for AllSteps,"
+        " for outcomes, and in older points.",
     )
     verdict: Text | None = Field(None, description="As in status.metrics; absent for Undecided.")
 
 
 class HistoryPoint(ApiBase):
-    """What was known at one look."""
+    """State at one evaluation."""
 
-    at: Timestamp = Field(description="When it was looked.")
+    at: Timestamp = Field(description="Time of the evaluation.")
     epoch: NonNegativeInt = Field(description="As in status.epoch.")
     weight: WholePercent = Field(
-        description="The candidate's percent of the traffic; of an Experiment of a user's own that of its arms beside control together,"
-        " to a whole number."
+        description="The canary's percent of the traffic. In a user's Experiment: that of all arms beside control together,"
+        " rounded."
     )
     weights: Annotated[Items[PercentNumber], Field(max_length=11)] | None = Field(
-        None, description="Percent of the traffic of each of status.arms; absent of a rollout."
+        None, description="Percent of the traffic of each of status.arms; absent in a rollout."
     )
     requests: Annotated[Items[NonNegativeInt], Field(max_length=11)] = Field(
-        (), description="Of stable and of the candidate, since the rollout began; else of each of status.arms."
+        (),
+        description="Requests of stable and of the canary since the rollout began; in a user's Experiment of each of status.arms.",
     )
-    errors: Annotated[Items[NonNegativeInt], Field(max_length=11)] = Field(
-        (), description="Of those, the ones that failed."
-    )
+    errors: Annotated[Items[NonNegativeInt], Field(max_length=11)] = Field((), description="How many of those failed.")
     metrics: Annotated[Items[HistoryMetric], Field(max_length=24)] | None = Field(
-        None, description="Those of which there were any events; absent where there are none."
+        None, description="Metrics with any events; absent if there are none."
     )
 
 
 class RolloutNotice(ApiBase):
-    """Something that happened, of which those in the plan's notify are told."""
+    """An event that the receivers in the plan's notify get."""
 
-    event: NotificationEvent = Field(description="What: one that spec.rollout.notify[].events can name.")
-    step: NonNegativeInt = Field(0, description="At which step; 0 before the first.")
-    weight: WholePercent = Field(0, description="The candidate's percent of the traffic then.")
-    reason: Text = Field("", description="Why: a word, a colon, and a sentence.")
+    event: NotificationEvent = Field(description="The event, as spec.rollout.notify[].events names it.")
+    step: NonNegativeInt = Field(0, description="The step; 0 before the first.")
+    weight: WholePercent = Field(0, description="The canary's percent of the traffic at that time.")
+    reason: Text = Field("", description="Why: a word, a colon and a sentence.")
     code: Text | None = Field(None, description="The word that reason begins with, for programs.")
-    verdict: Text = Field("", description="What evidence had decided by then, as in status.verdict.decision.")
-    time: Timestamp = Field(description="When.")
+    verdict: Text = Field("", description="The decision at that time, as in status.verdict.decision.")
+    time: Timestamp = Field(description="Time of the event.")
 
     @model_validator(mode="before")
     @classmethod
@@ -78,9 +77,11 @@ class RolloutNotice(ApiBase):
 
 
 class NotificationDelivery(ApiBase):
-    """How far one receiver is. Absent until it was told something, or could not be."""
+    """Progress of one receiver. Absent until it got a notice, or a delivery failed."""
 
-    receiver: NonNegativeInt = Field(description="Its place in the plan's notify, from 0.")
-    told: NonNegativeInt = Field(0, description="The last notice that it is done with, counted from 1.")
-    lost: NonNegativeInt = Field(0, description="How many were given up after an hour.")
-    problem: Text = Field("", description="Why it could not be told the next one, or the last one that was given up.")
+    receiver: NonNegativeInt = Field(description="Its index in the plan's notify, from 0.")
+    told: NonNegativeInt = Field(0, description="The last notice that is delivered or given up, counted from 1.")
+    lost: NonNegativeInt = Field(0, description="Notices given up after an hour.")
+    problem: Text = Field(
+        "", description="Why the next notice was not delivered, or why the last lost one was given up."
+    )

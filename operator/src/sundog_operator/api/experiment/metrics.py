@@ -22,14 +22,14 @@ from sundog_operator.api.schema.rules import ExpectedNoun, ListType, Rule, nonze
 
 MinimumEffect = Annotated[
     PercentText,
-    nonzero_rule("0% is never told from no effect; leave it out for one of about 5 %"),
+    nonzero_rule("0% cannot be distinguished from no effect; expected more. Remove it for about 5 %"),
 ]
 RESERVED_METRIC_NAMES = ("rejections", "retries")
-"""Metrics that edges measure by names that an outcome could have too: others have capitals. They are judged of every arm."""
+"""Metrics of the edge whose lower-case names an outcome could also have. They are evaluated for every arm."""
 NOT_RESERVED_METRIC_NAME_RULE = Rule(
     cel="!(self in [" + ", ".join(f"'{name}'" for name in RESERVED_METRIC_NAMES) + "])",
     holds=lambda name: name not in RESERVED_METRIC_NAMES,
-    message="{} is a metric of the edge that is always judged, and reports would mix both; expected another name",
+    message="{} is a metric of the edge; expected another name, because reports would mix both",
 )
 
 
@@ -37,7 +37,7 @@ class SuccessMetric(ApiBase):
     """An outcome that an arm may win by."""
 
     name: Annotated[Name, NOT_RESERVED_METRIC_NAME_RULE] = Field(
-        description="Names it in status. No metric of the edge may be called so."
+        description="Name in status; names of the edge's metrics are reserved."
     )
     feedback: Annotated[
         str,
@@ -46,14 +46,16 @@ class SuccessMetric(ApiBase):
     ] = Field(description="The metric of the feedback API.")
     type: Literal["rate", "mean"] = Field(
         "rate",
-        description="rate is the share of exposed units whose first value was above 0; mean is the sum of a unit's values, 0 without any,"
-        " by exposed unit.",
+        description="rate: share of exposed units whose first value was above 0. mean: sum of a unit's values, 0 without any, per"
+        " exposed unit. Default rate.",
     )
-    goal: Literal["increase", "decrease"] = Field("increase", description="Which way is better.")
+    goal: Literal["increase", "decrease"] = Field(
+        "increase", description="Which direction is better; default increase."
+    )
     minimum_effect: MinimumEffect | None = Field(
         None,
-        description="The smallest relative effect worth detecting. Evidence is the quickest about effects of that size and a few times it,"
-        " without one about 5 %; and an arm whose effect is known to be smaller has none.",
+        description="The smallest relative effect worth detecting; default about 5 %. The test is fastest for effects of that"
+        " size and a few times it. A smaller effect counts as no effect.",
     )
 
 
@@ -66,14 +68,14 @@ class ExperimentGuardrail(MetricGuardrail):
 
 
 class ExperimentMetrics(ApiBase):
-    """What is compared."""
+    """Metrics of the comparison."""
 
     success: Annotated[Items[SuccessMetric], Field(max_length=5), ListType("map", "name")] = Field(
-        (), description="What an arm may win by."
+        (), description="Metrics that an arm may win by."
     )
     guardrails: Annotated[
         Items[ExperimentGuardrail], Field(max_length=10), ONE_GUARDRAIL_PER_METRIC_RULE, MAX_LATENCY_GUARDRAILS_RULE
-    ] = Field((), description=f"What may not get worse. At most {MAX_LATENCY_GUARDRAILS} latencies.")
+    ] = Field((), description=f"Metrics that may not get worse. At most {MAX_LATENCY_GUARDRAILS} latencies.")
     secondary: Annotated[Items[SuccessMetric], Field(max_length=20), ListType("map", "name")] = Field(
-        (), description="What is reported beside."
+        (), description="Metrics that are only reported."
     )

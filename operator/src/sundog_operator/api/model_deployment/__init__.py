@@ -1,1 +1,1 @@
-"""ModelDeployment: one model, its endpoint, and how its next revision takes over."""
+"""ModelDeployment: one model, its endpoint, and the rollouts of its revisions."""

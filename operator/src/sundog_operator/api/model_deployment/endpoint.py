@@ -25,23 +25,23 @@ from sundog_operator.api.schema.rules import ExpectedNoun, ListType, Rule
 
 
 class Gateway(ApiBase):
-    """The Gateway that an HTTPRoute to the edge hangs on."""
+    """The Gateway to which an HTTPRoute attaches the edge."""
 
-    name: ObjectName = Field("", description="The Gateway; empty means no HTTPRoute.")
-    namespace: Namespace = Field("", description="Where it is; empty means the own namespace.")
-    section_name: ObjectName = Field("", description="Its listener; empty means all that take the route.")
+    name: ObjectName = Field("", description="Name of the Gateway; empty means no HTTPRoute.")
+    namespace: Namespace = Field("", description="Its namespace; empty means this namespace.")
+    section_name: ObjectName = Field("", description="Its listener; empty means all that accept the route.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.__namespace__ == '' || self.name != ''",
             holds=lambda gateway: not gateway.namespace or gateway.name != "",
-            message="{namespace} is given without the name of a Gateway",
+            message="{namespace} without the name of a Gateway; expected a name",
             field="namespace",
         ),
         Rule(
             cel="self.sectionName == '' || self.name != ''",
             holds=lambda gateway: not gateway.section_name or gateway.name != "",
-            message="{sectionName} is given without the name of a Gateway",
+            message="{sectionName} without the name of a Gateway; expected a name",
             field="sectionName",
         ),
     )
@@ -51,56 +51,57 @@ class Tls(ApiBase):
     """TLS at the edge."""
 
     secret_name: ObjectName = Field(
-        "", description="A Secret of type kubernetes.io/tls of the own namespace; empty means no TLS."
+        "", description="A Secret of type kubernetes.io/tls in this namespace; empty means no TLS."
     )
 
 
 class ApiKeys(ApiBase):
-    """Keys that clients send."""
+    """API keys of clients."""
 
     secret_name: ObjectName = Field(
-        "", description="A Secret with one entry per client, name: key of at least 16 characters; empty means no keys."
+        "",
+        description="A Secret with one entry per client; the value is a key of at least 16 characters. Empty means no keys.",
     )
 
 
 JwtClaimName = Annotated[
     str,
-    # A field of the edge's maps, whose separator is |.
+    # The edge's maps separate their fields by |.
     Field(max_length=512, pattern=r"^([^|\x00-\x20\x7f]([^|\x00-\x1f\x7f]*[^|\x00-\x20\x7f])?)?$"),
-    ExpectedNoun("a text without |, control characters and blanks at its ends"),
+    ExpectedNoun("a text without |, control characters, and blanks at its ends"),
 ]
 
 
 class Jwt(ApiBase):
-    """Tokens that clients send."""
+    """JSON Web Tokens of clients."""
 
     jwks_secret_name: ObjectName = Field(
         "", description="A Secret with the public keys in its key jwks.json; empty means no tokens."
     )
-    issuer: JwtClaimName = Field("", description="The claim iss of the tokens that are accepted; empty means any.")
-    audience: JwtClaimName = Field("", description="What their claim aud has to name; empty means anything.")
+    issuer: JwtClaimName = Field("", description="Claim iss that tokens must have; empty means any.")
+    audience: JwtClaimName = Field("", description="Value that their claim aud must contain; empty means any.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.jwksSecretName != '' || self.issuer == '' && self.audience == ''",
             holds=lambda jwt: jwt.jwks_secret_name != "" or not (jwt.issuer or jwt.audience),
-            message="issuer and audience need the Secret with the keys",
+            message="issuer or audience without a Secret; expected the Secret with the public keys",
             field="jwksSecretName",
         ),
     )
 
 
 class Auth(ApiBase):
-    """Who may ask; none of both means anyone who reaches the edge."""
+    """Clients that may send requests. Without keys and tokens everyone who reaches the edge may."""
 
-    api_keys: ApiKeys = Field(ApiKeys(), description="Keys that clients send.")
-    jwt: Jwt = Field(Jwt(), description="Tokens that clients send.")
+    api_keys: ApiKeys = Field(ApiKeys(), description="API keys of clients.")
+    jwt: Jwt = Field(Jwt(), description="JSON Web Tokens of clients.")
 
 
 WITHIN_A_DAY_RULE = Rule(
     cel="self.contains('d') ? !self.matches('[1-9]') : duration(self) < duration('24h')",
     holds=lambda timeout: timeout < timedelta(days=1),
-    message="must be less than a day",
+    message="too long; expected less than a day",
 )
 
 
@@ -108,10 +109,10 @@ class Queue(ApiBase):
     """Requests that wait at the edge."""
 
     max_requests: Annotated[Integer, Field(ge=0, le=100_000)] = Field(
-        1000, description="How many may wait; 0 means none."
+        1000, description="Greatest number of waiting requests; default 1000. 0 means none may wait."
     )
     timeout: Annotated[Duration, WITHIN_A_DAY_RULE] = Field(
-        timedelta(seconds=5), description="How long one may wait, less than a day."
+        timedelta(seconds=5), description="Longest wait, less than a day; default 5s."
     )
 
 
@@ -125,8 +126,8 @@ RateText = Annotated[
 class RateLimit(ApiBase):
     """Requests per time; empty means no limit."""
 
-    per_client: RateText = Field("", description="For each client.")
-    total: RateText = Field("", description="For all clients together.")
+    per_client: RateText = Field("", description="Limit for each client.")
+    total: RateText = Field("", description="Limit for all clients together.")
 
 
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -144,7 +145,7 @@ IPv4Network = Annotated[
     Rule(
         cel="cidr(self) == cidr(self).masked()",
         holds=_is_whole_network,
-        message="{} is an address within its network; the bits beyond the prefix have to be 0",
+        message="{} has bits set beyond its prefix; expected zeros there",
     ),
 ]
 ClientName = Annotated[
@@ -155,39 +156,39 @@ ClientName = Annotated[
 
 
 class Callers(ApiBase):
-    """Who may choose: any of these."""
+    """Clients that may use an override: any of these."""
 
     api_keys: Annotated[Items[ClientName], Field(max_length=32), ListType("set")] = Field(
         (),
-        description="Clients whose key let them in: names of entries of the Secret of auth.apiKeys, which has to be set.",
+        description="Clients by API key: names of entries in the Secret of auth.apiKeys, which must be set.",
     )
     networks: Annotated[Items[IPv4Network], Field(max_length=32), ListType("set")] = Field(
         (),
-        description="Networks that connections come from, such as 10.0.0.0/8. Forwarded-for headers count for nothing.",
+        description="Networks of connections, such as 10.0.0.0/8. Forwarded-for headers are ignored.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.apiKeys.size() + self.networks.size() > 0",
             holds=lambda callers: bool(callers.api_keys or callers.networks),
-            message="at least one of apiKeys and networks has to be given",
+            message="expected apiKeys, networks or both",
         ),
     )
 
 
 class Override(ApiBase):
-    """A header with which callers of yours choose the arm that answers them. From anybody else it has no effect."""
+    """A header by which your callers choose the arm that answers. It has no effect for anyone else."""
 
-    header: HeaderName = Field(description="Its name, in lower case.")
+    header: HeaderName = Field(description="Name of the header, in lower case.")
     value: Annotated[
         str,
         Field(max_length=128, pattern=r"^[A-Za-z0-9._~-]+$"),
         ExpectedNoun("letters, digits, dots, dashes, _ and ~"),
-    ] = Field(description="The value that it has to have, exactly.")
+    ] = Field(description="Its exact value.")
     arm: Name = Field(
-        description="stable, canary, or an arm of an Experiment. While none of this name is there and ready, the override has no effect."
+        description="stable, canary, or an arm of an Experiment. The override has no effect while no such arm is ready."
     )
-    callers: Callers = Field(description="Who may choose: any of these.")
+    callers: Callers = Field(description="Clients that may use it: any of these.")
 
 
 ANY_ORIGIN: Final = "*"
@@ -202,49 +203,49 @@ CorsOrigin = Annotated[
     Rule(
         cel=f"!self.matches('{_DEFAULT_PORT}')",
         holds=lambda origin: not re.search(_DEFAULT_PORT, origin),
-        message="{} names the port that browsers leave out, and would match none of them; leave it out",
+        message="{} contains a default port; expected an origin without it, as browsers send it",
     ),
 ]
 ANY_ORIGIN_ALONE_RULE = Rule(
     cel=f"!('{ANY_ORIGIN}' in self.allowedOrigins) || self.allowedOrigins.size() == 1",
     holds=lambda cors: ANY_ORIGIN not in cors.allowed_origins or len(cors.allowed_origins) == 1,
-    message="* stands for every origin; leave out the others",
+    message="* together with other origins; expected * alone. Leave out the others",
     field="allowedOrigins",
 )
 CORS_CREDENTIALS_RULE = Rule(
     cel=f"!self.allowCredentials || !('{ANY_ORIGIN}' in self.allowedOrigins)",
     holds=lambda cors: not cors.allow_credentials or ANY_ORIGIN not in cors.allowed_origins,
-    message="is for origins that are named, and allowedOrigins has *; name them",
+    message="true with allowedOrigins *; expected origins by name",
     field="allowCredentials",
 )
 
 
 class Cors(ApiBase):
-    """Which pages of other origins may call from a browser, and read the answers (CORS). It replaces no `auth`."""
+    """Pages of other origins that may call from a browser and read the answers (CORS). It does not replace `auth`."""
 
     allowed_origins: Annotated[Items[CorsOrigin], Field(min_length=1, max_length=32), ListType("set")] = Field(
-        description="Origins of these pages, such as https://app.example.com, compared as they are written; or * alone for every page."
+        description="Origins of the pages, such as https://app.example.com, compared exactly; or only * for every page."
     )
     allowed_headers: Annotated[Items[HeaderName], Field(max_length=16), ListType("set")] = Field(
         (),
         description=(
-            "Request headers that pages may send, beside authorization, content-type, inference-header-content-length, x-api-key,"
-            " x-request-id, and the one of rollout.unit.header."
+            "More request headers that pages may send. Always allowed: authorization, content-type,"
+            " inference-header-content-length, x-api-key, x-request-id, and the header of rollout.unit."
         ),
     )
     exposed_headers: Annotated[Items[HeaderName], Field(max_length=16), ListType("set")] = Field(
         (),
         description=(
-            "Response headers that pages may read, beside inference-header-content-length, retry-after, x-request-id, x-sundog-arm,"
-            " x-sundog-exposure and x-sundog-revision."
+            "More response headers that pages may read. Always allowed: inference-header-content-length, retry-after,"
+            " x-request-id, x-sundog-arm, x-sundog-exposure and x-sundog-revision."
         ),
     )
     max_age: Annotated[Duration, WITHIN_A_DAY_RULE] = Field(
         timedelta(minutes=10),
-        description="How long a browser may keep the answer to its preflight, less than a day, in whole seconds.",
+        description="How long a browser may keep the answer to its preflight: whole seconds, less than a day; default 10m.",
     )
     allow_credentials: bool = Field(
-        False, description="Let pages send cookies, and client certificates; needs origins that are named."
+        False, description="Let pages send cookies and client certificates; needs origins by name. Default false."
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (ANY_ORIGIN_ALONE_RULE, CORS_CREDENTIALS_RULE)
@@ -253,40 +254,41 @@ class Cors(ApiBase):
 UNIQUE_OVERRIDE_HEADERS_RULE = Rule(
     cel="self.all(o, self.exists_one(p, p.header == o.header && p.value == o.value))",
     holds=lambda overrides: len({(each.header, each.value) for each in overrides}) == len(overrides),
-    message="two overrides have the same header and value",
+    message="two overrides with the same header and value; expected different ones",
 )
 
 
 class Endpoint(ApiBase):
-    """The edge's part. A change makes no revision."""
+    """How clients reach the model. A change makes no new revision."""
 
-    host: Host = Field("", description="Empty means <name>.<namespace>.svc.")
-    gateway: Gateway = Field(Gateway(), description="The Gateway that an HTTPRoute to the edge hangs on.")
+    host: Host = Field("", description="Host name; empty means <name>.<namespace>.svc.")
+    gateway: Gateway = Field(Gateway(), description="The Gateway to which an HTTPRoute attaches the edge.")
     tls: Tls = Field(Tls(), description="TLS at the edge.")
-    auth: Auth = Field(Auth(), description="Who may ask.")
+    auth: Auth = Field(Auth(), description="Clients that may send requests.")
     cors: Cors | None = Field(
-        None, description="Which pages of other origins may ask from a browser; left out means none may read an answer."
+        None, description="Pages of other origins that may call from a browser. Default: none may read an answer."
     )
     compression: Literal["none", "gzip"] = Field(
         "none",
         description=(
-            "gzip: answers of type application/json are compressed for clients that ask for it, however short they are. For large answers"
-            " over slow networks; it costs the edge CPU time."
+            "gzip compresses answers of type application/json for clients that ask for it, whatever their size. It helps"
+            " large answers over slow networks, and costs CPU time of the edge. Default none."
         ),
     )
     request_timeout: Annotated[PositiveDuration, WITHIN_A_DAY_RULE] = Field(
-        timedelta(seconds=30), description="The deadline of a request, less than a day."
+        timedelta(seconds=30), description="Deadline of a request, less than a day; default 30s."
     )
-    max_request_bytes: Bytes = Field("10Mi", description="The largest body that is accepted.")
+    max_request_bytes: Bytes = Field("10Mi", description="Largest accepted body; default 10Mi.")
     queue: Queue = Field(Queue(), description="Requests that wait at the edge.")
     rate_limit: RateLimit = Field(RateLimit(), description="Requests per time.")
     overrides: Annotated[Items[Override], Field(max_length=16), UNIQUE_OVERRIDE_HEADERS_RULE] = Field(
         (),
-        description="Headers with which callers of yours choose the arm that answers them, as testers do; no evidence is made of them.",
+        description="Headers by which your callers, such as testers, choose the arm that answers. These requests are no evidence.",
     )
     reveal: bool = Field(
         True,
-        description="Tell clients which arm and revision answered, by x-sundog-arm and x-sundog-revision; false for blinded experiments.",
+        description="Show clients the arm and revision that answered, in x-sundog-arm and x-sundog-revision; default true. Set"
+        " false for blinded experiments.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -296,7 +298,7 @@ class Endpoint(ApiBase):
                 bool(endpoint.auth.api_keys.secret_name)
                 or not any(each.callers.api_keys for each in endpoint.overrides)
             ),
-            message="an override names API keys, and auth.apiKeys.secretName is not set",
+            message="an override names API keys, but auth.apiKeys.secretName is empty; expected the Secret with these keys",
             field="overrides",
         ),
     )

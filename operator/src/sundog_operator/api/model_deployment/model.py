@@ -29,50 +29,50 @@ RESERVED_LABEL_PREFIXES = ("serving.sundog.dev/", "app.kubernetes.io/", "ray.io/
 
 
 class ModelCredentials(ApiBase):
-    """How the model's source is read: a Secret, or workload identity."""
+    """Access to the model's source: a Secret, or workload identity."""
 
-    secret_name: ObjectName = Field("", description="A Secret of the own namespace.")
-    service_account_name: ObjectName = Field("", description="A ServiceAccount of the own namespace.")
+    secret_name: ObjectName = Field("", description="A Secret in this namespace.")
+    service_account_name: ObjectName = Field("", description="A ServiceAccount in this namespace.")
 
 
 TRUST_CODE_RULE = Rule(
     cel="!(self.format in ['exported', 'torchscript']) || self.trustCode",
     holds=lambda model: model.format not in ("exported", "torchscript") or model.trust_code,
-    message="{format} archives can run code when they are loaded; set trustCode: true to accept that",
+    message="{format} archives can run code when they are loaded; expected trustCode: true to accept that",
     field="format",
 )
 
 
 class ModelSource(ApiBase):
-    """What is served. A change makes a revision."""
+    """The model. A change makes a new revision."""
 
     uri: Annotated[Uri, Field(min_length=1)] = Field(
-        description="Where the model is: file, pvc, s3, gs, https, hf or oci."
+        description="Location of the model, with the scheme file, pvc, s3, gs, https, hf or oci."
     )
-    digest: Digest = Field("", description="Checked before the model is loaded.")
-    format: ModelFormat = Field("auto", description="What is in it; auto looks.")
-    entrypoint: Entrypoint = Field("", description="module:attribute inside the model directory, for torch and python.")
-    config: Json = Field({}, description="Given to the entrypoint as it is.")
-    trust_code: bool = Field(False, description="Accept formats that run code when they are loaded.")
-    credentials: ModelCredentials = Field(ModelCredentials(), description="How the source is read.")
+    digest: Digest = Field("", description="SHA-256 digest, verified before the model is loaded; default none.")
+    format: ModelFormat = Field("auto", description="Format of the model; auto (default) detects it.")
+    entrypoint: Entrypoint = Field("", description="module:attribute in the model directory, for torch and python.")
+    config: Json = Field({}, description="Configuration that the entrypoint gets unchanged.")
+    trust_code: bool = Field(False, description="Accept formats that run code when they are loaded; default false.")
+    credentials: ModelCredentials = Field(ModelCredentials(), description="Access to the source.")
 
     rules: ClassVar[tuple[Rule, ...]] = (TRUST_CODE_RULE, *PIN_RULES)
 
 
 class KeyRef(ApiBase):
-    """One key of a Secret or ConfigMap of the own namespace."""
+    """One key of a Secret or ConfigMap in this namespace."""
 
-    name: Annotated[ObjectName, Field(min_length=1)] = Field(description="The Secret or ConfigMap.")
+    name: Annotated[ObjectName, Field(min_length=1)] = Field(description="Name of the Secret or ConfigMap.")
     key: Annotated[
         str,
         Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$"),
         ExpectedNoun("a key of letters, digits, -, _ and ."),
-    ] = Field(description="The key in it.")
-    optional: bool = Field(False, description="Start without the variable where the key is missing.")
+    ] = Field(description="Key in it.")
+    optional: bool = Field(False, description="Start without the variable if the key is missing; default false.")
 
 
 class EnvSource(ApiBase):
-    """Where a variable's value comes from."""
+    """Source of a variable's value."""
 
     secret_key_ref: KeyRef | None = Field(None, description="A key of a Secret.")
     config_map_key_ref: KeyRef | None = Field(None, description="A key of a ConfigMap.")
@@ -81,7 +81,7 @@ class EnvSource(ApiBase):
         Rule(
             cel="has(self.secretKeyRef) != has(self.configMapKeyRef)",
             holds=lambda source: len(set_fields(source, ("secret_key_ref", "config_map_key_ref"))) == 1,
-            message="exactly one of secretKeyRef and configMapKeyRef has to be given",
+            message="expected exactly one of secretKeyRef and configMapKeyRef",
         ),
     )
 
@@ -96,58 +96,65 @@ class EnvVar(ApiBase):
         Rule(
             cel="!(" + " || ".join(f"self.startsWith('{prefix}')" for prefix in RESERVED_VARIABLE_PREFIXES) + ")",
             holds=lambda name: not name.startswith(RESERVED_VARIABLE_PREFIXES),
-            message=f"{{}} begins as those that are set by the operator: {', '.join(RESERVED_VARIABLE_PREFIXES)}",
+            message=f"{{}} is reserved for the operator; expected no name that begins with {', '.join(RESERVED_VARIABLE_PREFIXES)}",
         ),
-    ] = Field(description="The variable.")
+    ] = Field(description="Name of the variable.")
     value: Annotated[str, Field(max_length=32768), Confidential()] | None = Field(None, description="Its value.")
-    value_from: EnvSource | None = Field(None, description="Where its value comes from.")
+    value_from: EnvSource | None = Field(None, description="Source of its value.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!has(self.value) || !has(self.valueFrom)",
             holds=lambda var: var.value is None or var.value_from is None,
-            message="at most one of value and valueFrom can be given",
+            message="expected at most one of value and valueFrom",
         ),
     )
 
 
 class Batching(ApiBase):
-    """Requests that the model sees together."""
+    """Requests that the model gets together."""
 
-    max_size: Annotated[Integer, Field(ge=1, le=4096)] = Field(1, description="1 means no batching.")
-    max_delay: Duration = Field(timedelta(milliseconds=2), description="How long the first request waits for others.")
+    max_size: Annotated[Integer, Field(ge=1, le=4096)] = Field(
+        1, description="Most requests in a batch; default 1, which means no batching."
+    )
+    max_delay: Duration = Field(
+        timedelta(milliseconds=2), description="How long the first request waits for others; default 2ms."
+    )
 
 
 class Warmup(ApiBase):
-    """Requests a replica answers before it is ready."""
+    """Requests that a replica must answer before it is ready."""
 
-    requests: Annotated[Integer, Field(ge=0, le=1000)] = Field(4, description="How many; 0 means none.")
-    timeout: PositiveDuration = Field(timedelta(minutes=5), description="How long all of them may take.")
+    requests: Annotated[Integer, Field(ge=0, le=1000)] = Field(
+        4, description="Number of requests; default 4. 0 means none."
+    )
+    timeout: PositiveDuration = Field(timedelta(minutes=5), description="Time limit for all of them; default 5m.")
 
 
 RESERVED_POD_LABELS_RULE = Rule(
     cel="!self.exists(k, " + " || ".join(f"k.startsWith('{prefix}')" for prefix in RESERVED_LABEL_PREFIXES) + ")",
     holds=lambda labels: not any(key.startswith(RESERVED_LABEL_PREFIXES) for key in labels),
-    message=f"keys below {', '.join(RESERVED_LABEL_PREFIXES)} are set by the operator",
+    message=f"reserved key; expected none that begins with {', '.join(RESERVED_LABEL_PREFIXES)}",
 )
 
 
 class Runtime(ApiBase):
-    """How the model is run. A change makes a revision, userConfig excepted."""
+    """How the model runs. A change makes a new revision, except in userConfig."""
 
-    image: Image = Field("", description="The replicas' image; empty means the installation's.")
+    image: Image = Field("", description="Image of the replicas; empty means the installation's.")
     env: Annotated[Items[EnvVar], Field(max_length=100), ListType("map", "name")] = Field(
         (), description="Environment variables."
     )
     max_ongoing_requests: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
-        64, description="Requests that a replica works on at once, waiting ones included."
+        64, description="Requests that a replica holds at once, including waiting ones; default 64."
     )
-    batching: Batching = Field(Batching(), description="Requests that the model sees together.")
+    batching: Batching = Field(Batching(), description="Requests that the model gets together.")
     placement: Literal["dedicated", "shared"] = Field(
-        "dedicated", description="dedicated: a pod per replica; shared: small models share pods of the namespace."
+        "dedicated",
+        description="dedicated (default): one pod per replica. shared: small models share pods of the namespace.",
     )
     pod_labels: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS_RULE] = Field(
         {}, description="Labels of the replicas' pods."
     )
-    warmup: Warmup = Field(Warmup(), description="Requests a replica answers before it is ready.")
-    user_config: Json = Field({}, description="Applied in place, without a new revision.")
+    warmup: Warmup = Field(Warmup(), description="Requests that a replica must answer before it is ready.")
+    user_config: Json = Field({}, description="Configuration that is applied in place, without a new revision.")

@@ -1,4 +1,4 @@
-"""ModelDeployment: one model, its endpoint, and how its next revision takes over."""
+"""ModelDeployment: one model, its endpoint, and the rollouts of its revisions."""
 
 import re
 from typing import ClassVar, Literal
@@ -24,13 +24,13 @@ class ModelDeployment(Resource):
         Rule(
             cel=f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
             holds=lambda deployment: len(deployment.metadata.name) <= MAX_NAME_LENGTH,
-            message=f"{{metadata.name}} is longer than {MAX_NAME_LENGTH} characters",
+            message=f"{{metadata.name}} is too long; expected at most {MAX_NAME_LENGTH} characters",
             field="metadata.name",
         ),
         Rule(
             cel=f"self.metadata.name.matches('^{_SERVICE_NAME.pattern}$')",
             holds=lambda deployment: _SERVICE_NAME.fullmatch(deployment.metadata.name) is not None,
-            message="{metadata.name} is not a DNS label that starts with a letter, as a Service needs",
+            message="{metadata.name} is no name of a Service; expected a DNS label that starts with a letter",
             field="metadata.name",
         ),
     )

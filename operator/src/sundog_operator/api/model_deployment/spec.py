@@ -17,7 +17,7 @@ from sundog_operator.api.schema.rules import Rule
 
 
 class Baseline(ApiBase):
-    """Pins the stable model in Git while a rollout runs, so that a rebuilt cluster serves it first."""
+    """The stable model during a rollout, pinned in Git so that a rebuilt cluster serves it first."""
 
     uri: Uri = Field("", description="As spec.model.uri.")
     digest: Digest = Field("", description="As spec.model.digest.")
@@ -26,64 +26,69 @@ class Baseline(ApiBase):
         Rule(
             cel="self.digest == '' || self.uri != ''",
             holds=lambda baseline: not baseline.digest or baseline.uri != "",
-            message="a digest is given without a uri",
+            message="digest without uri; expected both",
             field="uri",
         ),
     )
 
 
-def _scales_before_full(spec: "ModelDeploymentSpec") -> bool:
+def _can_scale_up(spec: "ModelDeploymentSpec") -> bool:
     return spec.autoscaling is None or spec.autoscaling.target_ongoing_requests * 2 <= spec.runtime.max_ongoing_requests
 
 
 AUTOSCALING_TARGET_RULE = Rule(
-    # Replicas report only the requests they have let in; a target above half of that is never exceeded.
+    # Replicas report only admitted requests, so load never exceeds a target above half of maxOngoingRequests.
     cel="!has(self.autoscaling) || self.autoscaling.targetOngoingRequests * 2 <= self.runtime.maxOngoingRequests",
-    holds=_scales_before_full,
+    holds=_can_scale_up,
     message=(
-        "{autoscaling.targetOngoingRequests} is more than half of runtime.maxOngoingRequests,"
-        " {runtime.maxOngoingRequests}"
+        "{autoscaling.targetOngoingRequests} is more than half of runtime.maxOngoingRequests; expected at most half"
+        " of {runtime.maxOngoingRequests}"
     ),
     field="autoscaling.targetOngoingRequests",
 )
 JWT_CLAIM_UNIT_RULE = Rule(
     cel="!has(self.rollout.unit.jwtClaim) || self.endpoint.auth.jwt.jwksSecretName != ''",
     holds=lambda spec: spec.rollout.unit.jwt_claim is None or bool(spec.endpoint.auth.jwt.jwks_secret_name),
-    message="{rollout.unit.jwtClaim} is read from verified tokens, and endpoint.auth.jwt.jwksSecretName is not set",
+    message="{rollout.unit.jwtClaim} without endpoint.auth.jwt.jwksSecretName; expected that Secret, because the claim is"
+    " read from verified tokens",
     field="rollout.unit.jwtClaim",
 )
 IN_PLACE_REPLICAS_RULE = Rule(
     cel=f"!has(self.autoscaling) || self.rollout.capacity != '{CAPACITY_IN_PLACE}'",
     holds=lambda spec: spec.autoscaling is None or spec.rollout.capacity != CAPACITY_IN_PLACE,
-    message="inPlace shares a fixed number of replicas, and autoscaling is set; leave it at auto",
+    message="inPlace with autoscaling; expected a fixed number of replicas. Leave capacity at auto",
     field="rollout.capacity",
 )
 
 
 def find_in_place_conflict(spec: "ModelDeploymentSpec") -> str:
-    """What in a spec does not go with `rollout.capacity: inPlace`, whatever that is; empty for nothing."""
+    """Return why a spec does not fit `rollout.capacity: inPlace`, whatever its present value; empty if it fits."""
     rollout = spec.rollout.model_copy(update={"capacity": CAPACITY_IN_PLACE})
-    asked = spec.model_copy(update={"rollout": rollout})
+    in_place = spec.model_copy(update={"rollout": rollout})
     broken = [rule for rule in IN_PLACE_RULES if not rule.holds(rollout)]
-    broken += [] if IN_PLACE_REPLICAS_RULE.holds(asked) else [IN_PLACE_REPLICAS_RULE]
+    broken += [] if IN_PLACE_REPLICAS_RULE.holds(in_place) else [IN_PLACE_REPLICAS_RULE]
     return next((rule.message for rule in broken), "")
 
 
 class ModelDeploymentSpec(ApiBase):
-    """What a team asks for."""
+    """The desired state of a model, its endpoint and its rollouts."""
 
-    model: ModelSource = Field(description="What is served. A change makes a revision.")
-    runtime: Runtime = Field(Runtime(), description="How it is run. A change makes a revision, userConfig excepted.")
-    resources: Resources = Field(Resources(), description="What one replica gets. A change makes a revision.")
-    replicas: ReplicaCount = Field(1, description="Ignored while autoscaling is set.")
-    autoscaling: Autoscaling | None = Field(None, description="Replicas by load; left out means a fixed number.")
+    model: ModelSource = Field(description="The model. A change makes a new revision.")
+    runtime: Runtime = Field(
+        Runtime(), description="How the model runs. A change makes a new revision, except in userConfig."
+    )
+    resources: Resources = Field(Resources(), description="Resources of one replica. A change makes a new revision.")
+    replicas: ReplicaCount = Field(1, description="Number of replicas; default 1. Ignored while autoscaling is set.")
+    autoscaling: Autoscaling | None = Field(None, description="Number of replicas by load; default a fixed number.")
     rollout: Rollout = Field(
         Rollout(),
-        description="How a new revision takes over; {} is a canary decided on evidence.",
+        description="How a new revision replaces the stable one; default a canary decided by evidence.",
     )
-    scheduling: Scheduling = Field(Scheduling(), description="Where the replicas' pods run. A change makes a revision.")
-    endpoint: Endpoint = Field(Endpoint(), description="The edge's part. A change makes no revision.")
-    baseline: Baseline = Field(Baseline(), description="Pins the stable model in Git while a rollout runs.")
-    paused: bool = Field(False, description="Freeze rollouts, keep serving.")
+    scheduling: Scheduling = Field(
+        Scheduling(), description="Where the replicas' pods run. A change makes a new revision."
+    )
+    endpoint: Endpoint = Field(Endpoint(), description="How clients reach the model. A change makes no new revision.")
+    baseline: Baseline = Field(Baseline(), description="The stable model during a rollout, pinned in Git.")
+    paused: bool = Field(False, description="Set true to hold rollouts; the model is still served.")
 
     rules: ClassVar[tuple[Rule, ...]] = (AUTOSCALING_TARGET_RULE, JWT_CLAIM_UNIT_RULE, IN_PLACE_REPLICAS_RULE)

@@ -27,95 +27,97 @@ NonNegativeInt = Annotated[Integer, Field(ge=0)]
 class RevisionStatus(ApiBase):
     """One revision with its share of traffic."""
 
-    revision: RevisionNumber = Field(description="Its number.")
+    revision: RevisionNumber = Field(description="Number of the revision.")
     cluster: Annotated[str, Field(max_length=253)] = Field(
         "", description="Its RayCluster; empty means status.cluster."
     )
-    weight: PercentNumber = Field(0, description="Percent of the traffic that was committed to it.")
+    weight: PercentNumber = Field(0, description="Its committed percent of the traffic.")
     uri: Annotated[str, Field(max_length=2048)] = Field("", description="Its spec.model.uri.")
     digest: Text = Field("", description="Its spec.model.digest.")
-    replicas: NonNegativeInt = Field(0, description="How many it is to have now.")
+    replicas: NonNegativeInt = Field(0, description="Desired replicas.")
     ready_replicas: NonNegativeInt = Field(
-        0, description="How many Serve runs; the last known number while Serve is silent."
+        0, description="Replicas that Serve runs; the last known number while Serve does not answer."
     )
     since: Timestamp | None = Field(None, description="When it took this role.")
-    failures: NonNegativeInt = Field(0, description="Failed starts in a row.")
+    failures: NonNegativeInt = Field(0, description="Consecutive failed starts.")
     retry_at: Timestamp | None = Field(
-        None, description="When it is started again; until then a candidate is not deployed."
+        None, description="Time of the next start; until then a candidate is not deployed."
     )
     lost_since: Timestamp | None = Field(
-        None, description="Since when no edge sees a healthy replica of it, while it has traffic and stable's are seen."
+        None,
+        description="Since when no edge sees a healthy replica of it, although it has traffic and the edges see stable's.",
     )
-    held_since: Timestamp | None = Field(None, description="Of a candidate: since when the spec holds its rollout.")
+    held_since: Timestamp | None = Field(None, description="For a candidate: since when the spec holds its rollout.")
     resumed_at: Timestamp | None = Field(
         None,
-        description="Of a candidate: when the spec last ceased to hold its rollout; its progressDeadline counts from then on.",
+        description="For a candidate: when the spec last stopped holding its rollout. Its progressDeadline counts from then on.",
     )
     brought_back: bool | None = Field(
         None,
-        description="Of a candidate: whether a command brought it back. Absent where it became one before this was told.",
+        description="For a candidate: whether a command restored it. Absent for old candidates.",
     )
 
 
 class ArmRevision(RevisionStatus):
-    """The revision of an arm of the Experiment that runs."""
+    """The revision of an arm of the running Experiment."""
 
-    name: Annotated[str, Field(min_length=1, max_length=63)] = Field(description="The arm.")
-    problem: Message | None = Field(None, description="What it failed of last, while it was brought up.")
+    name: Annotated[str, Field(min_length=1, max_length=63)] = Field(description="Name of the arm.")
+    problem: Message | None = Field(None, description="Its last failure while it started.")
 
 
 class DrainingRevision(ApiBase):
     """A revision without traffic whose replicas still drain."""
 
-    revision: RevisionNumber = Field(description="Its number.")
+    revision: RevisionNumber = Field(description="Number of the revision.")
     cluster: Annotated[str, Field(max_length=253)] = Field(
         "", description="Its RayCluster; empty means status.cluster."
     )
-    replicas: NonNegativeInt = Field(1, description="How many still run.")
+    replicas: NonNegativeInt = Field(1, description="Replicas that still run.")
     since: Timestamp = Field(description="When it lost its traffic.")
 
 
 class CapacityStatus(ApiBase):
-    """GPUs of all revisions together, and where those of a candidate come from."""
+    """GPUs of all revisions together, and where a candidate gets its own."""
 
     gpus_requested: Annotated[float, Field(ge=0)] = 0.0
     gpus_allocated: Annotated[float, Field(ge=0)] = 0.0
     mode: Literal["surge", "inPlace"] | None = Field(
-        None, description="As spec.rollout.capacity was resolved for the rollout under way; surge without one."
+        None, description="The resolved spec.rollout.capacity of the current rollout; surge without one."
     )
     needed_replicas: NonNegativeInt | None = Field(
-        None, description="With mode inPlace: replicas for all of the traffic, which both revisions share."
+        None, description="With mode inPlace: replicas that all of the traffic needs; both revisions share them."
     )
     spare_replicas: NonNegativeInt | None = Field(
-        None, description="With mode inPlace: replicas beyond those that there was room for when it began, 0 or 1."
+        None, description="With mode inPlace: replicas beyond those that there was room for at the start, 0 or 1."
     )
 
 
 class Startup(ApiBase):
-    """How long the phases of the last revision's start took; what is not known is left out."""
+    """Duration of each phase of the last revision's start; unknown phases are left out."""
 
-    revision: RevisionNumber | None = Field(None, description="The revision.")
+    revision: RevisionNumber | None = Field(None, description="Number of the revision.")
     cluster: Duration | None = Field(
-        None, description="Until its first pod was made: a first model waits for Ray's store and head."
+        None, description="Until its first pod was created. A first model waits for Ray's store and head."
     )
-    scheduled: Duration | None = Field(None, description="Of its slowest pod, until it had a node.")
-    image: Duration | None = Field(None, description="Of its slowest pod, until its first container ran.")
+    scheduled: Duration | None = Field(None, description="Until its slowest pod had a node.")
+    image: Duration | None = Field(None, description="Until the first container of its slowest pod ran.")
     ray: Duration | None = Field(
-        None, description="From then, without pods from the begin, until a replica began: Ray, its process and imports."
+        None,
+        description="From then (without pods, from the start) until a replica began: Ray, its process and imports.",
     )
-    download: Duration | None = Field(None, description="Of the model.")
-    load: Duration | None = Field(None, description="Of the model.")
-    warmup: Duration | None = Field(None, description="Its first requests.")
-    total: Duration | None = Field(None, description="From when it was to run until its replicas were seen to run.")
+    download: Duration | None = Field(None, description="Download of the model.")
+    load: Duration | None = Field(None, description="Loading of the model.")
+    warmup: Duration | None = Field(None, description="Its warm-up requests.")
+    total: Duration | None = Field(None, description="From the decision to run it until all its replicas ran.")
 
 
 class LastCommand(ApiBase):
-    """The last command annotation and what became of it."""
+    """The last command annotation and its result."""
 
-    id: Text = Field(description="The command's id; each is run once.")
-    verb: Text = Field(description="What it asked for.")
-    revision: RevisionNumber | None = Field(None, description="The revision it was about.")
-    result: Literal["Accepted", "Rejected"] = Field(description="Whether it was run.")
+    id: Text = Field(description="Id of the command; each runs once.")
+    verb: Text = Field(description="Verb of the command.")
+    revision: RevisionNumber | None = Field(None, description="Revision that the command names.")
+    result: Literal["Accepted", "Rejected"] = Field(description="Whether the command was executed.")
     message: Message = Field("", description="Why it was rejected.")
     at: Timestamp = Field(description="When it was handled.")
 
@@ -123,10 +125,10 @@ class LastCommand(ApiBase):
 class LastRollout(ApiBase):
     """How the last rollout ended."""
 
-    experiment: Text = Field(description="Its Experiment; empty for one without steps.")
-    revision: RevisionNumber = Field(description="The revision it was about.")
+    experiment: Text = Field(description="Its Experiment; empty for a rollout without steps.")
+    revision: RevisionNumber = Field(description="The revision that was rolled out.")
     outcome: Literal["Promoted", "Aborted", "RolledBack", "Superseded"] = Field(
-        description="Aborted and RolledBack hold the revision back until `retry`, or until the spec stands for what is stable."
+        description="Aborted and RolledBack hold the revision back until `retry`, or until the spec matches the stable revision."
     )
     reason: Message = Field("", description="Why it ended so.")
     code: Text | None = Field(
@@ -141,57 +143,58 @@ class LastRollout(ApiBase):
 
 
 class ModelDeploymentStatus(Status):
-    """What the operator found and did."""
+    """State that the operator observed, and its decisions."""
 
     observed_generation: Annotated[Integer, Field(ge=-1)] = Field(
-        -1, description="The generation of the spec that all of this is about."
+        -1, description="The generation of the spec that this status describes."
     )
-    url: Annotated[str, Field(max_length=2048)] = Field("", description="Where the edge answers for it.")
-    replicas: NonNegativeInt = Field(0, description="How many stable, candidate and arms are to have together.")
+    url: Annotated[str, Field(max_length=2048)] = Field("", description="Address at which the edge serves the model.")
+    replicas: NonNegativeInt = Field(0, description="Desired replicas of stable, candidate and arms together.")
     ready_replicas: NonNegativeInt = Field(0, description="How many of them Serve runs.")
     selector: Annotated[str, Field(max_length=1024)] = Field("", description="Label selector of its pods, for /scale.")
     cluster: Annotated[str, Field(max_length=253)] = Field(
-        "", description="The RayCluster of its newest revision; another image is another one."
+        "", description="RayCluster of the newest revision. Another image needs another cluster."
     )
     stable: RevisionStatus | None = Field(None, description="The revision that serves.")
-    candidate: RevisionStatus | None = Field(None, description="The revision that is to replace it.")
+    candidate: RevisionStatus | None = Field(None, description="The revision that may replace it.")
     queued: RevisionNumber | None = Field(
-        None, description="The revision that waits, by spec.rollout.onNewRevision, for what is under way to end."
+        None, description="The revision that waits for the current rollout to end, by spec.rollout.onNewRevision."
     )
     stable_before: Annotated[Items[RevisionNumber], Field(max_length=20)] = Field(
         (),
-        description="Revisions that were stable before it, the newest first, but for those that were gone back from and those that"
-        " lost their traffic as a candidate since; spec.rollout.rollbackWindow counts these.",
+        description="Earlier stable revisions, newest first. Without those that were rolled back from, and those that later lost"
+        " their traffic as a candidate. spec.rollout.rollbackWindow counts these.",
     )
     arms: Annotated[Items[ArmRevision], Field(max_length=9), ListType("map", "name")] | None = Field(
         None,
-        description="The revisions beside stable of the Experiment of a user's own that runs; absent where none does.",
+        description="The other revisions of a user's running Experiment; absent without one.",
     )
     retiring: Annotated[Items[DrainingRevision], Field(max_length=20)] = Field(
-        (), description="Revisions without traffic whose last requests are still answered."
+        (), description="Revisions without traffic that still answer their last requests."
     )
     kept: Annotated[Items[DrainingRevision], Field(max_length=8)] = Field(
-        (), description="Revisions that spec.rollout.keepPrevious keeps warm, since when they lost their traffic."
+        (),
+        description="Revisions that spec.rollout.keepPrevious keeps warm, with the time when they lost their traffic.",
     )
     experiment: Annotated[str, Field(max_length=253)] = Field(
-        "", description="The Experiment under way: that of the rollout, or one of a user's own."
+        "", description="The current Experiment: the rollout's, or a user's."
     )
     capacity: CapacityStatus | None = Field(
         None,
-        description="Accelerators of all revisions together; left out where none asks for any and no rollout is in place.",
+        description="Accelerators of all revisions together. Absent if none needs any and no rollout is in place.",
     )
     startup: Startup | None = Field(
-        None, description="Phases of the last revision's start; `cluster`, `scheduled` and `image` in a cluster."
+        None, description="Phases of the last revision's start; `cluster`, `scheduled` and `image` only in a cluster."
     )
-    last_command: LastCommand | None = Field(None, description="The last command and what became of it.")
+    last_command: LastCommand | None = Field(None, description="The last command and its result.")
     command_ids: Annotated[Items[Text], Field(max_length=20)] = Field(
-        (), description="Ids of the last commands, which are not run again."
+        (), description="Ids of the last commands, which never run again."
     )
     last_rollout: LastRollout | None = Field(None, description="How the last rollout ended.")
     held_back: Annotated[Items[LastRollout], Field(max_length=10)] = Field(
         (),
-        description="How the rollouts of revisions ended that are not rolled out again, before `retry` or a spec that stands for what is"
-        " stable; the newest last.",
+        description="Ends of the rollouts of revisions that are held back until `retry`, or until the spec matches the stable"
+        " revision; newest last.",
     )
     conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = Field(
         (), description="See the conditions below."

@@ -1,1 +1,1 @@
-"""How a new revision takes over: `spec.rollout` of a ModelDeployment."""
+"""`spec.rollout` of a ModelDeployment: how a new revision replaces the stable one."""

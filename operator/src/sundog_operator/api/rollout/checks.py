@@ -1,4 +1,4 @@
-"""Checks beside the edges' own metrics: Prometheus queries and webhooks."""
+"""Prometheus queries and webhooks, which complement the edges' own metrics."""
 
 from datetime import timedelta
 from typing import Annotated, ClassVar, Literal
@@ -15,35 +15,38 @@ from sundog_operator.api.scalars import (
 )
 from sundog_operator.api.schema.rules import ExpectedNoun, Rule
 
-_PLACE = r"\{\{ ?(namespace|service|revision|stableRevision|arm) ?\}\}"
-_CHECKS_PACE = Rule(
+_PLACEHOLDER = r"\{\{ ?(namespace|service|revision|stableRevision|arm) ?\}\}"
+_CHECK_INTERVAL_RULE = Rule(
     cel="!self.contains('d') && duration(self) >= duration('10s') && duration(self) <= duration('1h')",
     holds=lambda interval: timedelta(seconds=10) <= interval <= timedelta(hours=1),
-    message="must be 10s to 1h",
+    message="not in range; expected 10s to 1h",
 )
 
 
 class PrometheusQuery(ApiBase):
-    """A number that is read from the administrator's Prometheus again and again."""
+    """A number that the operator reads regularly from the installation's Prometheus."""
 
     query: Annotated[
         str,
-        Field(min_length=1, max_length=4096, pattern=rf"^([^{{]|\{{[^{{]|{_PLACE})*\{{?$"),
+        Field(min_length=1, max_length=4096, pattern=rf"^([^{{]|\{{[^{{]|{_PLACEHOLDER})*\{{?$"),
         ExpectedNoun(
-            "PromQL in which {{namespace}}, {{service}}, {{revision}}, {{stableRevision}} and {{arm}} alone stand in double braces"
+            "PromQL whose double braces contain only {{namespace}}, {{service}}, {{revision}}, {{stableRevision}} or"
+            " {{arm}}"
         ),
     ] = Field(
-        description="PromQL that gives one number. In it {{namespace}}, {{service}}, {{revision}}, {{stableRevision}} and {{arm}}"
-        " stand for those of the candidate.",
+        description="PromQL that returns one number. The operator replaces {{namespace}}, {{service}}, {{revision}},"
+        " {{stableRevision}} and {{arm}} by those of the canary.",
     )
-    interval: Annotated[Duration, _CHECKS_PACE] = Field(
-        timedelta(minutes=1), description="Between two checks, 10s to 1h."
+    interval: Annotated[Duration, _CHECK_INTERVAL_RULE] = Field(
+        timedelta(minutes=1), description="Time between two checks, 10s to 1h; default 1m."
     )
     failure_limit: Annotated[Integer, Field(ge=1, le=100)] = Field(
-        3, description="So many checks in a row outside of the threshold roll back."
+        3, description="Consecutive checks outside of the threshold that cause a rollback; default 3."
     )
     inconclusive_limit: Annotated[Integer, Field(ge=1, le=100)] = Field(
-        5, description="So many checks in a row without a number are Inconclusive, and onInconclusive follows."
+        5,
+        description="Consecutive checks without a number after which the step is Inconclusive and onInconclusive applies; default"
+        " 5.",
     )
 
 
@@ -57,44 +60,42 @@ class Threshold(ApiBase):
         Rule(
             cel="has(self.min) || has(self.max)",
             holds=lambda limits: limits.min is not None or limits.max is not None,
-            message="min or max has to be given",
+            message="expected min, max or both",
         ),
         Rule(
             cel="!has(self.min) || !has(self.max) || self.min <= self.max",
             holds=lambda limits: limits.min is None or limits.max is None or limits.min <= limits.max,
-            message="min is greater than max",
+            message="min is greater than max; expected min to be at most max",
         ),
     )
 
 
 class Analysis(ApiBase):
-    """A number that has to be good before the next step."""
+    """A number that must be good before the next step."""
 
-    name: Name = Field(description="Names it in status.")
-    prometheus: PrometheusQuery = Field(description="A number read from Prometheus.")
-    threshold: Threshold = Field(description="What that number may be.")
+    name: Name = Field(description="Name of the check in status.")
+    prometheus: PrometheusQuery = Field(description="The Prometheus query.")
+    threshold: Threshold = Field(description="Good values of the number.")
     count: Annotated[Integer, Field(ge=1, le=100)] = Field(
-        1, description="The step ends after so many checks within the threshold."
+        1, description="Checks within the threshold that the step needs; default 1."
     )
 
 
 AT_MOST_AN_HOUR_RULE = Rule(
     cel="self.contains('d') ? !self.matches('[1-9]') : duration(self) <= duration('1h')",
     holds=lambda timeout: timeout <= timedelta(hours=1),
-    message="must be at most an hour",
+    message="too long; expected at most 1h",
 )
 
 
 class WebhookStep(ApiBase):
-    """A service that has to confirm before the next step."""
+    """A service that must confirm before the next step."""
 
-    url: HttpUrl = Field(
-        description="Where to ask, by POST. What is told of it elsewhere is without user, password and query."
-    )
+    url: HttpUrl = Field(description="Address of the POST request. Reports omit its user, password and query.")
     type: Literal["confirm"] = Field(
         "confirm",
-        description="confirm: the step ends once the answer is 200, 201 or 202; after any other it is asked again.",
+        description="confirm: the step ends when the answer is 200, 201 or 202. After any other answer the operator asks again.",
     )
     timeout: Annotated[PositiveDuration, AT_MOST_AN_HOUR_RULE] = Field(
-        timedelta(seconds=10), description="How long one call may take, at most an hour. Nothing else waits for it."
+        timedelta(seconds=10), description="Timeout of one call, at most 1h; default 10s. Nothing else waits for it."
     )

@@ -27,5 +27,5 @@ JSON_PATH_NOUN = "a JSON path such as $.user.id or $.rows[0].id, of at most 8 pa
 
 
 def set_fields(part: ApiBase, names: Sequence[str]) -> list[str]:
-    """Which of these optional fields are set."""
+    """Return the names of those optional fields that are set."""
     return [name for name in names if getattr(part, name) is not None]

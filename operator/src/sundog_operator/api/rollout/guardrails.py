@@ -17,7 +17,7 @@ from sundog_operator.api.schema.rules import ExpectedNoun, Rule, nonzero_rule
 
 
 def is_latency_metric(metric: str) -> bool:
-    """Whether a metric of the edge is how long answers take."""
+    """Whether a metric of the edge is a latency."""
     return metric.startswith("latency")
 
 
@@ -25,11 +25,11 @@ GuardrailMaximum = Annotated[
     str,
     Field(max_length=16, pattern=r"^([0-9]{1,2}(\.[0-9]{1,4})?%|100%|[0-9]{1,6}(us|ms|s|m))$"),
     ExpectedNoun("a percentage such as 2% or a duration such as 500ms"),
-    nonzero_rule("0 would let no candidate pass"),
+    nonzero_rule("0 lets no canary pass; expected more than 0"),
 ]
 
 
-def _ceiling_fits(guardrail: "MetricGuardrail") -> bool:
+def _max_fits_metric(guardrail: "MetricGuardrail") -> bool:
     if guardrail.max is None or guardrail.metric is None:
         return True
     return guardrail.max.endswith("%") == (guardrail.metric == "errorRate")
@@ -37,8 +37,8 @@ def _ceiling_fits(guardrail: "MetricGuardrail") -> bool:
 
 MAX_FITS_METRIC_RULE = Rule(
     cel="!has(self.metric) || !has(self.max) || self.max.endsWith('%') == (self.metric == 'errorRate')",
-    holds=_ceiling_fits,
-    message="errorRate has a percentage for max, a latency has a duration",
+    holds=_max_fits_metric,
+    message="unit does not fit the metric; expected a percentage for errorRate, a duration for a latency",
     field="max",
 )
 
@@ -49,17 +49,19 @@ class MetricGuardrail(ApiBase):
     metric: MetricName | None = Field(None, description="A metric that the edge measures.")
     margin: LatencyMargin | None = Field(
         None,
-        description="How much worse than stable the candidate may be, in percent of stable; default 25% for errorRate, 10% for"
-        " latencies, of which a margin is a millisecond at least.",
+        description="How much worse than stable the canary may be, in percent of stable. Default: 25% for errorRate, 10% for"
+        " latencies. A latency margin is at least 1 ms.",
     )
     floor: PercentUpTo100Text | None = Field(
         None,
-        description="A gate also passes if no more than this share of requests fail, or take long, above stable's; default for errorRate"
-        " 0.5%, below 50 requests a second 1%, for a latency a tenth of what is long by its name. It never excuses harm.",
+        description="A gate also passes if at most this share of requests more than stable's fail or are slow. Default for"
+        " errorRate 0.5%, below 50 requests a second 1%; for latencyP99 0.1%, likewise a tenth for others. It never"
+        " excuses harm.",
     )
     max: GuardrailMaximum | None = Field(
         None,
-        description="An absolute ceiling: 2% for errorRate, 500ms for a latency. No gate passes what is not known to be below it.",
+        description="An absolute limit: 2% for errorRate, 500ms for a latency. A gate passes only if the metric is known to be"
+        " below it.",
     )
 
 
@@ -68,85 +70,87 @@ class RolloutGuardrail(MetricGuardrail):
 
     enabled: bool = Field(
         True,
-        description="false leaves a latency out, also where it would be looked at for harm by default. Errors are always looked at.",
+        description="Set false to ignore a latency, also where it would be checked for harm by default. Errors are always"
+        " checked.",
     )
-    name: Name | None = Field(None, description="Names a Prometheus guardrail.")
-    prometheus: PrometheusQuery | None = Field(None, description="A number read from Prometheus.")
-    threshold: Threshold | None = Field(None, description="What that number may be.")
+    name: Name | None = Field(None, description="Name of a Prometheus guardrail.")
+    prometheus: PrometheusQuery | None = Field(None, description="The Prometheus query.")
+    threshold: Threshold | None = Field(None, description="Good values of the query's number.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="has(self.metric) != has(self.prometheus)",
             holds=lambda guardrail: (guardrail.metric is None) != (guardrail.prometheus is None),
-            message="exactly one of metric and prometheus has to be given",
+            message="expected exactly one of metric and prometheus",
         ),
         Rule(
             cel="!has(self.prometheus) || has(self.name) && has(self.threshold)",
             holds=lambda guardrail: (
                 guardrail.prometheus is None or len(set_fields(guardrail, ("name", "threshold"))) == 2
             ),
-            message="prometheus needs a name and a threshold",
+            message="prometheus without name or threshold; expected both",
         ),
         Rule(
             cel="has(self.prometheus) || !has(self.name) && !has(self.threshold)",
             holds=lambda guardrail: (
                 guardrail.prometheus is not None or not set_fields(guardrail, ("name", "threshold"))
             ),
-            message="name and threshold go with prometheus only",
+            message="name or threshold without prometheus; expected them only with prometheus",
         ),
         Rule(
             cel="has(self.metric) || !has(self.margin) && !has(self.floor) && !has(self.max)",
             holds=lambda guardrail: (
                 guardrail.metric is not None or not set_fields(guardrail, ("margin", "floor", "max"))
             ),
-            message="margin, floor and max go with metric only",
+            message="margin, floor or max without metric; expected them only with metric",
         ),
         Rule(
             cel="!has(self.enabled) || self.enabled || has(self.metric) && self.metric.startsWith('latency')"
             " && !has(self.margin) && !has(self.floor) && !has(self.max)",
-            holds=lambda guardrail: guardrail.enabled or _is_only_a_latency(guardrail),
-            message="enabled: false goes with a latency alone, without margin, floor and max",
+            holds=lambda guardrail: guardrail.enabled or _is_plain_latency(guardrail),
+            message="enabled: false on another guardrail; expected only on a latency without margin, floor and max",
         ),
         MAX_FITS_METRIC_RULE,
     )
 
 
-def _is_only_a_latency(guardrail: RolloutGuardrail) -> bool:
+def _is_plain_latency(guardrail: RolloutGuardrail) -> bool:
     return is_latency_metric(guardrail.metric or "") and not set_fields(guardrail, ("margin", "floor", "max"))
 
 
-def _metrics_differ(guardrails: Sequence[MetricGuardrail]) -> bool:
+def _has_unique_metrics(guardrails: Sequence[MetricGuardrail]) -> bool:
     metrics = [guardrail.metric for guardrail in guardrails if guardrail.metric is not None]
     return len(metrics) == len(set(metrics))
 
 
 ONE_GUARDRAIL_PER_METRIC_RULE = Rule(
     cel="self.all(g, !has(g.metric) || self.filter(h, has(h.metric)).exists_one(h, h.metric == g.metric))",
-    holds=_metrics_differ,
-    message="a metric has more than one guardrail",
+    holds=_has_unique_metrics,
+    message="two guardrails with the same metric; expected one per metric",
 )
 MAX_LATENCY_GUARDRAILS: Final = 3
-"""Among the guardrails of one spec: edges count what takes long by so many times, each for itself."""
+"""Latency guardrails of one spec. Edges count slow answers for this many thresholds."""
 
 
-def _latencies_fit(guardrails: Sequence[MetricGuardrail]) -> bool:
+def _has_few_latencies(guardrails: Sequence[MetricGuardrail]) -> bool:
     return sum(is_latency_metric(guardrail.metric or "") for guardrail in guardrails) <= MAX_LATENCY_GUARDRAILS
 
 
 MAX_LATENCY_GUARDRAILS_RULE = Rule(
     cel=f"self.filter(g, has(g.metric) && g.metric.startsWith('latency')).size() <= {MAX_LATENCY_GUARDRAILS}",
-    holds=_latencies_fit,
-    message=f"more than {MAX_LATENCY_GUARDRAILS} latencies; edges count what takes long by so many at most",
+    holds=_has_few_latencies,
+    message=f"more than {MAX_LATENCY_GUARDRAILS} latencies; expected at most {MAX_LATENCY_GUARDRAILS}, because edges count"
+    " slow answers for no more",
 )
 
 
-def _names_differ(guardrails: Sequence[RolloutGuardrail]) -> bool:
+def _has_unique_names(guardrails: Sequence[RolloutGuardrail]) -> bool:
     names = [guardrail.name for guardrail in guardrails if guardrail.name is not None]
     return len(names) == len(set(names))
 
 
 UNIQUE_GUARDRAIL_NAMES_RULE = Rule(
     cel="self.all(g, !has(g.name) || self.filter(h, has(h.name)).exists_one(h, h.name == g.name))",
-    holds=_names_differ,
-    message="two guardrails have the same name",
+    holds=_has_unique_names,
+    message="two guardrails with the same name; expected unique names",
 )

@@ -1,4 +1,4 @@
-"""Warm-up, bake, what is kept afterwards, windows and notifications."""
+"""Warm-up, bake, kept revisions, windows and notifications."""
 
 from datetime import timedelta
 from typing import Annotated, Literal
@@ -17,72 +17,77 @@ from sundog_operator.api.schema.rules import ExpectedNoun, ListType
 
 
 class RolloutWarmup(ApiBase):
-    """The first part of each weight, which is no evidence: it ends with whichever comes first. 0 of either means no warm-up."""
+    """The start of each weight, whose requests are no evidence. It ends when the first limit is reached; 0 for either means no warm-up."""
 
     requests: Annotated[Integer, Field(ge=0, le=1_000_000)] = Field(
-        200, description="It ends after so many requests of the candidate."
+        200, description="Requests of the canary after which the warm-up ends; default 200."
     )
-    duration: Duration = Field(timedelta(seconds=60), description="It ends after so long.")
+    duration: Duration = Field(timedelta(seconds=60), description="Time after which the warm-up ends; default 60s.")
 
 
 class Bake(ApiBase):
-    """What follows the last step: the old revision keeps a share and is compared still."""
+    """The time after the last step: stable keeps a small share and is still compared."""
 
     duration: PositiveDuration = Field(
-        timedelta(minutes=30), description="How long, from when all edges have that split in force; pauses left aside."
+        timedelta(minutes=30), description="Duration, from when all edges apply the split, without pauses; default 30m."
     )
     holdback: Annotated[
         str, Field(max_length=12, pattern=r"^([1-9]|[1-4][0-9])%$"), ExpectedNoun("a whole percentage from 1% to 49%")
-    ] = Field("1%", description="The share that the old revision keeps; the weight of each step is below the rest.")
+    ] = Field("1%", description="Share that stable keeps; default 1%. Every step's weight must be below the rest.")
 
     @property
     def weight(self) -> int:
-        """The percent of the traffic that the candidate has."""
+        """The canary's percent of the traffic."""
         return 100 - int(self.holdback.removesuffix("%"))
 
 
 class KeepPrevious(ApiBase):
-    """Revisions that were stable and stay warm after a promotion, to go back to at once."""
+    """Former stable revisions that stay warm after a promotion, for an immediate rollback."""
 
     revisions: Annotated[Integer, Field(ge=0, le=5)] = Field(
-        1, description="How many of status.stableBefore, the newest first."
+        1, description="How many of status.stableBefore, newest first; default 1."
     )
-    replicas: Annotated[Integer, Field(ge=0, le=1000)] = Field(1, description="Replicas of each; 0 keeps none.")
-    for_: Duration = Field(timedelta(hours=1), alias="for", description="How long after it lost its traffic.")
+    replicas: Annotated[Integer, Field(ge=0, le=1000)] = Field(
+        1, description="Replicas of each; default 1. 0 keeps none."
+    )
+    for_: Duration = Field(
+        timedelta(hours=1), alias="for", description="How long after the revision lost its traffic; default 1h."
+    )
 
 
 class RollbackWindow(ApiBase):
-    """Revisions that were stable and may return without steps."""
+    """Former stable revisions that may return without steps."""
 
     revisions: Annotated[Integer, Field(ge=0, le=20)] = Field(
-        3, description="How many of status.stableBefore, the newest first."
+        3, description="How many of status.stableBefore, newest first; default 3."
     )
 
 
 class RolloutWindow(ApiBase):
-    """When traffic may move forward."""
+    """A period in which traffic may advance."""
 
     cron: Annotated[
         str,
         Field(max_length=128, pattern=r"^[-0-9A-Za-z*/,]+( [-0-9A-Za-z*/,]+){4}$"),
         ExpectedNoun("a cron line of five fields such as 0 9 * * 1-5"),
     ] = Field(description="When it opens: minute, hour, day of the month, month and weekday.")
-    duration: PositiveDuration = Field(description="How long it stays open, in hours that pass; 1m or more.")
+    duration: PositiveDuration = Field(description="How long it stays open, in elapsed time; at least 1m.")
     tz: Annotated[
         str,
         Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$"),
         ExpectedNoun("a time zone such as UTC or Europe/Prague"),
-    ] = Field("UTC", description="The time zone of cron.")
+    ] = Field("UTC", description="Time zone of cron; default UTC.")
 
 
 NotificationEvent = Literal["started", "paused", "promoted", "aborted", "rolledBack"]
 
 
 class NotificationReceiver(ApiBase):
-    """An address that is told what happened."""
+    """A webhook that is notified of a rollout's events."""
 
-    webhook: HttpUrl = Field(description="Where to post. What is told of it elsewhere is its scheme and host.")
+    webhook: HttpUrl = Field(description="Address of the POST request. Reports show only its scheme and host.")
     events: Annotated[Items[NotificationEvent], Field(min_length=1, max_length=5), ListType("set")] = Field(
         ("paused", "promoted", "rolledBack"),
-        description="What is told. paused: it stands still as `status.paused` of the Experiment says, or at a step that waits for promote.",
+        description="Events to send; default paused, promoted and rolledBack. paused: the Experiment has `status.paused`, or a"
+        " step waits for promote.",
     )

@@ -1,4 +1,4 @@
-"""Steps that compare copies of requests."""
+"""Steps that compare answers to copies of requests."""
 
 from typing import Annotated, ClassVar
 
@@ -25,38 +25,38 @@ AnswerPath = Annotated[str, Field(max_length=200, pattern=JSON_PATH), ExpectedNo
 TOLERANCE_RULE = Rule(
     cel="self.by == 'tolerance' || self.atol == 0.0 && self.rtol == 0.0",
     holds=lambda compared: compared.by == "tolerance" or not (compared.atol or compared.rtol),
-    message="atol and rtol go with by: tolerance only",
+    message="atol or rtol without by: tolerance; expected them only with it",
 )
 
 
 class ComparedPart(ApiBase):
     """A part of the answer, and when it agrees."""
 
-    path: AnswerPath = Field(description="Where it is in the answer, such as $.outputs[0].data.")
-    by: PartComparator = Field("exact", description="exact, tolerance or argmax, as agreement.by.")
-    atol: ToleranceValue = Field(0.0, description="With tolerance, how far numbers may differ.")
-    rtol: ToleranceValue = Field(0.0, description="With tolerance, the same as a share of stable's number.")
+    path: AnswerPath = Field(description="Its JSON path in the answer, such as $.outputs[0].data.")
+    by: PartComparator = Field("exact", description="exact, tolerance or argmax, as in agreement.by; default exact.")
+    atol: ToleranceValue = Field(0.0, description="With tolerance: how far numbers may differ; default 0.")
+    rtol: ToleranceValue = Field(0.0, description="With tolerance: the same as a share of stable's number; default 0.")
 
     rules: ClassVar[tuple[Rule, ...]] = (TOLERANCE_RULE,)
 
 
 class Agreement(ApiBase):
-    """How often the answers of both revisions have to agree."""
+    """How often the answers of both revisions must agree."""
 
     min: Annotated[float, Field(gt=0, lt=1)] = Field(
-        description="The least share of answers that agree, between 0 and 1, such as 0.995."
+        description="Least share of answers that must agree, between 0 and 1, such as 0.995."
     )
     by: Comparator = Field(
         "exact",
-        description="exact: equal as JSON, whatever the order of members. tolerance: numbers within atol + rtol of stable's, all else"
-        " equal."
-        " argmax: in each row of numbers the largest is in the same place. custom: every one of parts agrees, each in its own way.",
+        description="exact: equal JSON, in any order of members. tolerance: numbers within atol + rtol of stable's, all else"
+        " equal. argmax: in each row of numbers, the largest is in the same place. custom: every item of parts agrees"
+        " by its own rule. Default exact.",
     )
-    atol: ToleranceValue = Field(0.0, description="With tolerance, how far numbers may differ.")
-    rtol: ToleranceValue = Field(0.0, description="With tolerance, the same as a share of stable's number.")
+    atol: ToleranceValue = Field(0.0, description="With tolerance: how far numbers may differ; default 0.")
+    rtol: ToleranceValue = Field(0.0, description="With tolerance: the same as a share of stable's number; default 0.")
     path: AnswerPath | None = Field(
         None,
-        description="The part of the answer that is compared, such as $.outputs[0].data; all of it where it is left out.",
+        description="JSON path of the part to compare, such as $.outputs[0].data; default the whole answer.",
     )
     parts: (
         Annotated[
@@ -64,56 +64,58 @@ class Agreement(ApiBase):
             Field(min_length=1, max_length=8),
         ]
         | None
-    ) = Field(None, description="With custom, the parts that are compared. What is in none of them may differ.")
+    ) = Field(None, description="With custom: the parts to compare. All other parts may differ.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         TOLERANCE_RULE,
         Rule(
             cel="(self.by == 'custom') == has(self.parts)",
             holds=lambda agreement: (agreement.by == "custom") == (agreement.parts is not None),
-            message="by: custom needs parts, which go with it only",
+            message="expected parts with by: custom, and only with it",
         ),
         Rule(
             cel="self.by != 'custom' || !has(self.path)",
             holds=lambda agreement: agreement.by != "custom" or agreement.path is None,
-            message="with by: custom each of parts has a path of its own",
+            message="path with by: custom; expected none, because each of parts has its own path",
         ),
     )
 
 
 LatencyMargin = Annotated[
     PercentText,
-    nonzero_rule("0% would let no candidate pass that is just as good as stable"),
+    nonzero_rule("0% lets no canary pass that equals stable; expected more than 0%"),
 ]
 
 
 class LatencyComparison(ApiBase):
     """How much longer the slowest answers to copies may take."""
 
-    margin: LatencyMargin = Field("10%", description="In percent of stable.")
+    margin: LatencyMargin = Field("10%", description="In percent of stable; default 10%.")
 
 
 class ShadowComparisonSpec(ApiBase):
-    """What a shadow is compared by."""
+    """What a shadow step compares."""
 
-    agreement: Agreement | None = Field(None, description="How often the answers have to agree.")
+    agreement: Agreement | None = Field(None, description="How often the answers must agree.")
     latency_p99: LatencyComparison | None = Field(
         None,
-        description="How much longer the candidate's p99 may be than stable's to the same requests. The step waits until that is known,"
-        " with the mirror's own time in it; nothing is rolled back for it.",
+        description="How much longer the canary's p99 may be than stable's for the same requests. The mirror's own time is part"
+        " of it. The step waits until this is known; it never causes a rollback.",
     )
 
 
 class Shadow(ApiBase):
-    """The candidate gets copies of requests; its answers are compared and thrown away."""
+    """The canary gets copies of requests; its answers are compared and discarded."""
 
-    percent: Annotated[Integer, Field(ge=1, le=100)] = Field(100, description="The share of requests that is copied.")
-    compare: ShadowComparisonSpec = Field(ShadowComparisonSpec(), description="What is compared.")
+    percent: Annotated[Integer, Field(ge=1, le=100)] = Field(
+        100, description="Percent of requests to copy; default 100."
+    )
+    compare: ShadowComparisonSpec = Field(ShadowComparisonSpec(), description="What to compare.")
     min_samples: Annotated[Integer, Field(ge=1, le=10_000_000)] = Field(
-        2000, description="How many pairs it takes at least."
+        2000, description="Least number of answer pairs; default 2000."
     )
     max_duration: PositiveDuration = Field(
         DEFAULT_MAX_DURATION,
-        description="How long it may take before onInconclusive follows. With strategy: shadow the last one lasts as long, whatever is"
-        " known before, unless the candidate is rolled back.",
+        description="Time after which onInconclusive applies; default 24h. With strategy: shadow the last step always lasts this"
+        " long, unless the canary is rolled back.",
     )

@@ -1,4 +1,4 @@
-"""What is counted as one: a request, or a unit that stays with its arm."""
+"""The unit of assignment: a request, or an entity such as a user that stays with its arm."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -10,11 +10,11 @@ from sundog_operator.api.schema.rules import ExpectedNoun, Rule
 
 
 class PerRequestUnit(ApiBase):
-    """Each request is assigned on its own."""
+    """Each request is assigned separately."""
 
 
 class Unit(ApiBase):
-    """What is assigned to an arm and stays there: at most one source; none means the request."""
+    """What is assigned to an arm and stays there: at most one source; default each request."""
 
     header: (
         Annotated[
@@ -31,7 +31,7 @@ class Unit(ApiBase):
             ExpectedNoun("a cookie name of letters, digits, dashes and underscores"),
         ]
         | None
-    ) = Field(None, description="The cookie that names the unit; the edge gives one to who has none.")
+    ) = Field(None, description="The cookie that names the unit. The edge sets one if it is missing.")
     json_path: (
         Annotated[
             str,
@@ -39,7 +39,7 @@ class Unit(ApiBase):
             ExpectedNoun(JSON_PATH_NOUN),
         ]
         | None
-    ) = Field(None, description="Where the unit is in the request's JSON body, such as $.user.id.")
+    ) = Field(None, description="JSON path of the unit in the request's body, such as $.user.id.")
     jwt_claim: (
         Annotated[
             str, Field(max_length=63, pattern=r"^[A-Za-z0-9_:-]+$"), ExpectedNoun("the name of a claim such as sub")
@@ -47,17 +47,17 @@ class Unit(ApiBase):
         | None
     ) = Field(
         None,
-        description="The claim that names the unit, of a token that the edge has verified by endpoint.auth.jwt, which has to be set.",
+        description="The claim that names the unit, in a token that the edge verifies by endpoint.auth.jwt, which must be set.",
     )
-    request: PerRequestUnit | None = Field(None, description="Each request is a unit of its own; the default.")
+    request: PerRequestUnit | None = Field(None, description="Each request is a unit; the default.")
     salt: Annotated[
         str,
         Field(max_length=63, pattern=r"^[A-Za-z0-9._-]*$"),
         ExpectedNoun("letters, digits, dots, dashes and underscores"),
     ] = Field(
         "",
-        description="Fixes the assignment over several attempts; empty means a new one for each. That another Experiment or ModelDeployment"
-        " of the namespace has the same one is told, as SaltReused of SpecAccepted.",
+        description="Keeps the assignment over several attempts; default a new one for each. If another Experiment or"
+        " ModelDeployment of the namespace uses the same salt, SpecAccepted has the reason SaltReused.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -67,13 +67,13 @@ class Unit(ApiBase):
                 ".filter(x, x).size() <= 1"
             ),
             holds=lambda unit: len(set_fields(unit, ("header", "cookie", "json_path", "jwt_claim", "request"))) <= 1,
-            message="at most one of header, cookie, jsonPath, jwtClaim and request can be given",
+            message="expected at most one of header, cookie, jsonPath, jwtClaim and request",
         ),
     )
 
     @property
     def kind(self) -> Literal["header", "cookie", "jsonPath", "jwtClaim", "request"]:
-        """Which source is in force."""
+        """The source of the unit."""
         if self.header is not None:
             return "header"
         if self.cookie is not None:

@@ -1,1 +1,1 @@
-"""The CustomResourceDefinitions, and how manifests are checked against the types."""
+"""The CustomResourceDefinitions, and the validation of manifests by the types."""

@@ -1,4 +1,4 @@
-"""Where the CRD of a cluster and this release differ: fields that one of them lacks."""
+"""Differences between the CRD of a cluster and this release: fields that one of them lacks."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ Schema = Mapping[str, Any]
 
 
 def find_served_schema(schemas: Mapping[str, Schema], group: str, kind: str) -> Schema | None:
-    """The schema of a kind among those that an API server publishes (OpenAPI v3, `components.schemas`); None where it has none."""
+    """Return a kind's schema from those that an API server publishes (OpenAPI v3, `components.schemas`); None if it has none."""
     for schema in schemas.values():
         named = schema.get("x-kubernetes-group-version-kind") or ()
         if any((each.get("group"), each.get("kind")) == (group, kind) for each in named):
@@ -18,7 +18,7 @@ def find_served_schema(schemas: Mapping[str, Schema], group: str, kind: str) -> 
 
 
 def find_missing_fields(schema: Schema, node: Node, path: str) -> Iterator[str]:
-    """Paths of fields of this release that the schema does not have; of what is below them nothing is said."""
+    """Yield paths of this release's fields that the schema lacks, without the fields below them."""
     properties = _properties(schema)
     for name, child in node.fields.items():
         if name not in properties:
@@ -30,7 +30,7 @@ def find_missing_fields(schema: Schema, node: Node, path: str) -> Iterator[str]:
 
 
 def find_extra_fields(schema: Schema, node: Node, path: str) -> Iterator[str]:
-    """Paths of fields of the schema that this release does not know, likewise."""
+    """Yield paths of the schema's fields that this release lacks, likewise."""
     for name, child in _properties(schema).items():
         if name in node.fields:
             yield from find_extra_fields(child, node.fields[name].node, f"{path}.{name}")

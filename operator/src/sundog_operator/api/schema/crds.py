@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions, from the types: structural schemas with defaults, bounds and CEL rules."""
+"""The CustomResourceDefinitions, generated from the types: structural schemas with defaults, bounds and CEL rules."""
 
 import json
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ _TYPES = {
 _LENGTHS = {"map": "Properties", "free": "Properties", "array": "Items"}
 _TIME_LENGTH = 64
 _INITIAL_STATUS = {"observedGeneration": -1}
-"""Without it, tools that read conditions take an object that nobody looked at yet for finished."""
+"""Without it, tools that read conditions consider a new object to be finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class PrinterColumn:
     wide: bool = False
 
     def to_json(self) -> Schema:
-        """As the CRD has it."""
+        """Return the column as in a CRD."""
         column = {"name": self.name, "type": self.type, "jsonPath": self.path}
         return column | ({"priority": 1} if self.wide else {})
 
 
 @dataclass(frozen=True, slots=True)
 class CrdDefinition:
-    """What a CRD says beside its schema."""
+    """The parts of a CRD beside its schema."""
 
     resource: type[Resource]
     plural: str
@@ -57,7 +57,7 @@ class CrdDefinition:
 
     @property
     def kind(self) -> str:
-        """The kind's name."""
+        """Name of the kind."""
         return self.resource.__name__
 
 
@@ -109,7 +109,7 @@ CRD_DEFINITIONS = (
 
 
 def custom_resource_definition(definition: CrdDefinition) -> Schema:
-    """The whole CRD as plain JSON; no two places share an object."""
+    """Return the whole CRD as plain JSON; no two places share an object."""
     group, version = API_VERSION.split("/")
     subresources: Schema = {"status": {}}
     if definition.scale:
@@ -151,7 +151,7 @@ def custom_resource_definition(definition: CrdDefinition) -> Schema:
 
 
 def root_schema(resource: type[Resource]) -> Schema:
-    """The schema of a kind. The API server owns metadata, of which a schema may say nothing more."""
+    """Return the schema of a kind. The API server owns metadata, so the schema contains nothing more about it."""
     node = build_node_tree(resource)
     schema = _with_rules({"description": node.description, "type": "object", "required": ["spec"]}, node)
     schema["properties"] = {
@@ -189,33 +189,36 @@ def _object(node: Node, *, of_status: bool) -> Schema:
     for name, child in node.fields.items():
         schema = _schema(child.node, of_status=of_status)
         if child.description:
-            # First, for who reads the file.
+            # First, because it helps readers of the file.
             schema = {"description": child.description} | schema | {"description": child.description}
         if not of_status and child.default is not None:
             schema["default"] = _default(child)
         properties[name] = schema
     required = [name for name, child in node.fields.items() if child.required]
-    # The API server stores no empty list of properties: tools that compare would see a difference for ever.
-    made = ({"required": required} if required else {}) | ({"properties": properties} if properties else {})
-    # A rollback of the chart brings back the CRDs of before, by which a newer release's fields would be pruned.
-    return made | ({"x-kubernetes-preserve-unknown-fields": True} if of_status else {})
+    # The API server does not store an empty list; tools that compare would always find a difference.
+    keywords = ({"required": required} if required else {}) | ({"properties": properties} if properties else {})
+    # A rollback of the chart restores older CRDs, which would prune a newer release's fields.
+    return keywords | ({"x-kubernetes-preserve-unknown-fields": True} if of_status else {})
 
 
 def _default(field: FieldNode) -> Any:
-    """A default, whole where rules read it: the API server checks each by its rules before it fills in the defaults inside."""
-    return _whole(field.node) if field.node.kind == "object" and field.node.rules else field.default
+    """Return a default, complete if rules read it: the API server checks a default by its rules before it adds the inner defaults."""
+    return _complete_default(field.node) if field.node.kind == "object" and field.node.rules else field.default
 
 
-def _whole(node: Node) -> Schema:
+def _complete_default(node: Node) -> Schema:
     inner = {name: child for name, child in node.fields.items() if child.default is not None}
-    return {name: _whole(child.node) if child.node.kind == "object" else child.default for name, child in inner.items()}
+    return {
+        name: _complete_default(child.node) if child.node.kind == "object" else child.default
+        for name, child in inner.items()
+    }
 
 
 def _text_or_integer(node: Node) -> Schema:
     return {
         "x-kubernetes-int-or-string": True,
         "anyOf": [{"type": "integer"}, {"type": "string"}],
-        # Bounds of one type leave values of the other alone.
+        # Bounds of one type do not apply to values of the other.
         "minimum": 1,
         "maxLength": node.limits.max_length,
         "pattern": node.limits.pattern,
@@ -251,24 +254,26 @@ def _with_rules(schema: Schema, node: Node) -> Schema:
 
 
 def _key_rules(node: Node) -> list[Schema]:
-    """A schema cannot bound the keys of a map."""
+    """Return rules for the keys of a map, because a schema cannot bound them."""
     if node.kind != "map" or node.key is None:
         return []
     limits, noun = node.key.limits, node.key.noun
     rules = []
     if limits.max_length is not None:
-        message = f"a key has more than {limits.max_length} characters"
+        message = f"key too long; expected at most {limits.max_length} characters"
         rules.append({"rule": f"self.all(k, k.size() <= {limits.max_length})", "message": message})
     if limits.pattern is not None:
-        rules.append({"rule": f"self.all(k, k.matches(r'{limits.pattern}'))", "message": f"a key is not {noun}"})
+        rules.append(
+            {"rule": f"self.all(k, k.matches(r'{limits.pattern}'))", "message": f"invalid key; expected {noun}"}
+        )
     return rules
 
 
 def _rule(rule: Rule) -> Schema:
     if rule.field.startswith("metadata."):
-        # No schema knows the field, so no fieldPath can name it.
+        # The schema does not contain the field, so fieldPath cannot name it.
         rule = replace(rule, message=f"{rule.field}: {rule.message}", field="")
     expression = rule.message_expression()
-    said = {"messageExpression": expression} if expression else {"message": rule.message}
-    spared = {"optionalOldSelf": True} if rule.applies_to_new_only else {}
-    return {"rule": rule.expression(), **said, **spared, **({"fieldPath": f".{rule.field}"} if rule.field else {})}
+    message = {"messageExpression": expression} if expression else {"message": rule.message}
+    new_only = {"optionalOldSelf": True} if rule.applies_to_new_only else {}
+    return {"rule": rule.expression(), **message, **new_only, **({"fieldPath": f".{rule.field}"} if rule.field else {})}

@@ -1,4 +1,4 @@
-"""The types as a tree of JSON shapes: one reading of the annotations for the CRDs, the messages and the checks."""
+"""The types as a tree of JSON shapes, which CRDs, messages and checks share."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -50,7 +50,7 @@ class ValueBounds:
 
 @dataclass(frozen=True, slots=True)
 class FieldNode:
-    """A field of an object: its Python name, its default in Python (`initial`) and as JSON, None where it has none."""
+    """A field of an object. `attribute` is its Python name, `initial` its default in Python, `default` that as JSON; None without one."""
 
     attribute: str
     node: "Node"
@@ -62,7 +62,7 @@ class FieldNode:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One JSON value. `fields` by JSON name are of an object, `items` of an array or a map, `key` of a map."""
+    """One JSON value. `fields`, by JSON name, belong to an object, `items` to an array or a map, `key` to a map."""
 
     kind: NodeKind
     description: str = ""
@@ -81,7 +81,7 @@ class Node:
 
 @cache
 def build_node_tree(part: type[ApiBase]) -> Node:
-    """The tree below a type."""
+    """Return the tree of a type."""
     fields = {}
     for name, info in part.model_fields.items():
         json_name = info.alias or name
@@ -97,7 +97,7 @@ def build_node_tree(part: type[ApiBase]) -> Node:
 
 
 def leaf_paths(node: Node, path: str) -> Iterator[str]:
-    """The paths of all values that are no objects with fields; list items are `[]`."""
+    """Yield the paths of all values except objects with fields; list items are `[]`."""
     if node.kind == "object" and node.fields:
         for name, child in node.fields.items():
             yield from leaf_paths(child.node, f"{path}.{name}")

@@ -1,4 +1,4 @@
-"""What a type says about its values beyond their shape: markers in annotations, rules beside the fields they bind."""
+"""Properties of values beyond their shape: markers in annotations, and rules beside the fields that they check."""
 
 import re
 from collections.abc import Callable
@@ -18,16 +18,13 @@ def _quoted(text: str) -> str:
 
 
 def escape_field_name(name: str) -> str:
-    """A field's name as the API server's CEL knows it."""
+    """Return a field's name as in the API server's CEL."""
     return f"__{name}__" if _CEL_WORD.fullmatch(name) else name
 
 
 @dataclass(frozen=True, slots=True)
 class MessageValue:
-    """What a message says of a value that is none of its fields: `{name}` in it stands for a text that `cel` and `of` make alike.
-
-    Asked for where the rule does not hold.
-    """
+    """A computed text for `{name}` in a message. `cel` and `of` make the same text, and are used only if the rule fails."""
 
     name: str
     cel: str
@@ -38,12 +35,15 @@ class MessageValue:
 class Rule:
     """One rule, in CEL for the API server and in Python for the operator.
 
-    `cel` reads JSON names below `self`; `holds` reads the typed value. `message` completes "<path>: …"; `{a.b}` in it
-    stands for that field's value, `{}` for the value itself, integers and strings only; durations as they are written.
-    `absent` says what an optional field stands for where it is left out, as (JSON path, text). `field` is the JSON path,
-    below the type, that the message is about. `found` is what names in the message stand for that are no paths.
-    `spares_stored`: it is asked of objects that are new alone, for a rule of a whole object
-    would else refuse each later write of a status.
+    Attributes:
+        cel: reads JSON names below `self`.
+        holds: reads the typed value.
+        message: completes "<path>: …". `{a.b}` stands for that field's value, `{}` for the value itself; only integers and strings.
+            Durations appear as written.
+        field: the JSON path, below the type, that the message is about.
+        applies_to_new_only: check only new objects, because a rule of a whole object would refuse later writes of its status.
+        absent: texts for optional fields that are absent, as (JSON path, text).
+        found: computed texts for names in the message that are no paths.
     """
 
     cel: str
@@ -55,16 +55,16 @@ class Rule:
     found: tuple[MessageValue, ...] = ()
 
     def render(self, value: Any, read: Callable[[str], Any]) -> str:
-        """The message for a value, with the values that `read` finds in it by JSON path."""
-        told = {each.name: each for each in self.found}
+        """Return the message for a value; `read` returns the value's fields by JSON path."""
+        texts = {each.name: each for each in self.found}
         return _PLACEHOLDER.sub(
-            lambda match: told[match[1]].of(value) if match[1] in told else str(read(match[1])), self.message
+            lambda match: texts[match[1]].of(value) if match[1] in texts else str(read(match[1])), self.message
         )
 
     def message_expression(self) -> str | None:
-        """The message as a CEL expression; None when it names no value.
+        """Return the message as a CEL expression; None if it contains no value.
 
-        One `format`: the API server gives a sum of `string(…)` no bound, and then refuses the whole CRD as too costly.
+        It is a single `format`, because the API server cannot bound a sum of `string(…)`, and refuses the whole CRD as too expensive.
         """
         named = [self._value(path) for path in self._named()]
         if not named:
@@ -73,18 +73,18 @@ class Rule:
         return f"{_quoted(text)}.format([{', '.join(named)}])"
 
     def _value(self, path: str) -> str:
-        """CEL for what stands for a path in the message."""
-        if (told := next((each.cel for each in self.found if each.name == path), None)) is not None:
-            return told
+        """Return CEL for a path in the message."""
+        if (computed := next((each.cel for each in self.found if each.name == path), None)) is not None:
+            return computed
         value = ".".join(("self", *map(escape_field_name, filter(None, path.split(".")))))
         absent = dict(self.absent).get(path)
         return value if absent is None else f"has({value}) ? {value} : {_quoted(absent)}"
 
     def expression(self) -> str:
-        """What the API server evaluates."""
+        """Return the expression that the API server evaluates."""
         if not self.applies_to_new_only:
             return self.cel
-        # What the stored object has would be of no bounded size to the API server, which then refuses the whole CRD as too costly.
+        # Not a rule on the stored values: the API server cannot bound their size, and would refuse the CRD as too expensive.
         return f"oldSelf.hasValue() || {self.cel}"
 
     def _named(self) -> list[str]:
@@ -92,7 +92,7 @@ class Rule:
 
 
 def nonzero_rule(message: str) -> Rule:
-    """That a number written as text, such as a percentage or a duration, has a digit above 0."""
+    """Make the rule that a number in text, such as a percentage or a duration, is not zero."""
     return Rule(
         cel="self.matches('[1-9]')",
         holds=lambda text: any(digit in text for digit in "123456789"),
@@ -102,7 +102,7 @@ def nonzero_rule(message: str) -> Rule:
 
 @dataclass(frozen=True, slots=True)
 class TransitionRule:
-    """A rule on a change: `cel` reads `self` and `oldSelf`."""
+    """A rule for a change: `cel` reads `self` and `oldSelf`."""
 
     cel: str
     holds: Callable[[Any, Any], bool]
@@ -111,14 +111,14 @@ class TransitionRule:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedNoun:
-    """What a value should have been, for "<value> is not <noun>"."""
+    """The expected value, for "<value>; expected <noun>"."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class TextPattern:
-    """A regular expression that the text in JSON matches, for types that are not text in Python."""
+    """A regular expression for the text in JSON, for types that are not text in Python."""
 
     regex: str
     max_length: int
@@ -126,7 +126,7 @@ class TextPattern:
 
 @dataclass(frozen=True, slots=True)
 class ListType:
-    """How server-side apply merges a list; lists without it are atomic."""
+    """How server-side apply merges a list; other lists are atomic."""
 
     kind: Literal["map", "set"]
     key: str = ""
@@ -134,12 +134,12 @@ class ListType:
 
 @dataclass(frozen=True, slots=True)
 class TextOrInteger:
-    """JSON may hold an integer as well, as for quantities."""
+    """JSON may also contain an integer, as for quantities."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreserveUnknownFields:
-    """Any JSON object; the API server prunes nothing below."""
+    """Any JSON object; the API server prunes nothing below it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Fields of a stored status that this release does not know: a newer one wrote them, and finds them again after a rollback."""
+"""Unknown fields of a stored status, which a newer release wrote. They are kept for its return after a rollback."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,9 +9,9 @@ Json = dict[str, Any]
 
 
 def keep_unknown_fields(stored: Any, written: Any, node: Node) -> Any:
-    """Return what is to be written, with the unknown fields of what is stored.
+    """Return the status to write, with the unknown fields of the stored one.
 
-    An object keeps those that it has. An item of a list keeps them where its known fields stay as they are. What is removed goes whole.
+    An object keeps its unknown fields. A list item keeps them if its known fields do not change. A removed part is removed completely.
     """
     if node.kind == "object" and isinstance(stored, Mapping) and isinstance(written, Mapping):
         kept = {name: value for name, value in stored.items() if name not in node.fields}

@@ -1,4 +1,4 @@
-"""Which accepted fields are acted on. Nothing is silently ignored: what is not acted on is refused where it is set."""
+"""Fields that are accepted, and those that are not supported yet. An unsupported field that is set is refused, never ignored."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import timedelta
@@ -136,7 +136,7 @@ SUPPORTED_FIELDS = frozenset(
         "spec.paused",
     }
 )
-"""Paths of single values, as `structure.leaves` names them."""
+"""Paths of single values, as `node_tree.leaf_paths` names them."""
 
 CLUSTER_ONLY_FIELDS = frozenset(
     {
@@ -173,9 +173,9 @@ CLUSTER_ONLY_FIELDS = frozenset(
         "spec.endpoint.gateway.sectionName",
     }
 )
-"""Paths of single values that are acted on in a Kubernetes cluster; local mode takes their defaults only."""
+"""Paths of single values that are supported only in a Kubernetes cluster; local mode accepts only their defaults."""
 
-_NEEDS_PODS = "needs pods, which local mode has not"
+_NEEDS_PODS = "needs pods, which local mode does not have"
 UNSUPPORTED_IN_LOCAL_MODE: Mapping[str, str] = {
     "spec.model.credentials": _NEEDS_PODS,
     "spec.runtime.image": _NEEDS_PODS,
@@ -184,9 +184,9 @@ UNSUPPORTED_IN_LOCAL_MODE: Mapping[str, str] = {
     "spec.resources.gpu": _NEEDS_PODS,
     "spec.autoscaling": _NEEDS_PODS,
     "spec.scheduling": _NEEDS_PODS,
-    "spec.endpoint.gateway": "needs a Gateway, which local mode has not",
+    "spec.endpoint.gateway": "needs a Gateway, which local mode does not have",
 }
-"""The parts that are all made of IN_CLUSTER and LATER, and what local mode lacks for them."""
+"""Parts that consist only of CLUSTER_ONLY_FIELDS and UNSUPPORTED_FIELDS, and why local mode does not support them."""
 
 UNSUPPORTED_FIELDS = frozenset(
     {
@@ -202,7 +202,7 @@ UNSUPPORTED_FIELDS = frozenset(
         "spec.baseline",
     }
 )
-"""Paths of values, or of parts with all that is below them. Only their defaults are accepted."""
+"""Paths of values, or of parts with everything below them. Only their defaults are accepted."""
 
 SUPPORTED_EXPERIMENT_FIELDS = frozenset(
     {
@@ -271,7 +271,7 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
         "spec.onWin",
     }
 )
-"""Paths of single values of an Experiment. What an arm asks for is what its ModelDeployment could ask for as well."""
+"""Paths of single values of an Experiment. An arm may have only what its ModelDeployment supports."""
 
 UNSUPPORTED_EXPERIMENT_FIELDS = frozenset(
     {
@@ -282,91 +282,88 @@ UNSUPPORTED_EXPERIMENT_FIELDS = frozenset(
         "spec.arms[].resources.gpu.topology",
     }
 )
-"""Paths of values of an Experiment, or of parts with all that is below them. Only their defaults are accepted."""
+"""Paths of values of an Experiment, or of parts with everything below them. Only their defaults are accepted."""
 
 _STEP = "spec.rollout.steps[]"
 _SUPPORTED_STRATEGIES = ("canary", "shadow", "recreate")
 
 
 def find_unsupported_fields(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> list[Violation]:
-    """Fields that say something nobody acts on yet.
+    """Return violations for fields that are set but not supported yet.
 
-    `in_pods`: in a Kubernetes cluster, where replicas run in pods; local mode has none.
+    `in_pods`: whether replicas run in pods of a Kubernetes cluster, which local mode does not have.
     """
-    refusal = _Refusal(
-        UNSUPPORTED_FIELDS, _CONDITIONS if in_pods else _LOCAL_CONDITIONS, {} if in_pods else UNSUPPORTED_IN_LOCAL_MODE
+    finder = _UnsupportedFinder(
+        UNSUPPORTED_FIELDS,
+        _REFUSED_VALUES if in_pods else _LOCALLY_REFUSED_VALUES,
+        {} if in_pods else UNSUPPORTED_IN_LOCAL_MODE,
     )
-    return list(refusal.below(spec, build_node_tree(ModelDeploymentSpec), "spec", "spec"))
+    return list(finder.below(spec, build_node_tree(ModelDeploymentSpec), "spec", "spec"))
 
 
 def is_rollout_experiment(experiment: Experiment) -> bool:
-    """Whether a ModelDeployment made it for one of its rollouts."""
+    """Whether a ModelDeployment created it for one of its rollouts."""
     owned = any(owner.kind == "ModelDeployment" for owner in experiment.metadata.owner_references)
     return owned and experiment.metadata.labels.get(ROLLOUT_LABEL) == "true"
 
 
 def find_unsupported_experiment_fields(experiment: Experiment) -> list[Violation]:
-    """Fields of an Experiment of a user's own that say something nobody acts on yet."""
+    """Return violations for fields of a user's Experiment that are set but not supported yet."""
     if is_rollout_experiment(experiment):
         return []
-    refusal = _Refusal(UNSUPPORTED_EXPERIMENT_FIELDS, {}, {})
-    return list(refusal.below(experiment.spec, build_node_tree(ExperimentSpec), "spec", "spec"))
+    finder = _UnsupportedFinder(UNSUPPORTED_EXPERIMENT_FIELDS, {}, {})
+    return list(finder.below(experiment.spec, build_node_tree(ExperimentSpec), "spec", "spec"))
 
 
-def _scheme_refused(uri: str) -> str:
-    return f"{PVC_SCHEME} needs pods to mount the claim, which local mode has not" if uri.startswith(PVC_SCHEME) else ""
+def _refuse_pvc(uri: str) -> str:
+    needs = f"{PVC_SCHEME} needs pods that mount the claim, which local mode does not have"
+    return needs if uri.startswith(PVC_SCHEME) else ""
 
 
-def _vendor_refused(vendor: str) -> str:
+def _refuse_tpu(vendor: str) -> str:
     return "tpu is not supported yet" if vendor == "tpu" else ""
 
 
-def _one_of(supported: tuple[str, ...]) -> Callable[[str], str]:
-    def refused(value: str) -> str:
-        return (
-            ""
-            if value in supported
-            else f"{value} is not supported yet; {', '.join(supported[:-1])} and {supported[-1]} are"
-        )
-
-    return refused
+def _refuse_strategy(strategy: str) -> str:
+    expected = f"{', '.join(_SUPPORTED_STRATEGIES[:-1])} or {_SUPPORTED_STRATEGIES[-1]}"
+    return "" if strategy in _SUPPORTED_STRATEGIES else f"{strategy} is not supported yet; expected {expected}"
 
 
-def _zero_refused(replicas: int) -> str:
-    return "0 is not supported yet; 1 or more is" if replicas == 0 else ""
+def _refuse_zero(replicas: int) -> str:
+    return "0 is not supported yet; expected 1 or more" if replicas == 0 else ""
 
 
-_CONDITIONS: Mapping[str, Callable[[Any], str]] = {
-    "spec.replicas": _zero_refused,
-    "spec.autoscaling.minReplicas": _zero_refused,
-    "spec.resources.gpu.vendor": _vendor_refused,
-    "spec.rollout.strategy": _one_of(_SUPPORTED_STRATEGIES),
+_REFUSED_VALUES: Mapping[str, Callable[[Any], str]] = {
+    "spec.replicas": _refuse_zero,
+    "spec.autoscaling.minReplicas": _refuse_zero,
+    "spec.resources.gpu.vendor": _refuse_tpu,
+    "spec.rollout.strategy": _refuse_strategy,
 }
-"""Paths of ACTED_ON and IN_CLUSTER of which some values are refused: the message, or empty."""
+"""By path of a field that is supported except for some values: a function that returns the message for such a value, or empty."""
 
-_LOCAL_CONDITIONS: Mapping[str, Callable[[Any], str]] = {**_CONDITIONS, "spec.model.uri": _scheme_refused}
+_LOCALLY_REFUSED_VALUES: Mapping[str, Callable[[Any], str]] = {**_REFUSED_VALUES, "spec.model.uri": _refuse_pvc}
 
 
-class _Refusal:
-    """Walks a spec. `path` names a field in the tables, `place` in this object."""
+class _UnsupportedFinder:
+    """Finds unsupported fields of a spec. `path` names a field in the tables, `place` in this object."""
 
     def __init__(
-        self, later: Collection[str], conditions: Mapping[str, Callable[[Any], str]], local: Mapping[str, str]
+        self, unsupported: Collection[str], refused_values: Mapping[str, Callable[[Any], str]], local: Mapping[str, str]
     ) -> None:
-        self._later, self._conditions, self._local = later, conditions, local
+        self._unsupported, self._refused_values, self._local = unsupported, refused_values, local
 
     def below(self, value: Any, node: Node, path: str, place: str) -> Iterator[Violation]:
         if isinstance(value, Step):
-            yield from _gate_with_times(value, place)
+            yield from _find_ignored_times(value, place)
         for name, child in node.fields.items():
             yield from self._field(getattr(value, child.attribute), child, f"{path}.{name}", f"{place}.{name}")
 
     def _field(self, inner: Any, child: FieldNode, path: str, at: str) -> Iterator[Violation]:
-        if path in self._later:
-            yield from _unless_default(inner, child, at, "is not supported yet")
+        if path in self._unsupported:
+            yield from _find_changed_defaults(inner, child, at, "is not supported yet")
         elif path in self._local:
-            yield from _unless_default(inner, child, at, self._local[path])
-        elif path in self._conditions and (message := self._conditions[path](inner)):
+            yield from _find_changed_defaults(inner, child, at, self._local[path])
+        elif path in self._refused_values and (message := self._refused_values[path](inner)):
             yield Violation(at, message, is_unsupported=True)
         elif child.node.kind == "object" and inner is not None:
             yield from self.below(inner, child.node, path, at)
@@ -375,29 +372,24 @@ class _Refusal:
                 yield from self.below(item, child.node.items, f"{path}[]", f"{at}[{index}]")
 
 
-def _gate_with_times(step: Step, place: str) -> Iterator[Violation]:
+def _find_ignored_times(step: Step, place: str) -> Iterator[Violation]:
     if step.gate not in (None, "evidence") and step.max_duration != DEFAULT_MAX_DURATION:
-        yield Violation(
-            f"{place}.maxDuration", f"is not supported yet beside gate: {step.gate}; leave it out", is_unsupported=True
-        )
+        message = f"is not supported yet with gate: {step.gate}; leave it out"
+        yield Violation(f"{place}.maxDuration", message, is_unsupported=True)
     if step.gate == "manual" and step.min_duration != DEFAULT_MIN_DURATION:
-        yield Violation(
-            f"{place}.minDuration", "is not supported yet beside gate: manual; leave it out", is_unsupported=True
-        )
+        message = "is not supported yet with gate: manual; leave it out"
+        yield Violation(f"{place}.minDuration", message, is_unsupported=True)
 
 
-def _unless_default(value: Any, child: FieldNode, place: str, why: str) -> Iterator[Violation]:
+def _find_changed_defaults(value: Any, child: FieldNode, place: str, why: str) -> Iterator[Violation]:
     if value == child.initial:
         return
     if child.node.kind == "object" and child.initial is not None:
         for name, inner in child.node.fields.items():
-            yield from _unless_default(getattr(value, inner.attribute), inner, f"{place}.{name}", why)
+            yield from _find_changed_defaults(getattr(value, inner.attribute), inner, f"{place}.{name}", why)
     elif child.node.kind in ("string", "integer", "number", "boolean") and child.initial not in (None, ""):
-        yield Violation(
-            place,
-            f"{quote_value(_text(value))} {why}; leave it at {quote_value(_text(child.initial))}",
-            is_unsupported=True,
-        )
+        message = f"{quote_value(_text(value))} {why}; expected {quote_value(_text(child.initial))}"
+        yield Violation(place, message, is_unsupported=True)
     else:
         yield Violation(place, f"{why}; leave it out", is_unsupported=True)
 

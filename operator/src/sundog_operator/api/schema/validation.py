@@ -1,4 +1,4 @@
-"""What is wrong with an object, in one sentence per violation."""
+"""Validation of objects by the types: one sentence per violation."""
 
 import difflib
 import json
@@ -34,7 +34,7 @@ _KIND_NAMES = {
 
 @dataclass(frozen=True, slots=True, order=True)
 class Violation:
-    """One thing that the author has to edit. `path` is of JSON names, `message` completes it."""
+    """One error in an object. `path` consists of JSON names, `message` completes it."""
 
     path: str
     message: str
@@ -46,10 +46,10 @@ class Violation:
 
 
 def validate(part: type[P], obj: object, path: str = "") -> tuple[P | None, list[Violation]]:
-    """The typed value, or None and why. Rules are looked at once the shape is right, as the API server does."""
+    """Return the typed value, or None and the violations. Rules are checked only if all shapes are valid, as the API server does."""
     node = build_node_tree(part)
     if not isinstance(obj, Mapping):
-        return None, [Violation(path or "the object", f"{format_value(obj)} is {_kind_of(obj)}, not an object")]
+        return None, [Violation(path or "the object", f"{format_value(obj)}; expected an object")]
     written = prune(obj, node)
     try:
         value = part.from_json(written)
@@ -61,24 +61,24 @@ def validate(part: type[P], obj: object, path: str = "") -> tuple[P | None, list
 
 
 def find_unknown_fields(part: type[ApiBase], obj: object, path: str = "") -> list[Violation]:
-    """Fields that no type has and that the API server prunes."""
+    """Return violations for unknown fields, which the API server prunes."""
     return list(_unknown(obj, build_node_tree(part), path))
 
 
 def unknown_field_message(name: str, known: Iterable[str]) -> str:
-    """What is said of a field that does not exist beside those that do."""
+    """Return the message for an unknown field, with the most similar known one."""
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1)
     return f"unknown field; did you mean {by_lower[near[0]]}?" if near else "unknown field"
 
 
 def find_changed_immutables(part: type[P], old: P, new: P, path: str = "") -> list[Violation]:
-    """Which fields differ although they may not."""
+    """Return violations for immutable fields that differ."""
     return list(_change_violations(old, new, build_node_tree(part), path))
 
 
 def prune(obj: Any, node: Node) -> Any:
-    """A copy without unknown fields and without nulls, as the API server stores it."""
+    """Return a copy without unknown fields and nulls, as the API server stores it."""
     if isinstance(obj, Mapping) and node.kind == "object":
         known = ((name, node.fields[name], value) for name, value in obj.items() if name in node.fields)
         return {name: prune(value, child.node) for name, child, value in known if value is not None}
@@ -90,13 +90,13 @@ def prune(obj: Any, node: Node) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """A found value as it reads in a message: JSON on one line, cut where it is long."""
+    """Format a value for a message: JSON on one line, truncated if long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"
 
 
 def quote_value(value: Any) -> str:
-    """A found value as `shown`, a plain word without its quotes."""
+    """Format a value as `format_value` does, a plain word without quotes."""
     text = format_value(value)
     plain = isinstance(value, str) and value and not any(character.isspace() or character == '"' for character in value)
     return text.strip('"') if plain else text
@@ -116,7 +116,8 @@ def _shape_violation(detail: ErrorDetails, node: Node, path: str) -> Violation:
     is_key = location[-1:] == ("[key]",)
     place, target = _locate(node, location[:-2] if is_key else location, path)
     if is_key and target.key is not None:
-        return Violation(place, f"key {_sentence(detail, target.key)}")
+        prefix = "key of" if detail["type"] == "string_too_long" else "key"
+        return Violation(place, f"{prefix} {_sentence(detail, target.key)}")
     return Violation(place, _sentence(detail, target))
 
 
@@ -133,53 +134,56 @@ def _locate(node: Node, location: Location, path: str) -> tuple[str, Node]:
 
 def _sentence(detail: ErrorDetails, node: Node) -> str:
     code, value = detail["type"], detail["input"]
-    limits = node.limits
     if code == "missing":
         return "is required"
-    if code == "literal_error":
-        return f"{quote_value(value)} is not one of {', '.join(node.enum)}"
     if code in ("string_too_short", "too_short", "string_too_long", "too_long"):
         return _length_sentence(value, node)
-    if code in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        return f"{quote_value(value)} is not {_range(limits)}"
-    if code == "string_pattern_mismatch":
-        return f"{quote_value(value)} is not {node.noun}"
-    if code == "finite_number":
-        return "is not a finite number"
-    what = "the value" if node.confidential else format_value(value)
-    if value is None or (node.noun and (node.kind == "object" or node.text_or_integer)):
-        return f"{what} is not {node.noun or _KIND_NAMES[node.kind]}"
-    return f"{what} is {_kind_of(value)}, not {_KIND_NAMES[node.kind]}"
+    expected, found = _KIND_NAMES[node.kind], format_value(value)
+    if code == "literal_error":
+        expected, found = f"one of {', '.join(node.enum)}", quote_value(value)
+    elif code in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        expected, found = _range(node.limits), quote_value(value)
+    elif code == "string_pattern_mismatch":
+        expected, found = node.noun, quote_value(value)
+    elif code == "finite_number":
+        expected = "a finite number"
+    elif node.noun and (value is None or node.kind == "object" or node.text_or_integer):
+        expected = node.noun
+    return f"{_kind_of(value) if node.confidential else found}; expected {expected}"
 
 
 def _length_sentence(value: Any, node: Node) -> str:
-    units = {"array": "items", "map": "entries", "free": "entries"}.get(node.kind, "characters")
-    if not value:
-        return "is empty"
-    if node.limits.max_length is not None and len(value) > node.limits.max_length:
-        return f"has {len(value)} {units}, more than {node.limits.max_length}"
-    return f"has {len(value)} {units}, fewer than {node.limits.min_length}"
+    unit = {"array": "item", "map": "entry", "free": "entry"}.get(node.kind, "character")
+    most = node.limits.max_length
+    found = _count(len(value), unit) if value else "empty"
+    if most is not None and len(value) > most:
+        return f"{found}; expected at most {most}"
+    return f"{found}; expected at least {_count(node.limits.min_length or 0, unit)}"
+
+
+def _count(number: int, unit: str) -> str:
+    plural = "entries" if unit == "entry" else f"{unit}s"
+    return f"{number} {unit if number == 1 else plural}"
 
 
 def _range(limits: ValueBounds) -> str:
-    low = limits.ge if limits.ge is not None else limits.gt
-    high = limits.le if limits.le is not None else limits.lt
-    if low is not None and high is not None:
-        excluded = [_number(limit) for limit in (limits.gt, limits.lt) if limit is not None]
-        return f"between {_number(low)} and {_number(high)}" + (
-            f", {' and '.join(excluded)} excluded" if excluded else ""
-        )
-    if low is not None:
-        return f"{_number(low)} or more" if limits.ge is not None else f"more than {_number(low)}"
-    return f"{_number(high)} or less" if limits.le is not None else f"less than {_number(high)}"
+    if limits.ge is not None and limits.le is not None:
+        return f"{_number(limits.ge)} to {_number(limits.le)}"
+    bounds = (
+        ("at least", limits.ge),
+        ("more than", limits.gt),
+        ("at most", limits.le),
+        ("less than", limits.lt),
+    )
+    return " and ".join(f"{name} {_number(limit)}" for name, limit in bounds if limit is not None)
 
 
-def _number(value: float | None) -> str:
-    return str(int(value)) if value is not None and float(value).is_integer() else str(value)
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else str(value)
 
 
 def _rule_violations(value: Any, node: Node, path: str, written: Any) -> Iterator[Violation]:
-    """`written` is the JSON that the value was read from; None where it is a default."""
+    """Yield violations of rules. `written` is the JSON of the value; None for a default."""
     if value is None:
         return
     for rule in node.rules:
@@ -189,7 +193,7 @@ def _rule_violations(value: Any, node: Node, path: str, written: Any) -> Iterato
     if node.list_type is not None:
         yield from _repeated(value, node.list_type, path)
     for key, place, child, item in _children(value, node, path):
-        yield from _rule_violations(item, child, place, _below(written, key))
+        yield from _rule_violations(item, child, place, _child_json(written, key))
 
 
 def _repeated(items: Sequence[Any], list_type: ListType, path: str) -> Iterator[Violation]:
@@ -198,7 +202,7 @@ def _repeated(items: Sequence[Any], list_type: ListType, path: str) -> Iterator[
         key = getattr(item, list_type.key) if list_type.key else item
         if key in seen:
             place = f"{path}[{index}].{list_type.key}" if list_type.key else f"{path}[{index}]"
-            yield Violation(place, f"{quote_value(key)} is given twice")
+            yield Violation(place, f"{quote_value(key)} appears twice; expected it once")
         seen.add(key)
 
 
@@ -214,17 +218,17 @@ def _children(value: Any, node: Node, path: str) -> Iterator[tuple[int | str, st
             yield key, f"{path}[{key}]", node.items, item
 
 
-def _below(written: Any, key: int | str) -> Any:
+def _child_json(written: Any, key: int | str) -> Any:
     if isinstance(written, Mapping):
         return written.get(key)
     return written[key] if isinstance(written, Sequence) and isinstance(key, int) else None
 
 
 def _read(value: Any, node: Node, name: str, written: Any) -> Any:
-    """A field's value as a message has it: durations as they were written, as the API server has them."""
+    """Return a field's value for a message. Durations appear as written, as in the API server's messages."""
     for part in filter(None, name.split(".")):
         child = node.fields[part]
-        value, node, written = getattr(value, child.attribute), child.node, _below(written, part)
+        value, node, written = getattr(value, child.attribute), child.node, _child_json(written, part)
     if isinstance(value, timedelta):
         return written if isinstance(written, str) else format_duration(value)
     return value
@@ -237,7 +241,7 @@ def _change_violations(old: Any, new: Any, node: Node, path: str) -> Iterator[Vi
         if not transition.holds(old, new):
             yield Violation(path, transition.message)
     if node.kind != "object":
-        # The items of a list are not told apart by their place.
+        # An index does not identify an item of a list.
         return
     before = {place: item for _, place, _, item in _children(old, node, path)}
     for _, place, child, item in _children(new, node, path):
