@@ -16,14 +16,14 @@ from sundog_operator.api.schema.node_tree import Node, build_node_tree
 SCHEMA = CHART / "values.schema.json"
 VALUES = CHART / "values.yaml"
 README = CHART / "README.md"
-BEGIN, END = "<!-- begin of the table, made by `make generate` -->\n", "<!-- end of the table -->\n"
+BEGIN, END = "<!-- begin of the table that `make generate` writes -->\n", "<!-- end of the table -->\n"
 INSTALLATION = (
-    "# The operator's file, key by key; this part is made by `make generate` from sundog_operator.api.installation.\n"
+    "# The operator's configuration file. `make generate` writes this part from sundog_operator.api.installation.\n"
 )
 # What the chart fills in: the images have other defaults here, and one list of namespaces makes the roles as well.
 OURS = {
     "runtimeImage": "Image with Ray, PyTorch and the model server. Required.",
-    "edgeImage": "Empty: the operator's.",
+    "edgeImage": "Image of the edge. Empty: the operator's image.",
 }
 ELSEWHERE = ("watchNamespaces", "networkPolicies")
 
@@ -118,7 +118,7 @@ def table() -> str:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     defaults = yaml.safe_load(VALUES.read_text(encoding="utf-8"))
     lines = (f"| `{key}` | `{default}` | {meaning} |\n" for key, default, meaning in rows(schema, defaults))
-    return "| value | default | |\n|---|---|---|\n" + "".join(lines)
+    return "| value | default | meaning |\n|---|---|---|\n" + "".join(lines)
 
 
 def readme_text(text: str) -> str:
