@@ -32,7 +32,7 @@ def config() -> str:
         f"resource.customizations.health.serving.sundog.dev_{path.parent.name}": path.read_text(encoding="utf-8")
         for path in _scripts()
     }
-    return "# Made by `make generate` of the scripts beside this file.\n" + yaml.dump(
+    return "# `make generate` writes this file from the scripts below resource_customizations.\n" + yaml.dump(
         {"data": data}, Dumper=_Readable, sort_keys=True, width=200
     )
 
