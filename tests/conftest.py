@@ -6,7 +6,7 @@ import pytest
 
 from waiting import patience
 
-pytest_plugins = ["profiles", "supervisor", "summary", "tiers", "requiring", "real_kubernetes.fixtures"]
+pytest_plugins = ["profiles", "supervisor", "summary", "tiers", "fail_on_skip", "real_kubernetes.fixtures"]
 
 SHARED = {"shared_up": "local up", "ray_serve": "ray", "cluster": "node", "api_server": "api server"}
 """Fixtures that are expensive to start, and the process of pytest-xdist in which all their tests run."""

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from charting.life import standing_in
+from charting.lifecycle import standing_in
+from fake_cluster.memory_api import MemoryApi
+from fake_cluster.operator_process import OperatorProcess, running_operator
 from measuring import fleet
 from measuring.record import Record
-from standing_in.memory_api import MemoryApi
-from standing_in.operator_process import OperatorProcess, running_operator
 from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import Object
 

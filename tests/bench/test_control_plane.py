@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fake_cluster.operator_process import wait_until
 from measuring import fleet
 from measuring.record import Record
-from standing_in.operator_process import wait_until
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

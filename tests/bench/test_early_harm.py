@@ -13,8 +13,8 @@ import pytest
 
 from default_plans import by_default
 from held_out_worlds import SEED, HeldOut
+from measuring.parallel_simulations import in_processes
 from measuring.record import Record
-from measuring.side_by_side import in_processes
 from measuring.thresholds import Argo, Flagger, Policy
 from stalling_replicas import Stalling
 from sundog_operator.api import Rollout

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from measuring.record import Record
-from returning_buyers import Returning
+from simulated_buyers import Returning
 from sundog_operator.core.stats import group_sequential, outcome_test
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.power import experiment_simulation

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from measuring import standins
+from measuring import fake_replicas
 from measuring.edge import Edge, arm, running_edge, service
 from measuring.load import Request, Sample, Side, compare, ratio
 from measuring.record import Record, throughput
@@ -36,7 +36,7 @@ class Metered:
 
 
 def split(name: str, **changes: object) -> dict[str, object]:
-    prefix = standins.prefix(name)
+    prefix = fake_replicas.prefix(name)
     arms = [arm("stable", name, prefix, [(2500, 10000)]), arm("canary", name, prefix, [(0, 2500)])]
     return {**service(name, arms), **changes}
 
@@ -47,8 +47,8 @@ def test_an_exposure_with_each_answer(wrk: None) -> None:
         "feedback", "Answers per second and CPU per answer, with and without the exposure", ("connections", *columns)
     )
     with (
-        standins.replicas({"telling": 1, "silent": 1}) as ports,
-        standins.serve_naming(ports) as serve,
+        fake_replicas.replicas({"telling": 1, "silent": 1}) as ports,
+        fake_replicas.serve_naming(ports) as serve,
         running_edge(serve, feedback=True) as edge,
     ):
         edge.apply([split("telling", feedback={"metrics": ["converted"]}), split("silent")])

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fake_cluster.operator_process import SUPPORT, wait_until
 from measuring.busy_cluster import GPUS, NODES, PODS, TAKEN
 from measuring.record import Record
-from standing_in.operator_process import SUPPORT, wait_until
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes

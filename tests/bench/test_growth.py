@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from measuring.edge import Edge, Json, arm, running_edge, service
+from measuring.fake_replicas import prefix, replicas, serve_naming
 from measuring.load import WARM_UP_S, Request, Sample, Side, WrongAnswersError, compare, measure, ratio
 from measuring.networks import body_of, features
 from measuring.record import Record, throughput
-from measuring.standins import prefix, replicas, serve_naming
 
 pytestmark = [pytest.mark.bench, pytest.mark.haproxy, pytest.mark.timeout(900)]
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import returning_users
+import simulated_users
 from default_plans import by_default
+from measuring.parallel_simulations import in_processes
 from measuring.record import Record
-from measuring.side_by_side import in_processes
-from returning_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
+from simulated_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
 from stalling_replicas import Stalling
 from sundog_operator.core.rollout.resolve import BUSY_RPS
 from sundog_operator.core.stats.power.rollout_simulation import (
@@ -156,7 +156,7 @@ def test_users_who_come_back() -> None:
     plans = (("5, 25, 50 %", ramp, 1.0), ("5, 25, 50 %", ramp, 1.25), ("50 %", one, 1.25), ("5, 25, 50 %", ramp, 2.0))
     asked = {
         (name, steps, ratio): partial(
-            returning_users.roll_out, plan, replace(users, ratio=ratio), runs=300, ticks=AN_HOUR, seed=seed
+            simulated_users.roll_out, plan, replace(users, ratio=ratio), runs=300, ticks=AN_HOUR, seed=seed
         )
         for seed, (name, users) in enumerate(kinds.items())
         for steps, plan, ratio in plans

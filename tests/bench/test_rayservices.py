@@ -14,14 +14,14 @@ import kubernetes.aio
 import pytest
 import yaml
 
+from fake_cluster.operator_process import SUPPORT
+from fake_cluster.ray_pods import serve_config
 from measuring import fleet
 from measuring.record import Record
 from ports import free_port
 from real_kubernetes import kuberay
 from real_kubernetes.binaries import KUBERAY
 from real_kubernetes.cluster import BINARIES, Cluster
-from standing_in.operator_process import SUPPORT
-from standing_in.ray_pods import serve_config
 from sundog_operator.ports import Kind, Object
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
@@ -56,7 +56,7 @@ def running_kuberay(cluster: Cluster, log: Path, options: tuple[str, ...]) -> It
     port = free_port()
     path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     with log.open("ab") as output:
-        command = [sys.executable, "-m", "standing_in.ray_pods", str(cluster.kubeconfig), str(port)]
+        command = [sys.executable, "-m", "fake_cluster.ray_pods", str(cluster.kubeconfig), str(port)]
         pods = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"PYTHONPATH": path})
     try:
         # The API server is on loopback, for which Go asks no proxy.

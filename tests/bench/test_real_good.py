@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from campaigning.accounts import quantiles
 from campaigning.fleet import Fleet, fleet
+from campaigning.request_accounting import quantiles
 from campaigning.services import Release
 from measuring.record import Record
 

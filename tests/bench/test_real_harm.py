@@ -16,12 +16,12 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from campaigning import comparing
-from campaigning.accounts import AFTER_A_KILL_S, Unanswered, harm, miscounted, unanswered, unexplained
-from campaigning.asking import NO_NUMBERS
-from campaigning.comparing import GONE, Rollout
+from campaigning import threshold_comparison
+from campaigning.clients import NO_NUMBERS
 from campaigning.fleet import Fleet, Kills, fleet
+from campaigning.request_accounting import AFTER_A_KILL_S, Unanswered, harm, miscounted, unanswered, unexplained
 from campaigning.services import Release
+from campaigning.threshold_comparison import GONE, Rollout
 from measuring.record import Record
 
 pytestmark = [pytest.mark.bench, pytest.mark.campaign, pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(7200)]
@@ -79,7 +79,7 @@ def test_what_is_worse_is_taken_back_also_while_everything_is_killed(tmp_path: P
     further = ("bad as callers saw them", "beyond stable's share", "slow", "stable's bad", "load")
     record = Record("real_harm", "Bad revisions on real parts", (*columns, *further), raw={key: [] for key in TOLD})
     title = "The same recorded traffic by thresholds, a check a minute"
-    thresholds = Record("real_harm_thresholds", title, comparing.COLUMNS)
+    thresholds = Record("real_harm_thresholds", title, threshold_comparison.COLUMNS)
     replayed: dict[str, list[Rollout]] = {}
     with fleet(tmp_path, seed=2) as made:
         for name, (rps, rollout, *_) in KINDS.items():
@@ -101,7 +101,7 @@ def test_what_is_worse_is_taken_back_also_while_everything_is_killed(tmp_path: P
             note(record, made, releases, killing)
             for each in releases:
                 replayed.setdefault(KINDS[each.service.name][4], []).append(Rollout(each, made.recording))
-            comparing.compare(thresholds, replayed)
+            threshold_comparison.compare(thresholds, replayed)
     ends: list[tuple[str, str]] = record.raw["ends"]
     assert all(how in ENDS[name] for name, how in ends), ends
     outcomes = {(name, outcome(how)) for name, how in ends}

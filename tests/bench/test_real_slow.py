@@ -11,11 +11,11 @@ from typing import Final
 import psutil
 import pytest
 
-from campaigning import comparing
-from campaigning.accounts import harm, miscounted, told_quantiles
-from campaigning.asking import NO_NUMBERS
-from campaigning.comparing import Rollout
+from campaigning import threshold_comparison
+from campaigning.clients import NO_NUMBERS
 from campaigning.fleet import Kills, fleet
+from campaigning.request_accounting import harm, miscounted, told_quantiles
+from campaigning.threshold_comparison import Rollout
 from measuring.record import Record
 
 pytestmark = [pytest.mark.bench, pytest.mark.campaign, pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(7200)]
@@ -44,7 +44,9 @@ COLUMNS: Final = (
 def test_what_is_slower_is_taken_back(tmp_path: Path) -> None:
     record = Record("real_slow", "A slower revision on real parts, replicas a quarter busy", COLUMNS)
     thresholds = Record(
-        "real_slow_thresholds", "The same recorded traffic by thresholds, a check a minute", comparing.COLUMNS
+        "real_slow_thresholds",
+        "The same recorded traffic by thresholds, a check a minute",
+        threshold_comparison.COLUMNS,
     )
     replayed: dict[str, list[Rollout]] = {}
     ends, wrong = list[str](), list[str]()
@@ -74,7 +76,7 @@ def test_what_is_slower_is_taken_back(tmp_path: Path) -> None:
                 wrong += [told for told in [miscounted(each, made.recording, kills)] if told]
             wrong += kills.problems if kills else []
             record.finish()
-            comparing.compare(thresholds, replayed)
+            threshold_comparison.compare(thresholds, replayed)
     assert ends == ["RolledBack"] * len(ends)
     assert wrong == []
     assert not any(NO_NUMBERS in each.samples.statuses for each in made.services)

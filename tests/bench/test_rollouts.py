@@ -15,10 +15,10 @@ from scipy.stats import binom, binomtest
 
 from doubles.cluster import NAME
 from doubles.traffic import Answers, Stalls
+from measuring.parallel_simulations import in_processes
 from measuring.record import Record
-from measuring.side_by_side import in_processes
 from measuring.thresholds import Argo, Fixed, Flagger, Played, Policy, play
-from whole_rollouts import ANY, APPLICATIONS, Ended, Service, play_out, service
+from planner_simulation import ANY, APPLICATIONS, Ended, Service, play_out, service
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from charting import NAMESPACE, account
+from charting import NAMESPACE, service_account
+from edge_totals import ToldEdges
 from measuring.record import Record
 from real_kubernetes import audit
 from real_serving import CLAIM, ROOT, Json, Team, Traffic, example, readme_commands
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters
-from told_edges import ToldEdges
 from waiting import patience
 
 pytestmark = pytest.mark.timeout(patience(900))
@@ -35,7 +35,7 @@ EVIDENCE = {
     }
 }
 # As good as its neighbour but for that, so that nothing else can be held against it.
-FLAWED = {"model": {"entrypoint": "behaving:Behaving", "config": {"failing": 0.2}}}
+FLAWED = {"model": {"entrypoint": "faulty_model:FaultyModel", "config": {"failing": 0.2}}}
 
 
 def test_the_example_is_served_by_the_name_of_its_service(vision: Team) -> None:
@@ -363,7 +363,7 @@ def test_the_operator_was_refused_nothing_in_all_of_it(served: Team) -> None:
     if instance is None:
         pytest.skip("only the API server of these tests writes down what accounts do")
     log = audit.log(instance)
-    assert served.namespace in {use.namespace for use in audit.uses(log, account.ACCOUNT)}
+    assert served.namespace in {use.namespace for use in audit.uses(log, service_account.ACCOUNT)}
     # Elsewhere are other tests' namespaces: in one that goes nothing may be made any more.
     ours = {"", NAMESPACE, served.namespace}
-    assert {use for use in audit.refusals(log, account.ACCOUNT) if use.namespace in ours} == set()
+    assert {use for use in audit.refusals(log, service_account.ACCOUNT) if use.namespace in ours} == set()

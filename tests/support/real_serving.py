@@ -159,11 +159,11 @@ class Serving:
 
     @cached_property
     def trained(self) -> Path:
-        """The folder with the trained models and the held-out images; beside the network of v2 is `behaving:Behaving`, which may fail."""
+        """Return the folder with the trained models and the held-out images. v2 also has `faulty_model:FaultyModel`, which may fail."""
         folder = self.folder / "models"
         command = (sys.executable, "-m", "sundog_operator.shell.demo.training", str(folder))
         subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
-        shutil.copyfile(Path(campaigning.__file__).with_name("behaving.py"), folder / "v2" / "behaving.py")
+        shutil.copyfile(Path(campaigning.__file__).with_name("faulty_model.py"), folder / "v2" / "faulty_model.py")
         return folder
 
     def accuracy(self, model: str) -> float:

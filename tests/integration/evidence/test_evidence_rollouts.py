@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from edge_counts import booked
-from refused_specs import REFUSED, REFUSED_EXPERIMENTS
+from invalid_specs import REFUSED, REFUSED_EXPERIMENTS
 from waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]

@@ -20,9 +20,9 @@ from obstore.store import S3Store
 
 import analysis_script
 from background import going_on
+from fake_cluster.ray_heads import lead, running_head
 from ports import free_port
 from real_kubernetes.binaries import VERSITYGW
-from standing_in.ray_heads import lead, running_head
 from store_processes import BUILD_S, go_tool, running
 from sundog_operator.adapters import export_destinations
 from sundog_operator.adapters.clock import SystemClock

@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from campaigning.asking import Asking
-from campaigning.recording import Recording
+from campaigning.clients import Asking
+from campaigning.edge_recording import Recording
 from campaigning.services import Digits, Release
 from real_local import Up, instance, is_ready, processes_of
 from waiting import eventually
@@ -151,7 +151,7 @@ def _trained(folder: Path) -> Path:
         [sys.executable, "-m", "sundog_operator.shell.demo.training", digits], check=True, stdout=subprocess.DEVNULL
     )
     model = digits / "v2"
-    shutil.copyfile(Path(__file__).with_name("behaving.py"), model / "behaving.py")
+    shutil.copyfile(Path(__file__).with_name("faulty_model.py"), model / "faulty_model.py")
     return model
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from campaigning.asking import Samples
+from campaigning.clients import Samples
 from real_local import GROUP, Up
 
 OVER: Final = ("Concluded", "Stopped")
@@ -33,7 +33,7 @@ class Digits:
         self.releases += 1
         config = {"release": self.releases, **behaviour}
         spec = {
-            "model": {"uri": f"file://{self.model}", "entrypoint": "behaving:Behaving", "config": config},
+            "model": {"uri": f"file://{self.model}", "entrypoint": "faulty_model:FaultyModel", "config": config},
             "rollout": self.rollout,
             "endpoint": self.endpoint,
         }

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from charting import NAMESPACE, account, values
-from charting.life import standing_in
+from charting import NAMESPACE, service_account, values
+from charting.lifecycle import standing_in
+from fake_cluster.operator_process import OperatorProcess, running_operator, wait_until
 from measuring.record import ROOT
 from real_kubernetes import audit, kuberay
 from real_kubernetes.cluster import BINARIES, CONTROL_PLANE_BUILDS, Cluster, temporary
-from standing_in.operator_process import OperatorProcess, running_operator, wait_until
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.ports import MODEL_DEPLOYMENT, Kind, Object, Ref
 from sundog_operator.ports import NAMESPACE as NAMESPACES
@@ -51,8 +51,8 @@ class Fleet:
     def operator(self, identity: str = "a", workers: int | None = None) -> Iterator[OperatorProcess]:
         """An operator with the chart's installation that leads."""
         given = values("smallest")
-        file = account.installation(given) + (f"\nworkers: {workers}\n" if workers else "")
-        kubeconfig = account.kubeconfig(self.cluster.kubectl, self.folder / "kubeconfig")
+        file = service_account.installation(given) + (f"\nworkers: {workers}\n" if workers else "")
+        kubeconfig = service_account.kubeconfig(self.cluster.kubectl, self.folder / "kubeconfig")
         with running_operator(
             self.folder, kubeconfig, "--namespace", NAMESPACE, identity=identity, installation=file
         ) as process:
@@ -62,7 +62,9 @@ class Fleet:
     def requests(self) -> Counter[str]:
         """What the operator's account asked the API server for until now, by verb and resource."""
         assert self.cluster.instance is not None
-        return Counter(str(use.right) for use in audit.requests(audit.log(self.cluster.instance), account.ACCOUNT))
+        return Counter(
+            str(use.right) for use in audit.requests(audit.log(self.cluster.instance), service_account.ACCOUNT)
+        )
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds of the control plane's processes."""
@@ -91,7 +93,7 @@ def cpu_of(pid: int) -> float:
 def fleet(name: str, folder: Path) -> Iterator[Fleet]:
     """All of it but the operator."""
     with control_plane(name) as cluster:
-        account.install(cluster.kubectl, values("smallest"))
+        service_account.install(cluster.kubectl, values("smallest"))
         with standing_in(cluster.kubeconfig, folder / "stand-in.log"):
             yield Fleet(cluster, folder)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from real_kubernetes import kuberay, machine, telling
+from real_kubernetes import diagnostics, kuberay, machine
 from real_kubernetes.binaries import BUILD_S, ROOT
 from real_kubernetes.checkout import mounted, pod_spec
 from real_kubernetes.cluster import BINARIES, CLUSTER_BUILDS, CONTROL_PLANE_BUILDS, Cluster, directory_of, temporary
 from real_kubernetes.images import BASE
 from real_kubernetes.kubectl import Kubectl
-from real_kubernetes.traces import nothing_left
+from real_kubernetes.leftovers import nothing_left
 from waiting import eventually, patience
 
 ELSEWHERE = "SUNDOG_TEST_KUBECONFIG"
@@ -106,5 +106,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     found = getattr(item, "funcargs", {}).get("cluster") or getattr(item, "funcargs", {}).get("api_server")
     if report.failed and isinstance(found, Cluster):
-        report.sections.append(("Pods and events of the cluster", telling.state(found.kubectl)))
+        report.sections.append(("Pods and events of the cluster", diagnostics.state(found.kubectl)))
     return report

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from campaigning import comparing, plotting
-from campaigning.accounts import (
+from campaigning import plotting, threshold_comparison
+from campaigning.clients import NO_NUMBERS, UNANSWERED, Samples
+from campaigning.edge_recording import ERRORS, Recording
+from campaigning.fleet import Fleet, Kills
+from campaigning.request_accounting import (
     Harm,
     Unanswered,
     harm,
@@ -21,11 +24,8 @@ from campaigning.accounts import (
     unanswered,
     unexplained,
 )
-from campaigning.asking import NO_NUMBERS, UNANSWERED, Samples
-from campaigning.comparing import Rollout
-from campaigning.fleet import Fleet, Kills
-from campaigning.recording import ERRORS, Recording
 from campaigning.services import Digits, Release, unix
+from campaigning.threshold_comparison import Rollout
 from measuring.record import Record
 from measuring.thresholds import Block
 
@@ -226,13 +226,13 @@ def test_thresholds_and_evidence_stand_side_by_side_in_table_and_plot(
     monkeypatch.setattr("measuring.record.FOLDER", tmp_path)
     blocks = {f"b{number}": (6, 4, 1) for number in range(9)}
     told = recording(row("canary", **blocks), row("stable", **dict.fromkeys(blocks, (27, 3, 0))))
-    record = Record("part", "title", comparing.COLUMNS)
+    record = Record("part", "title", threshold_comparison.COLUMNS)
     quick = [(second, 0.02 + second / 1e5, 1, 200) for second in range(90)]
     long = [(second, 0.06 if second % 10 else 0.01, 2, 200) for second in range(90)]
     short = recording(row("canary", b1=(2, 3, 0), b2=(1, 4, 0)), row("stable", b1=(30, 0, 0)))
     runs = [Rollout(answers(release(90), *quick, *long), told), Rollout(release(25), short)]
-    comparing.compare(record, {"bad": runs})
-    assert [each[1] for each in record.rows] == [*comparing.TOOLS, "Sundog", comparing.SHORT]
+    threshold_comparison.compare(record, {"bad": runs})
+    assert [each[1] for each in record.rows] == [*threshold_comparison.TOOLS, "Sundog", threshold_comparison.SHORT]
     assert record.rows[0][2:] == ["1", "0", "1", "2", "48", "108", "36", "0"]
     assert record.rows[2][2:6] == ["1", "0", "1", "2"]
     assert record.rows[-2][2:] == ["1", "0", "1", "2", "36", "81", "27", "0"]

@@ -14,7 +14,7 @@ import pytest
 
 from background import going_on
 from doubles.hooked_kubernetes import HookedKubernetes
-from stand_in_ray import end
+from fake_ray_head import end
 from sundog_operator.adapters.local.ports_allocation import allocate_block, is_port_free
 from sundog_operator.adapters.local.ray_cluster import START_TIMEOUT_S, LocalRay
 from sundog_operator.adapters.local.state_directory import StateDirectory

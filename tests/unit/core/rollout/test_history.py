@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from experiment_fixtures import at, frozen, guardrail, lived, moving, one_name, outcome
 from sundog_operator.api import ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus, PlanComparison, Rollout
 from sundog_operator.core.rollout import freeze, history
-from told_experiments import at, frozen, guardrail, lived, moving, one_name, outcome
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)

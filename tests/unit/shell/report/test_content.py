@@ -8,6 +8,20 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from experiment_fixtures import means, moving, of_before, one_name, ten_arms, two_arms
+from rollout_fixtures import (
+    BEGUN,
+    ERRORS,
+    MINUTE,
+    condition,
+    looks,
+    promoted,
+    rolled_back,
+    running,
+    running_arms,
+    stored,
+    without_traffic,
+)
 from sundog_operator.api import (
     EvidenceEpoch,
     ExperimentStatus,
@@ -24,20 +38,6 @@ from sundog_operator.shell.report import terminal
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.model import ExperimentReport
 from sundog_operator.shell.report.page import render_html
-from told_experiments import means, moving, of_before, one_name, ten_arms, two_arms
-from told_rollouts import (
-    BEGUN,
-    ERRORS,
-    MINUTE,
-    condition,
-    looks,
-    promoted,
-    rolled_back,
-    running,
-    running_arms,
-    stored,
-    without_traffic,
-)
 
 NOW = BEGUN + 12 * MINUTE
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiment_fixtures import NINE, means, moving, of_before, one_name, ten_arms, two_arms
+from rollout_fixtures import BEGUN, ERRORS, MINUTE, promoted, rolled_back, running, stored, without_traffic
 from sundog_operator.api import ExperimentStatus, HistoryMetric, HistoryPoint, Verdict
 from sundog_operator.shell.report import charts
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.page import render_html
-from told_experiments import NINE, means, moving, of_before, one_name, ten_arms, two_arms
-from told_rollouts import BEGUN, ERRORS, MINUTE, promoted, rolled_back, running, stored, without_traffic
 
 REQUESTS = "Requests by arm since the start"
 NOW = BEGUN + 12 * MINUTE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from requiring import REQUIRE
+from fail_on_skip import REQUIRE
 
 TESTS = """
 import pytest
@@ -39,10 +39,10 @@ def test_what_is_skipped_fails_where_nothing_may_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: str, ended: str
 ) -> None:
     monkeypatch.setenv(REQUIRE, required)
-    monkeypatch.setenv("PYTHONPATH", str(Path(sys.modules["requiring"].__file__ or "").parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(sys.modules["fail_on_skip"].__file__ or "").parent))
     (tmp_path / "test_some.py").write_text(TESTS)
     (tmp_path / "test_module.py").write_text(MODULE)
-    options = ("-q", "-p", "requiring", "--rootdir", str(tmp_path), "--continue-on-collection-errors")
+    options = ("-q", "-p", "fail_on_skip", "--rootdir", str(tmp_path), "--continue-on-collection-errors")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(tmp_path)], capture_output=True, text=True, check=False
     )

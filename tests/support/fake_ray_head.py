@@ -1,6 +1,6 @@
 """A process that answers as the head of a Ray cluster: Serve's REST API, and a replica with a port of its own for each it was asked for.
 
-Run in a pod, it lets everything around Ray be tried on a real cluster in seconds: `python stand_in_ray.py ADDRESS`, where ADDRESS is the
+Run in a pod, it lets everything around Ray be tried on a real cluster in seconds: `python fake_ray_head.py ADDRESS`, where ADDRESS is the
 one under which its replicas are reached. A replica answers with its application and waits as long as the query's `sleep` says.
 """
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from campaigning.accounts import Harm, harm, recorded
-from campaigning.recording import Recording
+from campaigning.edge_recording import Recording
+from campaigning.request_accounting import Harm, harm, recorded
 from campaigning.services import Release
 from measuring.record import Record
 from measuring.thresholds import BLOCKS_A_MINUTE, Argo, Block, Flagger, Policy, replay

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+from rollout_fixtures import BEGUN, condition
 from sundog_operator.api import (
     Epoch,
     ExperimentSpec,
@@ -21,7 +22,6 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import history
 from sundog_operator.core.rollout.resolve import StableTraffic
-from told_rollouts import BEGUN, condition
 
 HOUR: Final = timedelta(hours=1)
 NINE: Final = ("a", "b", "c", "d", "e", "f", "g", "h", "i")

@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
-from campaigning.asking import NO_NUMBERS, UNANSWERED, Samples
+from campaigning.clients import NO_NUMBERS, UNANSWERED, Samples
+from campaigning.edge_recording import BLOCK_S, Counted, Recording
 from campaigning.fleet import LOOK_S, Kills
-from campaigning.recording import BLOCK_S, Counted, Recording
 from campaigning.services import Release
 from measuring.thresholds import Block
 

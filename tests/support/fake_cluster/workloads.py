@@ -1,4 +1,4 @@
-"""`python -m standing_in.process KUBECONFIG`: until it is ended.
+"""`python -m fake_cluster.workloads KUBECONFIG`: until it is ended.
 
 RayClusters get a status with a ready head; the head's Serve REST API takes documents and says at once that all replicas run. Pods of edges
 get an address and are ready; their agents say that what the ConfigMap asks for is in force.
@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from standing_in.addresses import address_of, head_of
+from fake_cluster.addresses import address_of, head_of
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.errors import Conflict, NotFound
 from sundog_operator.ports import CONFIG_MAP, POD, RAY_CLUSTER, Kind, Object, ref_of

@@ -1,4 +1,4 @@
-"""`python -m standing_in.local_up MANIFESTS --state-dir=DIR`: local mode as it is, but for Ray and the time of day.
+"""`python -m fake_cluster.local_up MANIFESTS --state-dir=DIR`: local mode as it is, but for Ray and the time of day.
 
 Beside the folder of the manifests lies what a test tells it, and what it tells the test; see `Beside`.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import aiohttp
 
-from standing_in.ray_heads import lead
+from fake_cluster.ray_heads import lead
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.local.edge import LocalEdge
 from sundog_operator.adapters.local.state_directory import write_atomically

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from charting import NAMESPACE, RELEASE, ROOT, Values, account, values
+from charting import NAMESPACE, RELEASE, ROOT, Values, service_account, values
+from fake_cluster.operator_process import SUPPORT, OperatorProcess, running_operator, wait_until
 from real_kubernetes import kuberay
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl
-from standing_in.operator_process import SUPPORT, OperatorProcess, running_operator, wait_until
 from waiting import PATIENCE_S
 
 TEAM = "vision"
@@ -31,7 +31,7 @@ def standing_in(kubeconfig: Path, log: Path) -> Iterator[None]:
     """What runs in pods, as a process."""
     path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     with log.open("ab") as output:
-        command = [sys.executable, "-m", "standing_in.process", str(kubeconfig)]
+        command = [sys.executable, "-m", "fake_cluster.workloads", str(kubeconfig)]
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"PYTHONPATH": path})
     try:
         yield
@@ -94,12 +94,15 @@ def beginning(
         given[key] = {**given.get(key, {}), **value} if isinstance(value, dict) else value
     kuberay.apply_crds(kubectl)
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    account.install(kubectl, given)
+    service_account.install(kubectl, given)
     # One that another account left would be taken over, where the first operator of a cluster makes it.
     kubectl("-n", NAMESPACE, "delete", "lease", "--all")
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}})
-    own, file = account.kubeconfig(kubectl, folder / "kubeconfig", name), account.installation(given, name)
-    options = ("--namespace", NAMESPACE, "--lease", account.lease(given, name), *options)
+    own, file = (
+        service_account.kubeconfig(kubectl, folder / "kubeconfig", name),
+        service_account.installation(given, name),
+    )
+    options = ("--namespace", NAMESPACE, "--lease", service_account.lease(given, name), *options)
     try:
         with (
             standing_in(api_server.kubeconfig, folder / "standing-in.log"),

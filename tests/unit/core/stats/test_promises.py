@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import returning_users
+import simulated_users
 from default_plans import by_default
 from held_out_worlds import SEED, HeldOut
-from returning_users import Users, by_beta, by_zipf, few_have_most
+from simulated_users import Users, by_beta, by_zipf, few_have_most
 from stalling_replicas import Stalling
 from sundog_operator.core.stats.power.rollout_simulation import SimulatedPlan, SteadyTraffic, simulate_rollouts
 
@@ -83,8 +83,8 @@ def test_replicas_that_stall_in_both_arms_roll_nothing_back(seconds: float, fail
 @pytest.mark.parametrize("users", [Users(200, by_zipf, few_have_most), Users(30, fails=by_beta, alone=0.5)])
 def test_users_who_come_back_and_differ_roll_nothing_back(users: Users) -> None:
     plan = replace(DEFAULT, weights=(0.05, 0.25, 0.5), floor=0.0, warmup_ticks=6)
-    blind = returning_users.roll_out(plan, users, runs=RUNS, ticks=180, seed=7, by_unit=False)
-    found = returning_users.roll_out(plan, users, runs=RUNS, ticks=180, seed=7)
+    blind = simulated_users.roll_out(plan, users, runs=RUNS, ticks=180, seed=7, by_unit=False)
+    found = simulated_users.roll_out(plan, users, runs=RUNS, ticks=180, seed=7)
     assert blind.outcomes.rolled_back.sum() >= 12
     assert found.outcomes.rolled_back.sum() <= 4
     assert found.mismatched.sum() <= 1
@@ -92,15 +92,15 @@ def test_users_who_come_back_and_differ_roll_nothing_back(users: Users) -> None:
 
 def test_at_the_margin_hardly_any_is_promoted_to_users_who_differ() -> None:
     users, plan = Users(200, fails=by_beta, ratio=1.25), replace(DEFAULT, weights=(0.5,), floor=0.0)
-    blind = returning_users.roll_out(plan, users, runs=RUNS, ticks=180, seed=8, by_unit=False)
-    found = returning_users.roll_out(plan, users, runs=RUNS, ticks=180, seed=8)
+    blind = simulated_users.roll_out(plan, users, runs=RUNS, ticks=180, seed=8, by_unit=False)
+    found = simulated_users.roll_out(plan, users, runs=RUNS, ticks=180, seed=8)
     assert blind.outcomes.promoted.sum() >= 12
     assert found.outcomes.promoted.sum() <= 5
 
 
 def test_active_users_hide_no_candidate_that_is_twice_as_bad() -> None:
     plan = replace(DEFAULT, floor=0.0)
-    found = returning_users.roll_out(plan, Users(200, by_zipf, ratio=2.0), runs=RUNS, ticks=180, seed=9)
+    found = simulated_users.roll_out(plan, Users(200, by_zipf, ratio=2.0), runs=RUNS, ticks=180, seed=9)
     assert found.outcomes.rolled_back.mean() >= 0.9
 
 

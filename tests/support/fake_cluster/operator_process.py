@@ -23,7 +23,7 @@ from waiting import PATIENCE_S, patience
 SUPPORT = Path(__file__).parents[1]
 # Names of Services are found on loopback; the rest is what the installed script does.
 _MAIN = """
-from standing_in.addresses import install
+from fake_cluster.addresses import install
 install()
 from sundog_operator.shell.operator import main
 main()

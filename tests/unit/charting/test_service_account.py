@@ -2,8 +2,8 @@
 
 import pytest
 
-from charting import account, values
-from charting.account import Grant, unused
+from charting import service_account, values
+from charting.service_account import Grant, unused
 from real_kubernetes.audit import Right, Use
 
 LIST, PATCH = Right("list", "secrets"), Right("patch", "secrets")
@@ -16,7 +16,7 @@ def used(right: Right, name: str = "") -> Use:
 
 
 def test_a_grant_with_a_name_is_another_than_one_without() -> None:
-    held = account.granted(values("smallest"))
+    held = service_account.granted(values("smallest"))
     assert Grant(LIST, EDGE) in held
     assert Grant(LIST) not in held
     assert [str(Grant(LIST, EDGE)), str(Grant(LIST))] == ["list secrets sundog-edge", "list secrets"]
@@ -26,7 +26,7 @@ def test_a_grant_with_a_name_is_another_than_one_without() -> None:
 def test_the_switch_for_secrets_adds_the_grants_without_a_name_and_no_other() -> None:
     given = values("smallest")
     watching = {**given, "installation": {**given["installation"], "watchSecrets": True}}
-    added = account.granted(watching) - account.granted(given)
+    added = service_account.granted(watching) - service_account.granted(given)
     assert added == {Grant(LIST), Grant(Right("watch", "secrets"))}
 
 

@@ -13,7 +13,7 @@ import torch
 from sundog_runtime.context import current
 
 
-class Behaving(net.Net):
+class FaultyModel(net.Net):
     """Pixels of 0 to 16 as float32 [n, 8, 8] in, scores of the ten digits [n, 10] out.
 
     Attributes:

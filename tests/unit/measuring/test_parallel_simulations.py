@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from measuring.side_by_side import in_processes
+from measuring.parallel_simulations import in_processes
 
 
 def test_results_come_in_the_order_of_calls_and_each_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`python -m standing_in.ray_pods KUBECONFIG PORT`: the pods of RayClusters that a real KubeRay makes, without a node, until it is ended.
+"""`python -m fake_cluster.ray_pods KUBECONFIG PORT`: the pods of RayClusters that a real KubeRay makes, without a node, until it is ended.
 
 They get an address and are ready. What KubeRay asks their heads over HTTP it asks this process, its proxy: documents are taken, and all
 replicas run at once.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from standing_in.process import Json, StandIn, condition, running
+from fake_cluster.workloads import Json, StandIn, condition, running
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.ports import POD, Object
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from fake_ray_head import StandIn, end, listen
 from ports import free_port
-from stand_in_ray import StandIn, end, listen
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import RAY_CLUSTER, Kubernetes, Ref
 

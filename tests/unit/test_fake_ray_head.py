@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
+from fake_ray_head import end, listen, replica
 from ports import free_port
-from stand_in_ray import end, listen, replica
 from waiting import PATIENCE_S
 
 
