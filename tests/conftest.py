@@ -1,4 +1,4 @@
-"""Which tests share a process, how long one may hang, and the plugins of all tests."""
+"""Plugins of all tests, groups of tests that share a process, and time limits."""
 
 import os
 

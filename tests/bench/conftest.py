@@ -1,6 +1,6 @@
-"""Measurements. They print ratios of interleaved rounds and assert no time; what they find is kept below `out/bench`.
+"""Fixtures of the benchmarks. They print ratios of interleaved rounds, assert no time, and write results below `out/bench`.
 
-`--only edge,peers` runs those parts, a part being what follows `test_` in a file's name.
+`--only edge,peers` runs those parts. A part is the text after `test_` in a file's name.
 """
 
 from collections.abc import Iterator

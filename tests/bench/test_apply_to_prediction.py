@@ -1,7 +1,7 @@
-"""From the edit of a manifest to the first prediction of the new revision, against a bare PUT of the same application.
+"""Time from the edit of a manifest to the first prediction of the new revision, against a bare PUT of the same application.
 
-Pairs are interleaved in one run, on two Rays of one machine, each with a revision that serves already. Both sides end with an answer over
-HTTP that the new revision gave: through the edge here, through Serve's own proxy there.
+Pairs are interleaved in one run, on two Rays of one machine, each with a revision that already serves. Both sides end with an HTTP answer
+of the new revision: through the edge here, through Serve's own proxy there.
 """
 
 import http.client

@@ -1,4 +1,4 @@
-"""What the operator does while nothing happens: what it asks of the API server, and the CPU that it takes however many rest."""
+"""Cost of the operator while nothing happens: requests to the API server, and CPU by the number of resting objects."""
 
 import asyncio
 import os

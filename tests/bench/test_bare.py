@@ -1,7 +1,7 @@
-"""What Sundog costs beside the forward pass: against bare uvicorn and against plain Ray Serve, with the same network.
+"""Overhead of Sundog beside the forward pass, against bare uvicorn and plain Ray Serve with the same network.
 
-All on one machine, in turns. Answers per second are what a client gets, and are rough where other work runs. CPU per
-answer is what the processes of a side have spent, whatever runs beside them.
+All run on one machine, in turns. Answers per second are those of a client, and are rough if other programs run. CPU per answer is the
+time that the processes of one side used, whatever else runs.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The operator and many ModelDeployments: a real API server, and stand-ins for KubeRay, Ray Serve and the edges."""
+"""The operator and many ModelDeployments, on a real API server with test doubles for KubeRay, Ray Serve and the edges."""
 
 import asyncio
 import os

@@ -1,6 +1,6 @@
-"""Harm in a candidate's first blocks: whom it rolls back by mistake, and how many failures are served until it rolls back.
+"""Test of harm in a canary's first blocks: false rollbacks, and failures until a rollback.
 
-Seeds are fixed, and nothing is measured on the machine. It takes some four minutes of a core.
+Seeds are fixed, and the machine's speed does not matter. Takes some four minutes of a core.
 """
 
 import math

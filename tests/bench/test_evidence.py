@@ -1,4 +1,4 @@
-"""What it costs to weigh evidence, in turns with what scipy needs for as many incomplete beta functions as the largest question takes."""
+"""Cost to evaluate evidence, in turns with the incomplete beta functions of scipy that the largest question needs."""
 
 import functools
 import statistics

@@ -1,4 +1,4 @@
-"""What it costs to tell an exposure with each answer, and to keep who was exposed: two services of one edge in turns, one with feedback."""
+"""Cost to add an exposure to each answer and to store it: two services of one edge in turns, one with feedback."""
 
 import statistics
 

@@ -1,4 +1,4 @@
-"""What it costs the operator to know which accelerators of a large cluster are free, while many ModelDeployments wait for some."""
+"""Cost to know the free accelerators of a large cluster, while many ModelDeployments wait for some."""
 
 import contextlib
 import os

@@ -1,7 +1,7 @@
-"""What an edge costs as it grows: services, arms, replicas. The replicas are stand-ins that cost next to nothing.
+"""Cost of an edge by its number of services, arms and replicas. The replicas are fakes that cost almost nothing.
 
-Two edges, a small and a large one, take turns; the one that rests is stopped, for its health checks would slow the other. Answers per
-second are of the whole machine, load generator and stand-ins included; what an edge costs is its CPU per request.
+Two edges, a small and a large one, take turns. The resting one is stopped, because its health checks would slow the other. Answers per
+second include the load generator and the fakes; the cost of an edge is its CPU per request.
 """
 
 import contextlib

@@ -1,7 +1,6 @@
-"""What evidence promises in worlds that nothing was chosen by, beside those of development in `test_promises`.
+"""Promises of evidence in simulated services that no design decision was based on; `test_promises` has those of development.
 
-Seeds are fixed and apart from those of development; minutes are those of the simulated service. It takes some six minutes of a core, and
-runs on all of them.
+Seeds are fixed and differ from those of development. Minutes are simulated. It takes some six minutes of a core, and uses all cores.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""End to end, plain JSON through the edge, against other model servers from PyPI, each bare on its own port with nothing in front."""
+"""Plain JSON through the edge, end to end, against other model servers from PyPI, each on its own port without a proxy."""
 
 import contextlib
 from pathlib import Path

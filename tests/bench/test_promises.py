@@ -1,7 +1,6 @@
-"""What evidence promises, in thousands of simulated rollouts: how often it errs, and how long it takes.
+"""Promises of evidence, in thousands of simulated rollouts: error rates and durations.
 
-Seeds are fixed, and nothing is measured on the machine: minutes are those of the simulated service. It takes some 20 minutes of a core, and
-runs on all of them.
+Seeds are fixed, and the machine's speed does not matter: minutes are simulated. It takes some 20 minutes of a core, and uses all cores.
 """
 
 import math

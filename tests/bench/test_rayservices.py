@@ -1,4 +1,4 @@
-"""KubeRay with as many RayServices as it brings up in the time, on the kind of control plane that `test_control_plane.py` has."""
+"""KubeRay with as many RayServices as it starts in the time, on a control plane like that of `test_control_plane.py`."""
 
 import asyncio
 import contextlib

@@ -1,7 +1,7 @@
-"""Revisions that are as good as stable, on real Ray Serve and a real edge, while replicas of both arms stall.
+"""Revisions as good as stable, on real Ray Serve and a real edge, while replicas of both arms stall.
 
-Beside them one that fails five times as often, without which nobody would know that evidence finds anything under such stalls, and one
-that nobody asks. Up to an hour and a half.
+One more fails five times as often, to prove that evidence finds harm under such stalls, and one gets no requests. Takes up to an hour
+and a half.
 """
 
 import logging

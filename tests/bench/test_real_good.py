@@ -1,7 +1,7 @@
 """`rollout: {}` of a revision as good as stable, on real Ray Serve and a real edge, at 1, 20 and 200 requests a second.
 
-Takes an hour and ten minutes, and an hour more at most for the last, which has the machine for itself. What has no verdict by then is told
-as it stands.
+Takes an hour and ten minutes, and at most an hour more for the last, which runs alone. A rollout without a verdict by then is reported as
+it is.
 """
 
 import logging

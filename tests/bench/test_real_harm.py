@@ -1,7 +1,7 @@
-"""Bad revisions of real digit models on real Ray Serve and a real edge: what callers see until evidence takes them back.
+"""Bad revisions of real digit models on real Ray Serve and a real edge: failures that clients see until the rollback.
 
-Then the same with the operator, the edge's agent and its HAProxy killed by SIGKILL all the while; and what thresholds would have done with
-the traffic that was recorded.
+Then the same while SIGKILL hits the operator, the edge's agent and its HAProxy again and again; and the decisions of thresholds on the
+recorded traffic.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """A revision whose p99 is 40 % longer, on real Ray Serve and a real edge whose replicas have time to spare.
 
-Who waits for a slow model then is its caller, and not a queue that both arms have. Twice with nothing killed and side by side, then with
-operator, agent and HAProxy killed by SIGKILL all the while. Up to forty minutes, and it has the machine for itself.
+A slow model then delays its own client, and not a queue that both arms share. Twice without kills and side by side, then while SIGKILL
+hits operator, agent and HAProxy. Takes up to forty minutes, and runs alone.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""Whole rollouts through the planner on a fake clock: what `rollout: {}` makes of revisions as good as stable, and of worse ones.
+"""Whole rollouts through the planner on a fake clock: decisions of `rollout: {}` on good and on worse revisions.
 
-And what tools that hold an error rate against a threshold make of the same services. Seeds are fixed, and nothing is measured on the
-machine. A minute of a rollout takes some 0.2 s of a core: all of them some 40 minutes, and they run on all cores.
+Tools that compare an error rate with a threshold decide on the same services. Seeds are fixed, and the machine's speed does not matter.
+A minute of a rollout takes some 0.2 s of a core: all of them some 40 minutes, on all cores.
 """
 
 from collections import Counter

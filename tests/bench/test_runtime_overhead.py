@@ -1,6 +1,6 @@
-"""What the model server costs per request, beside the forward pass: by phase, with a profile.
+"""Cost of the model server per request, beside the forward pass: by phase, with a profile.
 
-An MLP of 256 floats as plain JSON, through the application as Serve calls it, and by the short way that most small requests go; without
+An MLP of 256 floats as plain JSON, through the application as Serve calls it, and by the fast path that most small requests take; without
 Serve and without sockets.
 Nothing is asserted. `make bench ONLY=runtime_overhead` prints it.
 """

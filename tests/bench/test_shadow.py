@@ -1,7 +1,7 @@
-"""What callers pay for a candidate that gets copies of their requests: one that answers, one that hangs, one that crashes, none.
+"""Cost to clients of a canary that gets copies of their requests: one that answers, one that hangs, one that crashes, none.
 
-Every request is sampled, so each of these services mirrors as much as one may. The replicas are stand-ins that take 5 ms and next to no
-CPU; the mirror and the candidate run on the same cores as all else.
+Every request is sampled, so each service mirrors as much as it may. The replicas are fakes that take 5 ms and almost no CPU. The mirror
+and the canary run on the same cores as everything else.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""From the creation of a ModelDeployment to Ready, where all that is not Sundog's answers at once: what is left is Sundog's own share."""
+"""Time from the creation of a ModelDeployment to Ready, if everything except Sundog answers at once: Sundog's own share."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""An image of 3×224×224 float32 as a binary tensor against the same as JSON, both through the edge and our runtime."""
+"""A 3×224×224 float32 image as a binary tensor against JSON, both through the edge and the model server."""
 
 import asyncio
 import json

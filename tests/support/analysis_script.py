@@ -1,4 +1,4 @@
-"""The analysis of an exposure log that the examples have, as a module."""
+"""Load the analysis script of the examples as a module."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What goes on beside a test."""
+"""Run a coroutine in the background of a test."""
 
 import asyncio
 import contextlib

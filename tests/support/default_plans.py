@@ -1,4 +1,4 @@
-"""The plan of `rollout: {}` as simulations play it."""
+"""The plan of `rollout: {}` for simulations."""
 
 from sundog_operator.api import Rollout
 from sundog_operator.core.analysis.forecast import find_error_guardrail, gated_steps, harm_test_count

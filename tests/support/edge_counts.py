@@ -1,4 +1,4 @@
-"""What edges report of one rollout, as the operator reads it: rows, blocks, documents."""
+"""Reports of edges about one rollout, as the operator reads them: rows, blocks, documents."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

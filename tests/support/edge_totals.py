@@ -1,4 +1,4 @@
-"""What the edges of a cluster have counted of rollouts, in their own words, beyond the end of an edge."""
+"""Read what the edges of a cluster have counted of rollouts, and keep the counts of edges that have ended."""
 
 from collections import Counter
 from dataclasses import dataclass, field

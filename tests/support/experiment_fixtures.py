@@ -1,4 +1,4 @@
-"""Experiments of a user's own as they are stored after some time, for those who tell of them."""
+"""Stored Experiments of users after some time, for tests of reports and commands."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta

@@ -1,6 +1,6 @@
-"""What CI says for: a test that is skipped is one that did not pass, whatever its reason.
+"""A pytest plugin for CI: with `SUNDOG_REQUIRE=all` a skipped test fails, with its reason.
 
-Elsewhere what a machine does not have is skipped, and pytest's summary says what and why.
+Otherwise tests without their programs are skipped, and pytest's summary lists them with the reason.
 """
 
 import os

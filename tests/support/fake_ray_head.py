@@ -1,7 +1,7 @@
-"""A process that answers as the head of a Ray cluster: Serve's REST API, and a replica with a port of its own for each it was asked for.
+"""A process that answers like the head of a Ray cluster: Serve's REST API, and each replica on a port of its own.
 
-Run in a pod, it lets everything around Ray be tried on a real cluster in seconds: `python fake_ray_head.py ADDRESS`, where ADDRESS is the
-one under which its replicas are reached. A replica answers with its application and waits as long as the query's `sleep` says.
+In a pod (`python fake_ray_head.py ADDRESS`) it tests everything around Ray on a real cluster in seconds. Its replicas are reached at
+ADDRESS. A replica answers with its application and waits as long as the query's `sleep` says.
 """
 
 import asyncio

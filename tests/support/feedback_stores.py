@@ -1,4 +1,4 @@
-"""Stores of feedback for tests: one in memory, and a real server of the protocol that Valkey and Redis speak."""
+"""Feedback stores for tests: one in memory, and a real server of the protocol of Valkey and Redis."""
 
 import shutil
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Simulated worlds that nothing was chosen by: corrections and lengths of blocks were, by those of `stalling_replicas`."""
+"""Simulated services that no design decision was based on. Corrections and block lengths were chosen by `stalling_replicas`."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Specs that break a rule, and what each is refused with: through the command line, and by the API server to whoever asks it."""
+"""Specs that break a rule, and the message of each, from the command line and from the API server."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Stores for tests: HTTPS servers that behave as badly as they are told to, and real ones as processes."""
+"""Model stores for tests: HTTPS servers with configurable faults, and real stores as processes."""
 
 import asyncio
 import contextlib

@@ -1,6 +1,6 @@
-"""Clients in a pod: `python pod_traffic.py URL CLIENTS`, until SIGTERM; the last line of its log is JSON with every answer.
+"""Clients in a pod: `python pod_traffic.py URL CLIENTS`, until SIGTERM. The last line of its log is JSON with every answer.
 
-Half of the clients keep their connection, the others open one for each request, as clients of both kinds meet a Service differently.
+Half of the clients keep their connection, the others open one per request, because a Service treats the two kinds differently.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Ports for servers of tests."""
+"""Free ports for servers of tests."""
 
 import socket
 from collections import deque

@@ -1,4 +1,4 @@
-"""`sundog local up` as a process, networks to serve, and clients that never stop asking."""
+"""`sundog local up` as a process, networks to serve, and clients that send requests without pause."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""A real Ray with Serve, isolated from every other on the machine."""
+"""A real Ray with Serve, isolated from every other Ray on the machine."""
 
 import contextlib
 import json

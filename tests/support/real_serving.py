@@ -1,6 +1,6 @@
-"""The whole of Sundog on a cluster with pods: the chart installed by helm, and a team's namespace in which digits are served by real Ray.
+"""Sundog on a cluster with pods: the chart installed by helm, and a team's namespace in which real Ray serves digits.
 
-Nothing is stood in for. Images alone are those of the tests: empty ones, into which the checkout and the machine's programs are mounted.
+Nothing is replaced by a double except the images: they are empty, and the checkout and the machine's programs are mounted into them.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Experiments as they are stored after some minutes of a rollout, for those who tell of them."""
+"""Stored Experiments of rollouts after some minutes, for tests of reports and commands."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Units that come back: each has events as often and of such values as is its way, in its arm, for as long as an experiment lasts."""
+"""Simulated units that return during an experiment: each has its own rate and values of events in its arm."""
 
 from collections.abc import Callable
 

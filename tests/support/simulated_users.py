@@ -1,4 +1,4 @@
-"""Simulated rollouts to users who come back: each stays with the arm that has his bucket, asks as often and fails as much as is his way."""
+"""Simulated rollouts by user: each user keeps the arm of their bucket, and has their own rates of requests and failures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

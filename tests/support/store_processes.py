@@ -1,6 +1,6 @@
 """Real stores as processes: an S3 server, a GCS emulator, an OCI registry.
 
-Where Go or a Debian package is missing, tests are skipped.
+Tests are skipped if Go or a Debian package is missing.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Requests by Poisson's law to several services at once, each sent at its time, whatever became of those before it."""
+"""Clients that send requests to several services at once, at the times of a Poisson process, without waiting for answers."""
 
 import asyncio
 import random

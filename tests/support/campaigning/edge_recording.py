@@ -1,4 +1,4 @@
-"""What an edge counted of rollouts in each ten seconds, kept while they run: agents and processes of HAProxy may die meanwhile."""
+"""Record an edge's counts of rollouts in blocks of ten seconds, even while agents and HAProxy die."""
 
 import json
 import urllib.request

@@ -1,6 +1,6 @@
-"""The demo's convolutional network on handwritten digits, and what befalls those who ask it: all of it in `spec.model.config`.
+"""The demo's convolutional network with faults that `spec.model.config` sets.
 
-The warm-up of a replica, and `sundog package`, meet the plain network.
+The warm-up of a replica and `sundog package` get the plain network.
 """
 
 import os

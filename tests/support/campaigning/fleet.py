@@ -1,4 +1,4 @@
-"""A fleet of services in one `sundog local up`, asked and recorded while they roll out; and what kills its processes meanwhile."""
+"""A fleet of services in one `sundog local up` that clients call and tests record during rollouts; and kills of its processes."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What a rollout cost those who asked, and whether all of their requests are accounted for."""
+"""Cost of a rollout to its clients, and checks that every request is accounted for."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Services of digits, and their rollouts."""
+"""Digit services of a campaign, and their rollouts."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""What thresholds would have made of rollouts that were recorded, beside what evidence made of them."""
+"""Apply thresholds to recorded rollouts, and compare with the decisions on evidence."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The chart as tests see it: rendered by Helm's own code, without a cluster."""
+"""The chart in tests: rendered by Helm's own code, without a cluster."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache

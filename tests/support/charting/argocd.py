@@ -1,4 +1,4 @@
-"""Argo CD's health scripts: run as Argo CD runs them, and put into its ConfigMap."""
+"""Argo CD's health scripts: run them as Argo CD does, and render its ConfigMap."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,6 @@
-"""Writes what is made of other files: the chart's values and their schema, its table of values, the golden files; Argo CD's ConfigMap.
+"""Generate files from other files: the chart's values, schema, table of values and golden files; Argo CD's ConfigMap.
 
-`python -m charting.generate`. The operator's own file, `installation`, is described by its type alone.
+Run `python -m charting.generate`. The type of the operator's configuration file describes `installation`.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""The life of one ModelDeployment on a real API server: what its user does, and what is waited for.
+"""The life of one ModelDeployment on a real API server: a user's actions, and conditions to wait for.
 
-The operator is a process and acts as the chart's own account; what would run in pods is stood in for.
+The operator is a process with the chart's service account. `fake_cluster` replaces everything that runs in pods.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The operator's own account, as the chart makes it, on an API server without the chart's pods."""
+"""The operator's service account from the chart, on an API server without the chart's pods."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What tests ask of a rollout's Experiment; by default of the first rollout of `digits`."""
+"""Queries of a rollout's Experiment; by default the first rollout of `digits`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A clock that only moves when told."""
+"""A clock that moves only when a test moves it."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

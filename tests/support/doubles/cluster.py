@@ -1,4 +1,4 @@
-"""A whole world in memory: API server, Ray, edges and the reconciler, under a clock that the test moves."""
+"""A cluster in memory: API server, Ray, edges and the reconciler, on a clock that the test moves."""
 
 from collections.abc import Callable
 from datetime import timedelta

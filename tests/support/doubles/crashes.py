@@ -1,4 +1,4 @@
-"""An operator that dies at a write, and another that goes on."""
+"""An operator that crashes at a write, and another one that continues."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Edges that follow the split document some time after it was written, and report as the real agent does."""
+"""Edges that apply the split document some time after it was written, and report like the real agent."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Outcomes of requests, told some time after them and joined by the edge's own code: one store, which all edges of a namespace read."""
+"""Outcomes that are reported some time after their requests and joined by the edge's own code, in one store per namespace."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""KubeRay, Ray's autoscaler and the kubelet as the reconciler sees them: pods of groups come, and go once they are idle."""
+"""KubeRay, Ray's autoscaler and the kubelet for the reconciler: pods of groups start, and stop once they are idle."""
 
 from collections.abc import Iterable
 from typing import Any

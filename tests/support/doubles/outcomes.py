@@ -1,4 +1,4 @@
-"""A store of outcomes in memory, of which the edge's own code makes an export."""
+"""A store of outcomes in memory, which the edge's own code exports."""
 
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Ray Serve as the reconciler sees it: applications start after a while, fail where told to, drain when they go."""
+"""Ray Serve for the reconciler: applications start after a while, fail on request, and drain when they are removed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

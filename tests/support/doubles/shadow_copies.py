@@ -1,4 +1,4 @@
-"""What an edge tells of copies of requests that a candidate got."""
+"""An edge's report about copies of requests that a canary got."""
 
 from typing import Any
 

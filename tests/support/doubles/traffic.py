@@ -1,6 +1,6 @@
-"""Requests that reach edges as the fake clock moves, and how applications answer them.
+"""Requests that reach edges as the fake clock moves, and the answers of applications.
 
-Each becomes a line as HAProxy writes it, and the edge's own ledger counts it: what is reported cannot drift from what the agent reports.
+Each becomes a line as HAProxy writes it, and the edge's own ledger counts it. So the reports cannot differ from the agent's.
 """
 
 import functools

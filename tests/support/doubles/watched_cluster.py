@@ -1,4 +1,4 @@
-"""A world in memory that is reconciled as in a cluster: reads from memory, which watches keep, keys from the queue, requests counted."""
+"""A cluster in memory that is reconciled like a real one: reads from watched caches, keys from the queue, requests counted."""
 
 import asyncio
 from collections import Counter

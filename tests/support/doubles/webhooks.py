@@ -1,4 +1,4 @@
-"""Addresses outside: each answers as it was told to, or hangs, or is not there."""
+"""Webhook receivers: each gives a fixed answer, hangs, or does not exist."""
 
 import asyncio
 import json

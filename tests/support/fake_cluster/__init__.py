@@ -1,1 +1,1 @@
-"""KubeRay, Ray Serve and edges for a cluster on which no pod runs: what they would say, said by one process."""
+"""KubeRay, Ray Serve and edges for a cluster without pods: one process gives their answers."""

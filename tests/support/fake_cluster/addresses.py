@@ -1,4 +1,4 @@
-"""Where the stand-ins answer: every name of a Service has an address of its own on loopback. Imports nothing large."""
+"""Loopback addresses of fake workloads, one per Service name. Imports no large package."""
 
 import hashlib
 import socket

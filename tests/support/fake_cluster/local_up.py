@@ -1,6 +1,6 @@
-"""`python -m fake_cluster.local_up MANIFESTS --state-dir=DIR`: local mode as it is, but for Ray and the time of day.
+"""Local mode with a fake Ray and a clock that a test can advance: `python -m fake_cluster.local_up MANIFESTS --state-dir=DIR`.
 
-Beside the folder of the manifests lies what a test tells it, and what it tells the test; see `Beside`.
+Files beside the folder of the manifests exchange data with the test; see `Beside`.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The in-memory API server over HTTP, in a thread, so that processes can use it; it can go away and come back."""
+"""The in-memory API server over HTTP, in a thread, for other processes. It can go away and come back."""
 
 import asyncio
 import secrets

@@ -1,4 +1,4 @@
-"""`sundog-operator` as a process of its own, as a pod would run it."""
+"""`sundog-operator` as a process, as in a pod."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Ray as something else than Ray: each RayCluster's head is one stand-in for it, whose replicas answer over HTTP."""
+"""Fake Ray heads: every RayCluster gets the same head, whose replicas answer over HTTP."""
 
 import contextlib
 from collections.abc import AsyncIterator

@@ -1,6 +1,6 @@
-"""`python -m fake_cluster.ray_pods KUBECONFIG PORT`: the pods of RayClusters that a real KubeRay makes, without a node, until it is ended.
+"""Pods of RayClusters for a real KubeRay without a node: `python -m fake_cluster.ray_pods KUBECONFIG PORT`, until it is ended.
 
-They get an address and are ready. What KubeRay asks their heads over HTTP it asks this process, its proxy: documents are taken, and all
+They get an address and are ready. This process is KubeRay's HTTP proxy and answers for their heads: it accepts documents, and all
 replicas run at once.
 """
 

@@ -1,7 +1,7 @@
-"""`python -m fake_cluster.workloads KUBECONFIG`: until it is ended.
+"""Fake RayClusters and edges until the process is ended: `python -m fake_cluster.workloads KUBECONFIG`.
 
-RayClusters get a status with a ready head; the head's Serve REST API takes documents and says at once that all replicas run. Pods of edges
-get an address and are ready; their agents say that what the ConfigMap asks for is in force.
+RayClusters get a status with a ready head. The head's Serve REST API accepts documents and reports at once that all replicas run. Pods
+of edges get an address and are ready. Their agents report that the split of the ConfigMap is in force.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""`python -m measuring.busy_cluster KUBECONFIG`: an API server in memory with the nodes and pods of a large cluster, until it is ended.
+"""An API server in memory with the nodes and pods of a large cluster: `python -m measuring.busy_cluster KUBECONFIG`, until it is ended.
 
-Pods have what those of a usual Deployment have, managed fields included; some of each node have a GPU.
+Pods look like those of a usual Deployment, with managed fields. Some on each node have a GPU.
 """
 
 import asyncio

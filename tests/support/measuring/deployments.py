@@ -1,4 +1,4 @@
-"""ModelDeployments as the operator would put them on Serve and at the edge."""
+"""ModelDeployments as the operator deploys them on Serve and at the edge."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A real edge, HAProxy and agent as processes of their own, and a split document for it."""
+"""A real edge, with HAProxy and agent as processes, and a split document for it."""
 
 import contextlib
 import json

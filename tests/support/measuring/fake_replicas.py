@@ -1,8 +1,7 @@
-"""Replicas that cost next to nothing, and a Serve that names them: so that what grows is the edge's own cost.
+"""Replicas that cost almost nothing, and a Serve that lists them, so that a benchmark measures the edge alone.
 
-One HAProxy on one thread stands for all replicas: on each of its ports it answers as the application of that port does. An application
-whose name begins with `working` takes 5 ms for each, one with `hanging` or `crashing` is healthy, and leaves requests without an answer or
-cuts their connections.
+One HAProxy on one thread acts as all replicas: each of its ports answers as the application of that port. Applications whose names begin
+with `working` take 5 ms per request. Those with `hanging` or `crashing` are healthy, but never answer or close their connections.
 """
 
 import contextlib

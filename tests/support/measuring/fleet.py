@@ -1,4 +1,4 @@
-"""Many ModelDeployments on a control plane of their own, an operator with the chart's account, and how long they take."""
+"""Many ModelDeployments on their own control plane, an operator with the chart's account, and their durations."""
 
 import asyncio
 import contextlib

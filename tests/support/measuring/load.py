@@ -1,4 +1,4 @@
-"""Load by wrk, one thread, closed loop, in interleaved rounds; every answer's status is looked at."""
+"""Load by wrk: one thread, closed loop, interleaved rounds. It checks the status of every answer."""
 
 import json
 import shutil

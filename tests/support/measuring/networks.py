@@ -1,4 +1,4 @@
-"""The networks that are served, as model directories, and the requests for them."""
+"""Networks to serve, as model folders, and requests for them."""
 
 import json
 import random

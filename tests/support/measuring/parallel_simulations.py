@@ -1,6 +1,6 @@
-"""Simulations in a process for each core, which say how far they are.
+"""Run simulations in one process per core, and report their progress.
 
-The processes are plain ones: those of `multiprocessing` leave a tracker of resources behind, or are forked beside threads.
+They are plain processes: those of `multiprocessing` leave a resource tracker behind, or are forked beside threads.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Other model servers, each in a virtual environment of its own below `.venv-peers`, made from PyPI when first asked for.
+"""Other model servers, each in its own virtual environment below `.venv-peers`, created from PyPI on first use.
 
-Torch with what it needs is linked from this environment instead of being installed six times (a gigabyte each): a `.pth` file
-appends a folder of links, so a peer's own packages come first and it sees nothing else of ours.
+Torch and its dependencies are linked from this environment instead of being installed six times (a gigabyte each). A `.pth` file appends
+a folder of links, so a peer's own packages come first and it sees no other package of this environment.
 """
 
 import contextlib

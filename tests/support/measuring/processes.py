@@ -1,4 +1,4 @@
-"""Processes that a benchmark starts, and what they have cost."""
+"""Processes that a benchmark starts, and their cost."""
 
 import contextlib
 import subprocess

@@ -1,4 +1,4 @@
-"""What a benchmark found: printed as a table, kept as JSON below `out/bench`, from which `docs/benchmarks.md` is rendered."""
+"""Results of a benchmark: print them as a table, store them as JSON below `out/bench`, and render `docs/benchmarks.md` from it."""
 
 import json
 import os

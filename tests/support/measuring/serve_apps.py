@@ -1,4 +1,4 @@
-"""What plain Ray Serve is measured with: a raw ASGI application, the fastest that Serve offers."""
+"""The application for plain Ray Serve: raw ASGI, the fastest that Serve offers."""
 
 from ray import serve
 

@@ -1,8 +1,8 @@
-"""What tools that hold an error rate, or how long answers take, against a threshold make of traffic: their rules alone, minute by minute.
+"""Decisions of tools that compare an error rate, or a latency, with a threshold: only their rules, minute by minute.
 
-Both look at the candidate in the last minute. Sources: the specifications of Argo Rollouts 1.9 (`steps`, `AnalysisTemplate`, here with
-an `initialDelay` of a minute, for there is nothing to look at before) and Flagger 1.44 (`analysis`), whose failed checks add up and are
-forgotten by a new revision alone.
+Both check the canary in the last minute. Sources: the specifications of Argo Rollouts 1.9 (`steps`, `AnalysisTemplate`, here with an
+`initialDelay` of a minute, because there is no data before) and Flagger 1.44 (`analysis`), which counts failed checks until there is a
+new revision.
 """
 
 import itertools

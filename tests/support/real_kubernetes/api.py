@@ -1,4 +1,4 @@
-"""The API server by plain requests, for tests that look at its answers closely."""
+"""Plain requests to the API server, for tests that check its answers in detail."""
 
 import base64
 import ssl

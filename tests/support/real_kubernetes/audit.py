@@ -1,4 +1,4 @@
-"""What the API server let service accounts do: its audit log, as rights that were used."""
+"""Permissions that service accounts have used, from the audit log of the API server."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a cloud's cluster has around its pods: network policies that are enforced, and an address that hands out credentials."""
+"""The network of a cloud's cluster: enforced network policies, and a metadata address that gives out credentials."""
 
 import os
 import sys

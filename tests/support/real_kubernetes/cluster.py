@@ -1,4 +1,4 @@
-"""A whole cluster up and down, in one of two sizes."""
+"""Start and stop a whole cluster, in one of two sizes."""
 
 import os
 from collections.abc import Callable, Iterator

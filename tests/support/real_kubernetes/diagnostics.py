@@ -1,4 +1,4 @@
-"""What a cluster is at when a test fails: without it, a failure that happens once in many runs says nothing."""
+"""The state of a cluster when a test fails, so that a rare failure can be explained."""
 
 import subprocess
 from collections.abc import Iterator

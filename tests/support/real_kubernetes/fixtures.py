@@ -1,4 +1,4 @@
-"""What tests ask for: `api_server` (a control plane, in seconds) and `cluster` (with a node, DNS and KubeRay)."""
+"""Fixtures: `api_server` (a control plane, in seconds) and `cluster` (with a node, DNS and KubeRay)."""
 
 import os
 import sys

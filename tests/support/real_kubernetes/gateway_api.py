@@ -1,4 +1,4 @@
-"""The Gateway API beside a cluster: its CRDs, and the words of a Gateway's controller."""
+"""The Gateway API for a cluster: its CRDs, and the statuses that a Gateway's controller writes."""
 
 import json
 from functools import partial

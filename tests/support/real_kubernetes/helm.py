@@ -1,4 +1,4 @@
-"""helm, bound to one cluster, and the values with which the chart runs the code under test."""
+"""helm for one cluster, and the values with which the chart runs the code under test."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The folder of one cluster: where its files lie, which processes it started, and how they end."""
+"""The folder of one cluster: its files, the processes that it started, and their end."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""kubeconform without a network: the schemas of Kubernetes come from a wheel, those of CRDs from the CRDs."""
+"""kubeconform without a network: a wheel has the schemas of Kubernetes, the CRDs have their own."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""kubectl, bound to one cluster."""
+"""kubectl for one cluster."""
 
 import json
 import os

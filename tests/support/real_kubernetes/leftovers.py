@@ -1,4 +1,4 @@
-"""What a cluster could leave behind on a machine, so that tests can compare before and after."""
+"""Traces that a cluster could leave on a machine, so that tests can compare before and after."""
 
 import subprocess
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""A machine within the machine: namespaces of its own for processes, mounts and network, in which the node lives.
+"""A machine within the machine: namespaces for processes, mounts and network, in which the node runs.
 
-Pods leave shims, mounts, interfaces and packet filter rules behind. Here all of it belongs to namespaces, and ends with
-the first process in them. Only cgroups are the machine's own, and some of its settings that a kubelet changes.
+Pods leave shims, mounts, interfaces and packet filter rules behind. Here all of these belong to namespaces, and end with the first process
+in them. Only cgroups belong to the machine itself, and some of its settings that a kubelet changes.
 """
 
 import contextlib
