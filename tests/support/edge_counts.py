@@ -12,12 +12,12 @@ ENDS = (
     *("timeout", "truncated", "invalid", "abortBefore", "abortDuring"),
 )
 ERRORS = ("server5xx", "edge5xx", "timeout", "truncated", "invalid")
-"""The ends of requests that a caller has got no good answer to."""
+"""Ends of requests without a good answer."""
 
 COLUMNS = ("start", *ENDS, "slow", "firstAttemptFailed", "slow2", "slow3", "inFlight")
 GROUP_COLUMNS = ("group", *ENDS, "slow", "firstAttemptFailed", "slow2", "slow3")
 BEFORE_SEVERAL_LATENCIES = ("start", *ENDS, "slow", "firstAttemptFailed", "inFlight")
-"""The columns of an edge that counts by one latency."""
+"""Columns of an edge that counts one latency."""
 
 ATTEMPT = "3b9f"
 

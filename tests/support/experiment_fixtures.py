@@ -30,11 +30,11 @@ SPENT: Final = {"name": "spent", "feedback": "amount", "type": "mean"}
 WAITED: Final = {"name": "waited", "feedback": "seconds", "type": "mean", "goal": "decrease"}
 
 Shares = Mapping[str, float]
-"""Percent of the traffic by arm; the rest is stable's."""
+"""Percent of the traffic by arm. Stable gets the rest."""
 
 
 def frozen(beside: Sequence[str] = ("a", "b"), **spec: Any) -> ExperimentStatus:
-    """Its plan, and no traffic on its arms yet."""
+    """Return the status of a frozen plan without traffic on its arms."""
     content = revisions.content_of(ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}}))
     stable = Revision(7, revisions.content_hash(content), content)
     told = ExperimentSpec.from_json(
@@ -50,7 +50,7 @@ def frozen(beside: Sequence[str] = ("a", "b"), **spec: Any) -> ExperimentStatus:
 
 
 def outcome(of: Mapping[str, Any], arm: str, ratio: float, look: int, verdict: str = "Undecided") -> MetricStatus:
-    """An outcome, by an interval that gets narrower from look to look."""
+    """Return an outcome with an interval that gets narrower with each look."""
     reach = 1 + 2 / (look + 1)
     return MetricStatus(
         name=str(of["name"]),
@@ -65,13 +65,13 @@ def outcome(of: Mapping[str, Any], arm: str, ratio: float, look: int, verdict: s
 
 
 def guardrail(arm: str, look: int, verdict: str = "Undecided", role: str = "guardrail") -> MetricStatus:
-    """Errors of an arm, about those of control."""
+    """Return the error rate of an arm, near that of control."""
     told = outcome({"name": "errorRate"}, arm, 1.1, look, verdict)
     return told.model_copy(update={"role": role, "allowed": 1.25})
 
 
 def at(status: ExperimentStatus, shares: Shares, look: int) -> ExperimentStatus:
-    """With those weights, after as many requests as such a weight gets in so many looks of an hour."""
+    """Return the status with these weights, and the requests that they get until this hourly look."""
     outside = 100 - sum(shares.values())
     found = []
     for arm in status.arms:
@@ -84,7 +84,7 @@ def at(status: ExperimentStatus, shares: Shares, look: int) -> ExperimentStatus:
 def lived(
     status: ExperimentStatus, weights: Sequence[Shares], metrics: Sequence[Sequence[MetricStatus]]
 ) -> ExperimentStatus:
-    """Looked at once an hour, as the operator remembers it: with those weights, and with what was known then."""
+    """Return the status after one look per hour, with the history of weights and metrics that the operator stores."""
     known = status.model_copy(update={"phase": "Running"})
     for look, (shares, told) in enumerate(zip(weights, metrics, strict=True)):
         now = BEGUN + look * HOUR
@@ -94,7 +94,7 @@ def lived(
 
 
 def two_arms() -> ExperimentStatus:
-    """Twelve hours with fixed weights of a fifth of the users: a is better than control, b worse."""
+    """Return an experiment after twelve hours with fixed weights for a fifth of the users: a is better than control, b is worse."""
     found = [
         [
             outcome(BOUGHT, "a", 1.4, look, "Better" if look > 8 else "Undecided"),
@@ -113,7 +113,7 @@ def two_arms() -> ExperimentStatus:
 
 
 def ten_arms() -> ExperimentStatus:
-    """control and nine more for a tenth of the users, at twelve looks; the last arm was dropped after the fourth."""
+    """Return control and nine more arms for a tenth of the users, at twelve looks; the last arm was dropped after the fourth."""
     arms_of = ("control", *NINE)
     weights = [dict.fromkeys(arms_of if look < 4 else arms_of[:-1], 1.0) for look in range(12)]
     found = [
@@ -128,7 +128,7 @@ def map_guardrails(look: int) -> list[MetricStatus]:
 
 
 def moving() -> ExperimentStatus:
-    """Weights follow outcomes: from a third for each to 15, 80 and 5 percent of all traffic."""
+    """Return an experiment with adaptive weights: from a third each to 15, 80 and 5 percent of all traffic."""
     weights = [{"control": 33.34, "a": 33.33, "b": 33.33}] * 3
     weights += [{"control": 30, "a": 50, "b": 20}] * 2
     weights += [{"control": 15, "a": 80, "b": 5}] * 3
@@ -137,7 +137,7 @@ def moving() -> ExperimentStatus:
 
 
 def means() -> ExperimentStatus:
-    """One arm for a hundredth of the users, compared by two means, of which less of one is better."""
+    """Return one arm for a hundredth of the users with two mean metrics; for one of them less is better."""
     found = [
         [
             outcome(SPENT, "a", 1.2, look, "Better" if look > 4 else "Undecided"),
@@ -152,7 +152,7 @@ def means() -> ExperimentStatus:
 
 
 def one_name() -> ExperimentStatus:
-    """With a success metric that has the name of what is looked at for harm: both are known of one arm, and differ."""
+    """Return an experiment whose success metric has the name of a harm metric, with different results for the same arm."""
     status = frozen(("a",), exposure="20%", metrics={"success": [BOUGHT]})
     comparison = status.plan.comparison
     assert comparison is not None
@@ -167,7 +167,7 @@ def one_name() -> ExperimentStatus:
 
 
 def of_before(status: ExperimentStatus) -> ExperimentStatus:
-    """As it was remembered before weights of arms, and roles of metrics, were."""
+    """Return the status in the old format, without weights of arms and roles of metrics."""
     return status.model_copy(update={"history": tuple(map(_of_before, status.history))})
 
 

@@ -10,20 +10,20 @@ from typing import Final, TypeVar
 import pytest
 
 REQUIRE: Final = "SUNDOG_REQUIRE"
-"""`all` where nothing may be skipped."""
+"""`all`: a skipped test fails."""
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Of one test."""
+    """Check the report of one test."""
     return _required((yield))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Of a module, which may skip all of its tests."""
+    """Check the report of a module, which may skip all its tests."""
     return _required((yield))
 
 

@@ -20,7 +20,7 @@ FIRST_PORT = 30000
 
 @dataclass
 class Application:
-    """What was PUT for it, and its running replicas by port."""
+    """An application: its document, and its running replicas by port."""
 
     config: dict[str, Any]
     replicas: dict[int, web.AppRunner] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Application:
 
 
 class StandIn:
-    """The applications of one cluster."""
+    """The fake head of one cluster, with its applications."""
 
     def __init__(self, address: str, ports: Iterator[int] | None = None) -> None:
         self.address = address
@@ -58,7 +58,7 @@ class StandIn:
         return web.Response()
 
     async def lose(self, name: str) -> None:
-        """End all replicas of an application, as if their nodes were gone."""
+        """End all replicas of an application, as if their nodes were lost."""
         await self._scale(name, self.applications[name], 0)
 
     async def lose_all(self) -> None:
@@ -100,7 +100,7 @@ class StandIn:
 
 
 def replica(name: str, prefix: str) -> web.Application:
-    """What a replica serves below its prefix."""
+    """Return the web application of a replica, below its prefix."""
 
     async def routes(_: web.Request) -> web.Response:
         return web.json_response({prefix: name})

@@ -45,7 +45,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         f"spec.rollout.guardrails[0].margin: {NO_MARGIN}",
     ),
 }
-"""By a name: the spec of a ModelDeployment, and the end of the line that tells it."""
+"""By name: the spec of a ModelDeployment, and the end of its error line."""
 
 REFUSED_EXPERIMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "no-exposure": (
@@ -78,4 +78,4 @@ REFUSED_EXPERIMENTS: dict[str, tuple[dict[str, Any], str]] = {
         "spec.weights: the weights do not sum to 100",
     ),
 }
-"""By a name: what such a spec has beside a ModelDeployment and one arm, `wide`, and the end of the line that tells it."""
+"""By name: fields to add to a ModelDeployment and one arm `wide`, and the end of the error line."""

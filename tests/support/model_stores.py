@@ -45,7 +45,7 @@ def make_certificate(directory: Path) -> Path:
 
 
 def _certificate(name: str, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    """What the authority is to sign."""
+    """A certificate to sign."""
     now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
@@ -59,7 +59,7 @@ def _certificate(name: str, key: ec.EllipticCurvePublicKey) -> x509.CertificateB
 
 
 class Server:
-    """An HTTP server in a thread of its own, with TLS where a certificate is given. Use as a context manager."""
+    """An HTTP server in a thread, with TLS if a certificate is given. Use as a context manager."""
 
     def __init__(self, handler: Handler, certificate: Path | None = None) -> None:
         self._handler = handler
@@ -85,7 +85,7 @@ class Server:
         return f"localhost:{self.port}"
 
     def ranges(self) -> list[str]:
-        """The Range headers that were sent, without the probes for the first byte."""
+        """Return the Range headers of requests, without the probes for the first byte."""
         found = [request.headers.get("Range", "") for request in self.requests]
         return [header for header in found if header != "bytes=0-0"]
 
@@ -198,7 +198,7 @@ def well_behaved(files: dict[str, bytes], etag: str = '"v1"') -> Handler:
 
 
 def answer(request: web.Request, body: bytes | None, etag: str = '"v1"') -> web.Response:
-    """What a good server answers, or 404 for None."""
+    """Return a good server's answer, or 404 for None."""
     if body is None:
         return web.Response(status=404)
     headers = {"ETag": etag} if etag else {}

@@ -18,12 +18,12 @@ LOOK_S: Final = 10.0
 
 APPLICATIONS: Final = ("digits-r1", "digits-r2")
 ANY: Final = (0.001, 0.02)
-"""Between which shares of errors a service has, log-uniformly."""
+"""Range of a service's error rate, log-uniform."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """A service, and a revision that is to take over."""
+    """A service, and a new revision."""
 
     rps: float
     replicas: int
@@ -31,7 +31,7 @@ class Service:
     candidate: Answers
 
     def traffic(self, seed: int) -> Traffic:
-        """Its requests."""
+        """Return its requests."""
         found = Traffic(seed)
         found.rps = {NAME: self.rps}
         found.answers = dict(zip(APPLICATIONS, (self.stable, self.candidate), strict=True))
@@ -40,7 +40,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a rollout ended, after how long, after how many of the candidate's requests that were evidence, and how many that failed."""
+    """The end of a rollout: outcome, minutes, and the canary's requests that were evidence and that failed."""
 
     how: str
     minutes: float
@@ -54,7 +54,7 @@ def service(
     worse: Callable[[Answers], Answers] = lambda fine: fine,
     usual: tuple[float, float] = ANY,
 ) -> Service:
-    """One with 10 to 100 requests a second, of which a usual share fails, and with one or four replicas."""
+    """Return a service with 10 to 100 requests a second, a usual error rate, and one or four replicas."""
     draw = np.random.default_rng(seed)
     errors, rps = math.exp(draw.uniform(*np.log(usual))), float(draw.uniform(10, 100))
     stable = Answers(errors=errors, stalls=stalls)
@@ -62,7 +62,7 @@ def service(
 
 
 async def _roll_out(asked: Service, seed: int) -> Ended:
-    """One rollout by `rollout: {}`, an hour at most."""
+    """Run one rollout by `rollout: {}`, for an hour at most."""
     cluster = Cluster()
     cluster.edges.traffic = asked.traffic(seed)
     spec = {"rollout": {}, "replicas": asked.replicas}
@@ -88,5 +88,5 @@ async def _roll_out(asked: Service, seed: int) -> Ended:
 
 
 def play_out(asked: Service, seed: int) -> Ended:
-    """What one rollout came to."""
+    """Return the result of one rollout."""
     return asyncio.run(_roll_out(asked, seed))

@@ -43,7 +43,7 @@ REJECTIONS = MetricStatus(
 
 
 def looks(count: int = 12, weights: Sequence[int] = (0, 25), verdict: str | None = None) -> tuple[HistoryPoint, ...]:
-    """One a minute: the weights share the time, and the interval gets narrower; the last one has the verdict."""
+    """Return one point per minute: weights share the time, the interval gets narrower, and the last point has the verdict."""
     found = []
     for n in range(count):
         weight = weights[min(n * len(weights) // count, len(weights) - 1)]
@@ -69,7 +69,7 @@ def looks(count: int = 12, weights: Sequence[int] = (0, 25), verdict: str | None
 
 
 def running(**changes: Any) -> ExperimentStatus:
-    """Revision 8 at 25 % beside revision 7, for eleven minutes."""
+    """Return revision 8 at 25 % beside revision 7, after eleven minutes."""
     frozen = freeze.freeze(Rollout(), stable=7, candidate=8, now=BEGUN, traffic=StableTraffic(100.0))
     counted = {"stable": (49_500, 495), "canary": (16_500, 176)}
     status = frozen.model_copy(
@@ -121,7 +121,7 @@ def rolled_back() -> ExperimentStatus:
 
 
 def without_traffic() -> ExperimentStatus:
-    """In its first minute; nothing was counted."""
+    """Return a rollout in its first minute, without counts."""
     nothing = ERRORS.model_copy(
         update={"events": (0, 0), "ratio": None, "interval": (0.0,), "verdict": "NoData", "message": "nothing yet"}
     )
@@ -143,7 +143,7 @@ def condition(type_: str, status: Any, reason: str, at: datetime = BEGUN, messag
 
 
 def packed(stable: tuple[int, int, int], canary: tuple[int, int, int]) -> str:
-    """(assigned, lost, running) of each arm in epoch 2, as a status keeps it."""
+    """Encode (assigned, lost, running) of each arm in epoch 2, as a status stores it."""
     rows = {
         f"2/{arm}": [assigned, 0, 0, 0, 0, lost, running]
         for arm, (assigned, lost, running) in (("stable", stable), ("canary", canary))
@@ -159,7 +159,7 @@ def packed(stable: tuple[int, int, int], canary: tuple[int, int, int]) -> str:
 
 
 def stored(status: ExperimentStatus, name: str = "digits-r8", deployment: str = "digits") -> dict[str, Any]:
-    """The object that an API server has."""
+    """Return the object as the API server stores it."""
     return {
         "apiVersion": "serving.sundog.dev/v1alpha1",
         "kind": "Experiment",

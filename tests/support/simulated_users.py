@@ -22,23 +22,23 @@ from sundog_operator.core.stats.power.rollout_simulation import (
 
 GROUPS: Final = 100
 Drawn = Callable[[Generator, tuple[int, int]], Numbers]
-"""Of each user of each run a number, shape (runs, users)."""
+"""Draw a number for each user of each run, shape (runs, users)."""
 
 
 def alike(draw: Generator, shape: tuple[int, int]) -> Numbers:
-    """All of them the same."""
+    """All users the same."""
     del draw
     return np.ones(shape)
 
 
 def by_zipf(draw: Generator, shape: tuple[int, int]) -> Numbers:
-    """The first one asks twice as often as the second, three times as often as the third."""
+    """The first user sends twice as many requests as the second, three times as many as the third."""
     del draw
     return np.broadcast_to(1 / np.arange(1, shape[1] + 1), shape)
 
 
 def with_a_whale(draw: Generator, shape: tuple[int, int]) -> Numbers:
-    """One of them makes 30 % of all requests."""
+    """One user sends 30 % of all requests."""
     del draw
     found = np.full(shape, 0.7 / (shape[1] - 1))
     found[:, 0] = 0.3
@@ -46,12 +46,12 @@ def with_a_whale(draw: Generator, shape: tuple[int, int]) -> Numbers:
 
 
 def unevenly(draw: Generator, shape: tuple[int, int]) -> Numbers:
-    """Lognormal, a variance of which nine tenths are by few."""
+    """Lognormal, with nine tenths of the variance from few users."""
     return draw.lognormal(0.0, 1.5, shape)
 
 
 def by_beta(draw: Generator, shape: tuple[int, int]) -> Numbers:
-    """Most hardly fail, some often."""
+    """Most users hardly fail, some often."""
     return draw.beta(0.2, 6.0, shape)
 
 
@@ -62,7 +62,7 @@ def few_have_most(draw: Generator, shape: tuple[int, int]) -> Numbers:
 
 @dataclass(frozen=True)
 class Users:
-    """Who asks.
+    """The users of a simulated service.
 
     Attributes:
         count: of users.
@@ -84,7 +84,7 @@ class Users:
 
 
 class _World:
-    """The users of each run, and what was counted of them by step."""
+    """The users of each run, and their counts by step."""
 
     def __init__(self, users: Users, plan: SimulatedPlan, runs: int, draw: Generator) -> None:
         shape = (runs, users.count)
@@ -103,7 +103,7 @@ class _World:
         self._users, self._draw = users, draw
 
     def tick(self, tick: int, live: Numbers, step: Numbers, weight: Numbers, counts: Numbers) -> None:
-        """Ten seconds of the runs that go on; of some of them nothing is evidence yet."""
+        """Simulate ten seconds of the running runs. Some of them have no evidence yet."""
         draw, users, rows = self._draw, self._users, np.arange(live.size)
         of_candidate = self.bucket[live] < weight[:, None]
         asked = draw.poisson(self.asks[live])
@@ -162,7 +162,7 @@ class _World:
 
 @dataclass(frozen=True)
 class Ends:
-    """How rollouts ended, and in which of them the split was ever called wrong."""
+    """Ends of rollouts, and whether the split was ever reported as wrong."""
 
     outcomes: SimulatedRollouts
     mismatched: Numbers

@@ -22,7 +22,7 @@ _HEADERS: Final = {"content-type": "application/json"}
 
 @dataclass
 class Samples:
-    """What became of the requests of a service, in the order of their ends. They only ever grow.
+    """Results of the requests of a service, in the order of their ends. The lists only grow.
 
     Attributes:
         sent: Unix seconds.
@@ -41,7 +41,7 @@ class Samples:
     skipped: int = 0
 
     def add(self, sent: float, took: float, revision: int, status: int) -> None:
-        """One more."""
+        """Add a result."""
         self.sent.append(sent)
         self.took.append(took)
         self.revisions.append(revision)
@@ -55,7 +55,7 @@ class Samples:
 
 @dataclass
 class Asked:
-    """A service that is asked."""
+    """A service that gets requests."""
 
     url: str
     rps: float
@@ -64,7 +64,7 @@ class Asked:
 
 @dataclass
 class Asking:
-    """A thread that sends. `bodies` are sent in turn."""
+    """A thread that sends `bodies` in turn."""
 
     bodies: Sequence[bytes]
     seed: int

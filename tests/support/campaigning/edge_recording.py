@@ -25,7 +25,7 @@ class Counted(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a block was counted; `start` in Unix seconds."""
+    """The key of a block; `start` in Unix seconds."""
 
     boot: str
     service: str
@@ -37,20 +37,20 @@ class Place(NamedTuple):
 
 @dataclass
 class Recording:
-    """All blocks seen so far. `rows` has the newest sums of each row: assigned, ended, failed and lost."""
+    """All blocks read so far. `rows` has the newest sums of each row: assigned, ended, failed and lost."""
 
     up: Up
     blocks: dict[Place, Counted] = field(default_factory=dict)
     rows: dict[tuple[str, str, str, int, str], Json] = field(default_factory=dict)
 
     def look(self) -> bool:
-        """Take in what the edge tells now; whether it told anything."""
+        """Read the edge's report now. Return whether there was one."""
         document = self._document()
         self.take(document)
         return bool(document)
 
     def take(self, document: Json) -> None:
-        """Take in what an edge told with its blocks."""
+        """Add the blocks of an edge's report."""
         columns = document.get("blocks", {}).get("columns", ())
         for row in document.get("counters", ()):
             where = (row["boot"], row["service"], row["attempt"], row["epoch"], row["arm"])
@@ -65,7 +65,7 @@ class Recording:
                     self.blocks[place] = found
 
     def arm(self, attempt: str, arm: str) -> dict[int, Counted]:
-        """The blocks of an arm of a rollout by their start, over all epochs and processes."""
+        """Return the blocks of a rollout's arm by their start, over all epochs and processes."""
         found: dict[int, Counted] = {}
         for place, counted in self.blocks.items():
             if (place.attempt, place.arm) == (attempt, arm):

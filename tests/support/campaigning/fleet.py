@@ -45,7 +45,7 @@ class Fleet:
     _looked: float = 0.0
 
     def add(self, name: str, rps: float, rollout: Json | None = None, endpoint: Json | None = None) -> Digits:
-        """One more, which is not released yet."""
+        """Add a service that is not released yet."""
         made = Digits(self.up, self.model, name, rps, rollout or {}, endpoint or {})
         self.services.append(made)
         return made
@@ -65,7 +65,7 @@ class Fleet:
         return all(is_ready(each.read()) for each in services)
 
     def rest(self, seconds: float) -> None:
-        """Let time pass, and record."""
+        """Record for a while."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._look()

@@ -50,7 +50,7 @@ class Digits:
         return Release(self, self.releases, time.time())
 
     def read(self) -> Json:
-        """The stored object; empty while nobody answers."""
+        """Return the stored object; empty while the API does not answer."""
         return self.up.read(self.name)
 
 
@@ -85,7 +85,7 @@ class Release:
         return self.found
 
     def is_over(self) -> bool:
-        """Whether a verdict has fallen."""
+        """Return whether there is a verdict."""
         return (self.attempt().get("status") or {}).get("phase") in OVER
 
     @property
@@ -101,7 +101,7 @@ class Release:
 
     @property
     def stable(self) -> int:
-        """The revision it is held against; 0 while that is not known."""
+        """Return the stable revision; 0 while it is not known."""
         return next((int(arm["revision"]) for arm in self.status.get("arms", ()) if arm["name"] == "stable"), 0)
 
     @property

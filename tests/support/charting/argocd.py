@@ -16,7 +16,7 @@ ALLOWED = ("ipairs", "pairs", "tostring", "tonumber", "type", "next", "string", 
 
 
 def health(kind: str, obj: dict[str, Any]) -> tuple[str, str]:
-    """Status and message that the script of a kind gives for an object."""
+    """Return the status and message that a kind's script gives for an object."""
     lua = LuaRuntime(unpack_returned_tuples=True, register_eval=False, register_builtins=False)
     script = (SCRIPTS / kind / "health.lua").read_text(encoding="utf-8")
     sandbox = lua.table_from({name: lua.globals()[name] for name in ALLOWED})
@@ -27,7 +27,7 @@ def health(kind: str, obj: dict[str, Any]) -> tuple[str, str]:
 
 
 def config() -> str:
-    """The patch of Argo CD's ConfigMap."""
+    """Render the patch of Argo CD's ConfigMap."""
     data = {
         f"resource.customizations.health.serving.sundog.dev_{path.parent.name}": path.read_text(encoding="utf-8")
         for path in _scripts()
@@ -42,7 +42,7 @@ def _scripts() -> list[Path]:
 
 
 class _Readable(yaml.SafeDumper):
-    """Texts of several lines as such."""
+    """A YAML dumper that writes texts of several lines as blocks."""
 
 
 _Readable.add_representer(

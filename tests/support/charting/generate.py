@@ -29,7 +29,7 @@ ELSEWHERE = ("watchNamespaces", "networkPolicies")
 
 
 def installation_schema() -> dict[str, Any]:
-    """The JSON schema of `installation`."""
+    """Return the JSON schema of `installation`."""
     schema = _schema(build_node_tree(Installation))
     for name in ELSEWHERE:
         del schema["properties"][name]
@@ -39,7 +39,7 @@ def installation_schema() -> dict[str, Any]:
 
 
 def installation_values() -> dict[str, Any]:
-    """The defaults of `installation`."""
+    """Return the defaults of `installation`."""
     defaults = Installation().to_json()
     for name in ELSEWHERE:
         del defaults[name]
@@ -89,14 +89,14 @@ def _bounds(node: Node, what: str) -> dict[str, Any]:
 
 
 def schema_text(text: str) -> str:
-    """The chart's schema with a fresh part for `installation`."""
+    """Return the chart's schema with its part for `installation` generated again."""
     schema = json.loads(text)
     schema["properties"]["installation"] = installation_schema()
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def values_text(text: str) -> str:
-    """The chart's values with fresh defaults of `installation`. Raises ValueError where the mark is missing."""
+    """Return the chart's values with the defaults of `installation` generated again. Raises ValueError if the mark is missing."""
     before, mark, _ = text.partition(INSTALLATION)
     if not mark:
         raise ValueError(f"{VALUES} has no line {INSTALLATION.strip()!r}")
@@ -104,7 +104,7 @@ def values_text(text: str) -> str:
 
 
 def rows(schema: dict[str, Any], defaults: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Key, default and meaning of each value that has no further keys of its own, in the schema's order."""
+    """Yield key, default and meaning of each value without further keys, in the schema's order."""
     for name, part in schema["properties"].items():
         default = (defaults or {}).get(name)
         if part.get("properties"):
@@ -114,7 +114,7 @@ def rows(schema: dict[str, Any], defaults: Any, prefix: str = "") -> Iterator[tu
 
 
 def table() -> str:
-    """The values of the chart in Markdown."""
+    """Render the chart's values as a Markdown table."""
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     defaults = yaml.safe_load(VALUES.read_text(encoding="utf-8"))
     lines = (f"| `{key}` | `{default}` | {meaning} |\n" for key, default, meaning in rows(schema, defaults))
@@ -122,7 +122,7 @@ def table() -> str:
 
 
 def readme_text(text: str) -> str:
-    """The chart's README with a fresh table. Raises ValueError where its marks are missing."""
+    """Return the chart's README with its table generated again. Raises ValueError if its marks are missing."""
     before, _, rest = text.partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:
@@ -131,11 +131,11 @@ def readme_text(text: str) -> str:
 
 
 MADE = {SCHEMA: schema_text, VALUES: values_text, README: readme_text}
-"""Files with a part that is made, in the order in which they follow from each other."""
+"""Files with a generated part, in the order of their dependencies."""
 
 
 def write() -> None:
-    """Write all of it."""
+    """Write all generated files."""
     for path, text in MADE.items():
         path.write_text(text(path.read_text(encoding="utf-8")), encoding="utf-8")
     argocd.CONFIG.write_text(argocd.config(), encoding="utf-8")

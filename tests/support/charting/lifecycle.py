@@ -28,7 +28,7 @@ KEYS = {"endpoint": {"auth": {"apiKeys": {"secretName": "keys"}}}}
 
 @contextlib.contextmanager
 def standing_in(kubeconfig: Path, log: Path) -> Iterator[None]:
-    """What runs in pods, as a process."""
+    """Run the fake workloads as a process."""
     path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     with log.open("ab") as output:
         command = [sys.executable, "-m", "fake_cluster.workloads", str(kubeconfig)]
@@ -47,7 +47,7 @@ def model_deployment(version: int, name: str = "digits", **spec: Any) -> dict[st
 
 
 class Life:
-    """A ModelDeployment, and what its user does with it."""
+    """A ModelDeployment, and the actions of its user."""
 
     def __init__(self, kubectl: Kubectl, operator: OperatorProcess) -> None:
         self._kubectl, self.operator = kubectl, operator

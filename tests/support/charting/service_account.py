@@ -18,7 +18,7 @@ _PARTS = {"ServiceAccount", "RoleBinding", "ClusterRoleBinding", *ROLES}
 
 @dataclass(frozen=True, order=True)
 class Grant:
-    """A right as a role grants it: on the object of one name, or on all where there is none."""
+    """A permission that a role grants: on the object of one name, or on all objects if the name is empty."""
 
     right: Right
     name: str = ""
@@ -28,7 +28,7 @@ class Grant:
 
 
 def install(kubectl: Kubectl, values: Values) -> None:
-    """Put the account and its roles there; namespaces too."""
+    """Create the account, its roles and their namespaces."""
     parts = _parts(values)
     namespaces = {obj["metadata"].get("namespace") for obj in parts} - {None}
     kubectl.apply(*({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in namespaces))
@@ -36,27 +36,27 @@ def install(kubectl: Kubectl, values: Values) -> None:
 
 
 def remove(kubectl: Kubectl, values: Values) -> None:
-    """Take the account and its roles away again; the namespaces stay."""
+    """Delete the account and its roles; the namespaces stay."""
     for obj in _parts(values):
         where = ("-n", obj["metadata"]["namespace"]) if "namespace" in obj["metadata"] else ()
         kubectl(*where, "delete", obj["kind"], obj["metadata"]["name"], "--ignore-not-found")
 
 
 def installation(values: Values, name: str = RELEASE) -> str:
-    """The file that the operator would read; `name` is the release's full name."""
+    """Return the operator's configuration file; `name` is the release's full name."""
     text: str = one(values, "ConfigMap", name)["data"]["installation.yaml"]
     return text
 
 
 def lease(values: Values, name: str = RELEASE) -> str:
-    """The Lease that the chart tells the operator to hold; `name` is the release's full name."""
+    """Return the name of the operator's Lease in the chart; `name` is the release's full name."""
     (container,) = one(values, "Deployment", name)["spec"]["template"]["spec"]["containers"]
     (told,) = [each.removeprefix("--lease=") for each in container["args"] if each.startswith("--lease=")]
     return str(told)
 
 
 def kubeconfig(kubectl: Kubectl, path: Path, name: str = RELEASE) -> Path:
-    """A kubeconfig with which one is that account and nobody else; `name` is the release's full name."""
+    """Write a kubeconfig that authenticates as this account; `name` is the release's full name."""
     token = kubectl("-n", NAMESPACE, "create", "token", name).strip()
     document: dict[str, Any] = yaml.safe_load(kubectl.kubeconfig.read_text())
     document["users"] = [{"name": user["name"], "user": {"token": token}} for user in document["users"]]
@@ -66,14 +66,14 @@ def kubeconfig(kubectl: Kubectl, path: Path, name: str = RELEASE) -> Path:
 
 
 def granted(values: Values) -> set[Grant]:
-    """What the account holds by the chart's roles; each of a rule's `resourceNames` is a grant of its own."""
+    """Return the account's permissions in the chart's roles; each of a rule's `resourceNames` is a grant of its own."""
     bound = {obj["roleRef"]["name"] for obj in objects(values) if obj["kind"] in {"RoleBinding", "ClusterRoleBinding"}}
     roles = [obj for obj in objects(values) if obj["kind"] in ROLES and obj["metadata"]["name"] in bound]
     return {held for role in roles for rule in role["rules"] for held in _grants(rule)}
 
 
 def unused(held: Collection[Grant], uses: Iterable[Use], fixed: Collection[str]) -> set[Grant]:
-    """The grants that no use needed.
+    """Return the grants that no use needed.
 
     One without a name is needed by a use of an object that no named one covers and whose name is not `fixed`, which a role could have
     named; a collection has no name.

@@ -9,7 +9,7 @@ OnWrite = Callable[[str, Write], None]
 
 
 class Died(Exception):
-    """The operator did."""
+    """The operator has crashed."""
 
 
 async def assert_same_end_after_any(way: Callable[[OnWrite], Awaitable[tuple[Any, int]]], every: int = 1) -> None:

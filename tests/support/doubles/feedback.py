@@ -31,7 +31,7 @@ class _Due(NamedTuple):
 
 @dataclass
 class Attempt:
-    """What the store has of one."""
+    """The stored data of one attempt."""
 
     keys: set[bytes] = field(default_factory=set)
     firsts: dict[int, FirstExposure] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Outcomes:
         return self._attempts.setdefault(attempt, Attempt())
 
     def sections(self, document: Json) -> dict[str, Json]:
-        """What an edge with this document in force tells."""
+        """Return the report of an edge with this document in force."""
         return {
             service["name"]: self._section(service["attempt"])
             for service in document.get("services", ())

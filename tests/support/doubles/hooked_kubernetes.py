@@ -15,7 +15,7 @@ _WRITES_KEPT = 4096
 
 
 class Dropped(DependencyError):
-    """The watch was cut off."""
+    """The watch was closed by a test."""
 
 
 @dataclass(frozen=True, slots=True)

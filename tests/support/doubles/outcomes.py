@@ -46,6 +46,6 @@ class MemoryOutcomes:
 
 
 def section(attempt: str, store: str, tally: Mapping[str, int]) -> dict[str, object]:
-    """What the evidence would say of it."""
+    """Return the counts that the evidence document has."""
     exposed = [[1, "control", tally["units"]]]
     return {"attempt": attempt, "store": store, "sequence": tally["sequence"], "exposed": exposed, "squares": 2**70}

@@ -20,7 +20,7 @@ class _App:
 
 
 def _target(config: Mapping[str, Any], load: int = 0) -> int:
-    """What Serve wants: the fixed number, else what the load asks for within the bounds."""
+    """Return Serve's target: the fixed number, or the number for the load within the bounds."""
     deployment = config["deployments"][0]
     scaling = deployment.get("autoscaling_config")
     if not scaling:
@@ -82,14 +82,14 @@ class FakeServe:
         self._place()
 
     def start_of(self, name: str) -> dict[str, Any] | None:
-        """What a replica of an application answers an edge of its start."""
+        """Return the report of an application's replica about its start."""
         if not self.running(name):
             return None
         began = self.started.began
         return {"phases": dict(self.started.phases), **({} if began is None else {"beganAt": began.timestamp()})}
 
     def crash_replicas(self, name: str) -> None:
-        """All replicas of an application die and start again."""
+        """Kill all replicas of an application; they start again."""
         self.crash_some(name, len(self._apps[name].replicas))
 
     def crash_some(self, name: str, count: int) -> None:
@@ -98,11 +98,11 @@ class FakeServe:
         app.replicas = [each and (begun if index < count else each) for index, each in enumerate(app.replicas)]
 
     def lose_one(self, name: str) -> None:
-        """The node of a replica's pod is gone, and another pod waits for a device."""
+        """Remove the node of a replica's pod; another pod then waits for a device."""
         self._apps[name].replicas[-1] = None
 
     def _begun(self) -> datetime:
-        """When a replica is taken to have begun that does so now."""
+        """Return the start time of a replica that starts now."""
         return self._clock.now() + timedelta(seconds=self.later_s)
 
     def _placed(self) -> int:
@@ -121,7 +121,7 @@ class FakeServe:
                     app.replicas[index], free = self._begun(), free - 1
 
     def load(self, name: str, replicas: int) -> None:
-        """An application with autoscaling gets so much to do that it takes so many replicas."""
+        """Give an application with autoscaling so much load that it needs so many replicas."""
         self._apps[name].load = replicas
         self._apps[name] = self._changed(self._apps[name], self._apps[name].config, self._clock.now())
 

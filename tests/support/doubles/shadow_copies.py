@@ -8,14 +8,14 @@ EDGE = "sundog-edge-0"
 
 
 def service(cluster: Cluster) -> dict[str, Any]:
-    """What the edge has in force for it."""
+    """Return the service that the edge has in force."""
     (document,) = cluster.edges.in_force()
     found: dict[str, Any] = next(each for each in document["services"] if each["name"] == NAME)
     return found
 
 
 def row(boot: str = "b1", attempt: str = "", epoch: int = 0, method: str = "argmax", **counts: Any) -> dict[str, Any]:
-    """A row of an edge: `agree`, `disagree` and `strange` pairs by a method, and the rest by its name."""
+    """Return a row of an edge: `agree`, `disagree` and `strange` pairs by method, and the rest by name."""
     agree, disagree, strange = (counts.pop(name, 0) for name in ("agree", "disagree", "strange"))
     paired = agree + disagree + strange
     ended = paired + sum(counts.get(name, 0) for name in ("errors", "timeouts", "lost"))
@@ -42,7 +42,7 @@ def row(boot: str = "b1", attempt: str = "", epoch: int = 0, method: str = "argm
 
 
 async def tell(cluster: Cluster, agree: int, disagree: int = 0, **counts: Any) -> None:
-    """Let the edge have counted so much."""
+    """Set the counts of the edge."""
     entry, told = service(cluster), {"slower": [agree + disagree], **counts}
     at = {"attempt": entry["attempt"], "epoch": entry["epoch"], "method": "tolerance"}
     cluster.edges.mirrored[EDGE] = [row(**at, agree=agree, disagree=disagree, **told)]

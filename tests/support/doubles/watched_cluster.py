@@ -94,7 +94,7 @@ class WatchedCluster(Cluster):
         await self._patch(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
 
     async def tick(self) -> None:
-        """Let the operator do what it can, then the others, and move the clock."""
+        """Let the operator work, then the other components, and move the clock."""
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         await self._controllers()
@@ -113,7 +113,7 @@ class WatchedCluster(Cluster):
 
 @asynccontextmanager
 async def watched_cluster() -> AsyncIterator[WatchedCluster]:
-    """One whose operator works, until the context ends."""
+    """Run a cluster with a working operator until the context ends."""
     cluster = WatchedCluster()
 
     async def follow(kind: Kind) -> None:

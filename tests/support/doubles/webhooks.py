@@ -36,7 +36,7 @@ class FakeWebhooks:
         return WebhookResult(self.answers[url])
 
     def posted(self, url: str) -> list[dict[str, Any]]:
-        """What one of them received."""
+        """Return the documents that one receiver got."""
         return [document for place, document in self.received if place == url]
 
     async def turn(self) -> None:

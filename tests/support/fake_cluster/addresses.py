@@ -8,18 +8,18 @@ import aiohttp.connector
 
 
 def address_of(host: str) -> str:
-    """The loopback address that stands for a host name."""
+    """Return the loopback address for a host name."""
     digest = hashlib.sha256(host.encode()).digest()
     return f"127.{64 + digest[0] % 64}.{digest[1]}.{1 + digest[2] % 254}"
 
 
 def head_of(namespace: str, cluster: str) -> str:
-    """The name of the Service of a RayCluster's head."""
+    """Return the name of the Service of a RayCluster's head."""
     return f"{cluster}-head-svc.{namespace}.svc"
 
 
 class Resolver(aiohttp.abc.AbstractResolver):
-    """Knows Services only."""
+    """A resolver that knows only Services."""
 
     def __init__(self, loop: object = None) -> None:
         del loop
@@ -35,5 +35,5 @@ class Resolver(aiohttp.abc.AbstractResolver):
 
 
 def install() -> None:
-    """Let every aiohttp client of this process look names up here."""
+    """Make every aiohttp client of this process use this resolver."""
     aiohttp.connector.DefaultResolver = Resolver  # type: ignore[misc]

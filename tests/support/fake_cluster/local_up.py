@@ -39,7 +39,7 @@ Ranges = dict[str, list[list[int]]]
 
 @dataclass(frozen=True)
 class Written:
-    """An epoch and each arm's buckets, as they were written to `where`: an Experiment's status, or the split document."""
+    """An epoch and each arm's buckets, as written to `where`: an Experiment's status, or the split document."""
 
     where: str
     name: str
@@ -53,7 +53,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Beside:
-    """Files of a folder: the port of Ray's head, how far the operator's clock is ahead, what it wrote, and where it is to die."""
+    """Files that exchange data with a test: the port of Ray's head, the operator's clock offset, its writes, and where to crash."""
 
     folder: Path
 
@@ -62,7 +62,7 @@ class Beside:
         return int((self.folder / "port").read_text())
 
     def lead_at(self, port: int) -> None:
-        """Ray's head is at this port."""
+        """Set the port of Ray's head."""
         (self.folder / "port").write_text(str(port))
 
     @property
@@ -71,11 +71,11 @@ class Beside:
         return timedelta(seconds=float(file.read_text())) if file.exists() else timedelta()
 
     def advance(self, more: timedelta) -> None:
-        """Set the operator's clock so much further ahead."""
+        """Advance the operator's clock."""
         write_atomically(self.folder / "ahead", str((self.ahead + more).total_seconds()).encode())
 
     def kill_at(self, experiment: str, epoch: int) -> None:
-        """Have the operator killed between the commit of an epoch and all that follows from it."""
+        """Kill the operator after the commit of an epoch, before its consequences."""
         write_atomically(self.folder / "die", json.dumps(["experiment", experiment, epoch]).encode())
 
     @property
@@ -83,12 +83,12 @@ class Beside:
         return (self.folder / "die").exists()
 
     def journal(self) -> list[Written]:
-        """All that was written of weights, in order."""
+        """Return all writes of weights, in order."""
         file = self.folder / "journal"
         return [Written(*json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
     def note(self, written: Written) -> None:
-        """Add to the journal, and die if it is time to."""
+        """Add to the journal, and crash if the test asked for it."""
         with (self.folder / "journal").open("a") as file:
             file.write(json.dumps([*written.key, written.ranges]) + "\n")
         if self.is_to_die and json.loads((self.folder / "die").read_text()) == [*written.key]:
@@ -97,7 +97,7 @@ class Beside:
 
 
 class ClockAhead(SystemClock):
-    """The time of day, and so much more."""
+    """The system clock with an offset."""
 
     def __init__(self, beside: Beside) -> None:
         self._beside = beside
@@ -107,7 +107,7 @@ class ClockAhead(SystemClock):
 
 
 class Noted:
-    """An API server whose writes of weights are noted."""
+    """An API server that records writes of weights."""
 
     def __init__(self, kube: Kubernetes, beside: Beside) -> None:
         self._kube = kube
@@ -139,7 +139,7 @@ class Noted:
 
 
 class Heads:
-    """A controller in the place of the one that runs Ray."""
+    """A controller that replaces the one of Ray."""
 
     def __init__(self, kube: Kubernetes, port: int) -> None:
         self._kube, self._port = kube, port
@@ -148,7 +148,7 @@ class Heads:
         await lead(self._kube, self._port)
 
     async def stop_all(self) -> None:
-        """Nothing of it is this process's."""
+        """Stop nothing: the fake Ray belongs to the test."""
 
 
 def controllers(beside: Beside, kube: Kubernetes, state: Path, clock: Clock) -> Sequence[Any]:

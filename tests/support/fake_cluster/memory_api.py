@@ -16,7 +16,7 @@ from waiting import PATIENCE_S
 
 
 class MemoryApi:
-    """`kubeconfig` leads to it. `store` may be touched by `call` only, which does so in the server's thread."""
+    """The API server, reached by `kubeconfig`. Use `store` only through `call`, which runs in the server's thread."""
 
     def __init__(self, folder: Path) -> None:
         self.kubeconfig = folder / "kubeconfig"
@@ -35,14 +35,14 @@ class MemoryApi:
         assert self._present.wait(PATIENCE_S)
 
     def stop(self) -> None:
-        """Also of one that a test has left away."""
+        """Stop the server, even if a test has left it away."""
         self._ended = True
         self.call(self._set, True)
         self._thread.join()
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Nobody listens meanwhile."""
+        """Close the port for the duration of the block."""
         self._present.clear()
         self.call(self._set, False)
         assert self._away.wait(PATIENCE_S)
@@ -54,7 +54,7 @@ class MemoryApi:
             assert self._present.wait(PATIENCE_S)
 
     def call(self, act, *arguments):  # type: ignore[no-untyped-def]
-        """Call a function in the server's thread; what it gives."""
+        """Call a function in the server's thread, and return its result."""
 
         async def run():  # type: ignore[no-untyped-def]
             return act(*arguments)

@@ -40,11 +40,11 @@ class OperatorProcess:
     port: int = 0
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it logged so far."""
+        """Return the log records so far."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     def get(self, path: str) -> tuple[int, str]:
-        """The status and the text of an endpoint; 0 where nobody answers."""
+        """Return status and text of an endpoint; status 0 without an answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=patience(5)) as answer:
                 return answer.status, answer.read().decode()
@@ -54,11 +54,11 @@ class OperatorProcess:
             return 0, ""
 
     def leads(self) -> bool:
-        """Whether it says that it leads."""
+        """Return whether it leads, by its metric."""
         return self.metric("leader_election_master_status") == 1
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that have these labels."""
+        """Return the sum of a metric's samples with these labels."""
         total = 0.0
         for line in self.get("/metrics")[1].splitlines():
             found = re.match(r"([a-z_]+)(?:\{(.*)\})? (\S+)$", line)
@@ -67,7 +67,7 @@ class OperatorProcess:
         return total
 
     def requests(self) -> dict[str, float]:
-        """Requests to the API server so far, by method."""
+        """Return requests to the API server so far, by method."""
         found = dict.fromkeys(("GET", "POST", "PATCH", "PUT", "DELETE"), 0.0)
         for method, number in re.findall(
             r'^rest_client_requests_total{.*method="([A-Z]+)"} (\S+)$', self.get("/metrics")[1], re.MULTILINE
@@ -76,12 +76,12 @@ class OperatorProcess:
         return found
 
     def cpu_s(self) -> float:
-        """CPU seconds so far."""
+        """Return CPU seconds so far."""
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system)
 
     def peak_mib(self) -> float:
-        """The most memory it ever had."""
+        """Return its peak memory."""
         (line,) = [
             each
             for each in Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
@@ -90,11 +90,11 @@ class OperatorProcess:
         return int(line.split()[1]) / 1024
 
     def resident_mib(self) -> float:
-        """The memory that it has now."""
+        """Return its present memory."""
         return float(psutil.Process(self.process.pid).memory_info().rss) / 2**20
 
     def end(self, number: signal.Signals = signal.SIGTERM, within: float = PATIENCE_S) -> int:
-        """Send a signal and wait; the exit code."""
+        """Send a signal, wait, and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(within)

@@ -62,13 +62,13 @@ async def _well(_: web.Request) -> web.Response:
 
 
 def address_of_pod(uid: str) -> str:
-    """Nobody listens there: it is asked through the proxy, as a loopback address would not be."""
+    """Return an address on which nothing listens. KubeRay uses the proxy for it, unlike for a loopback address."""
     digest = hashlib.sha256(uid.encode()).digest()
     return f"10.{digest[0]}.{digest[1]}.{1 + digest[2] % 254}"
 
 
 def serve_config(name: str) -> Json:
-    """A document of one application, as in KubeRay's examples."""
+    """Return a document of one application, as in KubeRay's examples."""
     deployment = {"name": "Model", "num_replicas": 1, "ray_actor_options": {"num_cpus": 1}}
     return {
         "applications": [{"name": name, "import_path": "net:app", "route_prefix": "/", "deployments": [deployment]}]

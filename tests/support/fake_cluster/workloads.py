@@ -24,7 +24,7 @@ Json = dict[str, Any]
 EDGE = "sundog-edge"
 NAME = "app.kubernetes.io/name"
 BEGAN_AT = time.time()
-"""When each replica began to download, in Unix seconds: it stays, or the operator would plan anew at each look."""
+"""Start of each replica's download, in Unix seconds. It is constant, or the operator would plan again at each pass."""
 
 
 class StandIn:
@@ -159,7 +159,7 @@ def running(app: Json) -> Json:
 
 
 def _target(app: Json, address: str) -> Json:
-    """Where the only replica of an application is said to listen."""
+    """Return the reported address of an application's only replica."""
     targets = [{"ip": address, "port": 8265, "instance_id": "", "name": f"{app['name']}#0"}]
     return {"app_name": app["name"], "protocol": "HTTP", "route_prefix": app["route_prefix"], "targets": targets}
 

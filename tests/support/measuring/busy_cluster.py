@@ -19,11 +19,11 @@ PODS = 10_000
 GPU = "nvidia.com/gpu"
 GPUS = 8
 TAKEN = 6
-"""Of each node, and of these by its pods."""
+"""GPUs of each node, and those in use by its pods."""
 
 
 def node(index: int) -> Object:
-    """A node with accelerators."""
+    """Return a node with accelerators."""
     labels = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "kubernetes.io/os": "linux", "pool": f"p{index % 5}"}
     names = ("MemoryPressure", "DiskPressure", "PIDPressure")
     conditions = [{"type": each, "status": "False"} for each in names] + [{"type": "Ready", "status": "True"}]
@@ -38,7 +38,7 @@ def node(index: int) -> Object:
 
 
 def pod(index: int) -> Object:
-    """A running pod of somebody else, of 4 to 5 kB."""
+    """Return a running pod of another user, of 4 to 5 kB."""
     resources = {"cpu": "500m", "memory": "1Gi", **({GPU: "1"} if index // NODES < TAKEN else {})}
     container = {
         "name": "app",

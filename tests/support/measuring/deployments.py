@@ -18,7 +18,7 @@ CPU = "1"
 
 
 def application(name: str, model: Path, runtime: Mapping[str, Any] | None = None) -> Json:
-    """The Serve application of revision 1, one replica."""
+    """Return the Serve application of revision 1, with one replica."""
     spec = ModelDeploymentSpec.from_json(
         {
             "model": {"uri": f"file://{model}", "entrypoint": "net:Net"},

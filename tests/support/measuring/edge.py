@@ -65,11 +65,11 @@ class Edge:
     _generation: int = field(default=0)
 
     def url(self, name: str, path: str = "/") -> str:
-        """Where clients reach a service."""
+        """Return the URL of a service."""
         return f"http://127.0.0.1:{self.http_port}/{name}{path}"
 
     def evidence(self) -> Json:
-        """What the agent says; without content while it is away."""
+        """Return the agent's report; empty while it is away."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.agent_port}/evidence", timeout=10) as answer:
                 found: Json = json.loads(answer.read())
@@ -104,7 +104,7 @@ class Edge:
         eventually(ready, f"{len(services)} services in force with {up} replicas", timeout)
 
     def costs(self) -> tuple[Cost, Cost]:
-        """Of HAProxy and of the agent."""
+        """Return the processes of HAProxy and of the agent."""
         return cost_of(self.haproxy.pid), cost_of(self.agent.pid)
 
     def counted(self) -> tuple[int, int]:

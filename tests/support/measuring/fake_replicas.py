@@ -46,7 +46,7 @@ core.register_action("work", {"http-req"}, function(_) core.msleep(5) end)
 
 
 def prefix(application: str) -> str:
-    """The route prefix of an application."""
+    """Return the route prefix of an application."""
     return f"/{application}.app"
 
 
@@ -71,7 +71,7 @@ def replicas(counts: Mapping[str, int]) -> Iterator[dict[str, list[int]]]:
 
 @contextlib.contextmanager
 def serve_naming(ports: Mapping[str, Sequence[int]]) -> Iterator[str]:
-    """The URL of what answers Serve's REST call with these replicas."""
+    """Yield the URL of a Serve REST API that lists these replicas."""
     groups = [
         {
             "app_name": name,

@@ -49,7 +49,7 @@ class Fleet:
 
     @contextlib.contextmanager
     def operator(self, identity: str = "a", workers: int | None = None) -> Iterator[OperatorProcess]:
-        """An operator with the chart's installation that leads."""
+        """Start an operator with the chart's configuration, and wait until it leads."""
         given = values("smallest")
         file = service_account.installation(given) + (f"\nworkers: {workers}\n" if workers else "")
         kubeconfig = service_account.kubeconfig(self.cluster.kubectl, self.folder / "kubeconfig")
@@ -60,7 +60,7 @@ class Fleet:
             yield process
 
     def requests(self) -> Counter[str]:
-        """What the operator's account asked the API server for until now, by verb and resource."""
+        """Return the requests of the operator's account so far, by verb and resource."""
         assert self.cluster.instance is not None
         return Counter(
             str(use.right) for use in audit.requests(audit.log(self.cluster.instance), service_account.ACCOUNT)
@@ -76,7 +76,7 @@ LEASE = "leases.coordination.k8s.io"
 
 
 def writes(requests: Counter[str]) -> Counter[str]:
-    """Those of the requests that change something, but for the operator's Lease."""
+    """Return the requests that change something, except those for the operator's Lease."""
     reads = ("get ", "list ", "watch ")
     return Counter({each: n for each, n in requests.items() if not each.startswith(reads) and not each.endswith(LEASE)})
 
@@ -160,7 +160,7 @@ async def wait_for(
 
 
 def is_ready(obj: Object) -> bool:
-    """Whether it says Ready."""
+    """Return whether it is Ready."""
     conditions = (obj.get("status") or {}).get("conditions") or ()
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 

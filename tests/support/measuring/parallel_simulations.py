@@ -51,7 +51,7 @@ def in_processes(name: str, calls: Sequence[Callable[[], Result]], processes: in
 
 
 def _results(name: str, calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
-    """One after the other, from a process of their own."""
+    """Run calls in turn, in a process of their own."""
     command = [sys.executable, "-c", _WORKER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None

@@ -12,6 +12,6 @@ class _Mlp:
 
 
 def mlp(args: dict[str, object]) -> serve.Application:
-    """The builder."""
+    """Build the application."""
     del args
     return _Mlp.bind()

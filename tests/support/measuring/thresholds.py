@@ -99,7 +99,7 @@ class Flagger:
 
 @dataclass
 class Uncounted:
-    """An edge whose counts nobody asks for."""
+    """An edge that reports no counts."""
 
     def answered(
         self,
@@ -137,7 +137,7 @@ class Played:
 
 
 def play(policy: Policy, traffic: Traffic, service: str, applications: tuple[str, str], replicas: Replicas) -> Played:
-    """One rollout by a policy. `applications` are stable's and the candidate's."""
+    """Run one rollout by a policy. `applications` are those of stable and canary."""
     place, minutes, how = Place(service, "1", 1, "canary"), 0, ""
     while not how:
         requests, failed = traffic.assigned[place], traffic.failed[place]
@@ -151,7 +151,7 @@ def play(policy: Policy, traffic: Traffic, service: str, applications: tuple[str
 
 
 class Block(NamedTuple):
-    """What was counted in ten seconds.
+    """Counts of ten seconds.
 
     Attributes:
         requests: of both arms.

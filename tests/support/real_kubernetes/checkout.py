@@ -22,7 +22,7 @@ def pod_template(root: Path = ROOT) -> Json:
 
 
 def pod_spec(*command: str, root: Path = ROOT) -> Json:
-    """A pod's spec with one container, `main`, that runs a command of this checkout."""
+    """Return a pod's spec with one container, `main`, that runs a command of this checkout."""
     template = pod_template(root)
     container = {
         "name": "main",
@@ -47,7 +47,7 @@ def environment(root: Path = ROOT) -> list[Json]:
 
 
 def mounted(root: Path = ROOT) -> dict[str, Path]:
-    """The folders of the machine that pods see, by volume name. One that lies in another is not mounted twice."""
+    """Return the machine's folders that pods mount, by volume name. A folder inside another one is not mounted twice."""
     wanted = {
         "machine-usr": Path("/usr"),
         "machine-certificates": Path("/etc/ssl"),

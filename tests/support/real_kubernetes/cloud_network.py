@@ -47,7 +47,7 @@ def enforced(instance: Instance, binaries: Binaries) -> Iterator[None]:
 
 @contextmanager
 def metadata_service(instance: Instance) -> Iterator[None]:
-    """Something listens at port 80 of the address at which clouds tell a node's credentials, and pods find the way."""
+    """Listen at port 80 of the metadata address of clouds, so that pods can reach it."""
     here = machine.init_pid(instance)
     nothing = str(instance.folder("metadata"))
     serve = (sys.executable, "-m", "http.server", "--directory", nothing, "80")
