@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from charting.lifecycle import standing_in
+from charting.lifecycle import fake_workloads
 from fake_cluster.memory_api import MemoryApi
 from fake_cluster.operator_process import OperatorProcess, running_operator
 from measuring import fleet
@@ -91,7 +91,7 @@ def in_memory(folder: Path) -> Iterator[tuple[Path, OperatorProcess]]:
     api.start()
     try:
         with (
-            standing_in(api.kubeconfig, folder / "stand-in.log"),
+            fake_workloads(api.kubeconfig, folder / "fake-workloads.log"),
             running_operator(folder, api.kubeconfig, "--namespace", "sundog-system") as operator,
         ):
             yield api.kubeconfig, operator

@@ -151,11 +151,11 @@ def note(record: Record, made: Fleet, releases: Sequence[Release], kills: Kills 
         problems,
         {each.name: each.samples.skipped for each in made.services},
     )
-    record.notes.append(told_of(kills, others, crashing))
+    record.notes.append(describe_kills(kills, others, crashing))
     record.finish()
 
 
-def told_of(kills: Kills | None, others: Unanswered, crashing: Unanswered) -> str:
+def describe_kills(kills: Kills | None, others: Unanswered, crashing: Unanswered) -> str:
     """What became of requests while processes were killed."""
     by_kind = Counter(which for _, which in kills.done) if kills else Counter[str]()
     killed = ", ".join(f"{by_kind[which]} times the {which}" for which in ("operator", "agent", "edge"))

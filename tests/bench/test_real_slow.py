@@ -14,7 +14,7 @@ import pytest
 from campaigning import threshold_comparison
 from campaigning.clients import NO_NUMBERS
 from campaigning.fleet import Kills, fleet
-from campaigning.request_accounting import harm, miscounted, told_quantiles
+from campaigning.request_accounting import harm, latency_quantiles, miscounted
 from campaigning.threshold_comparison import Rollout
 from measuring.record import Record
 
@@ -69,7 +69,7 @@ def test_what_is_slower_is_taken_back(tmp_path: Path) -> None:
                 share = f"{found.slow / found.requests:.1%}" if found.requests else ""
                 at = f"{max(each.begun, default=0)} %"
                 cells = (f"{found.seconds / 60:.1f} min", at, str(found.requests), str(found.slow), share)
-                record.add(name, killed, each.how(), *cells, *told_quantiles(each), f"{psutil.getloadavg()[1]:.1f}")
+                record.add(name, killed, each.how(), *cells, *latency_quantiles(each), f"{psutil.getloadavg()[1]:.1f}")
                 record.raw.setdefault("statuses", []).append(each.status)
                 replayed.setdefault(name, []).append(Rollout(each, made.recording))
                 ends.append(each.how())

@@ -8,7 +8,7 @@ from typing import Any
 
 @contextlib.asynccontextmanager
 async def going_on(work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
-    """Runs while the block does, and is cancelled then. What it raised by itself is raised."""
+    """Run work during the block, then cancel it. Raises the error of work that failed."""
     task = asyncio.create_task(work)
     try:
         yield

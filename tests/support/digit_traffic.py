@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 
 class Traffic:
-    """What was answered.
+    """Counts of answers.
 
     Attributes:
         sent: requests that ended, well or not.
@@ -104,7 +104,7 @@ class Traffic:
             self.failures.append(failure)
 
     def told(self) -> Json:
-        """All of it; of the digits how many images each revision has read, and how many of them right; of users each change of revision."""
+        """Return all counts: for digits, images by revision and those read correctly; for users, each change of revision."""
         images = {revision: len(read) for revision, read in self.read.items()}
         right = {
             revision: sum(self.labels[image] == digit for image, digit in read.items())

@@ -14,23 +14,23 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class ToldEdges:
-    """The newest words of each edge, by the name of its pod. An edge counts cumulatively, and nobody else's requests."""
+class EdgeTotals:
+    """The newest report of each edge, by the name of its pod. An edge's counts are cumulative, and contain its own requests only."""
 
-    words: dict[str, Json] = field(default_factory=dict)
+    reports: dict[str, Json] = field(default_factory=dict)
 
-    def listen(self, pod: Json) -> bool:
-        """Whether an edge tells what it has counted until now; of one that does not, the words before stay."""
+    def read(self, pod: Json) -> bool:
+        """Read an edge's counts, and return whether it answered. Without an answer its last report stays."""
         try:
             url = f"http://{pod['status']['podIP']}:{AGENT_PORT}/evidence"
-            told = httpx.get(url, timeout=patience(5), trust_env=False).raise_for_status().json()
-            # Its address may be another's by now.
-            self.words[told["edge"]] = told
+            report = httpx.get(url, timeout=patience(5), trust_env=False).raise_for_status().json()
+            # Another edge may have its address now.
+            self.reports[report["edge"]] = report
         except (httpx.HTTPError, ValueError, KeyError):
             return False
-        return bool(told["edge"] == pod["metadata"]["name"])
+        return bool(report["edge"] == pod["metadata"]["name"])
 
     def sums(self, attempt: str, arm: str) -> Counter[str]:
-        """Requests of an arm over all edges and epochs, as `booked` has them."""
-        rows = (row for words in self.words.values() for row in words["counters"])
+        """Return the requests of an arm over all edges and epochs, as `booked` sums them."""
+        rows = (row for report in self.reports.values() for row in report["counters"])
         return booked(row for row in rows if (row["attempt"], row["arm"], row["origin"]) == (attempt, arm, "assigned"))

@@ -31,5 +31,5 @@ def _required(report: Report) -> Report:
     if report.skipped and os.environ.get(REQUIRE) == "all":
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
-        report.longrepr = f"{reason}: nothing may be skipped, for {REQUIRE}=all"
+        report.longrepr = f"{reason}: skipped tests fail with {REQUIRE}=all"
     return report

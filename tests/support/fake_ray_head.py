@@ -30,7 +30,7 @@ class Application:
         return int(self.config["deployments"][0].get("num_replicas", 1))
 
 
-class StandIn:
+class FakeRayHead:
     """The fake head of one cluster, with its applications."""
 
     def __init__(self, address: str, ports: Iterator[int] | None = None) -> None:
@@ -152,10 +152,10 @@ def _accept_no_more(runner: web.AppRunner) -> None:
 
 
 async def main(address: str) -> None:
-    stand_in = StandIn(address)
+    head = FakeRayHead(address)
     dashboard = web.Application(client_max_size=1 << 26)
-    dashboard.router.add_get("/api/serve/applications/", stand_in.get)
-    dashboard.router.add_put("/api/serve/applications/", stand_in.put)
+    dashboard.router.add_get("/api/serve/applications/", head.get)
+    dashboard.router.add_put("/api/serve/applications/", head.put)
     await listen(dashboard, DASHBOARD_PORT)
     proxy = web.Application()
     await listen(proxy, SERVE_PORT)

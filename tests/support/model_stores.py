@@ -26,7 +26,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_certificate(directory: Path) -> Path:
-    """A PEM file with a key, its certificate of localhost and 127.0.0.1, and that of the authority behind it.
+    """Write a PEM file with a key, its certificate for localhost and 127.0.0.1, and the certificate of its authority.
 
     Two, for not every client takes one that is its own authority.
     """
@@ -162,7 +162,7 @@ class StubbornStore:
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def ends(self, timeout_s: float) -> list[bool]:
-        """Of each connection, in order, whether its client ended it within that time."""
+        """Return for each connection, in order, whether its client closed it within that time."""
         return [_ended(connection, timeout_s) for connection in self._open]
 
     def _run(self) -> None:
@@ -176,7 +176,7 @@ class StubbornStore:
 
 
 def _ended(connection: ssl.SSLSocket, timeout_s: float) -> bool:
-    """Whether TCP itself ends: a farewell of TLS alone is bytes like others."""
+    """Return whether the TCP connection ends; a TLS close message alone is not enough."""
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     try:

@@ -14,7 +14,7 @@ from doubles.traffic import Answers, Stalls, Traffic
 
 LIMIT_MINUTES: Final = 60.0
 LOOK_S: Final = 10.0
-"""Between two looks. An operator looks every five seconds, of which half are for nothing: what it judges changes with a block."""
+"""Seconds between two evaluations. An operator evaluates every five seconds, but counts change only with a block of ten seconds."""
 
 APPLICATIONS: Final = ("digits-r1", "digits-r2")
 ANY: Final = (0.001, 0.02)

@@ -25,7 +25,7 @@ class Returning:
         self._units, self._looks, self._value, self._drift = units, looks, value, drift
 
     def look(self, draw: Draw, number: int, shares: Array, epoch: int) -> Array:
-        """What is new since the look before."""
+        """Return the events since the last look."""
         runs, arms = shares.shape
         if number == 0:
             self._begin(draw, runs, arms)

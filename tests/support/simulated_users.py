@@ -135,7 +135,7 @@ class _World:
         self.was_candidate[live] = np.where(new, of_candidate, self.was_candidate[live])
 
     def counts(self, at: Numbers, weights: Numbers) -> EventCounts:
-        """Of these runs, for as many steps as there are weights, as `judging` has them of edges."""
+        """Return the counts of these runs, for as many steps as there are weights, in the form of the edges' counts."""
         steps = len(weights)
         grouped, alone = self.grouped[at, :steps], self.alone[at, :steps]
         both = grouped.sum(-1) + alone

@@ -13,7 +13,7 @@ import aiohttp
 
 UNANSWERED: Final = 0
 NO_NUMBERS: Final = 1
-"""What `Samples.statuses` has for a request without an answer, and for one that was answered 200 with scores that are no numbers."""
+"""Values of `Samples.statuses` for a request without an answer, and for an answer 200 whose scores are no numbers."""
 
 _MOST_UNDER_WAY: Final = 400
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=60)

@@ -51,7 +51,7 @@ class Fleet:
         return made
 
     def begin(self, services: Sequence[Digits], **behaviour: Json) -> None:
-        """Release the first revision of each, which behaves as `behaviour` has it by name, and ask it once it serves."""
+        """Release the first revision of each, with its faults from `behaviour` by name, and send requests once it serves."""
         for each in services:
             each.release(**behaviour.get(each.name, {}))
         eventually(lambda: self._ready(services), "the first revisions serving", 600)

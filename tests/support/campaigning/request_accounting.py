@@ -20,7 +20,7 @@ QUANTILES: Final = (0.5, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class Harm:
-    """What a candidate did until its verdict, or until nobody followed it any longer.
+    """Failures and slow answers of a canary until its verdict, or until the recording ended.
 
     Attributes:
         seconds: from its first request on.
@@ -40,12 +40,12 @@ class Harm:
 
     @property
     def above(self) -> float:
-        """How many more failed than would have by stable's share."""
+        """Return the number of failures beyond stable's share."""
         return self.failed - self.requests * self.stable_failed
 
 
 def harm(each: Release, recording: Recording) -> Harm:
-    """Of a rollout that was recorded."""
+    """Return the harm of a recorded rollout."""
     until = each.until
     canary, stable = (recording.arm(each.uid, arm) for arm in ("canary", "stable"))
     first = min((start for start, counted in canary.items() if counted.ended), default=int(until))
@@ -58,7 +58,7 @@ def harm(each: Release, recording: Recording) -> Harm:
 
 
 def sum_of(blocks: dict[int, Counted], first: int, until: float) -> Counted:
-    """All blocks from one on that begin before an instant."""
+    """Return the blocks from one on that begin before an instant."""
     found = Counted()
     for start, counted in blocks.items():
         if first <= start < until:
@@ -102,7 +102,7 @@ def _by_block(samples: Samples, revision: int) -> dict[int, list[float]]:
 
 
 def quantiles(each: Release) -> dict[str, list[float]]:
-    """How long answers of stable and of the candidate took their callers while both had traffic, by `QUANTILES`, in ms.
+    """Return `QUANTILES` of the latencies of stable and canary while both had traffic, in ms.
 
     Empty where one of them had none.
     """
@@ -117,8 +117,8 @@ def quantiles(each: Release) -> dict[str, list[float]]:
     return {arm: [round(1000 * float(found), 1) for found in np.quantile(own, QUANTILES)] for arm, own in took.items()}
 
 
-def told_quantiles(each: Release) -> list[str]:
-    """Stable's and the candidate's, to be read."""
+def latency_quantiles(each: Release) -> list[str]:
+    """Format the quantiles of stable and canary."""
     found = quantiles(each)
     return [" / ".join(f"{ms:.0f}" for ms in found.get(arm, ())) for arm in ("stable", "canary")]
 
@@ -141,7 +141,7 @@ class Unanswered:
 
 
 def unanswered(services: Sequence[Samples], kills: Kills | None, since: float) -> Unanswered:
-    """Of several services together, from an instant on."""
+    """Count unanswered requests of several services, from an instant on."""
     all_, edge, others, elsewhere = 0, 0, 0, 0
     for samples in services:
         for sent, took, status in _rows(samples):
@@ -192,11 +192,11 @@ def _is_bad(row: tuple[float, float, int]) -> bool:
 
 
 def _died(kills: Kills | None, sent: float, took: float) -> set[str]:
-    """What died so shortly before a request was sent that its place may have been empty, or while it was under way."""
+    """Return the processes that were killed during a request, or so shortly before that they may still have been missing."""
     done: Iterable[tuple[float, str]] = kills.done if kills else ()
     return {which for at, which in done if sent - AFTER_A_KILL_S <= at <= sent + took}
 
 
 def _whole(instant: float) -> int:
-    """The end of the block in which an instant is."""
+    """Return the end of the block that contains an instant."""
     return -int(-instant // BLOCK_S) * BLOCK_S

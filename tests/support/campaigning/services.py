@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 @dataclass
 class Digits:
-    """A ModelDeployment of handwritten digits, that `rps` requests a second ask. `model` is the network's directory."""
+    """A ModelDeployment of handwritten digits with `rps` requests a second. `model` is the network's folder."""
 
     up: Up
     model: Path
@@ -72,7 +72,7 @@ class Release:
     left_at: float = 0.0
 
     def attempt(self) -> Json:
-        """Its Experiment as last read, once it is over for good; {} while there is none."""
+        """Return its Experiment. It is read again until it has ended; {} while there is none."""
         if (self.found.get("status") or {}).get("phase") in OVER:
             return self.found
         path = f"{GROUP}/namespaces/default/experiments/{self.service.name}-r{self.number}"
@@ -90,13 +90,13 @@ class Release:
 
     @property
     def over_at(self) -> float:
-        """When the verdict fell, in Unix seconds, as the newest point of its history has it; 0 before."""
+        """Return the time of the verdict in Unix seconds, from the newest point of the history; 0 before."""
         status = self.status
         return unix(status["history"][-1]["at"]) if status.get("phase") in OVER else 0.0
 
     @property
     def until(self) -> float:
-        """Until when it is told of, in Unix seconds: to its verdict, else to when nobody followed it any longer, else to now."""
+        """Return the end of its record in Unix seconds: its verdict, or the end of the recording, or now."""
         return self.over_at or self.left_at or time.time()
 
     @property
@@ -106,7 +106,7 @@ class Release:
 
     @property
     def begun(self) -> dict[int, float]:
-        """Each weight that it has had, in percent, and since when, in Unix seconds."""
+        """Return each weight that it has had, in percent, with its start in Unix seconds."""
         found: dict[int, float] = {}
         for look in self.status.get("history", ()):
             if 0 < look["weight"] < 100:
@@ -115,16 +115,16 @@ class Release:
 
     @property
     def uid(self) -> str:
-        """By which edges count."""
+        """Return the uid of its Experiment, by which edges count."""
         return str((self.found.get("metadata") or {}).get("uid", ""))
 
     @property
     def status(self) -> Json:
-        """Of the Experiment, as last read."""
+        """Return the status of its Experiment, as last read."""
         return dict(self.found.get("status") or {})
 
     def how(self) -> str:
-        """Promoted or RolledBack by evidence, the reason of another end, or how it stands."""
+        """Return Promoted or RolledBack by evidence, the reason of another end, or its phase."""
         status = self.status
         if status.get("phase") not in OVER:
             return "Paused" if "paused" in status else str(status.get("phase", "none"))
@@ -133,5 +133,5 @@ class Release:
 
 
 def unix(instant: str) -> float:
-    """Unix seconds of an instant of the API."""
+    """Return the Unix seconds of a time of the API."""
     return datetime.fromisoformat(instant).timestamp()

@@ -11,7 +11,7 @@ from measuring.record import Record
 from measuring.thresholds import BLOCKS_A_MINUTE, Argo, Block, Flagger, Policy, replay
 
 GONE: Final = ("RolledBack", "CandidateUnavailable")
-"""How a candidate is taken back: by evidence, or because it has no replica."""
+"""Reasons of a rollback: evidence, or no replica."""
 
 COLUMNS: Final = (
     *("candidate", "decided by", "runs", "promoted", "taken back", "minutes"),
@@ -32,14 +32,14 @@ SHORT: Final = "Sundog, too short to compare"
 
 @dataclass(frozen=True)
 class Rollout:
-    """One that was recorded."""
+    """A recorded rollout."""
 
     release: Release
     recording: Recording
 
 
 class Cost(NamedTuple):
-    """How one ended, after how many minutes, and the candidate's bad and slow answers by then: see `COLUMNS`."""
+    """Return the end of a rollout, its minutes, and the canary's bad and slow answers: see `COLUMNS`."""
 
     how: str
     minutes: float

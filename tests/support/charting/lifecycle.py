@@ -27,7 +27,7 @@ KEYS = {"endpoint": {"auth": {"apiKeys": {"secretName": "keys"}}}}
 
 
 @contextlib.contextmanager
-def standing_in(kubeconfig: Path, log: Path) -> Iterator[None]:
+def fake_workloads(kubeconfig: Path, log: Path) -> Iterator[None]:
     """Run the fake workloads as a process."""
     path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     with log.open("ab") as output:
@@ -105,7 +105,7 @@ def beginning(
     options = ("--namespace", NAMESPACE, "--lease", service_account.lease(given, name), *options)
     try:
         with (
-            standing_in(api_server.kubeconfig, folder / "standing-in.log"),
+            fake_workloads(api_server.kubeconfig, folder / "fake-workloads.log"),
             running_operator(folder, own, *options, installation=file) as operator,
         ):
             yield Life(kubectl, operator)

@@ -41,7 +41,7 @@ STATUS_SCHEMAS = {
     kind: {"properties": {**schema["properties"], "spec": {"x-kubernetes-preserve-unknown-fields": True}}}
     for kind, schema in crd_schemas().items()
 }
-"""What the API server allows of statuses. Specs are taken as they are, for tests of what admission refuses."""
+"""The API server validates statuses. It accepts any spec, for tests of the operator's own admission."""
 
 
 def model_deployment(uri: str = "file:///models/v1", name: str = NAME, **spec: Any) -> Object:

@@ -140,7 +140,7 @@ class FakeEdges:
 
 
 def _without_further(told: dict[str, Any]) -> dict[str, Any]:
-    """As an edge knows it that counts by one latency."""
+    """Return a service as an edge reports it that counts one latency."""
     return {name: value for name, value in told.items() if not name.startswith("slow") or name[-1] not in "23"}
 
 

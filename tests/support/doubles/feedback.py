@@ -47,7 +47,7 @@ class Attempt:
 
 
 class Outcomes:
-    """Each request of a service with feedback is a unit of its own, by a header where its units stay.
+    """Feedback of services. Each request is a unit; where units keep their arm, a header names it.
 
     Attributes:
         store: its id. `lose` makes it another one, which knows nothing.

@@ -20,7 +20,7 @@ class Dropped(DependencyError):
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A write that a client asked for; `changed` is False before it and for one that changed nothing."""
+    """A write of a client; `changed` is False before the write, and for one that changed nothing."""
 
     verb: Verb
     ref: Ref

@@ -19,7 +19,7 @@ async def create_with_status(kube: MemoryKubernetes, kind: Kind, obj: Object, st
 
 
 class FakeServes:
-    """`ports.Serve` of several clusters, by dashboard. With `started_at_once` replicas run as soon as they are asked for."""
+    """`ports.Serve` of several clusters, by dashboard. With `started_at_once` replicas run at once."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -15,7 +15,7 @@ class Tallied:
 
 @dataclass
 class MemoryOutcomes:
-    """Of every attempt. It fails after so many exposures; `grows` is by how much its sequence rises with each look."""
+    """A store with the same data for every attempt. It fails after so many exposures; its sequence rises by `grows` with each read."""
 
     exposed: list[ExportedExposure] = field(default_factory=list)
     told: list[ExportedOutcome] = field(default_factory=list)

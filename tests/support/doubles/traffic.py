@@ -32,7 +32,7 @@ _ENDINGS: Final = {
 """Status, termination, retries, server and outcome in a line, by how the request ended."""
 
 THRESHOLDS: Final = ("slowMicroseconds", "slowMicroseconds2", "slowMicroseconds3")
-"""Bucket ranges of an arm in a split document."""
+"""Fields of an arm's latency thresholds in a split document."""
 
 Json = dict[str, Any]
 
@@ -129,12 +129,12 @@ class Users:
     anonymous: float = 0.0
 
     def name(self, number: int) -> bytes:
-        """What a request of his has as unit."""
+        """Return the unit of a user's request."""
         return f"user-{number}".encode()
 
     @property
     def shares(self) -> np.ndarray[Any, Any]:
-        """Return users for so many requests."""
+        """Return each user's share of the requests."""
         often = np.arange(1, self.count + 1) ** -self.zipf
         return np.asarray(often / often.sum())
 

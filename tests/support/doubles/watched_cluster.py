@@ -19,11 +19,11 @@ from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Kind, Object, Ref, ref_
 
 TICK_S = 0.2
 _TURNS = 30
-"""Of the event loop in each tick: more than a pass has requests, so that what can be done is done in it."""
+"""Turns of the event loop per tick: more than a pass has requests, so that a pass ends within a tick."""
 
 
 class Counted:
-    """The port over another one; `asked` counts what the operator asks for, as `get services`, and `statuses` are those it wrote."""
+    """A port that records calls of another one: `asked` counts reads such as `get services`, `statuses` has the written statuses."""
 
     def __init__(self, kube: MemoryKubernetes) -> None:
         self._kube = kube

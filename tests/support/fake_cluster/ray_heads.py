@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from fake_ray_head import StandIn, end, listen
+from fake_ray_head import FakeRayHead, end, listen
 from ports import free_port
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import RAY_CLUSTER, Kubernetes, Ref
@@ -14,16 +14,16 @@ from sundog_operator.ports import RAY_CLUSTER, Kubernetes, Ref
 
 @dataclass
 class Head:
-    """Its port, and what runs on it."""
+    """The fake head, with its port."""
 
     port: int
-    serve: StandIn
+    serve: FakeRayHead
 
 
 @contextlib.asynccontextmanager
 async def running_head() -> AsyncIterator[Head]:
-    """One that runs in this process."""
-    head = Head(free_port(), StandIn("127.0.0.1", iter(free_port, None)))
+    """Run a head in this process."""
+    head = Head(free_port(), FakeRayHead("127.0.0.1", iter(free_port, None)))
     dashboard = web.Application(client_max_size=1 << 26)
     dashboard.router.add_get("/api/serve/applications/", head.serve.get)
     dashboard.router.add_put("/api/serve/applications/", head.serve.put)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from aiohttp import web
 
-from fake_cluster.workloads import Json, StandIn, condition, running
+from fake_cluster.workloads import FakeWorkloads, Json, condition, running
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.ports import POD, Object
 
 NODE_TYPE = "ray.io/node-type"
 
 
-class RayPods(StandIn):
+class RayPods(FakeWorkloads):
     async def run_at(self, port: int) -> None:
         app = web.Application(client_max_size=2**26)
         app.router.add_get("/api/serve/applications/", self._get)

@@ -27,7 +27,7 @@ BEGAN_AT = time.time()
 """Start of each replica's download, in Unix seconds. It is constant, or the operator would plan again at each pass."""
 
 
-class StandIn:
+class FakeWorkloads:
     def __init__(self, client: KubernetesClient) -> None:
         self._client = client
         self._runners: dict[tuple[str, int], web.AppRunner] = {}
@@ -181,7 +181,7 @@ def _in_force(service: Json) -> Json:
 async def main(kubeconfig: Path) -> None:
     client = await KubernetesClient.connect(kubeconfig)
     try:
-        await StandIn(client).run()
+        await FakeWorkloads(client).run()
     finally:
         await client.close()
 

@@ -34,13 +34,13 @@ def application(name: str, model: Path, runtime: Mapping[str, Any] | None = None
 
 
 def arguments(name: str, model: Path) -> Json:
-    """What a replica is started with, for those who start one without Serve."""
+    """Return the arguments of a replica, to start one without Serve."""
     args: Json = application(name, model)["args"]
     return args
 
 
 def deploy(ray: RayServe, edge: Edge, applications: Sequence[Json]) -> None:
-    """Nothing but these on Ray, and each a service of the edge with two arms, under the name of its ModelDeployment."""
+    """Deploy only these on Ray, and make each a service of the edge with two arms, named like its ModelDeployment."""
     ray.put({"applications": list(applications)})
     for each in applications:
         ray.wait_running(each["name"])

@@ -104,7 +104,7 @@ class Edge:
         eventually(ready, f"{len(services)} services in force with {up} replicas", timeout)
 
     def costs(self) -> tuple[Cost, Cost]:
-        """Return the processes of HAProxy and of the agent."""
+        """Return the costs of HAProxy and of the agent."""
         return cost_of(self.haproxy.pid), cost_of(self.agent.pid)
 
     def counted(self) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from charting import NAMESPACE, service_account, values
-from charting.lifecycle import standing_in
+from charting.lifecycle import fake_workloads
 from fake_cluster.operator_process import OperatorProcess, running_operator, wait_until
 from measuring.record import ROOT
 from real_kubernetes import audit, kuberay
@@ -26,7 +26,7 @@ AT_ONCE = 16
 
 @contextlib.contextmanager
 def control_plane(name: str) -> Iterator[Cluster]:
-    """One that nothing was in before, with the CRDs; skips where it cannot be had."""
+    """Start an empty control plane with the CRDs; skips if it cannot run."""
     if reason := BINARIES.refusal(CONTROL_PLANE_BUILDS):
         pytest.skip(reason)
     with temporary(name, with_node=False) as cluster:
@@ -42,7 +42,7 @@ def control_plane(name: str) -> Iterator[Cluster]:
 
 @dataclass
 class Fleet:
-    """A control plane with stand-ins for what runs in pods, and the operator's account."""
+    """A control plane with fake workloads, and the operator's account."""
 
     cluster: Cluster
     folder: Path
@@ -91,16 +91,16 @@ def cpu_of(pid: int) -> float:
 
 @contextlib.contextmanager
 def fleet(name: str, folder: Path) -> Iterator[Fleet]:
-    """All of it but the operator."""
+    """Start everything except the operator."""
     with control_plane(name) as cluster:
         service_account.install(cluster.kubectl, values("smallest"))
-        with standing_in(cluster.kubeconfig, folder / "stand-in.log"):
+        with fake_workloads(cluster.kubeconfig, folder / "fake-workloads.log"):
             yield Fleet(cluster, folder)
 
 
 @contextlib.asynccontextmanager
 async def client_of(kubeconfig: Path) -> AsyncIterator[KubernetesClient]:
-    """A client as an administrator."""
+    """Connect a client as an administrator."""
     client = await KubernetesClient.connect(kubeconfig, manager="bench")
     try:
         yield client
@@ -111,7 +111,7 @@ async def client_of(kubeconfig: Path) -> AsyncIterator[KubernetesClient]:
 
 
 def model_deployment(index: int, namespaces: int) -> Object:
-    """One of many, in one of so many namespaces."""
+    """Return one of many ModelDeployments, in one of so many namespaces."""
     return {
         "apiVersion": MODEL_DEPLOYMENT.api_version,
         "kind": MODEL_DEPLOYMENT.kind,

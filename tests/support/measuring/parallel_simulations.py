@@ -28,7 +28,7 @@ for call in pickle.load(given):
 
 
 def in_processes(name: str, calls: Sequence[Callable[[], Result]], processes: int | None = None) -> list[Result]:
-    """What calls give, in their order. They are pickled, so functions are those of modules that can be imported.
+    """Return the results of calls, in their order. Calls are pickled, so their functions belong to importable modules.
 
     Raises:
         RuntimeError: one of them raised; its traceback is on standard error.

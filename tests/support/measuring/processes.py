@@ -18,7 +18,7 @@ class Cost:
 
 
 def cost_of(pid: int) -> Cost:
-    """Return the CPU seconds of a process with its descendants."""
+    """Return CPU seconds and memory of a process with its descendants."""
     root = psutil.Process(pid)
     cpu, rss = 0.0, 0
     for process in (root, *root.children(recursive=True)):

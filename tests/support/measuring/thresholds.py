@@ -129,7 +129,7 @@ class Fixed:
 
 @dataclass
 class Played:
-    """How a rollout ended, after how many minutes, and how many of the candidate's answers were failures by then."""
+    """The end of a rollout, its minutes, and the canary's failures."""
 
     how: str
     minutes: float
@@ -171,7 +171,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Replayed:
-    """How a rollout would have ended, after how many minutes, and how many bad and slow answers its weights would have let through by then.
+    """The end that a rollout would have had, its minutes, and the bad and slow answers that its weights would have let through.
 
     Attributes:
         exposed: requests that the candidate would have had.
@@ -187,7 +187,7 @@ class Replayed:
 
 
 def replay(policy: Policy, recorded: Sequence[Block]) -> Replayed:
-    """One rollout by a policy, of a candidate that fails as it did when it was recorded, with the requests that came then.
+    """Run one rollout by a policy on a recording: the canary fails as it did then, at the same requests.
 
     A minute's share of failures, and by how much the candidate was slower than stable in it, is what was recorded of it, at whatever
     weight: a policy's own would have had another sample of the same. What it lets through are the requests of both arms by its own weight.
@@ -215,7 +215,7 @@ def replay(policy: Policy, recorded: Sequence[Block]) -> Replayed:
 
 
 def slower_than_stable(minute: Sequence[Block]) -> float:
-    """The candidate's 95th percentile as a multiple of stable's in the same time; infinite where one of them answered nobody."""
+    """Return the canary's 95th percentile divided by stable's in the same time; infinite if one of them had no answers."""
     own = [took for block in minute for took in block.took]
     stable = [took for block in minute for took in block.stable_took]
     return float(np.quantile(own, _P95) / np.quantile(stable, _P95)) if own and stable else _ANY

@@ -150,7 +150,7 @@ class Binaries:
 
 
 def module_directory(module: str, path: str) -> Path:
-    """Where Go keeps the sources of a module that `module` requires. Raises ClusterError."""
+    """Return Go's folder with the sources of a module that `module` requires. Raises ClusterError."""
     go = shutil.which("go")
     if go is None:
         raise ClusterError(f"the files of {path} come with its Go module, and Go is not installed")

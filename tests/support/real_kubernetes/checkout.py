@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 
 def pod_template(root: Path = ROOT) -> Json:
-    """An administrator's pod template (`Installation`'s PodTemplate), as JSON: every pod made from it runs this checkout."""
+    """Return an administrator's pod template (`Installation`'s PodTemplate) as JSON, whose pods run this checkout."""
     folders = mounted(root)
     return {
         "imagePullPolicy": "Never",
@@ -34,7 +34,7 @@ def pod_spec(*command: str, root: Path = ROOT) -> Json:
 
 
 def environment(root: Path = ROOT) -> list[Json]:
-    """What Python needs: the checkout's sources first, and nothing written beside them."""
+    """Return Python's environment: the checkout's sources first, and no bytecode files beside them."""
     path = f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     variables = {
         "PATH": path,

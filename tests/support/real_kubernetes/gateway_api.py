@@ -34,7 +34,7 @@ def remove_crds(kubectl: Kubectl) -> None:
 
 
 def answer(kubectl: Kubectl, namespace: str, name: str, *, accepted: bool, reason: str, message: str = "") -> None:
-    """What the controller of the first Gateway that a route names would write into its status."""
+    """Write a status like the controller of the first Gateway that a route names."""
     route = kubectl.get("-n", namespace, HTTP_ROUTES, name)
     said = {
         "status": str(accepted),

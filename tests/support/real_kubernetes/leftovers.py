@@ -17,7 +17,7 @@ PLACES = (
     "/run/containerd",
     "/run/netns",
 )
-"""Where kubelet, containerd and CNI put things if nobody tells them otherwise."""
+"""Default folders of kubelet, containerd and CNI."""
 
 
 def traces() -> set[str]:

@@ -24,7 +24,7 @@ INIT = "machine"
 MACHINES = 8
 CGROUPS = Path("/sys/fs/cgroup")
 PROCESSES = 16
-"""As how many processes a node counts where CPU is short."""
+"""CPU weight of a node, in processes, when CPU is short."""
 SETTINGS = tuple(
     Path("/proc/sys") / name
     for name in (
@@ -35,7 +35,7 @@ SETTINGS = tuple(
         "kernel/keys/root_maxbytes",
     )
 )
-"""What a kubelet sets for the whole machine."""
+"""Settings of the whole machine that a kubelet changes."""
 
 # The first process: gives the node folders of its own in the places that kubelet, containerd and CNI have built in, then reaps orphans.
 _INIT = """
@@ -195,7 +195,7 @@ def _cgroups(slot: Slot) -> list[Path]:
 
 
 def _give_weight(folder: Path) -> None:
-    """All pods together are otherwise given as much CPU as a single process beside them."""
+    """Raise the CPU weight of all pods together, which otherwise is that of a single process."""
     for name, weight in (("cpu.shares", 1024), ("cpu.weight", 100)):
         if (folder / name).exists():
             (folder / name).write_text(str(weight * PROCESSES))
@@ -228,7 +228,7 @@ def others(directory: Path) -> dict[str, Path]:
 
 
 def _remember_settings(instance: Instance) -> None:
-    """As they were before the first node that runs here now."""
+    """Store the settings from before the first running node."""
     earlier = [folder for folder in others(instance.directory).values() if (folder / "settings").exists()]
     for path in filter(Path.exists, SETTINGS):
         name = str(path).strip("/").replace("/", "+")

@@ -17,10 +17,10 @@ from campaigning.request_accounting import (
     Harm,
     Unanswered,
     harm,
+    latency_quantiles,
     miscounted,
     quantiles,
     recorded,
-    told_quantiles,
     unanswered,
     unexplained,
 )
@@ -147,11 +147,11 @@ def test_how_long_answers_took_is_told_of_both_arms_while_both_had_traffic() -> 
         {"at": datetime.fromtimestamp(BEGAN + second, UTC).isoformat(), "weight": weight}
         for second, weight in ((0, 0), (10, 25), (300, 0))
     ]
-    assert told_quantiles(found) == ["", ""]
+    assert latency_quantiles(found) == ["", ""]
     early, late = ((second, 9.0, revision, 200) for second, revision in ((5, 1), (301, 2)))
     answers(found, early, late, (11, 0.01, 1, 200), (12, 0.02, 1, 200), (13, 0.03, 1, 200), (14, 0.04, 2, 200))
     assert quantiles(found) == {"stable": [20.0, 29.0, 29.8], "canary": [40.0, 40.0, 40.0]}
-    assert told_quantiles(found) == ["20 / 29 / 30", "40 / 40 / 40"]
+    assert latency_quantiles(found) == ["20 / 29 / 30", "40 / 40 / 40"]
 
 
 def test_an_edge_that_counts_otherwise_than_its_callers_is_told_but_for_what_died() -> None:
