@@ -105,7 +105,7 @@ def receiver(message: dict[str, Any], wait: bool) -> Callable[[], Awaitable[Any]
             await asyncio.Event().wait()
         given = True
         if wait:
-            # As with Serve, whose application call waits for the body to be handed over.
+            # Like Serve, whose application call waits until it has the body.
             await asyncio.sleep(0)
         return message
 

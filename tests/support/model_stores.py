@@ -93,7 +93,7 @@ class Server:
         asyncio.set_event_loop(self._loop)
         runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=0, handler_cancellation=True)
         self._loop.run_until_complete(self._start(runner))
-        # Not before: whoever ends it at once would end its start, and it would run for ever.
+        # Not earlier: an immediate end would hit its start, and the server would run for ever.
         self._loop.call_soon(self._ready.set)
         self._loop.run_forever()
         self._loop.run_until_complete(self._end(runner))

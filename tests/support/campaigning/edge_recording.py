@@ -60,7 +60,7 @@ class Recording:
                 ends = sum(counts[end] for end in row["ends"])
                 found = Counted(ends, sum(counts[end] for end in ERRORS))
                 place = Place(*where, counts["start"])
-                # An agent that was killed has forgotten the last seconds of what it told.
+                # A killed agent has lost the last seconds of its counts.
                 if found.ended >= self.blocks.get(place, Counted()).ended:
                     self.blocks[place] = found
 

@@ -11,7 +11,7 @@ from charting import ROOT
 ARGOCD = ROOT / "examples" / "gitops" / "argocd"
 SCRIPTS = ARGOCD / "resource_customizations" / "serving.sundog.dev"
 CONFIG = ARGOCD / "argocd-cm.yaml"
-# Argo CD's Lua has these and nothing of the machine.
+# Argo CD's Lua has only these functions.
 ALLOWED = ("ipairs", "pairs", "tostring", "tonumber", "type", "next", "string", "table", "math")
 
 

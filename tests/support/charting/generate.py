@@ -20,7 +20,7 @@ BEGIN, END = "<!-- begin of the table that `make generate` writes -->\n", "<!-- 
 INSTALLATION = (
     "# The operator's configuration file. `make generate` writes this part from sundog_operator.api.installation.\n"
 )
-# What the chart fills in: the images have other defaults here, and one list of namespaces makes the roles as well.
+# Fields that the chart fills in: the images have other defaults, and one list of namespaces also creates the roles.
 OURS = {
     "runtimeImage": "Image with Ray, PyTorch and the model server. Required.",
     "edgeImage": "Image of the edge. Empty: the operator's image.",
@@ -58,7 +58,7 @@ def _schema(node: Node) -> dict[str, Any]:
     if node.kind == "array" and node.items:
         return {**said, "type": "array", "items": _schema(node.items), **_bounds(node, "Items")}
     if node.kind == "free":
-        # Absent in values.yaml: None means something else than empty.
+        # Not in values.yaml, because None and empty differ.
         return {**said, "type": ["object", "null"]}
     return {**said, **_scalar(node)}
 

@@ -95,7 +95,7 @@ def beginning(
     kuberay.apply_crds(kubectl)
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     service_account.install(kubectl, given)
-    # One that another account left would be taken over, where the first operator of a cluster makes it.
+    # The first operator of a cluster creates the Lease. A Lease of another account would be taken over instead.
     kubectl("-n", NAMESPACE, "delete", "lease", "--all")
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}})
     own, file = (

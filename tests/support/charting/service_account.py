@@ -97,6 +97,6 @@ def _grants(rule: dict[str, list[str]]) -> Iterable[Grant]:
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
-        # To the API server an empty list is none.
+        # The API server treats an empty list as no list.
         for name in rule.get("resourceNames") or [""]
     )

@@ -228,7 +228,7 @@ class Cluster:
         assert stored is not None
         await self.kube.patch_status(ref, status, resource_version=stored["metadata"]["resourceVersion"])
 
-    # What tests wait for.
+    # Conditions that tests wait for.
 
     async def serves(self, revision: int) -> bool:
         status = await self.status()

@@ -139,14 +139,14 @@ class FakeServe:
         count, new = _target(config, load), self._begun() if self.devices is None else None
         if before is None or before.config["args"] != config["args"]:
             return _App(config, now, [new] * count)
-        # As the real one: what waits goes first.
+        # Like Serve: replicas that wait are removed first.
         kept = sorted(before.replicas, key=lambda each: each is None)[:count]
         return _App(config, before.changed, kept + [new] * (count - len(kept)), load)
 
     def _failure(self, app: _App) -> tuple[str, str] | None:
         failure = self.failures.get(app.config["args"]["model"]["uri"])
         late = (self._clock.now() - app.changed).total_seconds() >= self.start_s
-        # As the real one: what failed stays failed until it is removed or its args change.
+        # Like Serve: a failed application stays failed until it is removed or its arguments change.
         app.failed = app.failed or (failure if failure and late else None)
         return app.failed
 
@@ -155,7 +155,7 @@ class FakeServe:
         running = self.running(name)
         target = max(_target(app.config, app.load), len(app.replicas))
         told = failure or self.failures.get(app.config["args"]["model"]["uri"])
-        # As the real one: the message of a failed attempt shows while further attempts are made.
+        # Like Serve: the message of a failed attempt stays during further attempts.
         message = f"Traceback\n  sundog: {told[0]}: {told[1]}\n" if told else ""
         if failure is not None:
             status, deployment = "DEPLOY_FAILED", "DEPLOY_FAILED"

@@ -77,7 +77,7 @@ async def main(kubeconfig: Path) -> None:
     kube = MemoryKubernetes(clock)
     for made in (*map(node, range(NODES)), *map(pod, range(PODS))):
         stored = await kube.create(made)
-        # As with a real API server, the status is another resource.
+        # Like a real API server: the status is a subresource.
         await kube.patch_status(ref_of(stored), made["status"], resource_version=stored["metadata"]["resourceVersion"])
     async with serve_http(kube, clock, token=token) as url:
         write_kubeconfig(kubeconfig, url, token)

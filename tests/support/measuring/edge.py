@@ -98,7 +98,7 @@ class Edge:
                 raise AssertionError(seen["document"]["error"])
             arms = [each for service in seen["services"].values() for each in service["arms"].values()]
             in_force = seen["document"]["generation"] == self._generation
-            # Of what has just come into force the agent knows no servers yet.
+            # The agent does not know the servers of a new document yet.
             return in_force and all(each.get("servers", {}).get("up", 0) >= up for each in arms)
 
         eventually(ready, f"{len(services)} services in force with {up} replicas", timeout)

@@ -145,7 +145,7 @@ def play(policy: Policy, traffic: Traffic, service: str, applications: tuple[str
         traffic.flow(minutes * MINUTE_S, MINUTE_S, [(Uncounted(), document)], replicas)
         minutes += 1
         requests, failed = traffic.assigned[place] - requests, traffic.failed[place] - failed
-        # Of no request a rate is not a number, which meets no condition.
+        # Without requests the rate is NaN, which meets no condition.
         how = policy.check(failed / requests if requests else float("inf"))
     return Played(how, minutes, traffic.failed[place])
 
@@ -204,7 +204,7 @@ def replay(policy: Policy, recorded: Sequence[Block]) -> Replayed:
         minute = list(itertools.islice(coming, BLOCKS_A_MINUTE))
         ended = sum(block.ended for block in minute)
         own = sum(block.requests for block in minute) * policy.weight / 100
-        # Of no answer a rate is not a number, which meets no condition.
+        # Without answers the rate is NaN, which meets no condition.
         share = sum(block.failed for block in minute) / ended if ended else _ANY
         if ended:
             exposed, failed = exposed + own, failed + own * share

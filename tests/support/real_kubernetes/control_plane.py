@@ -126,12 +126,12 @@ def _start_etcd_and_api(instance: Instance, binaries: Binaries, addresses: Addre
             f"--service-cluster-ip-range={addresses.services}",
             "--authorization-mode=RBAC,Node",
             "--allow-privileged=true",
-            # As on OpenShift: who names an owner that blocks needs a right at that owner.
+            # As on OpenShift: a blocking owner reference needs a permission for the owner.
             "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
             *audit.flags(instance),
             # Otherwise `kubectl logs` and `exec` look the node's name up in DNS.
             "--kubelet-preferred-address-types=InternalIP",
-            # An API server on loopback is nobody's endpoint.
+            # An API server on loopback gets no endpoint.
             *(("--endpoint-reconciler-type=none",) if local else ()),
         ),
     )

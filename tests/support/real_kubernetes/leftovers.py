@@ -50,5 +50,5 @@ def _lines(*command: str) -> list[str]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     except FileNotFoundError:
         return []
-    # What follows of a link changes by itself.
+    # The rest of a link's line changes without any cluster.
     return [line.split(" mtu ")[0] for line in done.stdout.splitlines()]
