@@ -43,7 +43,7 @@ def manifest(model: Path) -> dict[str, Any]:
 
 
 def answers(url: str, wanted: Callable[[http.client.HTTPResponse], bool]) -> bool:
-    """Whether the endpoint gives a prediction that is the one waited for."""
+    """Return whether the endpoint gives the expected prediction."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
     try:
@@ -82,7 +82,7 @@ class Sundog:
 
 @dataclass
 class Bare:
-    """The same application on a Ray of its own, PUT by hand as one would."""
+    """The same application on its own Ray, deployed by a manual PUT."""
 
     ray: RayServe
 

@@ -34,7 +34,7 @@ KINDS = ("modeldeployment", "raycluster", "edge", "resting")
 
 @dataclass
 class Found:
-    """Requests by verb and resource, and what they cost the operator."""
+    """Requests by verb and resource, and their cost to the operator."""
 
     requests: dict[str, int]
     writes: dict[str, int]
@@ -69,7 +69,7 @@ def test_nothing_to_do(tmp_path: Path) -> None:
 
 @dataclass
 class AtRest:
-    """CPU of the operator's process while so many ModelDeployments rest, and its passes by kind."""
+    """CPU of the operator's process with so many resting ModelDeployments, and its reconciles by kind."""
 
     count: int
     cpu_s: float
@@ -80,13 +80,13 @@ class AtRest:
 
     @property
     def share(self) -> float:
-        """Of a core."""
+        """Return the share of a core."""
         return self.cpu_s / self.rest_s
 
 
 @contextmanager
 def in_memory(folder: Path) -> Iterator[tuple[Path, OperatorProcess]]:
-    """An operator before an API server in memory, with stand-ins for what runs in pods; needs no binary."""
+    """Run an operator with an in-memory API server and fake workloads; needs no binary."""
     api = MemoryApi(folder)
     api.start()
     try:
@@ -100,7 +100,7 @@ def in_memory(folder: Path) -> Iterator[tuple[Path, OperatorProcess]]:
 
 
 def edge_pod(namespace: str) -> Object:
-    """Nobody makes pods of Deployments there."""
+    """Return a pod of an edge, because no controller creates pods here."""
     ports = [{"name": "agent", "containerPort": 9090}]
     labels = {**names.PART_OF_SUNDOG, names.LABEL_NAME: names.EDGE}
     return {

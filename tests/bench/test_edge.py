@@ -34,7 +34,7 @@ def application(name: str) -> dict[str, object]:
 
 @pytest.fixture
 def plain_serve(environment: dict[str, str]) -> Iterator[str]:
-    """The application's URL on a Ray in HAProxy and throughput mode."""
+    """Start the application on a Ray in HAProxy and throughput mode; yield its URL."""
     metrics, stats, fallback, fallback_grpc, base = free_ports(5)
     del base
     mode = {

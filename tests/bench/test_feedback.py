@@ -16,7 +16,7 @@ REQUEST = Request(b'{"inputs": [[0.5, 0.5]]}', units=512)
 
 
 class Metered:
-    """One service, and what each of its rounds has cost HAProxy and the agent, in microseconds of CPU per answer."""
+    """One service, and the cost of each round to HAProxy and the agent, in microseconds of CPU per answer."""
 
     def __init__(self, edge: Edge, name: str) -> None:
         self.side = Side(name, edge.url(name), REQUEST, self._before, self._after)

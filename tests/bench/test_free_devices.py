@@ -32,7 +32,7 @@ LOOKS = 10
 
 @contextlib.contextmanager
 def busy_cluster(folder: Path) -> Iterator[Path]:
-    """The API server in a process of its own; where its kubeconfig is."""
+    """Start the API server in its own process; yield the path of its kubeconfig."""
     kubeconfig = folder / "kubeconfig"
     path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "measuring.busy_cluster", str(kubeconfig)]

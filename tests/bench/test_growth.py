@@ -32,7 +32,7 @@ IDLE_S = 4.0
 
 @dataclass
 class Grown:
-    """One edge of a size, and what each round has cost, per request, of HAProxy and of the agent."""
+    """One edge of a size, and the cost of each round per request, for HAProxy and the agent."""
 
     name: str
     edge: Edge
@@ -63,7 +63,7 @@ class Grown:
         self.spent_us.append((haproxy_us, agent_us))
 
     def rest(self) -> None:
-        """Look at what it costs while nobody asks."""
+        """Measure its cost without requests."""
         self.turn()
         begun, before = time.monotonic(), self._spent()
         time.sleep(IDLE_S)
@@ -164,5 +164,5 @@ def row(each: Grown, samples: dict[str, list[Sample]], small: Grown, large: Grow
 
 
 def cost_ratio(large: Grown, small: Grown) -> float:
-    """CPU per request of HAProxy and agent together, the median over pairs of rounds."""
+    """Return the ratio of CPU per request of HAProxy and agent together, as median over pairs of rounds."""
     return statistics.median(sum(mine) / sum(other) for mine, other in zip(large.spent_us, small.spent_us, strict=True))

@@ -25,7 +25,7 @@ ROUNDS = 5
 
 
 def idle_cores(seconds: float = 3.0) -> float:
-    """CPU that everything together takes while nothing is asked, in cores: Ray's share in every peer's rounds."""
+    """Measure the CPU without requests, in cores: Ray's share in every peer's rounds."""
     return psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1)
 
 

@@ -57,7 +57,7 @@ def told(minutes: float) -> str:
 
 
 def played(record: Record, rows: Sequence[Row], further: Sequence[str] = ()) -> list[SimulatedRollouts]:
-    """Play all, and tell of each; `further` are the cells of a last column."""
+    """Run all simulations, and add a row for each; `further` are the cells of a last column."""
     found = in_processes(
         record.part,
         [
@@ -94,7 +94,7 @@ def test_how_often_it_errs() -> None:
 
 
 def worse_by_the_floor(plan: SimulatedPlan, base: float) -> SteadyTraffic:
-    """A candidate whose rate is above control's by exactly what the floor allows at each step."""
+    """A canary whose rate exceeds stable's by exactly the floor at each step."""
     room = [plan.floor / following for following in (*plan.weights[1:], 1.0)]
     return SteadyTraffic(100, base, tuple((base + more) / base for more in room))
 
@@ -197,7 +197,7 @@ def test_how_long_it_takes() -> None:
 
 
 def is_as_told(row: int, minutes: float) -> bool:
-    """Whether a median of how long it takes is that of the design, or that by which it is known to be later."""
+    """Return whether a median duration is that of the design, or the known later one."""
     if row in LATER:
         return abs(minutes / LATER[row] - 1) <= LATER_HOLDS
     return math.isinf(AS_DESIGNED[row]) or abs(minutes / AS_DESIGNED[row] - 1) <= DESIGN_HOLDS

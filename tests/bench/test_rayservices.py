@@ -39,7 +39,7 @@ SIDES = {
 
 @dataclass
 class Found:
-    """What one round found."""
+    """The result of one round."""
 
     created: int
     ready: int
@@ -51,7 +51,7 @@ class Found:
 
 @contextlib.contextmanager
 def running_kuberay(cluster: Cluster, log: Path, options: tuple[str, ...]) -> Iterator[None]:
-    """KubeRay, and who stands in for the pods that it makes."""
+    """Start KubeRay, and the fake pods that it creates."""
     assert cluster.instance is not None
     port = free_port()
     path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
@@ -70,7 +70,7 @@ def running_kuberay(cluster: Cluster, log: Path, options: tuple[str, ...]) -> It
 
 
 def ray_service(index: int) -> Object:
-    """A head without model work and one worker, as a ModelDeployment's model has a pod of its own."""
+    """Return a RayService with a head that runs no model and one worker, like the pods of a ModelDeployment."""
     name = f"model-{index // NAMESPACES}"
 
     def template(container: str) -> Object:
@@ -91,13 +91,13 @@ def ray_service(index: int) -> Object:
 
 
 def runs(obj: Object) -> bool:
-    """Whether KubeRay has seen its application run; that is before its condition Ready, which waits for the Service's endpoints."""
+    """Return whether KubeRay has seen its application run. Its condition Ready comes later, with the Service's endpoints."""
     told = ((obj.get("status") or {}).get("activeServiceStatus") or {}).get("applicationStatuses") or {}
     return bool(told) and all(each.get("status") == "RUNNING" for each in told.values())
 
 
 async def create_all(cluster: Cluster) -> tuple[int, float]:
-    """Create the RayServices; how many are ready when the time is over or all are, and how long that took."""
+    """Create the RayServices. Return how many are ready once all are or the time is over, and the time taken."""
     config = await kubernetes.aio.config.new_client_from_config(str(cluster.kubeconfig))
     async with fleet.client_of(cluster.kubeconfig) as client, config as ray:
         create = kubernetes.aio.client.CustomObjectsApi(ray).create_namespaced_custom_object

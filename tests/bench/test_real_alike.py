@@ -102,12 +102,12 @@ def test_what_is_alike_is_not_rolled_back_for_stalls_and_nothing_is_promoted_wit
 
 
 def reached(nobody: Release) -> str:
-    """Which weight it has reached."""
+    """Return the weight that it has reached."""
     return f"at {nobody.status['arms'][1]['weight']} %"
 
 
 def note(record: Record, made: Fleet, wave: str, releases: list[Release], stalls: int) -> None:
-    """A row of one wave."""
+    """Add a row for one wave."""
     hows = Counter(each.how() for each in releases)
     rest = len(releases) - hows["Promoted"] - hows["RolledBack"] - hows["Paused"]
     over = sorted((each.over_at - each.released) / 60 for each in releases if each.over_at)

@@ -112,12 +112,12 @@ def test_what_is_worse_is_taken_back_also_while_everything_is_killed(tmp_path: P
 
 
 def outcome(how: str) -> str:
-    """Taken back by whatever, or how it ended."""
+    """Return the reason of the rollback, or another end."""
     return "taken back" if how in GONE else how
 
 
 def note(record: Record, made: Fleet, releases: Sequence[Release], kills: Kills | None) -> None:
-    """A row of each."""
+    """Add a row for each."""
     killed = f"{len(kills.done)} processes" if kills else "none"
     for each in releases:
         found, (rps, *_, name) = harm(each, made.recording), KINDS[each.service.name]
@@ -156,7 +156,7 @@ def note(record: Record, made: Fleet, releases: Sequence[Release], kills: Kills 
 
 
 def describe_kills(kills: Kills | None, others: Unanswered, crashing: Unanswered) -> str:
-    """What became of requests while processes were killed."""
+    """Describe the results of requests while processes were killed."""
     by_kind = Counter(which for _, which in kills.done) if kills else Counter[str]()
     killed = ", ".join(f"{by_kind[which]} times the {which}" for which in ("operator", "agent", "edge"))
     begin = f"SIGKILL to {killed}" if kills else "Nothing killed"

@@ -42,7 +42,7 @@ _ENDED: dict[tuple[Service, int], Ended] = {}
 
 
 def ended(services: Sequence[tuple[int, Service]], name: str) -> list[Ended]:
-    """How rollouts end; `name` is what they are called while they go on."""
+    """Run rollouts and return their ends; `name` labels their progress."""
     missing = [(asked, seed) for seed, asked in services if (asked, seed) not in _ENDED]
     _ENDED.update(zip(missing, in_processes(name, [partial(play_out, *each) for each in missing]), strict=True))
     return [_ENDED[asked, seed] for seed, asked in services]
@@ -66,7 +66,7 @@ def good_ones() -> dict[str, list[tuple[int, Service]]]:
 
 
 def worse_ones() -> dict[str, list[tuple[int, Service]]]:
-    """Half of each kind with replicas of both arms that stall for 2 s."""
+    """Half of each kind have replicas of both arms that stall for 2 s."""
 
     def kind(usual: tuple[float, float], worse: Callable[[Answers], Answers]) -> list[tuple[int, Service]]:
         return [(seed, service(seed, STALLS[seed % 2], worse, usual)) for seed in range(WORSE)]
@@ -146,7 +146,7 @@ def counts(found: Sequence[Ended | Played], hows: Sequence[str] = HOWS) -> list[
 
 
 def times(found: Sequence[Ended], how: str) -> list[str]:
-    """When they ended so, by a half and by four fifths of all, also of those that did not."""
+    """Return the times by which half and four fifths of all rollouts had this end."""
     minutes = np.array([each.minutes if each.how == how else np.inf for each in found])
     ends = (np.quantile(minutes, share, method="higher") for share in (0.5, 0.8))
     return [f"{end:.0f} min" if np.isfinite(end) else "–" for end in ends]

@@ -26,7 +26,7 @@ CANDIDATES = ("healthy", "hanging", "crashing", "killed")
 
 
 def entry(candidate: str) -> Json:
-    """The service of which all requests go to `stable`, and copies to the candidate; of `none` no copies."""
+    """Return a service with all requests at `stable` and copies at the canary; for `none` without copies."""
     arms = [
         arm("stable", f"working-{candidate}", prefix(f"working-{candidate}"), [(0, 10000)]),
         arm("canary", candidate, prefix(candidate), [], revision=2),
@@ -36,7 +36,7 @@ def entry(candidate: str) -> Json:
 
 
 def p99_ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> float:
-    """The median over rounds of one p99 by the other."""
+    """Return the median over rounds of the ratio of two p99."""
     return statistics.median(mine.p99_us / other.p99_us for mine, other in zip(ours, theirs, strict=True))
 
 
