@@ -7,7 +7,7 @@ from typing import Any
 
 
 @contextlib.asynccontextmanager
-async def going_on(work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+async def in_background(work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
     """Run work during the block, then cancel it. Raises the error of work that failed."""
     task = asyncio.create_task(work)
     try:

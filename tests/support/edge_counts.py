@@ -77,7 +77,7 @@ def silent(pod: str = "edge-0", **changes: Any) -> EdgeReport:
     return replace(EdgeReport(pod=pod, ready=True, terminating=False, evidence=None, error="TimeoutError"), **changes)
 
 
-def booked(rows: Iterable[dict[str, Any]]) -> Counter[str]:
+def sum_rows(rows: Iterable[dict[str, Any]]) -> Counter[str]:
     """Sum rows: requests assigned, failed, ended without a line, and still running."""
     found: Counter[str] = Counter()
     for each in rows:

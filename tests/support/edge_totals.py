@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from edge_counts import booked
+from edge_counts import sum_rows
 from sundog_operator.core.edge.objects import AGENT_PORT
 from waiting import patience
 
@@ -31,6 +31,8 @@ class EdgeTotals:
         return bool(report["edge"] == pod["metadata"]["name"])
 
     def sums(self, attempt: str, arm: str) -> Counter[str]:
-        """Return the requests of an arm over all edges and epochs, as `booked` sums them."""
+        """Return the requests of an arm over all edges and epochs, as `sum_rows` sums them."""
         rows = (row for report in self.reports.values() for row in report["counters"])
-        return booked(row for row in rows if (row["attempt"], row["arm"], row["origin"]) == (attempt, arm, "assigned"))
+        return sum_rows(
+            row for row in rows if (row["attempt"], row["arm"], row["origin"]) == (attempt, arm, "assigned")
+        )

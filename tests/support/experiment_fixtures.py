@@ -81,7 +81,7 @@ def at(status: ExperimentStatus, shares: Shares, look: int) -> ExperimentStatus:
     return status.model_copy(update={"arms": tuple(found), "epoch": Epoch(number=look, since=BEGUN, confirmed=True)})
 
 
-def lived(
+def with_history(
     status: ExperimentStatus, weights: Sequence[Shares], metrics: Sequence[Sequence[MetricStatus]]
 ) -> ExperimentStatus:
     """Return the status after one look per hour, with the history of weights and metrics that the operator stores."""
@@ -104,7 +104,7 @@ def two_arms() -> ExperimentStatus:
         ]
         for look in range(12)
     ]
-    status = lived(frozen(exposure="20%"), [{"control": 6.68, "a": 6.66, "b": 6.66}] * 12, found)
+    status = with_history(frozen(exposure="20%"), [{"control": 6.68, "a": 6.66, "b": 6.66}] * 12, found)
     verdict = Verdict(decision="Winner", winner="a", reason="Winner: converted of a is 40 % above control's: better")
     ended = condition("Running", "False", "Winner", BEGUN + 11 * HOUR)
     return status.model_copy(
@@ -120,7 +120,7 @@ def ten_arms() -> ExperimentStatus:
         [*(outcome(BOUGHT, arm, 1 + place / 40, look) for place, arm in enumerate(NINE)), *map_guardrails(look)]
         for look in range(12)
     ]
-    return lived(frozen(NINE, exposure="10%"), weights, found)
+    return with_history(frozen(NINE, exposure="10%"), weights, found)
 
 
 def map_guardrails(look: int) -> list[MetricStatus]:
@@ -133,7 +133,7 @@ def moving() -> ExperimentStatus:
     weights += [{"control": 30, "a": 50, "b": 20}] * 2
     weights += [{"control": 15, "a": 80, "b": 5}] * 3
     found = [[outcome(BOUGHT, "a", 1.3, look), outcome(BOUGHT, "b", 0.8, look)] for look in range(len(weights))]
-    return lived(frozen(exposure="100%", allocation={"mode": "thompson"}), weights, found)
+    return with_history(frozen(exposure="100%", allocation={"mode": "thompson"}), weights, found)
 
 
 def means() -> ExperimentStatus:
@@ -148,7 +148,7 @@ def means() -> ExperimentStatus:
         for look in range(8)
     ]
     metrics = {"success": [SPENT], "secondary": [WAITED]}
-    return lived(frozen(("a",), exposure="1%", metrics=metrics), [{"control": 0.5, "a": 0.5}] * 8, found)
+    return with_history(frozen(("a",), exposure="1%", metrics=metrics), [{"control": 0.5, "a": 0.5}] * 8, found)
 
 
 def one_name() -> ExperimentStatus:
@@ -163,14 +163,14 @@ def one_name() -> ExperimentStatus:
         for look in range(4)
     ]
     weights = [{"control": 10.0, "a": 10.0}] * 4
-    return lived(status.model_copy(update={"plan": plan}), weights, found)
+    return with_history(status.model_copy(update={"plan": plan}), weights, found)
 
 
-def of_before(status: ExperimentStatus) -> ExperimentStatus:
+def in_old_format(status: ExperimentStatus) -> ExperimentStatus:
     """Return the status in the old format, without weights of arms and roles of metrics."""
-    return status.model_copy(update={"history": tuple(map(_of_before, status.history))})
+    return status.model_copy(update={"history": tuple(map(_in_old_format, status.history))})
 
 
-def _of_before(point: HistoryPoint) -> HistoryPoint:
+def _in_old_format(point: HistoryPoint) -> HistoryPoint:
     metrics = tuple(each.model_copy(update={"role": None}) for each in point.metrics or ())
     return point.model_copy(update={"weights": None, "metrics": metrics or None})

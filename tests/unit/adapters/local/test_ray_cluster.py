@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp.web
 import pytest
 
-from background import going_on
+from background import in_background
 from doubles.hooked_kubernetes import HookedKubernetes
 from fake_ray_head import end
 from sundog_operator.adapters.local.ports_allocation import allocate_block, is_port_free
@@ -41,7 +41,7 @@ def ray(kube: HookedKubernetes, state: StateDirectory, clock: Any, table: Any) -
 
 
 def running(ray: LocalRay) -> AbstractAsyncContextManager[None]:
-    return going_on(ray.run())
+    return in_background(ray.run())
 
 
 async def until(condition: Callable[[], bool]) -> None:
