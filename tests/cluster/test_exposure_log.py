@@ -137,7 +137,7 @@ def shop() -> Json:
 
 
 def values(before: Json) -> Json:
-    """Of the chart, as docs/operations.md tells."""
+    """Return the values of the chart, as docs/guides/feedback.md describes them."""
     told = {"AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://s3.{BUCKETS}.svc:{PORT}"}
     env: list[Json] = [{"name": name, "value": value} for name, value in told.items()]
     env += [

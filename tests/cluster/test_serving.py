@@ -80,10 +80,10 @@ def traffic(clients: Traffic) -> Iterator[Traffic]:
     clients.lost_nothing()
 
 
-def test_the_command_of_the_readme_asks_it(served: Team, traffic: Traffic) -> None:
+def test_the_command_of_the_example_asks_it(served: Team, traffic: Traffic) -> None:
     if shutil.which("curl") is None:
         pytest.skip("pods have the machine's programs, and it has no curl")
-    _, _, command = readme_commands(ROOT / "README.md", "On a cluster")[-1].partition(" -- ")
+    _, _, command = readme_commands(ROOT / "examples" / "digits" / "README.md", "In a cluster")[-1].partition(" -- ")
     answer = json.loads(served.kubectl("exec", traffic.pod, "--", "sh", "-c", command))
     [scores] = answer["outputs"]
     assert scores.index(max(scores)) == 0

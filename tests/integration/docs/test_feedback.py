@@ -16,7 +16,7 @@ from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
-PAGE = Path(__file__).parents[3] / "docs" / "feedback.md"
+PAGE = Path(__file__).parents[3] / "docs" / "guides" / "feedback.md"
 PART = re.compile(r"^```(sh|python)\n(.*?)^```\n+```(?:json|text)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHELLS = {"sh": ("bash", "-euo", "pipefail", "-c"), "python": (sys.executable, "-W", "error", "-c")}
 

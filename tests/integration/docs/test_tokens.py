@@ -1,4 +1,4 @@
-"""Signed tokens as docs/operations.md has them: its blocks in order, on an edge that is told what its manifest asks for."""
+"""Signed tokens: the blocks of docs/guides/endpoints-and-keys.md in order, on an edge with the settings of its manifest."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
-PAGE = Path(__file__).parents[3] / "docs" / "operations.md"
-SECTION = PAGE.read_text().partition("\n### Signed tokens\n")[2].partition("\n| option of")[0]
+PAGE = Path(__file__).parents[3] / "docs" / "guides" / "endpoints-and-keys.md"
+SECTION = PAGE.read_text().partition("\n## Signed tokens\n")[2].partition("\n## ")[0]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 BLOCKS = FENCE.findall(SECTION)
 

@@ -138,7 +138,7 @@ async def test_what_goes_wrong_late_is_rolled_back_at_once_to_a_stable_that_is_a
     assert await cluster.go_on(9, lambda: ended(cluster)), await experiment(cluster)
     status = await experiment(cluster)
     assert (status["phase"], status["verdict"]["decision"]) == ("Stopped", "RolledBack")
-    assert "errorRate is " in status["verdict"]["reason"]
+    assert "errorRate: " in status["verdict"]["reason"]
     await cluster.go_on(0.5)
     assert await cluster.weights() == {1: 100}
     assert min(available) == 3

@@ -402,7 +402,7 @@ async def test_a_service_that_is_refused_keeps_no_other_and_no_route_from_being_
             await reconcile(cluster)
     (told,) = [each for each in await cluster.kube.list(EVENT, NAMESPACE) if each["reason"] == "ServiceRefused"]
     assert told["regarding"]["name"] == NAME
-    assert f"its address may lead nowhere: {refusal}" in told["note"]
+    assert f"so the address may not work: {refusal}" in told["note"]
     assert not await exists(cluster, SERVICE, NAME)
     assert await exists(cluster, SERVICE, "other")
     assert await exists(cluster, HTTP_ROUTE, "other")

@@ -157,15 +157,15 @@ async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps:
     ("candidate", "metric", "within_s"),
     [
         (Answers(errors=0.05), "errorRate is ", 600),
-        (Answers(errors=0.14), "errorRate is ", 150),
+        (Answers(errors=0.14), "errorRate: ", 150),
         (replace(FINE, median_ms=40), "latencyP99 (answers above ", 600),
         (Answers(rejections=1.0), "rejections never happened in stable", 240),
         (Answers(errors=1.0, median_ms=1), "the canary failed ", 60),
         (Answers(hanging=1.0), "the canary failed ", 150),
-        (Answers(hanging=0.3), "errorRate is ", 330),
-        (Answers(errors=0.1, failing="truncated"), "errorRate is ", 600),
-        (Answers(errors=0.1, failing="invalid"), "errorRate is ", 600),
-        (Answers(errors=0.3, median_ms=1), "errorRate is ", 600),
+        (Answers(hanging=0.3), "errorRate: ", 330),
+        (Answers(errors=0.1, failing="truncated"), "errorRate: ", 600),
+        (Answers(errors=0.1, failing="invalid"), "errorRate: ", 600),
+        (Answers(errors=0.3, median_ms=1), "errorRate: ", 600),
     ],
 )
 async def test_a_bad_revision_is_rolled_back_by_name(candidate: Answers, metric: str, within_s: float) -> None:

@@ -944,7 +944,7 @@ async def planned(cluster: Cluster, **spec: Any) -> list[str]:
     manifest, stored = model_deployment("file:///models/v10", **spec), await cluster.get()
     seen = await observe(cluster.world, {**stored, "spec": manifest["spec"]})
     lines = preview_model_deployment(manifest, stored, seen, cluster.clock.now()).lines
-    return [line for line in lines if not line.startswith(("makes ", "changes "))]
+    return [line for line in lines if not line.startswith(("creates ", "changes "))]
 
 
 async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_none(cluster: Cluster) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from doubles.clock import FakeClock
 from doubles.cluster import NAMESPACE, Cluster
-from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from doubles.hooked_kubernetes import HookedKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.shell import cli
@@ -89,7 +89,7 @@ class Server:
 
     async def _serve(self) -> None:
         clock = FakeClock()
-        kube = MemoryKubernetes(clock, schemas=crd_schemas(), admit=find_admission_violations)
+        kube = HookedKubernetes(clock, schemas=crd_schemas(), admit=find_admission_violations)
         self.cluster = Cluster(kube)
         async with serve_http(kube, clock, token="let me in", columns=printer_columns()) as url:
             write_kubeconfig(self.kubeconfig, url, "let me in", namespace=NAMESPACE)

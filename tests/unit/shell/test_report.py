@@ -34,7 +34,7 @@ def test_by_the_name_of_an_experiment_and_of_a_model_deployment(rolling: Any) ->
     assert ended[:3] == [
         "Rollout vision/digits-r2",
         "Ended without a verdict on evidence: Superseded",
-        "Superseded: revision 3 is wanted now",
+        "Superseded: revision 3 replaces it",
     ]
 
 

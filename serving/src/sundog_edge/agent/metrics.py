@@ -224,7 +224,7 @@ def _edge(
     yield GaugeMetricFamily(
         "sundog_edge_document_generation", "Generation in force.", in_force.document.generation if in_force else 0
     )
-    yield GaugeMetricFamily("sundog_edge_document_refused", "1 while the newest document is refused.", int(bool(error)))
+    yield GaugeMetricFamily("sundog_edge_document_refused", "1 while the newest document is not in force: refused, not readable, or not applied.", int(bool(error)))
     yield from _integrity(ledger)
 
 

@@ -35,7 +35,7 @@ class AppliedDocument:
 
 @dataclass(frozen=True, slots=True)
 class AgentState:
-    """What the agent knows besides the counters.
+    """State of the agent besides the counters.
 
     Attributes:
         error: why the newest document was refused; empty if it was not.

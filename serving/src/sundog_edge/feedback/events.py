@@ -25,7 +25,7 @@ MAX_UNIT_BYTES = 4096
 KEY_BYTES = 16
 _EXCERPT_CHARACTERS = 60
 _EXPECTED_EXPOSURE = "an exposure of this service's attempt that is in force"
-_NO_ID = "a text that is none (it is not told again)"
+_NO_ID = "a text that is none (it is not repeated)"
 """The same for all texts: so no answer, and no log of it, repeats an id or shows whose it is."""
 
 _MEMBERS = frozenset({"exposure", "unit", "metric", "value", "id", "time"})

@@ -1,6 +1,7 @@
 """The split document: what the operator wants of this edge, parsed and checked. The edge accepts or refuses it as a whole."""
 
 import ipaddress
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
@@ -45,6 +46,7 @@ MAX_NETWORKS = 256
 MAX_METRICS = 25
 MAX_MATCHED = 8
 MAX_BYTES = 4 << 20
+_CREDENTIALS = re.compile("//[^/]*@")
 
 
 class Cluster(DocumentPart):
@@ -349,5 +351,5 @@ def _one_line(error: ValidationError) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
     message = first["msg"].removeprefix("Value error, ")
     found = first["input"] if isinstance(first["input"], str | int | float | bool) else None
-    excerpt = f" (found {str(found)[:60]!r})" if found is not None and first["type"] != "json_invalid" else ""
+    excerpt = f" (found {_CREDENTIALS.sub('//…@', str(found))[:60]!r})" if found is not None and first["type"] != "json_invalid" else ""
     return " ".join(f"{path + ': ' if path else ''}{message}{excerpt}".split())[:400]

@@ -29,7 +29,7 @@ from sundog_runtime.tensors import TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class PackageRequest:
-    """What to package. Empty fields come from the directory and its model.yaml, or are inferred."""
+    """Contents of a package. Empty fields come from the directory and its model.yaml, or are inferred."""
 
     entrypoint: str = ""
     weights: Path | None = None

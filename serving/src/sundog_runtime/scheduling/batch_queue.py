@@ -33,7 +33,7 @@ class QueuedRequest(Generic[Payload]):
 class BatchQueue(Generic[Payload]):
     """Requests in the order of their arrival, returned in batches of at most `max_rows` rows.
 
-    A request of more rows is returned alone. All times are in seconds of one clock, whichever.
+    A request of more rows is returned alone. All times are in seconds of the same clock.
     """
 
     max_rows: int = 1

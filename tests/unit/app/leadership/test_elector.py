@@ -148,7 +148,7 @@ async def test_who_finds_another_named_stops_at_once(kube: HookedKubernetes, clo
     await kube.replace(stored)
     keeping = asyncio.ensure_future(first.keep())
     await turn(clock, RETRY_S + 0.5)
-    with pytest.raises(LeadershipLost, match="it names b"):
+    with pytest.raises(LeadershipLost, match="is no longer held by a; holder: b"):
         await keeping
     assert not first.leads
 
@@ -166,7 +166,7 @@ async def test_an_answer_that_does_not_come_is_no_renewal(
 
     monkeypatch.setattr(kube, "replace", silent)
     clock.advance(RENEW_DEADLINE_S - 1)
-    assert not await first._try()
+    assert not await first._try_acquire()
     assert first.leads
     clock.advance(1)
     assert not first.leads
@@ -221,7 +221,9 @@ class TestFence:
         ]
         before = len(kube.writes)
         for write in writes:
-            with pytest.raises(LeadershipLost, match="ConfigMap vision/a: this process does not lead"):
+            with pytest.raises(
+                LeadershipLost, match="ConfigMap vision/a: not written, because this process is not the leader"
+            ):
                 await write
         assert len(kube.writes) == before
         assert await fenced.get(self.REF) == stored

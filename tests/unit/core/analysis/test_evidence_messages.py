@@ -143,7 +143,7 @@ def test_without_events_the_message_has_the_needed_requests_and_the_time() -> No
     errors, *_ = judge(blocks=1, stable=0, canary=0).metrics
     assert "happened in neither arm; up to 1.5 times is allowed: needs about " in errors.message
     needed = int(errors.message.split("about ")[1].split()[0])
-    assert f"{needed} requests of the candidate, in about" in errors.message
+    assert f"{needed} requests of the canary, in about" in errors.message
     assert judge(blocks=needed // 100 - 1, stable=0, canary=0).metrics[0].verdict == "Undecided"
     errors, *_ = judge(blocks=13, stable=0, canary=0).metrics
     assert errors.message == "errorRate happened in neither arm: within its floor above stable's rate"

@@ -41,7 +41,7 @@ def test_half_of_simulated_experiments_take_the_expected_time(
 ) -> None:
     found = power.forecast_experiment(given, ExperimentTraffic(1.0, base), 0, effect, runs=100)
     assert found.right > 0.7
-    assert found.wrong + found.nobody <= 0.03
+    assert found.wrong + found.no_winner <= 0.03
     assert found.median_s == pytest.approx(found.seconds, rel=0.35)
     assert found.late_s >= found.median_s
 
@@ -50,7 +50,7 @@ def test_without_an_effect_no_win_is_right() -> None:
     found = power.forecast_experiment(spec(), A_SECOND, 0, 0.0, runs=1000)
     assert found.right == 0
     assert found.wrong <= 0.065
-    assert found.nobody > 0.8
+    assert found.no_winner > 0.8
     assert found.median_s == pytest.approx(found.seconds, rel=0.35)
 
 

@@ -104,7 +104,7 @@ def test_broken_counts_decide_nothing() -> None:
     for arms in ([(1300, 500)], [(700, 500)]):
         decision = decide(*arms, broken="units do not fall to the arms by their weights")
         assert (decision.decision, decision.winner) == (Decision.UNDECIDED, "")
-        assert decision.reason == "nothing is decide: units do not fall to the arms by their weights"
+        assert decision.reason == "nothing is decided: units do not fall to the arms by their weights"
         assert standings(decision) == [ArmStanding.HELD]
 
 

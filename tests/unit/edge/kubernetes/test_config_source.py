@@ -321,7 +321,7 @@ async def test_an_answer_without_end_is_refused(api, account, monkeypatch):
     monkeypatch.setattr(client, "MAX_BYTES", 1000)
     api.store("configmaps", {"data": {"split.json": "x" * 1000}})
     server = ApiServer(account, "vision")
-    with pytest.raises(ApiUnavailable, match="larger than 1000 bytes"):
+    with pytest.raises(ApiUnavailable, match="exceeds 1000 bytes"):
         await server.read("configmaps", "sundog-edge")
     await server.close()
 

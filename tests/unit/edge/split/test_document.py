@@ -160,7 +160,7 @@ def test_unknown_fields_are_ignored():
         (
             ("clusters", "sundog", "dashboard"),
             "http://u:secret@h:1",
-            ["clusters.sundog.dashboard", "without credentials"],
+            ["clusters.sundog.dashboard", "without credentials", "'http://…@h:1'"],
         ),
         (("clusters", "sundog", "fallback"), "nowhere", ["clusters.sundog.fallback", "nowhere"]),
         ((*SERVICE, "name"), "Digits", ["services[0].name", "Digits"]),

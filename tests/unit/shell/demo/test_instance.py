@@ -63,7 +63,7 @@ async def test_one_that_ends_at_once_is_shown_with_its_last_words(start: Start) 
 async def test_one_that_never_answers_is_given_up(start: Start) -> None:
     found = start("print('starting', flush=True); time.sleep(60)")
     await wait_for_output(found, "starting")
-    with pytest.raises(CommandFailed, match=r"did not answer within 0 s: it wrote no kubeconfig: starting"):
+    with pytest.raises(CommandFailed, match=r"did not respond within 0 s: it wrote no kubeconfig: starting"):
         async with watch_deployment(found, 0.3):
             pass
 

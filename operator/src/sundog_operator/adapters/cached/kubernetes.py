@@ -61,7 +61,7 @@ OPTIONAL: Final = frozenset({HTTP_ROUTE})
 ABSENT_TTL_S: Final = 10.0
 """Time for which `labels` and `view` do not ask again for an object that did not exist. They only read objects of others.
 
-`get` asks the server each time. Objects are written upon its answer, so it must show an object that somebody else has just created.
+`get` asks the server each time. Objects are written upon its answer, so it must show an object that another client has just created.
 """
 
 T = TypeVar("T")

@@ -36,7 +36,7 @@ class EdgeProcess:
 
 @dataclass(slots=True)
 class EdgeDirectory:
-    """What is known of an edge in this run.
+    """State of an edge in this run.
 
     Attributes:
         entry: its directory and remembered ports.

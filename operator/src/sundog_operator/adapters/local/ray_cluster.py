@@ -37,7 +37,7 @@ _PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=5, connect=1)
 
 @dataclass(slots=True)
 class _Head:
-    """What is known of a head in this run.
+    """State of a head in this run.
 
     Attributes:
         entry: its directory and remembered ports.

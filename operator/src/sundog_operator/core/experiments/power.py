@@ -56,7 +56,7 @@ class ExperimentForecast:
         seconds: seconds until the arm is typically decided; infinite for never.
         right: the share of simulated experiments that the arm won. With an effect of 0, no win is right.
         wrong: the share that an arm won that is not better.
-        nobody: the share that ended because no arm can win.
+        no_winner: the share that ended because no arm can win.
         median_s: seconds until half of all were decided; infinite where fewer were.
         late_s: seconds until four fifths were decided, likewise.
     """
@@ -68,14 +68,14 @@ class ExperimentForecast:
     seconds: float
     right: float
     wrong: float
-    nobody: float
+    no_winner: float
     median_s: float
     late_s: float
 
     @property
     def undecided(self) -> float:
         """Share that was not decided in time."""
-        return max(0.0, 1 - self.right - self.wrong - self.nobody)
+        return max(0.0, 1 - self.right - self.wrong - self.no_winner)
 
 
 def units_per_second(spec: ExperimentSpec, traffic: ExperimentTraffic) -> float:
@@ -140,7 +140,7 @@ def forecast_experiment(
         seconds=units / units_per_second(spec, traffic),
         right=right / runs,
         wrong=(sum(arm != experiment_simulation.NO_WINNER for arm in won) - right) / runs,
-        nobody=sum(map(bool, simulated.hopeless)) / runs,
+        no_winner=sum(map(bool, simulated.hopeless)) / runs,
         median_s=ends[(runs - 1) // 2],
         late_s=ends[math.ceil(0.8 * runs) - 1],
     )

@@ -195,7 +195,7 @@ def _with_metrics(status: ExperimentStatus, inputs: ExperimentInputs) -> Experim
 
 
 def _move_weights(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
-    """Move weights by outcomes: the exposed buckets stay exposed, and the arms share them anew."""
+    """Move weights by outcomes: the exposed buckets stay exposed, and the arms share them in new proportions."""
     shares = inputs.evidence.shares if inputs.evidence is not None else None
     if shares is None or status.phase != RUNNING or status.paused is not None or not status.epoch.confirmed:
         return None

@@ -46,7 +46,7 @@ from sundog_operator.core.rollout import history, prometheus_checks, state, stat
 
 @dataclass(frozen=True, slots=True)
 class ReconcilePlan:
-    """What to write, in this order: new objects, the Experiments' statuses, the status; then deletions. Nothing is written twice.
+    """Writes of one pass, in this order: new objects, the Experiments' statuses, the status; then deletions. Nothing is written twice.
 
     Attributes:
         rollout: (Experiment name, status) to commit, or None.

@@ -5,9 +5,8 @@ exposure, some of them long after. Tests compare arms within an epoch. So a rece
 is unbiased at every moment. That needs two conditions:
 
 1. Outcomes count in the epoch of the exposure, not at the time at which they come; otherwise changing weights would mix.
-2. Arms answer equally late. An arm that has the same outcomes sooner is ahead for a while, and may be called better. To avoid that, count
-an
-   outcome only at a fixed time after the exposure; whoever reports outcomes has to do that.
+2. Arms answer equally late. An arm that has the same outcomes sooner is ahead for a while, and may be called better. To avoid that,
+   report each outcome at a fixed time after its exposure.
 
 For a mean, a unit's total grows while the unit returns. The null is then that the arms differ at no moment; no theorem covers a total
 without an end.

@@ -217,7 +217,7 @@ def _document(
                 "minutes": forecast_options.finite_or_none(each.seconds / 60),
                 "wins": each.right,
                 "wrongWins": each.wrong,
-                "noWinner": each.nobody,
+                "noWinner": each.no_winner,
                 "undecided": round(each.undecided, 6),
                 "medianMinutes": forecast_options.finite_or_none(each.median_s / 60),
                 "lateMinutes": forecast_options.finite_or_none(each.late_s / 60),
@@ -301,5 +301,5 @@ def _make_table(
 
 
 def _likelihoods(each: ExperimentForecast) -> tuple[RenderableType, ...]:
-    shares = (f"{share:.0%}" for share in (each.right, each.wrong, each.nobody, each.undecided))
-    return *shares, forecast_options.render_likelihood_bar(each.right, each.wrong, each.nobody)
+    shares = (f"{share:.0%}" for share in (each.right, each.wrong, each.no_winner, each.undecided))
+    return *shares, forecast_options.render_likelihood_bar(each.right, each.wrong, each.no_winner)

@@ -17,7 +17,10 @@ def tables() -> str:
 
 
 def rules() -> str:
-    """Return rules that refuse requests above a rate. A client is an API key, a token's subject, or an address (IPv6: the first 64 bits)."""
+    """Return rules that refuse requests above a rate.
+
+    A client is an API key, a token's subject, or an address (IPv6: the first 64 bits).
+    """
     return f"""    http-request set-var(txn.caller) {CLIENT_ADDRESS},concat() if {HAS_POLICY} !{{ var(txn.caller) -m found }}
     http-request set-var(txn.ratekey) var(txn.name),concat(/,txn.caller) if {HAS_POLICY}
 {_limit(3, "txn.ratekey", "client", 5)}\
