@@ -1,6 +1,6 @@
-"""Prints what pip has to install for some of the project's extras, or for one package of them: `requirements.py [--only NAME] [EXTRA...]`.
+"""Print the requirements of the project and of extras, or of one package: `requirements.py [--only NAME] [EXTRA...]`.
 
-Run before the code is copied, so that the layer with the packages depends on pyproject.toml alone.
+The build runs it before it copies the code, so that the layer with the packages depends on pyproject.toml only.
 """
 
 import argparse
@@ -11,13 +11,13 @@ from pathlib import Path
 
 
 def requirements(project: dict[str, object], extras: list[str]) -> list[str]:
-    """Requirements of the base and of extras. Raises KeyError for an extra that does not exist."""
+    """Return the requirements of the project and of extras. Raises KeyError for an unknown extra."""
     optional = project["optional-dependencies"]
     return [*project["dependencies"], *(line for extra in extras for line in optional[extra])]  # type: ignore[index,misc]
 
 
 def main() -> None:
-    """The command."""
+    """Print the requirements that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", metavar="NAME", default="")
     parser.add_argument("extras", nargs="*", metavar="EXTRA")

@@ -1,6 +1,6 @@
-"""Measurements. They print ratios of interleaved rounds and assert no time; what they find is kept below `out/bench`.
+"""Fixtures of the benchmarks. They print ratios of interleaved rounds, assert no time, and write results below `out/bench`.
 
-`--only edge,peers` runs those parts, a part being what follows `test_` in a file's name.
+`--only edge,peers` runs those parts. A part is the text after `test_` in a file's name.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def _part(item: pytest.Item) -> str:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """What Ray's workers need to find the applications that only benchmarks have."""
+    """Set the import path of Ray's workers, so that they find the applications of benchmarks."""
     import os
 
     paths = [str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
@@ -43,20 +43,20 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def ray_serve(environment: dict[str, str]) -> Iterator[RayServe]:
-    """The Ray that serves what is measured, with direct ingress."""
+    """Start a Ray with direct ingress, for the applications under test."""
     with running_ray(environment) as ray:
         yield ray
 
 
 @pytest.fixture(scope="session")
 def edge(ray_serve: RayServe) -> Iterator[Edge]:
-    """An edge in front of it."""
+    """Start an edge in front of that Ray."""
     with running_edge(ray_serve.dashboard, ray_serve.fallback) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def wrk() -> None:
-    """Skips where there is no load generator."""
+    """Skip if there is no load generator."""
     if not load.available():
         pytest.skip(load.MISSING)

@@ -1,7 +1,7 @@
-"""From the edit of a manifest to the first prediction of the new revision, against a bare PUT of the same application.
+"""Time from the edit of a manifest to the first prediction of the new revision, against a bare PUT of the same application.
 
-Pairs are interleaved in one run, on two Rays of one machine, each with a revision that serves already. Both sides end with an answer over
-HTTP that the new revision gave: through the edge here, through Serve's own proxy there.
+Pairs are interleaved in one run, on two Rays of one machine, each with a revision that already serves. Both sides end with an HTTP answer
+of the new revision: through the edge here, through Serve's own proxy there.
 """
 
 import http.client
@@ -43,7 +43,7 @@ def manifest(model: Path) -> dict[str, Any]:
 
 
 def answers(url: str, wanted: Callable[[http.client.HTTPResponse], bool]) -> bool:
-    """Whether the endpoint gives a prediction that is the one waited for."""
+    """Return whether the endpoint gives the expected prediction."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
     try:
@@ -82,7 +82,7 @@ class Sundog:
 
 @dataclass
 class Bare:
-    """The same application on a Ray of its own, PUT by hand as one would."""
+    """The same application on its own Ray, deployed by a manual PUT."""
 
     ray: RayServe
 

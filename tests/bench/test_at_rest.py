@@ -1,4 +1,4 @@
-"""What the operator does while nothing happens: what it asks of the API server, and the CPU that it takes however many rest."""
+"""Cost of the operator while nothing happens: requests to the API server, and CPU by the number of resting objects."""
 
 import asyncio
 import os
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from charting.life import standing_in
+from charting.lifecycle import fake_workloads
+from fake_cluster.memory_api import MemoryApi
+from fake_cluster.operator_process import OperatorProcess, running_operator
 from measuring import fleet
 from measuring.record import Record
-from standing_in.memory_api import MemoryApi
-from standing_in.operator_process import OperatorProcess, running_operator
 from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import Object
 
@@ -34,7 +34,7 @@ KINDS = ("modeldeployment", "raycluster", "edge", "resting")
 
 @dataclass
 class Found:
-    """Requests by verb and resource, and what they cost the operator."""
+    """Requests by verb and resource, and their cost to the operator."""
 
     requests: dict[str, int]
     writes: dict[str, int]
@@ -69,7 +69,7 @@ def test_nothing_to_do(tmp_path: Path) -> None:
 
 @dataclass
 class AtRest:
-    """CPU of the operator's process while so many ModelDeployments rest, and its passes by kind."""
+    """CPU of the operator's process with so many resting ModelDeployments, and its reconciles by kind."""
 
     count: int
     cpu_s: float
@@ -80,18 +80,18 @@ class AtRest:
 
     @property
     def share(self) -> float:
-        """Of a core."""
+        """Return the share of a core."""
         return self.cpu_s / self.rest_s
 
 
 @contextmanager
 def in_memory(folder: Path) -> Iterator[tuple[Path, OperatorProcess]]:
-    """An operator before an API server in memory, with stand-ins for what runs in pods; needs no binary."""
+    """Run an operator with an in-memory API server and fake workloads; needs no binary."""
     api = MemoryApi(folder)
     api.start()
     try:
         with (
-            standing_in(api.kubeconfig, folder / "stand-in.log"),
+            fake_workloads(api.kubeconfig, folder / "fake-workloads.log"),
             running_operator(folder, api.kubeconfig, "--namespace", "sundog-system") as operator,
         ):
             yield api.kubeconfig, operator
@@ -100,7 +100,7 @@ def in_memory(folder: Path) -> Iterator[tuple[Path, OperatorProcess]]:
 
 
 def edge_pod(namespace: str) -> Object:
-    """Nobody makes pods of Deployments there."""
+    """Return a pod of an edge, because no controller creates pods here."""
     ports = [{"name": "agent", "containerPort": 9090}]
     labels = {**names.PART_OF_SUNDOG, names.LABEL_NAME: names.EDGE}
     return {

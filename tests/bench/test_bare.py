@@ -1,7 +1,7 @@
-"""What Sundog costs beside the forward pass: against bare uvicorn and against plain Ray Serve, with the same network.
+"""Overhead of Sundog beside the forward pass, against bare uvicorn and plain Ray Serve with the same network.
 
-All on one machine, in turns. Answers per second are what a client gets, and are rough where other work runs. CPU per
-answer is what the processes of a side have spent, whatever runs beside them.
+All run on one machine, in turns. Answers per second are those of a client, and are rough if other programs run. CPU per answer is the
+time that the processes of one side used, whatever else runs.
 """
 
 import os
@@ -33,7 +33,7 @@ ROUNDS = 4
 
 
 class Meter:
-    """CPU seconds of some processes in each round, by its answers."""
+    """CPU seconds of some processes in each round, per answer."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self.pids = pids
@@ -42,7 +42,7 @@ class Meter:
         self._before = 0.0
 
     def side(self, name: str, url: str, request: Request) -> Side:
-        """The side that these processes are."""
+        """Return the side of the comparison for these processes."""
         return Side(name, url, request, self._begin, self._end)
 
     def _cost(self) -> float:
@@ -58,7 +58,7 @@ class Meter:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[str]:
-    """The URL of uvicorn as its documentation has it: one worker, no access log."""
+    """Start uvicorn as in its documentation, with one worker and no access log; yield its URL."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "uvicorn", "measuring.raw_asgi:app", f"--port={port}"]
     variables = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support"), "OMP_NUM_THREADS": "1"}
@@ -74,7 +74,7 @@ def port_of(url: str) -> int:
 
 
 def total(ray: RayServe, name: str) -> float:
-    """A counter of the model server, over all its labels, as Ray exports it."""
+    """Return a counter of the model server, summed over its labels, as Ray exports it."""
     with urllib.request.urlopen(f"http://{ray.metrics}/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"ray_sundog_runtime_{name}_total{{"))

@@ -1,4 +1,4 @@
-"""Batching on against off, end to end, on a network whose cost is in reading its weights: once per pass, however many rows."""
+"""Batching on against off, end to end, on a network that mostly reads its weights: once per pass, for any number of rows."""
 
 from pathlib import Path
 

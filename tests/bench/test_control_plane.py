@@ -1,4 +1,4 @@
-"""The operator and many ModelDeployments: a real API server, and stand-ins for KubeRay, Ray Serve and the edges."""
+"""The operator and many ModelDeployments, on a real API server with test doubles for KubeRay, Ray Serve and the edges."""
 
 import asyncio
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fake_cluster.operator_process import wait_until
 from measuring import fleet
 from measuring.record import Record
-from standing_in.operator_process import wait_until
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
@@ -28,7 +28,7 @@ PASSES = "controller_runtime_reconcile_total"
 
 @dataclass
 class Found:
-    """What one round found."""
+    """The result of one round."""
 
     count: int
     all_ready_s: float
@@ -49,7 +49,7 @@ def writes(requests: dict[str, int]) -> int:
 
 
 def settle(here: fleet.Fleet) -> float:
-    """Wait until nothing was written for a while; how long after the beginning the last write came, in seconds."""
+    """Wait until there were no writes for a while. Return the time of the last write, in seconds after the start."""
     began = last = time.monotonic()
     written = writes(here.requests())
     while (now := time.monotonic()) - last < QUIET_S:
@@ -102,7 +102,7 @@ def test_many_model_deployments(tmp_path: Path) -> None:
 
 
 def most(found: Found) -> str:
-    """The most frequent requests, per ModelDeployment."""
+    """Return the most frequent requests per ModelDeployment."""
     listed = Counter(found.requests).most_common(10)
     return ", ".join(f"{number / found.count:.1f} {what}" for what, number in listed)
 

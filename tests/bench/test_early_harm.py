@@ -1,6 +1,6 @@
-"""Harm in a candidate's first blocks: whom it rolls back by mistake, and how many failures are served until it rolls back.
+"""Test of harm in a canary's first blocks: false rollbacks, and failures until a rollback.
 
-Seeds are fixed, and nothing is measured on the machine. It takes some four minutes of a core.
+Seeds are fixed, and the machine's speed does not matter. Takes some four minutes of a core.
 """
 
 import math
@@ -13,8 +13,8 @@ import pytest
 
 from default_plans import by_default
 from held_out_worlds import SEED, HeldOut
+from measuring.parallel_simulations import in_processes
 from measuring.record import Record
-from measuring.side_by_side import in_processes
 from measuring.thresholds import Argo, Flagger, Policy
 from stalling_replicas import Stalling
 from sundog_operator.api import Rollout
@@ -61,7 +61,7 @@ def stalling(rps: float, seconds: float, failing: float, stable: int = 1) -> Tra
 
 
 def plans(rps: float) -> tuple[SimulatedPlan, SimulatedPlan]:
-    """The default plan without early harm and with it, after its warm-up."""
+    """Return the default plan without early harm and with it, after its warm-up."""
     asked, now = Rollout().warmup, by_default(rps)
     warm_s = min(asked.duration.total_seconds(), asked.requests / (rps * now.weights[0]))
     now = replace(now, warmup_ticks=math.ceil(warm_s / TICK_S))
@@ -120,7 +120,7 @@ def told(ends: SimulatedRollouts) -> tuple[str, str]:
 
 
 def by_threshold(made: Callable[[], Policy], rps: float, failing: float) -> str:
-    """What a policy makes of the same candidate, minute by minute."""
+    """Run a policy on the same canary, minute by minute."""
     draw, found = np.random.default_rng(SEED), []
     for _ in range(WORSE_RUNS):
         policy, failed, how = made(), 0, ""
@@ -134,7 +134,7 @@ def by_threshold(made: Callable[[], Policy], rps: float, failing: float) -> str:
 
 
 def _failures(failed: "np.typing.NDArray[np.float64]", runs: int) -> str:
-    """Their median, of those runs that rolled back."""
+    """Return the median over the runs that rolled back."""
     if not failed.size:
         return "none rolled back"
     few = "" if failed.size == runs else f" ({failed.size / runs:.0%})"

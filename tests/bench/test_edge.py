@@ -1,6 +1,6 @@
-"""The edge with split and counting against plain Ray Serve in its fastest mode, and against the bare replica port.
+"""The edge with split and counting against plain Ray Serve in its fastest mode, and against the replica's bare port.
 
-The same raw ASGI application on two Rays side by side. Both ask Serve for the same: throughput mode, no access log.
+Two Rays run the same raw ASGI application side by side, both in throughput mode without access log.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def application(name: str) -> dict[str, object]:
 
 @pytest.fixture
 def plain_serve(environment: dict[str, str]) -> Iterator[str]:
-    """The application's URL on a Ray in HAProxy and throughput mode."""
+    """Start the application on a Ray in HAProxy and throughput mode; yield its URL."""
     metrics, stats, fallback, fallback_grpc, base = free_ports(5)
     del base
     mode = {

@@ -1,4 +1,4 @@
-"""What it costs to weigh evidence, in turns with what scipy needs for as many incomplete beta functions as the largest question takes."""
+"""Cost to evaluate evidence, in turns with the incomplete beta functions of scipy that the largest question needs."""
 
 import functools
 import statistics
@@ -34,7 +34,7 @@ T0 = 1_764_034_200
 
 
 def counted() -> EventCounts:
-    """Ten minutes an epoch, in which a candidate like control has a tenth to a half of the traffic, and bursts of events."""
+    """Return epochs of ten minutes with bursts of events, in which a canary as good as stable has 10 to 50 % of the traffic."""
     draw = np.random.default_rng(1)
     shape = (METRICS, ARMS, EPOCHS, BLOCKS)
     weight = np.linspace(0.1, 0.5, EPOCHS) * np.linspace(0.7, 1.0, ARMS)[:, None]
@@ -46,14 +46,14 @@ def counted() -> EventCounts:
 
 
 def summed(x: Any, s: Any, length: int) -> BlockMoments:
-    """Of a series of the shortest blocks, joined to blocks of so many of them."""
+    """Return the moments of a series of blocks, each joined from so many of the shortest blocks."""
     x, s = (series.reshape(*series.shape[:-1], -1, length).sum(-1).astype(float) for series in (x, s))
     closed = np.full(x.shape[:-1], float(x.shape[-1]))
     return BlockMoments(closed, *(part.sum(-1) for part in (x, s, x * x, x * s, s * s)))
 
 
 def attempt() -> tuple[ExperimentStatus, arm_pair.RolloutCounts]:
-    """At the sixth of six steps with three metrics: what the operator asks at each pass."""
+    """Return an attempt with three metrics at the sixth of six steps, as the operator evaluates it at each pass."""
     weights = (1, 5, 10, 20, 35, 50)
     spec = {"steps": [{"weight": weight} for weight in weights]}
     stable = StableTraffic(50, [100, 0], (500_000, 10_000_000))
@@ -79,7 +79,7 @@ def attempt() -> tuple[ExperimentStatus, arm_pair.RolloutCounts]:
 
 
 def spent(work: Callable[[], Any]) -> float:
-    """CPU in milliseconds."""
+    """Return CPU in milliseconds."""
     started = time.process_time_ns()
     work()
     return (time.process_time_ns() - started) / 1e6

@@ -1,6 +1,6 @@
-"""What experiments promise, in simulated ones: how often nobody's win is declared, how long a win takes, and what it costs to weigh.
+"""Promises of experiments, by simulation: the rate of false winners, the time to a winner, and the cost of an evaluation.
 
-Seeds are fixed, and but for the last part nothing is measured on the machine.
+Seeds are fixed. Only the last part measures the machine.
 """
 
 import statistics
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from measuring.record import Record
-from returning_buyers import Returning
+from simulated_buyers import Returning
 from sundog_operator.core.stats import group_sequential, outcome_test
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.power import experiment_simulation

@@ -1,10 +1,10 @@
-"""What it costs to tell an exposure with each answer, and to keep who was exposed: two services of one edge in turns, one with feedback."""
+"""Cost to add an exposure to each answer and to store it: two services of one edge in turns, one with feedback."""
 
 import statistics
 
 import pytest
 
-from measuring import standins
+from measuring import fake_replicas
 from measuring.edge import Edge, arm, running_edge, service
 from measuring.load import Request, Sample, Side, compare, ratio
 from measuring.record import Record, throughput
@@ -16,7 +16,7 @@ REQUEST = Request(b'{"inputs": [[0.5, 0.5]]}', units=512)
 
 
 class Metered:
-    """One service, and what each of its rounds has cost HAProxy and the agent, in microseconds of CPU per answer."""
+    """One service, and the cost of each round to HAProxy and the agent, in microseconds of CPU per answer."""
 
     def __init__(self, edge: Edge, name: str) -> None:
         self.side = Side(name, edge.url(name), REQUEST, self._before, self._after)
@@ -36,7 +36,7 @@ class Metered:
 
 
 def split(name: str, **changes: object) -> dict[str, object]:
-    prefix = standins.prefix(name)
+    prefix = fake_replicas.prefix(name)
     arms = [arm("stable", name, prefix, [(2500, 10000)]), arm("canary", name, prefix, [(0, 2500)])]
     return {**service(name, arms), **changes}
 
@@ -47,8 +47,8 @@ def test_an_exposure_with_each_answer(wrk: None) -> None:
         "feedback", "Answers per second and CPU per answer, with and without the exposure", ("connections", *columns)
     )
     with (
-        standins.replicas({"telling": 1, "silent": 1}) as ports,
-        standins.serve_naming(ports) as serve,
+        fake_replicas.replicas({"telling": 1, "silent": 1}) as ports,
+        fake_replicas.serve_naming(ports) as serve,
         running_edge(serve, feedback=True) as edge,
     ):
         edge.apply([split("telling", feedback={"metrics": ["converted"]}), split("silent")])

@@ -1,4 +1,4 @@
-"""What it costs the operator to know which accelerators of a large cluster are free, while many ModelDeployments wait for some."""
+"""Cost to know the free accelerators of a large cluster, while many ModelDeployments wait for some."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fake_cluster.operator_process import SUPPORT, wait_until
 from measuring.busy_cluster import GPUS, NODES, PODS, TAKEN
 from measuring.record import Record
-from standing_in.operator_process import SUPPORT, wait_until
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
@@ -32,7 +32,7 @@ LOOKS = 10
 
 @contextlib.contextmanager
 def busy_cluster(folder: Path) -> Iterator[Path]:
-    """The API server in a process of its own; where its kubeconfig is."""
+    """Start the API server in its own process; yield the path of its kubeconfig."""
     kubeconfig = folder / "kubeconfig"
     path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "measuring.busy_cluster", str(kubeconfig)]

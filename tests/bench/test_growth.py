@@ -1,7 +1,7 @@
-"""What an edge costs as it grows: services, arms, replicas. The replicas are stand-ins that cost next to nothing.
+"""Cost of an edge by its number of services, arms and replicas. The replicas are fakes that cost almost nothing.
 
-Two edges, a small and a large one, take turns; the one that rests is stopped, for its health checks would slow the other. Answers per
-second are of the whole machine, load generator and stand-ins included; what an edge costs is its CPU per request.
+Two edges, a small and a large one, take turns. The resting one is stopped, because its health checks would slow the other. Answers per
+second include the load generator and the fakes; the cost of an edge is its CPU per request.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from measuring.edge import Edge, Json, arm, running_edge, service
+from measuring.fake_replicas import prefix, replicas, serve_naming
 from measuring.load import WARM_UP_S, Request, Sample, Side, WrongAnswersError, compare, measure, ratio
 from measuring.networks import body_of, features
 from measuring.record import Record, throughput
-from measuring.standins import prefix, replicas, serve_naming
 
 pytestmark = [pytest.mark.bench, pytest.mark.haproxy, pytest.mark.timeout(900)]
 
@@ -32,7 +32,7 @@ IDLE_S = 4.0
 
 @dataclass
 class Grown:
-    """One edge of a size, and what each round has cost, per request, of HAProxy and of the agent."""
+    """One edge of a size, and the cost of each round per request, for HAProxy and the agent."""
 
     name: str
     edge: Edge
@@ -63,7 +63,7 @@ class Grown:
         self.spent_us.append((haproxy_us, agent_us))
 
     def rest(self) -> None:
-        """Look at what it costs while nobody asks."""
+        """Measure its cost without requests."""
         self.turn()
         begun, before = time.monotonic(), self._spent()
         time.sleep(IDLE_S)
@@ -164,5 +164,5 @@ def row(each: Grown, samples: dict[str, list[Sample]], small: Grown, large: Grow
 
 
 def cost_ratio(large: Grown, small: Grown) -> float:
-    """CPU per request of HAProxy and agent together, the median over pairs of rounds."""
+    """Return the ratio of CPU per request of HAProxy and agent together, as median over pairs of rounds."""
     return statistics.median(sum(mine) / sum(other) for mine, other in zip(large.spent_us, small.spent_us, strict=True))

@@ -1,7 +1,6 @@
-"""What evidence promises in worlds that nothing was chosen by, beside those of development in `test_promises`.
+"""Promises of evidence in simulated services that no design decision was based on; `test_promises` has those of development.
 
-Seeds are fixed and apart from those of development; minutes are those of the simulated service. It takes some six minutes of a core, and
-runs on all of them.
+Seeds are fixed and differ from those of development. Minutes are simulated. It takes some six minutes of a core, and uses all cores.
 """
 
 from collections.abc import Callable
@@ -11,12 +10,12 @@ from functools import partial
 import numpy as np
 import pytest
 
-import returning_users
+import simulated_users
 from default_plans import by_default
 from held_out_worlds import SEED, HeldOut
+from measuring.parallel_simulations import in_processes
 from measuring.record import Record
-from measuring.side_by_side import in_processes
-from returning_users import Users, by_beta, unevenly
+from simulated_users import Users, by_beta, unevenly
 from stalling_replicas import Stalling
 from sundog_operator.core.stats.power.rollout_simulation import TrafficModel, simulate_rollouts
 
@@ -80,7 +79,7 @@ def test_users_who_come_back() -> None:
         for ratio in (1.0, 1.25):
             users = Users(count, unevenly, by_beta, rps=25.0, base=0.02, ratio=ratio, alone=0.2)
             asked[count, ratio] = partial(
-                returning_users.roll_out, plan, users, runs=300, ticks=AN_HOUR, seed=SEED + 100 + place
+                simulated_users.roll_out, plan, users, runs=300, ticks=AN_HOUR, seed=SEED + 100 + place
             )
     ends = dict(zip(asked, in_processes(record.part, [*asked.values()]), strict=True))
     for (count, ratio), found in ends.items():

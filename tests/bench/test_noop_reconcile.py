@@ -1,4 +1,4 @@
-"""CPU of a pass that has nothing to do, over the ports' stand-ins: what the reconciler itself costs."""
+"""CPU of a reconcile that has nothing to do, on in-memory ports: the cost of the reconciler alone."""
 
 import statistics
 import time

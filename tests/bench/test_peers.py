@@ -1,4 +1,4 @@
-"""End to end, plain JSON through the edge, against other model servers from PyPI, each bare on its own port with nothing in front."""
+"""Plain JSON through the edge, end to end, against other model servers from PyPI, each on its own port without a proxy."""
 
 import contextlib
 from pathlib import Path
@@ -25,7 +25,7 @@ ROUNDS = 5
 
 
 def idle_cores(seconds: float = 3.0) -> float:
-    """CPU that everything together takes while nothing is asked, in cores: Ray's share in every peer's rounds."""
+    """Measure the CPU without requests, in cores: Ray's share in every peer's rounds."""
     return psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1)
 
 

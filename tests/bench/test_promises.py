@@ -1,7 +1,6 @@
-"""What evidence promises, in thousands of simulated rollouts: how often it errs, and how long it takes.
+"""Promises of evidence, in thousands of simulated rollouts: error rates and durations.
 
-Seeds are fixed, and nothing is measured on the machine: minutes are those of the simulated service. It takes some 20 minutes of a core, and
-runs on all of them.
+Seeds are fixed, and the machine's speed does not matter: minutes are simulated. It takes some 20 minutes of a core, and uses all cores.
 """
 
 import math
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import returning_users
+import simulated_users
 from default_plans import by_default
+from measuring.parallel_simulations import in_processes
 from measuring.record import Record
-from measuring.side_by_side import in_processes
-from returning_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
+from simulated_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
 from stalling_replicas import Stalling
 from sundog_operator.core.rollout.resolve import BUSY_RPS
 from sundog_operator.core.stats.power.rollout_simulation import (
@@ -58,7 +57,7 @@ def told(minutes: float) -> str:
 
 
 def played(record: Record, rows: Sequence[Row], further: Sequence[str] = ()) -> list[SimulatedRollouts]:
-    """Play all, and tell of each; `further` are the cells of a last column."""
+    """Run all simulations, and add a row for each; `further` are the cells of a last column."""
     found = in_processes(
         record.part,
         [
@@ -95,7 +94,7 @@ def test_how_often_it_errs() -> None:
 
 
 def worse_by_the_floor(plan: SimulatedPlan, base: float) -> SteadyTraffic:
-    """A candidate whose rate is above control's by exactly what the floor allows at each step."""
+    """A canary whose rate exceeds stable's by exactly the floor at each step."""
     room = [plan.floor / following for following in (*plan.weights[1:], 1.0)]
     return SteadyTraffic(100, base, tuple((base + more) / base for more in room))
 
@@ -156,7 +155,7 @@ def test_users_who_come_back() -> None:
     plans = (("5, 25, 50 %", ramp, 1.0), ("5, 25, 50 %", ramp, 1.25), ("50 %", one, 1.25), ("5, 25, 50 %", ramp, 2.0))
     asked = {
         (name, steps, ratio): partial(
-            returning_users.roll_out, plan, replace(users, ratio=ratio), runs=300, ticks=AN_HOUR, seed=seed
+            simulated_users.roll_out, plan, replace(users, ratio=ratio), runs=300, ticks=AN_HOUR, seed=seed
         )
         for seed, (name, users) in enumerate(kinds.items())
         for steps, plan, ratio in plans
@@ -198,7 +197,7 @@ def test_how_long_it_takes() -> None:
 
 
 def is_as_told(row: int, minutes: float) -> bool:
-    """Whether a median of how long it takes is that of the design, or that by which it is known to be later."""
+    """Return whether a median duration is that of the design, or the known later one."""
     if row in LATER:
         return abs(minutes / LATER[row] - 1) <= LATER_HOLDS
     return math.isinf(AS_DESIGNED[row]) or abs(minutes / AS_DESIGNED[row] - 1) <= DESIGN_HOLDS

@@ -1,4 +1,4 @@
-"""KubeRay with as many RayServices as it brings up in the time, on the kind of control plane that `test_control_plane.py` has."""
+"""KubeRay with as many RayServices as it starts in the time, on a control plane like that of `test_control_plane.py`."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,14 @@ import kubernetes.aio
 import pytest
 import yaml
 
+from fake_cluster.operator_process import SUPPORT
+from fake_cluster.ray_pods import serve_config
 from measuring import fleet
 from measuring.record import Record
 from ports import free_port
 from real_kubernetes import kuberay
 from real_kubernetes.binaries import KUBERAY
 from real_kubernetes.cluster import BINARIES, Cluster
-from standing_in.operator_process import SUPPORT
-from standing_in.ray_pods import serve_config
 from sundog_operator.ports import Kind, Object
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
@@ -39,7 +39,7 @@ SIDES = {
 
 @dataclass
 class Found:
-    """What one round found."""
+    """The result of one round."""
 
     created: int
     ready: int
@@ -51,12 +51,12 @@ class Found:
 
 @contextlib.contextmanager
 def running_kuberay(cluster: Cluster, log: Path, options: tuple[str, ...]) -> Iterator[None]:
-    """KubeRay, and who stands in for the pods that it makes."""
+    """Start KubeRay, and the fake pods that it creates."""
     assert cluster.instance is not None
     port = free_port()
     path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     with log.open("ab") as output:
-        command = [sys.executable, "-m", "standing_in.ray_pods", str(cluster.kubeconfig), str(port)]
+        command = [sys.executable, "-m", "fake_cluster.ray_pods", str(cluster.kubeconfig), str(port)]
         pods = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"PYTHONPATH": path})
     try:
         # The API server is on loopback, for which Go asks no proxy.
@@ -70,7 +70,7 @@ def running_kuberay(cluster: Cluster, log: Path, options: tuple[str, ...]) -> It
 
 
 def ray_service(index: int) -> Object:
-    """A head without model work and one worker, as a ModelDeployment's model has a pod of its own."""
+    """Return a RayService with a head that runs no model and one worker, like the pods of a ModelDeployment."""
     name = f"model-{index // NAMESPACES}"
 
     def template(container: str) -> Object:
@@ -91,13 +91,13 @@ def ray_service(index: int) -> Object:
 
 
 def runs(obj: Object) -> bool:
-    """Whether KubeRay has seen its application run; that is before its condition Ready, which waits for the Service's endpoints."""
+    """Return whether KubeRay has seen its application run. Its condition Ready comes later, with the Service's endpoints."""
     told = ((obj.get("status") or {}).get("activeServiceStatus") or {}).get("applicationStatuses") or {}
     return bool(told) and all(each.get("status") == "RUNNING" for each in told.values())
 
 
 async def create_all(cluster: Cluster) -> tuple[int, float]:
-    """Create the RayServices; how many are ready when the time is over or all are, and how long that took."""
+    """Create the RayServices. Return how many are ready once all are or the time is over, and the time taken."""
     config = await kubernetes.aio.config.new_client_from_config(str(cluster.kubeconfig))
     async with fleet.client_of(cluster.kubeconfig) as client, config as ray:
         create = kubernetes.aio.client.CustomObjectsApi(ray).create_namespaced_custom_object

@@ -1,7 +1,7 @@
-"""Revisions that are as good as stable, on real Ray Serve and a real edge, while replicas of both arms stall.
+"""Revisions as good as stable, on real Ray Serve and a real edge, while replicas of both arms stall.
 
-Beside them one that fails five times as often, without which nobody would know that evidence finds anything under such stalls, and one
-that nobody asks. Up to an hour and a half.
+One more fails five times as often, to prove that evidence finds harm under such stalls, and one gets no requests. Takes up to an hour
+and a half.
 """
 
 import logging
@@ -13,11 +13,11 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from campaigning import comparing
-from campaigning.accounts import harm
-from campaigning.comparing import Rollout
+from campaigning import threshold_comparison
 from campaigning.fleet import Fleet, Stalls, fleet
+from campaigning.request_accounting import harm
 from campaigning.services import Release
+from campaigning.threshold_comparison import Rollout
 from measuring.record import Record
 
 pytestmark = [pytest.mark.bench, pytest.mark.campaign, pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(7200)]
@@ -60,7 +60,7 @@ def test_what_is_alike_is_not_rolled_back_for_stalls_and_nothing_is_promoted_wit
     )
     record = Record("real_alike", title, (*columns, "load"))
     compared = "The same recorded traffic by thresholds, a check a minute"
-    thresholds = Record("real_alike_thresholds", compared, comparing.COLUMNS)
+    thresholds = Record("real_alike_thresholds", compared, threshold_comparison.COLUMNS)
     with fleet(tmp_path, seed=3) as made:
         asked = [made.add(f"alike-{number}", RPS, SHORT) for number in range(SERVICES)]
         bad = made.add("worse", RPS, SHORT)
@@ -80,7 +80,7 @@ def test_what_is_alike_is_not_rolled_back_for_stalls_and_nothing_is_promoted_wit
                 compared_ones = {
                     kind: [Rollout(each, made.recording) for each in found] for kind, found in kinds.items()
                 }
-                comparing.compare(thresholds, compared_ones)
+                threshold_comparison.compare(thresholds, compared_ones)
                 note(record, made, f"{wave + 1}", releases, len(stalls.done) - before)
         nobody.attempt()
         reason = str((nobody.status.get("step") or {}).get("reason", ""))
@@ -102,12 +102,12 @@ def test_what_is_alike_is_not_rolled_back_for_stalls_and_nothing_is_promoted_wit
 
 
 def reached(nobody: Release) -> str:
-    """Which weight it has reached."""
+    """Return the weight that it has reached."""
     return f"at {nobody.status['arms'][1]['weight']} %"
 
 
 def note(record: Record, made: Fleet, wave: str, releases: list[Release], stalls: int) -> None:
-    """A row of one wave."""
+    """Add a row for one wave."""
     hows = Counter(each.how() for each in releases)
     rest = len(releases) - hows["Promoted"] - hows["RolledBack"] - hows["Paused"]
     over = sorted((each.over_at - each.released) / 60 for each in releases if each.over_at)

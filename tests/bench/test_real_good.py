@@ -1,7 +1,7 @@
 """`rollout: {}` of a revision as good as stable, on real Ray Serve and a real edge, at 1, 20 and 200 requests a second.
 
-Takes an hour and ten minutes, and an hour more at most for the last, which has the machine for itself. What has no verdict by then is told
-as it stands.
+Takes an hour and ten minutes, and at most an hour more for the last, which runs alone. A rollout without a verdict by then is reported as
+it is.
 """
 
 import logging
@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from campaigning.accounts import quantiles
 from campaigning.fleet import Fleet, fleet
+from campaigning.request_accounting import quantiles
 from campaigning.services import Release
 from measuring.record import Record
 
@@ -59,7 +59,7 @@ def test_two_hundred_a_second(tmp_path: Path) -> None:
 def play(
     folder: Path, services: Rows, history_s: float, longest_s: float, empty: Callable[[], Record]
 ) -> list[Release]:
-    """After some seconds of traffic release a revision like stable of each, and follow them. None may be rolled back."""
+    """After some seconds of traffic release a revision like stable for each, and follow them. None may be rolled back."""
     with fleet(folder, seed=1) as made:
         for name, (rps, rollout, _) in services.items():
             made.add(name, rps, rollout)
@@ -78,7 +78,7 @@ def play(
 
 
 def tell(made: Fleet, releases: Sequence[Release], record: Record, rows: Mapping[str, str]) -> None:
-    """All rows as they are now."""
+    """Add all rows as they are now."""
     made.recording.look()
     for each in releases:
         stable, canary = (made.recording.sums(each.uid, arm) for arm in ("stable", "canary"))
@@ -107,7 +107,7 @@ def tell(made: Fleet, releases: Sequence[Release], record: Record, rows: Mapping
 
 
 def steps(each: Release) -> str:
-    """How long each weight lasted, its warm-up included; the one that goes on, until now."""
+    """Return the duration of each weight with its warm-up; for the present weight, until now."""
     ends = [*list(each.begun.values())[1:], each.until]
     lasted = zip(each.begun.items(), ends, strict=True)
     return ", ".join(f"{weight} %: {(end - begin) / 60:.1f} min" for (weight, begin), end in lasted)

@@ -1,7 +1,7 @@
-"""Bad revisions of real digit models on real Ray Serve and a real edge: what callers see until evidence takes them back.
+"""Bad revisions of real digit models on real Ray Serve and a real edge: failures that clients see until the rollback.
 
-Then the same with the operator, the edge's agent and its HAProxy killed by SIGKILL all the while; and what thresholds would have done with
-the traffic that was recorded.
+Then the same while SIGKILL hits the operator, the edge's agent and its HAProxy again and again; and the decisions of thresholds on the
+recorded traffic.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from campaigning import comparing
-from campaigning.accounts import AFTER_A_KILL_S, Unanswered, harm, miscounted, unanswered, unexplained
-from campaigning.asking import NO_NUMBERS
-from campaigning.comparing import GONE, Rollout
+from campaigning import threshold_comparison
+from campaigning.clients import NO_NUMBERS
 from campaigning.fleet import Fleet, Kills, fleet
+from campaigning.request_accounting import AFTER_A_KILL_S, Unanswered, harm, miscounted, unanswered, unexplained
 from campaigning.services import Release
+from campaigning.threshold_comparison import GONE, Rollout
 from measuring.record import Record
 
 pytestmark = [pytest.mark.bench, pytest.mark.campaign, pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(7200)]
@@ -79,7 +79,7 @@ def test_what_is_worse_is_taken_back_also_while_everything_is_killed(tmp_path: P
     further = ("bad as callers saw them", "beyond stable's share", "slow", "stable's bad", "load")
     record = Record("real_harm", "Bad revisions on real parts", (*columns, *further), raw={key: [] for key in TOLD})
     title = "The same recorded traffic by thresholds, a check a minute"
-    thresholds = Record("real_harm_thresholds", title, comparing.COLUMNS)
+    thresholds = Record("real_harm_thresholds", title, threshold_comparison.COLUMNS)
     replayed: dict[str, list[Rollout]] = {}
     with fleet(tmp_path, seed=2) as made:
         for name, (rps, rollout, *_) in KINDS.items():
@@ -101,7 +101,7 @@ def test_what_is_worse_is_taken_back_also_while_everything_is_killed(tmp_path: P
             note(record, made, releases, killing)
             for each in releases:
                 replayed.setdefault(KINDS[each.service.name][4], []).append(Rollout(each, made.recording))
-            comparing.compare(thresholds, replayed)
+            threshold_comparison.compare(thresholds, replayed)
     ends: list[tuple[str, str]] = record.raw["ends"]
     assert all(how in ENDS[name] for name, how in ends), ends
     outcomes = {(name, outcome(how)) for name, how in ends}
@@ -112,12 +112,12 @@ def test_what_is_worse_is_taken_back_also_while_everything_is_killed(tmp_path: P
 
 
 def outcome(how: str) -> str:
-    """Taken back by whatever, or how it ended."""
+    """Return the reason of the rollback, or another end."""
     return "taken back" if how in GONE else how
 
 
 def note(record: Record, made: Fleet, releases: Sequence[Release], kills: Kills | None) -> None:
-    """A row of each."""
+    """Add a row for each."""
     killed = f"{len(kills.done)} processes" if kills else "none"
     for each in releases:
         found, (rps, *_, name) = harm(each, made.recording), KINDS[each.service.name]
@@ -151,12 +151,12 @@ def note(record: Record, made: Fleet, releases: Sequence[Release], kills: Kills 
         problems,
         {each.name: each.samples.skipped for each in made.services},
     )
-    record.notes.append(told_of(kills, others, crashing))
+    record.notes.append(describe_kills(kills, others, crashing))
     record.finish()
 
 
-def told_of(kills: Kills | None, others: Unanswered, crashing: Unanswered) -> str:
-    """What became of requests while processes were killed."""
+def describe_kills(kills: Kills | None, others: Unanswered, crashing: Unanswered) -> str:
+    """Describe the results of requests while processes were killed."""
     by_kind = Counter(which for _, which in kills.done) if kills else Counter[str]()
     killed = ", ".join(f"{by_kind[which]} times the {which}" for which in ("operator", "agent", "edge"))
     begin = f"SIGKILL to {killed}" if kills else "Nothing killed"

@@ -1,7 +1,7 @@
 """A revision whose p99 is 40 % longer, on real Ray Serve and a real edge whose replicas have time to spare.
 
-Who waits for a slow model then is its caller, and not a queue that both arms have. Twice with nothing killed and side by side, then with
-operator, agent and HAProxy killed by SIGKILL all the while. Up to forty minutes, and it has the machine for itself.
+A slow model then delays its own client, and not a queue that both arms share. Twice without kills and side by side, then while SIGKILL
+hits operator, agent and HAProxy. Takes up to forty minutes, and runs alone.
 """
 
 import contextlib
@@ -11,11 +11,11 @@ from typing import Final
 import psutil
 import pytest
 
-from campaigning import comparing
-from campaigning.accounts import harm, miscounted, told_quantiles
-from campaigning.asking import NO_NUMBERS
-from campaigning.comparing import Rollout
+from campaigning import threshold_comparison
+from campaigning.clients import NO_NUMBERS
 from campaigning.fleet import Kills, fleet
+from campaigning.request_accounting import harm, latency_quantiles, miscounted
+from campaigning.threshold_comparison import Rollout
 from measuring.record import Record
 
 pytestmark = [pytest.mark.bench, pytest.mark.campaign, pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(7200)]
@@ -44,7 +44,9 @@ COLUMNS: Final = (
 def test_what_is_slower_is_taken_back(tmp_path: Path) -> None:
     record = Record("real_slow", "A slower revision on real parts, replicas a quarter busy", COLUMNS)
     thresholds = Record(
-        "real_slow_thresholds", "The same recorded traffic by thresholds, a check a minute", comparing.COLUMNS
+        "real_slow_thresholds",
+        "The same recorded traffic by thresholds, a check a minute",
+        threshold_comparison.COLUMNS,
     )
     replayed: dict[str, list[Rollout]] = {}
     ends, wrong = list[str](), list[str]()
@@ -67,14 +69,14 @@ def test_what_is_slower_is_taken_back(tmp_path: Path) -> None:
                 share = f"{found.slow / found.requests:.1%}" if found.requests else ""
                 at = f"{max(each.begun, default=0)} %"
                 cells = (f"{found.seconds / 60:.1f} min", at, str(found.requests), str(found.slow), share)
-                record.add(name, killed, each.how(), *cells, *told_quantiles(each), f"{psutil.getloadavg()[1]:.1f}")
+                record.add(name, killed, each.how(), *cells, *latency_quantiles(each), f"{psutil.getloadavg()[1]:.1f}")
                 record.raw.setdefault("statuses", []).append(each.status)
                 replayed.setdefault(name, []).append(Rollout(each, made.recording))
                 ends.append(each.how())
                 wrong += [told for told in [miscounted(each, made.recording, kills)] if told]
             wrong += kills.problems if kills else []
             record.finish()
-            comparing.compare(thresholds, replayed)
+            threshold_comparison.compare(thresholds, replayed)
     assert ends == ["RolledBack"] * len(ends)
     assert wrong == []
     assert not any(NO_NUMBERS in each.samples.statuses for each in made.services)

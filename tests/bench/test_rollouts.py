@@ -1,7 +1,7 @@
-"""Whole rollouts through the planner on a fake clock: what `rollout: {}` makes of revisions as good as stable, and of worse ones.
+"""Whole rollouts through the planner on a fake clock: decisions of `rollout: {}` on good and on worse revisions.
 
-And what tools that hold an error rate against a threshold make of the same services. Seeds are fixed, and nothing is measured on the
-machine. A minute of a rollout takes some 0.2 s of a core: all of them some 40 minutes, and they run on all cores.
+Tools that compare an error rate with a threshold decide on the same services. Seeds are fixed, and the machine's speed does not matter.
+A minute of a rollout takes some 0.2 s of a core: all of them some 40 minutes, on all cores.
 """
 
 from collections import Counter
@@ -15,10 +15,10 @@ from scipy.stats import binom, binomtest
 
 from doubles.cluster import NAME
 from doubles.traffic import Answers, Stalls
+from measuring.parallel_simulations import in_processes
 from measuring.record import Record
-from measuring.side_by_side import in_processes
 from measuring.thresholds import Argo, Fixed, Flagger, Played, Policy, play
-from whole_rollouts import ANY, APPLICATIONS, Ended, Service, play_out, service
+from planner_simulation import ANY, APPLICATIONS, Ended, Service, play_out, service
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 
@@ -42,7 +42,7 @@ _ENDED: dict[tuple[Service, int], Ended] = {}
 
 
 def ended(services: Sequence[tuple[int, Service]], name: str) -> list[Ended]:
-    """How rollouts end; `name` is what they are called while they go on."""
+    """Run rollouts and return their ends; `name` labels their progress."""
     missing = [(asked, seed) for seed, asked in services if (asked, seed) not in _ENDED]
     _ENDED.update(zip(missing, in_processes(name, [partial(play_out, *each) for each in missing]), strict=True))
     return [_ENDED[asked, seed] for seed, asked in services]
@@ -66,7 +66,7 @@ def good_ones() -> dict[str, list[tuple[int, Service]]]:
 
 
 def worse_ones() -> dict[str, list[tuple[int, Service]]]:
-    """Half of each kind with replicas of both arms that stall for 2 s."""
+    """Half of each kind have replicas of both arms that stall for 2 s."""
 
     def kind(usual: tuple[float, float], worse: Callable[[Answers], Answers]) -> list[tuple[int, Service]]:
         return [(seed, service(seed, STALLS[seed % 2], worse, usual)) for seed in range(WORSE)]
@@ -146,7 +146,7 @@ def counts(found: Sequence[Ended | Played], hows: Sequence[str] = HOWS) -> list[
 
 
 def times(found: Sequence[Ended], how: str) -> list[str]:
-    """When they ended so, by a half and by four fifths of all, also of those that did not."""
+    """Return the times by which half and four fifths of all rollouts had this end."""
     minutes = np.array([each.minutes if each.how == how else np.inf for each in found])
     ends = (np.quantile(minutes, share, method="higher") for share in (0.5, 0.8))
     return [f"{end:.0f} min" if np.isfinite(end) else "–" for end in ends]

@@ -1,6 +1,6 @@
-"""What the model server costs per request, beside the forward pass: by phase, with a profile.
+"""Cost of the model server per request, beside the forward pass: by phase, with a profile.
 
-An MLP of 256 floats as plain JSON, through the application as Serve calls it, and by the short way that most small requests go; without
+An MLP of 256 floats as plain JSON, through the application as Serve calls it, and by the fast path that most small requests take; without
 Serve and without sockets.
 Nothing is asserted. `make bench ONLY=runtime_overhead` prints it.
 """
@@ -96,7 +96,7 @@ def scope() -> dict[str, Any]:
 
 
 def receiver(message: dict[str, Any], wait: bool) -> Callable[[], Awaitable[Any]]:
-    """Of one request, whose client stays: after the body nothing comes."""
+    """Return the receive function of one request whose client stays connected."""
     given = False
 
     async def receive() -> Any:
@@ -105,7 +105,7 @@ def receiver(message: dict[str, Any], wait: bool) -> Callable[[], Awaitable[Any]
             await asyncio.Event().wait()
         given = True
         if wait:
-            # As with Serve, whose application call waits for the body to be handed over.
+            # Like Serve, whose application call waits until it has the body.
             await asyncio.sleep(0)
         return message
 
@@ -113,7 +113,7 @@ def receiver(message: dict[str, Any], wait: bool) -> Callable[[], Awaitable[Any]
 
 
 async def requests(replica: Replica, body: bytes, connections: int, count: int = REQUESTS) -> float:
-    """µs per request over the connections, each of which sends its next request after its answer."""
+    """Return µs per request over closed-loop connections."""
     app = replica.app
     message = {"type": "http.request", "body": body}
 
@@ -130,7 +130,7 @@ async def requests(replica: Replica, body: bytes, connections: int, count: int =
 
 
 def microseconds(call: Callable[[], Any]) -> float:
-    """The median of some rounds."""
+    """Return the median of some rounds."""
 
     def once() -> float:
         begun = time.perf_counter()
@@ -142,7 +142,7 @@ def microseconds(call: Callable[[], Any]) -> float:
 
 
 def phases(replica: Replica, body: bytes) -> dict[str, float]:
-    """Each step by itself."""
+    """Measure each step separately."""
     headers = dict(HEADERS)
     decode = replica.app._routes.find("/").decode
     assert decode is not None
@@ -180,14 +180,14 @@ def phases(replica: Replica, body: bytes) -> dict[str, float]:
 
 
 def at_once(replica: Replica, body: bytes) -> float:
-    """µs per request by the short way."""
+    """Return µs per request on the fast path."""
     headers = dict(HEADERS)
     assert replica.app.try_answer("/", headers, body) is not None
     return microseconds(lambda: replica.app.try_answer("/", headers, body))
 
 
 def profile_of(replica: Replica, body: bytes) -> Record:
-    """Where the time of the short way goes, by function; the profiler itself makes calls dearer than they are."""
+    """Profile the fast path by function. The profiler makes calls slower than they are."""
     headers, profile = dict(HEADERS), cProfile.Profile()
     profile.enable()
     for _ in range(REQUESTS):
@@ -242,7 +242,7 @@ async def test_overhead_by_phase(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 async def test_batching_where_it_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """16 connections and a network whose weights do not fit into the cache: a pass over many rows reads them once."""
+    """Measure 16 connections with a network whose weights exceed the cache: a pass over many rows reads them once."""
     body, hidden, count = body_of(), 4096, 320
     model = write_model(tmp_path, hidden)
     found: dict[int, list[float]] = {}

@@ -1,7 +1,7 @@
-"""What callers pay for a candidate that gets copies of their requests: one that answers, one that hangs, one that crashes, none.
+"""Cost to clients of a canary that gets copies of their requests: one that answers, one that hangs, one that crashes, none.
 
-Every request is sampled, so each of these services mirrors as much as one may. The replicas are stand-ins that take 5 ms and next to no
-CPU; the mirror and the candidate run on the same cores as all else.
+Every request is sampled, so each service mirrors as much as it may. The replicas are fakes that take 5 ms and almost no CPU. The mirror
+and the canary run on the same cores as everything else.
 """
 
 import statistics
@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from measuring.edge import Edge, Json, arm, running_edge, service
+from measuring.fake_replicas import prefix, replicas, serve_naming
 from measuring.load import Request, Sample, Side, compare, ratio
 from measuring.networks import body_of, features
 from measuring.record import Record, throughput
-from measuring.standins import prefix, replicas, serve_naming
 from waiting import eventually
 
 pytestmark = [pytest.mark.bench, pytest.mark.haproxy, pytest.mark.timeout(900)]
@@ -26,7 +26,7 @@ CANDIDATES = ("healthy", "hanging", "crashing", "killed")
 
 
 def entry(candidate: str) -> Json:
-    """The service of which all requests go to `stable`, and copies to the candidate; of `none` no copies."""
+    """Return a service with all requests at `stable` and copies at the canary; for `none` without copies."""
     arms = [
         arm("stable", f"working-{candidate}", prefix(f"working-{candidate}"), [(0, 10000)]),
         arm("canary", candidate, prefix(candidate), [], revision=2),
@@ -36,7 +36,7 @@ def entry(candidate: str) -> Json:
 
 
 def p99_ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> float:
-    """The median over rounds of one p99 by the other."""
+    """Return the median over rounds of the ratio of two p99."""
     return statistics.median(mine.p99_us / other.p99_us for mine, other in zip(ours, theirs, strict=True))
 
 

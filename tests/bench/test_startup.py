@@ -1,4 +1,4 @@
-"""From the creation of a ModelDeployment to Ready, where all that is not Sundog's answers at once: what is left is Sundog's own share."""
+"""Time from the creation of a ModelDeployment to Ready, if everything except Sundog answers at once: Sundog's own share."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ Seen = dict[str, float]
 
 
 class Follower:
-    """Notes when things were first seen by somebody who watches, in seconds after a ModelDeployment was created."""
+    """Record when a watch first sees objects, in seconds after the creation of a ModelDeployment."""
 
     def __init__(self, client: KubernetesClient) -> None:
         self._client = client
@@ -76,7 +76,7 @@ def _has_group(obj: Object, name: str) -> bool:
 
 
 def _is_deployed(obj: Object, name: str) -> bool:
-    """Serve has its application: its replicas are counted."""
+    """Return whether its application has ready replicas."""
     return obj["metadata"]["name"] == name and bool((_status(obj).get("stable") or {}).get("readyReplicas"))
 
 
@@ -104,7 +104,7 @@ ORDER = (
 
 
 async def follow(here: fleet.Fleet) -> tuple[list[Seen], list[Seen]]:
-    """What was seen of the first of each namespace, and of the others."""
+    """Return the records of the first of each namespace, and of the others."""
     first, others = [], []
     async with fleet.client_of(here.cluster.kubeconfig) as client:
         await fleet.make_namespaces(client, NAMESPACES)

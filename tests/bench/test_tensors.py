@@ -1,4 +1,4 @@
-"""An image of 3×224×224 float32 as a binary tensor against the same as JSON, both through the edge and our runtime."""
+"""A 3×224×224 float32 image as a binary tensor against JSON, both through the edge and the model server."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ def oip_binary() -> Request:
 
 
 async def peak_of(replica: Replica, request: Request) -> float:
-    """Peak of memory that Python and numpy allocate for one call, in payloads of 600 kB, the body among it.
+    """Return the peak memory that Python and numpy allocate for one call with its body, in payloads of 600 kB.
 
     The body comes in pieces, as it does over a connection: each is made when it is asked for, and the server puts them together.
     """
@@ -75,14 +75,14 @@ async def peak_of(replica: Replica, request: Request) -> float:
 
 
 async def nothing_held(limit: int) -> None:
-    """The server's threads have put down what they had of the last request: they do so after it is answered."""
+    """Wait until the server's threads have released the last request, which they do after the answer."""
     async with asyncio.timeout(30):
         while tracemalloc.get_traced_memory()[0] > limit:  # noqa: ASYNC110 (nobody tells)
             await asyncio.sleep(0.001)
 
 
 def in_pieces(body: bytes) -> Callable[[], Awaitable[dict[str, Any]]]:
-    """What an application receives of a client that then waits for its answer."""
+    """Return the receive function for a client that sends a body and waits for the answer."""
     starts = iter(range(0, len(body), PIECE_BYTES))
 
     async def receive() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from charting.life import Life, beginning
+from charting.lifecycle import Life, beginning
 from real_kubernetes.binaries import HELM
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.helm import Helm

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from charting import account
-from charting.life import MDEP, TEAM, Life, beginning, model_deployment
+from charting import service_account
+from charting.lifecycle import MDEP, TEAM, Life, beginning, model_deployment
 from measuring import fleet
 from real_kubernetes import audit
 from real_kubernetes.cluster import Cluster
@@ -48,7 +48,7 @@ class Asked:
         self._log = audit.log(api_server.instance)
 
     def all(self) -> Counter[str]:
-        return Counter(str(use.right) for use in audit.requests(self._log, account.ACCOUNT))
+        return Counter(str(use.right) for use in audit.requests(self._log, service_account.ACCOUNT))
 
     def writes(self) -> Counter[str]:
         return fleet.writes(self.all())

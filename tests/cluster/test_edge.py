@@ -17,9 +17,9 @@ import aiohttp
 import psutil
 import pytest
 
+import fake_ray_head
 import pod_traffic
-import stand_in_ray
-from charting import ROOT, account, values
+from charting import ROOT, service_account, values
 from real_kubernetes.checkout import pod_spec, pod_template
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.images import BASE
@@ -64,7 +64,7 @@ class StandInServe:
 
     def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
         self._session = session
-        self._url = f"http://{address}:{stand_in_ray.DASHBOARD_PORT}/api/serve/applications/"
+        self._url = f"http://{address}:{fake_ray_head.DASHBOARD_PORT}/api/serve/applications/"
 
     async def read(self, *_: Any) -> Any:
         async with self._session.get(self._url) as response:
@@ -157,7 +157,7 @@ class Namespace:
                 "spec": {"managedBy": "kueue.x-k8s.io/multikueue", "headGroupSpec": group},
             }
         )
-        ports = [{"name": str(port), "port": port} for port in (stand_in_ray.DASHBOARD_PORT, stand_in_ray.SERVE_PORT)]
+        ports = [{"name": str(port), "port": port} for port in (fake_ray_head.DASHBOARD_PORT, fake_ray_head.SERVE_PORT)]
         await self.kube.apply(
             {
                 "apiVersion": "v1",
@@ -311,9 +311,9 @@ def operators_kubeconfig(cluster: Cluster, tmp_path_factory: pytest.TempPathFact
     """With it one is the chart's own account, under a name of these tests."""
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     given = {**values("smallest"), "fullnameOverride": "edge-tests"}
-    account.install(cluster.kubectl, given)
-    yield account.kubeconfig(cluster.kubectl, tmp_path_factory.mktemp("account") / "kubeconfig", "edge-tests")
-    account.remove(cluster.kubectl, given)
+    service_account.install(cluster.kubectl, given)
+    yield service_account.kubeconfig(cluster.kubectl, tmp_path_factory.mktemp("account") / "kubeconfig", "edge-tests")
+    service_account.remove(cluster.kubectl, given)
 
 
 @pytest.fixture
@@ -324,8 +324,8 @@ async def namespace(cluster: Cluster, operators_kubeconfig: Path) -> AsyncIterat
     meta = {"name": names.RAY, "namespace": name, "labels": names.labels(names.RAY)}
     head = {"name": HEAD, "namespace": name, "labels": {"app": HEAD}}
     # The stand-in tells its own address as that of its replicas.
-    spec = pod_spec("sh", "-c", f'exec python {stand_in_ray.__file__} "$POD_IP"')
-    spec["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": stand_in_ray.SERVE_PORT}, "periodSeconds": 1}
+    spec = pod_spec("sh", "-c", f'exec python {fake_ray_head.__file__} "$POD_IP"')
+    spec["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": fake_ray_head.SERVE_PORT}, "periodSeconds": 1}
     spec["containers"][0]["env"].append({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
     cluster.kubectl.apply(
         {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": token},

@@ -15,8 +15,8 @@ import aiohttp
 import pytest
 
 import analysis_script
-from charting import NAMESPACE, account
-from real_kubernetes import audit, walls
+from charting import NAMESPACE, service_account
+from real_kubernetes import audit, cloud_network
 from real_kubernetes.binaries import VERSITYGW
 from real_kubernetes.checkout import pod_spec
 from real_kubernetes.cluster import BINARIES
@@ -164,7 +164,7 @@ def site(serving: Serving) -> Iterator[Site]:
     run, buckets = serving.kubectl, instance.folder("volumes/buckets")
     (buckets / "logs").mkdir()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(walls.enforced(instance, BINARIES))
+        stack.enter_context(cloud_network.enforced(instance, BINARIES))
         run("create", "namespace", BUCKETS)
         stack.callback(run, "delete", "namespace", BUCKETS, "--wait=false")
         given = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}
@@ -268,4 +268,4 @@ def test_the_operator_was_refused_nothing_for_it(site: Site) -> None:
     assert site.team.serving.cluster.instance is not None
     log = audit.log(site.team.serving.cluster.instance)
     ours = {"", NAMESPACE, site.team.namespace}
-    assert {use for use in audit.refusals(log, account.ACCOUNT) if use.namespace in ours} == set()
+    assert {use for use in audit.refusals(log, service_account.ACCOUNT) if use.namespace in ours} == set()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from charting.life import MDEP, RECREATE, TEAM, Life, beginning
+from charting.lifecycle import MDEP, RECREATE, TEAM, Life, beginning
 from real_kubernetes import gateway_api
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.gateway_api import HTTP_ROUTES

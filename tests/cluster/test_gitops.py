@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from charting.life import CANARY, MDEP, TEAM, Life, model_deployment
+from charting.lifecycle import CANARY, MDEP, TEAM, Life, model_deployment
 from real_kubernetes.binaries import HELM
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.helm import Helm

@@ -12,7 +12,7 @@ from real_kubernetes import control_plane, machine
 from real_kubernetes.binaries import KUBERNETES, Binaries
 from real_kubernetes.cluster import BINARIES, Cluster, directory_of, down, up
 from real_kubernetes.instance import ClusterError, Instance
-from real_kubernetes.traces import nothing_left
+from real_kubernetes.leftovers import nothing_left
 from waiting import PATIENCE_S, eventually
 
 # They start nodes of their own.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from real_kubernetes import machine, node, walls
+from real_kubernetes import cloud_network, machine, node
 from real_kubernetes.checkout import pod_spec
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.images import write_base_image
@@ -99,10 +99,10 @@ def test_a_metadata_service_has_its_own_network_however_slowly_it_starts(
     slow.write_text(f'#!/bin/sh\nsleep 0.5\nexec {shutil.which("nsenter")} "$@"\n')
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    script = f"import urllib.request; print(urllib.request.urlopen('http://{walls.METADATA}').status)"
+    script = f"import urllib.request; print(urllib.request.urlopen('http://{cloud_network.METADATA}').status)"
     ask = machine.entered(instance, (sys.executable, "-c", script))
     for _ in range(2):
-        with walls.metadata_service(instance):
+        with cloud_network.metadata_service(instance):
             assert eventually(lambda: machine.run(*ask, check=False), "an answer") == "200\n"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from charting.life import CANARY, MDEP, TEAM, Life, model_deployment
+from charting.lifecycle import CANARY, MDEP, TEAM, Life, model_deployment
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl
 from sundog_operator.shell.exit_codes import ExitCode

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from real_kubernetes import walls
+from real_kubernetes import cloud_network
 from real_kubernetes.checkout import pod_spec
 from real_kubernetes.cluster import BINARIES
 from real_kubernetes.kubectl import Kubectl
@@ -114,7 +114,7 @@ class Walls:
             "store": (address(store), 6379),
             "operator": (address(self.team.serving.operators()[0]), 8080),
             "API server": (api_server["clusterIP"], api_server["ports"][0]["port"]),
-            "metadata": (walls.METADATA, 80),
+            "metadata": (cloud_network.METADATA, 80),
         }
 
     def worker(self) -> Json:
@@ -159,9 +159,9 @@ def behind(serving: Serving) -> Iterator[Walls]:
         pytest.skip("whether somebody else's cluster enforces policies is not known")
     run = serving.kubectl
     with contextlib.ExitStack() as stack:
-        stack.enter_context(walls.metadata_service(instance))
+        stack.enter_context(cloud_network.metadata_service(instance))
         enforced = stack.enter_context(contextlib.ExitStack())
-        enforced.enter_context(walls.enforced(instance, BINARIES))
+        enforced.enter_context(cloud_network.enforced(instance, BINARIES))
         for namespace in ("strangers", "monitoring"):
             run("create", "namespace", namespace)
             stack.callback(run, "delete", "namespace", namespace, "--wait=false")
@@ -215,7 +215,9 @@ def test_a_task_of_a_model_finds_no_credentials_in_the_head(behind: Walls) -> No
     head = behind.head()
     address, port = behind.targets()["API server"]
     pods = f"https://{address}:{port}/api/v1/namespaces/{behind.team.namespace}/pods"
-    told = json.loads(behind.python(behind.worker(), FROM_THE_HEAD, pods, walls.METADATA, container="ray-worker"))
+    told = json.loads(
+        behind.python(behind.worker(), FROM_THE_HEAD, pods, cloud_network.METADATA, container="ray-worker")
+    )
     assert told.pop("pods") in (401, 403), "it is nobody to the API server"
     assert told == {"host": head["metadata"]["name"], "token": False, "metadata": False}
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from charting import NAMESPACE, RELEASE, account, values
-from charting.account import Grant
-from charting.life import CANARY, KEYS, MDEP, RECREATE, TEAM, TIMED, Life, beginning, model_deployment
+from charting import NAMESPACE, RELEASE, service_account, values
+from charting.lifecycle import CANARY, KEYS, MDEP, RECREATE, TEAM, TIMED, Life, beginning, model_deployment
+from charting.service_account import Grant
 from real_kubernetes import audit, gateway_api
 from real_kubernetes.audit import Right
 from real_kubernetes.cluster import Cluster
@@ -242,13 +242,13 @@ def test_the_operator_is_refused_nothing(used: tuple[set[audit.Use], set[audit.U
 
 
 def test_no_right_is_granted_that_is_not_used(used: tuple[set[audit.Use], set[audit.Use]]) -> None:
-    unused = account.unused(account.granted(values("smallest")), used[0], FIXED)
+    unused = service_account.unused(service_account.granted(values("smallest")), used[0], FIXED)
     assert sorted(map(str, unused - NOT_ASKED_FOR.keys())) == []
 
 
 def test_no_exception_is_out_of_date(used: tuple[set[audit.Use], set[audit.Use]]) -> None:
-    held = account.granted(values("smallest"))
-    assert sorted(map(str, NOT_ASKED_FOR.keys() - account.unused(held, used[0], FIXED))) == []
+    held = service_account.granted(values("smallest"))
+    assert sorted(map(str, NOT_ASKED_FOR.keys() - service_account.unused(held, used[0], FIXED))) == []
 
 
 def test_secrets_are_listed_and_watched_where_the_installation_says_so(audited: Cluster, tmp_path: Path) -> None:

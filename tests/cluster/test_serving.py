@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from charting import NAMESPACE, account
+from charting import NAMESPACE, service_account
+from edge_totals import EdgeTotals
 from measuring.record import Record
 from real_kubernetes import audit
 from real_serving import CLAIM, ROOT, Json, Team, Traffic, example, readme_commands
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters
-from told_edges import ToldEdges
 from waiting import patience
 
 pytestmark = pytest.mark.timeout(patience(900))
@@ -35,7 +35,7 @@ EVIDENCE = {
     }
 }
 # As good as its neighbour but for that, so that nothing else can be held against it.
-FLAWED = {"model": {"entrypoint": "behaving:Behaving", "config": {"failing": 0.2}}}
+FLAWED = {"model": {"entrypoint": "faulty_model:FaultyModel", "config": {"failing": 0.2}}}
 
 
 def test_the_example_is_served_by_the_name_of_its_service(vision: Team) -> None:
@@ -104,7 +104,7 @@ class Weighed:
 
     numerals: Traffic
     flawed: Traffic
-    edges: ToldEdges = field(default_factory=ToldEdges)
+    edges: EdgeTotals = field(default_factory=EdgeTotals)
     before: dict[str, Json] = field(default_factory=dict)
 
 
@@ -177,12 +177,12 @@ def test_evidence_is_collected_on_when_an_edge_and_then_the_operator_are_gone(
     gone = served.edges()[0]
     edge = gone["metadata"]["name"]
     served.until(
-        lambda: edges.listen(gone) and edges.sums(attempts["flawed"], "canary")["errors"] > 0,
+        lambda: edges.read(gone) and edges.sums(attempts["flawed"], "canary")["errors"] > 0,
         f"{edge} has counted failures",
     )
     served.kubectl("delete", "pod", edge, "--wait=false")
     served.until(
-        lambda: not edges.listen(gone) and edge not in {pod["metadata"]["name"] for pod in served.list("pods")},
+        lambda: not edges.read(gone) and edge not in {pod["metadata"]["name"] for pod in served.list("pods")},
         f"{edge} is gone",
     )
     weighed.before = {name: rollout(served, name) for name in attempts}
@@ -323,7 +323,7 @@ def test_each_answer_of_the_one_that_fails_was_counted_by_an_edge(served: Team, 
         pytest.skip("edges cannot be asked from here")
     found = rollout(served, "flawed")
     for edge in served.edges():
-        assert weighed.edges.listen(edge)
+        assert weighed.edges.read(edge)
     sums = weighed.edges.sums(found["metadata"]["uid"], "canary")
     assert (sums["assigned"], sums["errors"]) == got_of_candidate(weighed.flawed.told())
     assert (sums["lost"], sums["running"]) == (0, 0)
@@ -363,7 +363,7 @@ def test_the_operator_was_refused_nothing_in_all_of_it(served: Team) -> None:
     if instance is None:
         pytest.skip("only the API server of these tests writes down what accounts do")
     log = audit.log(instance)
-    assert served.namespace in {use.namespace for use in audit.uses(log, account.ACCOUNT)}
+    assert served.namespace in {use.namespace for use in audit.uses(log, service_account.ACCOUNT)}
     # Elsewhere are other tests' namespaces: in one that goes nothing may be made any more.
     ours = {"", NAMESPACE, served.namespace}
-    assert {use for use in audit.refusals(log, account.ACCOUNT) if use.namespace in ours} == set()
+    assert {use for use in audit.refusals(log, service_account.ACCOUNT) if use.namespace in ours} == set()

@@ -1,4 +1,4 @@
-"""The analysis of an exposure log that the examples have, as a module."""
+"""Load the analysis script of the examples as a module."""
 
 import importlib.util
 from pathlib import Path
@@ -8,7 +8,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "experiments" / "analysis" / "
 
 
 def load() -> ModuleType:
-    """A new one each time."""
+    """Load a new module each time."""
     spec = importlib.util.spec_from_file_location("analysis_of_an_export", SCRIPT)
     assert spec is not None
     assert spec.loader is not None

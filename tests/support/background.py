@@ -1,4 +1,4 @@
-"""What goes on beside a test."""
+"""Run a coroutine in the background of a test."""
 
 import asyncio
 import contextlib
@@ -7,8 +7,8 @@ from typing import Any
 
 
 @contextlib.asynccontextmanager
-async def going_on(work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
-    """Runs while the block does, and is cancelled then. What it raised by itself is raised."""
+async def in_background(work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+    """Run work during the block, then cancel it. Raises the error of work that failed."""
     task = asyncio.create_task(work)
     try:
         yield

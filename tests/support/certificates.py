@@ -1,4 +1,4 @@
-"""Certificates that sign themselves."""
+"""Self-signed certificates."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Certificate:
 
 
 def self_signed(*hosts: str) -> Certificate:
-    """A certificate for these host names and addresses, which is its own authority."""
+    """Make a self-signed certificate for these host names and addresses."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
     now = datetime.now(UTC)
@@ -49,7 +49,7 @@ def _name(host: str) -> x509.GeneralName:
 
 
 def signing_key() -> str:
-    """An RSA key for an API server's service account tokens, as PEM."""
+    """Make an RSA key for an API server's service account tokens, as PEM."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -1,4 +1,4 @@
-"""The plan of `rollout: {}` as simulations play it."""
+"""The plan of `rollout: {}` for simulations."""
 
 from sundog_operator.api import Rollout
 from sundog_operator.core.analysis.forecast import find_error_guardrail, gated_steps, harm_test_count
@@ -8,7 +8,7 @@ from sundog_operator.core.stats.power.rollout_simulation import SimulatedPlan
 
 
 def by_default(requests_per_second: float, *, units: bool = False) -> SimulatedPlan:
-    """Its gates of errors, of a service with so much traffic, and no warm-up; harm's error is shared among all that the plan looks at.
+    """Return the plan's error-rate gates for a service with so much traffic, without warm-up. All harm tests of the plan share their error.
 
     With `units` requests of one user stay with a revision.
     """

@@ -1,10 +1,10 @@
-"""Clients in a pod: `python digit_traffic.py URL CLIENTS PAUSE_S SLOW USERS`, until the pod goes.
+"""Clients in a pod: `python digit_traffic.py URL CLIENTS PAUSE_S SLOW USERS`, until the pod ends.
 
-GET / at PORT tells what came back so far, as JSON.
+GET / at PORT returns the results so far, as JSON.
 
-They send the held-out images below IMAGES, in turn. Half of them keep their connection, the others open one for each request, as clients of
-both kinds meet a Service differently. So do SLOW more, whose requests take SLOW_S to send: at any moment edges have some of them under way.
-They ask for so many USERS, in turn, or with 0 for nobody in particular.
+They send the held-out images below IMAGES, in turn. Half of them keep their connection, the others open one per request, because a Service
+treats the two kinds differently. SLOW more clients send requests that take SLOW_S, so edges always have some of them running. Requests
+are those of USERS in turn; with 0 they have no user.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 
 class Traffic:
-    """What was answered.
+    """Counts of answers.
 
     Attributes:
         sent: requests that ended, well or not.
@@ -104,7 +104,7 @@ class Traffic:
             self.failures.append(failure)
 
     def told(self) -> Json:
-        """All of it; of the digits how many images each revision has read, and how many of them right; of users each change of revision."""
+        """Return all counts: for digits, images by revision and those read correctly; for users, each change of revision."""
         images = {revision: len(read) for revision, read in self.read.items()}
         right = {
             revision: sum(self.labels[image] == digit for image, digit in read.items())

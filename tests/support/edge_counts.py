@@ -1,4 +1,4 @@
-"""What edges report of one rollout, as the operator reads it: rows, blocks, documents."""
+"""Reports of edges about one rollout, as the operator reads them: rows, blocks, documents."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,12 +12,12 @@ ENDS = (
     *("timeout", "truncated", "invalid", "abortBefore", "abortDuring"),
 )
 ERRORS = ("server5xx", "edge5xx", "timeout", "truncated", "invalid")
-"""The ends of requests that a caller has got no good answer to."""
+"""Ends of requests without a good answer."""
 
 COLUMNS = ("start", *ENDS, "slow", "firstAttemptFailed", "slow2", "slow3", "inFlight")
 GROUP_COLUMNS = ("group", *ENDS, "slow", "firstAttemptFailed", "slow2", "slow3")
 BEFORE_SEVERAL_LATENCIES = ("start", *ENDS, "slow", "firstAttemptFailed", "inFlight")
-"""The columns of an edge that counts by one latency."""
+"""Columns of an edge that counts one latency."""
 
 ATTEMPT = "3b9f"
 
@@ -58,7 +58,7 @@ def _part(count: int, place: int, parts: int) -> int:
 
 
 def by_unit(*rows: dict[str, Any], units: Any = (), pod: str = "edge-0", **changes: Any) -> EdgeReport:
-    """What a ready edge tells that is asked for groups and units; `units` are (hash, Unix seconds, epoch, arm) of a sample of all."""
+    """Return a ready edge's report with groups and units; `units` are (hash, Unix seconds, epoch, arm) of a sample."""
     told = report(*rows, pod=pod, **changes)
     listed = [[f"{number:016x}", [round(at_s * 1e6), epoch, arm], 1, {}] for number, at_s, epoch, arm in units]
     sample = {"service": "digits", "attempt": ATTEMPT, "tau": f"{1 << 64:x}", "units": listed}
@@ -67,18 +67,18 @@ def by_unit(*rows: dict[str, Any], units: Any = (), pod: str = "edge-0", **chang
 
 
 def report(*rows: dict[str, Any], pod: str = "edge-0", columns: Any = COLUMNS, **changes: Any) -> EdgeReport:
-    """What a ready edge tells."""
+    """Return a ready edge's report."""
     evidence = {"version": 1, "blocks": {"seconds": 10, "columns": columns}, "counters": list(rows)}
     return replace(EdgeReport(pod=pod, ready=True, terminating=False, evidence=evidence), **changes)
 
 
 def silent(pod: str = "edge-0", **changes: Any) -> EdgeReport:
-    """A ready edge that tells nothing."""
+    """Return a ready edge without a report."""
     return replace(EdgeReport(pod=pod, ready=True, terminating=False, evidence=None, error="TimeoutError"), **changes)
 
 
-def booked(rows: Iterable[dict[str, Any]]) -> Counter[str]:
-    """Of rows together: what was assigned, what of it failed, what ended untold, and what runs still."""
+def sum_rows(rows: Iterable[dict[str, Any]]) -> Counter[str]:
+    """Sum rows: requests assigned, failed, ended without a line, and still running."""
     found: Counter[str] = Counter()
     for each in rows:
         errors = sum(each["ends"][end] for end in ERRORS)
@@ -87,5 +87,5 @@ def booked(rows: Iterable[dict[str, Any]]) -> Counter[str]:
 
 
 def rows_in(reports: Sequence[EdgeReport]) -> list[Any]:
-    """All rows of some documents."""
+    """Return all rows of some documents."""
     return [each for one in reports for each in (one.evidence or {})["counters"]]

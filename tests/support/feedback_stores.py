@@ -1,4 +1,4 @@
-"""Stores of feedback for tests: one in memory, and a real server of the protocol that Valkey and Redis speak."""
+"""Feedback stores for tests: one in memory, and a real server of the protocol of Valkey and Redis."""
 
 import shutil
 from collections import defaultdict
@@ -22,7 +22,7 @@ PASSWORD = "a password of tests"
 
 @dataclass
 class MemoryAttempt:
-    """All of one attempt."""
+    """All data of one attempt."""
 
     keys: set[bytes] = field(default_factory=set)
     firsts: dict[int, FirstExposure] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class MemoryAttempt:
 
 
 class MemoryStore:
-    """A store that is gone with the test. While `away` is set it does not answer."""
+    """A store in memory. While `away` is set it does not answer."""
 
     def __init__(self) -> None:
         self.attempts: dict[str, MemoryAttempt] = defaultdict(MemoryAttempt)
@@ -84,7 +84,7 @@ class MemoryStore:
 
 @contextmanager
 def redis_server(folder: Path, port: int = 0) -> Iterator[tuple[int, Path]]:
-    """A server that keeps every write on disk, its port and the file of its password. Skips where none is installed."""
+    """Start a server that writes everything to disk; yield its port and password file. Skips if none is installed."""
     program = shutil.which("valkey-server") or shutil.which("redis-server")
     if program is None:
         pytest.skip("neither valkey-server nor redis-server is installed (Debian's package redis-server)")

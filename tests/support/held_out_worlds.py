@@ -1,4 +1,4 @@
-"""Simulated worlds that nothing was chosen by: corrections and lengths of blocks were, by those of `stalling_replicas`."""
+"""Simulated services that no design decision was based on. Corrections and block lengths were chosen by `stalling_replicas`."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.power.rollout_simulation import TICK_S, Generator
 
 SEED: Final = 7_000_000
-"""Of the first run: development has seeds below 1000."""
+"""Seed of the first run. Development uses seeds below 1000."""
 
 _DAY_TICKS: Final = round(86_400 / TICK_S)
 
@@ -67,7 +67,7 @@ class HeldOut:
         return control, candidate, events, candidate_events
 
     def _lost(self, draw: Generator, place: int) -> Numbers:
-        """The share of an arm's requests in these ten seconds that stalls make events of."""
+        """Return the share of an arm's requests in these ten seconds that fail because of stalls."""
         left, failing = self._left[place], self._failing[place]
         often = self.per_hour * (self.together if place == 2 else 1 - self.together)
         begins = (draw.random(left.shape) < often * TICK_S / 3600) & (left == 0)

@@ -1,4 +1,4 @@
-"""Stores for tests: HTTPS servers that behave as badly as they are told to, and real ones as processes."""
+"""Model stores for tests: HTTPS servers with configurable faults, and real stores as processes."""
 
 import asyncio
 import contextlib
@@ -19,14 +19,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from stand_in_ray import end
+from fake_ray_head import end
 from waiting import PATIENCE_S
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_certificate(directory: Path) -> Path:
-    """A PEM file with a key, its certificate of localhost and 127.0.0.1, and that of the authority behind it.
+    """Write a PEM file with a key, its certificate for localhost and 127.0.0.1, and the certificate of its authority.
 
     Two, for not every client takes one that is its own authority.
     """
@@ -45,7 +45,7 @@ def make_certificate(directory: Path) -> Path:
 
 
 def _certificate(name: str, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    """What the authority is to sign."""
+    """A certificate to sign."""
     now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
@@ -59,7 +59,7 @@ def _certificate(name: str, key: ec.EllipticCurvePublicKey) -> x509.CertificateB
 
 
 class Server:
-    """An HTTP server in a thread of its own, with TLS where a certificate is given. Use as a context manager."""
+    """An HTTP server in a thread, with TLS if a certificate is given. Use as a context manager."""
 
     def __init__(self, handler: Handler, certificate: Path | None = None) -> None:
         self._handler = handler
@@ -85,7 +85,7 @@ class Server:
         return f"localhost:{self.port}"
 
     def ranges(self) -> list[str]:
-        """The Range headers that were sent, without the probes for the first byte."""
+        """Return the Range headers of requests, without the probes for the first byte."""
         found = [request.headers.get("Range", "") for request in self.requests]
         return [header for header in found if header != "bytes=0-0"]
 
@@ -93,7 +93,7 @@ class Server:
         asyncio.set_event_loop(self._loop)
         runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=0, handler_cancellation=True)
         self._loop.run_until_complete(self._start(runner))
-        # Not before: whoever ends it at once would end its start, and it would run for ever.
+        # Not earlier: an immediate end would hit its start, and the server would run for ever.
         self._loop.call_soon(self._ready.set)
         self._loop.run_forever()
         self._loop.run_until_complete(self._end(runner))
@@ -162,7 +162,7 @@ class StubbornStore:
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def ends(self, timeout_s: float) -> list[bool]:
-        """Of each connection, in order, whether its client ended it within that time."""
+        """Return for each connection, in order, whether its client closed it within that time."""
         return [_ended(connection, timeout_s) for connection in self._open]
 
     def _run(self) -> None:
@@ -176,7 +176,7 @@ class StubbornStore:
 
 
 def _ended(connection: ssl.SSLSocket, timeout_s: float) -> bool:
-    """Whether TCP itself ends: a farewell of TLS alone is bytes like others."""
+    """Return whether the TCP connection ends; a TLS close message alone is not enough."""
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     try:
@@ -198,7 +198,7 @@ def well_behaved(files: dict[str, bytes], etag: str = '"v1"') -> Handler:
 
 
 def answer(request: web.Request, body: bytes | None, etag: str = '"v1"') -> web.Response:
-    """What a good server answers, or 404 for None."""
+    """Return a good server's answer, or 404 for None."""
     if body is None:
         return web.Response(status=404)
     headers = {"ETag": etag} if etag else {}

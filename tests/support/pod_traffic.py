@@ -1,6 +1,6 @@
-"""Clients in a pod: `python pod_traffic.py URL CLIENTS`, until SIGTERM; the last line of its log is JSON with every answer.
+"""Clients in a pod: `python pod_traffic.py URL CLIENTS`, until SIGTERM. The last line of its log is JSON with every answer.
 
-Half of the clients keep their connection, the others open one for each request, as clients of both kinds meet a Service differently.
+Half of the clients keep their connection, the others open one per request, because a Service treats the two kinds differently.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import aiohttp
 
 
 class Traffic:
-    """What was answered, by status or error, by application, and of what failed when it began and ended."""
+    """Counts of answers by status or error and by application, with start and end of each failure."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -34,7 +34,7 @@ class Traffic:
                 await asyncio.sleep(0.02)
 
     async def await_service(self) -> None:
-        """Until the node knows the way to a pod of the Service, which it may learn seconds after the pod is ready."""
+        """Wait until the node routes to a pod of the Service, which may take seconds after the pod is ready."""
         async with aiohttp.ClientSession() as session:
             while not self.stop.is_set():
                 with contextlib.suppress(aiohttp.ClientError, OSError):

@@ -1,4 +1,4 @@
-"""Ports for servers of tests."""
+"""Free ports for servers of tests."""
 
 import socket
 from collections import deque
@@ -15,7 +15,7 @@ _held: deque[socket.socket] = deque(maxlen=_HELD)
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nothing listens on, and that neither this process nor one beside it was given before."""
+    """Return a free loopback port that no test process has got before."""
     while True:
         port = ports_allocation.allocate_port(_given, _RANGE)
         _given.add(port)

@@ -1,4 +1,4 @@
-"""How many examples hypothesis generates: few and always the same in the gate, many in `make test-all`."""
+"""Number of examples that hypothesis generates: few and always the same in the gate, many in `make test-all`."""
 
 import os
 from typing import Final

@@ -1,4 +1,4 @@
-"""`sundog local up` as a process, networks to serve, and clients that never stop asking."""
+"""`sundog local up` as a process, networks to serve, and clients that send requests without pause."""
 
 import base64
 import contextlib
@@ -71,13 +71,13 @@ def processes_of(directory: Path) -> list[psutil.Process]:
 
 
 def condition(obj: Json, type_: str) -> Json:
-    """One condition of a stored object; empty where it has none."""
+    """Return one condition of a stored object; empty if there is none."""
     conditions = (obj.get("status") or {}).get("conditions") or ()
     return next((dict(each) for each in conditions if each["type"] == type_), {})
 
 
 def is_ready(obj: Json) -> bool:
-    """Whether a stored object says Ready."""
+    """Return whether a stored object is Ready."""
     return condition(obj, "Ready").get("status") == "True"
 
 
@@ -92,7 +92,7 @@ def stable(obj: Json) -> int:
 
 
 def without_privilege() -> tuple[str, ...]:
-    """What starts a program without root's right to read every file; nothing where that is neither needed nor possible."""
+    """Return a command prefix that drops root's permission to read every file; empty if not needed or not possible."""
     rights = "-dac_override,-dac_read_search"
     prefix = ("setpriv", f"--inh-caps={rights}", f"--bounding-set={rights}")
     if os.geteuid() or shutil.which("setpriv") is None:
@@ -102,7 +102,7 @@ def without_privilege() -> tuple[str, ...]:
 
 @dataclass
 class Up:
-    """One state directory, and the `sundog local up` that runs in it."""
+    """A state directory, and the `sundog local up` that runs in it."""
 
     state: Path
     manifests: Path
@@ -152,7 +152,7 @@ class Up:
         return json.loads(done.stdout) if done.returncode == 0 else {}
 
     def api(self, method: str, path: str, document: Any = None) -> tuple[int, Json]:
-        """(status, document) of the API server, without the cost of a process. Raises OSError while nobody answers."""
+        """Request the API server directly, without a process; return (status, document). Raises OSError while it does not answer."""
         config = yaml.safe_load((self.state / "kubeconfig").read_text())
         server = urlsplit(config["clusters"][0]["cluster"]["server"])
         credentials = base64.b64encode(f"{server.username}:{server.password}".encode()).decode()
@@ -171,7 +171,7 @@ class Up:
                 return err.code, json.loads(err.read())
 
     def read(self, name: str, namespace: str = "default") -> Json:
-        """The stored ModelDeployment; empty while nobody answers or there is none."""
+        """Return the stored ModelDeployment; empty if there is none or the API does not answer."""
         try:
             status, obj = self.api("GET", f"{GROUP}/namespaces/{namespace}/modeldeployments/{name}")
         except OSError:
@@ -207,7 +207,7 @@ class Up:
         return int(json.loads((self.state / "processes" / f"{name}.json").read_bytes())["pid"])
 
     def is_replaced(self, name: str, pid: int) -> bool:
-        """Whether another process runs in the place of that one, whose record goes before the next one comes."""
+        """Return whether another process has replaced that one. Its record is removed before the next one starts."""
         try:
             return self.pid(name) != pid
         except FileNotFoundError:
@@ -252,7 +252,7 @@ def save_network(folder: Path, seed: int, batches: Sequence[Rows]) -> list[Rows]
 
 
 def close(outputs: Any, wanted: Rows) -> bool:
-    """Whether an answer is the expected one, up to rounding."""
+    """Return whether an answer is the expected one, up to rounding."""
     try:
         pairs = [pair for rows in zip(outputs, wanted, strict=True) for pair in zip(*rows, strict=True)]
         return all(abs(found - expected) < 1e-4 for found, expected in pairs)
@@ -312,11 +312,11 @@ class Clients:
             self.revisions.clear()
 
     def expect(self, revision: int, *alternatives: list[Rows]) -> None:
-        """What a revision may answer from now on."""
+        """Set the outputs that a revision may give from now on."""
         self.expected[str(revision)] = list(alternatives)
 
     def once(self) -> Any:
-        """One more request, counted as all others: the outputs for the first batch."""
+        """Send one more request, counted like all others, and return the outputs for the first batch."""
         parts = urlsplit(self.url)
         connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE_S)
         with contextlib.closing(connection), self._lock:

@@ -1,4 +1,4 @@
-"""A real Prometheus, which scrapes what tests export."""
+"""A real Prometheus that scrapes the metrics of tests."""
 
 import shutil
 import subprocess

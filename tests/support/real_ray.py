@@ -1,4 +1,4 @@
-"""A real Ray with Serve, isolated from every other on the machine."""
+"""A real Ray with Serve, isolated from every other Ray on the machine."""
 
 import contextlib
 import json
@@ -72,17 +72,17 @@ class RayServe:
         eventually(accepted, "Serve takes the applications")
 
     def get(self) -> dict[str, Any]:
-        """What Serve says it serves."""
+        """Return the applications that Serve reports."""
         state: dict[str, Any] = self.request("GET", f"{self.dashboard}/api/serve/applications/")
         return state
 
     def application(self, name: str) -> dict[str, Any]:
-        """One application's state; empty where Serve has none of that name."""
+        """Return one application's state; empty if Serve has none of that name."""
         found: dict[str, Any] = self.get()["applications"].get(name, {})
         return found
 
     def wait_running(self, name: str) -> dict[str, Any]:
-        """Until the application is RUNNING. Raises AssertionError with its messages when it fails."""
+        """Wait until the application is RUNNING. Raises AssertionError with its messages if it fails."""
 
         def running() -> dict[str, Any] | None:
             state = self.application(name)

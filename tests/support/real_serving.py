@@ -1,6 +1,6 @@
-"""The whole of Sundog on a cluster with pods: the chart installed by helm, and a team's namespace in which digits are served by real Ray.
+"""Sundog on a cluster with pods: the chart installed by helm, and a team's namespace in which real Ray serves digits.
 
-Nothing is stood in for. Images alone are those of the tests: empty ones, into which the checkout and the machine's programs are mounted.
+Nothing is replaced by a double except the images: they are empty, and the checkout and the machine's programs are mounted into them.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ def readme_commands(page: Path, heading: str) -> list[str]:
 
 
 def has_store() -> bool:
-    """Whether the machine has a server for what Ray's control plane must not lose."""
+    """Return whether the machine has a store server for Ray's control plane."""
     return any(shutil.which(program) for program in ("valkey-server", "redis-server"))
 
 
@@ -71,7 +71,7 @@ def example() -> str:
 
 
 def values() -> Json:
-    """The chart's values for a node of two cores: all that is asked for leaves room for four replicas."""
+    """Return the chart's values for a node of two cores. The requests leave space for four replicas."""
     made = checkout_values()
     little = {"requests": {"cpu": "50m", "memory": "256Mi"}}
     pods = {"securityContext": USER}
@@ -105,7 +105,7 @@ class Serving:
         return self.cluster.kubectl
 
     def install(self) -> str:
-        """What `helm install` printed. Raises ClusterError with the operator's words."""
+        """Run `helm install` and return its output. Raises ClusterError with the operator's log."""
         try:
             return self.helm(
                 *("install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace", "--wait"),
@@ -117,7 +117,7 @@ class Serving:
             raise ClusterError(f"{error}\n{self.operator_log(20)}") from None
 
     def upgrade(self, changed: Mapping[str, Any]) -> str:
-        """What `helm upgrade` printed."""
+        """Run `helm upgrade` and return its output."""
         return self.helm("upgrade", RELEASE, str(CHART), "--namespace", NAMESPACE, "--wait", values=changed)
 
     def uninstall(self) -> None:
@@ -159,11 +159,11 @@ class Serving:
 
     @cached_property
     def trained(self) -> Path:
-        """The folder with the trained models and the held-out images; beside the network of v2 is `behaving:Behaving`, which may fail."""
+        """Return the folder with the trained models and the held-out images. v2 also has `faulty_model:FaultyModel`, which may fail."""
         folder = self.folder / "models"
         command = (sys.executable, "-m", "sundog_operator.shell.demo.training", str(folder))
         subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
-        shutil.copyfile(Path(campaigning.__file__).with_name("behaving.py"), folder / "v2" / "behaving.py")
+        shutil.copyfile(Path(campaigning.__file__).with_name("faulty_model.py"), folder / "v2" / "faulty_model.py")
         return folder
 
     def accuracy(self, model: str) -> float:
@@ -218,7 +218,7 @@ class Team:
         self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held-out"}, "data": held_out})
 
     def environment(self) -> dict[str, str]:
-        """Of a user's shell: the cluster is the current one, and `kubectl` is the tests' own."""
+        """Return the environment of a user's shell: the cluster is the current one, and `kubectl` is the tests' own."""
         programs = Path(self.serving.kubectl.program).parent
         path = f"{programs}{os.pathsep}{os.environ['PATH']}" if programs.is_absolute() else os.environ["PATH"]
         return {**os.environ, "KUBECONFIG": str(self.serving.cluster.kubeconfig), "PATH": path}
@@ -230,7 +230,7 @@ class Team:
         self._make_volume(name)
 
     def _make_volume(self, name: str) -> None:
-        """What a provisioner would make of a claim, in the folder `volumes/<namespace>` of the cluster: the tests' node has none."""
+        """Create a claim's volume, in the folder `volumes/<namespace>` of the cluster, because the tests' node has no provisioner."""
         instance = self.serving.cluster.instance
         if instance is None:
             return
@@ -274,7 +274,7 @@ class Team:
         return found
 
     def line(self, name: str = "digits") -> str:
-        """What `kubectl get` shows of a ModelDeployment."""
+        """Return the line of `kubectl get` for a ModelDeployment."""
         return self.kubectl("get", "mdep", name, "--no-headers").strip()
 
     def status(self, name: str = "digits") -> Json:
@@ -287,7 +287,7 @@ class Team:
         return str(found.get("status", "")), str(found.get("reason", ""))
 
     def sundog(self, *arguments: str) -> str:
-        """What `kubectl sundog` prints. Raises ClusterError with its words where it fails."""
+        """Run `kubectl sundog` and return its output. Raises ClusterError with its message."""
         command = (f"{sys.prefix}/bin/kubectl-sundog", *arguments, "--namespace", self.namespace)
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=PATIENCE_S)
         if done.returncode:
@@ -388,7 +388,7 @@ class Traffic:
     address: str
 
     def told(self) -> Json:
-        """What they tell. On the tests' own node they are asked directly, also while the API server is away."""
+        """Return their results. On the tests' own node they are read directly, also while the API server is away."""
         cluster = self.team.serving.cluster
         if cluster.instance is None:
             path = f"/api/v1/namespaces/{self.team.namespace}/pods/{self.pod}:{digit_traffic.PORT}/proxy/"

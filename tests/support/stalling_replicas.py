@@ -1,4 +1,4 @@
-"""A simulated world in which replicas stall."""
+"""A simulated service in which replicas stall."""
 
 import numpy as np
 

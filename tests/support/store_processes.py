@@ -1,6 +1,6 @@
 """Real stores as processes: an S3 server, a GCS emulator, an OCI registry.
 
-Where Go or a Debian package is missing, tests are skipped.
+Tests are skipped if Go or a Debian package is missing.
 """
 
 import os
@@ -18,7 +18,7 @@ from real_kubernetes.binaries import Binaries, Build
 from waiting import PATIENCE_S, patience
 
 Put = Callable[[str, bytes], None]
-"""Puts an object into a bucket, by its key."""
+"""Put an object into a bucket, by its key."""
 
 BUILD_S = patience(600)
 """The time that a test allows for the build of its store."""

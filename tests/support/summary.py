@@ -1,4 +1,4 @@
-"""A last line for each tier of tests: how many passed, failed and were skipped, why, and how long it took."""
+"""Print a last line for each tier of tests: passed, failed, skipped with reasons, and duration."""
 
 import time
 from collections import Counter

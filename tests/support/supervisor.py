@@ -29,7 +29,7 @@ _FOLDER: Final = "SUNDOG_TESTS_FOLDER"
 """Names the temporary folder of the run to the child."""
 
 _TESTS: Final = "t"
-"""What pytest gives to tests, in the temporary folder of the run."""
+"""Folder for pytest's temporary files, below the temporary folder of the run."""
 
 _TEARDOWN_S: Final = patience(120)
 """Time that fixtures have to end a Ray, an edge or a Kubernetes after an interrupt."""

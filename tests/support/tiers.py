@@ -1,8 +1,8 @@
-"""Which tests `make test` and `make e2e` run, and which are left to `make test-all`.
+"""Select the tests that `make test` and `make e2e` run, and those that only `make test-all` runs.
 
-They run tests of tests/unit, tests/contract and tests/fuzz that are not marked `extended`, and tests of tests/cluster
-that need no more than an API server. Of the tests that start real processes they run those of this list: one for each
-promise. The others are marked `extended` here.
+The first two run tests of tests/unit, tests/contract and tests/fuzz that are not marked `extended`, and tests of tests/cluster
+that need only an API server. Of the tests that start real processes they run those of this list: one for each promise. This
+module marks the others `extended`.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Waiting for what other processes do, and how long a test may wait."""
+"""Wait for other processes, and time limits of tests."""
 
 import asyncio
 import math

@@ -1,12 +1,12 @@
-"""An experiment's verdict, once more, from nothing but its export.
+"""Compute the verdict of an experiment from its export alone.
 
-`sundog experiment export NAME --to DIR` writes exposures.jsonl, outcomes.jsonl and plan.json, and what `spec.exposureLog` asks for is the
-same in Parquet. This script counts the raw rows by itself, weighs them by the formulas written out below, and comes to the operator's own
-verdict, to the last digit; where the operator decides nothing, it says why. It needs numpy and scipy, pyarrow for Parquet, and nothing of
-Sundog. Run it (`python analysis.py DIR`), or cell by cell in an editor that knows `# %%`.
+`sundog experiment export NAME --to DIR` writes exposures.jsonl, outcomes.jsonl and plan.json. `spec.exposureLog` writes the same files in
+Parquet. This script counts the raw rows, evaluates them by the formulas below, and gets the operator's verdict, to the last digit. If the
+operator decides nothing, the script prints the reason. It needs numpy and scipy, pyarrow for Parquet, and no part of Sundog. Run it
+(`python analysis.py DIR`), or cell by cell in an editor that supports `# %%`.
 """
 
-# %% What is read
+# %% Read the files
 import json
 import math
 import sys
@@ -18,7 +18,7 @@ from scipy.special import betaln, expit, gammaln, log_ndtr, xlog1py, xlogy
 
 
 def rows(folder, name):
-    """The rows of a file, in its order: of JSON lines, else of Parquet, for which it takes pyarrow."""
+    """Yield the rows of a file in its order: from JSON lines, or from Parquet, which needs pyarrow."""
     lines = Path(folder) / f"{name}.jsonl"
     if lines.exists():
         with lines.open(encoding="utf-8") as file:
@@ -31,19 +31,18 @@ def rows(folder, name):
 
 
 def read(folder):
-    """(plan, units, outcomes) of an export: `units` has (epoch, arm) of each exposed unit, and is empty where each request is one."""
+    """Return (plan, units, outcomes). `units` maps each exposed unit to (epoch, arm); it is empty if each request is a unit."""
     plan = json.loads((Path(folder) / "plan.json").read_text(encoding="utf-8"))
     units = {row["unit"]: (row["epoch"], row["arm"]) for row in rows(folder, "exposures")}
     return plan, units, rows(folder, "outcomes")
 
 
-# %% What is counted
-# A unit counts once, in the epoch and arm of its first exposure, whatever becomes of it later. A value is kept in millionths, so that sums
-# are whole numbers and exact.
+# %% Count
+# A unit counts once, in the epoch and arm of its first exposure. Values are kept in millionths, so that sums are exact whole numbers.
 
 
 def exposed_of(plan, units):
-    """By (epoch, arm): units exposed, or requests where each is one."""
+    """Return the exposed units by (epoch, arm), or the requests if each request is a unit."""
     exposed = defaultdict(int)
     for place in units.values():
         exposed[place] += 1
@@ -53,7 +52,10 @@ def exposed_of(plan, units):
 
 
 def count(plan, units, outcomes):
-    """By (feedback, epoch, arm): units exposed, with an outcome, with a first one above 0; Σ of units' totals, and Σ of their squares."""
+    """Return five counts by (feedback, epoch, arm).
+
+    These are: units exposed, units with an outcome, units with a first outcome above 0, Σ of units' totals, and Σ of their squares.
+    """
     exposed = exposed_of(plan, units)
     totals, places, first = defaultdict(int), {}, {}
     for row in outcomes:
@@ -73,23 +75,24 @@ def count(plan, units, outcomes):
 
 
 def outcomes_of(plan):
-    """The metrics of outcomes, as they were frozen: those an arm may win by first."""
+    """Return the outcome metrics of the frozen plan, success metrics first."""
     return plan["status"]["plan"]["comparison"].get("outcomes", [])
 
 
 def arms_of(plan):
-    """The arms, control first."""
+    """Return the names of the arms, control first."""
     return [arm["name"] for arm in plan["status"]["plan"]["comparison"]["arms"]]
 
 
 def all_of(plan):
-    """Those and stable, which is outside of the experiment."""
+    """Return the names of the arms and of stable, which is outside of the experiment."""
     return [arm["name"] for arm in plan["status"]["arms"]]
 
 
 def epochs_of(plan, arms, *, troubled=False):
-    """The epochs of evidence, each with the buckets of these arms. A warm-up is none; what control was no measure in is left out as well,
-    unless it is asked for.
+    """Yield the epochs that are evidence, each with the buckets of these arms.
+
+    A warm-up is no evidence. Epochs in which control was unhealthy are left out too, unless `troubled`.
     """
     names = all_of(plan)
     for epoch in plan["status"].get("evidenceEpochs", ()):
@@ -99,10 +102,11 @@ def epochs_of(plan, arms, *, troubled=False):
 
 
 # %% A rate: the share of exposed units whose first outcome was above 0
-# Of each unit with an event it is known with which probability it would be the arm's if both rates were equal: the arm's share π of the
-# assignments to both. So the likelihood ratio of "r times control's rate" to "the same rate" is, over epochs with x events of the arm and
-# c of control,   exp( Σx·log r − Σ(x + c)·log(1 + π(r − 1)) ).   E is its mean over a fixed mixture of ratios r, those above 1 for "higher"
-# and their inverses for "lower": by Ville's inequality it reaches 1/α with a probability of at most α, at whatever looks.
+# If both rates were equal, a unit with an event would belong to the arm with probability π, the arm's share of the assignments to both.
+# So over epochs with x events of the arm and c of control, the likelihood ratio of "r times control's rate" to "the same rate" is
+#   exp( Σx·log r − Σ(x + c)·log(1 + π(r − 1)) ).
+# E is its mean over a fixed mixture of ratios r: ratios above 1 for "higher", their inverses for "lower". By Ville's inequality E reaches
+# 1/α with a probability of at most α, however often one looks.
 
 STEPS = 96
 NEAREST, FARTHEST = 1 / 40, 5.0
@@ -110,7 +114,7 @@ WIDE, SHARE_OF_WIDE, SHARE_OF_NONE = 1.0, 0.2, 0.1
 
 
 def mixture(scale):
-    """Log ratios above 0 and log weights: four fifths a half normal of that deviation, the rest one with a deviation of 1."""
+    """Return log ratios above 0 and their log weights: four fifths half-normal with deviation `scale`, one fifth with deviation 1."""
     ratios = np.geomspace(min(scale, WIDE) * NEAREST, FARTHEST, STEPS)
     near, wide = (np.exp(-((ratios / width) ** 2) / 2) / width for width in (scale, WIDE))
     weights = ratios * ((1 - SHARE_OF_WIDE) * near + SHARE_OF_WIDE * wide)
@@ -118,20 +122,23 @@ def mixture(scale):
 
 
 def log_likelihood(control, arm, share, log_ratios):
-    """Of ratios in the last axis, by that of equal rates."""
+    """Return the log likelihood ratio against equal rates, for the ratios in the last axis."""
     cost = np.log1p(share[..., None] * np.expm1(log_ratios)[..., None, :])
     events = control + arm
     return arm.sum(-1)[..., None] * log_ratios - (events[..., None, :] @ cost)[..., 0, :]
 
 
 def log_sum(logs):
-    """The logarithm of the sum of what these are the logarithms of."""
+    """Return log Σ exp of the last axis."""
     most = logs.max(-1)
     return most + np.log(np.exp(logs - most[..., None]).sum(-1))
 
 
 def rate(control, arm, share, exposed, effect, bar):
-    """All that is known of a rate; arguments of shape (arms, epochs), and the least relative effect that evidence is tuned for."""
+    """Return estimates, interval and log E of a rate.
+
+    Arguments have shape (arms, epochs). `effect` is the relative effect that the mixture is tuned for.
+    """
     ratios, log_weights = mixture(2.0 * effect)
     above, below = (log_likelihood(control, arm, share, sign * ratios) for sign in (1, -1))
     side = np.broadcast_to(log_weights + math.log((1 - SHARE_OF_NONE) / 2), above.shape)
@@ -151,7 +158,7 @@ def rate(control, arm, share, exposed, effect, bar):
             "upper": upper - 1,
             "above": log_sum(log_weights + above),
             "below": log_sum(log_weights + below),
-            # Whether a ratio of its own in each epoch is so much likelier that no one ratio fits all.
+            # True if separate ratios per epoch are so much likelier that no single ratio fits all epochs.
             "differs": epoch_by_epoch(control, arm, share)
             - log_likelihood(control, arm, share, at_best[..., None])[..., 0]
             >= bar,
@@ -159,7 +166,7 @@ def rate(control, arm, share, exposed, effect, bar):
 
 
 def epoch_by_epoch(control, arm, share):
-    """Log E against equal rates where each epoch may have a ratio of its own, by Beta mixtures of precision 2 and 50, half each."""
+    """Return log E against equal rates with one ratio per epoch, by Beta mixtures of precision 2 and 50, half each."""
     null = expit(np.log(np.asarray(1.0, float))[..., None] + logit(share))
     k = np.asarray((2.0, 50.0), float).reshape(-1, *(1,) * np.broadcast(control, arm, null).ndim)
     a, b = k * share, k * (1 - share)
@@ -167,8 +174,8 @@ def epoch_by_epoch(control, arm, share):
     return np.logaddexp.reduce(each.sum(-1), axis=0) - math.log(2)
 
 
-# The interval: the ratios against which log E of both sides stays below the bar. Against another ratio log E differs by the likelihood of
-# the events alone, which is concave in the log ratio: Newton's steps find where it crosses, from either side.
+# The interval contains the ratios against which the two-sided log E stays below the bar. Between ratios, log E differs only by the
+# likelihood of the events, which is concave in the log ratio. Newton's steps find both crossings.
 
 FAR, ROUNDS, CLOSE = 35.0, 80, 1e-9
 
@@ -182,7 +189,7 @@ def unlikeliness(control, arm, odds):
 
 
 def maximum_likelihood(control, arm, share):
-    """The log ratio at which the events are the least unlikely, and how much less likely they become beside it."""
+    """Return the log ratio of maximum likelihood, and the curvature there."""
     events, offset = control + arm, logit(share)
     centre = np.log((arm.sum(-1) + 0.5) / ((control * np.exp(offset)).sum(-1) + 0.5))
     for _ in range(ROUNDS):
@@ -196,7 +203,7 @@ def maximum_likelihood(control, arm, share):
 
 
 def most_likely(control, arm, share):
-    """The ratio that fits all epochs best."""
+    """Return the ratio of maximum likelihood over all epochs."""
     with np.errstate(all="ignore"):
         centre, _ = maximum_likelihood(control, arm, share)
     ratio = np.where(arm.sum(-1) == 0, 0.0, np.where(control.sum(-1) == 0, np.inf, np.exp(centre)))
@@ -224,16 +231,19 @@ def interval(against_equal, control, arm, share, bar):
     return np.where(arm.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
 
 
-# %% A mean: the sum of a unit's values, 0 without any, by exposed unit
-# An epoch counts by h = n_A·n_B/(n_A + n_B), once both arms have 30 units with an outcome. What is compared are the arms' averages Σh·ȳ/Σh;
-# the time in which evidence gathers is Σh. Asymptotic: log E is that of a normal mixture, on one side for "higher" and "lower", on both for
-# the interval of the ratio (Fieller). An arm's variance is taken for no less than that of both arms together.
+# %% A mean: the sum of a unit's values (0 without an outcome), averaged over exposed units
+# An epoch has the weight h = n_A·n_B/(n_A + n_B), once both arms have 30 units with an outcome. The test compares the arms' averages
+# Σh·ȳ/Σh; its information time is Σh. It is asymptotic: log E is that of a normal mixture, one-sided for "higher" and "lower", and
+# two-sided for the interval of the ratio (Fieller). An arm's variance is at least the variance of both arms together.
 
 BURN_IN = 30
 
 
 def mean(control, arm, exposed, effect, bar):
-    """All that is known of a mean; `control` and `arm` are (exposed, units, positive, total, squares), each of shape (arms, epochs)."""
+    """Return estimates, interval and log E of a mean.
+
+    `control` and `arm` are (exposed, units, positive, total, squares), each of shape (arms, epochs).
+    """
     n_a, n_b = (np.asarray(each[0], float) for each in (control, arm))
     least = np.minimum(np.asarray(control[1], float), np.asarray(arm[1], float))
     together = variance([x + y for x, y in zip(control, arm, strict=True)])
@@ -280,36 +290,36 @@ def variance(own):
     return np.asarray(spread / (np.maximum(own[0], 1) * np.maximum(own[0] - 1, 1)), float)
 
 
-# %% What is found of each metric of each arm
-# Each direction is judged at α by the number of tests, metrics times arms.
+# %% Evaluate each metric of each arm
+# Each direction is tested at α divided by the number of tests (metrics times arms).
 
 USUAL_EFFECT = 0.05
 
 
-def judge(plan, counts, role="success"):
-    """By metric and arm, all that is known and what follows."""
+def evaluate(plan, counts, role="success"):
+    """Return estimates and verdict by metric and arm."""
     metrics = [each for each in outcomes_of(plan) if each["role"] == role]
     arms = arms_of(plan)
     epochs = list(epochs_of(plan, arms))
     tests = max(1, len(metrics) * (len(arms) - 1))
     bar = math.log(1 / (plan["status"]["plan"]["alpha"] / tests))
     return {
-        metric["name"]: dict(zip(arms[1:], _judge(metric, arms, epochs, counts, bar), strict=True))
+        metric["name"]: dict(zip(arms[1:], _evaluate(metric, arms, epochs, counts, bar), strict=True))
         for metric in metrics
     }
 
 
-def _judge(metric, arms, epochs, counts, bar):
+def _evaluate(metric, arms, epochs, counts, bar):
     if not epochs:
         return [{"verdict": "NoData", "exposed": 0} for _ in arms[1:]]
-    told = [[counts[metric["feedback"], number, arm] for arm in arms] for number, _ in epochs]
-    valid = np.array([all(is_valid(row[place]) for row in told) for place in range(len(arms))])
+    counted_rows = [[counts[metric["feedback"], number, arm] for arm in arms] for number, _ in epochs]
+    valid = np.array([all(is_valid(row[place]) for row in counted_rows) for place in range(len(arms))])
     sane = valid[1:] & valid[0]
     shares = np.array([buckets for _, buckets in epochs], float).T
     counted = (shares[1:] > 0) & (shares[0] > 0) & sane[:, None]
     with np.errstate(all="ignore"):
         share = np.where(counted, shares[1:] / (shares[1:] + shares[0]), 0.5)
-    columns = np.array(told, object).transpose(2, 1, 0)
+    columns = np.array(counted_rows, object).transpose(2, 1, 0)
     control, arm = np.where(counted, columns[:, :1], 0), np.where(counted, columns[:, 1:], 0)
     exposed = control[0].sum(-1), arm[0].sum(-1)
     effect = metric.get("minimumEffect") or USUAL_EFFECT
@@ -333,7 +343,7 @@ def is_valid(own):
 
 
 def improvement(metric, own):
-    """The interval in the direction of the goal."""
+    """Return the interval in the direction of the goal."""
     lower, upper = own["lower"], own["upper"]
     return (lower, upper) if metric.get("goal", "increase") == "increase" else (-upper, -lower)
 
@@ -351,18 +361,18 @@ def verdict(metric, own, bar):
     return "NoEffect" if improvement(metric, own)[1] < worth else "Undecided"
 
 
-# %% Whether anything is to be decided
-# Nothing is while units do not fall to the arms, stable among them, by their weights: each counts once, where it was first exposed, by the
-# buckets of that epoch. E against that is the product over epochs of how many times likelier a Dirichlet mixture around the weights makes
-# what fell than the weights do: it reaches 1000 by chance in one of 1000 experiments at most, at whatever looks. Where each request is a
-# unit, requests are looked at, also those of epochs in which control was no measure.
+# %% Check the split
+# The operator decides nothing while units do not fall to the arms and stable according to the weights. Each unit counts once, where it was
+# first exposed, by the buckets of that epoch. E is a product over epochs: how many times likelier the counts are under a Dirichlet mixture
+# around the weights than under the weights. By chance it reaches 1000 in at most one of 1000 experiments, however often one looks. If each
+# request is a unit, the test counts requests, also in epochs in which control was unhealthy.
 
 CONCENTRATION, OFF = 1000.0, math.log(1000)
 
 
 def log_e_of_split(fell, buckets):
-    """Log E against "by their weights", of (epochs, arms). Who fell to an arm that had no weight fell there by no chance."""
-    told = 0.0
+    """Return log E against a split by the weights; arguments have shape (epochs, arms). Infinite if an arm without weight has units."""
+    log_e = 0.0
     for counts, shares in zip(fell, buckets, strict=True):
         if any(number and not share for number, share in zip(counts, shares, strict=True)):
             return math.inf
@@ -372,12 +382,12 @@ def log_e_of_split(fell, buckets):
             share = share / share.sum()
             prior = CONCENTRATION * share
             together = gammaln(prior.sum()) - gammaln(prior.sum() + units.sum())
-            told += float(together + (gammaln(prior + units) - gammaln(prior) - xlogy(units, share)).sum())
-    return told
+            log_e += float(together + (gammaln(prior + units) - gammaln(prior) - xlogy(units, share)).sum())
+    return log_e
 
 
 def split_is_off(plan, units):
-    """Why units did not fall to the arms by their weights, in the operator's words; empty where they may have."""
+    """Return the sample-ratio mismatch in the operator's words; empty if there is none."""
     names, exposed, by_request = all_of(plan), exposed_of(plan, units), bool(plan.get("assigned"))
     epochs = list(epochs_of(plan, names, troubled=by_request))
     fell, buckets = [[exposed[number, name] for name in names] for number, _ in epochs], [own for _, own in epochs]
@@ -389,40 +399,40 @@ def split_is_off(plan, units):
         for place in range(len(names))
     ]
     if by_request:
-        told = (f"{name} {own} ({meant:.0f} expected)" for name, own, meant in zip(names, got, expected, strict=True))
-        return f"of {total} requests {', '.join(told)}: sample-ratio mismatch"
+        parts = (f"{name} {own} ({meant:.0f} expected)" for name, own, meant in zip(names, got, expected, strict=True))
+        return f"of {total} requests {', '.join(parts)}: sample-ratio mismatch"
     worst = max(range(len(names)), key=lambda place: abs(got[place] - expected[place]) / (expected[place] + 1) ** 0.5)
     return f"{names[worst]} got {got[worst]} of {total} units, expected {expected[worst]:.0f}: sample-ratio mismatch"
 
 
-# What else the operator waits for is not in the rows, so it is taken from the status: an edge that does not tell what it has counted,
-# trouble of control, outcomes that no edge knows, and the split as a sample shows it that edges have from the warm-up on. Where the
-# operator has come to a verdict there was none of that, whatever came later.
+# The rows do not show everything that the operator waits for, so the script reads the rest from the status: an edge that does not report
+# its counts, trouble of control, outcomes that no edge knows, and a mismatch in the sample that edges keep from the warm-up on. If the
+# operator has reached a verdict, none of this was wrong at that time.
 
-NOT_LOOKED_YET = ("NotEvaluated", "Pending")
+NOT_EVALUATED = ("NotEvaluated", "Pending")
 
 
-def told_by_operator(plan):
-    """Why counts are not to be trusted for what only the operator can know; empty where nothing is wrong."""
+def operator_problem(plan):
+    """Return why the operator does not trust the counts; empty if nothing is wrong."""
     status = plan["status"]
     if status.get("verdict", {}).get("decision") in ("Winner", "NoWinner"):
         return ""
-    told = next((each for each in status.get("conditions", ()) if each["type"] == "DataQuality"), {"status": "True"})
-    return "" if told["status"] == "True" or told["reason"] in NOT_LOOKED_YET else told["message"]
+    quality = next((each for each in status.get("conditions", ()) if each["type"] == "DataQuality"), {"status": "True"})
+    return "" if quality["status"] == "True" or quality["reason"] in NOT_EVALUATED else quality["message"]
 
 
 def untrusted(plan, units):
-    """Why nothing is decided by these counts, whatever they say; empty where something may be."""
-    return split_is_off(plan, units) or told_by_operator(plan)
+    """Return why these counts decide nothing; empty if they may decide."""
+    return split_is_off(plan, units) or operator_problem(plan)
 
 
-# %% What is decided
-# An arm wins that is better by one success metric, worse by none, counted by all, and has passed every guardrail. What guardrails say is
-# no outcome and so is not in the rows: it is taken from the status.
+# %% Decide
+# An arm wins if one success metric is better, none is worse, all have data, and every guardrail has passed. Guardrails are no outcomes, so
+# their verdicts are not in the rows: the script reads them from the status.
 
 
 def decide(plan, found, why_not=""):
-    """(decision, winner); `why_not` is why nothing is to be decided."""
+    """Return (decision, winner). A non-empty `why_not` is the reason to decide nothing."""
     if why_not:
         return "Undecided", ""
     metrics = [each for each in outcomes_of(plan) if each["role"] == "success"]
@@ -460,29 +470,29 @@ def stand(plan, arm, verdicts):
     return "Hopeless" if verdicts and {*verdicts} == {"NoEffect"} else "Open"
 
 
-# %% The verdict, beside the operator's
+# %% Show the verdict beside the operator's
 
 
 def analyse(folder):
-    """(found, decision, winner) of an export."""
+    """Return (found, decision, winner) of an export."""
     plan, units, outcomes = read(folder)
-    found = judge(plan, count(plan, units, outcomes))
+    found = evaluate(plan, count(plan, units, outcomes))
     return found, *decide(plan, found, untrusted(plan, units))
 
 
 def show(folder):
-    """Print it."""
+    """Print the results of an export, and the operator's verdict."""
     plan, units, outcomes = read(folder)
-    found, why_not = judge(plan, count(plan, units, outcomes)), untrusted(plan, units)
+    found, why_not = evaluate(plan, count(plan, units, outcomes)), untrusted(plan, units)
     if not plan["complete"]:
-        print("The rows are not all that was counted: numbers may differ from the operator's.")
+        print("The rows are not everything that was counted: numbers may differ from the operator's.")
     for metric, arms in found.items():
         for arm, own in arms.items():
             numbers = " ".join(f"{name}={value:.6g}" for name, value in own.items() if isinstance(value, float))
             print(f"{metric} of {arm}: {own['verdict']} {numbers}")
-    told = plan["status"].get("verdict", {})
+    stored = plan["status"].get("verdict", {})
     print_verdict("here", *decide(plan, found, why_not), why_not and f"nothing is decided: {why_not}")
-    print_verdict("operator", told.get("decision", "Undecided"), told.get("winner", ""), told.get("reason", ""))
+    print_verdict("operator", stored.get("decision", "Undecided"), stored.get("winner", ""), stored.get("reason", ""))
 
 
 def print_verdict(whose, decision, winner, reason):

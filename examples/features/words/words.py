@@ -1,4 +1,4 @@
-"""Answers word by word."""
+"""A predictor that streams word by word."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import Any
 
 
 class Words:
-    """Yields each word of a text with its place."""
+    """Stream each word of a text with its position."""
 
     def load(self, path: Path, config: dict[str, Any]) -> None:
         """Nothing to load."""
 
     def example(self) -> str:
-        """What the warm-up asks."""
+        """Return an input for the warm-up."""
         return "a sundog"
 
     def predict(self, batch: Any) -> Iterator[dict[str, Any]]:
-        """`batch` is the text, or a list of texts, of `inputs`."""
+        """Yield the words of `batch`: the text of `inputs`, or a list of texts."""
         text = batch if isinstance(batch, str) else " ".join(map(str, batch))
         for place, word in enumerate(text.split()):
             yield {"place": place, "word": word}

@@ -1,4 +1,4 @@
-{{/* Name of everything the chart makes: the release's, with `sundog` in it. At most 40 characters, for suffixes follow. */}}
+{{/* Name of every object of the chart: the release's name, with `sundog` in it. At most 40 characters, because suffixes follow. */}}
 {{- define "sundog.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
@@ -9,7 +9,7 @@
 {{- end -}}
 {{- end }}
 
-{{/* The Lease by which the replicas of this release, and no other one's, agree on who leads. */}}
+{{/* Name of the Lease that elects the leader among the replicas of this release. */}}
 {{- define "sundog.lease" -}}
 {{- printf "%s-operator" (include "sundog.fullname" .) -}}
 {{- end }}
@@ -19,7 +19,7 @@ app.kubernetes.io/name: sundog-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* The operator owns what carries `managed-by: sundog`; what carries `Helm` is the chart's. */}}
+{{/* Labels of every object of the chart. `managed-by: Helm` marks them; the operator's own objects carry `managed-by: sundog`. */}}
 {{- define "sundog.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") }}
 {{ include "sundog.selector" . }}
@@ -32,7 +32,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* `commonAnnotations` as a field of an object's metadata; nothing where there are none. */}}
+{{/* `commonAnnotations` as a field of an object's metadata; nothing if there are none. */}}
 {{- define "sundog.annotations" -}}
 {{- with .Values.commonAnnotations -}}
 annotations:
@@ -48,7 +48,7 @@ annotations:
 {{- end -}}
 {{- end }}
 
-{{/* Operator and edge are one image. No registry holds it yet, so there is no default that could work. */}}
+{{/* Operator and edge share one image. No registry holds it yet, so there is no default. */}}
 {{- define "sundog.image" -}}
 {{- $repository := required "image.repository: name the image of the operator and the edge that you built with `make images`" .Values.image.repository -}}
 {{- if .Values.image.digest -}}
@@ -58,7 +58,7 @@ annotations:
 {{- end -}}
 {{- end }}
 
-{{/* The claims in which exposure logs may lie, as a JSON list of names. */}}
+{{/* Names of the claims that exposure logs may be written to, as a JSON list. */}}
 {{- define "sundog.claims" -}}
 {{- $claims := dict -}}
 {{- range .Values.installation.exposureLogs.places -}}
@@ -69,7 +69,7 @@ annotations:
 {{- keys $claims | sortAlpha | toJson -}}
 {{- end }}
 
-{{/* What the operator reads: values of `installation`, with what the chart knows besides. */}}
+{{/* The operator's configuration file: the values of `installation`, and the fields that the chart fills in. */}}
 {{- define "sundog.installation" -}}
 {{- $installation := deepCopy .Values.installation -}}
 {{- $_ := required "installation.runtimeImage: name the image with Ray, PyTorch and the model server" $installation.runtimeImage -}}
@@ -84,5 +84,5 @@ annotations:
 {{- toYaml $installation -}}
 {{- end }}
 
-{{/* Where the edge's agent listens, as the operator makes its pods. */}}
+{{/* Port of the edge's agent. The operator sets the same port in the edge's pods. */}}
 {{- define "sundog.agentPort" -}}9090{{- end }}

@@ -1,8 +1,9 @@
 {{/*
-What the operator may do in a namespace that it watches: a ClusterRole for all of them, or a Role in each of `watchNamespaces`.
-Every verb is one that it uses: a test compares them with what the API server saw. Names that are fixed are named; a create
-by server-side apply has a name, and is bound by it. Nobody may grant what he does not hold: what is said of `sundog-edge`
-includes what each edge gets, so the operator needs neither `escalate` nor `bind`.
+Permissions of the operator in a namespace that it watches: a ClusterRole for all of them, or a Role in each of `watchNamespaces`.
+The operator uses every verb: a test compares them with the requests that the API server saw. `resourceNames` lists names that
+are fixed. It also restricts creation by server-side apply, because such a request carries the name. Kubernetes lets an account
+grant only permissions that it holds. The rules for `sundog-edge` include those of each edge, so the operator needs neither
+`escalate` nor `bind`.
 */}}
 {{- define "sundog.rules" -}}
 - apiGroups: [serving.sundog.dev]
@@ -11,15 +12,15 @@ includes what each edge gets, so the operator needs neither `escalate` nor `bind
 - apiGroups: [serving.sundog.dev]
   resources: [modeldeployments/status, experiments/status]
   verbs: [patch]
-# Where OwnerReferencesPermissionEnforcement is on, as on OpenShift, admission asks for `update` of an owner's finalizers of who
-# names it as an owner that blocks, and for `delete` of who changes the owners of an object: hence that verb below.
+# With the admission plugin OwnerReferencesPermissionEnforcement, as on OpenShift, a blocking owner reference needs `update` of
+# the owner's finalizers. A change of an object's owners needs `delete` of that object: some rules below have it for this reason.
 - apiGroups: [serving.sundog.dev]
   resources: [modeldeployments/finalizers]
   verbs: [update]
 - apiGroups: [ray.io]
   resources: [rayclusters/finalizers]
   verbs: [update]
-# The records of rollouts, and the revisions.
+# Records of rollouts, and revisions.
 - apiGroups: [serving.sundog.dev]
   resources: [experiments]
   verbs: [get, list, watch, create, delete]
@@ -29,7 +30,7 @@ includes what each edge gets, so the operator needs neither `escalate` nor `bind
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
-# Ray: its clusters, their stores, their pods.
+# RayClusters, their stores, their pods.
 - apiGroups: [ray.io]
   resources: [rayclusters]
   verbs: [get, list, watch, create, update, delete]
@@ -46,7 +47,7 @@ includes what each edge gets, so the operator needs neither `escalate` nor `bind
 - apiGroups: [""]
   resources: [resourcequotas]
   verbs: [list]
-# Per ModelDeployment a Service and, where it names a Gateway, an HTTPRoute; and what else its edge consists of.
+# Per ModelDeployment a Service and, if it names a Gateway, an HTTPRoute; then the objects of the namespace's edge.
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]
   verbs: [get, list, watch, create, patch, delete]
@@ -92,7 +93,8 @@ includes what each edge gets, so the operator needs neither `escalate` nor `bind
   resources: [roles, rolebindings]
   resourceNames: [sundog-edge]
   verbs: [get, create, patch, delete]
-# What users name: endpoints, models and environments. Without `list` only Secrets are found whose name somebody wrote down.
+# Claims and Secrets that users name in endpoints, models and environments. Without `list` the operator can read a Secret only
+# by its name.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]
@@ -109,14 +111,14 @@ includes what each edge gets, so the operator needs neither `escalate` nor `bind
   verbs: [update, delete]
 {{- end }}
 
-{{/* What is the cluster's own, for an operator that watches all of it: where GPUs are. */}}
+{{/* Permissions at cluster scope, if the operator watches all namespaces: it looks for GPUs on nodes. */}}
 {{- define "sundog.clusterRules" -}}
 - apiGroups: [""]
   resources: [nodes]
   verbs: [list]
 {{- end }}
 
-{{/* The Lease, in the operator's own namespace. A name cannot bind `create`. */}}
+{{/* Permissions for the Lease, in the operator's namespace. `resourceNames` cannot restrict `create`. */}}
 {{- define "sundog.leaderRules" -}}
 - apiGroups: [coordination.k8s.io]
   resources: [leases]

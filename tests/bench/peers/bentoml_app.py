@@ -1,4 +1,4 @@
-"""A BentoML service with one worker and a numpy API, as its documentation has it."""
+"""A BentoML service with one worker and a numpy API, as in its documentation."""
 
 import bentoml
 import numpy as np

@@ -1,4 +1,7 @@
-"""As the FastAPI tutorial has it: pydantic models for body and answer. `async def`, which is faster here than the thread pool."""
+"""A FastAPI service as in the tutorial, with pydantic models for body and answer.
+
+It uses `async def`, which is faster here than the thread pool.
+"""
 
 import torch
 from fastapi import FastAPI

@@ -1,4 +1,4 @@
-"""A custom predictor on KServe's own model server, V1 protocol, as its documentation has it."""
+"""A custom predictor on KServe's model server, V1 protocol, as in its documentation."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""A LitAPI, one worker, as its documentation has it; its faster queue is on."""
+"""A LitAPI with one worker, as in its documentation, with its faster queue."""
 
 import sys
 

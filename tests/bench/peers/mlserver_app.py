@@ -1,4 +1,4 @@
-"""A custom inference runtime of MLServer, with its numpy codec, as its documentation has it."""
+"""A custom inference runtime of MLServer with its numpy codec, as in its documentation."""
 
 import numpy as np
 import torch

@@ -44,7 +44,7 @@ def test_queries_are_valid(title: str, expression: str) -> None:
 
 @pytest.mark.parametrize("name", sorted({m for _, text in expressions() for m in METRIC.findall(text)}))
 def test_the_series_exist(name: str) -> None:
-    # Of the lines of the log, the last word is put together.
+    # The agent composes the last word of these names.
     stem = re.sub(r"^sundog_edge_log_\w+$", "sundog_edge_log_", SUFFIX.sub("", name))
     assert stem in exported()
 
@@ -57,9 +57,10 @@ def test_they_are_rendered_as_they_are_written() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_an_alert_says_what_it_means(rule: dict[str, Any]) -> None:
+def test_an_alert_has_a_severity_and_a_first_step(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in {"warning", "critical"}
     assert set(rule["annotations"]) == {"summary", "description"}
+    assert rule["annotations"]["description"].startswith("First ")
     assert rule["for"]
 
 
@@ -80,3 +81,8 @@ def test_no_alert_and_no_panel_has_the_name_of_another() -> None:
     names = [title for title, _ in expressions()]
     assert len(names) == len(set(names))
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+@pytest.mark.parametrize("panel", DASHBOARD["panels"], ids=lambda panel: panel["title"])
+def test_a_panel_has_a_description(panel: dict[str, Any]) -> None:
+    assert panel["description"]

@@ -17,11 +17,11 @@ from charting import (
     RELEASE,
     ROOT,
     Object,
-    account,
     cases,
     golden,
     objects,
     one,
+    service_account,
     templates,
     values,
 )
@@ -282,12 +282,12 @@ def test_edges_and_heads_are_told_of_an_api_server_at_another_port() -> None:
 @pytest.mark.parametrize("name", [RELEASE, "blue", "sundog-blue"])
 def test_the_operator_may_hold_the_lease_that_it_is_told_of_and_no_other(name: str) -> None:
     given = {**SMALLEST, "fullnameOverride": name}
-    may = {grant.name for grant in account.granted(given) if grant.right == Right("update", LEASES)}
-    assert may == {account.lease(given, name)}
+    may = {grant.name for grant in service_account.granted(given) if grant.right == Right("update", LEASES)}
+    assert may == {service_account.lease(given, name)}
 
 
 def test_a_plain_release_has_the_lease_of_an_operator_that_is_told_of_none() -> None:
-    assert account.lease(SMALLEST) == LEASE_NAME
+    assert service_account.lease(SMALLEST) == LEASE_NAME
 
 
 def test_two_releases_in_one_namespace_share_nothing_and_not_their_lease() -> None:
@@ -298,7 +298,7 @@ def test_two_releases_in_one_namespace_share_nothing_and_not_their_lease() -> No
     blue, green = ({identity(obj) for obj in objects(given)} for given in (first, second))
     assert blue
     assert not blue & green
-    assert account.lease(first, "blue") != account.lease(second, "green")
+    assert service_account.lease(first, "blue") != service_account.lease(second, "green")
 
 
 def identity(obj: Object) -> tuple[str, str, str]:
@@ -367,9 +367,9 @@ def test_an_operator_of_some_namespaces_holds_the_same_there_and_nothing_of_the_
     """The rights of the cluster's mode were compared with their use on a real API server."""
     given = values("namespaced")
     assert not [obj for obj in objects(given) if obj["kind"] == "ClusterRoleBinding"]
-    everywhere = account.granted(SMALLEST)
-    nodes = account.Grant(Right("list", "nodes"))
-    assert account.granted(given) == everywhere - {nodes}
+    everywhere = service_account.granted(SMALLEST)
+    nodes = service_account.Grant(Right("list", "nodes"))
+    assert service_account.granted(given) == everywhere - {nodes}
     assert nodes in everywhere
     places = {obj["metadata"]["namespace"] for obj in objects(given) if obj["kind"] == "RoleBinding"}
     assert places == {*given["watchNamespaces"], NAMESPACE}

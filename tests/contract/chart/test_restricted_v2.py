@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from charting import Object, account, objects, values
+from charting import Object, objects, service_account, values
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.core import revisions
@@ -73,7 +73,7 @@ def rendered() -> dict[str, Object]:
 
 
 def installation(case: str = CASE) -> Installation:
-    return parse_installation(account.installation(values(case)), "the chart's file")
+    return parse_installation(service_account.installation(values(case)), "the chart's file")
 
 
 def made(given: Installation) -> dict[str, Object]:

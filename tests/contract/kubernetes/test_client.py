@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from doubles.hooked_kubernetes import HookedKubernetes
-from stand_in_ray import end
+from fake_ray_head import end
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes.facade import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig

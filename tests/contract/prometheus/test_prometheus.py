@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from doubles.clock import FakeClock
 from doubles.prometheus import HANGS_S, FakePrometheus
+from fake_ray_head import end
 from ports import free_port
 from real_prometheus import MISSING, prometheus
-from stand_in_ray import end
 from sundog_operator.adapters.prometheus import MAX_RESPONSE_BYTES, HttpPrometheus
 from sundog_operator.core.observed import PrometheusResult
 from sundog_operator.ports import Prometheus

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from doubles.cluster import Cluster
-from stand_in_ray import end
+from fake_ray_head import end
 from sundog_operator.adapters.webhooks import AddressPolicy, HttpWebhooks
 from waiting import PATIENCE_S
 

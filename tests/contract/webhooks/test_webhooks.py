@@ -15,8 +15,8 @@ from aiohttp import web
 import certificates
 from doubles.clock import FakeClock
 from doubles.webhooks import FakeWebhooks
+from fake_ray_head import end
 from ports import free_port
-from stand_in_ray import end
 from sundog_operator.adapters.webhooks import AddressPolicy, HttpWebhooks
 from sundog_operator.core.observed import WebhookResult
 from sundog_operator.ports import Webhooks

@@ -17,8 +17,8 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2 as protocol
 
+from invalid_specs import MODEL, REFUSED, REFUSED_EXPERIMENTS
 from real_local import GROUP, condition, is_ready, save_network, weight
-from refused_specs import MODEL, REFUSED, REFUSED_EXPERIMENTS
 from waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]

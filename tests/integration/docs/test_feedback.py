@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from measuring import standins
+from measuring import fake_replicas
 from measuring.edge import Edge, arm, running_edge, service
 from waiting import PATIENCE_S
 
@@ -24,11 +24,11 @@ SHELLS = {"sh": ("bash", "-euo", "pipefail", "-c"), "python": (sys.executable, "
 @pytest.fixture
 def edge() -> Iterator[Edge]:
     with (
-        standins.replicas({"digits-r1": 1}) as ports,
-        standins.serve_naming(ports) as serve,
+        fake_replicas.replicas({"digits-r1": 1}) as ports,
+        fake_replicas.serve_naming(ports) as serve,
         running_edge(serve, feedback=True) as made,
     ):
-        arms = [arm("stable", "digits-r1", standins.prefix("digits-r1"), [(0, 10_000)])]
+        arms = [arm("stable", "digits-r1", fake_replicas.prefix("digits-r1"), [(0, 10_000)])]
         made.apply([{**service("digits", arms), "feedback": {"metrics": ["converted", "revenue"]}}])
         yield made
 

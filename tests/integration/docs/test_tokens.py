@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from measuring import standins
+from measuring import fake_replicas
 from measuring.edge import Edge, arm, running_edge, service
 from sundog_operator.api import ModelDeployment
 from sundog_operator.core.edge import split_document
@@ -36,8 +36,8 @@ def secrets(tmp_path: Path) -> Path:
 @pytest.fixture
 def edge(secrets: Path) -> Iterator[Edge]:
     with (
-        standins.replicas({"digits-r1": 1}) as ports,
-        standins.serve_naming(ports) as serve,
+        fake_replicas.replicas({"digits-r1": 1}) as ports,
+        fake_replicas.serve_naming(ports) as serve,
         running_edge(serve, secrets=secrets) as made,
     ):
         yield made
@@ -69,7 +69,7 @@ def test_each_example_does_what_it_shows(edge: Edge, secrets: Path, tmp_path: Pa
     for name in secret["stringData"]:
         # As the comment there says.
         (folder / name).write_text((tmp_path / name).read_text())
-    arms = [arm("stable", "digits-r1", standins.prefix("digits-r1"), [(0, 10_000)])]
+    arms = [arm("stable", "digits-r1", fake_replicas.prefix("digits-r1"), [(0, 10_000)])]
     edge.apply([{**service(deployment["metadata"]["name"], arms), "auth": asked_of_the_edge(deployment)}])
     assert run(ask, edge, tmp_path) == answered
     told, shown = json.loads(run(without, edge, tmp_path)), json.loads(refused)

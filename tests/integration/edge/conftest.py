@@ -18,8 +18,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from fake_ray_head import end
 from ports import free_port
-from stand_in_ray import end
 from waiting import PATIENCE_S, comes_true, patience
 
 EDGE = (sys.executable, "-c", "from sundog_edge.cli import main; main()")

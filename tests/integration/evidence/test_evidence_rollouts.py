@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from edge_counts import booked
-from refused_specs import REFUSED, REFUSED_EXPERIMENTS
+from edge_counts import sum_rows
+from invalid_specs import REFUSED, REFUSED_EXPERIMENTS
 from waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
@@ -269,7 +269,7 @@ def test_a_good_candidate_is_promoted_by_evidence_alone(fleet: Any, before: Know
         assert all(counts[column] >= known[column] for column in ("assigned", "errors")), (epoch, arm)
     assert_counted(sound)
     strangers = [row for row in sound.has_counted(sound.sent()) if row["unit"] == "sticky"]
-    assert booked(strangers)["assigned"] == sound.crowd.total() >= STRANGERS
+    assert sum_rows(strangers)["assigned"] == sound.crowd.total() >= STRANGERS
 
 
 def condition_of(service: Any, type_: str) -> Json:
@@ -292,12 +292,12 @@ def assert_counted(service: Any) -> None:
     service.load.stop()
     sent, wrong = service.sent(), len(service.load.wrong)
     rows = eventually(lambda: service.has_counted(sent), "all that was sent, as counted by the edge")
-    whole = booked(rows)
+    whole = sum_rows(rows)
     assert whole["assigned"] == sent
     # Of the seconds before the agent was killed it may be lost how requests ended.
     assert whole["errors"] <= wrong <= whole["errors"] + whole["lost"]
     attempt, answered = service.attempt()["metadata"]["uid"], service.answered(2)
-    stable, canary = (booked(row for row in rows if (row["attempt"], row["arm"]) == (attempt, a)) for a in ARMS)
+    stable, canary = (sum_rows(row for row in rows if (row["attempt"], row["arm"]) == (attempt, a)) for a in ARMS)
     assert stable["errors"] == 0
     # Once promoted it answers as stable; and not every failed request has an answer of the revision's own.
     promoted = service.read()["status"]["stable"]["revision"] == 2

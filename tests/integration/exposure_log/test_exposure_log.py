@@ -19,10 +19,10 @@ import pytest
 from obstore.store import S3Store
 
 import analysis_script
-from background import going_on
+from background import in_background
+from fake_cluster.ray_heads import lead, running_head
 from ports import free_port
 from real_kubernetes.binaries import VERSITYGW
-from standing_in.ray_heads import lead, running_head
 from store_processes import BUILD_S, go_tool, running
 from sundog_operator.adapters import export_destinations
 from sundog_operator.adapters.clock import SystemClock
@@ -114,7 +114,7 @@ class Site:
             exposure_logs=EdgeExposureLogWriter(),
         )
         try:
-            async with going_on(Controller(world).run()):
+            async with in_background(Controller(world).run()):
                 yield
         finally:
             # What a process has under way ends with it.
@@ -215,7 +215,7 @@ async def site(buckets: Path, ray: int) -> AsyncIterator[Site]:
     kube = MemoryKubernetes(SystemClock())
     edge = LocalEdge(kube, state, SystemClock(), http_port=0, https_port=0)
     try:
-        async with aiohttp.ClientSession() as session, going_on(edge.run()), going_on(lead(kube, ray)):
+        async with aiohttp.ClientSession() as session, in_background(edge.run()), in_background(lead(kube, ray)):
             store = S3Store("logs", endpoint=os.environ["AWS_ENDPOINT_URL"], client_options={"allow_http": True})
             yield Site(kube, session, store, buckets)
     finally:

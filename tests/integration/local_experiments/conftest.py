@@ -16,9 +16,9 @@ import aiohttp
 import pytest
 
 from edge_reference import bucket_of_unit
+from fake_cluster.local_up import Beside, Ranges
+from fake_cluster.ray_heads import Head, running_head
 from real_local import GROUP, Up, instance, is_ready
-from standing_in.local_up import Beside, Ranges
-from standing_in.ray_heads import Head, running_head
 from sundog_operator.core.analysis.counters import Counters
 from waiting import comes_true
 
@@ -224,7 +224,7 @@ class Site:
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
     async with aiohttp.ClientSession() as session, running_head() as head:
         with instance(tmp_path) as up:
-            up.program = ("standing_in.local_up",)
+            up.program = ("fake_cluster.local_up",)
             up.environment = {"PYTHONPATH": os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])}
             beside = Beside(tmp_path)
             beside.lead_at(head.port)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from charting import NAMESPACE, account, values
+from charting import NAMESPACE, service_account, values
+from fake_cluster.memory_api import MemoryApi
+from fake_cluster.operator_process import OperatorProcess, running_operator
 from real_kubernetes.cluster import Cluster
-from standing_in.memory_api import MemoryApi
-from standing_in.operator_process import OperatorProcess, running_operator
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, Object, Ref
 
@@ -109,9 +109,9 @@ def _real(cluster: Cluster, folder: Path) -> Iterator[Api]:
     cluster.kubectl("create", "namespace", namespace)
     # Of a name of its own: what the other one does is counted elsewhere.
     given = {**values("smallest"), "watchNamespaces": [namespace], "fullnameOverride": ACCOUNT}
-    account.install(cluster.kubectl, given)
-    lease = Ref(LEASE, NAMESPACE, account.lease(given, ACCOUNT))
-    theirs = account.kubeconfig(cluster.kubectl, folder / "theirs", ACCOUNT)
+    service_account.install(cluster.kubectl, given)
+    lease = Ref(LEASE, NAMESPACE, service_account.lease(given, ACCOUNT))
+    theirs = service_account.kubeconfig(cluster.kubectl, folder / "theirs", ACCOUNT)
 
     @contextmanager
     def away() -> Iterator[None]:

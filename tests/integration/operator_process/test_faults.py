@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from standing_in.operator_process import wait_until
+from fake_cluster.operator_process import wait_until
 from sundog_operator.errors import DependencyError, Forbidden
 
 

@@ -5,7 +5,7 @@ import signal
 import time
 from typing import Any
 
-from standing_in.operator_process import OperatorProcess, wait_until
+from fake_cluster.operator_process import OperatorProcess, wait_until
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT
 from waiting import PATIENCE_S
 

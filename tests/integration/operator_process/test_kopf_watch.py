@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from doubles.hooked_kubernetes import HookedKubernetes
-from stand_in_ray import end
+from fake_ray_head import end
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.kopf_watch import KopfWatch, WatchTarget
 from sundog_operator.adapters.kubernetes_client import KubernetesClient

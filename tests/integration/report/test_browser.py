@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from experiment_fixtures import HOUR, means, moving, ten_arms
+from rollout_fixtures import BEGUN, promoted, stored
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.page import render_html
-from told_experiments import HOUR, means, moving, ten_arms
-from told_rollouts import BEGUN, promoted, stored
 from waiting import PATIENCE_S
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -1,4 +1,4 @@
-"""A fleet of services in one `sundog local up`, asked and recorded while they roll out; and what kills its processes meanwhile."""
+"""A fleet of services in one `sundog local up` that clients call and tests record during rollouts; and kills of its processes."""
 
 import contextlib
 import json
@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from campaigning.asking import Asking
-from campaigning.recording import Recording
+from campaigning.clients import Asking
+from campaigning.edge_recording import Recording
 from campaigning.services import Digits, Release
 from real_local import Up, instance, is_ready, processes_of
 from waiting import eventually
@@ -45,13 +45,13 @@ class Fleet:
     _looked: float = 0.0
 
     def add(self, name: str, rps: float, rollout: Json | None = None, endpoint: Json | None = None) -> Digits:
-        """One more, which is not released yet."""
+        """Add a service that is not released yet."""
         made = Digits(self.up, self.model, name, rps, rollout or {}, endpoint or {})
         self.services.append(made)
         return made
 
     def begin(self, services: Sequence[Digits], **behaviour: Json) -> None:
-        """Release the first revision of each, which behaves as `behaviour` has it by name, and ask it once it serves."""
+        """Release the first revision of each, with its faults from `behaviour` by name, and send requests once it serves."""
         for each in services:
             each.release(**behaviour.get(each.name, {}))
         eventually(lambda: self._ready(services), "the first revisions serving", 600)
@@ -65,7 +65,7 @@ class Fleet:
         return all(is_ready(each.read()) for each in services)
 
     def rest(self, seconds: float) -> None:
-        """Let time pass, and record."""
+        """Record for a while."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._look()
@@ -151,7 +151,7 @@ def _trained(folder: Path) -> Path:
         [sys.executable, "-m", "sundog_operator.shell.demo.training", digits], check=True, stdout=subprocess.DEVNULL
     )
     model = digits / "v2"
-    shutil.copyfile(Path(__file__).with_name("behaving.py"), model / "behaving.py")
+    shutil.copyfile(Path(__file__).with_name("faulty_model.py"), model / "faulty_model.py")
     return model
 
 

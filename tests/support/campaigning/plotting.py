@@ -1,4 +1,4 @@
-"""Draws what each way to decide let through, from what the campaign of bad revisions recorded: `python -m campaigning.plotting`."""
+"""Plot the failures that each decision method let through in the campaign of bad revisions: `python -m campaigning.plotting`."""
 
 import json
 from collections.abc import Mapping, Sequence

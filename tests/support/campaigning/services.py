@@ -1,4 +1,4 @@
-"""Services of digits, and their rollouts."""
+"""Digit services of a campaign, and their rollouts."""
 
 import json
 import time
@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from campaigning.asking import Samples
+from campaigning.clients import Samples
 from real_local import GROUP, Up
 
 OVER: Final = ("Concluded", "Stopped")
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 @dataclass
 class Digits:
-    """A ModelDeployment of handwritten digits, that `rps` requests a second ask. `model` is the network's directory."""
+    """A ModelDeployment of handwritten digits with `rps` requests a second. `model` is the network's folder."""
 
     up: Up
     model: Path
@@ -33,7 +33,7 @@ class Digits:
         self.releases += 1
         config = {"release": self.releases, **behaviour}
         spec = {
-            "model": {"uri": f"file://{self.model}", "entrypoint": "behaving:Behaving", "config": config},
+            "model": {"uri": f"file://{self.model}", "entrypoint": "faulty_model:FaultyModel", "config": config},
             "rollout": self.rollout,
             "endpoint": self.endpoint,
         }
@@ -50,7 +50,7 @@ class Digits:
         return Release(self, self.releases, time.time())
 
     def read(self) -> Json:
-        """The stored object; empty while nobody answers."""
+        """Return the stored object; empty while the API does not answer."""
         return self.up.read(self.name)
 
 
@@ -72,7 +72,7 @@ class Release:
     left_at: float = 0.0
 
     def attempt(self) -> Json:
-        """Its Experiment as last read, once it is over for good; {} while there is none."""
+        """Return its Experiment. It is read again until it has ended; {} while there is none."""
         if (self.found.get("status") or {}).get("phase") in OVER:
             return self.found
         path = f"{GROUP}/namespaces/default/experiments/{self.service.name}-r{self.number}"
@@ -85,28 +85,28 @@ class Release:
         return self.found
 
     def is_over(self) -> bool:
-        """Whether a verdict has fallen."""
+        """Return whether there is a verdict."""
         return (self.attempt().get("status") or {}).get("phase") in OVER
 
     @property
     def over_at(self) -> float:
-        """When the verdict fell, in Unix seconds, as the newest point of its history has it; 0 before."""
+        """Return the time of the verdict in Unix seconds, from the newest point of the history; 0 before."""
         status = self.status
         return unix(status["history"][-1]["at"]) if status.get("phase") in OVER else 0.0
 
     @property
     def until(self) -> float:
-        """Until when it is told of, in Unix seconds: to its verdict, else to when nobody followed it any longer, else to now."""
+        """Return the end of its record in Unix seconds: its verdict, or the end of the recording, or now."""
         return self.over_at or self.left_at or time.time()
 
     @property
     def stable(self) -> int:
-        """The revision it is held against; 0 while that is not known."""
+        """Return the stable revision; 0 while it is not known."""
         return next((int(arm["revision"]) for arm in self.status.get("arms", ()) if arm["name"] == "stable"), 0)
 
     @property
     def begun(self) -> dict[int, float]:
-        """Each weight that it has had, in percent, and since when, in Unix seconds."""
+        """Return each weight that it has had, in percent, with its start in Unix seconds."""
         found: dict[int, float] = {}
         for look in self.status.get("history", ()):
             if 0 < look["weight"] < 100:
@@ -115,16 +115,16 @@ class Release:
 
     @property
     def uid(self) -> str:
-        """By which edges count."""
+        """Return the uid of its Experiment, by which edges count."""
         return str((self.found.get("metadata") or {}).get("uid", ""))
 
     @property
     def status(self) -> Json:
-        """Of the Experiment, as last read."""
+        """Return the status of its Experiment, as last read."""
         return dict(self.found.get("status") or {})
 
     def how(self) -> str:
-        """Promoted or RolledBack by evidence, the reason of another end, or how it stands."""
+        """Return Promoted or RolledBack by evidence, the reason of another end, or its phase."""
         status = self.status
         if status.get("phase") not in OVER:
             return "Paused" if "paused" in status else str(status.get("phase", "none"))
@@ -133,5 +133,5 @@ class Release:
 
 
 def unix(instant: str) -> float:
-    """Unix seconds of an instant of the API."""
+    """Return the Unix seconds of a time of the API."""
     return datetime.fromisoformat(instant).timestamp()

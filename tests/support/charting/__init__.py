@@ -1,4 +1,4 @@
-"""The chart as tests see it: rendered by Helm's own code, without a cluster."""
+"""The chart in tests: rendered by Helm's own code, without a cluster."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -22,41 +22,41 @@ Object = dict[str, Any]
 
 @cache
 def chart() -> helm_python.Chart:
-    """The chart of this checkout."""
+    """Load the chart of this checkout."""
     return helm_python.Chart.load(str(CHART))
 
 
 def cases() -> list[str]:
-    """The names of the value sets that are rendered into golden files."""
+    """Return the names of the value sets with golden files."""
     return sorted(path.stem for path in CASES.glob("*.yaml"))
 
 
 def values(case: str) -> dict[str, Any]:
-    """One of those value sets."""
+    """Return one of these value sets."""
     loaded: dict[str, Any] = yaml.safe_load((CASES / f"{case}.yaml").read_text(encoding="utf-8"))
     return loaded
 
 
 def templates(given: Values) -> dict[str, str]:
-    """The text of each template, by its path in the chart. Raises helm_python's HelmError as `helm template` would refuse."""
+    """Return each template's text by its path in the chart. Raises helm_python's HelmError if `helm template` would fail."""
     rendered = chart().render(dict(given), name=RELEASE, namespace=NAMESPACE)
     return {path.removeprefix("sundog/"): text for path, text in sorted(rendered.items())}
 
 
 def objects(given: Values) -> list[Object]:
-    """All objects of a release."""
+    """Return all objects of a release."""
     documents = (document for _, text in _manifests(given) for document in yaml.load_all(text, Loader=yaml.CSafeLoader))
     return [document for document in documents if document is not None]
 
 
 def one(given: Values, kind: str, name: str = RELEASE) -> Object:
-    """The object of that kind and name. Raises ValueError where there are none or several."""
+    """Return the object of a kind and name. Raises ValueError if there is not exactly one."""
     (found,) = [obj for obj in objects(given) if obj["kind"] == kind and obj["metadata"]["name"] == name]
     return found
 
 
 def installed(release: str, places: list[str], *watched: str) -> Object:
-    """The ConfigMap of a release that allows exposure logs in these places and watches these namespaces; all for none."""
+    """Return the ConfigMap of a release with these places for exposure logs and these watched namespaces; none means all."""
     given = values("smallest")
     installation = {**given["installation"], "exposureLogs": {"places": places}}
     named = {"fullnameOverride": release, "watchNamespaces": list(watched)}
@@ -64,7 +64,7 @@ def installed(release: str, places: list[str], *watched: str) -> Object:
 
 
 def golden(case: str) -> str:
-    """What is kept of a case: everything but the CRDs, which are compared with their source."""
+    """Render the golden file of a case: everything except the CRDs, which are compared with their source."""
     parts = (f"# {path}\n{text.strip()}\n" for path, text in _manifests(values(case)) if path != CRDS and text.strip())
     return "---\n".join(parts)
 

@@ -1,4 +1,4 @@
-"""Argo CD's health scripts: run as Argo CD runs them, and put into its ConfigMap."""
+"""Argo CD's health scripts: run them as Argo CD does, and render its ConfigMap."""
 
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from charting import ROOT
 ARGOCD = ROOT / "examples" / "gitops" / "argocd"
 SCRIPTS = ARGOCD / "resource_customizations" / "serving.sundog.dev"
 CONFIG = ARGOCD / "argocd-cm.yaml"
-# Argo CD's Lua has these and nothing of the machine.
+# Argo CD's Lua has only these functions.
 ALLOWED = ("ipairs", "pairs", "tostring", "tonumber", "type", "next", "string", "table", "math")
 
 
 def health(kind: str, obj: dict[str, Any]) -> tuple[str, str]:
-    """Status and message that the script of a kind gives for an object."""
+    """Return the status and message that a kind's script gives for an object."""
     lua = LuaRuntime(unpack_returned_tuples=True, register_eval=False, register_builtins=False)
     script = (SCRIPTS / kind / "health.lua").read_text(encoding="utf-8")
     sandbox = lua.table_from({name: lua.globals()[name] for name in ALLOWED})
@@ -27,12 +27,12 @@ def health(kind: str, obj: dict[str, Any]) -> tuple[str, str]:
 
 
 def config() -> str:
-    """The patch of Argo CD's ConfigMap."""
+    """Render the patch of Argo CD's ConfigMap."""
     data = {
         f"resource.customizations.health.serving.sundog.dev_{path.parent.name}": path.read_text(encoding="utf-8")
         for path in _scripts()
     }
-    return "# Made by `make generate` of the scripts beside this file.\n" + yaml.dump(
+    return "# `make generate` writes this file from the scripts below resource_customizations.\n" + yaml.dump(
         {"data": data}, Dumper=_Readable, sort_keys=True, width=200
     )
 
@@ -42,7 +42,7 @@ def _scripts() -> list[Path]:
 
 
 class _Readable(yaml.SafeDumper):
-    """Texts of several lines as such."""
+    """A YAML dumper that writes texts of several lines as blocks."""
 
 
 _Readable.add_representer(

@@ -1,6 +1,6 @@
-"""Writes what is made of other files: the chart's values and their schema, its table of values, the golden files; Argo CD's ConfigMap.
+"""Generate files from other files: the chart's values, schema, table of values and golden files; Argo CD's ConfigMap.
 
-`python -m charting.generate`. The operator's own file, `installation`, is described by its type alone.
+Run `python -m charting.generate`. The type of the operator's configuration file describes `installation`.
 """
 
 import json
@@ -15,20 +15,20 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.api.schema.node_tree import Node, build_node_tree
 
 README = CHART / "README.md"
-BEGIN, END = "<!-- begin of the table, made by `make generate` -->\n", "<!-- end of the table -->\n"
+BEGIN, END = "<!-- begin of the table that `make generate` writes -->\n", "<!-- end of the table -->\n"
 INSTALLATION = (
-    "# The operator's file, key by key; this part is made by `make generate` from sundog_operator.api.installation.\n"
+    "# The operator's configuration file. `make generate` writes this part from sundog_operator.api.installation.\n"
 )
-# What the chart fills in: the images have other defaults here, and one list of namespaces makes the roles as well.
+# Fields that the chart fills in: the images have other defaults, and one list of namespaces also creates the roles.
 OURS = {
     "runtimeImage": "Image with Ray, PyTorch and the model server. Required.",
-    "edgeImage": "Empty: the operator's.",
+    "edgeImage": "Image of the edge. Empty: the operator's image.",
 }
 ELSEWHERE = ("watchNamespaces", "networkPolicies")
 
 
 def installation_schema() -> dict[str, Any]:
-    """The JSON schema of `installation`."""
+    """Return the JSON schema of `installation`."""
     schema = _schema(build_node_tree(Installation))
     for name in ELSEWHERE:
         del schema["properties"][name]
@@ -38,7 +38,7 @@ def installation_schema() -> dict[str, Any]:
 
 
 def installation_values() -> dict[str, Any]:
-    """The defaults of `installation`."""
+    """Return the defaults of `installation`."""
     defaults = Installation().to_json()
     for name in ELSEWHERE:
         del defaults[name]
@@ -57,7 +57,7 @@ def _schema(node: Node) -> dict[str, Any]:
     if node.kind == "array" and node.items:
         return {**said, "type": "array", "items": _schema(node.items), **_bounds(node, "Items")}
     if node.kind == "free":
-        # Absent in values.yaml: None means something else than empty.
+        # Not in values.yaml, because None and empty differ.
         return {**said, "type": ["object", "null"]}
     return {**said, **_scalar(node)}
 
@@ -88,14 +88,14 @@ def _bounds(node: Node, what: str) -> dict[str, Any]:
 
 
 def schema_text(text: str) -> str:
-    """The chart's schema with a fresh part for `installation`."""
+    """Return the chart's schema with its part for `installation` generated again."""
     schema = json.loads(text)
     schema["properties"]["installation"] = installation_schema()
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def values_text(text: str) -> str:
-    """The chart's values with fresh defaults of `installation`. Raises ValueError where the mark is missing."""
+    """Return the chart's values with the defaults of `installation` generated again. Raises ValueError if the mark is missing."""
     before, mark, _ = text.partition(INSTALLATION)
     if not mark:
         raise ValueError(f"{VALUES} has no line {INSTALLATION.strip()!r}")
@@ -103,7 +103,7 @@ def values_text(text: str) -> str:
 
 
 def readme_text(text: str) -> str:
-    """The chart's README with a fresh table. Raises ValueError where its marks are missing."""
+    """Return the chart's README with its table generated again. Raises ValueError if its marks are missing."""
     before, _, rest = text.partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:
@@ -112,11 +112,11 @@ def readme_text(text: str) -> str:
 
 
 MADE = {SCHEMA: schema_text, VALUES: values_text, README: readme_text}
-"""Files with a part that is made, in the order in which they follow from each other."""
+"""Files with a generated part, in the order of their dependencies."""
 
 
 def write() -> None:
-    """Write all of it."""
+    """Write all generated files."""
     for path, text in MADE.items():
         path.write_text(text(path.read_text(encoding="utf-8")), encoding="utf-8")
     argocd.CONFIG.write_text(argocd.config(), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Stand-ins for the world: quick, deterministic, and held to the real things by contract tests."""
+"""Test doubles for external systems: fast, deterministic, and held to the real ones by contract tests."""

@@ -1,4 +1,4 @@
-"""What tests ask of a rollout's Experiment; by default of the first rollout of `digits`."""
+"""Queries of a rollout's Experiment; by default the first rollout of `digits`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ FIRST = "digits-r2"
 
 
 async def experiment(cluster: Cluster, name: str = FIRST) -> dict[str, Any]:
-    """Its status; empty before its plan is frozen."""
+    """Return the Experiment's status; empty before its plan is frozen."""
     status: dict[str, Any] = (await cluster.experiment(name)).get("status", {})
     return status
 

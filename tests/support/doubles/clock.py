@@ -1,4 +1,4 @@
-"""A clock that only moves when told."""
+"""A clock that moves only when a test moves it."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ class FakeClock:
         await waiter
 
     def set_back(self, seconds: float) -> None:
-        """The wall clock is corrected; time goes on."""
+        """Correct the wall clock, without a jump of the monotonic time."""
         self._now -= timedelta(seconds=seconds)
         self._sleepers = [(at - timedelta(seconds=seconds), waiter) for at, waiter in self._sleepers]
 

@@ -1,4 +1,4 @@
-"""A whole world in memory: API server, Ray, edges and the reconciler, under a clock that the test moves."""
+"""A cluster in memory: API server, Ray, edges and the reconciler, on a clock that the test moves."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -41,7 +41,7 @@ STATUS_SCHEMAS = {
     kind: {"properties": {**schema["properties"], "spec": {"x-kubernetes-preserve-unknown-fields": True}}}
     for kind, schema in crd_schemas().items()
 }
-"""What the API server allows of statuses. Specs are taken as they are, for tests of what admission refuses."""
+"""The API server validates statuses. It accepts any spec, for tests of the operator's own admission."""
 
 
 def model_deployment(uri: str = "file:///models/v1", name: str = NAME, **spec: Any) -> Object:
@@ -113,7 +113,7 @@ class Cluster:
         return [event["reason"] for event in await self.kube.list(EVENT, NAMESPACE)]
 
     async def notes(self, reason: str) -> list[str]:
-        """What the events with that reason say, in the order in which they were told."""
+        """Return the notes of the events with this reason, in order."""
         told = [event for event in await self.kube.list(EVENT, NAMESPACE) if event["reason"] == reason]
         return [event["note"] for event in sorted(told, key=lambda event: event["eventTime"])]
 
@@ -148,7 +148,7 @@ class Cluster:
         self.clock.advance(seconds)
 
     async def outside(self, write: Callable[[], Any]) -> None:
-        """Let others than the operator write: they do not die with it."""
+        """Let clients other than the operator write: they do not crash with it."""
         hook, self.kube.on_write = self.kube.on_write, lambda *_: None
         try:
             await write()
@@ -178,7 +178,7 @@ class Cluster:
         return until is None
 
     async def settle(self, rounds: int = 40, seconds: float = 1.0) -> None:
-        """A fixed number of rounds, each of so many seconds."""
+        """Run a fixed number of rounds of so many seconds each."""
         for _ in range(rounds):
             await self.round(seconds)
 
@@ -213,7 +213,7 @@ class Cluster:
         await self._patch(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
 
     async def replace_edge(self, old: str, new: str) -> None:
-        """As a Deployment does: the new pod comes, the old one gets no more requests, is asked once more, and goes."""
+        """Replace a pod as a Deployment does: the new one starts, the old one gets no more requests, reports once more, and ends."""
         ref = Ref(POD, NAMESPACE, old)
         held: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": old, "namespace": NAMESPACE}}
         await self.kube.apply({**held, "metadata": {**held["metadata"], "finalizers": ["sundog.dev/test"]}})
@@ -228,7 +228,7 @@ class Cluster:
         assert stored is not None
         await self.kube.patch_status(ref, status, resource_version=stored["metadata"]["resourceVersion"])
 
-    # What tests wait for.
+    # Conditions that tests wait for.
 
     async def serves(self, revision: int) -> bool:
         status = await self.status()

@@ -1,4 +1,4 @@
-"""An operator that dies at a write, and another that goes on."""
+"""An operator that crashes at a write, and another one that continues."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -9,7 +9,7 @@ OnWrite = Callable[[str, Write], None]
 
 
 class Died(Exception):
-    """The operator did."""
+    """The operator has crashed."""
 
 
 async def assert_same_end_after_any(way: Callable[[OnWrite], Awaitable[tuple[Any, int]]], every: int = 1) -> None:

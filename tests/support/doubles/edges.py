@@ -1,4 +1,4 @@
-"""Edges that follow the split document some time after it was written, and report as the real agent does."""
+"""Edges that apply the split document some time after it was written, and report like the real agent."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sundog_operator.ports import CONFIG_MAP, POD, Clock, Object, Ref
 
 
 class Serving(Replicas, Protocol):
-    """Who knows how they started, too."""
+    """A source of replicas and of their starts."""
 
     def start_of(self, name: str) -> dict[str, Any] | None: ...
 
@@ -66,7 +66,7 @@ class FakeEdges:
         return [self._report(pod, document, question) for pod in pods]
 
     async def pass_time(self, seconds: float) -> None:
-        """Let requests come while the clock is about to move so far: to ready edges, until they leave."""
+        """Send requests to ready edges before the clock moves so far, until they leave."""
         now_s, asked = self._clock.now().timestamp(), []
         pods = await self._kube.list(POD, self._namespace, {"app.kubernetes.io/name": "sundog-edge"})
         for pod in pods:
@@ -79,7 +79,7 @@ class FakeEdges:
             self.counting(pod).settle(now_s + seconds, self.traffic.timeout_s)
 
     def counting(self, pod: Object) -> CountingEdge:
-        """What counts in a pod; a pod of the same name that takes its place begins from nothing."""
+        """Return the counter of a pod; a new pod of the same name starts from zero."""
         meta = pod["metadata"]
         key = meta.get("uid", meta["name"])
         if key not in self._counting:
@@ -87,7 +87,7 @@ class FakeEdges:
         return self._counting[key]
 
     def in_force(self) -> list[dict[str, Any]]:
-        """The documents that edges act on now."""
+        """Return the documents that are in force at the edges."""
         return list(self._in_force.values())
 
     async def _document(self) -> dict[str, Any] | None:
@@ -140,7 +140,7 @@ class FakeEdges:
 
 
 def _without_further(told: dict[str, Any]) -> dict[str, Any]:
-    """As an edge knows it that counts by one latency."""
+    """Return a service as an edge reports it that counts one latency."""
     return {name: value for name, value in told.items() if not name.startswith("slow") or name[-1] not in "23"}
 
 

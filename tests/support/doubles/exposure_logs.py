@@ -1,4 +1,4 @@
-"""Places outside that take exposure logs: each takes what it is given, or says why not, or hangs."""
+"""Destinations for exposure logs: they accept files, refuse them with a reason, or hang."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Outcomes of requests, told some time after them and joined by the edge's own code: one store, which all edges of a namespace read."""
+"""Outcomes that are reported some time after their requests and joined by the edge's own code, in one store per namespace."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ class _Due(NamedTuple):
 
 @dataclass
 class Attempt:
-    """What the store has of one."""
+    """The stored data of one attempt."""
 
     keys: set[bytes] = field(default_factory=set)
     firsts: dict[int, FirstExposure] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Attempt:
 
 
 class Outcomes:
-    """Each request of a service with feedback is a unit of its own, by a header where its units stay.
+    """Feedback of services. Each request is a unit; where units keep their arm, a header names it.
 
     Attributes:
         store: its id. `lose` makes it another one, which knows nothing.
@@ -106,7 +106,7 @@ class Outcomes:
         return self._attempts.setdefault(attempt, Attempt())
 
     def sections(self, document: Json) -> dict[str, Json]:
-        """What an edge with this document in force tells."""
+        """Return the report of an edge with this document in force."""
         return {
             service["name"]: self._section(service["attempt"])
             for service in document.get("services", ())

@@ -15,12 +15,12 @@ _WRITES_KEPT = 4096
 
 
 class Dropped(DependencyError):
-    """The watch was cut off."""
+    """The watch was closed by a test."""
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A write that a client asked for; `changed` is False before it and for one that changed nothing."""
+    """A write of a client; `changed` is False before the write, and for one that changed nothing."""
 
     verb: Verb
     ref: Ref

@@ -1,4 +1,4 @@
-"""KubeRay, Ray's autoscaler and the kubelet as the reconciler sees them: pods of groups come, and go once they are idle."""
+"""KubeRay, Ray's autoscaler and the kubelet for the reconciler: pods of groups start, and stop once they are idle."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -19,7 +19,7 @@ async def create_with_status(kube: MemoryKubernetes, kind: Kind, obj: Object, st
 
 
 class FakeServes:
-    """`ports.Serve` of several clusters, by dashboard. With `started_at_once` replicas run as soon as they are asked for."""
+    """`ports.Serve` of several clusters, by dashboard. With `started_at_once` replicas run at once."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""A store of outcomes in memory, of which the edge's own code makes an export."""
+"""A store of outcomes in memory, which the edge's own code exports."""
 
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Tallied:
 
 @dataclass
 class MemoryOutcomes:
-    """Of every attempt. It fails after so many exposures; `grows` is by how much its sequence rises with each look."""
+    """A store with the same data for every attempt. It fails after so many exposures; its sequence rises by `grows` with each read."""
 
     exposed: list[ExportedExposure] = field(default_factory=list)
     told: list[ExportedOutcome] = field(default_factory=list)
@@ -46,6 +46,6 @@ class MemoryOutcomes:
 
 
 def section(attempt: str, store: str, tally: Mapping[str, int]) -> dict[str, object]:
-    """What the evidence would say of it."""
+    """Return the counts that the evidence document has."""
     exposed = [[1, "control", tally["units"]]]
     return {"attempt": attempt, "store": store, "sequence": tally["sequence"], "exposed": exposed, "squares": 2**70}

@@ -1,4 +1,4 @@
-"""A Prometheus that gives what it was told to."""
+"""A Prometheus with fixed answers."""
 
 from sundog_operator.core.observed import PrometheusResult
 from sundog_operator.ports import Clock

@@ -1,4 +1,4 @@
-"""Ray Serve as the reconciler sees it: applications start after a while, fail where told to, drain when they go."""
+"""Ray Serve for the reconciler: applications start after a while, fail on request, and drain when they are removed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class _App:
 
 
 def _target(config: Mapping[str, Any], load: int = 0) -> int:
-    """What Serve wants: the fixed number, else what the load asks for within the bounds."""
+    """Return Serve's target: the fixed number, or the number for the load within the bounds."""
     deployment = config["deployments"][0]
     scaling = deployment.get("autoscaling_config")
     if not scaling:
@@ -82,14 +82,14 @@ class FakeServe:
         self._place()
 
     def start_of(self, name: str) -> dict[str, Any] | None:
-        """What a replica of an application answers an edge of its start."""
+        """Return the report of an application's replica about its start."""
         if not self.running(name):
             return None
         began = self.started.began
         return {"phases": dict(self.started.phases), **({} if began is None else {"beganAt": began.timestamp()})}
 
     def crash_replicas(self, name: str) -> None:
-        """All replicas of an application die and start again."""
+        """Kill all replicas of an application; they start again."""
         self.crash_some(name, len(self._apps[name].replicas))
 
     def crash_some(self, name: str, count: int) -> None:
@@ -98,11 +98,11 @@ class FakeServe:
         app.replicas = [each and (begun if index < count else each) for index, each in enumerate(app.replicas)]
 
     def lose_one(self, name: str) -> None:
-        """The node of a replica's pod is gone, and another pod waits for a device."""
+        """Remove the node of a replica's pod; another pod then waits for a device."""
         self._apps[name].replicas[-1] = None
 
     def _begun(self) -> datetime:
-        """When a replica is taken to have begun that does so now."""
+        """Return the start time of a replica that starts now."""
         return self._clock.now() + timedelta(seconds=self.later_s)
 
     def _placed(self) -> int:
@@ -121,7 +121,7 @@ class FakeServe:
                     app.replicas[index], free = self._begun(), free - 1
 
     def load(self, name: str, replicas: int) -> None:
-        """An application with autoscaling gets so much to do that it takes so many replicas."""
+        """Give an application with autoscaling so much load that it needs so many replicas."""
         self._apps[name].load = replicas
         self._apps[name] = self._changed(self._apps[name], self._apps[name].config, self._clock.now())
 
@@ -139,14 +139,14 @@ class FakeServe:
         count, new = _target(config, load), self._begun() if self.devices is None else None
         if before is None or before.config["args"] != config["args"]:
             return _App(config, now, [new] * count)
-        # As the real one: what waits goes first.
+        # Like Serve: replicas that wait are removed first.
         kept = sorted(before.replicas, key=lambda each: each is None)[:count]
         return _App(config, before.changed, kept + [new] * (count - len(kept)), load)
 
     def _failure(self, app: _App) -> tuple[str, str] | None:
         failure = self.failures.get(app.config["args"]["model"]["uri"])
         late = (self._clock.now() - app.changed).total_seconds() >= self.start_s
-        # As the real one: what failed stays failed until it is removed or its args change.
+        # Like Serve: a failed application stays failed until it is removed or its arguments change.
         app.failed = app.failed or (failure if failure and late else None)
         return app.failed
 
@@ -155,7 +155,7 @@ class FakeServe:
         running = self.running(name)
         target = max(_target(app.config, app.load), len(app.replicas))
         told = failure or self.failures.get(app.config["args"]["model"]["uri"])
-        # As the real one: the message of a failed attempt shows while further attempts are made.
+        # Like Serve: the message of a failed attempt stays during further attempts.
         message = f"Traceback\n  sundog: {told[0]}: {told[1]}\n" if told else ""
         if failure is not None:
             status, deployment = "DEPLOY_FAILED", "DEPLOY_FAILED"

@@ -1,6 +1,6 @@
-"""Requests that reach edges as the fake clock moves, and how applications answer them.
+"""Requests that reach edges as the fake clock moves, and the answers of applications.
 
-Each becomes a line as HAProxy writes it, and the edge's own ledger counts it: what is reported cannot drift from what the agent reports.
+Each becomes a line as HAProxy writes it, and the edge's own ledger counts it. So the reports cannot differ from the agent's.
 """
 
 import functools
@@ -32,13 +32,13 @@ _ENDINGS: Final = {
 """Status, termination, retries, server and outcome in a line, by how the request ended."""
 
 THRESHOLDS: Final = ("slowMicroseconds", "slowMicroseconds2", "slowMicroseconds3")
-"""Of an arm in a split document."""
+"""Fields of an arm's latency thresholds in a split document."""
 
 Json = dict[str, Any]
 
 
 class Place(NamedTuple):
-    """Where a request is counted."""
+    """The row in which a request is counted."""
 
     service: str
     attempt: str
@@ -48,13 +48,13 @@ class Place(NamedTuple):
 
 
 class Replicas(Protocol):
-    """Who knows how many replicas of an application answer."""
+    """A source for the number of replicas that answer."""
 
     def running(self, name: str) -> int: ...
 
 
 class Unit(NamedTuple):
-    """Of a request: the hash that samples are drawn by, as HAProxy writes it, and the group."""
+    """Sampling hash and group of a request, as HAProxy writes them."""
 
     hash: int
     group: int
@@ -64,7 +64,7 @@ NOBODY: Final = Unit(0, 0)
 
 
 class Counts(Protocol):
-    """Who counts requests."""
+    """A counter of requests."""
 
     def answered(
         self,
@@ -81,7 +81,7 @@ class Counts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stalls:
-    """What befalls each replica now and then: for so long it fails a share of what it gets."""
+    """Stalls of replicas: for so long a replica fails a share of its requests."""
 
     seconds: float
     failing: float
@@ -114,7 +114,7 @@ class Answers:
 
 @dataclass(frozen=True, eq=False)
 class Users:
-    """Who asks a service, and comes back.
+    """Users who send requests to a service repeatedly.
 
     Attributes:
         count: how many there are.
@@ -129,18 +129,18 @@ class Users:
     anonymous: float = 0.0
 
     def name(self, number: int) -> bytes:
-        """What a request of his has as unit."""
+        """Return the unit of a user's request."""
         return f"user-{number}".encode()
 
     @property
     def shares(self) -> np.ndarray[Any, Any]:
-        """Of the requests, by number."""
+        """Return each user's share of the requests."""
         often = np.arange(1, self.count + 1) ** -self.zipf
         return np.asarray(often / often.sum())
 
     @property
     def rates(self) -> np.ndarray[Any, Any]:
-        """Of their own failures, by number."""
+        """Return each user's failure rate."""
         return np.array([self.failing.get(number, 0.0) for number in range(self.count)])
 
 
@@ -153,7 +153,7 @@ class _Hanging(NamedTuple):
 
 @dataclass(slots=True)
 class _Worker:
-    """A HAProxy process: what it has assigned by row, and what has not ended."""
+    """A HAProxy process: requests assigned by row, and requests that still run."""
 
     boot: str
     assigned: Counter[str] = field(default_factory=Counter)
@@ -166,7 +166,7 @@ class CountingEdge:
     def __init__(self, uid: str) -> None:
         self.ledger = Ledger()
         self.drops = 0.0
-        """Of the lines, the share that is lost."""
+        """The share of lines that is lost."""
         self._uid, self._workers = uid, 1
         self._worker = _Worker(f"{uid}-1")
 
@@ -237,7 +237,7 @@ class CountingEdge:
         boot.running = running
 
     def told(self, now_s: float, around: AgentState, in_force: AppliedDocument | None, question: EvidenceQuery) -> Json:
-        """What the agent reports."""
+        """Return the agent's report."""
         found: Json = orjson.loads(
             orjson.dumps(evidence.build_evidence(around, in_force, self.ledger, now_s, question))
         )
@@ -270,7 +270,7 @@ class Traffic:
         self._stalled_s: dict[tuple[str, int], float] = {}
 
     def flow(self, begin_s: float, seconds: float, edges: Sequence[tuple[Counts, Json]], replicas: Replicas) -> None:
-        """Let so much time pass, for edges and the documents that they have in force."""
+        """Simulate requests for so much time, by the documents in force."""
         for at_s, length in _within_blocks(begin_s, seconds):
             applications = {
                 arm["application"] for _, told in edges for each in told["services"] for arm in each["arms"]
@@ -295,7 +295,7 @@ class Traffic:
         return lost / (count * seconds)
 
     def _ask(self, at_s: float, seconds: float, edge: Counts, service: Json, stalled: dict[str, float]) -> None:
-        """One edge's requests of a service in a while."""
+        """Simulate one edge's requests to a service."""
         total = int(self._draw.poisson(self.rps.get(service["name"], 0.0) * seconds))
         if not total or not service["arms"]:
             return
@@ -313,7 +313,7 @@ class Traffic:
     def _ask_as(
         self, users: Users, total: int, at_s: float, edge: Counts, service: Json, stalled: dict[str, float]
     ) -> None:
-        """Requests of users, each of which goes to the arm that has his bucket."""
+        """Simulate requests of users. Each goes to the arm of the user's bucket."""
         placed = _placed(users, service["salt"], json.dumps([arm["ranges"] for arm in service["arms"]]))
         asking = self._draw.choice(users.count, total, p=users.shares)
         failing = self._draw.random(total) < users.rates[asking]

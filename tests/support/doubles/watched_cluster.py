@@ -1,4 +1,4 @@
-"""A world in memory that is reconciled as in a cluster: reads from memory, which watches keep, keys from the queue, requests counted."""
+"""A cluster in memory that is reconciled like a real one: reads from watched caches, keys from the queue, requests counted."""
 
 import asyncio
 from collections import Counter
@@ -19,11 +19,11 @@ from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Kind, Object, Ref, ref_
 
 TICK_S = 0.2
 _TURNS = 30
-"""Of the event loop in each tick: more than a pass has requests, so that what can be done is done in it."""
+"""Turns of the event loop per tick: more than a pass has requests, so that a pass ends within a tick."""
 
 
 class Counted:
-    """The port over another one; `asked` counts what the operator asks for, as `get services`, and `statuses` are those it wrote."""
+    """A port that records calls of another one: `asked` counts reads such as `get services`, `statuses` has the written statuses."""
 
     def __init__(self, kube: MemoryKubernetes) -> None:
         self._kube = kube
@@ -94,7 +94,7 @@ class WatchedCluster(Cluster):
         await self._patch(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
 
     async def tick(self) -> None:
-        """Let the operator do what it can, then the others, and move the clock."""
+        """Let the operator work, then the other components, and move the clock."""
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         await self._controllers()
@@ -113,7 +113,7 @@ class WatchedCluster(Cluster):
 
 @asynccontextmanager
 async def watched_cluster() -> AsyncIterator[WatchedCluster]:
-    """One whose operator works, until the context ends."""
+    """Run a cluster with a working operator until the context ends."""
     cluster = WatchedCluster()
 
     async def follow(kind: Kind) -> None:

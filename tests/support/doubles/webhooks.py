@@ -1,4 +1,4 @@
-"""Addresses outside: each answers as it was told to, or hangs, or is not there."""
+"""Webhook receivers: each gives a fixed answer, hangs, or does not exist."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ class FakeWebhooks:
         return WebhookResult(self.answers[url])
 
     def posted(self, url: str) -> list[dict[str, Any]]:
-        """What one of them received."""
+        """Return the documents that one receiver got."""
         return [document for place, document in self.received if place == url]
 
     async def turn(self) -> None:

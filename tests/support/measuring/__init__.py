@@ -1,1 +1,1 @@
-"""What the benchmarks share: a load generator, interleaved rounds, records, and the things that are measured."""
+"""Shared parts of the benchmarks: a load generator, interleaved rounds, records, and the systems under test."""

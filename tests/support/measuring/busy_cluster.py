@@ -1,6 +1,6 @@
-"""`python -m measuring.busy_cluster KUBECONFIG`: an API server in memory with the nodes and pods of a large cluster, until it is ended.
+"""An API server in memory with the nodes and pods of a large cluster: `python -m measuring.busy_cluster KUBECONFIG`, until it is ended.
 
-Pods have what those of a usual Deployment have, managed fields included; some of each node have a GPU.
+Pods look like those of a usual Deployment, with managed fields. Some on each node have a GPU.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ PODS = 10_000
 GPU = "nvidia.com/gpu"
 GPUS = 8
 TAKEN = 6
-"""Of each node, and of these by its pods."""
+"""GPUs of each node, and those in use by its pods."""
 
 
 def node(index: int) -> Object:
-    """A node with accelerators."""
+    """Return a node with accelerators."""
     labels = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "kubernetes.io/os": "linux", "pool": f"p{index % 5}"}
     names = ("MemoryPressure", "DiskPressure", "PIDPressure")
     conditions = [{"type": each, "status": "False"} for each in names] + [{"type": "Ready", "status": "True"}]
@@ -38,7 +38,7 @@ def node(index: int) -> Object:
 
 
 def pod(index: int) -> Object:
-    """A running pod of somebody else, of 4 to 5 kB."""
+    """Return a running pod of another user, of 4 to 5 kB."""
     resources = {"cpu": "500m", "memory": "1Gi", **({GPU: "1"} if index // NODES < TAKEN else {})}
     container = {
         "name": "app",
@@ -77,7 +77,7 @@ async def main(kubeconfig: Path) -> None:
     kube = MemoryKubernetes(clock)
     for made in (*map(node, range(NODES)), *map(pod, range(PODS))):
         stored = await kube.create(made)
-        # As with a real API server, the status is another resource.
+        # Like a real API server: the status is a subresource.
         await kube.patch_status(ref_of(stored), made["status"], resource_version=stored["metadata"]["resourceVersion"])
     async with serve_http(kube, clock, token=token) as url:
         write_kubeconfig(kubeconfig, url, token)

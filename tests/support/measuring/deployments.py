@@ -1,4 +1,4 @@
-"""ModelDeployments as the operator would put them on Serve and at the edge."""
+"""ModelDeployments as the operator deploys them on Serve and at the edge."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ CPU = "1"
 
 
 def application(name: str, model: Path, runtime: Mapping[str, Any] | None = None) -> Json:
-    """The Serve application of revision 1, one replica."""
+    """Return the Serve application of revision 1, with one replica."""
     spec = ModelDeploymentSpec.from_json(
         {
             "model": {"uri": f"file://{model}", "entrypoint": "net:Net"},
@@ -34,13 +34,13 @@ def application(name: str, model: Path, runtime: Mapping[str, Any] | None = None
 
 
 def arguments(name: str, model: Path) -> Json:
-    """What a replica is started with, for those who start one without Serve."""
+    """Return the arguments of a replica, to start one without Serve."""
     args: Json = application(name, model)["args"]
     return args
 
 
 def deploy(ray: RayServe, edge: Edge, applications: Sequence[Json]) -> None:
-    """Nothing but these on Ray, and each a service of the edge with two arms, under the name of its ModelDeployment."""
+    """Deploy only these on Ray, and make each a service of the edge with two arms, named like its ModelDeployment."""
     ray.put({"applications": list(applications)})
     for each in applications:
         ray.wait_running(each["name"])

@@ -1,4 +1,4 @@
-"""A real edge, HAProxy and agent as processes of their own, and a split document for it."""
+"""A real edge, with HAProxy and agent as processes, and a split document for it."""
 
 import contextlib
 import json
@@ -65,11 +65,11 @@ class Edge:
     _generation: int = field(default=0)
 
     def url(self, name: str, path: str = "/") -> str:
-        """Where clients reach a service."""
+        """Return the URL of a service."""
         return f"http://127.0.0.1:{self.http_port}/{name}{path}"
 
     def evidence(self) -> Json:
-        """What the agent says; without content while it is away."""
+        """Return the agent's report; empty while it is away."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.agent_port}/evidence", timeout=10) as answer:
                 found: Json = json.loads(answer.read())
@@ -98,13 +98,13 @@ class Edge:
                 raise AssertionError(seen["document"]["error"])
             arms = [each for service in seen["services"].values() for each in service["arms"].values()]
             in_force = seen["document"]["generation"] == self._generation
-            # Of what has just come into force the agent knows no servers yet.
+            # The agent does not know the servers of a new document yet.
             return in_force and all(each.get("servers", {}).get("up", 0) >= up for each in arms)
 
         eventually(ready, f"{len(services)} services in force with {up} replicas", timeout)
 
     def costs(self) -> tuple[Cost, Cost]:
-        """Of HAProxy and of the agent."""
+        """Return the costs of HAProxy and of the agent."""
         return cost_of(self.haproxy.pid), cost_of(self.agent.pid)
 
     def counted(self) -> tuple[int, int]:

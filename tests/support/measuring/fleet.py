@@ -1,4 +1,4 @@
-"""Many ModelDeployments on a control plane of their own, an operator with the chart's account, and how long they take."""
+"""Many ModelDeployments on their own control plane, an operator with the chart's account, and their durations."""
 
 import asyncio
 import contextlib
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from charting import NAMESPACE, account, values
-from charting.life import standing_in
+from charting import NAMESPACE, service_account, values
+from charting.lifecycle import fake_workloads
+from fake_cluster.operator_process import OperatorProcess, running_operator, wait_until
 from measuring.record import ROOT
 from real_kubernetes import audit, kuberay
 from real_kubernetes.cluster import BINARIES, CONTROL_PLANE_BUILDS, Cluster, temporary
-from standing_in.operator_process import OperatorProcess, running_operator, wait_until
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.ports import MODEL_DEPLOYMENT, Kind, Object, Ref
 from sundog_operator.ports import NAMESPACE as NAMESPACES
@@ -26,7 +26,7 @@ AT_ONCE = 16
 
 @contextlib.contextmanager
 def control_plane(name: str) -> Iterator[Cluster]:
-    """One that nothing was in before, with the CRDs; skips where it cannot be had."""
+    """Start an empty control plane with the CRDs; skips if it cannot run."""
     if reason := BINARIES.refusal(CONTROL_PLANE_BUILDS):
         pytest.skip(reason)
     with temporary(name, with_node=False) as cluster:
@@ -42,17 +42,17 @@ def control_plane(name: str) -> Iterator[Cluster]:
 
 @dataclass
 class Fleet:
-    """A control plane with stand-ins for what runs in pods, and the operator's account."""
+    """A control plane with fake workloads, and the operator's account."""
 
     cluster: Cluster
     folder: Path
 
     @contextlib.contextmanager
     def operator(self, identity: str = "a", workers: int | None = None) -> Iterator[OperatorProcess]:
-        """An operator with the chart's installation that leads."""
+        """Start an operator with the chart's configuration, and wait until it leads."""
         given = values("smallest")
-        file = account.installation(given) + (f"\nworkers: {workers}\n" if workers else "")
-        kubeconfig = account.kubeconfig(self.cluster.kubectl, self.folder / "kubeconfig")
+        file = service_account.installation(given) + (f"\nworkers: {workers}\n" if workers else "")
+        kubeconfig = service_account.kubeconfig(self.cluster.kubectl, self.folder / "kubeconfig")
         with running_operator(
             self.folder, kubeconfig, "--namespace", NAMESPACE, identity=identity, installation=file
         ) as process:
@@ -60,9 +60,11 @@ class Fleet:
             yield process
 
     def requests(self) -> Counter[str]:
-        """What the operator's account asked the API server for until now, by verb and resource."""
+        """Return the requests of the operator's account so far, by verb and resource."""
         assert self.cluster.instance is not None
-        return Counter(str(use.right) for use in audit.requests(audit.log(self.cluster.instance), account.ACCOUNT))
+        return Counter(
+            str(use.right) for use in audit.requests(audit.log(self.cluster.instance), service_account.ACCOUNT)
+        )
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds of the control plane's processes."""
@@ -74,7 +76,7 @@ LEASE = "leases.coordination.k8s.io"
 
 
 def writes(requests: Counter[str]) -> Counter[str]:
-    """Those of the requests that change something, but for the operator's Lease."""
+    """Return the requests that change something, except those for the operator's Lease."""
     reads = ("get ", "list ", "watch ")
     return Counter({each: n for each, n in requests.items() if not each.startswith(reads) and not each.endswith(LEASE)})
 
@@ -89,16 +91,16 @@ def cpu_of(pid: int) -> float:
 
 @contextlib.contextmanager
 def fleet(name: str, folder: Path) -> Iterator[Fleet]:
-    """All of it but the operator."""
+    """Start everything except the operator."""
     with control_plane(name) as cluster:
-        account.install(cluster.kubectl, values("smallest"))
-        with standing_in(cluster.kubeconfig, folder / "stand-in.log"):
+        service_account.install(cluster.kubectl, values("smallest"))
+        with fake_workloads(cluster.kubeconfig, folder / "fake-workloads.log"):
             yield Fleet(cluster, folder)
 
 
 @contextlib.asynccontextmanager
 async def client_of(kubeconfig: Path) -> AsyncIterator[KubernetesClient]:
-    """A client as an administrator."""
+    """Connect a client as an administrator."""
     client = await KubernetesClient.connect(kubeconfig, manager="bench")
     try:
         yield client
@@ -109,7 +111,7 @@ async def client_of(kubeconfig: Path) -> AsyncIterator[KubernetesClient]:
 
 
 def model_deployment(index: int, namespaces: int) -> Object:
-    """One of many, in one of so many namespaces."""
+    """Return one of many ModelDeployments, in one of so many namespaces."""
     return {
         "apiVersion": MODEL_DEPLOYMENT.api_version,
         "kind": MODEL_DEPLOYMENT.kind,
@@ -158,7 +160,7 @@ async def wait_for(
 
 
 def is_ready(obj: Object) -> bool:
-    """Whether it says Ready."""
+    """Return whether it is Ready."""
     conditions = (obj.get("status") or {}).get("conditions") or ()
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 

@@ -1,4 +1,4 @@
-"""Load by wrk, one thread, closed loop, in interleaved rounds; every answer's status is looked at."""
+"""Load by wrk: one thread, closed loop, interleaved rounds. It checks the status of every answer."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ end
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent, over and over. With `units`, under so many values of `x-user-id`."""
+    """A request that is sent repeatedly; with `units`, under so many values of `x-user-id`."""
 
     body: bytes = b""
     content_type: str = "application/json"
@@ -66,7 +66,7 @@ class Request:
     method: str = "POST"
 
     def is_answered(self, url: str) -> bool:
-        """Whether a server is there that answers its body with 200."""
+        """Return whether the server answers this body with 200."""
         try:
             with urllib.request.urlopen(urllib.request.Request(url, self.body), timeout=5) as answer:
                 return bool(answer.status == 200)
@@ -76,7 +76,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Sample:
-    """One round. Latencies in microseconds."""
+    """The result of one round. Latencies in microseconds."""
 
     rps: float
     p50_us: float
@@ -86,7 +86,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Side:
-    """One of those that are compared. `before` and `after` run around each of its rounds, outside of its time."""
+    """One side of a comparison. `before` and `after` run around each of its rounds, outside of the measured time."""
 
     name: str
     url: str
@@ -96,11 +96,11 @@ class Side:
 
 
 class WrongAnswersError(Exception):
-    """A round with an answer other than 200, or without one: its numbers mean nothing."""
+    """A round had an answer other than 200, or none, so its numbers mean nothing."""
 
 
 def available() -> bool:
-    """Whether there is a wrk."""
+    """Return whether wrk is installed."""
     return shutil.which("wrk") is not None
 
 
@@ -120,7 +120,7 @@ def script(request: Request, body: Path) -> str:
 
 
 def measure(url: str, request: Request, connections: int, seconds: int = ROUND_S) -> Sample:
-    """One run of wrk. Raises WrongAnswersError."""
+    """Run wrk once. Raises WrongAnswersError."""
     with tempfile.TemporaryDirectory(prefix="sd-wrk-") as folder:
         body, lua = Path(folder) / "body", Path(folder) / "load.lua"
         body.write_bytes(request.body)
@@ -139,7 +139,7 @@ def measure(url: str, request: Request, connections: int, seconds: int = ROUND_S
 
 
 def in_turn(sides: Sequence[Side], rounds: int) -> Iterator[Side]:
-    """A B B A A B …: neither of two always comes first, and a drift of the machine falls on both."""
+    """Yield A B B A A B …: neither side always comes first, and a drift of the machine affects both."""
     for number in range(rounds):
         yield from sides if number % 2 == 0 else reversed(sides)
 
@@ -166,7 +166,7 @@ def median_rps(samples: Sequence[Sample]) -> float:
 
 
 def ratio(ours: Sequence[Sample], theirs: Sequence[Sample]) -> float:
-    """The median over rounds of ours divided by theirs: each pair was taken within seconds."""
+    """Return the median over rounds of our value divided by theirs. Each pair was measured within seconds."""
     return statistics.median(mine.rps / other.rps for mine, other in zip(ours, theirs, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The MLP that is served everywhere. Imports nothing but torch: the peers have their own environments."""
+"""The MLP that all servers serve. Imports only torch, because the peers have their own environments."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The networks that are served, as model directories, and the requests for them."""
+"""Networks to serve, as model folders, and requests for them."""
 
 import json
 import random
@@ -40,7 +40,7 @@ class Net(torch.nn.Module):
         return self.layers(x)
 """
 
-# As good as no forward pass, so that what is measured is the way of an image through the protocol.
+# Almost no forward pass, so that the benchmark measures the protocol.
 MEANS = """
 import torch
 

@@ -1,7 +1,7 @@
-"""Other model servers, each in a virtual environment of its own below `.venv-peers`, made from PyPI when first asked for.
+"""Other model servers, each in its own virtual environment below `.venv-peers`, created from PyPI on first use.
 
-Torch with what it needs is linked from this environment instead of being installed six times (a gigabyte each): a `.pth` file
-appends a folder of links, so a peer's own packages come first and it sees nothing else of ours.
+Torch and its dependencies are linked from this environment instead of being installed six times (a gigabyte each). A `.pth` file appends
+a folder of links, so a peer's own packages come first and it sees no other package of this environment.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _APPS = ROOT / "tests" / "bench" / "peers"
 
 @dataclass(frozen=True)
 class Peer:
-    """A server. `command` gets the environment's `bin`, a folder for its files and free ports, the first for HTTP."""
+    """Another model server. `command` gets the environment's `bin`, a folder for its files and free ports, the first for HTTP."""
 
     name: str
     title: str
@@ -48,7 +48,7 @@ class NotInstalledError(Exception):
 
 
 def environment_of(peer: Peer) -> Path:
-    """The peer's environment, made where it is missing or was made for other versions. Raises NotInstalledError."""
+    """Return the peer's environment; create it if it is missing or has other versions. Raises NotInstalledError."""
     folder = FOLDER / peer.name
     stamp = folder / "made-for"
     wanted = "\n".join(peer.requirements)
@@ -69,7 +69,7 @@ def environment_of(peer: Peer) -> Path:
 
 
 def torch_links() -> Path:
-    """A folder of links to torch and what it needs, and to nothing else of this environment."""
+    """Make a folder of links to torch and its dependencies only."""
     folder = FOLDER / "torch"
     folder.mkdir(parents=True, exist_ok=True)
     for each in _with_needs("torch"):
@@ -96,7 +96,7 @@ def _with_needs(name: str) -> list[Distribution]:
 
 @contextlib.contextmanager
 def serving(peer: Peer, folder: Path) -> Iterator[str]:
-    """The URL of a peer that answers. Raises NotInstalledError, TimeoutError."""
+    """Start a peer and yield its URL. Raises NotInstalledError, TimeoutError."""
     environment = environment_of(peer)
     folder.mkdir(parents=True, exist_ok=True)
     ports = free_ports(3)

@@ -1,4 +1,4 @@
-"""Processes that a benchmark starts, and what they have cost."""
+"""Processes that a benchmark starts, and their cost."""
 
 import contextlib
 import subprocess
@@ -18,7 +18,7 @@ class Cost:
 
 
 def cost_of(pid: int) -> Cost:
-    """Of a process with its descendants."""
+    """Return CPU seconds and memory of a process with its descendants."""
     root = psutil.Process(pid)
     cpu, rss = 0.0, 0
     for process in (root, *root.children(recursive=True)):
@@ -30,7 +30,7 @@ def cost_of(pid: int) -> Cost:
 
 
 def listening(port: int) -> int:
-    """The process that listens on a TCP port. Raises LookupError where there is none."""
+    """Return the process that listens on a TCP port. Raises LookupError if there is none."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             for each in process.net_connections("tcp"):
@@ -43,7 +43,7 @@ def listening(port: int) -> int:
 def running(
     command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with its descendants, ended at the end."""
+    """Run a process, and end it with its descendants."""
     with log.open("ab") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=cwd)
     try:

@@ -1,6 +1,6 @@
-"""The MLP as a raw ASGI application: what one would write by hand, without a framework, a check or a log.
+"""The MLP as a raw ASGI application, as written by hand without a framework, a check or a log.
 
-`uvicorn measuring.raw_asgi:app` serves it bare; `serve_apps` serves the same on Ray Serve.
+`uvicorn measuring.raw_asgi:app` serves it bare; `serve_apps` serves it on Ray Serve.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a benchmark found: printed as a table, kept as JSON below `out/bench`, from which `docs/benchmarks.md` is rendered."""
+"""Results of a benchmark: print them as a table, store them as JSON below `out/bench`, and render `docs/benchmarks.md` from it."""
 
 import json
 import os
@@ -26,7 +26,7 @@ _PACKAGES = ("ray", "torch", "uvicorn", "orjson")
 
 @dataclass
 class Record:
-    """One benchmark's result. `rows` are what people read, `raw` is what was measured."""
+    """One benchmark's result: `rows` for readers, `raw` with the measured numbers."""
 
     part: str
     title: str
@@ -36,7 +36,7 @@ class Record:
     raw: dict[str, Any] = field(default_factory=dict)
 
     def add(self, *cells: str) -> None:
-        """One more row."""
+        """Add a row."""
         self.rows.append(list(cells))
 
     def keep_samples(self, key: str, samples: Mapping[str, Sequence[Sample]]) -> None:
@@ -57,7 +57,7 @@ class Record:
 
 
 def machine() -> str:
-    """In words: what the numbers were taken on, and how busy it was."""
+    """Describe the machine and its load."""
     found = [f"{name} {known}" for name in _PACKAGES if (known := _version(name))]
     memory = round(psutil.virtual_memory().total / 2**30)
     load = psutil.getloadavg()[2]
@@ -81,7 +81,7 @@ def throughput(samples: Sequence[Sample]) -> str:
 
 
 def markdown(documents: Iterable[Mapping[str, Any]]) -> str:
-    """The tables of one or more records."""
+    """Render the tables of one or more records."""
     parts = []
     for document in documents:
         lines = [
@@ -97,7 +97,7 @@ def markdown(documents: Iterable[Mapping[str, Any]]) -> str:
 
 
 def rendered(page: str, documents: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page with the tables between its marks `<!-- bench:PART -->` and `<!-- /bench:PART -->` made anew."""
+    """Return the page with the tables between `<!-- bench:PART -->` and `<!-- /bench:PART -->` rendered again."""
 
     def fill(found: re.Match[str]) -> str:
         known = [documents[part] for part in found[1].split(",") if part in documents]

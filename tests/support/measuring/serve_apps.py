@@ -1,4 +1,4 @@
-"""What plain Ray Serve is measured with: a raw ASGI application, the fastest that Serve offers."""
+"""The application for plain Ray Serve: raw ASGI, the fastest that Serve offers."""
 
 from ray import serve
 
@@ -12,6 +12,6 @@ class _Mlp:
 
 
 def mlp(args: dict[str, object]) -> serve.Application:
-    """The builder."""
+    """Build the application."""
     del args
     return _Mlp.bind()

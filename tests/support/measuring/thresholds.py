@@ -1,8 +1,8 @@
-"""What tools that hold an error rate, or how long answers take, against a threshold make of traffic: their rules alone, minute by minute.
+"""Decisions of tools that compare an error rate, or a latency, with a threshold: only their rules, minute by minute.
 
-Both look at the candidate in the last minute. Sources: the specifications of Argo Rollouts 1.9 (`steps`, `AnalysisTemplate`, here with
-an `initialDelay` of a minute, for there is nothing to look at before) and Flagger 1.44 (`analysis`), whose failed checks add up and are
-forgotten by a new revision alone.
+Both check the canary in the last minute. Sources: the specifications of Argo Rollouts 1.9 (`steps`, `AnalysisTemplate`, here with an
+`initialDelay` of a minute, because there is no data before) and Flagger 1.44 (`analysis`), which counts failed checks until there is a
+new revision.
 """
 
 import itertools
@@ -99,7 +99,7 @@ class Flagger:
 
 @dataclass
 class Uncounted:
-    """An edge whose counts nobody asks for."""
+    """An edge that reports no counts."""
 
     def answered(
         self,
@@ -129,7 +129,7 @@ class Fixed:
 
 @dataclass
 class Played:
-    """How a rollout ended, after how many minutes, and how many of the candidate's answers were failures by then."""
+    """The end of a rollout, its minutes, and the canary's failures."""
 
     how: str
     minutes: float
@@ -137,7 +137,7 @@ class Played:
 
 
 def play(policy: Policy, traffic: Traffic, service: str, applications: tuple[str, str], replicas: Replicas) -> Played:
-    """One rollout by a policy. `applications` are stable's and the candidate's."""
+    """Run one rollout by a policy. `applications` are those of stable and canary."""
     place, minutes, how = Place(service, "1", 1, "canary"), 0, ""
     while not how:
         requests, failed = traffic.assigned[place], traffic.failed[place]
@@ -145,13 +145,13 @@ def play(policy: Policy, traffic: Traffic, service: str, applications: tuple[str
         traffic.flow(minutes * MINUTE_S, MINUTE_S, [(Uncounted(), document)], replicas)
         minutes += 1
         requests, failed = traffic.assigned[place] - requests, traffic.failed[place] - failed
-        # Of no request a rate is not a number, which meets no condition.
+        # Without requests the rate is NaN, which meets no condition.
         how = policy.check(failed / requests if requests else float("inf"))
     return Played(how, minutes, traffic.failed[place])
 
 
 class Block(NamedTuple):
-    """What was counted in ten seconds.
+    """Counts of ten seconds.
 
     Attributes:
         requests: of both arms.
@@ -171,7 +171,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Replayed:
-    """How a rollout would have ended, after how many minutes, and how many bad and slow answers its weights would have let through by then.
+    """The end that a rollout would have had, its minutes, and the bad and slow answers that its weights would have let through.
 
     Attributes:
         exposed: requests that the candidate would have had.
@@ -187,7 +187,7 @@ class Replayed:
 
 
 def replay(policy: Policy, recorded: Sequence[Block]) -> Replayed:
-    """One rollout by a policy, of a candidate that fails as it did when it was recorded, with the requests that came then.
+    """Run one rollout by a policy on a recording: the canary fails as it did then, at the same requests.
 
     A minute's share of failures, and by how much the candidate was slower than stable in it, is what was recorded of it, at whatever
     weight: a policy's own would have had another sample of the same. What it lets through are the requests of both arms by its own weight.
@@ -204,7 +204,7 @@ def replay(policy: Policy, recorded: Sequence[Block]) -> Replayed:
         minute = list(itertools.islice(coming, BLOCKS_A_MINUTE))
         ended = sum(block.ended for block in minute)
         own = sum(block.requests for block in minute) * policy.weight / 100
-        # Of no answer a rate is not a number, which meets no condition.
+        # Without answers the rate is NaN, which meets no condition.
         share = sum(block.failed for block in minute) / ended if ended else _ANY
         if ended:
             exposed, failed = exposed + own, failed + own * share
@@ -215,7 +215,7 @@ def replay(policy: Policy, recorded: Sequence[Block]) -> Replayed:
 
 
 def slower_than_stable(minute: Sequence[Block]) -> float:
-    """The candidate's 95th percentile as a multiple of stable's in the same time; infinite where one of them answered nobody."""
+    """Return the canary's 95th percentile divided by stable's in the same time; infinite if one of them had no answers."""
     own = [took for block in minute for took in block.took]
     stable = [took for block in minute for took in block.stable_took]
     return float(np.quantile(own, _P95) / np.quantile(stable, _P95)) if own and stable else _ANY

@@ -1,4 +1,4 @@
-"""A cluster to work with, in the checkout's .cluster, and the programs that it and the stores of tests consist of."""
+"""Start and stop a cluster in the checkout's .cluster, and build the programs of clusters and stores."""
 
 import signal
 import sys

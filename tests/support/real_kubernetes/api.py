@@ -1,4 +1,4 @@
-"""The API server by plain requests, for tests that look at its answers closely."""
+"""Plain requests to the API server, for tests that check its answers in detail."""
 
 import base64
 import ssl
@@ -16,13 +16,13 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Api:
-    """One user's way to the API server. Nothing is raised for a status: refusals are what tests ask for."""
+    """A client of the API server. It raises no error for a status, because tests check refusals."""
 
     http: httpx.Client
 
     @classmethod
     def connect(cls, kubeconfig: Path) -> "Api":
-        """The client for the current context of a kubeconfig with a token or a client certificate."""
+        """Make a client for the current context of a kubeconfig with a token or a client certificate."""
         config = yaml.safe_load(kubeconfig.read_text())
         context = _named(config, "contexts", config["current-context"])["context"]
         cluster = _named(config, "clusters", context["cluster"])["cluster"]
@@ -34,7 +34,7 @@ class Api:
         )
 
     def send(self, method: str, path: str, body: Any = None, /, **query: str) -> Object:
-        """The JSON of the answer, a Status where it is a refusal."""
+        """Return the JSON of the answer; a Status if it is a refusal."""
         answer: Object = self.http.request(method, path, json=body, params=query).json()
         return answer
 

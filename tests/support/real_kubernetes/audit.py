@@ -1,4 +1,4 @@
-"""What the API server let service accounts do: its audit log, as rights that were used."""
+"""Permissions that service accounts have used, from the audit log of the API server."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class Right:
 
 @dataclass(frozen=True, order=True)
 class Use:
-    """A right as it was used, and on what. A collection has no name."""
+    """A permission that was used, and on which object. A collection has no name."""
 
     right: Right
     namespace: str
@@ -35,7 +35,7 @@ class Use:
 
 
 def right(verb: str, group: str, resource: str) -> Right:
-    """A right by the words of a role."""
+    """Make a permission from the fields of a role."""
     return Right(verb, f"{resource}.{group}" if group else resource)
 
 
@@ -51,12 +51,12 @@ def flags(instance: Instance) -> tuple[str, ...]:
 
 
 def log(instance: Instance) -> Path:
-    """Where the API server writes it."""
+    """Return the path of the audit log."""
     return instance.folder("audit") / "audit.log"
 
 
 def uses(path: Path, account: str) -> set[Use]:
-    """What the account `namespace:name` was allowed to do and did."""
+    """Return the permissions that the account `namespace:name` has used."""
     return {use for line in path.read_text().splitlines() for use in _uses(json.loads(line), account)}
 
 
@@ -67,7 +67,7 @@ def requests(path: Path, account: str) -> list[Use]:
 
 
 def refusals(path: Path, account: str) -> set[Use]:
-    """What it asked for and was refused for want of a right, by the roles or by admission."""
+    """Return the requests that were refused for a missing permission, by roles or by admission."""
     entries = (json.loads(line) for line in path.read_text().splitlines())
     return {_use(entry) for entry in entries if _of(entry, account) and _code(entry) == FORBIDDEN}
 

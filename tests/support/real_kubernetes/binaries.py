@@ -24,7 +24,7 @@ MODULES = ROOT / "tests" / "cluster" / "go"
 KUBERNETES_VERSION = "v1.36.3"
 BUILD_S = patience(3600)
 GIVEN: Final = "SUNDOG_TEST_BINARIES"
-"""The folder to take programs from; nothing is built then."""
+"""The folder with built programs; nothing is built then."""
 
 Tell = Callable[[str], None]
 
@@ -55,7 +55,7 @@ POLICIES = Build("network-policies", "sundog.dev/tests/cluster/network-policies"
 VERSITYGW = Build("versitygw", "github.com/versity/versitygw/cmd/versitygw", ("versitygw",))
 FAKE_GCS = Build("fake-gcs-server", "github.com/fsouza/fake-gcs-server", ("fake-gcs-server",))
 CLUSTER = (KUBERNETES, KUBERAY, COREDNS, HELM, KUBECONFORM)
-"""What `make e2e` needs."""
+"""Programs that `make e2e` needs."""
 ALL = (*CLUSTER, POLICIES, VERSITYGW, FAKE_GCS)
 
 _BUILD_OF = {program: build for build in ALL for program in build.programs}
@@ -150,7 +150,7 @@ class Binaries:
 
 
 def module_directory(module: str, path: str) -> Path:
-    """Where Go keeps the sources of a module that `module` requires. Raises ClusterError."""
+    """Return Go's folder with the sources of a module that `module` requires. Raises ClusterError."""
     go = shutil.which("go")
     if go is None:
         raise ClusterError(f"the files of {path} come with its Go module, and Go is not installed")

@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 
 def pod_template(root: Path = ROOT) -> Json:
-    """An administrator's pod template (`Installation`'s PodTemplate), as JSON: every pod made from it runs this checkout."""
+    """Return an administrator's pod template (`Installation`'s PodTemplate) as JSON, whose pods run this checkout."""
     folders = mounted(root)
     return {
         "imagePullPolicy": "Never",
@@ -22,7 +22,7 @@ def pod_template(root: Path = ROOT) -> Json:
 
 
 def pod_spec(*command: str, root: Path = ROOT) -> Json:
-    """A pod's spec with one container, `main`, that runs a command of this checkout."""
+    """Return a pod's spec with one container, `main`, that runs a command of this checkout."""
     template = pod_template(root)
     container = {
         "name": "main",
@@ -34,7 +34,7 @@ def pod_spec(*command: str, root: Path = ROOT) -> Json:
 
 
 def environment(root: Path = ROOT) -> list[Json]:
-    """What Python needs: the checkout's sources first, and nothing written beside them."""
+    """Return Python's environment: the checkout's sources first, and no bytecode files beside them."""
     path = f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     variables = {
         "PATH": path,
@@ -47,7 +47,7 @@ def environment(root: Path = ROOT) -> list[Json]:
 
 
 def mounted(root: Path = ROOT) -> dict[str, Path]:
-    """The folders of the machine that pods see, by volume name. One that lies in another is not mounted twice."""
+    """Return the machine's folders that pods mount, by volume name. A folder inside another one is not mounted twice."""
     wanted = {
         "machine-usr": Path("/usr"),
         "machine-certificates": Path("/etc/ssl"),

@@ -1,4 +1,4 @@
-"""A whole cluster up and down, in one of two sizes."""
+"""Start and stop a whole cluster, in one of two sizes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that answers."""
+    """A running cluster."""
 
     kubeconfig: Path
     kubectl: Kubectl
@@ -72,7 +72,7 @@ def _start(instance: Instance, binaries: Binaries, with_node: bool, tell: Tell) 
 
 
 def down(directory: Path, *, keep: bool = False) -> None:
-    """Ends what runs in a folder, also after a killed run; then the folder goes, unless `keep` wants its logs."""
+    """End the processes of a folder, also after a killed run, and delete the folder, unless `keep` keeps its logs."""
     instance = Instance(directory)
     kuberay.stop(instance)
     node.stop(instance)
@@ -84,7 +84,7 @@ def down(directory: Path, *, keep: bool = False) -> None:
 
 @contextmanager
 def temporary(name: str, *, with_node: bool) -> Iterator[Cluster]:
-    """A cluster of this process. What an earlier one left that was killed is cleared first."""
+    """Start a cluster for this process, after clearing what a killed one left."""
     clear_orphans()
     try:
         yield up(directory_of(name), with_node=with_node)
@@ -93,7 +93,7 @@ def temporary(name: str, *, with_node: bool) -> Iterator[Cluster]:
 
 
 def directory_of(name: str) -> Path:
-    """Where this process has a cluster of its own."""
+    """Return the folder for a cluster of this process."""
     return HOME / f"{name}-{os.getpid()}"
 
 
@@ -106,5 +106,5 @@ def clear_orphans() -> None:
 
 
 def shell(directory: Path) -> str:
-    """The command that opens a shell inside of a cluster's node."""
+    """Return the command that opens a shell in a cluster's node."""
     return " ".join(machine.entered(Instance(directory), ("bash",)))

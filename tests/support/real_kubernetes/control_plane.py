@@ -24,12 +24,12 @@ READY_S = PATIENCE_S
 
 API_SERVER = "kube-apiserver"
 PROCESSES = ("kube-controller-manager", API_SERVER, "etcd")
-"""In the order in which they are stopped."""
+"""Programs in the order in which they are stopped."""
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the API server listens, and which addresses the cluster gives to services and pods."""
+    """Addresses: of the API server, and the ranges of services and pods."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -38,7 +38,7 @@ class Addresses:
 
     @property
     def service(self) -> str:
-        """The address of the `kubernetes` Service."""
+        """Return the address of the `kubernetes` Service."""
         return self.services.rsplit(".", 1)[0] + ".1"
 
     @property
@@ -78,7 +78,7 @@ def stop(instance: Instance) -> None:
 
 @contextlib.contextmanager
 def api_server_away(instance: Instance, kubectl: Kubectl) -> Iterator[None]:
-    """The API server of a cluster is killed, and is back after the block. Raises ClusterError where it does not come back."""
+    """Kill a cluster's API server, and start it again after the block. Raises ClusterError if it does not start."""
     process = instance.processes()[API_SERVER]
     command = process.cmdline()
     process.kill()
@@ -126,12 +126,12 @@ def _start_etcd_and_api(instance: Instance, binaries: Binaries, addresses: Addre
             f"--service-cluster-ip-range={addresses.services}",
             "--authorization-mode=RBAC,Node",
             "--allow-privileged=true",
-            # As on OpenShift: who names an owner that blocks needs a right at that owner.
+            # As on OpenShift: a blocking owner reference needs a permission for the owner.
             "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
             *audit.flags(instance),
             # Otherwise `kubectl logs` and `exec` look the node's name up in DNS.
             "--kubelet-preferred-address-types=InternalIP",
-            # An API server on loopback is nobody's endpoint.
+            # An API server on loopback gets no endpoint.
             *(("--endpoint-reconciler-type=none",) if local else ()),
         ),
     )
@@ -160,7 +160,7 @@ def _start_controllers(instance: Instance, binaries: Binaries, addresses: Addres
 
 
 def kubeconfig(server: str, authority: str, token: str) -> str:
-    """A kubeconfig for one user who shows a token."""
+    """Write a kubeconfig for one user with a token."""
     data = base64.b64encode(authority.encode()).decode()
     return yaml.safe_dump(
         {

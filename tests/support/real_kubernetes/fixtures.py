@@ -1,4 +1,4 @@
-"""What tests ask for: `api_server` (a control plane, in seconds) and `cluster` (with a node, DNS and KubeRay)."""
+"""Fixtures: `api_server` (a control plane, in seconds) and `cluster` (with a node, DNS and KubeRay)."""
 
 import os
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from real_kubernetes import kuberay, machine, telling
+from real_kubernetes import diagnostics, kuberay, machine
 from real_kubernetes.binaries import BUILD_S, ROOT
 from real_kubernetes.checkout import mounted, pod_spec
 from real_kubernetes.cluster import BINARIES, CLUSTER_BUILDS, CONTROL_PLANE_BUILDS, Cluster, directory_of, temporary
 from real_kubernetes.images import BASE
 from real_kubernetes.kubectl import Kubectl
-from real_kubernetes.traces import nothing_left
+from real_kubernetes.leftovers import nothing_left
 from waiting import eventually, patience
 
 ELSEWHERE = "SUNDOG_TEST_KUBECONFIG"
@@ -23,7 +23,7 @@ TRIAL_S = round(patience(60))
 
 @pytest.fixture(scope="session")
 def api_server() -> Iterator[Cluster]:
-    """A control plane: everything but pods. Skips with the reason where it cannot be had."""
+    """Start a control plane: everything except pods. Skips with the reason if it cannot run."""
     if other := _elsewhere():
         yield other
         return
@@ -34,7 +34,7 @@ def api_server() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def api_with_crds(api_server: Cluster) -> Cluster:
-    """The same control plane, with the checkout's CRDs."""
+    """Install the checkout's CRDs on the same control plane."""
     api_server.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     for path in sorted((ROOT / "crds").glob("*.yaml")):
         # Established is not yet served: for a moment the answer is "storage is (re)initializing".
@@ -46,14 +46,14 @@ def api_with_crds(api_server: Cluster) -> Cluster:
 
 @pytest.fixture(scope="session")
 def api_for_operators(api_with_crds: Cluster) -> Cluster:
-    """The same control plane, with KubeRay's CRDs as well: all that an operator watches."""
+    """Install KubeRay's CRDs too: everything that an operator watches."""
     kuberay.apply_crds(api_with_crds.kubectl)
     return api_with_crds
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A cluster with a node on which pods run, and KubeRay. Skips with the reason where it cannot be had."""
+    """Start a cluster with a node for pods, and KubeRay. Skips with the reason if it cannot run."""
     if other := _elsewhere():
         _skip(_cannot_run_the_checkout(other.kubectl))
         yield other
@@ -102,9 +102,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure on a cluster comes with what the cluster was at."""
+    """Add the cluster's state to the report of a failed test."""
     report = yield
     found = getattr(item, "funcargs", {}).get("cluster") or getattr(item, "funcargs", {}).get("api_server")
     if report.failed and isinstance(found, Cluster):
-        report.sections.append(("Pods and events of the cluster", telling.state(found.kubectl)))
+        report.sections.append(("Pods and events of the cluster", diagnostics.state(found.kubectl)))
     return report

@@ -1,4 +1,4 @@
-"""The Gateway API beside a cluster: its CRDs, and the words of a Gateway's controller."""
+"""The Gateway API for a cluster: its CRDs, and the statuses that a Gateway's controller writes."""
 
 import json
 from functools import partial
@@ -16,25 +16,25 @@ CONTROLLER = "example.com/gateway"
 
 
 def crds() -> list[Object]:
-    """What a route needs of the standard channel, from its module. Raises ClusterError."""
+    """Return the CRDs that a route needs, from the module of the standard channel. Raises ClusterError."""
     folder = module_directory("gateway-api", MODULE) / "config" / "crd" / "standard"
     return [yaml.safe_load((folder / f"gateway.networking.k8s.io_{name}.yaml").read_text()) for name in CRDS]
 
 
 def apply_crds(kubectl: Kubectl) -> None:
-    """Puts them there. Raises ClusterError."""
+    """Install the CRDs. Raises ClusterError."""
     kubectl.apply(*crds())
     eventually(partial(kubectl.succeeds, "get", HTTP_ROUTES, "--all-namespaces"), f"{HTTP_ROUTES} are served")
 
 
 def remove_crds(kubectl: Kubectl) -> None:
-    """With them all objects of theirs."""
+    """Delete the CRDs, and so all their objects."""
     names = [f"{name}.gateway.networking.k8s.io" for name in CRDS]
     kubectl("delete", "crd", "--ignore-not-found", *names)
 
 
 def answer(kubectl: Kubectl, namespace: str, name: str, *, accepted: bool, reason: str, message: str = "") -> None:
-    """What the controller of the first Gateway that a route names would write into its status."""
+    """Write a status like the controller of the first Gateway that a route names."""
     route = kubectl.get("-n", namespace, HTTP_ROUTES, name)
     said = {
         "status": str(accepted),

@@ -1,4 +1,4 @@
-"""helm, bound to one cluster, and the values with which the chart runs the code under test."""
+"""helm for one cluster, and the values with which the chart runs the code under test."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ class Helm:
     home: Path
 
     def __call__(self, *arguments: str, values: Values | None = None, timeout: float = 2 * PATIENCE_S) -> str:
-        """What it printed. Raises ClusterError with its words where it fails."""
+        """Run helm and return its output. Raises ClusterError with its message."""
         folders = {f"HELM_{name}_HOME": str(self.home / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
         environment = {**os.environ, **folders, "KUBECONFIG": str(self.kubeconfig)}
         command = [str(self.program), *arguments, *(("--values", "-") if values is not None else ())]
@@ -46,7 +46,7 @@ class Helm:
 
 
 def checkout_values(root: Path = ROOT) -> dict[str, Any]:
-    """Values with which all of Sundog's pods run a checkout, without any image of it."""
+    """Return values with which all of Sundog's pods run a checkout, without an image of it."""
     template = pod_template(root)
     repository, _, tag = BASE.rpartition(":")
     mounts = {name: template[name] for name in ("env", "volumes", "volumeMounts")}

@@ -1,4 +1,4 @@
-"""Images without a registry: docker-archives written here, from nothing that was downloaded."""
+"""Images without a registry: docker archives that the tests write, without any download."""
 
 import hashlib
 import io

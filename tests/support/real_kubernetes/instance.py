@@ -1,4 +1,4 @@
-"""The folder of one cluster: where its files lie, which processes it started, and how they end."""
+"""The folder of one cluster: its files, the processes that it started, and their end."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ import psutil
 from waiting import patience
 
 END_S = patience(20)
-"""How long a process has to end by itself. The API server takes its time."""
+"""Seconds for a process to end after SIGTERM. The API server is slow."""
 
 
 class ClusterError(Exception):
@@ -97,7 +97,7 @@ class Instance:
 
 
 def end(process: psutil.Process, within: float = END_S) -> None:
-    """Asks a process to end; after `within` seconds it is made to."""
+    """End a process by SIGTERM, and after `within` seconds by SIGKILL."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process.terminate()
         try:

@@ -1,4 +1,4 @@
-"""kubeconform without a network: the schemas of Kubernetes come from a wheel, those of CRDs from the CRDs."""
+"""kubeconform without a network: a wheel has the schemas of Kubernetes, the CRDs have their own."""
 
 import json
 import re
@@ -27,7 +27,7 @@ class Kubeconform:
     folder: Path
 
     def problems(self, version: str, objects: Iterable[Object]) -> list[str]:
-        """One line for each object that is not as its schema says, or that has none."""
+        """Return one line for each object that breaks its schema, or has none."""
         place = f"{self.folder}/{{{{.NormalizedKubernetesVersion}}}}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
         command = (str(self.program), "-strict", "-kubernetes-version", version, "-schema-location", place)
         done = subprocess.run(
@@ -56,7 +56,7 @@ def prepare(binaries: Binaries, folder: Path, versions: Sequence[str], crds: Ite
 
 
 def closed(schema: Any, *, whole: bool = True) -> Any:
-    """A CRD's schema that lets in no field which it does not name, but for the metadata."""
+    """Return a CRD's schema that allows no unknown field, except in the metadata."""
     if isinstance(schema, list):
         return [closed(part, whole=False) for part in schema]
     if not isinstance(schema, dict):

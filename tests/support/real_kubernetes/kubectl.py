@@ -1,4 +1,4 @@
-"""kubectl, bound to one cluster."""
+"""kubectl for one cluster."""
 
 import json
 import os
@@ -35,7 +35,7 @@ class Kubectl:
         )
 
     def __call__(self, *arguments: str, stdin: str = "", timeout: float = PATIENCE_S) -> str:
-        """What it printed. Raises ClusterError with its words where it fails."""
+        """Run kubectl and return its output. Raises ClusterError with its message."""
         done = self.run(*arguments, stdin=stdin, timeout=timeout)
         if done.returncode:
             raise ClusterError(f"kubectl {' '.join(arguments)[:120]}: {done.stderr.strip()[:600]}")
@@ -53,7 +53,7 @@ class Kubectl:
         return self("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(as_list(objects)))
 
     def get(self, *arguments: str) -> Any:
-        """What `kubectl get` finds, as JSON."""
+        """Return the objects that `kubectl get` finds, as JSON."""
         return json.loads(self("get", *arguments, "-o", "json"))
 
 

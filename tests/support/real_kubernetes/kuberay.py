@@ -1,4 +1,4 @@
-"""KubeRay beside a cluster: its CRDs, and its operator as a process."""
+"""KubeRay for a cluster: its CRDs, and its operator as a process."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""A machine within the machine: namespaces of its own for processes, mounts and network, in which the node lives.
+"""A machine within the machine: namespaces for processes, mounts and network, in which the node runs.
 
-Pods leave shims, mounts, interfaces and packet filter rules behind. Here all of it belongs to namespaces, and ends with
-the first process in them. Only cgroups are the machine's own, and some of its settings that a kubelet changes.
+Pods leave shims, mounts, interfaces and packet filter rules behind. Here all of these belong to namespaces, and end with the first process
+in them. Only cgroups belong to the machine itself, and some of its settings that a kubelet changes.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ INIT = "machine"
 MACHINES = 8
 CGROUPS = Path("/sys/fs/cgroup")
 PROCESSES = 16
-"""As how many processes a node counts where CPU is short."""
+"""CPU weight of a node, in processes, when CPU is short."""
 SETTINGS = tuple(
     Path("/proc/sys") / name
     for name in (
@@ -35,7 +35,7 @@ SETTINGS = tuple(
         "kernel/keys/root_maxbytes",
     )
 )
-"""What a kubelet sets for the whole machine."""
+"""Settings of the whole machine that a kubelet changes."""
 
 # The first process: gives the node folders of its own in the places that kubelet, containerd and CNI have built in, then reaps orphans.
 _INIT = """
@@ -195,7 +195,7 @@ def _cgroups(slot: Slot) -> list[Path]:
 
 
 def _give_weight(folder: Path) -> None:
-    """All pods together are otherwise given as much CPU as a single process beside them."""
+    """Raise the CPU weight of all pods together, which otherwise is that of a single process."""
     for name, weight in (("cpu.shares", 1024), ("cpu.weight", 100)):
         if (folder / name).exists():
             (folder / name).write_text(str(weight * PROCESSES))
@@ -228,7 +228,7 @@ def others(directory: Path) -> dict[str, Path]:
 
 
 def _remember_settings(instance: Instance) -> None:
-    """As they were before the first node that runs here now."""
+    """Store the settings from before the first running node."""
     earlier = [folder for folder in others(instance.directory).values() if (folder / "settings").exists()]
     for path in filter(Path.exists, SETTINGS):
         name = str(path).strip("/").replace("/", "+")

@@ -1,4 +1,4 @@
-"""The CRDs of Prometheus' operator, of whose kinds the chart renders objects."""
+"""The CRDs of the Prometheus Operator, for the objects that the chart renders."""
 
 import yaml
 

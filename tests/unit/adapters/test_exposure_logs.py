@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from doubles.outcomes import MemoryOutcomes, section
-from stand_in_ray import end
+from fake_ray_head import end
 from sundog_edge.feedback import export
 from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_operator.adapters import exposure_logs

@@ -11,7 +11,7 @@ import pytest
 
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, Cluster
-from doubles.copies import service, tell
+from doubles.shadow_copies import service, tell
 from doubles.traffic import Answers, Traffic
 from sundog_operator.api.installation import Installation, parse_installation
 

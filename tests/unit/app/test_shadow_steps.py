@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from doubles.cluster import Cluster
-from doubles.copies import EDGE, service, tell
+from doubles.shadow_copies import EDGE, service, tell
 
 V2 = "file:///models/v2"
 SHADOW: dict[str, Any] = {

@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from campaigning import comparing, plotting
-from campaigning.accounts import (
+from campaigning import plotting, threshold_comparison
+from campaigning.clients import NO_NUMBERS, UNANSWERED, Samples
+from campaigning.edge_recording import ERRORS, Recording
+from campaigning.fleet import Fleet, Kills
+from campaigning.request_accounting import (
     Harm,
     Unanswered,
     harm,
+    latency_quantiles,
     miscounted,
     quantiles,
     recorded,
-    told_quantiles,
     unanswered,
     unexplained,
 )
-from campaigning.asking import NO_NUMBERS, UNANSWERED, Samples
-from campaigning.comparing import Rollout
-from campaigning.fleet import Fleet, Kills
-from campaigning.recording import ERRORS, Recording
 from campaigning.services import Digits, Release, unix
+from campaigning.threshold_comparison import Rollout
 from measuring.record import Record
 from measuring.thresholds import Block
 
@@ -147,11 +147,11 @@ def test_how_long_answers_took_is_told_of_both_arms_while_both_had_traffic() -> 
         {"at": datetime.fromtimestamp(BEGAN + second, UTC).isoformat(), "weight": weight}
         for second, weight in ((0, 0), (10, 25), (300, 0))
     ]
-    assert told_quantiles(found) == ["", ""]
+    assert latency_quantiles(found) == ["", ""]
     early, late = ((second, 9.0, revision, 200) for second, revision in ((5, 1), (301, 2)))
     answers(found, early, late, (11, 0.01, 1, 200), (12, 0.02, 1, 200), (13, 0.03, 1, 200), (14, 0.04, 2, 200))
     assert quantiles(found) == {"stable": [20.0, 29.0, 29.8], "canary": [40.0, 40.0, 40.0]}
-    assert told_quantiles(found) == ["20 / 29 / 30", "40 / 40 / 40"]
+    assert latency_quantiles(found) == ["20 / 29 / 30", "40 / 40 / 40"]
 
 
 def test_an_edge_that_counts_otherwise_than_its_callers_is_told_but_for_what_died() -> None:
@@ -226,13 +226,13 @@ def test_thresholds_and_evidence_stand_side_by_side_in_table_and_plot(
     monkeypatch.setattr("measuring.record.FOLDER", tmp_path)
     blocks = {f"b{number}": (6, 4, 1) for number in range(9)}
     told = recording(row("canary", **blocks), row("stable", **dict.fromkeys(blocks, (27, 3, 0))))
-    record = Record("part", "title", comparing.COLUMNS)
+    record = Record("part", "title", threshold_comparison.COLUMNS)
     quick = [(second, 0.02 + second / 1e5, 1, 200) for second in range(90)]
     long = [(second, 0.06 if second % 10 else 0.01, 2, 200) for second in range(90)]
     short = recording(row("canary", b1=(2, 3, 0), b2=(1, 4, 0)), row("stable", b1=(30, 0, 0)))
     runs = [Rollout(answers(release(90), *quick, *long), told), Rollout(release(25), short)]
-    comparing.compare(record, {"bad": runs})
-    assert [each[1] for each in record.rows] == [*comparing.TOOLS, "Sundog", comparing.SHORT]
+    threshold_comparison.compare(record, {"bad": runs})
+    assert [each[1] for each in record.rows] == [*threshold_comparison.TOOLS, "Sundog", threshold_comparison.SHORT]
     assert record.rows[0][2:] == ["1", "0", "1", "2", "48", "108", "36", "0"]
     assert record.rows[2][2:6] == ["1", "0", "1", "2"]
     assert record.rows[-2][2:] == ["1", "0", "1", "2", "36", "81", "27", "0"]

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import pytest
 from rich.console import Console
 
+from experiment_fixtures import two_arms
+from rollout_fixtures import stored
 from sundog_operator.api import (
     CapacityStatus,
     Condition,
@@ -37,8 +39,6 @@ from sundog_operator.core.rollout.resolve import StableTraffic, resolve_guardrai
 from sundog_operator.shell.describe import DeploymentDetails, describe_model_deployment, find_wait_reason
 from sundog_operator.shell.describe_experiment import ONE_SIDED_NOTE, describe_experiment
 from sundog_operator.shell.plan_text import describe_guardrail_limit
-from told_experiments import two_arms
-from told_rollouts import stored
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 FIVE_MINUTES, DAY = timedelta(minutes=5), timedelta(days=1)

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from doubles.cluster import NAMESPACE, Cluster
 from doubles.outcomes import MemoryOutcomes, section
-from stand_in_ray import end
+from fake_ray_head import end
 from sundog_edge.feedback import export
 from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig

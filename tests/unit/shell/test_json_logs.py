@@ -9,7 +9,10 @@ import pytest
 
 from waiting import PATIENCE_S
 
-BEGIN = "import logging, threading, warnings; from sundog_operator.shell.json_logs import configure_json_logs; configure_json_logs('info'); "
+BEGIN = (
+    "import logging, threading, warnings; "
+    "from sundog_operator.shell.json_logs import configure_json_logs; configure_json_logs('info'); "
+)
 
 
 def lines(code: str) -> list[dict[str, Any]]:

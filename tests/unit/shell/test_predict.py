@@ -15,7 +15,7 @@ from aiohttp import web
 
 from certificates import Certificate, self_signed
 from doubles.cluster import NAMESPACE
-from stand_in_ray import end
+from fake_ray_head import end
 from sundog_operator.adapters.local.status import pod_status
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.core.edge import objects

@@ -351,5 +351,9 @@ def _one_line(error: ValidationError) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
     message = first["msg"].removeprefix("Value error, ")
     found = first["input"] if isinstance(first["input"], str | int | float | bool) else None
-    excerpt = f" (found {_CREDENTIALS.sub('//…@', str(found))[:60]!r})" if found is not None and first["type"] != "json_invalid" else ""
+    excerpt = (
+        f" (found {_CREDENTIALS.sub('//…@', str(found))[:60]!r})"
+        if found is not None and first["type"] != "json_invalid"
+        else ""
+    )
     return " ".join(f"{path + ': ' if path else ''}{message}{excerpt}".split())[:400]

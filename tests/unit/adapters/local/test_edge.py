@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from background import going_on
+from background import in_background
 from sundog_operator.adapters.local import ports_allocation
 from sundog_operator.adapters.local.edge import LocalEdge
 from sundog_operator.adapters.local.ports_allocation import allocate_port
@@ -59,7 +59,7 @@ async def test_edges_that_come_at_once_have_ports_of_their_own(
         await kube.create(config_map(team))
         await kube.create(deployment(team))
     edge = LocalEdge(kube, state.path, clock, http_port=preferred, https_port=0, table=table)
-    async with going_on(edge.run()), asyncio.timeout(PATIENCE_S):
+    async with in_background(edge.run()), asyncio.timeout(PATIENCE_S):
         while len(pods := await kube.list(POD)) < len(TEAMS):  # noqa: ASYNC110 the fake cluster has no events
             await asyncio.sleep(0)
     ports = [
@@ -93,11 +93,11 @@ async def test_a_start_leaves_a_remembered_port_that_somebody_took(
 ) -> None:
     await kube.create(config_map("one"))
     await kube.create(deployment("one"))
-    async with going_on((edge := make_edge()).run()):
+    async with in_background((edge := make_edge()).run()):
         before = await http_port(kube, table)
     await edge.stop_all()
     with socket.create_server(("127.0.0.1", before)):
-        async with going_on(make_edge().run()):
+        async with in_background(make_edge().run()):
             after = await http_port(kube, table)
     (event,) = await kube.list(EVENT)
     assert after != before
@@ -113,7 +113,7 @@ async def test_a_port_that_is_taken_during_a_run_is_awaited_with_advice(
 ) -> None:
     await kube.create(config_map("one"))
     await kube.create(deployment("one"))
-    async with going_on(make_edge().run()), asyncio.timeout(PATIENCE_S):
+    async with in_background(make_edge().run()), asyncio.timeout(PATIENCE_S):
         before = await http_port(kube, table)
         with socket.create_server(("127.0.0.1", before)):
             (haproxy,) = (seen.pid for seen in table.processes.values() if "haproxy" in seen.argv)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from background import going_on
+from background import in_background
 from doubles.hooked_kubernetes import HookedKubernetes
 from sundog_operator.adapters.local.object_reconciler import ObjectReconciler
 from sundog_operator.errors import DependencyError
@@ -64,7 +64,7 @@ def kube(clock: Any) -> HookedKubernetes:
 
 
 def running(objects: ObjectReconciler, *also: Any) -> AbstractAsyncContextManager[None]:
-    return going_on(objects.run(*also))
+    return in_background(objects.run(*also))
 
 
 async def test_the_step_runs_at_start_at_changes_and_after_a_deletion(

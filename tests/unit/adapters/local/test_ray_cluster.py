@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp.web
 import pytest
 
-from background import going_on
+from background import in_background
 from doubles.hooked_kubernetes import HookedKubernetes
-from stand_in_ray import end
+from fake_ray_head import end
 from sundog_operator.adapters.local.ports_allocation import allocate_block, is_port_free
 from sundog_operator.adapters.local.ray_cluster import START_TIMEOUT_S, LocalRay
 from sundog_operator.adapters.local.state_directory import StateDirectory
@@ -41,7 +41,7 @@ def ray(kube: HookedKubernetes, state: StateDirectory, clock: Any, table: Any) -
 
 
 def running(ray: LocalRay) -> AbstractAsyncContextManager[None]:
-    return going_on(ray.run())
+    return in_background(ray.run())
 
 
 async def until(condition: Callable[[], bool]) -> None:

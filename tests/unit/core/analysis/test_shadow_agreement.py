@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from doubles import copies
+from doubles import shadow_copies
 from sundog_operator.api import (
     ExperimentStatus,
     MetricStatus,
@@ -42,7 +42,7 @@ from sundog_operator.core.rollout.state import RolloutInputs
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
 ATTEMPT = "uid-1"
-row = functools.partial(copies.row, attempt=ATTEMPT)
+row = functools.partial(shadow_copies.row, attempt=ATTEMPT)
 HALF = [{"weight": 50, "gate": "manual"}]
 SHADOW = {"percent": 20, "compare": {"agreement": {"min": 0.99, "by": "argmax"}}, "minSamples": 500}
 

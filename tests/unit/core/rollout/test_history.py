@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from experiment_fixtures import at, frozen, guardrail, moving, one_name, outcome, with_history
 from sundog_operator.api import ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus, PlanComparison, Rollout
 from sundog_operator.core.rollout import freeze, history
-from told_experiments import at, frozen, guardrail, lived, moving, one_name, outcome
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
@@ -189,7 +189,7 @@ def test_the_history_of_ten_arms_with_moving_weights_is_bounded() -> None:
         result += [guardrail(arm, 5) for arm in beside]
         result += [guardrail(arm, 5, role="harm") for arm in beside]
     weights = [dict.fromkeys(["control", *beside], 0.11 + n % 7 / 100) for n in range(100)]
-    stored = [each.to_json() for each in lived(frozen(beside), weights, metrics).history]
+    stored = [each.to_json() for each in with_history(frozen(beside), weights, metrics).history]
     assert len(stored) == history.MAX_POINTS
     assert len(json.dumps(stored, separators=(",", ":"))) < 128 << 10
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from stand_in_ray import end
+from fake_ray_head import end
 from sundog_edge.errors import ApiUnavailable, SettingsError
 from sundog_edge.kubernetes import client, config_source
 from sundog_edge.kubernetes.client import ApiServer, ServiceAccount

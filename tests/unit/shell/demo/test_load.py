@@ -7,7 +7,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from stand_in_ray import end
+from fake_ray_head import end
 from sundog_operator.shell.demo.load import LoadGenerator, RequestSample
 from waiting import PATIENCE_S
 

@@ -8,6 +8,20 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from experiment_fixtures import in_old_format, means, moving, one_name, ten_arms, two_arms
+from rollout_fixtures import (
+    BEGUN,
+    ERRORS,
+    MINUTE,
+    condition,
+    looks,
+    promoted,
+    rolled_back,
+    running,
+    running_arms,
+    stored,
+    without_traffic,
+)
 from sundog_operator.api import (
     EvidenceEpoch,
     ExperimentStatus,
@@ -24,20 +38,6 @@ from sundog_operator.shell.report import terminal
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.model import ExperimentReport
 from sundog_operator.shell.report.page import render_html
-from told_experiments import means, moving, of_before, one_name, ten_arms, two_arms
-from told_rollouts import (
-    BEGUN,
-    ERRORS,
-    MINUTE,
-    condition,
-    looks,
-    promoted,
-    rolled_back,
-    running,
-    running_arms,
-    stored,
-    without_traffic,
-)
 
 NOW = BEGUN + 12 * MINUTE
 
@@ -304,7 +304,7 @@ def test_a_terminal_shows_ten_arms_and_that_one_was_dropped() -> None:
 
 
 def test_a_terminal_shows_what_was_kept_before_weights_of_arms_were() -> None:
-    shown = lines(of_before(moving()))
+    shown = lines(in_old_format(moving()))
     head = shown.index("Traffic of the arms over time, to 85 %")
     assert shown[head + 1].startswith("all arms except control, rounded ▕")
     assert shown[head + 1].endswith("▏ 67 % → 85 %, moved 2 times")
@@ -349,7 +349,7 @@ def test_what_is_shown_of_two_metrics_of_one_name_is_shown_of_each() -> None:
     ]
     assert {bound.ratio for bound in success.bounds} == {0.5}
     assert {bound.ratio for bound in harm.bounds} == {1.1}
-    before = {metric.name: metric for metric in report_of(of_before(one_name()), BEGUN + 4 * 60 * MINUTE).metrics}
+    before = {metric.name: metric for metric in report_of(in_old_format(one_name()), BEGUN + 4 * 60 * MINUTE).metrics}
     assert before["a: errorRate (harm)"].bounds == before["a: errorRate (success)"].bounds == ()
-    alone = report_of(of_before(two_arms()), BEGUN + 11 * 60 * MINUTE).metrics
+    alone = report_of(in_old_format(two_arms()), BEGUN + 11 * 60 * MINUTE).metrics
     assert all(len(metric.bounds) == 12 for metric in alone if metric.last is not None)

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiment_fixtures import NINE, in_old_format, means, moving, one_name, ten_arms, two_arms
+from rollout_fixtures import BEGUN, ERRORS, MINUTE, promoted, rolled_back, running, stored, without_traffic
 from sundog_operator.api import ExperimentStatus, HistoryMetric, HistoryPoint, Verdict
 from sundog_operator.shell.report import charts
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.page import render_html
-from told_experiments import NINE, means, moving, of_before, one_name, ten_arms, two_arms
-from told_rollouts import BEGUN, ERRORS, MINUTE, promoted, rolled_back, running, stored, without_traffic
 
 REQUESTS = "Requests by arm since the start"
 NOW = BEGUN + 12 * MINUTE
@@ -37,9 +37,9 @@ OF_EXPERIMENTS = {
     "weights that move": moving(),
     "means": means(),
     "one name for two metrics": one_name(),
-    "arms of before": of_before(moving()),
+    "arms of before": in_old_format(moving()),
     "arms since lately": moving().model_copy(
-        update={"history": (*of_before(moving()).history[:4], *moving().history[4:])}
+        update={"history": (*in_old_format(moving()).history[:4], *moving().history[4:])}
     ),
 }
 STATES = {**OF_ROLLOUTS, **OF_EXPERIMENTS}
@@ -271,7 +271,7 @@ def test_two_metrics_of_one_name_are_two_charts_with_their_own_numbers() -> None
         ["a: errorRate (success)", "success", "Better", "300", "330", "0.5"],
         ["a: errorRate (harm)", "harm", "Harm", "300", "330", "1.1"],
     ]
-    before = parsed(of_before(one_name()))
+    before = parsed(in_old_format(one_name()))
     assert [text_of(each) for each in before.iter("figcaption")] == ["Traffic of the arms", REQUESTS]
 
 

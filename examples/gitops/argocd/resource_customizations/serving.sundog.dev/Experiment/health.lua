@@ -1,4 +1,4 @@
--- Health of an Experiment for Argo CD: one that runs or has ended as it should is healthy.
+-- Health of an Experiment for Argo CD. It is healthy while it runs, and after it has ended as planned.
 if obj.metadata.deletionTimestamp ~= nil then
   return { status = "Progressing", message = "is being deleted" }
 end

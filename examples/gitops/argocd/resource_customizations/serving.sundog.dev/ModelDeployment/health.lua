@@ -1,4 +1,4 @@
--- Health of a ModelDeployment for Argo CD. `Ready` says that the stable revision serves, also while a canary runs.
+-- Health of a ModelDeployment for Argo CD. `Ready` means that the stable revision serves, also while a canary runs.
 if obj.metadata.deletionTimestamp ~= nil then
   return { status = "Progressing", message = "is being deleted" }
 end
@@ -15,7 +15,7 @@ local function is(type, reason)
   local condition = conditions[type]
   return condition ~= nil and condition.status == "True" and (reason == nil or condition.reason == reason)
 end
-local function told(type)
+local function summary(type)
   local condition = conditions[type] or {}
   local message = condition.message or ""
   if message == "" then
@@ -24,14 +24,14 @@ local function told(type)
   return (condition.reason or "") .. ": " .. message
 end
 
--- The spec is refused, or its rollout was ended: git and what serves differ until somebody acts.
+-- The spec is invalid, or its rollout was ended: Git and the cluster differ until somebody acts.
 if is("Stalled") then
-  return { status = "Degraded", message = told("Stalled") }
+  return { status = "Degraded", message = summary("Stalled") }
 end
 if is("Progressing", "Paused") then
-  return { status = "Suspended", message = told("Progressing") }
+  return { status = "Suspended", message = summary("Progressing") }
 end
 if is("Ready") then
-  return { status = "Healthy", message = is("Progressing") and told("Progressing") or told("Ready") }
+  return { status = "Healthy", message = is("Progressing") and summary("Progressing") or summary("Ready") }
 end
-return { status = "Progressing", message = told("Ready") }
+return { status = "Progressing", message = summary("Ready") }

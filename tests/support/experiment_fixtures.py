@@ -1,0 +1,176 @@
+"""Stored Experiments of users after some time, for tests of reports and commands."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from rollout_fixtures import BEGUN, condition
+from sundog_operator.api import (
+    Epoch,
+    ExperimentSpec,
+    ExperimentStatus,
+    HistoryPoint,
+    MetricStatus,
+    ModelDeploymentSpec,
+    PlanOutcome,
+    Rollout,
+    Verdict,
+)
+from sundog_operator.core import revisions
+from sundog_operator.core.experiments import arms, freeze
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.revisions import Revision
+from sundog_operator.core.rollout import history
+from sundog_operator.core.rollout.resolve import StableTraffic
+
+HOUR: Final = timedelta(hours=1)
+NINE: Final = ("a", "b", "c", "d", "e", "f", "g", "h", "i")
+BOUGHT: Final = {"name": "converted", "feedback": "bought", "minimumEffect": "2%"}
+SPENT: Final = {"name": "spent", "feedback": "amount", "type": "mean"}
+WAITED: Final = {"name": "waited", "feedback": "seconds", "type": "mean", "goal": "decrease"}
+
+Shares = Mapping[str, float]
+"""Percent of the traffic by arm. Stable gets the rest."""
+
+
+def frozen(beside: Sequence[str] = ("a", "b"), **spec: Any) -> ExperimentStatus:
+    """Return the status of a frozen plan without traffic on its arms."""
+    content = revisions.content_of(ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}}))
+    stable = Revision(7, revisions.content_hash(content), content)
+    told = ExperimentSpec.from_json(
+        {
+            "modelDeployment": "digits",
+            "arms": [{"name": name} for name in beside],
+            "metrics": {"success": [BOUGHT], "guardrails": [{"metric": "errorRate"}]},
+            **spec,
+        }
+    )
+    planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, told))]
+    return freeze.freeze(told, Rollout(), (7, stable.hash), planned, StableTraffic(100.0), BEGUN)
+
+
+def outcome(of: Mapping[str, Any], arm: str, ratio: float, look: int, verdict: str = "Undecided") -> MetricStatus:
+    """Return an outcome with an interval that gets narrower with each look."""
+    reach = 1 + 2 / (look + 1)
+    return MetricStatus(
+        name=str(of["name"]),
+        role="success",
+        arm=arm,
+        events=(100 * look, 110 * look),
+        ratio=ratio,
+        interval=(ratio / reach,) if look == 1 else (ratio / reach, ratio * reach),
+        verdict=verdict,
+        message=f"{of['name']} of {arm} is {ratio:g} times control's",
+    )
+
+
+def guardrail(arm: str, look: int, verdict: str = "Undecided", role: str = "guardrail") -> MetricStatus:
+    """Return the error rate of an arm, near that of control."""
+    told = outcome({"name": "errorRate"}, arm, 1.1, look, verdict)
+    return told.model_copy(update={"role": role, "allowed": 1.25})
+
+
+def at(status: ExperimentStatus, shares: Shares, look: int) -> ExperimentStatus:
+    """Return the status with these weights, and the requests that they get until this hourly look."""
+    outside = 100 - sum(shares.values())
+    found = []
+    for arm in status.arms:
+        weight = round(outside, 2) if arm.name == names.STABLE else shares.get(arm.name, 0)
+        requests = arm.requests + round(36_000 * arm.weight / 100) if look else 0
+        found.append(arm.model_copy(update={"weight": weight, "requests": requests, "errors": requests // 100}))
+    return status.model_copy(update={"arms": tuple(found), "epoch": Epoch(number=look, since=BEGUN, confirmed=True)})
+
+
+def with_history(
+    status: ExperimentStatus, weights: Sequence[Shares], metrics: Sequence[Sequence[MetricStatus]]
+) -> ExperimentStatus:
+    """Return the status after one look per hour, with the history of weights and metrics that the operator stores."""
+    known = status.model_copy(update={"phase": "Running"})
+    for look, (shares, told) in enumerate(zip(weights, metrics, strict=True)):
+        now = BEGUN + look * HOUR
+        known = at(known, shares, look).model_copy(update={"metrics": tuple(told), "counted_at": now, "since": BEGUN})
+        known = history.record_point(known, told, now)
+    return known.model_copy(update={"conditions": (condition("DataQuality", "True", "Consistent"),)})
+
+
+def two_arms() -> ExperimentStatus:
+    """Return an experiment after twelve hours with fixed weights for a fifth of the users: a is better than control, b is worse."""
+    found = [
+        [
+            outcome(BOUGHT, "a", 1.4, look, "Better" if look > 8 else "Undecided"),
+            outcome(BOUGHT, "b", 0.7, look, "Worse" if look > 8 else "Undecided"),
+            guardrail("a", look, "Passed" if look > 8 else "Undecided"),
+            guardrail("b", look),
+        ]
+        for look in range(12)
+    ]
+    status = with_history(frozen(exposure="20%"), [{"control": 6.68, "a": 6.66, "b": 6.66}] * 12, found)
+    verdict = Verdict(decision="Winner", winner="a", reason="Winner: converted of a is 40 % above control's: better")
+    ended = condition("Running", "False", "Winner", BEGUN + 11 * HOUR)
+    return status.model_copy(
+        update={"phase": "Concluded", "verdict": verdict, "conditions": (*status.conditions, ended)}
+    )
+
+
+def ten_arms() -> ExperimentStatus:
+    """Return control and nine more arms for a tenth of the users, at twelve looks; the last arm was dropped after the fourth."""
+    arms_of = ("control", *NINE)
+    weights = [dict.fromkeys(arms_of if look < 4 else arms_of[:-1], 1.0) for look in range(12)]
+    found = [
+        [*(outcome(BOUGHT, arm, 1 + place / 40, look) for place, arm in enumerate(NINE)), *map_guardrails(look)]
+        for look in range(12)
+    ]
+    return with_history(frozen(NINE, exposure="10%"), weights, found)
+
+
+def map_guardrails(look: int) -> list[MetricStatus]:
+    return [guardrail(arm, look, "Harm" if arm == NINE[-1] and look > 3 else "Undecided") for arm in NINE]
+
+
+def moving() -> ExperimentStatus:
+    """Return an experiment with adaptive weights: from a third each to 15, 80 and 5 percent of all traffic."""
+    weights = [{"control": 33.34, "a": 33.33, "b": 33.33}] * 3
+    weights += [{"control": 30, "a": 50, "b": 20}] * 2
+    weights += [{"control": 15, "a": 80, "b": 5}] * 3
+    found = [[outcome(BOUGHT, "a", 1.3, look), outcome(BOUGHT, "b", 0.8, look)] for look in range(len(weights))]
+    return with_history(frozen(exposure="100%", allocation={"mode": "thompson"}), weights, found)
+
+
+def means() -> ExperimentStatus:
+    """Return one arm for a hundredth of the users with two mean metrics; for one of them less is better."""
+    found = [
+        [
+            outcome(SPENT, "a", 1.2, look, "Better" if look > 4 else "Undecided"),
+            outcome(WAITED, "a", 1.5, look, "Worse" if look > 4 else "Undecided").model_copy(
+                update={"role": "secondary"}
+            ),
+        ]
+        for look in range(8)
+    ]
+    metrics = {"success": [SPENT], "secondary": [WAITED]}
+    return with_history(frozen(("a",), exposure="1%", metrics=metrics), [{"control": 0.5, "a": 0.5}] * 8, found)
+
+
+def one_name() -> ExperimentStatus:
+    """Return an experiment whose success metric has the name of a harm metric, with different results for the same arm."""
+    status = frozen(("a",), exposure="20%", metrics={"success": [BOUGHT]})
+    comparison = status.plan.comparison
+    assert comparison is not None
+    same = PlanOutcome(name="errorRate", role="success", feedback="mistakes", goal="decrease")
+    plan = status.plan.model_copy(update={"comparison": comparison.model_copy(update={"outcomes": (same,)})})
+    found = [
+        [outcome({"name": "errorRate"}, "a", 0.5, look, "Better"), guardrail("a", look, "Harm", "harm")]
+        for look in range(4)
+    ]
+    weights = [{"control": 10.0, "a": 10.0}] * 4
+    return with_history(status.model_copy(update={"plan": plan}), weights, found)
+
+
+def in_old_format(status: ExperimentStatus) -> ExperimentStatus:
+    """Return the status in the old format, without weights of arms and roles of metrics."""
+    return status.model_copy(update={"history": tuple(map(_in_old_format, status.history))})
+
+
+def _in_old_format(point: HistoryPoint) -> HistoryPoint:
+    metrics = tuple(each.model_copy(update={"role": None}) for each in point.metrics or ())
+    return point.model_copy(update={"weights": None, "metrics": metrics or None})
