@@ -30,10 +30,11 @@ test: check
 
 # Check style, types and import layers, in under a minute.
 check: $(VENV)/.dev
-	$(BIN)/ruff format --check operator serving tests tools
-	$(BIN)/ruff check operator serving tests tools
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/check_language.py
 
 # Run the tests that need neither Ray nor HAProxy.
 unit: $(VENV)/.dev
@@ -123,8 +124,8 @@ images:
 	images/build $(subst $(comma), ,$(ONLY))
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format operator serving tests tools
-	$(BIN)/ruff check --fix operator serving tests tools
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 # Install one extra with uv: the one on the PATH, or one that pip installs into the environment. pip installs instead if it
 # has an index of its own, which uv would not read, or if uv fails. Messages are shown on one line.
