@@ -2,20 +2,16 @@
 
 import itertools
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from sundog_operator.api import (
     ExperimentStatus,
     FrozenPlan,
-    HistoryMetric,
     HistoryPoint,
-    MetricStatus,
-    PlanGuardrail,
     PlanOutcome,
     ShadowStatus,
     format_duration,
-    is_latency_metric,
 )
 from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core.analysis import power, split_mismatch
@@ -31,9 +27,9 @@ from sundog_operator.core.rollout import (
     prometheus_checks,
     state,
 )
-from sundog_operator.core.stats import guardrail_test, multiple_testing
+from sundog_operator.core.stats import guardrail_test
 from sundog_operator.ports import Object
-from sundog_operator.shell.describe_experiment import find_one_sided_note, format_interval
+from sundog_operator.shell.describe_experiment import find_one_sided_note
 from sundog_operator.shell.layout import format_span
 from sundog_operator.shell.plan_text import (
     baseline_arm,
@@ -41,15 +37,19 @@ from sundog_operator.shell.plan_text import (
     describe_guardrail_limit,
     describe_outcome_goal,
 )
+from sundog_operator.shell.report.metrics import (
+    make_guardrail_metric,
+    make_outcome_metric,
+    replace_control_characters,
+    seconds_since,
+)
 from sundog_operator.shell.report.model import (
     MAX_ARMS,
     OUTSIDE,
     ROLLOUT,
     ExperimentReport,
-    MetricPoint,
     ReportArm,
     ReportLane,
-    ReportMetric,
     ReportPoint,
 )
 
@@ -62,7 +62,6 @@ _HEADINGS: Final = {
 """Headings by the verdict's decision."""
 _TONES: Final = {"Promoted": "good", "RolledBack": "bad", "Harm": "bad", "NoWinner": "open"}
 _ARMS: Final = (names.STABLE, names.CANARY)
-_OUTCOME_ROLES: Final = ("success", "secondary")
 
 
 def make_report(obj: Object, now: datetime) -> ExperimentReport:
@@ -94,13 +93,13 @@ def make_report(obj: Object, now: datetime) -> ExperimentReport:
         ),
         metrics=(
             *(
-                _make_outcome_metric(status, outcome, points, start, arm)
+                make_outcome_metric(status, outcome, points, start, arm)
                 for outcome in _outcomes(status)
                 for arm in _compared_arms(status)
                 if arm
             ),
             *(
-                _make_guardrail_metric(status, guardrail, points, start, arm)
+                make_guardrail_metric(status, guardrail, points, start, arm)
                 for arm in _compared_arms(status)
                 for guardrail in status.plan.guardrails
             ),
@@ -115,13 +114,6 @@ def _compared_arms(status: ExperimentStatus) -> list[str | None]:
     if status.plan.comparison is None:
         return [None]
     return [arm.name for arm in status.arms if arm.name not in names.STABLE_ARMS]
-
-
-def replace_control_characters(text: str) -> str:
-    """Replace control characters, which terminals interpret and documents may not hold."""
-    return "".join(
-        each if each.isprintable() else " " if each.isspace() else "\N{REPLACEMENT CHARACTER}" for each in text
-    )
 
 
 def _find_start(status: ExperimentStatus, meta: Object, now: datetime) -> datetime:
@@ -309,121 +301,8 @@ def _make_look(point: HistoryPoint, start: datetime, *, is_experiment: bool) -> 
     weights: tuple[float, ...] | None = point.weights if is_experiment else (100 - point.weight, point.weight)
     if weights is not None and len(weights) != len(point.requests):
         weights = None
-    return ReportPoint(_seconds_since(start, point.at), point.weight, weights, point.requests, point.errors)
-
-
-def _seconds_since(start: datetime, at: datetime) -> float:
-    return max((at - start) / timedelta(seconds=1), 0.0)
-
-
-def _make_guardrail_metric(
-    status: ExperimentStatus,
-    guardrail: PlanGuardrail,
-    points: tuple[HistoryPoint, ...],
-    start: datetime,
-    arm: str | None,
-) -> ReportMetric:
-    named = (each for each in status.metrics if each.name == guardrail.metric and each.role not in _OUTCOME_ROLES)
-    last = next((each for each in named if arm in (None, each.arm)), None)
-    return ReportMetric(
-        name=_format_name(status.plan, guardrail.metric, guardrail.role, arm),
-        judged=guardrail.role == "guardrail",
-        compared=("the candidate", names.STABLE)
-        if arm is None
-        else (f"arm {replace_control_characters(arm)}", names.CONTROL),
-        type="event",
-        limit=describe_guardrail_limit(guardrail, baseline_arm(status.plan)),
-        margin=1.0 if is_latency_metric(guardrail.metric) else 1 + guardrail.margin,
-        bounds=tuple(_guardrail_points(status.plan, guardrail, points, start, arm)),
-        last=_without_control_characters(last),
-    )
-
-
-def _without_control_characters(metric: MetricStatus | None) -> MetricStatus | None:
-    if metric is None:
-        return None
-    texts = {"message": metric.message, "verdict": metric.verdict}
-    return metric.model_copy(update={name: replace_control_characters(text) for name, text in texts.items()})
+    return ReportPoint(seconds_since(start, point.at), point.weight, weights, point.requests, point.errors)
 
 
 def _outcomes(status: ExperimentStatus) -> tuple[PlanOutcome, ...]:
     return () if status.plan.comparison is None else status.plan.comparison.outcomes
-
-
-def _make_outcome_metric(
-    status: ExperimentStatus, outcome: PlanOutcome, points: tuple[HistoryPoint, ...], start: datetime, arm: str
-) -> ReportMetric:
-    """Return an outcome of an arm relative to control."""
-    key = (outcome.name, outcome.role, arm)
-    last = next((each for each in status.metrics if (each.name, each.role, each.arm) == key), None)
-    values = [
-        (point.at, metric)
-        for point in points
-        if (metric := _find_metric(status.plan, point, outcome.name, outcome.role, arm)) is not None
-    ]
-    return ReportMetric(
-        name=_format_name(status.plan, outcome.name, outcome.role, arm),
-        judged=False,
-        compared=(f"arm {replace_control_characters(arm)}", names.CONTROL),
-        type=outcome.type,
-        limit=describe_outcome_goal(outcome),
-        margin=1.0,
-        bounds=tuple(
-            MetricPoint(
-                _seconds_since(start, at),
-                each.ratio,
-                each.lower,
-                each.upper,
-                replace_control_characters(each.verdict or "Undecided"),
-                1.0,
-            )
-            for at, each in values
-        ),
-        last=_without_control_characters(last),
-    )
-
-
-def _guardrail_points(
-    plan: FrozenPlan, guardrail: PlanGuardrail, points: tuple[HistoryPoint, ...], start: datetime, arm: str | None
-) -> Iterator[MetricPoint]:
-    # Counts at a change of weight come from the weight before.
-    for before, point in itertools.pairwise((*points[:1], *points)):
-        metric = _find_metric(plan, point, guardrail.metric, guardrail.role, arm)
-        if metric is not None:
-            verdict = replace_control_characters(metric.verdict or "Undecided")
-            allowed = _allowed_ratio(plan, guardrail, before.weight)
-            at_s, basis = _seconds_since(start, point.at), metric.basis or ""
-            yield MetricPoint(at_s, metric.ratio, metric.lower, metric.upper, verdict, allowed, basis)
-
-
-def _find_metric(plan: FrozenPlan, point: HistoryPoint, name: str, role: str, arm: str | None) -> HistoryMetric | None:
-    """Return a metric of a point. Old points lack roles, so two metrics of one name cannot be distinguished there."""
-    roles = (role,) if _has_shared_name(plan, name) else (role, None)
-    named = (each for each in point.metrics or () if (each.name, each.arm) == (name, arm))
-    return next((each for each in named if each.role in roles), None)
-
-
-def _format_name(plan: FrozenPlan, metric: str, role: str, arm: str | None) -> str:
-    """Format a metric's name, with its role if another metric has that name."""
-    text = metric if arm is None else f"{arm}: {metric}"
-    return replace_control_characters(f"{text} ({role})" if _has_shared_name(plan, metric) else text)
-
-
-def _has_shared_name(plan: FrozenPlan, name: str) -> bool:
-    if plan.comparison is None:
-        return False
-    metrics = [*(each.metric for each in plan.guardrails), *(each.name for each in plan.comparison.outcomes)]
-    return metrics.count(name) > 1
-
-
-def _allowed_ratio(plan: FrozenPlan, guardrail: PlanGuardrail, weight: int) -> float:
-    """Return the largest ratio with which the gate at that weight passes."""
-    if is_latency_metric(guardrail.metric):
-        return 1.0
-    return float(multiple_testing.allowed_ratio(guardrail.margin, state.weight_after(plan.steps, weight) / 100))
-
-
-def format_point_interval(point: MetricPoint) -> str:
-    """Format the interval of a point, as in the other tables."""
-    ends = tuple(end for end in (point.lower, point.upper) if end is not None)
-    return format_interval(MetricStatus(name="", interval=ends if point.lower is not None else (), basis=point.basis))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sundog_operator.shell.report import scales
-from sundog_operator.shell.report.build import format_point_interval
+from sundog_operator.shell.report.metrics import format_point_interval
 from sundog_operator.shell.report.model import (
     OUTSIDE,
     ROLLOUT,
@@ -16,6 +16,14 @@ from sundog_operator.shell.report.model import (
     ReportPoint,
 )
 from sundog_operator.shell.report.scales import AxisScale, AxisTick
+from sundog_operator.shell.report.traffic_series import (
+    TrafficSeries,
+    counted_shares,
+    format_share,
+    make_traffic_series,
+    series_cells,
+    series_heads,
+)
 
 WIDTH: Final = 400
 HEIGHT: Final = 200
@@ -23,29 +31,17 @@ LEFT: Final = 50
 RIGHT: Final = 388
 TOP: Final = 10
 BOTTOM: Final = 172
-
 _MIN_TICK_DISTANCE_X: Final = 58
 _MIN_TICK_DISTANCE_Y: Final = 20
-_MIN_REQUESTS: Final = 20
-"""Requests between two evaluations that a counted share needs."""
-
 _MAX_EARLY_STRETCH: Final = 2.5
 """Largest factor by which early intervals may extend an axis beyond the values that it must show."""
-
 _LINE_DISTANCE: Final = 3.0
 """Distance between lines of equal weight, including their width."""
-
-_TOGETHER: Final = "together"
-"""Kind of the line for the sum of all arms except control."""
-
 _HEADROOM: Final = 1.1
 """Factor of the largest weight that an axis shows, which leaves room for lines beside it."""
-
 _COLOURED: Final = {"Better": "better", "Worse": "worse", "Passed": "passed", "Harm": "harm"}
 """Verdicts with a colour of their own."""
-
 _MIN_RATIO: Final = 1e-6
-
 _MAX_STRETCH: Final = 8.0
 """Largest factor by which the last interval may extend an axis beyond the values that it must show."""
 
@@ -135,7 +131,7 @@ def _traffic_charts(report: ExperimentReport, time: AxisScale) -> Iterator[Chart
 def _rollout_share_chart(looks: Sequence[ReportPoint], time: AxisScale) -> Chart:
     """Return the chart of the candidate's share; stable gets the rest."""
     up = scales.make_percent_scale(max(look.weight for look in looks), BOTTOM, TOP)
-    counted = [None if shares is None else shares[-1] for shares in _counted_shares(looks)]
+    counted = [None if shares is None else shares[-1] for shares in counted_shares(looks)]
     line = _format_points(_step_points(looks, [up.at(look.weight) for look in looks], time))
     return Chart(
         ident="share",
@@ -146,28 +142,13 @@ def _rollout_share_chart(looks: Sequence[ReportPoint], time: AxisScale) -> Chart
         y_ticks=tuple(scales.make_percent_ticks(up)),
         head=("time", "configured", "counted until then"),
         rows=tuple(
-            (format_elapsed(look.at_s), f"{look.weight:g} %", _format_share(share))
+            (format_elapsed(look.at_s), f"{look.weight:g} %", format_share(share))
             for look, share in zip(looks, counted, strict=True)
         ),
         lines=(ChartLine("candidate", line),),
         dots=tuple(_make_dots("observed", looks, counted, time, up)),
         area=f"{_round(time.at(looks[0].at_s))},{BOTTOM} {line} {_round(time.end)},{BOTTOM}",
     )
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficSeries:
-    """Percent of the traffic of one lane at each evaluation: configured from then on, and counted until then; None if unknown."""
-
-    kind: str
-    name: str
-    weights: Sequence[float | None]
-    counted: Sequence[float | None]
-
-    @property
-    def has_weights(self) -> bool:
-        """Report whether any weight is known."""
-        return any(weight is not None for weight in self.weights)
 
 
 def _arm_shares_chart(report: ExperimentReport, time: AxisScale) -> Chart:
@@ -186,9 +167,9 @@ def _arm_shares_chart(report: ExperimentReport, time: AxisScale) -> Chart:
         legend=(*((each.kind, each.name) for each in series), ("counted", "counted")),
         x_ticks=tuple(scales.make_time_ticks(time, _MIN_TICK_DISTANCE_X)),
         y_ticks=tuple(scales.make_percent_ticks(up)),
-        head=("time", *(name for each in series for name in _series_heads(each))),
+        head=("time", *(name for each in series for name in series_heads(each))),
         rows=tuple(
-            (format_elapsed(look.at_s), *(cell for each in series for cell in _series_cells(each, number)))
+            (format_elapsed(look.at_s), *(cell for each in series for cell in series_cells(each, number)))
             for number, look in enumerate(looks)
         ),
         lines=tuple(
@@ -197,51 +178,6 @@ def _arm_shares_chart(report: ExperimentReport, time: AxisScale) -> Chart:
         ),
         dots=tuple(dot for each in series for dot in _make_dots(each.kind, looks, each.counted, time, up)),
     )
-
-
-def make_traffic_series(report: ExperimentReport) -> Iterator[TrafficSeries]:
-    """Yield the series of control and of each arm; first the sum of all arms if an old history has only that."""
-    looks, counted = report.looks, _counted_shares(report.looks)
-    if any(look.weights is None for look in looks):
-        sums = [float(look.weight) if look.weights is None else None for look in looks]
-        yield TrafficSeries(_TOGETHER, "all arms except control, rounded", sums, [None] * len(looks))
-    for index, lane in enumerate(report.lanes):
-        if lane.kind != OUTSIDE:
-            yield TrafficSeries(
-                lane.kind,
-                lane.name,
-                [None if look.weights is None else look.weights[index] for look in looks],
-                [None if shares is None else shares[index] for shares in counted],
-            )
-
-
-def _series_heads(series: TrafficSeries) -> Iterator[str]:
-    if series.has_weights:
-        yield series.name
-    if series.kind != _TOGETHER:
-        yield f"{series.name}, counted"
-
-
-def _series_cells(series: TrafficSeries, number: int) -> Iterator[str]:
-    weight = series.weights[number]
-    if series.has_weights:
-        yield "–" if weight is None else f"{weight:g} %"
-    if series.kind != _TOGETHER:
-        yield _format_share(series.counted[number])
-
-
-def _format_share(share: float | None) -> str:
-    return "–" if share is None else f"{share:.3g} %"
-
-
-def _counted_shares(looks: Sequence[ReportPoint]) -> list[tuple[float, ...] | None]:
-    """Return each lane's percent of the requests since the previous evaluation; None if they were too few."""
-    found: list[tuple[float, ...] | None] = [None]
-    for before, look in itertools.pairwise(looks):
-        since = [new - old for new, old in zip(look.requests, before.requests, strict=True)]
-        is_known = min(since) >= 0 and sum(since) >= _MIN_REQUESTS
-        found.append(tuple(100 * each / sum(since) for each in since) if is_known else None)
-    return found
 
 
 def _make_dots(

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sundog_operator.shell.report import charts, tables
-from sundog_operator.shell.report.build import format_point_interval
+from sundog_operator.shell.report import charts, tables, traffic_series
+from sundog_operator.shell.report.metrics import format_point_interval
 from sundog_operator.shell.report.model import ROLLOUT, ExperimentReport, MetricPoint, ReportMetric, ReportPoint
 from sundog_operator.shell.report.scales import AxisScale
 
@@ -85,7 +85,7 @@ def _traffic(report: ExperimentReport) -> list[RenderableType]:
 
 def _traffic_of_arms(report: ExperimentReport) -> list[RenderableType]:
     """Draw the weights of control and of each arm, scaled to the largest of them."""
-    series = [each for each in charts.make_traffic_series(report) if each.has_weights]
+    series = [each for each in traffic_series.make_traffic_series(report) if each.has_weights]
     largest = max(filter(None, (weight for each in series for weight in each.weights)), default=100)
     grid = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True)
