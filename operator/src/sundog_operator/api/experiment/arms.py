@@ -1,6 +1,7 @@
 """The arms of an Experiment."""
 
 import re
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -8,6 +9,7 @@ from pydantic import Field
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.model_deployment.model import (
     RESERVED_POD_LABELS_RULE,
+    TRUST_CODE_RULE,
     Batching,
     EnvVar,
     ModelCredentials,
@@ -62,14 +64,9 @@ class ArmModel(ApiBase):
     credentials: ModelCredentials | None = Field(None, description="Replaces spec.model.credentials of the deployment.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel=(
-                "!has(self.format) || !(self.format in ['exported', 'torchscript'])"
-                " || has(self.trustCode) && self.trustCode"
-            ),
-            holds=lambda model: model.format not in ("exported", "torchscript") or model.trust_code is True,
-            message="{format} archives can run code when they are loaded; expected trustCode: true to accept that",
-            field="format",
+        replace(
+            TRUST_CODE_RULE,
+            cel="!has(self.format) || !(self.format in ['exported', 'torchscript']) || has(self.trustCode) && self.trustCode",
         ),
     )
 

@@ -2,12 +2,14 @@
 
 import hashlib
 
+from sundog_operator.api import ROLLOUT_LABEL
+
 GROUP = "serving.sundog.dev"
 MANAGER = "sundog"
 
 LABEL_MODEL_DEPLOYMENT = f"{GROUP}/model-deployment"
 LABEL_REVISION = f"{GROUP}/revision"
-LABEL_ROLLOUT = f"{GROUP}/rollout"
+LABEL_ROLLOUT = ROLLOUT_LABEL
 LABEL_NAME = "app.kubernetes.io/name"
 LABEL_INSTANCE = "app.kubernetes.io/instance"
 LABEL_PART_OF = "app.kubernetes.io/part-of"
