@@ -18,7 +18,7 @@ from measuring.parallel_simulations import in_processes
 from measuring.record import Record
 from simulated_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
 from stalling_replicas import Stalling
-from sundog_operator.core.rollout.resolve import BUSY_RPS
+from sundog_operator.core.rollout.default_plan import BUSY_RPS
 from sundog_operator.core.stats.power.rollout_simulation import (
     SimulatedPlan,
     SimulatedRollouts,

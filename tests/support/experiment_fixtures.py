@@ -21,7 +21,7 @@ from sundog_operator.core.experiments import arms, freeze
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import history
-from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.default_plan import StableTraffic
 
 HOUR: Final = timedelta(hours=1)
 NINE: Final = ("a", "b", "c", "d", "e", "f", "g", "h", "i")

@@ -8,7 +8,7 @@ from sundog_operator.api import ExperimentSpec, ExperimentStatus, ModelDeploymen
 from sundog_operator.core import revisions
 from sundog_operator.core.experiments import arms, freeze, state, state_machine
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.default_plan import StableTraffic
 
 T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 

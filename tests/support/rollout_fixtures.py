@@ -21,7 +21,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core.analysis import counters
 from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.default_plan import StableTraffic
 
 BEGUN = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

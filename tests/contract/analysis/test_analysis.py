@@ -22,7 +22,7 @@ from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.experiments import evaluate
 from sundog_operator.core.experiments import winner as experiments_winner
 from sundog_operator.core.experiments.winner import ArmInput, WinnerDecision, WinnerInputs
-from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.stats import outcome_test, sample_ratio
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding

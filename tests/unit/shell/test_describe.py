@@ -35,7 +35,7 @@ from sundog_operator.api import (
     Verdict,
 )
 from sundog_operator.core.rollout import freeze, plan_text
-from sundog_operator.core.rollout.resolve import StableTraffic, resolve_guardrails
+from sundog_operator.core.rollout.default_plan import StableTraffic, resolve_guardrails
 from sundog_operator.shell.describe import DeploymentDetails, describe_model_deployment, find_wait_reason
 from sundog_operator.shell.describe_experiment import ONE_SIDED_NOTE, describe_experiment
 from sundog_operator.shell.plan_text import describe_guardrail_limit

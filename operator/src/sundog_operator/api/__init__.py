@@ -73,7 +73,7 @@ from sundog_operator.api.quantities import (
 )
 from sundog_operator.api.resource import API_VERSION, Metadata, OwnerReference
 from sundog_operator.api.rollout.checks import PrometheusQuery, Threshold
-from sundog_operator.api.rollout.defaults import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION
+from sundog_operator.api.rollout.common import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION
 from sundog_operator.api.rollout.guardrails import (
     MAX_LATENCY_GUARDRAILS,
     MetricGuardrail,

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.quantities import QUANTITY_PATTERN
-from sundog_operator.api.rollout.defaults import PositiveDuration
+from sundog_operator.api.rollout.common import PositiveDuration
 from sundog_operator.api.scalars import (
     Bytes,
     Host,

@@ -26,7 +26,7 @@ from sundog_operator.core.rollout import (
     state,
     webhook_urls,
 )
-from sundog_operator.core.rollout.resolve import format_latency
+from sundog_operator.core.rollout.default_plan import format_latency
 from sundog_operator.shell.layout import format_span, grid
 
 _INCONCLUSIVE: Final = {

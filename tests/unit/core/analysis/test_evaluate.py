@@ -16,8 +16,8 @@ from sundog_operator.core.analysis import arm_pair, counters, evaluate, forecast
 from sundog_operator.core.analysis.counters import Counters, CountScope
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze
+from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.rollout.evaluation import Evaluation
-from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.stats import count_ratio
 
 T0 = 1_764_034_200

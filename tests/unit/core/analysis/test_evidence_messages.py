@@ -8,9 +8,9 @@ from sundog_operator.api import EvidenceEpoch, ExperimentStatus, Rollout
 from sundog_operator.core.analysis import arm_pair, counters, evaluate, stable_traffic
 from sundog_operator.core.analysis import blocks as analysis_blocks
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import freeze, resolve
+from sundog_operator.core.rollout import default_plan, freeze
+from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.rollout.evaluation import Evaluation
-from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.stats import count_ratio
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -130,7 +130,7 @@ def test_latency_is_that_of_a_warm_up_unless_stable_was_looked_at_for_long() -> 
 
 def test_a_latency_passes_by_its_floor_if_nothing_is_slow() -> None:
     rollout = Rollout.from_json({"steps": [{"weight": 50}], "guardrails": [{"metric": "latencyP95", "margin": "25%"}]})
-    frozen, *_ = resolve.resolve_guardrails(rollout, StableTraffic(5.0, [1000, 0], [10]))
+    frozen, *_ = default_plan.resolve_guardrails(rollout, StableTraffic(5.0, [1000, 0], [10]))
     assert (frozen.threshold_microseconds, frozen.candidate_threshold_microseconds) == (10, 1010)
     assert frozen.floor == 0.005
     plan = status().plan.model_copy(update={"guardrails": (frozen,)})

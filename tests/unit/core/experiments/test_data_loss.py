@@ -11,7 +11,7 @@ from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
 from sundog_operator.core.experiments import data_loss, state
-from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.default_plan import StableTraffic
 
 BY_USER: dict[str, Any] = {"header": "x-user-id"}
 

@@ -17,7 +17,7 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.dispersion_sums import EpochBlocks
 from sundog_operator.core.experiments import evaluate, state
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
-from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.default_plan import StableTraffic
 
 NOW_S = T0.timestamp()
 FIRST = int(NOW_S) // blocks.BLOCK_S

@@ -7,7 +7,7 @@ import pytest
 from sundog_operator.api import ModelDeploymentStatus, Rollout
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.default_plan import StableTraffic
 
 STATUS = ModelDeploymentStatus.parse({"stable": {"revision": 7}, "candidate": {"revision": 8}, "cluster": "sundog-0"})
 KNOWN = StableTraffic(10, [100, 0], (500, 1000))

@@ -7,7 +7,7 @@ import pytest
 
 from sundog_operator.api import ExperimentStatus, Rollout
 from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.default_plan import StableTraffic
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 BUSY = StableTraffic(60.12345, [0, 100], (400, 500))

@@ -9,9 +9,9 @@ from sundog_operator.api import ExperimentStatus, PlanInPlace, Rollout
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core.rollout import freeze, in_place, replica_counts, state, state_machine, steering, transitions
 from sundog_operator.core.rollout.commands import RolloutCommand
+from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.rollout.in_place import ArmReplicas
-from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.rollout.state import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -30,8 +30,8 @@ from sundog_operator.core.rollout import (
     transitions,
 )
 from sundog_operator.core.rollout.commands import RolloutCommand
+from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.rollout.evaluation import HEALTHY, BaselineHealth, Evaluation
-from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.rollout.state import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -7,7 +7,7 @@ import pytest
 
 from sundog_operator.api import Rollout
 from sundog_operator.core.rollout import freeze, steps_without_evidence
-from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.default_plan import StableTraffic
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 COPIES = {"shadow": {"compare": {"agreement": {"min": 0.99, "by": "exact"}}}}

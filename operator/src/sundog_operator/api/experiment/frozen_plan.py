@@ -8,7 +8,7 @@ from pydantic import Field
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.experiment.arms import Bucket
 from sundog_operator.api.model_deployment.status import NonNegativeInt, WholePercent
-from sundog_operator.api.rollout.defaults import Comparator, MetricName, PartComparator
+from sundog_operator.api.rollout.common import Comparator, MetricName, PartComparator
 from sundog_operator.api.rollout.lifecycle import NotificationReceiver
 from sundog_operator.api.rollout.rollout import Strategy
 from sundog_operator.api.scalars import (

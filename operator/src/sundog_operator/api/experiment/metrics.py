@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.rollout.defaults import MetricName
+from sundog_operator.api.rollout.common import MetricName
 from sundog_operator.api.rollout.guardrails import (
     MAX_FITS_METRIC_RULE,
     MAX_LATENCY_GUARDRAILS,

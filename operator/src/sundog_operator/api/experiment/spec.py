@@ -9,7 +9,7 @@ from pydantic import Field
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.experiment.arms import CONTROL, IMMUTABLE_RULE, Arm
 from sundog_operator.api.experiment.metrics import ExperimentMetrics, SuccessMetric
-from sundog_operator.api.rollout.defaults import PositiveDuration, Weight
+from sundog_operator.api.rollout.common import PositiveDuration, Weight
 from sundog_operator.api.rollout.units import Unit
 from sundog_operator.api.scalars import (
     Alpha,

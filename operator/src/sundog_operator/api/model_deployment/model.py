@@ -7,7 +7,7 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.model_uri import PIN_RULES
-from sundog_operator.api.rollout.defaults import PositiveDuration, set_fields
+from sundog_operator.api.rollout.common import PositiveDuration, set_fields
 from sundog_operator.api.scalars import (
     Digest,
     Duration,

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.rollout.checks import PrometheusQuery, Threshold
-from sundog_operator.api.rollout.defaults import MetricName, set_fields
+from sundog_operator.api.rollout.common import MetricName, set_fields
 from sundog_operator.api.rollout.shadow import LatencyMargin
 from sundog_operator.api.scalars import (
     Name,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.rollout.defaults import PositiveDuration
+from sundog_operator.api.rollout.common import PositiveDuration
 from sundog_operator.api.scalars import (
     Duration,
     HttpUrl,

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.rollout.defaults import PositiveDuration
+from sundog_operator.api.rollout.common import PositiveDuration
 from sundog_operator.api.rollout.guardrails import (
     MAX_LATENCY_GUARDRAILS,
     MAX_LATENCY_GUARDRAILS_RULE,

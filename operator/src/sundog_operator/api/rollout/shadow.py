@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.rollout.defaults import (
+from sundog_operator.api.rollout.common import (
     DEFAULT_MAX_DURATION,
     JSON_PATH,
     JSON_PATH_NOUN,

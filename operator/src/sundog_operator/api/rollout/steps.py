@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.quantities import format_duration
 from sundog_operator.api.rollout.checks import Analysis, WebhookStep
-from sundog_operator.api.rollout.defaults import (
+from sundog_operator.api.rollout.common import (
     DEFAULT_GATE,
     DEFAULT_MAX_DURATION,
     DEFAULT_MIN_DURATION,

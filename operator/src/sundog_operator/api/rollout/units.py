@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.rollout.defaults import JSON_PATH, JSON_PATH_NOUN, set_fields
+from sundog_operator.api.rollout.common import JSON_PATH, JSON_PATH_NOUN, set_fields
 from sundog_operator.api.schema.rules import ExpectedNoun, Rule
 
 

@@ -8,7 +8,7 @@ from sundog_operator.api.experiment.experiment import Experiment
 from sundog_operator.api.experiment.spec import ExperimentSpec
 from sundog_operator.api.model_deployment.spec import ModelDeploymentSpec
 from sundog_operator.api.quantities import format_duration
-from sundog_operator.api.rollout.defaults import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION
+from sundog_operator.api.rollout.common import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION
 from sundog_operator.api.rollout.steps import Step
 from sundog_operator.api.schema.node_tree import FieldNode, Node, build_node_tree
 from sundog_operator.api.schema.validation import Violation, quote_value

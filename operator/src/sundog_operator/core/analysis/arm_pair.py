@@ -18,10 +18,10 @@ from sundog_operator.core.edge import units
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze, state
-from sundog_operator.core.rollout.freeze import MIXTURE
-from sundog_operator.core.rollout.resolve import (
+from sundog_operator.core.rollout.default_plan import (
     StableTraffic,
 )
+from sundog_operator.core.rollout.freeze import MIXTURE
 from sundog_operator.core.stats import multiple_testing
 from sundog_operator.core.stats.guardrail_test import (
     ErrorLevels,

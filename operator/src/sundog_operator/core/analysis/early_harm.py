@@ -7,7 +7,7 @@ from sundog_operator.api import FrozenPlan
 from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, Block, BlocksByEpoch, sum_arm_counts
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.resolve import ERROR_RATE
+from sundog_operator.core.rollout.default_plan import ERROR_RATE
 from sundog_operator.core.stats import early_harm, multiple_testing
 
 

@@ -20,7 +20,7 @@ from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, Eva
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.unit_groups import GroupCounts
 from sundog_operator.core.edge.reported_counts import EVENTS, SLOW
-from sundog_operator.core.rollout.resolve import (
+from sundog_operator.core.rollout.default_plan import (
     ERROR_RATE,
     REJECTIONS,
     RETRIES,

@@ -31,11 +31,11 @@ from sundog_operator.core.analysis.split_mismatch import (
     mismatch_of_units,
 )
 from sundog_operator.core.rollout import replica_counts, state
-from sundog_operator.core.rollout.evaluation import Evaluation
-from sundog_operator.core.rollout.resolve import (
+from sundog_operator.core.rollout.default_plan import (
     ERROR_RATE,
     resolve_thresholds,
 )
+from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.stats import dispersion
 from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
 

@@ -18,7 +18,7 @@ from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, Eva
 from sundog_operator.core.analysis.epoch_counts import EpochComparison, later_than_allowed
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import header_match, replica_counts
-from sundog_operator.core.rollout.resolve import (
+from sundog_operator.core.rollout.default_plan import (
     ERROR_RATE,
     format_latency,
     latency_guardrails,

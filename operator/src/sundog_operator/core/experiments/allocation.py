@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import Allocation, parse_percent
-from sundog_operator.core.stats import adaptive_allocation
+from sundog_operator.core.stats import thompson_sampling
 from sundog_operator.core.stats.outcome_counts import OutcomeEpoch, OutcomeMetric
 
 TOTAL_SHARE: Final = 10_000
@@ -57,7 +57,7 @@ def freeze_allocation(allocation: Allocation, max_duration: timedelta) -> Thomps
 
 def scale_to_buckets(shares: Sequence[int], buckets: int) -> tuple[int, ...]:
     """Return shares of `TOTAL_SHARE` as numbers of the experiment's buckets."""
-    return tuple(adaptive_allocation.round_shares(shares, buckets))
+    return tuple(thompson_sampling.round_shares(shares, buckets))
 
 
 def next_weights(
@@ -80,8 +80,8 @@ def next_weights(
     """
     if since < thompson.pace or not epochs:
         return None
-    now = adaptive_allocation.round_shares(epochs[-1].shares, TOTAL_SHARE)
-    shares = adaptive_allocation.next_shares(
+    now = thompson_sampling.round_shares(epochs[-1].shares, TOTAL_SHARE)
+    shares = thompson_sampling.next_shares(
         metric,
         [each.outcomes[place] for each in epochs],
         [each.shares for each in epochs],
@@ -92,7 +92,7 @@ def next_weights(
     )
     if shares is None:
         return None
-    wanted = adaptive_allocation.round_shares(shares, TOTAL_SHARE)
+    wanted = thompson_sampling.round_shares(shares, TOTAL_SHARE)
     if max(abs(new - old) for new, old in zip(wanted, now, strict=True)) < _LEAST_MOVE:
         return None
     return tuple(wanted)

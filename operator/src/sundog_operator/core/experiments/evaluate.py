@@ -25,7 +25,7 @@ from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, Ou
 from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import replica_counts
-from sundog_operator.core.rollout.resolve import resolve_thresholds
+from sundog_operator.core.rollout.default_plan import resolve_thresholds
 from sundog_operator.core.stats import guardrail_test
 from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.guardrail_test import ArmSplit

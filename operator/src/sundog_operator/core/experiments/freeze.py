@@ -25,8 +25,8 @@ from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.experiments import allocation
 from sundog_operator.core.experiments.arms import PlannedArm, planned_buckets
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.rollout.default_plan import StableTraffic, add_harm_guardrails
 from sundog_operator.core.rollout.freeze import EVIDENCE_IS_EVALUATED, UNDECIDED
-from sundog_operator.core.rollout.resolve import StableTraffic, add_harm_guardrails
 
 
 def freeze(

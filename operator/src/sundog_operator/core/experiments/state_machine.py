@@ -38,7 +38,7 @@ from sundog_operator.core.experiments.state import (
 from sundog_operator.core.experiments.transitions import MAX_REASON_CHARS, as_evidence, end_experiment, with_shares
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import baseline_outage
-from sundog_operator.core.rollout.resolve import needs_threshold
+from sundog_operator.core.rollout.default_plan import needs_threshold
 from sundog_operator.core.rollout.state import CONCLUDED, RUNNING, STOPPED, is_over
 
 

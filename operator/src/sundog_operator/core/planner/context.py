@@ -37,8 +37,8 @@ from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.readiness import NOT_DEPLOYED, Readiness, evaluate_readiness
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import in_place, state, windows
+from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.rollout.evaluation import Evaluation
-from sundog_operator.core.rollout.resolve import StableTraffic
 from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
 
 REPORT_PERIOD: Final = timedelta(seconds=60)

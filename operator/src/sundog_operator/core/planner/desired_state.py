@@ -9,7 +9,7 @@ from sundog_operator.core.edge import units
 from sundog_operator.core.edge.split import Split, SplitArm, SplitFeedback, make_stable_split
 from sundog_operator.core.experiments import state as experiment_state
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout import header_match, resolve, shadow_comparison
+from sundog_operator.core.rollout import default_plan, header_match, shadow_comparison
 from sundog_operator.core.rollout import state as rollout_state
 
 
@@ -110,7 +110,7 @@ def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]
     """Return the thresholds of slow answers in microseconds, one per compared latency: of stable's arms (True) and of others."""
     known = [
         (each.threshold_microseconds, each.candidate_threshold_microseconds)
-        for each in resolve.latency_guardrails(guardrails)
+        for each in default_plan.latency_guardrails(guardrails)
     ]
     pairs = [(stable, other) for stable, other in known if stable is not None and other is not None]
     # Thresholds are matched by position, so none is set while one is unknown.

@@ -9,7 +9,7 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state
-from sundog_operator.core.rollout.resolve import StableTraffic, needs_threshold
+from sundog_operator.core.rollout.default_plan import StableTraffic, needs_threshold
 
 DEFAULT_REQUEST_TIMEOUT_S: Final = 30.0
 

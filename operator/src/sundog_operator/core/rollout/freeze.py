@@ -37,7 +37,7 @@ from sundog_operator.core.edge.buckets import two_arm_ranges
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision, owner_reference
 from sundog_operator.core.rollout import in_place, replica_counts
-from sundog_operator.core.rollout.resolve import StableTraffic, default_steps, resolve_guardrails
+from sundog_operator.core.rollout.default_plan import StableTraffic, default_steps, resolve_guardrails
 from sundog_operator.core.rollout.shadow_comparison import SHADOW
 
 BAKE: Final = "bake"

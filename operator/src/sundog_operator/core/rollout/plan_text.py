@@ -14,7 +14,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import freeze, header_match, prometheus_checks, replica_counts
-from sundog_operator.core.rollout.resolve import format_latency
+from sundog_operator.core.rollout.default_plan import format_latency
 from sundog_operator.core.text import format_count
 
 _GATES: Final = {

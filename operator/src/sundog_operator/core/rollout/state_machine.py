@@ -20,11 +20,11 @@ from sundog_operator.core.rollout import (
     prometheus_checks,
     shadow_comparison,
 )
+from sundog_operator.core.rollout.default_plan import needs_threshold
 from sundog_operator.core.rollout.explanations import explain
 from sundog_operator.core.rollout.freeze import BAKE
 from sundog_operator.core.rollout.gates import pass_gate, time_out_evidence, time_out_shadow
 from sundog_operator.core.rollout.replica_counts import step_replicas
-from sundog_operator.core.rollout.resolve import needs_threshold
 from sundog_operator.core.rollout.state import (
     MISMATCH_GRACE,
     PAUSABLE_GATES,

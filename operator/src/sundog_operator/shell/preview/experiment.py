@@ -28,7 +28,7 @@ from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.planner.experiment.start import refusal_reason
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.rollout.state import is_over
 from sundog_operator.core.stats.findings import format_rough_duration
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from sundog_operator.core.stats import adaptive_allocation, multiple_testing, outcome_test
+from sundog_operator.core.stats import multiple_testing, outcome_test, thompson_sampling
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.mean_ratio import Contrast
 from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeMetric, OutcomePairs
@@ -160,7 +160,7 @@ def _decide(design: ExperimentDesign, counts: Numbers, shares: Numbers) -> tuple
 def _next_shares(design: ExperimentDesign, rule: AdaptiveWeights, counts: Numbers, shares: Numbers) -> Numbers:
     """Return the next shares, shape (arms,), given counts of shape (5, arms, epochs) and shares of shape (arms, epochs)."""
     outcomes: Any = counts.transpose(2, 1, 0)
-    found = adaptive_allocation.next_shares(
+    found = thompson_sampling.next_shares(
         design.metric,
         outcomes,
         shares.T,  # type: ignore[arg-type]

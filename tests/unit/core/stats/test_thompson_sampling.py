@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sundog_operator.core.stats import adaptive_allocation
-from sundog_operator.core.stats.adaptive_allocation import ArmEstimates
+from sundog_operator.core.stats import thompson_sampling
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeMetric
+from sundog_operator.core.stats.thompson_sampling import ArmEstimates
 
 RATE, COST = OutcomeMetric("conversion"), OutcomeMetric("cost", "mean", "decrease")
 
@@ -25,7 +25,7 @@ def shares_after(
     floor: float = 0.0,
     delta: float = 0.2,
 ) -> list[float]:
-    found = adaptive_allocation.next_shares(
+    found = thompson_sampling.next_shares(
         metric, [arms], [shares or (1.0,) * len(arms)], [False] * len(arms), floor=floor, delta=delta, least=100
     )
     assert found is not None
@@ -36,14 +36,14 @@ def test_the_probability_to_be_best_matches_thompson_draws() -> None:
     draw = np.random.default_rng(3)
     values, errors = np.array([0.1, 0.11, 0.12, 0.05]), np.array([0.01, 0.02, 0.005, 0.03])
     drawn = draw.normal(values, errors, (200_000, 4)).argmax(-1)
-    found = adaptive_allocation.probability_best(known(*zip(values, errors**2, strict=True)), 1)
+    found = thompson_sampling.probability_best(known(*zip(values, errors**2, strict=True)), 1)
     np.testing.assert_allclose(found, [(drawn == arm).mean() for arm in range(4)], atol=0.004)
-    np.testing.assert_allclose(adaptive_allocation.probability_best(ArmEstimates(-values, errors**2), -1), found)
+    np.testing.assert_allclose(thompson_sampling.probability_best(ArmEstimates(-values, errors**2), -1), found)
 
 
 def test_equal_arms_have_equal_shares() -> None:
-    np.testing.assert_allclose(adaptive_allocation.probability_best(known((1, 1), (1, 1), (1, 1)), 1), [1 / 3] * 3)
-    np.testing.assert_allclose(adaptive_allocation.probability_best(known((1, 0), (2, 0)), 1), [0.5, 0.5])
+    np.testing.assert_allclose(thompson_sampling.probability_best(known((1, 1), (1, 1), (1, 1)), 1), [1 / 3] * 3)
+    np.testing.assert_allclose(thompson_sampling.probability_best(known((1, 0), (2, 0)), 1), [0.5, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_equal_arms_have_equal_shares() -> None:
     [(0.0, 0.2, 0.05), (0.05, 0.2, 0.05), (0.1, 0.2, 0.1), (0.9, 0.2, 0.25), (0.1, 0.01, 0.1)],
 )
 def test_other_arms_keep_the_floor(floor: float, delta: float, least: float) -> None:
-    found = adaptive_allocation.mix_shares(np.array([1.0, 0, 0, 0]), floor, delta)
+    found = thompson_sampling.mix_shares(np.array([1.0, 0, 0, 0]), floor, delta)
     assert found.sum() == pytest.approx(1)
     np.testing.assert_allclose(found[1:], least)
 
@@ -69,7 +69,7 @@ def test_estimates_are_weighted_by_inverse_propensity() -> None:
     """60 outcomes at a share of 0.3 count as much as 100 at 0.5; the variance includes one more outcome."""
     exposed, shares = np.array([1000.0]), np.array([[0.5, 0.3, 0.2]])
     had = np.array([[100.0, 60.0, 0.0]])
-    found = adaptive_allocation.estimate_arms(exposed, shares, had, had, had)
+    found = thompson_sampling.estimate_arms(exposed, shares, had, had, had)
     np.testing.assert_allclose(found.value, [0.2, 0.2, 0.0])
     np.testing.assert_allclose(found.variance * 1e6, [101 / 0.25, 61 / 0.09, 1 / 0.04])
 
@@ -82,22 +82,20 @@ def test_units_of_an_arm_follow_from_its_share() -> None:
 def test_shares_of_each_epoch_count() -> None:
     """The base rate falls while one arm has most units. Over all epochs pooled, that arm would seem far better."""
     outcomes = [[of(5000, 1000), of(5000, 1000)], [of(9000, 90), of(1000, 10)]]
-    found = adaptive_allocation.next_shares(
-        RATE, outcomes, [(1, 1), (9, 1)], [False] * 2, floor=0, delta=0.2, least=100
-    )
+    found = thompson_sampling.next_shares(RATE, outcomes, [(1, 1), (9, 1)], [False] * 2, floor=0, delta=0.2, least=100)
     assert found is not None
     assert found[0] == pytest.approx(0.5, abs=0.01)
 
 
 def test_shares_stay_with_few_units_and_without_outcomes() -> None:
     few = [[of(99, 50), of(101, 1)]]
-    assert adaptive_allocation.next_shares(RATE, few, [(1, 1)], [False] * 2, floor=0, delta=0.2, least=101) is None
+    assert thompson_sampling.next_shares(RATE, few, [(1, 1)], [False] * 2, floor=0, delta=0.2, least=101) is None
     assert shares_after(of(1000, 0), of(1000, 0)) == pytest.approx([0.5, 0.5])
 
 
 def test_a_dropped_arm_has_no_share() -> None:
     outcomes = [[of(1000, 100), of(1000, 500), of(1000, 110)], [of(1000, 100), of(0, 0), of(1000, 110)]]
-    found = adaptive_allocation.next_shares(
+    found = thompson_sampling.next_shares(
         RATE, outcomes, [(1, 1, 1), (1, 0, 1)], [False, True, False], floor=0.05, delta=0.2, least=100
     )
     assert found is not None
@@ -108,6 +106,6 @@ def test_a_dropped_arm_has_no_share() -> None:
 
 @pytest.mark.parametrize("shares", [(1, 1, 1), (0.5, 0.3, 0.2), (7,), (1e-9, 1, 1), (33.3, 33.3, 33.4)])
 def test_whole_parts(shares: tuple[float, ...]) -> None:
-    found = adaptive_allocation.round_shares(shares, 10_000)
+    found = thompson_sampling.round_shares(shares, 10_000)
     assert sum(found) == 10_000
     np.testing.assert_allclose(found, np.array(shares) / sum(shares) * 10_000, atol=1)

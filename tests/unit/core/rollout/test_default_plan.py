@@ -5,19 +5,19 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import PlanGuardrail, Rollout
-from sundog_operator.core.rollout import resolve
-from sundog_operator.core.rollout.resolve import StableTraffic
+from sundog_operator.core.rollout import default_plan
+from sundog_operator.core.rollout.default_plan import StableTraffic
 
 EDGES_US = (100, 1000, 10_000)
 KNOWN = StableTraffic(10, [50, 45, 4, 1], EDGES_US)
 
 
 def weights(traffic: StableTraffic) -> list[int]:
-    return [step.weight for step in resolve.default_steps(traffic)]
+    return [step.weight for step in default_plan.default_steps(traffic)]
 
 
 def guardrail_rows(traffic: StableTraffic, *given: dict[str, Any]) -> list[tuple[str, str, float, float]]:
-    found = resolve.resolve_guardrails(Rollout.from_json({"guardrails": list(given)} if given else {}), traffic)
+    found = default_plan.resolve_guardrails(Rollout.from_json({"guardrails": list(given)} if given else {}), traffic)
     return [(each.metric, each.role, each.margin, each.floor) for each in found]
 
 
@@ -46,11 +46,11 @@ def test_more_traffic_means_smaller_first_weights_and_margins(
 
 
 def test_default_steps_collect_for_five_minutes_at_least_and_a_day_at_most() -> None:
-    for step in resolve.default_steps(StableTraffic(2000)):
+    for step in default_plan.default_steps(StableTraffic(2000)):
         assert step.gate == "evidence"
         assert (step.min_duration.total_seconds(), step.max_duration) == (
             300,
-            resolve.default_steps(KNOWN)[0].max_duration,
+            default_plan.default_steps(KNOWN)[0].max_duration,
         )
         assert step.max_duration is not None
         assert step.max_duration.total_seconds() == 86_400
@@ -100,7 +100,7 @@ def test_a_latency_is_left_out_by_its_name_alone_or_where_edges_count_no_more_of
 
 
 def latency(metric: str = "latencyP95", margin: str = "25%", traffic: StableTraffic = KNOWN) -> PlanGuardrail:
-    return resolve.resolve_guardrails(
+    return default_plan.resolve_guardrails(
         Rollout.from_json({"guardrails": [{"metric": metric, "margin": margin}]}), traffic
     )[0]
 
@@ -120,35 +120,35 @@ def test_too_few_answers_or_answers_beyond_the_last_bucket_have_no_quantile() ->
     few, long = StableTraffic(10, [0, 99, 0, 0], EDGES_US), StableTraffic(10, [0, 0, 90, 10], EDGES_US)
     for traffic in (StableTraffic(), few, long):
         assert latency(traffic=traffic).threshold_microseconds is None
-        assert resolve.needs_threshold([latency(traffic=traffic)])
+        assert default_plan.needs_threshold([latency(traffic=traffic)])
     enough = StableTraffic(10, [0, 100, 0, 0], EDGES_US)
     assert latency(traffic=enough).threshold_microseconds == 1000
-    assert not resolve.needs_threshold([latency(traffic=enough)])
+    assert not default_plan.needs_threshold([latency(traffic=enough)])
 
 
 def test_a_known_threshold_stays_and_an_unknown_one_is_found_later() -> None:
     frozen, unknown = latency(), latency(traffic=StableTraffic())
     slower = StableTraffic(10, [0, 0, 100, 0], EDGES_US)
-    assert resolve.resolve_thresholds([frozen], slower) == (frozen,)
-    (found,) = resolve.resolve_thresholds([unknown], slower)
+    assert default_plan.resolve_thresholds([frozen], slower) == (frozen,)
+    (found,) = default_plan.resolve_thresholds([unknown], slower)
     assert found.threshold_microseconds == 10_000
     errors = PlanGuardrail(metric="errorRate", margin=0.25)
-    assert resolve.resolve_thresholds([errors], slower) == (errors,)
-    assert not resolve.needs_threshold([errors])
+    assert default_plan.resolve_thresholds([errors], slower) == (errors,)
+    assert not default_plan.needs_threshold([errors])
 
 
 def test_several_latencies_have_a_threshold_each_and_all_are_known_at_once() -> None:
     spec = Rollout.from_json({"guardrails": [{"metric": "latencyP50"}, {"metric": "latencyP99", "margin": "20%"}]})
-    first, second, *harm = resolve.resolve_guardrails(spec, KNOWN)
+    first, second, *harm = default_plan.resolve_guardrails(spec, KNOWN)
     assert (first.threshold_microseconds, first.candidate_threshold_microseconds) == (100, 1100)
     assert (second.threshold_microseconds, second.candidate_threshold_microseconds) == (10_000, 12_000)
     hidden = ("latencyP95", "errorRate", *NEVER_LATENCIES)
     assert [(each.metric, each.role) for each in harm] == [(name, "harm") for name in hidden]
     # Half of the answers are in the first bucket, and the slowest 1 % are beyond the last.
     half = StableTraffic(10, [60, 0, 0, 40], EDGES_US)
-    for each in resolve.resolve_guardrails(spec, half):
+    for each in default_plan.resolve_guardrails(spec, half):
         assert each.threshold_microseconds is None
-    assert resolve.resolve_thresholds(resolve.resolve_guardrails(spec, half), KNOWN) == (first, second, *harm)
+    assert default_plan.resolve_thresholds(default_plan.resolve_guardrails(spec, half), KNOWN) == (first, second, *harm)
 
 
 NEVER_LATENCIES = ("rejections", "retries")
