@@ -62,8 +62,7 @@ def test_the_reference_tells_each_reason_of_the_registry_and_no_other() -> None:
 
 def test_an_end_is_a_reason_of_running() -> None:
     running = {each.reason for text in TABLES[EXPERIMENT] if text.type == "Running" for each in text.reasons}
-    # `NoData` is in the table of pauses only.
-    assert set(EndReason) - {EndReason.NO_DATA} <= running
+    assert set(EndReason) <= running
 
 
 def literals(path: Path) -> set[str]:

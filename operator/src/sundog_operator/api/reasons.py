@@ -124,6 +124,7 @@ class ExperimentReason(StrEnum):
     MAX_DURATION = "MaxDuration"
     MAX_UNITS = "MaxUnits"
     MODEL_DEPLOYMENT_NOT_FOUND = "ModelDeploymentNotFound"
+    NO_DATA = "NoData"
     NO_WINNER = "NoWinner"
     NOT_EVALUATED = "NotEvaluated"
     NOT_OWNED = "NotOwned"
