@@ -2,6 +2,7 @@
 
 Code: docstrings, comments and texts of the product have no private or archaic words, and docstrings do not open with a clause.
 Documents: the same words, sentences of at most 35 words, and lines of at most 100 columns outside of tables, code and links.
+A word in backticks is a name and may stay.
 """
 
 import ast
@@ -16,6 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CODE = ("operator/src", "serving/src", "tools")
 DOCUMENTS = ("*.md", "docs/**/*.md", "examples/**/*.md", "helm/sundog/README.md", "images/README.md")
+# benchmarks.md is left out because the benchmarks write its tables and texts from their records.
+EXEMPT = ("docs/benchmarks.md",)
 
 WORDS = {
     "anew": "again",
@@ -32,13 +35,14 @@ WORDS = {
     "tried on": "retry",
     "whoever|whichever": "name the actor",
 }
-BANNED = re.compile(r"\b(?:" + "|".join(f"({words})" for words in WORDS) + r")\b", re.IGNORECASE)
+BANNED = re.compile(r"\b(?:" + "|".join(f"({words})" for words in WORDS).replace(" ", r"\s+") + r")\b", re.IGNORECASE)
 CLAUSE = re.compile(r"(What|Whatever|Whoever|Of|Those|As|But|By|Until|Since)\b")
 
 MAX_COLUMNS = 100
 MAX_WORDS = 35
 FENCE = re.compile(r"\s*(```|~~~)")
-SENTENCE_END = re.compile(r"(?<=[.!?:;])\s+|\n\s*\n|\n\s*(?:[-*]|\d+\.)\s")
+INLINE_CODE = re.compile(r"`[^`]*`")
+SENTENCE_END = re.compile(r"(?<=[.!?:;])[*_)\"]*\s+|\n\s*\n|\n\s*(?:[-*]|\d+\.)\s")
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,18 @@ def check_document(file: str, text: str) -> Iterator[Finding]:
 
 
 def _banned(file: str, first_line: int, text: str) -> Iterator[Finding]:
+    text = INLINE_CODE.sub(lambda code: re.sub(r"\S", "x", code.group()), text)
     for found in BANNED.finditer(text):
         better = list(WORDS.values())[(found.lastindex or 1) - 1]
-        yield Finding(file, first_line + text.count("\n", 0, found.start()), f"{found.group()!r}: write {better}")
+        yield Finding(
+            file,
+            first_line + text.count("\n", 0, found.start()),
+            f"{' '.join(found.group().split())!r}: write {better}",
+        )
 
 
 def _without_code(text: str) -> str:
-    """Blank fenced code, front matter and HTML comments; lines keep their numbers."""
+    """Blank fenced code; lines keep their numbers."""
     lines, fenced = [], False
     for line in text.splitlines():
         edge = FENCE.match(line) is not None
@@ -124,7 +133,9 @@ def main() -> int:
                 found += check_code(str(path.relative_to(ROOT)), path.read_text(encoding="utf-8"))
     for pattern in DOCUMENTS:
         for path in sorted(ROOT.glob(pattern)):
-            found += check_document(str(path.relative_to(ROOT)), path.read_text(encoding="utf-8"))
+            file = str(path.relative_to(ROOT))
+            if file not in EXEMPT:
+                found += check_document(file, path.read_text(encoding="utf-8"))
     for each in found:
         sys.stdout.write(f"{each}\n")
     return bool(found)

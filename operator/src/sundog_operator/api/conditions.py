@@ -33,7 +33,7 @@ class Condition(ApiBase):
 
 
 class Conclusion(NamedTuple):
-    """What a condition is to say: its status, its reason and its message."""
+    """Status, reason and message of a condition before it is stored."""
 
     status: ConditionStatus
     reason: str

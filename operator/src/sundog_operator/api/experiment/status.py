@@ -294,8 +294,8 @@ class Verdict(ApiBase):
 
     decision: Text = Field(
         "Undecided",
-        description="Promoted or RolledBack if evidence decided. With strategy: shadow: Passed if the copies decided, whoever"
-        " promotes then. In a user's Experiment: Winner, NoWinner if no arm can win any more, or Harm if every arm"
+        description="Promoted or RolledBack if evidence decided. With strategy: shadow: Passed if the copies decided, also after a"
+        " promote. In a user's Experiment: Winner, NoWinner if no arm can win any more, or Harm if every arm"
         " was worse than allowed. Otherwise Undecided, also after the end.",
     )
     winner: Text = Field(

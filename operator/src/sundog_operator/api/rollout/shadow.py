@@ -94,7 +94,7 @@ class LatencyComparison(ApiBase):
 
 
 class ShadowComparisonSpec(ApiBase):
-    """What a shadow step compares."""
+    """Comparisons of a shadow step."""
 
     agreement: Agreement | None = Field(None, description="How often the answers must agree.")
     latency_p99: LatencyComparison | None = Field(

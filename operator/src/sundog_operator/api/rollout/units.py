@@ -14,7 +14,7 @@ class PerRequestUnit(ApiBase):
 
 
 class Unit(ApiBase):
-    """What is assigned to an arm and stays there: at most one source; default each request."""
+    """Source of the value whose requests stay with one arm: at most one; default each request."""
 
     header: (
         Annotated[
