@@ -193,7 +193,7 @@ def test_how_long_it_takes_is_shown_by_what_the_last_one_has_counted(served: Any
         ({"unit": {"jwtClaim": "sub"}}, "InvalidSpec: spec.unit.jwtClaim: sub is read from verified tokens, and "),
         (
             {"arms": [{"name": "wide", "resources": {"gpu": {"count": 1, "vendor": "tpu"}}}]},
-            "NotYetSupported: spec.arms[0].resources.gpu.vendor: tpu is not supported yet",
+            "NotYetSupported: spec.arms[0].resources.gpu.vendor: tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron",
         ),
     ],
 )

@@ -6,7 +6,8 @@ Examples then work from any checkout and any working directory.
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -123,6 +124,22 @@ def read_manifests(root: Path, namespace: str, *, force_namespace: bool = False)
     return _merge(
         ((path, *read_manifest_file(path, namespace, force_namespace=force_namespace)) for path in paths), unreadable
     )
+
+
+def read_all_manifests(files: Sequence[Path], namespace: str) -> tuple[list[ManifestObject], list[ManifestProblem]]:
+    """Return (documents, problems) of all paths. `-` is standard input."""
+    documents: list[ManifestObject] = []
+    problems: list[ManifestProblem] = []
+    for file in files:
+        if str(file) == "-":
+            text = sys.stdin.read()
+            found, found_problems = parse_manifest(text, "standard input", None, namespace)
+        else:
+            reading = read_manifests(file, namespace)
+            found, found_problems = list(reading.documents), list(reading.problems)
+        documents += found
+        problems += found_problems
+    return documents, problems
 
 
 def _merge(

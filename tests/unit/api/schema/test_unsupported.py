@@ -225,7 +225,10 @@ def test_what_is_supported_in_pods(accepted: ModelDeploymentSpec) -> None:
 
 REFUSED_IN_PODS = [
     (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; expected dedicated"),
-    (spec(resources={"gpu": {"count": 1, "vendor": "tpu"}}), "spec.resources.gpu.vendor: tpu is not supported yet"),
+    (
+        spec(resources={"gpu": {"count": 1, "vendor": "tpu"}}),
+        "spec.resources.gpu.vendor: tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron",
+    ),
     (spec(resources={"gpu": {"count": 1, "memory": "40Gi"}}), "spec.resources.gpu.memory: is not supported yet; leave it out"),
     (
         spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mps"}}}),

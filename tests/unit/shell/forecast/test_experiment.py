@@ -1,5 +1,6 @@
 """`sundog experiment power` and `simulate` of an Experiment: options, output, and invalid combinations."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -57,6 +58,14 @@ def test_the_largest_alpha_is_no_accident(sundog: Any, manifest: Any, verb: str)
     path = manifest(CONVERSION, arms=[{"name": "wide"}], alpha=0.5)
     done = sundog("experiment", verb, "-f", path, "--rps", "1", "--rate", "10%", "--runs", "10")
     assert done.code == 0, done.err
+
+
+def test_a_manifest_comes_from_standard_input(sundog: Any, manifest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Path(manifest(CONVERSION)).read_text()
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    done = sundog("experiment", "power", "-f", "-", "--rps", "1", "--rate", "10%", "--runs", "10")
+    assert done.code == 0, done.err
+    assert done.out.startswith("2 arms and control")
 
 
 def test_an_effect_that_is_hardly_found_is_warned_of(sundog: Any, manifest: Any) -> None:

@@ -321,7 +321,7 @@ def _refuse_pvc(uri: str) -> str:
 
 
 def _refuse_tpu(vendor: str) -> str:
-    return "tpu is not supported yet" if vendor == "tpu" else ""
+    return "tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron" if vendor == "tpu" else ""
 
 
 def _refuse_strategy(strategy: str) -> str:

@@ -54,7 +54,7 @@ FILE_OPTION: Final = click.option(
     "-f",
     "--filename",
     "file",
-    type=LocalPath(),
+    type=LocalPath(allow_dash=True),
     help="A manifest with a ModelDeployment or an Experiment.",
 )
 RPS_OPTION: Final = click.option(
@@ -95,13 +95,13 @@ def _read_rollout(file: Path) -> tuple[Rollout, int]:
 
 def read_only_object(file: Path, kind: type[R], hint: str = "") -> R:
     """Return the one object of a kind in a manifest. Raises CommandFailed, with the hint if there is none."""
-    reading = manifests.read_manifests(file, "default")
-    found = [each for each in reading.documents if each.object["kind"] == kind.__name__]
-    if reading.problems:
-        raise CommandFailed(str(reading.problems[0]))
+    documents, problems = manifests.read_all_manifests((file,), "default")
+    found = [each for each in documents if each.object["kind"] == kind.__name__]
+    if problems:
+        raise CommandFailed(str(problems[0]))
     if len(found) != 1:
         problem = f"{file}: found {len(found)} {kind.__name__}s; expected one"
-        raise CommandFailed(f"{problem}; {hint}" if hint and reading.documents and not found else problem)
+        raise CommandFailed(f"{problem}; {hint}" if hint and documents and not found else problem)
     try:
         return kind.parse(found[0].object)
     except SpecError as err:

@@ -1,6 +1,5 @@
 """`sundog apply`."""
 
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,7 @@ from sundog_operator.shell.manifests import (
     ManifestProblem,
     has_mistakes,
     is_unchanged,
-    parse_manifest,
-    read_manifests,
+    read_all_manifests,
 )
 from sundog_operator.shell.output import format_full_name
 from sundog_operator.shell.server_connection import ServerConnection, with_server
@@ -109,19 +107,3 @@ def _find_refusal(server: ServerConnection, stored: Object) -> str:
         case _:
             reason, message = "", ""
     return f"{reason}: {message}" if reason else ""
-
-
-def read_all_manifests(files: Sequence[Path], namespace: str) -> tuple[list[ManifestObject], list[ManifestProblem]]:
-    """Return (documents, problems) of all paths."""
-    documents: list[ManifestObject] = []
-    problems: list[ManifestProblem] = []
-    for file in files:
-        if str(file) == "-":
-            text = sys.stdin.read()
-            found, found_problems = parse_manifest(text, "standard input", None, namespace)
-        else:
-            reading = read_manifests(file, namespace)
-            found, found_problems = list(reading.documents), list(reading.problems)
-        documents += found
-        problems += found_problems
-    return documents, problems

@@ -9,11 +9,10 @@ import click
 from sundog_operator.ports import Ref
 from sundog_operator.shell import kinds
 from sundog_operator.shell.exit_codes import ExitCode
-from sundog_operator.shell.manifests import ManifestProblem, has_mistakes
+from sundog_operator.shell.manifests import ManifestProblem, has_mistakes, read_all_manifests
 from sundog_operator.shell.output import format_full_name
 from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
 from sundog_operator.shell.url_options import LocalPath
-from sundog_operator.shell.verbs.apply import read_all_manifests
 
 
 def _find_offline_problems(files: Sequence[Path], namespace: str, **_: object) -> Sequence[ManifestProblem]:

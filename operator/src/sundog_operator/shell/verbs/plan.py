@@ -21,12 +21,12 @@ from sundog_operator.errors import SundogError
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.installation import find_installation
-from sundog_operator.shell.manifests import ManifestObject, has_mistakes
+from sundog_operator.shell.manifests import ManifestObject, has_mistakes, read_all_manifests
 from sundog_operator.shell.output import TEXT_OUTPUT_OPTION, print_document
 from sundog_operator.shell.preview.experiment import preview_experiment
 from sundog_operator.shell.preview.model_deployment import Preview, make_new_object, preview_model_deployment
 from sundog_operator.shell.server_connection import ServerConnection, with_server
-from sundog_operator.shell.verbs.apply import FILES_OPTION, find_offline_problems, read_all_manifests
+from sundog_operator.shell.verbs.apply import FILES_OPTION, find_offline_problems
 
 _OUTCOMES: Final = {
     "create": "would be created",
