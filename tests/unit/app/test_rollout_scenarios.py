@@ -525,7 +525,7 @@ async def test_a_bake_that_was_stored_beside_recreate_holds_up_what_is_mended_no
     await cluster.apply("file:///models/v2", rollout={"strategy": "recreate", "bake": {}}, replicas=2)
     await cluster.settle(5)
     reasons = [each["message"] for each in (await cluster.status())["conditions"] if each["type"] == "SpecAccepted"]
-    assert "spec.rollout.bake: with strategy: recreate all traffic moves by one switch" in reasons[0]
+    assert "spec.rollout.bake: bake with strategy: recreate; expected none" in reasons[0]
     cluster.serve.crash_replicas("digits-r1")
     await cluster.until(functools.partial(cluster.serves, 1))
     assert await cluster.weights() == {1: 100}

@@ -119,7 +119,7 @@ def test_an_exposure_that_leaves_an_arm_without_traffic_is_refused() -> None:
             {"runtime": {"image": "a:b"}},
             "spec.arms[0].runtime.image: needs pods, which local mode does not have; leave it out",
         ),
-        ({"model": {"uri": "pvc://a/b"}}, "spec.arms[0].model.uri: pvc:// needs pods to mount the claim"),
+        ({"model": {"uri": "pvc://a/b"}}, "spec.arms[0].model.uri: pvc:// needs pods that mount the claim"),
         ({"model": {"format": "exported"}}, "spec.arms[0].model.format: "),
     ],
 )

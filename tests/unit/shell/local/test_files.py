@@ -146,13 +146,13 @@ async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(wor
     ("bad", "message"),
     [
         ("a: [1", "a.yaml: line 1: "),
-        (text() + "# made\nmade: 2024-13-45", "a.yaml: line 7: a value stands for a YAML timestamp and is none"),
+        (text() + "# made\nmade: 2024-13-45", "a.yaml: line 7: value is not a valid YAML timestamp"),
         (text() + "spec: {}", "a.yaml: line 6: duplicate key 'spec', first in line 5"),
-        ("a: &a [" + "x, " * 9_000 + "]\nb: [" + "*a, " * 60 + "]", "a.yaml: line 2: aliases write out to more than"),
+        ("a: &a [" + "x, " * 9_000 + "]\nb: [" + "*a, " * 60 + "]", "a.yaml: line 2: aliases expand to more than"),
         (text(uri="v2").replace("model:", "modle:"), "a.yaml: ModelDeployment default/a: spec.modle: unknown field"),
         (
             text(uri="v2").replace("spec: {", "spec: {replicas: -1, "),
-            "a.yaml: ModelDeployment default/a: spec.replicas: -1 is not",
+            "a.yaml: ModelDeployment default/a: spec.replicas: -1; expected 0 to 1000",
         ),
         (
             text().replace("file:///v1", "file://v1"),
