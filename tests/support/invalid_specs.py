@@ -56,8 +56,8 @@ REFUSED_EXPERIMENTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no-effect": (
         {"metrics": {"success": [{"name": "bought", "feedback": "bought", "minimumEffect": "0%"}]}},
-        "spec.metrics.success[0].minimumEffect: 0% cannot be distinguished from no effect; expected more."
-        " Remove it for about 5 %",
+        "spec.metrics.success[0].minimumEffect: 0% cannot be distinguished from no effect; expected a larger effect."
+        " Remove the field for the default of about 5 %",
     ),
     "no-time": ({"stop": {"maxDuration": "0s"}}, "spec.stop.maxDuration: 0s; expected more than 0s"),
     "a-rollouts-name": (
@@ -66,7 +66,7 @@ REFUSED_EXPERIMENTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "controls-name": (
         {"arms": [{"name": "control"}]},
-        "spec.arms[0].name: control and stable are names of the stable revision; expected another name",
+        "spec.arms[0].name: control and stable are reserved for the stable revision; expected another name",
     ),
     "unknown-metric": (
         {"metrics": {"guardrails": [{"metric": "cpuUsage"}]}},

@@ -107,7 +107,9 @@ OURS = "is reserved for the operator; expected no name that begins with RAY_, SU
 RESERVED = "reserved key; expected none that begins with serving.sundog.dev/, app.kubernetes.io/, ray.io/"
 TRUST = "archives can run code when they are loaded; expected trustCode: true to accept that"
 NO_EXPOSURE = "0% leaves every arm without units; expected more. Set stopped: true to end an experiment"
-NO_EFFECT = "0% cannot be distinguished from no effect; expected more. Remove it for about 5 %"
+NO_EFFECT = (
+    "0% cannot be distinguished from no effect; expected a larger effect. Remove the field for the default of about 5 %"
+)
 OF_A_ROLLOUT = "canary is the name of a rollout's own arm; expected another name"
 MORE_THAN_ALL = "for each arm, including control, is more than 100% together; expected less"
 LONG_KEY = "k" * 318
@@ -258,11 +260,11 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         deployment({"rollout": {"capacity": "inPlace"}, "autoscaling": {}}),
-        "spec.rollout.capacity: inPlace with autoscaling; expected a fixed number of replicas. Leave capacity at auto",
+        "spec.rollout.capacity: inPlace with autoscaling; expected a fixed number of replicas. Otherwise use capacity: auto",
     ),
     (
         deployment({"rollout": {"capacity": "inPlace", "strategy": "recreate"}}),
-        "spec.rollout.capacity: inPlace moves traffic in parts; expected strategy: canary. Leave capacity at auto",
+        "spec.rollout.capacity: inPlace moves traffic in parts; expected strategy: canary. Otherwise use capacity: auto",
     ),
     (
         deployment({"rollout": {"capacity": "inPlace", "steps": [{"scale": {"replicas": 2}}, {"weight": 50}]}}),
@@ -596,11 +598,11 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (arm_sharing(mode="mps", count=3), "spec.arms[0].resources.gpu.count: 3 with sharing mode mps; expected 1"),
     (
         arm(name="control"),
-        "spec.arms[0].name: control and stable are names of the stable revision; expected another name",
+        "spec.arms[0].name: control and stable are reserved for the stable revision; expected another name",
     ),
     (
         arm(name="stable"),
-        "spec.arms[0].name: control and stable are names of the stable revision; expected another name",
+        "spec.arms[0].name: control and stable are reserved for the stable revision; expected another name",
     ),
     (
         experiment({"weights": {"control": 50, "narrow": 50}}),
@@ -662,8 +664,8 @@ RULES: list[tuple[dict[str, Any], str]] = [
     *[
         (
             experiment({"metrics": {role: [{"name": name, "feedback": "b"}]}}),
-            f"spec.metrics.{role}[0].name: {name} is a metric of the edge; expected another name, because reports"
-            " would mix both",
+            f"spec.metrics.{role}[0].name: {name} is the name of an edge metric; expected another name, because"
+            " reports show both",
         )
         for role in ("success", "secondary")
         for name in ("rejections", "retries")

@@ -1,7 +1,7 @@
-"""Watches the API server through kopf. kopf reports changes and writes nothing; the work queue decides when to act.
+"""Watch the API server through kopf. kopf reports changes and writes nothing; the work queue decides when to act.
 
-kopf runs in a thread with its own event loop. It ends on an answer that it does not know, and then cancels every task
-that its loop started after it. Only the watches restart then, and the process goes on.
+kopf runs in a thread with its own event loop. It ends on a response that it does not know, and then cancels every
+task that started in its loop after it. Then only the watches restart, and the process goes on.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from sundog_operator.ports import Kind, Object
 log = logging.getLogger("sundog.watch")
 
 Deliver = Callable[[Kind, str | None, Object], None]
-"""Takes the kind, the type of change (None: from a list) and the object, in the event loop of the caller of `run`."""
+"""Takes the kind, the type of the change (None for an object in a list) and the object. Called in the event loop of `run`."""
 
 _RESTART_S: Final = 2.0
 _HEARTBEAT_S: Final = 1.0
@@ -39,7 +39,7 @@ class WatchTarget:
 
 
 class _Backoffs:
-    """Endless back-offs, because kopf gives up after the last one."""
+    """Back-offs without an end, because kopf gives up after the last one."""
 
     def __iter__(self) -> Iterator[float]:
         yield from (0.5, 1.0, 2.0)
@@ -65,8 +65,8 @@ class KopfWatch:
 
     Attributes:
         thread: runs kopf.
-        starts: number of times that the watches started.
-        beat: last time that the watches' event loop ran, by the clock of time.monotonic.
+        starts: how often the watches have started.
+        beat: when the event loop of the watches last ran, by time.monotonic.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class KopfWatch:
         closed: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         """Args:
-        watched: returns at each start of the watches what to watch. Called in the thread of the watches.
-        deliver: is called in the event loop that calls `run`.
+        watched: returns what to watch. Called in the thread of the watches, at each start.
+        deliver: takes each change. Called in the event loop that calls `run`.
         login: returns the login for the API server. Called in the thread of the watches.
-        namespaces: to watch; empty for all.
-        closed: returns the namespaces without permission to watch. Called in the thread of the watches.
+        namespaces: the namespaces to watch; empty for all.
+        closed: returns the namespaces that Sundog has no permission to watch. Called in the thread of the watches.
         """
         self._watched = watched
         self._deliver = deliver
@@ -98,7 +98,7 @@ class KopfWatch:
     async def run(self) -> None:
         """Watch until cancelled."""
         loop = asyncio.get_running_loop()
-        self.thread = threading.Thread(target=self._thread, args=(loop,), name="watches", daemon=True)
+        self.thread = threading.Thread(target=self._run_thread, args=(loop,), name="watches", daemon=True)
         self.thread.start()
         try:
             await asyncio.Event().wait()
@@ -107,27 +107,28 @@ class KopfWatch:
             self._restart.set()
 
     async def ended(self) -> None:
-        """Wait, some seconds at most, until the thread of a `run` that ended delivers nothing more."""
+        """Wait until the thread of a cancelled `run` has ended, but only a few seconds. After that it delivers nothing."""
         if self.thread.is_alive():
             await asyncio.to_thread(self.thread.join, _JOIN_TIMEOUT_S)
 
     def namespaces(self) -> Sequence[str]:
         """Return the namespaces to watch from the next start on; empty for all.
 
-        Closed namespaces are left out, because kopf would log an error for each of their kinds every 5 s.
+        Namespaces without permission are left out, because kopf would log an error for each of their kinds every 5 s. If Sundog has
+        permission for none of them, all are returned.
         """
         closed = self._closed()
         return [name for name in self._namespaces if name not in closed] or self._namespaces
 
     def renew(self) -> None:
-        """Restart the watches: for kinds that the server serves only now, and for stale watches."""
+        """Restart the watches, to include kinds that the server has begun to serve, or to replace stale watches."""
         self._restart.set()
 
-    def _thread(self, target: asyncio.AbstractEventLoop) -> None:
-        asyncio.run(self._run_watches(target))
+    def _run_thread(self, caller_loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.run(self._run_watches(caller_loop))
 
-    async def _run_watches(self, target: asyncio.AbstractEventLoop) -> None:
-        # It starts before kopf, because kopf cancels the tasks that start after it.
+    async def _run_watches(self, caller_loop: asyncio.AbstractEventLoop) -> None:
+        # The heartbeat starts before kopf, because kopf cancels the tasks that start after it.
         heartbeat = asyncio.create_task(self._send_heartbeats())
         while not self._stopping.is_set():
             self._restart.clear()
@@ -135,18 +136,18 @@ class KopfWatch:
             try:
                 watched = self._watched()
                 await kopf.operator(
-                    registry=self._registry(target, watched),
+                    registry=self._registry(caller_loop, watched),
                     settings=make_settings(watched),
                     clusterwide=not self._namespaces,
                     namespaces=self.namespaces(),
-                    # Without one kopf looks up the user's name, and the user of a pod may have none.
+                    # Without an identity, kopf looks up the user's name, and the user of a pod may have none.
                     identity=cast("Any", "sundog"),
                     stop_flag=self._restart,
                 )
             except Exception as err:  # noqa: BLE001 - the watches restart after any error of kopf
                 if not self._stopping.is_set():
-                    log.warning("watches ended and restart: %s", str(err) or type(err).__name__)
-            # No wait in another thread: a process that ends meanwhile starts no threads, and would log an error.
+                    log.warning("watches ended, restarting: %s", str(err) or type(err).__name__)
+            # Sleep in this loop, because a thread for the wait cannot start while the process ends, and would log an error.
             if not self._stopping.is_set():
                 await asyncio.sleep(_RESTART_S)
         heartbeat.cancel()
@@ -156,7 +157,7 @@ class KopfWatch:
             self.beat = time.monotonic()
             await asyncio.sleep(_HEARTBEAT_S)
 
-    def _registry(self, target: asyncio.AbstractEventLoop, kinds: Sequence[WatchTarget]) -> kopf.OperatorRegistry:
+    def _registry(self, caller_loop: asyncio.AbstractEventLoop, kinds: Sequence[WatchTarget]) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
 
         async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -164,26 +165,26 @@ class KopfWatch:
 
         kopf.on.login(id="login", registry=registry)(login)
         for watched in kinds:
-            _register_handler(registry, watched.kind, self._deliver, target)
+            _register_handler(registry, watched.kind, self._deliver, caller_loop)
         return registry
 
 
 def _register_handler(
-    registry: kopf.OperatorRegistry, kind: Kind, deliver: Deliver, target: asyncio.AbstractEventLoop
+    registry: kopf.OperatorRegistry, kind: Kind, deliver: Deliver, caller_loop: asyncio.AbstractEventLoop
 ) -> None:
-    async def changed(event: kopf.RawEvent, **_: Any) -> None:
+    async def deliver_change(event: kopf.RawEvent, **_: Any) -> None:
         obj: Object = dict(cast("Object", event["object"]))
         metadata = dict(obj["metadata"])
         metadata.pop("managedFields", None)
         obj |= {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
-        target.call_soon_threadsafe(deliver, kind, event["type"], obj)
+        caller_loop.call_soon_threadsafe(deliver, kind, event["type"], obj)
 
     version = kind.api_version.rpartition("/")[2]
-    kopf.on.event(kind.group, version, kind.plural, id=f"{kind.plural}-changed", registry=registry)(changed)
+    kopf.on.event(kind.group, version, kind.plural, id=f"{kind.plural}-changed", registry=registry)(deliver_change)
 
 
 def make_settings(watched: Sequence[WatchTarget]) -> kopf.OperatorSettings:
-    """Return settings with which kopf only watches: without events, peers, annotations and finalizers, and without an end on errors."""
+    """Return settings with which kopf only watches: it writes no events, peers, annotations or finalizers, and retries after errors."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
@@ -198,7 +199,7 @@ def make_settings(watched: Sequence[WatchTarget]) -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = 1.0
     settings.execution.max_workers = 1
     settings.persistence.diffbase_storage = _NoDiffs()
-    # A name that nothing uses, because kopf removes its own finalizer from objects.
+    # kopf removes its finalizer from objects, so this is a name that no object has.
     settings.persistence.finalizer = "serving.sundog.dev/never-set"
     for target in watched:
         resource = (target.kind.group, target.kind.api_version.rpartition("/")[2], target.kind.plural)

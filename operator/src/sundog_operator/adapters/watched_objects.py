@@ -1,4 +1,4 @@
-"""Tracks the objects that a watch has delivered, to find changes between two lists."""
+"""Track the objects that a watch has delivered, to find what has changed when they are listed again."""
 
 from collections.abc import Iterator
 
@@ -11,20 +11,23 @@ ObjectKey = tuple[str, str]
 
 
 class WatchedObjects:
-    """The type and metadata of the objects of one kind, as the watch delivered them last."""
+    """The type and metadata of each object of one kind, as last delivered by the watch."""
 
     def __init__(self) -> None:
         self._objects: dict[ObjectKey, Object] = {}
 
     def note(self, event: WatchEvent) -> None:
-        """Take in an event of the watch."""
+        """Record an event of the watch."""
         if event.type == "DELETED":
             self._objects.pop(object_key(event.object), None)
         else:
-            self._objects[object_key(event.object)] = _identity(event.object)
+            self._objects[object_key(event.object)] = _type_and_metadata(event.object)
 
     def replace(self, snapshot: Snapshot) -> Iterator[WatchEvent]:
-        """Yield the changes from the known objects to a snapshot, deletions first. A new uid is another object."""
+        """Replace the known objects by a snapshot, and yield the changes, deletions first.
+
+        An object whose uid differs is another object: the old one was deleted.
+        """
         present = {object_key(obj): obj for obj in snapshot.objects}
         for key, old in list(self._objects.items()):
             if key not in present or present[key]["metadata"]["uid"] != old["metadata"]["uid"]:
@@ -32,7 +35,7 @@ class WatchedObjects:
                 yield WatchEvent("DELETED", old)
         for key, obj in present.items():
             before = self._objects.get(key)
-            self._objects[key] = _identity(obj)
+            self._objects[key] = _type_and_metadata(obj)
             if before is None:
                 yield WatchEvent("ADDED", obj)
             elif before["metadata"]["resourceVersion"] != obj["metadata"]["resourceVersion"]:
@@ -40,7 +43,10 @@ class WatchedObjects:
 
 
 def parse_event(kind: Kind, line: bytes) -> tuple[WatchEvent | None, str]:
-    """Return the event of a line of a watch, None for a bookmark, and its resourceVersion. Raises the error of an ERROR line."""
+    """Return the event in a line of a watch (None for a bookmark), and the resourceVersion.
+
+    Raises the error that an ERROR line reports.
+    """
     document = orjson.loads(line)
     obj: Object = document["object"]
     if document["type"] == "ERROR":
@@ -53,7 +59,7 @@ def parse_event(kind: Kind, line: bytes) -> tuple[WatchEvent | None, str]:
 
 def add_type(kind: Kind, obj: Object) -> Object:
     """Return an object with its type and without managedFields."""
-    # Items in a list of a built-in kind have no type. Sundog does not read managedFields, which are large.
+    # List items of a built-in kind have no apiVersion and kind. Sundog does not read managedFields, which are large.
     obj["metadata"].pop("managedFields", None)
     return {"apiVersion": kind.api_version, "kind": kind.kind} | obj
 
@@ -63,6 +69,6 @@ def object_key(obj: Object) -> ObjectKey:
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
 
 
-def _identity(obj: Object) -> Object:
+def _type_and_metadata(obj: Object) -> Object:
     """Return the type and metadata of an object."""
     return {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": obj["metadata"]}

@@ -1,7 +1,6 @@
-"""Reconcile an Experiment beside its ModelDeployment.
+"""Reconcile what the pass of the ModelDeployment leaves to the Experiment.
 
-This covers the status of a user's Experiment that cannot run, its exposure log, and the notifications of a rollout. The ModelDeployment's
-pass does everything else.
+This is the status of a user's Experiment that cannot run, its exposure log, and the notifications of a rollout.
 """
 
 from typing import Final
@@ -19,7 +18,7 @@ from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
 MODEL_DEPLOYMENT_NOT_FOUND: Final = ExperimentReason.MODEL_DEPLOYMENT_NOT_FOUND
 RESYNC_S: Final = 15.0
-"""Seconds between checks that the ModelDeployment still exists: its deletion wakes no key."""
+"""Seconds between checks that the ModelDeployment still exists: its deletion does not enqueue the Experiment."""
 
 
 async def reconcile_experiment(deps: Dependencies, key: Key) -> float | None:
@@ -43,8 +42,8 @@ async def reconcile_experiment(deps: Dependencies, key: Key) -> float | None:
     if (blocked := await _find_blocked_status(deps, stored, acceptance, before)) is not None:
         await write_status(deps, stored, blocked.to_json())
         return RESYNC_S
-    again_s = await exposure_logs.reconcile_exposure_log(deps, stored, acceptance.spec)
-    return RESYNC_S if again_s is None else min(again_s, RESYNC_S)
+    next_pass_s = await exposure_logs.reconcile_exposure_log(deps, stored, acceptance.spec)
+    return RESYNC_S if next_pass_s is None else min(next_pass_s, RESYNC_S)
 
 
 async def _find_blocked_status(
@@ -63,19 +62,19 @@ async def _find_blocked_status(
         ended = transitions.end_experiment(before, STOPPED, Cause(EndReason.MODEL_DEPLOYMENT_NOT_FOUND, missing), now)
         return _make_blocked_status(stored, ended, MODEL_DEPLOYMENT_NOT_FOUND, missing, deps)
     waiting = before.model_copy(update={"phase": "Pending"})
-    message = f"{missing}; create it, and the Experiment begins"
+    message = f"{missing}; create it to start the Experiment"
     return _make_blocked_status(stored, waiting, MODEL_DEPLOYMENT_NOT_FOUND, message, deps)
 
 
 def _make_blocked_status(
     stored: Object, status: ExperimentStatus, reason: str, message: str, deps: Dependencies
 ) -> ExperimentStatus:
-    """Return a status whose conditions give the reason why the Experiment does not run."""
+    """Return a status whose conditions report why the Experiment does not run."""
     now, generation = deps.clock.now().replace(microsecond=0), stored["metadata"]["generation"]
     conditions = experiment_conditions(status.conditions, generation=generation, at=now)
-    waits = reason == MODEL_DEPLOYMENT_NOT_FOUND and not is_over(status)
-    mark_stalled = conditions.mark_false if waits else conditions.mark_true
+    is_waiting = reason == MODEL_DEPLOYMENT_NOT_FOUND and not is_over(status)
+    mark_stalled = conditions.mark_false if is_waiting else conditions.mark_true
     mark_stalled("Stalled", reason, message, at=now)
-    for type_ in ("Ready", "Running", *(() if reason == MODEL_DEPLOYMENT_NOT_FOUND else ("SpecAccepted",))):
-        conditions.mark_false(type_, reason, message, at=now)
+    for condition_type in ("Ready", "Running", *(() if reason == MODEL_DEPLOYMENT_NOT_FOUND else ("SpecAccepted",))):
+        conditions.mark_false(condition_type, reason, message, at=now)
     return status.model_copy(update={"observed_generation": generation, "conditions": conditions.conditions()})

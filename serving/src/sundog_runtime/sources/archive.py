@@ -1,7 +1,7 @@
 """Unpack untrusted archives so that only plain files appear, and none outside of the target directory.
 
-Members are checked one by one and written by this module. `tarfile`'s filters have been bypassed in interpreters that are
-in use, and `extractall` trusts the members' own claims.
+This module checks and writes the members one by one. The filters of `tarfile` can be bypassed in some Python versions that
+are in use, and `extractall` trusts what members declare.
 """
 
 import gzip
@@ -21,13 +21,13 @@ from sundog_runtime.sources.file_digests import CHUNK_BYTES, MAX_DEPTH, MAX_FILE
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_EXPANSION_RATIO = 200
-"""Maximum of bytes that one byte of an archive may become; weights compress by less than 2, text by less than 20."""
+"""Most bytes that one byte of an archive may become. Weights compress by a factor of less than 2, text of less than 20."""
 UNLIMITED_RATIO_BYTES = 64 * 1024 * 1024
-"""The ratio is not checked up to this many bytes in total."""
+"""Up to this total size, the expansion ratio is not checked."""
 
 _MAX_READ_BYTES = 16 * 1024 * 1024
 _GZIP = b"\x1f\x8b"
-_UNUSABLE = (
+_ARCHIVE_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
     gzip.BadGzipFile,
@@ -42,26 +42,26 @@ _UNUSABLE = (
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file is unpacked: the author of the manifest decides by its name. `.pt2` is a zip file and stays one."""
+    """Return whether a file is to be unpacked. Only its name decides: a `.pt2` file is a zip file too, but is not unpacked."""
     return name.endswith(ARCHIVE_SUFFIXES)
 
 
 def unpack(archive: Path, into: Path, max_bytes: int) -> int:
-    """Write the members below `into`, a directory, and return their total number of bytes.
+    """Write the members below the directory `into`, and return their total size in bytes.
 
-    Raises SourceRefused for a member that is not a plain file or would be outside, ModelTooLarge beyond `max_bytes`,
-    LoadFailed for an invalid archive, OSError for errors of the disk.
+    Raises SourceRefused for a member that is not a plain file or would be outside of `into`, ModelTooLarge for more than
+    `max_bytes` or too high an expansion ratio, LoadFailed for an invalid archive, OSError for errors of the disk.
     """
     allowed = min(max_bytes, max(UNLIMITED_RATIO_BYTES, MAX_EXPANSION_RATIO * archive.stat().st_size))
     try:
         unpack_members = _unpack_zip if archive.name.endswith(".zip") else _unpack_tar
         return unpack_members(archive, into, allowed)
-    except _UNUSABLE as error:
+    except _ARCHIVE_ERRORS as error:
         raise LoadFailed(f"{archive.name} is not a usable archive: {type(error).__name__}: {error}") from None
 
 
 def check_member_name(name: str, archive: str) -> str:
-    """Return the name with '/' between segments, none of them empty, '.' or '..'. Raises SourceRefused."""
+    """Return the name as segments joined by '/', none of them empty, '.' or '..'. Raises SourceRefused or ModelTooLarge."""
     shown = f"{archive} holds {name[:100]!r}"
     if any(ord(char) < 0x20 or ord(char) == 0x7F or char == "\\" for char in name):
         raise SourceRefused(f"{shown}: control characters and backslashes are refused")
@@ -73,9 +73,11 @@ def check_member_name(name: str, archive: str) -> str:
     if segments and not segments[-1]:
         segments.pop()
     if any(segment in ("", "..") for segment in segments):
-        raise SourceRefused(f"{shown}: absolute names and '..' are refused")
+        raise SourceRefused(f"{shown}: absolute names, empty segments and '..' are refused")
     if any(segment.startswith(".wh.") for segment in segments):
-        raise SourceRefused(f"{shown}: layers that delete files of others are refused")
+        raise SourceRefused(
+            f"{shown}: names that begin with .wh. are refused, because in image layers they delete files"
+        )
     if len(segments) > MAX_DEPTH:
         raise ModelTooLarge(f"{shown}: deeper than {MAX_DEPTH} directories")
     return "/".join(segments)
@@ -93,17 +95,17 @@ class _Writer:
 
     def directory(self, name: str) -> None:
         """Create a directory. Raises SourceRefused if a file of that name exists."""
-        self._count()
-        self._make(self._into / check_member_name(name, self._archive))
+        self._count_member()
+        self._make_directory(self._into / check_member_name(name, self._archive))
 
     def file(self, name: str, content: IO[bytes]) -> None:
         """Write a file. Raises SourceRefused if the name exists: with two members of one name, it is unclear which one counts."""
-        self._count()
+        self._count_member()
         plain = check_member_name(name, self._archive)
         if not plain:
             raise SourceRefused(f"{self._archive} holds a file without a name")
         path = self._into / plain
-        self._make(path.parent)
+        self._make_directory(path.parent)
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except (FileExistsError, IsADirectoryError):
@@ -120,20 +122,20 @@ class _Writer:
                 f"{self._archive} unpacks to more than the size limit, or to more than {MAX_EXPANSION_RATIO} times its size"
             )
 
-    def _count(self) -> None:
+    def _count_member(self) -> None:
         self._members += 1
         if self._members > MAX_FILES:
             raise ModelTooLarge(f"{self._archive} holds more than {MAX_FILES} members")
 
-    def _make(self, directory: Path) -> None:
+    def _make_directory(self, directory: Path) -> None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise SourceRefused(f"{self._archive} holds a file and a directory with the same name") from None
 
 
-class _Bounded(io.RawIOBase):
-    """A file that refuses huge reads: the archive's author chose the size of each header."""
+class _BoundedReader(io.RawIOBase):
+    """A file that refuses huge reads, because the author of the archive chose the size of each header."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         super().__init__()
@@ -160,7 +162,7 @@ class _Bounded(io.RawIOBase):
 
 
 def write_all(descriptor: int, block: bytes) -> None:
-    """Write a whole block. Raises OSError, such as ENOSPC."""
+    """Write all bytes of a block. Raises OSError, for example ENOSPC."""
     view = memoryview(block)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -183,23 +185,23 @@ def _unpack_tar(archive: Path, into: Path, allowed: int) -> int:
 
 
 def _open_tar(file: IO[bytes], name: str) -> AbstractContextManager[tarfile.TarFile]:
-    bounded: Any = _Bounded(file, name)
+    bounded: Any = _BoundedReader(file, name)
     return tarfile.open(fileobj=bounded, mode="r:", errorlevel=1)
 
 
 def _require_end(file: IO[bytes], offset: int) -> None:
     """Check that the archive ends after its last member. Raises tarfile.ReadError.
 
-    `tarfile` takes any unreadable data there for the end, so it would find fewer members in a truncated or damaged file.
+    `tarfile` treats any unreadable data as the end, so it would silently find fewer members in a truncated or damaged file.
     """
     file.seek(offset)
     length = 0
     while block := file.read(CHUNK_BYTES):
         if block.count(0) != len(block):
-            raise tarfile.ReadError(f"no member at byte {offset}, and not the end: it is damaged")
+            raise tarfile.ReadError(f"byte {offset}: neither a member nor the end; the archive is damaged")
         length += len(block)
     if length < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError(f"no member at byte {offset}, and not the end: it is cut off")
+        raise tarfile.ReadError(f"byte {offset}: no member and no end; the archive is truncated")
 
 
 def _write_tar_member(tar: tarfile.TarFile, member: tarfile.TarInfo, writer: _Writer, archive: str) -> None:
@@ -214,9 +216,9 @@ def _write_tar_member(tar: tarfile.TarFile, member: tarfile.TarInfo, writer: _Wr
 
 
 def _decompress(archive: Path, allowed: int) -> Path:
-    """Decompress into a plain tar file beside the archive, because a seek in a compressed one decompresses all before."""
+    """Decompress into a plain tar file beside the archive. To seek in a compressed one decompresses everything before the position."""
     plain = archive.with_name(f"{archive.name}.plain")
-    # Allow for headers and padding of the members, beside their content.
+    # Besides their content, members have headers and padding.
     left = allowed + MAX_FILES * 4096
     with gzip.open(archive, "rb") as source, plain.open("wb", buffering=0) as target:
         while block := source.read(CHUNK_BYTES):
@@ -233,7 +235,7 @@ def _decompress(archive: Path, allowed: int) -> Path:
 def _unpack_zip(archive: Path, into: Path, allowed: int) -> int:
     writer = _Writer(archive, into, allowed)
     with archive.open("rb") as file:
-        bounded: Any = _Bounded(file, archive.name)
+        bounded: Any = _BoundedReader(file, archive.name)
         with zipfile.ZipFile(bounded) as packed:
             for member in _zip_members(packed, archive.name):
                 if member.is_dir():
@@ -258,7 +260,7 @@ def _zip_members(packed: zipfile.ZipFile, archive: str) -> Iterator[zipfile.ZipI
             raise SourceRefused(f"{archive} holds {member.filename[:100]!r}, which is encrypted; expected plain files")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise SourceRefused(
-                f"{archive} holds {member.filename[:100]!r} in an unknown compression; expected deflate"
+                f"{archive} holds {member.filename[:100]!r} in an unknown compression; expected deflate or none"
             )
         yield member
 

@@ -140,7 +140,7 @@ def test_a_sample_ratio_mismatch_is_reported_with_every_arm() -> None:
         counts.block({"stable": 600, "control": 260, "a": 140}, {})
     told = counts.evaluate().broken
     assert told.startswith(
-        "of 40000 requests stable 24000 (24000 expected), control 10400 (8000 expected), a 5600 (8000 expected)"
+        "of 40000 requests, stable got 24000 (24000 expected), control got 10400 (8000 expected), a got 5600 (8000 expected)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Builds the statuses that KubeRay and the kubelet write in a cluster, as plain JSON."""
+"""Build the statuses that KubeRay and the kubelet write in a cluster, as plain JSON."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,30 +19,30 @@ def format_timestamp(now: datetime) -> str:
 
 
 def set_condition(
-    previous: Mapping[str, Any] | None, kind: str, problem: Problem | None, reason: str, now: datetime
+    previous: Mapping[str, Any] | None, condition_type: str, problem: Problem | None, reason: str, now: datetime
 ) -> Conditions:
     """Return the conditions of a status with one of them set.
 
     Args:
-        previous: the status so far; its other conditions stay.
-        kind: type of the condition.
-        problem: reason and message of status False; None for True.
-        reason: the reason of status True.
+        previous: the status so far, whose other conditions are kept.
+        condition_type: type of the condition to set.
+        problem: reason and message of a condition that is not met (status False); None if it is met (status True).
+        reason: the reason if the condition is met.
         now: becomes lastTransitionTime when the condition's status changes.
     """
     before: Conditions = list((previous or {}).get("conditions") or ())
-    old = next((condition for condition in before if condition.get("type") == kind), {})
+    old = next((condition for condition in before if condition.get("type") == condition_type), {})
     value = "True" if problem is None else "False"
     since = old.get("lastTransitionTime") if old.get("status") == value else None
     reason, message = problem or (reason, "")
     condition = {
-        "type": kind,
+        "type": condition_type,
         "status": value,
         "reason": reason,
         "message": message,
         "lastTransitionTime": since or format_timestamp(now),
     }
-    return [*(c for c in before if c.get("type") != kind), condition]
+    return [*(c for c in before if c.get("type") != condition_type), condition]
 
 
 def ray_cluster_status(obj: Object, ports: RayPorts | None, problem: Problem | None, now: datetime) -> dict[str, Any]:
@@ -50,9 +50,9 @@ def ray_cluster_status(obj: Object, ports: RayPorts | None, problem: Problem | N
 
     Args:
         obj: the stored object.
-        ports: of its head; None omits the endpoints.
-        problem: reason and message of a head that is not ready.
-        now: the current instant.
+        ports: the head's ports; None leaves out the endpoints.
+        problem: reason and message of a head that is not ready; None if it is ready.
+        now: the current time.
     """
     name = obj["metadata"]["name"]
     status: dict[str, Any] = {
@@ -75,7 +75,7 @@ def ray_cluster_status(obj: Object, ports: RayPorts | None, problem: Problem | N
 
 
 def make_edge_pod(deployment: Object, http_port: int, https_port: int, agent_port: int) -> Object:
-    """Return the edge's only pod, with its Deployment as the owner and the labels of the Deployment's template."""
+    """Return the edge's only pod. Its owner is the Deployment, and its labels are those of the Deployment's template."""
     meta = deployment["metadata"]
     template = deployment.get("spec", {}).get("template", {}).get("metadata", {})
     return {
@@ -121,10 +121,10 @@ def pod_status(
 
     Args:
         obj: the stored pod.
-        running: whether both its processes run.
-        problem: reason and message of a pod that is not ready.
-        now: the current instant.
-        stopped: reason and message of each container whose process does not run.
+        running: whether both of the pod's processes run.
+        problem: reason and message of a pod that is not ready; None if it is ready.
+        now: the current time.
+        stopped: by name, reason and message of each container whose process does not run.
     """
     status: dict[str, Any] = {
         "phase": "Running" if running else "Pending",

@@ -1,4 +1,4 @@
-"""Serves the in-memory API server over HTTP, for kubectl and client libraries."""
+"""Serve the in-memory API server over HTTP, for kubectl and client libraries."""
 
 import asyncio
 import hmac
@@ -20,7 +20,7 @@ from sundog_operator.adapters.memory_kubernetes.store import KINDS_WITH_STATUS
 from sundog_operator.errors import DependencyError, NotFound, SundogError
 from sundog_operator.ports import KINDS, NAMESPACE, Clock, Kind, Object, Ref
 
-_MAX_BODY = 3 * 1024 * 1024
+_MAX_BODY_BYTES = 3 * 1024 * 1024
 _BOOKMARK_S = 60.0
 _MAX_WATCH_S = 3600.0
 _DISCONNECT_POLL_S = 5.0
@@ -38,7 +38,7 @@ async def serve_http(
     port: int = 0,
     columns: Mapping[str, Sequence[tables.Column]] | None = None,
 ) -> AsyncIterator[str]:
-    """Serve `kube` while the context lasts, and return the base URL. Port 0 takes a free port.
+    """Serve `kube` while the context lasts, and yield the base URL. Port 0 stands for any free port.
 
     Every request needs the token. `columns` maps a kind to the printer columns of its CRD.
     """
@@ -60,7 +60,7 @@ def make_application(
 ) -> web.Application:
     """Return the routes of the API server as an aiohttp application."""
     facade = _Facade(kube, clock, columns or {})
-    app = web.Application(client_max_size=_MAX_BODY, middlewares=[_authentication(token)])
+    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_authentication(token)])
     _add_discovery(app.router)
     for kind in KINDS:
         _add_kind(app.router, facade, kind)
@@ -70,18 +70,18 @@ def make_application(
 
 def _add_discovery(router: web.UrlDispatcher) -> None:
     documents = {"/version": discovery.VERSION, "/api": discovery.core_versions(), "/apis": discovery.api_groups()}
-    documents |= {_root(kind): discovery.api_resources(kind.api_version) for kind in KINDS}
+    documents |= {_api_path(kind): discovery.api_resources(kind.api_version) for kind in KINDS}
     documents["/openapi/v3"] = discovery.openapi_index()
-    documents |= {f"/openapi/v3{_root(kind)}": discovery.openapi(kind.api_version) for kind in KINDS}
+    documents |= {f"/openapi/v3{_api_path(kind)}": discovery.openapi(kind.api_version) for kind in KINDS}
     for path, document in documents.items():
-        router.add_get(path, partial(_document, document))
+        router.add_get(path, partial(_serve_document, document))
     for path in ("/healthz", "/livez", "/readyz"):
-        router.add_get(path, _alive)
+        router.add_get(path, _answer_health_check)
 
 
 def _add_kind(router: web.UrlDispatcher, facade: "_Facade", kind: Kind) -> None:
-    all_namespaces = f"{_root(kind)}/{kind.plural}"
-    collection = f"{_root(kind)}/namespaces/{{namespace}}/{kind.plural}" if kind.namespaced else all_namespaces
+    all_namespaces = f"{_api_path(kind)}/{kind.plural}"
+    collection = f"{_api_path(kind)}/namespaces/{{namespace}}/{kind.plural}" if kind.namespaced else all_namespaces
     item = f"{collection}/{{name}}"
     routes: list[tuple[str, str, Handler]] = [
         *((("GET", all_namespaces, facade.list),) if kind.namespaced else ()),
@@ -106,13 +106,13 @@ class _Watch:
     Attributes:
         response: the stream of events.
         selection: the objects to watch.
-        show: converts an object to the requested format.
+        convert: converts an object to the requested format.
         bookmarks: whether the client accepts bookmarks.
     """
 
     response: web.StreamResponse
     selection: ObjectSelection
-    show: Callable[[Object], Object]
+    convert: Callable[[Object], Object]
     bookmarks: bool
 
     async def send(self, event_type: str, obj: Object) -> None:
@@ -147,12 +147,12 @@ class _Facade:
             obj = discovery.make_namespace(ref.name)
         if obj is None:
             raise NotFound(f"{ref} does not exist")
-        return _json(self._formatter(kind, request)(obj))
+        return _json_response(self._formatter(kind, request)(obj))
 
     async def create(self, kind: Kind, request: web.Request) -> web.StreamResponse:
         body = await http_requests.read_object(request)
         http_requests.complete_object(body, kind, request.match_info.get("namespace", ""), None)
-        return _json(
+        return _json_response(
             await self._kube.create(
                 body, manager=http_requests.field_manager(request), strict=http_requests.is_strict(request)
             ),
@@ -174,7 +174,9 @@ class _Facade:
         ref = http_requests.object_ref(kind, request)
         options = await http_requests.read_object(request) if request.can_read_body else {}
         if options.get("propagationPolicy", "Background") == "Orphan":
-            raise BadRequest("propagationPolicy: Orphan is not supported; dependents are deleted with their last owner")
+            raise BadRequest(
+                "propagationPolicy: Orphan; expected Background or Foreground, because dependents are deleted with their last owner"
+            )
         obj = await self._kube.get(ref)
         if obj is None:
             raise NotFound(f"{ref} does not exist")
@@ -183,7 +185,9 @@ class _Facade:
             ref, uid=preconditions.get("uid"), resource_version=preconditions.get("resourceVersion")
         )
         details = {"name": ref.name, "group": kind.group, "kind": kind.plural, "uid": obj["metadata"]["uid"]}
-        return _json({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+        return _json_response(
+            {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+        )
 
     async def list(self, kind: Kind, request: web.Request) -> web.StreamResponse:
         query = request.query
@@ -194,8 +198,8 @@ class _Facade:
             return await self._watch(selection, request)
         objects, revision = await self._select(selection)
         if http_requests.wants_table(request):
-            return _json(self._table(kind, objects, revision))
-        return _json(
+            return _json_response(self._table(kind, objects, revision))
+        return _json_response(
             {
                 "kind": f"{kind.kind}List",
                 "apiVersion": kind.api_version,
@@ -212,12 +216,14 @@ class _Facade:
             subresource=http_requests.subresource(request),
             strict=http_requests.is_strict(request),
         )
-        return _json(updated)
+        return _json_response(updated)
 
     async def _apply(self, ref: Ref, body: Any, request: web.Request) -> web.StreamResponse:
         http_requests.complete_object(body, ref.kind, ref.namespace, ref.name)
         if "fieldManager" not in request.query:
-            raise BadRequest("fieldManager: missing; it is required for apply")
+            raise BadRequest(
+                "fieldManager: missing; expected the name of the manager, because apply records the owners of fields"
+            )
         force = request.query.get("force") in {"true", "1"}
         applied = await self._kube.apply(
             body,
@@ -226,11 +232,11 @@ class _Facade:
             strict=http_requests.is_strict(request),
             dry_run="dryRun" in request.query,
         )
-        return _json(applied)
+        return _json_response(applied)
 
     async def _select(self, selection: ObjectSelection) -> tuple[Sequence[Object], int]:
         objects = await self._kube.list(selection.kind, selection.namespace, selection.labels)
-        # No other task ran since the list, so this is its resourceVersion.
+        # No other task has run since the list, so the store's revision is still the list's resourceVersion.
         return [obj for obj in objects if selection.has(obj)], self._kube.store.revision
 
     async def _watch(self, selection: ObjectSelection, request: web.Request) -> web.StreamResponse:
@@ -247,7 +253,7 @@ class _Facade:
         except Expired as error:
             await watch.send("ERROR", make_failure_status(error, selection.kind, "")[1])
         except DependencyError:
-            # The answer has begun, so only a broken connection can show the failure.
+            # The response has begun, so only a broken connection can show the failure.
             if request.transport is not None:
                 request.transport.abort()
         except ConnectionResetError:
@@ -263,10 +269,10 @@ class _Facade:
         bookmark = loop.time() + _BOOKMARK_S
         ended = False
         while not ended:
-            # Wakes regularly to notice that a client disconnected.
+            # Wake up regularly to notice a client that has disconnected.
             for change in await changes.next(max(0.0, min(end - loop.time(), _DISCONNECT_POLL_S))):
                 if event_type := watch.selection.event_type(change):
-                    await watch.send(event_type, watch.show(change.load()))
+                    await watch.send(event_type, watch.convert(change.load()))
             if watch.bookmarks and loop.time() >= bookmark:
                 await watch.bookmark(changes.revision)
                 bookmark = loop.time() + _BOOKMARK_S
@@ -282,7 +288,7 @@ class _Facade:
         objects, revision = await self._select(watch.selection)
         changes = self._kube.subscribe(revision)
         for obj in objects:
-            await watch.send("ADDED", watch.show(obj))
+            await watch.send("ADDED", watch.convert(obj))
         if initial and watch.bookmarks:
             await watch.bookmark(revision, {"k8s.io/initial-events-end": "true"})
         return changes
@@ -299,11 +305,11 @@ class _Facade:
 async def _answer(kind: Kind, handler: Handler, request: web.Request) -> web.StreamResponse:
     try:
         if "dryRun" in request.query and not http_requests.is_apply(request):
-            raise BadRequest("dryRun: not supported here; expected only for apply")
+            raise BadRequest("dryRun: supported only for apply; expected none. Remove it")
         return await handler(kind, request)
     except (SundogError, ValueError) as error:
         code, status = make_failure_status(error, kind, request.match_info.get("name", ""))
-        return _json(status, status=code)
+        return _json_response(status, status=code)
 
 
 def _authentication(token: str) -> Any:
@@ -311,24 +317,24 @@ def _authentication(token: str) -> Any:
     async def authenticate(request: web.Request, handler: Any) -> web.StreamResponse:
         if not hmac.compare_digest(http_requests.read_token(request), token.encode()):
             status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 401}
-            return _json(status | {"reason": "Unauthorized", "message": "Unauthorized"}, status=401)
+            return _json_response(status | {"reason": "Unauthorized", "message": "Unauthorized"}, status=401)
         response: web.StreamResponse = await handler(request)
         return response
 
     return authenticate
 
 
-def _root(kind: Kind) -> str:
+def _api_path(kind: Kind) -> str:
     return f"/apis/{kind.api_version}" if kind.group else f"/api/{kind.api_version}"
 
 
-def _json(document: Object, *, status: int = 200) -> web.Response:
+def _json_response(document: Object, *, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
 
 
-async def _document(document: Object, _request: web.Request) -> web.Response:
-    return _json(document)
+async def _serve_document(document: Object, _request: web.Request) -> web.Response:
+    return _json_response(document)
 
 
-async def _alive(_request: web.Request) -> web.Response:
+async def _answer_health_check(_request: web.Request) -> web.Response:
     return web.Response(text="ok")

@@ -1,7 +1,7 @@
-"""Tracks the owners of fields: server-side apply over plain JSON.
+"""Track the owners of fields, for server-side apply on plain JSON.
 
 Fields are leaves: scalars, lists (atomic) and empty objects. In the metadata only labels, annotations, finalizers and
-owner references have owners; owner references are a map by uid. Status is never applied, so it has no owners here.
+owner references have owners; owner references are a map by uid. No one applies a status, so its fields have no owners here.
 The real API server merges some lists by key, such as the containers of a pod. Here they are atomic: the last apply wins.
 """
 
@@ -28,11 +28,11 @@ def authored_content(obj: Object) -> Object:
 def apply_fields(
     before: Object, owners: FieldOwners, intent: Object, manager: str, *, force: bool
 ) -> tuple[Object, FieldOwners]:
-    """Return the object and its owners after `manager` applied its intent.
+    """Return the object and the owners of its fields after `manager` applied `intent`.
 
-    Fields that the manager applied before and omits now are removed, unless another manager owns them too. A parent without
-    owned fields is removed whole, with its defaults. Raises Conflict when another manager owns a field with a different
-    value and `force` is off.
+    Fields that the manager applied before and omits now are removed, unless another manager owns them too. An object that is
+    left without owned fields is removed as a whole, including its defaults. Raises Conflict when another manager owns a field
+    with a different value and `force` is off.
     """
     key = f"{manager}:Apply"
     found, wanted = _leaves(before), _leaves(intent)
@@ -45,17 +45,17 @@ def apply_fields(
     unowned = _prefixes(dropped) - _prefixes(wanted) - _prefixes(_union(others.values()))
     kept = {path: value for path, value in found.items() if path not in replaced and not _is_below(path, unowned)}
     others = {name: paths - changed - replaced for name, paths in others.items()}
-    return _assemble(before, kept | wanted), _compact({**others, key: frozenset(wanted)})
+    return _assemble(before, kept | wanted), _without_empty({**others, key: frozenset(wanted)})
 
 
 def update_owners(before: Object, owners: FieldOwners, after: Object, manager: str) -> FieldOwners:
-    """Return the owners after `manager` replaced an object: it owns the fields it changed, and removed fields have no owner."""
+    """Return the owners after `manager` updated an object. It owns the fields that it changed; removed fields have no owner."""
     key = f"{manager}:Update"
     found, left = _leaves(before), _leaves(after)
     changed = frozenset(path for path, value in left.items() if path not in found or found[path] != value)
     lost = changed | (found.keys() - left.keys())
     result = {name: paths - lost for name, paths in owners.items()}
-    return _compact({**result, key: result.get(key, frozenset()) | changed})
+    return _without_empty({**result, key: result.get(key, frozenset()) | changed})
 
 
 def _leaves(obj: Object) -> Leaves:
@@ -92,13 +92,13 @@ def _assemble(before: Object, leaves: Leaves) -> Object:
         if path[:2] in {_REFERENCES, _FINALIZERS}:
             metadata.setdefault(path[1], []).append(value)
         else:
-            _put(after, path, value)
+            _set_leaf(after, path, value)
     if "status" in before:
         after["status"] = before["status"]
     return after
 
 
-def _put(tree: dict[str, Any], path: FieldPath, value: Any) -> None:
+def _set_leaf(tree: dict[str, Any], path: FieldPath, value: Any) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     if value == {}:
@@ -108,7 +108,7 @@ def _put(tree: dict[str, Any], path: FieldPath, value: Any) -> None:
 
 
 def _overlaps(changed: set[FieldPath], wanted: Leaves, found: Leaves) -> set[FieldPath]:
-    """Return the existing leaves that a changed one excludes: a value in the place of an object, or the reverse."""
+    """Return the existing leaves that a new leaf displaces, because a value takes the place of an object, or the reverse."""
     fresh = {path for path in changed if path not in found}
     if not fresh:
         return set()
@@ -139,5 +139,5 @@ def _union(sets: Iterable[frozenset[FieldPath]]) -> frozenset[FieldPath]:
     return frozenset[FieldPath]().union(*sets)
 
 
-def _compact(owners: FieldOwners) -> FieldOwners:
+def _without_empty(owners: FieldOwners) -> FieldOwners:
     return {name: paths for name, paths in owners.items() if paths}

@@ -36,13 +36,13 @@ from sundog_operator.api.schema.rules import ListType, Rule, TransitionRule
 Bucket = Annotated[Integer, Field(ge=0, le=10_000)]
 BucketRange = Annotated[Items[Bucket], Field(min_length=2, max_length=2)]
 STABLE = "stable"
-"""Name under which traffic outside of an experiment is counted."""
+"""Name under which the edges count the traffic outside of an experiment."""
 CONTROL = "control"
 """Name of the arm that is the ModelDeployment's stable revision."""
 CANARY = "canary"
-"""Name of the one arm of a rollout."""
+"""Name of a rollout's only treatment arm."""
 ROLLOUT_NAME_SUFFIX = re.compile("-r[0-9]+(-a[0-9]+)?$")
-"""End of the name of a rollout's Experiment, after the ModelDeployment's name."""
+"""Suffix of the name of a rollout's Experiment, after the ModelDeployment's name: the numbers of revision and attempt."""
 IMMUTABLE_RULE = TransitionRule(
     cel="self == oldSelf",
     holds=lambda old, new: bool(old == new),
@@ -91,7 +91,7 @@ class ArmRuntime(ApiBase):
     warmup: Warmup | None = Field(None, description="Replaces spec.runtime.warmup of the deployment.")
     user_config: Json | None = Field(
         None,
-        description="Replaces all of the deployment's spec.runtime.userConfig while the arm runs. If absent, the arm has the"
+        description="Replaces all of the deployment's spec.runtime.userConfig while the arm runs. If absent, the arm uses the"
         " deployment's, including later edits.",
     )
 
@@ -105,7 +105,7 @@ class ArmResources(ApiBase):
 
 
 class Arm(ApiBase):
-    """One alternative to the stable revision. Its fields replace the deployment's; no fields make an A/A test."""
+    """One alternative to the stable revision. Its fields replace the deployment's. An arm without such fields makes an A/A test."""
 
     name: Annotated[Name, Field(max_length=30)] = Field(description="Name of the arm in status, headers and metrics.")
     model: ArmModel | None = Field(None, description="Fields that replace the deployment's model.")
@@ -116,7 +116,7 @@ class Arm(ApiBase):
         Rule(
             cel=f"self.name != '{CONTROL}' && self.name != '{STABLE}'",
             holds=lambda arm: arm.name not in (CONTROL, STABLE),
-            message=f"{CONTROL} and {STABLE} are names of the stable revision; expected another name",
+            message=f"{CONTROL} and {STABLE} are reserved for the stable revision; expected another name",
             field="name",
         ),
     )

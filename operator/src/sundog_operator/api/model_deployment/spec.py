@@ -19,8 +19,8 @@ from sundog_operator.api.schema.rules import Rule
 class Baseline(ApiBase):
     """The stable model during a rollout, pinned in Git so that a rebuilt cluster serves it first."""
 
-    uri: Uri = Field("", description="As spec.model.uri.")
-    digest: Digest = Field("", description="As spec.model.digest.")
+    uri: Uri = Field("", description="Location of the stable model, in the form of spec.model.uri.")
+    digest: Digest = Field("", description="Its digest, in the form of spec.model.digest.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -37,7 +37,7 @@ def _can_scale_up(spec: "ModelDeploymentSpec") -> bool:
 
 
 AUTOSCALING_TARGET_RULE = Rule(
-    # Replicas report only admitted requests, so load never exceeds a target above half of maxOngoingRequests.
+    # Replicas report only the requests that they admit, so the load never exceeds a target above half of maxOngoingRequests.
     cel="!has(self.autoscaling) || self.autoscaling.targetOngoingRequests * 2 <= self.runtime.maxOngoingRequests",
     holds=_can_scale_up,
     message=(
@@ -56,13 +56,13 @@ JWT_CLAIM_UNIT_RULE = Rule(
 IN_PLACE_REPLICAS_RULE = Rule(
     cel=f"!has(self.autoscaling) || self.rollout.capacity != '{CAPACITY_IN_PLACE}'",
     holds=lambda spec: spec.autoscaling is None or spec.rollout.capacity != CAPACITY_IN_PLACE,
-    message="inPlace with autoscaling; expected a fixed number of replicas. Leave capacity at auto",
+    message="inPlace with autoscaling; expected a fixed number of replicas. Otherwise use capacity: auto",
     field="rollout.capacity",
 )
 
 
 def find_in_place_conflict(spec: "ModelDeploymentSpec") -> str:
-    """Return why a spec does not fit `rollout.capacity: inPlace`, whatever its present value; empty if it fits."""
+    """Return why a spec could not have `rollout.capacity: inPlace`; empty if it could. Its present capacity is ignored."""
     rollout = spec.rollout.model_copy(update={"capacity": CAPACITY_IN_PLACE})
     in_place = spec.model_copy(update={"rollout": rollout})
     broken = [rule for rule in IN_PLACE_RULES if not rule.holds(rollout)]
@@ -79,16 +79,18 @@ class ModelDeploymentSpec(ApiBase):
     )
     resources: Resources = Field(Resources(), description="Resources of one replica. A change makes a new revision.")
     replicas: ReplicaCount = Field(1, description="Number of replicas; default 1. Ignored while autoscaling is set.")
-    autoscaling: Autoscaling | None = Field(None, description="Number of replicas by load; default a fixed number.")
+    autoscaling: Autoscaling | None = Field(
+        None, description="Change the number of replicas with the load; by default it is fixed."
+    )
     rollout: Rollout = Field(
         Rollout(),
-        description="How a new revision replaces the stable one; default a canary decided by evidence.",
+        description="How a new revision replaces the stable one; by default, a canary that is decided on evidence.",
     )
     scheduling: Scheduling = Field(
         Scheduling(), description="Where the replicas' pods run. A change makes a new revision."
     )
     endpoint: Endpoint = Field(Endpoint(), description="How clients reach the model. A change makes no new revision.")
     baseline: Baseline = Field(Baseline(), description="The stable model during a rollout, pinned in Git.")
-    paused: bool = Field(False, description="Set true to hold rollouts; the model is still served.")
+    paused: bool = Field(False, description="Whether rollouts are held where they are; the model is still served.")
 
     rules: ClassVar[tuple[Rule, ...]] = (AUTOSCALING_TARGET_RULE, JWT_CLAIM_UNIT_RULE, IN_PLACE_REPLICAS_RULE)

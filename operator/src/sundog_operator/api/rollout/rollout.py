@@ -160,7 +160,7 @@ IN_PLACE_RULES = (
     _make_in_place_rule(
         "self.strategy == 'canary'",
         lambda rollout: rollout.strategy == "canary",
-        "inPlace moves traffic in parts; expected strategy: canary. Leave capacity at auto",
+        "inPlace moves traffic in parts; expected strategy: canary. Otherwise use capacity: auto",
         "capacity",
     ),
     _make_in_place_rule(
@@ -222,7 +222,7 @@ class Rollout(ApiBase):
         UNIQUE_GUARDRAIL_NAMES_RULE,
     ] = Field(
         (),
-        description="Metrics that may not get worse. Default: errorRate by 25% and latencyP95 by 25%; from 50 requests a second"
+        description="Metrics that must not get worse. Default: errorRate by 25% and latencyP95 by 25%; from 50 requests a second"
         " latencyP99 by 10% instead. Metrics that you list replace these at gates. The default latency is still"
         " checked for harm, unless you list it with enabled: false. Prometheus guardrails are additional. At most"
         f" {MAX_LATENCY_GUARDRAILS} latencies. With strategy: shadow only together with bake.",

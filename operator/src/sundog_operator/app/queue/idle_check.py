@@ -1,4 +1,4 @@
-"""Read the state of a namespace's idle keys. Serve and the edges are read once for all of them."""
+"""Read the state on which the idle keys of a namespace depend. Serve and the edges are read once for all keys."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
@@ -26,18 +26,21 @@ class NamespaceState:
         self._namespace = namespace
         self._clusters: dict[str, tuple[ClusterView, ServeState]] = {}
         self._reports: list[EdgeReport] | None = None
-        # The version comes before all reads, so that the next check notices a change in between.
+        # The version is read first, so that the next check notices a change that happens during the other reads.
         self._version = deps.kube.version(namespace)
 
     async def read(self, key: Key) -> object:
-        """Return the state on which a pass of an idle key depends; None for a key that may not be idle."""
+        """Return the state on which a pass of an idle key depends; None if the key must not be idle."""
         if self._version is None:
             return None
         state = await _READERS[key.kind](self, key.name)
         return None if state is None else (self._version, state)
 
     async def read_model_deployment(self, name: str) -> object:
-        """Return the state of a ModelDeployment's only revision in Serve and the edges, and the keys of its Secrets."""
+        """Return the state of a ModelDeployment's only revision in Serve and the edges, and the keys of its Secrets.
+
+        None if the ModelDeployment must not be idle.
+        """
         found = await self._deps.kube.view(Ref(MODEL_DEPLOYMENT, self._namespace, name), find_idle_deployment)
         if found is None:
             return None
@@ -52,7 +55,7 @@ class NamespaceState:
         return (cluster, serve) if serve.known else None
 
     async def read_edge(self, name: str) -> object:
-        """Return the versions of the Secrets that the split document names, and of the edge's Secret."""
+        """Return the versions of the edge's Secret and of the Secrets that the split document names; empty if it names none."""
         document = await self._deps.kube.view(Ref(CONFIG_MAP, self._namespace, name), split_document.read_document)
         named = sorted(secrets.secret_names_in_document(document))
         return [await self._secret_version(each) for each in ([names.EDGE, *named] if named else ())]

@@ -1,10 +1,10 @@
 """Counters of one rollout: sums that survive restarts of edges and of the operator. Pure.
 
-Edges count cumulatively, each process alone. For each process, the highest reported counts are kept; their sum is the evidence. The
-dispersion of events comes from blocks of ten seconds of arrival, which are added over edges and then squared. A block is folded into sums
-once its requests have ended, and is not read again.
+Each edge process has cumulative counts of its own. For each process, the highest reported counts are kept; their sum is the evidence. The
+dispersion of events is measured over blocks. A block has the requests that arrived in the same ten seconds. Blocks are added over edges,
+and their counts are then squared. Once its requests have ended, a block is folded into sums and not read again.
 
-Verdicts use only the counts in blocks. If events counted earlier than blocks, a burst would be tested before its dispersion is known.
+Verdicts use only the counts in folded blocks. With earlier counts of events, they would test a burst before its dispersion is known.
 """
 
 import functools
@@ -38,7 +38,7 @@ from sundog_operator.core.observed import EdgeReport
 
 FORMAT_VERSION: Final = 1
 _MAX_CLOCK_LAG_S: Final = 60
-"""Clocks that are further behind are wrong, and would delay everything."""
+"""The clock of an edge that lags more is wrong and is ignored, because waiting for it would delay every evaluation."""
 _KEPT_BLOCKS: Final = 350
 _MAX_SOURCES: Final = 64
 _MAX_JSON_BYTES: Final = 4 << 20
@@ -55,8 +55,8 @@ class Counters:
         attempt: UID of the attempt.
         sources: counts of each edge process, by epoch and arm.
         folded: by epoch, the sums of blocks whose requests have ended.
-        over: the same for blocks whose time is over, although requests may still run: for tests that cannot wait. It is computed at every
-            evaluation, and not stored.
+        over: the same for all blocks that have ended, although some of their requests may still run. It is for tests that cannot wait, is
+            computed at every evaluation, and is not stored.
         groups: counts by unit group.
         feedback: sums of outcomes.
     """
@@ -69,7 +69,7 @@ class Counters:
     feedback: FeedbackSums = field(default_factory=FeedbackSums)
 
     def of(self, epoch: int, arm: str, present: Collection[str] = ()) -> ArmCounts:
-        """Return an arm's counts in an epoch over all sources. Running requests at absent sources are lost."""
+        """Return an arm's counts in an epoch over all sources. At sources that are not present, running requests count as lost."""
         total = ArmCounts()
         for source, rows in self.sources.items():
             own = rows.get((epoch, arm), ArmCounts())
@@ -77,14 +77,14 @@ class Counters:
         return total
 
     def over_epochs(self, arm: str) -> ArmCounts:
-        """Return an arm's counts over all sources and epochs, including those that are no evidence."""
+        """Return an arm's counts over all sources and epochs, including epochs that are no evidence."""
         rows = (counts for own in self.sources.values() for (_, name), counts in own.items() if name == arm)
         return functools.reduce(ArmCounts.plus, rows, ArmCounts())
 
     def pack(self) -> str:
-        """Return the counters for a status: compressed `as_json`; empty if nothing was counted.
+        """Return the compressed text of `as_json`, to store in a status; empty if nothing was counted.
 
-        If the text is too long to store, or to unpack, leave out the groups of the oldest epochs. Requests without a group then count as
+        If the text is too long to store or to unpack, the groups of the oldest epochs are left out. Requests without a group then count as
         requests of one unit.
         """
         if not self.sources and not self.feedback.store:
@@ -137,24 +137,24 @@ class Counters:
         }
 
     def _stored_kinds(self) -> int:
-        """Return how many of `EVENTS` are stored: without further latencies, as many as an older operator reads."""
+        """Return how many of `EVENTS` are stored. Without further latencies, they are as many as an older operator reads."""
         used = (
-            place % len(EVENTS) + 1
+            index % len(EVENTS) + 1
             for each in self.folded.values()
             for own in each.lengths
             for counts in (own.sums, own.open)
-            for place, count in enumerate(counts)
+            for index, count in enumerate(counts)
             if any(count)
         )
         return max(SINGLE_LATENCY_EVENT_COUNT, max(used, default=0))
 
     def _stored_columns(self) -> int:
-        """Return how many columns of counts are stored, likewise."""
+        """Return how many columns of counts are stored, by the same rule as `_stored_kinds`."""
         used = (
-            place
+            number
             for rows in self.sources.values()
             for counts in rows.values()
-            for place, count in enumerate(counts, start=1)
+            for number, count in enumerate(counts, start=1)
             if count
         )
         return max(len(ArmCounts._fields) - len(SLOW) + 1, max(used, default=0))
@@ -171,7 +171,7 @@ class Counters:
                 for source, rows in stored["sources"].items()
             }
             kinds = parse_count(stored.get("events", LEGACY_EVENT_COUNT))
-            # An older status has no requests by block: fold its blocks again from what edges kept.
+            # The status of an older operator has no requests by block. Its blocks are folded again from those that edges still have.
             folded = {
                 int(epoch): parse_folded(each, kinds) for epoch, each in stored["epochs"].items() if "requests" in each
             }
@@ -182,7 +182,7 @@ class Counters:
 
 
 def counted_until_s(reports: Iterable[EdgeReport], now_s: float) -> float:
-    """Return the time that every edge's counters cover, in Unix seconds: now, or the clock of an edge that lags by a minute at most."""
+    """Return the time up to which every edge has counted, in Unix seconds: now, or the earliest clock that lags by a minute at most."""
     clocks = [(report.evidence or {}).get("clock") for report in reports]
     behind = (each for each in clocks if isinstance(each, int | float) and each >= now_s - _MAX_CLOCK_LAG_S)
     return min((now_s, *behind))
@@ -194,11 +194,11 @@ class CountScope:
 
     Attributes:
         epochs: epochs whose blocks are used.
-        in_force: the epoch of new requests.
-        now_s: Unix seconds.
-        timeout_s: timeout of a request; later it is not waited for.
+        in_force: the epoch to which new requests belong.
+        now_s: the current time in Unix seconds.
+        timeout_s: timeout of a request; a block waits no longer for it.
         control: the baseline.
-        arms: the arms that are compared with it.
+        arms: the arms that are compared with control.
     """
 
     epochs: Sequence[int]
@@ -212,7 +212,7 @@ class CountScope:
 def update_counters(
     before: Counters, reports: Sequence[EdgeReport], blocks: BlocksByEpoch, scope: CountScope
 ) -> Counters:
-    """Update the counters with the reports of every edge, and the blocks in them. Skip rows that cannot be parsed."""
+    """Return the counters after the reports of every edge and the blocks in these reports. Rows that cannot be parsed are skipped."""
     reported: dict[str, dict[tuple[int, str], ArmCounts]] = {}
     for source, row in edge_reports.assigned_rows(before.attempt, reports):
         own = reported.setdefault(source, {})
@@ -240,7 +240,7 @@ def update_counters(
 def _merge_departed(
     sources: dict[str, dict[tuple[int, str], ArmCounts]], present: Collection[str]
 ) -> dict[str, dict[tuple[int, str], ArmCounts]]:
-    """Merge departed processes if there are many. A process that may report again stays apart, or it would count twice."""
+    """Merge the counts of departed processes if there are many. Those that may report again are not merged, or they would count twice."""
     absent = sorted(source for source in sources if source not in present and source != unit_groups.DEPARTED_SOURCE)
     if len(sources) <= _MAX_SOURCES or not absent:
         return sources
@@ -252,7 +252,7 @@ def _merge_departed(
 
 
 def collect_blocks(attempt: str, reports: Sequence[EdgeReport]) -> BlocksByEpoch:
-    """Return blocks by epoch and number, added over edges. Skip rows that cannot be parsed."""
+    """Return the blocks by epoch and number, added over edges. Rows that cannot be parsed are skipped."""
     found: dict[int, dict[int, Block]] = {}
     for report in reports:
         at = _block_columns(report)
@@ -279,7 +279,7 @@ def _block_counts(counts: Sequence[Any], at: Mapping[str, int]) -> BlockCounts:
         return sum(parse_count(counts[at[name]], MOST_IN_A_BLOCK) for name in columns)
 
     errors, rejections = of(*ERRORS), of(*REJECTIONS)
-    # An older edge does not report all of them.
+    # An older edge does not report all of these columns.
     retried, *further = (of(name) if name in at else 0 for name in (FIRST_ATTEMPT_FAILED, *SLOW[1:]))
     ended, running = errors + rejections + of("ok"), of("inFlight")
     own = BlockCounts(errors, of("slow"), rejections, retried, ended=ended, running=running)
@@ -291,26 +291,26 @@ def _fold(
 ) -> Mapping[int, EpochBlocks]:
     folded = dict(before.folded)
     if find_unreachable_edges(before, reports):
-        # An unreachable edge has counts for the same blocks as the others. A terminating one may never report them.
+        # An unreachable edge has more counts for these blocks, so nothing is folded. Terminating edges are not waited for.
         return folded
     for epoch in scope.epochs:
         own = blocks.get(epoch, {})
         if epoch not in folded and not own:
             continue
         known = folded.get(epoch) or EpochBlocks.empty(min(own), len(scope.arms))
-        # The last block of an ended epoch contains requests of the next epoch.
+        # The last block of an ended epoch also has requests of the next epoch, so it is not folded.
         last = int(scope.now_s) // BLOCK_S if epoch == scope.in_force else max(own, default=known.following)
         folded[epoch] = _fold_epoch(known, own, last, scope)
     return folded
 
 
 def find_unreachable_edges(known: Counters, reports: Iterable[EdgeReport]) -> list[str]:
-    """Return the pods of edges that have counted something and do not report it."""
+    """Return the names of edge pods that should report their counts and do not."""
     return sorted(report.pod for report in reports if not _block_columns(report) and _is_report_expected(known, report))
 
 
 def _is_report_expected(before: Counters, report: EdgeReport) -> bool:
-    """Whether an edge without a report will have one. An edge whose agent restarts is not ready, but reported before."""
+    """Return whether an edge should report. One whose agent restarts is not ready, but has reported before."""
     known = any(source.partition("/")[0] == report.pod for source in before.sources)
     return (report.ready or known) and not report.terminating
 
@@ -318,7 +318,7 @@ def _is_report_expected(before: Counters, report: EdgeReport) -> bool:
 def _fold_epoch(known: EpochBlocks, blocks: Mapping[int, Block], end: int, scope: CountScope) -> EpochBlocks:
     """Add the complete blocks before `end`, in order."""
     if known.following < end - _KEPT_BLOCKS:
-        # Edges have dropped the blocks in between: the open block would be closed with others than its own.
+        # Edges no longer have the blocks in between, so the open block cannot be completed and is dropped.
         lengths = tuple(DispersionSums(own.closed, own.sums) for own in known.lengths)
         known = replace(known, following=end - _KEPT_BLOCKS, lengths=lengths)
     while known.following < end:
@@ -356,6 +356,6 @@ def _count_started_before(row: Mapping[str, Any], before_s: float) -> int:
 
 
 def monotonic_totals(arm: ArmStatus, reported: tuple[int, int], counted: Counters | None) -> tuple[int, int]:
-    """Return an arm's requests and errors from the present reports, never less than before: absent edges take no counts back."""
+    """Return an arm's requests and errors. They never become fewer, so the counts of edges that are gone remain."""
     own = counted.over_epochs(arm.name) if counted is not None else ArmCounts()
     return max(arm.requests, reported[0], own.assigned), max(arm.errors, reported[1], own.errors)

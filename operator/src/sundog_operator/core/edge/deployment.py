@@ -1,9 +1,10 @@
-"""The Deployment of a namespace's edge: HAProxy and its agent, each in a container of its own.
+"""The Deployment of a namespace's edge, with HAProxy and its agent in separate containers.
 
 Edge pods are replaced only
-- by an upgrade, or by an administrator;
+- at an upgrade, or when an administrator changes settings or restarts them;
 - when the namespace's first Experiment with outcome metrics appears, and after the last one is gone;
-- when the longest `requestTimeout` of the services needs another drain time, which doubles from 120 s on.
+- when the longest `requestTimeout` of the services needs another drain time: 120 s, 240 s, 480 s and so on.
+
 No field depends on a revision or on a Secret of the namespace.
 """
 
@@ -23,14 +24,16 @@ HTTPS: Final = "https"
 AGENT: Final = "agent"
 
 DRAIN_DELAY_S: Final = 15
-"""How long a terminating edge still accepts connections: until every node has learned of it, on a busy cluster as well."""
+"""How long a terminating edge still accepts connections: long enough for every node to learn of its end, even on a busy cluster."""
 LINGER_S: Final = 3
+"""How long a terminating agent still reports counts after HAProxy has ended."""
 SETTLE_S: Final = 10
+"""How long an agent waits for replicas before it is ready without them."""
 _GRACE_MARGIN_S: Final = 22
 """Time for probes and slow starts of processes."""
 
 _USER: Final = 65532
-"""Both containers have one user, whatever the image's is: they share a socket and a pipe that no other user may open."""
+"""User of both containers, whatever the user of the image is. They share a socket and a pipe that no other user may open."""
 _STATE: Final = "/run/sundog"
 _RAY_TOKEN: Final = "/var/run/secrets/sundog-ray"  # noqa: S105 a directory
 _FEEDBACK: Final = "/var/run/secrets/sundog-feedback"
@@ -57,13 +60,13 @@ def make_deployment(
     feedback: bool = False,
     drain_s: int = grace_periods.DEFAULT_EDGE_DRAIN_S,
 ) -> Json:
-    """Return the Deployment. A new pod is ready before an old one terminates.
+    """Return the Deployment. During an update, a new pod is ready before an old one terminates.
 
     Args:
         namespace: the edge's namespace.
         members: the ModelDeployments that own the edge.
         installation: the administrator's settings.
-        feedback: whether agents keep exposures and outcomes in the store of the edges.
+        feedback: whether agents write exposures and outcomes to the store of the edges.
         drain_s: how long a terminating HAProxy may finish its requests, in seconds.
     """
     edge = installation.edge
@@ -80,7 +83,7 @@ def make_deployment(
 
 
 def service_account_name(installation: Installation) -> str:
-    """Return the ServiceAccount of the pods: the administrator's, else Sundog's own."""
+    """Return the name of the pods' ServiceAccount: the one in the administrator's settings, else Sundog's own."""
     return installation.edge.pods.service_account_name or names.EDGE
 
 
@@ -103,7 +106,7 @@ def _make_template(namespace: str, installation: Installation, drain_s: int, *, 
     made = pods.make_pod(template, requirements, containers)
     made["metadata"].setdefault("annotations", {})["kubectl.kubernetes.io/default-container"] = "haproxy"
     made["spec"] |= {
-        # Otherwise each container gets variables for every Service of the namespace.
+        # Otherwise each container gets environment variables for every Service of the namespace.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": termination_grace_s(drain_s),
         "topologySpreadConstraints": [
@@ -134,7 +137,7 @@ def _make_haproxy(installation: Installation, template: PodTemplate, drain_s: in
             "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": 60},
             "readinessProbe": {**probe, "periodSeconds": 2},
             "livenessProbe": {**probe, "periodSeconds": 10},
-            # SIGTERM alone would abort the requests in flight.
+            # SIGTERM alone would abort running requests.
             "lifecycle": {
                 "preStop": {"exec": {"command": ["sundog-edge", "drain", f"--delay-seconds={DRAIN_DELAY_S}"]}}
             },
@@ -144,7 +147,7 @@ def _make_haproxy(installation: Installation, template: PodTemplate, drain_s: in
 
 
 def _haproxy_options(settings: HaproxySettings) -> list[str]:
-    """Return the options that differ from their defaults. Each further argument would replace the edge pods without need."""
+    """Return the options that differ from their defaults. Arguments with default values would replace existing edge pods without need."""
     wanted, defaults = _option_values(settings), _option_values(HaproxySettings())
     return [f"--{name}={value}" for name, value in wanted.items() if value != defaults[name]]
 
@@ -218,7 +221,7 @@ def _feedback_options(installation: Installation) -> list[str]:
 
 
 def _make_feedback_volume(installation: Installation) -> Json:
-    """Return one volume with the files of both Secrets: the agent alone reads them."""
+    """Return one volume with the signing key and, if there is one, the store's password. Only the agent mounts it."""
     password = feedback_store.password_secret_name(installation)
     sources = [
         _make_secret_source(names.EDGE_STORE, names.SIGNING_KEY),

@@ -1,7 +1,7 @@
 """NetworkPolicies of a namespace with an edge.
 
-There is one for the edges, one for Ray, one each for heads and workers, one for Ray's stores, and one for the store of the edges while
-it exists. They need a network plugin that enforces them. Kubelet probes always pass.
+There is one for the edges, one for all Ray pods, one for Ray heads, one for Ray workers, and one for Ray's stores. While the edges have a
+store, there is one for it too. The policies need a network plugin that enforces them. Kubelet probes always pass.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ SERVE_PORTS: Final = ((8000, 8000), (9000, 9000), (30000, 31000), (40000, 41000)
 """Serve's own proxy on the head, and the replicas' ports for HTTP and gRPC. None of them authenticates callers."""
 
 METADATA_ADDRESSES: Final = (("0.0.0.0/0", "169.254.169.254/32"), ("::/0", "fd00:ec2::254/128"))
-"""(network, exception): all addresses except the metadata services, which hand out a node's credentials."""
+"""(network, exception) pairs: all addresses except those of metadata services, which hand out a node's credentials."""
 
 DNS_PORT: Final = 53
 
@@ -42,8 +42,8 @@ Json = dict[str, Any]
 
 
 def make_policies(namespace: str, members: Sequence[Json], wanted: NetworkPolicySettings) -> list[Json]:
-    """Return the policies of a namespace. They have the owners of the edge, and so are deleted with it."""
-    operator = _pods_of(wanted.operator_namespace, OPERATOR_NAME)
+    """Return the policies of a namespace. `members` are the edge's owners; the policies are deleted with it."""
+    operator = _make_peer(wanted.operator_namespace, OPERATOR_NAME)
     scrapers = [dict(peer) for peer in wanted.metrics_from]
     ray = {"podSelector": _RAY_PODS}
     edge = [
@@ -84,29 +84,30 @@ def make_store_policy(namespace: str, members: Sequence[Json]) -> Json:
 
 
 def _make_egress() -> list[Json]:
-    """Return the egress of all pods except the stores: every address except those with a node's credentials."""
+    """Return the egress of edges, heads and workers: every address except those of metadata services."""
     blocks = [{"ipBlock": {"cidr": cidr, "except": [metadata]}} for cidr, metadata in METADATA_ADDRESSES]
-    # Some plugins do not count pods among addresses.
+    # Some plugins do not match pods by their addresses.
     return [{"to": [*blocks, {"namespaceSelector": {}}]}]
 
 
 def _make_api_server_rule(wanted: NetworkPolicySettings) -> Json:
     """Return the egress of agents and autoscalers to the API server, by its ports.
 
-    Some plugins do not count nodes among addresses, so the rule names ports only. It opens no metadata service: those listen at port 80.
+    Some plugins do not match nodes by their addresses, so the rule has ports only. Metadata services listen at port 80, so it does not open
+    them.
     """
     return {"ports": [_make_port(port) for port in wanted.api_server_ports]}
 
 
 def _make_dns_rule() -> Json:
-    """Return the egress of the stores, which open no connections.
+    """Return the egress of the stores: DNS, although they open no connections.
 
-    It allows DNS because the API server stores no empty list, so a rule of an older release would stay.
+    An empty list would not remove the rule of an older release, because the API server does not store empty lists.
     """
     return {"ports": [{"protocol": protocol, "port": DNS_PORT} for protocol in ("UDP", "TCP")]}
 
 
-def _pods_of(namespace: str, name: str) -> Json:
+def _make_peer(namespace: str, name: str) -> Json:
     return {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
         "podSelector": {"matchLabels": {names.LABEL_NAME: name}},

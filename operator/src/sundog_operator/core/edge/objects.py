@@ -1,4 +1,4 @@
-"""The objects of a namespace's edge, except its pods in a cluster (`deployment`). The ModelDeployments that use them own them."""
+"""Kubernetes objects of a namespace's edge, owned by the ModelDeployments that use it. `deployment` makes its pods in a cluster."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,9 +17,9 @@ HTTP_PORT = 8080
 HTTPS_PORT = 8443
 AGENT_PORT = 9090
 EDGE_SELECTOR = {names.LABEL_NAME: names.EDGE}
-"""Selects the edge's pods, for Services, the disruption budget and all others."""
+"""Selector of the edge's pods, for Services, the PodDisruptionBudget and all other objects."""
 LOST_AFTER = timedelta(seconds=60)
-"""How long after the end of its grace period a terminating pod is still queried. A working kubelet has killed it by then."""
+"""A pod that exists for longer after its grace period is gone: a working kubelet would have killed it, so its node is lost."""
 
 Json = dict[str, Any]
 _PORTS = ("http", "https")
@@ -37,7 +37,7 @@ def make_config_map(namespace: str, members: Iterable[Json], document: Mapping[s
 
 
 def make_local_deployment(namespace: str, members: Iterable[Json], image: str) -> Json:
-    """Return the edge's Deployment in local mode. HAProxy and its agent are separate, so that either can fail alone."""
+    """Return the edge's Deployment in local mode. HAProxy and its agent are separate containers, so that either can fail alone."""
     labels = names.labels(names.EDGE)
     containers = [
         _make_container(HAPROXY, image, "http", HTTP_PORT),
@@ -65,19 +65,19 @@ def _make_container(name: str, image: str, port_name: str, port: int) -> Json:
 
 
 def make_secret(namespace: str, members: Iterable[Json], data: Mapping[str, str]) -> Json:
-    """Return the Secret with the content of all Secrets that the document names (`secrets.compose_secret_data`)."""
+    """Return the Secret with the content of all Secrets that the split document names; see `secrets.compose_secret_data`."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": make_shared_metadata(namespace, members),
         "type": "Opaque",
-        # The API server stores no empty object, so every pass would apply it again.
+        # The API server does not store an empty object, so every pass would apply it again.
         **({"data": dict(data)} if data else {}),
     }
 
 
 def make_rbac(namespace: str, members: Sequence[Json], account: str) -> list[Json]:
-    """Return the agent's Role and RoleBinding, and the ServiceAccount unless it is an administrator's.
+    """Return the agent's Role and RoleBinding, and its ServiceAccount unless the administrator names another.
 
     The agent may only read and watch its ConfigMap and its Secret.
     """
@@ -97,7 +97,7 @@ def make_rbac(namespace: str, members: Sequence[Json], account: str) -> list[Jso
 def make_disruption_budget(namespace: str, members: Iterable[Json]) -> Json:
     """Return the PodDisruptionBudget.
 
-    A node drain may evict one edge at a time. Edges that are not ready, as before the first model, never block a drain.
+    A node drain may evict one edge at a time. Edges that are not ready never block a drain, such as those before the first model.
     """
     return {
         "apiVersion": "policy/v1",
@@ -112,7 +112,7 @@ def make_disruption_budget(namespace: str, members: Iterable[Json]) -> Json:
 
 
 def make_edge_service(namespace: str, members: Iterable[Json]) -> Json:
-    """Return the Service in front of all services of the namespace, for Gateways and load balancers. Others may set its type."""
+    """Return the Service for all models of the namespace, for Gateways and load balancers. Users may set its type."""
     ports = [_make_service_port("http", 80), _make_service_port("https", 443)]
     return {
         "apiVersion": "v1",
@@ -123,7 +123,7 @@ def make_edge_service(namespace: str, members: Iterable[Json]) -> Json:
 
 
 def make_service(member: Json, *, tls: bool) -> Json:
-    """Return the Service that gives one ModelDeployment its name."""
+    """Return the Service of one ModelDeployment, which has its name."""
     ports = [_make_service_port("http", 80), *([_make_service_port("https", 443)] if tls else [])]
     return {
         "apiVersion": "v1",
@@ -134,7 +134,7 @@ def make_service(member: Json, *, tls: bool) -> Json:
 
 
 def merge_service(stored: Json, wanted: Json) -> Json:
-    """Return the stored Service with the wanted fields. It keeps the fields of others: its type, node ports, ports of other names."""
+    """Return the stored Service with the wanted fields. It keeps what others set: its type, node ports and ports of other names."""
     meta, ports = stored["metadata"], {port.get("name"): port for port in stored["spec"].get("ports", ())}
     labels = {**(meta.get("labels") or {}), **wanted["metadata"]["labels"]}
     own = [{**ports.get(port["name"], {}), **port} for port in wanted["spec"]["ports"]]
@@ -147,17 +147,17 @@ def merge_service(stored: Json, wanted: Json) -> Json:
 
 
 def is_made_for(obj: Mapping[str, Any], member: Mapping[str, Any]) -> bool:
-    """Return whether Sundog made an object for exactly this ModelDeployment. Others may own an object of the same name."""
+    """Return whether Sundog made an object for this ModelDeployment. An object of the same name may be someone else's."""
     return has_labels_of(obj["metadata"].get("labels") or {}, member)
 
 
 def has_labels_of(labels: Mapping[str, str], member: Mapping[str, Any]) -> bool:
-    """Return the same as `is_made_for`, by the object's labels."""
+    """Return whether labels are those of an object that Sundog made for this ModelDeployment."""
     return has_managed_by_label(labels) and labels.get(names.LABEL_MODEL_DEPLOYMENT) == member["metadata"]["name"]
 
 
 def is_gone(pod: Mapping[str, Any], now: datetime) -> bool:
-    """Return whether a pod serves no more: it has ended, or its grace period ended so long ago that its node must be lost."""
+    """Return whether a pod no longer serves: it has ended, or its grace period ended so long ago that its node must be lost."""
     if (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded"):
         return True
     deleted_at = pod["metadata"].get("deletionTimestamp")
@@ -165,7 +165,7 @@ def is_gone(pod: Mapping[str, Any], now: datetime) -> bool:
 
 
 def make_own_metadata(member: Json) -> Json:
-    """Return the metadata of an object that belongs to one ModelDeployment: it has its name, and is deleted with it."""
+    """Return the metadata of an object that belongs to one ModelDeployment, has its name, and is deleted with it."""
     meta = member["metadata"]
     return {
         "name": meta["name"],
@@ -180,9 +180,9 @@ def _make_service_port(name: str, port: int) -> Json:
 
 
 def make_shared_metadata(namespace: str, members: Iterable[Json]) -> Json:
-    """Return the metadata of an object that the namespace shares.
+    """Return the metadata of an object that the ModelDeployments of a namespace share.
 
-    It has an owner reference per member, so Kubernetes deletes it after the last one.
+    Each of these `members` is an owner, so Kubernetes deletes the object after the last one.
     """
     owners = sorted((owner_reference(member, controller=False) for member in members), key=lambda ref: str(ref["uid"]))
     return {"name": names.EDGE, "namespace": namespace, "labels": names.labels(names.EDGE), "ownerReferences": owners}

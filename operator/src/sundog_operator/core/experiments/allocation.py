@@ -1,7 +1,7 @@
-"""Allocation of the exposed units to arms: fixed, or adaptive by outcomes. Pure, without random draws.
+"""Allocation of exposed units to arms: by fixed weights, or by weights that adapt to outcomes. Pure, without random draws.
 
 Adaptive weights follow the first success metric. They change rarely: each change begins an epoch, and comparisons are made within epochs.
-Sticky units count by their first exposure, as for every success metric.
+Sticky units count from their first exposure, as for every success metric.
 """
 
 from collections.abc import Sequence
@@ -14,29 +14,29 @@ from sundog_operator.core.stats import thompson_sampling
 from sundog_operator.core.stats.outcome_counts import OutcomeEpoch, OutcomeMetric
 
 TOTAL_SHARE: Final = 10_000
-"""Sum of whole shares; the number of buckets."""
+"""Sum of the shares as integers; equal to the number of buckets."""
 
 _FLOOR: Final = "5%"
 _DELTA: Final = 0.2
-_LEAST_UNITS: Final = 100
-"""Units of each arm before the first change."""
+_MIN_UNITS: Final = 100
+"""Units that each arm needs before the first change."""
 
-_LEAST_PACE: Final = timedelta(hours=1)
-_MOST_CHANGES: Final = 30
-"""Most changes in an experiment's time; about so many epochs are kept."""
+_MIN_INTERVAL: Final = timedelta(hours=1)
+_MAX_CHANGES: Final = 30
+"""Most changes during an experiment; a status keeps about as many epochs."""
 
-_LEAST_MOVE: Final = 100
-"""Least change of a share, of `TOTAL_SHARE`, that begins an epoch."""
+_MIN_SHARE_CHANGE: Final = 100
+"""Smallest change of a share (of `TOTAL_SHARE`) for which weights change, which begins an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class ThompsonRule:
-    """Rule by which weights change.
+    """Rule by which Thompson sampling changes weights.
 
     Attributes:
-        floor: the least share of an active arm.
+        floor: the smallest share of an active arm.
         delta: the share of the units that is spread evenly.
-        pace: the least time between two changes.
+        pace: the shortest time between two changes.
     """
 
     floor: float
@@ -45,18 +45,18 @@ class ThompsonRule:
 
 
 def freeze_allocation(allocation: Allocation, max_duration: timedelta) -> ThompsonRule | None:
-    """Return the plan's rule; None for fixed weights."""
+    """Return the rule to keep in the plan; None for fixed weights."""
     if allocation.mode == "fixed":
         return None
     return ThompsonRule(
         floor=parse_percent(allocation.floor or _FLOOR),
         delta=_DELTA if allocation.delta is None else allocation.delta,
-        pace=max(_LEAST_PACE, max_duration / _MOST_CHANGES),
+        pace=max(_MIN_INTERVAL, max_duration / _MAX_CHANGES),
     )
 
 
 def scale_to_buckets(shares: Sequence[int], buckets: int) -> tuple[int, ...]:
-    """Return shares of `TOTAL_SHARE` as numbers of the experiment's buckets."""
+    """Convert shares of `TOTAL_SHARE` to numbers of the experiment's buckets."""
     return tuple(thompson_sampling.round_shares(shares, buckets))
 
 
@@ -68,15 +68,15 @@ def next_weights(
     out: Sequence[bool],
     since: timedelta,
 ) -> tuple[int, ...] | None:
-    """Return the next shares of `TOTAL_SHARE`, control first; None where the present ones stay.
+    """Return the next shares of `TOTAL_SHARE`, control first; None if the present ones stay.
 
     Args:
         thompson: the rule.
         metric: the metric that shares follow.
-        place: index of its outcomes in the epochs.
+        place: index of the metric's outcomes in each epoch.
         epochs: all epochs; the newest is last, and its shares are in force.
         out: whether each arm, control first, was dropped.
-        since: duration of the newest epoch.
+        since: time since the newest epoch began.
     """
     if since < thompson.pace or not epochs:
         return None
@@ -88,11 +88,11 @@ def next_weights(
         out,
         floor=thompson.floor,
         delta=thompson.delta,
-        least=_LEAST_UNITS,
+        least=_MIN_UNITS,
     )
     if shares is None:
         return None
     wanted = thompson_sampling.round_shares(shares, TOTAL_SHARE)
-    if max(abs(new - old) for new, old in zip(wanted, now, strict=True)) < _LEAST_MOVE:
+    if max(abs(new - old) for new, old in zip(wanted, now, strict=True)) < _MIN_SHARE_CHANGE:
         return None
     return tuple(wanted)

@@ -1,4 +1,4 @@
-"""Evaluation of an experiment: each arm beside control, by the same tests that compare a canary with stable."""
+"""Evaluation of an experiment. The tests that compare a canary with stable compare each treatment arm with control."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -42,8 +42,8 @@ def evaluate_experiment(
     Args:
         status: the status of an experiment with a frozen plan.
         collected: the collected counts.
-        replicas: healthy replicas of each arm, control's included.
-        feedback: why outcomes from edges cannot be used; None where they can.
+        replicas: number of healthy replicas of each arm, including control.
+        feedback: why outcomes from edges cannot be used; None if they can.
     """
     limits, active = _limits(status), {arm.name for arm in state.active_arms(status)}
     pairs = [pair for pair in make_pairs(status) if pair.arm in active]
@@ -56,14 +56,14 @@ def evaluate_experiment(
     present = collected.present
     arms = [CONTROL, *(pair.arm for pair in pairs)]
     requests = [collected.tallies.of(status.epoch.number, arm, present).assigned for arm in arms]
-    broken = _mismatch(status, limits, collected)
+    mismatch = _mismatch(status, limits, collected)
     control = baseline_health.evaluate_baseline(status.plan, collected.blocks, collected.now_s, CONTROL, arms[1:])
     unreachable_edges = tuple(counters.find_unreachable_edges(collected.tallies, collected.reports))
     unreachable = f"no counts from {', '.join(unreachable_edges)}" if unreachable_edges else ""
     lost = data_loss.find_data_loss(status, collected)
     outage = control.outage.message if control.outage is not None else ""
     missing = next((each.message for each in (feedback, lost) if each is not None), "")
-    undecided = broken or outage or unreachable or missing
+    undecided = mismatch or outage or unreachable or missing
     at = datetime.fromtimestamp(collected.now_s, UTC)
     outcomes = outcome_evaluation.evaluate_experiment_outcomes(
         status, collected.tallies, _guardrails(metrics), undecided, at
@@ -72,11 +72,11 @@ def evaluate_experiment(
         metrics=(*(each for own in metrics.values() for each in own), *outcomes.metrics),
         harm={arm: why for arm, why in harm.items() if why},
         dead={arm: why for arm, why in dead.items() if why},
-        broken=broken,
+        broken=mismatch,
         control=control,
         unreachable_edges=unreachable_edges,
         requests=min(requests),
-        units=_units(status, collected) if limits.has_sticky_units else _requests(status, collected),
+        units=_units_by_arm(status, collected) if limits.has_sticky_units else _requests_by_arm(status, collected),
         guardrails=resolve_thresholds(status.plan.guardrails, collected.traffic),
         ruling=_ruling(outcomes.decided),
         shares=outcomes.shares,
@@ -97,13 +97,13 @@ def _ruling(decided: WinnerDecision | None) -> OutcomeRuling | None:
 
 
 def make_pairs(status: ExperimentStatus) -> list[ArmPair]:
-    """Return each arm beside control, in the order in which their blocks are added up."""
+    """Return a pair of control and each treatment arm, in the order in which blocks are added to sums."""
     arms = [arm.name for arm in state.treatment_arms(status)]
-    return [ArmPair(CONTROL, name, f"arm {name}", place) for place, name in enumerate(arms)]
+    return [ArmPair(CONTROL, name, f"arm {name}", index) for index, name in enumerate(arms)]
 
 
 def _limits(status: ExperimentStatus) -> EvaluationLimits:
-    """Return the limits. All arms share the error, and all epochs are evidence of one ratio, whatever their weights."""
+    """Return the limits of the tests. The arms share the error. All epochs are evidence of one ratio, whatever their weights."""
     arms = len(state.treatment_arms(status))
     return EvaluationLimits(
         guardrails=status.plan.guardrails,
@@ -122,38 +122,38 @@ def _evaluate_pair(
     collected: CollectedCounts,
     replicas: Mapping[str, int],
 ) -> tuple[MetricStatus, ...]:
-    """Return the status of each guardrail of one arm beside control, over the epochs in which both have traffic."""
+    """Return the status of each guardrail of one arm, compared with control over the epochs in which both have traffic."""
     epochs, shares = [], []
-    for epoch, by_arm in _shares(status):
+    for epoch, by_arm in _buckets_by_epoch(status):
         both = by_arm.get(CONTROL, 0), by_arm.get(pair.arm, 0)
         if min(both) > 0:
             epochs.append(epoch)
             shares.append(both[1] / sum(both))
     counted = epoch_counts.collect_epochs(pair, limits, epochs, shares, collected)
     metrics = metric_status.evaluate_metrics(
-        pair, limits, epochs, counted, collected, _load(status, pair.arm, replicas)
+        pair, limits, epochs, counted, collected, _load_ratio(status, pair.arm, replicas)
     )
     return metric_status.exclude_uncounted_metrics(metrics, limits, collected)
 
 
-def _shares(status: ExperimentStatus) -> Iterator[tuple[EvidenceEpoch, dict[str, int]]]:
-    """Yield epochs of evidence with each arm's buckets."""
+def _buckets_by_epoch(status: ExperimentStatus) -> Iterator[tuple[EvidenceEpoch, dict[str, int]]]:
+    """Yield each evidence epoch with the number of buckets of each arm."""
     for epoch in status.evidence_epochs:
         if epoch.buckets is not None and len(epoch.buckets) == len(status.arms):
             yield epoch, {arm.name: own for arm, own in zip(status.arms, epoch.buckets, strict=True)}
 
 
-def _load(status: ExperimentStatus, arm: str, replicas: Mapping[str, int]) -> float:
-    """Return the load of an arm's replica divided by that of a stable replica."""
+def _load_ratio(status: ExperimentStatus, arm: str, replicas: Mapping[str, int]) -> float:
+    """Return the load of one replica of an arm, divided by the load of one stable replica."""
     shares = state.target_buckets(status)
     of_stable = sum(shares[name] for name in names.STABLE_ARMS)
     return replica_counts.pool_load_ratio(shares[arm], replicas.get(arm, 0), of_stable, replicas.get(CONTROL, 0))
 
 
 def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: CollectedCounts) -> str:
-    """Return a sentence about a sample-ratio mismatch of units, or of requests where each request is a unit; empty for none."""
+    """Return a sentence about a sample-ratio mismatch; empty if there is none. If units are not sticky, each request is a unit."""
     arms = [arm.name for arm in status.arms]
-    shares = {epoch.number: tuple(by_arm[arm] / BUCKETS for arm in arms) for epoch, by_arm in _shares(status)}
+    shares = {epoch.number: tuple(by_arm[arm] / BUCKETS for arm in arms) for epoch, by_arm in _buckets_by_epoch(status)}
     if limits.has_sticky_units:
         splits, log_e = split_mismatch.count_unit_splits(arms, include_warmup(status, shares), collected)
         what = split_mismatch.UNITS_TEXT
@@ -170,9 +170,9 @@ def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: Col
 
 
 def include_warmup(status: ExperimentStatus, shares: Mapping[int, arm_pair.ArmShares]) -> dict[int, arm_pair.ArmShares]:
-    """Return the shares of the evidence epochs, with those of the warm-up before the first one. Most units first come in the warm-up.
+    """Return the shares of the evidence epochs and of the warm-up before the first one. Most units first appear in the warm-up.
 
-    If old epochs were removed to make space, the epoch before the first is no warm-up, and may have had other shares.
+    The warm-up is left out if old epochs were removed to save space. The epoch before the first one left may then have had other shares.
     """
     if not shares or len(status.evidence_epochs) >= state.MAX_EPOCHS:
         return dict(shares)
@@ -181,23 +181,26 @@ def include_warmup(status: ExperimentStatus, shares: Mapping[int, arm_pair.ArmSh
 
 
 def describe_split(arms: Sequence[str], splits: Sequence[ArmSplit], what: str) -> str:
-    """Return each arm's count beside the count that its share implies; `what` names what was counted."""
+    """Return a text with each arm's count and the count that its share implies; `what` names what was counted."""
     total = sum(sum(split.units) for split in splits)
     arm_texts = [
-        f"{arm} {sum(split.units[place] for split in splits)}"
-        f" ({sum(split.shares[place] * sum(split.units) for split in splits):.0f} expected)"
-        for place, arm in enumerate(arms)
+        f"{arm} got {sum(split.units[index] for split in splits)}"
+        f" ({sum(split.shares[index] * sum(split.units) for split in splits):.0f} expected)"
+        for index, arm in enumerate(arms)
     ]
-    return f"of {total} {what} {', '.join(arm_texts)}"
+    return f"of {total} {what}, {', '.join(arm_texts)}"
 
 
-def _requests(status: ExperimentStatus, collected: CollectedCounts) -> dict[str, int]:
-    """Return requests by arm, those at removed edges included."""
+def _requests_by_arm(status: ExperimentStatus, collected: CollectedCounts) -> dict[str, int]:
+    """Return the number of requests by arm, including those at removed edges."""
     return {arm.name: collected.tallies.over_epochs(arm.name).assigned for arm in status.arms}
 
 
-def _units(status: ExperimentStatus, collected: CollectedCounts) -> dict[str, int]:
-    """Return units by arm, estimated from the edges' sample; empty without a sample."""
+def _units_by_arm(status: ExperimentStatus, collected: CollectedCounts) -> dict[str, int]:
+    """Return the number of units by arm, estimated from the edges' sample; empty without a sample.
+
+    A request without a unit counts as one.
+    """
     share, first = first_exposures.sample_first_exposures(collected.tallies.attempt, collected.reports, collected.now_s)
     if not share:
         return {}
@@ -205,10 +208,9 @@ def _units(status: ExperimentStatus, collected: CollectedCounts) -> dict[str, in
         arm.name: round(sum(count for (_, name), count in first.items() if name == arm.name) / share)
         for arm in status.arms
     }
-    alone = unit_groups.WITHOUT_UNIT
     without = {
         arm.name: sum(
-            own[0][alone]
+            own[0][unit_groups.WITHOUT_UNIT]
             for rows in collected.tallies.groups.values()
             for (_, name), own in rows.items()
             if name == arm.name

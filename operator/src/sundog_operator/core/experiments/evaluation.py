@@ -1,4 +1,4 @@
-"""The evidence that a tick of an experiment gets."""
+"""The evidence on which the state machine of an experiment decides."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from sundog_operator.core.rollout.evaluation import HEALTHY, BaselineHealth
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRuling:
-    """Decision by outcomes.
+    """Decision on the success metrics of an experiment.
 
     Attributes:
         decision: a `winner.Decision` as text.
@@ -28,8 +28,8 @@ class ObservedRate:
     """Observed rate of units, and the values of control's units.
 
     Attributes:
-        units_per_second: first exposures of all arms, including units outside of the experiment.
-        values: control's values by metric name: (rate, 0), or (mean, standard deviation of a unit) in the values' unit.
+        units_per_second: first exposures per second of all arms, including units outside of the experiment.
+        values: control's values by metric name: (rate, 0) of a rate metric, (mean, standard deviation of a unit) of a mean metric.
     """
 
     units_per_second: float
@@ -38,24 +38,24 @@ class ObservedRate:
 
 @dataclass(frozen=True, slots=True)
 class ExperimentEvaluation:
-    """Evaluation of an experiment's present evidence.
+    """Result of evaluating an experiment's present evidence.
 
     Attributes:
         metrics: status of each metric of each arm with traffic.
-        harm: sentence by arm that does harm.
-        dead: sentence by arm that fails nearly all its requests; this is no statistical test.
-        broken: why the counts allow no conclusion, such as a sample-ratio mismatch; empty where they do.
+        harm: for each arm that does harm, a sentence about it.
+        dead: for each arm that fails nearly all its requests, a sentence about it; found without a statistical test.
+        broken: why the counts allow no conclusion, such as a sample-ratio mismatch; empty if they allow one.
         control: whether control is fit for comparison.
-        unreachable_edges: pods of edges that do not report their counts.
-        requests: requests in the current epoch, of the arm with the fewest.
-        units: units by arm, or requests where each request is a unit; empty where unknown.
-        ruling: the decision by outcomes; None without success metrics.
-        shares: buckets of control and of each arm, once weights are to change.
-        rate: the observed rate of units; None where unknown.
-        feedback: why outcomes from edges cannot be used; None where they can, or where there are none.
-        lost: why too much data is missing for a winner; None where enough is there.
-        unknown_units_message: sentence about outcomes that belong to no known unit; empty where they are few.
-        guardrails: the plan's guardrails, with latency thresholds as far as those are known.
+        unreachable_edges: names of edge pods that do not report their counts.
+        requests: requests in the current epoch of the arm with the fewest.
+        units: number of units by arm, or of requests if each request is a unit; empty if unknown.
+        ruling: the decision on the success metrics; None without any.
+        shares: new numbers of buckets, of control and of each arm; None unless weights change.
+        rate: the observed rate of units; None if unknown.
+        feedback: why outcomes from edges cannot be used; None if they can, or if there are none.
+        lost: why too much data is missing for a winner; None if there is enough.
+        unknown_units_message: sentence about outcomes that belong to no known unit; empty if they are few.
+        guardrails: the plan's guardrails, with those latency thresholds that are known.
     """
 
     metrics: tuple[MetricStatus, ...] = ()

@@ -1,4 +1,4 @@
-"""Test of one candidate's guardrail metrics, given plain counts by metric and epoch: for callers without arrays."""
+"""Tests of the guardrail metrics of one candidate, from plain counts by metric and epoch. The other modules take arrays."""
 
 import math
 from collections.abc import Sequence
@@ -34,18 +34,18 @@ class GuardrailMetric:
 
 
 UNITS_CONCENTRATION: Final = 60.0
-"""Concentration of the mixture for units' sample-ratio test: tightest after some thousand units, as many as edges sample."""
+"""Concentration of the mixture for units' sample-ratio test: tightest at some thousand units, about as many as the edges sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupedCounts:
-    """Counts by group of units, where units stay with an arm; the last group has the requests without a group.
+    """Counts by group of units, if units stay with an arm. The last group has the requests without a group.
 
     Attributes:
-        requests: by group, control's and the candidate's.
-        events: for each metric, by group, control's and the candidate's.
+        requests: of control and of the candidate, the requests by group.
+        events: for each metric, of control and of the candidate, the events by group.
         requests_without_unit: requests of both arms without a unit.
-        events_without_unit: for each metric, the events of those requests, control's and the candidate's.
+        events_without_unit: for each metric, the events of those requests, of control and of the candidate.
     """
 
     requests: tuple[Sequence[int], Sequence[int]]
@@ -59,11 +59,11 @@ class EpochCounts:
     """Counts of an epoch, in which weights are constant.
 
     Attributes:
-        weight: the candidate's share of the assignments, in (0, 1); where units stay with an arm, its share of the received requests.
+        weight: the candidate's share of the assignments, in (0, 1); if units stay with an arm, its share of the received requests.
         units: requests of control and of the candidate.
         events: for each metric, events of control and of the candidate.
         blocks: for each metric and block length, the shortest first, the six numbers of `dispersion.BlockMoments`.
-        by_unit: counts by group of units, where units stay with an arm.
+        by_unit: counts by group of units, if units stay with an arm; else None.
     """
 
     weight: float
@@ -75,11 +75,11 @@ class EpochCounts:
 
 @dataclass(frozen=True, slots=True)
 class ErrorLevels:
-    """Error of each test, and the mixture that all tests use.
+    """Levels of error of the tests, and the mixture that all tests use.
 
     Attributes:
-        alpha: the error of each direction.
-        harm_shares: number of equal parts of the error of harm; these metrics share one part equally.
+        alpha: the error allowed in each direction.
+        harm_shares: number of equal parts into which the error of harm is split. These metrics share one part equally.
         gate_error_share: this gate's share of the error of gates.
         mixture: the concentrations of the mixture's parts.
         harm_error_share: the share of the error of harm that the early-harm test leaves to these metrics.
@@ -95,10 +95,10 @@ class ErrorLevels:
 def evaluate_counts(
     metrics: Sequence[GuardrailMetric], epochs: Sequence[EpochCounts], levels: ErrorLevels
 ) -> list[MetricFinding]:
-    """Return the finding of each metric; without an epoch there are no counts.
+    """Return the finding of each metric; without epochs, as if nothing was counted.
 
-    Ratio and interval are those of the decision that was made or is pending. That is harm where it was found or where no gate waits for the
-    metric, and the gate otherwise.
+    A finding has the ratio and interval of the decision that was made or is pending. That decision is about harm if harm was found, or if
+    no gate waits for the metric. Otherwise it is about the gate.
     """
     if not epochs:
         epochs = [EpochCounts(0.5, (0, 0), [(0, 0)] * len(metrics), [[(0,) * 6]] * len(metrics))]
@@ -131,7 +131,7 @@ def _with_decided_intervals(
         if not fits[index]:
             finding = replace(finding, lower=math.nan, upper=math.nan)
         elif of_harm[index]:
-            # Where no single ratio fits all epochs, only the lower end decides on harm.
+            # If no single ratio fits all epochs, only the lower end decides on harm.
             finding = replace(finding, ratio=ratio, lower=lower, upper=upper if upper >= lower else math.inf)
         else:
             finding = replace(finding, lower=min(lower, upper), upper=upper)
@@ -144,28 +144,28 @@ def _with_decided_intervals(
 
 
 def _without_gate(finding: MetricFinding) -> MetricFinding:
-    """Return the finding of a metric that no gate waits for: only harm is decided."""
+    """Return the finding of a metric that no gate waits for. Only harm is decided, so a pass becomes undecided."""
     passes = finding.verdict in (MetricVerdict.PASSED, MetricVerdict.HETEROGENEOUS)
     verdict = MetricVerdict.UNDECIDED if passes else finding.verdict
     return replace(finding, verdict=verdict, by_floor=False, needed=math.nan, eta_s=math.inf)
 
 
 def _with_floor(finding: MetricFinding, units: float, seconds: float) -> MetricFinding:
-    """Return the finding with the requests and time until it passes by its floor, where that is pending."""
+    """Return the finding with the requests and time that it still needs to pass by its floor, if it can."""
     if not math.isfinite(units):
         return finding
     return replace(finding, units=units, eta_s=min(seconds, finding.eta_s))
 
 
 def request_design_effect(epoch: EpochCounts) -> float:
-    """Return the worst-case design effect of requests, where units stay with an arm; 1 where they do not."""
+    """Return the worst-case design effect of requests if units stay with an arm, else 1."""
     groups = _groups(1, [epoch])
     return 1.0 if groups is None else float(cluster_variance.request_design_effect(groups)[0])
 
 
 @dataclass(frozen=True, slots=True)
 class ArmSplit:
-    """Units of each arm, and each arm's intended share, of sum 1."""
+    """Units of each arm, and the intended shares of the arms, which sum to 1."""
 
     shares: tuple[float, ...]
     units: tuple[int, ...]
@@ -177,7 +177,7 @@ class ArmSplit:
 
 
 def mismatch_log_e(splits: Sequence[ArmSplit], concentration: float = sample_ratio.CONCENTRATION) -> float:
-    """Return log E against "units are assigned by the arms' weights", each unit counted once; 0 where no split has two arms."""
+    """Return log E against units assigned by the arms' shares, each unit counted once; 0 if no split has two arms."""
     return sum(_mismatch(split, concentration) for split in splits)
 
 
