@@ -50,6 +50,7 @@ def test_several_documents_and_lists_are_read_in_order() -> None:
             "kind: Pod\napiVersion: v1",
             "is not supported; expected ModelDeployment, Experiment of serving.sundog.dev/v1alpha1",
         ),
+        ("model: {uri: file:///m}", "a.yaml: found no apiVersion and kind; expected ModelDeployment, Experiment of "),
         (
             good().replace("v1alpha1", "v9"),
             "a.yaml: apiVersion: found 'serving.sundog.dev/v9'; expected serving.sundog.dev/v1alpha1",

@@ -247,7 +247,10 @@ def _kind_problem(obj: Object) -> str:
     kind, version = obj.get("kind"), obj.get("apiVersion")
     if (version, kind) == (SECRET.api_version, SECRET.kind):
         return ""
-    if kind not in RESOURCE_TYPES or not _is_ours(obj) or not version:
+    if not kind or not version:
+        missing = " and ".join(name for name in ("apiVersion", "kind") if not obj.get(name))
+        return f"found no {missing}; expected {', '.join(RESOURCE_TYPES)} of {API_VERSION}, or Secret of v1"
+    if kind not in RESOURCE_TYPES or not _is_ours(obj):
         return (
             f"kind {kind!r} of {version!r} is not supported; "
             f"expected {', '.join(RESOURCE_TYPES)} of {API_VERSION}, or Secret of v1"

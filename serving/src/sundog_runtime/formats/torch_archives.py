@@ -40,7 +40,7 @@ def check_code_trusted(found: DetectedFile, trusted: bool) -> None:
     if not trusted:
         raise CodeNotTrusted(
             f"{found.name} is {found.content}, which can run code when it is loaded. "
-            "If you trust its source, set spec.model.trustCode: true."
+            "If you trust its source, set spec.model.trustCode: true, or use `sundog package --trust-code`."
         )
 
 

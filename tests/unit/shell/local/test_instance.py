@@ -139,7 +139,7 @@ async def test_asked_twice_it_kills(state_dir: Path, manifests: Path) -> None:
 
 async def test_a_second_one_is_refused_with_the_pid_of_the_first(state_dir: Path, manifests: Path) -> None:
     async with running(state_dir, manifests):
-        with pytest.raises(AnotherInstance, match=r"is in use by pid \d+: end that process"):
+        with pytest.raises(AnotherInstance, match=r"is in use by pid \d+: stop that instance"):
             await run_instance(state_dir, manifests, StopRequest(), LineView())
         assert left(state_dir)
 

@@ -35,7 +35,8 @@ class AnotherInstance(StateDirectoryError):
 
     def __init__(self, path: Path, pid: int | None) -> None:
         super().__init__(
-            f"state directory {path} is in use by pid {pid or 'unknown'}: end that process, or choose another directory"
+            f"state directory {path} is in use by pid {pid or 'unknown'}: "
+            "stop that instance by `sundog local down`, or start another one with --instance or --state-dir"
         )
         self.pid = pid
 
