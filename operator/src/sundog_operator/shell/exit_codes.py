@@ -23,8 +23,8 @@ class ExitCode(IntEnum):
 EXIT_CODE_MEANINGS: Final[Mapping[ExitCode, str]] = {
     ExitCode.OK: "done",
     ExitCode.REFUSED: "refused or failed: an invalid manifest, a rejected command, a failed check or prediction, an incomplete response",
-    ExitCode.USAGE: "the command line is wrong",
-    ExitCode.NOT_FOUND: "a named object or file does not exist",
+    ExitCode.USAGE: "the command line is wrong, for example it names a file that does not exist",
+    ExitCode.NOT_FOUND: "a named object does not exist",
     ExitCode.UNREACHABLE: "the API server or the endpoint cannot be reached",
     ExitCode.TIMEOUT: "no response in time",
     ExitCode.INTERNAL: "an error in sundog itself",
