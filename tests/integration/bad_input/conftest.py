@@ -99,7 +99,7 @@ def bad_models(models: Path) -> dict[str, Bad]:
         "digest": Bad(
             {"uri": uri("good"), "entrypoint": "net:Net", "digest": zeros},
             "DigestMismatch",
-            f"model.digest is {zeros}",
+            f"expected {zeros}",
         ),
         "large": Bad({"uri": uri("deep"), "digest": zeros}, "ModelTooLarge", "holds directories deeper than 32"),
         "format": Bad({"uri": uri("text")}, "FormatNotRecognised", "found notes.txt; expected safetensors"),

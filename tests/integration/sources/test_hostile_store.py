@@ -162,7 +162,7 @@ CASES = {
     "too large": Case(
         lambda: well_behaved({"m.pt2": BODY}),
         ModelTooLarge,
-        "allows 1000",
+        "expected at most 1000",
         environment={"SUNDOG_MODEL_MAX_BYTES": "1000"},
     ),
     "longer than told": Case(always(longer_than_told), SourceUnavailable, "more bytes than it had announced"),
