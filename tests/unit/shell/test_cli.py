@@ -101,7 +101,7 @@ def test_a_wrong_command_line_is_one_line_and_code_2(sundog: Any, arguments: lis
         (["apply", "-f"], "a file, a folder, or - for standard input"),
         (["plan", "-f"], "a file, a folder, or - for standard input"),
         (["delete", "-f"], "a file, a folder, or - for standard input"),
-        (["experiment", "simulate", "-f"], "a file or a folder"),
+        (["experiment", "simulate", "-f"], "a file, a folder, or - for standard input"),
         (["local", "up"], "a file or a folder"),
     ],
 )
