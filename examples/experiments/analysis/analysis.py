@@ -399,8 +399,10 @@ def split_is_off(plan, units):
         for place in range(len(names))
     ]
     if by_request:
-        parts = (f"{name} {own} ({meant:.0f} expected)" for name, own, meant in zip(names, got, expected, strict=True))
-        return f"of {total} requests {', '.join(parts)}: sample-ratio mismatch"
+        parts = (
+            f"{name} got {own} ({meant:.0f} expected)" for name, own, meant in zip(names, got, expected, strict=True)
+        )
+        return f"of {total} requests, {', '.join(parts)}: sample-ratio mismatch"
     worst = max(range(len(names)), key=lambda place: abs(got[place] - expected[place]) / (expected[place] + 1) ** 0.5)
     return f"{names[worst]} got {got[worst]} of {total} units, expected {expected[worst]:.0f}: sample-ratio mismatch"
 
