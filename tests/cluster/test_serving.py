@@ -302,7 +302,7 @@ def test_evidence_alone_has_rolled_back_the_one_that_fails(served: Team, weighed
     found = rollout(served, "flawed")
     status, verdict = found["status"], found["status"]["verdict"]
     assert (status["phase"], verdict["decision"], verdict["winner"]) == ("Stopped", "RolledBack", "stable")
-    assert verdict["reason"].startswith("RolledBack: errorRate "), verdict["reason"]
+    assert verdict["reason"].startswith("RolledBack: errorRate"), verdict["reason"]
     assert {each["name"]: each["verdict"] for each in status["metrics"]}["errorRate"] == "Harm"
     assert {arm["name"]: arm["weight"] for arm in status["arms"]} == {"stable": 100, "canary": 0}
     if weighed.before:
