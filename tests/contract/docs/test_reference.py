@@ -71,15 +71,14 @@ def first_column(page: str) -> set[str]:
     return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
 
 
-@pytest.mark.parametrize("path", generate.render_files(), ids=str)
-def test_generated_files_are_up_to_date(path: Path) -> None:
-    assert (ROOT / path).read_text() == generate.render_files()[path], "run `make generate`"
-
-
-def test_files_are_written_below_the_root(tmp_path: Path) -> None:
-    generate.write_files(tmp_path / "new")
-    written = {path.relative_to(tmp_path / "new") for path in (tmp_path / "new").rglob("*") if path.is_file()}
-    assert written == set(generate.render_files())
+def test_generated_files_are_written_and_up_to_date(tmp_path: Path) -> None:
+    root = tmp_path / "new"
+    generate.write_files(root)
+    written = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
+    assert len(written) >= 12
+    assert [path for path in written if (ROOT / path).read_text() != (root / path).read_text()] == [], (
+        "run `make generate`"
+    )
 
 
 def exports_metrics(path: Path) -> bool:

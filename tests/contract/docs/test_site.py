@@ -1,8 +1,10 @@
 """The documentation site: its navigation has every page, its links stay in it, and tutorials can be followed."""
 
 import importlib.util
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -49,7 +51,6 @@ def test_the_site_loads_nothing_from_other_hosts() -> None:
 
 @pytest.fixture(scope="module")
 def hooks() -> ModuleType:
-    pytest.importorskip("mkdocs")
     spec = importlib.util.spec_from_file_location("site_hooks", DOCS / "hooks.py")
     assert spec is not None
     assert spec.loader is not None
@@ -79,6 +80,15 @@ def hooks() -> ModuleType:
 def test_markdown_is_read_as_on_github(hooks: ModuleType, page: str, markdown: str, expected: str | None) -> None:
     found = hooks.on_page_markdown(markdown, SimpleNamespace(file=SimpleNamespace(src_uri=page)))
     assert found == (markdown if expected is None else expected)
+
+
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    """No dead link or anchor, no page outside of the navigation."""
+    command = (sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path))
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "index.html").exists()
 
 
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda page: page.stem)
