@@ -73,8 +73,8 @@ def literals(path: Path) -> set[str]:
 @pytest.mark.parametrize("layer", ["core", "app"])
 def test_a_reason_is_written_as_a_member_of_the_registry(layer: str) -> None:
     reasons = {str(member) for kind in REGISTRY for member in kind}
-    written = {path.name: literals(path) & reasons - OTHER_VALUES for path in (SOURCES / layer).rglob("*.py")}
-    assert {name: words for name, words in written.items() if words} == {}
+    written = {path: literals(path) & reasons - OTHER_VALUES for path in (SOURCES / layer).rglob("*.py")}
+    assert {path: words for path, words in written.items() if words} == {}
 
 
 def test_the_registry_has_no_reason_that_nobody_gives() -> None:
