@@ -17,7 +17,7 @@ import pytest
 from real_kubernetes import node
 from real_kubernetes.cluster import BINARIES
 from real_local import condition
-from real_serving import MDEP, Json, Serving, Team, processes_of
+from real_serving import CLAIM, MDEP, Json, Serving, Team, processes_of
 from sundog_operator.core.kubernetes import names
 from waiting import patience
 
@@ -25,7 +25,6 @@ from waiting import patience
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(patience(900))]
 
 GPU = "nvidia.com/gpu"
-CLAIM = "models"
 NAME = "seer"
 REPLICAS = 2
 SCORES = [[[0] * 8] * 8]
@@ -175,29 +174,22 @@ def documents(text: str) -> Iterator[Json]:
 @pytest.fixture(scope="module")
 def seer(serving: Serving) -> Iterator[Seer]:
     """Both replicas answer."""
-    instance = serving.cluster.instance
-    if instance is None:
-        pytest.skip("the cluster is somebody else's")
-    team = Team(serving, "placed")
-    folder = instance.folder("volumes/placed")
-    for digit in (*VERSIONS, 0):
-        model = folder / (f"v{digit}" if digit else FAILS)
-        model.mkdir()
-        (model / "predictor.py").write_text(PREDICTOR)
-        (model / "says.json").write_text(json.dumps({"digit": digit, "fails": not digit}))
+    models = {f"v{digit}" if digit else FAILS: digit for digit in (*VERSIONS, 0)}
+    files = {f"{model}/predictor.py": PREDICTOR for model in models}
+    files |= {f"{model}/says.json": json.dumps({"digit": digit, "fails": not digit}) for model, digit in models.items()}
     held_out = {"held-out.json": json.dumps({"images": SCORES, "labels": [0]})}
-    serving.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "placed"}})
-    try:
-        team.claim(CLAIM)
+    with serving.team_with_models("placed", files) as team:
         team.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held-out"}, "data": held_out})
+        instance = serving.cluster.instance
+        assert instance is not None
         node.advertise(instance, BINARIES, GPU, REPLICAS)
-        made = Seer(team)
-        made.apply(f"v{next(made.unused)}")
-        made.until_whole(1)
-        yield made
-    finally:
-        node.advertise(instance, BINARIES, GPU, 0)
-        serving.kubectl("delete", "namespace", "placed", "--wait=false")
+        try:
+            made = Seer(team)
+            made.apply(f"v{next(made.unused)}")
+            made.until_whole(1)
+            yield made
+        finally:
+            node.advertise(instance, BINARIES, GPU, 0)
 
 
 @pytest.mark.parametrize("capacity", ["inPlace", "auto"])

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 import psutil
+import pytest
 import yaml
 
 import campaigning
@@ -181,6 +182,24 @@ class Serving:
             self.kubectl("-n", name, "delete", MDEP, "--all", "--wait=false")
             if self.cluster.instance is None:
                 eventually(lambda: not team.list("rayclusters"), f"no RayCluster in {name}")
+            self.kubectl("delete", "namespace", name, "--wait=false")
+
+    @contextlib.contextmanager
+    def team_with_models(self, name: str, files: Mapping[str, str]) -> Iterator["Team"]:
+        """Create a namespace with the claim `CLAIM`, in which these files lie by their paths. Skip on a cluster whose node is not here."""
+        instance = self.cluster.instance
+        if instance is None:
+            pytest.skip("the models of this test lie on its own node")
+        for path, text in files.items():
+            file = instance.folder(f"volumes/{name}") / path
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+        self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        try:
+            team = Team(self, name)
+            team.claim(CLAIM)
+            yield team
+        finally:
             self.kubectl("delete", "namespace", name, "--wait=false")
 
 
