@@ -55,6 +55,7 @@ class DeploymentReason(StrEnum):
     CRASH_LOOP_BACK_OFF = "CrashLoopBackOff"
     CREATE_CONTAINER_ERROR = "CreateContainerError"
     DEPLOYING = "Deploying"
+    """The reason while a start continues. It is no failure."""
     DIGEST_REQUIRED = "DigestRequired"
     DRY_RUN = "DryRun"
     EDGE_NOT_CONFIRMED = "EdgeNotConfirmed"

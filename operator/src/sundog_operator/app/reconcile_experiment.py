@@ -16,7 +16,6 @@ from sundog_operator.core.experiments.admission import ExperimentAcceptance, che
 from sundog_operator.core.rollout.state import STOPPED, is_over
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
-MODEL_DEPLOYMENT_NOT_FOUND: Final = ExperimentReason.MODEL_DEPLOYMENT_NOT_FOUND
 RESYNC_S: Final = 15.0
 """Seconds between checks that the ModelDeployment still exists: its deletion does not enqueue the Experiment."""
 
@@ -60,10 +59,10 @@ async def _find_blocked_status(
     missing = f"spec.modelDeployment: no ModelDeployment {name} in namespace {stored['metadata']['namespace']}"
     if state.has_begun(before):
         ended = transitions.end_experiment(before, STOPPED, Cause(EndReason.MODEL_DEPLOYMENT_NOT_FOUND, missing), now)
-        return _make_blocked_status(stored, ended, MODEL_DEPLOYMENT_NOT_FOUND, missing, deps)
+        return _make_blocked_status(stored, ended, ExperimentReason.MODEL_DEPLOYMENT_NOT_FOUND, missing, deps)
     waiting = before.model_copy(update={"phase": "Pending"})
     message = f"{missing}; create it to start the Experiment"
-    return _make_blocked_status(stored, waiting, MODEL_DEPLOYMENT_NOT_FOUND, message, deps)
+    return _make_blocked_status(stored, waiting, ExperimentReason.MODEL_DEPLOYMENT_NOT_FOUND, message, deps)
 
 
 def _make_blocked_status(
@@ -72,9 +71,13 @@ def _make_blocked_status(
     """Return a status whose conditions report why the Experiment does not run."""
     now, generation = deps.clock.now().replace(microsecond=0), stored["metadata"]["generation"]
     conditions = experiment_conditions(status.conditions, generation=generation, at=now)
-    is_waiting = reason == MODEL_DEPLOYMENT_NOT_FOUND and not is_over(status)
+    is_waiting = reason == ExperimentReason.MODEL_DEPLOYMENT_NOT_FOUND and not is_over(status)
     mark_stalled = conditions.mark_false if is_waiting else conditions.mark_true
     mark_stalled("Stalled", reason, message, at=now)
-    for condition_type in ("Ready", "Running", *(() if reason == MODEL_DEPLOYMENT_NOT_FOUND else ("SpecAccepted",))):
+    for condition_type in (
+        "Ready",
+        "Running",
+        *(() if reason == ExperimentReason.MODEL_DEPLOYMENT_NOT_FOUND else ("SpecAccepted",)),
+    ):
         conditions.mark_false(condition_type, reason, message, at=now)
     return status.model_copy(update={"observed_generation": generation, "conditions": conditions.conditions()})

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from sundog_operator.api import LastCommand
-from sundog_operator.api.reasons import Cause, EndReason, PauseReason
+from sundog_operator.api.reasons import Cause, DeploymentReason, EndReason, PauseReason
 from sundog_operator.core import events, revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import candidate as planner_candidate
@@ -11,7 +11,6 @@ from sundog_operator.core.planner import candidate_placement, deadline, evaluati
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import cleanup
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
-from sundog_operator.core.ray.readiness import DEPLOYING
 from sundog_operator.core.rollout import commands, explanations, state, steering, windows
 from sundog_operator.core.rollout.commands import RolloutCommand
 
@@ -32,7 +31,7 @@ def execute_command(context: PlanContext) -> None:
     if last is not None and (last.id, last.verb, last.revision or 0) == (command.id, command.verb, command.revision):
         return
     was_run = _was_run(context, command)
-    if command.verb == "promote" and _is_paused_for_sample_ratio(context):
+    if not was_run and command.verb == "promote" and _is_paused_for_sample_ratio(context):
         evaluation.evaluate_rollout(context)
     problem = (
         _find_id_reuse(context, command) or command.problem or ("" if was_run else _find_refusal(context, command))
@@ -238,7 +237,7 @@ def _has_problem(context: PlanContext, number: int) -> bool:
         and progress.paused.reason == PauseReason.PROGRESS_DEADLINE_EXCEEDED
     ):
         return True
-    is_starting = readiness.ready or readiness.reason == DEPLOYING
+    is_starting = readiness.ready or readiness.reason == DeploymentReason.DEPLOYING
     return not is_starting or find_pending_reason(context, number) is not None
 
 

@@ -15,7 +15,6 @@ from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
 from sundog_operator.core.planner.status import is_wanted
-from sundog_operator.core.ray.readiness import DEPLOYING
 from sundog_operator.core.rollout import explanations, state, windows
 
 RAY_GRACE: Final = timedelta(seconds=10)
@@ -130,7 +129,9 @@ def _find_pending_pods(context: PlanContext, number: int) -> Conclusion | None:
     if (pending := find_pending_reason(context, number)) is not None:
         return Conclusion("False", *pending)
     if terminating_pods.has_enough_terminating(context, number):
-        return Conclusion("False", DEPLOYING, f"revision {number}: {terminating_pods.describe_wait(context, number)}")
+        return Conclusion(
+            "False", DeploymentReason.DEPLOYING, f"revision {number}: {terminating_pods.describe_wait(context, number)}"
+        )
     return None
 
 
@@ -151,7 +152,7 @@ def _is_new_deployment(context: PlanContext, newest: RevisionStatus, stored: Con
     """Whether a revision was reported as deploying a moment ago, so that a RayCluster without an answer is no problem yet."""
     before = context.before.candidate or context.before.stable
     is_same = before is not None and before.revision == newest.revision
-    is_deploying = is_same and stored.status == "False" and stored.reason == DEPLOYING
+    is_deploying = is_same and stored.status == "False" and stored.reason == DeploymentReason.DEPLOYING
     return is_deploying and newest.since is not None and context.now - newest.since < RAY_GRACE
 
 
@@ -349,7 +350,7 @@ def _find_problem(conclusions: dict[str, Conclusion]) -> list[str]:
     )
     for type_, bad in problem_statuses:
         found = conclusions.get(type_)
-        if found is not None and found.status == bad and found.reason != DEPLOYING:
+        if found is not None and found.status == bad and found.reason != DeploymentReason.DEPLOYING:
             return [f"{found.reason}: {found.message}"]
     return []
 

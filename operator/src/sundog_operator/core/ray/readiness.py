@@ -22,9 +22,6 @@ RETRYABLE_REASONS: Final[frozenset[str]] = frozenset(
 )
 """Reasons that can pass without an edit: a file appears, a permission is granted, a disk is cleared, a machine recovers."""
 
-DEPLOYING: Final = DeploymentReason.DEPLOYING
-"""The reason while a start continues. It is no failure."""
-
 _GENERIC_MESSAGE: Final = "Failed to update the deployments"
 _RUNTIME_ERROR: Final = re.compile(r"sundog: ([A-Z][A-Za-z]+): ([^\n]{1,600})")
 
@@ -53,7 +50,9 @@ class Readiness:
         return self.reason in RETRYABLE_REASONS
 
 
-NOT_DEPLOYED: Final = Readiness(0, False, False, True, DEPLOYING, "Serve has not deployed the application yet")
+NOT_DEPLOYED: Final = Readiness(
+    0, False, False, True, DeploymentReason.DEPLOYING, "Serve has not deployed the application yet"
+)
 
 
 def evaluate_readiness(service: str, revision: Revision, serve: ServeState) -> Readiness:
@@ -74,7 +73,7 @@ def evaluate_readiness(service: str, revision: Revision, serve: ServeState) -> R
     if app.status == "RUNNING" and running and _is_settled(app):
         return Readiness(running, True, False, True, DeploymentReason.READY, f"{_format_target(app)} running")
     progress = f"{running} of {_format_target(app)} running; Serve reports {app.status}"
-    reason, message = runtime_error or Cause(DEPLOYING, progress)
+    reason, message = runtime_error or Cause(DeploymentReason.DEPLOYING, progress)
     return Readiness(running, False, False, True, reason, message)
 
 
