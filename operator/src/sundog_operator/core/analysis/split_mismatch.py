@@ -72,10 +72,10 @@ def count_unit_splits(
 
 
 def _mismatch(log_e: float, splits: Sequence[ArmSplit], what: str) -> str:
-    return f"{describe_split(splits, what)}: sample-ratio mismatch" if log_e >= MISMATCH_LOG_E else ""
+    return f"{describe_canary_count(splits, what)}: sample-ratio mismatch" if log_e >= MISMATCH_LOG_E else ""
 
 
-def describe_split(splits: Sequence[ArmSplit], what: str) -> str:
+def describe_canary_count(splits: Sequence[ArmSplit], what: str) -> str:
     """Describe how many `what` the canary got, and how many its weights make expected."""
     canary, total = sum(split.units[-1] for split in splits), sum(sum(split.units) for split in splits)
     expected = sum(split.shares[-1] * sum(split.units) for split in splits)

@@ -166,7 +166,7 @@ def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: Col
         log_e, what = guardrail_test.mismatch_log_e(splits), "requests"
     if log_e < MISMATCH_LOG_E:
         return outcome_evaluation.find_split_mismatch(status, collected.tallies) if limits.has_sticky_units else ""
-    return f"{describe_split(arms, splits, what)}: sample-ratio mismatch"
+    return f"{_describe_arm_counts(arms, splits, what)}: sample-ratio mismatch"
 
 
 def include_warmup(status: ExperimentStatus, shares: Mapping[int, arm_pair.ArmShares]) -> dict[int, arm_pair.ArmShares]:
@@ -180,7 +180,7 @@ def include_warmup(status: ExperimentStatus, shares: Mapping[int, arm_pair.ArmSh
     return {**split_mismatch.include_warmup(status.plan, {first: shares[first]}), **shares}
 
 
-def describe_split(arms: Sequence[str], splits: Sequence[ArmSplit], what: str) -> str:
+def _describe_arm_counts(arms: Sequence[str], splits: Sequence[ArmSplit], what: str) -> str:
     """Return a text with each arm's count and the count that its share implies; `what` names what was counted."""
     total = sum(sum(split.units) for split in splits)
     arm_texts = [

@@ -270,7 +270,7 @@ def _describe_sample_ratio(status: ExperimentStatus, counters: Counters) -> str:
     if units.frozen_unit(status.plan) != units.PER_REQUEST:
         return f"the candidate got {canary} of {total} requests. Only units split by the weights; edges count those while the rollout runs"
     return (
-        f"{split_mismatch.describe_split(counted, 'requests')}; log E against the split is"
+        f"{split_mismatch.describe_canary_count(counted, 'requests')}; log E against the split is"
         f" {guardrail_test.mismatch_log_e(counted):.3g}; the rollout pauses from {split_mismatch.MISMATCH_LOG_E:.3g}"
     )
 
