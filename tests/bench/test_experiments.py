@@ -12,7 +12,7 @@ import pytest
 
 from measuring.record import Record
 from simulated_buyers import Returning
-from sundog_operator.core.stats import group_sequential, outcome_test
+from sundog_operator.core.stats import group_sequential, outcome_comparison
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.power import experiment_simulation
 from sundog_operator.core.stats.power.experiment_simulation import (
@@ -246,11 +246,11 @@ def test_what_it_costs() -> None:
         OutcomeEpoch([1] * 10, [[_of(10_000, 1000 + 7 * arm + metric) for arm in range(10)] for metric in range(3)])
         for _ in range(10)
     ]
-    outcome_test.evaluate_outcomes(metrics, epochs, 0.05)
+    outcome_comparison.evaluate_outcomes(metrics, epochs, 0.05)
     spent = []
     for _ in range(ROUNDS):
         started = time.process_time_ns()
-        found = outcome_test.evaluate_outcomes(metrics, epochs, 0.05, elapsed_s=3600)
+        found = outcome_comparison.evaluate_outcomes(metrics, epochs, 0.05, elapsed_s=3600)
         spent.append((time.process_time_ns() - started) / 1e6)
     record = Record(
         "experiments_cost", f"One look at success metrics, {ROUNDS} rounds", ("asked", "CPU, median", "90 %")

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from sundog_operator.core.stats import guardrail_test, sample_ratio, verdicts
+from sundog_operator.core.stats import guardrail_comparison, sample_ratio, verdicts
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
@@ -157,7 +157,7 @@ class _World:
         control = np.stack([mine.sum(-1) for mine in of_step], -1) - candidate
         shares = np.stack([1 - weights, weights], -1)
         units = np.stack([control, candidate], -1).astype(float)
-        return sample_ratio.log_e(units, shares, guardrail_test.UNITS_CONCENTRATION * shares)
+        return sample_ratio.log_e(units, shares, guardrail_comparison.UNITS_CONCENTRATION * shares)
 
 
 @dataclass(frozen=True)

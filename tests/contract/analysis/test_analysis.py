@@ -23,7 +23,7 @@ from sundog_operator.core.experiments import evaluate
 from sundog_operator.core.experiments import winner as experiments_winner
 from sundog_operator.core.experiments.winner import ArmInput, WinnerDecision, WinnerInputs
 from sundog_operator.core.rollout.default_plan import StableTraffic
-from sundog_operator.core.stats import outcome_test, sample_ratio
+from sundog_operator.core.stats import outcome_comparison, sample_ratio
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding
 
@@ -204,7 +204,9 @@ class MadeUp:
     def judged(self) -> tuple[list[list[OutcomeFinding]], WinnerDecision]:
         """By the engine."""
         seen = self.seen()
-        return outcome_test.evaluate_outcomes(METRICS, seen.epochs, self.alpha), experiments_winner.decide_winner(seen)
+        return outcome_comparison.evaluate_outcomes(METRICS, seen.epochs, self.alpha), experiments_winner.decide_winner(
+            seen
+        )
 
 
 def same(one: float, other: float) -> bool:

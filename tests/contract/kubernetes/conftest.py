@@ -16,7 +16,7 @@ from sundog_operator.adapters.cached.kubernetes import CachedKubernetes
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import serve_http
+from sundog_operator.adapters.memory_kubernetes.http_server import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.api import RESOURCE_TYPES, find_violations
 from sundog_operator.ports import (

@@ -13,7 +13,7 @@ from aiohttp import web
 from doubles.hooked_kubernetes import HookedKubernetes
 from fake_ray_head import end
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
-from sundog_operator.adapters.memory_kubernetes.facade import serve_http
+from sundog_operator.adapters.memory_kubernetes.http_server import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, Invalid, NotServed
 from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, Object, Ref, WatchEvent

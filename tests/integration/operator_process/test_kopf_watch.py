@@ -15,7 +15,7 @@ from fake_ray_head import end
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.kopf_watch import KopfWatch, WatchTarget
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
-from sundog_operator.adapters.memory_kubernetes.facade import make_application
+from sundog_operator.adapters.memory_kubernetes.http_server import make_application
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import CONFIG_MAP, SECRET, Kind, Object, Ref
 from waiting import PATIENCE_S

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from doubles.hooked_kubernetes import HookedKubernetes
 from sundog_operator.adapters.clock import SystemClock
-from sundog_operator.adapters.memory_kubernetes.facade import serve_http
+from sundog_operator.adapters.memory_kubernetes.http_server import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.shell.local.api_server import crd_schemas, find_admission_violations
 from waiting import PATIENCE_S

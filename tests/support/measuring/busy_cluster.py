@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import serve_http
+from sundog_operator.adapters.memory_kubernetes.http_server import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import Object, ref_of
 

@@ -17,7 +17,7 @@ import pytest
 from doubles.clock import FakeClock
 from doubles.cluster import NAMESPACE, Cluster
 from doubles.hooked_kubernetes import HookedKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import serve_http
+from sundog_operator.adapters.memory_kubernetes.http_server import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.shell import cli
 from sundog_operator.shell.local import state_dir_paths

@@ -20,7 +20,7 @@ from sundog_operator.api.experiment.frozen_plan import (
     PlanWebhook,
 )
 from sundog_operator.api.experiment.history import HistoryMetric, HistoryPoint, NotificationDelivery, RolloutNotice
-from sundog_operator.api.experiment.metrics import SuccessMetric
+from sundog_operator.api.experiment.metrics import FeedbackMetric
 from sundog_operator.api.experiment.spec import Allocation, ExperimentSpec, ExposureLog
 from sundog_operator.api.experiment.status import (
     ArmStatus,
@@ -136,6 +136,7 @@ __all__ = [
     "ExperimentStatus",
     "ExposureLog",
     "ExposureLogStatus",
+    "FeedbackMetric",
     "FrozenPlan",
     "Gpu",
     "HistoryMetric",
@@ -188,7 +189,6 @@ __all__ = [
     "Step",
     "StepStatus",
     "Strategy",
-    "SuccessMetric",
     "Threshold",
     "TrafficReturnStatus",
     "Unit",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sundog_operator.api import SuccessMetric
+from sundog_operator.api import FeedbackMetric
 from sundog_operator.core.experiments import winner
 from sundog_operator.core.experiments.winner import ArmInput, ArmStanding, Decision, WinnerDecision, WinnerInputs
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
@@ -167,7 +167,7 @@ def test_the_reason_lists_few_of_nine_arms() -> None:
 
 def test_metrics_of_a_spec() -> None:
     given = (
-        SuccessMetric(name="conversion", feedback="converted", minimum_effect="2%"),
-        SuccessMetric(name="spent", feedback="spent", type="mean", goal="decrease"),
+        FeedbackMetric(name="conversion", feedback="converted", minimum_effect="2%"),
+        FeedbackMetric(name="spent", feedback="spent", type="mean", goal="decrease"),
     )
     assert winner.parse_success_metrics(given) == (CONVERSION, OutcomeMetric("spent", "mean", "decrease"))

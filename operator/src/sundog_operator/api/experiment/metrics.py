@@ -35,7 +35,7 @@ NOT_RESERVED_METRIC_NAME_RULE = Rule(
 )
 
 
-class SuccessMetric(ApiBase):
+class FeedbackMetric(ApiBase):
     """A metric of outcomes: a success metric, by which an arm can win, or a secondary metric."""
 
     name: Annotated[Name, NOT_RESERVED_METRIC_NAME_RULE] = Field(
@@ -72,7 +72,7 @@ class ExperimentGuardrail(MetricGuardrail):
 class ExperimentMetrics(ApiBase):
     """Metrics of the comparison."""
 
-    success: Annotated[Items[SuccessMetric], Field(max_length=5), ListType("map", "name")] = Field(
+    success: Annotated[Items[FeedbackMetric], Field(max_length=5), ListType("map", "name")] = Field(
         (), description="Metrics by which an arm can win."
     )
     guardrails: Annotated[
@@ -80,6 +80,6 @@ class ExperimentMetrics(ApiBase):
     ] = Field(
         (), description=f"Metrics that must not get worse. At most {MAX_LATENCY_GUARDRAILS} of them are latencies."
     )
-    secondary: Annotated[Items[SuccessMetric], Field(max_length=20), ListType("map", "name")] = Field(
+    secondary: Annotated[Items[FeedbackMetric], Field(max_length=20), ListType("map", "name")] = Field(
         (), description="Metrics that are reported but decide nothing."
     )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.experiment.arms import CONTROL, IMMUTABLE_RULE, Arm
-from sundog_operator.api.experiment.metrics import ExperimentMetrics, SuccessMetric
+from sundog_operator.api.experiment.metrics import ExperimentMetrics, FeedbackMetric
 from sundog_operator.api.rollout.common import PositiveDuration, Weight
 from sundog_operator.api.rollout.units import Unit
 from sundog_operator.api.scalars import (
@@ -82,7 +82,7 @@ def _weights_name_arms(spec: "ExperimentSpec") -> bool:
     return not spec.weights or set(spec.weights) == {CONTROL, *(arm.name for arm in spec.arms)}
 
 
-def _names(metrics: Sequence[SuccessMetric]) -> set[str]:
+def _names(metrics: Sequence[FeedbackMetric]) -> set[str]:
     return {each.name for each in metrics}
 
 

@@ -23,7 +23,7 @@ from sundog_operator.core.rollout.default_plan import (
 )
 from sundog_operator.core.rollout.freeze import MIXTURE
 from sundog_operator.core.stats import multiple_testing
-from sundog_operator.core.stats.guardrail_test import (
+from sundog_operator.core.stats.guardrail_comparison import (
     ErrorLevels,
 )
 

@@ -25,7 +25,7 @@ from sundog_operator.core.rollout.default_plan import (
     REJECTIONS,
     RETRIES,
 )
-from sundog_operator.core.stats.guardrail_test import (
+from sundog_operator.core.stats.guardrail_comparison import (
     ArmSplit,
     EpochCounts,
     GroupedCounts,

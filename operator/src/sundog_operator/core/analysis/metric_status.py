@@ -24,9 +24,9 @@ from sundog_operator.core.rollout.default_plan import (
     latency_guardrails,
     latency_quantile,
 )
-from sundog_operator.core.stats import dispersion, guardrail_test, rate_ceiling
+from sundog_operator.core.stats import dispersion, guardrail_comparison, rate_ceiling
 from sundog_operator.core.stats.findings import DecisionBasis, MetricFinding, MetricVerdict
-from sundog_operator.core.stats.guardrail_test import (
+from sundog_operator.core.stats.guardrail_comparison import (
     EpochCounts,
     ErrorLevels,
     GuardrailMetric,
@@ -106,7 +106,7 @@ def _check_ceiling(
         newest.blocks[index],
         ceiling,
         levels.alpha * levels.gate_error_share,
-        guardrail_test.request_design_effect(newest),
+        guardrail_comparison.request_design_effect(newest),
     ):
         return metric
     limit = f"{ceiling * 100:g} %" if longest is None else format_latency(longest)
@@ -130,7 +130,7 @@ def _test_metrics(limits: EvaluationLimits, epochs: Sequence[EpochCounts]) -> li
         )
         for each in limits.guardrails
     ]
-    return guardrail_test.evaluate_counts(metrics, epochs, limits.levels)
+    return guardrail_comparison.evaluate_counts(metrics, epochs, limits.levels)
 
 
 @dataclass(frozen=True, slots=True)

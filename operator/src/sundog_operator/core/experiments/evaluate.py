@@ -26,9 +26,9 @@ from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import replica_counts
 from sundog_operator.core.rollout.default_plan import resolve_thresholds
-from sundog_operator.core.stats import guardrail_test
+from sundog_operator.core.stats import guardrail_comparison
 from sundog_operator.core.stats.findings import MetricVerdict
-from sundog_operator.core.stats.guardrail_test import ArmSplit
+from sundog_operator.core.stats.guardrail_comparison import ArmSplit
 
 
 def evaluate_experiment(
@@ -163,7 +163,7 @@ def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: Col
             ArmSplit(own, tuple(collected.tallies.of(number, arm, present).assigned for arm in arms))
             for number, own in shares.items()
         ]
-        log_e, what = guardrail_test.mismatch_log_e(splits), "requests"
+        log_e, what = guardrail_comparison.mismatch_log_e(splits), "requests"
     if log_e < MISMATCH_LOG_E:
         return outcome_evaluation.find_split_mismatch(status, collected.tallies) if limits.has_sticky_units else ""
     return f"{_describe_arm_counts(arms, splits, what)}: sample-ratio mismatch"

@@ -22,7 +22,7 @@ from sundog_operator.core.experiments import allocation, sample_ratio, state, tr
 from sundog_operator.core.experiments.allocation import ThompsonRule
 from sundog_operator.core.experiments.evaluation import ObservedRate
 from sundog_operator.core.experiments.winner import WinnerDecision
-from sundog_operator.core.stats import outcome_test
+from sundog_operator.core.stats import outcome_comparison
 from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
@@ -201,8 +201,8 @@ def _secondary_metrics(
                 _metric_status(OutcomeFinding(metric), SECONDARY, name, (), out=name in out) for metric in metrics
             )
         return
-    findings = outcome_test.evaluate_outcomes(metrics, epochs, alpha, elapsed_s=elapsed_s)
-    discoveries = set(outcome_test.find_discoveries(findings, alpha))
+    findings = outcome_comparison.evaluate_outcomes(metrics, epochs, alpha, elapsed_s=elapsed_s)
+    discoveries = set(outcome_comparison.find_discoveries(findings, alpha))
     for place, name in enumerate(names[1:], start=1):
         for index, metric in enumerate(metrics):
             events = _events(metric, epochs, index, place)

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from sundog_operator.api import SuccessMetric, parse_percent
-from sundog_operator.core.stats import outcome_counts, outcome_test
+from sundog_operator.api import FeedbackMetric, parse_percent
+from sundog_operator.core.stats import outcome_comparison, outcome_counts
 from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.outcome_counts import OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
@@ -121,7 +121,7 @@ class WinnerDecision:
     arms: tuple[ArmDecision, ...]
 
 
-def parse_success_metrics(metrics: Sequence[SuccessMetric]) -> tuple[OutcomeMetric, ...]:
+def parse_success_metrics(metrics: Sequence[FeedbackMetric]) -> tuple[OutcomeMetric, ...]:
     """Return a spec's success metrics as they are tested."""
     return tuple(
         OutcomeMetric(
@@ -134,7 +134,7 @@ def parse_success_metrics(metrics: Sequence[SuccessMetric]) -> tuple[OutcomeMetr
 def decide_winner(inputs: WinnerInputs) -> WinnerDecision:
     """Decide who wins by the present data. Any number of looks is allowed."""
     epochs = inputs.epochs or [_empty_epoch(len(inputs.metrics), len(inputs.arms))]
-    by_metric = outcome_test.evaluate_outcomes(inputs.metrics, epochs, inputs.alpha, elapsed_s=inputs.elapsed_s)
+    by_metric = outcome_comparison.evaluate_outcomes(inputs.metrics, epochs, inputs.alpha, elapsed_s=inputs.elapsed_s)
     arms = tuple(
         _decide_arm(arm, tuple(findings[index] for findings in by_metric), inputs.broken)
         for index, arm in enumerate(inputs.arms)

@@ -4,10 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sundog_operator.core.stats import count_ratio, dispersion, multiple_testing
+from sundog_operator.core.stats.absolute_floor import fitting, is_below_floor
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
 from sundog_operator.core.stats.findings import MetricFindings, MetricVerdict
-from sundog_operator.core.stats.floor_test import fitting, is_below_floor
 from sundog_operator.core.stats.power import sample_size
 
 

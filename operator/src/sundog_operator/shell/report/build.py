@@ -27,7 +27,7 @@ from sundog_operator.core.rollout import (
     prometheus_checks,
     state,
 )
-from sundog_operator.core.stats import guardrail_test
+from sundog_operator.core.stats import guardrail_comparison
 from sundog_operator.ports import Object
 from sundog_operator.shell.describe_experiment import find_one_sided_note
 from sundog_operator.shell.layout import format_span
@@ -260,7 +260,7 @@ def _quality(status: ExperimentStatus, counters: Counters) -> Iterator[tuple[str
 def _describe_sample_ratio(status: ExperimentStatus, counters: Counters) -> str:
     """Describe how the requests of the evidence split over the arms, and the evidence against the weights."""
     counted = [
-        guardrail_test.ArmSplit.of_two(each.weight / 100, _assigned(counters, each.number))
+        guardrail_comparison.ArmSplit.of_two(each.weight / 100, _assigned(counters, each.number))
         for each in status.evidence_epochs
         if 0 < each.weight < 100
     ]
@@ -271,7 +271,7 @@ def _describe_sample_ratio(status: ExperimentStatus, counters: Counters) -> str:
         return f"the candidate got {canary} of {total} requests. Only units split by the weights; edges count those while the rollout runs"
     return (
         f"{split_mismatch.describe_canary_count(counted, 'requests')}; log E against the split is"
-        f" {guardrail_test.mismatch_log_e(counted):.3g}; the rollout pauses from {split_mismatch.MISMATCH_LOG_E:.3g}"
+        f" {guardrail_comparison.mismatch_log_e(counted):.3g}; the rollout pauses from {split_mismatch.MISMATCH_LOG_E:.3g}"
     )
 
 

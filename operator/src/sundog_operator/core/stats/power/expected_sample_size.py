@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from sundog_operator.core.stats import floor_test, multiple_testing
+from sundog_operator.core.stats import absolute_floor, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers, Side
 from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
 from sundog_operator.core.stats.findings import MetricVerdict
@@ -90,5 +90,5 @@ def _by_floor(rate: float, times: float, weight: float, limits: MetricLimits) ->
         weight=np.atleast_1d(weight),
         blocks=[],
     )
-    units, _ = floor_test.units_for_floor(counts, limits, np.array(True))
+    units, _ = absolute_floor.units_for_floor(counts, limits, np.array(True))
     return float(units.item()) / weight

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from sundog_operator.core.stats import multiple_testing, outcome_test, thompson_sampling
+from sundog_operator.core.stats import multiple_testing, outcome_comparison, thompson_sampling
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.mean_ratio import Contrast
 from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeMetric, OutcomePairs
@@ -144,7 +144,7 @@ def _decide(design: ExperimentDesign, counts: Numbers, shares: Numbers) -> tuple
     control: Any = np.broadcast_to(counts[:, :, :1], counts[:, :, 1:].shape)
     others: Any = counts[:, :, 1:]
     pairs = OutcomePairs(control, others, shares[:, 1:] / (shares[:, 1:] + shares[:, :1]))
-    found = outcome_test.compare_pairs(
+    found = outcome_comparison.compare_pairs(
         design.metric, pairs, multiple_testing.log_e_threshold(design.alpha / design.tests)
     )
     least = found.lower if design.metric.goal == "increase" else -found.upper

@@ -14,7 +14,7 @@ import yaml
 from aiohttp.test_utils import TestClient, TestServer
 
 from doubles.hooked_kubernetes import HookedKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import make_application, serve_http
+from sundog_operator.adapters.memory_kubernetes.http_server import make_application, serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import CONFIG_MAP, MODEL_DEPLOYMENT, Object, Ref

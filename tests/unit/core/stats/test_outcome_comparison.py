@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_operator.core.stats import outcome_test
+from sundog_operator.core.stats import outcome_comparison
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
@@ -28,7 +28,7 @@ def of(exposed: int, positive: int, value: int = 1_000_000) -> OutcomeCounts:
 def found(
     metric: OutcomeMetric, *arms: OutcomeCounts, shares: tuple[float, ...] = (), alpha: float = 0.05
 ) -> list[OutcomeFinding]:
-    return outcome_test.evaluate_outcomes(
+    return outcome_comparison.evaluate_outcomes(
         [metric], [OutcomeEpoch(shares or (1,) * len(arms), [arms])], alpha, elapsed_s=86_400
     )[0]
 
@@ -124,7 +124,7 @@ def test_a_finding_shows_the_units_that_are_needed() -> None:
     assert finding.eta_s == pytest.approx((times - 1) * 86_400)
     (then,) = found(CONVERSION, *(of(int(10_000 * times * 1.01), int(each * times * 1.01)) for each in (1000, 1100)))
     assert then.verdict == OutcomeVerdict.BETTER
-    (unknown,) = outcome_test.evaluate_outcomes(
+    (unknown,) = outcome_comparison.evaluate_outcomes(
         [CONVERSION], [OutcomeEpoch((1, 1), [[of(10_000, 1000), of(10_000, 1100)]])], 0.05
     )[0]
     assert math.isinf(unknown.eta_s)
@@ -132,13 +132,13 @@ def test_a_finding_shows_the_units_that_are_needed() -> None:
 
 def test_alpha_is_shared_among_metrics_and_arms() -> None:
     control, arm = of(1000, 100), of(1000, 155)
-    alone = outcome_test.evaluate_outcomes([CONVERSION], [OutcomeEpoch((1, 1), [[control, arm]])], 0.05)[0][0]
-    both = outcome_test.evaluate_outcomes(
+    alone = outcome_comparison.evaluate_outcomes([CONVERSION], [OutcomeEpoch((1, 1), [[control, arm]])], 0.05)[0][0]
+    both = outcome_comparison.evaluate_outcomes(
         [CONVERSION] * 2, [OutcomeEpoch((1, 1, 1), [[control, arm, control]] * 2)], 0.05
     )[0][0]
-    as_many = outcome_test.evaluate_outcomes([CONVERSION], [OutcomeEpoch((1, 1), [[control, arm]])], 0.05, tests=4)[0][
-        0
-    ]
+    as_many = outcome_comparison.evaluate_outcomes(
+        [CONVERSION], [OutcomeEpoch((1, 1), [[control, arm]])], 0.05, tests=4
+    )[0][0]
     assert (alone.verdict, both.verdict) == (OutcomeVerdict.BETTER, OutcomeVerdict.UNDECIDED)
     assert both.lower == as_many.lower < alone.lower
     assert both.better == alone.better
@@ -150,7 +150,7 @@ def test_each_epoch_has_its_own_shares() -> None:
         OutcomeEpoch((1, 9), [[of(1000, 200), of(9000, 1800)]]),
         OutcomeEpoch((9, 1), [[of(9000, 180), of(1000, 20)]]),
     ]
-    (finding,) = outcome_test.evaluate_outcomes([CONVERSION], epochs, 0.05)[0]
+    (finding,) = outcome_comparison.evaluate_outcomes([CONVERSION], epochs, 0.05)[0]
     assert finding.uplift == pytest.approx(0)
     assert finding.arm > 3 * finding.control / 3.3 > finding.control * 0.9
     assert finding.verdict == OutcomeVerdict.UNDECIDED
@@ -158,7 +158,7 @@ def test_each_epoch_has_its_own_shares() -> None:
 
 def test_effects_that_differ_by_epoch_win_nothing() -> None:
     epochs = [OutcomeEpoch((1, 1), [[of(10_000, a), of(10_000, b)]]) for a, b in ((1000, 1600), (1000, 900))]
-    (finding,) = outcome_test.evaluate_outcomes([CONVERSION], epochs, 0.05)[0]
+    (finding,) = outcome_comparison.evaluate_outcomes([CONVERSION], epochs, 0.05)[0]
     assert finding.better > math.log(20)
     assert finding.verdict == OutcomeVerdict.HETEROGENEOUS
 
@@ -166,10 +166,10 @@ def test_effects_that_differ_by_epoch_win_nothing() -> None:
 def test_a_dropped_arm_keeps_its_finding() -> None:
     before = OutcomeEpoch((1, 1, 1), [[of(5000, 500), of(5000, 650), of(5000, 300)]])
     after = OutcomeEpoch((1, 1, 0), [[of(5000, 500), of(5000, 650), of(0, 0)]])
-    stays, out = outcome_test.evaluate_outcomes([CONVERSION], [before, after], 0.05)[0]
+    stays, out = outcome_comparison.evaluate_outcomes([CONVERSION], [before, after], 0.05)[0]
     assert stays.verdict == OutcomeVerdict.BETTER
     assert stays.exposed == 20_000
-    assert out == outcome_test.evaluate_outcomes([CONVERSION], [before], 0.05)[0][1]
+    assert out == outcome_comparison.evaluate_outcomes([CONVERSION], [before], 0.05)[0][1]
 
 
 def test_an_arm_with_invalid_counts_affects_no_other() -> None:
@@ -179,7 +179,7 @@ def test_an_arm_with_invalid_counts_affects_no_other() -> None:
 
 @given(experiments())
 def test_any_counts_have_verdicts(epochs: list[OutcomeEpoch]) -> None:
-    for row in outcome_test.evaluate_outcomes(METRICS, epochs, 0.05, elapsed_s=60):
+    for row in outcome_comparison.evaluate_outcomes(METRICS, epochs, 0.05, elapsed_s=60):
         for finding in row:
             assert finding.sentence("wide")
             assert not finding.lower > finding.upper
@@ -191,17 +191,17 @@ def test_any_counts_have_verdicts(epochs: list[OutcomeEpoch]) -> None:
 
 @given(experiments(), st.randoms())
 def test_the_order_of_epochs_and_arms_does_not_matter(epochs: list[OutcomeEpoch], random: object) -> None:
-    findings = outcome_test.evaluate_outcomes(METRICS, epochs, 0.05)
+    findings = outcome_comparison.evaluate_outcomes(METRICS, epochs, 0.05)
     shuffled = list(epochs)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    close(outcome_test.evaluate_outcomes(METRICS, shuffled, 0.05), findings)
+    close(outcome_comparison.evaluate_outcomes(METRICS, shuffled, 0.05), findings)
     turned = [
         OutcomeEpoch(
             [each.shares[0], *reversed(each.shares[1:])], [[row[0], *reversed(row[1:])] for row in each.outcomes]
         )
         for each in epochs
     ]
-    close(outcome_test.evaluate_outcomes(METRICS, turned, 0.05), [row[::-1] for row in findings])
+    close(outcome_comparison.evaluate_outcomes(METRICS, turned, 0.05), [row[::-1] for row in findings])
 
 
 @given(st.lists(st.tuples(st.integers(400, 2000), st.floats(0.1, 0.4), st.floats(0.1, 0.4)), min_size=1, max_size=3))
@@ -209,7 +209,7 @@ def test_more_successes_are_more_evidence(epochs: list[tuple[int, float, float]]
     def findings_with(more: int) -> list[OutcomeFinding]:
         rows = [(of(n, int(n * a)), of(n, int(n * b) + more)) for n, a, b in epochs]
         return [
-            outcome_test.evaluate_outcomes([each], [OutcomeEpoch((1, 1), [row]) for row in rows], 0.05)[0][0]
+            outcome_comparison.evaluate_outcomes([each], [OutcomeEpoch((1, 1), [row]) for row in rows], 0.05)[0][0]
             for each in (CONVERSION, REVENUE)
         ]
 
@@ -258,9 +258,9 @@ def test_sentences(metric: OutcomeMetric, control: OutcomeCounts, arm: OutcomeCo
 def test_secondary_metrics_are_found_together() -> None:
     metrics = [OutcomeMetric(f"m{number}") for number in range(10)]
     rows = [[of(10_000, 1000), of(10_000, 1000 + 60 * number)] for number in range(10)]
-    findings = outcome_test.evaluate_outcomes(metrics, [OutcomeEpoch((1, 1), rows)], 0.05)
-    assert outcome_test.find_discoveries(findings, 0.05) == [(number, 0) for number in range(3, 10)]
-    assert outcome_test.find_discoveries([], 0.05) == []
+    findings = outcome_comparison.evaluate_outcomes(metrics, [OutcomeEpoch((1, 1), rows)], 0.05)
+    assert outcome_comparison.find_discoveries(findings, 0.05) == [(number, 0) for number in range(3, 10)]
+    assert outcome_comparison.find_discoveries([], 0.05) == []
 
 
 @pytest.mark.parametrize(("goal", "verdict"), [("decrease", OutcomeVerdict.BETTER), ("increase", OutcomeVerdict.WORSE)])

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from sundog_operator.core.stats import guardrail_test
+from sundog_operator.core.stats import guardrail_comparison
 from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
-from sundog_operator.core.stats.guardrail_test import ArmSplit, EpochCounts, ErrorLevels, GuardrailMetric
+from sundog_operator.core.stats.guardrail_comparison import ArmSplit, EpochCounts, ErrorLevels, GuardrailMetric
 
 ERRORS = GuardrailMetric(margin=0.25, floor=0.01, next_weight=0.5, newest_alone=False)
 SLOW = GuardrailMetric(margin=0.0, floor=0.0, next_weight=0.5, newest_alone=True)
@@ -30,14 +30,14 @@ def epoch(weight: float, *per_block: tuple[int, int], requests: int = 300) -> Ep
 
 
 def test_without_an_epoch_there_is_no_data() -> None:
-    found = guardrail_test.evaluate_counts([ERRORS, SLOW], [], ErrorLevels(0.05))
+    found = guardrail_comparison.evaluate_counts([ERRORS, SLOW], [], ErrorLevels(0.05))
     assert [each.verdict for each in found] == [MetricVerdict.NO_DATA] * 2
-    assert guardrail_test.evaluate_counts([], [], ErrorLevels(0.05)) == []
+    assert guardrail_comparison.evaluate_counts([], [], ErrorLevels(0.05)) == []
 
 
 def test_metrics_keep_their_order_and_their_own_limits() -> None:
     epochs = [epoch(0.25, (3, 1), (9, 1), (3, 1))]
-    found = guardrail_test.evaluate_counts(
+    found = guardrail_comparison.evaluate_counts(
         [replace(ERRORS, margin=0.1, floor=0.0), SLOW, replace(ERRORS, margin=0.5)], epochs, ErrorLevels(0.05)
     )
     assert [each.allowed for each in found] == [1.2, 1.0, 2.0]
@@ -48,9 +48,9 @@ def test_metrics_keep_their_order_and_their_own_limits() -> None:
 def test_a_gate_of_the_newest_epoch_ignores_older_ones() -> None:
     epochs = [epoch(0.1, (30, 2)), epoch(0.25, (3, 1))]
     last = replace(ERRORS, floor=0.0, next_weight=1.0)
-    assert guardrail_test.evaluate_counts([last], epochs, ErrorLevels(0.05))[0].verdict == MetricVerdict.PASSED
+    assert guardrail_comparison.evaluate_counts([last], epochs, ErrorLevels(0.05))[0].verdict == MetricVerdict.PASSED
     assert (
-        guardrail_test.evaluate_counts([replace(last, newest_alone=True)], epochs, ErrorLevels(0.05))[0].verdict
+        guardrail_comparison.evaluate_counts([replace(last, newest_alone=True)], epochs, ErrorLevels(0.05))[0].verdict
         == MetricVerdict.UNDECIDED
     )
 
@@ -64,9 +64,12 @@ def test_a_floor_is_tested_on_the_newest_epoch_alone() -> None:
         for arm in (0, 1)
     ]
     assert rates[1] < 0.6 * rates[0]
-    assert guardrail_test.evaluate_counts([metric], [newest], ErrorLevels(0.05))[0].verdict == MetricVerdict.UNDECIDED
     assert (
-        guardrail_test.evaluate_counts([metric], [before, newest], ErrorLevels(0.05))[0].verdict
+        guardrail_comparison.evaluate_counts([metric], [newest], ErrorLevels(0.05))[0].verdict
+        == MetricVerdict.UNDECIDED
+    )
+    assert (
+        guardrail_comparison.evaluate_counts([metric], [before, newest], ErrorLevels(0.05))[0].verdict
         == MetricVerdict.UNDECIDED
     )
 
@@ -76,22 +79,22 @@ def test_a_floor_waits_for_the_newest_epochs_dispersion() -> None:
     closed = [(11,) + (0,) * 5, (3,) + (0,) * 5, (1,) + (0,) * 5]
     young = EpochCounts(0.5, (50_000, 50_000), [(0, 0)], [closed])
     assert (
-        guardrail_test.evaluate_counts([metric], [epoch(0.1, (0, 0)), young], ErrorLevels(0.05))[0].verdict
+        guardrail_comparison.evaluate_counts([metric], [epoch(0.1, (0, 0)), young], ErrorLevels(0.05))[0].verdict
         == MetricVerdict.UNDECIDED
     )
     older = replace(young, blocks=[[(12,) + (0,) * 5, *closed[1:]]])
     assert (
-        guardrail_test.evaluate_counts([metric], [epoch(0.1, (0, 0)), older], ErrorLevels(0.05))[0].verdict
+        guardrail_comparison.evaluate_counts([metric], [epoch(0.1, (0, 0)), older], ErrorLevels(0.05))[0].verdict
         == MetricVerdict.UNDECIDED
     )
     old = replace(young, blocks=[[(13,) + (0,) * 5, (4,) + (0,) * 5, closed[2]]])
     assert (
-        guardrail_test.evaluate_counts([metric], [epoch(0.1, (0, 0)), old], ErrorLevels(0.05))[0].verdict
+        guardrail_comparison.evaluate_counts([metric], [epoch(0.1, (0, 0)), old], ErrorLevels(0.05))[0].verdict
         == MetricVerdict.PASSED
     )
     silent = EpochCounts(0.5, (0, 0), [(0, 0)], [[(0,) * 6] * 3])
     assert (
-        guardrail_test.evaluate_counts([metric], [epoch(0.1, (0, 0)), silent], ErrorLevels(0.05))[0].verdict
+        guardrail_comparison.evaluate_counts([metric], [epoch(0.1, (0, 0)), silent], ErrorLevels(0.05))[0].verdict
         == MetricVerdict.UNDECIDED
     )
 
@@ -104,7 +107,7 @@ def test_the_shown_interval_decides(candidate: int, alpha: float, newest_alone: 
     metric = replace(ERRORS, floor=0.0, margin=0.2, newest_alone=newest_alone)
     for blocks in range(1, 6):
         epochs = [epoch(0.25, *[(9, 3)] * 2), epoch(0.5, *[(3 * blocks, candidate * blocks)] * 2)]
-        found = guardrail_test.evaluate_counts([metric, metric], epochs, ErrorLevels(alpha))[0]
+        found = guardrail_comparison.evaluate_counts([metric, metric], epochs, ErrorLevels(alpha))[0]
         assert (found.verdict == MetricVerdict.HARM) == (found.basis == DecisionBasis.HARM)
         if found.basis == DecisionBasis.HARM:
             assert found.lower >= found.allowed == 1.2
@@ -118,39 +121,44 @@ def test_a_gate_of_the_newest_epoch_shows_that_epoch_alone() -> None:
     last = replace(ERRORS, newest_alone=True, next_weight=1.0, floor=0.0)
     before, newest = epoch(0.25, (30, 12)), epoch(0.5, (9, 9))
     found, alone = (
-        guardrail_test.evaluate_counts([last], epochs, ErrorLevels(0.05))[0] for epochs in ([before, newest], [newest])
+        guardrail_comparison.evaluate_counts([last], epochs, ErrorLevels(0.05))[0]
+        for epochs in ([before, newest], [newest])
     )
     assert (found.ratio, found.lower, found.upper) == (alone.ratio, alone.lower, alone.upper)
     assert (found.basis, alone.basis) == (DecisionBasis.THIS_STEP, DecisionBasis.ALL_STEPS)
     assert found.sentence("errorRate").startswith("errorRate is 1 times control's in this step (")
-    pooled = guardrail_test.evaluate_counts([replace(last, newest_alone=False)], [before, newest], ErrorLevels(0.05))[0]
+    pooled = guardrail_comparison.evaluate_counts(
+        [replace(last, newest_alone=False)], [before, newest], ErrorLevels(0.05)
+    )[0]
     assert pooled.ratio > 1.1
 
 
 def test_a_metric_that_no_gate_waits_for_shows_the_test_of_harm() -> None:
     epochs = [epoch(0.25, *[(3, 1)] * 4), epoch(0.5, *[(3, 3)] * 4)]
-    found = guardrail_test.evaluate_counts(
+    found = guardrail_comparison.evaluate_counts(
         [replace(ERRORS, gates=False, newest_alone=True)] * 4, epochs, ErrorLevels(0.05)
     )[0]
     assert (found.verdict, found.basis, found.allowed) == (MetricVerdict.UNDECIDED, DecisionBasis.HARM, 1.25)
     assert found.sentence("rejections").endswith("at every look); more than 1.25 times is harm")
-    alone = guardrail_test.evaluate_counts([replace(ERRORS, gates=False)], epochs, ErrorLevels(0.05))[0]
+    alone = guardrail_comparison.evaluate_counts([replace(ERRORS, gates=False)], epochs, ErrorLevels(0.05))[0]
     assert found.lower < alone.lower < alone.upper < found.upper
 
 
 def test_a_finding_shows_whether_it_passed_by_its_floor() -> None:
     """The newest epoch alone passes by the margin, although both together would not."""
     metric = replace(ERRORS, newest_alone=True, next_weight=1.0)
-    by_margin = guardrail_test.evaluate_counts(
+    by_margin = guardrail_comparison.evaluate_counts(
         [metric], [epoch(0.25, (9, 9)), epoch(0.5, (30, 15))], ErrorLevels(0.05)
     )[0]
     assert (by_margin.verdict, by_margin.by_floor) == (MetricVerdict.HARM, False)
-    by_margin = guardrail_test.evaluate_counts(
+    by_margin = guardrail_comparison.evaluate_counts(
         [metric], [epoch(0.25, (30, 11)), epoch(0.5, (30, 15))], ErrorLevels(0.05)
     )[0]
     assert (by_margin.verdict, by_margin.by_floor) == (MetricVerdict.PASSED, False)
     assert "within the allowed 1.25 times" in by_margin.sentence("errorRate")
-    by_floor = guardrail_test.evaluate_counts([metric], [epoch(0.25, (0, 0)), epoch(0.5, (0, 0))], ErrorLevels(0.05))[0]
+    by_floor = guardrail_comparison.evaluate_counts(
+        [metric], [epoch(0.25, (0, 0)), epoch(0.5, (0, 0))], ErrorLevels(0.05)
+    )[0]
     assert (by_floor.verdict, by_floor.by_floor) == (MetricVerdict.PASSED, True)
     assert by_floor.sentence("errorRate").endswith(": within its floor above control's rate")
 
@@ -159,7 +167,7 @@ def test_a_changing_ratio_blocks_no_gate_of_one_epoch() -> None:
     """The tail of latencies changes with load: half as many slow answers at first, as many as stable's later."""
     epochs = [epoch(0.25, (90, 12)), epoch(0.5, (30, 24))]
     alone, pooled = (replace(SLOW, newest_alone=newest_alone) for newest_alone in (True, False))
-    found = guardrail_test.evaluate_counts(
+    found = guardrail_comparison.evaluate_counts(
         [alone, pooled],
         [replace(each, events=each.events * 2, blocks=[*each.blocks] * 2) for each in epochs],
         ErrorLevels(0.05),
@@ -171,20 +179,22 @@ def test_a_changing_ratio_blocks_no_gate_of_one_epoch() -> None:
 def test_harm_in_any_epoch_is_harm_to_both_kinds() -> None:
     epochs = [epoch(0.25, (0, 3)), epoch(0.5, (0, 0))]
     for metric in (ERRORS, replace(ERRORS, newest_alone=True)):
-        assert guardrail_test.evaluate_counts([metric], epochs, ErrorLevels(0.05))[0].verdict == MetricVerdict.HARM
+        assert (
+            guardrail_comparison.evaluate_counts([metric], epochs, ErrorLevels(0.05))[0].verdict == MetricVerdict.HARM
+        )
 
 
 def test_the_error_of_harm_is_shared_among_metrics() -> None:
     blocks = [even(0, 0)[0]]
     rare = EpochCounts(0.05, (9500, 500), [(0, 3)] * 2, [blocks] * 2)
-    alone = guardrail_test.evaluate_counts([ERRORS], [rare], ErrorLevels(0.1))[0]
+    alone = guardrail_comparison.evaluate_counts([ERRORS], [rare], ErrorLevels(0.1))[0]
     assert alone.verdict == MetricVerdict.HARM
-    assert guardrail_test.evaluate_counts([ERRORS] * 2, [rare], ErrorLevels(0.1))[0].verdict == MetricVerdict.HARM
+    assert guardrail_comparison.evaluate_counts([ERRORS] * 2, [rare], ErrorLevels(0.1))[0].verdict == MetricVerdict.HARM
     few = replace(rare, events=[(0, 2)] * 12, blocks=[blocks] * 12)
     bars = [math.log(tests / 0.1) for tests in (1, 12)]
-    assert bars[0] < guardrail_test.evaluate_counts([ERRORS], [few], ErrorLevels(0.1))[0].harm < bars[1]
-    assert guardrail_test.evaluate_counts([ERRORS], [few], ErrorLevels(0.1))[0].verdict == MetricVerdict.HARM
-    assert guardrail_test.evaluate_counts([ERRORS] * 12, [few], ErrorLevels(0.1))[0].verdict != MetricVerdict.HARM
+    assert bars[0] < guardrail_comparison.evaluate_counts([ERRORS], [few], ErrorLevels(0.1))[0].harm < bars[1]
+    assert guardrail_comparison.evaluate_counts([ERRORS], [few], ErrorLevels(0.1))[0].verdict == MetricVerdict.HARM
+    assert guardrail_comparison.evaluate_counts([ERRORS] * 12, [few], ErrorLevels(0.1))[0].verdict != MetricVerdict.HARM
 
 
 def test_bursts_count_less() -> None:
@@ -192,15 +202,17 @@ def test_bursts_count_less() -> None:
     closed, x, s, *_ = even(3, 3)[0]
     stall = (closed, x, s, x * x, x * s, s * s)
     together = replace(apart, blocks=[[stall, *even(3, 3)[1:]]])
-    assert guardrail_test.evaluate_counts([ERRORS], [apart], ErrorLevels(0.05))[0].verdict == MetricVerdict.HARM
-    assert guardrail_test.evaluate_counts([ERRORS], [together], ErrorLevels(0.05))[0].verdict != MetricVerdict.HARM
+    assert guardrail_comparison.evaluate_counts([ERRORS], [apart], ErrorLevels(0.05))[0].verdict == MetricVerdict.HARM
+    assert (
+        guardrail_comparison.evaluate_counts([ERRORS], [together], ErrorLevels(0.05))[0].verdict != MetricVerdict.HARM
+    )
     longest = replace(apart, blocks=[[*even(3, 3)[:2], (10, *stall[1:])]])
-    assert guardrail_test.evaluate_counts([ERRORS], [longest], ErrorLevels(0.05))[0].verdict != MetricVerdict.HARM
+    assert guardrail_comparison.evaluate_counts([ERRORS], [longest], ErrorLevels(0.05))[0].verdict != MetricVerdict.HARM
 
 
 def test_a_finding_shows_the_requests_that_the_floor_needs() -> None:
     quiet = epoch(0.25, *[(0, 0)] * 4, requests=5)
-    found = guardrail_test.evaluate_counts(
+    found = guardrail_comparison.evaluate_counts(
         [ERRORS, replace(ERRORS, floor=0.0), replace(ERRORS, floor=0.5), ERRORS], [quiet], ErrorLevels(0.05)
     )
     assert [each.verdict for each in found] == [
@@ -213,11 +225,11 @@ def test_a_finding_shows_the_requests_that_the_floor_needs() -> None:
     assert found[0].eta_s == pytest.approx(600 * (times - 1))
     for enough, verdict in ((1.01, MetricVerdict.PASSED), (0.9, MetricVerdict.UNDECIDED)):
         more = replace(quiet, units=tuple(math.ceil(each * times * enough) for each in quiet.units))
-        assert guardrail_test.evaluate_counts([ERRORS], [more], ErrorLevels(0.05))[0].verdict == verdict
+        assert guardrail_comparison.evaluate_counts([ERRORS], [more], ErrorLevels(0.05))[0].verdict == verdict
 
 
 def test_before_the_first_block_ends_there_is_no_estimate_of_time() -> None:
-    found = guardrail_test.evaluate_counts(
+    found = guardrail_comparison.evaluate_counts(
         [ERRORS], [replace(epoch(0.25, (0, 0), requests=5), blocks=[[(0,) * 6] * 3])], ErrorLevels(0.05)
     )[0]
     assert math.isfinite(found.units)
@@ -229,17 +241,17 @@ def test_a_split_by_weights_is_no_mismatch_and_another_is() -> None:
         (control, candidate) = epoch(weight).units
         return ArmSplit.of_two(weight, (control, candidate + more))
 
-    assert guardrail_test.mismatch_log_e([]) == 0
-    assert guardrail_test.mismatch_log_e([split(0.05), split(0.5)]) < 0
-    assert guardrail_test.mismatch_log_e([split(0.05, more=400), split(0.5)]) > math.log(1000)
-    assert guardrail_test.mismatch_log_e([ArmSplit.of_two(1.0, (0, 900)), ArmSplit.of_two(0.0, (900, 0))]) == 0
+    assert guardrail_comparison.mismatch_log_e([]) == 0
+    assert guardrail_comparison.mismatch_log_e([split(0.05), split(0.5)]) < 0
+    assert guardrail_comparison.mismatch_log_e([split(0.05, more=400), split(0.5)]) > math.log(1000)
+    assert guardrail_comparison.mismatch_log_e([ArmSplit.of_two(1.0, (0, 900)), ArmSplit.of_two(0.0, (900, 0))]) == 0
 
 
 def test_a_split_among_many_arms_is_one_test() -> None:
     shares = (0.8, 0.1, 0.05, 0.05)
-    assert guardrail_test.mismatch_log_e([ArmSplit(shares, (8000, 1000, 500, 500))]) < 0
-    assert guardrail_test.mismatch_log_e([ArmSplit(shares, (8000, 1000, 750, 250))]) > math.log(1000)
+    assert guardrail_comparison.mismatch_log_e([ArmSplit(shares, (8000, 1000, 500, 500))]) < 0
+    assert guardrail_comparison.mismatch_log_e([ArmSplit(shares, (8000, 1000, 750, 250))]) > math.log(1000)
     # An arm without a share is left out.
-    assert guardrail_test.mismatch_log_e([ArmSplit((0.9, 0.1, 0.0), (900, 100, 0))]) == guardrail_test.mismatch_log_e(
-        [ArmSplit((0.9, 0.1), (900, 100))]
-    )
+    assert guardrail_comparison.mismatch_log_e(
+        [ArmSplit((0.9, 0.1, 0.0), (900, 100, 0))]
+    ) == guardrail_comparison.mismatch_log_e([ArmSplit((0.9, 0.1), (900, 100))])

@@ -59,12 +59,12 @@ def make_application(
     kube: MemoryKubernetes, clock: Clock, *, token: str, columns: Mapping[str, Sequence[tables.Column]] | None = None
 ) -> web.Application:
     """Return the routes of the API server as an aiohttp application."""
-    facade = _Facade(kube, clock, columns or {})
+    handlers = _RequestHandlers(kube, clock, columns or {})
     app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_authentication(token)])
     _add_discovery(app.router)
     for kind in KINDS:
-        _add_kind(app.router, facade, kind)
-    app.on_shutdown.append(facade.end_watches)
+        _add_kind(app.router, handlers, kind)
+    app.on_shutdown.append(handlers.end_watches)
     return app
 
 
@@ -79,22 +79,22 @@ def _add_discovery(router: web.UrlDispatcher) -> None:
         router.add_get(path, _answer_health_check)
 
 
-def _add_kind(router: web.UrlDispatcher, facade: "_Facade", kind: Kind) -> None:
+def _add_kind(router: web.UrlDispatcher, handlers: "_RequestHandlers", kind: Kind) -> None:
     all_namespaces = f"{_api_path(kind)}/{kind.plural}"
     collection = f"{_api_path(kind)}/namespaces/{{namespace}}/{kind.plural}" if kind.namespaced else all_namespaces
     item = f"{collection}/{{name}}"
     routes: list[tuple[str, str, Handler]] = [
-        *((("GET", all_namespaces, facade.list),) if kind.namespaced else ()),
-        ("GET", collection, facade.list),
-        ("POST", collection, facade.create),
-        ("GET", item, facade.get),
-        ("PUT", item, facade.replace),
-        ("PATCH", item, facade.patch),
-        ("DELETE", item, facade.delete),
+        *((("GET", all_namespaces, handlers.list),) if kind.namespaced else ()),
+        ("GET", collection, handlers.list),
+        ("POST", collection, handlers.create),
+        ("GET", item, handlers.get),
+        ("PUT", item, handlers.replace),
+        ("PATCH", item, handlers.patch),
+        ("DELETE", item, handlers.delete),
     ]
     if kind in KINDS_WITH_STATUS:
         status = f"{item}/{{subresource:status}}"
-        routes += [("GET", status, facade.get), ("PUT", status, facade.replace), ("PATCH", status, facade.patch)]
+        routes += [("GET", status, handlers.get), ("PUT", status, handlers.replace), ("PATCH", status, handlers.patch)]
     for method, path, handler in routes:
         router.add_route(method, path, partial(_answer, kind, handler))
 
@@ -126,7 +126,9 @@ class _Watch:
         await self.send("BOOKMARK", {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": metadata})
 
 
-class _Facade:
+class _RequestHandlers:
+    """Handlers of the requests for objects, by verb."""
+
     def __init__(self, kube: MemoryKubernetes, clock: Clock, columns: Mapping[str, Sequence[tables.Column]]) -> None:
         self._kube = kube
         self._clock = clock

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from sundog_operator.core.stats import cluster_variance, count_ratio, floor_test, sample_ratio, verdicts
+from sundog_operator.core.stats import absolute_floor, cluster_variance, count_ratio, sample_ratio, verdicts
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
 from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
@@ -108,7 +108,7 @@ def evaluate_counts(
     alone = np.array([metric.newest_alone for metric in metrics])
     findings = verdicts.evaluate_verdicts(counts, limits, promotes=alone)
     undecided = (findings.verdict == MetricVerdict.UNDECIDED) & np.array([metric.gates for metric in metrics])
-    units, seconds = floor_test.units_for_floor(counts, limits, undecided)
+    units, seconds = absolute_floor.units_for_floor(counts, limits, undecided)
     decided = _with_decided_intervals(metrics, counts, limits, findings)
     return [_with_floor(each, units[index], seconds[index]) for index, each in enumerate(decided)]
 
