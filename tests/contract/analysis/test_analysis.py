@@ -185,7 +185,7 @@ class MadeUp:
             if number not in self.troubled
         ]
 
-    def broken(self) -> str:
+    def undecided_reason(self) -> str:
         """Why the operator decides nothing by these counts: the split by its own look, or what it was told of beside."""
         if self.sticky:
             counted = Counters("uid", feedback=FeedbackSums("s1", 1, self.assigned))
@@ -195,11 +195,11 @@ class MadeUp:
         seen = CollectedCounts(
             tallies=counted, reports=(), blocks={}, traffic=StableTraffic(), now_s=0.0, timeout_s=30.0
         )
-        return evaluate.evaluate_experiment(status, seen, {}).broken or self.quality[2]
+        return evaluate.evaluate_experiment(status, seen, {}).mismatch or self.quality[2]
 
     def seen(self) -> WinnerInputs:
         arms = [ArmInput(name, {"errorRate": self.rails[name]}) for name in self.arms[1:]]
-        return WinnerInputs(METRICS, arms, self.epochs(), self.alpha, self.broken())
+        return WinnerInputs(METRICS, arms, self.epochs(), self.alpha, self.undecided_reason())
 
     def judged(self) -> tuple[list[list[OutcomeFinding]], WinnerDecision]:
         """By the engine."""
@@ -280,10 +280,10 @@ def test_what_the_operator_decides_nothing_by_names_no_winner_here(
     analysis: ModuleType, life: MadeUp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = life.seen()
-    assert experiments_winner.decide_winner(replace(seen, broken="")).decision == "Winner"
+    assert experiments_winner.decide_winner(replace(seen, undecided_reason="")).decision == "Winner"
     told = experiments_winner.decide_winner(seen).reason
     analysis.show(life.write(tmp_path))
-    assert told == f"nothing is decided: {life.broken()}"
+    assert told == f"nothing is decided: {life.undecided_reason()}"
     assert f"here: Undecided: {told}" in capsys.readouterr().out.splitlines()
 
 

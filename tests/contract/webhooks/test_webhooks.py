@@ -142,7 +142,7 @@ async def test_the_status_of_the_answer_is_told_whatever_it_is(outside: Outside,
     answer = await outside.webhooks.post(url, DOCUMENT, PATIENCE_S)
     assert answer == WebhookResult(status)
     assert answer.confirms == (status in (200, 201, 202))
-    assert answer.told == f"answered {status}"
+    assert answer.description == f"answered {status}"
     assert outside.received(url) == [DOCUMENT]
 
 
@@ -163,7 +163,7 @@ async def test_one_that_hangs_has_its_time_and_no_more(outside: Outside) -> None
 
 async def test_one_that_is_not_there_raises_nothing(outside: Outside) -> None:
     answer = await outside.webhooks.post(outside.absent(), DOCUMENT, PATIENCE_S)
-    assert (answer, answer.told) == (WebhookResult(problem="cannot be connected to"), "cannot be connected to")
+    assert (answer, answer.description) == (WebhookResult(problem="cannot be connected to"), "cannot be connected to")
 
 
 async def test_it_is_json_with_the_users_password_and_nothing_of_ours(server: Server) -> None:

@@ -77,7 +77,7 @@ async def watching(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await watch.ended()
+        await watch.wait_until_ended()
         assert not watch.thread.is_alive()
 
 
@@ -162,5 +162,5 @@ async def test_a_kind_that_is_served_only_later(store: HookedKubernetes, tmp_pat
             while watch.starts < 1:  # noqa: ASYNC110 - counted in another thread
                 await asyncio.sleep(0.05)
         hidden = False
-        watch.renew()
+        watch.restart()
         await told.until(lambda t: "a" in t.names())

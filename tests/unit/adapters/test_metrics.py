@@ -117,7 +117,7 @@ async def test_an_event_is_recorded_once_and_decisions_are_counted(metrics: Oper
         cluster.edges,
         cluster.webhooks,
         clock,
-        recent_events=EventDeduplicator(metrics.told),
+        recent_events=EventDeduplicator(metrics.count_event),
     )
     decisions = [
         events.revision_promoted(2, 1, "digits-r2"),

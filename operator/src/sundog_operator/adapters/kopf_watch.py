@@ -66,7 +66,7 @@ class KopfWatch:
     Attributes:
         thread: runs kopf.
         starts: how often the watches have started.
-        beat: when the event loop of the watches last ran, by time.monotonic.
+        last_heartbeat_s: when the event loop of the watches last ran, by time.monotonic.
     """
 
     def __init__(
@@ -75,25 +75,25 @@ class KopfWatch:
         deliver: Deliver,
         login: Callable[[], Awaitable[Login]],
         namespaces: Sequence[str] = (),
-        closed: Callable[[], Collection[str]] = frozenset,
+        forbidden_namespaces: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         """Args:
         watched: returns what to watch. Called in the thread of the watches, at each start.
         deliver: takes each change. Called in the event loop that calls `run`.
         login: returns the login for the API server. Called in the thread of the watches.
         namespaces: the namespaces to watch; empty for all.
-        closed: returns the namespaces that Sundog has no permission to watch. Called in the thread of the watches.
+        forbidden_namespaces: returns the namespaces that Sundog has no permission to watch. Called in the thread of the watches.
         """
         self._watched = watched
         self._deliver = deliver
         self._login = login
         self._namespaces = namespaces
-        self._closed = closed
+        self._forbidden_namespaces = forbidden_namespaces
         self._stopping = threading.Event()
         self._restart = threading.Event()
         self.thread = threading.Thread(name="watches", daemon=True)
         self.starts = 0
-        self.beat = time.monotonic()
+        self.last_heartbeat_s = time.monotonic()
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -106,7 +106,7 @@ class KopfWatch:
             self._stopping.set()
             self._restart.set()
 
-    async def ended(self) -> None:
+    async def wait_until_ended(self) -> None:
         """Wait until the thread of a cancelled `run` has ended, but only a few seconds. After that it delivers nothing."""
         if self.thread.is_alive():
             await asyncio.to_thread(self.thread.join, _JOIN_TIMEOUT_S)
@@ -117,10 +117,10 @@ class KopfWatch:
         Namespaces without permission are left out, because kopf would log an error for each of their kinds every 5 s. If Sundog has
         permission for none of them, all are returned.
         """
-        closed = self._closed()
-        return [name for name in self._namespaces if name not in closed] or self._namespaces
+        forbidden = self._forbidden_namespaces()
+        return [name for name in self._namespaces if name not in forbidden] or self._namespaces
 
-    def renew(self) -> None:
+    def restart(self) -> None:
         """Restart the watches, to include kinds that the server has begun to serve, or to replace stale watches."""
         self._restart.set()
 
@@ -154,7 +154,7 @@ class KopfWatch:
 
     async def _send_heartbeats(self) -> None:
         while True:
-            self.beat = time.monotonic()
+            self.last_heartbeat_s = time.monotonic()
             await asyncio.sleep(_HEARTBEAT_S)
 
     def _registry(self, caller_loop: asyncio.AbstractEventLoop, kinds: Sequence[WatchTarget]) -> kopf.OperatorRegistry:

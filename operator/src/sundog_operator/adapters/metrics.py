@@ -116,7 +116,7 @@ class OperatorMetrics:
         """Count a request to the API server; status 0 stands for no answer."""
         self._requests.labels(str(status) if status else "<error>", method, urlsplit(host).netloc).inc()
 
-    def told(self, event: KubernetesEvent) -> None:
+    def count_event(self, event: KubernetesEvent) -> None:
         """Count an event that was recorded for the first time."""
         if (decision := _DECISIONS.get(event.reason)) is not None:
             self._decisions.labels(decision, event.reason).inc()

@@ -8,7 +8,7 @@ from sundog_operator.ports import Kind
 RESTART_THRESHOLD: Final = 2
 """Lists in a row with changes that the watch did not deliver. A single list may be a moment ahead of its watch."""
 FAILURE_THRESHOLD: Final = 4
-"""The same count at which the process must restart: the watches were renewed before, and that did not help."""
+"""The same count at which the process must restart: the watches were restarted before, and that did not help."""
 
 
 class StaleWatchDetector:
@@ -17,12 +17,12 @@ class StaleWatchDetector:
     def __init__(self) -> None:
         self._silent: Counter[Kind] = Counter()
 
-    def heard(self, kind: Kind) -> None:
+    def record_change(self, kind: Kind) -> None:
         """Note that the watch of a kind delivered a change."""
         self._silent.pop(kind, None)
 
-    def listed(self, kind: Kind, missed: int) -> bool:
-        """Note that a list found `missed` changes that the watch had not delivered. Return whether to renew the watches now."""
+    def record_list(self, kind: Kind, missed: int) -> bool:
+        """Note that a list found `missed` changes that the watch had not delivered. Return whether to restart the watches now."""
         if not missed:
             self._silent.pop(kind, None)
             return False

@@ -87,7 +87,7 @@ class WebhookResult:
         return self.status is not None and 200 <= self.status <= 299
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Return the result as text."""
         return self.problem if self.status is None else f"answered {self.status}"
 

@@ -81,13 +81,15 @@ class ObjectWatcher:
         self._resync_s = options.resync_s
         self._waking: set[asyncio.Task[None]] = set()
         self._absent: set[Kind] = set()
-        self._closed: frozenset[str] = frozenset()
+        self._forbidden_namespaces: frozenset[str] = frozenset()
         self._controller: Controller | None = None
         self.stale_watches = StaleWatchDetector()
         namespaces = tuple(options.installation.watch_namespaces)
         self.kube = CachedKubernetes(client, self._on_change, SystemClock(), namespaces, on_write=self._on_write)
         self._secrets = options.installation.watch_secrets
-        self.kopf = KopfWatch(self.watched, self._on_watch_event, client.login, namespaces, lambda: self.kube.closed)
+        self.kopf = KopfWatch(
+            self.watched, self._on_watch_event, client.login, namespaces, lambda: self.kube.forbidden_namespaces
+        )
 
     def watched(self) -> list[WatchTarget]:
         """Return the kinds for kopf to watch. Optional kinds that are not served are left out, because kopf warns of them."""
@@ -116,13 +118,13 @@ class ObjectWatcher:
     async def list_all(self) -> None:
         """List every kind once. Raises DependencyError."""
         await asyncio.gather(*(self._list(kind) for kind in SCOPES))
-        closed = self.kube.closed
-        if closed - self._closed:
-            namespaces = ", ".join(sorted(closed - self._closed))
+        forbidden = self.kube.forbidden_namespaces
+        if forbidden - self._forbidden_namespaces:
+            namespaces = ", ".join(sorted(forbidden - self._forbidden_namespaces))
             log.warning("no permission to read namespace %s, or it was deleted; still watching the others", namespaces)
-        if closed != self._closed:
-            self._closed = closed
-            self.kopf.renew()
+        if forbidden != self._forbidden_namespaces:
+            self._forbidden_namespaces = forbidden
+            self.kopf.restart()
 
     async def _resync(self) -> None:
         while True:
@@ -155,16 +157,16 @@ class ObjectWatcher:
         if lacked or kind in self._absent:
             # kopf reads the list of kinds once. It may lack a kind that could not be listed then.
             self._absent.discard(kind)
-            self.kopf.renew()
+            self.kopf.restart()
         elif not first:
             self._metrics.missed(kind.kind, missed)
-            if self.stale_watches.listed(kind, missed):
+            if self.stale_watches.record_list(kind, missed):
                 log.warning("watch of %s delivered no changes; restarting the watches", kind.plural)
-                self.kopf.renew()
+                self.kopf.restart()
 
     def _on_watch_event(self, kind: Kind, change: str | None, obj: Object) -> None:
         if change is not None:
-            self.stale_watches.heard(kind)
+            self.stale_watches.record_change(kind)
         if kind != SECRET:
             self.kube.feed(change, obj)
         elif change is not None and self._controller is not None:
@@ -202,7 +204,7 @@ async def run_operator(options: OperatorOptions) -> ExitCode:
         )
         watcher = ObjectWatcher(client, options, metrics)
         # Wait for kopf's thread. Else it may log errors after the line that explains why the process ends.
-        stack.push_async_callback(watcher.kopf.ended)
+        stack.push_async_callback(watcher.kopf.wait_until_ended)
         dependencies = Dependencies(
             FencedKubernetes(watcher.kube, lambda: elector.leads),
             FencedServe(SharedServe(RayServe(session, SecretTokens(client, clock)), clock), lambda: elector.leads),
@@ -210,7 +212,7 @@ async def run_operator(options: OperatorOptions) -> ExitCode:
             HttpWebhooks(AddressPolicy(frozenset(options.installation.webhooks.hosts))),
             clock,
             OperatorSettings.of(options.installation, options.identity),
-            EventDeduplicator(metrics.told),
+            EventDeduplicator(metrics.count_event),
             client,
             prometheus=_prometheus(session, options.installation),
             exposure_logs=EdgeExposureLogWriter(),
@@ -273,8 +275,8 @@ async def _serve_endpoints(
     metrics.measure(lambda: controller.queue.depth, lambda: [(k.kind, watcher.kube.objects.count(k)) for k in SCOPES])
     metrics.describe(lambda: (entry.load() for entry in watcher.kube.objects.find(MODEL_DEPLOYMENT, None, {})))
     health = {
-        "loop": probes.make_heartbeat_check(lambda: heartbeat.beat, "the event loop"),
-        "watches": probes.make_heartbeat_check(lambda: watcher.kopf.beat, "the watches' event loop"),
+        "loop": probes.make_heartbeat_check(lambda: heartbeat.last_heartbeat_s, "the event loop"),
+        "watches": probes.make_heartbeat_check(lambda: watcher.kopf.last_heartbeat_s, "the watches' event loop"),
         "changes": watcher.stale_watches.problem,
     }
     readiness = {"objects": lambda: "" if watcher.kube.ready else "not every kind was listed yet"}
@@ -293,12 +295,12 @@ class LoopHeartbeat:
     """Record when the event loop last ran, by time.monotonic."""
 
     def __init__(self) -> None:
-        self.beat = time.monotonic()
+        self.last_heartbeat_s = time.monotonic()
 
     async def run(self) -> None:
         """Record until cancelled."""
         while True:
-            self.beat = time.monotonic()
+            self.last_heartbeat_s = time.monotonic()
             await asyncio.sleep(1.0)
 
 

@@ -398,7 +398,7 @@ async def test_a_forbidden_namespace_does_not_affect_the_others() -> None:
     for kind in SCOPES:
         await world.cached.resync(kind)
     assert world.cached.ready
-    assert world.cached.closed == closed
+    assert world.cached.forbidden_namespaces == closed
     world.forget()
     for kind in (MODEL_DEPLOYMENT, HTTP_ROUTE):
         assert await world.cached.get(Ref(kind, "vision", "a")) is not None

@@ -243,7 +243,7 @@ def test_requests_and_events_of_whole_blocks_are_counted_by_arm() -> None:
     assert take(NOTHING, *result, now=T0 + 20).folded[2].counts() == (ArmCounts(), ArmCounts())
     counted = take(NOTHING, *result, now=T0 + 45).folded[2]
     assert counted.counts() == (ArmCounts(7, errors=1), ArmCounts(73, slow=1, rejections=1))
-    assert take(NOTHING, *result, now=T0 + 20).over[2].counts() == (
+    assert take(NOTHING, *result, now=T0 + 20).ended_blocks[2].counts() == (
         ArmCounts(7, errors=1),
         ArmCounts(3, slow=1, rejections=1),
     )

@@ -84,7 +84,7 @@ GOOD = arms(2, {"ok": 300, "slow": 15}, FINE)
 def test_a_candidate_that_is_like_stable_passes() -> None:
     result = judge(at_step(1), report(*GOOD))
     assert [each.verdict for each in result.metrics] == ["Passed", "Passed", "Undecided", "Undecided"]
-    assert (result.passed, result.harm, result.silent, result.broken, result.requests) == (True, "", False, "", 6000)
+    assert (result.passed, result.harm, result.silent, result.mismatch, result.requests) == (True, "", False, "", 6000)
     assert [each.role for each in result.metrics] == ["guardrail", "guardrail", "harm", "harm"]
     assert metric(result).message == "errorRate happened in neither arm: within its floor above stable's rate"
 
@@ -432,8 +432,8 @@ def test_requests_that_run_longer_than_they_may_have_failed_for_gates_and_do_no_
 
 def test_a_sample_ratio_mismatch_is_described() -> None:
     result = judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 90})))
-    assert result.broken == "the canary got 5400 of 23400 requests, expected 5850: sample-ratio mismatch"
-    assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 99}))).broken == ""
+    assert result.mismatch == "the canary got 5400 of 23400 requests, expected 5850: sample-ratio mismatch"
+    assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 99}))).mismatch == ""
 
 
 def recent_blocks(arm: str, *blocks: dict[str, int], epoch: int = 1) -> Any:
@@ -546,7 +546,7 @@ def test_early_harm_leaves_the_usual_test_the_rest_of_its_error() -> None:
 def test_without_any_counts_nothing_follows() -> None:
     for status in (at_step(1), at_step(1, warm=False), at_step(3)):
         result = judge(status)
-        assert (result.passed, result.harm, result.silent, result.broken, result.requests) == (False, "", True, "", 0)
+        assert (result.passed, result.harm, result.silent, result.mismatch, result.requests) == (False, "", True, "", 0)
         assert {each.verdict for each in result.metrics} <= {"NoData", "Suspended"}
 
 
@@ -747,8 +747,8 @@ def test_requests_that_were_lost_may_have_been_one_users() -> None:
 def test_users_with_many_requests_cause_no_sample_ratio_mismatch() -> None:
     """The canary's users make a third fewer requests than its weight."""
     few = sticky_rows(arms(2, {"ok": 300}, {"ok": 66}))
-    assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 66}))).broken
-    assert judge(at_step(1, BY_USER), by_unit(*few)).broken == ""
+    assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 66}))).mismatch
+    assert judge(at_step(1, BY_USER), by_unit(*few)).mismatch == ""
 
 
 def test_rates_of_users_are_compared_by_the_requests_that_came() -> None:
@@ -767,26 +767,26 @@ def users(
 
 def test_users_split_by_other_weights_are_a_sample_ratio_mismatch() -> None:
     rows = sticky_rows(GOOD)
-    assert judge(at_step(1, BY_USER), by_unit(*rows, units=users(750, 250))).broken == ""
+    assert judge(at_step(1, BY_USER), by_unit(*rows, units=users(750, 250))).mismatch == ""
     result = judge(at_step(1, BY_USER), by_unit(*rows, units=users(850, 150)))
-    assert result.broken.startswith("the canary got 150 of 1000 units and requests without one, expected 250")
+    assert result.mismatch.startswith("the canary got 150 of 1000 units and requests without one, expected 250")
     late = users(850, 150, at_s=NOW - 30)
-    assert judge(at_step(1, BY_USER), by_unit(*rows, units=late)).broken == ""
+    assert judge(at_step(1, BY_USER), by_unit(*rows, units=late)).mismatch == ""
 
 
 def test_users_count_by_the_weight_of_the_epoch_in_which_they_came_first() -> None:
     three = {**THREE, **BY_USER}
     rows = sticky_rows([*GOOD, *arms(4, {"ok": 300}, FINE)])
     by_step = [*users(450, 50, 1), *users(375, 125, 3, begin=500)]
-    assert judge(at_step(2, three), by_unit(*rows, units=by_step)).broken == ""
-    assert judge(at_step(2, three), by_unit(*rows, units=users(825, 175, 1))).broken
-    assert judge(at_step(2, three), by_unit(*rows, units=users(825, 175, 3))).broken
+    assert judge(at_step(2, three), by_unit(*rows, units=by_step)).mismatch == ""
+    assert judge(at_step(2, three), by_unit(*rows, units=users(825, 175, 1))).mismatch
+    assert judge(at_step(2, three), by_unit(*rows, units=users(825, 175, 3))).mismatch
 
 
 def test_requests_without_a_unit_fall_to_the_arms_by_the_weights() -> None:
     rows = [*sticky_rows(GOOD), *arms(2, {"ok": 300}, {"ok": 66})]
     result = judge(at_step(1, BY_USER), by_unit(*rows))
-    assert result.broken.startswith("the canary got 3960 of 21960 units and requests without one, expected 5490")
+    assert result.mismatch.startswith("the canary got 3960 of 21960 units and requests without one, expected 5490")
 
 
 def test_a_candidate_that_fails_for_one_user_alone_is_not_dead() -> None:

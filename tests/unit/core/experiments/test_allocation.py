@@ -10,7 +10,7 @@ from sundog_operator.core.experiments.allocation import ThompsonRule
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 
 METRIC = OutcomeMetric("conversion")
-HOURLY = ThompsonRule(floor=0.05, delta=0.2, pace=timedelta(hours=1))
+HOURLY = ThompsonRule(floor=0.05, delta=0.2, min_interval=timedelta(hours=1))
 AN_HOUR = timedelta(hours=1)
 ALL_IN = (False, False, False)
 

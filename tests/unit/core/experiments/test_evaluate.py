@@ -138,7 +138,7 @@ def test_a_sample_ratio_mismatch_is_reported_with_every_arm() -> None:
     counts = Counts(running("a", exposure="40%"))
     for _ in range(40):
         counts.block({"stable": 600, "control": 260, "a": 140}, {})
-    told = counts.evaluate().broken
+    told = counts.evaluate().mismatch
     assert told.startswith(
         "of 40000 requests, stable got 24000 (24000 expected), control got 10400 (8000 expected), a got 5600 (8000 expected)"
     )
@@ -172,9 +172,9 @@ def test_nothing_is_decided_while_outcomes_are_unavailable() -> None:
     counts = Counts(running("a", metrics={"success": [{"name": "conversion", "feedback": "converted"}]}))
     problem = Cause("FeedbackUnavailable", "no edge has any")
     evaluation = counts.evaluate(problem)
-    assert evaluation.feedback == problem
-    assert evaluation.ruling is not None
-    assert (evaluation.ruling.decision, evaluation.ruling.reason) == (
+    assert evaluation.feedback_problem == problem
+    assert evaluation.outcome_decision is not None
+    assert (evaluation.outcome_decision.decision, evaluation.outcome_decision.reason) == (
         "Undecided",
         "nothing is decided: no edge has any",
     )
@@ -183,15 +183,15 @@ def test_nothing_is_decided_while_outcomes_are_unavailable() -> None:
 def test_nothing_is_decided_while_too_much_data_is_lost() -> None:
     counts = Counts(running("a", metrics={"success": [{"name": "conversion", "feedback": "converted"}]}))
     counts.block({"control": 3000, "a": 3000}, {})
-    assert counts.evaluate().lost is None
+    assert counts.evaluate().data_loss is None
     counts.rows[1, "a"] = counts.rows[1, "a"]._replace(lost=900)
     evaluation = counts.evaluate()
-    assert evaluation.lost is not None
-    assert (evaluation.broken, evaluation.harm) == ("", {})
-    assert evaluation.ruling is not None
-    assert (evaluation.ruling.decision, evaluation.ruling.reason) == (
+    assert evaluation.data_loss is not None
+    assert (evaluation.mismatch, evaluation.harm) == ("", {})
+    assert evaluation.outcome_decision is not None
+    assert (evaluation.outcome_decision.decision, evaluation.outcome_decision.reason) == (
         "Undecided",
-        f"nothing is decided: {evaluation.lost[1]}",
+        f"nothing is decided: {evaluation.data_loss[1]}",
     )
 
 

@@ -15,7 +15,7 @@ from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
 from sundog_operator.core.experiments import dropped_arms, outcome_evaluation, state, state_machine
-from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
+from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeDecision
 
 HOUR = timedelta(hours=1)
 BY_USER, BY_REQUEST = {"header": "x-user-id"}, {"request": {}}
@@ -44,8 +44,10 @@ def counted(positive: dict[str, int], units: int = 1000, epoch: int = 1) -> Coun
     return Counters("uid", feedback=FeedbackSums("s1", 9, exposed, outcomes))
 
 
-def evaluate(status: ExperimentStatus, counters: Counters, broken: str = "") -> outcome_evaluation.OutcomeEvaluation:
-    return outcome_evaluation.evaluate_experiment_outcomes(status, counters, {}, broken, T0 + HOUR)
+def evaluate(
+    status: ExperimentStatus, counters: Counters, undecided_reason: str = ""
+) -> outcome_evaluation.OutcomeEvaluation:
+    return outcome_evaluation.evaluate_experiment_outcomes(status, counters, {}, undecided_reason, T0 + HOUR)
 
 
 def test_each_arm_and_metric_has_its_units() -> None:
@@ -61,8 +63,8 @@ def test_each_arm_and_metric_has_its_units() -> None:
     assert found.metrics[1].needed is not None
     assert found.decided is not None
     assert (found.decided.decision, found.decided.winner) == ("Winner", "a")
-    assert found.rate is not None
-    assert found.rate.values == {"conversion": (0.1, 0.0)}
+    assert found.observed_traffic is not None
+    assert found.observed_traffic.control_values == {"conversion": (0.1, 0.0)}
 
 
 def test_an_epoch_with_unfit_control_decides_nothing() -> None:
@@ -200,7 +202,8 @@ def test_a_winner_is_declared_unless_paused(paused: bool) -> None:
     if paused:
         status = status.model_copy(update={"paused": PauseStatus(reason="ControlDegraded", message="", since=T0)})
     evidence = ExperimentEvaluation(
-        ruling=OutcomeRuling("Winner", "a", "it is better " * 200), unreachable_edges=("edge",) if paused else ()
+        outcome_decision=OutcomeDecision("Winner", "a", "it is better " * 200),
+        unreachable_edges=("edge",) if paused else (),
     )
     after = state_machine.tick(status, state.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
     if paused:

@@ -13,7 +13,7 @@ from experiment_statuses import T0, freeze_experiment, stable_revision
 from sundog_operator.api import ExperimentSpec, ExperimentStatus, PlanGuardrail
 from sundog_operator.api.reasons import Cause, PauseReason
 from sundog_operator.core.experiments import arms, freeze, state, state_machine
-from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
+from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.experiments.state import ArmState, ExperimentInputs
 from sundog_operator.core.rollout.evaluation import BaselineHealth
 
@@ -85,9 +85,9 @@ def test_harm_drops_an_arm_at_once_and_moves_no_other_bucket() -> None:
 
 def test_with_a_sample_ratio_mismatch_only_a_dead_arm_is_dropped() -> None:
     status = running()
-    broken = evidence(broken="sample-ratio mismatch", harm={"a": "worse"})
-    assert state_machine.tick(status, inputs(9, evidence=broken)) == status
-    dead = replace(broken, dead={"a": "arm a failed 60 of 61"})
+    mismatched = evidence(mismatch="sample-ratio mismatch", harm={"a": "worse"})
+    assert state_machine.tick(status, inputs(9, evidence=mismatched)) == status
+    dead = replace(mismatched, dead={"a": "arm a failed 60 of 61"})
     assert state_machine.tick(status, inputs(9, evidence=dead)).arms[2].dropped == "Harm: arm a failed 60 of 61"
 
 
@@ -127,8 +127,8 @@ OUTAGE = BaselineHealth(Cause(PauseReason.CONTROL_UNHEALTHY, "20 % of control's 
 
 def won_by(arm: str) -> ExperimentStatus:
     """Return an experiment that an arm has won, with the new epoch confirmed."""
-    ruling = OutcomeRuling("Winner", arm, f"conversion of {arm} is better")
-    status = state_machine.tick(running(onWin="pause"), inputs(9, evidence=evidence(ruling=ruling)))
+    decided = OutcomeDecision("Winner", arm, f"conversion of {arm} is better")
+    status = state_machine.tick(running(onWin="pause"), inputs(9, evidence=evidence(outcome_decision=decided)))
     assert (status.paused and status.paused.reason, status.verdict.winner) == ("Won", arm)
     return state_machine.tick(status, inputs(10, evidence=evidence()))
 
@@ -165,7 +165,8 @@ def test_a_winner_that_does_harm_has_not_won_and_the_others_go_on() -> None:
     assert after.verdict.reason == "a won and was then dropped: Harm: arm a: errorRate is 3 times control's"
     again = state_machine.tick(after, inputs(21, evidence=evidence()))
     second = state_machine.tick(
-        again, inputs(22, evidence=evidence(ruling=OutcomeRuling("Winner", "b", "conversion of b is better")))
+        again,
+        inputs(22, evidence=evidence(outcome_decision=OutcomeDecision("Winner", "b", "conversion of b is better"))),
     )
     assert (second.paused and second.paused.reason, second.verdict.winner) == ("Won", "b")
 
@@ -302,7 +303,7 @@ events = st.fixed_dictionaries(
         "harm": st.sets(st.sampled_from("abc")),
         "dead": st.sets(st.sampled_from("abc")),
         "failed": st.sets(st.sampled_from("abc")),
-        "broken": st.booleans(),
+        "mismatch": st.booleans(),
         "trouble": st.booleans(),
         "end": st.sampled_from([False] * 9 + [True]),
     }
@@ -317,7 +318,7 @@ def test_each_bucket_always_has_one_arm_and_control_keeps_its_own(history: list[
         found = evidence(
             harm=dict.fromkeys(now["harm"], "worse"),
             dead=dict.fromkeys(now["dead"], "dead"),
-            broken="broken" if now["broken"] else "",
+            mismatch="mismatch" if now["mismatch"] else "",
             control=BaselineHealth(Cause(PauseReason.CONTROL_UNHEALTHY, "bad"), settled=False)
             if now["trouble"]
             else BaselineHealth(),

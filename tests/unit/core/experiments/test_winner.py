@@ -23,7 +23,7 @@ def decide(
     *arms: tuple[int, int],
     control: tuple[int, int] = (1000, 500),
     guardrails: Sequence[dict[str, str]] = (),
-    broken: str = "",
+    undecided_reason: str = "",
     dropped: str = "",
     n: int = N,
 ) -> WinnerDecision:
@@ -36,7 +36,12 @@ def decide(
     ]
     return winner.decide_winner(
         WinnerInputs(
-            (CONVERSION, REFUNDS), named, [OutcomeEpoch((1,) * len(rows[0]), rows)], 0.05, broken, elapsed_s=3600
+            (CONVERSION, REFUNDS),
+            named,
+            [OutcomeEpoch((1,) * len(rows[0]), rows)],
+            0.05,
+            undecided_reason,
+            elapsed_s=3600,
         )
     )
 
@@ -102,7 +107,7 @@ def test_a_dropped_arm_cannot_win() -> None:
 
 def test_broken_counts_decide_nothing() -> None:
     for arms in ([(1300, 500)], [(700, 500)]):
-        decision = decide(*arms, broken="units do not fall to the arms by their weights")
+        decision = decide(*arms, undecided_reason="units do not fall to the arms by their weights")
         assert (decision.decision, decision.winner) == (Decision.UNDECIDED, "")
         assert decision.reason == "nothing is decided: units do not fall to the arms by their weights"
         assert standings(decision) == [ArmStanding.HELD]

@@ -200,9 +200,9 @@ def test_outside_its_windows_harm_and_abort_act_at_once() -> None:
     aborted = steering.execute_command(collecting(), RolloutCommand("a", "abort", 8), T0 + LATER)
     for ended in (harmed, failed, aborted):
         assert (ended.phase, state.canary_weight(ended)) == ("Stopped", 0)
-    broken = make_evaluation(broken="600 of 1000")
-    doubted = settle(collecting(), LATER, broken, opens_at=OPENS)
-    assert settle(doubted, LATER * 2, broken, opens_at=OPENS).phase == "Stopped"
+    mismatched = make_evaluation(mismatch="600 of 1000")
+    doubted = settle(collecting(), LATER, mismatched, opens_at=OPENS)
+    assert settle(doubted, LATER * 2, mismatched, opens_at=OPENS).phase == "Stopped"
 
 
 stays = st.sampled_from(["free", "held", "outside"])
@@ -247,7 +247,7 @@ def test_a_step_of_a_later_version_is_not_skipped() -> None:
 
 def test_a_sample_ratio_mismatch_does_not_replace_a_manual_pause() -> None:
     paused = steering.execute_command(collecting(), RolloutCommand("p", "pause", 8), T0 + LATER)
-    assert settle(paused, LATER * 9, make_evaluation(broken="600 of 1000")).paused == paused.paused
+    assert settle(paused, LATER * 9, make_evaluation(mismatch="600 of 1000")).paused == paused.paused
 
 
 FAILS = Cause(PauseReason.CONTROL_UNHEALTHY, "50.0% of stable's requests failed in a minute")
@@ -431,7 +431,7 @@ def test_harm_takes_all_traffic_back_whatever_holds_the_rollout(held: bool) -> N
     status = collecting()
     if not held:
         status = steering.execute_command(status, RolloutCommand("p", "pause", 8), T0)
-    harmful = make_evaluation(harm="five times the errors", passed=True, broken="600 of 1000")
+    harmful = make_evaluation(harm="five times the errors", passed=True, mismatch="600 of 1000")
     after = state_machine.tick(status, tick_inputs(LATER, harmful, held=held))
     assert (after.phase, state.canary_weight(after), after.paused) == ("Stopped", 0, None)
     assert (after.verdict.decision, after.verdict.winner) == ("RolledBack", "stable")
@@ -500,9 +500,9 @@ def test_a_pause_by_hand_does_not_end_with_an_outage_and_takes_none_of_the_steps
 
 
 def test_a_manual_pause_does_not_hide_a_lasting_sample_ratio_mismatch() -> None:
-    broken = make_evaluation(broken="600 of 1000")
-    paused = steering.execute_command(settle(collecting(), LATER, broken), PAUSE, T0 + LATER)
-    assert settle(paused, LATER * 2, broken).phase == "Stopped"
+    mismatched = make_evaluation(mismatch="600 of 1000")
+    paused = steering.execute_command(settle(collecting(), LATER, mismatched), PAUSE, T0 + LATER)
+    assert settle(paused, LATER * 2, mismatched).phase == "Stopped"
 
 
 def test_a_step_that_takes_too_long_can_end_the_rollout_or_go_on() -> None:
@@ -625,18 +625,18 @@ def test_resuming_without_traffic_restarts_the_wait() -> None:
 
 
 def test_a_lasting_sample_ratio_mismatch_pauses_and_then_stops() -> None:
-    broken = make_evaluation(broken="600 of 1000", passed=True)
-    paused = settle(collecting(), LATER, broken)
+    mismatched = make_evaluation(mismatch="600 of 1000", passed=True)
+    paused = settle(collecting(), LATER, mismatched)
     assert paused.paused is not None
     assert (paused.paused.reason, paused.phase) == ("SampleRatio", "Running")
-    assert settle(paused, LATER + timedelta(seconds=299), broken) == paused
-    stopped = settle(paused, LATER + timedelta(seconds=300), broken)
+    assert settle(paused, LATER + timedelta(seconds=299), mismatched) == paused
+    stopped = settle(paused, LATER + timedelta(seconds=300), mismatched)
     assert (stopped.phase, state.canary_weight(stopped)) == ("Stopped", 0)
     assert (stopped.verdict.decision, stopped.verdict.reason) == ("Undecided", "SampleRatioMismatch: 600 of 1000")
 
 
 def test_a_split_that_matches_again_waits_for_a_user() -> None:
-    paused = settle(collecting(), LATER, make_evaluation(broken="600 of 1000"))
+    paused = settle(collecting(), LATER, make_evaluation(mismatch="600 of 1000"))
     assert settle(paused, timedelta(hours=5), make_evaluation(passed=True)).paused == paused.paused
     resumed = steering.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + LATER)
     assert index(settle(resumed, LATER, make_evaluation(passed=True))) == 2
@@ -699,7 +699,7 @@ evidences = st.none() | st.builds(
     harm=st.sampled_from(["", "", "", "", "harm"]),
     passed=st.booleans(),
     silent=st.booleans(),
-    broken=st.sampled_from(["", "", "", "broken"]),
+    mismatch=st.sampled_from(["", "", "", "mismatch"]),
     requests=st.sampled_from([0, 200]),
     guardrails=st.sampled_from([PLAN.guardrails, (PlanGuardrail(metric="latencyP95", margin=0.1),)]),
 )
@@ -742,7 +742,7 @@ def test_for_all_inputs_only_evidence_passes_a_gate_and_harm_ends_it(ticks: Walk
             assert evidence is not None
             assert evidence.passed
             assert not evidence.harm
-            assert not evidence.broken
+            assert not evidence.mismatch
             assert before.paused is None
         if after.phase == "Concluded":
             assert index(after) == 3

@@ -60,7 +60,7 @@ def test_a_floor_is_tested_on_the_newest_epoch_alone() -> None:
     metric = replace(ERRORS, margin=0.1, floor=0.005)
     before, newest = epoch(0.1, (45, 5), requests=100), epoch(0.5, (15, 18))
     rates = [
-        sum(each.events[0][arm] for each in (before, newest)) / sum(each.units[arm] for each in (before, newest))
+        sum(each.events[0][arm] for each in (before, newest)) / sum(each.requests[arm] for each in (before, newest))
         for arm in (0, 1)
     ]
     assert rates[1] < 0.6 * rates[0]
@@ -221,10 +221,10 @@ def test_a_finding_shows_the_requests_that_the_floor_needs() -> None:
         MetricVerdict.UNDECIDED,
     ]
     assert [math.isfinite(each.units) for each in found] == [True, False, False, True]
-    times = found[0].units / quiet.units[1]
+    times = found[0].units / quiet.requests[1]
     assert found[0].eta_s == pytest.approx(600 * (times - 1))
     for enough, verdict in ((1.01, MetricVerdict.PASSED), (0.9, MetricVerdict.UNDECIDED)):
-        more = replace(quiet, units=tuple(math.ceil(each * times * enough) for each in quiet.units))
+        more = replace(quiet, requests=tuple(math.ceil(each * times * enough) for each in quiet.requests))
         assert guardrail_comparison.evaluate_counts([ERRORS], [more], ErrorLevels(0.05))[0].verdict == verdict
 
 
@@ -238,7 +238,7 @@ def test_before_the_first_block_ends_there_is_no_estimate_of_time() -> None:
 
 def test_a_split_by_weights_is_no_mismatch_and_another_is() -> None:
     def split(weight: float, *, more: int = 0) -> ArmSplit:
-        (control, candidate) = epoch(weight).units
+        (control, candidate) = epoch(weight).requests
         return ArmSplit.of_two(weight, (control, candidate + more))
 
     assert guardrail_comparison.mismatch_log_e([]) == 0

@@ -118,7 +118,7 @@ class CachedKubernetes:
         self._absent: dict[Ref, float] = {}
         self._synced: set[Kind] = set()
         self._not_served: set[Kind] = set()
-        self._closed: dict[Kind, frozenset[str | None]] = {}
+        self._forbidden: dict[Kind, frozenset[str | None]] = {}
         self._stale: dict[Kind, dict[Ref, object]] = {kind: {} for kind in self._scopes}
         self.objects = ObjectCache()
 
@@ -136,9 +136,9 @@ class CachedKubernetes:
         return kind in self._not_served
 
     @property
-    def closed(self) -> frozenset[str]:
+    def forbidden_namespaces(self) -> frozenset[str]:
         """The namespaces in which the permission to list some kind is missing."""
-        return frozenset(name for closed in tuple(self._closed.values()) for name in closed if name)
+        return frozenset(name for forbidden in tuple(self._forbidden.values()) for name in forbidden if name)
 
     def feed(self, change: str | None, obj: Object) -> None:
         """Take in an event of a watch: DELETED, or any other type for a new state."""
@@ -163,7 +163,7 @@ class CachedKubernetes:
                 missed += self._merge(kind, namespace, snapshot)
         if len(refusals) == len(self._namespaces):
             self._raise_forbidden(kind, next(iter(refusals.values())))
-        self._closed[kind] = frozenset(refusals)
+        self._forbidden[kind] = frozenset(refusals)
         self._synced.add(kind)
         if kind in self._not_served:
             self._not_served.remove(kind)
@@ -195,18 +195,18 @@ class CachedKubernetes:
                 self._on_change(obj)
 
     def _require_served(self, kind: Kind, namespace: str | None) -> None:
-        if kind in self._not_served or (kind in OPTIONAL and self._is_closed(kind, namespace)):
+        if kind in self._not_served or (kind in OPTIONAL and self._is_forbidden(kind, namespace)):
             raise NotServed(f"{kind.plural}: the API server does not serve {kind.api_version}")
 
     def _is_watched(self, namespace: str | None) -> bool:
         return namespace in self._namespaces or self._namespaces == (None,)
 
-    def _is_closed(self, kind: Kind, namespace: str | None) -> bool:
-        return namespace in self._closed.get(kind, ())
+    def _is_forbidden(self, kind: Kind, namespace: str | None) -> bool:
+        return namespace in self._forbidden.get(kind, ())
 
     def _is_known(self, ref: Ref) -> bool:
         """Return whether the memory shows if an object exists."""
-        is_cached = ref.kind in self._synced and not self._is_closed(ref.kind, ref.namespace)
+        is_cached = ref.kind in self._synced and not self._is_forbidden(ref.kind, ref.namespace)
         return is_cached and ref not in self._stale[ref.kind]
 
     async def get(self, ref: Ref) -> Object | None:
@@ -253,7 +253,7 @@ class CachedKubernetes:
 
     def version(self, namespace: str) -> int | None:
         """See the port."""
-        if not self.ready or not self._is_watched(namespace) or namespace in self.closed:
+        if not self.ready or not self._is_watched(namespace) or namespace in self.forbidden_namespaces:
             return None
         return self._versions[namespace] + self._kinds_version
 
@@ -294,7 +294,7 @@ class CachedKubernetes:
         return self._source.watch(kind, namespace)
 
     def _is_cached(self, kind: Kind, namespace: str | None) -> bool:
-        return kind in self._synced and self._is_watched(namespace) and not self._is_closed(kind, namespace)
+        return kind in self._synced and self._is_watched(namespace) and not self._is_forbidden(kind, namespace)
 
     async def _find(
         self, kind: Kind, namespace: str | None, labels: Mapping[str, str] | None

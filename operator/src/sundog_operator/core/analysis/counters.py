@@ -55,8 +55,8 @@ class Counters:
         attempt: UID of the attempt.
         sources: counts of each edge process, by epoch and arm.
         folded: by epoch, the sums of blocks whose requests have ended.
-        over: the same for all blocks that have ended, although some of their requests may still run. It is for tests that cannot wait, is
-            computed at every evaluation, and is not stored.
+        ended_blocks: the same for all blocks that have ended, although some of their requests may still run. It is for tests that cannot
+            wait, is computed at every evaluation, and is not stored.
         groups: counts by unit group.
         feedback: sums of outcomes.
     """
@@ -64,7 +64,7 @@ class Counters:
     attempt: str
     sources: Mapping[str, Mapping[tuple[int, str], ArmCounts]] = field(default_factory=dict)
     folded: Mapping[int, EpochBlocks] = field(default_factory=dict)
-    over: Mapping[int, EpochBlocks] = field(default_factory=dict, compare=False)
+    ended_blocks: Mapping[int, EpochBlocks] = field(default_factory=dict, compare=False)
     groups: unit_groups.GroupsBySource = field(default_factory=dict)
     feedback: FeedbackSums = field(default_factory=FeedbackSums)
 
@@ -233,8 +233,8 @@ def update_counters(
     )
     groups = unit_groups.update_groups(known_groups, reported_groups, present)
     folded = _fold(before, reports, blocks, scope)
-    over = _fold(replace(before, folded=folded), reports, blocks, replace(scope, timeout_s=0.0))
-    return Counters(before.attempt, _merge_departed(sources, present), folded, over, groups, before.feedback)
+    ended_blocks = _fold(replace(before, folded=folded), reports, blocks, replace(scope, timeout_s=0.0))
+    return Counters(before.attempt, _merge_departed(sources, present), folded, ended_blocks, groups, before.feedback)
 
 
 def _merge_departed(

@@ -100,7 +100,7 @@ def _make_comparison(
 
     none = dispersion_sums.EpochBlocks.empty(0, 1 + pair.place)
     gate = make_counts(known.folded.get(epoch, none), 0, arm.lost + overdue)
-    harm = make_counts(known.over.get(epoch, none), control.lost, 0)
+    harm = make_counts(known.ended_blocks.get(epoch, none), control.lost, 0)
     return EpochComparison(gate, harm, ArmSplit.of_two(share, (control.assigned, arm.assigned)), (arm.lost, overdue))
 
 

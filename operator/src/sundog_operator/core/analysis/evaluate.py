@@ -73,7 +73,7 @@ def evaluate_rollout(status: ExperimentStatus, collected: RolloutCounts) -> Eval
         and all(_passes(each, last=state.next_weight(status) == 100) for each in metrics),
         silent=min(stable, canary) == 0,
         unreachable_edges=tuple(unreachable_edges),
-        broken=mismatch_of_units(status, epochs, collected)
+        mismatch=mismatch_of_units(status, epochs, collected)
         if limits.has_sticky_units
         else mismatch_of_requests(counted),
         control=baseline_health.evaluate_baseline(status.plan, collected.blocks, collected.now_s),
@@ -87,8 +87,8 @@ def _with_early_harm(
     metrics: tuple[MetricStatus, ...], status: ExperimentStatus, collected: CollectedCounts
 ) -> tuple[MetricStatus, ...]:
     """Add harm in the canary's first blocks, while the usual test has too few blocks."""
-    over, evident = collected.tallies.over, arm_shares(status.evidence_epochs)
-    lengths = zip(*(over[number].lengths for number in evident if number in over), strict=True)
+    ended_blocks, evident = collected.tallies.ended_blocks, arm_shares(status.evidence_epochs)
+    lengths = zip(*(ended_blocks[number].lengths for number in evident if number in ended_blocks), strict=True)
     if dispersion.has_enough_blocks([sum(each.closed for each in epochs) for epochs in lengths]):
         return metrics
     known = {number: own[-1] for number, own in include_warmup(status.plan, evident).items()}

@@ -99,7 +99,7 @@ def _check_ceiling(
     ceiling = guardrail.max if longest is None else 1 - latency_quantile(guardrail.metric)
     if ceiling is None or newest is None or metric.verdict not in (MetricVerdict.PASSED, SUSPENDED):
         return metric
-    hits, trials = (newest.events[index][1], newest.units[1]) if longest is None else late[guardrail.metric]
+    hits, trials = (newest.events[index][1], newest.requests[1]) if longest is None else late[guardrail.metric]
     if rate_ceiling.is_below(
         hits,
         trials,

@@ -36,12 +36,12 @@ class ThompsonRule:
     Attributes:
         floor: the smallest share of an active arm.
         delta: the share of the units that is spread evenly.
-        pace: the shortest time between two changes.
+        min_interval: the shortest time between two changes.
     """
 
     floor: float
     delta: float
-    pace: timedelta
+    min_interval: timedelta
 
 
 def freeze_allocation(allocation: Allocation, max_duration: timedelta) -> ThompsonRule | None:
@@ -51,7 +51,7 @@ def freeze_allocation(allocation: Allocation, max_duration: timedelta) -> Thomps
     return ThompsonRule(
         floor=parse_percent(allocation.floor or _FLOOR),
         delta=_DELTA if allocation.delta is None else allocation.delta,
-        pace=max(_MIN_INTERVAL, max_duration / _MAX_CHANGES),
+        min_interval=max(_MIN_INTERVAL, max_duration / _MAX_CHANGES),
     )
 
 
@@ -63,7 +63,7 @@ def scale_to_buckets(shares: Sequence[int], buckets: int) -> tuple[int, ...]:
 def next_weights(
     thompson: ThompsonRule,
     metric: OutcomeMetric,
-    place: int,
+    metric_index: int,
     epochs: Sequence[OutcomeEpoch],
     out: Sequence[bool],
     since: timedelta,
@@ -73,17 +73,17 @@ def next_weights(
     Args:
         thompson: the rule.
         metric: the metric that shares follow.
-        place: index of the metric's outcomes in each epoch.
+        metric_index: index of the metric's outcomes in each epoch.
         epochs: all epochs; the newest is last, and its shares are in force.
         out: whether each arm, control first, was dropped.
         since: time since the newest epoch began.
     """
-    if since < thompson.pace or not epochs:
+    if since < thompson.min_interval or not epochs:
         return None
     now = thompson_sampling.round_shares(epochs[-1].shares, TOTAL_SHARE)
     shares = thompson_sampling.next_shares(
         metric,
-        [each.outcomes[place] for each in epochs],
+        [each.outcomes[metric_index] for each in epochs],
         [each.shares for each in epochs],
         out,
         floor=thompson.floor,

@@ -21,7 +21,7 @@ from sundog_operator.core.analysis.split_mismatch import MISMATCH_LOG_E
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.experiments import data_loss, outcome_evaluation, state
-from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
+from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import replica_counts
@@ -35,7 +35,7 @@ def evaluate_experiment(
     status: ExperimentStatus,
     collected: CollectedCounts,
     replicas: Mapping[str, int],
-    feedback: Cause | None = None,
+    feedback_problem: Cause | None = None,
 ) -> ExperimentEvaluation:
     """Evaluate an experiment's evidence.
 
@@ -43,7 +43,7 @@ def evaluate_experiment(
         status: the status of an experiment with a frozen plan.
         collected: the collected counts.
         replicas: number of healthy replicas of each arm, including control.
-        feedback: why outcomes from edges cannot be used; None if they can.
+        feedback_problem: why outcomes from edges cannot be used; None if they can.
     """
     limits, active = _limits(status), {arm.name for arm in state.active_arms(status)}
     pairs = [pair for pair in make_pairs(status) if pair.arm in active]
@@ -62,7 +62,7 @@ def evaluate_experiment(
     unreachable = f"no counts from {', '.join(unreachable_edges)}" if unreachable_edges else ""
     lost = data_loss.find_data_loss(status, collected)
     outage = control.outage.message if control.outage is not None else ""
-    missing = next((each.message for each in (feedback, lost) if each is not None), "")
+    missing = next((each.message for each in (feedback_problem, lost) if each is not None), "")
     undecided = mismatch or outage or unreachable or missing
     at = datetime.fromtimestamp(collected.now_s, UTC)
     outcomes = outcome_evaluation.evaluate_experiment_outcomes(
@@ -72,17 +72,17 @@ def evaluate_experiment(
         metrics=(*(each for own in metrics.values() for each in own), *outcomes.metrics),
         harm={arm: why for arm, why in harm.items() if why},
         dead={arm: why for arm, why in dead.items() if why},
-        broken=mismatch,
+        mismatch=mismatch,
         control=control,
         unreachable_edges=unreachable_edges,
         requests=min(requests),
         units=_units_by_arm(status, collected) if limits.has_sticky_units else _requests_by_arm(status, collected),
         guardrails=resolve_thresholds(status.plan.guardrails, collected.traffic),
-        ruling=_ruling(outcomes.decided),
+        outcome_decision=_outcome_decision(outcomes.decided),
         shares=outcomes.shares,
-        rate=outcomes.rate,
-        feedback=feedback,
-        lost=lost,
+        observed_traffic=outcomes.observed_traffic,
+        feedback_problem=feedback_problem,
+        data_loss=lost,
         unknown_units_message=data_loss.report_unknown_units(collected),
     )
 
@@ -92,8 +92,8 @@ def _guardrails(metrics: Mapping[str, Sequence[MetricStatus]]) -> dict[str, dict
     return {arm: {each.name: each.verdict for each in own if each.role == "guardrail"} for arm, own in metrics.items()}
 
 
-def _ruling(decided: WinnerDecision | None) -> OutcomeRuling | None:
-    return None if decided is None else OutcomeRuling(str(decided.decision), decided.winner, decided.reason)
+def _outcome_decision(decided: WinnerDecision | None) -> OutcomeDecision | None:
+    return None if decided is None else OutcomeDecision(str(decided.decision), decided.winner, decided.reason)
 
 
 def make_pairs(status: ExperimentStatus) -> list[ArmPair]:

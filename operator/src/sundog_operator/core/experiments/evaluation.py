@@ -9,7 +9,7 @@ from sundog_operator.core.rollout.evaluation import HEALTHY, BaselineHealth
 
 
 @dataclass(frozen=True, slots=True)
-class OutcomeRuling:
+class OutcomeDecision:
     """Decision on the success metrics of an experiment.
 
     Attributes:
@@ -24,16 +24,16 @@ class OutcomeRuling:
 
 
 @dataclass(frozen=True, slots=True)
-class ObservedRate:
+class ObservedTraffic:
     """Observed rate of units, and the values of control's units.
 
     Attributes:
         units_per_second: first exposures per second of all arms, including units outside of the experiment.
-        values: control's values by metric name: (rate, 0) of a rate metric, (mean, standard deviation of a unit) of a mean metric.
+        control_values: control's values by metric name: (rate, 0) of a rate metric, (mean, standard deviation of a unit) of a mean metric.
     """
 
     units_per_second: float
-    values: Mapping[str, tuple[float, float]]
+    control_values: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +44,16 @@ class ExperimentEvaluation:
         metrics: status of each metric of each arm with traffic.
         harm: for each arm that does harm, a sentence about it.
         dead: for each arm that fails nearly all its requests, a sentence about it; found without a statistical test.
-        broken: why the counts allow no conclusion, such as a sample-ratio mismatch; empty if they allow one.
+        mismatch: a sentence about a sample-ratio mismatch, with which no conclusion is valid; empty without one.
         control: whether control is fit for comparison.
         unreachable_edges: names of edge pods that do not report their counts.
         requests: requests in the current epoch of the arm with the fewest.
         units: number of units by arm, or of requests if each request is a unit; empty if unknown.
-        ruling: the decision on the success metrics; None without any.
+        outcome_decision: the decision on the success metrics; None without any.
         shares: new numbers of buckets, of control and of each arm; None unless weights change.
-        rate: the observed rate of units; None if unknown.
-        feedback: why outcomes from edges cannot be used; None if they can, or if there are none.
-        lost: why too much data is missing for a winner; None if there is enough.
+        observed_traffic: the rate of units and the values of control; None if unknown.
+        feedback_problem: why outcomes from edges cannot be used; None if they can, or if there are none.
+        data_loss: why too much data is missing for a winner; None if there is enough.
         unknown_units_message: sentence about outcomes that belong to no known unit; empty if they are few.
         guardrails: the plan's guardrails, with those latency thresholds that are known.
     """
@@ -61,15 +61,15 @@ class ExperimentEvaluation:
     metrics: tuple[MetricStatus, ...] = ()
     harm: Mapping[str, str] = field(default_factory=dict)
     dead: Mapping[str, str] = field(default_factory=dict)
-    broken: str = ""
+    mismatch: str = ""
     control: BaselineHealth = HEALTHY
     unreachable_edges: tuple[str, ...] = ()
     requests: int = 0
     units: Mapping[str, int] = field(default_factory=dict)
     guardrails: tuple[PlanGuardrail, ...] = ()
-    ruling: OutcomeRuling | None = None
+    outcome_decision: OutcomeDecision | None = None
     shares: tuple[int, ...] | None = None
-    rate: ObservedRate | None = None
-    feedback: Cause | None = None
-    lost: Cause | None = None
+    observed_traffic: ObservedTraffic | None = None
+    feedback_problem: Cause | None = None
+    data_loss: Cause | None = None
     unknown_units_message: str = ""

@@ -86,7 +86,7 @@ def freeze(
 
 def _allocation(spec: ExperimentSpec) -> PlanAllocation | None:
     rule = allocation.freeze_allocation(spec.allocation, spec.stop.max_duration)
-    return None if rule is None else PlanAllocation(floor=rule.floor, delta=rule.delta, pace=rule.pace)
+    return None if rule is None else PlanAllocation(floor=rule.floor, delta=rule.delta, pace=rule.min_interval)
 
 
 def _outcomes(spec: ExperimentSpec) -> Iterator[PlanOutcome]:

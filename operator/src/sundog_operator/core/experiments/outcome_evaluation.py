@@ -20,7 +20,7 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
 from sundog_operator.core.experiments import allocation, sample_ratio, state, transitions, winner
 from sundog_operator.core.experiments.allocation import ThompsonRule
-from sundog_operator.core.experiments.evaluation import ObservedRate
+from sundog_operator.core.experiments.evaluation import ObservedTraffic
 from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.stats import outcome_comparison
 from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeCounts, OutcomeEpoch, OutcomeMetric
@@ -40,13 +40,13 @@ class OutcomeEvaluation:
         metrics: status of each success and secondary metric of each arm, dropped arms included.
         decided: the decision; None where the plan has no success metric.
         shares: buckets, control first, where weights are to change; None while they stay.
-        rate: the observed rate of units; None without data.
+        observed_traffic: the rate of units and the values of control; None without data.
     """
 
     metrics: tuple[MetricStatus, ...] = ()
     decided: WinnerDecision | None = None
     shares: tuple[int, ...] | None = None
-    rate: ObservedRate | None = None
+    observed_traffic: ObservedTraffic | None = None
 
 
 def planned_outcomes(status: ExperimentStatus, role: str) -> list[PlanOutcome]:
@@ -100,7 +100,7 @@ def evaluate_experiment_outcomes(
     status: ExperimentStatus,
     counted: Counters,
     guardrails: Mapping[str, Mapping[str, str]],
-    broken: str,
+    undecided_reason: str,
     now: datetime,
 ) -> OutcomeEvaluation:
     """Evaluate the outcomes.
@@ -109,7 +109,7 @@ def evaluate_experiment_outcomes(
         status: the status of an experiment with a frozen plan.
         counted: the edges' counts of requests and outcomes.
         guardrails: the verdict of each guardrail by arm and metric.
-        broken: why the counts allow no decision; empty where they do.
+        undecided_reason: why the counts allow no decision; empty where they do.
         now: the present time.
     """
     planned = {role: planned_outcomes(status, role) for role in (SUCCESS, SECONDARY)}
@@ -128,15 +128,15 @@ def evaluate_experiment_outcomes(
                 ],
                 epochs=epochs[SUCCESS],
                 alpha=status.plan.alpha or DEFAULT_ALPHA,
-                broken=broken,
+                undecided_reason=undecided_reason,
                 elapsed_s=elapsed_s,
             )
         )
     return OutcomeEvaluation(
         metrics=(*_success_metrics(status, decided, epochs), *_secondary_metrics(status, planned, epochs, elapsed_s)),
         decided=decided,
-        shares=None if broken else _next_buckets(status, planned[SUCCESS], epochs[SUCCESS], now),
-        rate=_rate(status, counted, planned[SUCCESS], epochs[SUCCESS], elapsed_s),
+        shares=None if undecided_reason else _next_buckets(status, planned[SUCCESS], epochs[SUCCESS], now),
+        observed_traffic=_observed_traffic(status, counted, planned[SUCCESS], epochs[SUCCESS], elapsed_s),
     )
 
 
@@ -268,23 +268,23 @@ def _next_buckets(
     return allocation.scale_to_buckets(shares, sum(own[name] for name in compared_arms(status)))
 
 
-def estimate_past_rate(status: ExperimentStatus, attempt: str) -> ObservedRate | None:
-    """Return the observed rate of units, from an experiment's stored counts; None without them. `attempt` is the experiment's uid."""
+def observe_past_traffic(status: ExperimentStatus, attempt: str) -> ObservedTraffic | None:
+    """Return the observed traffic from an experiment's stored counts; None without them. `attempt` is the experiment's uid."""
     if status.plan.comparison is None or status.since is None or not status.history:
         return None
     counted, planned = Counters.unpack(status.tallies, attempt), planned_outcomes(status, SUCCESS)
     elapsed_s = (status.history[-1].at - status.since).total_seconds()
-    return _rate(status, counted, planned, list(_epochs(status, counted, planned)), elapsed_s)
+    return _observed_traffic(status, counted, planned, list(_epochs(status, counted, planned)), elapsed_s)
 
 
-def _rate(
+def _observed_traffic(
     status: ExperimentStatus,
     counted: Counters,
     planned: Sequence[PlanOutcome],
     epochs: Sequence[OutcomeEpoch],
     elapsed_s: float,
-) -> ObservedRate | None:
-    """Return the observed rate of units, and control's values, over the evidence so far; None without data."""
+) -> ObservedTraffic | None:
+    """Return the rate of units and the values of control over the evidence so far; None without data."""
     numbers = [epoch.number for epoch, _ in _evidence(status, [])]
     exposed = sum(count_exposed_units(status, counted, number, arm.name) for number in numbers for arm in status.arms)
     values = {}
@@ -297,7 +297,7 @@ def _rate(
     evidence_s = elapsed_s - status.plan.warmup_duration.total_seconds()
     if not exposed or not values or not evidence_s > 0:
         return None
-    return ObservedRate(exposed / evidence_s, values)
+    return ObservedTraffic(exposed / evidence_s, values)
 
 
 def _value(type_: str, count: int, own: Sequence[OutcomeCounts]) -> tuple[float, float]:

@@ -237,7 +237,7 @@ def _design(spec: ExperimentSpec, place: int, longest: timedelta) -> ExperimentD
         tests=arms * len(spec.metrics.success),
         adaptive=None
         if rule is None
-        else AdaptiveWeights(rule.floor, rule.delta, math.ceil(LOOKS * (rule.pace / longest))),
+        else AdaptiveWeights(rule.floor, rule.delta, math.ceil(LOOKS * (rule.min_interval / longest))),
     )
 
 

@@ -166,21 +166,21 @@ def _with_thresholds(status: ExperimentStatus, evidence: ExperimentEvaluation) -
 
 def _decide(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
     """Record the winner, or that no arm can win, by valid outcomes."""
-    ruling = inputs.evidence.ruling if inputs.evidence is not None else None
-    if ruling is None or status.phase != RUNNING or status.paused is not None or not status.evidence_epochs:
+    decided = inputs.evidence.outcome_decision if inputs.evidence is not None else None
+    if decided is None or status.phase != RUNNING or status.paused is not None or not status.evidence_epochs:
         return None
     status = _with_metrics(status, inputs)
-    if ruling.decision == NO_WINNER:
+    if decided.decision == NO_WINNER:
         return end_experiment(
-            status, CONCLUDED, Cause(EndReason.NO_WINNER, ruling.reason), inputs.now, decision=NO_WINNER
+            status, CONCLUDED, Cause(EndReason.NO_WINNER, decided.reason), inputs.now, decision=NO_WINNER
         )
-    if ruling.decision != WINNER:
+    if decided.decision != WINNER:
         return None
-    cause = Cause(EndReason.WINNER, ruling.reason)
+    cause = Cause(EndReason.WINNER, decided.reason)
     if frozen_comparison(status).on_win == "none":
-        return end_experiment(status, CONCLUDED, cause, inputs.now, decision=WINNER, winner=ruling.winner)
-    message = f"{ruling.winner} has won; weights stay until the experiment is stopped or deleted"
-    verdict = Verdict.of(cause, WINNER, ruling.winner, MAX_REASON_CHARS)
+        return end_experiment(status, CONCLUDED, cause, inputs.now, decision=WINNER, winner=decided.winner)
+    message = f"{decided.winner} has won; weights stay until the experiment is stopped or deleted"
+    verdict = Verdict.of(cause, WINNER, decided.winner, MAX_REASON_CHARS)
     paused = PauseStatus(reason=PauseReason.WON, since=inputs.now, message=message)
     won = status.model_copy(update={"verdict": verdict, "paused": paused})
     # A new epoch keeps the evidence of the win: a later outage of control excludes only its own epoch.
@@ -222,5 +222,5 @@ def _time_out(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentS
 
 def _outcomes_so_far(inputs: ExperimentInputs) -> str:
     """Return the reason of the last outcome decision, as the end of a sentence."""
-    ruling = inputs.evidence.ruling if inputs.evidence is not None else None
-    return f"; {ruling.reason}" if ruling is not None else ""
+    decided = inputs.evidence.outcome_decision if inputs.evidence is not None else None
+    return f"; {decided.reason}" if decided is not None else ""

@@ -57,7 +57,7 @@ class ArmInput:
     Attributes:
         name: as in the spec.
         guardrails: the `MetricVerdict` of each guardrail as text, by metric name. Only guardrails with `Passed` have passed.
-        dropped: why an earlier look dropped the arm, in words; empty for an active arm.
+        dropped: why an earlier evaluation dropped the arm, in words; empty for an active arm.
     """
 
     name: str
@@ -67,14 +67,14 @@ class ArmInput:
 
 @dataclass(frozen=True, slots=True)
 class WinnerInputs:
-    """Inputs of one look.
+    """Inputs of one evaluation.
 
     Attributes:
         metrics: the plan's success metrics.
         arms: the arms beside control, in the order of the epochs' shares; dropped ones keep their place.
         epochs: the epochs of evidence; may be empty.
         alpha: the error of each direction.
-        broken: why the counts allow no decision, such as a sample-ratio mismatch; empty where they do.
+        undecided_reason: why the counts allow no decision, such as a sample-ratio mismatch; empty where they do.
         elapsed_s: seconds in which units were exposed, to estimate durations.
     """
 
@@ -82,7 +82,7 @@ class WinnerInputs:
     arms: Sequence[ArmInput]
     epochs: Sequence[OutcomeEpoch]
     alpha: float
-    broken: str = ""
+    undecided_reason: str = ""
     elapsed_s: float = math.nan
 
 
@@ -136,11 +136,11 @@ def decide_winner(inputs: WinnerInputs) -> WinnerDecision:
     epochs = inputs.epochs or [_empty_epoch(len(inputs.metrics), len(inputs.arms))]
     by_metric = outcome_comparison.evaluate_outcomes(inputs.metrics, epochs, inputs.alpha, elapsed_s=inputs.elapsed_s)
     arms = tuple(
-        _decide_arm(arm, tuple(findings[index] for findings in by_metric), inputs.broken)
+        _decide_arm(arm, tuple(findings[index] for findings in by_metric), inputs.undecided_reason)
         for index, arm in enumerate(inputs.arms)
     )
-    if inputs.broken:
-        return WinnerDecision(Decision.UNDECIDED, "", f"nothing is decided: {inputs.broken}", arms)
+    if inputs.undecided_reason:
+        return WinnerDecision(Decision.UNDECIDED, "", f"nothing is decided: {inputs.undecided_reason}", arms)
     if won := [arm for arm in arms if arm.standing == ArmStanding.WON]:
         return _choose_winner(won, arms)
     if all(arm.standing in (ArmStanding.OUT, ArmStanding.HOPELESS) for arm in arms):
@@ -156,10 +156,10 @@ def _empty_epoch(metrics: int, arms: int) -> OutcomeEpoch:
     return OutcomeEpoch((1,) * (arms + 1), [[outcome_counts.OutcomeCounts()] * (arms + 1)] * metrics)
 
 
-def _decide_arm(arm: ArmInput, findings: tuple[OutcomeFinding, ...], broken: str) -> ArmDecision:
+def _decide_arm(arm: ArmInput, findings: tuple[OutcomeFinding, ...], undecided_reason: str) -> ArmDecision:
     standing, reason = _standing(arm, findings)
-    if broken and not arm.dropped:
-        standing, reason = ArmStanding.HELD, f"nothing is decided: {broken}"
+    if undecided_reason and not arm.dropped:
+        standing, reason = ArmStanding.HELD, f"nothing is decided: {undecided_reason}"
     return ArmDecision(arm.name, standing, reason, findings)
 
 

@@ -124,8 +124,10 @@ def _find_sample_ratio_mismatch(context: PlanContext) -> str:
     """Return the mismatch of a rollout that is paused for it, by this pass's evaluation; empty if there is none any more."""
     if not _is_paused_for_sample_ratio(context):
         return ""
-    broken = context.evaluation.broken if context.evaluation is not None else ""
-    return f"requests do not follow the weights: {broken}. The rollout would be paused again at once" if broken else ""
+    mismatch = context.evaluation.mismatch if context.evaluation is not None else ""
+    return (
+        f"requests do not follow the weights: {mismatch}. The rollout would be paused again at once" if mismatch else ""
+    )
 
 
 def _find_missing_step(context: PlanContext, command: RolloutCommand) -> str:

@@ -69,7 +69,7 @@ def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: C
         else:
             conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=context.now)
         return
-    mismatch = context.evaluation.broken if context.evaluation else ""
+    mismatch = context.evaluation.mismatch if context.evaluation else ""
     if mismatch:
         conditions.mark_false("DataQuality", ExperimentReason.SAMPLE_RATIO_MISMATCH, mismatch, at=context.now)
     elif context.evaluation is not None and context.evaluation.unreachable_edges:

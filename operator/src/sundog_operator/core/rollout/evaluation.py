@@ -33,7 +33,7 @@ class Evaluation:
         dead: whether the canary is dead, as `dead_arm.find_dead_arm` defines it.
         passed: whether every guardrail lets the next step begin.
         silent: whether an arm has no request in the current epoch.
-        broken: why no conclusion is valid, such as a sample-ratio mismatch; empty if there is no reason.
+        mismatch: a sentence about a sample-ratio mismatch, with which no conclusion is valid; empty without one.
         control: whether stable can serve as the baseline.
         unreachable_edges: pods of edges that do not report their counters.
         requests: requests of the canary in the current epoch.
@@ -45,7 +45,7 @@ class Evaluation:
     harm: str = ""
     passed: bool = False
     silent: bool = True
-    broken: str = ""
+    mismatch: str = ""
     control: BaselineHealth = HEALTHY
     unreachable_edges: tuple[str, ...] = ()
     requests: int = 0

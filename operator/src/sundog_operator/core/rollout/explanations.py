@@ -136,7 +136,7 @@ def _describe_bake(status: ExperimentStatus, inputs: RolloutInputs) -> str:
 
 def _describe_webhook(step: PlanStep, answer: WebhookResult | None) -> str:
     url = webhook_urls.redact_url(step.webhook.url) if step.webhook else ""
-    return f"asks webhook {url}" if answer is None else f"webhook {url} {answer.told}; asks again"
+    return f"asks webhook {url}" if answer is None else f"webhook {url} {answer.description}; asks again"
 
 
 def describe_pause(status: ExperimentStatus) -> str:

@@ -134,10 +134,10 @@ def record_delivery(
     if answer.accepts:
         changed = known.model_copy(update={"told": pending.number, "problem": ""})
     elif now - pending.notice.time >= GIVE_UP_AFTER:
-        update = {"told": pending.number, "lost": known.lost + 1, "problem": answer.told}
+        update = {"told": pending.number, "lost": known.lost + 1, "problem": answer.description}
         changed = known.model_copy(update=update)
     else:
-        changed = known.model_copy(update={"problem": known.problem or answer.told})
+        changed = known.model_copy(update={"problem": known.problem or answer.description})
     others = [each for each in status.deliveries if each.receiver != pending.receiver]
     deliveries = sorted([*others, changed], key=lambda each: each.receiver)
     return status.model_copy(update={DELIVERIES: tuple(deliveries)})

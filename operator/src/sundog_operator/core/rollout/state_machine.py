@@ -157,14 +157,14 @@ def _hold_step_time(status: ExperimentStatus, inputs: RolloutInputs) -> Experime
 
 def _pause_on_mismatch(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Pause on a sample-ratio mismatch; stop if it lasts, so that stable gets all traffic."""
-    if inputs.evidence is None or not inputs.evidence.broken or status.phase != RUNNING:
+    if inputs.evidence is None or not inputs.evidence.mismatch or status.phase != RUNNING:
         return None
     paused = status.paused
     if paused is None or paused.reason not in (PauseReason.SAMPLE_RATIO, PauseReason.MANUAL):
         return status.model_copy(update={"paused": PauseStatus(reason=PauseReason.SAMPLE_RATIO, since=inputs.now)})
     if paused.reason == PauseReason.MANUAL or inputs.now - paused.since < MISMATCH_GRACE:
         return None
-    return stop(status, Cause(EndReason.SAMPLE_RATIO_MISMATCH, inputs.evidence.broken), inputs.now)
+    return stop(status, Cause(EndReason.SAMPLE_RATIO_MISMATCH, inputs.evidence.mismatch), inputs.now)
 
 
 def _pause_on_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:

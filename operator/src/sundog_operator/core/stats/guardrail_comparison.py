@@ -60,14 +60,14 @@ class EpochCounts:
 
     Attributes:
         weight: the candidate's share of the assignments, in (0, 1); if units stay with an arm, its share of the received requests.
-        units: requests of control and of the candidate.
+        requests: of control and of the candidate.
         events: for each metric, events of control and of the candidate.
         blocks: for each metric and block length, the shortest first, the six numbers of `dispersion.BlockMoments`.
         by_unit: counts by group of units, if units stay with an arm; else None.
     """
 
     weight: float
-    units: tuple[int, int]
+    requests: tuple[int, int]
     events: Sequence[tuple[int, int]]
     blocks: Sequence[Sequence[tuple[int, ...]]]
     by_unit: GroupedCounts | None = None
@@ -200,7 +200,7 @@ def _limits(metrics: Sequence[GuardrailMetric], levels: ErrorLevels) -> MetricLi
 def _counts(metrics: int, epochs: Sequence[EpochCounts]) -> EventCounts:
     """Return the counts as arrays of shape (metrics, epochs)."""
     events = np.array([[epoch.events[index] for epoch in epochs] for index in range(metrics)], float)
-    units = np.array([[epoch.units for epoch in epochs]] * metrics, float)
+    units = np.array([[epoch.requests for epoch in epochs]] * metrics, float)
     weight = np.array([epoch.weight for epoch in epochs])
     blocks = np.array([[epoch.blocks[index] for epoch in epochs] for index in range(metrics)], float)
     return EventCounts(

@@ -20,7 +20,7 @@ from sundog_operator.core.edge.salts import SaltOwner
 from sundog_operator.core.experiments import arms, freeze, log_exports, outcome_evaluation, power, state
 from sundog_operator.core.experiments.admission import ExperimentAcceptance, check_admission
 from sundog_operator.core.experiments.arms import PlannedArm
-from sundog_operator.core.experiments.evaluation import ObservedRate
+from sundog_operator.core.experiments.evaluation import ObservedTraffic
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.admission import accept_model_deployment as accept_deployment
@@ -289,15 +289,17 @@ def _describe_duration(spec: ExperimentSpec, observed: ObservedState | None) -> 
     if known is None:
         yield "duration: unknown; `sundog experiment power` estimates it from your traffic and control's metric"
         return
-    name, rate, bases = known
-    yield f"by the counts of Experiment {name}, {rate.units_per_second * 86_400:.0f} new units a day:"
+    name, traffic, bases = known
+    yield f"by the counts of Experiment {name}, {traffic.units_per_second * 86_400:.0f} new units a day:"
     for index, metric in enumerate(power.planned_metrics(spec)):
         if metric.name not in bases:
             continue
         base = bases[metric.name]
-        text = power.find_undecidable_metric(spec, rate.units_per_second, {metric.name: base})
+        text = power.find_undecidable_metric(spec, traffic.units_per_second, {metric.name: base})
         if not text:
-            count, seconds = power.expected_duration(spec, power.ExperimentTraffic(rate.units_per_second, base), index)
+            count, seconds = power.expected_duration(
+                spec, power.ExperimentTraffic(traffic.units_per_second, base), index
+            )
             found = f"is typically found after {count:.0f} units, in {format_rough_duration(seconds)}"
             better = f"an arm that is {100 * metric.effect:.3g} % better"
             text = f"{metric.name}: {better} {found if math.isfinite(seconds) else 'is never found'}"
@@ -306,17 +308,17 @@ def _describe_duration(spec: ExperimentSpec, observed: ObservedState | None) -> 
 
 def _find_similar_experiment(
     spec: ExperimentSpec, observed: ObservedState | None
-) -> tuple[str, ObservedRate, dict[str, ControlBaseline]] | None:
-    """Return (name, rate, control's baselines) of the newest other Experiment with the same unit and a common success metric."""
+) -> tuple[str, ObservedTraffic, dict[str, ControlBaseline]] | None:
+    """Return (name, traffic, control's baselines) of the newest other Experiment with the same unit and a common success metric."""
     found = []
     for own in observed.own if observed is not None else ():
-        rate = outcome_evaluation.estimate_past_rate(own.status, own.uid)
-        if rate is None or units.frozen_unit(own.status.plan) != units.resolve_unit(spec.unit):
+        traffic = outcome_evaluation.observe_past_traffic(own.status, own.uid)
+        if traffic is None or units.frozen_unit(own.status.plan) != units.resolve_unit(spec.unit):
             continue
         counted = {
-            (each.feedback, each.type): rate.values[each.name]
+            (each.feedback, each.type): traffic.control_values[each.name]
             for each in outcome_evaluation.planned_outcomes(own.status, outcome_evaluation.SUCCESS)
-            if each.name in rate.values
+            if each.name in traffic.control_values
         }
         bases = {
             each.name: ControlBaseline(*counted[each.feedback, each.type])
@@ -324,8 +326,8 @@ def _find_similar_experiment(
             if counted.get((each.feedback, each.type), (0.0,))[0] > 0
         }
         if bases:
-            found.append((own.status.since, own.name, rate, bases))
+            found.append((own.status.since, own.name, traffic, bases))
     if not found:
         return None
-    _, name, rate, bases = max(found, key=lambda each: (str(each[0]), each[1]))
-    return name, rate, bases
+    _, name, traffic, bases = max(found, key=lambda each: (str(each[0]), each[1]))
+    return name, traffic, bases

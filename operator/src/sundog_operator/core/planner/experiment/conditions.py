@@ -145,11 +145,11 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
     )
     if evaluated is None or not status.evidence_epochs:
         return storeless or Conclusion("Unknown", ExperimentReason.NOT_EVALUATED, "there is no evidence yet")
-    if evaluated.broken:
-        mismatch = Conclusion("False", ExperimentReason.SAMPLE_RATIO_MISMATCH, evaluated.broken)
+    if evaluated.mismatch:
+        mismatch = Conclusion("False", ExperimentReason.SAMPLE_RATIO_MISMATCH, evaluated.mismatch)
         return _keep_numbers(experiment.status, status, stored, mismatch)
-    if evaluated.feedback is not None:
-        return storeless or Conclusion("False", *evaluated.feedback)
+    if evaluated.feedback_problem is not None:
+        return storeless or Conclusion("False", *evaluated.feedback_problem)
     if evaluated.unreachable_edges:
         edges = ", ".join(evaluated.unreachable_edges)
         return Conclusion("Unknown", ExperimentReason.EDGE_SILENT, f"verdicts wait for the counters of {edges}")
@@ -158,8 +158,8 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
     if baseline_outage.is_paused_for_baseline(before) and before.paused is not None:
         message = f"collects no evidence until control has been healthy for 5 minutes: {before.paused.message}"
         return Conclusion("False", before.paused.reason, message)
-    if evaluated.lost is not None and not storeless:
-        return _keep_numbers(experiment.status, status, stored, Conclusion("False", *evaluated.lost))
+    if evaluated.data_loss is not None and not storeless:
+        return _keep_numbers(experiment.status, status, stored, Conclusion("False", *evaluated.data_loss))
     consistent = Conclusion("True", ExperimentReason.CONSISTENT, evaluated.unknown_units_message)
     return storeless or _keep_numbers(experiment.status, status, stored, consistent)
 

@@ -9,7 +9,7 @@ from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import confirmation, request_counts, units
 from sundog_operator.core.experiments import dropped_arms, evaluate, outcome_evaluation, power, state, transitions
-from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, ObservedRate
+from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, ObservedTraffic
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
@@ -93,20 +93,20 @@ def _with_power_warning(
         lasted_s = (context.now - status.since).total_seconds()
         warning = power.find_undecidable_guardrail(metric, lasted_s, state.time_left_s(status, evaluated, context.now))
     else:
-        warning = _success_warning(context, metric, evaluated.rate)
+        warning = _success_warning(context, metric, evaluated.observed_traffic)
     if not warning:
         return metric
     message = f"{metric.message}; {warning}"[: transitions.MAX_REASON_CHARS]
     return metric.model_copy(update={"message": message, "note": MetricNote.UNLIKELY})
 
 
-def _success_warning(context: PlanContext, metric: MetricStatus, rate: ObservedRate | None) -> str:
+def _success_warning(context: PlanContext, metric: MetricStatus, traffic: ObservedTraffic | None) -> str:
     spec = context.experiment.acceptance.spec if context.experiment is not None else None
-    if spec is None or rate is None or metric.role != outcome_evaluation.SUCCESS:
+    if spec is None or traffic is None or metric.role != outcome_evaluation.SUCCESS:
         return ""
-    known = rate.values.get(metric.name)
+    known = traffic.control_values.get(metric.name)
     baselines = {} if known is None or not known[0] > 0 else {metric.name: ControlBaseline(*known)}
-    return power.find_undecidable_metric(spec, rate.units_per_second, baselines)
+    return power.find_undecidable_metric(spec, traffic.units_per_second, baselines)
 
 
 def report_counts(
