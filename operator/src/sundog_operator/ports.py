@@ -218,7 +218,7 @@ class ExposureLogWriter(Protocol):
         self,
         experiment: Object,
         pods: Sequence[Object],
-        place: str,
+        folder_uri: str,
         form: Literal["parquet"],
         at: datetime,
         *,
@@ -231,7 +231,7 @@ class ExposureLogWriter(Protocol):
         Args:
             experiment: the stored Experiment.
             pods: the edge's pods.
-            place: URI of the folder.
+            folder_uri: URI of the folder.
             form: file format.
             at: time of the export.
             final: whether no exposures may arrive during the export.

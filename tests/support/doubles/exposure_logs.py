@@ -26,14 +26,14 @@ class FakeLogs:
         self.written: dict[str, str] = {}
 
     async def write(
-        self, experiment: Object, pods: Sequence[Object], place: str, form: str, at: datetime, *, final: bool
+        self, experiment: Object, pods: Sequence[Object], folder_uri: str, form: str, at: datetime, *, final: bool
     ) -> ExposureLogResult:
         assert pods
         assert form == "parquet"
-        self.tried.append(place)
+        self.tried.append(folder_uri)
         if self.hangs:
             await self.released.wait()
         if self.problem:
             return ExposureLogResult(at, problem=self.problem)
-        self.written[place] = experiment["status"]["phase"]
+        self.written[folder_uri] = experiment["status"]["phase"]
         return ExposureLogResult(at, 3, 2, complete=True, final=final)

@@ -143,7 +143,7 @@ def test_a_scale_ends_once_its_replicas_are_ready_and_has_no_traffic_before() ->
     status = SCALED
     for _ in range(5):
         status = state_machine.tick(status, tick_inputs(available=1))
-    assert (status.phase, state.wanted_replicas(status, 2)) == ("Pending", 2)
+    assert (status.phase, state.desired_replicas(status, 2)) == ("Pending", 2)
     for _ in range(3):
         status = state_machine.tick(status, tick_inputs())
     assert (status.step.index if status.step else 0, state.canary_weight(status)) == (2, 0)
@@ -255,7 +255,7 @@ def test_promote_at_the_last_gate_waits_for_the_replicas_of_all_traffic() -> Non
     opened = walk(AT_HALF, until=(4, 50))
     waiting = state_machine.tick(opened, tick_inputs(available=1))
     assert (waiting.phase, state.canary_weight(waiting)) == ("Running", 50)
-    assert state.wanted_replicas(waiting, 2) == 2
+    assert state.desired_replicas(waiting, 2) == 2
     done = state_machine.tick(opened, tick_inputs(available=2))
     assert (done.phase, state.canary_weight(done)) == ("Concluded", 100)
     assert done.verdict.decision == "Undecided"
@@ -441,7 +441,7 @@ def test_a_shadow_that_has_passed_bakes_after_a_command() -> None:
     assert state.is_evaluated(opened)
     assert not state.is_decided_by_copies(opened)
     short = ticked(opened, tick_inputs(**later, available=1))
-    assert (state.wanted_replicas(short, 2), state.canary_weight(short)) == (2, 0)
+    assert (state.desired_replicas(short, 2), state.canary_weight(short)) == (2, 0)
     baking = ticked(opened, tick_inputs(**later))
     assert (state.is_baking(baking), state.canary_weight(baking)) == (True, 95)
     harmed = state_machine.tick(

@@ -21,32 +21,32 @@ class DestinationRefused(SundogError):
     """The files cannot be stored at that destination."""
 
 
-async def put_files(files: Sequence[Path], place: str, claims: Path | None = None) -> None:
+async def put_files(files: Sequence[Path], destination: str, claims: Path | None = None) -> None:
     """Store files at a place, in that order: a directory, `file://`, `s3://`, `gs://`, or `pvc://` with `claims`.
 
     A file of the same name is replaced atomically. `claims` is the directory with the mounted claims, each by its name.
     Credentials of a bucket come from the environment. Raises DestinationRefused, which names the place and the problem.
     """
-    parts = urlsplit(place)
+    parts = urlsplit(destination)
     if parts.scheme in BUCKET_SCHEMES:
         await _upload(files, parts.scheme, parts.netloc, parts.path.strip("/"))
     elif parts.scheme in ("", "file") and not parts.netloc:
-        await _in_thread(_copy, files, Path(parts.path if parts.scheme else place))
+        await _in_thread(_copy, files, Path(parts.path if parts.scheme else destination))
     elif parts.scheme == "pvc" and claims is not None:
-        await _in_thread(_copy_to_claim, files, claims / parts.netloc, parts.path.strip("/"), place)
+        await _in_thread(_copy_to_claim, files, claims / parts.netloc, parts.path.strip("/"), destination)
     else:
         known = ", ".join(f"{scheme}://" for scheme in ("file", *BUCKET_SCHEMES))
-        raise DestinationRefused(f"{place}: unknown destination; expected a directory or one of {known}")
+        raise DestinationRefused(f"{destination}: unknown destination; expected a directory or one of {known}")
 
 
 async def _in_thread(work: Callable[..., None], *arguments: Any) -> None:
     await asyncio.get_running_loop().run_in_executor(_COPIER, work, *arguments)
 
 
-def _copy_to_claim(files: Sequence[Path], claim: Path, directory: str, place: str) -> None:
+def _copy_to_claim(files: Sequence[Path], claim: Path, directory: str, destination: str) -> None:
     # The mount creates this directory. Files written into one of ours would be lost.
     if not claim.is_dir():
-        raise DestinationRefused(f"{place}: claim {claim.name} is not mounted at {claim}")
+        raise DestinationRefused(f"{destination}: claim {claim.name} is not mounted at {claim}")
     _copy(files, claim / directory)
 
 

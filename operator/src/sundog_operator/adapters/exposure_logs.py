@@ -32,17 +32,17 @@ class EdgeExposureLogWriter:
         self._lock = asyncio.Lock()
 
     async def write(
-        self, experiment: Object, pods: Sequence[Object], place: str, form: Format, at: datetime, *, final: bool
+        self, experiment: Object, pods: Sequence[Object], folder_uri: str, form: Format, at: datetime, *, final: bool
     ) -> ExposureLogResult:
         """See the port."""
         async with self._lock:
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    lines = await self._export(experiment, pods, place, form, at, final=final)
+                    lines = await self._export(experiment, pods, folder_uri, form, at, final=final)
             except SundogError as err:
                 return ExposureLogResult(at, problem=" ".join(str(err).split()))
             except TimeoutError:
-                return ExposureLogResult(at, problem=f"{place}: not written within {self._timeout_s:g} s")
+                return ExposureLogResult(at, problem=f"{folder_uri}: not written within {self._timeout_s:g} s")
             except OSError as err:
                 return ExposureLogResult(
                     at, problem=f"a file on the operator's machine: {err.strerror or type(err).__name__}"
@@ -50,7 +50,7 @@ class EdgeExposureLogWriter:
         return ExposureLogResult(at, lines.exposures, lines.outcomes, complete=lines.is_whole, final=final)
 
     async def _export(
-        self, experiment: Object, pods: Sequence[Object], place: str, form: Format, at: datetime, *, final: bool
+        self, experiment: Object, pods: Sequence[Object], folder_uri: str, form: Format, at: datetime, *, final: bool
     ) -> ExposureLogReader:
         """Write one log and return the reader of its lines. Raises SundogError, OSError."""
 
@@ -64,7 +64,7 @@ class EdgeExposureLogWriter:
             if final and not lines.is_unchanged:
                 raise ExportError("outcomes changed during the export, although the experiment has ended")
             plan = exports.write_plan(experiment, lines, Path(scratch), at)
-            await export_destinations.put_files([*files, plan], place, self._claims)
+            await export_destinations.put_files([*files, plan], folder_uri, self._claims)
         return lines
 
 

@@ -11,21 +11,21 @@ from sundog_operator.errors import AlreadyExists, Conflict
 from sundog_operator.ports import Object, Ref
 
 
-async def ensure(deps: Dependencies, wanted: Object, stored: Object | None) -> Object:
+async def ensure(deps: Dependencies, desired: Object, stored: Object | None) -> Object:
     """Apply an object unless the stored one already contains it. Return the stored object. Raises DependencyError."""
     if (
         stored is not None
-        and set(owner_uids(stored)) == set(owner_uids(wanted))
-        and contains(_without_owners(stored), _without_owners(wanted))
+        and set(owner_uids(stored)) == set(owner_uids(desired))
+        and contains(_without_owners(stored), _without_owners(desired))
     ):
         return stored
-    return await deps.kube.apply(wanted)
+    return await deps.kube.apply(desired)
 
 
-async def create_object(deps: Dependencies, wanted: Object) -> Object:
+async def create_object(deps: Dependencies, desired: Object) -> Object:
     """Create an object. Raises DependencyError, and Conflict where it exists by now: the next pass finds out whose it is."""
     try:
-        return await deps.kube.create(wanted)
+        return await deps.kube.create(desired)
     except AlreadyExists as err:
         raise Conflict(str(err)) from err
 
@@ -40,8 +40,8 @@ async def ensure_created(deps: Dependencies, ref: Ref, owners: Sequence[Object],
         await deps.kube.create(make())
     elif not is_managed_by_sundog(stored):
         raise Conflict(f"{ref}: exists and was not made by Sundog; rename or delete it")
-    elif (wanted := add_owners(stored, owners)) is not None:
-        await deps.kube.replace(wanted)
+    elif (desired := add_owners(stored, owners)) is not None:
+        await deps.kube.replace(desired)
 
 
 def _without_owners(obj: Object) -> Object:

@@ -20,20 +20,23 @@ from sundog_operator.ports import HTTP_ROUTE, NETWORK_POLICY, SECRET, SERVICE, O
 log = logging.getLogger("sundog.operator")
 
 
-def make_shared_objects(namespace: str, members: Sequence[Object], installation: Installation) -> list[Object]:
+def make_shared_objects(
+    namespace: str, model_deployments: Sequence[Object], installation: Installation
+) -> list[Object]:
     """Return the shared objects of a namespace's edge, in the order of creation. They exclude the document, the Secret and the pods."""
     policies = installation.network_policies
     return [
-        *objects.make_rbac(namespace, members, deployment.service_account_name(installation)),
-        objects.make_disruption_budget(namespace, members),
-        objects.make_edge_service(namespace, members),
-        *(network_policies.make_policies(namespace, members, policies) if policies.enabled else []),
+        *objects.make_rbac(namespace, model_deployments, deployment.service_account_name(installation)),
+        objects.make_disruption_budget(namespace, model_deployments),
+        objects.make_edge_service(namespace, model_deployments),
+        *(network_policies.make_policies(namespace, model_deployments, policies) if policies.enabled else []),
     ]
 
 
 async def find_foreign_shared_objects(deps: Dependencies, namespace: str, installation: Installation) -> list[str]:
     """Return the foreign objects with names of the shared objects, for messages."""
-    # Each shared object names every member as an owner. Reading whole objects in each member's pass would cost the square of that number.
+    # Each shared object names every ModelDeployment as an owner. Reading whole objects in the pass of each would cost the square of
+    # that number.
     return await find_foreign_objects(deps, _SHARED_REFS(namespace, installation))
 
 
@@ -52,20 +55,27 @@ async def find_foreign_objects(deps: Dependencies, refs: Iterable[Ref]) -> list[
     ]
 
 
-async def find_blocking_objects(deps: Dependencies, member: Object) -> list[str]:
+async def find_blocking_objects(deps: Dependencies, model_deployment: Object) -> list[str]:
     """Return the foreign objects that block the ModelDeployment's Service or the shared objects; empty in local mode."""
-    installation, meta = deps.settings.installation, member["metadata"]
+    installation, meta = deps.settings.installation, model_deployment["metadata"]
     if installation is None:
         return []
     labels = await deps.kube.labels(Ref(SERVICE, meta["namespace"], meta["name"]))
-    own = [f"Service {meta['name']}"] if labels is not None and not objects.has_labels_of(labels, member) else []
+    own = (
+        [f"Service {meta['name']}"]
+        if labels is not None and not objects.has_labels_of(labels, model_deployment)
+        else []
+    )
     return [*own, *await find_foreign_shared_objects(deps, meta["namespace"], installation)]
 
 
 async def apply_secrets(
-    deps: Dependencies, namespace: str, members: Sequence[Object], documents: Sequence[Mapping[str, Any] | None]
+    deps: Dependencies,
+    namespace: str,
+    model_deployments: Sequence[Object],
+    documents: Sequence[Mapping[str, Any] | None],
 ) -> bool:
-    """Copy the Secrets that the documents name into the edge's Secret, those of the oldest members first.
+    """Copy the Secrets that the documents name into the edge's Secret, those of the oldest ModelDeployments first.
 
     Return False where the edge's Secret belongs to others. Raises DependencyError.
     """
@@ -73,14 +83,16 @@ async def apply_secrets(
     stored = await deps.kube.get(ref)
     if stored is not None and not is_managed_by_sundog(stored):
         return False
-    needed = secrets.ordered_secret_names(documents, [member["metadata"]["name"] for member in members])
+    needed = secrets.ordered_secret_names(
+        documents, [model_deployment["metadata"]["name"] for model_deployment in model_deployments]
+    )
     found = [(name, await deps.kube.get(Ref(SECRET, namespace, name))) for name in needed]
     data = secrets.compose_secret_data(found)
     if left_out := [name for name, secret in found if secret is not None and name not in data]:
         log.warning(
             "namespace %s: the edge's Secret has no room for %s; use smaller Secrets", namespace, ", ".join(left_out)
         )
-    wanted = objects.make_secret(namespace, members, data)
+    wanted = objects.make_secret(namespace, model_deployments, data)
     if stored is not None and (stored.get("data") or {}).keys() - data.keys():
         # `ensure` ignores keys that are no longer wanted.
         await deps.kube.apply(wanted)
@@ -90,10 +102,10 @@ async def apply_secrets(
 
 
 async def apply_shared_objects(
-    deps: Dependencies, namespace: str, members: Sequence[Object], installation: Installation
+    deps: Dependencies, namespace: str, model_deployments: Sequence[Object], installation: Installation
 ) -> None:
     """Apply the shared objects, and delete the policies where they are disabled. Raises DependencyError."""
-    for wanted in make_shared_objects(namespace, members, installation):
+    for wanted in make_shared_objects(namespace, model_deployments, installation):
         await ensure(deps, wanted, await deps.kube.get(ref_of(wanted)))
     if not installation.network_policies.enabled:
         for policy in await deps.kube.list(NETWORK_POLICY, namespace, objects.EDGE_SELECTOR):
@@ -103,7 +115,7 @@ async def apply_shared_objects(
 async def apply_pods(
     deps: Dependencies,
     namespace: str,
-    members: Sequence[Object],
+    model_deployments: Sequence[Object],
     installation: Installation,
     stored: Object | None,
     *,
@@ -117,7 +129,7 @@ async def apply_pods(
     Args:
         deps: the dependencies.
         namespace: the edge's namespace.
-        members: the ModelDeployments that own the edge.
+        model_deployments: the ModelDeployments that own the edge.
         installation: the administrator's settings.
         stored: the stored Deployment.
         feedback: whether agents use the store of the edges.
@@ -125,13 +137,13 @@ async def apply_pods(
     """
     if stored is None and await deps.kube.get(Ref(SECRET, namespace, names.RAY)) is None:
         return False
-    wanted = deployment.make_deployment(namespace, members, installation, feedback=feedback, drain_s=drain_s)
+    wanted = deployment.make_deployment(namespace, model_deployments, installation, feedback=feedback, drain_s=drain_s)
     await ensure(deps, wanted, stored)
     return True
 
 
 async def apply_services(
-    deps: Dependencies, members: Sequence[Object], document: Mapping[str, Any]
+    deps: Dependencies, model_deployments: Sequence[Object], document: Mapping[str, Any]
 ) -> list[SundogError]:
     """Apply the Service of each ModelDeployment, unless its name belongs to others.
 
@@ -139,36 +151,38 @@ async def apply_services(
     returned, among them Conflict where another client was faster. An event reports a Service that the API server rejects.
     """
 
-    async def put(member: Object) -> None:
+    async def put(model_deployment: Object) -> None:
         try:
-            await _apply_service(deps, member, document)
+            await _apply_service(deps, model_deployment, document)
         except (Forbidden, Invalid) as err:
-            await record_events(deps, member, [events.service_refused(str(err))])
+            await record_events(deps, model_deployment, [events.service_refused(str(err))])
             raise
 
-    return await _collect_errors(members, put)
+    return await _collect_errors(model_deployments, put)
 
 
-async def _collect_errors(members: Sequence[Object], put: Callable[[Object], Awaitable[None]]) -> list[SundogError]:
+async def _collect_errors(
+    model_deployments: Sequence[Object], put: Callable[[Object], Awaitable[None]]
+) -> list[SundogError]:
     failed: list[SundogError] = []
-    for member in members:
+    for model_deployment in model_deployments:
         try:
-            await put(member)
+            await put(model_deployment)
         except (DependencyError, Invalid) as err:
             failed.append(err)
     return failed
 
 
-async def _apply_service(deps: Dependencies, member: Object, document: Mapping[str, Any]) -> None:
-    meta = member["metadata"]
+async def _apply_service(deps: Dependencies, model_deployment: Object, document: Mapping[str, Any]) -> None:
+    meta = model_deployment["metadata"]
     if "deletionTimestamp" in meta:
         return
     ref = Ref(SERVICE, meta["namespace"], meta["name"])
     labels = await deps.kube.labels(ref)
-    if labels is not None and not objects.has_labels_of(labels, member):
+    if labels is not None and not objects.has_labels_of(labels, model_deployment):
         return
     entry = split_document.find_service_entry(document, meta["name"]) or {}
-    wanted = objects.make_service(member, tls=bool(entry.get("tls")))
+    wanted = objects.make_service(model_deployment, tls=bool(entry.get("tls")))
     if labels is None:
         await create_object(deps, wanted)
     elif (stored := await deps.kube.get(ref)) is not None:
@@ -179,7 +193,7 @@ async def _apply_service(deps: Dependencies, member: Object, document: Mapping[s
 
 
 async def apply_routes(
-    deps: Dependencies, namespace: str, members: Sequence[Object], document: Mapping[str, Any]
+    deps: Dependencies, namespace: str, model_deployments: Sequence[Object], document: Mapping[str, Any]
 ) -> list[SundogError]:
     """Apply the HTTPRoute of each ModelDeployment that names a Gateway, and delete the routes of the others.
 
@@ -192,19 +206,27 @@ async def apply_routes(
         return []
     ours = {route["metadata"]["name"]: route for route in routes}
     return await _collect_errors(
-        members, lambda member: _apply_route(deps, member, document, ours.get(member["metadata"]["name"]))
+        model_deployments,
+        lambda model_deployment: _apply_route(
+            deps, model_deployment, document, ours.get(model_deployment["metadata"]["name"])
+        ),
     )
 
 
-async def _apply_route(deps: Dependencies, member: Object, document: Mapping[str, Any], ours: Object | None) -> None:
-    meta, spec = member["metadata"], accept_model_deployment(member, deps.settings.installation).spec
+async def _apply_route(
+    deps: Dependencies, model_deployment: Object, document: Mapping[str, Any], ours: Object | None
+) -> None:
+    meta, spec = (
+        model_deployment["metadata"],
+        accept_model_deployment(model_deployment, deps.settings.installation).spec,
+    )
     entry = split_document.find_service_entry(document, meta["name"])
     if spec is None or entry is None or "deletionTimestamp" in meta:
         return
     if not spec.endpoint.gateway.name:
-        if ours is not None and objects.is_made_for(ours, member):
+        if ours is not None and objects.is_made_for(ours, model_deployment):
             await deps.kube.delete(ref_of(ours), uid=ours["metadata"]["uid"])
         return
     stored = ours or await deps.kube.get(Ref(HTTP_ROUTE, meta["namespace"], meta["name"]))
-    if stored is None or objects.is_made_for(stored, member):
-        await ensure(deps, http_route.make_route(member, spec.endpoint, entry["hosts"]), stored)
+    if stored is None or objects.is_made_for(stored, model_deployment):
+        await ensure(deps, http_route.make_route(model_deployment, spec.endpoint, entry["hosts"]), stored)

@@ -52,14 +52,14 @@ async def find_store_problem(deps: Dependencies, namespace: str, installation: I
 
 
 async def apply_edge_store(
-    deps: Dependencies, namespace: str, members: Sequence[Object], installation: Installation
+    deps: Dependencies, namespace: str, model_deployments: Sequence[Object], installation: Installation
 ) -> bool:
     """Apply the store. Return False where the edges cannot use it: they serve without it. Raises DependencyError."""
     if (problem := await find_store_problem(deps, namespace, installation)) is not None:
         extra = {"reason": problem.reason}
         log.warning("the edges of %s keep no outcomes: %s", namespace, problem.message, extra=extra)
         return False
-    store = feedback_store.make_namespace_store(namespace, members)
+    store = feedback_store.make_namespace_store(namespace, model_deployments)
     await ensure_created(
         deps,
         Ref(SECRET, namespace, store.name),
@@ -67,20 +67,20 @@ async def apply_edge_store(
         lambda: feedback_store.make_secret(store, *(randomness.token_hex(KEY_BYTES) for _ in range(2))),
     )
     if not installation.feedback.store.external.address:
-        await _apply_own_store(deps, namespace, members, installation)
+        await _apply_own_store(deps, namespace, model_deployments, installation)
     return True
 
 
 async def _apply_own_store(
-    deps: Dependencies, namespace: str, members: Sequence[Object], installation: Installation
+    deps: Dependencies, namespace: str, model_deployments: Sequence[Object], installation: Installation
 ) -> None:
-    policy = network_policies.make_store_policy(namespace, members)
+    policy = network_policies.make_store_policy(namespace, model_deployments)
     stored = await deps.kube.get(ref_of(policy))
     if installation.network_policies.enabled:
         await ensure(deps, policy, stored)
     elif stored is not None:
         await deps.kube.delete(ref_of(stored), uid=stored["metadata"]["uid"])
-    store = feedback_store.make_namespace_store(namespace, members)
+    store = feedback_store.make_namespace_store(namespace, model_deployments)
     await apply_valkey(deps, store, feedback_store.make_server(installation), installation.edge.pods)
 
 

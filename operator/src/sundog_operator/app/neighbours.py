@@ -107,7 +107,7 @@ class NeighbourExperiment:
     Attributes:
         owners: uids of its owners.
         rollout: the rollout attempt; None for an Experiment that is none.
-        own: the user's Experiment; None for a rollout's, and for one that is being deleted.
+        user_experiment: the user's Experiment; None for a rollout's, and for one that is being deleted.
         model_deployment: the ModelDeployment that a user's Experiment names.
         salted: its salt; None without one.
     """
@@ -115,7 +115,7 @@ class NeighbourExperiment:
     name: str
     owners: tuple[str, ...] = ()
     rollout: RolloutAttempt | None = None
-    own: UserExperiment | None = None
+    user_experiment: UserExperiment | None = None
     model_deployment: str = ""
     salted: SaltOwner | None = None
 
@@ -133,7 +133,7 @@ def read_experiment(obj: Object) -> NeighbourExperiment:
     meta = obj["metadata"]
     acceptance = check_admission(obj)
     if not acceptance.of_rollout:
-        own = UserExperiment(
+        user_experiment = UserExperiment(
             name=meta["name"],
             uid=meta["uid"],
             generation=int(meta.get("generation", 0)),
@@ -145,7 +145,9 @@ def read_experiment(obj: Object) -> NeighbourExperiment:
         if "deletionTimestamp" in meta:
             return NeighbourExperiment(meta["name"], model_deployment=deployment)
         salted = salts.find_salt_owner("Experiment", obj) if acceptance.spec is not None else None
-        return NeighbourExperiment(meta["name"], own=own, model_deployment=deployment, salted=salted)
+        return NeighbourExperiment(
+            meta["name"], user_experiment=user_experiment, model_deployment=deployment, salted=salted
+        )
     number = (meta.get("labels") or {}).get(names.LABEL_REVISION, "")
     if not re.fullmatch(r"[1-9][0-9]{0,8}", number):
         return NeighbourExperiment(meta["name"])

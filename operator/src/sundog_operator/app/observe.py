@@ -72,7 +72,11 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
     split = split_document.find_service_entry(await deps.kube.view(config_map, split_document.read_document), name)
     pods = await list_edge_pods(deps, namespace)
     rollouts = tuple(each.rollout for each in experiments if each.rollout is not None and each.is_of(name, uid))
-    own = tuple(each.own for each in experiments if each.own is not None and each.model_deployment == name)
+    user_experiments = tuple(
+        each.user_experiment
+        for each in experiments
+        if each.user_experiment is not None and each.model_deployment == name
+    )
     route, routes_served = await _read_route(deps, deployment)
     owned = tuple(revisions.revisions_of_owner(stored, uid))
     serves = {name: await read_serve_state(deps, namespace, view) for name, view in views.items()}
@@ -86,7 +90,9 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         serves=serves,
         clusters_of_others=tuple(taken for each in others for taken in each.clusters),
         edges=tuple(
-            await _read_edges(deps, pods, name, stored_status, rollouts, own, dry_run=_is_dry_run(deps, deployment))
+            await _read_edges(
+                deps, pods, name, stored_status, rollouts, user_experiments, dry_run=_is_dry_run(deps, deployment)
+            )
         ),
         foreign=(
             *await find_foreign_objects(deps, (*rays, config_map, edge_deployment)),
@@ -108,16 +114,18 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         routes_served=routes_served,
         answer=_ask_webhook(deps, deployment, _find_attempt(rollouts, stored_status), owned),
         readings=_read_metrics(deps, deployment, _find_attempt(rollouts, stored_status)),
-        own=own,
+        user_experiments=user_experiments,
         salts=read_salts(experiments, deployments),
-        storeless=await _find_store_problem(deps, namespace, own),
-        arm_rooms=await _read_arm_capacity(deps, namespace, stored_status, own, owned),
+        storeless=await _find_store_problem(deps, namespace, user_experiments),
+        arm_rooms=await _read_arm_capacity(deps, namespace, stored_status, user_experiments, owned),
     )
 
 
-async def _find_store_problem(deps: Dependencies, namespace: str, own: Sequence[UserExperiment]) -> Cause | None:
+async def _find_store_problem(
+    deps: Dependencies, namespace: str, user_experiments: Sequence[UserExperiment]
+) -> Cause | None:
     installation = deps.settings.installation
-    if installation is None or not any(each.has_outcomes for each in own):
+    if installation is None or not any(each.has_outcomes for each in user_experiments):
         return None
     return await edge_store.find_store_problem(deps, namespace, installation)
 
@@ -133,12 +141,12 @@ async def _read_edges(
     service: str,
     status: ModelDeploymentStatus,
     rollouts: Sequence[RolloutAttempt],
-    own: Sequence[UserExperiment],
+    user_experiments: Sequence[UserExperiment],
     *,
     dry_run: bool,
 ) -> list[EdgeReport]:
     """Return the edges' reports, with detailed counts where an evaluation or a new plan needs them."""
-    waiting = order_waiting(own)
+    waiting = order_waiting(user_experiments)
     rollout = _find_attempt(rollouts, status)
     attempt = rollout.status if rollout is not None else None
     has_candidate = status.candidate is not None and status.stable is not None
@@ -222,7 +230,7 @@ async def _read_arm_capacity(
     deps: Dependencies,
     namespace: str,
     status: ModelDeploymentStatus,
-    own: Sequence[UserExperiment],
+    user_experiments: Sequence[UserExperiment],
     known: Sequence[revisions.Revision],
 ) -> Mapping[tuple[str, str], AvailableCapacity]:
     """Return the free accelerators for the arms of waiting Experiments, by Experiment and arm; empty while a rollout runs."""
@@ -232,7 +240,7 @@ async def _read_arm_capacity(
     of_stable = revisions.spec_of(stable)
     specs = {
         (each.name, arm.name): arms.merge_arm_spec(of_stable, arm)
-        for each in order_waiting(own)
+        for each in order_waiting(user_experiments)
         if (spec := each.acceptance.spec) is not None
         for arm in spec.arms
     }

@@ -38,7 +38,7 @@ def resolve_cluster_view(deps: Dependencies, namespace: str, name: str, obj: Obj
 async def ensure_ray_cluster(
     deps: Dependencies,
     installation: Installation,
-    wanted: Object,
+    desired: Object,
     groups: list[Object],
     stored: Object | None,
     deployed: frozenset[str] | None,
@@ -50,12 +50,12 @@ async def ensure_ray_cluster(
     Args:
         deps: the dependencies.
         installation: the administrator's settings.
-        wanted: the RayCluster without its groups.
+        desired: the RayCluster without its groups.
         groups: the wanted worker groups.
         stored: the stored RayCluster; None where it does not exist.
         deployed: the applications in Serve; None while Serve does not answer.
     """
-    meta = wanted["metadata"]
+    meta = desired["metadata"]
     if stored is None or not _is_ready(stored):
         # A ready cluster has its Secrets. They are not kept in memory, so each check is a request to the API server.
         if _has_own_store(installation):
@@ -63,10 +63,10 @@ async def ensure_ray_cluster(
         await _ensure_token(deps, meta["namespace"], meta["ownerReferences"])
     if stored is None:
         initial = [{**group, "replicas": group["minReplicas"]} for group in groups]
-        stored = await deps.kube.create({**wanted, "spec": {**wanted["spec"], "workerGroupSpecs": initial}})
+        stored = await deps.kube.create({**desired, "spec": {**desired["spec"], "workerGroupSpecs": initial}})
     else:
         pods = await deps.kube.list(POD, meta["namespace"], {ray_groups.LABEL_CLUSTER: meta["name"]})
-        changed = ray_pods.update_ray_cluster(stored, wanted, groups, _make_group_state(pods, deployed))
+        changed = ray_pods.update_ray_cluster(stored, desired, groups, _make_group_state(pods, deployed))
         if changed is not None:
             await _ensure_token(deps, meta["namespace"], meta["ownerReferences"])
             stored = await deps.kube.replace(changed)

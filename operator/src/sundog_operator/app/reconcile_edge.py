@@ -57,37 +57,44 @@ async def _reconcile(deps: Dependencies, key: Key) -> float | None:
     if any(stored is not None and not is_managed_by_sundog(stored) for stored in (config_map, deployment)):
         return RESYNC_S
     previous = split_document.read_document(config_map)
-    members = [
+    model_deployments = [
         obj
         for obj in deployments
         if _assigned_cluster(obj) or split_document.find_service_entry(previous, obj["metadata"]["name"])
     ]
-    if not members:
+    if not model_deployments:
         return None
-    document = await _make_document(deps, key.namespace, members, previous)
+    document = await _make_document(deps, key.namespace, model_deployments, previous)
     installation = deps.settings.installation
     if installation is None:
-        await ensure(deps, objects.make_config_map(key.namespace, members, document), config_map)
-        wanted = objects.make_local_deployment(key.namespace, members, deps.settings.edge_image)
+        await ensure(deps, objects.make_config_map(key.namespace, model_deployments, document), config_map)
+        wanted = objects.make_local_deployment(key.namespace, model_deployments, deps.settings.edge_image)
         await ensure(deps, wanted, deployment)
         return IDLE_RESYNC_S
     if await edge_resources.find_foreign_shared_objects(deps, key.namespace, installation):
         return RESYNC_S
     stored = (config_map, deployment)
-    return await _apply_cluster_edge(deps, key.namespace, members, installation, stored, (previous, document))
+    return await _apply_cluster_edge(deps, key.namespace, model_deployments, installation, stored, (previous, document))
 
 
 async def _make_document(
-    deps: Dependencies, namespace: str, members: list[Object], previous: dict[str, Any] | None
+    deps: Dependencies, namespace: str, model_deployments: list[Object], previous: dict[str, Any] | None
 ) -> dict[str, Any]:
-    clusters = split_document.make_cluster_entries(await _cluster_views(deps, namespace, members), previous)
+    clusters = split_document.make_cluster_entries(await _cluster_views(deps, namespace, model_deployments), previous)
     experiments = {obj["metadata"]["name"]: obj for obj in await deps.kube.list(EXPERIMENT, namespace)}
     owned = revisions.group_by_owner(
         await deps.kube.views(CONTROLLER_REVISION, namespace, revisions.parse_stored_revision)
     )
     entries = (
-        _make_entry(deps, member, members, experiments, owned.get(member["metadata"]["uid"], []), previous)
-        for member in members
+        _make_entry(
+            deps,
+            model_deployment,
+            model_deployments,
+            experiments,
+            owned.get(model_deployment["metadata"]["uid"], []),
+            previous,
+        )
+        for model_deployment in model_deployments
     )
     services = [entry for entry in entries if entry is not None]
     document = split_document.make_document(namespace, services, clusters, previous, deps.settings.cluster_domain)
@@ -98,7 +105,7 @@ async def _make_document(
 async def _apply_cluster_edge(
     deps: Dependencies,
     namespace: str,
-    members: list[Object],
+    model_deployments: list[Object],
     installation: Installation,
     stored: tuple[Object | None, Object | None],
     documents: tuple[dict[str, Any] | None, dict[str, Any]],
@@ -109,16 +116,16 @@ async def _apply_cluster_edge(
     """
     (config_map, deployment), document = stored, documents[1]
     # A Secret is copied before the document names it, and removed in a later pass than its name.
-    if not await edge_resources.apply_secrets(deps, namespace, members, documents):
+    if not await edge_resources.apply_secrets(deps, namespace, model_deployments, documents):
         return RESYNC_S
-    await ensure(deps, objects.make_config_map(namespace, members, document), config_map)
-    await edge_resources.apply_shared_objects(deps, namespace, members, installation)
+    await ensure(deps, objects.make_config_map(namespace, model_deployments, document), config_map)
+    await edge_resources.apply_shared_objects(deps, namespace, model_deployments, installation)
     needs_store = await edge_store.is_needed(deps, namespace)
-    feedback = needs_store and await edge_store.apply_edge_store(deps, namespace, members, installation)
+    feedback = needs_store and await edge_store.apply_edge_store(deps, namespace, model_deployments, installation)
     has_pods = await edge_resources.apply_pods(
         deps,
         namespace,
-        members,
+        model_deployments,
         installation,
         deployment,
         feedback=feedback,
@@ -126,9 +133,9 @@ async def _apply_cluster_edge(
     )
     if not needs_store:
         await edge_store.delete_edge_store(deps, namespace, deployment)
-    errors = await edge_resources.apply_services(deps, members, document)
+    errors = await edge_resources.apply_services(deps, model_deployments, document)
     if has_pods:
-        errors += await edge_resources.apply_routes(deps, namespace, members, document)
+        errors += await edge_resources.apply_routes(deps, namespace, model_deployments, document)
     if errors:
         raise errors[0]
     if not has_pods:
@@ -155,8 +162,8 @@ def _assigned_cluster(deployment: Object) -> str:
 
 def _make_entry(
     deps: Dependencies,
-    member: Object,
-    members: list[Object],
+    model_deployment: Object,
+    model_deployments: list[Object],
     experiments: dict[str, Object],
     owned: Sequence[Revision],
     previous: dict[str, Any] | None,
@@ -166,18 +173,18 @@ def _make_entry(
     With an invalid spec the endpoint stays as it was, and the split still follows the status, so that an abort works. After the status was
     lost, the whole entry stays as it was until the planner has recovered the status.
     """
-    meta = member["metadata"]
+    meta = model_deployment["metadata"]
     name, status, known = (
         meta["name"],
-        ModelDeploymentStatus.parse(member.get("status")),
+        ModelDeploymentStatus.parse(model_deployment.get("status")),
         split_document.find_service_entry(previous, meta["name"]),
     )
     if not status.cluster:
         return known
     uid, rollout = desired_state.find_active_experiment(status, experiments)
-    split = desired_state.desired_split(member, status, uid, rollout)
+    split = desired_state.desired_split(model_deployment, status, uid, rollout)
     limits = {revision.number: revisions.spec_of(revision).runtime.max_ongoing_requests for revision in owned}
-    spec = accept_model_deployment(member, deps.settings.installation).spec
+    spec = accept_model_deployment(model_deployment, deps.settings.installation).spec
     if spec is None and known is not None:
         return split_document.update_service_entry(known, status.cluster, name, split, limits)
     if spec is None:
@@ -186,16 +193,16 @@ def _make_entry(
     if spec is None:
         return None
     domain = deps.settings.cluster_domain
-    host = "" if hosts.find_conflicting_deployment(member, members, domain) else spec.endpoint.host
+    host = "" if hosts.find_conflicting_deployment(model_deployment, model_deployments, domain) else spec.endpoint.host
     return split_document.make_service_entry(
         meta["namespace"], name, spec, status.cluster, split, host=host, limits=limits, domain=domain
     )
 
 
-async def _cluster_views(deps: Dependencies, namespace: str, members: list[Object]) -> list[ClusterView]:
+async def _cluster_views(deps: Dependencies, namespace: str, model_deployments: list[Object]) -> list[ClusterView]:
     used = {
         name
-        for obj in members
+        for obj in model_deployments
         for name in desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status")))
     }
     return [

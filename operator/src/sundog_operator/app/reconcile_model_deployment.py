@@ -36,10 +36,12 @@ async def reconcile_model_deployment(deps: Dependencies, key: Key) -> float | No
         return None
     observed = await observe(deps, stored)
     plan = make_plan(observed, deps.clock.now())
-    experiments = {each.name: each.uid for each in observed.rollouts} | {each.name: each.uid for each in observed.own}
+    experiments = {each.name: each.uid for each in observed.rollouts} | {
+        each.name: each.uid for each in observed.user_experiments
+    }
     await record_events(deps, stored, deps.replicas.update(key, observed))
     await _apply_plan(deps, stored, plan, experiments)
-    idle = plan.requeue_after_s == RESYNC_S and not order_waiting(observed.own)
+    idle = plan.requeue_after_s == RESYNC_S and not order_waiting(observed.user_experiments)
     return deps.idle_keys.update(key, state, plan.requeue_after_s, idle=idle)
 
 
@@ -52,7 +54,7 @@ async def _apply_plan(deps: Dependencies, stored: Object, plan: ReconcilePlan, e
     namespace = stored["metadata"]["namespace"]
     for child in plan.objects_to_create:
         await create_object(deps, child)
-    for name, status in (*((plan.rollout,) if plan.rollout is not None else ()), *plan.own):
+    for name, status in (*((plan.rollout,) if plan.rollout is not None else ()), *plan.user_experiments):
         await _write_experiment_status(
             deps, Ref(EXPERIMENT, namespace, name), experiments.get(name, ""), status.to_json()
         )

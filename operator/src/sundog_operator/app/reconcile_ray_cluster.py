@@ -1,4 +1,4 @@
-"""Reconcile one RayCluster. Its members own it, and its Serve document has the live revisions of all members."""
+"""Reconcile one RayCluster. Its ModelDeployments own it, and its Serve document has the live revisions of them all."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -30,7 +30,7 @@ READ_BACK_DELAY_S = 1.0
 
 
 async def reconcile_ray_cluster(deps: Dependencies, key: Key) -> float | None:
-    """Run one pass. Return the seconds until the next one; None for a cluster without members. Raises DependencyError."""
+    """Run one pass. Return the seconds until the next one; None for a cluster without ModelDeployments. Raises DependencyError."""
     state = await NamespaceState(deps, key.namespace).read(key)
     again_s = await _reconcile(deps, key)
     return deps.idle_keys.update(key, state, again_s, idle=again_s == RESYNC_S)
@@ -38,17 +38,17 @@ async def reconcile_ray_cluster(deps: Dependencies, key: Key) -> float | None:
 
 async def _reconcile(deps: Dependencies, key: Key) -> float | None:
     deployments = await deps.kube.list(MODEL_DEPLOYMENT, key.namespace)
-    members = _members(deployments, key.name)
+    model_deployments = _find_model_deployments(deployments, key.name)
     stored = await deps.kube.get(Ref(RAY_CLUSTER, key.namespace, key.name))
     if stored is not None and not clusters.is_managed_by_sundog(stored):
         return RESYNC_S
     if stored is not None and "deletionTimestamp" in stored["metadata"]:
         await ray_clusters.release_finalizer(deps, stored)
-        return RESYNC_S if members else None
-    if not members:
-        return await _reconcile_without_members(deps, key, stored, deployments)
+        return RESYNC_S if model_deployments else None
+    if not model_deployments:
+        return await _reconcile_without_model_deployments(deps, key, stored, deployments)
     serve = await _read_serve(deps, key, ray_clusters.resolve_cluster_view(deps, key.namespace, key.name, stored))
-    stored = await _ensure_cluster(deps, key, members, stored, serve)
+    stored = await _ensure_cluster(deps, key, model_deployments, stored, serve)
     view = ray_clusters.resolve_cluster_view(deps, key.namespace, key.name, stored)
     if view.problem:
         return NOT_READY_RESYNC_S
@@ -68,40 +68,45 @@ async def _read_serve(deps: Dependencies, key: Key, view: ClusterView) -> ServeS
 
 
 async def _ensure_cluster(
-    deps: Dependencies, key: Key, members: list[Object], stored: Object | None, serve: ServeState | None
+    deps: Dependencies, key: Key, model_deployments: list[Object], stored: Object | None, serve: ServeState | None
 ) -> Object:
     installation = deps.settings.installation
     if installation is None:
         image = deps.settings.runtime_image
-        return await ensure(deps, clusters.make_local_ray_cluster(key.namespace, key.name, members, image), stored)
+        return await ensure(
+            deps, clusters.make_local_ray_cluster(key.namespace, key.name, model_deployments, image), stored
+        )
     owned = revisions.group_by_owner(
         await deps.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
     )
     placed = [
-        (member, revision, image)
-        for member in members
+        (model_deployment, revision, image)
+        for model_deployment in model_deployments
         for revision, image in _find_placed_revisions(
-            member, _owned_by(member, owned), key.name, deps.settings.runtime_image
+            model_deployment, _owned_by(model_deployment, owned), key.name, deps.settings.runtime_image
         )
     ]
     images = [image for _, _, image in placed if names.is_ray_cluster_of(key.name, image)]
     image = images[0] if images else deps.settings.runtime_image
-    wanted = pods.make_ray_cluster(key.namespace, key.name, members, image, installation)
+    wanted = pods.make_ray_cluster(key.namespace, key.name, model_deployments, image, installation)
     if stored is not None and not images:
         # No revision has the cluster's image now. The head stays as it is, with the autoscaler's container that mounts its volumes.
         kept = ("headGroupSpec", "autoscalerOptions")
         wanted["spec"] |= {field: stored["spec"][field] for field in kept if field in stored["spec"]}
     serve = serve if serve is not None and serve.known else None
-    groups = [_make_group(member, revision, image, installation, serve, stored) for member, revision, image in placed]
+    groups = [
+        _make_group(model_deployment, revision, image, installation, serve, stored)
+        for model_deployment, revision, image in placed
+    ]
     deployed = frozenset(serve.applications) if serve is not None else None
     return await ray_clusters.ensure_ray_cluster(deps, installation, wanted, groups, stored, deployed)
 
 
 def _find_placed_revisions(
-    member: Object, known: Sequence[Revision], cluster: str, default: str
+    model_deployment: Object, known: Sequence[Revision], cluster: str, default: str
 ) -> Iterable[tuple[Revision, str]]:
     """Yield the revisions of a ModelDeployment that need pods on a cluster, each with its image."""
-    status = ModelDeploymentStatus.parse(member.get("status"))
+    status = ModelDeploymentStatus.parse(model_deployment.get("status"))
     for number, place in sorted(desired_state.clusters_by_revision(status).items()):
         revision = revisions.find_by_number(known, number)
         if place == cluster and revision is not None:
@@ -109,16 +114,19 @@ def _find_placed_revisions(
 
 
 def _make_group(
-    member: Object,
+    model_deployment: Object,
     revision: Revision,
     image: str,
     installation: Installation,
     serve: ServeState | None,
     stored: Object | None,
 ) -> Object:
-    service, current = member["metadata"]["name"], accept_model_deployment(member, installation).spec
+    service, current = (
+        model_deployment["metadata"]["name"],
+        accept_model_deployment(model_deployment, installation).spec,
+    )
     kept = None if current else _deployed_bounds(names.application(service, revision.number), serve, stored)
-    bounds = kept or _wanted_bounds(ModelDeploymentStatus.parse(member.get("status")), revision, current)
+    bounds = kept or _wanted_bounds(ModelDeploymentStatus.parse(model_deployment.get("status")), revision, current)
     timeout = current.endpoint.request_timeout if current else _stored_timeout(service, revision, stored)
     return pods.make_worker_group(service, revision, bounds, image, installation, timeout)
 
@@ -161,7 +169,7 @@ def _find_stored_group(application: str, stored: Object | None) -> Object | None
     return next((each for each in groups if each["groupName"] == application), None)
 
 
-async def _reconcile_without_members(
+async def _reconcile_without_model_deployments(
     deps: Dependencies, key: Key, stored: Object | None, deployments: list[Object]
 ) -> float | None:
     """Delete an unneeded cluster whose owners exist but use other clusters now. Kubernetes deletes it after its last owner.
@@ -193,8 +201,10 @@ async def _deploy(deps: Dependencies, key: Key, view: ClusterView, serve: ServeS
     split = split_document.read_document(await deps.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
     applications = [
         app
-        for member in _members(deployments, key.name)
-        for app in make_applications(member, _owned_by(member, owned), serve, key.name, deps.settings.installation)
+        for model_deployment in _find_model_deployments(deployments, key.name)
+        for app in make_applications(
+            model_deployment, _owned_by(model_deployment, owned), serve, key.name, deps.settings.installation
+        )
     ]
     with_traffic = split_document.find_applications_with_traffic(
         split, key.name, {obj["metadata"]["name"] for obj in deployments}
@@ -207,11 +217,11 @@ async def _deploy(deps: Dependencies, key: Key, view: ClusterView, serve: ServeS
     return READ_BACK_DELAY_S
 
 
-def _owned_by(member: Object, owned: Mapping[str, Sequence[Revision]]) -> Sequence[Revision]:
-    return owned.get(member["metadata"]["uid"], ())
+def _owned_by(model_deployment: Object, owned: Mapping[str, Sequence[Revision]]) -> Sequence[Revision]:
+    return owned.get(model_deployment["metadata"]["uid"], ())
 
 
-def _members(deployments: list[Object], cluster: str) -> list[Object]:
+def _find_model_deployments(deployments: list[Object], cluster: str) -> list[Object]:
     return [
         obj
         for obj in deployments
@@ -225,7 +235,7 @@ def _deployed_configs(applications: set[str], serve: ServeState) -> list[serve_c
 
 
 def make_applications(
-    member: Object,
+    model_deployment: Object,
     known: Sequence[Revision],
     serve: ServeState,
     cluster: str,
@@ -235,9 +245,9 @@ def make_applications(
 
     For an invalid spec or a deleted revision, the application stays as Serve has deployed it.
     """
-    meta = member["metadata"]
-    current = accept_model_deployment(member, installation).spec
-    status = ModelDeploymentStatus.parse(member.get("status"))
+    meta = model_deployment["metadata"]
+    current = accept_model_deployment(model_deployment, installation).spec
+    status = ModelDeploymentStatus.parse(model_deployment.get("status"))
     places = desired_state.clusters_by_revision(status)
     found = []
     for number, replicas in sorted(live_revisions(status).items()):

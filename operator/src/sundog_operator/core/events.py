@@ -159,10 +159,10 @@ def service_refused(problem: str) -> KubernetesEvent:
     return KubernetesEvent("Warning", EventReason.SERVICE_REFUSED, "WriteService", note, "")
 
 
-def replica_lost(revision: int, replicas: Sequence[str], running: int, wanted: int, problem: str) -> KubernetesEvent:
+def replica_lost(revision: int, replicas: Sequence[str], running: int, desired: int, problem: str) -> KubernetesEvent:
     """Replicas ended unexpectedly. `problem` is what Serve reports about them; it may be empty."""
     which = f"replica {replicas[0]}" if len(replicas) == 1 else f"{len(replicas)} replicas"
-    note = f"revision {revision}: {which} ended; Serve starts a replacement; {running} of {wanted} run"
+    note = f"revision {revision}: {which} ended; Serve starts a replacement; {running} of {desired} run"
     cause = " ".join(problem.split())
     return KubernetesEvent(
         "Warning", EventReason.REPLICA_LOST, "ReplaceReplica", note + _because(cause), ",".join(replicas)
@@ -187,11 +187,9 @@ def poison_request(revision: int, count: int, attempt: str) -> KubernetesEvent:
     )
 
 
-def notification_failed(experiment: str, receiver: int, place: str, problem: str) -> KubernetesEvent:
+def notification_failed(experiment: str, receiver: int, origin: str, problem: str) -> KubernetesEvent:
     """A receiver did not accept a notification of a rollout."""
-    note = (
-        f"rollout {experiment}: {place} (notify[{receiver}]) {problem}; retrying for an hour, and the rollout continues"
-    )
+    note = f"rollout {experiment}: {origin} (notify[{receiver}]) {problem}; retrying for an hour, and the rollout continues"
     return KubernetesEvent("Warning", EventReason.NOTIFICATION_FAILED, "Notify", note, f"{experiment}/{receiver}")
 
 

@@ -63,7 +63,7 @@ class PackageReport:
     digest: str
 
 
-def package(directory: Path, wanted: PackageRequest) -> PackageReport:
+def package(directory: Path, request: PackageRequest) -> PackageReport:
     """Write `directory`, load it as the server does, and run it. If that fails, nothing is written.
 
     Raises a StartError.
@@ -71,33 +71,35 @@ def package(directory: Path, wanted: PackageRequest) -> PackageReport:
     if directory.exists() and not directory.is_dir():
         raise LoadFailed(f"{directory}: found a file; expected a directory")
     with staging_directory(directory) as stage:
-        if wanted.weights is None:
+        if request.weights is None:
             convert_weights(stage)
         else:
-            add_weights(stage, wanted.weights)
+            add_weights(stage, request.weights)
         # Absolute, because messages show these paths.
-        search_paths = [Path.cwd(), *([wanted.weights.absolute().parent] if wanted.weights else [])]
+        search_paths = [Path.cwd(), *([request.weights.absolute().parent] if request.weights else [])]
         found = _read_description(stage)
-        description = _apply_request(found, wanted)
-        copied = add_code(stage, wanted.code, description.entrypoint, search_paths)
+        description = _apply_request(found, request)
+        copied = add_code(stage, request.code, description.entrypoint, search_paths)
         if description != found:
             write_description(stage, description)
         try:
-            return _load_and_run(directory, stage, wanted, description)
+            return _load_and_run(directory, stage, request, description)
         except StartError as error:
             raise type(error)(_original_paths(error.message, stage, directory, copied)) from error
 
 
-def _load_and_run(directory: Path, stage: Path, wanted: PackageRequest, description: ModelDescription) -> PackageReport:
+def _load_and_run(
+    directory: Path, stage: Path, request: PackageRequest, description: ModelDescription
+) -> PackageReport:
     """Load and run the staged model, and complete its description. Raises a StartError."""
-    model, _ = _load(stage, wanted)
-    batch = choose_batch(model, wanted.example)
+    model, _ = _load(stage, request)
+    batch = choose_batch(model, request.example)
     if batch is not None and not (model.signature.inputs and model.signature.outputs):
         signature = infer_signature(model, batch, run_model(model, batch))
         write_description(stage, replace(description, signature=signature))
     entries = read_tree(stage)
-    model, seconds = _load(stage, wanted, entries)
-    latency = None if batch is None else _latency(model, batch, wanted.runs)
+    model, seconds = _load(stage, request, entries)
+    latency = None if batch is None else _latency(model, batch, request.runs)
     return _report(directory, model, entries, seconds, latency)
 
 
@@ -113,22 +115,22 @@ def _read_description(stage: Path) -> ModelDescription:
     return parse_description(path.read_bytes()[: MAX_MODEL_YAML_BYTES + 1]) if path.is_file() else ModelDescription()
 
 
-def _apply_request(found: ModelDescription, wanted: PackageRequest) -> ModelDescription:
+def _apply_request(found: ModelDescription, request: PackageRequest) -> ModelDescription:
     return replace(
         found,
-        format=found.format if wanted.format == "auto" else wanted.format,
-        entrypoint=wanted.entrypoint or found.entrypoint,
-        config={**found.config, **wanted.config},
-        signature=Signature(wanted.inputs, found.signature.outputs) if wanted.inputs else found.signature,
-        compile=Compile(enabled=True, mode=found.compile.mode) if wanted.compile else found.compile,
+        format=found.format if request.format == "auto" else request.format,
+        entrypoint=request.entrypoint or found.entrypoint,
+        config={**found.config, **request.config},
+        signature=Signature(request.inputs, found.signature.outputs) if request.inputs else found.signature,
+        compile=Compile(enabled=True, mode=found.compile.mode) if request.compile else found.compile,
     )
 
 
-def _load(stage: Path, wanted: PackageRequest, entries: tuple[FileEntry, ...] = ()) -> tuple[LoadedModel, float]:
+def _load(stage: Path, request: PackageRequest, entries: tuple[FileEntry, ...] = ()) -> tuple[LoadedModel, float]:
     """Load as a replica does, with the digest if the files are final. Return the model and the seconds that it took."""
     digest = tree_digest(entries) if entries else ""
     arguments = ModelArguments.model_validate(
-        {"uri": f"file://{stage}", "digest": digest, "trustCode": wanted.trust_code}
+        {"uri": f"file://{stage}", "digest": digest, "trustCode": request.trust_code}
     )
     started = time.perf_counter()
     model = load_model(open_model(arguments.uri, arguments.digest), arguments)

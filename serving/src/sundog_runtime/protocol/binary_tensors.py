@@ -20,8 +20,8 @@ def item_size(dtype: str) -> int:
     return np.dtype(_wire_type(dtype)).itemsize
 
 
-def decode_raw(sent: TensorSpec, data: Buffer, wanted: TensorSpec) -> Any:
-    """Return an array of the type and shape in `sent`; for BYTES nested lists of strings, or of bytes if `wanted` declares them.
+def decode_raw(sent: TensorSpec, data: Buffer, declared: TensorSpec) -> Any:
+    """Return an array of the type and shape in `sent`; for BYTES nested lists of strings, or of bytes if `declared` declares them.
 
     The sizes are compared before anything is allocated. Numbers stay in `data` without a copy if they are aligned and
     writable there. Raises Problem 400.
@@ -30,7 +30,7 @@ def decode_raw(sent: TensorSpec, data: Buffer, wanted: TensorSpec) -> Any:
     count = prod(sent.shape)
     if sent.dtype == "string":
         return reshape_to_lists(
-            [decode_element(part, wanted, what) for part in _elements(data, count, what)], sent.shape
+            [decode_element(part, declared, what) for part in _elements(data, count, what)], sent.shape
         )
     expected = count * item_size(sent.dtype)
     if len(data) != expected:
@@ -38,7 +38,7 @@ def decode_raw(sent: TensorSpec, data: Buffer, wanted: TensorSpec) -> Any:
             "WrongSize", f"{what} has {len(data)} bytes of data; its shape and datatype take {_shown(expected)}"
         )
     array = _numbers(np.frombuffer(data, dtype=_wire_type(sent.dtype)), sent.dtype, what).reshape(sent.shape)
-    if not wanted.allow_nan and not is_finite(array):
+    if not declared.allow_nan and not is_finite(array):
         raise bad_input("NotFinite", f"{what} holds NaN or infinity")
     return array
 
@@ -93,9 +93,9 @@ def _elements(data: Buffer, count: int, what: str) -> Iterator[memoryview]:
         raise bad_input("WrongSize", f"{what} has {len(view) - at} bytes after its last element")
 
 
-def decode_element(data: Buffer, wanted: TensorSpec, what: str) -> str | bytes:
+def decode_element(data: Buffer, declared: TensorSpec, what: str) -> str | bytes:
     """Decode an element of BYTES. Strings must be UTF-8, as in JSON. Raises Problem 400 for others, unless bytes are wanted."""
-    if wanted.dtype == "bytes":
+    if declared.dtype == "bytes":
         return bytes(data)
     try:
         return str(data, "utf-8")

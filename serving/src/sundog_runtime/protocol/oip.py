@@ -176,15 +176,15 @@ def _read_from_json(
 ) -> RequestTensor:
     data = item["data"]
 
-    def read(wanted: TensorSpec) -> Any:
-        check_json_input(wanted)
+    def read(declared: TensorSpec) -> Any:
+        check_json_input(declared)
         return _json_array(spec, data, booleans)
 
     return RequestTensor(spec, read, parameters)
 
 
 def _read_from_tail(spec: TensorSpec, data: memoryview, parameters: dict[str, Parameter]) -> RequestTensor:
-    return RequestTensor(spec, lambda wanted: decode_raw(spec, data, wanted), parameters)
+    return RequestTensor(spec, lambda declared: decode_raw(spec, data, declared), parameters)
 
 
 def _json_array(spec: TensorSpec, data: Any, booleans: bool) -> Any:
@@ -223,12 +223,12 @@ def _wanted(value: Any) -> dict[str, bool | None] | None:
     return wanted or None
 
 
-def _check_forms(model: LoadedModel, wanted: Mapping[str, bool | None] | None, by_default: bool) -> None:
+def _check_forms(model: LoadedModel, requested: Mapping[str, bool | None] | None, by_default: bool) -> None:
     """Check that outputs in JSON have a form there, before the model runs in vain. Raises Problem 400."""
     for spec in model.signature.outputs:
-        if spec.dtype not in _NO_FORM_IN_JSON or (wanted is not None and spec.name not in wanted):
+        if spec.dtype not in _NO_FORM_IN_JSON or (requested is not None and spec.name not in requested):
             continue
-        if not _is_binary(spec.name, wanted or {}, by_default):
+        if not _is_binary(spec.name, requested or {}, by_default):
             what = _NO_FORM_IN_JSON[spec.dtype]
             raise bad_input("WrongType", f"output {spec.name!r}: {what} no form in JSON; request it as binary data")
 

@@ -117,22 +117,22 @@ def collect_parameters(request: Mapping[str, Parameter], inputs: Sequence[Reques
     return model_parameters(request, {sent.spec.name: sent.parameters for sent in inputs})
 
 
-def check_requested_outputs(model: LoadedModel, wanted: Sequence[str]) -> None:
+def check_requested_outputs(model: LoadedModel, requested: Sequence[str]) -> None:
     """Check the requested outputs against the declared ones before the model runs in vain. Raises Problem 400."""
     names = [spec.name for spec in model.signature.outputs]
-    if names and (missing := [name for name in wanted if name not in names]):
+    if names and (missing := [name for name in requested if name not in names]):
         raise _unknown_output(missing[0], names)
 
 
-def make_response_tensors(model: LoadedModel, output: Any, wanted: Sequence[str] | None) -> list[ResponseTensor]:
+def make_response_tensors(model: LoadedModel, output: Any, requested: Sequence[str] | None) -> list[ResponseTensor]:
     """Return the requested outputs, or all. Raises Problem 400 for an unknown one, 500 for one without a datatype."""
     declared = {spec.name: spec for spec in model.signature.outputs}
     named = output if isinstance(output, dict) else {next(iter(declared), "outputs"): output}
-    if wanted is None:
-        wanted = list(declared or named)
-    if missing := [name for name in wanted if name not in named]:
+    if requested is None:
+        requested = list(declared or named)
+    if missing := [name for name in requested if name not in named]:
         raise _unknown_output(missing[0], list(named))
-    return [_output(name, named[name], declared.get(name)) for name in wanted]
+    return [_output(name, named[name], declared.get(name)) for name in requested]
 
 
 def _check_declared(declared: dict[str, TensorSpec], axes: Sequence[Axis], inputs: Sequence[RequestTensor]) -> None:

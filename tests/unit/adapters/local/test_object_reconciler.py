@@ -121,7 +121,9 @@ async def test_a_broken_watch_is_opened_again(kube: HookedKubernetes, steps: Ste
 async def test_objects_that_are_not_wanted_are_left_alone(kube: HookedKubernetes, steps: Steps, clock: Any) -> None:
     await kube.create(cluster(A, x=1))
     await kube.create(cluster(B, x=2))
-    objects = ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), wanted=lambda obj: obj["spec"]["x"] == 2)
+    objects = ObjectReconciler(
+        kube, RAY_CLUSTER, steps, Hour(clock), should_reconcile=lambda obj: obj["spec"]["x"] == 2
+    )
     async with running(objects):
         await steps.wait((B, 2))
     assert steps.seen == [(B, 2)]

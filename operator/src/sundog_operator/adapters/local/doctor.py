@@ -144,12 +144,12 @@ def check_leftover_processes(state: StateDirectory) -> Check:
     return Check("leftover processes", "warn", f"{len(found)} still run (pid {pids})", fix)
 
 
-def check_edge_port(port: int, own: Collection[int] = ()) -> Check:
-    """Check a port that the first edge prefers. `own` are the pids of the instance's own processes."""
+def check_edge_port(port: int, instance_pids: Collection[int] = ()) -> Check:
+    """Check a port that the first edge prefers. `instance_pids` are the pids of the instance's own processes."""
     name = f"port {port}"
     if ports_allocation.is_port_free(port):
         return Check(name, "ok", "free")
-    if ports_allocation.find_holder_pid(port) in own:
+    if ports_allocation.find_holder_pid(port) in instance_pids:
         return Check(name, "ok", "held by this instance's edge")
     fix = "at its start the edge takes another port; `sundog get -o wide` shows which"
     return Check(name, "warn", f"held by {ports_allocation.describe_holder(port)}", fix)

@@ -93,7 +93,7 @@ class LocalEdge:
             DEPLOYMENT,
             self._step,
             self._clock,
-            wanted=is_edge_deployment,
+            should_reconcile=is_edge_deployment,
             remembered=lambda: [entry.ref for entry in self._directories.all()],
         )
         try:

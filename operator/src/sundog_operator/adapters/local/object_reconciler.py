@@ -30,7 +30,7 @@ class ObjectReconciler:
         step: ReconcileStep,
         clock: Clock,
         *,
-        wanted: Callable[[Object], bool] = lambda _: True,
+        should_reconcile: Callable[[Object], bool] = lambda _: True,
         remembered: Callable[[], Iterable[Ref]] = tuple,
     ) -> None:
         """Args:
@@ -38,14 +38,14 @@ class ObjectReconciler:
         kind: of the objects.
         step: reconciles one object.
         clock: the time.
-        wanted: returns whether to reconcile an object of the kind.
+        should_reconcile: returns whether to reconcile an object of the kind.
         remembered: returns the objects of earlier runs, which may not exist any more.
         """
         self._kube = kube
         self._kind = kind
         self._step = step
         self._clock = clock
-        self._wanted = wanted
+        self._should_reconcile = should_reconcile
         self._remembered = remembered
         self._tasks: dict[Ref, asyncio.Task[None]] = {}
         self._wakes: dict[Ref, asyncio.Event] = {}
@@ -62,7 +62,7 @@ class ObjectReconciler:
                 group.create_task(self._watch(group, kind, belongs_to, remembered=False))
 
     def _own_ref(self, obj: Object) -> Ref | None:
-        return ref_of(obj) if self._wanted(obj) else None
+        return ref_of(obj) if self._should_reconcile(obj) else None
 
     async def _watch(
         self, group: asyncio.TaskGroup, kind: Kind, belongs_to: Callable[[Object], Ref | None], *, remembered: bool
@@ -98,7 +98,7 @@ class ObjectReconciler:
         obj: Object | None = None
         try:
             obj = await self._kube.get(ref)
-            if obj is not None and not self._wanted(obj):
+            if obj is not None and not self._should_reconcile(obj):
                 obj = None
             return obj, await self._step(ref, obj)
         except (SundogError, OSError, psutil.Error) as err:

@@ -9,7 +9,7 @@ from typing import Final
 _VERSIONS: Final = ".versions"
 
 
-def write_secret_files(directory: Path, wanted: Mapping[str, Mapping[str, bytes]]) -> None:
+def write_secret_files(directory: Path, secrets: Mapping[str, Mapping[str, bytes]]) -> None:
     """Write exactly these Secrets to a directory, private to this user, and remove all others. Raises OSError.
 
     `<secret>` is a link to a directory of its own, so that a reader sees all keys of one version.
@@ -17,12 +17,12 @@ def write_secret_files(directory: Path, wanted: Mapping[str, Mapping[str, bytes]
     versions = directory / _VERSIONS
     for path in (directory, versions):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in {path.name for path in directory.iterdir()} - {_VERSIONS} - wanted.keys():
+    for name in {path.name for path in directory.iterdir()} - {_VERSIONS} - secrets.keys():
         (directory / name).unlink()
-    for name, content in wanted.items():
+    for name, content in secrets.items():
         if _read(directory / name) != content:
             _exchange(directory, versions, name, content)
-    current = {(directory / name).readlink().name for name in wanted}
+    current = {(directory / name).readlink().name for name in secrets}
     for path in versions.iterdir():
         if path.is_symlink():
             path.unlink()

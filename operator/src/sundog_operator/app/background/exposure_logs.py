@@ -84,7 +84,7 @@ def _slot(namespace: str, experiment: str) -> str:
 
 
 async def _write_log(
-    deps: Dependencies, experiment: Object, place: str, form: Literal["parquet"], *, final: bool
+    deps: Dependencies, experiment: Object, folder_uri: str, form: Literal["parquet"], *, final: bool
 ) -> ExposureLogResult:
     """Write one log. Never raises DependencyError."""
     at = deps.clock.now().replace(microsecond=0)
@@ -94,7 +94,7 @@ async def _write_log(
         pods = await list_edge_pods(deps, experiment["metadata"]["namespace"])
     except DependencyError as err:
         return ExposureLogResult(at, problem=f"the edges could not be listed: {err}")
-    return await deps.exposure_logs.write(experiment, pods, place, form, at, final=final)
+    return await deps.exposure_logs.write(experiment, pods, folder_uri, form, at, final=final)
 
 
 async def _record_failure(deps: Dependencies, experiment: Object, sequence: int, problem: str) -> None:

@@ -69,13 +69,13 @@ class ArmPair:
         control: the baseline.
         arm: the arm that is compared with it.
         who: name of the arm in sentences.
-        place: index of the arm in folded blocks.
+        index: of the arm in folded blocks.
     """
 
     control: str = names.STABLE
     arm: str = names.CANARY
     who: str = "the canary"
-    place: int = 0
+    index: int = 0
 
     @property
     def both(self) -> tuple[str, str]:

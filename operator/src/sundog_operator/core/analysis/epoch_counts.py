@@ -88,9 +88,9 @@ def _make_comparison(
 
     def make_counts(folded: dispersion_sums.EpochBlocks, failed_control: int, failed_arm: int) -> EpochCounts:
         blocks = [
-            [(each.closed, *each.of(EVENTS.index(kind), pair.place)) for each in folded.lengths] for kind in kinds
+            [(each.closed, *each.of(EVENTS.index(kind), pair.index)) for each in folded.lengths] for kind in kinds
         ]
-        counts = folded.counts(pair.place)
+        counts = folded.counts(pair.index)
         both = [_with_unknown_ends(*each) for each in zip(counts, until_now, (failed_control, failed_arm), strict=True)]
         requests = both[0].assigned, both[1].assigned
         events = [(int(getattr(both[0], kind)), int(getattr(both[1], kind))) for kind in kinds]
@@ -98,7 +98,7 @@ def _make_comparison(
         weight = requests[1] / sum(requests) if limits.has_sticky_units and min(requests) else share
         return EpochCounts(weight, requests, events, blocks, by_unit)
 
-    none = dispersion_sums.EpochBlocks.empty(0, 1 + pair.place)
+    none = dispersion_sums.EpochBlocks.empty(0, 1 + pair.index)
     gate = make_counts(known.folded.get(epoch, none), 0, arm.lost + overdue)
     harm = make_counts(known.ended_blocks.get(epoch, none), control.lost, 0)
     return EpochComparison(gate, harm, ArmSplit.of_two(share, (control.assigned, arm.assigned)), (arm.lost, overdue))

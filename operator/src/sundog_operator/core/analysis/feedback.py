@@ -119,13 +119,13 @@ def find_feedback_section(service: str, report: EdgeReport) -> Any:
 
 
 def update_sums(
-    before: FeedbackSums, reports: Sequence[EdgeReport], wanted: FeedbackSelection
+    before: FeedbackSums, reports: Sequence[EdgeReport], selection: FeedbackSelection
 ) -> tuple[FeedbackSums, Cause | None]:
     """Update the sums with the reports of every edge. Also return why they are not usable, else None."""
     found: list[FeedbackSums] = []
     missing: list[str] = []
     for report in reports:
-        sums, problem = _read(report, wanted)
+        sums, problem = _read(report, selection)
         if sums is None:
             missing.append(f"{report.pod} {problem}")
         else:
@@ -149,29 +149,31 @@ def _rank(sums: FeedbackSums) -> tuple[int, bool]:
     return sums.sequence, bool(sums.store)
 
 
-def _read(report: EdgeReport, wanted: FeedbackSelection) -> tuple[FeedbackSums | None, str]:
+def _read(report: EdgeReport, selection: FeedbackSelection) -> tuple[FeedbackSums | None, str]:
     """Return the sums of one edge, or None and the problem."""
     if report.evidence is None:
         return None, "does not answer"
-    section = find_feedback_section(wanted.service, report)
-    if not isinstance(section, Mapping) or section.get("attempt") != wanted.attempt:
+    section = find_feedback_section(selection.service, report)
+    if not isinstance(section, Mapping) or section.get("attempt") != selection.attempt:
         return None, "reports no feedback"
     if "error" in section:
         return None, f"has no outcomes: {' '.join(str(section['error']).split())[:200]}"
     try:
-        return parse_sums({**section, **_filter_rows(section, wanted)}), ""
+        return parse_sums({**section, **_filter_rows(section, selection)}), ""
     except PARSE_ERRORS:
         return None, "reports feedback that cannot be parsed"
 
 
-def _filter_rows(section: Mapping[str, Any], wanted: FeedbackSelection) -> Json:
+def _filter_rows(section: Mapping[str, Any], selection: FeedbackSelection) -> Json:
     """Return the wanted rows."""
     return {
-        "exposed": [row for row in _rows(section, "exposed", 3) if row[0] in wanted.epochs and row[1] in wanted.arms],
+        "exposed": [
+            row for row in _rows(section, "exposed", 3) if row[0] in selection.epochs and row[1] in selection.arms
+        ],
         "outcomes": [
             row
             for row in _rows(section, "outcomes", 7)
-            if row[0] in wanted.metrics and row[1] in wanted.epochs and row[2] in wanted.arms
+            if row[0] in selection.metrics and row[1] in selection.epochs and row[2] in selection.arms
         ],
     }
 

@@ -54,7 +54,7 @@ def termination_grace_s(drain_s: int) -> int:
 
 def make_deployment(
     namespace: str,
-    members: Iterable[Json],
+    owners: Iterable[Json],
     installation: Installation,
     *,
     feedback: bool = False,
@@ -64,7 +64,7 @@ def make_deployment(
 
     Args:
         namespace: the edge's namespace.
-        members: the ModelDeployments that own the edge.
+        owners: the ModelDeployments that own the edge.
         installation: the administrator's settings.
         feedback: whether agents write exposures and outcomes to the store of the edges.
         drain_s: how long a terminating HAProxy may finish its requests, in seconds.
@@ -77,7 +77,7 @@ def make_deployment(
         "selector": {"matchLabels": objects.EDGE_SELECTOR},
         "template": _make_template(namespace, installation, drain_s, feedback=feedback),
     }
-    meta = objects.make_shared_metadata(namespace, members)
+    meta = objects.make_shared_metadata(namespace, owners)
     meta["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}
 
@@ -234,8 +234,8 @@ def _make_secret_source(name: str, key: str) -> Json:
     return {"secret": {"name": name, "items": [{"key": key, "path": key}]}}
 
 
-def _make_container(template: PodTemplate, own: Mapping[str, Any]) -> Json:
-    made = pods.make_container(template, own)
+def _make_container(template: PodTemplate, container: Mapping[str, Any]) -> Json:
+    made = pods.make_container(template, container)
     if template.container_security_context is None:
         made["securityContext"] = {**made["securityContext"], "readOnlyRootFilesystem": True}
     return made

@@ -40,14 +40,14 @@ def is_needed_by(experiment: Mapping[str, Any]) -> bool:
     return bool(metrics.success or metrics.secondary)
 
 
-def make_namespace_store(namespace: str, members: Iterable[Json]) -> ValkeyStore:
+def make_namespace_store(namespace: str, owners: Iterable[Json]) -> ValkeyStore:
     """Return the store of a namespace's edges. It has the owners of the edges."""
     return ValkeyStore(
         name=names.EDGE_STORE,
         namespace=namespace,
         labels=names.labels(names.EDGE_STORE),
         selector=STORE_SELECTOR,
-        owners=objects.make_shared_metadata(namespace, members)["ownerReferences"],
+        owners=objects.make_shared_metadata(namespace, owners)["ownerReferences"],
     )
 
 

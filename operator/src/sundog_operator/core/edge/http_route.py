@@ -21,13 +21,13 @@ _UNITS: Final = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 Json = dict[str, Any]
 
 
-def make_route(member: Json, endpoint: Endpoint, hosts: Sequence[str]) -> Json:
+def make_route(model_deployment: Json, endpoint: Endpoint, hosts: Sequence[str]) -> Json:
     """Return the route of a ModelDeployment whose endpoint names a Gateway.
 
     `hosts` are the hosts that the edge answers for. The route names `endpoint.host` alone if it is one of them; otherwise another
     ModelDeployment owns it, or it is empty.
     """
-    meta = make_own_metadata(member)
+    meta = make_own_metadata(model_deployment)
     rule = {
         "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
         "backendRefs": [{"kind": "Service", "name": meta["name"], "port": 80}],

@@ -41,16 +41,16 @@ _EDGES: Final = {"podSelector": {"matchLabels": objects.EDGE_SELECTOR}}
 Json = dict[str, Any]
 
 
-def make_policies(namespace: str, members: Sequence[Json], wanted: NetworkPolicySettings) -> list[Json]:
-    """Return the policies of a namespace. `members` are the edge's owners; the policies are deleted with it."""
-    operator = _make_peer(wanted.operator_namespace, OPERATOR_NAME)
-    scrapers = [dict(peer) for peer in wanted.metrics_from]
+def make_policies(namespace: str, owners: Sequence[Json], settings: NetworkPolicySettings) -> list[Json]:
+    """Return the policies of a namespace. `owners` are the edge's owners; the policies are deleted with it."""
+    operator = _make_peer(settings.operator_namespace, OPERATOR_NAME)
+    scrapers = [dict(peer) for peer in settings.metrics_from]
     ray = {"podSelector": _RAY_PODS}
     edge = [
         {"ports": [_make_port(objects.HTTP_PORT), _make_port(objects.HTTPS_PORT)]},
         {"ports": [_make_port(objects.AGENT_PORT)], "from": [operator, *scrapers]},
     ]
-    egress = [*_make_egress(), _make_api_server_rule(wanted)]
+    egress = [*_make_egress(), _make_api_server_rule(settings)]
     ray_ingress = [
         {"from": [ray]},
         {"ports": [_make_port(DASHBOARD_PORT)], "from": [operator, _EDGES]},
@@ -59,21 +59,21 @@ def make_policies(namespace: str, members: Sequence[Json], wanted: NetworkPolicy
     ]
     store = [{"ports": [_make_port(valkey.PORT)], "from": [ray]}]
     return [
-        _make_policy(namespace, members, names.EDGE, _EDGES["podSelector"], ingress=edge, egress=egress),
-        _make_policy(namespace, members, names.RAY, _RAY_PODS, ingress=ray_ingress),
+        _make_policy(namespace, owners, names.EDGE, _EDGES["podSelector"], ingress=edge, egress=egress),
+        _make_policy(namespace, owners, names.RAY, _RAY_PODS, ingress=ray_ingress),
         # A model holds Ray's token and so can run a task in the head. Heads therefore have the same egress limits as workers.
-        _make_policy(namespace, members, names.RAY_HEADS, _HEADS, egress=egress),
-        _make_policy(namespace, members, names.RAY_WORKERS, _WORKERS, egress=_make_egress()),
-        _make_policy(namespace, members, names.VALKEY, _STORES, ingress=store, egress=[_make_dns_rule()]),
+        _make_policy(namespace, owners, names.RAY_HEADS, _HEADS, egress=egress),
+        _make_policy(namespace, owners, names.RAY_WORKERS, _WORKERS, egress=_make_egress()),
+        _make_policy(namespace, owners, names.VALKEY, _STORES, ingress=store, egress=[_make_dns_rule()]),
     ]
 
 
-def make_store_policy(namespace: str, members: Sequence[Json]) -> Json:
+def make_store_policy(namespace: str, owners: Sequence[Json]) -> Json:
     """Return the policy of the edges' store. The store answers only the edges of its namespace."""
     ingress = [{"ports": [_make_port(valkey.PORT)], "from": [_EDGES]}]
     made = _make_policy(
         namespace,
-        members,
+        owners,
         names.EDGE_STORE,
         {"matchLabels": feedback_store.STORE_SELECTOR},
         ingress=ingress,
@@ -90,13 +90,13 @@ def _make_egress() -> list[Json]:
     return [{"to": [*blocks, {"namespaceSelector": {}}]}]
 
 
-def _make_api_server_rule(wanted: NetworkPolicySettings) -> Json:
+def _make_api_server_rule(settings: NetworkPolicySettings) -> Json:
     """Return the egress of agents and autoscalers to the API server, by its ports.
 
     Some plugins do not match nodes by their addresses, so the rule has ports only. Metadata services listen at port 80, so it does not open
     them.
     """
-    return {"ports": [_make_port(port) for port in wanted.api_server_ports]}
+    return {"ports": [_make_port(port) for port in settings.api_server_ports]}
 
 
 def _make_dns_rule() -> Json:
@@ -120,7 +120,7 @@ def _make_port(first: int, last: int = 0) -> Json:
 
 def _make_policy(
     namespace: str,
-    members: Sequence[Json],
+    owners: Sequence[Json],
     name: str,
     selector: Json,
     *,
@@ -132,6 +132,6 @@ def _make_policy(
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {**objects.make_shared_metadata(namespace, members), "name": name},
+        "metadata": {**objects.make_shared_metadata(namespace, owners), "name": name},
         "spec": {"podSelector": selector, "policyTypes": [direction.capitalize() for direction in rules], **rules},
     }

@@ -25,18 +25,18 @@ Json = dict[str, Any]
 _PORTS = ("http", "https")
 
 
-def make_config_map(namespace: str, members: Iterable[Json], document: Mapping[str, Any]) -> Json:
+def make_config_map(namespace: str, owners: Iterable[Json], document: Mapping[str, Any]) -> Json:
     """Return the ConfigMap with the split document."""
     text = json.dumps(document, sort_keys=True, indent=1)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": make_shared_metadata(namespace, members),
+        "metadata": make_shared_metadata(namespace, owners),
         "data": {names.SPLIT_KEY: text},
     }
 
 
-def make_local_deployment(namespace: str, members: Iterable[Json], image: str) -> Json:
+def make_local_deployment(namespace: str, owners: Iterable[Json], image: str) -> Json:
     """Return the edge's Deployment in local mode. HAProxy and its agent are separate containers, so that either can fail alone."""
     labels = names.labels(names.EDGE)
     containers = [
@@ -46,7 +46,7 @@ def make_local_deployment(namespace: str, members: Iterable[Json], image: str) -
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": make_shared_metadata(namespace, members),
+        "metadata": make_shared_metadata(namespace, owners),
         "spec": {
             "replicas": 1,
             "selector": {"matchLabels": EDGE_SELECTOR},
@@ -64,19 +64,19 @@ def _make_container(name: str, image: str, port_name: str, port: int) -> Json:
     }
 
 
-def make_secret(namespace: str, members: Iterable[Json], data: Mapping[str, str]) -> Json:
+def make_secret(namespace: str, owners: Iterable[Json], data: Mapping[str, str]) -> Json:
     """Return the Secret with the content of all Secrets that the split document names; see `secrets.compose_secret_data`."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": make_shared_metadata(namespace, members),
+        "metadata": make_shared_metadata(namespace, owners),
         "type": "Opaque",
         # The API server does not store an empty object, so every pass would apply it again.
         **({"data": dict(data)} if data else {}),
     }
 
 
-def make_rbac(namespace: str, members: Sequence[Json], account: str) -> list[Json]:
+def make_rbac(namespace: str, owners: Sequence[Json], account: str) -> list[Json]:
     """Return the agent's Role and RoleBinding, and its ServiceAccount unless the administrator names another.
 
     The agent may only read and watch its ConfigMap and its Secret.
@@ -91,10 +91,10 @@ def make_rbac(namespace: str, members: Sequence[Json], account: str) -> list[Jso
         {"apiVersion": f"{RBAC_GROUP}/v1", "kind": "Role", "rules": [rule]},
         {"apiVersion": f"{RBAC_GROUP}/v1", "kind": "RoleBinding", "roleRef": role, "subjects": [subject]},
     ]
-    return [{**obj, "metadata": make_shared_metadata(namespace, members)} for obj in made]
+    return [{**obj, "metadata": make_shared_metadata(namespace, owners)} for obj in made]
 
 
-def make_disruption_budget(namespace: str, members: Iterable[Json]) -> Json:
+def make_disruption_budget(namespace: str, owners: Iterable[Json]) -> Json:
     """Return the PodDisruptionBudget.
 
     A node drain may evict one edge at a time. Edges that are not ready never block a drain, such as those before the first model.
@@ -102,7 +102,7 @@ def make_disruption_budget(namespace: str, members: Iterable[Json]) -> Json:
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": make_shared_metadata(namespace, members),
+        "metadata": make_shared_metadata(namespace, owners),
         "spec": {
             "maxUnavailable": 1,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
@@ -111,49 +111,52 @@ def make_disruption_budget(namespace: str, members: Iterable[Json]) -> Json:
     }
 
 
-def make_edge_service(namespace: str, members: Iterable[Json]) -> Json:
+def make_edge_service(namespace: str, owners: Iterable[Json]) -> Json:
     """Return the Service for all models of the namespace, for Gateways and load balancers. Users may set its type."""
     ports = [_make_service_port("http", 80), _make_service_port("https", 443)]
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": make_shared_metadata(namespace, members),
+        "metadata": make_shared_metadata(namespace, owners),
         "spec": {"selector": EDGE_SELECTOR, "ports": ports},
     }
 
 
-def make_service(member: Json, *, tls: bool) -> Json:
+def make_service(model_deployment: Json, *, tls: bool) -> Json:
     """Return the Service of one ModelDeployment, which has its name."""
     ports = [_make_service_port("http", 80), *([_make_service_port("https", 443)] if tls else [])]
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": make_own_metadata(member),
+        "metadata": make_own_metadata(model_deployment),
         "spec": {"selector": EDGE_SELECTOR, "ports": ports},
     }
 
 
-def merge_service(stored: Json, wanted: Json) -> Json:
+def merge_service(stored: Json, desired: Json) -> Json:
     """Return the stored Service with the wanted fields. It keeps what others set: its type, node ports and ports of other names."""
     meta, ports = stored["metadata"], {port.get("name"): port for port in stored["spec"].get("ports", ())}
-    labels = {**(meta.get("labels") or {}), **wanted["metadata"]["labels"]}
-    own = [{**ports.get(port["name"], {}), **port} for port in wanted["spec"]["ports"]]
+    labels = {**(meta.get("labels") or {}), **desired["metadata"]["labels"]}
+    own = [{**ports.get(port["name"], {}), **port} for port in desired["spec"]["ports"]]
     others = [port for name, port in ports.items() if name not in _PORTS]
     return {
         **stored,
-        "metadata": {**meta, "labels": labels, "ownerReferences": wanted["metadata"]["ownerReferences"]},
-        "spec": {**stored["spec"], **wanted["spec"], "ports": [*own, *others]},
+        "metadata": {**meta, "labels": labels, "ownerReferences": desired["metadata"]["ownerReferences"]},
+        "spec": {**stored["spec"], **desired["spec"], "ports": [*own, *others]},
     }
 
 
-def is_made_for(obj: Mapping[str, Any], member: Mapping[str, Any]) -> bool:
+def is_made_for(obj: Mapping[str, Any], model_deployment: Mapping[str, Any]) -> bool:
     """Return whether Sundog made an object for this ModelDeployment. An object of the same name may be someone else's."""
-    return has_labels_of(obj["metadata"].get("labels") or {}, member)
+    return has_labels_of(obj["metadata"].get("labels") or {}, model_deployment)
 
 
-def has_labels_of(labels: Mapping[str, str], member: Mapping[str, Any]) -> bool:
+def has_labels_of(labels: Mapping[str, str], model_deployment: Mapping[str, Any]) -> bool:
     """Return whether labels are those of an object that Sundog made for this ModelDeployment."""
-    return has_managed_by_label(labels) and labels.get(names.LABEL_MODEL_DEPLOYMENT) == member["metadata"]["name"]
+    return (
+        has_managed_by_label(labels)
+        and labels.get(names.LABEL_MODEL_DEPLOYMENT) == model_deployment["metadata"]["name"]
+    )
 
 
 def is_gone(pod: Mapping[str, Any], now: datetime) -> bool:
@@ -164,14 +167,14 @@ def is_gone(pod: Mapping[str, Any], now: datetime) -> bool:
     return deleted_at is not None and now - parse_timestamp(deleted_at) > LOST_AFTER
 
 
-def make_own_metadata(member: Json) -> Json:
+def make_own_metadata(model_deployment: Json) -> Json:
     """Return the metadata of an object that belongs to one ModelDeployment, has its name, and is deleted with it."""
-    meta = member["metadata"]
+    meta = model_deployment["metadata"]
     return {
         "name": meta["name"],
         "namespace": meta["namespace"],
         "labels": {**names.labels(names.EDGE), names.LABEL_MODEL_DEPLOYMENT: meta["name"]},
-        "ownerReferences": [owner_reference(member, controller=True)],
+        "ownerReferences": [owner_reference(model_deployment, controller=True)],
     }
 
 
@@ -179,10 +182,10 @@ def _make_service_port(name: str, port: int) -> Json:
     return {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}
 
 
-def make_shared_metadata(namespace: str, members: Iterable[Json]) -> Json:
+def make_shared_metadata(namespace: str, owners: Iterable[Json]) -> Json:
     """Return the metadata of an object that the ModelDeployments of a namespace share.
 
-    Each of these `members` is an owner, so Kubernetes deletes the object after the last one.
+    Each of these `owners` has a reference, so Kubernetes deletes the object after the last one.
     """
-    owners = sorted((owner_reference(member, controller=False) for member in members), key=lambda ref: str(ref["uid"]))
-    return {"name": names.EDGE, "namespace": namespace, "labels": names.labels(names.EDGE), "ownerReferences": owners}
+    refs = sorted((owner_reference(owner, controller=False) for owner in owners), key=lambda ref: str(ref["uid"]))
+    return {"name": names.EDGE, "namespace": namespace, "labels": names.labels(names.EDGE), "ownerReferences": refs}

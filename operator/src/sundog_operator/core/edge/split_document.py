@@ -285,11 +285,11 @@ def _drop_overrides_over_limit(services: Iterable[Json]) -> list[Json]:
     return kept
 
 
-def find_services_with_dropped_overrides(wanted: Iterable[Json], document: Mapping[str, Any]) -> list[str]:
+def find_services_with_dropped_overrides(services: Iterable[Json], document: Mapping[str, Any]) -> list[str]:
     """Return the services that lost overrides in a document because of `MAX_OVERRIDE_NETWORKS`."""
     return [
         str(service["name"])
-        for service in wanted
+        for service in services
         if service.get("overrides")
         and (made := find_service_entry(document, service["name"])) is not None
         and len(made.get("overrides", ())) < len(service["overrides"])

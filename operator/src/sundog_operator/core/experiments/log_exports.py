@@ -76,11 +76,11 @@ def next_export_at(status: ExperimentStatus, folder: str) -> datetime | None:
 
 
 def record_export(
-    status: ExperimentStatus, place: str, answer: ExposureLogResult, generation: int, now: datetime
+    status: ExperimentStatus, uri: str, answer: ExposureLogResult, generation: int, now: datetime
 ) -> ExperimentStatus:
     """Return the status after an export."""
     log = ExposureLogStatus(
-        uri=place,
+        uri=uri,
         sequence=next_sequence(status),
         written_at=answer.at,
         exposures=answer.exposures,
@@ -88,7 +88,7 @@ def record_export(
         complete=answer.complete,
         final=answer.final,
     )
-    message = f"{format_count(log.exposures, 'exposure')} and {format_count(log.outcomes, 'outcome')} in {place}"
+    message = f"{format_count(log.exposures, 'exposure')} and {format_count(log.outcomes, 'outcome')} in {uri}"
     return _with_condition(status.model_copy(update={"exposure_log": log}), "True", WRITTEN, message, generation, now)
 
 

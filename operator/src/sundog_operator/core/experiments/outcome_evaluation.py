@@ -176,9 +176,9 @@ def _success_metrics(
 ) -> Iterator[MetricStatus]:
     out = state.dropped_arms(status)
     for arm in decided.arms if decided is not None else ():
-        place = compared_arms(status).index(arm.name)
+        arm_index = compared_arms(status).index(arm.name)
         for index, finding in enumerate(arm.findings):
-            events = _events(finding.metric, epochs[SUCCESS], index, place)
+            events = _events(finding.metric, epochs[SUCCESS], index, arm_index)
             yield _metric_status(finding, SUCCESS, arm.name, events, out=arm.name in out)
 
 
@@ -203,24 +203,24 @@ def _secondary_metrics(
         return
     findings = outcome_comparison.evaluate_outcomes(metrics, epochs, alpha, elapsed_s=elapsed_s)
     discoveries = set(outcome_comparison.find_discoveries(findings, alpha))
-    for place, name in enumerate(names[1:], start=1):
+    for arm_index, name in enumerate(names[1:], start=1):
         for index, metric in enumerate(metrics):
-            events = _events(metric, epochs, index, place)
-            each = _metric_status(findings[index][place - 1], SECONDARY, name, events, out=name in out)
-            if (index, place - 1) in discoveries and each.verdict == OutcomeVerdict.UNDECIDED:
+            events = _events(metric, epochs, index, arm_index)
+            each = _metric_status(findings[index][arm_index - 1], SECONDARY, name, events, out=name in out)
+            if (index, arm_index - 1) in discoveries and each.verdict == OutcomeVerdict.UNDECIDED:
                 message = f"{each.message}; differs from control (e-BH over all secondary metrics)"
                 each = each.model_copy(update={"message": message})
             yield each
 
 
-def _events(metric: OutcomeMetric, epochs: Sequence[OutcomeEpoch], index: int, place: int) -> tuple[int, ...]:
+def _events(metric: OutcomeMetric, epochs: Sequence[OutcomeEpoch], index: int, arm_index: int) -> tuple[int, ...]:
     """Return the counted units of control and of an arm: with a first value above 0 for a rate, with any value for a mean."""
     if not epochs:
         return ()
     rows = [epoch.outcomes[index] for epoch in epochs]
     if metric.type == "rate":
-        return sum(row[0].positive for row in rows), sum(row[place].positive for row in rows)
-    return sum(row[0].units for row in rows), sum(row[place].units for row in rows)
+        return sum(row[0].positive for row in rows), sum(row[arm_index].positive for row in rows)
+    return sum(row[0].units for row in rows), sum(row[arm_index].units for row in rows)
 
 
 def _metric_status(finding: OutcomeFinding, role: str, arm: str, events: tuple[int, ...], *, out: bool) -> MetricStatus:

@@ -93,7 +93,7 @@ def horizon(spec: ExperimentSpec, traffic: ExperimentTraffic) -> timedelta:
 def forecast_experiment(
     spec: ExperimentSpec,
     traffic: ExperimentTraffic,
-    place: int,
+    metric_index: int,
     effect: float,
     *,
     runs: int,
@@ -104,12 +104,12 @@ def forecast_experiment(
     Args:
         spec: a spec with success metrics.
         traffic: the service's traffic, above 0.
-        place: index of the simulated success metric.
+        metric_index: index of the simulated success metric.
         effect: the first arm's effect relative to control.
         runs: number of simulated experiments.
         on_look: called with the number of each finished look, of `LOOKS`.
     """
-    design = _design(spec, place, horizon(spec, traffic))
+    design = _design(spec, metric_index, horizon(spec, traffic))
     step_s = horizon(spec, traffic).total_seconds() / LOOKS
     effects = [effect, *[0.0] * (len(spec.arms) - 1)]
     simulated = experiment_simulation.simulate_experiments(
@@ -146,10 +146,10 @@ def forecast_experiment(
     )
 
 
-def expected_duration(spec: ExperimentSpec, traffic: ExperimentTraffic, place: int) -> tuple[float, float]:
+def expected_duration(spec: ExperimentSpec, traffic: ExperimentTraffic, metric_index: int) -> tuple[float, float]:
     """Return units of all arms and seconds until an arm with the minimum effect is typically decided; infinite for never."""
-    design = _design(spec, place, horizon(spec, traffic))
-    units = experiment_simulation.expected_units(design, traffic.base, planned_metrics(spec)[place].effect)
+    design = _design(spec, metric_index, horizon(spec, traffic))
+    units = experiment_simulation.expected_units(design, traffic.base, planned_metrics(spec)[metric_index].effect)
     return units, units / units_per_second(spec, traffic)
 
 
@@ -227,8 +227,8 @@ def find_undecidable_guardrail(metric: MetricStatus, lasted_s: float, left_s: fl
     return f"{metric.name} {UNLIKELY_TEXT}, in {format_rough_duration(left_s)}" if takes_s > left_s else ""
 
 
-def _design(spec: ExperimentSpec, place: int, longest: timedelta) -> ExperimentDesign:
-    metric, arms = planned_metrics(spec)[place], len(spec.arms)
+def _design(spec: ExperimentSpec, metric_index: int, longest: timedelta) -> ExperimentDesign:
+    metric, arms = planned_metrics(spec)[metric_index], len(spec.arms)
     rule = allocation.freeze_allocation(spec.allocation, spec.stop.max_duration)
     return ExperimentDesign(
         metric=metric,

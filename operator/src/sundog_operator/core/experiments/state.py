@@ -32,12 +32,12 @@ class ArmState:
 
     Attributes:
         available: replicas that Serve runs and every ready edge sees as healthy.
-        wanted: replicas that it needs.
+        desired: replicas that it needs.
         failure: why it must not go on; None where it may.
     """
 
     available: int = 0
-    wanted: int = 1
+    desired: int = 1
     failure: Cause | None = None
 
 

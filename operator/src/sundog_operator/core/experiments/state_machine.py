@@ -110,7 +110,7 @@ def _begin(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStat
     if status.phase == RUNNING or not inputs.confirmed:
         return None
     arms = [inputs.arms.get(arm.name, ArmState()) for arm in treatment_arms(status)]
-    if any(arm.available < arm.wanted for arm in arms):
+    if any(arm.available < arm.desired for arm in arms):
         return None
     begun = with_shares(status.model_copy(update={"phase": RUNNING}), target_buckets(status), inputs.now)
     return as_evidence(begun, again=_has_no_warmup(status))

@@ -196,12 +196,12 @@ def _standing(arm: ArmInput, findings: Sequence[OutcomeFinding]) -> tuple[ArmSta
 
 def _choose_winner(won: Sequence[ArmDecision], arms: Sequence[ArmDecision]) -> WinnerDecision:
     """Return the decision for the best of the arms that may win; the reason names the other arms."""
-    places = range(len(won[0].findings))
-    place = next(place for place in places if any(arm.findings[place].verdict == OutcomeVerdict.BETTER for arm in won))
-    better = [arm for arm in won if arm.findings[place].verdict == OutcomeVerdict.BETTER]
-    winner = max(better, key=lambda arm: _lower_improvement(arm.findings[place]))
-    bar = _lower_improvement(winner.findings[place])
-    near = [arm.name for arm in won if arm is not winner and not arm.findings[place].improvement[1] < bar]
+    indices = range(len(won[0].findings))
+    index = next(index for index in indices if any(arm.findings[index].verdict == OutcomeVerdict.BETTER for arm in won))
+    better = [arm for arm in won if arm.findings[index].verdict == OutcomeVerdict.BETTER]
+    winner = max(better, key=lambda arm: _lower_improvement(arm.findings[index]))
+    bar = _lower_improvement(winner.findings[index])
+    near = [arm.name for arm in won if arm is not winner and not arm.findings[index].improvement[1] < bar]
     less = [arm.name for arm in won if arm is not winner and arm.name not in near]
     others = [arm for arm in arms if arm.standing in (ArmStanding.OPEN, ArmStanding.HELD)]
     reason = [winner.reason]

@@ -96,9 +96,9 @@ def merge_node_selector(template: PodTemplate, scheduling: Scheduling) -> dict[s
     return {**scheduling.node_selector, **template.node_selector}
 
 
-def merge_tolerations(template: PodTemplate, scheduling: Scheduling, own: Iterable[Json]) -> list[Json]:
+def merge_tolerations(template: PodTemplate, scheduling: Scheduling, pod_tolerations: Iterable[Json]) -> list[Json]:
     """Return the tolerations of the administrator, of the user, and of the pod itself."""
-    return [*map(dict, template.tolerations), *(_toleration(each) for each in scheduling.tolerations), *own]
+    return [*map(dict, template.tolerations), *(_toleration(each) for each in scheduling.tolerations), *pod_tolerations]
 
 
 def is_tolerated(tolerations: Iterable[Mapping[str, Any]], taint: Mapping[str, Any]) -> bool:
@@ -114,16 +114,16 @@ def is_tolerated(tolerations: Iterable[Mapping[str, Any]], taint: Mapping[str, A
     )
 
 
-def make_container(template: PodTemplate, own: Mapping[str, Any]) -> Json:
+def make_container(template: PodTemplate, container: Mapping[str, Any]) -> Json:
     """Return a container with the administrator's environment, mounts, pull policy and security context.
 
-    An administrator's mount replaces one of `own` at the same path.
+    An administrator's mount replaces one of `container` at the same path.
     """
     taken = {mount["mountPath"] for mount in template.volume_mounts}
-    mounts = [mount for mount in own.get("volumeMounts", ()) if mount["mountPath"] not in taken]
+    mounts = [mount for mount in container.get("volumeMounts", ()) if mount["mountPath"] not in taken]
     fields = {
-        **own,
-        "env": merge_env(own.get("env", ()), template.env),
+        **container,
+        "env": merge_env(container.get("env", ()), template.env),
         "volumeMounts": [*mounts, *map(dict, template.volume_mounts)],
         "imagePullPolicy": template.image_pull_policy,
     }

@@ -29,44 +29,44 @@ from sundog_operator.core.rollout.freeze import STEPPED_STRATEGIES
 
 
 def choose_candidate(context: PlanContext) -> None:
-    """Compare the wanted revision with stable, and start, replace or drop a candidate."""
-    wanted, candidate, stable = context.wanted, context.status.candidate, context.status.stable
+    """Compare the spec's revision with stable, and start, replace or drop a candidate."""
+    spec_revision, candidate, stable = context.spec_revision, context.status.candidate, context.status.stable
     context.set(queued=None)
-    if wanted is None or (candidate is not None and candidate.revision == wanted.number):
+    if spec_revision is None or (candidate is not None and candidate.revision == spec_revision.number):
         return
-    if context.is_held_back(wanted.number):
-        _drop_candidate_for_held_back(context, wanted)
+    if context.is_held_back(spec_revision.number):
+        _drop_candidate_for_held_back(context, spec_revision)
         return
-    if _is_dry_run(context, wanted):
-        _report_dry_run(context, wanted)
+    if _is_dry_run(context, spec_revision):
+        _report_dry_run(context, spec_revision)
         return
-    if stable is not None and stable.revision == wanted.number:
+    if stable is not None and stable.revision == spec_revision.number:
         _return_to_stable(context)
         return
     if context.experiment is not None:
-        _wait_for_experiment(context, wanted)
+        _wait_for_experiment(context, spec_revision)
         return
     if candidate is not None and _is_edit_queued(context):
-        context.set(queued=wanted.number)
+        context.set(queued=spec_revision.number)
         return
     if candidate is not None:
-        drop_candidate(context, RolloutEnd.of("Superseded", f"revision {wanted.number} replaces it"))
+        drop_candidate(context, RolloutEnd.of("Superseded", f"revision {spec_revision.number} replaces it"))
     if context.is_giving_back or _is_drain_awaited(context):
-        context.set(queued=wanted.number)
+        context.set(queued=spec_revision.number)
         return
-    _start(context, wanted)
+    _start(context, spec_revision)
 
 
-def _drop_candidate_for_held_back(context: PlanContext, wanted: Revision) -> None:
+def _drop_candidate_for_held_back(context: PlanContext, spec_revision: Revision) -> None:
     """Drop the candidate when an edit goes back to a held-back revision. A rollback by command stays."""
     candidate, is_dry_run = context.status.candidate, context.spec is not None and context.spec.rollout.dry_run
     if candidate is None or is_dry_run or is_rollback(candidate) or _is_edit_queued(context):
         return
-    why = f"the spec is back at revision {wanted.number}, which is held back"
+    why = f"the spec is back at revision {spec_revision.number}, which is held back"
     drop_candidate(context, RolloutEnd.of("Superseded", why))
 
 
-def _wait_for_experiment(context: PlanContext, wanted: Revision) -> None:
+def _wait_for_experiment(context: PlanContext, spec_revision: Revision) -> None:
     """Queue a revision while a user's Experiment runs on stable, or stop the Experiment so that it starts in a later pass."""
     spec = context.spec
     if spec is None or context.is_held:
@@ -77,9 +77,9 @@ def _wait_for_experiment(context: PlanContext, wanted: Revision) -> None:
             context.set(kept=())
             return
         context.capacity_shortage = None
-        why = f"revision {wanted.number} rolls out, and spec.rollout.duringExperiment is stop"
+        why = f"revision {spec_revision.number} rolls out, and spec.rollout.duringExperiment is stop"
         cleanup.stop_experiment(context, Cause(EndReason.SUPERSEDED, why))
-    context.set(queued=wanted.number)
+    context.set(queued=spec_revision.number)
 
 
 def should_stop_experiments(spec: ModelDeploymentSpec) -> bool:
@@ -87,22 +87,22 @@ def should_stop_experiments(spec: ModelDeploymentSpec) -> bool:
     return spec.rollout.during_experiment == "stop"
 
 
-def _is_dry_run(context: PlanContext, wanted: Revision) -> bool:
+def _is_dry_run(context: PlanContext, spec_revision: Revision) -> bool:
     """Whether `dryRun` keeps a rollout from starting, or a candidate from ending."""
     spec, stable, candidate = context.spec, context.stable_number, context.status.candidate
     if spec is None or not spec.rollout.dry_run or stable is None:
         return False
-    return stable != wanted.number or candidate is not None
+    return stable != spec_revision.number or candidate is not None
 
 
-def _report_dry_run(context: PlanContext, wanted: Revision) -> None:
+def _report_dry_run(context: PlanContext, spec_revision: Revision) -> None:
     """Set the message of the rollout that would start, or the capacity that it lacks."""
     spec, stable = context.spec, context.stable_number
     if spec is None or stable is None:
         return
-    if stable == wanted.number or _place_candidate(context, spec).fits:
-        waits = stable != wanted.number and _is_edit_queued(context)
-        context.dry_run_message = dry_run.describe_rollout(context, spec, stable, wanted.number, waits=waits)
+    if stable == spec_revision.number or _place_candidate(context, spec).fits:
+        waits = stable != spec_revision.number and _is_edit_queued(context)
+        context.dry_run_message = dry_run.describe_rollout(context, spec, stable, spec_revision.number, waits=waits)
 
 
 def _is_edit_queued(context: PlanContext) -> bool:
@@ -113,7 +113,7 @@ def _is_edit_queued(context: PlanContext) -> bool:
 
 
 def _is_drain_awaited(context: PlanContext) -> bool:
-    """Whether the wanted revision waits until draining revisions are gone: all by policy `restart`, or some of too many."""
+    """Whether the spec's revision waits until draining revisions are gone: all by policy `restart`, or some of too many."""
     if len(context.status.retiring) >= MAX_DRAINING and not context.is_fast_rollback:
         return True
     policy = context.spec.rollout.on_new_revision if context.spec else ""
@@ -131,8 +131,8 @@ def _return_to_stable(context: PlanContext) -> None:
 
 
 def hold_back(context: PlanContext, reason: str) -> None:
-    """Hold the wanted revision back until a retry, or until the spec was back at stable."""
-    number = context.wanted.number if context.wanted else context.stable_number
+    """Hold the spec's revision back until a retry, or until the spec was back at stable."""
+    number = context.spec_revision.number if context.spec_revision else context.stable_number
     if number is not None:
         last = make_last_rollout(context, number, RolloutEnd.of("RolledBack", reason), "")
         context.set(held_back=held_back_revisions.add_hold(context.status.held_back, last), last_rollout=last)
@@ -173,7 +173,7 @@ def _record_clusters(context: PlanContext) -> None:
     )
 
 
-def _start(context: PlanContext, wanted: Revision) -> None:
+def _start(context: PlanContext, spec_revision: Revision) -> None:
     spec, stable = context.spec, context.status.stable
     if spec is None or (stable is not None and context.is_held):
         return
@@ -182,7 +182,7 @@ def _start(context: PlanContext, wanted: Revision) -> None:
         context.set(kept=())
         return
     replicas = _first_replicas(context, spec) if stable else context.replicas
-    _become_candidate(context, wanted.number, replicas, context.shared)
+    _become_candidate(context, spec_revision.number, replicas, context.shared)
 
 
 def _place_candidate(context: PlanContext, spec: ModelDeploymentSpec) -> CandidatePlacement:
@@ -202,16 +202,21 @@ def _first_replicas(context: PlanContext, spec: ModelDeploymentSpec) -> int:
 
 def ensure_rollout_experiment(context: PlanContext) -> None:
     """Create the Experiment of a candidate with steps or with notifications, and freeze its plan."""
-    candidate, stable, spec, wanted = context.status.candidate, context.stable_number, context.spec, context.wanted
-    if candidate is None or stable is None or spec is None or wanted is None:
+    candidate, stable, spec, spec_revision = (
+        context.status.candidate,
+        context.stable_number,
+        context.spec,
+        context.spec_revision,
+    )
+    if candidate is None or stable is None or spec is None or spec_revision is None:
         return
     # A rollback by command has no steps, even if the spec has become that revision meanwhile.
     is_recorded = spec.rollout.strategy in STEPPED_STRATEGIES or bool(spec.rollout.notify)
-    has_no_steps = candidate.revision != wanted.number or is_rollback(candidate)
+    has_no_steps = candidate.revision != spec_revision.number or is_rollback(candidate)
     if has_no_steps or (not is_recorded and context.rollout is None):
         return
     if context.rollout is None:
-        context.rollout = _find_or_create_attempt(context, wanted)
+        context.rollout = _find_or_create_attempt(context, spec_revision)
     # The end of the rollout before is committed first: a pass has one commit.
     if context.rollout is not None and context.progress is None and context.commit is None:
         context.commit_rollout(_freeze(context, spec, stable, candidate.revision))
@@ -230,18 +235,18 @@ def _freeze(context: PlanContext, spec: ModelDeploymentSpec, stable: int, candid
     )
 
 
-def _find_or_create_attempt(context: PlanContext, wanted: Revision) -> RolloutAttempt | None:
-    attempts = [rollout for rollout in context.observed.rollouts if rollout.revision == wanted.number]
+def _find_or_create_attempt(context: PlanContext, spec_revision: Revision) -> RolloutAttempt | None:
+    attempts = [rollout for rollout in context.observed.rollouts if rollout.revision == spec_revision.number]
     active = next((rollout for rollout in attempts if not state.is_over(rollout.status)), None)
     if active is not None:
         context.set(experiment=active.name)
         return active
     number = 1
     while (
-        name := names.rollout_experiment(context.service, wanted.number, number)
+        name := names.rollout_experiment(context.service, spec_revision.number, number)
     ) in context.observed.experiment_names:
         number += 1
-    context.objects_to_create.append(freeze.make_experiment(context.observed.deployment, wanted, name))
+    context.objects_to_create.append(freeze.make_experiment(context.observed.deployment, spec_revision, name))
     context.set(experiment=name)
-    context.events.append(events.rollout_started(name, wanted.number, context.stable_number or 0))
+    context.events.append(events.rollout_started(name, spec_revision.number, context.stable_number or 0))
     return None

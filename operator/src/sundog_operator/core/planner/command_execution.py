@@ -166,7 +166,7 @@ def _refuse_rollback(context: PlanContext, number: int) -> str:
         return "no revision serves yet"
     if context.stable_number == number and context.status.candidate is None:
         return f"revision {number} serves already"
-    if context.wanted is not None and context.wanted.number == number:
+    if context.spec_revision is not None and context.spec_revision.number == number:
         return f"revision {number} is the revision of the spec. Use retry"
     if revisions.find_by_number(context.observed.revisions, number) is None:
         known = ", ".join(str(revision.number) for revision in context.observed.revisions)
@@ -200,8 +200,8 @@ def _refuse_retry(context: PlanContext, number: int) -> str:
         return _refuse_restart(context, number)
     if context.stable_number == number and context.readiness(number).failed:
         return ""
-    if context.wanted is None or context.wanted.number != number:
-        expected = f"; expected revision {context.wanted.number}" if context.wanted else ""
+    if context.spec_revision is None or context.spec_revision.number != number:
+        expected = f"; expected revision {context.spec_revision.number}" if context.spec_revision else ""
         return f"revision {number} is not the revision of the spec{expected}"
     if context.is_held_back(number):
         return ""

@@ -89,7 +89,9 @@ def _capacity_available(context: PlanContext) -> Conclusion:
             context, spec, newest.replicas - placed - terminating_pods.count_terminating(context, newest.revision)
         )
     if short is not None:
-        message = f"revision {context.wanted.number}: {short.message}" if context.wanted else short.message
+        message = (
+            f"revision {context.spec_revision.number}: {short.message}" if context.spec_revision else short.message
+        )
         return Conclusion("False", short.reason, message)
     if devices is None:
         return Conclusion("True", DeploymentReason.NO_GPU_REQUESTED, "no GPU is requested")
@@ -294,15 +296,15 @@ def _window_text(context: PlanContext, candidate: RevisionStatus) -> str:
 
 
 def _promoted(context: PlanContext, traffic_synced: Conclusion) -> Conclusion:
-    if context.wanted is None:
+    if context.spec_revision is None:
         return Conclusion("Unknown", DeploymentReason.SPEC_REFUSED, "")
-    if context.stable_number != context.wanted.number or context.status.candidate is not None:
+    if context.stable_number != context.spec_revision.number or context.status.candidate is not None:
         return Conclusion(
-            "False", DeploymentReason.NOT_PROMOTED, f"revision {context.wanted.number} does not have all traffic"
+            "False", DeploymentReason.NOT_PROMOTED, f"revision {context.spec_revision.number} does not have all traffic"
         )
     if traffic_synced.status != "True":
         return Conclusion("False", DeploymentReason.CONFIRMING, traffic_synced.message)
-    return Conclusion("True", DeploymentReason.PROMOTED, f"revision {context.wanted.number} has all traffic")
+    return Conclusion("True", DeploymentReason.PROMOTED, f"revision {context.spec_revision.number} has all traffic")
 
 
 def _ready(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusion:

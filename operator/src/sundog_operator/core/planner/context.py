@@ -91,7 +91,7 @@ class ObservedState:
         routes_served: whether the API server has the HTTPRoute API, as far as the operator looked.
         answer: the last answer of the current step's webhook; None if there is none yet.
         readings: the newest result of each Prometheus query, by slot (`rollout.prometheus_checks`).
-        own: the users' Experiments on it.
+        user_experiments: the users' Experiments on it.
         salts: fixed salts of all Experiments and ModelDeployments in the namespace, its own included.
         storeless: why the edges cannot store the outcomes that a user's Experiment needs; None where they can.
         arm_rooms: like `room`, by Experiment and arm, for the Experiments that may start next.
@@ -120,7 +120,7 @@ class ObservedState:
     routes_served: bool = True
     answer: WebhookResult | None = None
     readings: Mapping[str, PrometheusResult] = field(default_factory=dict)
-    own: tuple[UserExperiment, ...] = ()
+    user_experiments: tuple[UserExperiment, ...] = ()
     salts: tuple[SaltOwner, ...] = ()
     storeless: Cause | None = None
     arm_rooms: Mapping[tuple[str, str], AvailableCapacity] = field(default_factory=dict)
@@ -138,11 +138,11 @@ class PlanContext:
     Attributes:
         before: the stored status.
         status: the status to write.
-        wanted: the revision of the spec; None while the spec is refused.
+        spec_revision: the revision of the spec; None while the spec is refused.
         rollout: the active rollout attempt.
         commit: (Experiment name, status) to write before anything else changes.
         dry_run_message: the rollout that would start without `dryRun`.
-        capacity_shortage: the shortage if the wanted revision's pods do not fit.
+        capacity_shortage: the shortage if the spec's revision's pods do not fit.
         shared: how a new candidate would share stable's replicas; None if it gets replicas of its own.
         evaluation: the evaluation of the active attempt; None if there is none.
         shadow: the comparison of the candidate's answers to copies of requests; None if it gets no copies now.
@@ -151,7 +151,7 @@ class PlanContext:
         experiment_evaluation: the evaluation of the active Experiment; None if there is none.
         evaluated_experiment: the name of the Experiment that `experiment_evaluation` is of. It may have ended in this plan.
         experiment_waits: causes by name, for users' Experiments that have not started.
-        new_revisions: revisions that this plan creates beside the wanted one.
+        new_revisions: revisions that this plan creates beside the spec's.
     """
 
     observed: ObservedState
@@ -161,7 +161,7 @@ class PlanContext:
     status: ModelDeploymentStatus
     acceptance: ModelDeploymentAcceptance
     spec: ModelDeploymentSpec | None
-    wanted: Revision | None = None
+    spec_revision: Revision | None = None
     rollout: RolloutAttempt | None = None
     commit: tuple[str, ExperimentStatus] | None = None
     dry_run_message: str = ""
@@ -202,8 +202,8 @@ class PlanContext:
 
     def revision(self, number: int) -> Revision | None:
         """Return a revision by number, including those that this plan creates."""
-        if self.wanted is not None and self.wanted.number == number:
-            return self.wanted
+        if self.spec_revision is not None and self.spec_revision.number == number:
+            return self.spec_revision
         return revisions.find_by_number((*self.new_revisions, *self.observed.revisions), number)
 
     def find_deployed_number(self, digest: str, numbers: Iterable[int]) -> int | None:
@@ -311,10 +311,12 @@ class PlanContext:
 
     @property
     def is_fast_rollback(self) -> bool:
-        """Whether the wanted revision is in the rollback window, and may become stable without steps."""
-        if self.spec is None or self.wanted is None:
+        """Whether the spec's revision is in the rollback window, and may become stable without steps."""
+        if self.spec is None or self.spec_revision is None:
             return False
-        return self.wanted.number in rollback_window.revisions_in_window(self.spec.rollout, self.status.stable_before)
+        return self.spec_revision.number in rollback_window.revisions_in_window(
+            self.spec.rollout, self.status.stable_before
+        )
 
     @property
     def window_opens_at(self) -> datetime | None:
@@ -397,5 +399,9 @@ class PlanContext:
 
     @property
     def hold(self) -> LastRollout | None:
-        """The rollout for which the wanted revision is held back; None if it is not held back."""
-        return held_back_revisions.find_hold(self.status, self.wanted.number) if self.wanted is not None else None
+        """The rollout for which the spec's revision is held back; None if it is not held back."""
+        return (
+            held_back_revisions.find_hold(self.status, self.spec_revision.number)
+            if self.spec_revision is not None
+            else None
+        )

@@ -6,9 +6,11 @@ from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import freeze, plan_text
 
 
-def describe_rollout(context: PlanContext, spec: ModelDeploymentSpec, stable: int, wanted: int, *, waits: bool) -> str:
+def describe_rollout(
+    context: PlanContext, spec: ModelDeploymentSpec, stable: int, revision: int, *, waits: bool
+) -> str:
     """Return it as one sentence, which changes only with stable's traffic. `waits`: for the end of the active rollout."""
-    return f"without dryRun: {_describe_active(context, waits=waits)}{_describe_steps(context, spec, stable, wanted)}"
+    return f"without dryRun: {_describe_active(context, waits=waits)}{_describe_steps(context, spec, stable, revision)}"
 
 
 def _describe_active(context: PlanContext, *, waits: bool) -> str:
@@ -19,16 +21,16 @@ def _describe_active(context: PlanContext, *, waits: bool) -> str:
     return f"once {rollout} has ended, " if waits else f"ends {rollout}; "
 
 
-def _describe_steps(context: PlanContext, spec: ModelDeploymentSpec, stable: int, wanted: int) -> str:
-    if wanted == stable:
+def _describe_steps(context: PlanContext, spec: ModelDeploymentSpec, stable: int, revision: int) -> str:
+    if revision == stable:
         return f"revision {stable} keeps all traffic"
     if spec.rollout.strategy not in freeze.STEPPED_STRATEGIES:
-        return f"revision {wanted} gets all traffic from revision {stable} at once"
+        return f"revision {revision} gets all traffic from revision {stable} at once"
     if context.is_fast_rollback:
-        return f"{rollback_window.fast_rollback_reason(wanted)}, without steps"
+        return f"{rollback_window.fast_rollback_reason(revision)}, without steps"
     plan = freeze.resolve_plan(spec.rollout, context.traffic_of(stable), context.replicas, context.shared)
     guardrails = plan_text.describe_guardrails(plan)
     where = "beside" if context.shared is None else "in the place of"
-    return f"{plan.strategy} of revision {wanted} {where} revision {stable}: {plan_text.format_steps(plan.steps)}" + (
+    return f"{plan.strategy} of revision {revision} {where} revision {stable}: {plan_text.format_steps(plan.steps)}" + (
         f", by {guardrails}" if guardrails else ""
     )

@@ -81,7 +81,9 @@ def promote_revision(
         events.revision_promoted(number, previous.revision if previous else None, attempt, event_reason)
     )
     # A rollback by command is neither of these, and keeps its reason in the status.
-    if previous is not None and (experiment or (context.wanted is not None and context.wanted.number == number)):
+    if previous is not None and (
+        experiment or (context.spec_revision is not None and context.spec_revision.number == number)
+    ):
         end = RolloutEnd.of("Promoted", reason)
         context.set(last_rollout=make_last_rollout(context, number, end, experiment))
 
@@ -141,11 +143,11 @@ def make_revision_status(context: PlanContext, number: int, replicas: int) -> Re
 
 def abort_candidate(context: PlanContext, why: str) -> None:
     """Drop a candidate without steps. An aborted rollback also releases the stable revision, if it is the spec's."""
-    candidate, wanted = context.status.candidate, context.wanted
+    candidate, spec_revision = context.status.candidate, context.spec_revision
     was_rollback = candidate is not None and is_rollback(candidate)
     drop_candidate(context, RolloutEnd.of("Aborted", why))
-    if was_rollback and wanted is not None and wanted.number == context.stable_number:
-        release_hold(context, wanted.number)
+    if was_rollback and spec_revision is not None and spec_revision.number == context.stable_number:
+        release_hold(context, spec_revision.number)
 
 
 def release_hold(context: PlanContext, number: int) -> None:

@@ -50,7 +50,7 @@ class ReconcilePlan:
 
     Attributes:
         rollout: (Experiment name, status) to commit, or None.
-        own: (Experiment name, status) of users' Experiments to commit.
+        user_experiments: (Experiment name, status) of users' Experiments to commit.
         surplus_revisions: names of ControllerRevisions beyond the history limit, to delete.
         surplus_experiments: names of rollout Experiments beyond the history limit, to delete.
         requeue_after_s: seconds until the next pass, unless a watch triggers one before.
@@ -65,7 +65,7 @@ class ReconcilePlan:
     events: tuple[KubernetesEvent, ...]
     requeue_after_s: float
     edges_to_delete: tuple[EdgeReport, ...] = ()
-    own: tuple[tuple[str, ExperimentStatus], ...] = ()
+    user_experiments: tuple[tuple[str, ExperimentStatus], ...] = ()
 
 
 STEPS = (
@@ -110,7 +110,7 @@ def make_plan(observed: ObservedState, now: datetime) -> ReconcilePlan:
         events=tuple(context.events),
         requeue_after_s=requeue.requeue_after_s(context),
         edges_to_delete=stale_edges,
-        own=tuple(context.experiment_statuses.items()),
+        user_experiments=tuple(context.experiment_statuses.items()),
     )
 
 
@@ -194,7 +194,9 @@ def _surplus_revisions(context: PlanContext) -> tuple[str, ...]:
     """
     if context.spec is None:
         return ()
-    kept = set(desired_state.live_revisions(context.status)) | ({context.wanted.number} if context.wanted else set())
+    kept = set(desired_state.live_revisions(context.status)) | (
+        {context.spec_revision.number} if context.spec_revision else set()
+    )
     if context.status.candidate is not None:
         kept.add(context.status.candidate.revision)
     kept.update(arm.revision for arm in context.status.arms or ())

@@ -16,8 +16,8 @@ from sundog_operator.core.rollout import state
 
 def assign_cluster(context: PlanContext) -> None:
     """Choose the RayCluster of a ModelDeployment that has none."""
-    if not context.status.cluster and context.wanted is not None:
-        context.set(cluster=choose_cluster(context, context.wanted.number))
+    if not context.status.cluster and context.spec_revision is not None:
+        context.set(cluster=choose_cluster(context, context.spec_revision.number))
 
 
 def choose_cluster(context: PlanContext, number: int) -> str:
@@ -101,4 +101,4 @@ def find_or_create_revision(context: PlanContext) -> None:
         found = Revision(number, digest, content, revisions.image_of(content, context.observed.image))
         context.objects_to_create.append(revisions.make_controller_revision(context.observed.deployment, found))
         context.events.append(events.revision_created(found.number))
-    context.wanted = found
+    context.spec_revision = found

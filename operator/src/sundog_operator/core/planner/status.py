@@ -85,7 +85,7 @@ def update_measured_fields(context: PlanContext) -> None:
     )
     needed = context.replicas
     if candidate is not None:
-        replicas = state.wanted_replicas(progress, needed) if progress else _replicas_before_freeze(context, candidate)
+        replicas = state.desired_replicas(progress, needed) if progress else _replicas_before_freeze(context, candidate)
         context.set(candidate=_measured(context, candidate, weight, shared.candidate if shared else replicas))
     arms_weight = arm_status.update_arm_fields(context)
     if stable is not None:
@@ -117,7 +117,7 @@ def _measured(context: PlanContext, revision: RevisionStatus, weight: float, wan
 
 def is_wanted(context: PlanContext, newest: RevisionStatus) -> bool:
     """Whether the newest revision is the wanted one."""
-    return context.wanted is not None and newest.revision == context.wanted.number
+    return context.spec_revision is not None and newest.revision == context.spec_revision.number
 
 
 def _measure_capacity(context: PlanContext, needed: int) -> CapacityStatus | None:

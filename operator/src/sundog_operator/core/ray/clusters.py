@@ -110,18 +110,18 @@ def assign_cluster(taken: Iterable[str], image: str = "") -> str:
     return names.ray_cluster(index, image)
 
 
-def make_local_ray_cluster(namespace: str, name: str, members: Iterable[Json], image: str) -> Json:
+def make_local_ray_cluster(namespace: str, name: str, owners: Iterable[Json], image: str) -> Json:
     """Return the RayCluster of local mode. Its head runs no model code."""
     head = {
         "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
         "template": {"spec": {"containers": [{"name": "ray-head", "image": image}]}},
     }
-    return make_ray_cluster_object(namespace, name, members, {"headGroupSpec": head})
+    return make_ray_cluster_object(namespace, name, owners, {"headGroupSpec": head})
 
 
-def make_ray_cluster_object(namespace: str, name: str, members: Iterable[Json], spec: Json) -> Json:
-    """Return a RayCluster with that spec. Each member owns it, so Kubernetes deletes it after the last one."""
-    owners = [owner_reference(member, controller=False) for member in members]
+def make_ray_cluster_object(namespace: str, name: str, model_deployments: Iterable[Json], spec: Json) -> Json:
+    """Return a RayCluster with that spec. Each ModelDeployment owns it, so Kubernetes deletes it after the last one."""
+    owners = [owner_reference(each, controller=False) for each in model_deployments]
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayCluster",

@@ -41,9 +41,9 @@ class GroupState:
     deployed: frozenset[str] | None
 
 
-def merge_groups(stored: Sequence[Mapping[str, Any]], wanted: Sequence[Json], state: GroupState) -> list[Json]:
-    """Return the list to write. It equals the stored one when nothing changes. `wanted` are the groups of the live revisions."""
-    by_name = {group["groupName"]: group for group in wanted}
+def merge_groups(stored: Sequence[Mapping[str, Any]], desired: Sequence[Json], state: GroupState) -> list[Json]:
+    """Return the list to write. It equals the stored one when nothing changes. `desired` are the groups of the live revisions."""
+    by_name = {group["groupName"]: group for group in desired}
     merged = []
     for group in stored:
         name = group["groupName"]
@@ -70,14 +70,14 @@ def find_orphaned_pods(pods: Iterable[Json], groups: Iterable[Mapping[str, Any]]
     ]
 
 
-def _update_group(stored: Mapping[str, Any], wanted: Json, running: int) -> Json:
+def _update_group(stored: Mapping[str, Any], desired: Json, running: int) -> Json:
     """Return the wanted group with the autoscaler's fields.
 
     `maxReplicas` falls only after Serve and the autoscaler have removed pods, so that nothing has to choose a pod with a replica. Pods that
     cannot have a replica exceed the maximum, and the autoscaler removes them first.
     """
-    maximum = max(wanted["maxReplicas"], min(running, int(stored.get("maxReplicas", 0))))
-    bounded = {**wanted, "maxReplicas": maximum}
+    maximum = max(desired["maxReplicas"], min(running, int(stored.get("maxReplicas", 0))))
+    bounded = {**desired, "maxReplicas": maximum}
     if contains(stored, bounded):
         return dict(stored)
     return {**bounded, **{key: stored[key] for key in AUTOSCALER_FIELDS if key in stored}}

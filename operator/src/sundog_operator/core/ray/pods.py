@@ -76,9 +76,7 @@ NO_DEVICES_ENV: Final[Json] = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"
 """Hides the node's GPUs from a container without one. Some nodes' runtimes would show it all of them."""
 
 
-def make_ray_cluster(
-    namespace: str, name: str, members: Iterable[Json], image: str, installation: Installation
-) -> Json:
+def make_ray_cluster(namespace: str, name: str, owners: Iterable[Json], image: str, installation: Installation) -> Json:
     """Return the RayCluster without its worker groups."""
     spec = {
         "rayVersion": installation.ray.version,
@@ -95,7 +93,7 @@ def make_ray_cluster(
             "template": _make_head(installation, image),
         },
     }
-    made = make_ray_cluster_object(namespace, name, members, spec)
+    made = make_ray_cluster_object(namespace, name, owners, spec)
     made["metadata"]["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}
     return made
 
@@ -232,19 +230,19 @@ def _make_cache_volume(folder: str) -> Json:
     return {"name": _CACHE, **({"hostPath": {"path": folder, "type": "Directory"}} if folder else {"emptyDir": {}})}
 
 
-def update_ray_cluster(stored: Json, wanted: Json, groups: list[Json], state: GroupState) -> Json | None:
+def update_ray_cluster(stored: Json, desired: Json, groups: list[Json], state: GroupState) -> Json | None:
     """Return the RayCluster that replaces the stored one; None where nothing changes.
 
     The fields that KubeRay, its autoscaler and the API server added stay. The Ray version stays too, because the pods have its image.
     """
-    spec = {**wanted["spec"], "rayVersion": stored["spec"].get("rayVersion", wanted["spec"]["rayVersion"])}
+    spec = {**desired["spec"], "rayVersion": stored["spec"].get("rayVersion", desired["spec"]["rayVersion"])}
     stored_groups = stored["spec"].get("workerGroupSpecs") or []
     merged = merge_groups(stored_groups, groups, state)
-    meta, wanted_meta = stored["metadata"], wanted["metadata"]
+    meta, wanted_meta = stored["metadata"], desired["metadata"]
     if (
         contains(meta.get("annotations") or {}, wanted_meta["annotations"])
         and contains(meta.get("labels") or {}, wanted_meta["labels"])
-        and set(owner_uids(stored)) == set(owner_uids(wanted))
+        and set(owner_uids(stored)) == set(owner_uids(desired))
         and merged == stored_groups
         and contains(stored["spec"], spec)
     ):

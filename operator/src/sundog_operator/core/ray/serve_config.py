@@ -188,15 +188,15 @@ def make_document(applications: Iterable[Json], cluster: ClusterView) -> Json:
     }
 
 
-def needs_update(wanted: Sequence[Mapping[str, Any]], deployed: Mapping[str, Mapping[str, Any]]) -> bool:
+def needs_update(desired: Sequence[Mapping[str, Any]], deployed: Mapping[str, Mapping[str, Any]]) -> bool:
     """Return whether the deployed applications differ from the wanted ones.
 
     Serve returns the submitted fields and may add its own, so only the wanted fields are compared. In `user_config` a removed key is a
     change too.
     """
-    if {app["name"] for app in wanted} != set(deployed):
+    if {app["name"] for app in desired} != set(deployed):
         return True
-    pairs = [(deployed[app["name"]], app) for app in wanted]
+    pairs = [(deployed[app["name"]], app) for app in desired]
     return any(not contains(found, app) or _user_configs(found) != _user_configs(app) for found, app in pairs)
 
 

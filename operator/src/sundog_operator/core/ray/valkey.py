@@ -121,17 +121,19 @@ def make_stateful_set(
     return made | {"spec": spec}
 
 
-def is_up_to_date(stored: Json, wanted: Json) -> bool:
+def is_up_to_date(stored: Json, desired: Json) -> bool:
     """Return whether a stored StatefulSet was made from the wanted spec.
 
     The annotation decides, because the API server rewrites quantities.
     """
     annotations = stored["metadata"].get("annotations") or {}
-    same_hash = annotations.get(names.ANNOTATION_MADE_AS) == wanted["metadata"]["annotations"][names.ANNOTATION_MADE_AS]
+    same_hash = (
+        annotations.get(names.ANNOTATION_MADE_AS) == desired["metadata"]["annotations"][names.ANNOTATION_MADE_AS]
+    )
     return (
         same_hash
-        and stored["spec"].get("replicas") == wanted["spec"]["replicas"]
-        and set(owner_uids(stored)) == set(owner_uids(wanted))
+        and stored["spec"].get("replicas") == desired["spec"]["replicas"]
+        and set(owner_uids(stored)) == set(owner_uids(desired))
     )
 
 

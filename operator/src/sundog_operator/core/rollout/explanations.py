@@ -28,11 +28,11 @@ from sundog_operator.core.rollout.state import (
     RolloutInputs,
     canary_weight,
     current_step,
+    desired_replicas,
     gate_in_force,
     is_held,
     replicas_waited_for,
     step_index,
-    wanted_replicas,
 )
 from sundog_operator.core.rollout.transitions import join_texts, with_reason
 
@@ -86,7 +86,7 @@ def explain(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus
 
 def _find_obstacle(status: ExperimentStatus, inputs: RolloutInputs) -> str:
     """Return what a rollout waits for before its gate counts; empty for nothing."""
-    needed = wanted_replicas(status, inputs.replicas)
+    needed = desired_replicas(status, inputs.replicas)
     obstacles: tuple[tuple[bool, Callable[[], str]], ...] = (
         (inputs.held, lambda: "held by the spec"),
         (status.paused is not None, lambda: describe_pause(status)),

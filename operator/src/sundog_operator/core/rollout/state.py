@@ -183,7 +183,7 @@ def next_weight(status: ExperimentStatus) -> int:
     return weight_after(status.plan.steps, status.plan.steps[index - 1].weight if index else 0)
 
 
-def wanted_replicas(status: ExperimentStatus, replicas: int) -> int:
+def desired_replicas(status: ExperimentStatus, replicas: int) -> int:
     """Return the replicas that the canary needs now: for its step and for the current weight; in place, for the next weight."""
     if status.plan.in_place is not None:
         return shared_replicas(status, replicas).candidate
@@ -208,7 +208,7 @@ def replicas_waited_for(status: ExperimentStatus, replicas: int, available: int)
     if status.phase != RUNNING or status.step is None or status.giving_back is not None:
         return 0
     waits = step.weight != canary_weight(status) or gate_in_force(status) == "scale"
-    needed = wanted_replicas(status, replicas) if status.plan.in_place is not None else step_replicas(step, replicas)
+    needed = desired_replicas(status, replicas) if status.plan.in_place is not None else step_replicas(step, replicas)
     return needed if waits and available < needed else 0
 
 

@@ -34,11 +34,11 @@ from sundog_operator.core.rollout.state import (
     RolloutInputs,
     canary_weight,
     current_step,
+    desired_replicas,
     gate_in_force,
     is_held,
     is_over,
     is_traffic_held,
-    wanted_replicas,
 )
 from sundog_operator.core.rollout.steering import resume
 from sundog_operator.core.rollout.transitions import (
@@ -202,7 +202,7 @@ def _begin_steps(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentS
         return None
     if inputs.opens_at is not None and current_step(status).headers:
         return None
-    if inputs.available < wanted_replicas(status, inputs.replicas) or not inputs.confirmed:
+    if inputs.available < desired_replicas(status, inputs.replicas) or not inputs.confirmed:
         return None
     return enter_step(status.model_copy(update={"phase": RUNNING}), 1)
 

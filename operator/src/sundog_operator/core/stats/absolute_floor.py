@@ -56,22 +56,22 @@ def is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) -> 
     )
 
 
-def units_for_floor(counts: EventCounts, limits: MetricLimits, wanted: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
+def units_for_floor(counts: EventCounts, limits: MetricLimits, where: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
     """Return the candidate's requests at which it passes by its floor if rates stay, and the seconds until then.
 
-    Each has the shape of `wanted`; infinite where it never passes, and where `wanted` is false.
+    Each has the shape of `where`; infinite where it never passes, and where `where` is false.
     """
-    units, seconds = np.full(wanted.shape, np.inf), np.full(wanted.shape, np.inf)
+    units, seconds = np.full(where.shape, np.inf), np.full(where.shape, np.inf)
     newest = counts.newest(True)
-    wanted = np.asarray(wanted & newest.has_units & (limits.room > 0))
-    if wanted.any():
-        gate = newest.at(wanted)
-        phi = np.maximum(gate.dispersion(fitting(limits.allowed, wanted)), gate.request_design_effect())
-        room, sums = fitting(limits.room, wanted), gate.sums[:, None]
+    where = np.asarray(where & newest.has_units & (limits.room > 0))
+    if where.any():
+        gate = newest.at(where)
+        phi = np.maximum(gate.dispersion(fitting(limits.allowed, where)), gate.request_design_effect())
+        room, sums = fitting(limits.room, where), gate.sums[:, None]
         times = _first_factor(lambda factors: is_below_floor(sums * factors, room, phi, limits.gate_alpha), phi.size)
         counted_s = gate.closed * dispersion.LENGTHS_S[0]
-        units[wanted] = gate.sums[3] * times
-        seconds[wanted] = np.where(counted_s > 0, np.maximum(counted_s, 1.0) * (times - 1), np.inf)
+        units[where] = gate.sums[3] * times
+        seconds[where] = np.where(counted_s > 0, np.maximum(counted_s, 1.0) * (times - 1), np.inf)
     return units, seconds
 
 

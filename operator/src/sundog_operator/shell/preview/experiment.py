@@ -192,7 +192,7 @@ def _describe_start(
             yield f"{service} does not exist yet"
         return
     status, deployment = _status(observed), accept_deployment(observed.deployment, observed.installation).spec
-    earlier = [each.name for each in order_waiting(observed.own) if _goes_before(each, stored)]
+    earlier = [each.name for each in order_waiting(observed.user_experiments) if _goes_before(each, stored)]
     waits = []
     if status.stable is None:
         waits.append(f"{service} serves")
@@ -311,13 +311,13 @@ def _find_similar_experiment(
 ) -> tuple[str, ObservedTraffic, dict[str, ControlBaseline]] | None:
     """Return (name, traffic, control's baselines) of the newest other Experiment with the same unit and a common success metric."""
     found = []
-    for own in observed.own if observed is not None else ():
-        traffic = outcome_evaluation.observe_past_traffic(own.status, own.uid)
-        if traffic is None or units.frozen_unit(own.status.plan) != units.resolve_unit(spec.unit):
+    for experiment in observed.user_experiments if observed is not None else ():
+        traffic = outcome_evaluation.observe_past_traffic(experiment.status, experiment.uid)
+        if traffic is None or units.frozen_unit(experiment.status.plan) != units.resolve_unit(spec.unit):
             continue
         counted = {
             (each.feedback, each.type): traffic.control_values[each.name]
-            for each in outcome_evaluation.planned_outcomes(own.status, outcome_evaluation.SUCCESS)
+            for each in outcome_evaluation.planned_outcomes(experiment.status, outcome_evaluation.SUCCESS)
             if each.name in traffic.control_values
         }
         bases = {
@@ -326,7 +326,7 @@ def _find_similar_experiment(
             if counted.get((each.feedback, each.type), (0.0,))[0] > 0
         }
         if bases:
-            found.append((own.status.since, own.name, traffic, bases))
+            found.append((experiment.status.since, experiment.name, traffic, bases))
     if not found:
         return None
     _, name, traffic, bases = max(found, key=lambda each: (str(each[0]), each[1]))

@@ -82,8 +82,8 @@ def preview_model_deployment(
         return Preview(name, "refused", problems=(problem,), lines=_kept_revision(stored))
     running = _status(stored).experiment
     # Experiments that would start anyway are no effect of the manifest.
-    own = tuple(each for each in observed.own if each.name == running)
-    plan = make_plan(replace(observed, deployment=desired, own=own), now)
+    user_experiments = tuple(each for each in observed.user_experiments if each.name == running)
+    plan = make_plan(replace(observed, deployment=desired, user_experiments=user_experiments), now)
     number = _find_revision_number(acceptance.spec, observed, plan)
     changes = _find_changes(stored, acceptance.spec)
     salt = tuple(_describe_shared_salt(manifest, observed))

@@ -25,7 +25,7 @@ def arm_state(context: PlanContext, arm: ArmRevision, progress: ExperimentStatus
     """Return the state of one arm for the state machine."""
     return ArmState(
         available=context.available(arm.revision),
-        wanted=wanted_replicas(context, progress, arm.name),
+        desired=desired_replicas(context, progress, arm.name),
         failure=_find_failure(context, arm, begun=state.has_begun(progress)),
     )
 
@@ -53,7 +53,7 @@ def describe_pending_reason(context: PlanContext, arm: ArmRevision) -> str:
     return arm.problem or f"revision {arm.revision}: {readiness.message}"
 
 
-def wanted_replicas(context: PlanContext, progress: ExperimentStatus, arm: str) -> int:
+def desired_replicas(context: PlanContext, progress: ExperimentStatus, arm: str) -> int:
     """Return the replicas that an arm needs for its share of the traffic."""
     shares, max_share = state.target_buckets(progress), state.max_target_buckets(progress, arm)
     stable_share = sum(shares[name] for name in STABLE_ARMS)
@@ -71,7 +71,7 @@ def update_arm_fields(context: PlanContext) -> float:
         readiness = context.readiness(arm.revision)
         update = {
             "weight": weights.get(arm.name, 0),
-            "replicas": wanted_replicas(context, progress, arm.name),
+            "replicas": desired_replicas(context, progress, arm.name),
             "ready_replicas": readiness.running if readiness.known else arm.ready_replicas,
         }
         updated.append(arm.model_copy(update=update))

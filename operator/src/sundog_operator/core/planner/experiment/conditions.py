@@ -27,7 +27,7 @@ NORMAL_END_REASONS: Final = (
 
 def set_conditions(context: PlanContext) -> None:
     """Set the conditions and phases of all users' Experiments; only changed statuses are written."""
-    for experiment in context.observed.own:
+    for experiment in context.observed.user_experiments:
         status = context.experiment_statuses.get(experiment.name, experiment.status)
         if experiment.acceptance.spec is None and not state.is_frozen(status) and not is_over(status):
             # The Experiment's own reconcile pass reports the refusal, whatever its ModelDeployment does.

@@ -55,11 +55,11 @@ def _with_feedback(
     context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus, counted: Counters
 ) -> tuple[Counters, Cause | None]:
     """Return the counters with the edges' outcomes, and why those are not usable; unchanged before the evidence."""
-    wanted = outcome_evaluation.make_feedback_selection(context.service, experiment.uid, progress)
-    if wanted is None or not progress.evidence_epochs:
+    selection = outcome_evaluation.make_feedback_selection(context.service, experiment.uid, progress)
+    if selection is None or not progress.evidence_epochs:
         return counted, None
     sums, problem = feedback.update_sums(
-        counted.feedback, [each for each in context.observed.edges if _serves(each)], wanted
+        counted.feedback, [each for each in context.observed.edges if _serves(each)], selection
     )
     return replace(counted, feedback=sums), problem
 

@@ -36,7 +36,7 @@ DATA_QUALITY_GRACE: Final = timedelta(minutes=1)
 
 def sync_active_experiment(context: PlanContext) -> None:
     """Find the active Experiment, by the status or by its own phase, and apply its decisions to the status."""
-    named = next((each for each in context.observed.own if each.name == context.status.experiment), None)
+    named = next((each for each in context.observed.user_experiments if each.name == context.status.experiment), None)
     if named is None and (context.status.arms or _is_of_rollout(context)):
         if not _is_of_rollout(context):
             _report_deleted(context)
@@ -67,7 +67,9 @@ def _find_running(context: PlanContext) -> UserExperiment | None:
     """Return the Experiment that runs, if the status that named it was lost."""
     if context.status.stable is None or context.status.experiment or context.status.candidate is not None:
         return None
-    return next((each for each in order_waiting(context.observed.own) if state.has_begun(each.status)), None)
+    return next(
+        (each for each in order_waiting(context.observed.user_experiments) if state.has_begun(each.status)), None
+    )
 
 
 def _sync_arms(context: PlanContext, experiment: UserExperiment) -> None:

@@ -51,7 +51,7 @@ def make_arm_revision(context: PlanContext, name: str, number: int) -> ArmRevisi
 def start_next_experiment(context: PlanContext) -> None:
     """Start the arms of the oldest waiting Experiment, once nothing else is active. End those that cannot run any more."""
     blocked = _find_start_blocker(context)
-    for experiment in order_waiting(context.observed.own):
+    for experiment in order_waiting(context.observed.user_experiments):
         is_active = context.experiment is not None and experiment.name == context.experiment.name
         if is_active or experiment.name in context.experiment_statuses:
             continue
@@ -95,11 +95,13 @@ def _find_start_blocker(context: PlanContext) -> Cause | None:
         return Cause(ExperimentReason.QUEUED, f"waits until the rollout of revision {number} has ended")
     if (
         context.capacity_shortage is not None
-        and context.wanted is not None
+        and context.spec_revision is not None
         and not context.is_held
         and candidate.should_stop_experiments(context.spec)
     ):
-        return Cause(ExperimentReason.QUEUED, f"waits until there is capacity for revision {context.wanted.number}")
+        return Cause(
+            ExperimentReason.QUEUED, f"waits until there is capacity for revision {context.spec_revision.number}"
+        )
     if context.spec.paused:
         return Cause(ExperimentReason.WAITS_FOR_MODEL_DEPLOYMENT, f"waits while spec.paused of {service} is true")
     if status.retiring:

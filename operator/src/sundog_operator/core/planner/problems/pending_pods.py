@@ -12,7 +12,7 @@ def find_pending_reason(context: PlanContext, number: int) -> Cause | None:
 
     An unscheduled pod is no problem while terminating pods make room for it.
     """
-    if context.spec is not None and context.wanted is not None and context.wanted.number == number:
+    if context.spec is not None and context.spec_revision is not None and context.spec_revision.number == number:
         namespace = context.observed.deployment["metadata"]["namespace"]
         missing = references.find_missing_references(
             references.find_references(context.spec), context.observed.references, namespace
