@@ -35,14 +35,16 @@ ERRORS = MetricStatus(
     interval=(0.81, 1.33),
     allowed=1.5,
     verdict="Undecided",
-    message="errorRate is 1.05 times stable's (0.81 to 1.33 at every look), and 1.5 times are allowed",
+    message="errorRate is 1.05 times stable's (0.81 to 1.33 at every evaluation), and 1.5 times are allowed",
 )
 REJECTIONS = MetricStatus(
     name="rejections", role="harm", arm="canary", events=(0, 0), interval=(0.0,), verdict="Undecided", message="none"
 )
 
 
-def looks(count: int = 12, weights: Sequence[int] = (0, 25), verdict: str | None = None) -> tuple[HistoryPoint, ...]:
+def make_history(
+    count: int = 12, weights: Sequence[int] = (0, 25), verdict: str | None = None
+) -> tuple[HistoryPoint, ...]:
     """Return one point per minute: weights share the time, the interval gets narrower, and the last point has the verdict."""
     found = []
     for n in range(count):
@@ -83,7 +85,7 @@ def running(**changes: Any) -> ExperimentStatus:
                 for arm in freeze.arms_at_weight(25, 7, 8)
             ),
             "metrics": (ERRORS, REJECTIONS),
-            "history": looks(),
+            "history": make_history(),
             "counted_at": BEGUN + 11 * MINUTE,
             "tallies": packed(stable=(49_000, 3, 2), canary=(16_333, 1, 0)),
             "conditions": (condition("DataQuality", "True", "Consistent"),),
@@ -100,7 +102,7 @@ def promoted() -> ExperimentStatus:
         phase="Concluded",
         arms=running_arms(100),
         metrics=(passed, REJECTIONS),
-        history=looks(12, (0, 5, 25, 50, 100), "Passed"),
+        history=make_history(12, (0, 5, 25, 50, 100), "Passed"),
         verdict=Verdict(decision="Promoted", winner="canary", reason="Promoted: after step 4 at 100 %"),
         conditions=(condition("Running", "False", "Promoted", BEGUN + 11 * MINUTE),),
     )
@@ -114,7 +116,7 @@ def rolled_back() -> ExperimentStatus:
         phase="Stopped",
         arms=running_arms(0),
         metrics=(harm, REJECTIONS),
-        history=looks(6, (0, 5), "Harm"),
+        history=make_history(6, (0, 5), "Harm"),
         verdict=Verdict(decision="RolledBack", winner="stable", reason="RolledBack: errorRate is 3 times stable's"),
         conditions=(condition("Running", "False", "RolledBack", BEGUN + 5 * MINUTE),),
     )

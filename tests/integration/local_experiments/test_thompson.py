@@ -193,7 +193,7 @@ async def test_weights_follow_the_better_arm_and_it_wins_whatever_dies_meanwhile
             await die_between_commit_and_traffic(site, buyers, epoch)
         else:
             await move(site, epoch)
-    # What is sure at every look is not the same at every look: a win by a little is one by more later.
+    # What is sure at every evaluation is not the same at every evaluation: a win by a little is one by more later.
     await buyers.come()
     await tell(site, buyers, 0)
     obj = await settled(site, buyers)

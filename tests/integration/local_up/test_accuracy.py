@@ -184,7 +184,7 @@ async def test_the_network_that_reads_better_wins_by_labels_that_come_late(up: U
     try:
         obj = await asyncio.to_thread(eventually, lambda: has_won(up), "an arm has won")
         assert found(obj, "conv")["verdict"] == "Better"
-        # What is sure at every look is not the same at every look: a win by a little is one by more later.
+        # What is sure at every evaluation is not the same at every evaluation: a win by a little is one by more later.
         await asyncio.to_thread(eventually, lambda: is_plain(up), "it is plain")
     finally:
         reading.stop()

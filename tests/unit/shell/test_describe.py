@@ -53,7 +53,7 @@ ERRORS = MetricStatus(
     verdict="Undecided",
     needed=310,
     eta=timedelta(minutes=11, seconds=7),
-    message="errorRate is 1.05 times stable's (0.7 to 1.53 at every look)",
+    message="errorRate is 1.05 times stable's (0.7 to 1.53 at every evaluation)",
 )
 LATENCY = MetricStatus(
     name="latencyP99",

@@ -1,4 +1,4 @@
-"""Events that the count-ratio test needs at every look, beside the table that the design was chosen by.
+"""Events that the count-ratio test needs at every evaluation, beside the table that the design was chosen by.
 
 The table has typical counts of two-sided bounds that are tuned to each cell. Plans have one mixture for all cells, tightest up to some
 hundred events, so it takes longer where thousands are needed.

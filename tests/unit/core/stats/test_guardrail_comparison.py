@@ -139,7 +139,7 @@ def test_a_metric_that_no_gate_waits_for_shows_the_test_of_harm() -> None:
         [replace(ERRORS, gates=False, newest_alone=True)] * 4, epochs, ErrorLevels(0.05)
     )[0]
     assert (found.verdict, found.basis, found.allowed) == (MetricVerdict.UNDECIDED, DecisionBasis.HARM, 1.25)
-    assert found.sentence("rejections").endswith("at every look); more than 1.25 times is harm")
+    assert found.sentence("rejections").endswith("at every evaluation); more than 1.25 times is harm")
     alone = guardrail_comparison.evaluate_counts([replace(ERRORS, gates=False)], epochs, ErrorLevels(0.05))[0]
     assert found.lower < alone.lower < alone.upper < found.upper
 

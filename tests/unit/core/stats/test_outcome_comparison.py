@@ -226,19 +226,19 @@ def test_more_successes_are_more_evidence(epochs: list[tuple[int, float, float]]
             CONVERSION,
             of(10_000, 1000),
             of(10_000, 1300),
-            "conversion of wide is 30 % above control's (+10 % to +53.8 % at every look): better",
+            "conversion of wide is 30 % above control's (+10 % to +53.8 % at every evaluation): better",
         ),
         (
             REFUNDS,
             of(10_000, 1000),
             of(10_000, 700),
-            "refunds of wide is 30 % below control's (-41.1 % to -17 % at every look): better",
+            "refunds of wide is 30 % below control's (-41.1 % to -17 % at every evaluation): better",
         ),
         (
             CONVERSION,
             of(10_000, 1000),
             of(10_000, 1100),
-            "conversion of wide is 10 % above control's (-3.93 % to +26 % at every look):"
+            "conversion of wide is 10 % above control's (-3.93 % to +26 % at every evaluation):"
             " needs about 19515 more units, in about 23 hours",
         ),
         (CONVERSION, of(100, 0), of(100, 0), "conversion of wide is 0, control's 0: no number of units will decide"),
@@ -247,7 +247,7 @@ def test_more_successes_are_more_evidence(epochs: list[tuple[int, float, float]]
             CONVERSION,
             of(10**7, 10**6),
             of(10**7, 10**6 + 500),
-            "conversion of wide is 0.05 % above control's (-0.406 % to +0.508 % at every look): less than the minimum effect of 2 %",
+            "conversion of wide is 0.05 % above control's (-0.406 % to +0.508 % at every evaluation): less than the minimum effect of 2 %",
         ),
     ],
 )

@@ -14,7 +14,7 @@ from rollout_fixtures import (
     ERRORS,
     MINUTE,
     condition,
-    looks,
+    make_history,
     promoted,
     rolled_back,
     running,
@@ -167,8 +167,8 @@ def test_what_is_allowed_is_that_of_the_weight_under_which_it_was_counted() -> N
 def test_one_of_before_has_no_looks_but_what_is_known_now() -> None:
     report = report_of(running(history=()))
     assert not report.remembered
-    assert [(look.at_s, look.weight, look.requests) for look in report.looks] == [(660.0, 25, (49_500, 16_500))]
-    assert report.looks[0].weights == (75, 25)
+    assert [(point.at_s, point.weight, point.requests) for point in report.points] == [(660.0, 25, (49_500, 16_500))]
+    assert report.points[0].weights == (75, 25)
     assert [bound.ratio for bound in report.metrics[0].bounds] == [1.05]
     assert ExperimentStatus.parse({}).history == ()
     assert make_report({**stored(running()), "status": {}}, NOW).heading == "Not started"
@@ -177,7 +177,7 @@ def test_one_of_before_has_no_looks_but_what_is_known_now() -> None:
 def test_a_status_that_is_damaged_is_shown_as_far_as_it_goes() -> None:
     many = tuple(ERRORS.model_copy(update={"name": f"m{n}"}) for n in range(40))
     report = report_of(running(metrics=many, history=(), arms=running().arms[:1]))
-    assert (report.looks, [arm.name for arm in report.arms]) == ((), ["stable"])
+    assert (report.points, [arm.name for arm in report.arms]) == ((), ["stable"])
     assert lines(running(metrics=many, history=(), arms=()))
 
 
@@ -185,13 +185,17 @@ def test_one_that_a_command_ended_between_two_looks_ends_when_it_did() -> None:
     status = running(
         phase="Stopped",
         arms=running_arms(0),
-        history=looks(5),
+        history=make_history(5),
         verdict=Verdict(reason="Aborted: by command abc"),
         conditions=(condition("Running", "False", "Aborted", BEGUN + 5 * MINUTE),),
     )
     report = report_of(status)
     assert report.heading == "Ended without a verdict on evidence: Aborted"
-    assert (report.looks[-1].at_s, report.looks[-1].weight, report.looks[-1].requests) == (300.0, 0, (49_500, 16_500))
+    assert (report.points[-1].at_s, report.points[-1].weight, report.points[-1].requests) == (
+        300.0,
+        0,
+        (49_500, 16_500),
+    )
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ _LONGEST_S: Final = 10 * 365 * 86400.0
 
 @dataclass(frozen=True, slots=True)
 class OutcomeEvaluation:
-    """Result of one look at the outcomes.
+    """Result of one evaluation of the outcomes.
 
     Attributes:
         metrics: status of each success and secondary metric of each arm, dropped arms included.

@@ -7,7 +7,7 @@ from sundog_operator.core.stats import sample_ratio
 
 
 def find_mismatch(names: Sequence[str], units: Sequence[Sequence[int]], shares: Sequence[Sequence[float]]) -> str:
-    """Return a sentence about a sample-ratio mismatch, empty where none is known. Over all looks, the error is 1 in 1000.
+    """Return a sentence about a sample-ratio mismatch, empty where none is known. Over all evaluations, the error is 1 in 1000.
 
     Args:
         names: names of the arms, control first.

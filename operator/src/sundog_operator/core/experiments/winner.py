@@ -2,12 +2,12 @@
 
 **An arm wins** when one of its success metrics is better than control's, none is worse, each has data, and every guardrail has passed.
 Absence of harm does not suffice, because a bad arm must not win by lack of evidence. Success metrics and arms share α by the plan
-(Bonferroni); dropped arms keep their share. So P(an arm that is better by no metric is ever declared the winner) ≤ α, at every look and
-under any dependence. Guardrails take nothing of α, because all of them have to pass.
+(Bonferroni); dropped arms keep their share. So P(an arm that is better by no metric is ever declared the winner) ≤ α, at every evaluation
+and under any dependence. Guardrails take nothing of α, because all of them have to pass.
 Source: Schultzberg et al. (arXiv 2402.11609) for the roles.
 
-e-BH would find more. But it bounds the share of false findings only at a single look. It also needs the e-processes of all arms and metrics
-to have a common filtration. Here they have none, because a unit's first outcome reveals the arm of its second.
+e-BH would find more. But it bounds the share of false findings only at a single evaluation. It also needs the e-processes of all arms and
+metrics to have a common filtration. Here they have none, because a unit's first outcome reveals the arm of its second.
 
 **Of several winners** one is named: the one with the highest lower end of its improvement's interval, by the first success metric that any
 of them is better by. The intervals hold together. So an arm whose upper end is below that lower end is known to be less good. The reason
@@ -106,7 +106,7 @@ class ArmDecision:
 
 @dataclass(frozen=True, slots=True)
 class WinnerDecision:
-    """Decision of one look.
+    """Decision of one evaluation.
 
     Attributes:
         decision: whether an arm has won, none can win, or neither.
@@ -132,7 +132,7 @@ def parse_success_metrics(metrics: Sequence[FeedbackMetric]) -> tuple[OutcomeMet
 
 
 def decide_winner(inputs: WinnerInputs) -> WinnerDecision:
-    """Decide who wins by the present data. Any number of looks is allowed."""
+    """Decide who wins by the present data. Any number of evaluations is allowed."""
     epochs = inputs.epochs or [_empty_epoch(len(inputs.metrics), len(inputs.arms))]
     by_metric = outcome_comparison.evaluate_outcomes(inputs.metrics, epochs, inputs.alpha, elapsed_s=inputs.elapsed_s)
     arms = tuple(

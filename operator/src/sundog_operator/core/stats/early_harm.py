@@ -6,7 +6,7 @@ If stalls touch at most seven blocks, the evidence left is no larger than that o
 reaches log(1/α) is at most α.
 
 The log likelihood ratio of one alternative adds up over blocks, whatever their weights. It is that of `count_ratio` with a mixture of one
-ratio. Sources: Lindon and Malek (arXiv 2011.03567) for the likelihood, Ville for the bound at every look.
+ratio. Sources: Lindon and Malek (arXiv 2011.03567) for the likelihood, Ville for the bound at every evaluation.
 """
 
 from collections.abc import Sequence

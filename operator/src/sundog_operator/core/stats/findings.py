@@ -35,7 +35,7 @@ class MetricFinding:
 
     Attributes:
         ratio: the candidate's rate divided by control's; NaN without events.
-        lower: lower end of the interval, which holds at every look; NaN where no single ratio fits all epochs or a test has none.
+        lower: lower end of the interval, which holds at every evaluation; NaN where no single ratio fits all epochs or a test has none.
         upper: upper end, NaN likewise.
         harm: log E against "within the margin", divided by the dispersion.
         passing: log E against "worse than allowed", divided by the dispersion.
@@ -94,9 +94,9 @@ class MetricFinding:
         if math.isnan(self.lower) or math.isnan(self.upper):
             return f"{metric} is {self.ratio:.3g} times {control}'s{alone}"
         if math.isinf(self.ratio):
-            often = f"more than {self.lower:.3g} times as often in the other arm at every look"
+            often = f"more than {self.lower:.3g} times as often in the other arm at every evaluation"
             return f"{metric} never happened in {control}{alone} ({often})"
-        ends = f"({self.lower:.3g} to {self.upper:.3g} at every look)"
+        ends = f"({self.lower:.3g} to {self.upper:.3g} at every evaluation)"
         return f"{metric} is {self.ratio:.3g} times {control}'s{alone} {ends}"
 
     def _describe_need(self, candidate: str) -> str:

@@ -18,7 +18,7 @@ shares, which the sample-ratio test checks.
 A **mean** is the sum of units' values by exposed units (`mean_ratio`): asymptotic, with a burn-in.
 
 Every test has the level α by the number of tests, for each direction. So P(an arm that is not better is ever called better) ≤ α over all
-arms, metrics and looks, under any dependence (Ville's inequality and the union bound).
+arms, metrics and evaluations, under any dependence (Ville's inequality and the union bound).
 """
 
 import math
@@ -70,7 +70,7 @@ def evaluate_outcomes(
 def find_discoveries(findings: Sequence[Sequence[OutcomeFinding]], alpha: float) -> list[tuple[int, int]]:
     """Return the secondary metrics that differ from control's, as (metric, arm) indices, with a false discovery rate of at most α (e-BH).
 
-    The rate holds at the look at which the experiment stops. The E of a difference is the mean of both directions' E.
+    The rate holds at the evaluation at which the experiment stops. The E of a difference is the mean of both directions' E.
     """
     places = [(metric, arm) for metric, row in enumerate(findings) for arm in range(len(row))]
     log_es = np.array([np.logaddexp(each.better, each.worse) - math.log(2) for row in findings for each in row])

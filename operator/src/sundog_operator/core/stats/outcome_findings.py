@@ -38,7 +38,8 @@ class OutcomeFinding:
         control: control's rate or mean over all epochs, a mean in the values' unit; NaN without exposures.
         arm: the arm's rate or mean.
         uplift: the arm's value divided by control's, minus 1, epoch by epoch; NaN where unknown.
-        lower: lower end of the interval of the uplift. Intervals of all arms and metrics hold together at every look; NaN where unknown.
+        lower: lower end of the interval of the uplift. Intervals of all arms and metrics hold together at every evaluation; NaN where
+            unknown.
         upper: upper end; infinite where still unknown.
         better: log E against "not better, in the direction of the goal".
         worse: log E against "not worse".
@@ -94,7 +95,7 @@ class OutcomeFinding:
         if math.isnan(self.lower):
             return uplift
         upper = "any" if math.isinf(self.upper) else _signed(self.upper)
-        return f"{uplift} ({_signed(self.lower)} to {upper} at every look)"
+        return f"{uplift} ({_signed(self.lower)} to {upper} at every evaluation)"
 
     def _describe_need(self) -> str:
         """Return the units that typically decide, and the time until then."""

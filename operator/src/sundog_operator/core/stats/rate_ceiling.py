@@ -11,7 +11,7 @@ from sundog_operator.core.stats.dispersion import BlockMoments
 def is_below(
     hits: int, trials: int, blocks: Sequence[Sequence[int]], ceiling: float, alpha: float, design_effect: float = 1.0
 ) -> bool:
-    """Return whether a rate is known to be at most `ceiling`, at every look.
+    """Return whether a rate is known to be at most `ceiling`, at every evaluation.
 
     The test is the one-sided beta-binomial mixture of `proportion`. Its log E is divided by the dispersion: a burst counts as about one
     event.

@@ -1,4 +1,4 @@
-"""Test of one rate against its maximum, with bounds that hold at every look. Trials are independent."""
+"""Test of one rate against its maximum, with bounds that hold at every evaluation. Trials are independent."""
 
 from typing import NamedTuple, Self
 
@@ -43,7 +43,7 @@ def evaluate_rate(
         trials: trials with a known outcome.
         unknown: trials with an unknown outcome. The test to pass counts them as hits; the test for harm leaves them out.
         most: the largest rate that passes, in (0, 1). With None nothing is tested, and the verdict is Undecided.
-        alpha: the error of each direction at all looks together: passing a rate above `most`, or calling a rate below it harm.
+        alpha: the error of each direction at all evaluations together: passing a rate above `most`, or calling a rate below it harm.
         questions: number of rates that are tested. Each of them alone can be harm, so they share that error (Bonferroni). All of
             them have to pass, so the error of passing is not shared.
 

@@ -86,7 +86,7 @@ def make_report(obj: Object, now: datetime) -> ExperimentReport:
         facts=tuple((name, replace_control_characters(value)) for name, value in _facts(obj, status, start, end)),
         quality=tuple((name, replace_control_characters(value)) for name, value in _quality(status, counters)),
         arms=tuple(_make_arms(status, counters)),
-        looks=tuple(
+        points=tuple(
             _make_look(point, start, is_experiment=is_experiment)
             for point in points
             if len(point.requests) == len(point.errors) == arm_count

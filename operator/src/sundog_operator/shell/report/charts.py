@@ -123,16 +123,16 @@ def format_elapsed(seconds: float) -> str:
 
 
 def _traffic_charts(report: ExperimentReport, time: AxisScale) -> Iterator[Chart]:
-    if report.looks:
-        yield _rollout_share_chart(report.looks, time) if report.kind == ROLLOUT else _arm_shares_chart(report, time)
+    if report.points:
+        yield _rollout_share_chart(report.points, time) if report.kind == ROLLOUT else _arm_shares_chart(report, time)
         yield _requests_chart(report, time)
 
 
-def _rollout_share_chart(looks: Sequence[ReportPoint], time: AxisScale) -> Chart:
+def _rollout_share_chart(points: Sequence[ReportPoint], time: AxisScale) -> Chart:
     """Return the chart of the candidate's share; stable gets the rest."""
-    up = scales.make_percent_scale(max(look.weight for look in looks), BOTTOM, TOP)
-    counted = [None if shares is None else shares[-1] for shares in counted_shares(looks)]
-    line = _format_points(_step_points(looks, [up.at(look.weight) for look in looks], time))
+    up = scales.make_percent_scale(max(point.weight for point in points), BOTTOM, TOP)
+    counted = [None if shares is None else shares[-1] for shares in counted_shares(points)]
+    line = _format_points(_step_points(points, [up.at(point.weight) for point in points], time))
     return Chart(
         ident="share",
         title="Traffic of the candidate",
@@ -142,18 +142,18 @@ def _rollout_share_chart(looks: Sequence[ReportPoint], time: AxisScale) -> Chart
         y_ticks=tuple(scales.make_percent_ticks(up)),
         head=("time", "configured", "counted until then"),
         rows=tuple(
-            (format_elapsed(look.at_s), f"{look.weight:g} %", format_share(share))
-            for look, share in zip(looks, counted, strict=True)
+            (format_elapsed(point.at_s), f"{point.weight:g} %", format_share(share))
+            for point, share in zip(points, counted, strict=True)
         ),
         lines=(ChartLine("candidate", line),),
-        dots=tuple(_make_dots("observed", looks, counted, time, up)),
-        area=f"{_round(time.at(looks[0].at_s))},{BOTTOM} {line} {_round(time.end)},{BOTTOM}",
+        dots=tuple(_make_dots("observed", points, counted, time, up)),
+        area=f"{_round(time.at(points[0].at_s))},{BOTTOM} {line} {_round(time.end)},{BOTTOM}",
     )
 
 
 def _arm_shares_chart(report: ExperimentReport, time: AxisScale) -> Chart:
     """Return the chart of an Experiment's shares: a line for control and for each arm."""
-    looks, series = report.looks, list(make_traffic_series(report))
+    points, series = report.points, list(make_traffic_series(report))
     drawn = [each for each in series if each.has_weights]
     largest = max(filter(None, (weight for each in drawn for weight in each.weights)), default=0)
     up = scales.make_percent_scale(min(largest * _HEADROOM, 100), BOTTOM, TOP)
@@ -169,23 +169,23 @@ def _arm_shares_chart(report: ExperimentReport, time: AxisScale) -> Chart:
         y_ticks=tuple(scales.make_percent_ticks(up)),
         head=("time", *(name for each in series for name in series_heads(each))),
         rows=tuple(
-            (format_elapsed(look.at_s), *(cell for each in series for cell in series_cells(each, number)))
-            for number, look in enumerate(looks)
+            (format_elapsed(point.at_s), *(cell for each in series for cell in series_cells(each, number)))
+            for number, point in enumerate(points)
         ),
         lines=tuple(
-            ChartLine(each.kind, _format_points(_step_points(looks, heights, time)))
+            ChartLine(each.kind, _format_points(_step_points(points, heights, time)))
             for each, heights in zip(drawn, _line_heights(drawn, up), strict=True)
         ),
-        dots=tuple(dot for each in series for dot in _make_dots(each.kind, looks, each.counted, time, up)),
+        dots=tuple(dot for each in series for dot in _make_dots(each.kind, points, each.counted, time, up)),
     )
 
 
 def _make_dots(
-    kind: str, looks: Sequence[ReportPoint], shares: Sequence[float | None], time: AxisScale, up: AxisScale
+    kind: str, points: Sequence[ReportPoint], shares: Sequence[float | None], time: AxisScale, up: AxisScale
 ) -> Iterator[ChartDot]:
-    for look, share in zip(looks, shares, strict=True):
+    for point, share in zip(points, shares, strict=True):
         if share is not None:
-            yield ChartDot(kind, _round(time.at(look.at_s)), _round(up.at(share)))
+            yield ChartDot(kind, _round(time.at(point.at_s)), _round(up.at(share)))
 
 
 def _line_heights(series: Sequence[TrafficSeries], up: AxisScale) -> list[list[float | None]]:
@@ -218,18 +218,18 @@ def _separate(heights: Sequence[float]) -> list[float]:
 
 
 def _step_points(
-    looks: Sequence[ReportPoint], heights: Sequence[float | None], time: AxisScale
+    points: Sequence[ReportPoint], heights: Sequence[float | None], time: AxisScale
 ) -> list[tuple[float, float]]:
     """Return the points of a step line: each height holds until the next evaluation, the last one until the end."""
-    ends = [*(time.at(look.at_s) for look in looks), time.end]
+    ends = [*(time.at(point.at_s) for point in points), time.end]
     known = [(x, after, y) for (x, after), y in zip(itertools.pairwise(ends), heights, strict=True) if y is not None]
     return [point for x, after, y in known for point in ((x, y), (after, y))]
 
 
 def _requests_chart(report: ExperimentReport, time: AxisScale) -> Chart:
-    looks = report.looks
+    points = report.points
     drawn = [(index, lane) for index, lane in enumerate(report.lanes) if lane.kind != OUTSIDE]
-    up = scales.make_count_scale(max(look.requests[index] for look in looks for index, _ in drawn), BOTTOM, TOP)
+    up = scales.make_count_scale(max(point.requests[index] for point in points for index, _ in drawn), BOTTOM, TOP)
     receivers = "stable and the candidate" if report.kind == ROLLOUT else "control and each arm"
     return Chart(
         ident="requests",
@@ -241,13 +241,15 @@ def _requests_chart(report: ExperimentReport, time: AxisScale) -> Chart:
         head=("time", *(name for lane in report.lanes for name in (lane.name, "errors"))),
         rows=tuple(
             (
-                format_elapsed(look.at_s),
-                *(str(each) for pair in zip(look.requests, look.errors, strict=True) for each in pair),
+                format_elapsed(point.at_s),
+                *(str(each) for pair in zip(point.requests, point.errors, strict=True) for each in pair),
             )
-            for look in looks
+            for point in points
         ),
         lines=tuple(
-            ChartLine(lane.kind, _format_points([(time.at(look.at_s), up.at(look.requests[index])) for look in looks]))
+            ChartLine(
+                lane.kind, _format_points([(time.at(point.at_s), up.at(point.requests[index])) for point in points])
+            )
             for index, lane in drawn
         ),
     )

@@ -128,7 +128,7 @@ class ExperimentReport:
     Attributes:
         kind: Rollout or Experiment.
         who: the receivers of traffic other than stable: the candidate, or the arms.
-        lanes: the lanes of `looks`; those of a rollout are stable and the candidate.
+        lanes: the lanes of `points`; those of a rollout are stable and the candidate.
         arms_compared: display names of the two sides of a metric.
         title: the Experiment's full name, such as `vision/digits-r8`.
         heading: its end or its present state.
@@ -136,7 +136,7 @@ class ExperimentReport:
         why: sentences that explain the heading.
         facts: (name, value) of its plan and limits.
         quality: (name, value) of the quality of its data.
-        looks: traffic at each evaluation.
+        points: traffic at each evaluation.
         seconds: from its start to its end, or to now.
         remembered: its status has a history.
     """
@@ -152,7 +152,7 @@ class ExperimentReport:
     facts: tuple[tuple[str, str], ...]
     quality: tuple[tuple[str, str], ...]
     arms: tuple[ReportArm, ...]
-    looks: tuple[ReportPoint, ...]
+    points: tuple[ReportPoint, ...]
     metrics: tuple[ReportMetric, ...]
     seconds: float
     remembered: bool

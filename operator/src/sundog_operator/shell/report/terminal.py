@@ -38,7 +38,7 @@ def render_report(report: ExperimentReport) -> RenderableType:
     for figures in tables.make_tables(report):
         parts += _section(figures.title, _table(figures))
     parts += _section("Data quality", _facts(report.quality))
-    if report.looks:
+    if report.points:
         parts += _traffic(report) if report.kind == ROLLOUT else _traffic_of_arms(report)
     for metric in report.metrics:
         if metric.bounds:
@@ -72,12 +72,12 @@ def _table(table: tables.ReportTable) -> RenderableType:
 
 def _traffic(report: ExperimentReport) -> list[RenderableType]:
     """Draw the candidate's weight over time as blocks, and list its changes."""
-    looks = report.looks
-    blocks = _blocks(looks, [look.weight for look in looks], report.seconds, 100)
+    points = report.points
+    blocks = _blocks(points, [point.weight for point in points], report.seconds, 100)
     changes = [
-        f"{look.weight} % from {charts.format_elapsed(look.at_s)}"
-        for before, look in zip((None, *looks), looks, strict=False)
-        if before is None or before.weight != look.weight
+        f"{point.weight} % from {charts.format_elapsed(point.at_s)}"
+        for before, point in zip((None, *points), points, strict=False)
+        if before is None or before.weight != point.weight
     ]
     body = Group(Text(f"▕{blocks}▏ {charts.format_elapsed(report.seconds)}"), Text(", ".join(changes)))
     return _section(f"Traffic of the {report.who} over time", body)
@@ -92,7 +92,7 @@ def _traffic_of_arms(report: ExperimentReport) -> list[RenderableType]:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for each in series:
-        blocks = _blocks(report.looks, each.weights, report.seconds, largest)
+        blocks = _blocks(report.points, each.weights, report.seconds, largest)
         grid.add_row(Text(each.name), Text(f"▕{blocks}▏"), Text(_summarize_weights(each.weights)))
     title = f"Traffic of the {report.who} over time, to {largest:g} %"
     return _section(title, Group(grid, Text(f"in {charts.format_elapsed(report.seconds)}")))
@@ -106,15 +106,15 @@ def _summarize_weights(weights: Sequence[float | None]) -> str:
     return f"{known[0]:g} %{times}"
 
 
-def _blocks(looks: Sequence[ReportPoint], weights: Sequence[float | None], seconds: float, full: float) -> str:
+def _blocks(points: Sequence[ReportPoint], weights: Sequence[float | None], seconds: float, full: float) -> str:
     """Draw weights over time as blocks."""
-    columns = (_weight_at(looks, weights, (column + 0.5) / _TIME_WIDTH * seconds) for column in range(_TIME_WIDTH))
+    columns = (_weight_at(points, weights, (column + 0.5) / _TIME_WIDTH * seconds) for column in range(_TIME_WIDTH))
     return "".join(_BLOCKS[int(weight / full * (len(_BLOCKS) - 1) + 0.5)] if weight else " " for weight in columns)
 
 
-def _weight_at(looks: Sequence[ReportPoint], weights: Sequence[float | None], at_s: float) -> float:
-    known = list(zip(looks, weights, strict=True))
-    return next((weight or 0 for look, weight in reversed(known) if look.at_s <= at_s), 0)
+def _weight_at(points: Sequence[ReportPoint], weights: Sequence[float | None], at_s: float) -> float:
+    known = list(zip(points, weights, strict=True))
+    return next((weight or 0 for point, weight in reversed(known) if point.at_s <= at_s), 0)
 
 
 def _metric_table(metric: ReportMetric) -> RenderableType:

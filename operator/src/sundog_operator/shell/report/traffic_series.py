@@ -30,16 +30,16 @@ class TrafficSeries:
 
 def make_traffic_series(report: ExperimentReport) -> Iterator[TrafficSeries]:
     """Yield the series of control and of each arm; first the sum of all arms if an old history has only that."""
-    looks, counted = report.looks, counted_shares(report.looks)
-    if any(look.weights is None for look in looks):
-        sums = [float(look.weight) if look.weights is None else None for look in looks]
-        yield TrafficSeries(_TOGETHER, "all arms except control, rounded", sums, [None] * len(looks))
+    points, counted = report.points, counted_shares(report.points)
+    if any(point.weights is None for point in points):
+        sums = [float(point.weight) if point.weights is None else None for point in points]
+        yield TrafficSeries(_TOGETHER, "all arms except control, rounded", sums, [None] * len(points))
     for index, lane in enumerate(report.lanes):
         if lane.kind != OUTSIDE:
             yield TrafficSeries(
                 lane.kind,
                 lane.name,
-                [None if look.weights is None else look.weights[index] for look in looks],
+                [None if point.weights is None else point.weights[index] for point in points],
                 [None if shares is None else shares[index] for shares in counted],
             )
 
@@ -66,11 +66,11 @@ def format_share(share: float | None) -> str:
     return "–" if share is None else f"{share:.3g} %"
 
 
-def counted_shares(looks: Sequence[ReportPoint]) -> list[tuple[float, ...] | None]:
+def counted_shares(points: Sequence[ReportPoint]) -> list[tuple[float, ...] | None]:
     """Return each lane's percent of the requests since the previous evaluation; None if they were too few."""
     found: list[tuple[float, ...] | None] = [None]
-    for before, look in itertools.pairwise(looks):
-        since = [new - old for new, old in zip(look.requests, before.requests, strict=True)]
+    for before, point in itertools.pairwise(points):
+        since = [new - old for new, old in zip(point.requests, before.requests, strict=True)]
         is_known = min(since) >= 0 and sum(since) >= _MIN_REQUESTS
         found.append(tuple(100 * each / sum(since) for each in since) if is_known else None)
     return found
