@@ -23,8 +23,8 @@ class HeldOut:
         runs: how many rollouts.
         rps: requests a second, on average over a day.
         base: the share of events without any stall.
-        ratio: how many times that the candidate has.
-        replicas: of stable and of the candidate.
+        ratio: how many times that the treatment has.
+        replicas: of control and of the treatment.
         lengths_s: between which stalls last, log-uniformly.
         failing: between which shares of requests a stall makes events of, uniformly.
         per_hour: how often each replica stalls.
@@ -56,15 +56,15 @@ class HeldOut:
         """See World."""
         load = 1 + self.swing * math.sin(2 * math.pi * tick / _DAY_TICKS)
         total = draw.poisson(self.rps * TICK_S * load, step.shape)
-        candidate = draw.binomial(total, weight)
-        control = total - candidate
+        treatment = draw.binomial(total, weight)
+        control = total - treatment
         own, theirs, common = (self._lost(draw, place) for place in range(3))
         rates = (self.base + own + common, self.base * self.ratio + theirs + common)
-        events, candidate_events = (
+        events, treatment_events = (
             draw.binomial(requests, np.minimum(rate, 1.0))
-            for requests, rate in zip((control, candidate), rates, strict=True)
+            for requests, rate in zip((control, treatment), rates, strict=True)
         )
-        return control, candidate, events, candidate_events
+        return control, treatment, events, treatment_events
 
     def _lost(self, draw: Generator, place: int) -> Numbers:
         """Return the share of an arm's requests in these ten seconds that fail because of stalls."""

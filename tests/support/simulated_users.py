@@ -70,7 +70,7 @@ class Users:
         fails: how much each fails with stable, beside the others.
         rps: requests a second of all of them.
         base: the share of requests that fails, if users are alike.
-        ratio: how many times that with the candidate.
+        ratio: how many times that with the treatment.
         alone: requests a second without a unit, by `rps`.
     """
 
@@ -93,7 +93,7 @@ class _World:
         self.rate = np.minimum(users.base * fails / fails.mean(-1, keepdims=True), 1.0)
         self.bucket, self.group = draw.random(shape), draw.integers(0, GROUPS, shape)
         self.first = np.full(shape, -1)
-        self.was_candidate = np.zeros(shape, bool)
+        self.was_treatment = np.zeros(shape, bool)
         steps = len(plan.weights)
         # By arm, of requests and of events; the last place is of those without a group, of whom there are none here.
         self.grouped = np.zeros((runs, steps, 2, 2, GROUPS + 1))
@@ -105,16 +105,16 @@ class _World:
     def tick(self, tick: int, live: Numbers, step: Numbers, weight: Numbers, counts: Numbers) -> None:
         """Simulate ten seconds of the running runs. Some of them have no evidence yet."""
         draw, users, rows = self._draw, self._users, np.arange(live.size)
-        of_candidate = self.bucket[live] < weight[:, None]
+        of_treatment = self.bucket[live] < weight[:, None]
         asked = draw.poisson(self.asks[live])
-        failed = draw.binomial(asked, np.minimum(self.rate[live] * np.where(of_candidate, users.ratio, 1.0), 1.0))
-        self._meet(live, step, asked, of_candidate)
+        failed = draw.binomial(asked, np.minimum(self.rate[live] * np.where(of_treatment, users.ratio, 1.0), 1.0))
+        self._meet(live, step, asked, of_treatment)
         alone = draw.poisson(users.alone * users.rps * TICK_S, live.size)
         theirs = draw.binomial(alone, weight)
         of_alone = np.stack([alone - theirs, theirs], -1)
         fail_alone = draw.binomial(of_alone, np.minimum([users.base, users.base * users.ratio], 1.0))
         events = fail_alone.astype(float)
-        for arm, mine in enumerate((~of_candidate, of_candidate)):
+        for arm, mine in enumerate((~of_treatment, of_treatment)):
             events[:, arm] += (failed * mine).sum(-1)
             for kind, number in enumerate((asked, failed)):
                 place = (rows[:, None] * (GROUPS + 1) + self.group[live]).ravel()
@@ -129,34 +129,34 @@ class _World:
                 sums[:, live, step] += counts * np.stack([np.ones(x.shape), x, s, x**2, x * s, s**2])
                 self.open[length][:] = 0
 
-    def _meet(self, live: Numbers, step: Numbers, asked: Numbers, of_candidate: Numbers) -> None:
+    def _meet(self, live: Numbers, step: Numbers, asked: Numbers, of_treatment: Numbers) -> None:
         new = (self.first[live] < 0) & (asked > 0)
         self.first[live] = np.where(new, step[:, None], self.first[live])
-        self.was_candidate[live] = np.where(new, of_candidate, self.was_candidate[live])
+        self.was_treatment[live] = np.where(new, of_treatment, self.was_treatment[live])
 
     def counts(self, at: Numbers, weights: Numbers) -> EventCounts:
         """Return the counts of these runs, for as many steps as there are weights, in the form of the edges' counts."""
         steps = len(weights)
         grouped, alone = self.grouped[at, :steps], self.alone[at, :steps]
         both = grouped.sum(-1) + alone
-        (control_units, control), (candidate_units, candidate) = np.moveaxis(both, (2, 3), (0, 1))
-        total = control_units + candidate_units
-        share = np.where(total > 0, candidate_units / np.maximum(total, 1), weights)
+        (control_units, control), (treatment_units, treatment) = np.moveaxis(both, (2, 3), (0, 1))
+        total = control_units + treatment_units
+        share = np.where(total > 0, treatment_units / np.maximum(total, 1), weights)
         share = np.where((share > 0) & (share < 1), share, weights)
         blocks = [BlockMoments(*sums[:, at, :steps]) for sums in self.blocks.values()]
-        (asked, fails), (asked_candidate, fails_candidate) = np.moveaxis(grouped, (2, 3), (0, 1))
+        (asked, fails), (asked_treatment, fails_treatment) = np.moveaxis(grouped, (2, 3), (0, 1))
         groups = GroupedEvents(
-            fails, fails_candidate, asked, asked_candidate, alone[..., 0, 1], alone[..., 1, 1], alone[..., 0].sum(-1)
+            fails, fails_treatment, asked, asked_treatment, alone[..., 0, 1], alone[..., 1, 1], alone[..., 0].sum(-1)
         )
-        return EventCounts(control, candidate, control_units, candidate_units, share, blocks, groups)
+        return EventCounts(control, treatment, control_units, treatment_units, share, blocks, groups)
 
     def mismatched(self, at: Numbers, weights: Numbers) -> Numbers:
         """Log E against "users fall to the arms by the weights", each counted once."""
         of_step = [self.first[at] == step for step in range(len(weights))]
-        candidate = np.stack([(mine & self.was_candidate[at]).sum(-1) for mine in of_step], -1)
-        control = np.stack([mine.sum(-1) for mine in of_step], -1) - candidate
+        treatment = np.stack([(mine & self.was_treatment[at]).sum(-1) for mine in of_step], -1)
+        control = np.stack([mine.sum(-1) for mine in of_step], -1) - treatment
         shares = np.stack([1 - weights, weights], -1)
-        units = np.stack([control, candidate], -1).astype(float)
+        units = np.stack([control, treatment], -1).astype(float)
         return sample_ratio.log_e(units, shares, guardrail_comparison.UNITS_CONCENTRATION * shares)
 
 

@@ -14,13 +14,13 @@ GROUPS = 100
 
 
 def groups(
-    control: Any, candidate: Any, requests: Any = 1000, alone: tuple[float, float, float] = (0, 0, 0)
+    control: Any, treatment: Any, requests: Any = 1000, alone: tuple[float, float, float] = (0, 0, 0)
 ) -> GroupedEvents:
     """Return counts of shape (runs, epochs, groups); `requests` of each group may be one number for all."""
-    control, candidate = _with_unknown_group(control), _with_unknown_group(candidate)
+    control, treatment = _with_unknown_group(control), _with_unknown_group(treatment)
     requests = _with_unknown_group(np.broadcast_to(np.asarray(requests, float), (*control.shape[:-1], GROUPS)))
     without_unit = (np.full(control.shape[:-1], float(each)) for each in alone)
-    return GroupedEvents(control, candidate, requests, requests, *without_unit)
+    return GroupedEvents(control, treatment, requests, requests, *without_unit)
 
 
 def _with_unknown_group(grouped: Any) -> Numbers:
@@ -31,7 +31,7 @@ def _with_unknown_group(grouped: Any) -> Numbers:
 
 def phi(counted: GroupedEvents, weight: float = 0.5, ratio: float = 1.0) -> Numbers:
     weights = np.full(counted.control.shape[:-1], weight)
-    return cluster_variance.design_effect(counted, count_ratio.candidate_share(ratio, weights), weights)
+    return cluster_variance.design_effect(counted, count_ratio.treatment_share(ratio, weights), weights)
 
 
 def draw(seed: int = 0) -> np.random.Generator:
@@ -53,8 +53,8 @@ def test_independent_requests_have_no_design_effect() -> None:
     for weight in (0.05, 0.5):
         shares = draw().dirichlet(np.ones(GROUPS))
         control = draw(1).poisson(4000 * (1 - weight) * shares, (200, 1, GROUPS))
-        candidate = draw(2).poisson(4000 * weight * shares, (200, 1, GROUPS))
-        found = phi(groups(control, candidate, 1e6 * shares), weight)
+        treatment = draw(2).poisson(4000 * weight * shares, (200, 1, GROUPS))
+        found = phi(groups(control, treatment, 1e6 * shares), weight)
         assert 1 <= found.mean() < 1.25, "active groups fail more often, at the same rate"
 
 
@@ -85,28 +85,28 @@ def test_one_user_with_most_failures_decides_nothing_in_either_arm(weight: float
 
 def test_the_only_group_of_an_arm_is_compared_with_the_null() -> None:
     counted = groups(np.full((1, GROUPS), 10.0), np.zeros((1, GROUPS)))
-    counted.candidate[0, 3] = 500
+    counted.treatment[0, 3] = 500
     lone = np.zeros((1, GROUPS + 1))
     lone[0, 3] = 1000
-    assert phi(replace(counted, candidate_requests=lone)) > 50
+    assert phi(replace(counted, treatment_requests=lone)) > 50
 
 
 def test_requests_of_unknown_group_count_as_one_user_at_worst() -> None:
-    control, candidate = np.full((1, GROUPS), 10.0), np.full((1, GROUPS), 20.0)
-    known = phi(groups(control, candidate))
-    counted = groups(control, candidate)
-    for each, count in ((counted.control, 1000), (counted.candidate, 2000)):
+    control, treatment = np.full((1, GROUPS), 10.0), np.full((1, GROUPS), 20.0)
+    known = phi(groups(control, treatment))
+    counted = groups(control, treatment)
+    for each, count in ((counted.control, 1000), (counted.treatment, 2000)):
         each[0, -1] = count
     requests = counted.control_requests.copy()
     requests[0, -1] = 100_000
     assert known == 1
-    assert phi(replace(counted, control_requests=requests, candidate_requests=requests)) > 50
+    assert phi(replace(counted, control_requests=requests, treatment_requests=requests)) > 50
 
 
 def test_requests_without_a_unit_are_independent() -> None:
     counted = of_users(10)
     alone = replace(
-        counted, control_without_unit=counted.control.sum(-1) * 9, candidate_without_unit=counted.candidate.sum(-1) * 9
+        counted, control_without_unit=counted.control.sum(-1) * 9, treatment_without_unit=counted.treatment.sum(-1) * 9
     )
     assert 1.5 < phi(alone).mean() < 0.25 * phi(counted).mean()
 
@@ -123,8 +123,8 @@ def test_without_events_requests_count_by_units() -> None:
 
 def test_negative_and_missing_counts_are_invalid() -> None:
     counted = of_users(3, runs=2)
-    counted.candidate[1, 0, 0] = -1
+    counted.treatment[1, 0, 0] = -1
     assert counted.valid.tolist() == [True, False]
-    assert counted.each(lambda part: np.where(counted.valid[:, None], part, 0.0)).candidate[1].sum() == 0
+    assert counted.each(lambda part: np.where(counted.valid[:, None], part, 0.0)).treatment[1].sum() == 0
     counted.requests_without_unit[0, 0] = np.nan
     assert counted.valid.tolist() == [False, False]

@@ -28,11 +28,11 @@ KNOWN = [
 ]
 
 
-@pytest.mark.parametrize(("control", "candidate", "weight", "k", "log_e", "lower", "upper"), KNOWN)
+@pytest.mark.parametrize(("control", "treatment", "weight", "k", "log_e", "lower", "upper"), KNOWN)
 def test_known_values(
-    control: int, candidate: int, weight: float, k: float, log_e: float, lower: float, upper: float
+    control: int, treatment: int, weight: float, k: float, log_e: float, lower: float, upper: float
 ) -> None:
-    counts = numbers(control), numbers(candidate), numbers(weight)
+    counts = numbers(control), numbers(treatment), numbers(weight)
     assert count_ratio.log_e(*counts, 1.0, "both", [k]) == pytest.approx(log_e, abs=5e-5)
     assert count_ratio.ratio_interval(*counts, BAR, [k]) == pytest.approx((lower, upper), abs=5e-5)
 
@@ -56,11 +56,11 @@ def test_more_known_values() -> None:
 def test_the_one_sided_interval_ends_where_a_one_sided_test_reaches_the_bar(
     epochs: list[tuple[int, int, float]], bar: float
 ) -> None:
-    control, candidate, weight = (numbers(*column) for column in zip(*epochs, strict=True))
-    lower, upper = count_ratio.one_sided_interval(control, candidate, weight, np.asarray(bar))
+    control, treatment, weight = (numbers(*column) for column in zip(*epochs, strict=True))
+    lower, upper = count_ratio.one_sided_interval(control, treatment, weight, np.asarray(bar))
     for end, side in ((float(lower), "above"), (float(upper), "below")):
         for ratio in (0.2, 0.8, 1.0, 1.25, 3.0):
-            evidence = float(count_ratio.log_e(control, candidate, weight, ratio, side))  # type: ignore[arg-type]
+            evidence = float(count_ratio.log_e(control, treatment, weight, ratio, side))  # type: ignore[arg-type]
             if abs(evidence - bar) > 1e-3:
                 assert (evidence >= bar) == (ratio <= end if side == "above" else ratio >= end), (side, ratio, end)
 
@@ -69,21 +69,21 @@ def test_the_one_sided_interval_ends_where_a_one_sided_test_reaches_the_bar(
 @pytest.mark.parametrize(("events", "weight", "ratio"), [(1, 0.3, 1.0), (7, 0.05, 1.25), (40, 0.5, 0.8)])
 def test_the_expectation_at_the_boundary_is_one(side: Side, events: int, weight: float, ratio: float) -> None:
     share = weight * ratio / (1 - weight + weight * ratio)
-    candidate = np.arange(events + 1.0)[:, None]
-    values = count_ratio.log_e(events - candidate, candidate, numbers(weight), ratio, side)
-    assert (binom.pmf(candidate[:, 0], events, share) * np.exp(values)).sum() == pytest.approx(1, abs=1e-9)
+    treatment = np.arange(events + 1.0)[:, None]
+    values = count_ratio.log_e(events - treatment, treatment, numbers(weight), ratio, side)
+    assert (binom.pmf(treatment[:, 0], events, share) * np.exp(values)).sum() == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize(("side", "within"), [("above", 0.7), ("below", 1.6)])
 def test_within_the_null_the_expectation_is_below_one(side: Side, within: float) -> None:
     share = 0.25 * within / (0.75 + 0.25 * within)
-    candidate = np.arange(61.0)[:, None]
-    values = count_ratio.log_e(60 - candidate, candidate, numbers(0.25), 1.0, side)
-    assert (binom.pmf(candidate[:, 0], 60, share) * np.exp(values)).sum() < 0.5
+    treatment = np.arange(61.0)[:, None]
+    values = count_ratio.log_e(60 - treatment, treatment, numbers(0.25), 1.0, side)
+    assert (binom.pmf(treatment[:, 0], 60, share) * np.exp(values)).sum() < 0.5
 
 
 @pytest.mark.parametrize(
-    ("control", "candidate", "side", "log_e"),
+    ("control", "treatment", "side", "log_e"),
     [
         (20_000, 5000, "above", -8.11681969),
         (7920, 5000, "above", -6.71178219),
@@ -92,10 +92,10 @@ def test_within_the_null_the_expectation_is_below_one(side: Side, within: float)
     ],
 )
 def test_evidence_for_the_null_is_a_number_however_strong_it_is(
-    control: float, candidate: float, side: Side, log_e: float
+    control: float, treatment: float, side: Side, log_e: float
 ) -> None:
     """Values by mpmath. The mixture's mass beyond 1.25 is below the least float, or has few digits left."""
-    found = count_ratio.log_e(numbers(control), numbers(candidate), numbers(0.5), 1.25, side)
+    found = count_ratio.log_e(numbers(control), numbers(treatment), numbers(0.5), 1.25, side)
     assert found == pytest.approx(log_e, abs=1e-5)
 
 
@@ -118,16 +118,16 @@ def test_neither_the_order_of_epochs_nor_the_axes_matter(
 
 @given(counts)
 def test_the_interval_is_where_the_evidence_reaches_the_bar(epochs: list[tuple[int, int, float]]) -> None:
-    control, candidate, weight = np.array(epochs, float).T
-    lower, upper = (float(end) for end in count_ratio.ratio_interval(control, candidate, weight, BAR))
+    control, treatment, weight = np.array(epochs, float).T
+    lower, upper = (float(end) for end in count_ratio.ratio_interval(control, treatment, weight, BAR))
     if math.isnan(lower):
         grid = np.geomspace(1e-6, 1e6, 400)
-        assert all(count_ratio.log_e(control, candidate, weight, ratio) > BAR for ratio in grid)
+        assert all(count_ratio.log_e(control, treatment, weight, ratio) > BAR for ratio in grid)
         return
     assert lower <= upper
-    for end, events in ((lower, candidate), (upper, control)):
+    for end, events in ((lower, treatment), (upper, control)):
         if events.sum():
-            assert count_ratio.log_e(control, candidate, weight, end) == pytest.approx(BAR, abs=1e-5)
+            assert count_ratio.log_e(control, treatment, weight, end) == pytest.approx(BAR, abs=1e-5)
 
 
 @pytest.mark.parametrize("size", [1e6, 1e9, 1e12])
@@ -157,15 +157,15 @@ def simulate(ratios: list[float], runs: int, side: Side, boundary: float, seed: 
     """Return the largest log E of each run over 60 looks: ratios at three weights, base rates that drift from 0.1 % to 5 %."""
     random = np.random.default_rng(seed)
     weights = numbers(0.05, 0.25, 0.5)
-    control, candidate = np.zeros((runs, 3)), np.zeros((runs, 3))
+    control, treatment = np.zeros((runs, 3)), np.zeros((runs, 3))
     largest = np.full(runs, -np.inf)
     for look in range(60):
         epoch, base = look // 20, np.geomspace(0.001, 0.05, 60)[look]
         requests = 4000
-        candidate_requests = random.binomial(requests, weights[epoch], runs)
-        control[:, epoch] += random.binomial(requests - candidate_requests, base)
-        candidate[:, epoch] += random.binomial(candidate_requests, base * ratios[epoch])
-        largest = np.maximum(largest, count_ratio.log_e(control, candidate, weights, boundary, side))
+        treatment_requests = random.binomial(requests, weights[epoch], runs)
+        control[:, epoch] += random.binomial(requests - treatment_requests, base)
+        treatment[:, epoch] += random.binomial(treatment_requests, base * ratios[epoch])
+        largest = np.maximum(largest, count_ratio.log_e(control, treatment, weights, boundary, side))
     return largest
 
 
@@ -181,15 +181,15 @@ def test_good_epochs_do_not_make_up_for_a_bad_last_one() -> None:
     random = np.random.default_rng(2)
     passed = 0
     for _ in range(200):
-        candidate_requests = random.binomial(200_000, 0.5)
-        control, candidate = (
-            random.binomial(200_000 - candidate_requests, 0.01),
-            random.binomial(candidate_requests, 0.0126),
+        treatment_requests = random.binomial(200_000, 0.5)
+        control, treatment = (
+            random.binomial(200_000 - treatment_requests, 0.01),
+            random.binomial(treatment_requests, 0.0126),
         )
-        passed += bool(count_ratio.log_e(numbers(control), numbers(candidate), numbers(0.5), 1.25, "below") >= BAR)
+        passed += bool(count_ratio.log_e(numbers(control), numbers(treatment), numbers(0.5), 1.25, "below") >= BAR)
     assert passed <= 200 * 0.05 + 3 * math.sqrt(200 * 0.05 * 0.95)
 
 
-def test_a_worse_candidate_is_found() -> None:
+def test_a_worse_treatment_is_found() -> None:
     largest = simulate([3.0, 3.0, 3.0], 50, "above", 1.25, seed=3)
     assert (largest >= BAR).all()

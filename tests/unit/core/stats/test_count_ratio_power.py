@@ -26,7 +26,7 @@ HARM = {
     3.0: (407, 93, 54, 34, 36),
     5.0: (153, 37, 22, 15, 18),
 }
-"""Events until a candidate is known to be worse at each weight, by its ratio."""
+"""Events until a treatment is known to be worse at each weight, by its ratio."""
 
 NO_WORSE = {
     2.0: (1370, 294, 163, 85, 71),
@@ -34,7 +34,7 @@ NO_WORSE = {
     1.25: (15_500, 3325, 1735, 853, 674),
     1.1: (88_000, 18_500, 9900, 4700, 3600),
 }
-"""Events until a candidate equal to control is known to be within an allowed ratio at each weight."""
+"""Events until a treatment equal to control is known to be within an allowed ratio at each weight."""
 
 LATER = {
     (1.5, 0.01): (1.04, 1.89),
@@ -58,13 +58,13 @@ def relative_events(events: int, weight: float, ratio: float, boundary: float, s
     """Return the median and the 80 % quantile of the events until a decision, divided by `events`, given the true ratio."""
     draw = np.random.default_rng([events, round(100 * weight)])
     share = weight * ratio / (1 - weight + weight * ratio)
-    candidate, first, before = np.zeros(RUNS), np.full(RUNS, np.inf), 0
+    treatment, first, before = np.zeros(RUNS), np.full(RUNS, np.inf), 0
     for total in sorted({round(events * look / LOOKS) for look in range(1, 3 * LOOKS + 1)} - {0}):
-        candidate += draw.binomial(total - before, share, RUNS)
+        treatment += draw.binomial(total - before, share, RUNS)
         before, going_on = total, np.isinf(first)
         if going_on.mean() < 0.2:
             break
-        counts = (total - candidate[going_on])[:, None], candidate[going_on][:, None]
+        counts = (total - treatment[going_on])[:, None], treatment[going_on][:, None]
         first[going_on] = np.where(count_ratio.log_e(*counts, np.array([weight]), boundary, side) >= BAR, total, np.inf)
     return float(np.median(first)) / events, float(np.quantile(first, 0.8, method="higher")) / events
 

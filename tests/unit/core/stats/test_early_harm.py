@@ -1,4 +1,4 @@
-"""Harm in a candidate's first blocks: stalls of a minute are no harm, and steady failures are."""
+"""Harm in a treatment's first blocks: stalls of a minute are no harm, and steady failures are."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def share_found(world: TrafficModel, weight: float) -> float:
 
 
 def test_a_block_has_the_likelihood_ratio_of_its_events() -> None:
-    # With half of the traffic, the candidate has 5/6 of the events by the alternative, and 5/9 at the margin.
+    # With half of the traffic, the treatment has 5/6 of the events by the alternative, and 5/9 at the margin.
     found = early_harm.log_likelihood_ratio(np.array([0.0, 2.0]), np.array([3.0, 0.0]), 0.5, 0.25)
     assert found == pytest.approx([3 * np.log(1.5), 2 * np.log((1 / 6) / (4 / 9))])
 
@@ -58,7 +58,7 @@ def test_the_seven_worst_blocks_are_left_out() -> None:
 
 @pytest.mark.parametrize("weight", [0.05, 0.25, 0.5])
 @pytest.mark.parametrize("rps", [1.0, 10.0, 100.0])
-def test_a_candidate_at_the_margin_is_rarely_called_worse(rps: float, weight: float) -> None:
+def test_a_treatment_at_the_margin_is_rarely_called_worse(rps: float, weight: float) -> None:
     assert share_found(SteadyTraffic(rps, 0.05, 1.25), weight) <= LEVEL
 
 

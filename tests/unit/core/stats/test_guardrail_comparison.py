@@ -14,17 +14,17 @@ SLOW = GuardrailMetric(margin=0.0, floor=0.0, next_weight=0.5, newest_alone=True
 LENGTHS = (60, 20, 10)
 
 
-def even(control: int, candidate: int) -> list[tuple[int, ...]]:
+def even(control: int, treatment: int) -> list[tuple[int, ...]]:
     """Return blocks of each length with evenly spread events, given the events of each shortest block."""
     found: list[tuple[int, ...]] = []
     for closed in LENGTHS:
-        x, s = candidate * 60 // closed, (control + candidate) * 60 // closed
+        x, s = treatment * 60 // closed, (control + treatment) * 60 // closed
         found.append((closed, closed * x, closed * s, closed * x * x, closed * x * s, closed * s * s))
     return found
 
 
 def epoch(weight: float, *per_block: tuple[int, int], requests: int = 300) -> EpochCounts:
-    """Return ten minutes with the given events of control and the candidate, for each metric, in each ten seconds."""
+    """Return ten minutes with the given events of control and the treatment, for each metric, in each ten seconds."""
     units = round(60 * requests * (1 - weight)), round(60 * requests * weight)
     return EpochCounts(weight, units, [(60 * a, 60 * b) for a, b in per_block], [even(*each) for each in per_block])
 
@@ -56,7 +56,7 @@ def test_a_gate_of_the_newest_epoch_ignores_older_ones() -> None:
 
 
 def test_a_floor_is_tested_on_the_newest_epoch_alone() -> None:
-    """Over both epochs the candidate has half of control's rate, but in neither epoch a lower one."""
+    """Over both epochs the treatment has half of control's rate, but in neither epoch a lower one."""
     metric = replace(ERRORS, margin=0.1, floor=0.005)
     before, newest = epoch(0.1, (45, 5), requests=100), epoch(0.5, (15, 18))
     rates = [
@@ -100,13 +100,13 @@ def test_a_floor_waits_for_the_newest_epochs_dispersion() -> None:
 
 
 @pytest.mark.parametrize("newest_alone", [False, True])
-@pytest.mark.parametrize("candidate", range(1, 8))
+@pytest.mark.parametrize("treatment", range(1, 8))
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
-def test_the_shown_interval_decides(candidate: int, alpha: float, newest_alone: bool) -> None:
+def test_the_shown_interval_decides(treatment: int, alpha: float, newest_alone: bool) -> None:
     """A gate passes by its margin where the upper end is at most the allowed ratio. Harm is a lower end of at least 1 + margin."""
     metric = replace(ERRORS, floor=0.0, margin=0.2, newest_alone=newest_alone)
     for blocks in range(1, 6):
-        epochs = [epoch(0.25, *[(9, 3)] * 2), epoch(0.5, *[(3 * blocks, candidate * blocks)] * 2)]
+        epochs = [epoch(0.25, *[(9, 3)] * 2), epoch(0.5, *[(3 * blocks, treatment * blocks)] * 2)]
         found = guardrail_comparison.evaluate_counts([metric, metric], epochs, ErrorLevels(alpha))[0]
         assert (found.verdict == MetricVerdict.HARM) == (found.basis == DecisionBasis.HARM)
         if found.basis == DecisionBasis.HARM:
@@ -238,8 +238,8 @@ def test_before_the_first_block_ends_there_is_no_estimate_of_time() -> None:
 
 def test_a_split_by_weights_is_no_mismatch_and_another_is() -> None:
     def split(weight: float, *, more: int = 0) -> ArmSplit:
-        (control, candidate) = epoch(weight).requests
-        return ArmSplit.of_two(weight, (control, candidate + more))
+        (control, treatment) = epoch(weight).requests
+        return ArmSplit.of_two(weight, (control, treatment + more))
 
     assert guardrail_comparison.mismatch_log_e([]) == 0
     assert guardrail_comparison.mismatch_log_e([split(0.05), split(0.5)]) < 0

@@ -18,10 +18,10 @@ def one(value: float) -> np.ndarray:
 
 
 def contrast(
-    control: float, candidate: float, control_variance: float, candidate_variance: float, time: float
+    control: float, treatment: float, control_variance: float, treatment_variance: float, time: float
 ) -> Contrast:
     """Return a contrast, given averages and their variances."""
-    parts = (control * time, candidate * time, control_variance * time**2, candidate_variance * time**2, time)
+    parts = (control * time, treatment * time, control_variance * time**2, treatment_variance * time**2, time)
     return Contrast(*map(one, parts))
 
 
@@ -61,7 +61,7 @@ def test_two_rates_of_ten_thousand() -> None:
     found = contrast(0.05, 0.058, 0.05 * 0.95 / 1e4, 0.058 * 0.942 / 1e4, 5000)
     deviation = math.sqrt(tuned(20_000) * 20_000 / 5000)
     assert float(found.log_e_two_sided(1.0, deviation)) == pytest.approx(1.6827, abs=5e-5)
-    difference = contrast(1.0, 1.008, 0.0, float(found.control_variance + found.candidate_variance) / 5000**2, 5000)
+    difference = contrast(1.0, 1.008, 0.0, float(found.control_variance + found.treatment_variance) / 5000**2, 5000)
     lower, upper = difference.interval(deviation, math.log(20))
     assert (float(upper) - float(lower)) / 2 == pytest.approx(0.009700, abs=5e-7)
 
@@ -89,23 +89,23 @@ def test_the_mixture_of_one_side() -> None:
 
 
 def test_a_contrast_of_one_epoch() -> None:
-    control, candidate = sums((1000, 400, 500, 700)), sums((2000, 900, 1200, 1500))
-    found = make_contrast(control, candidate)
+    control, treatment = sums((1000, 400, 500, 700)), sums((2000, 900, 1200, 1500))
+    found = make_contrast(control, treatment)
     assert float(found.time) == pytest.approx(2000 / 3)
     assert float(found.control / found.time) == pytest.approx(0.5)
-    assert float(found.candidate / found.time) == pytest.approx(0.6)
+    assert float(found.treatment / found.time) == pytest.approx(0.6)
     own = (700 - 1000 * 0.25) / 999, (1500 - 2000 * 0.36) / 1999
     together = (2200 - 1700**2 / 3000) / 2999
     assert float(found.control_variance / found.time**2) == pytest.approx(max(own[0], together) / 1000)
-    assert float(found.candidate_variance / found.time**2) == pytest.approx(max(own[1], together) / 2000)
+    assert float(found.treatment_variance / found.time**2) == pytest.approx(max(own[1], together) / 2000)
 
 
 def test_epochs_are_strata() -> None:
     """Weights and base rate change together; a pooled mean would show a difference where there is none."""
     control = sums((950, 950, 950, 1900), (500, 500, 1500, 5000))
-    candidate = sums((50, 50, 50, 100), (500, 500, 1500, 5000))
-    found = make_contrast(control, candidate)
-    assert float(found.candidate - found.control) == pytest.approx(0, abs=1e-9)
+    treatment = sums((50, 50, 50, 100), (500, 500, 1500, 5000))
+    found = make_contrast(control, treatment)
+    assert float(found.treatment - found.control) == pytest.approx(0, abs=1e-9)
     assert float(found.time) == pytest.approx(47.5 + 250)
 
 

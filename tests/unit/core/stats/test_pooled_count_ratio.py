@@ -17,8 +17,8 @@ EPOCHS = st.lists(st.tuples(COUNTS, COUNTS, st.sampled_from((0.05, 0.25, 0.5, 0.
 
 
 def evidence(*epochs: tuple[float, float, float], scale: float = 0.1) -> RatioEvidence:
-    control, candidate, weight = np.array(epochs, float).T
-    return RatioEvidence(control, candidate, weight, make_mixture(scale))
+    control, treatment, weight = np.array(epochs, float).T
+    return RatioEvidence(control, treatment, weight, make_mixture(scale))
 
 
 def e(log_e: np.ndarray) -> float:
@@ -47,7 +47,7 @@ def test_within_the_null_e_is_below_1_in_expectation() -> None:
     for first in range(13):
         second_weight = 0.8 if first > 4 else 0.2
         for second in range(13):
-            chance = binom.pmf(first, 12, count_ratio.candidate_share(0.9, np.array([0.5]))[0]) * binom.pmf(
+            chance = binom.pmf(first, 12, count_ratio.treatment_share(0.9, np.array([0.5]))[0]) * binom.pmf(
                 second, 12, second_weight
             )
             total += chance * e(evidence((12 - first, first, 0.5), (12 - second, second, second_weight)).above())
@@ -86,7 +86,7 @@ def test_arms_are_symmetric(epochs: list[tuple[int, int, float]]) -> None:
 
 
 @given(EPOCHS)
-def test_more_events_of_the_candidate_are_more_evidence(epochs: list[tuple[int, int, float]]) -> None:
+def test_more_events_of_the_treatment_are_more_evidence(epochs: list[tuple[int, int, float]]) -> None:
     (c, x, w), *rest = epochs
     assert float(evidence((c, x + 1, w), *rest).above()) > float(evidence(*epochs).above())
     assert float(evidence((c, x + 1, w), *rest).below()) < float(evidence(*epochs).below())
@@ -96,13 +96,13 @@ def test_more_events_of_the_candidate_are_more_evidence(epochs: list[tuple[int, 
 def test_the_interval_ends_where_evidence_against_a_ratio_begins(epochs: list[tuple[int, int, float]]) -> None:
     found, bar = evidence(*epochs), math.log(20)
     lower, upper = (float(end) for end in found.interval(bar))
-    control, candidate, weight = np.array(epochs, float).T
+    control, treatment, weight = np.array(epochs, float).T
 
     def against(ratio: float) -> float:
         """Return log E against a ratio by the mixture's definition."""
         # Logarithms keep the digits of very large ratios, which 1 minus a share would lose.
         whole = np.log(ratio * weight + (1 - weight))
-        own = (candidate * (math.log(ratio) - whole) - control * whole).sum()
+        own = (treatment * (math.log(ratio) - whole) - control * whole).sum()
         log_e = np.logaddexp(float(found.above()), float(found.below())) + math.log(0.45)
         return float(np.logaddexp(log_e, math.log(0.1)) - own)
 
@@ -112,16 +112,16 @@ def test_the_interval_ends_where_evidence_against_a_ratio_begins(epochs: list[tu
     if math.isfinite(upper):
         assert against(upper) == pytest.approx(bar, abs=1e-4)
         assert against(upper * 1.1) > bar
-    assert (lower == 0) == (candidate.sum() == 0) or lower < 1e-10
+    assert (lower == 0) == (treatment.sum() == 0) or lower < 1e-10
     assert math.isfinite(upper) == (control.sum() > 0) or upper > 1e10
 
 
-@pytest.mark.parametrize(("control", "candidate"), [(1000, 1100), (1000, 900), (50, 70), (10_000, 10_100)])
-def test_growth_is_the_factor_of_events_that_decides(control: int, candidate: int) -> None:
+@pytest.mark.parametrize(("control", "treatment"), [(1000, 1100), (1000, 900), (50, 70), (10_000, 10_100)])
+def test_growth_is_the_factor_of_events_that_decides(control: int, treatment: int) -> None:
     bar = math.log(20)
-    times = float(evidence((control, candidate, 0.5)).growth(None, bar))
+    times = float(evidence((control, treatment, 0.5)).growth(None, bar))
     assert times > 1
-    grown = evidence((control * times, candidate * times, 0.5))
+    grown = evidence((control * times, treatment * times, 0.5))
     assert max(float(grown.above()), float(grown.below())) == pytest.approx(bar, rel=1e-3)
 
 
@@ -147,8 +147,8 @@ def test_many_epochs_cost_nothing_where_the_ratio_stays() -> None:
     parts = [(20.0, 24.0, 0.5)] * 100
     whole, split = evidence((2000, 2400, 0.5)), evidence(*parts)
     assert float(split.above()) == pytest.approx(float(whole.above())) == pytest.approx(15.6, abs=0.5)
-    control, candidate, weight = np.array(parts).T
-    assert float(count_ratio.log_e(control, candidate, weight, 1.0)) < 5
+    control, treatment, weight = np.array(parts).T
+    assert float(count_ratio.log_e(control, treatment, weight, 1.0)) < 5
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (0, 12), (12, 0), (10**12, 10**12), (10**12, 2 * 10**12)])

@@ -67,7 +67,7 @@ def test_steady_failures_roll_back_before_the_usual_test_has_data() -> None:
     assert np.median(found.failed) <= 0.6 * np.median(before.failed)
 
 
-def test_a_candidate_like_control_is_promoted() -> None:
+def test_a_treatment_like_control_is_promoted() -> None:
     found = simulate_rollouts(DEFAULT, SteadyTraffic(200, 0.01), runs=RUNS, ticks=AN_HOUR // 2, seed=4)
     assert found.promoted.all()
     assert np.median(found.minutes) <= 15
@@ -98,7 +98,7 @@ def test_at_the_margin_hardly_any_is_promoted_to_users_who_differ() -> None:
     assert found.outcomes.promoted.sum() <= 5
 
 
-def test_active_users_hide_no_candidate_that_is_twice_as_bad() -> None:
+def test_active_users_hide_no_treatment_that_is_twice_as_bad() -> None:
     plan = replace(DEFAULT, floor=0.0)
     found = simulated_users.roll_out(plan, Users(200, by_zipf, ratio=2.0), runs=RUNS, ticks=180, seed=9)
     assert found.outcomes.rolled_back.mean() >= 0.9
@@ -120,5 +120,5 @@ def test_a_common_stall_hits_both_arms_together() -> None:
     world = HeldOut(RUNS, 1000, base=0.0, together=1.0, per_hour=360.0, failing=(1.0, 1.0))
     step, weight = np.zeros(RUNS, int), np.full(RUNS, 0.5)
     for tick in range(3):
-        _, _, control, candidate = world.tick(np.random.default_rng(SEED), tick, step, weight)
-        assert np.array_equal(control > 100, candidate > 100)
+        _, _, control, treatment = world.tick(np.random.default_rng(SEED), tick, step, weight)
+        assert np.array_equal(control > 100, treatment > 100)

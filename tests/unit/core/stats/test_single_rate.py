@@ -62,7 +62,7 @@ def test_without_a_maximum_nothing_is_decided() -> None:
 @pytest.mark.parametrize("limit", [0.005, 0.05])
 @pytest.mark.parametrize("side", ["below", "above"])
 def test_at_the_limit_itself_either_error_is_rarer_than_alpha_over_all_looks(limit: float, side: str) -> None:
-    # The log E of `evaluate_rate`, at every tenth trial of 6000, for 400 candidates exactly at the limit.
+    # The log E of `evaluate_rate`, at every tenth trial of 6000, for 400 treatments exactly at the limit.
     random = np.random.default_rng(7)
     hits = random.binomial(10, limit, (400, 600)).cumsum(axis=1).astype(float)
     trials = 10 * np.arange(1.0, 601)

@@ -19,22 +19,22 @@ GATE = MetricLimits(margin=0.25, floor=0.005, next_weight=0.5, alpha=0.05, tests
 
 
 def counts(
-    control: Any, candidate: Any, weight: Any, units: float = 10_000, *, blocks: float = 100, phi: float = 1
+    control: Any, treatment: Any, weight: Any, units: float = 10_000, *, blocks: float = 100, phi: float = 1
 ) -> EventCounts:
     """Return the counts of one metric and arm, or of several for nested lists; `units` are both arms' in each epoch."""
-    control, candidate = np.array(control, float), np.array(candidate, float)
+    control, treatment = np.array(control, float), np.array(treatment, float)
     weight = np.broadcast_to(np.array(weight, float), control.shape)
-    moments = overdispersed_blocks(control, candidate, blocks, phi)
-    return EventCounts(control, candidate, units * (1 - weight), units * weight, weight, [moments])
+    moments = overdispersed_blocks(control, treatment, blocks, phi)
+    return EventCounts(control, treatment, units * (1 - weight), units * weight, weight, [moments])
 
 
-def overdispersed_blocks(control: Any, candidate: Any, blocks: float, phi: float) -> BlockMoments:
+def overdispersed_blocks(control: Any, treatment: Any, blocks: float, phi: float) -> BlockMoments:
     """Return blocks over which both arms' events vary as Poisson counts of clusters of `phi`, without the correction for few clusters."""
     closed = np.full(control.shape, float(blocks) / control.shape[-1])
     with np.errstate(invalid="ignore"):
-        both, scale = control + candidate, phi * (closed - 1) / closed
-        squares, more = (total**2 / closed + scale * total for total in (candidate, both))
-        return BlockMoments(closed, candidate, both, squares, candidate * both / closed + scale * candidate, more)
+        both, scale = control + treatment, phi * (closed - 1) / closed
+        squares, more = (total**2 / closed + scale * total for total in (treatment, both))
+        return BlockMoments(closed, treatment, both, squares, treatment * both / closed + scale * treatment, more)
 
 
 def finding(given_counts: EventCounts, limits: MetricLimits = GATE, *, promotes: bool = False) -> MetricFinding:
@@ -42,7 +42,7 @@ def finding(given_counts: EventCounts, limits: MetricLimits = GATE, *, promotes:
 
 
 @pytest.mark.parametrize(("weight", "failures"), [(0.05, 3), (0.25, 6), (0.5, 11)])
-def test_few_failures_of_the_candidate_alone_are_harm(weight: float, failures: int) -> None:
+def test_few_failures_of_the_treatment_alone_are_harm(weight: float, failures: int) -> None:
     assert finding(counts([0], [failures], weight)).verdict == MetricVerdict.HARM
     assert finding(counts([0], [failures - 1], weight)).verdict != MetricVerdict.HARM
 
@@ -65,7 +65,7 @@ def test_nothing_is_decided_before_two_block_lengths_have_data() -> None:
     """Depending on their start, twelve blocks of 10 s contain three or four of 30 s."""
     plain = counts([0], [1000], 0.5, blocks=12)
     three, four = (
-        replace(plain, blocks=[*plain.blocks, overdispersed_blocks(plain.control, plain.candidate, of, 1)])
+        replace(plain, blocks=[*plain.blocks, overdispersed_blocks(plain.control, plain.treatment, of, 1)])
         for of in (3, 4)
     )
     assert finding(three).verdict == MetricVerdict.UNDECIDED
@@ -163,24 +163,24 @@ epochs = st.lists(st.tuples(some, some, st.sampled_from([0.0, 0.01, 0.25, 0.5, 1
 
 @given(epochs, st.sampled_from([0, 1, 2.5]), st.booleans())
 def test_no_counts_raise(rows: list[tuple[float, float, float]], phi: float, promotes: bool) -> None:
-    control, candidate, weight = zip(*rows, strict=True)
-    found = finding(counts(control, candidate, weight, phi=phi), promotes=promotes)
+    control, treatment, weight = zip(*rows, strict=True)
+    found = finding(counts(control, treatment, weight, phi=phi), promotes=promotes)
     assert found.sentence("p99")
 
 
 def test_many_at_once_equal_each_alone() -> None:
     random = np.random.default_rng(9)
-    control, candidate = random.poisson(40, (3, 2, 4)).astype(float), random.poisson(20, (3, 2, 4)).astype(float)
-    control[0, 0], candidate[1, 1], control[2, 0, 1] = 0, 0, math.nan
+    control, treatment = random.poisson(40, (3, 2, 4)).astype(float), random.poisson(20, (3, 2, 4)).astype(float)
+    control[0, 0], treatment[1, 1], control[2, 0, 1] = 0, 0, math.nan
     weight = np.array([0.05, 0.1, 0.25, 0.5])
     margin = np.array([[0.1], [0.25], [0.5]])
     promotes = np.array([[False], [True], [True]])
     together = evaluate_verdicts(
-        counts(control, candidate, weight), MetricLimits(margin, 0.01, 0.5, 0.05, 6), promotes=promotes
+        counts(control, treatment, weight), MetricLimits(margin, 0.01, 0.5, 0.05, 6), promotes=promotes
     )
     for metric, arm in itertools.product(range(3), range(2)):
         alone = MetricLimits(float(margin[metric, 0]), 0.01, 0.5, 0.05, 6)
-        own = counts(control[metric, arm], candidate[metric, arm], weight)
+        own = counts(control[metric, arm], treatment[metric, arm], weight)
         one = finding(own, alone, promotes=bool(promotes[metric, 0]))
         both = together.at(metric, arm)
         assert one.verdict == both.verdict

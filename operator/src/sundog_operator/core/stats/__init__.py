@@ -5,6 +5,6 @@ evaluation with a probability of at most α (Ville's inequality), and frequent e
 the natural logarithm.
 Inputs are cumulative counts, which add up over edges and restarts. No function reads a clock or calls another system.
 
-Arm A is control: a rollout's stable revision or an experiment's control. Arm B is the candidate: a rollout's canary or an experiment's
-treatment. Weights are constant within an epoch. The log E of independent epochs add up.
+Arm A is control: a rollout's stable revision or an experiment's control. Arm B is the treatment: a rollout's canary or another arm of an
+experiment. Weights are constant within an epoch. The log E of independent epochs add up.
 """

@@ -24,9 +24,9 @@ def fitting(limit: Numbers, where: NDArray[np.bool_]) -> Numbers:
 
 
 def is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) -> NDArray[np.bool_]:
-    """Return whether the candidate's rate exceeds control's by at most the floor. Without it, a service without errors never passes.
+    """Return whether the treatment's rate exceeds control's by at most the floor. Without it, a service without errors never passes.
 
-    The lower confidence bound of control's rate plus the floor is tested against the candidate's counts (see `proportion`). With few events
+    The lower confidence bound of control's rate plus the floor is tested against the treatment's counts (see `proportion`). With few events
     the bound is near 0 at any level, so the test has most of the error (union bound).
 
     Args:
@@ -35,13 +35,13 @@ def is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) -> 
         phi: the dispersion, shape (...).
         alpha: the error of the gate; the floor uses half of it.
     """
-    control, candidate, control_units, candidate_units = sums
+    control, treatment, control_units, treatment_units = sums
     optimum = proportion.optimum_for_rate(room)
     bounding, testing = alpha / 2 * _BOUND_ERROR_SHARE, alpha / 2 * (1 - _BOUND_ERROR_SHARE)
 
     def is_within_floor(control_rate: Numbers) -> NDArray[np.bool_]:
         rate = np.clip(control_rate + room, _LEAST_RATE, 1 - _LEAST_RATE)
-        evidence = proportion.log_e(candidate, candidate_units, rate, optimum, 2 * testing, "below") / phi
+        evidence = proportion.log_e(treatment, treatment_units, rate, optimum, 2 * testing, "below") / phi
         found: NDArray[np.bool_] = evidence >= multiple_testing.log_e_threshold(testing)
         return found
 
@@ -57,7 +57,7 @@ def is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) -> 
 
 
 def units_for_floor(counts: EventCounts, limits: MetricLimits, where: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
-    """Return the candidate's requests at which it passes by its floor if rates stay, and the seconds until then.
+    """Return the treatment's requests at which it passes by its floor if rates stay, and the seconds until then.
 
     Each has the shape of `where`; infinite where it never passes, and where `where` is false.
     """

@@ -22,27 +22,27 @@ class GroupedEvents:
 
     Attributes:
         control: control's events.
-        candidate: the candidate's events.
+        treatment: the treatment's events.
         control_requests: control's requests.
-        candidate_requests: the candidate's requests.
+        treatment_requests: the treatment's requests.
         control_without_unit: control's events of requests without a unit, shape (..., epochs).
-        candidate_without_unit: the candidate's events of requests without a unit, same shape.
+        treatment_without_unit: the treatment's events of requests without a unit, same shape.
         requests_without_unit: requests without a unit in both arms, same shape.
     """
 
     control: Numbers
-    candidate: Numbers
+    treatment: Numbers
     control_requests: Numbers
-    candidate_requests: Numbers
+    treatment_requests: Numbers
     control_without_unit: Numbers
-    candidate_without_unit: Numbers
+    treatment_without_unit: Numbers
     requests_without_unit: Numbers
 
     @property
     def valid(self) -> NDArray[np.bool_]:
         """True where all numbers are finite and none is negative; shape (...)."""
-        grouped = np.stack([self.control, self.candidate, self.control_requests, self.candidate_requests])
-        alone = np.stack([self.control_without_unit, self.candidate_without_unit, self.requests_without_unit])
+        grouped = np.stack([self.control, self.treatment, self.control_requests, self.treatment_requests])
+        alone = np.stack([self.control_without_unit, self.treatment_without_unit, self.requests_without_unit])
         found: NDArray[np.bool_] = np.logical_and(
             (np.isfinite(grouped) & (grouped >= 0)).all((0, -1, -2)), (np.isfinite(alone) & (alone >= 0)).all((0, -1))
         )
@@ -63,26 +63,26 @@ def design_effect(groups: GroupedEvents, null: Numbers, weight: Numbers) -> Numb
     """Return the design effect φ ≥ 1 over groups, of shape (...): the larger of two estimates.
 
     A group's influence is its contribution to x − θ₀s beyond the expectation at the null's rates. The first estimate sums influences over
-    epochs and arms before it squares them; it has the variance of the test's sum. It shows heavy units of the candidate. Where the
-    candidate's weight is small, it does not show heavy units of control. So the second estimate takes the contribution that each group
+    epochs and arms before it squares them; it has the variance of the test's sum. It shows heavy units of the treatment. Where the
+    treatment's weight is small, it does not show heavy units of control. So the second estimate takes the contribution that each group
     would have in either arm, and the variance from the random choice of the arm.
 
     Args:
         groups: the counts.
-        null: θ₀, the candidate's share of events that is tested, shape (..., epochs).
-        weight: the candidate's share of the requests, same shape.
+        null: θ₀, the treatment's share of events that is tested, shape (..., epochs).
+        weight: the treatment's share of the requests, same shape.
     """
-    x, c, share = groups.candidate, groups.control, null[..., None]
+    x, c, share = groups.treatment, groups.control, null[..., None]
     events = (x + c).sum(-1, keepdims=True)
     with np.errstate(all="ignore"):
-        candidate = _excess_events(x, groups.candidate_requests, share * events)
+        treatment = _excess_events(x, groups.treatment_requests, share * events)
         control = _excess_events(c, groups.control_requests, (1 - share) * events)
-        alone = groups.candidate_without_unit * (1 - null) ** 2 + groups.control_without_unit * null**2
+        alone = groups.treatment_without_unit * (1 - null) ** 2 + groups.control_without_unit * null**2
         chance = (x.sum(-1) * (1 - null) ** 2 + c.sum(-1) * null**2 + alone).sum(-1)
-        observed = _group_variance(((1 - share) * candidate - share * control).sum(-2))
-        as_candidate, as_control = (1 - null) / (1 - weight), null / weight
-        either = as_candidate[..., None] * candidate + as_control[..., None] * control
-        of_chance = as_candidate**2 * x.sum(-1) + as_control**2 * c.sum(-1)
+        observed = _group_variance(((1 - share) * treatment - share * control).sum(-2))
+        as_treatment, as_control = (1 - null) / (1 - weight), null / weight
+        either = as_treatment[..., None] * treatment + as_control[..., None] * control
+        of_chance = as_treatment**2 * x.sum(-1) + as_control**2 * c.sum(-1)
         by_assignment = (
             _assignment_variance(either, weight) + chance - (weight * (1 - weight) * of_chance + alone).sum(-1)
         )
@@ -108,7 +108,7 @@ def request_design_effect(groups: GroupedEvents) -> Numbers:
 
     For units of different sizes m, it is Σm²/Σm. It applies until events show how a unit's requests end.
     """
-    requests = (groups.control_requests + groups.candidate_requests).sum(-2)
+    requests = (groups.control_requests + groups.treatment_requests).sum(-2)
     alone = groups.requests_without_unit.sum(-1)
     with np.errstate(all="ignore"):
         index = (_group_variance(requests) + alone) / (requests.sum(-1) + alone)
@@ -125,7 +125,7 @@ def _group_variance(sums: Numbers) -> Numbers:
 def _assignment_variance(either: Numbers, weight: Numbers) -> Numbers:
     """Return the variance from the random assignment of groups to arms, shape (...).
 
-    One draw decides for all epochs: a unit that the candidate has at a weight stays with it at a higher weight.
+    One draw decides for all epochs: a unit that the treatment has at a weight stays with it at a higher weight.
     """
     centred = either - either.mean(-1, keepdims=True)
     together = np.einsum("...eg,...fg->...ef", centred, centred)

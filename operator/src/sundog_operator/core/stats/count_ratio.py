@@ -1,6 +1,6 @@
-"""Test and confidence sequence of the ratio of two rates, control's and a candidate's, from event counts alone.
+"""Test and confidence sequence of the ratio of two rates, control's and a treatment's, from event counts alone.
 
-Given an event, equal rates imply a known probability that it was the candidate's: the candidate's weight at that time. So the test needs
+Given an event, equal rates imply a known probability that it was the treatment's: the treatment's weight at that time. So the test needs
 neither the number of requests nor a constant base rate, and estimates nothing. Source: Lindon and Malek (arXiv 2011.03567).
 
 Arrays have epochs in the last axis, after any axes of metrics and arms.
@@ -30,20 +30,20 @@ _MOVES: Final = 7
 
 def log_e(
     control: Numbers,
-    candidate: Numbers,
+    treatment: Numbers,
     weight: Numbers,
     ratio: float | Numbers,
     side: Side = "both",
     concentrations: Sequence[float] = CONCENTRATIONS,
 ) -> Numbers:
-    """Return log E against a ratio of the rates, the candidate's to control's.
+    """Return log E against a ratio of the rates, the treatment's to control's.
 
     With a side, the null also has all ratios on the other side of `ratio`, and the ratio may vary over epochs within the null.
 
     Args:
         control: events of control, shape (..., epochs).
-        candidate: events of the candidate, shape (..., epochs).
-        weight: the candidate's share of the two arms' assignments in each epoch, in (0, 1); broadcasts to (..., epochs).
+        treatment: events of the treatment, shape (..., epochs).
+        weight: the treatment's share of the two arms' assignments in each epoch, in (0, 1); broadcasts to (..., epochs).
         ratio: the tested ratio, above 0; broadcasts to (...).
         side: the side of the alternatives.
         concentrations: those of the mixture's equal parts.
@@ -51,39 +51,39 @@ def log_e(
     Returns:
         Shape (...).
     """
-    null = candidate_share(ratio, weight)
-    k = np.asarray(concentrations, float).reshape(-1, *(1,) * np.broadcast(control, candidate, null).ndim)
-    parts = beta_binomial.log_e(candidate, control, null, k * weight, k * (1 - weight), side).sum(-1)
+    null = treatment_share(ratio, weight)
+    k = np.asarray(concentrations, float).reshape(-1, *(1,) * np.broadcast(control, treatment, null).ndim)
+    parts = beta_binomial.log_e(treatment, control, null, k * weight, k * (1 - weight), side).sum(-1)
     mean: Numbers = np.logaddexp.reduce(parts, axis=0) - math.log(len(concentrations))
     return mean
 
 
-def candidate_share(ratio: float | Numbers, weight: Numbers) -> Numbers:
-    """Return the candidate's share of both arms' events at a ratio of the rates, shape (..., epochs); arguments as for `log_e`."""
+def treatment_share(ratio: float | Numbers, weight: Numbers) -> Numbers:
+    """Return the treatment's share of both arms' events at a ratio of the rates, shape (..., epochs); arguments as for `log_e`."""
     found: Numbers = expit(np.log(np.asarray(ratio, float))[..., None] + _logit(weight))
     return found
 
 
 def ratio_interval(
     control: Numbers,
-    candidate: Numbers,
+    treatment: Numbers,
     weight: Numbers,
     bar: float | Numbers,
     concentrations: Sequence[float] = CONCENTRATIONS,
 ) -> tuple[Numbers, Numbers]:
     """Return the ratios whose two-sided log E is below `bar`, as (lower, upper), each of shape (...).
 
-    `bar` is log(1/α), times the dispersion where there is one. The lower end is 0 without events of the candidate. The upper end is
+    `bar` is log(1/α), times the dispersion where there is one. The lower end is 0 without events of the treatment. The upper end is
     infinite without events of control. Both ends are NaN where no ratio fits all epochs or a count is not a number.
     """
     with np.errstate(all="ignore"):
-        against_equal = log_e(control, candidate, weight, 1.0, "both", concentrations)
-    return interval_from_log_e(against_equal, control, candidate, weight, bar)
+        against_equal = log_e(control, treatment, weight, 1.0, "both", concentrations)
+    return interval_from_log_e(against_equal, control, treatment, weight, bar)
 
 
 def one_sided_interval(
     control: Numbers,
-    candidate: Numbers,
+    treatment: Numbers,
     weight: Numbers,
     bar: Numbers,
     concentrations: Sequence[float] = CONCENTRATIONS,
@@ -96,7 +96,7 @@ def one_sided_interval(
 
     def end(side: Side) -> Numbers:
         def excess(log_ratio: Numbers) -> Numbers:
-            return log_e(control, candidate, weight, np.exp(log_ratio), side, concentrations) - bar
+            return log_e(control, treatment, weight, np.exp(log_ratio), side, concentrations) - bar
 
         # Further outwards, this side's test rejects.
         outwards = 1.0 if side == "below" else -1.0
@@ -106,10 +106,10 @@ def one_sided_interval(
         return np.exp(np.where((within < 0) & (beyond >= 0), found, outwards * np.inf))
 
     with np.errstate(all="ignore"):
-        maximum_likelihood, _ = _maximize_likelihood(control, candidate, weight)
-        centre = np.where((control.sum(-1) == 0) | (candidate.sum(-1) == 0), 0.0, maximum_likelihood)
+        maximum_likelihood, _ = _maximize_likelihood(control, treatment, weight)
+        centre = np.where((control.sum(-1) == 0) | (treatment.sum(-1) == 0), 0.0, maximum_likelihood)
         lower, upper = end("above"), end("below")
-    return np.where(candidate.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
+    return np.where(treatment.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
 
 
 def _bracket(
@@ -129,69 +129,69 @@ def _bracket(
 
 
 def interval_from_log_e(
-    against_equal: Numbers, control: Numbers, candidate: Numbers, weight: Numbers, bar: float | Numbers
+    against_equal: Numbers, control: Numbers, treatment: Numbers, weight: Numbers, bar: float | Numbers
 ) -> tuple[Numbers, Numbers]:
     """Return `ratio_interval` for any mixture of ratios, given its log E against equal rates.
 
     Log E against another ratio differs from that by the likelihoods alone.
     """
     with np.errstate(all="ignore"):
-        rise = against_equal - _negative_log_likelihood(control, candidate, _logit(weight)) - bar
-        centre, curvature = _maximize_likelihood(control, candidate, weight)
-        least = rise + _negative_log_likelihood(control, candidate, centre[..., None] + _logit(weight))
-        one_sided = (control.sum(-1) == 0) | (candidate.sum(-1) == 0)
+        rise = against_equal - _negative_log_likelihood(control, treatment, _logit(weight)) - bar
+        centre, curvature = _maximize_likelihood(control, treatment, weight)
+        least = rise + _negative_log_likelihood(control, treatment, centre[..., None] + _logit(weight))
+        one_sided = (control.sum(-1) == 0) | (treatment.sum(-1) == 0)
         reach = np.where(one_sided, _FAR, np.sqrt(-2 * least / curvature))
         centre = np.where(one_sided, 0.0, centre)
         lower, upper = np.exp(
-            _newton_roots(control, candidate, weight, rise, np.stack([centre - reach, centre + reach]))
+            _newton_roots(control, treatment, weight, rise, np.stack([centre - reach, centre + reach]))
         )
-    return np.where(candidate.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
+    return np.where(treatment.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
 
 
-def maximum_likelihood_ratio(control: Numbers, candidate: Numbers, weight: Numbers) -> Numbers:
+def maximum_likelihood_ratio(control: Numbers, treatment: Numbers, weight: Numbers) -> Numbers:
     """Return the ratio of highest likelihood, of shape (...); NaN without events."""
-    none = control.sum(-1) + candidate.sum(-1) == 0
+    none = control.sum(-1) + treatment.sum(-1) == 0
     with np.errstate(all="ignore"):
-        centre, _ = _maximize_likelihood(control, candidate, weight)
-    ratio = np.where(candidate.sum(-1) == 0, 0.0, np.where(control.sum(-1) == 0, np.inf, np.exp(centre)))
+        centre, _ = _maximize_likelihood(control, treatment, weight)
+    ratio = np.where(treatment.sum(-1) == 0, 0.0, np.where(control.sum(-1) == 0, np.inf, np.exp(centre)))
     return np.where(none, np.nan, ratio)
 
 
-def _maximize_likelihood(control: Numbers, candidate: Numbers, weight: Numbers) -> tuple[Numbers, Numbers]:
+def _maximize_likelihood(control: Numbers, treatment: Numbers, weight: Numbers) -> tuple[Numbers, Numbers]:
     """Return the log ratio of highest likelihood, and the observed information there; each of shape (...)."""
-    events, offset = control + candidate, _logit(weight)
-    centre = np.log((candidate.sum(-1) + 0.5) / ((control * np.exp(offset)).sum(-1) + 0.5))
+    events, offset = control + treatment, _logit(weight)
+    centre = np.log((treatment.sum(-1) + 0.5) / ((control * np.exp(offset)).sum(-1) + 0.5))
     for _ in range(_STEPS):
         share = expit(centre[..., None] + offset)
         curvature = (events * share * (1 - share)).sum(-1)
-        step = np.clip(((events * share).sum(-1) - candidate.sum(-1)) / curvature, -2.0, 2.0)
+        step = np.clip(((events * share).sum(-1) - treatment.sum(-1)) / curvature, -2.0, 2.0)
         centre = np.clip(centre - step, -_FAR, _FAR)
         if not np.any(np.abs(step) > 1e-3):
             break
     return centre, curvature
 
 
-def _newton_roots(control: Numbers, candidate: Numbers, weight: Numbers, rise: Numbers, start: Numbers) -> Numbers:
+def _newton_roots(control: Numbers, treatment: Numbers, weight: Numbers, rise: Numbers, start: Numbers) -> Numbers:
     """Return the log ratios where `rise` plus the negative log likelihood is 0; starts of shape (ends, ...); NaN without a root.
 
     The negative log likelihood is convex in the log ratio. So from any point on one side of its minimum, Newton's first step ends beyond
     that side's root. Each further step comes closer without passing it.
     """
     log_ratio, step = start, np.full(np.shape(start), np.inf)
-    events, offset = control + candidate, _logit(weight)
+    events, offset = control + treatment, _logit(weight)
     for _ in range(_STEPS):
         odds = log_ratio[..., None] + offset
-        slope = (events * expit(odds) - candidate).sum(-1)
-        step = (rise + _negative_log_likelihood(control, candidate, odds)) / slope
+        slope = (events * expit(odds) - treatment).sum(-1)
+        step = (rise + _negative_log_likelihood(control, treatment, odds)) / slope
         log_ratio = log_ratio - step
         if not np.any(np.abs(step) > _CLOSE):
             break
     return np.where(np.abs(step) <= _CLOSE, log_ratio, np.nan)
 
 
-def _negative_log_likelihood(control: Numbers, candidate: Numbers, odds: Numbers) -> Numbers:
-    """Return minus the log likelihood of the events' arms, given the log odds that an event is the candidate's."""
-    found: Numbers = ((control + candidate) * np.logaddexp(0.0, odds) - candidate * odds).sum(-1)
+def _negative_log_likelihood(control: Numbers, treatment: Numbers, odds: Numbers) -> Numbers:
+    """Return minus the log likelihood of the events' arms, given the log odds that an event is the treatment's."""
+    found: Numbers = ((control + treatment) * np.logaddexp(0.0, odds) - treatment * odds).sum(-1)
     return found
 
 

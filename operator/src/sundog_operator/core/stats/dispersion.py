@@ -36,17 +36,17 @@ class BlockMoments(NamedTuple):
 
     Attributes:
         closed: number of blocks, with or without events.
-        candidate: Σx, the candidate's events.
+        treatment: Σx, the treatment's events.
         both: Σs, both arms' events.
-        candidate_squares: Σx².
+        treatment_squares: Σx².
         product: Σxs.
         both_squares: Σs².
     """
 
     closed: Numbers
-    candidate: Numbers
+    treatment: Numbers
     both: Numbers
-    candidate_squares: Numbers
+    treatment_squares: Numbers
     product: Numbers
     both_squares: Numbers
 
@@ -66,11 +66,11 @@ def dispersion_factor(lengths: Iterable[BlockMoments], null: Numbers) -> Numbers
 
     For one length, it is the index of dispersion of the test's sum in a block, x − θ₀s. It is the variance over blocks, divided by that of
     Poisson counts with the arms' own means: Σx(1 − θ₀)² + Σ(s − x)θ₀². Pearson's residuals x − θ̂s would hide stalls: where only the
-    candidate's replica fails, θ̂ is 1, and all residuals are 0.
+    treatment's replica fails, θ̂ is 1, and all residuals are 0.
 
     Args:
         lengths: sums over the blocks of each length.
-        null: θ₀, the candidate's share of events that is tested, shape (..., epochs).
+        null: θ₀, the treatment's share of events that is tested, shape (..., epochs).
     """
     sums = np.array(list(lengths))
     return _index(BlockMoments(*np.moveaxis(sums, 1, 0)), null).max(0) if sums.size else np.ones(null.shape[:-1])
@@ -84,11 +84,11 @@ def inflate_for_few_clusters(index: Numbers, clusters: Numbers) -> Numbers:
 def _index(blocks: BlockMoments, null: Numbers) -> Numbers:
     """Return the corrected index of dispersion over blocks of one length, of shape (...); 1 where too few blocks are closed."""
     with np.errstate(all="ignore"):
-        whole = blocks.candidate - null * blocks.both
-        squares = blocks.candidate_squares - 2 * null * blocks.product + null**2 * blocks.both_squares
+        whole = blocks.treatment - null * blocks.both
+        squares = blocks.treatment_squares - 2 * null * blocks.product + null**2 * blocks.both_squares
         closed = np.maximum(blocks.closed, 1.0)
         observed = (squares - whole**2 / closed).sum(-1)
-        chance = blocks.candidate * (1 - null) ** 2 + (blocks.both - blocks.candidate) * null**2
+        chance = blocks.treatment * (1 - null) ** 2 + (blocks.both - blocks.treatment) * null**2
         index = observed / (chance * (closed - 1) / closed).sum(-1)
         clusters = blocks.both.sum(-1) ** 2 / blocks.both_squares.sum(-1)
         found = inflate_for_few_clusters(index, clusters)

@@ -1,7 +1,7 @@
-"""Test for harm in a candidate's first blocks, before the dispersion of its failures is known.
+"""Test for harm in a treatment's first blocks, before the dispersion of its failures is known.
 
 One stalled replica fails many requests together. A stall of one minute touches seven blocks of ten seconds. So the test drops the seven
-blocks with the most evidence against the candidate. It treats the failures in the other blocks as independent, against "within the margin".
+blocks with the most evidence against the treatment. It treats the failures in the other blocks as independent, against "within the margin".
 If stalls touch at most seven blocks, the evidence left is no larger than that of the untouched blocks. So the probability that log E ever
 reaches log(1/α) is at most α.
 
@@ -18,7 +18,7 @@ from sundog_operator.core.stats import count_ratio
 from sundog_operator.core.stats.beta_binomial import Numbers
 
 MAX_BLOCKS: Final = 22
-"""Number of the candidate's first blocks that are tested: until the usual test has its 12 to 14 blocks, after a warm-up of one minute."""
+"""Number of the treatment's first blocks that are tested: until the usual test has its 12 to 14 blocks, after a warm-up of one minute."""
 
 BLOCKS_LEFT_OUT: Final = 7
 """Blocks that a stall of a minute touches."""
@@ -30,21 +30,21 @@ _BEYOND_MARGIN: Final = 2.0
 """Least ratio of the alternative to the margin's limit."""
 
 
-def log_likelihood_ratio(control: Numbers, candidate: Numbers, weight: float | Numbers, margin: float) -> Numbers:
+def log_likelihood_ratio(control: Numbers, treatment: Numbers, weight: float | Numbers, margin: float) -> Numbers:
     """Return the log likelihood of a high failure ratio minus that of the largest ratio within the margin, of shape (..., blocks).
 
     Args:
         control: control's events, shape (..., blocks).
-        candidate: the candidate's events, same shape.
-        weight: the candidate's share of the two arms' assignments, in (0, 1); broadcasts.
-        margin: the share of additional events that the candidate may have.
+        treatment: the treatment's events, same shape.
+        weight: the treatment's share of the two arms' assignments, in (0, 1); broadcasts.
+        margin: the share of additional events that the treatment may have.
     """
     weights = np.asarray(weight, float)
     null, other = (
-        count_ratio.candidate_share(times, weights)
+        count_ratio.treatment_share(times, weights)
         for times in (1 + margin, max(_TIMES, _BEYOND_MARGIN * (1 + margin)))
     )
-    found: Numbers = candidate * np.log(other / null) + control * np.log((1 - other) / (1 - null))
+    found: Numbers = treatment * np.log(other / null) + control * np.log((1 - other) / (1 - null))
     return found
 
 
@@ -59,11 +59,11 @@ def pooled_log_e(epochs: Sequence[tuple[float, Sequence[int], Sequence[int]]], m
     """Return log E of blocks that several epochs share.
 
     Args:
-        epochs: for each epoch the candidate's weight, and by block the events of control and of the candidate.
-        margin: the share of additional events that the candidate may have.
+        epochs: for each epoch the treatment's weight, and by block the events of control and of the treatment.
+        margin: the share of additional events that the treatment may have.
     """
     found = [
-        log_likelihood_ratio(np.array(control, float), np.array(candidate, float), weight, margin)
-        for weight, control, candidate in epochs
+        log_likelihood_ratio(np.array(control, float), np.array(treatment, float), weight, margin)
+        for weight, control, treatment in epochs
     ]
     return float(log_e(np.sum(found, axis=0)))

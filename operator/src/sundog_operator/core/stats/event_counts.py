@@ -19,18 +19,18 @@ class EventCounts:
 
     Attributes:
         control: control's events, shape (..., epochs), after any axes of metrics and arms.
-        candidate: the candidate's events, same shape.
+        treatment: the treatment's events, same shape.
         control_units: control's requests, or its units where those stay with an arm, same shape.
-        candidate_units: the candidate's requests or units, same shape.
-        weight: the candidate's share of the assignments to both arms, in (0, 1); broadcasts.
+        treatment_units: the treatment's requests or units, same shape.
+        weight: the treatment's share of the assignments to both arms, in (0, 1); broadcasts.
         blocks: sums over time blocks of each length, the shortest first, with arrays of the same shape.
         groups: counts by group of units, where units stay with an arm.
     """
 
     control: Numbers
-    candidate: Numbers
+    treatment: Numbers
     control_units: Numbers
-    candidate_units: Numbers
+    treatment_units: Numbers
     weight: Numbers
     blocks: Sequence[BlockMoments]
     groups: GroupedEvents | None = None
@@ -38,7 +38,7 @@ class EventCounts:
     @property
     def valid(self) -> NDArray[np.bool_]:
         """True where all numbers are finite, none is negative, and weights are in (0, 1); shape (...)."""
-        counts = np.stack([self.control, self.candidate, self.control_units, self.candidate_units])
+        counts = np.stack([self.control, self.treatment, self.control_units, self.treatment_units])
         whole = (np.isfinite(counts) & (counts >= 0)).all((0, -1))
         share = ((self.weight > 0) & (self.weight < 1)).all(-1)
         found: NDArray[np.bool_] = np.logical_and(whole, share)
@@ -58,13 +58,13 @@ class EventCounts:
     @property
     def has_units(self) -> NDArray[np.bool_]:
         """True where both arms have units; shape (...)."""
-        found: NDArray[np.bool_] = (self.control_units.sum(-1) > 0) & (self.candidate_units.sum(-1) > 0)
+        found: NDArray[np.bool_] = (self.control_units.sum(-1) > 0) & (self.treatment_units.sum(-1) > 0)
         return found
 
     @property
     def sums(self) -> Numbers:
-        """Sums over epochs: control's and the candidate's events, then their units; shape (4, ...)."""
-        found: Numbers = np.stack([self.control, self.candidate, self.control_units, self.candidate_units]).sum(-1)
+        """Sums over epochs: control's and the treatment's events, then their units; shape (4, ...)."""
+        found: Numbers = np.stack([self.control, self.treatment, self.control_units, self.treatment_units]).sum(-1)
         return found
 
     def only(self, valid: NDArray[np.bool_]) -> Self:
@@ -91,9 +91,9 @@ class EventCounts:
         return replace(
             self,
             control=change(self.control),
-            candidate=change(self.candidate),
+            treatment=change(self.treatment),
             control_units=change(self.control_units),
-            candidate_units=change(self.candidate_units),
+            treatment_units=change(self.treatment_units),
             weight=change(self.weight),
             blocks=[BlockMoments(*map(change, each)) for each in self.blocks],
             groups=self.groups and self.groups.each(change),
@@ -104,7 +104,7 @@ class EventCounts:
 
         Bursts in time and differences between units are separate sources of variance, so their excesses above 1 add up.
         """
-        null = count_ratio.candidate_share(ratio, self.weight)
+        null = count_ratio.treatment_share(ratio, self.weight)
         phi = dispersion.dispersion_factor(self.blocks, null)
         return phi if self.groups is None else phi + cluster_variance.design_effect(self.groups, null, self.weight) - 1
 
@@ -119,12 +119,12 @@ class EventCounts:
     def log_e(self, ratio: Numbers, side: Side, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
         """Return log E against a ratio, already divided by the dispersion, and that dispersion; each of shape (...)."""
         phi = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1])
-        return count_ratio.log_e(self.control, self.candidate, self.weight, ratio, side, concentrations) / phi, phi
+        return count_ratio.log_e(self.control, self.treatment, self.weight, ratio, side, concentrations) / phi, phi
 
     def interval(self, ratio: Numbers, alpha: float, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
         """Return (lower, upper): the ratios that no one-sided test at level α rejects, given the dispersion at `ratio`."""
         bar = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1]) * multiple_testing.log_e_threshold(alpha)
-        return count_ratio.one_sided_interval(self.control, self.candidate, self.weight, bar, concentrations)
+        return count_ratio.one_sided_interval(self.control, self.treatment, self.weight, bar, concentrations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,5 +161,5 @@ class MetricLimits:
 
     @property
     def room(self) -> Numbers:
-        """Largest difference of the candidate's rate to control's that passes by the floor; 0 without a floor."""
+        """Largest difference of the treatment's rate to control's that passes by the floor; 0 without a floor."""
         return np.asarray(self.floor) / self.next_weight

@@ -34,7 +34,7 @@ class MetricFinding:
     """Result for one metric of one arm, by the decision that was made or is pending: the gate's or that on harm.
 
     Attributes:
-        ratio: the candidate's rate divided by control's; NaN without events.
+        ratio: the treatment's rate divided by control's; NaN without events.
         lower: lower end of the interval, which holds at every evaluation; NaN where no single ratio fits all epochs or a test has none.
         upper: upper end, NaN likewise.
         harm: log E against "within the margin", divided by the dispersion.
@@ -44,7 +44,7 @@ class MetricFinding:
         eta_s: seconds until then, at the pace of the tested epochs; infinite for never.
         verdict: the verdict.
         by_floor: whether it passed by its floor, not by its margin.
-        units: total requests of the candidate at which it passes by the floor if rates stay; infinite for never, NaN where not computed.
+        units: total requests of the treatment at which it passes by the floor if rates stay; infinite for never, NaN where not computed.
         basis: the decision that ratio, interval and `allowed` belong to.
     """
 
@@ -61,7 +61,7 @@ class MetricFinding:
     units: float = math.nan
     basis: DecisionBasis = DecisionBasis.ALL_STEPS
 
-    def sentence(self, metric: str, control: str = "control", candidate: str = "the candidate") -> str:
+    def sentence(self, metric: str, control: str = "control", treatment: str = "the treatment") -> str:
         """Return the finding as a sentence, given the arms' display names."""
         match self.verdict:
             case MetricVerdict.NO_DATA:
@@ -80,7 +80,7 @@ class MetricFinding:
                 return f"{observed}: within the allowed {self.allowed:.3g} times"
         if self.basis == DecisionBasis.HARM:
             return f"{observed}; more than {self.allowed:.3g} times is harm"
-        return f"{observed}; {self._describe_limit(control)}: {self._describe_need(candidate)}"
+        return f"{observed}; {self._describe_limit(control)}: {self._describe_need(treatment)}"
 
     def _describe_limit(self, control: str) -> str:
         """Return the limit in words. A latency's margin is in its threshold already, which leaves a ratio of 1."""
@@ -99,9 +99,9 @@ class MetricFinding:
         ends = f"({self.lower:.3g} to {self.upper:.3g} at every evaluation)"
         return f"{metric} is {self.ratio:.3g} times {control}'s{alone} {ends}"
 
-    def _describe_need(self, candidate: str) -> str:
+    def _describe_need(self, treatment: str) -> str:
         """Return the events or requests that typically decide, and the time until then."""
-        by_floor = f"about {self.units:.0f} requests of {candidate}" if math.isfinite(self.units) else ""
+        by_floor = f"about {self.units:.0f} requests of {treatment}" if math.isfinite(self.units) else ""
         by_margin = f"about {self.needed:.0f} events" if math.isfinite(self.needed) else ""
         # Without events, those that decide by the margin are a mere guess.
         ways = [by_floor] if math.isnan(self.ratio) and by_floor else [way for way in (by_margin, by_floor) if way]

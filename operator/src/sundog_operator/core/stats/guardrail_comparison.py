@@ -1,4 +1,4 @@
-"""Tests of the guardrail metrics of one candidate, from plain counts by metric and epoch. The other modules take arrays."""
+"""Tests of the guardrail metrics of one treatment, from plain counts by metric and epoch. The other modules take arrays."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class GuardrailMetric:
     """Limits of one kind of event.
 
     Attributes:
-        margin: the largest relative increase of the candidate's rate, such as 0.25.
+        margin: the largest relative increase of the treatment's rate, such as 0.25.
         floor: the absolute increase of the rate that always passes a gate; 0 for none.
         next_weight: the share of traffic that the gate leads to, in (0, 1].
         newest_alone: whether a gate tests the newest epoch only.
@@ -42,10 +42,10 @@ class GroupedCounts:
     """Counts by group of units, if units stay with an arm. The last group has the requests without a group.
 
     Attributes:
-        requests: of control and of the candidate, the requests by group.
-        events: for each metric, of control and of the candidate, the events by group.
+        requests: of control and of the treatment, the requests by group.
+        events: for each metric, of control and of the treatment, the events by group.
         requests_without_unit: requests of both arms without a unit.
-        events_without_unit: for each metric, the events of those requests, of control and of the candidate.
+        events_without_unit: for each metric, the events of those requests, of control and of the treatment.
     """
 
     requests: tuple[Sequence[int], Sequence[int]]
@@ -59,9 +59,9 @@ class EpochCounts:
     """Counts of an epoch, in which weights are constant.
 
     Attributes:
-        weight: the candidate's share of the assignments, in (0, 1); if units stay with an arm, its share of the received requests.
-        requests: of control and of the candidate.
-        events: for each metric, events of control and of the candidate.
+        weight: the treatment's share of the assignments, in (0, 1); if units stay with an arm, its share of the received requests.
+        requests: of control and of the treatment.
+        events: for each metric, events of control and of the treatment.
         blocks: for each metric and block length, the shortest first, the six numbers of `dispersion.BlockMoments`.
         by_unit: counts by group of units, if units stay with an arm; else None.
     """
@@ -172,7 +172,7 @@ class ArmSplit:
 
     @classmethod
     def of_two(cls, weight: float, units: tuple[int, int]) -> "ArmSplit":
-        """Return the split of control and a candidate with the share `weight`."""
+        """Return the split of control and a treatment with the share `weight`."""
         return cls((1 - weight, weight), units)
 
 
@@ -205,9 +205,9 @@ def _counts(metrics: int, epochs: Sequence[EpochCounts]) -> EventCounts:
     blocks = np.array([[epoch.blocks[index] for epoch in epochs] for index in range(metrics)], float)
     return EventCounts(
         control=events[..., 0],
-        candidate=events[..., 1],
+        treatment=events[..., 1],
         control_units=units[..., 0],
-        candidate_units=units[..., 1],
+        treatment_units=units[..., 1],
         weight=weight,
         blocks=[BlockMoments(*np.moveaxis(blocks[:, :, length], -1, 0)) for length in range(blocks.shape[2])],
         groups=_groups(metrics, epochs),
@@ -224,10 +224,10 @@ def _groups(metrics: int, epochs: Sequence[EpochCounts]) -> GroupedEvents | None
     alone = np.array([[each.events_without_unit[index] for each in grouped] for index in range(metrics)], float)
     return GroupedEvents(
         control=events[:, :, 0],
-        candidate=events[:, :, 1],
+        treatment=events[:, :, 1],
         control_requests=requests[:, :, 0],
-        candidate_requests=requests[:, :, 1],
+        treatment_requests=requests[:, :, 1],
         control_without_unit=alone[..., 0],
-        candidate_without_unit=alone[..., 1],
+        treatment_without_unit=alone[..., 1],
         requests_without_unit=np.array([[each.requests_without_unit for each in grouped]] * metrics, float),
     )

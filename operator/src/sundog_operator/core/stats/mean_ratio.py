@@ -1,8 +1,8 @@
-"""Test and confidence sequence of the ratio of two means, control's and a candidate's, over epochs.
+"""Test and confidence sequence of the ratio of two means, control's and a treatment's, over epochs.
 
 An epoch has the weight h = n_A·n_B/(n_A + n_B), the inverse variance of a difference between equally variable arms. So an epoch in which
 one arm has few units, as with adaptive weights, hardly counts. The test compares averages over epochs, control's Σh·ȳ_A/Σh with the
-candidate's. It assumes neither a constant ratio nor a constant difference. Its time is Σh, in which the sum Σh(ȳ_B − ȳ_A) gathers variance
+treatment's. It assumes neither a constant ratio nor a constant difference. Its time is Σh, in which the sum Σh(ȳ_B − ȳ_A) gathers variance
 evenly for any weights. The test is asymptotic: an epoch counts once each arm has its burn-in of `BURN_IN` units with a value other than 0.
 Sources: Waudby-Smith et al. (arXiv 2103.06476), the Lyapunov form; Howard et al. (arXiv 1810.08240) for the one-sided mixture.
 
@@ -80,16 +80,16 @@ class Contrast:
 
     Attributes:
         control: Σh·ȳ_A.
-        candidate: Σh·ȳ_B.
+        treatment: Σh·ȳ_B.
         control_variance: variance of `control`.
-        candidate_variance: variance of `candidate`.
+        treatment_variance: variance of `treatment`.
         time: Σh, 0 where no epoch counts yet.
     """
 
     control: Numbers
-    candidate: Numbers
+    treatment: Numbers
     control_variance: Numbers
-    candidate_variance: Numbers
+    treatment_variance: Numbers
     time: Numbers
 
     def grown(self, times: float | Numbers) -> Self:
@@ -97,7 +97,7 @@ class Contrast:
         return replace(self, **{each.name: getattr(self, each.name) * times for each in fields(self)})
 
     def log_e(self, ratio: float | Numbers, deviation: float, sign: int) -> Numbers:
-        """Return log E against "the candidate's average is at most `ratio` times control's", shape (...); −∞ without data.
+        """Return log E against "the treatment's average is at most `ratio` times control's", shape (...); −∞ without data.
 
         With a sign of −1 the null is "at least". `deviation` is the mixture's, in standard deviations of a unit: effects of about that size
         are found the fastest.
@@ -121,8 +121,8 @@ class Contrast:
     def _z(self, ratio: float | Numbers) -> Numbers:
         """Return the z statistic of the difference, in standard errors; NaN where the standard error is 0."""
         with np.errstate(all="ignore"):
-            error = np.sqrt(self.candidate_variance + ratio**2 * self.control_variance)
-            return np.where(error > 0, (self.candidate - ratio * self.control) / error, np.nan)
+            error = np.sqrt(self.treatment_variance + ratio**2 * self.control_variance)
+            return np.where(error > 0, (self.treatment - ratio * self.control) / error, np.nan)
 
     def interval(self, deviation: float, bar: float) -> tuple[Numbers, Numbers]:
         """Return the ratios of the averages whose two-sided log E is below `bar`, as (lower, upper). Source: Fieller (JRSS B 1954).
@@ -133,10 +133,10 @@ class Contrast:
         with np.errstate(all="ignore"):
             reach = (1 + 1 / spread) * (np.log1p(spread) + 2 * bar)
             a = self.control**2 - reach * self.control_variance
-            b = self.control * self.candidate
-            c = self.candidate**2 - reach * self.candidate_variance
+            b = self.control * self.treatment
+            c = self.treatment**2 - reach * self.treatment_variance
             root = np.sqrt(np.maximum(b**2 - a * c, 0.0))
-            exists = (a > 0) & (self.control > 0) & (self.control_variance + self.candidate_variance > 0)
+            exists = (a > 0) & (self.control > 0) & (self.control_variance + self.treatment_variance > 0)
             return np.where(exists, (b - root) / a, np.nan), np.where(exists, (b + root) / a, np.nan)
 
     def growth(self, ratio: Numbers | None, deviation: float, bar: float) -> Numbers:
@@ -154,21 +154,21 @@ class Contrast:
         return np.where(enough.any(0), _FACTORS[enough.argmax(0)], np.inf)
 
 
-def make_contrast(control: UnitValueSums, candidate: UnitValueSums) -> Contrast:
+def make_contrast(control: UnitValueSums, treatment: UnitValueSums) -> Contrast:
     """Return the contrast of two arms over the epochs in which each has its burn-in."""
-    counts, others = _floats(control.count), _floats(candidate.count)
-    least = np.minimum(_floats(control.valued), _floats(candidate.valued))
-    together = control.plus(candidate).variance
+    counts, others = _floats(control.count), _floats(treatment.count)
+    least = np.minimum(_floats(control.valued), _floats(treatment.valued))
+    together = control.plus(treatment).variance
     with np.errstate(all="ignore"):
         time = np.where(least >= BURN_IN, counts * others / (counts + others), 0.0)
-        of_control, of_candidate = (
+        of_control, of_treatment = (
             np.where(time > 0, time**2 * np.maximum(arm.variance, together) / count, 0.0)
-            for arm, count in ((control, counts), (candidate, others))
+            for arm, count in ((control, counts), (treatment, others))
         )
     return Contrast(
         (time * control.mean).sum(-1),
-        (time * candidate.mean).sum(-1),
+        (time * treatment.mean).sum(-1),
         of_control.sum(-1),
-        of_candidate.sum(-1),
+        of_treatment.sum(-1),
         time.sum(-1),
     )

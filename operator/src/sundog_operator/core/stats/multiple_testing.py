@@ -26,7 +26,7 @@ def find_discoveries(log_es: Numbers, alpha: float) -> list[int]:
 
 
 def allowed_ratio(margin: float | Numbers, weight: float | Numbers) -> float | Numbers:
-    """Return the largest ratio that costs all traffic at most the margin, 1 + margin/weight; `weight` is the candidate's share of it."""
+    """Return the largest ratio that costs all traffic at most the margin, 1 + margin/weight; `weight` is the treatment's share of it."""
     return 1 + np.asarray(margin) / weight
 
 

@@ -84,12 +84,12 @@ def compare_pairs(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> Out
 
 def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
     """Return the findings of a rate, by the events of units alone."""
-    control, candidate = (np.asarray(arm[2], float) for arm in (pairs.control, pairs.candidate))
-    evidence = RatioEvidence(control, candidate, pairs.weight, make_mixture(metric.scale))
+    control, treatment = (np.asarray(arm[2], float) for arm in (pairs.control, pairs.treatment))
+    evidence = RatioEvidence(control, treatment, pairs.weight, make_mixture(metric.scale))
     ratio, likelihood = evidence.maximum_likelihood()
     # Log E of a separate ratio per epoch against the best common ratio.
     differs = (
-        count_ratio.log_e(control, candidate, pairs.weight, 1.0) - likelihood >= bar
+        count_ratio.log_e(control, treatment, pairs.weight, 1.0) - likelihood >= bar
         if control.shape[-1] > 1
         else np.zeros(ratio.shape, bool)
     )
@@ -97,7 +97,7 @@ def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> Ou
     return _with_verdicts(
         metric,
         pairs,
-        (_divide(control.sum(-1), pairs.exposed[0]), _divide(candidate.sum(-1), pairs.exposed[1])),
+        (_divide(control.sum(-1), pairs.exposed[0]), _divide(treatment.sum(-1), pairs.exposed[1])),
         ratio,
         evidence.interval(bar),
         (above, below),
@@ -109,13 +109,13 @@ def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> Ou
 
 def _compare_means(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
     """Return the findings of a mean, by the sums of units' values."""
-    control, candidate = (UnitValueSums(arm[0], arm[1], arm[3], arm[4]) for arm in (pairs.control, pairs.candidate))
-    contrast = mean_ratio.make_contrast(control, candidate)
+    control, treatment = (UnitValueSums(arm[0], arm[1], arm[3], arm[4]) for arm in (pairs.control, pairs.treatment))
+    contrast = mean_ratio.make_contrast(control, treatment)
     with np.errstate(all="ignore"):
-        ratio = np.where(contrast.control > 0, contrast.candidate / contrast.control, np.nan)
+        ratio = np.where(contrast.control > 0, contrast.treatment / contrast.control, np.nan)
     means = (
         _divide(arm.total.sum(-1), exposed * MILLIONTHS)
-        for arm, exposed in zip((control, candidate), pairs.exposed, strict=True)
+        for arm, exposed in zip((control, treatment), pairs.exposed, strict=True)
     )
     above, below = (contrast.log_e(1.0, metric.deviation, sign) for sign in (1, -1))
     return _with_verdicts(
@@ -183,14 +183,14 @@ def _evaluate_metric(
     counts = np.array(outcomes, object).transpose(2, 1, 0)
     pairs = OutcomePairs(
         control=np.where(counted, counts[:, :1], 0),
-        candidate=np.where(counted, counts[:, 1:], 0),
+        treatment=np.where(counted, counts[:, 1:], 0),
         weight=np.where(counted, weight, 0.5),
     )
     known = compare_pairs(metric, pairs, multiple_testing.log_e_threshold(alpha))
     growth = known.growth() if (known.verdict == OutcomeVerdict.UNDECIDED).any() else known.uplift
-    control, candidate = pairs.exposed
+    control, treatment = pairs.exposed
     return [
-        _finding(metric, known, arm, control[arm] + candidate[arm], float(growth[arm]), elapsed_s)
+        _finding(metric, known, arm, control[arm] + treatment[arm], float(growth[arm]), elapsed_s)
         if comparable[arm]
         else OutcomeFinding(metric, verdict=OutcomeVerdict.INVALID)
         for arm in range(len(comparable))

@@ -115,18 +115,18 @@ class OutcomePairs:
 
     Attributes:
         control: the fields of control's `OutcomeCounts`, shape (fields, ..., epochs); 0 where there is nothing to compare.
-        candidate: those of the arm, same shape.
+        treatment: those of the arm, same shape.
         weight: the arm's share of the assignments to both, in (0, 1); broadcasts to (..., epochs).
     """
 
     control: mean_ratio.Integers
-    candidate: mean_ratio.Integers
+    treatment: mean_ratio.Integers
     weight: Numbers
 
     @property
     def exposed(self) -> tuple[mean_ratio.Integers, mean_ratio.Integers]:
         """Units of control and of each arm, summed over epochs."""
-        return self.control[0].sum(-1), self.candidate[0].sum(-1)
+        return self.control[0].sum(-1), self.treatment[0].sum(-1)
 
 
 def pair_with_control(shares: Numbers) -> tuple[Numbers, NDArray[np.bool_]]:

@@ -1,6 +1,6 @@
 """Test of the ratio of two rates that is about constant, from event counts alone: for experiments with many short epochs.
 
-As in `count_ratio`, an event is the candidate's with the probability of the candidate's weight if both rates are equal. There, each epoch
+As in `count_ratio`, an event is the treatment's with the probability of the treatment's weight if both rates are equal. There, each epoch
 has its own mixture over ratios, which costs evidence in each epoch. Here one mixture of ratios holds for all epochs.
 
 The null is the same, and so is the error: each ratio's likelihood by that of a null is a supermartingale while every epoch's ratio is
@@ -67,38 +67,38 @@ def make_mixture(scale: float) -> Mixture:
 
 
 class RatioEvidence:
-    """Evidence about the ratio of two rates, the candidate's to control's."""
+    """Evidence about the ratio of two rates, the treatment's to control's."""
 
-    def __init__(self, control: Numbers, candidate: Numbers, weight: Numbers, mixed: Mixture) -> None:
+    def __init__(self, control: Numbers, treatment: Numbers, weight: Numbers, mixed: Mixture) -> None:
         """Compute the log likelihood of each ratio.
 
         Args:
             control: events of control, shape (..., epochs).
-            candidate: events of the candidate, same shape.
-            weight: the candidate's share of the two arms' assignments in each epoch, in (0, 1); broadcasts.
+            treatment: events of the treatment, same shape.
+            weight: the treatment's share of the two arms' assignments in each epoch, in (0, 1); broadcasts.
             mixed: the mixture of ratios.
         """
-        self._control, self._candidate, self._weight = control, candidate, weight
+        self._control, self._treatment, self._weight = control, treatment, weight
         self._log_weights = mixed.log_weights
         self._above, self._below = (self._log_likelihood(sign * mixed.log_ratios) for sign in (1, -1))
 
     def above(self) -> Numbers:
-        """Return log E against "in no epoch is the candidate's rate higher", shape (...)."""
+        """Return log E against "in no epoch is the treatment's rate higher", shape (...)."""
         return _logsumexp(self._log_weights + self._above)
 
     def below(self) -> Numbers:
-        """Return log E against "in no epoch is the candidate's rate lower", shape (...)."""
+        """Return log E against "in no epoch is the treatment's rate lower", shape (...)."""
         return _logsumexp(self._log_weights + self._below)
 
     def interval(self, bar: float | Numbers) -> tuple[Numbers, Numbers]:
         """Return the ratios, constant over epochs, with a log E below `bar`: (lower, upper) as of `count_ratio.ratio_interval`."""
         log_weights, values = self._two_sided_mixture()
         against_equal = _logsumexp(log_weights + values)
-        return count_ratio.interval_from_log_e(against_equal, self._control, self._candidate, self._weight, bar)
+        return count_ratio.interval_from_log_e(against_equal, self._control, self._treatment, self._weight, bar)
 
     def maximum_likelihood(self) -> tuple[Numbers, Numbers]:
         """Return the ratio of highest likelihood, and its log likelihood minus that of equal rates; each of shape (...)."""
-        ratio = count_ratio.maximum_likelihood_ratio(self._control, self._candidate, self._weight)
+        ratio = count_ratio.maximum_likelihood_ratio(self._control, self._treatment, self._weight)
         with np.errstate(all="ignore"):
             finite = np.clip(np.nan_to_num(np.log(ratio), nan=0.0), -_BEYOND, _BEYOND)
         return ratio, self._log_likelihood(finite[..., None])[..., 0]
@@ -124,9 +124,9 @@ class RatioEvidence:
 
     def _log_likelihood(self, log_ratios: Numbers) -> Numbers:
         """Return log likelihoods minus that of equal rates: Σx·log r − Σ(x + c)·log(1 + π(r − 1)); ratios in the last axis."""
-        events = self._control + self._candidate
+        events = self._control + self._treatment
         cost = np.log1p(self._weight[..., None] * np.expm1(log_ratios)[..., None, :])
-        found: Numbers = self._candidate.sum(-1)[..., None] * log_ratios - (events[..., None, :] @ cost)[..., 0, :]
+        found: Numbers = self._treatment.sum(-1)[..., None] * log_ratios - (events[..., None, :] @ cost)[..., 0, :]
         return found
 
 

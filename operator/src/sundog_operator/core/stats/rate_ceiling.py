@@ -25,7 +25,7 @@ def is_below(
         design_effect: at least 1; larger where the requests of a unit correlate.
     """
     lengths = [BlockMoments(*(np.array([part], float) for part in length)) for length in blocks]
-    # With a tested share of 0, phi is the dispersion of the candidate's events alone.
+    # With a tested share of 0, phi is the dispersion of the treatment's events alone.
     phi = np.maximum(dispersion.dispersion_factor(lengths, np.zeros(1)), design_effect)
     evidence = proportion.log_e(
         np.array(float(hits)),

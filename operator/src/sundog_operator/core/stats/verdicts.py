@@ -1,4 +1,4 @@
-"""Verdicts on candidates from event counts: harm, a passed gate, or undecided. For many metrics and arms at once."""
+"""Verdicts on treatments from event counts: harm, a passed gate, or undecided. For many metrics and arms at once."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,8 @@ def evaluate_verdicts(
     harm, _ = valid_counts.log_e(1 + np.asarray(limits.margin), "above", limits.concentrations)
     passing, phi = gate.log_e(limits.allowed, "below", limits.concentrations)
     bar = phi * multiple_testing.log_e_threshold(limits.gate_alpha)
-    lower, upper = count_ratio.ratio_interval(gate.control, gate.candidate, gate.weight, bar, limits.concentrations)
-    ratio = count_ratio.maximum_likelihood_ratio(gate.control, gate.candidate, gate.weight)
+    lower, upper = count_ratio.ratio_interval(gate.control, gate.treatment, gate.weight, bar, limits.concentrations)
+    ratio = count_ratio.maximum_likelihood_ratio(gate.control, gate.treatment, gate.weight)
     early = ~valid_counts.enough
     verdict = _verdicts(valid, gate, limits, harm, passing, early=early, empty=np.isnan(lower))
     newest = valid_counts.newest(True)
@@ -67,7 +67,7 @@ def gate_interval(
 def harm_interval(counts: EventCounts, limits: MetricLimits) -> tuple[Numbers, Numbers, Numbers]:
     """Return (ratio, lower, upper) as harm is tested: it is found exactly where `lower` is at least 1 + margin."""
     valid_counts = counts.only(counts.valid)
-    ratio = count_ratio.maximum_likelihood_ratio(valid_counts.control, valid_counts.candidate, valid_counts.weight)
+    ratio = count_ratio.maximum_likelihood_ratio(valid_counts.control, valid_counts.treatment, valid_counts.weight)
     boundary = 1 + np.asarray(limits.margin)
     return ratio, *valid_counts.interval(boundary, limits.alpha / limits.tests, limits.concentrations)
 
@@ -99,7 +99,7 @@ def _verdicts(
 
 def _eta_s(gate: EventCounts, needed: Numbers) -> Numbers:
     """Return the seconds until `needed` events at the gate's pace; NaN where that is NaN, infinite without events."""
-    events, seconds = (gate.control + gate.candidate).sum(-1), gate.closed * dispersion.LENGTHS_S[0]
+    events, seconds = (gate.control + gate.treatment).sum(-1), gate.closed * dispersion.LENGTHS_S[0]
     with np.errstate(all="ignore"):
         left = np.maximum(needed - events, 0.0) * seconds / events
     return np.where((events > 0) & (seconds > 0), left, np.where(np.isnan(needed), np.nan, np.inf))
@@ -110,10 +110,10 @@ def _needed(gate: EventCounts, allowed: Numbers, bar: Numbers, wanted: NDArray[n
     found = np.full(wanted.shape, np.nan)
     if not wanted.any():
         return found
-    control, candidate, weight = (
-        np.broadcast_to(part, gate.control.shape)[wanted] for part in (gate.control, gate.candidate, gate.weight)
+    control, treatment, weight = (
+        np.broadcast_to(part, gate.control.shape)[wanted] for part in (gate.control, gate.treatment, gate.weight)
     )
-    ratio = count_ratio.maximum_likelihood_ratio(control, candidate, weight)
+    ratio = count_ratio.maximum_likelihood_ratio(control, treatment, weight)
     # Half an event keeps the estimate of the ratio above 0.
     ratio = np.where(np.isnan(ratio), 1.0, np.maximum(ratio, 0.5 / (control.sum(-1) + 1)))
     found[wanted] = sample_size.events_needed(ratio, allowed[wanted], weight[:, -1], bar[wanted], "below")

@@ -77,8 +77,8 @@ class _Ramped:
         self._world = world
 
     def look(self, draw: Generator, number: int, shares: np.ndarray, epoch: int) -> np.ndarray:
-        candidate = 0.5 + 0.4 * number / LOOKS
-        return self._world.look(draw, number, np.broadcast_to([1 - candidate, candidate], shares.shape), epoch)
+        treatment = 0.5 + 0.4 * number / LOOKS
+        return self._world.look(draw, number, np.broadcast_to([1 - treatment, treatment], shares.shape), epoch)
 
 
 @pytest.mark.extended

@@ -40,8 +40,8 @@ def estimate_sample_size(rate: float, times: float, weight: float, limits: Metri
 
     Args:
         rate: the share of control's requests that fail, in [0, 1).
-        times: the candidate's rate divided by control's.
-        weight: the candidate's share of the requests, in (0, 1).
+        times: the treatment's rate divided by control's.
+        weight: the treatment's share of the requests, in (0, 1).
         limits: the limits of one metric, as numbers.
     """
     failing = rate * (1 - weight) + min(rate * times, 1.0) * weight
@@ -79,14 +79,14 @@ def _by_floor(rate: float, times: float, weight: float, limits: MetricLimits) ->
     """Return the requests of both arms at which the gate passes by the floor; infinite without a floor, and for never."""
     if not limits.floor:
         return math.inf
-    # Start with one event of the candidate at a rate equal to the floor, far fewer than decide.
-    candidate = 1 / np.asarray(limits.floor, float)
-    control = candidate * (1 - weight) / weight
+    # Start with one event of the treatment at a rate equal to the floor, far fewer than decide.
+    treatment = 1 / np.asarray(limits.floor, float)
+    control = treatment * (1 - weight) / weight
     counts = EventCounts(
         control=np.atleast_1d(control * rate),
-        candidate=np.atleast_1d(candidate * min(rate * times, 1.0)),
+        treatment=np.atleast_1d(treatment * min(rate * times, 1.0)),
         control_units=np.atleast_1d(control),
-        candidate_units=np.atleast_1d(candidate),
+        treatment_units=np.atleast_1d(treatment),
         weight=np.atleast_1d(weight),
         blocks=[],
     )

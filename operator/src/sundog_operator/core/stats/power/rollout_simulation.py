@@ -133,10 +133,10 @@ class SimulatedCounts:
 
     def counts(self, rows: Numbers, weights: Numbers) -> EventCounts:
         """Return the event counts of some runs, over as many steps as there are weights."""
-        control_units, candidate_units, control, candidate = self._counts[:, rows, : len(weights)]
+        control_units, treatment_units, control, treatment = self._counts[:, rows, : len(weights)]
         blocks = [BlockMoments(*sums[:, rows, : len(weights)]) for sums in self._blocks.values()]
         weight = np.broadcast_to(weights, control.shape)
-        return EventCounts(control, candidate, control_units, candidate_units, weight, blocks)
+        return EventCounts(control, treatment, control_units, treatment_units, weight, blocks)
 
 
 def simulate_rollouts(
@@ -229,8 +229,8 @@ class SteadyTraffic:
         ratios = np.atleast_1d(self.ratio)
         worse = np.minimum(base * ratios[np.minimum(step, ratios.size - 1)], 1.0)
         total = draw.poisson(self.rps * TICK_S, step.shape)
-        candidate = draw.binomial(total, weight)
-        control = total - candidate
-        drawn = (control, candidate, draw.binomial(control, base), draw.binomial(candidate, worse))
+        treatment = draw.binomial(total, weight)
+        control = total - treatment
+        drawn = (control, treatment, draw.binomial(control, base), draw.binomial(treatment, worse))
         requests, canary, errors, canary_errors = (np.asarray(each, float) for each in drawn)
         return requests, canary, errors, canary_errors

@@ -17,9 +17,9 @@ def events_needed(ratio: Numbers, boundary: Numbers, weight: Numbers, bar: Numbe
     The number is typical: about half of all runs need more. Shape as the arguments broadcast. The test is that of `count_ratio`.
 
     Args:
-        ratio: the true ratio of the rates, the candidate's to control's.
+        ratio: the true ratio of the rates, the treatment's to control's.
         boundary: the tested ratio.
-        weight: the candidate's share of the two arms' assignments.
+        weight: the treatment's share of the two arms' assignments.
         bar: the log E of a rejection.
         side: the side of the boundary with the alternatives.
     """
