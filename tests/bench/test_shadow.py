@@ -62,8 +62,8 @@ def test_what_a_shadow_costs_callers(wrk: None) -> None:
     ):
         plain.apply([entry("none")])
         shadowing.apply([entry(name) for name in names])
-        told = "healthy"
-        eventually(lambda: shadowing.evidence()["services"][told]["shadow"]["mirroring"], "a mirror runs")
+        service = "healthy"
+        eventually(lambda: shadowing.evidence()["services"][service]["shadow"]["mirroring"], "a mirror runs")
         sides = [Side("without", plain.url("none"), REQUEST)]
         sides += [
             Side(

@@ -149,10 +149,10 @@ def test_scale_shows_status_and_selector(kubectl: Kubectl, api: Api) -> None:
 def test_fields_are_explained(kubectl: Kubectl, plural: str) -> None:
     described = CRDS[plural]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     explained = kubectl("explain", f"{plural}.spec")
-    said = " ".join(explained.split())
+    text = " ".join(explained.split())
     for name, field in described.items():
         assert name in explained
-        assert " ".join(field["description"].split()) in said, name
+        assert " ".join(field["description"].split()) in text, name
 
 
 def test_a_selector_finds_by_field(kubectl: Kubectl) -> None:

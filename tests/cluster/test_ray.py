@@ -135,8 +135,8 @@ def test_devices_are_placed_by_the_scheduler_and_refused_with_numbers(team: Team
 
     two = manifest("seer", "net", "net:Net", resources={"gpu": {"count": 2, "type": ["l4"]}})
     team.apply(two)
-    told = f"2 {GPU} of type l4 needed (1 × 2), 1 of 2 free on 1 node"
-    team.until_told("True", "InsufficientCapacity", told, name="seer")
+    message = f"2 {GPU} of type l4 needed (1 × 2), 1 of 2 free on 1 node"
+    team.until_told("True", "InsufficientCapacity", message, name="seer")
     team.apply(manifest("seer", resources={"gpu": {"count": 1, "type": ["h100"]}}))
     team.until_told("True", f"1 {GPU} of type h100 needed (1 × 1), 0 of 0 free on 0 nodes", name="seer")
     assert [each["metadata"]["name"] for each in team.workers(name="seer")] == [pod["metadata"]["name"]]

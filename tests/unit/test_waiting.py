@@ -23,10 +23,10 @@ def limits(**environment: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize(("scale", "told"), [("", "300.0 10.0"), ("3", "900.0 30.0"), ("0.5", "150.0 5.0")])
-def test_limits_are_scaled_by_the_environment(scale: str, told: str) -> None:
+@pytest.mark.parametrize(("scale", "expected"), [("", "300.0 10.0"), ("3", "900.0 30.0"), ("0.5", "150.0 5.0")])
+def test_limits_are_scaled_by_the_environment(scale: str, expected: str) -> None:
     done = limits(**({"SUNDOG_PATIENCE": scale} if scale else {}))
-    assert (done.stdout.strip(), done.stderr) == (told, "")
+    assert (done.stdout.strip(), done.stderr) == (expected, "")
 
 
 @pytest.mark.parametrize("scale", ["", "long", "0", "-1", "nan", "inf"])

@@ -265,10 +265,10 @@ def test_the_made_up_experiments_have_different_ends() -> None:
     assert verdicts >= {"Better", "Worse", "Undecided", "NoData", "NoEffect"}
 
 
-@pytest.mark.parametrize("said", ["Undecided", "Harm"])
-def test_an_arm_whose_guardrail_has_not_passed_does_not_win(analysis: ModuleType, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verdict", ["Undecided", "Harm"])
+def test_an_arm_whose_guardrail_has_not_passed_does_not_win(analysis: ModuleType, verdict: str, tmp_path: Path) -> None:
     life = MadeUp(2, 8000, lift=0.5)
-    life.rails = dict.fromkeys(life.rails, said)
+    life.rails = dict.fromkeys(life.rails, verdict)
     _, decision, winner = analysis.analyse(life.write(tmp_path))
     decided = life.judged()[1]
     assert (decision, winner) == (decided.decision, decided.winner)
@@ -281,10 +281,10 @@ def test_what_the_operator_decides_nothing_by_names_no_winner_here(
 ) -> None:
     seen = life.seen()
     assert experiments_winner.decide_winner(replace(seen, undecided_reason="")).decision == "Winner"
-    told = experiments_winner.decide_winner(seen).reason
+    reason = experiments_winner.decide_winner(seen).reason
     analysis.show(life.write(tmp_path))
-    assert told == f"nothing is decided: {life.undecided_reason()}"
-    assert f"here: Undecided: {told}" in capsys.readouterr().out.splitlines()
+    assert reason == f"nothing is decided: {life.undecided_reason()}"
+    assert f"here: Undecided: {reason}" in capsys.readouterr().out.splitlines()
 
 
 def test_units_of_an_epoch_that_is_no_evidence_are_no_broken_split(analysis: ModuleType, tmp_path: Path) -> None:

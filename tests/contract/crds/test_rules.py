@@ -817,10 +817,10 @@ def test_a_broken_rule_is_told_alike_by_both(admissions: Any, obj: dict[str, Any
     assert message in (f"{denial.path}: {denial.message}", denial.message)
 
 
-@pytest.mark.parametrize(("obj", "message", "told"), KEYS, ids=ids(KEYS))
-def test_a_bad_key_is_found_by_both(admissions: Any, obj: dict[str, Any], message: str, told: str) -> None:
+@pytest.mark.parametrize(("obj", "message", "expected_message"), KEYS, ids=ids(KEYS))
+def test_a_bad_key_is_found_by_both(admissions: Any, obj: dict[str, Any], message: str, expected_message: str) -> None:
     assert message in [str(violation) for violation in find_violations(obj)]
-    assert told in [denial.message for denial in admissions[obj["kind"]].denials(obj)]
+    assert expected_message in [denial.message for denial in admissions[obj["kind"]].denials(obj)]
 
 
 def test_an_experiment_cannot_move_to_another_deployment(admissions: Any) -> None:

@@ -175,16 +175,18 @@ async def test_sums_of_large_values_are_exact(store: OutcomeStore) -> None:
 
 
 async def test_requests_are_units_that_are_not_kept(store: OutcomeStore) -> None:
-    told = SignedExposure("a", 4, "b", 9, T0)
-    batch = OutcomeBatch(events=(event(1, 9, told=told), event(2, 10, told=told._replace(unit=10))), sticky=False)
+    exposure = SignedExposure("a", 4, "b", 9, T0)
+    batch = OutcomeBatch(
+        events=(event(1, 9, told=exposure), event(2, 10, told=exposure._replace(unit=10))), sticky=False
+    )
     assert await store.write("s/a", batch) == ["accepted", "accepted"]
     found = await tally(store)
     assert (found["outcome/m/4/b/units"], found.get("units"), found.get("exposed/4/b")) == (2, None, None)
 
 
 async def test_a_signed_exposure_is_known_before_its_request_was_counted(store: OutcomeStore) -> None:
-    told = SignedExposure("a", 4, "b", 9, T0)
-    assert await store.write("s/a", OutcomeBatch(events=(event(1, 9, told=told),))) == ["accepted"]
+    exposure = SignedExposure("a", 4, "b", 9, T0)
+    assert await store.write("s/a", OutcomeBatch(events=(event(1, 9, told=exposure),))) == ["accepted"]
     await store.write("s/a", OutcomeBatch({9: first("a", 5)}, (event(2, 9),)))
     found = await tally(store)
     assert (found["exposed/4/b"], found["outcome/m/4/b/sum"]) == (1, 2 * MILLION)
@@ -193,7 +195,7 @@ async def test_a_signed_exposure_is_known_before_its_request_was_counted(store: 
 
 async def test_beyond_its_bounds_a_store_counts_and_keeps_nothing(store: OutcomeStore) -> None:
     bounds = {"max_units": 2, "max_events": 2}
-    told = SignedExposure("a", 4, "b", 9, T0)
+    exposure = SignedExposure("a", 4, "b", 9, T0)
     await store.write("s/a", OutcomeBatch({unit: first() for unit in range(5)}, dropped=10, **bounds))
     results = await store.write("s/a", OutcomeBatch(events=tuple(event(n, n) for n in range(3)), **bounds))
     assert results == ["accepted", "accepted", "unknown"]
@@ -201,7 +203,7 @@ async def test_beyond_its_bounds_a_store_counts_and_keeps_nothing(store: Outcome
         "overflow",
         "duplicate",
     ]
-    assert await store.write("s/a", OutcomeBatch(events=(event(10, 9, told=told),), **bounds)) == ["unknown"]
+    assert await store.write("s/a", OutcomeBatch(events=(event(10, 9, told=exposure),), **bounds)) == ["unknown"]
     found = await tally(store)
     assert (found["units"], found["events"], found["overflow"], found["unknown"]) == (2, 2, 15, 2)
 

@@ -40,11 +40,11 @@ def test_what_the_model_server_opens_the_operator_accepts(uri: str, digest: str)
     assert not _violations(uri, digest)
 
 
-@pytest.mark.parametrize(("uri", "digest", "says"), TABLE.REFUSED)
-def test_what_both_refuse_and_neither_shows_a_secret(uri: str, digest: str, says: str) -> None:
+@pytest.mark.parametrize(("uri", "digest", "message"), TABLE.REFUSED)
+def test_what_both_refuse_and_neither_shows_a_secret(uri: str, digest: str, message: str) -> None:
     with pytest.raises(LoadFailed) as caught:
         parse_uri(uri, digest)
-    assert says in caught.value.message
+    assert message in caught.value.message
     told = _violations(uri, digest)
     assert told
     assert "secret" not in " ".join((caught.value.message, *told))

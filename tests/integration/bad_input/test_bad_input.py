@@ -81,7 +81,7 @@ def test_kubectl_is_told_the_same(bed: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ({"autoscaling": {}}, "spec.autoscaling: needs pods, which local mode does not have; leave it out"),
         (
@@ -99,7 +99,7 @@ def test_kubectl_is_told_the_same(bed: Any, tmp_path: Path) -> None:
     ],
     ids=["autoscaling", "gpu", "scheme", "strategy"],
 )
-def test_a_field_that_nobody_acts_on_yet_is_named(bed: Any, spec: dict[str, Any], told: str) -> None:
+def test_a_field_that_nobody_acts_on_yet_is_named(bed: Any, spec: dict[str, Any], message: str) -> None:
     status, answer = bed.up.api(
         "POST", f"{GROUP}/namespaces/default/modeldeployments", bed.manifest("later", {"model": MODEL, **spec})
     )
@@ -111,7 +111,7 @@ def test_a_field_that_nobody_acts_on_yet_is_named(bed: Any, spec: dict[str, Any]
         bed.up.api("DELETE", f"{GROUP}/namespaces/default/modeldeployments/later")
     for found, truth in ((stalled, "True"), (accepted, "False")):
         assert (found["status"], found["reason"]) == (truth, "NotYetSupported")
-        assert found["message"].startswith(told)
+        assert found["message"].startswith(message)
 
 
 def test_a_foreign_object_with_a_childs_name_is_left_alone(bed: Any) -> None:
@@ -555,22 +555,22 @@ class counted:  # noqa: N801 it reads as a clause
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"autoscaling": {"maxReplicas": 3}}, "spec.autoscaling"),
         ({"model": MODEL, "rollout": {"strategy": "blueGreen"}}, "spec.rollout.strategy"),
     ],
     ids=["autoscaling", "strategy"],
 )
-def test_an_edit_that_nobody_acts_on_yet_leaves_what_serves(bed: Any, change: dict[str, Any], told: str) -> None:
+def test_an_edit_that_nobody_acts_on_yet_leaves_what_serves(bed: Any, change: dict[str, Any], message: str) -> None:
     eventually(lambda: is_ready(bed.up.read("good")), "what serves")
     done = bed.up.sundog("apply", "-f", bed.file(bed.manifest("good", {**bed.spec(), **change})))
     try:
         assert done.returncode == 1
-        assert f"ModelDeployment default/good: NotYetSupported: {told}" in done.stderr
+        assert f"ModelDeployment default/good: NotYetSupported: {message}" in done.stderr
         accepted = eventually(lambda: refused(bed), "the refusal")
         assert accepted["reason"] == "NotYetSupported"
-        assert accepted["message"].startswith(told)
+        assert accepted["message"].startswith(message)
         obj = bed.up.read("good")
         assert condition(obj, "Stalled")["reason"] == "NotYetSupported"
         assert is_ready(obj)
@@ -614,7 +614,7 @@ def given_up(bed: Any) -> dict[str, Any] | None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("promote revision=7 id=a", "revision 7 is not the candidate: no rollout is under way"),
         ("abort revision=1 id=b", "revision 1 is not the candidate: no rollout is under way"),
@@ -631,11 +631,11 @@ def given_up(bed: Any) -> dict[str, Any] | None:
         ("promote revision=1", "id: ''; expected 1 to 64 letters"),
     ],
 )
-def test_a_command_that_makes_no_sense_is_rejected_and_says_why(bed: Any, text: str, told: str) -> None:
+def test_a_command_that_makes_no_sense_is_rejected_and_says_why(bed: Any, text: str, message: str) -> None:
     before = steered(bed)
     done = bed.up.command("good", text)
     assert done["result"] == "Rejected"
-    assert done["message"].startswith(told)
+    assert done["message"].startswith(message)
     assert steered(bed) == before
 
 

@@ -229,11 +229,11 @@ async def test_where_requests_are_units_each_has_an_exposure_of_its_own(feeding)
 async def test_a_blinded_service_has_exposures_that_do_not_tell_the_arm(feeding):
     edge = feeding
     await edge.apply(halves(edge, reveal=False))
-    told = [await exposure_of(edge, f"u{number}") for number in range(20)]
-    assert not [text for text in told if "a0" in text.split("~")[:4] or "a1" in text.split("~")[:4]]
-    arms = Counter(read(text, arms=("a0", "a1")).arm for text in told)
+    exposures = [await exposure_of(edge, f"u{number}") for number in range(20)]
+    assert not [text for text in exposures if "a0" in text.split("~")[:4] or "a1" in text.split("~")[:4]]
+    arms = Counter(read(text, arms=("a0", "a1")).arm for text in exposures)
     assert set(arms) == {"a0", "a1"}
-    assert await result(edge, [{"exposure": text, "metric": "converted"} for text in told]) == {"accepted": 20}
+    assert await result(edge, [{"exposure": text, "metric": "converted"} for text in exposures]) == {"accepted": 20}
     found = await section(edge, sequence=1)
     assert [(arm, units) for _, _, arm, units, *_ in found["outcomes"]] == sorted(arms.items())
 
@@ -252,9 +252,13 @@ async def test_feedback_may_reach_another_edge_than_the_request_did(kind, feedin
         await give(other, store, *options)
         for each in (edge, other):
             await each.apply(halves(each))
-        told = [await exposure_of(edge, f"u{number}") for number in range(10)]
-        assert await result(other, [{"exposure": text, "metric": "converted"} for text in told]) == {"accepted": 10}
-        assert await result(edge, [{"exposure": text, "metric": "converted"} for text in told]) == {"duplicate": 10}
+        exposures = [await exposure_of(edge, f"u{number}") for number in range(10)]
+        assert await result(other, [{"exposure": text, "metric": "converted"} for text in exposures]) == {
+            "accepted": 10
+        }
+        assert await result(edge, [{"exposure": text, "metric": "converted"} for text in exposures]) == {
+            "duplicate": 10
+        }
         # By the unit itself as well, once the edge that saw it has told the store.
         await section(other, duplicate=10)
         await exposure_of(edge, "late")
@@ -282,7 +286,7 @@ async def test_feedback_may_reach_another_edge_than_the_request_did(kind, feedin
 async def test_what_was_acknowledged_before_an_agent_was_killed_is_counted_once(feeding):
     edge = feeding
     await edge.apply(halves(edge))
-    told = [await exposure_of(edge, f"u{number}") for number in range(50)]
+    exposures = [await exposure_of(edge, f"u{number}") for number in range(50)]
     acknowledged, sent = set(), []
     stop = False
 
@@ -291,7 +295,7 @@ async def test_what_was_acknowledged_before_an_agent_was_killed_is_counted_once(
         while not stop:
             number = len(sent)
             sent.append(number)
-            item = {"exposure": generator.choice(told), "metric": "revenue", "value": 1, "id": f"order-{number}"}
+            item = {"exposure": generator.choice(exposures), "metric": "revenue", "value": 1, "id": f"order-{number}"}
             with contextlib.suppress(aiohttp.ClientError):
                 while not stop and number not in acknowledged:
                     status, answer = await post(edge, item)
@@ -319,7 +323,7 @@ async def test_what_was_acknowledged_before_an_agent_was_killed_is_counted_once(
     connection.close()
     assert len(acknowledged) <= stored <= len(sent)
     # Sent once more, each that was acknowledged is known, and none but these is counted.
-    another = {"exposure": told[0], "metric": "revenue", "value": 1, "id": "new"}
+    another = {"exposure": exposures[0], "metric": "revenue", "value": 1, "id": "new"}
 
     async def taken():
         # The storm may have used up what the service may report in this second.
@@ -428,8 +432,8 @@ async def _chunks(body):
 async def test_feedback_is_no_request_of_an_arm_and_has_counters_of_its_own(feeding):
     edge = feeding
     await edge.apply(halves(edge))
-    told = await exposure_of(edge, "u")
-    await result(edge, [{"exposure": told, "metric": "converted"}] * 3)
+    exposure = await exposure_of(edge, "u")
+    await result(edge, [{"exposure": exposure, "metric": "converted"}] * 3)
     await post(edge, 7)
     status, _ = await post(
         edge, {"unit": "x", "metric": "converted"}, "/-/feedback", headers={"host": "digits.vision.svc"}
@@ -583,7 +587,7 @@ async def test_while_the_store_is_away_traffic_goes_on_and_the_evidence_says_so(
     password.write_text("")
     await give(edge, f"redis://127.0.0.1:{free_store_port}", "--store-password-file", str(password))
     await edge.apply(halves(edge))
-    told = await exposure_of(edge, "u")
+    exposure = await exposure_of(edge, "u")
 
     async def error():
         found = (await edge.evidence())["services"]["digits"]["feedback"].get("error", "")
@@ -591,13 +595,13 @@ async def test_while_the_store_is_away_traffic_goes_on_and_the_evidence_says_so(
 
     await edge.comes_true(error, "an error in the evidence")
     async with edge.session.post(
-        f"{edge.url}/digits/-/feedback", json={"exposure": told, "metric": "converted"}
+        f"{edge.url}/digits/-/feedback", json={"exposure": exposure, "metric": "converted"}
     ) as response:
         assert (response.status, response.headers["retry-after"]) == (503, "1")
     with redis_server(tmp_path, free_store_port):
         found = await section(edge, sequence=1)
         assert sum(units for _, _, units in found["exposed"]) == 1, "the unit has waited"
-        assert await result(edge, {"exposure": told, "metric": "converted"}) == {"accepted": 1}
+        assert await result(edge, {"exposure": exposure, "metric": "converted"}) == {"accepted": 1}
     assert (await edge.get("/digits/")).headers["x-sundog-arm"]
 
 

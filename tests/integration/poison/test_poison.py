@@ -169,9 +169,9 @@ def test_a_model_that_ruins_its_process_at_load(
     assert not is_ready(bed.read())
 
 
-def told(bed: Bed, reason: str, says: str) -> dict[str, Any] | None:
+def told(bed: Bed, reason: str, message: str) -> dict[str, Any] | None:
     found = condition(bed.read(), "RevisionReady")
-    return found if found.get("reason") == reason and says in found["message"] else None
+    return found if found.get("reason") == reason and message in found["message"] else None
 
 
 @pytest.mark.parametrize("name", [pytest.param("python", marks=pytest.mark.campaign), "regex"])

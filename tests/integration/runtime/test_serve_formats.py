@@ -48,5 +48,5 @@ def test_formats_beside_each_other(ray_serve: Any, tmp_path: Path, application: 
     assert streamed.status_code == 200
     assert streamed.text.count("token") == 3
     eventually(lambda: ray_serve.application("doubted-r1").get("status") == "DEPLOY_FAILED", "refused")
-    told = str(ray_serve.application("doubted-r1")["deployments"])
-    assert "sundog: CodeNotTrusted: net.pt2 is a torch.export archive" in told
+    text = str(ray_serve.application("doubted-r1")["deployments"])
+    assert "sundog: CodeNotTrusted: net.pt2 is a torch.export archive" in text

@@ -214,7 +214,7 @@ def test_a_hostile_store(
 
 
 @pytest.mark.parametrize(
-    ("answers", "says"),
+    ("answers", "message"),
     [
         (b"", "silent for too long"),
         (b"\x00\x01\x02 no HTTP at all\r\n\r\n", "is not valid HTTP"),
@@ -226,13 +226,13 @@ def test_a_hostile_store(
     ids=["nothing", "no HTTP", "a broken chunk"],
 )
 def test_a_stubborn_store_is_left_without_its_farewell(
-    answers: bytes, says: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    answers: bytes, message: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = fetch.read_limits()
     monkeypatch.setattr(fetch, "read_limits", lambda: replace(usual, idle_s=PATIENCE_S if answers else 0.2))
     monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "127.0.0.1")
     with StubbornStore(certificate, answers) as store:
-        with pytest.raises(SourceUnavailable, match=says):
+        with pytest.raises(SourceUnavailable, match=message):
             open_model(f"https://{store.authority}/m.pt2", "")
         ended = store.ends(PATIENCE_S)
         assert ended
@@ -301,16 +301,16 @@ def test_a_part_that_breaks_off_goes_on_where_it_broke(serve: Callable[[Handler]
 
 
 @pytest.mark.parametrize(
-    ("allowed", "says"),
+    ("allowed", "message"),
     [("", "leads to a private address"), ("other.example", "leads to a private address"), ("10.0.0.0/8", "private")],
 )
 def test_this_machine_is_not_asked_unless_it_is_listed(
-    allowed: str, says: str, serve: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch
+    allowed: str, message: str, serve: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(well_behaved({"m.pt2": BODY}))
     monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", allowed)
     for host in ("localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"):
-        with pytest.raises(SourceRefused, match=says):
+        with pytest.raises(SourceRefused, match=message):
             open_model(f"https://{host}:{server.port}/m.pt2", "")
     assert not server.requests
 

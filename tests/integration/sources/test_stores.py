@@ -355,7 +355,7 @@ def test_an_s3_whose_listing_never_ends(
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "says"),
+    ("code", "kind", "message"),
     [
         (403, AccessDenied, "answered 403"),
         (500, SourceUnavailable, "answered 500"),
@@ -365,7 +365,7 @@ def test_an_s3_whose_listing_never_ends(
 def test_an_s3_that_refuses(
     code: int,
     kind: type[StartError],
-    says: str,
+    message: str,
     serve_plainly: Callable[[Handler], Server],
     s3_at: Callable[[Server], None],
 ) -> None:
@@ -373,7 +373,7 @@ def test_an_s3_that_refuses(
         return web.Response(status=code, text="<Error><Message>secret</Message></Error>")
 
     s3_at(serve_plainly(handle))
-    with pytest.raises(kind, match=says) as caught:
+    with pytest.raises(kind, match=message) as caught:
         open_model("s3://models/m.pt2", "")
     assert "secret" not in caught.value.message
 
@@ -641,7 +641,7 @@ def test_a_registry_without_the_artefact(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "kind", "says"),
+    ("layer", "kind", "message"),
     [
         ({"annotations": {"org.opencontainers.image.title": "../../etc/cron.d/x"}}, SourceRefused, "absolute names"),
         ({"annotations": {"org.opencontainers.image.title": "/etc/passwd"}}, SourceRefused, "absolute names"),
@@ -649,10 +649,10 @@ def test_a_registry_without_the_artefact(registry: Registry) -> None:
     ],
 )
 def test_an_artefact_of_a_stranger(
-    registry: Registry, layer: dict[str, Any], kind: type[StartError], says: str
+    registry: Registry, layer: dict[str, Any], kind: type[StartError], message: str
 ) -> None:
     digest = registry.put_manifest([{**registry.put_blob(b"x"), **layer}])
-    with pytest.raises(kind, match=says):
+    with pytest.raises(kind, match=message):
         open_model(registry.uri(digest), "")
 
 

@@ -82,8 +82,10 @@ class FakeKubeRay:
         conditions = [{"type": "HeadPodReady", "status": ready, "reason": "HeadPodRunningAndReady"}]
         if message := self.refusals.get(name):
             reason = "FailedCreateWorkerPod"
-            told = f"{reason}\n{message}"
-            conditions.append({"type": "ReplicaFailure", "status": "True", "reason": reason, "message": told})
+            expected_message = f"{reason}\n{message}"
+            conditions.append(
+                {"type": "ReplicaFailure", "status": "True", "reason": reason, "message": expected_message}
+            )
         status = {"conditions": conditions}
         if obj.get("status") != status:
             ref = Ref(RAY_CLUSTER, self._namespace, name)

@@ -41,8 +41,8 @@ def in_processes(name: str, calls: Sequence[Callable[[], Result]], processes: in
         for place, result in zip(range(first, len(calls), some), _results(name, calls[first::some]), strict=True):
             with lock:
                 found[place] = result
-                told = f"{name}: {len(found)} of {len(calls)} after {time.monotonic() - began:.0f} s"
-                console.print(told, soft_wrap=True)
+                message = f"{name}: {len(found)} of {len(calls)} after {time.monotonic() - began:.0f} s"
+                console.print(message, soft_wrap=True)
 
     with ThreadPoolExecutor(some) as threads:
         for done in [threads.submit(work, first) for first in range(some)]:

@@ -94,7 +94,7 @@ async def test_an_answer_over_the_limit_is_not_read_completely(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (b"the counters cannot\n be written: no space\n", ": the counters cannot be written: no space"),
         (b"", ""),
@@ -102,7 +102,7 @@ async def test_an_answer_over_the_limit_is_not_read_completely(monkeypatch: pyte
         (b"a" * 5000, ": " + "a" * 200),
     ],
 )
-async def test_an_error_answer_of_an_edge_is_in_the_report(body: bytes, said: str) -> None:
+async def test_an_error_answer_of_an_edge_is_in_the_report(body: bytes, message: str) -> None:
     async def away(_: web.Request) -> web.Response:
         return web.Response(status=503, body=body)
 
@@ -111,7 +111,7 @@ async def test_an_error_answer_of_an_edge_is_in_the_report(body: bytes, said: st
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         (report,) = await HttpEdges(session).read([pod(server.port)])
     assert report.evidence is None
-    assert report.error.endswith(f"/evidence: status 503{said}")
+    assert report.error.endswith(f"/evidence: status 503{message}")
 
 
 async def test_a_serve_status_in_parts_is_read_completely() -> None:

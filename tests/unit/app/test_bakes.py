@@ -112,8 +112,8 @@ async def test_after_the_gates_a_share_stays_with_stable_and_all_its_replicas_un
     assert (model["stable"]["replicas"], model["candidate"]["replicas"]) == (3, 3)
     assert status["phase"] == "Running"
     assert status["step"]["reason"].startswith("bakes until ")
-    told = next(each for each in status["conditions"] if each["type"] == "Conclusive")
-    assert (told["status"], told["message"]) == ("False", status["step"]["reason"])
+    condition = next(each for each in status["conditions"] if each["type"] == "Conclusive")
+    assert (condition["status"], condition["message"]) == ("False", status["step"]["reason"])
     assert (await cluster.condition("Promoted"))[0] == "False"
     began = status["step"]["since"]
     assert await cluster.go_on(15, lambda: ended(cluster))

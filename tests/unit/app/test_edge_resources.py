@@ -155,8 +155,8 @@ async def test_a_service_of_somebody_else_is_told_and_the_others_get_theirs(clus
     await cluster.round()
     assert await cluster.condition("SpecAccepted") == ("False", "NotOwned")
     assert await cluster.condition("SpecAccepted", "other") == ("True", "Accepted")
-    (told,) = [c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "SpecAccepted"]
-    assert told.startswith(f"Service {NAME}: exists and was not made by Sundog")
+    (message,) = [c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "SpecAccepted"]
+    assert message.startswith(f"Service {NAME}: exists and was not made by Sundog")
 
 
 async def test_a_service_has_port_443_while_its_endpoint_has_tls(cluster: Cluster) -> None:
@@ -350,9 +350,9 @@ async def test_the_answer_of_the_gateway_is_told_and_takes_nothing_away(cluster:
     await cluster.round()
     assert await cluster.condition("RouteAccepted") == ("False", "NotAllowedByListeners")
     assert await cluster.condition("Ready") == ("True", "Serving")
-    (told,) = [c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "Ready"]
+    (message,) = [c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "Ready"]
     assert (
-        told
+        message
         == "revision 1 serves; NotAllowedByListeners: Gateway infra/public: NotAllowedByListeners (example.com/gateway)"
     )
     await answered(cluster, "True")

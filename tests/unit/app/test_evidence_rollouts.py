@@ -255,8 +255,8 @@ async def test_a_step_with_too_little_time_for_its_traffic_is_told_as_soon_as_it
     cluster = await served(1, SHORT)
     await cluster.go_on(2)
     status = await experiment(cluster)
-    (told,) = [each["message"] for each in status["conditions"] if each["type"] == "Conclusive"]
-    assert "; step 1 at 25 % is unlikely to be decided within its 6m: at " in told
+    (message,) = [each["message"] for each in status["conditions"] if each["type"] == "Conclusive"]
+    assert "; step 1 at 25 % is unlikely to be decided within its 6m: at " in message
 
 
 async def test_without_any_traffic_nothing_is_promoted() -> None:

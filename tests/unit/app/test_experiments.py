@@ -78,33 +78,33 @@ def weights(told: Json) -> dict[str, float]:
 
 async def settled(cluster: Cluster) -> bool:
     """Return whether no part of an Experiment is left on the ModelDeployment."""
-    told = await cluster.status()
-    return not told["retiring"] and not told["experiment"] and "arms" not in told
+    status = await cluster.status()
+    return not status["retiring"] and not status["experiment"] and "arms" not in status
 
 
 async def test_an_experiment_runs_until_it_is_stopped() -> None:
     cluster = await serving()
     await cluster.kube.apply(experiment())
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
-    told = await status(cluster)
-    assert weights(told) == {"stable": 60, "control": 20, "wide": 20}
-    assert [arm["revision"] for arm in told["arms"]] == [1, 1, 2]
+    experiment_status = await status(cluster)
+    assert weights(experiment_status) == {"stable": 60, "control": 20, "wide": 20}
+    assert [arm["revision"] for arm in experiment_status["arms"]] == [1, 1, 2]
     deployment = await cluster.status()
     assert (deployment["experiment"], deployment["stable"]["weight"]) == (WIDE, 80)
     assert [(arm["name"], arm["revision"], arm["weight"]) for arm in deployment["arms"]] == [("wide", 2, 20)]
     await cluster.go_on(5, functools.partial(counts, cluster))
     await cluster.go_on(5)
-    told = await status(cluster)
-    assert condition(told, "Ready") == ("True", "Running")
-    assert condition(told, "DataQuality") == ("True", "Consistent")
-    assert {each["name"] for each in told["metrics"]} == {"errorRate", "rejections", "retries"}
-    assert all(arm["requests"] for arm in told["arms"])
+    experiment_status = await status(cluster)
+    assert condition(experiment_status, "Ready") == ("True", "Running")
+    assert condition(experiment_status, "DataQuality") == ("True", "Consistent")
+    assert {each["name"] for each in experiment_status["metrics"]} == {"errorRate", "rejections", "retries"}
+    assert all(arm["requests"] for arm in experiment_status["arms"])
     await cluster.kube.apply(experiment(stopped=True))
     await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
     await cluster.until(functools.partial(settled, cluster))
-    told = await status(cluster)
-    assert condition(told, "Ready") == ("True", "Stopped")
-    assert told["verdict"] == {
+    experiment_status = await status(cluster)
+    assert condition(experiment_status, "Ready") == ("True", "Stopped")
+    assert experiment_status["verdict"] == {
         "decision": "Undecided",
         "winner": "",
         "reason": "StoppedByUser: spec.stopped is true",
@@ -191,12 +191,12 @@ async def test_an_arm_that_fails_more_is_dropped_and_the_others_go_on() -> None:
         return any("dropped" in arm for arm in (await status(cluster))["arms"])
 
     assert await cluster.go_on(30, dropped)
-    told = await status(cluster)
-    bad = next(arm for arm in told["arms"] if arm["name"] == "bad")
+    experiment_status = await status(cluster)
+    bad = next(arm for arm in experiment_status["arms"] if arm["name"] == "bad")
     assert bad["dropped"].startswith("Harm: arm bad: errorRate is ")
-    assert weights(told) == {"stable": 60, "control": 20, "good": 20, "bad": 0}
+    assert weights(experiment_status) == {"stable": 60, "control": 20, "good": 20, "bad": 0}
     ranges = {arm["name"]: arm["ranges"] for arm in before["arms"]}
-    now = {arm["name"]: arm["ranges"] for arm in told["arms"]}
+    now = {arm["name"]: arm["ranges"] for arm in experiment_status["arms"]}
     assert now["control"] == ranges["control"]
     assert now["good"] == ranges["good"]
     await cluster.go_on(3)
@@ -222,12 +222,12 @@ async def test_each_arm_is_dropped_by_the_latency_that_it_is_slow_by() -> None:
         return sum("dropped" in arm for arm in (await status(cluster)).get("arms", ())) == 2
 
     assert await cluster.go_on(60, both_dropped), await status(cluster)
-    told = await status(cluster)
-    dropped = {arm["name"]: arm.get("dropped", "") for arm in told["arms"]}
+    experiment_status = await status(cluster)
+    dropped = {arm["name"]: arm.get("dropped", "") for arm in experiment_status["arms"]}
     assert dropped["median"].startswith("Harm: arm median: latencyP50 (answers above ")
     assert dropped["slowest"].startswith("Harm: arm slowest: latencyP99 (answers above ")
     assert not dropped["fine"]
-    harmed = {(each["arm"], each["name"]) for each in told["metrics"] if each["verdict"] == "Harm"}
+    harmed = {(each["arm"], each["name"]) for each in experiment_status["metrics"] if each["verdict"] == "Harm"}
     assert harmed == {("median", "latencyP50"), ("slowest", "latencyP99")}
 
 
@@ -237,19 +237,21 @@ async def test_with_no_arm_left_it_is_concluded_with_harm() -> None:
     await cluster.kube.apply(experiment())
     assert await cluster.go_on(6, functools.partial(in_phase, cluster, "Concluded"))
     await cluster.until(functools.partial(settled, cluster))
-    told = await status(cluster)
-    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Harm", "")
-    assert condition(told, "Conclusive") == ("True", "Harm")
-    assert condition(told, "Ready") == ("True", "Concluded")
-    assert told["verdict"]["reason"].startswith("Harm: all arms were dropped: arm wide: Harm: arm wide failed ")
+    experiment_status = await status(cluster)
+    assert (experiment_status["verdict"]["decision"], experiment_status["verdict"]["winner"]) == ("Harm", "")
+    assert condition(experiment_status, "Conclusive") == ("True", "Harm")
+    assert condition(experiment_status, "Ready") == ("True", "Concluded")
+    assert experiment_status["verdict"]["reason"].startswith(
+        "Harm: all arms were dropped: arm wide: Harm: arm wide failed "
+    )
 
 
 async def test_an_arm_that_changes_nothing_has_a_revision_and_replicas_of_its_own() -> None:
     cluster = await serving(replicas=2)
     await cluster.kube.apply(experiment(arms=[{"name": "again"}, {"name": "oncemore"}], exposure="90%"))
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
-    told = await status(cluster)
-    assert {arm["name"]: arm["revision"] for arm in told["arms"]} == {
+    experiment_status = await status(cluster)
+    assert {arm["name"]: arm["revision"] for arm in experiment_status["arms"]} == {
         "stable": 1,
         "control": 1,
         "again": 2,
@@ -273,9 +275,9 @@ async def test_the_oldest_goes_first_and_the_others_wait() -> None:
         cluster.clock.advance(2)
     await cluster.until(functools.partial(in_phase, cluster, "Running", "b-first"))
     assert [await phase(cluster, name) for name in names] == ["Running", "Queued", "Queued"]
-    told = await status(cluster, "a-second")
-    assert condition(told, "Running") == ("False", "Queued")
-    message = next(c["message"] for c in told["conditions"] if c["type"] == "Ready")
+    experiment_status = await status(cluster, "a-second")
+    assert condition(experiment_status, "Running") == ("False", "Queued")
+    message = next(c["message"] for c in experiment_status["conditions"] if c["type"] == "Ready")
     assert message == "waits until Experiment b-first has ended"
     await cluster.kube.apply(experiment("b-first", stopped=True))
     await cluster.until(functools.partial(in_phase, cluster, "Running", "a-second"))
@@ -301,10 +303,10 @@ async def test_an_arm_that_cannot_start_fails_the_experiment_with_its_cause() ->
     cluster.serve.failures = {"file:///models/v2": ("LoadFailed", "size mismatch")}
     await cluster.kube.apply(experiment())
     await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
-    told = await status(cluster)
-    assert told["verdict"]["reason"] == "LoadFailed: arm wide: revision 2: size mismatch"
-    assert condition(told, "Ready") == ("False", "LoadFailed")
-    assert condition(told, "Stalled") == ("True", "LoadFailed")
+    experiment_status = await status(cluster)
+    assert experiment_status["verdict"]["reason"] == "LoadFailed: arm wide: revision 2: size mismatch"
+    assert condition(experiment_status, "Ready") == ("False", "LoadFailed")
+    assert condition(experiment_status, "Stalled") == ("True", "LoadFailed")
     await cluster.until(functools.partial(settled, cluster))
     assert all(weight.get("digits-r2", 0) == 0 for weight in cluster.edges.weights_seen)
 
@@ -314,9 +316,9 @@ async def test_an_arm_that_may_start_later_is_tried_again_until_the_deadline() -
     cluster.serve.failures = {"file:///models/v2": ("ModelNotFound", "no such directory")}
     await cluster.kube.apply(experiment())
     await cluster.settle(20)
-    told = await status(cluster)
-    assert told["phase"] == "Pending"
-    message = next(c["message"] for c in told["conditions"] if c["type"] == "Ready")
+    experiment_status = await status(cluster)
+    assert experiment_status["phase"] == "Pending"
+    message = next(c["message"] for c in experiment_status["conditions"] if c["type"] == "Ready")
     assert message.startswith("arm wide: 0 of 1 replicas")
     assert message.endswith("no such directory")
     await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
@@ -363,21 +365,21 @@ async def test_an_edit_that_would_change_the_plan_is_refused_and_what_runs_goes_
     before = (await status(cluster))["plan"]
     await cluster.kube.apply(experiment(exposure="80%", alpha=0.1))
     await cluster.settle(5)
-    told = await status(cluster)
-    assert condition(told, "SpecAccepted") == ("False", "PlanFrozen")
-    assert condition(told, "Stalled") == ("True", "PlanFrozen")
-    assert condition(told, "Ready") == ("True", "Running")
-    message = next(c["message"] for c in told["conditions"] if c["type"] == "SpecAccepted")
+    experiment_status = await status(cluster)
+    assert condition(experiment_status, "SpecAccepted") == ("False", "PlanFrozen")
+    assert condition(experiment_status, "Stalled") == ("True", "PlanFrozen")
+    assert condition(experiment_status, "Ready") == ("True", "Running")
+    message = next(c["message"] for c in experiment_status["conditions"] if c["type"] == "SpecAccepted")
     assert message.startswith("spec.exposure or spec.weights, spec.alpha: cannot be changed while it runs")
-    assert (told["plan"], weights(told)["wide"]) == (before, 20)
+    assert (experiment_status["plan"], weights(experiment_status)["wide"]) == (before, 20)
     await cluster.kube.apply(experiment())
     await cluster.settle(5)
     assert condition(await status(cluster), "SpecAccepted") == ("True", "Accepted")
     latencies = [{"metric": "latencyP50"}, {"metric": "latencyP99"}]
     await cluster.kube.apply(experiment(metrics={"guardrails": latencies}))
     await cluster.settle(5)
-    told = await status(cluster)
-    assert condition(told, "SpecAccepted") == ("False", "PlanFrozen")
+    experiment_status = await status(cluster)
+    assert condition(experiment_status, "SpecAccepted") == ("False", "PlanFrozen")
     assert await phase(cluster) == "Running"
 
 
@@ -387,10 +389,10 @@ async def test_what_runs_with_a_spec_that_is_refused_since_goes_on_until_that_sa
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
     await cluster.kube.apply(experiment(exposure="0%"))
     await cluster.go_on(3)
-    told = await status(cluster)
-    assert condition(told, "SpecAccepted") == ("False", "InvalidSpec")
-    assert condition(told, "Ready") == ("True", "Running")
-    assert weights(told) == {"stable": 60, "control": 20, "wide": 20}
+    experiment_status = await status(cluster)
+    assert condition(experiment_status, "SpecAccepted") == ("False", "InvalidSpec")
+    assert condition(experiment_status, "Ready") == ("True", "Running")
+    assert weights(experiment_status) == {"stable": 60, "control": 20, "wide": 20}
     await cluster.kube.apply(experiment(exposure="0%", stopped=True))
     await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
     await cluster.until(functools.partial(settled, cluster))
@@ -401,9 +403,9 @@ async def test_one_with_a_refused_spec_that_is_stopped_never_begins() -> None:
     cluster = await serving()
     await cluster.kube.apply(experiment(exposure="0%", stopped=True))
     await cluster.go_on(3)
-    told = await status(cluster)
-    assert condition(told, "Stalled") == ("True", "InvalidSpec")
-    assert told["phase"] == "Pending"
+    experiment_status = await status(cluster)
+    assert condition(experiment_status, "Stalled") == ("True", "InvalidSpec")
+    assert experiment_status["phase"] == "Pending"
 
 
 def configs(cluster: Cluster) -> dict[str, Json]:
@@ -438,8 +440,8 @@ async def test_another_config_of_an_arm_is_another_plan() -> None:
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
     await cluster.kube.apply(experiment(arms=[{**arm, "runtime": {"userConfig": {"threshold": 0.8}}}]))
     await cluster.go_on(2)
-    told = await status(cluster)
-    assert condition(told, "SpecAccepted") == ("False", "PlanFrozen")
+    experiment_status = await status(cluster)
+    assert condition(experiment_status, "SpecAccepted") == ("False", "PlanFrozen")
     assert configs(cluster)["digits-r2"] == {"threshold": 0.7}
 
 
@@ -472,9 +474,9 @@ async def test_a_stop_command_ends_it() -> None:
     ] == "revision 7 is not the control of Experiment wide-or-narrow; expected revision 1"
     await cluster.command("abort revision=2 id=abort")
     await cluster.settle(2)
-    told = (await cluster.status())["lastCommand"]
-    assert told["result"] == "Rejected"
-    assert "Experiment wide-or-narrow" in told["message"]
+    last_command = (await cluster.status())["lastCommand"]
+    assert last_command["result"] == "Rejected"
+    assert "Experiment wide-or-narrow" in last_command["message"]
     assert await phase(cluster) == "Running"
     await cluster.command("stop revision=1 id=right")
     await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
@@ -486,19 +488,22 @@ async def test_its_limits_end_it_without_a_verdict(stop: Json, reason: str) -> N
     cluster = await serving()
     await cluster.kube.apply(experiment(stop=stop))
     assert await cluster.go_on(15, functools.partial(in_phase, cluster, "Concluded"))
-    told = await status(cluster)
-    assert told["verdict"]["decision"] == "Undecided"
-    assert told["verdict"]["reason"].startswith(f"{reason}: ")
-    assert condition(told, "Conclusive") == ("False", "Undecided")
+    experiment_status = await status(cluster)
+    assert experiment_status["verdict"]["decision"] == "Undecided"
+    assert experiment_status["verdict"]["reason"].startswith(f"{reason}: ")
+    assert condition(experiment_status, "Conclusive") == ("False", "Undecided")
 
 
 async def test_one_without_its_model_deployment_says_so_and_begins_when_there_is_one() -> None:
     cluster = Cluster()
     await cluster.kube.apply(experiment())
     await cluster.settle(2)
-    told = await status(cluster)
-    assert condition(told, "Ready") == ("False", "ModelDeploymentNotFound")
-    assert "spec.modelDeployment: no ModelDeployment digits in namespace vision" in told["conditions"][0]["message"]
+    experiment_status = await status(cluster)
+    assert condition(experiment_status, "Ready") == ("False", "ModelDeploymentNotFound")
+    assert (
+        "spec.modelDeployment: no ModelDeployment digits in namespace vision"
+        in experiment_status["conditions"][0]["message"]
+    )
     await cluster.apply()
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
@@ -563,9 +568,9 @@ async def test_a_salt_of_two_rollouts_is_told_of_both_and_goes_with_one_of_them(
 
 async def said_of_spec(cluster: Cluster, name: str) -> str:
     """Return reason and message of a ModelDeployment with another's salt."""
-    (said,) = (each for each in (await cluster.status(name))["conditions"] if each["type"] == "SpecAccepted")
-    assert (said["status"], said["reason"]) == ("True", "SaltReused")
-    return str(said["message"])
+    (condition,) = (each for each in (await cluster.status(name))["conditions"] if each["type"] == "SpecAccepted")
+    assert (condition["status"], condition["reason"]) == ("True", "SaltReused")
+    return str(condition["message"])
 
 
 async def test_two_experiments_never_run_at_once_and_each_pass_that_changes_nothing_writes_nothing() -> None:
@@ -598,8 +603,8 @@ async def scaled(**spec: Any) -> tuple[Cluster, FakeServe]:
 
 async def sizes(cluster: Cluster) -> list[int]:
     """Return the wanted replicas of stable and the arms."""
-    told = await cluster.status()
-    return [each["replicas"] for each in (told["stable"], *told["arms"])]
+    status = await cluster.status()
+    return [each["replicas"] for each in (status["stable"], *status["arms"])]
 
 
 async def test_with_autoscaling_stable_stays_as_large_as_all_traffic_needs_until_it_has_that_again() -> None:
@@ -669,9 +674,9 @@ async def test_a_claim_is_a_unit_where_the_service_verifies_tokens_and_else_the_
     cluster = await serving()
     await cluster.kube.apply(experiment(unit={"jwtClaim": "sub"}))
     await cluster.settle(5)
-    told = await status(cluster)
-    assert condition(told, "SpecAccepted") == ("False", "InvalidSpec")
-    message = next(c["message"] for c in told["conditions"] if c["type"] == "SpecAccepted")
+    experiment_status = await status(cluster)
+    assert condition(experiment_status, "SpecAccepted") == ("False", "InvalidSpec")
+    message = next(c["message"] for c in experiment_status["conditions"] if c["type"] == "SpecAccepted")
     assert message == (
         "spec.unit.jwtClaim: sub is read from verified tokens, and ModelDeployment digits has no"
         " endpoint.auth.jwt.jwksSecretName"

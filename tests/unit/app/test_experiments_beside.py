@@ -65,9 +65,9 @@ async def test_one_that_waits_takes_no_units_from_the_rollout_that_it_waits_for(
     await cluster.kube.apply(experiment())
     await cluster.go_on(3)
     assert await in_phase(cluster, "Queued")
-    told = await status(cluster, "digits-r3")
-    assert told["evidenceEpochs"]
-    assert [each["message"] for each in told["metrics"] if "groups" in each["message"]] == []
+    experiment_status = await status(cluster, "digits-r3")
+    assert experiment_status["evidenceEpochs"]
+    assert [each["message"] for each in experiment_status["metrics"] if "groups" in each["message"]] == []
 
 
 async def test_one_that_ran_does_not_begin_anew_with_what_was_counted_before() -> None:
@@ -81,9 +81,9 @@ async def test_one_that_ran_does_not_begin_anew_with_what_was_counted_before() -
     await cluster.apply("file:///models/v9", rollout={"strategy": "recreate"})
     await cluster.until(functools.partial(cluster.serves, 3))
     await cluster.settle(5)
-    told = await status(cluster)
-    assert (told["phase"], told["plan"]) == ("Stopped", before)
-    assert told["verdict"]["reason"].startswith("Superseded: ")
+    experiment_status = await status(cluster)
+    assert (experiment_status["phase"], experiment_status["plan"]) == ("Stopped", before)
+    assert experiment_status["verdict"]["reason"].startswith("Superseded: ")
     assert await cluster.weights() == {3: 100}
 
 
@@ -98,8 +98,11 @@ async def test_another_model_deployment_of_the_same_name_takes_none_over() -> No
     await cluster.apply("file:///models/v9")
     await cluster.until(functools.partial(cluster.serves, 1))
     await cluster.settle(5)
-    told = await status(cluster)
-    assert (told["phase"], told["verdict"]["reason"].partition(":")[0]) == ("Stopped", "Superseded")
+    experiment_status = await status(cluster)
+    assert (experiment_status["phase"], experiment_status["verdict"]["reason"].partition(":")[0]) == (
+        "Stopped",
+        "Superseded",
+    )
 
 
 async def test_the_revisions_of_arms_push_none_out_of_the_history_that_has_served() -> None:
@@ -125,8 +128,8 @@ async def test_weights_in_a_status_are_numbers_of_two_places(exposure: str) -> N
     cluster = await serving(rps=0)
     await cluster.kube.apply(experiment(arms=arms, exposure=exposure))
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
-    told = await cluster.status()
-    weights = [told["stable"]["weight"], *(arm["weight"] for arm in told["arms"])]
+    status = await cluster.status()
+    weights = [status["stable"]["weight"], *(arm["weight"] for arm in status["arms"])]
     assert weights == [round(weight, 2) for weight in weights]
 
 

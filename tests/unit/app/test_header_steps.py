@@ -109,8 +109,8 @@ async def test_an_edge_of_before_there_were_headers_lets_the_step_wait_and_says_
     await cluster.settle(60)
     assert (await status_of(cluster))["step"]["index"] == 1
     assert await cluster.condition("TrafficSynced") == ("False", "EdgeNotConfirmed")
-    told = next(c for c in (await cluster.status())["conditions"] if c["type"] == "TrafficSynced")["message"]
-    assert "sundog-edge-0 does not send requests with x-canary and x-team to canary" in told
+    condition = next(c for c in (await cluster.status())["conditions"] if c["type"] == "TrafficSynced")["message"]
+    assert "sundog-edge-0 does not send requests with x-canary and x-team to canary" in condition
     monkeypatch.setattr(cluster.edges, "count", count)
     await cluster.until(functools.partial(at_step, cluster, 2))
 

@@ -159,14 +159,14 @@ async def test_while_it_gives_back_that_is_told_and_nothing_is_steered() -> None
     await cluster.settle(10)
     assert await cluster.weights() == {1: 75, 2: 25}
     assert await cluster.condition("Progressing") == ("True", "RollingBack")
-    told = "revision 2, Aborted: returns traffic to stable as its replicas become available: 2 of 4"
-    assert await message(cluster, "Progressing") == told
+    expected_message = "revision 2, Aborted: returns traffic to stable as its replicas become available: 2 of 4"
+    assert await message(cluster, "Progressing") == expected_message
     for verb in ("promote", "pause", "abort"):
         await cluster.command(f"{verb} revision=2 id={verb}")
         await cluster.settle(2)
         last = (await cluster.status())["lastCommand"]
-        told = f"revision 2 already returns its traffic to stable: there is nothing to {verb}"
-        assert (last["result"], last["message"]) == ("Rejected", told)
+        expected_message = f"revision 2 already returns its traffic to stable: there is nothing to {verb}"
+        assert (last["result"], last["message"]) == ("Rejected", expected_message)
 
 
 @pytest.mark.extended
@@ -298,8 +298,8 @@ async def test_a_rollback_to_stable_is_an_abort_and_one_to_another_waits_for_it(
     await cluster.command("rollback revision=1 id=b")
     await cluster.settle(2)
     last = (await cluster.status())["lastCommand"]
-    told = "revision 3 has replicas of stable. Abort it first, then roll back"
-    assert (last["result"], last["message"]) == ("Rejected", told)
+    message = "revision 3 has replicas of stable. Abort it first, then roll back"
+    assert (last["result"], last["message"]) == ("Rejected", message)
     await cluster.command("rollback revision=2 id=c")
     await cluster.until(ended(cluster), rounds=100)
     await cluster.settle(10)
@@ -311,13 +311,13 @@ async def test_a_rollback_to_stable_is_an_abort_and_one_to_another_waits_for_it(
 async def test_one_replica_cannot_be_shared_and_that_is_said() -> None:
     cluster, _ = await begun(1, HALF)
     await cluster.settle(10)
-    told = (
+    expected_message = (
         "spec.rollout.capacity: inPlace needs at least 2 replicas, found 1: stable keeps one while the candidate's starts."
         " Raise spec.replicas, or set capacity: surge"
     )
     assert await cluster.condition("CapacityAvailable") == ("False", "InsufficientCapacity")
-    assert await message(cluster, "CapacityAvailable") == f"revision 2: {told}"
-    assert await message(cluster, "Stalled") == told
+    assert await message(cluster, "CapacityAvailable") == f"revision 2: {expected_message}"
+    assert await message(cluster, "Stalled") == expected_message
     assert await cluster.weights() == {1: 100}
     assert await replicas(cluster) == {1: 1}
     await cluster.apply(V2, replicas=2, rollout=HALF)
@@ -442,8 +442,8 @@ async def test_a_status_that_was_lost_is_taken_up_as_it_was(edit: dict[str, Any]
     await cluster.kube.patch_status(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), {}, resource_version=version)
     await cluster.settle(5)
     assert await replicas(cluster) == {1: 2, 2: 2}
-    told = (await cluster.status())["capacity"]
-    assert (told["mode"], told["neededReplicas"]) == ("inPlace", 4)
+    capacity = (await cluster.status())["capacity"]
+    assert (capacity["mode"], capacity["neededReplicas"]) == ("inPlace", 4)
     assert watch.least[0] >= -1
 
 
@@ -484,12 +484,12 @@ async def _way_and_back(on_write: Callable[[Any, Write], None]) -> tuple[dict[st
     assert watch.least[1] >= -1
     assert watch.empty == []
     status = await cluster.status()
-    told = (await cluster.experiment("digits-r2"))["status"]
+    stored_status = (await cluster.experiment("digits-r2"))["status"]
     end = {
         "replicas": await replicas(cluster),
         "weights": await cluster.weights(),
         "outcome": status["lastRollout"]["outcome"],
-        "verdict": told["verdict"],
+        "verdict": stored_status["verdict"],
         "applications": cluster.serve.puts[-1]["applications"],
     }
     return end, len(cluster.kube.writes)

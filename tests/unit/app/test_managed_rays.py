@@ -104,17 +104,17 @@ async def test_how_long_the_phases_of_a_start_took_is_told_of_the_newest_revisio
     began = cluster.clock.now()
     serve.started = ReplicaStart({"download": 0.75, "load": 0.5, "warmup": 0.25, "more": 1.0}, began)
     await served(cluster, rollout=RECREATE)
-    told = (await cluster.status())["startup"]
-    assert told.items() >= {"revision": 1, "download": "750ms", "load": "500ms", "warmup": "250ms"}.items()
-    assert told["total"] != "0s"
-    assert "more" not in told
+    startup = (await cluster.status())["startup"]
+    assert startup.items() >= {"revision": 1, "download": "750ms", "load": "500ms", "warmup": "250ms"}.items()
+    assert startup["total"] != "0s"
+    assert "more" not in startup
 
     serve.started = ReplicaStart({"load": 3.0})
     await cluster.settle(60)
-    assert (await cluster.status())["startup"] == told, "of each revision once"
+    assert (await cluster.status())["startup"] == startup, "of each revision once"
     await served(cluster, "file:///models/v2", 2, rollout=RECREATE)
-    told = (await cluster.status())["startup"]
-    assert (told["revision"], told["load"]) == (2, "3s")
+    startup = (await cluster.status())["startup"]
+    assert (startup["revision"], startup["load"]) == (2, "3s")
 
 
 async def test_a_canary_gets_a_group_of_its_own_and_the_old_one_goes_at_zero_pods(cluster: Cluster) -> None:
@@ -351,8 +351,8 @@ async def test_a_foreign_secret_is_named_in_each_service_that_it_blocks(cluster:
         assert await cluster.condition("SpecAccepted", service) == ("False", "NotOwned")
         stored = await cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, service))
         assert stored is not None
-        (told,) = (each["message"] for each in stored["status"]["conditions"] if each["type"] == "SpecAccepted")
-        assert told == f"Secret {name}: exists and was not made by Sundog; rename or delete it"
+        (message,) = (each["message"] for each in stored["status"]["conditions"] if each["type"] == "SpecAccepted")
+        assert message == f"Secret {name}: exists and was not made by Sundog; rename or delete it"
     assert await rays(cluster) == []
     assert await cluster.kube.get(Ref(SECRET, NAMESPACE, name)) == theirs
 
@@ -444,8 +444,8 @@ async def test_a_cluster_made_anew_waits_until_the_store_of_the_one_before_is_go
     await cluster.apply()
     await cluster.settle(5)
     assert await rays(cluster) == []
-    told = f"{kind.kind} vision/{RAY}-valkey: belongs to another owner with uid {before['metadata']['uid']}"
-    with pytest.raises(DependencyError, match=told):
+    message = f"{kind.kind} vision/{RAY}-valkey: belongs to another owner with uid {before['metadata']['uid']}"
+    with pytest.raises(DependencyError, match=message):
         await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
     await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, "before"))
     await cluster.until(functools.partial(cluster.serves, 1))
@@ -634,9 +634,9 @@ async def test_a_canary_that_finds_no_gpus_moves_nothing_and_says_how_many_are_m
     asked = {"replicas": 2, "rollout": {**MANUAL, "capacity": "surge"}, "resources": {"gpu": {"count": 1}}}
     await cluster.apply("file:///models/v2", **asked)
     await cluster.settle(5)
-    told = f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node"
-    assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", f"revision 2: {told}")
-    assert await said(cluster, "Stalled") == ("True", "InsufficientCapacity", told)
+    message = f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node"
+    assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", f"revision 2: {message}")
+    assert await said(cluster, "Stalled") == ("True", "InsufficientCapacity", message)
     assert (await said(cluster, "Ready"))[0] == "True"
     assert set(await groups(cluster)) == {"digits-r1"}
     assert await cluster.weights() == {1: 100}
@@ -646,8 +646,8 @@ async def test_a_canary_that_finds_no_gpus_moves_nothing_and_says_how_many_are_m
 
 
 async def shared(cluster: Cluster) -> dict[str, Any]:
-    told = (await cluster.status())["capacity"]
-    return {name: told.get(name) for name in ("mode", "neededReplicas", "spareReplicas")}
+    capacity = (await cluster.status())["capacity"]
+    return {name: capacity.get(name) for name in ("mode", "neededReplicas", "spareReplicas")}
 
 
 @pytest.mark.parametrize(
@@ -699,8 +699,8 @@ async def test_a_pod_that_waits_for_one_that_goes_is_not_called_unschedulable(cl
     await cluster.settle(5)
     await find_no_node(cluster, 2)
     await cluster.settle(2)
-    told = "revision 2: waits for 1 pod of revision 1 to terminate"
-    assert await said(cluster, "RevisionReady") == ("False", "Deploying", told)
+    message = "revision 2: waits for 1 pod of revision 1 to terminate"
+    assert await said(cluster, "RevisionReady") == ("False", "Deploying", message)
     assert await said(cluster, "Ready") == ("True", "Serving", "revision 1 serves")
 
     # Another pod took the place of the ended one, not this one.
@@ -730,8 +730,8 @@ async def test_what_was_promoted_in_place_lacks_no_devices_while_the_last_ones_g
     await cluster.settle(2)
     assert len(await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: "1"})) == 2
     assert (await said(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
-    told = "revision 2: waits for 2 pods of revision 1 to terminate"
-    assert await said(cluster, "RevisionReady") == ("False", "Deploying", told)
+    message = "revision 2: waits for 2 pods of revision 1 to terminate"
+    assert await said(cluster, "RevisionReady") == ("False", "Deploying", message)
 
 
 def applications(cluster: Cluster) -> list[dict[str, Any]]:
@@ -770,11 +770,11 @@ async def test_a_candidate_with_other_accelerators_cannot_come_in_place(cluster:
     asked = {"replicas": 2, "rollout": {**MANUAL, "capacity": "inPlace"}}
     await cluster.apply("file:///models/v2", resources={"gpu": {"count": 2}}, **asked)
     await cluster.settle(5)
-    told = (
+    message = (
         "spec.rollout.capacity: replicas of revision 1 have other accelerators or nodes than the new ones need,"
         " and cannot make room for them. Set capacity: surge"
     )
-    assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", f"revision 2: {told}")
+    assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", f"revision 2: {message}")
     assert await cluster.weights() == {1: 100}
 
 
@@ -823,8 +823,8 @@ async def is_held_until_the_quota_goes(cluster: Cluster, on_nodes: str) -> None:
     """Check that a canary is held until the quota is deleted. The message includes what is known of nodes."""
     await cluster.apply("file:///models/v2", resources={"gpu": {"count": 2}})
     await cluster.settle(5)
-    told = f"2 {GPU} needed (1 × 2){on_nodes}, 1 left by the namespace's quota"
-    assert await said(cluster, "Stalled") == ("True", "InsufficientQuota", told)
+    message = f"2 {GPU} needed (1 × 2){on_nodes}, 1 left by the namespace's quota"
+    assert await said(cluster, "Stalled") == ("True", "InsufficientQuota", message)
     await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "gpus"))
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
@@ -861,8 +861,8 @@ def comparing(arms: list[str], **spec: Any) -> Object:
 
 
 async def experiment_said(cluster: Cluster) -> tuple[str, str, str]:
-    told = (await cluster.experiment("compared"))["status"]["conditions"]
-    running = next(each for each in told if each["type"] == "Running")
+    conditions = (await cluster.experiment("compared"))["status"]["conditions"]
+    running = next(each for each in conditions if each["type"] == "Running")
     return running["status"], running["reason"], running["message"]
 
 
@@ -872,8 +872,8 @@ async def test_an_experiment_whose_arms_find_no_gpus_begins_only_once_there_are_
     await cluster.kube.apply(comparing(["wide", "deep"], exposure="90%"))
     await cluster.settle(5)
     # With a third of nine tenths each arm needs as many replicas as stable, which has four tenths.
-    told = f"4 {GPU} needed (4 × 1), 1 of 3 free on 1 node"
-    assert await experiment_said(cluster) == ("False", "InsufficientCapacity", told)
+    message = f"4 {GPU} needed (4 × 1), 1 of 3 free on 1 node"
+    assert await experiment_said(cluster) == ("False", "InsufficientCapacity", message)
     assert set(await groups(cluster)) == {"digits-r1"}
     assert len(await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)) == revisions, "nothing is made of what waits"
     await cluster.kube.delete(Ref(NODE, "", "node"))
@@ -892,8 +892,8 @@ async def test_who_waits_for_gpus_is_overtaken_by_none_that_is_younger(cluster: 
     later = comparing(["slim"], exposure="20%")
     await cluster.kube.apply({**later, "metadata": {**later["metadata"], "name": "a-later-one"}})
     await cluster.settle(5)
-    told = (await cluster.experiment("a-later-one"))["status"]["conditions"]
-    running = next(each for each in told if each["type"] == "Running")
+    conditions = (await cluster.experiment("a-later-one"))["status"]["conditions"]
+    running = next(each for each in conditions if each["type"] == "Running")
     assert (running["reason"], running["message"]) == ("Queued", "waits for Experiment compared, which is older")
     assert set(await groups(cluster)) == {"digits-r1"}
     await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "compared"))
@@ -952,13 +952,13 @@ async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_none(cl
     await wants_more(cluster)
     await cluster.settle(20)
     assert await phases(cluster, *"abc") == {"a": "Running", "b": "Queued", "c": "Queued"}
-    told = f"4 {GPU} needed (2 × 2), 3 of 5 free on 1 node"
-    assert await said(cluster, "Progressing") == ("False", "InsufficientCapacity", told)
+    message = f"4 {GPU} needed (2 × 2), 3 of 5 free on 1 node"
+    assert await said(cluster, "Progressing") == ("False", "InsufficientCapacity", message)
     assert (await said(cluster, "Stalled"))[:2] == ("True", "InsufficientCapacity")
     asked = {"replicas": 2, "rollout": STOP, "resources": {"gpu": {"count": 2}}}
     assert await planned(cluster, **asked) == [
         "Experiment a continues until the cluster has capacity for revision 4",
-        f"revision 4: {told}",
+        f"revision 4: {message}",
     ]
     waiting = {**asked, "rollout": {**STOP, "duringExperiment": "wait"}}
     assert await planned(cluster, **waiting) == ["waits for the end of Experiment a first"]
@@ -1067,8 +1067,8 @@ async def test_weights_that_move_need_room_for_all_that_is_exposed(cluster: Clus
     if not allocation:
         assert "digits-r2" in await groups(cluster), "three tenths, beside seven on two replicas, need one"
         return
-    told = f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node"
-    assert (await experiment_said(cluster))[1:] == ("InsufficientCapacity", told)
+    message = f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node"
+    assert (await experiment_said(cluster))[1:] == ("InsufficientCapacity", message)
 
 
 async def test_a_first_revision_is_started_although_its_gpus_are_not_there_yet(cluster: Cluster) -> None:
@@ -1076,8 +1076,8 @@ async def test_a_first_revision_is_started_although_its_gpus_are_not_there_yet(c
     cluster.kuberay.unplaced = {"digits-r1"}  # type: ignore[union-attr]
     await cluster.apply(resources={"gpu": {"count": 2}})
     await cluster.settle(3)
-    told = f"revision 1: 2 {GPU} needed (1 × 2), 1 of 1 free on 1 node, not 2 of them on one node"
-    assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", told.partition(", not")[0])
+    message = f"revision 1: 2 {GPU} needed (1 × 2), 1 of 1 free on 1 node, not 2 of them on one node"
+    assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", message.partition(", not")[0])
     assert set(await groups(cluster)) == {"digits-r1"}
 
 
@@ -1089,8 +1089,8 @@ async def test_a_secret_that_pods_need_is_waited_for(cluster: Cluster) -> None:
     for dashboard in list(serve.by_dashboard):
         serve.of(dashboard).start_s = 1000
     await cluster.settle(2)
-    told = f"revision 1: spec.runtime.env[0].valueFrom.secretKeyRef: Secret {NAMESPACE}/keys does not exist"
-    assert await said(cluster, "RevisionReady") == ("False", "SecretNotFound", told)
+    message = f"revision 1: spec.runtime.env[0].valueFrom.secretKeyRef: Secret {NAMESPACE}/keys does not exist"
+    assert await said(cluster, "RevisionReady") == ("False", "SecretNotFound", message)
     assert (await said(cluster, "Ready"))[1] == "SecretNotFound"
     meta = {"name": "keys", "namespace": NAMESPACE}
     await cluster.kube.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": {"other": ""}})
@@ -1117,8 +1117,8 @@ async def test_a_store_that_finds_no_volume_is_told(cluster: Cluster) -> None:
     }
     await create_with_status(cluster.kube, POD, pod, {"phase": "Pending", "conditions": [condition]})
     await cluster.settle(2)
-    told = f"the store of Ray: pod {RAY}-valkey-0: {condition['message']}"
-    assert await said(cluster, "RevisionReady") == ("False", "Unschedulable", told)
+    message = f"the store of Ray: pod {RAY}-valkey-0: {condition['message']}"
+    assert await said(cluster, "RevisionReady") == ("False", "Unschedulable", message)
 
 
 NO_QUOTA = "forbidden: exceeded quota: team, requested: limits.memory=2560Mi, used: 8Gi, limited: 10Gi"
@@ -1138,8 +1138,8 @@ async def test_a_pod_that_kuberay_may_not_make_is_told_in_the_api_servers_words(
     assert await said(cluster, "RevisionReady") == ("True", "Ready", "revision 1: 1 replica running")
     await cluster.apply("file:///models/v2", rollout=MANUAL)
     await cluster.settle(5)
-    told = f"revision 2: KubeRay could not create its pods in RayCluster {RAY}: {NO_QUOTA}"
-    assert await said(cluster, "RevisionReady") == ("False", "PodRefused", told)
+    message = f"revision 2: KubeRay could not create its pods in RayCluster {RAY}: {NO_QUOTA}"
+    assert await said(cluster, "RevisionReady") == ("False", "PodRefused", message)
     before = (await cluster.get())["metadata"]["resourceVersion"]
     cluster.kuberay.refusals = refusal("digits-r2-worker-b9n4c")  # type: ignore[union-attr]
     await cluster.settle(2)

@@ -92,8 +92,8 @@ async def test_one_whose_spec_is_refused_since_is_decided_by_its_plan(refused: J
     await cluster.settle(5)
     assert condition(await status(cluster), "SpecAccepted") == ("False", "InvalidSpec")
     assert entry(cluster)["feedback"]["metrics"] == ["bought"]
-    told = await ends(cluster)
-    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
+    experiment_status = await ends(cluster)
+    assert (experiment_status["verdict"]["decision"], experiment_status["verdict"]["winner"]) == ("Winner", "arm-1")
 
 
 @pytest.mark.parametrize("unit", [{"request": {}}, {"header": "x-user-id"}])
@@ -101,17 +101,23 @@ async def test_the_better_arm_wins_by_what_its_units_did_and_stable_has_all_traf
     cluster = await serving({1: 0.2, 2: 0.2, 3: 0.3}, edges=2)
     await cluster.kube.apply(experiment(2, unit=unit))
     assert await cluster.go_on(10, functools.partial(counts, cluster))
-    told = await ends(cluster)
-    assert (told["phase"], told["verdict"]["decision"], told["verdict"]["winner"]) == ("Concluded", "Winner", "arm-2")
-    assert told["verdict"]["reason"].startswith("Winner: conversion of arm-2 is ")
-    assert condition(told, "Conclusive") == ("True", "Winner")
-    assert condition(told, "Running") == ("False", "Winner")
-    assert condition(told, "Ready") == ("True", "Concluded")
-    better, alike = found(told, "arm-2"), found(told, "arm-1")
+    experiment_status = await ends(cluster)
+    assert (
+        experiment_status["phase"],
+        experiment_status["verdict"]["decision"],
+        experiment_status["verdict"]["winner"],
+    ) == ("Concluded", "Winner", "arm-2")
+    assert experiment_status["verdict"]["reason"].startswith("Winner: conversion of arm-2 is ")
+    assert condition(experiment_status, "Conclusive") == ("True", "Winner")
+    assert condition(experiment_status, "Running") == ("False", "Winner")
+    assert condition(experiment_status, "Ready") == ("True", "Concluded")
+    better, alike = found(experiment_status, "arm-2"), found(experiment_status, "arm-1")
     assert (better["role"], better["verdict"], alike["verdict"]) == ("success", "Better", "Undecided")
     assert better["interval"][0] < 1.5 < better["interval"][1]
     assert alike["interval"][0] < 1.0 < alike["interval"][1]
-    assert {each["name"] for point in told["history"] for each in point.get("metrics", ())} >= {"conversion"}
+    assert {each["name"] for point in experiment_status["history"] for each in point.get("metrics", ())} >= {
+        "conversion"
+    }
     await cluster.settle(10)
     assert await cluster.weights() == {1: 100}
     assert "ExperimentConcluded" in await cluster.events()
@@ -139,9 +145,9 @@ async def test_outcomes_of_the_warm_up_are_no_evidence() -> None:
     await cluster.kube.apply(experiment())
     assert await cluster.go_on(10, functools.partial(counts, cluster))
     await cluster.go_on(3)
-    told = await status(cluster)
-    exposed = sum(arm["requests"] for arm in told["arms"] if arm["name"] != "stable")
-    events = sum(found(told, "arm-1")["events"])
+    experiment_status = await status(cluster)
+    exposed = sum(arm["requests"] for arm in experiment_status["arms"] if arm["name"] != "stable")
+    events = sum(found(experiment_status, "arm-1")["events"])
     assert 0 < events < 0.1 * exposed
 
 
@@ -149,11 +155,15 @@ async def test_arms_without_an_effect_worth_finding_end_it_without_a_winner() ->
     metrics = {"success": [{"name": "conversion", "feedback": "bought", "minimumEffect": "60%"}]}
     cluster = await serving({1: 0.3, 2: 0.3, 3: 0.1})
     await cluster.kube.apply(experiment(2, metrics))
-    told = await ends(cluster)
-    assert (told["phase"], told["verdict"]["decision"], told["verdict"]["winner"]) == ("Concluded", "NoWinner", "")
-    assert told["verdict"]["reason"].startswith("NoWinner: no arm can win any more: ")
-    assert [found(told, arm)["verdict"] for arm in ("arm-1", "arm-2")] == ["NoEffect", "Worse"]
-    assert condition(told, "Conclusive") == ("True", "NoWinner")
+    experiment_status = await ends(cluster)
+    assert (
+        experiment_status["phase"],
+        experiment_status["verdict"]["decision"],
+        experiment_status["verdict"]["winner"],
+    ) == ("Concluded", "NoWinner", "")
+    assert experiment_status["verdict"]["reason"].startswith("NoWinner: no arm can win any more: ")
+    assert [found(experiment_status, arm)["verdict"] for arm in ("arm-1", "arm-2")] == ["NoEffect", "Worse"]
+    assert condition(experiment_status, "Conclusive") == ("True", "NoWinner")
 
 
 async def test_what_is_undecided_runs_its_course_and_is_told_with_numbers() -> None:
@@ -165,9 +175,11 @@ async def test_what_is_undecided_runs_its_course_and_is_told_with_numbers() -> N
     message = next(c["message"] for c in (await status(cluster))["conditions"] if c["type"] == "Conclusive")
     assert message.startswith("arm arm-1: conversion of arm-1 is ")
     assert "conversion is unlikely to be decided before the experiment stops: an effect of 20 % needs about" in message
-    told = await ends(cluster)
-    assert told["verdict"]["decision"] == "Undecided"
-    assert told["verdict"]["reason"].startswith("MaxDuration: ran for 8m (spec.stop.maxDuration); conversion of")
+    experiment_status = await ends(cluster)
+    assert experiment_status["verdict"]["decision"] == "Undecided"
+    assert experiment_status["verdict"]["reason"].startswith(
+        "MaxDuration: ran for 8m (spec.stop.maxDuration); conversion of"
+    )
 
 
 async def test_with_pause_all_stays_as_it_is_until_somebody_ends_it() -> None:
@@ -178,20 +190,32 @@ async def test_with_pause_all_stays_as_it_is_until_somebody_ends_it() -> None:
         return "paused" in await status(cluster)
 
     assert await cluster.go_on(60, won)
-    told = await status(cluster)
-    assert (told["phase"], told["paused"]["reason"], told["verdict"]["winner"]) == ("Running", "Won", "arm-1")
+    experiment_status = await status(cluster)
+    assert (
+        experiment_status["phase"],
+        experiment_status["paused"]["reason"],
+        experiment_status["verdict"]["winner"],
+    ) == ("Running", "Won", "arm-1")
     await cluster.go_on(5)
-    told = await status(cluster)
-    assert condition(told, "Running") == ("True", "Running")
-    assert condition(told, "Conclusive") == ("True", "Winner")
-    assert {arm["name"]: arm["weight"] for arm in told["arms"]} == {"stable": 0, "control": 50, "arm-1": 50}
+    experiment_status = await status(cluster)
+    assert condition(experiment_status, "Running") == ("True", "Running")
+    assert condition(experiment_status, "Conclusive") == ("True", "Winner")
+    assert {arm["name"]: arm["weight"] for arm in experiment_status["arms"]} == {
+        "stable": 0,
+        "control": 50,
+        "arm-1": 50,
+    }
     assert (await cluster.events()).count("ArmWon") == 1
     assert "feedback" in entry(cluster)
     await cluster.kube.apply(experiment(onWin="pause", stopped=True))
-    told = await ends(cluster, 2)
-    assert (told["phase"], told["verdict"]["decision"], told["verdict"]["winner"]) == ("Concluded", "Winner", "arm-1")
-    assert told["verdict"]["reason"].endswith("; ended by StoppedByUser: spec.stopped is true")
-    assert condition(told, "Ready") == ("True", "Concluded")
+    experiment_status = await ends(cluster, 2)
+    assert (
+        experiment_status["phase"],
+        experiment_status["verdict"]["decision"],
+        experiment_status["verdict"]["winner"],
+    ) == ("Concluded", "Winner", "arm-1")
+    assert experiment_status["verdict"]["reason"].endswith("; ended by StoppedByUser: spec.stopped is true")
+    assert condition(experiment_status, "Ready") == ("True", "Concluded")
     await cluster.settle(10)
     assert await cluster.weights() == {1: 100}
 
@@ -202,12 +226,12 @@ async def test_while_the_store_does_not_answer_nobody_wins_and_then_somebody_doe
     cluster.edges.outcomes.error = "redis://sundog-edge-store: does not answer"
     await cluster.kube.apply(experiment())
     await cluster.go_on(15)
-    told = await status(cluster)
-    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
-    assert condition(told, "DataQuality") == ("False", "FeedbackUnavailable")
-    message = next(c["message"] for c in told["conditions"] if c["type"] == "DataQuality")
+    experiment_status = await status(cluster)
+    assert (experiment_status["phase"], experiment_status["verdict"]["decision"]) == ("Running", "Undecided")
+    assert condition(experiment_status, "DataQuality") == ("False", "FeedbackUnavailable")
+    message = next(c["message"] for c in experiment_status["conditions"] if c["type"] == "DataQuality")
     assert message == "sundog-edge-0 has no outcomes: redis://sundog-edge-store: does not answer"
-    assert found(told, "arm-1")["verdict"] in ("Undecided", "NoData")
+    assert found(experiment_status, "arm-1")["verdict"] in ("Undecided", "NoData")
     before = len(cluster.kube.writes)
     await cluster.go_on(2)
     written = [w for w in list(cluster.kube.writes)[before:] if w.changed and w.ref.kind == EXPERIMENT]
@@ -216,10 +240,10 @@ async def test_while_the_store_does_not_answer_nobody_wins_and_then_somebody_doe
         f"Experiment ab: no verdict while its data is in doubt (FeedbackUnavailable): {message}"
     ]
     cluster.edges.outcomes.error = ""
-    told = await ends(cluster)
-    assert told["verdict"]["winner"] == "arm-1"
+    experiment_status = await ends(cluster)
+    assert experiment_status["verdict"]["winner"] == "arm-1"
     # The status shows the data that decided, and not the data of the evaluation before.
-    assert condition(told, "DataQuality") == ("True", "Consistent")
+    assert condition(experiment_status, "DataQuality") == ("True", "Consistent")
 
 
 @pytest.mark.extended
@@ -229,9 +253,9 @@ async def test_one_that_ends_while_control_is_in_trouble_stays_told_so() -> None
     await cluster.kube.apply(experiment(metrics=SLOWLY, stop={"maxDuration": "10m"}))
     assert await cluster.go_on(10, functools.partial(counts, cluster))
     cluster.edges.traffic.answers = {application(NAME, number): Answers(errors=0.5) for number in (1, 2)}
-    told = await ends(cluster)
-    assert told["verdict"]["reason"].startswith("MaxDuration: ")
-    assert condition(told, "DataQuality") == ("False", "ControlDegraded")
+    experiment_status = await ends(cluster)
+    assert experiment_status["verdict"]["reason"].startswith("MaxDuration: ")
+    assert condition(experiment_status, "DataQuality") == ("False", "ControlDegraded")
 
 
 @pytest.mark.extended
@@ -243,11 +267,11 @@ async def test_while_too_many_lines_are_missing_nobody_wins_and_then_somebody_do
     cluster.edges.counting(pod).drops = 0.1
     await cluster.go_on(3)
     cluster.edges.counting(pod).drops = 0.0
-    told = await status(cluster)
-    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
-    assert found(told, "arm-1")["verdict"] == "Better"
-    assert condition(told, "DataQuality") == ("False", "RequestsLost")
-    assert "requests of control nobody knows how " in message(told, "DataQuality")
+    experiment_status = await status(cluster)
+    assert (experiment_status["phase"], experiment_status["verdict"]["decision"]) == ("Running", "Undecided")
+    assert found(experiment_status, "arm-1")["verdict"] == "Better"
+    assert condition(experiment_status, "DataQuality") == ("False", "RequestsLost")
+    assert "requests of control nobody knows how " in message(experiment_status, "DataQuality")
     before = len(cluster.kube.writes)
     await cluster.go_on(2)
     written = [w for w in list(cluster.kube.writes)[before:] if w.changed and w.ref.kind == EXPERIMENT]
@@ -264,10 +288,10 @@ async def test_what_finds_no_room_in_the_store_is_told_and_nobody_wins_by_the_re
     await cluster.go_on(4)
     cluster.edges.outcomes.most_events = most
     await cluster.go_on(3)
-    told = await status(cluster)
-    assert found(told, "arm-1")["verdict"] == "Better"
-    assert condition(told, "DataQuality") == ("False", "FeedbackOverflow")
-    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    experiment_status = await status(cluster)
+    assert found(experiment_status, "arm-1")["verdict"] == "Better"
+    assert condition(experiment_status, "DataQuality") == ("False", "FeedbackOverflow")
+    assert (experiment_status["phase"], experiment_status["verdict"]["decision"]) == ("Running", "Undecided")
     reason = (await ends(cluster, 10))["verdict"]["reason"]
     assert reason.startswith("MaxDuration: ")
     assert "; nothing is decided: the feedback store had no space for " in reason
@@ -283,11 +307,14 @@ async def test_a_store_that_is_lost_takes_no_outcome_back_and_decides_nothing_an
     assert min(events) > 0
     cluster.edges.outcomes.lose()
     await cluster.go_on(3)
-    told = await status(cluster)
-    assert condition(told, "DataQuality") == ("False", "FeedbackStoreReplaced")
-    assert [new >= old for new, old in zip(found(told, "arm-1")["events"], events, strict=True)] == [True, True]
-    told = await ends(cluster)
-    assert told["verdict"]["decision"] == "Undecided"
+    experiment_status = await status(cluster)
+    assert condition(experiment_status, "DataQuality") == ("False", "FeedbackStoreReplaced")
+    assert [new >= old for new, old in zip(found(experiment_status, "arm-1")["events"], events, strict=True)] == [
+        True,
+        True,
+    ]
+    experiment_status = await ends(cluster)
+    assert experiment_status["verdict"]["decision"] == "Undecided"
 
 
 async def test_edges_that_come_and_go_count_no_outcome_twice() -> None:
@@ -301,14 +328,16 @@ async def test_edges_that_come_and_go_count_no_outcome_twice() -> None:
     cluster.edges.silent = set()
     await cluster.kube.delete(Ref(POD, NAMESPACE, "sundog-edge-2"))
     await cluster.go_on(3)
-    told = await status(cluster)
+    experiment_status = await status(cluster)
     known = cluster.edges.outcomes.sections(cluster.edges.in_force()[-1])[NAME]["outcomes"]
     positive = {row[2]: row[4] for row in known}
     assert all(
         seen <= own
-        for seen, own in zip(found(told, "arm-1")["events"], (positive["control"], positive["arm-1"]), strict=True)
+        for seen, own in zip(
+            found(experiment_status, "arm-1")["events"], (positive["control"], positive["arm-1"]), strict=True
+        )
     )
-    assert sum(found(told, "arm-1")["events"]) > 0.5 * sum(positive.values())
+    assert sum(found(experiment_status, "arm-1")["events"]) > 0.5 * sum(positive.values())
 
 
 async def test_an_arm_that_does_harm_is_dropped_and_cannot_win_and_the_others_are_judged_on() -> None:
@@ -316,10 +345,10 @@ async def test_an_arm_that_does_harm_is_dropped_and_cannot_win_and_the_others_ar
     bad = Answers(errors=0.3)
     cluster = await serving({1: 0.2, 2: 0.9, 3: 0.3}, **{application(NAME, 2): bad})
     await cluster.kube.apply(experiment(2, metrics))
-    told = await ends(cluster)
-    assert "dropped" in next(arm for arm in told["arms"] if arm["name"] == "arm-1")
-    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-2")
-    assert found(told, "arm-1", "errorRate")["verdict"] == "Harm"
+    experiment_status = await ends(cluster)
+    assert "dropped" in next(arm for arm in experiment_status["arms"] if arm["name"] == "arm-1")
+    assert (experiment_status["verdict"]["decision"], experiment_status["verdict"]["winner"]) == ("Winner", "arm-2")
+    assert found(experiment_status, "arm-1", "errorRate")["verdict"] == "Harm"
 
 
 def message(told: Json, type_: str) -> str:
@@ -336,11 +365,13 @@ async def test_an_arm_that_is_out_is_not_waited_for_and_what_is_told_is_of_those
 
     assert await cluster.go_on(20, dropped)
     await cluster.go_on(2)
-    told = await status(cluster)
-    assert message(told, "Conclusive").startswith("arm arm-2: conversion of arm-2 is ")
-    assert "needed" in found(told, "arm-2")
-    assert {"needed", "eta"}.isdisjoint(found(told, "arm-1"))
-    assert all("the arm was dropped" in each["message"] for each in told["metrics"] if each["arm"] == "arm-1")
+    experiment_status = await status(cluster)
+    assert message(experiment_status, "Conclusive").startswith("arm arm-2: conversion of arm-2 is ")
+    assert "needed" in found(experiment_status, "arm-2")
+    assert {"needed", "eta"}.isdisjoint(found(experiment_status, "arm-1"))
+    assert all(
+        "the arm was dropped" in each["message"] for each in experiment_status["metrics"] if each["arm"] == "arm-1"
+    )
 
 
 async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None:
@@ -353,19 +384,19 @@ async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None
     await cluster.kube.apply(experiment(1, metrics, stop={"maxDuration": "12m"}))
     assert await cluster.go_on(6, functools.partial(counts, cluster))
     await cluster.go_on(5)
-    told = await status(cluster)
-    first = message(told, "Conclusive")
+    experiment_status = await status(cluster)
+    first = message(experiment_status, "Conclusive")
     assert first.startswith("arm arm-1: conversion of arm-1 is ")
     assert first.endswith("; unlikely to be decided before it stops, see status.metrics: back, errorRate"), first
     assert (
         "back is unlikely to be decided before the experiment stops: an effect of 5 %"
-        in found(told, "arm-1", "back")["message"]
+        in found(experiment_status, "arm-1", "back")["message"]
     )
     assert (
         "errorRate is unlikely to be decided before the experiment stops, in "
-        in found(told, "arm-1", "errorRate")["message"]
+        in found(experiment_status, "arm-1", "errorRate")["message"]
     )
-    assert "hardly" not in found(told, "arm-1", "retries")["message"]
+    assert "hardly" not in found(experiment_status, "arm-1", "retries")["message"]
 
 
 async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
@@ -374,9 +405,9 @@ async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
     cluster.edges.traffic.answers = {application(NAME, number): Answers(errors=0.01) for number in (1, 2)}
     await cluster.kube.apply(experiment(1, metrics))
     await cluster.go_on(15)
-    told = await status(cluster)
-    assert found(told, "arm-1")["verdict"] == "Better"
-    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    experiment_status = await status(cluster)
+    assert found(experiment_status, "arm-1")["verdict"] == "Better"
+    assert (experiment_status["phase"], experiment_status["verdict"]["decision"]) == ("Running", "Undecided")
 
 
 @pytest.mark.extended
@@ -385,12 +416,15 @@ async def test_secondary_metrics_are_told_and_decide_nothing() -> None:
     cluster = await serving({1: 0.2, 2: 0.6})
     await cluster.kube.apply(experiment(1, metrics))
     await cluster.go_on(10)
-    told = await status(cluster)
-    assert (found(told, "arm-1", "clicks")["role"], found(told, "arm-1", "clicks")["verdict"]) == (
+    experiment_status = await status(cluster)
+    assert (
+        found(experiment_status, "arm-1", "clicks")["role"],
+        found(experiment_status, "arm-1", "clicks")["verdict"],
+    ) == (
         "secondary",
         "Better",
     )
-    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    assert (experiment_status["phase"], experiment_status["verdict"]["decision"]) == ("Running", "Undecided")
 
 
 @pytest.mark.extended
@@ -407,16 +441,16 @@ async def test_weights_follow_outcomes_once_an_hour_and_what_is_exposed_stays() 
 
     assert not await cluster.go_on(55, moved)
     assert await cluster.go_on(15, moved)
-    told = await status(cluster)
-    weights = {arm["name"]: arm["weight"] for arm in told["arms"]}
+    experiment_status = await status(cluster)
+    weights = {arm["name"]: arm["weight"] for arm in experiment_status["arms"]}
     assert weights["stable"] == 40
     assert round(sum(weights.values()), 6) == 100
     assert weights["arm-2"] > 20 > weights["control"]
     assert min(weights.values()) >= 6 * 0.99
-    assert [len(epoch["buckets"]) for epoch in told["evidenceEpochs"]] == [4, 4]
-    assert told["plan"]["comparison"]["allocation"] == {"floor": 0.1, "delta": 0.3, "pace": "1h"}
+    assert [len(epoch["buckets"]) for epoch in experiment_status["evidenceEpochs"]] == [4, 4]
+    assert experiment_status["plan"]["comparison"]["allocation"] == {"floor": 0.1, "delta": 0.3, "pace": "1h"}
     shares = ", ".join(f"{name} {weight} %" for name, weight in weights.items() if name != "stable")
-    epoch = told["epoch"]["number"]
+    epoch = experiment_status["epoch"]["number"]
     (note,) = await cluster.notes("WeightsMoved")
     assert note == f"Experiment ab: outcomes moved the weights to {shares} from epoch {epoch}"
     # Each arm has the replicas for all of its possible traffic.

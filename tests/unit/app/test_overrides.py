@@ -110,9 +110,9 @@ async def test_whose_overrides_name_too_many_networks_is_told_once(caplog: pytes
         await cluster.settle(30)
     assert len(service(cluster)["overrides"]) == 8
     assert "overrides" not in service(cluster, "young")
-    told = [record.getMessage() for record in caplog.records if "networks" in record.getMessage()]
+    messages = [record.getMessage() for record in caplog.records if "networks" in record.getMessage()]
     assert (
-        told[-1]
+        messages[-1]
         == "namespace vision: overrides name more than 256 networks, so some of young are ignored; name fewer networks"
     )
     caplog.clear()

@@ -49,10 +49,10 @@ async def test_it_is_paused_once_its_time_is_over_and_tried_on() -> None:
     cluster = await late()
     status = await attempt(cluster)
     assert (status["phase"], status["paused"]["reason"]) == ("Pending", "ProgressDeadlineExceeded")
-    told = "not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away"
-    assert status["paused"]["message"] == told
+    message = "not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away"
+    assert status["paused"]["message"] == message
     assert await cluster.condition("Progressing") == ("True", "Paused")
-    assert await said(cluster, "Progressing") == f"revision 2, paused because it was {told}"
+    assert await said(cluster, "Progressing") == f"revision 2, paused because it was {message}"
     assert "revision 2 is paused (ProgressDeadlineExceeded)" in await said(cluster, "Ready")
     assert await cluster.condition("Stalled") == ("Absent", "")
     assert "RolloutPaused" in await cluster.events()
@@ -96,11 +96,11 @@ async def test_who_would_let_it_go_on_is_told_that_it_is_paused(verb: str) -> No
     await cluster.command(f"{verb} revision=2 id=a")
     await cluster.settle(3)
     last = (await cluster.status())["lastCommand"]
-    told = (
+    message = (
         "revision 2 is paused because it was not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away."
         " Use resume: it then starts once it is ready"
     )
-    assert (last["result"], last["message"]) == ("Rejected", told)
+    assert (last["result"], last["message"]) == ("Rejected", message)
 
 
 @pytest.mark.parametrize("way", ["abort", "edit"])

@@ -64,9 +64,9 @@ async def test_an_analysis_lets_the_rollout_go_on_once_its_number_was_good_often
     cluster = await rolling(2)
     cluster.prometheus.numbers["smoke"] = 0.95
     await cluster.settle(10)
-    told = (await status(cluster))["step"]
-    assert told["reason"] == "check smoke gives 0.95, at least 0.9; 1 of 2 checks passed"
-    assert (told["analysis"]["passed"], told["analysis"]["verdict"]) == (1, "Passed")
+    step = (await status(cluster))["step"]
+    assert step["reason"] == "check smoke gives 0.95, at least 0.9; 1 of 2 checks passed"
+    assert (step["analysis"]["passed"], step["analysis"]["verdict"]) == (1, "Passed")
     await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=40)
     assert cluster.prometheus.asked.count("smoke") == 2
 

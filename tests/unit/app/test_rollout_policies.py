@@ -80,8 +80,8 @@ class TestReturns:
         await cluster.apply(model(1), rollout=RETURNS)
         await cluster.settle(30)
         assert await cluster.weights() == {2: 100, 1: 0}
-        told = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
-        assert told["RevisionReady"] == "revision 1: the store is away"
+        messages = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
+        assert messages["RevisionReady"] == "revision 1: the store is away"
         cluster.serve.failures.clear()
         await cluster.until(functools.partial(cluster.serves, 1))
 
@@ -247,10 +247,10 @@ class TestWindows:
         await cluster.settle(30)
         assert await cluster.weights() == {1: 100, 2: 0}
         assert cluster.serve.running("digits-r2") == 1
-        told = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
+        messages = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
         outside = "outside its windows; the next opens at 2026-11-25T13:00:00Z"
         assert await cluster.condition("Progressing") == ("True", "Paused")
-        assert told["Progressing"] == f"revision 2, step 1 of 2: {outside}"
+        assert messages["Progressing"] == f"revision 2, step 1 of 2: {outside}"
         assert (await cluster.experiment("digits-r2"))["status"]["step"]["reason"] == outside
         before = cluster.kube.store.revision
         await cluster.settle(50, seconds=60)
@@ -332,8 +332,8 @@ class TestWindows:
         await cluster.apply(model(2), rollout=recreate)
         await cluster.settle(30, seconds=60)
         assert await cluster.weights() == {1: 100, 2: 0}
-        told = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
-        assert told["Progressing"] == (
+        messages = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
+        assert messages["Progressing"] == (
             "revision 2 is being deployed, outside its windows; the next opens at 2026-11-25T13:00:00Z"
         )
         await cluster.settle(30, seconds=60)
@@ -371,8 +371,8 @@ class TestWindows:
         await cluster.settle(10)
         assert await cluster.weights() == {1: 100}
         assert await cluster.condition("SpecAccepted") == ("False", "InvalidSpec")
-        told = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
-        assert told["SpecAccepted"] == (
+        messages = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
+        assert messages["SpecAccepted"] == (
             "spec.rollout.windows[0].tz: Europe/Pragu is not a time zone; expected one such as UTC or Europe/Prague"
         )
 
@@ -609,9 +609,9 @@ class TestDryRun:
         await cluster.settle(12, seconds=10)
         await cluster.apply(model(2), rollout=dry())
         await cluster.settle(3)
-        told = await message(cluster, "Progressing")
-        assert told.startswith(f"without dryRun: canary of revision 2 beside revision 1: {steps}")
-        assert told.endswith(
+        expected_message = await message(cluster, "Progressing")
+        assert expected_message.startswith(f"without dryRun: canary of revision 2 beside revision 1: {steps}")
+        assert expected_message.endswith(
             ", by errorRate within 25 %, " + ("latencyP99 within 10 %" if rps == 100 else "latencyP95 within 25 %")
         )
 
@@ -622,29 +622,31 @@ class TestDryRun:
         assert await cluster.condition("SpecAccepted") == ("False", "NotYetSupported")
 
     @pytest.mark.parametrize(
-        ("rollout", "told"),
+        ("rollout", "expected_message"),
         [
             ({"strategy": "recreate"}, "without dryRun: revision 1 gets all traffic from revision 2 at once"),
             (RETURNS, "without dryRun: returns to revision 1, within rollbackWindow, without steps"),
         ],
     )
     async def test_a_rollout_without_steps_is_told_as_one(
-        self, cluster: Cluster, rollout: dict[str, object], told: str
+        self, cluster: Cluster, rollout: dict[str, object], expected_message: str
     ) -> None:
         await history(cluster, 2, MANUAL)
         await cluster.apply(model(1), rollout=dry(**rollout))
         await cluster.settle(30)
-        assert await message(cluster, "Progressing") == told
+        assert await message(cluster, "Progressing") == expected_message
         assert await cluster.weights() == {2: 100}
 
     @pytest.mark.parametrize(
-        ("number", "told"),
+        ("number", "expected_message"),
         [
             (3, "canary of revision 3 beside revision 1: 25 % (for 30s) → 100 %"),
             (1, "revision 1 keeps all traffic"),
         ],
     )
-    async def test_a_rollout_that_is_under_way_stands_still(self, cluster: Cluster, number: int, told: str) -> None:
+    async def test_a_rollout_that_is_under_way_stands_still(
+        self, cluster: Cluster, number: int, expected_message: str
+    ) -> None:
         await promoted(cluster, 1, TIMED)
         await cluster.apply(model(2), rollout=TIMED)
         await cluster.until(functools.partial(cluster.at_weight, 2, 25))
@@ -652,7 +654,8 @@ class TestDryRun:
         await cluster.settle(60)
         assert await cluster.weights() == {1: 75, 2: 25}
         assert await message(cluster, "Progressing") == (
-            "revision 2, step 1 of 2: held by the spec; without dryRun: ends the rollout of revision 2; " + told
+            "revision 2, step 1 of 2: held by the spec; without dryRun: ends the rollout of revision 2; "
+            + expected_message
         )
         await cluster.command("promote revision=2 id=a")
         await cluster.settle(3)
@@ -662,7 +665,7 @@ class TestDryRun:
         assert await cluster.weights() == {1: 100}
 
     @pytest.mark.parametrize(
-        ("number", "told"),
+        ("number", "expected_message"),
         [
             (
                 3,
@@ -671,7 +674,9 @@ class TestDryRun:
             (1, "ends the rollout of revision 2; revision 1 keeps all traffic"),
         ],
     )
-    async def test_what_would_wait_is_not_told_to_end_anything(self, cluster: Cluster, number: int, told: str) -> None:
+    async def test_what_would_wait_is_not_told_to_end_anything(
+        self, cluster: Cluster, number: int, expected_message: str
+    ) -> None:
         queue = {**TIMED, "onNewRevision": "queue"}
         await promoted(cluster, 1, queue)
         await cluster.apply(model(2), rollout=queue)
@@ -679,7 +684,7 @@ class TestDryRun:
         await cluster.apply(model(number), rollout=dry(**queue))
         await cluster.settle(10)
         assert await message(cluster, "Progressing") == (
-            f"revision 2, step 1 of 2: held by the spec; without dryRun: {told}"
+            f"revision 2, step 1 of 2: held by the spec; without dryRun: {expected_message}"
         )
 
 

@@ -102,11 +102,11 @@ async def test_what_is_not_paused_is_not_resumed(cluster: Cluster) -> None:
     await served(cluster, rollout=TIMED)
     await cluster.apply("file:///models/v2", rollout=TIMED)
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
-    told = "revision 2 is not paused: there is nothing to resume"
-    assert await answer(cluster, "resume revision=2 id=a") == ("Rejected", told)
+    message = "revision 2 is not paused: there is nothing to resume"
+    assert await answer(cluster, "resume revision=2 id=a") == ("Rejected", message)
     assert (await answer(cluster, "pause revision=2 id=b"))[0] == "Accepted"
     assert (await answer(cluster, "resume revision=2 id=c"))[0] == "Accepted"
-    assert await answer(cluster, "resume revision=2 id=d") == ("Rejected", told)
+    assert await answer(cluster, "resume revision=2 id=d") == ("Rejected", message)
 
 
 class Died(Exception):
@@ -139,10 +139,10 @@ async def test_what_stands_still_without_a_pause_is_told_what_lets_it_go_on(clus
     await served(cluster)
     await cluster.apply("file:///models/v2")
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
-    told = "revision 2 is not paused: there is nothing to resume; "
-    assert await answer(cluster, "resume revision=2 id=a") == ("Rejected", f"{told}it waits for promote")
+    message = "revision 2 is not paused: there is nothing to resume; "
+    assert await answer(cluster, "resume revision=2 id=a") == ("Rejected", f"{message}it waits for promote")
     await cluster.apply("file:///models/v2", paused=True)
-    assert await answer(cluster, "resume revision=2 id=b") == ("Rejected", f"{told}spec.paused is true")
+    assert await answer(cluster, "resume revision=2 id=b") == ("Rejected", f"{message}spec.paused is true")
 
 
 async def test_a_candidate_that_has_not_failed_is_not_tried_again(cluster: Cluster) -> None:
@@ -150,8 +150,8 @@ async def test_a_candidate_that_has_not_failed_is_not_tried_again(cluster: Clust
     cluster.serve.start_s = 60
     await cluster.apply("file:///models/v2", rollout={"steps": [{"pause": {}}, {"weight": 50}]})
     await cluster.settle(5)
-    told = "revision 2 is starting and has not failed: there is nothing to retry"
-    assert await answer(cluster, "retry revision=2 id=a") == ("Rejected", told)
+    message = "revision 2 is starting and has not failed: there is nothing to retry"
+    assert await answer(cluster, "retry revision=2 id=a") == ("Rejected", message)
 
     async def ready() -> bool:
         return await cluster.condition("RevisionReady") == ("True", "Ready")
@@ -228,10 +228,10 @@ async def test_a_candidate_with_traffic_is_not_tried_again(cluster: Cluster) -> 
     await cluster.command("retry revision=2 id=r")
     await cluster.settle(3)
     last = (await cluster.status())["lastCommand"]
-    told = (
+    message = (
         "revision 2 has 25 % of the traffic: there is nothing to retry. Use abort, then retry, to restart its rollout"
     )
-    assert (last["result"], last["message"]) == ("Rejected", told)
+    assert (last["result"], last["message"]) == ("Rejected", message)
     await cluster.command("promote revision=2 id=p")
     await cluster.until(functools.partial(cluster.at_weight, 2, 50))
 
@@ -321,8 +321,11 @@ async def test_skip_leaves_out_a_step_and_leads_to_no_promotion(cluster: Cluster
     await cluster.until(pending)
     await cluster.command("skip revision=2 id=early")
     await cluster.round()
-    told = (await cluster.status())["lastCommand"]
-    assert (told["result"], told["message"]) == ("Rejected", "the canary is not ready yet: there is no step to skip")
+    last_command = (await cluster.status())["lastCommand"]
+    assert (last_command["result"], last_command["message"]) == (
+        "Rejected",
+        "the canary is not ready yet: there is no step to skip",
+    )
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     assert await rejected("skip revision=7 id=a") == "revision 7 is not the candidate; expected revision 2"
     assert await rejected("skip revision=2 id=b") == ""

@@ -193,8 +193,8 @@ async def test_alone_it_takes_its_time_and_then_a_person_decides() -> None:
     attempt = await rollout(cluster)
     assert attempt["verdict"]["decision"] == "Passed"
     assert "99" in attempt["verdict"]["reason"]
-    (told,) = (each for each in attempt["conditions"] if each["type"] == "Conclusive")
-    assert (told["status"], told["reason"]) == ("True", "Passed")
+    (condition,) = (each for each in attempt["conditions"] if each["type"] == "Conclusive")
+    assert (condition["status"], condition["reason"]) == ("True", "Passed")
     ready = next(each for each in (await cluster.status())["conditions"] if each["type"] == "Ready")
     assert ready["message"] == "revision 1 serves; revision 2 waits for promote"
     version = (await cluster.experiment("digits-r2"))["metadata"]["resourceVersion"]
@@ -236,8 +236,8 @@ async def test_alone_a_candidate_that_answers_otherwise_is_rolled_back() -> None
     assert status["lastRollout"]["outcome"] == "RolledBack"
     assert await cluster.condition("Stalled") == ("True", "RolledBack")
     attempt = await rollout(cluster)
-    (told,) = (each for each in attempt["conditions"] if each["type"] == "Conclusive")
-    assert (told["status"], told["reason"]) == ("True", "RolledBack")
+    (condition,) = (each for each in attempt["conditions"] if each["type"] == "Conclusive")
+    assert (condition["status"], condition["reason"]) == ("True", "RolledBack")
 
 
 @pytest.mark.extended

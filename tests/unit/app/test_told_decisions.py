@@ -96,10 +96,12 @@ async def test_requests_that_an_edge_lost_are_no_failures_that_anybody_saw() -> 
     status, reason, message = await condition(cluster, "DataQuality")
     assert (status, reason) == ("True", "Consistent")
     assert message.endswith(" of canary is unknown")
-    (told,) = (each["message"] for each in (await experiment(cluster))["metrics"] if each["name"] == "errorRate")
+    (expected_message,) = (
+        each["message"] for each in (await experiment(cluster))["metrics"] if each["name"] == "errorRate"
+    )
     lost = int(message.split(" and ")[1].split()[0])
     assert lost > 0
-    assert f"the canary has {lost} lost requests of unknown outcome" in told
+    assert f"the canary has {lost} lost requests of unknown outcome" in expected_message
 
 
 async def counts(cluster: Cluster) -> bool:

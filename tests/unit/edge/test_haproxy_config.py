@@ -404,7 +404,7 @@ def test_a_shadow_needs_one_reload_and_adds_two_fields():
 
 
 @pytest.mark.parametrize(
-    ("shadow", "says"),
+    ("shadow", "message"),
     [
         ({"arm": "a9", "percent": 20}, "names arm 'a9'; expected an arm"),
         ({"arm": "a1", "percent": 0}, "greater than or equal to 1"),
@@ -415,8 +415,8 @@ def test_a_shadow_needs_one_reload_and_adds_two_fields():
     ],
     ids=str,
 )
-def test_an_invalid_shadow_is_refused(shadow, says):
-    with pytest.raises(ValueError, match=re.escape(says)):
+def test_an_invalid_shadow_is_refused(shadow, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         document("digits-r7", "digits-r8", shadow=shadow)
 
 

@@ -24,7 +24,7 @@ def test_another_version_is_named(args: Any, version: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"model": {}}, "args.model.uri: field required"),
         ({"model": {"uri": "file:///m", "digest": "md5:1"}}, "args.model.digest"),
@@ -37,10 +37,10 @@ def test_another_version_is_named(args: Any, version: Any) -> None:
         ({"service": ""}, "args.service"),
     ],
 )
-def test_a_wrong_field_is_named(args: Any, change: dict[str, Any], says: str) -> None:
+def test_a_wrong_field_is_named(args: Any, change: dict[str, Any], message: str) -> None:
     with pytest.raises(LoadFailed) as caught:
         parse_arguments(args(Path("/m")) | change)
-    assert says in caught.value.message
+    assert message in caught.value.message
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 1])

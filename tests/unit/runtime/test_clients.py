@@ -382,7 +382,7 @@ def infer(client: Any, name: str, values: Any, model: str = "echo", timeout: flo
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "model", "status", "says"),
+    ("name", "values", "model", "status", "message"),
     [
         ("y", [1], "other", "NOT_FOUND", "ModelNotFound: model 'other' does not exist here"),
         ("x", [1], "echo", "INVALID_ARGUMENT", "WrongInputs: inputs names a tensor twice"),
@@ -392,13 +392,13 @@ def infer(client: Any, name: str, values: Any, model: str = "echo", timeout: flo
     ],
 )
 def test_errors_for_tritonclient_over_grpc(
-    served: Served, name: str, values: Any, model: str, status: str, says: str
+    served: Served, name: str, values: Any, model: str, status: str, message: str
 ) -> None:
     with tritonclient.grpc.InferenceServerClient(served.grpc) as client:
         with pytest.raises(InferenceServerException) as caught:
             infer(client, name, values, model)
         assert caught.value.status() == f"StatusCode.{status}"
-        assert says in caught.value.message()
+        assert message in caught.value.message()
         assert "secret" not in caught.value.message()
         np.testing.assert_array_equal(infer(client, "y", [1]).as_numpy("y"), [1])
 

@@ -183,7 +183,7 @@ def test_one_weight_file_only(torch_model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entrypoint", "says"),
+    ("entrypoint", "message"),
     [
         ("", "set model.entrypoint to its module, such as net:Net"),
         ("net", "expected the form module:attribute"),
@@ -197,14 +197,14 @@ def test_one_weight_file_only(torch_model: Path) -> None:
         ("builtins:dict", "returned a dict; expected a torch.nn.Module"),
     ],
 )
-def test_entrypoints_that_name_nothing(torch_model: Path, entrypoint: str, says: str) -> None:
+def test_entrypoints_that_name_nothing(torch_model: Path, entrypoint: str, message: str) -> None:
     with pytest.raises(EntrypointMissing) as caught:
         load(torch_model, entrypoint)
-    assert says in caught.value.message
+    assert message in caught.value.message
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("code", "message"),
     [
         ("raise ValueError('bo\\nom')", "importing 'net' raised ValueError: bo om"),
         ("x = (", "importing 'net' raised SyntaxError"),
@@ -214,11 +214,11 @@ def test_entrypoints_that_name_nothing(torch_model: Path, entrypoint: str, says:
         ("import torch\ndef Net(): return torch.nn.Linear(2, 2)", "model.safetensors does not fit"),
     ],
 )
-def test_code_that_fails(torch_model: Path, code: str, says: str) -> None:
+def test_code_that_fails(torch_model: Path, code: str, message: str) -> None:
     (torch_model / "net.py").write_text(code)
     with pytest.raises(LoadFailed) as caught:
         load(torch_model)
-    assert says in caught.value.message
+    assert message in caught.value.message
 
 
 def test_config_that_does_not_fit(torch_model: Path) -> None:
@@ -392,7 +392,7 @@ def test_types_of_undeclared_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("inputs: [", "is not YAML"),
         ("inputs: &a []\noutputs: *a", "found a YAML alias"),
@@ -413,11 +413,11 @@ def test_types_of_undeclared_numbers() -> None:
         ("x: " + "y" * 70_000, "expected at most 65536"),
     ],
 )
-def test_descriptions_that_are_wrong(torch_model: Path, text: str, says: str) -> None:
+def test_descriptions_that_are_wrong(torch_model: Path, text: str, message: str) -> None:
     (torch_model / "model.yaml").write_text(text)
     with pytest.raises(LoadFailed) as caught:
         load(torch_model)
-    assert says in caught.value.message
+    assert message in caught.value.message
     assert "model.yaml" in caught.value.message
 
 

@@ -143,8 +143,8 @@ def test_bytes_have_no_form_in_json() -> None:
     text = orjson.dumps({"inputs": [sent("bytes", b"", parameters={}, data=["a", "b", "c", "d"])]})
     refused(echo("bytes"), text, "WrongType", "input 'x': bytes have no form in JSON; send it as a binary tensor")
     body, headers = binary({"inputs": [sent("bytes", raw)]}, raw)
-    says = "output 'y': bytes have no form in JSON; request it as binary data"
-    refused(echo("bytes"), body, "WrongType", says, headers)
+    message = "output 'y': bytes have no form in JSON; request it as binary data"
+    refused(echo("bytes"), body, "WrongType", message, headers)
 
 
 @pytest.mark.parametrize("body", [b'[["a", "b"]]', b'{"inputs": {"x": [["a", "b"]]}}'])
@@ -188,7 +188,7 @@ def test_an_input_of_bytes_is_what_was_sent(array: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "output", "code", "says"),
+    ("dtype", "output", "code", "message"),
     [
         ("bytes", [["a", "b"]], "OutputUnusable", "holds string values; expected bytes"),
         ("bytes", [[b"a", "b"]], "OutputUnusable", "holds string values; expected bytes"),
@@ -201,12 +201,12 @@ def test_an_input_of_bytes_is_what_was_sent(array: bool) -> None:
         ("", {"deep": [{"er": b"a"}]}, "OutputUnusable", "holds bytes; declare the output"),
     ],
 )
-def test_only_an_output_that_is_declared_so_holds_bytes(dtype: str, output: Any, code: str, says: str) -> None:
+def test_only_an_output_that_is_declared_so_holds_bytes(dtype: str, output: Any, code: str, message: str) -> None:
     specs = echo(dtype).signature.outputs if dtype else ()
     with pytest.raises(Problem) as caught:
         check_outputs(specs, to_plain(output))
     assert (caught.value.status, caught.value.code) == (500, code)
-    assert says in caught.value.detail
+    assert message in caught.value.detail
 
 
 @pytest.mark.parametrize(
@@ -293,12 +293,12 @@ def test_header_values_that_are_wrong(length: str) -> None:
 
 
 def refused(
-    model: LoadedModel, body: bytes, code: str, says: str = "", headers: dict[bytes, bytes] | None = None
+    model: LoadedModel, body: bytes, code: str, message: str = "", headers: dict[bytes, bytes] | None = None
 ) -> None:
     with pytest.raises(Problem) as caught:
         answer(model, body, headers)
     assert (caught.value.status, caught.value.code) == (400, code), caught.value.detail
-    assert says in caught.value.detail
+    assert message in caught.value.detail
 
 
 FOUR = np.arange(4, dtype=np.float32).tobytes()
@@ -410,11 +410,11 @@ CASES: list[tuple[str, Callable[[], tuple[Any, bytes]], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "code", "says"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_binary_requests_that_are_wrong(make: Callable[[], tuple[Any, bytes]], code: str, says: str) -> None:
+@pytest.mark.parametrize(("make", "code", "message"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_binary_requests_that_are_wrong(make: Callable[[], tuple[Any, bytes]], code: str, message: str) -> None:
     document, tail = make()
     body, headers = binary(document, tail)
-    refused(echo("float32"), body, code, says, headers)
+    refused(echo("float32"), body, code, message, headers)
 
 
 def test_binary_data_without_the_header() -> None:
@@ -422,7 +422,7 @@ def test_binary_data_without_the_header() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "code", "says"),
+    ("raw", "code", "message"),
     [
         (b"\1\0\0\0a" * 3, "WrongSize", "4 elements take more"),
         (b"\1\0\0\0a" * 3 + b"\0", "WrongSize", "ends within element 3"),
@@ -432,9 +432,9 @@ def test_binary_data_without_the_header() -> None:
         (b"\1\0\0\0\xff" * 4, "WrongType", "not UTF-8"),
     ],
 )
-def test_bytes_that_are_wrong(raw: bytes, code: str, says: str) -> None:
+def test_bytes_that_are_wrong(raw: bytes, code: str, message: str) -> None:
     body, headers = binary({"inputs": [sent("string", raw)]}, raw)
-    refused(echo("string"), body, code, says, headers)
+    refused(echo("string"), body, code, message, headers)
 
 
 def test_a_boolean_is_zero_or_one() -> None:

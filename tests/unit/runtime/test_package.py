@@ -218,7 +218,7 @@ def test_an_example_of_bytes_is_text_or_base64(workshop: Path, example: Any, len
 
 
 @pytest.mark.parametrize(
-    ("example", "says"),
+    ("example", "message"),
     [
         (["text", 7], "input 'picture' holds integer values; expected string"),
         ([{"base64": "§"}], "input 'picture': base64 is not valid base64: "),
@@ -227,12 +227,12 @@ def test_an_example_of_bytes_is_text_or_base64(workshop: Path, example: Any, len
         ({"photo": ["a"]}, "inputs has 'photo'; expected 'picture'"),
     ],
 )
-def test_an_example_that_holds_no_bytes_is_refused(workshop: Path, example: Any, says: str) -> None:
+def test_an_example_that_holds_no_bytes_is_refused(workshop: Path, example: Any, message: str) -> None:
     (workshop / "pictures.py").write_text(PICTURES)
     arguments = ("pictures", "--entrypoint", "pictures:Predictor", "--input", "picture:bytes:-1")
     done = sundog(package, *arguments, "--example", json.dumps(example))
     assert done.exit_code == 1
-    assert f"--example: {says}" in done.output
+    assert f"--example: {message}" in done.output
 
 
 def test_bytes_beside_an_array_are_given_by_name(workshop: Path) -> None:
@@ -283,7 +283,7 @@ def test_tied_weights_become_safetensors(workshop: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "code", "message"),
     [
         (["--input", "x"], 2, "'x': expected name:dtype:shape"),
         (["--input", "x:float31:1"], 2, "dtype 'float31': expected one of bool"),
@@ -299,12 +299,12 @@ def test_tied_weights_become_safetensors(workshop: Path) -> None:
         (["--weights", "weights.pt", "--entrypoint", "net:Net", "--example", "[[1, []]]"], 1, "--example: "),
     ],
 )
-def test_errors_are_reported_in_one_line(workshop: Path, arguments: list[str], code: int, says: str) -> None:
+def test_errors_are_reported_in_one_line(workshop: Path, arguments: list[str], code: int, message: str) -> None:
     torch.save(torch.nn.Linear(1, 1), workshop / "whole.pt")
     torch.save([torch.zeros(1)], workshop / "list.pt")
     done = sundog(package, "model", *arguments)
     assert (done.exit_code, done.exception.__class__) == (code, SystemExit)
-    assert says in " ".join(done.output.split())
+    assert message in " ".join(done.output.split())
     assert sorted(path.name for path in workshop.iterdir()) == ["list.pt", "net.py", "weights.pt", "whole.pt"]
 
 

@@ -198,7 +198,7 @@ async def test_inputs_by_keyword_are_inputs_as_those_by_position(
 
 @pytest.mark.parametrize("names", [["ids", "weights_scale", "bias"], ["a", "b", "c"]])
 @pytest.mark.parametrize(
-    ("ids", "scale", "says"),
+    ("ids", "scale", "message"),
     [
         ((2, 4), (3, 4, 3), "'{1}' has the size 3 in dimension 0; expected 2, as input '{0}' has in dimension 0"),
         ((2, 4), (2, 5, 3), "'{1}' has the size 5 in dimension 1; expected 4, as input '{0}' has in dimension 1"),
@@ -213,7 +213,7 @@ async def test_sizes_that_a_program_does_not_accept_are_the_client_s_error(
     names: list[str],
     ids: tuple[int, ...],
     scale: tuple[int, ...],
-    says: str,
+    message: str,
     protocol: str,
 ) -> None:
     export_words(tmp_path / "words.pt2")
@@ -238,7 +238,7 @@ async def test_sizes_that_a_program_does_not_accept_are_the_client_s_error(
         ]
         answer = await client.post("/v2/models/digits/infer", json={"inputs": tensors})
     assert (answer.status_code, answer.json()["code"]) == (400, "WrongShape")
-    assert answer.json()["detail"] == "input " + says.format(*names)
+    assert answer.json()["detail"] == "input " + message.format(*names)
 
 
 class Scaled(torch.nn.Module):
@@ -298,7 +298,7 @@ def test_auto_logs_the_archive(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
 
 @pytest.mark.parametrize(
-    ("saved", "asked", "says"),
+    ("saved", "asked", "message"),
     [
         ("exported", "torchscript", "found digits.bin is a torch.export archive; expected "),
         ("torchscript", "exported", "found digits.bin is a TorchScript archive; expected "),
@@ -306,11 +306,11 @@ def test_auto_logs_the_archive(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         ("torchscript", "python", "format python needs model.entrypoint"),
     ],
 )
-def test_another_format_than_there_is(tmp_path: Path, saved: str, asked: str, says: str) -> None:
+def test_another_format_than_there_is(tmp_path: Path, saved: str, asked: str, message: str) -> None:
     SAVE[saved](Digits(), tmp_path / "digits.bin")
     with pytest.raises(StartError) as caught:
         load(tmp_path, format=asked)
-    assert says in caught.value.message
+    assert message in caught.value.message
 
 
 @pytest.mark.parametrize("name", SAVE)

@@ -142,7 +142,7 @@ async def test_a_longer_name_is_not_below_the_prefix(client: httpx.AsyncClient) 
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "says"),
+    ("body", "code", "message"),
     [
         ("", "EmptyBody", "empty"),
         ("{", "MalformedJson", "not JSON"),
@@ -174,13 +174,13 @@ async def test_a_longer_name_is_not_below_the_prefix(client: httpx.AsyncClient) 
         ('{"inputs": [[1, 2, 3, 4]], "instances": []}', "UnknownField", "'instances'"),
     ],
 )
-async def test_plain_bodies_that_are_wrong(client: httpx.AsyncClient, body: str, code: str, says: str) -> None:
+async def test_plain_bodies_that_are_wrong(client: httpx.AsyncClient, body: str, code: str, message: str) -> None:
     answer = await client.post("/", content=body.encode("latin-1"))
-    assert says in problem(answer, 400, code)
+    assert message in problem(answer, 400, code)
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "says"),
+    ("body", "code", "message"),
     [
         ({}, "MissingInputs", "inputs"),
         ({"inputs": []}, "MissingInputs", "inputs"),
@@ -208,9 +208,9 @@ async def test_plain_bodies_that_are_wrong(client: httpx.AsyncClient, body: str,
         (tensor(ROW) | {"outputs": "scores"}, "WrongType", "outputs"),
     ],
 )
-async def test_protocol_bodies_that_are_wrong(client: httpx.AsyncClient, body: Any, code: str, says: str) -> None:
+async def test_protocol_bodies_that_are_wrong(client: httpx.AsyncClient, body: Any, code: str, message: str) -> None:
     answer = await client.post("/v2/models/digits/infer", json=body)
-    assert says in problem(answer, 400, code)
+    assert message in problem(answer, 400, code)
 
 
 async def test_the_repository_holds_the_model(client: httpx.AsyncClient) -> None:
@@ -235,7 +235,7 @@ async def test_version_1_of_another_model(client: httpx.AsyncClient, path: str) 
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "says"),
+    ("body", "code", "message"),
     [
         ({}, "MissingInputs", "instances"),
         ({"instances": []}, "MissingInputs", "instances"),
@@ -247,8 +247,8 @@ async def test_version_1_of_another_model(client: httpx.AsyncClient, path: str) 
         ({"instances": [[1, 2]]}, "WrongShape", "[1, 2]"),
     ],
 )
-async def test_version_1_bodies_that_are_wrong(client: httpx.AsyncClient, body: Any, code: str, says: str) -> None:
-    assert says in problem(await client.post("/v1/models/digits:predict", json=body), 400, code)
+async def test_version_1_bodies_that_are_wrong(client: httpx.AsyncClient, body: Any, code: str, message: str) -> None:
+    assert message in problem(await client.post("/v1/models/digits:predict", json=body), 400, code)
 
 
 @pytest.mark.parametrize(
@@ -307,8 +307,8 @@ async def test_inputs_have_as_many_rows_as_each_other(
     answer = await client.post(path, json={"inputs": rows if path == "/" else tensors})
     assert answer.status_code == status
     if status == 400:
-        says = "input 'right' has the size 1 in dimension 0; expected 2, as input 'left' has in dimension 0"
-        assert problem(answer, 400, "WrongShape") == says
+        message = "input 'right' has the size 1 in dimension 0; expected 2, as input 'left' has in dimension 0"
+        assert problem(answer, 400, "WrongShape") == message
 
 
 async def test_texts_have_as_many_rows_as_what_comes_with_them(
@@ -361,7 +361,7 @@ async def test_compressed_bodies(client: httpx.AsyncClient, encoding: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("encoding", "body", "status", "code", "says"),
+    ("encoding", "body", "status", "code", "message"),
     [
         ("br", b"x", 415, "ContentEncoding", "the content encoding 'br'; expected gzip, x-gzip, deflate or none"),
         ("gzip, gzip", b"x", 415, "ContentEncoding", "'gzip, gzip'"),
@@ -372,10 +372,10 @@ async def test_compressed_bodies(client: httpx.AsyncClient, encoding: str) -> No
     ],
 )
 async def test_compressed_bodies_that_are_wrong(
-    client: httpx.AsyncClient, encoding: str, body: bytes, status: int, code: str, says: str
+    client: httpx.AsyncClient, encoding: str, body: bytes, status: int, code: str, message: str
 ) -> None:
     answer = await client.post("/", content=body, headers={"content-encoding": encoding})
-    assert says in problem(answer, status, code)
+    assert message in problem(answer, status, code)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
@@ -766,18 +766,18 @@ async def test_undeclared_whole_numbers_fit_a_network_of_floats(torch_model: Pat
 
 
 @pytest.mark.parametrize(
-    ("declared", "says"),
+    ("declared", "message"),
     [
         ("shape: [-1, 2]", "'scores' is float32 [1, 3]; expected float32 [-1, 2]"),
         ("shape: [-1, 3, 1]", "expected float32 [-1, 3, 1]"),
     ],
 )
-async def test_outputs_are_as_declared(torch_model: Path, args: Any, serve: Any, declared: str, says: str) -> None:
+async def test_outputs_are_as_declared(torch_model: Path, args: Any, serve: Any, declared: str, message: str) -> None:
     text = (torch_model / "model.yaml").read_text().replace("shape: [-1, 3]", declared)
     (torch_model / "model.yaml").write_text(text)
     client = await serve(args(torch_model, warmup={"requests": 0}))
     for path, body in (("/", {"inputs": [ROW]}), ("/v2/models/digits/infer", tensor(ROW))):
-        assert says in problem(await client.post(path, json=body), 500, "OutputNotAsDeclared")
+        assert message in problem(await client.post(path, json=body), 500, "OutputNotAsDeclared")
 
 
 json_values = st.recursive(

@@ -117,7 +117,7 @@ async def test_an_idle_thread_keeps_no_reference_to_its_last_call() -> None:
 
 
 @pytest.mark.parametrize(
-    ("example", "says"),
+    ("example", "message"),
     [
         ("", "warm-up skipped: the model has no example(), and its inputs hold bytes"),
         ("    def example(self): return [b'a picture']\n", "warm-up: 4 requests in"),
@@ -129,13 +129,13 @@ async def test_no_file_is_guessed_for_the_warm_up(
     serve: Any,
     caplog: pytest.LogCaptureFixture,
     example: str,
-    says: str,
+    message: str,
 ) -> None:
     root = python_model(FILES + example)
     (root / "model.yaml").write_text(OF_BYTES)
     with caplog.at_level(logging.INFO, "ray.serve.sundog"):
         await serve(args(root, "predictor:Predictor"))
-    assert says in caplog.text
+    assert message in caplog.text
 
 
 async def test_a_stream_has_no_bytes_to_answer_with(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
@@ -146,21 +146,21 @@ async def test_a_stream_has_no_bytes_to_answer_with(python_model: Callable[[str]
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "message"),
     [
         ("raise ValueError('cold')", "warm-up request 1 of 4 raised ValueError: cold"),
         ("return float('nan')", "warm-up request 1 of 4: the model's output holds NaN or infinity"),
         ("return object()", "warm-up request 1 of 4: the model's output holds an object of type object"),
     ],
 )
-async def test_warm_up_fails(python_model: Callable[[str], Path], args: Any, body: str, says: str) -> None:
+async def test_warm_up_fails(python_model: Callable[[str], Path], args: Any, body: str, message: str) -> None:
     code = (
         "class Predictor:\n    def load(self, path, config): pass\n    def example(self): return 'x'\n"
         f"    def predict(self, batch):\n        {body}\n"
     )
     with pytest.raises(WarmupFailed) as caught:
         await started(args(python_model(code), "predictor:Predictor"))
-    assert caught.value.message == says
+    assert caught.value.message == message
 
 
 async def test_a_model_that_answers_nan_to_everything_does_not_start(

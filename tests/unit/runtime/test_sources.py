@@ -44,7 +44,7 @@ def test_plain_uris_are_taken_literally(uri: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "says"),
+    ("uri", "message"),
     [
         ("file:///models/../etc", "'..'"),
         ("file:///models/..", "'..'"),
@@ -67,10 +67,10 @@ def test_plain_uris_are_taken_literally(uri: str, path: str) -> None:
         ("", "file://"),
     ],
 )
-def test_all_other_uris_are_refused_with_a_reason(uri: str, says: str) -> None:
+def test_all_other_uris_are_refused_with_a_reason(uri: str, message: str) -> None:
     with pytest.raises(LoadFailed) as caught:
         parse_uri(uri)
-    assert says in caught.value.message
+    assert message in caught.value.message
     assert "secret" not in caught.value.message
 
 

@@ -136,7 +136,7 @@ async def test_a_folder_that_cannot_be_created_does_not_prevent_a_start(tmp_path
 
 @pytest.mark.extended
 @pytest.mark.parametrize(
-    ("part", "says"),
+    ("part", "message"),
     [
         ("load", "loading did not end within 2 s"),
         ("configure", "configure did not end within 2 s"),
@@ -144,7 +144,7 @@ async def test_a_folder_that_cannot_be_created_does_not_prevent_a_start(tmp_path
     ],
 )
 def test_a_model_that_holds_the_lock_is_ended_and_reported(
-    python_model: Callable[[str], Path], args: Callable[..., dict[str, Any]], part: str, says: str
+    python_model: Callable[[str], Path], args: Callable[..., dict[str, Any]], part: str, message: str
 ) -> None:
     code = {"load": "pass", "configure": "pass", "predict": "return batch"} | {part: FOR_EVER}
     root = python_model(HOLDS_THE_LOCK.format(**code))
@@ -162,7 +162,7 @@ def test_a_model_that_holds_the_lock_is_ended_and_reported(
     with pytest.raises(StartError) as raised:
         asyncio.run(Replica.start(wanted, "1"))
     assert raised.value.message == (
-        f"{says}: {part} at predictor.py:{line} held Python's interpreter lock, so the process was ended"
+        f"{message}: {part} at predictor.py:{line} held Python's interpreter lock, so the process was ended"
     )
     assert type(raised.value) is (WarmupTimeout if part == "predict" else LoadTimeout)
 

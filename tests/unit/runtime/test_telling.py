@@ -313,14 +313,14 @@ async def test_without_user_config_the_first_health_check_ends_the_start(torch_m
 
 
 @pytest.mark.parametrize(
-    ("declared", "joins", "says"),
+    ("declared", "joins", "message"),
     [
         ("[-1, 4]", True, ""),
         ("[1, 4]", False, "input 'x' has the shape [1, 4]; expected a first size of -1, the batch axis"),
     ],
 )
 async def test_the_warm_up_tries_the_largest_batch(
-    torch_model: Path, args: Any, serve: Any, caplog: pytest.LogCaptureFixture, declared: str, joins: bool, says: str
+    torch_model: Path, args: Any, serve: Any, caplog: pytest.LogCaptureFixture, declared: str, joins: bool, message: str
 ) -> None:
     text = (torch_model / "model.yaml").read_text()
     (torch_model / "model.yaml").write_text(text.split("outputs:")[0].replace("[-1, 4]", declared))
@@ -334,7 +334,7 @@ async def test_the_warm_up_tries_the_largest_batch(
     predict = client.replica._model.module
     assert predict.seen == [1, 1, 1, 1, *([8, 8] if joins else [])]
     assert client.replica._scheduler.is_batching is joins
-    assert says in caplog.text
+    assert message in caplog.text
 
 
 async def test_a_model_that_fails_on_many_rows_serves_one_at_a_time(

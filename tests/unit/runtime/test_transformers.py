@@ -118,16 +118,16 @@ async def test_tokens_where_there_is_no_tokenizer(
 
 
 @pytest.mark.parametrize(
-    ("ids", "says"),
+    ("ids", "message"),
     [([[2, 8]], "a token outside of 0 to 7"), ([[-1]], "a token outside of 0 to 7"), ([[2] * 13], "at most 12")],
 )
 async def test_tokens_outside_of_the_network_s_limits_are_refused(
-    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]], ids: list[list[int]], says: str
+    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]], ids: list[list[int]], message: str
 ) -> None:
     client = await serve(args(save(tmp_path, bert()), ""))
     answer = await client.post("/", json={"inputs": ids})
     assert answer.status_code == 400
-    assert says in answer.json()["detail"]
+    assert message in answer.json()["detail"]
 
 
 def test_a_text_longer_than_the_network_accepts_is_cut(tmp_path: Path) -> None:
@@ -163,13 +163,13 @@ def test_embeddings_leave_padding_out(tmp_path: Path, pooling: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mask", "says"),
+    ("mask", "message"),
     [
         ([[1, 1]], "input 'attention_mask' has the shape [1, 2]; expected [1, 3]"),
         ([[0, 0, 0]], "input 'attention_mask' has a row without a token"),
     ],
 )
-def test_inputs_beside_tokens_fit_them(tmp_path: Path, mask: list[list[int]], says: str) -> None:
+def test_inputs_beside_tokens_fit_them(tmp_path: Path, mask: list[list[int]], message: str) -> None:
     save(tmp_path, bert(BertModel))
     (tmp_path / "model.yaml").write_text(
         "inputs:\n- {name: input_ids, dtype: int64, shape: [-1, -1]}\n"
@@ -178,7 +178,7 @@ def test_inputs_beside_tokens_fit_them(tmp_path: Path, mask: list[list[int]], sa
     with pytest.raises(Problem) as caught:
         load(tmp_path).predict({"input_ids": np.array([[2, 4, 3]]), "attention_mask": np.array(mask)})
     assert caught.value.status == 400
-    assert says in caught.value.detail
+    assert message in caught.value.detail
 
 
 def sentences(
@@ -282,7 +282,7 @@ def test_the_manifest_s_pooling_and_task_override_the_directory_s(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"steps": ("Transformer", "Pooling", "Dense")}, "the steps are Transformer, Pooling, Dense; expected"),
         ({"steps": ("CLIPModel",)}, "the steps are CLIPModel; expected"),
@@ -302,13 +302,13 @@ def test_the_manifest_s_pooling_and_task_override_the_directory_s(tmp_path: Path
     ],
 )
 def test_sentences_that_would_not_be_their_authors_are_refused(
-    tmp_path: Path, change: dict[str, Any], says: str
+    tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     save(tmp_path, bert(BertModel), tokenizer())
     sentences(tmp_path, **({"pooling": {"pooling_mode": "cls"}} | change))
     with pytest.raises(LoadFailed) as caught:
         load(tmp_path)
-    assert says in caught.value.message
+    assert message in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def edited(root: Path, **fields: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "message"),
     [
         ({"model_type": "mine", "auto_map": {"AutoModel": "mine.Model"}}, "code of its own, which is never run"),
         ({"model_type": "mine"}, "has no model_type 'mine'"),
@@ -384,12 +384,12 @@ def edited(root: Path, **fields: Any) -> None:
         ({"hidden_size": "many"}, "loading "),
     ],
 )
-def test_directories_that_are_refused(tmp_path: Path, fields: dict[str, Any], says: str) -> None:
+def test_directories_that_are_refused(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     save(tmp_path, bert(), tokenizer())
     edited(tmp_path, **fields)
     with pytest.raises(StartError) as caught:
         load(tmp_path)
-    assert says in caught.value.message
+    assert message in caught.value.message
 
 
 def test_code_beside_the_weights_does_not_run(tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ def test_damaged_files_are_start_errors(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "message"),
     [
         ({"task": "dance"}, "config.task"),
         ({"temperature": 1}, "config.temperature: extra inputs are not permitted"),
@@ -426,10 +426,10 @@ def test_damaged_files_are_start_errors(tmp_path: Path, name: str) -> None:
         ({"maxLength": 0}, "config.maxLength"),
     ],
 )
-def test_settings_that_are_wrong(tmp_path: Path, config: dict[str, Any], says: str) -> None:
+def test_settings_that_are_wrong(tmp_path: Path, config: dict[str, Any], message: str) -> None:
     with pytest.raises(LoadFailed) as caught:
         load(save(tmp_path, bert()), config=config)
-    assert says in caught.value.message
+    assert message in caught.value.message
 
 
 def test_classification_needs_classes(tmp_path: Path) -> None:

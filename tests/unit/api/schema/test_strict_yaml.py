@@ -69,7 +69,7 @@ def test_a_large_text_without_aliases_is_none_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: 1\nb: &b [1, *b]", "line 2: alias 'b' contains itself"),
         ("a: &a {<<: *a}", "line 1: alias 'a' contains itself"),
@@ -85,8 +85,8 @@ def test_a_large_text_without_aliases_is_none_of_it() -> None:
         ("a: \x00", "not YAML: unacceptable character #x0000: special characters are not allowed"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(text: str, told: str) -> None:
-    assert wrong(text) == told
+def test_what_cannot_be_read_is_one_line(text: str, message: str) -> None:
+    assert wrong(text) == message
 
 
 def test_one_document_is_read_as_strictly() -> None:
@@ -100,7 +100,7 @@ def test_one_document_is_read_as_strictly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: 1\nb: 2\na: 3", "line 3: duplicate key 'a', first in line 1"),
         ("a: {b: [{c: 1, c: 1}]}", "line 1: duplicate key 'c', first in line 1"),
@@ -109,8 +109,8 @@ def test_one_document_is_read_as_strictly() -> None:
         ("1: a\n1: b", "line 2: duplicate key '1', first in line 1"),
     ],
 )
-def test_a_key_that_is_there_twice_is_refused(text: str, told: str) -> None:
-    assert wrong(text) == told
+def test_a_key_that_is_there_twice_is_refused(text: str, message: str) -> None:
+    assert wrong(text) == message
 
 
 def test_what_a_merge_brings_is_not_there_twice() -> None:

@@ -45,8 +45,8 @@ async def status(cluster: Cluster) -> Json:
 
 
 async def in_phase(cluster: Cluster, phase: str) -> bool:
-    told = await status(cluster)
-    return told.get("phase") == phase and (phase != "Running" or "since" in told)
+    experiment_status = await status(cluster)
+    return experiment_status.get("phase") == phase and (phase != "Running" or "since" in experiment_status)
 
 
 async def serving(installation: Installation | None = None) -> Cluster:
@@ -226,9 +226,9 @@ async def test_one_that_is_written_while_its_experiment_is_looked_at_stays_told(
             await RECONCILERS["experiment"](cluster.world, Key("experiment", NAMESPACE, AB))
 
     await looked_at_while(cluster, written)
-    told = await status(cluster)
-    assert told["countedAt"] != counted, "what was seen at that look is written"
-    assert (told["exposureLog"]["uri"], *(await said(cluster))[:2]) == (f"{own}/000001", "True", "Written")
+    experiment_status = await status(cluster)
+    assert experiment_status["countedAt"] != counted, "what was seen at that look is written"
+    assert (experiment_status["exposureLog"]["uri"], *(await said(cluster))[:2]) == (f"{own}/000001", "True", "Written")
     await cluster.settle(5)
     assert cluster.logs.tried == [f"{own}/000001"]
 

@@ -295,7 +295,7 @@ def test_enough_that_agree_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "verdict", "says"),
+    ("counts", "verdict", "message"),
     [
         ({"agree": 450, "disagree": 50}, "fails", "agreement by argmax: 90 % of 500"),
         ({"agree": 460, "errors": 40}, "fails", "shadowFailures: 40 errors and 0 timeouts of 500 copies"),
@@ -312,10 +312,10 @@ def test_enough_that_agree_pass() -> None:
     ],
     ids=str,
 )
-def test_copies_that_do_not_pass_have_a_message(counts: dict[str, int], verdict: str, says: str) -> None:
+def test_copies_that_do_not_pass_have_a_message(counts: dict[str, int], verdict: str, message: str) -> None:
     result = evaluate(row(**counts))
     assert (result.passed, bool(result.failed)) == (False, verdict == "fails")
-    assert says in (result.failed or result.status.message)
+    assert message in (result.failed or result.status.message)
 
 
 ONCE, AGAIN = {"steps": [{"shadow": SHADOW}, *HALF]}, {"steps": [{"shadow": SHADOW}] * 2 + [{"weight": 25}]}
@@ -441,7 +441,7 @@ def timed(stable: list[int], candidate: list[int], **counts: Any) -> dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("rows", "passed", "verdict", "says"),
+    ("rows", "passed", "verdict", "message"),
     [
         (
             [timed([0, 0, 3000], [0, 0, 3000])],
@@ -459,11 +459,11 @@ def timed(stable: list[int], candidate: list[int], **counts: Any) -> dict[str, A
     ],
     ids=str,
 )  # fmt: skip
-def test_a_step_may_have_a_latency_margin(rows: list[dict[str, Any]], passed: bool, verdict: str, says: str) -> None:
+def test_a_step_may_have_a_latency_margin(rows: list[dict[str, Any]], passed: bool, verdict: str, message: str) -> None:
     result = evaluate(*rows, shadow=SLOWEST)
     latency = result.metrics[2]
     assert (latency.name, latency.verdict, latency.allowed) == ("shadowLatencyP99", verdict, 1.5)
-    assert says in latency.message
+    assert message in latency.message
     assert (result.passed, result.failed) == (passed, "")
     if not passed:
         assert latency.message in result.status.message

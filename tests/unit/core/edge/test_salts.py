@@ -47,7 +47,7 @@ WIDE, OTHER = SaltOwner("Experiment", "digits", "spring"), SaltOwner("Experiment
 
 
 @pytest.mark.parametrize(
-    ("own", "known", "said"),
+    ("own", "known", "message"),
     [
         (DIGITS, [DIGITS, LETTERS, OTHER], "spec.rollout.unit.salt: ModelDeployment letters"),
         # An Experiment may have the name of a ModelDeployment.
@@ -58,6 +58,6 @@ WIDE, OTHER = SaltOwner("Experiment", "digits", "spring"), SaltOwner("Experiment
         (OTHER, [], ""),
     ],
 )
-def test_the_first_of_those_with_the_same_salt_is_named(own: SaltOwner, known: list[SaltOwner], said: str) -> None:
-    wanted = said and f"{said} has the same salt, so both assign units alike; choose another for independent arms"
+def test_the_first_of_those_with_the_same_salt_is_named(own: SaltOwner, known: list[SaltOwner], message: str) -> None:
+    wanted = message and f"{message} has the same salt, so both assign units alike; choose another for independent arms"
     assert salts.make_reuse_message(own.kind, own.name, known) == wanted

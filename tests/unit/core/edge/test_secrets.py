@@ -28,7 +28,7 @@ def test_what_is_all_there_is_no_problem() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "reason", "told"),
+    ("change", "reason", "message"),
     [
         (
             {"keys": None},
@@ -47,8 +47,8 @@ def test_what_is_all_there_is_no_problem() -> None:
         ),
     ],
 )
-def test_what_is_missing_is_named(change: secrets.KeysBySecret, reason: str, told: str) -> None:
-    assert problem(WHOLE, {**THERE, **change}) == (reason, told)
+def test_what_is_missing_is_named(change: secrets.KeysBySecret, reason: str, message: str) -> None:
+    assert problem(WHOLE, {**THERE, **change}) == (reason, message)
 
 
 def test_several_are_told_together_and_a_missing_one_names_the_reason() -> None:

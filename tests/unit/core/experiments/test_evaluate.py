@@ -138,8 +138,8 @@ def test_a_sample_ratio_mismatch_is_reported_with_every_arm() -> None:
     counts = Counts(running("a", exposure="40%"))
     for _ in range(40):
         counts.block({"stable": 600, "control": 260, "a": 140}, {})
-    told = counts.evaluate().mismatch
-    assert told.startswith(
+    mismatch = counts.evaluate().mismatch
+    assert mismatch.startswith(
         "of 40000 requests, stable got 24000 (24000 expected), control got 10400 (8000 expected), a got 5600 (8000 expected)"
     )
 

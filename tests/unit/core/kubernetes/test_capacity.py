@@ -185,8 +185,8 @@ def test_where_nodes_may_not_be_looked_at_quotas_alone_count() -> None:
     found = room(None, quotas=[quota(4, 2)], count=2)
     assert found == AvailableCapacity(GPU, None, 2)
     assert capacity.find_shortage(TWO, 1, found, ()) is None
-    told = f"4 {GPU} of type l4 needed (2 × 2), 2 left by the namespace's quota"
-    assert capacity.find_shortage(TWO, 2, found, ["l4"]) == ("InsufficientQuota", told)
+    message = f"4 {GPU} of type l4 needed (2 × 2), 2 left by the namespace's quota"
+    assert capacity.find_shortage(TWO, 2, found, ["l4"]) == ("InsufficientQuota", message)
     assert capacity.find_shortage(TWO, 9, room(None, count=2), ()) is None
 
 

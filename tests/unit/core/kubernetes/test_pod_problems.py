@@ -28,7 +28,7 @@ UNPLACED = {
 
 
 @pytest.mark.parametrize(
-    ("found", "reason", "told"),
+    ("found", "reason", "message"),
     [
         (pod(conditions=[UNPLACED]), "Unschedulable", "pod w: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu."),
         (pod(waiting("ErrImageNeverPull", "no such image")), "ImagePullBackOff", "pod w, container c0: no such image"),
@@ -54,8 +54,8 @@ UNPLACED = {
         ),
     ],
 )
-def test_a_problem_is_one_line_with_pod_and_container(found: dict[str, Any], reason: str, told: str) -> None:
-    assert find_pod_problem([found]) == (reason, told)
+def test_a_problem_is_one_line_with_pod_and_container(found: dict[str, Any], reason: str, message: str) -> None:
+    assert find_pod_problem([found]) == (reason, message)
 
 
 def test_what_is_nearer_to_the_cause_counts() -> None:

@@ -37,7 +37,7 @@ def test_everything_that_is_named_is_needed_but_what_is_optional() -> None:
 
 
 @pytest.mark.parametrize(
-    ("need", "keys", "reason", "told"),
+    ("need", "keys", "reason", "message"),
     [
         (NEEDED[0], None, "SecretNotFound", "spec.model.credentials.secretName: Secret ns/read does not exist"),
         (
@@ -61,8 +61,8 @@ def test_everything_that_is_named_is_needed_but_what_is_optional() -> None:
         ),
     ],
 )
-def test_what_is_missing_is_told_with_its_field(need: ObjectReference, keys: Any, reason: str, told: str) -> None:
-    assert references.find_missing_references([need], {(need.kind, need.name): keys}, "ns") == (reason, told)
+def test_what_is_missing_is_told_with_its_field(need: ObjectReference, keys: Any, reason: str, message: str) -> None:
+    assert references.find_missing_references([need], {(need.kind, need.name): keys}, "ns") == (reason, message)
 
 
 def test_what_is_there_or_was_not_looked_for_is_no_problem() -> None:

@@ -18,16 +18,16 @@ TWO = application({"a": "RUNNING", "b": "RUNNING"}, 2)
 
 
 @pytest.mark.parametrize(
-    ("states", "told"),
+    ("states", "message"),
     [
         ({"b": "RUNNING", "c": "STARTING"}, "replica a ended; Serve starts a replacement; 1 of 2 run"),
         ({"a": "STOPPING", "b": "RUNNING"}, "replica a ended; Serve starts a replacement; 1 of 2 run"),
         ({"c": "RUNNING", "d": "RUNNING"}, "2 replicas ended; Serve starts a replacement; 2 of 2 run"),
     ],
 )
-def test_what_ended_unasked_is_told(states: States, told: str) -> None:
+def test_what_ended_unasked_is_told(states: States, message: str) -> None:
     (event,) = make_lost_replica_events(8, TWO, application(states, 2))
-    assert (event.type, event.reason, event.note) == ("Warning", "ReplicaLost", f"revision 8: {told}")
+    assert (event.type, event.reason, event.note) == ("Warning", "ReplicaLost", f"revision 8: {message}")
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def exit_at_thirteen(batch: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "says"),
+    ("answer", "error", "message"),
     [
         (not_thirteen, ValueError, "unlucky"),
         (unusable_at_thirteen, Problem, "complex64"),
@@ -129,7 +129,7 @@ def exit_at_thirteen(batch: Any) -> Any:
     ],
 )
 async def test_an_error_reaches_only_its_own_request(
-    make: Callable[..., Scheduler], answer: Callable[[Any], Any], error: type[Exception], says: str
+    make: Callable[..., Scheduler], answer: Callable[[Any], Any], error: type[Exception], message: str
 ) -> None:
     gate = Gate(answer)
     scheduler = make(loaded(gate))
@@ -138,7 +138,7 @@ async def test_an_error_reaches_only_its_own_request(
     first, one, guilty, two = await asyncio.gather(*tasks, return_exceptions=True)
     assert [first[0, 0], one[0, 0], two[0, 0]] == [0, 2, 4]
     assert isinstance(guilty, error)
-    assert says in str(guilty)
+    assert message in str(guilty)
     assert scheduler.is_batching
 
 
