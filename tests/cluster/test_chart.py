@@ -162,7 +162,7 @@ def test_upgrade_and_rollback_wait_and_roll_the_pods(
     assert len(pods(kubectl)) == 2
 
 
-def test_an_upgrade_that_cannot_start_is_told_and_the_old_replicas_go_on(
+def test_an_upgrade_that_cannot_start_is_reported_and_the_old_replicas_go_on(
     installed: str, helm: Helm, kubectl: Kubectl, values: dict[str, Any]
 ) -> None:
     before = pods(kubectl)

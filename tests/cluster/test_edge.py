@@ -462,7 +462,7 @@ async def _kill_agent(namespace: Namespace, pod: Json) -> None:
     await namespace.until(restarted, f"another agent in {name}")
 
 
-async def test_a_service_of_somebody_else_is_left_alone_and_told(namespace: Namespace) -> None:
+async def test_a_service_of_somebody_else_is_left_alone_and_reported(namespace: Namespace) -> None:
     spec = {"selector": {"app": "theirs"}, "ports": [{"port": 1234}]}
     meta = {"name": NAME, "namespace": namespace.name}
     theirs = await namespace.kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})

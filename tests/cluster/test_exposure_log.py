@@ -237,7 +237,7 @@ def test_who_has_what_the_operator_wrote_comes_to_its_verdict(site: Site) -> Non
     assert [1 + here["uplift"], 1 + here["lower"], 1 + here["upper"]] == [theirs["ratio"], *theirs["interval"]]
 
 
-def test_a_place_that_nobody_allowed_is_told_and_another_one_is_written_to(site: Site) -> None:
+def test_a_place_that_nobody_allowed_is_reported_and_another_one_is_written_to(site: Site) -> None:
     team, before = site.team, site.objects()
     elsewhere = "s3://elsewhere/experiments"
     team.apply(site.experiment(stopped=True, exposureLog={"uri": elsewhere}))
@@ -249,7 +249,7 @@ def test_a_place_that_nobody_allowed_is_told_and_another_one_is_written_to(site:
     assert site.said()[:2] == ("True", "Written")
 
 
-def test_a_server_that_is_away_is_told_and_written_to_once_it_is_back(site: Site) -> None:
+def test_a_server_that_is_away_is_reported_and_written_to_once_it_is_back(site: Site) -> None:
     team = site.team
     team.serving.kubectl("-n", BUCKETS, "delete", "pod", "s3", "--grace-period=0", "--force")
     team.apply(site.experiment(stopped=True, exposureLog={"uri": f"{PLACE}/later"}))

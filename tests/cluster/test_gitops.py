@@ -140,7 +140,7 @@ def chart_of(folder: Path, manifest: dict[str, Any]) -> str:
     return str(folder)
 
 
-def test_helm_waits_for_a_model_and_tells_of_one_that_does_not_come(life: Life, helm: Helm, tmp_path: Path) -> None:
+def test_helm_waits_for_a_model_and_reports_one_that_does_not_come(life: Life, helm: Helm, tmp_path: Path) -> None:
     """Helm reads its conditions as kstatus does, as for every kind that it does not know."""
     folder, where = tmp_path / "models", ("--namespace", TEAM)
     helm("install", "models", chart_of(folder, model_deployment(1, **CANARY)), *where, "--wait", "--timeout", "5m")

@@ -235,7 +235,7 @@ MISTAKES: dict[str, tuple[Json, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_what_cannot_start_is_told_in_one_line_and_stable_serves_on(
+def test_what_cannot_start_is_reported_in_one_line_and_stable_serves_on(
     served: Team, traffic: Traffic, mistake: str
 ) -> None:
     """Each is an edit while the rollout of the one before may still be under way."""

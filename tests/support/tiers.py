@@ -64,7 +64,7 @@ GATE: Final[dict[str, tuple[str, ...]]] = {
     "integration/edge/test_units.py": (
         "test_a_cookie_is_the_unit_and_is_issued_where_there_is_none",
         "test_a_value_in_the_body_is_the_unit",
-        "test_blocks_groups_and_slow_answers_are_told_on_request",
+        "test_blocks_groups_and_slow_answers_are_reported_on_request",
     ),
     "integration/edge/test_replicas.py": (
         "test_a_replica_killed_under_load_fails_no_request",
@@ -99,9 +99,7 @@ GATE: Final[dict[str, tuple[str, ...]]] = {
     # The operator's process hands over its Lease, also when it is killed.
     "integration/operator_process/test_hand_over.py": (),
     # An Experiment on a real operator, edge and store drops the arm that has gone.
-    "integration/local_experiments/test_experiments.py": (
-        "test_an_arm_that_is_gone_wins_nothing_by_what_is_told_since",
-    ),
+    "integration/local_experiments/test_experiments.py": ("test_an_arm_that_is_gone_wins_nothing_by_later_outcomes",),
     # Local mode finds, adopts and ends its processes.
     "integration/local/test_process_table.py": (),
     # Models come from stores whole or not at all.

@@ -36,6 +36,6 @@ def test_a_scale_that_is_no_number_above_0_is_refused_in_one_line(scale: str) ->
     assert done.stderr == (f"SUNDOG_PATIENCE: {scale!r}; expected a number above 0, such as 3 on a slow machine.\n")
 
 
-def test_what_does_not_come_true_is_told_with_its_last_value() -> None:
+def test_what_does_not_come_true_is_reported_with_its_last_value() -> None:
     with pytest.raises(TimeoutError, match=r"^a door did not come true within 0 s; last value: \[\]$"):
         waiting.eventually(list, "a door", within=0)

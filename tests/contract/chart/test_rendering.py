@@ -273,20 +273,20 @@ def test_no_pod_of_the_operator_reaches_the_metadata_service() -> None:
     assert [port["port"] for rule in open_rules for port in rule["ports"]] == [53, 53]
 
 
-def test_edges_and_heads_are_told_of_an_api_server_at_another_port() -> None:
+def test_edges_and_heads_get_the_address_of_an_api_server_at_another_port() -> None:
     text = one(values("everything"), "ConfigMap", "sundog-blue")["data"]["installation.yaml"]
     assert parse_installation(text, "everything").network_policies.api_server_ports == (16443,)
 
 
 @pytest.mark.extended
 @pytest.mark.parametrize("name", [RELEASE, "blue", "sundog-blue"])
-def test_the_operator_may_hold_the_lease_that_it_is_told_of_and_no_other(name: str) -> None:
+def test_the_operator_may_hold_the_configured_lease_and_no_other(name: str) -> None:
     given = {**SMALLEST, "fullnameOverride": name}
     may = {grant.name for grant in service_account.granted(given) if grant.right == Right("update", LEASES)}
     assert may == {service_account.lease(given, name)}
 
 
-def test_a_plain_release_has_the_lease_of_an_operator_that_is_told_of_none() -> None:
+def test_a_plain_release_has_the_lease_of_an_operator_without_a_configured_one() -> None:
     assert service_account.lease(SMALLEST) == LEASE_NAME
 
 

@@ -811,7 +811,7 @@ def ids(cases: list[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(("obj", "message"), RULES + REPEATED, ids=ids(RULES + REPEATED))
-def test_a_broken_rule_is_told_alike_by_both(admissions: Any, obj: dict[str, Any], message: str) -> None:
+def test_both_report_a_broken_rule_alike(admissions: Any, obj: dict[str, Any], message: str) -> None:
     assert [str(violation) for violation in find_violations(obj)] == [message]
     (denial,) = admissions[obj["kind"]].denials(obj)
     assert message in (f"{denial.path}: {denial.message}", denial.message)

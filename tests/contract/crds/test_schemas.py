@@ -48,7 +48,7 @@ def test_the_files_are_what_the_types_say(documented: Any) -> None:
     assert dict(crds.render_crds()) == {f"{a.crd['spec']['names']['plural']}.yaml": a.text for a in documented.values()}
 
 
-def test_the_reference_tells_what_a_change_does() -> None:
+def test_the_reference_shows_what_a_change_does() -> None:
     fields, _, _ = api.render_page().partition("Further rules")
     rows = {line.split("`")[1]: line for line in fields.splitlines() if line.startswith("| `spec.")}
     assert "| **revision** |" in rows["spec.model.uri"]

@@ -53,7 +53,7 @@ def told_of(kind: Kind) -> set[str]:
     return {each.reason for text in TABLES[kind] for each in text.reasons}
 
 
-def test_the_reference_tells_each_reason_of_the_registry_and_no_other() -> None:
+def test_the_reference_has_each_reason_of_the_registry_and_no_other() -> None:
     assert told_of(MODEL_DEPLOYMENT) == set(DeploymentReason)
     assert told_of(EXPERIMENT) == set(ExperimentReason)
     assert set(EventReason) == EVENTS
@@ -93,7 +93,7 @@ def start_errors() -> list[str]:
     return [error.__name__ for error in errors.StartError.__subclasses__()]
 
 
-def test_each_failure_of_the_model_server_is_told_with_what_follows() -> None:
+def test_each_failure_of_the_model_server_is_documented_with_its_consequence() -> None:
     assert {*start_errors(), "DeployFailed"} == FAILURES
     retried = {each.reason for each in reference.START_FAILURE_REASONS if each.truth == "retried"}
     assert retried == readiness.RETRYABLE_REASONS
@@ -154,7 +154,7 @@ class Listener:
 
 
 @pytest.mark.extended
-async def test_what_is_said_in_a_busy_life_is_in_the_reference() -> None:
+async def test_every_reason_of_a_busy_life_is_in_the_reference() -> None:
     cluster = Cluster()
     listener = Listener(cluster)
     cluster.after_step = listener.listen
@@ -203,10 +203,10 @@ async def live(cluster: Cluster) -> None:
     await command("pause")
     await cluster.settle(5)
     await command("resume")
-    cluster.edges.deaf = {"sundog-edge-0"}
+    cluster.edges.stale = {"sundog-edge-0"}
     await command("promote")
     await cluster.settle(40)
-    cluster.edges.deaf = set()
+    cluster.edges.stale = set()
     await command("promote")
     await until(cluster, "Promoted", "Promoted")
     await cluster.apply("file:///v3")

@@ -286,7 +286,7 @@ async def test_the_stream_of_events_is_bounded_and_the_sums_are_not(tmp_path: Pa
         assert 10 <= plain.xlen("sundog:{bounded}:s/a:events") <= 110
 
 
-async def test_a_store_tells_that_it_is_away_and_comes_back(tmp_path: Path, unused_port: int) -> None:
+async def test_a_store_reports_that_it_is_away_and_comes_back(tmp_path: Path, unused_port: int) -> None:
     folder = tmp_path / "server"
     folder.mkdir()
     password = folder / "password"
@@ -310,7 +310,7 @@ async def test_a_store_tells_that_it_is_away_and_comes_back(tmp_path: Path, unus
         await store.close()
 
 
-async def test_a_file_that_cannot_be_a_store_is_told_and_tried_again(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_a_store_is_reported_and_tried_again(tmp_path: Path) -> None:
     place = tmp_path / "folder" / "feedback.db"
     store = SqliteStore(place)
     with pytest.raises(StoreUnavailable, match=r"feedback store .*: .*No such file or directory"):
@@ -388,7 +388,7 @@ async def test_what_is_not_ours_in_a_server_is_told_as_one_that_does_not_answer(
     await store.close()
 
 
-async def test_a_password_that_is_no_text_is_told_and_does_not_end_the_agent(
+async def test_a_password_that_is_no_text_is_reported_and_does_not_end_the_agent(
     tmp_path: Path, server: tuple[int, Path]
 ) -> None:
     password = tmp_path / "password"
@@ -420,7 +420,7 @@ def test_another_url_is_refused(url: str) -> None:
         open_store(url, "n")
 
 
-def test_a_password_in_the_url_is_refused_and_not_told() -> None:
+def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
     with pytest.raises(SettingsError) as raised:
         open_store("redis://:secret@host:6379", "n")
     assert "secret" not in str(raised.value)

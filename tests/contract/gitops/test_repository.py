@@ -55,13 +55,13 @@ def read_by_flux() -> Iterator[Path]:
             yield from kustomized(EXAMPLE / obj["spec"]["path"])
 
 
-def test_every_file_is_read_by_a_tool_or_told_of_to_people() -> None:
+def test_every_file_is_read_by_a_tool_or_described_to_people() -> None:
     scripts = set(SCRIPTS.rglob("*"))
     found = {path for path in EXAMPLE.rglob("*") if path.is_file()} - scripts - {EXAMPLE / "README.md"}
     assert found == ENTRIES | set(read_by_argocd()) | set(read_by_flux())
 
 
-def test_the_readme_tells_what_is_applied_by_hand() -> None:
+def test_the_readme_lists_what_is_applied_by_hand() -> None:
     text = (EXAMPLE / "README.md").read_text()
     assert [path for path in ENTRIES if str(path.relative_to(EXAMPLE)) not in text] == []
 

@@ -221,7 +221,7 @@ class TestErrors:
             (500, {"reason": "InternalError"}, DependencyError),
         ],
     )
-    async def test_carry_what_the_server_said(
+    async def test_carry_the_message_of_the_server(
         self, tmp_path: Path, code: int, status: Object, error: type[Exception]
     ) -> None:
         async def respond(_request: web.Request) -> web.Response:

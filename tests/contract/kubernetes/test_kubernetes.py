@@ -416,7 +416,7 @@ class TestList:
 
 class TestAKindThatIsNotServed:
     @pytest.mark.parametrize("api_version", ["nobody.example.com/v1", MODEL_DEPLOYMENT.api_version, "v1"])
-    async def test_is_told_from_an_object_that_is_not_there(self, kube: Kubernetes, api_version: str) -> None:
+    async def test_is_distinguished_from_an_object_that_is_not_there(self, kube: Kubernetes, api_version: str) -> None:
         ref = Ref(Kind(api_version, "Unheard", "unheards"), "vision", "digits")
         for read in (kube.get(ref), kube.labels(ref), kube.list(ref.kind, "vision"), kube.list(ref.kind)):
             with pytest.raises(NotServed, match=r"(?i)unheard"):

@@ -120,7 +120,9 @@ async def test_what_is_one_number_and_what_is_none(
     assert await asked.query(expression) == reading
 
 
-async def test_what_is_no_promql_is_told_as_prometheus_tells_it(real: Real, session: aiohttp.ClientSession) -> None:
+async def test_invalid_promql_is_reported_in_the_words_of_prometheus(
+    real: Real, session: aiohttp.ClientSession
+) -> None:
     found = await HttpPrometheus(session, real.url, 30).query("rate(up")
     assert found == PrometheusResult(
         problem='is refused by Prometheus: invalid parameter "query": 1:8: parse error: unclosed left parenthesis'
@@ -190,7 +192,7 @@ async def test_what_is_no_answer_of_prometheus_is_no_number(misbehaving: Callabl
     assert await (await misbehaving(handle)).query("up") == PrometheusResult(problem=problem)
 
 
-async def test_what_is_told_of_an_answer_has_room_in_a_status(misbehaving: Callable[..., Any]) -> None:
+async def test_the_description_of_an_answer_has_room_in_a_status(misbehaving: Callable[..., Any]) -> None:
     async def handle(_: web.Request) -> web.Response:
         result = [1, f"NaN{' ' * 50_000}"]
         return web.json_response({"status": "success", "data": {"resultType": "scalar", "result": result}})
@@ -239,6 +241,6 @@ async def test_the_stand_in_hangs_alike() -> None:
     assert await task == PrometheusResult(problem="had no answer from Prometheus within 10 s")
 
 
-async def test_one_that_is_not_there_is_told(session: aiohttp.ClientSession) -> None:
+async def test_one_that_is_not_there_is_reported(session: aiohttp.ClientSession) -> None:
     found = await HttpPrometheus(session, f"http://127.0.0.1:{free_port()}", PATIENCE_S).query("up")
     assert found == PrometheusResult(problem="cannot reach Prometheus: it cannot be connected to")

@@ -72,7 +72,7 @@ async def rolled_out(receiver: Receiver) -> Cluster:
     return cluster
 
 
-async def test_a_rollout_is_confirmed_and_told_over_http(receiver: Receiver) -> None:
+async def test_a_rollout_is_confirmed_and_reported_over_http(receiver: Receiver) -> None:
     cluster = await rolled_out(receiver)
     assert len(receiver.asked) == 2
     assert [document["event"] for document in receiver.told] == ["started", "promoted"]

@@ -137,7 +137,7 @@ def outside(request: pytest.FixtureRequest) -> Outside:
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 302, 404, 500])
-async def test_the_status_of_the_answer_is_told_whatever_it_is(outside: Outside, status: int) -> None:
+async def test_the_status_of_the_answer_is_reported_whatever_it_is(outside: Outside, status: int) -> None:
     url = outside.answering(status)
     answer = await outside.webhooks.post(url, DOCUMENT, PATIENCE_S)
     assert answer == WebhookResult(status)
@@ -202,7 +202,7 @@ async def test_headers_without_an_end_are_no_answer(server: Server) -> None:
         ("http://name.invalid/?token=secret", "has a host name that DNS does not resolve"),
     ],
 )
-async def test_a_strange_address_raises_nothing_and_its_secrets_are_not_told(url: str, problem: str) -> None:
+async def test_a_strange_address_raises_nothing_and_its_secrets_are_not_shown(url: str, problem: str) -> None:
     answer = await HttpWebhooks(AddressPolicy(allow_loopback=True)).post(url, DOCUMENT, PATIENCE_S)
     assert answer == WebhookResult(problem=problem)
 

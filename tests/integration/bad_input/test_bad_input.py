@@ -63,7 +63,7 @@ def test_an_experiment_that_breaks_a_rule_is_refused_alike(bed: Any) -> None:
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-def test_kubectl_is_told_the_same(bed: Any, tmp_path: Path) -> None:
+def test_kubectl_gets_the_same_message(bed: Any, tmp_path: Path) -> None:
     spec, told = REFUSED["minimum-above-maximum"]
     done = subprocess.run(
         ["kubectl", f"--kubeconfig={bed.up.state}/kubeconfig", "apply", "-f", "-"],

@@ -159,7 +159,7 @@ async def test_headers_in_disguise_are_taken_away(edge, digits):
     assert (seen["x-sundog-timeout-seconds"], seen["x-request-disconnect-disabled"]) == (f"{PATIENCE_S + 1:g}", "?1")
 
 
-async def test_a_body_that_tells_no_length_is_capped_where_it_fits_a_buffer(edge, digits):
+async def test_a_body_without_a_length_is_capped_where_it_fits_a_buffer(edge, digits):
     """Up to 16 kB the edge sees it whole; a longer one is counted by the model server as it reads."""
     await edge.apply(edge.service("digits", stable(edge), maxRequestBytes=1000))
     for size, wanted in ((1000, 200), (1001, 413), (12_000, 413)):
@@ -301,7 +301,7 @@ async def test_an_address_has_only_so_many_connections(edge, strict):
 
 
 @pytest.mark.parametrize(("waiting", "refused"), [(0, 5), (2, 3)])
-async def test_no_more_wait_than_may_and_the_rest_is_told_at_once(edge, serve, replicas, waiting, refused):
+async def test_no_more_wait_than_may_and_the_rest_is_answered_at_once(edge, serve, replicas, waiting, refused):
     replica = await replicas("digits-r7")
     serve.targets = {"digits-r7": [replica.address]}
     await edge.apply(

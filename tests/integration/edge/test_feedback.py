@@ -226,7 +226,7 @@ async def test_where_requests_are_units_each_has_an_exposure_of_its_own(feeding)
     assert {row["arm"]: row["assigned"] for row in rows} == arms
 
 
-async def test_a_blinded_service_has_exposures_that_do_not_tell_the_arm(feeding):
+async def test_exposures_of_a_blinded_service_do_not_show_the_arm(feeding):
     edge = feeding
     await edge.apply(halves(edge, reveal=False))
     exposures = [await exposure_of(edge, f"u{number}") for number in range(20)]
@@ -403,7 +403,7 @@ async def test_malformed_bodies_are_problems_and_harm_nobody(feeding):
 
 
 @pytest.mark.parametrize("name", ["content-type", "user-agent"])
-async def test_a_field_that_comes_twice_is_a_problem_and_tells_no_library(feeding, name):
+async def test_a_field_that_comes_twice_is_a_problem_and_names_no_library(feeding, name):
     edge = feeding
     await edge.apply(halves(edge))
     head = f"POST /digits/-/feedback HTTP/1.1\r\nhost: a\r\n{name}: a/b\r\n{name}: a/c\r\ncontent-length: 2\r\n"
@@ -416,7 +416,7 @@ async def test_a_field_that_comes_twice_is_a_problem_and_tells_no_library(feedin
     assert told["requestId"]
 
 
-async def test_no_answer_to_feedback_tells_a_library(feeding):
+async def test_no_answer_to_feedback_names_a_library(feeding):
     edge = feeding
     await edge.apply(halves(edge))
     for items in ([], {"unit": "u", "metric": "converted"}):

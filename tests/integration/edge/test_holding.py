@@ -136,7 +136,7 @@ async def test_an_address_has_only_so_many_requests_however_few_its_connections(
     await few.comes_true(counted, "the refusals counted by what they were for")
 
 
-async def test_a_connection_has_only_so_many_requests_and_is_told(edge, digits):
+async def test_a_connection_has_only_so_many_requests_and_the_client_learns_it(edge, digits):
     async with Holding(edge, MAX_STREAMS + 5) as client:
 
         async def refused() -> bool:

@@ -54,7 +54,7 @@ async def test_an_edge_that_finds_no_replica_does_not_look_for_ever(edge):
     await edge.comes_true(ready, "ready")
 
 
-async def test_a_leaving_edge_finishes_what_it_has_obeys_and_tells_until_the_end(edge, digits):
+async def test_a_leaving_edge_finishes_its_requests_and_applies_and_reports_until_the_end(edge, digits):
     await restart_agent(edge, "--linger-seconds", "5")
     await edge.up("digits", stable=1)
     slow = asyncio.create_task(edge.get("/digits/?hold"))

@@ -248,7 +248,7 @@ NOBODY = {
 }
 
 
-async def test_who_asks_for_a_service_that_is_not_there_is_told_what_was_asked_for(edge, digits):
+async def test_the_answer_for_an_unknown_service_names_what_was_asked_for(edge, digits):
     for name, (target, host, shown) in NOBODY.items():
         answer = await raw(edge, b"GET %b HTTP/1.1\r\nhost: %b\r\nconnection: close\r\n\r\n" % (target, host))
         document = told(answer)

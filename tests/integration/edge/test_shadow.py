@@ -182,7 +182,7 @@ async def test_a_probe_is_not_drawn(shadowed):
     assert "method" not in found["skipped"]
 
 
-async def test_answers_that_differ_are_told_from_those_that_nearly_agree(shadowed):
+async def test_answers_that_differ_are_distinguished_from_those_that_nearly_agree(shadowed):
     await shadowed.begin()
     shadowed.canary.always = {"large": "23"}
     await shadowed.post()
@@ -418,7 +418,7 @@ async def _some(shadowed: Shadowed, number: int) -> None:
         assert (await shadowed.post())[0] == 200
 
 
-async def test_metrics_tell_what_became_of_copies(shadowed):
+async def test_metrics_show_what_became_of_copies(shadowed):
     await shadowed.begin()
     await shadowed.post()
     await shadowed.edge.get("/digits/")

@@ -159,7 +159,7 @@ async def test_a_call_over_tls_is_served(edge, digits, called):
     assert digits["stable"].seen == []
 
 
-async def test_a_broken_secret_is_told_and_harms_nobody_else(edge, digits):
+async def test_a_broken_secret_is_reported_and_harms_nobody_else(edge, digits):
     files, other = certificate("digits.vision.svc"), certificate("letters.vision.svc")
     edge.secret("digits-tls", **files)
     edge.secret("letters-tls", tls__crt=other["tls__crt"], tls__key=files["tls__key"])

@@ -197,7 +197,7 @@ async def test_an_override_holds_for_a_caller_with_the_key_of_that_name(edge):
     assert [n for _, _, n, _ in sample["units"]] == [1]
 
 
-async def test_request_ids_are_kept_if_well_formed_else_made_and_told_to_both(edge, digits):
+async def test_request_ids_are_kept_if_well_formed_else_made_and_sent_to_both(edge, digits):
     for sent, kept in (("abc-1.2:3_4", True), ("a" * 128, True), ("a" * 129, False), ("a b", False), ("<x>", False)):
         response = await edge.get("/digits/", headers={"x-request-id": sent})
         told = response.headers["x-request-id"]
@@ -218,7 +218,7 @@ async def test_a_trace_context_passes_unchanged(edge, digits):
     assert {name: seen[name] for name in context} == context
 
 
-async def test_a_blinded_service_tells_no_client_its_arm(edge):
+async def test_a_blinded_service_shows_no_client_its_arm(edge):
     await edge.apply(halves(edge, reveal=False))
     response = await edge.get("/digits/")
     assert not [name for name in response.headers if name.lower().startswith("x-sundog")]
@@ -241,7 +241,7 @@ async def ask_as(edge, unit: bytes, query: str = "", **options):
     await edge.get(f"/digits/{query}", headers={"x-user-id": unit.decode()}, **options)
 
 
-async def test_blocks_groups_and_slow_answers_are_told_on_request(edge, digits):
+async def test_blocks_groups_and_slow_answers_are_reported_on_request(edge, digits):
     await two_thresholds(edge, stable=1_000_000, canary=1)
     (u1, u2, u3, *_), (other, *_) = units_by_arm()
     for unit in (u1, u2, u2, other, other):
@@ -330,7 +330,7 @@ async def test_a_hanging_request_shows_in_flight_with_its_block(edge, digits):
     assert row["inFlightSince"] == []
 
 
-async def test_metrics_tell_what_the_evidence_tells(edge, digits):
+async def test_metrics_show_the_same_as_the_evidence(edge, digits):
     for path in ("/digits/", "/digits/", "/digits/?status=500", "/nowhere/"):
         await edge.get(path)
     await edge.settled(3)

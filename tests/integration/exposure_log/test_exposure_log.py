@@ -287,7 +287,7 @@ async def test_who_has_the_last_folder_comes_to_the_operators_verdict(
     assert [1 + here["uplift"], 1 + here["lower"], 1 + here["upper"]] == [theirs["ratio"], *theirs["interval"]]
 
 
-async def test_a_bucket_that_is_gone_is_told_and_written_to_once_it_is_back(site: Site) -> None:
+async def test_a_bucket_that_is_gone_is_reported_and_written_to_once_it_is_back(site: Site) -> None:
     gone = (site.buckets / "logs").rename(site.buckets.parent / "gone")
     async with site.operator():
         await begun(site)

@@ -204,7 +204,7 @@ async def test_the_key_and_the_store_of_outcomes_outlive_the_agent_and_the_store
     assert (state_dir / "signing-key").read_text() == key
 
 
-async def test_a_process_that_keeps_ending_is_told_with_its_last_words(
+async def test_a_process_that_keeps_ending_is_reported_with_its_last_words(
     local: Any, cluster: Cluster, make_edge: Callable[..., LocalEdge], state_dir: Path
 ) -> None:
     await cluster.create()

@@ -69,7 +69,7 @@ def test_a_process_is_recognised_from_its_first_instant(
         assert {look.mark for look in looks if look} <= {"", "mark"}
 
 
-def test_an_end_is_told_once_with_its_code_whoever_asks(table: SystemProcessTable, tmp_path: Path) -> None:
+def test_an_end_is_reported_once_with_its_code_whoever_asks(table: SystemProcessTable, tmp_path: Path) -> None:
     seen = table.spawn(command(tmp_path, (sys.executable, "-S", "-c", "print('last words'); raise SystemExit(7)")))
     other = SystemProcessTable()
     wait_ended(other, seen.pid)
@@ -77,7 +77,7 @@ def test_an_end_is_told_once_with_its_code_whoever_asks(table: SystemProcessTabl
     assert last_line(tmp_path / "log") == "last words"
 
 
-def test_an_end_is_told_to_who_asks_for_its_code_alone(table: SystemProcessTable, tmp_path: Path) -> None:
+def test_an_end_is_reported_to_a_caller_that_asks_for_its_code_alone(table: SystemProcessTable, tmp_path: Path) -> None:
     """A look that came an instant before the end has not reaped it, and none comes after."""
     seen = table.spawn(command(tmp_path, (sys.executable, "-S", "-c", "raise SystemExit(7)")))
     os.waitid(os.P_PID, seen.pid, os.WEXITED | os.WNOWAIT)

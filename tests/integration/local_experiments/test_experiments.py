@@ -68,7 +68,7 @@ def buckets(status: Json) -> dict[str, int]:
     return {arm["name"]: sum(b - a for a, b in arm.get("ranges", ())) for arm in status["arms"]}
 
 
-async def test_an_arm_that_is_gone_wins_nothing_by_what_is_told_since(site: Any) -> None:
+async def test_an_arm_that_is_gone_wins_nothing_by_later_outcomes(site: Any) -> None:
     await site.deploy("digits")
     spec = {"allocation": {"mode": "thompson"}, "unit": {"header": "x-user-id", "salt": "gone"}}
     await begun(site, "ab", "digits", "deep", "wide", **spec)

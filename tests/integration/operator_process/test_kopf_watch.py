@@ -86,7 +86,7 @@ def store() -> HookedKubernetes:
     return HookedKubernetes(SystemClock())
 
 
-async def test_it_tells_of_what_is_ours_and_of_every_change(store: HookedKubernetes, tmp_path: Path) -> None:
+async def test_it_reports_own_objects_and_every_change(store: HookedKubernetes, tmp_path: Path) -> None:
     told = Told()
     await store.create(config_map("before"))
     await store.create(config_map("foreign", labels={}))

@@ -175,7 +175,7 @@ def told(bed: Bed, reason: str, message: str) -> dict[str, Any] | None:
 
 
 @pytest.mark.parametrize("name", [pytest.param("python", marks=pytest.mark.campaign), "regex"])
-def test_a_load_that_never_ends_is_told_and_ended(
+def test_a_load_that_never_ends_is_reported_and_ended(
     bed: Bed, neighbour: Clients, poison: Any, tmp_path: Path, name: str
 ) -> None:
     load, says = ENDLESS[name]

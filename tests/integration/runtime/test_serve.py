@@ -100,7 +100,7 @@ Net.forward = forward
 """
 
 
-def test_a_replica_tells_of_itself(ray_serve: Any, model: Path, application: Any) -> None:
+def test_a_replica_reports_itself(ray_serve: Any, model: Path, application: Any) -> None:
     """Phases of the start, JSON lines, what its model prints and logs, and counts at the port that Prometheus scrapes."""
     with (model / "net.py").open("a") as code:
         code.write(SPEAKING)

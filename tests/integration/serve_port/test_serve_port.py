@@ -123,7 +123,7 @@ async def test_another_hash_under_the_same_name_is_not_this_revision(backend: Ba
     assert not evaluate_readiness("port", other, state).ready
 
 
-async def test_a_failed_start_tells_its_reason_and_is_tried_anew_after_removal(backend: Backend) -> None:
+async def test_a_failed_start_reports_its_reason_and_is_retried_after_removal(backend: Backend) -> None:
     await backend.put((1, "absent", 1))
     state = await backend.until(lambda seen: backend.readiness(seen, 1, "absent").failed)
     failure = backend.readiness(state, 1, "absent")

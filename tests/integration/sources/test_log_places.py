@@ -30,7 +30,7 @@ async def test_files_are_put_below_a_prefix_and_replaced(bucket: tuple[str, Put]
     assert obstore.get(store, "plan.json").bytes() == b"another"
 
 
-async def test_what_a_bucket_refuses_is_told_without_its_credentials(
+async def test_what_a_bucket_refuses_is_reported_without_its_credentials(
     bucket: tuple[str, Put], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, _ = bucket

@@ -302,7 +302,7 @@ def test_a_google_with_credentials_that_leads_elsewhere(
     assert elsewhere.asked == []
 
 
-def test_a_google_is_told_no_credentials_in_plain_http(
+def test_google_storage_gets_no_credentials_over_plain_http(
     serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve_plainly(leading_to(Elsewhere("")))

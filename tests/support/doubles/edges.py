@@ -25,7 +25,7 @@ class FakeEdges:
 
     Attributes:
         lag_s: seconds from a written document to its being in force.
-        deaf: pods that stay at the document they have.
+        stale: pods that stay at the document they have.
         silent: pods whose agent does not answer.
         of_one_latency: pods of before there were several, which ignore what they do not know of their document.
         young: pods whose agent has not looked at HAProxy's servers yet.
@@ -41,7 +41,7 @@ class FakeEdges:
     ) -> None:
         self._kube, self._serve, self._clock, self._namespace = kube, serve, clock, namespace
         self.lag_s = lag_s
-        self.deaf: set[str] = set()
+        self.stale: set[str] = set()
         self.silent: set[str] = set()
         self.of_one_latency: set[str] = set()
         self.young: set[str] = set()
@@ -97,7 +97,7 @@ class FakeEdges:
 
     def _report(self, pod: Object, document: dict[str, Any] | None, question: EvidenceQuery) -> EdgeReport:
         name = pod["metadata"]["name"]
-        if document is not None and name not in self.deaf:
+        if document is not None and name not in self.stale:
             self._apply(name, document)
         ready, terminating = _is_ready(pod), "deletionTimestamp" in pod["metadata"]
         if name in self.silent:

@@ -115,7 +115,7 @@ def test_what_is_written_is_read_back() -> None:
         ("x" * (2**20 + 1), "1048577 bytes; expected at most 1048576"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_in_one_line(text: str, message: str) -> None:
+def test_what_is_wrong_is_reported_in_one_line(text: str, message: str) -> None:
     with pytest.raises(InstallationError) as caught:
         parse_installation(text, "/etc/sundog/installation.yaml")
     told = str(caught.value)

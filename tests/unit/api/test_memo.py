@@ -26,7 +26,7 @@ def test_equal_values_are_computed_once() -> None:
     assert compute.calls == [{"a": [1]}, {"a": [2]}]
 
 
-def test_other_arguments_are_told_apart_by_identity() -> None:
+def test_other_arguments_are_distinguished_by_identity() -> None:
     compute = Counting()
     remembered = Memoized(compute)
     first, second = [1], [1]

@@ -204,7 +204,7 @@ def test_each_violation_is_one_sentence(obj: dict[str, Any], message: str) -> No
     assert [str(violation) for violation in find_violations(obj)] == [message]
 
 
-def test_all_violations_are_told_at_once() -> None:
+def test_all_violations_are_reported_at_once() -> None:
     obj = deployment(replicas="3", paused=1, resources={"gpu": {"count": -1}})
     assert [str(violation) for violation in find_violations(obj)] == [
         "spec.resources.gpu.count: -1; expected 0 to 128",

@@ -85,7 +85,7 @@ async def test_an_error_of_one_key_only_delays_that_key(
     assert operator.queue._due == {MODEL: cluster.clock.monotonic() + again_s}
 
 
-async def test_what_the_api_server_finds_wrong_is_told_in_its_words_and_is_no_panic(
+async def test_what_the_api_server_finds_wrong_is_reported_in_its_words_and_is_no_panic(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     operator = Controller(Cluster().world)

@@ -350,7 +350,7 @@ async def test_while_an_agent_starts_anew_what_serves_is_called_neither_dead_nor
     assert await cluster.weights() == {1: 75, 2: 25}
 
 
-async def test_edges_that_tell_nothing_for_long_make_a_deployment_unready() -> None:
+async def test_edges_that_report_nothing_for_long_make_a_deployment_unready() -> None:
     cluster = await canary()
     cluster.edges.silent.add("sundog-edge-0")
     await cluster.settle(45)

@@ -145,7 +145,7 @@ async def test_what_is_somebody_elses_is_never_touched(cluster: Cluster, kind: K
     assert not await exists(cluster, DEPLOYMENT)
 
 
-async def test_a_service_of_somebody_else_is_told_and_the_others_get_theirs(cluster: Cluster) -> None:
+async def test_a_service_of_somebody_else_is_reported_and_the_others_get_theirs(cluster: Cluster) -> None:
     await put_secret(cluster, names.RAY, token="t")
     meta = {"name": NAME, "namespace": NAMESPACE}
     theirs = await cluster.kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}})
@@ -326,7 +326,7 @@ async def test_a_route_stays_as_it_is_while_the_spec_is_refused(cluster: Cluster
     assert await cluster.condition("RouteAccepted") == told
 
 
-async def test_a_route_of_somebody_else_is_told_and_left_alone(cluster: Cluster) -> None:
+async def test_a_route_of_somebody_else_is_reported_and_left_alone(cluster: Cluster) -> None:
     await put_secret(cluster, names.RAY, token="t")
     head = {"apiVersion": HTTP_ROUTE.api_version, "kind": HTTP_ROUTE.kind}
     theirs = await cluster.kube.create({**head, "metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": {}})
@@ -341,7 +341,7 @@ async def test_a_route_of_somebody_else_is_told_and_left_alone(cluster: Cluster)
     assert await cluster.condition("RouteAccepted") == ("Absent", "")
 
 
-async def test_the_answer_of_the_gateway_is_told_and_takes_nothing_away(cluster: Cluster) -> None:
+async def test_the_answer_of_the_gateway_is_reported_and_takes_nothing_away(cluster: Cluster) -> None:
     await put_secret(cluster, names.RAY, token="t")
     await routed(cluster)
     await cluster.until(lambda: cluster.serves(1))
@@ -360,7 +360,7 @@ async def test_the_answer_of_the_gateway_is_told_and_takes_nothing_away(cluster:
     assert await cluster.condition("RouteAccepted") == ("True", "Accepted")
 
 
-async def test_without_the_gateway_api_everything_else_is_made_and_the_reason_told(cluster: Cluster) -> None:
+async def test_without_the_gateway_api_everything_else_is_made_and_the_reason_reported(cluster: Cluster) -> None:
     await put_secret(cluster, names.RAY, token="t")
     cluster.kube.faults = lambda _, ref: NotServed("no httproutes") if ref.kind == HTTP_ROUTE else None
     await cluster.apply(endpoint=GATEWAY)

@@ -48,7 +48,7 @@ async def test_an_event_is_written_once_and_asked_for_once(cluster: Cluster) -> 
 
 
 @pytest.mark.parametrize("refusal", [DependencyError("quota of events"), Invalid("Event", ["quota of events"])])
-async def test_what_cannot_be_written_is_lost_and_the_next_is_told(
+async def test_what_cannot_be_written_is_lost_and_the_next_is_reported(
     cluster: Cluster, refusal: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     deployment, refusals = await cluster.get(), [refusal]
@@ -74,7 +74,7 @@ async def notes(cluster: Cluster, reason: str) -> list[str]:
     return [event["note"] for event in await told(cluster) if event["reason"] == reason]
 
 
-async def test_who_becomes_stable_again_is_told_again() -> None:
+async def test_who_becomes_stable_again_is_reported_again() -> None:
     cluster, rollout = Cluster(), {"strategy": "recreate"}
     await cluster.apply(rollout=rollout)
     await cluster.until(functools.partial(cluster.serves, 1))
@@ -91,7 +91,7 @@ async def test_who_becomes_stable_again_is_told_again() -> None:
     ]
 
 
-async def test_an_experiment_that_is_made_anew_under_its_name_is_told_anew() -> None:
+async def test_an_experiment_that_is_made_again_under_its_name_is_reported_again() -> None:
     cluster = Cluster()
     await cluster.apply()
     await cluster.until(functools.partial(cluster.serves, 1))

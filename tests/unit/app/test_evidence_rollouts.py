@@ -251,7 +251,7 @@ async def test_a_rollout_of_two_latencies_waits_for_an_edge_that_counts_by_one()
     assert await cluster.go_on(120, promoted, seconds=15), await experiment(cluster, third)
 
 
-async def test_a_step_with_too_little_time_for_its_traffic_is_told_as_soon_as_it_is_frozen() -> None:
+async def test_a_step_with_too_little_time_for_its_traffic_is_reported_as_soon_as_it_is_frozen() -> None:
     cluster = await served(1, SHORT)
     await cluster.go_on(2)
     status = await experiment(cluster)
@@ -399,7 +399,7 @@ async def test_an_edge_that_is_killed_takes_a_minute_of_counts_with_it_at_most()
 
 
 @pytest.mark.extended
-async def test_an_edge_that_tells_nothing_is_named_and_nothing_is_concluded_without_it() -> None:
+async def test_an_edge_that_reports_nothing_is_named_and_nothing_is_concluded_without_it() -> None:
     cluster = await served(100, {"steps": [{"weight": 25}]})
     await cluster.add_edge("sundog-edge-1")
     await cluster.go_on(1.5)
@@ -415,7 +415,7 @@ async def test_an_edge_that_tells_nothing_is_named_and_nothing_is_concluded_with
 
 
 @pytest.mark.extended
-async def test_what_is_known_is_told_also_of_a_candidate_that_is_up_and_down_all_the_time() -> None:
+async def test_what_is_known_is_reported_also_of_a_candidate_that_is_up_and_down_all_the_time() -> None:
     cluster = await served(20, {})
     assert await cluster.go_on(3, lambda: warm(cluster))
     for _ in range(20):
@@ -428,7 +428,7 @@ async def test_what_is_known_is_told_also_of_a_candidate_that_is_up_and_down_all
 
 
 @pytest.mark.extended
-async def test_a_clock_that_is_set_back_keeps_nothing_from_being_told() -> None:
+async def test_a_clock_that_is_set_back_keeps_nothing_from_being_reported() -> None:
     cluster = await served(20, {"steps": [{"weight": 25, "minDuration": "1h"}]})
     assert await cluster.go_on(3, lambda: warm(cluster))
     await cluster.settle(36, seconds=10)

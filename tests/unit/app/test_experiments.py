@@ -157,7 +157,7 @@ async def test_one_that_is_made_anew_while_a_pass_goes_on_begins_at_the_begin(mo
     assert weights(await status(cluster)) == {"stable": 80, "control": 10, "wide": 10}
 
 
-async def test_an_event_is_told_though_somebody_else_wrote_the_deployment_meanwhile() -> None:
+async def test_an_event_is_reported_though_somebody_else_wrote_the_deployment_meanwhile() -> None:
     cluster = await serving()
     refused: list[str] = []
 
@@ -527,7 +527,7 @@ async def test_a_status_that_is_lost_is_taken_up_again() -> None:
     assert len(cluster.edges.weights_seen) == seen
 
 
-async def test_a_salt_of_another_experiment_is_told_of() -> None:
+async def test_a_salt_of_another_experiment_is_reported() -> None:
     cluster = await serving()
     await cluster.kube.apply(experiment(unit={"header": "x-user-id", "salt": "spring"}))
     await cluster.kube.apply(experiment("other", unit={"header": "x-user-id", "salt": "spring"}))
@@ -535,7 +535,7 @@ async def test_a_salt_of_another_experiment_is_told_of() -> None:
     assert condition(await status(cluster, "other"), "SpecAccepted") == ("True", "SaltReused")
 
 
-async def test_a_salt_of_a_rollout_and_an_experiment_is_told_of_both_as_long_as_both_have_it() -> None:
+async def test_a_salt_of_a_rollout_and_an_experiment_is_reported_for_both_as_long_as_both_have_it() -> None:
     cluster = await serving(rollout={"unit": {"header": "x-user-id", "salt": "spring"}})
     assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
     await cluster.kube.apply(experiment(unit={"header": "x-account", "salt": "spring"}))
@@ -549,7 +549,7 @@ async def test_a_salt_of_a_rollout_and_an_experiment_is_told_of_both_as_long_as_
     assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
 
 
-async def test_a_salt_of_two_rollouts_is_told_of_both_and_goes_with_one_of_them() -> None:
+async def test_a_salt_of_two_rollouts_is_reported_for_both_and_goes_with_one_of_them() -> None:
     salted = {"unit": {"header": "x-user-id", "salt": "spring"}}
     cluster = Cluster()
     await cluster.apply(rollout=salted)

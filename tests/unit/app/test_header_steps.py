@@ -81,12 +81,12 @@ async def test_behind_a_weight_that_is_in_force_the_step_waits_for_every_edge_to
     cluster = await begun([{"weight": 25, "gate": "manual"}, BY_HEADER, {"pause": {}}])
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     await cluster.settle(5)
-    cluster.edges.deaf.add("sundog-edge-0")
+    cluster.edges.stale.add("sundog-edge-0")
     await cluster.command("promote revision=2 id=a")
     await cluster.settle(20)
     step = (await status_of(cluster))["step"]
     assert (step["index"], step["reason"]) == (2, "waits for the edges to confirm the split")
-    cluster.edges.deaf.clear()
+    cluster.edges.stale.clear()
     await cluster.until(functools.partial(at_step, cluster, 3))
     assert await cluster.weights() == {1: 75, 2: 25}
 
@@ -131,11 +131,11 @@ async def gone(cluster: Cluster) -> bool:
 async def test_a_candidate_stays_deployed_while_an_edge_still_sends_requests_by_header() -> None:
     cluster = await begun()
     await cluster.until(functools.partial(at_step, cluster, 2))
-    cluster.edges.deaf.add("sundog-edge-0")
+    cluster.edges.stale.add("sundog-edge-0")
     await cluster.command("abort revision=2 id=a")
     await cluster.settle(20)
     assert cluster.serve.running("digits-r2") == 1
-    cluster.edges.deaf.clear()
+    cluster.edges.stale.clear()
     await cluster.until(functools.partial(gone, cluster), rounds=60)
 
 

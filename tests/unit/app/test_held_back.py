@@ -135,7 +135,7 @@ async def test_a_rollback_that_fails_releases_nothing() -> None:
     )
 
 
-async def test_a_rollback_from_what_serves_that_fails_is_told_until_a_retry() -> None:
+async def test_a_rollback_from_what_serves_that_fails_is_reported_until_a_retry() -> None:
     cluster = Cluster()
     await rolled_out(cluster, 1, {"strategy": "recreate"})
     await rolled_out(cluster, 2, {"strategy": "recreate"})

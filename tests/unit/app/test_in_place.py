@@ -151,7 +151,7 @@ async def test_an_abort_gives_back_as_stable_comes(needed: int) -> None:
     assert (await cluster.experiment("digits-r2"))["status"]["verdict"]["reason"] == "Aborted: by command a"
 
 
-async def test_while_it_gives_back_that_is_told_and_nothing_is_steered() -> None:
+async def test_while_it_gives_back_that_is_reported_and_no_command_is_accepted() -> None:
     cluster, _ = await begun(4, HALF)
     await cluster.until(functools.partial(cluster.at_weight, 2, 50))
     cluster.serve.later_s = 60
@@ -308,7 +308,7 @@ async def test_a_rollback_to_stable_is_an_abort_and_one_to_another_waits_for_it(
     assert all_run(cluster, 2, 3)
 
 
-async def test_one_replica_cannot_be_shared_and_that_is_said() -> None:
+async def test_one_replica_cannot_be_shared_and_that_is_shown() -> None:
     cluster, _ = await begun(1, HALF)
     await cluster.settle(10)
     expected_message = (
@@ -544,7 +544,7 @@ def befall(cluster: Cluster, what: str, value: int) -> None:
         case "ray":
             cluster.serve.down = bool(value)
         case _:
-            cluster.edges.deaf = {"sundog-edge-0"} if value else set()
+            cluster.edges.stale = {"sundog-edge-0"} if value else set()
 
 
 async def end_on_stable(cluster: Cluster, needed: int) -> None:
@@ -591,7 +591,7 @@ FAULTS = st.lists(
         st.tuples(st.just("promote"), st.booleans()),
         st.tuples(st.just("crash"), st.integers(0, 5)),
         st.tuples(st.just("ray"), st.booleans()),
-        st.tuples(st.just("deaf"), st.booleans()),
+        st.tuples(st.just("stale"), st.booleans()),
     ),
     max_size=12,
 )
@@ -608,7 +608,7 @@ def test_whatever_fails_no_more_is_asked_for_than_there_is_and_it_ends_on_stable
         rollout = {"steps": steps, "capacity": "inPlace", "progressDeadline": "5m"}
         cluster, watch = await begun(needed, rollout)
         await play(cluster, events)
-        cluster.serve.down, cluster.edges.deaf = False, set()
+        cluster.serve.down, cluster.edges.stale = False, set()
         await cluster.settle(5)
         await end_on_stable(cluster, needed)
         assert watch.most <= needed + 1

@@ -140,7 +140,7 @@ actions = st.one_of(
     st.tuples(st.just("command"), st.sampled_from(VERBS), st.integers(1, 4), st.booleans()),
     st.tuples(st.just("rounds"), st.integers(1, 40)),
     st.tuples(st.just("ray"), st.sampled_from(("down", "up", "forgotten"))),
-    st.tuples(st.just("edge"), st.sampled_from(("deaf", "silent", "well"))),
+    st.tuples(st.just("edge"), st.sampled_from(("stale", "silent", "well"))),
     st.tuples(st.just("damage"), st.sampled_from(("revision", "experiment", "status", "split")), st.integers(1, 3)),
     st.tuples(st.just("clock"), st.integers(1, 60)),
     st.tuples(st.just("crash"), st.integers(1, 6), st.sampled_from(("before", "after"))),
@@ -219,7 +219,7 @@ class History:
         self.cluster.serve.forgotten = state == "forgotten" or self.cluster.serve.forgotten
 
     async def _edge(self, state: str) -> None:
-        self.cluster.edges.deaf = {"sundog-edge-0"} if state == "deaf" else set()
+        self.cluster.edges.stale = {"sundog-edge-0"} if state == "stale" else set()
         self.cluster.edges.silent = {"sundog-edge-0"} if state == "silent" else set()
 
     async def _damage(self, what: str, number: int) -> None:

@@ -32,12 +32,12 @@ async def aborted(*late: str, in_cluster: bool = True, command: str = "abort rev
     if in_cluster:
         world = cluster.world
         cluster.world = dataclasses.replace(world, settings=OperatorSettings.of(Installation(), "test"))
-    cluster.edges.deaf = {*late}
+    cluster.edges.stale = {*late}
     await cluster.command(command)
     return cluster
 
 
-async def test_an_edge_that_does_not_hear_of_an_abort_is_told_after_30_seconds_and_replaced_after_60() -> None:
+async def test_an_edge_that_misses_an_abort_is_reported_after_30_seconds_and_replaced_after_60() -> None:
     cluster = await aborted("sundog-edge-1")
     await cluster.settle(33)
     assert await cluster.condition("TrafficSynced") == ("False", "EdgeNotConfirmed")

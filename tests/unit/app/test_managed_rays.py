@@ -98,7 +98,7 @@ async def test_a_first_revision_gets_a_cluster_with_a_store_a_token_and_a_group(
     assert deployment["ray_actor_options"]["label_selector"] == {kubernetes_names.RAY_LABEL_APPLICATION: "digits-r1"}
 
 
-async def test_how_long_the_phases_of_a_start_took_is_told_of_the_newest_revision(cluster: Cluster) -> None:
+async def test_the_durations_of_the_phases_of_a_start_are_reported_for_the_newest_revision(cluster: Cluster) -> None:
     dashboard = f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
     serve = cluster.serve_apis.of(dashboard)
     began = cluster.clock.now()
@@ -788,7 +788,7 @@ async def test_where_pods_bring_nodes_auto_is_surge() -> None:
     assert (await shared(cluster))["mode"] == "surge"
 
 
-async def test_a_rollback_without_room_is_told_the_way_in_place(cluster: Cluster) -> None:
+async def test_a_rollback_without_room_names_the_way_in_place(cluster: Cluster) -> None:
     await with_gpus(cluster, 2)
     await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
@@ -1098,7 +1098,7 @@ async def test_a_secret_that_pods_need_is_waited_for(cluster: Cluster) -> None:
     assert (await said(cluster, "RevisionReady"))[1] == "SecretIncomplete"
 
 
-async def test_a_store_that_finds_no_volume_is_told(cluster: Cluster) -> None:
+async def test_a_store_that_finds_no_volume_is_reported(cluster: Cluster) -> None:
     await cluster.apply()
     await cluster.settle(2)
     cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]
@@ -1128,7 +1128,7 @@ def refusal(pod: str) -> dict[str, str]:
     return {RAY: f'pods "{pod}" is {NO_QUOTA}'}
 
 
-async def test_a_pod_that_kuberay_may_not_make_is_told_in_the_api_servers_words(cluster: Cluster) -> None:
+async def test_a_pod_that_kuberay_may_not_make_is_reported_in_the_api_servers_words(cluster: Cluster) -> None:
     serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
     serve.room["digits-r2"] = 0
     await cluster.apply(rollout=MANUAL)
@@ -1150,7 +1150,7 @@ async def test_a_pod_that_kuberay_may_not_make_is_told_in_the_api_servers_words(
     assert (await said(cluster, "RevisionReady"))[:2] == ("False", "Deploying")
 
 
-async def test_a_head_that_kuberay_may_not_make_is_told_likewise(cluster: Cluster) -> None:
+async def test_a_head_that_kuberay_may_not_make_is_reported_likewise(cluster: Cluster) -> None:
     await cluster.apply()
     cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]
     cluster.kuberay.refusals = refusal("digits-r2-worker-x7k2p")  # type: ignore[union-attr]

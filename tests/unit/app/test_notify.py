@@ -63,7 +63,7 @@ async def complaints(cluster: Cluster) -> list[str]:
     return [event["note"] for event in stored if event["reason"] == "NotificationFailed"]
 
 
-async def test_a_rollout_is_told_once_from_start_to_end() -> None:
+async def test_a_rollout_is_reported_once_from_start_to_end() -> None:
     cluster = await at_step(Cluster())
     assert told(cluster) == [("started", 2), ("paused", 2)]
     await promoted(cluster)
@@ -98,7 +98,7 @@ async def test_a_rollout_is_told_once_from_start_to_end() -> None:
         ("pause revision=2 id=a", "paused", "Manual: paused by command"),
     ],
 )
-async def test_what_commands_do_is_told(command: str, event: str, reason: str) -> None:
+async def test_what_commands_do_is_reported(command: str, event: str, reason: str) -> None:
     cluster = await at_step(Cluster())
     await cluster.command(command)
     await cluster.settle(10)
@@ -120,7 +120,7 @@ async def test_receivers_hear_what_they_asked_for() -> None:
 @pytest.mark.parametrize(
     "trouble", [{"status": None}, {"status": 500}, {"status": 302}, {"status": None, "hangs": True}]
 )
-async def test_a_receiver_in_trouble_delays_nothing_and_is_told_of_once(trouble: dict[str, Any]) -> None:
+async def test_a_receiver_in_trouble_delays_nothing_and_is_reported_once(trouble: dict[str, Any]) -> None:
     good, bad = await at_step(Cluster()), await at_step(Cluster(), **trouble)
     await promoted(good)
     await promoted(bad)
@@ -174,7 +174,7 @@ async def test_one_that_never_comes_back_is_given_up_after_an_hour_with_bounded_
     assert len(cluster.webhooks.received) == heard
 
 
-async def test_a_new_rollout_is_told_after_what_is_left_of_the_one_before() -> None:
+async def test_a_new_rollout_is_reported_after_what_is_left_of_the_one_before() -> None:
     cluster = await at_step(Cluster(), status=500)
     await cluster.apply(V3, rollout=rollout())
     await cluster.until(functools.partial(cluster.at_weight, 3, 25))
@@ -207,7 +207,7 @@ def another(cluster: Cluster) -> None:
     )
 
 
-async def test_an_operator_that_dies_between_post_and_write_tells_again_with_the_same_id() -> None:
+async def test_an_operator_that_dies_between_post_and_write_posts_again_with_the_same_id() -> None:
     cluster = Cluster()
     cluster.webhooks.answers[HOOK] = 200
     await at_step(cluster, {"webhook": HOOK, "events": ["promoted"]})
@@ -301,7 +301,7 @@ async def lived(die_after: int = 0) -> tuple[list[dict[str, Any]], int]:
 
 
 @pytest.mark.extended
-async def test_an_operator_that_dies_at_any_write_leaves_nothing_untold_and_nothing_out_of_order() -> None:
+async def test_an_operator_that_dies_at_any_write_leaves_nothing_unreported_and_nothing_out_of_order() -> None:
     told, writes = await lived()
     events = [(document["event"], document["revision"]) for document in told]
     assert events == [("started", 2), ("paused", 2), ("promoted", 2), ("started", 3), ("paused", 3), ("aborted", 3)]
@@ -321,7 +321,7 @@ async def test_an_edit_of_the_spec_changes_no_receiver_of_a_rollout_under_way() 
     assert told(cluster, OTHER) == []
 
 
-async def test_what_is_deleted_is_not_told_any_more() -> None:
+async def test_what_is_deleted_is_not_reported_any_more() -> None:
     cluster = await at_step(Cluster(), status=None, hangs=True)
     assert len(cluster.world.webhook_requests.pending) == 1
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
@@ -355,7 +355,7 @@ async def replaced(rollout: dict[str, Any] = RECREATE, **spec: Any) -> Cluster:
     return cluster
 
 
-async def test_a_replacement_without_steps_is_told_too() -> None:
+async def test_a_replacement_without_steps_is_reported_too() -> None:
     cluster = await replaced()
     await cluster.until(functools.partial(cluster.serves, 2))
     await cluster.settle(8)
@@ -368,7 +368,7 @@ async def test_a_replacement_without_steps_is_told_too() -> None:
     assert len(cluster.webhooks.received) == 2
 
 
-async def test_a_replacement_that_fails_or_is_aborted_is_told_so() -> None:
+async def test_a_replacement_that_fails_or_is_aborted_is_reported_as_such() -> None:
     cluster = await replaced()
     await cluster.settle(2)
     await cluster.command("abort revision=2 id=a")
@@ -381,7 +381,7 @@ async def test_a_replacement_that_fails_or_is_aborted_is_told_so() -> None:
     assert cluster.webhooks.posted(HOOK)[-1]["reason"].startswith("LoadFailed: ")
 
 
-async def test_a_replacement_that_is_not_ready_in_time_is_told_as_paused() -> None:
+async def test_a_replacement_that_is_not_ready_in_time_is_reported_as_paused() -> None:
     cluster = await replaced({**RECREATE, "progressDeadlineAction": "pause"})
     cluster.serve.failures[V2] = ("ModelNotFound", "the store is away")
     await cluster.settle(40, seconds=10)
@@ -394,7 +394,7 @@ async def test_a_replacement_that_is_not_ready_in_time_is_told_as_paused() -> No
     assert await cluster.serves(2)
 
 
-async def test_a_replacement_that_is_told_of_waits_for_its_window_as_any_other() -> None:
+async def test_a_replacement_that_is_reported_waits_for_its_window_as_any_other() -> None:
     windowed = {**RECREATE, "windows": [{"cron": "0 13 * * *", "duration": "1h"}]}
     cluster = await replaced(windowed)
     await cluster.settle(30)

@@ -166,7 +166,7 @@ async def test_arms_without_an_effect_worth_finding_end_it_without_a_winner() ->
     assert condition(experiment_status, "Conclusive") == ("True", "NoWinner")
 
 
-async def test_what_is_undecided_runs_its_course_and_is_told_with_numbers() -> None:
+async def test_what_is_undecided_runs_its_course_and_is_reported_with_numbers() -> None:
     cluster = await serving({1: 0.1, 2: 0.1})
     cluster.edges.traffic.rps = {NAME: 20}
     await cluster.kube.apply(experiment(stop={"maxDuration": "8m"}))
@@ -247,7 +247,7 @@ async def test_while_the_store_does_not_answer_nobody_wins_and_then_somebody_doe
 
 
 @pytest.mark.extended
-async def test_one_that_ends_while_control_is_in_trouble_stays_told_so() -> None:
+async def test_one_that_ends_while_control_is_in_trouble_stays_reported_so() -> None:
     cluster = await serving({1: 0.2, 2: 0.2})
     await cluster.go_on(5)
     await cluster.kube.apply(experiment(metrics=SLOWLY, stop={"maxDuration": "10m"}))
@@ -280,7 +280,7 @@ async def test_while_too_many_lines_are_missing_nobody_wins_and_then_somebody_do
     assert len(await cluster.notes("EvidenceDoubted")) == 1
 
 
-async def test_what_finds_no_room_in_the_store_is_told_and_nobody_wins_by_the_rest() -> None:
+async def test_what_finds_no_room_in_the_store_is_reported_and_nobody_wins_by_the_rest() -> None:
     cluster = await serving({1: 0.2, 2: 0.6})
     most, cluster.edges.outcomes.most_events = cluster.edges.outcomes.most_events, 10
     await cluster.kube.apply(experiment(stop={"maxDuration": "12m"}))
@@ -355,7 +355,7 @@ def message(told: Json, type_: str) -> str:
     return next(str(c["message"]) for c in told["conditions"] if c["type"] == type_)
 
 
-async def test_an_arm_that_is_out_is_not_waited_for_and_what_is_told_is_of_those_that_go_on() -> None:
+async def test_a_dropped_arm_is_not_waited_for_and_messages_are_about_the_remaining_arms() -> None:
     metrics = {**SLOWLY, "guardrails": [{"metric": "errorRate", "margin": "50%", "floor": "2%"}]}
     cluster = await serving({1: 0.2, 2: 0.2, 3: 0.2}, **{application(NAME, 2): Answers(errors=0.3)})
     await cluster.kube.apply(experiment(2, metrics))
@@ -411,7 +411,7 @@ async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
 
 
 @pytest.mark.extended
-async def test_secondary_metrics_are_told_and_decide_nothing() -> None:
+async def test_secondary_metrics_are_reported_and_decide_nothing() -> None:
     metrics = {"secondary": [{"name": "clicks", "feedback": "bought"}]}
     cluster = await serving({1: 0.2, 2: 0.6})
     await cluster.kube.apply(experiment(1, metrics))

@@ -69,12 +69,12 @@ async def test_a_candidate_that_fails_without_weight_is_left_to_start_anew() -> 
 
 async def test_a_candidate_stays_deployed_while_an_edge_still_lets_callers_choose_it() -> None:
     cluster = await waiting_before_its_first_weight()
-    cluster.edges.deaf.add("sundog-edge-0")
+    cluster.edges.stale.add("sundog-edge-0")
     await cluster.command("abort revision=2 id=a")
     await cluster.settle(45)
     assert cluster.serve.running("digits-r2") == 1
     assert await cluster.condition("TrafficSynced") == ("False", "EdgeNotConfirmed")
-    cluster.edges.deaf.clear()
+    cluster.edges.stale.clear()
     await cluster.until(functools.partial(gone, cluster), rounds=60)
     assert chosen(cluster) == []
 
@@ -93,7 +93,7 @@ async def test_what_an_endpoint_says_of_callers_makes_no_revision_and_holds_besi
     assert (service(cluster)["reveal"], chosen(cluster)) == (False, [])
 
 
-async def test_whose_overrides_name_too_many_networks_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_whose_overrides_name_too_many_networks_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     def many(first: int) -> dict[str, Any]:
         networks = [[f"10.{first}.{32 * part + n}.0/24" for n in range(32)] for part in range(8)]
         overrides = [

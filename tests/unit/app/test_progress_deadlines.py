@@ -34,7 +34,7 @@ async def said(cluster: Cluster, type_: str) -> str:
     return next(str(c.get("message", "")) for c in (await cluster.status())["conditions"] if c["type"] == type_)
 
 
-async def test_a_pause_by_hand_is_told_where_people_look_first() -> None:
+async def test_a_pause_by_hand_is_reported_where_people_look_first() -> None:
     cluster = Cluster()
     await cluster.apply(rollout=MANUAL)
     await cluster.until(functools.partial(cluster.serves, 1))
@@ -88,7 +88,7 @@ async def test_promote_of_all_steps_gives_it_its_time_anew() -> None:
 
 
 @pytest.mark.parametrize("verb", ["promote", "skip"])
-async def test_who_would_let_it_go_on_is_told_that_it_is_paused(verb: str) -> None:
+async def test_a_command_to_go_on_is_answered_with_the_pause(verb: str) -> None:
     cluster = await late()
     cluster.serve.failures.clear()
     await cluster.settle(40, seconds=10)
@@ -186,7 +186,7 @@ async def test_by_default_it_ends() -> None:
     assert await cluster.condition("Stalled") == ("True", "Aborted")
 
 
-async def test_without_steps_it_is_tried_on_and_told() -> None:
+async def test_without_steps_it_is_retried_and_reported() -> None:
     cluster = await late({"strategy": "recreate", "progressDeadline": "5m", "progressDeadlineAction": "pause"})
     assert await cluster.condition("Stalled") == ("True", "ProgressDeadlineExceeded")
     assert (await said(cluster, "Stalled")).endswith("the store is away; still retrying")
@@ -213,7 +213,7 @@ async def short(weights: tuple[int, int] = (2, 25), **rollout: Any) -> Cluster:
     return cluster
 
 
-async def test_replicas_of_a_later_step_that_do_not_come_end_it_and_what_serves_is_told() -> None:
+async def test_replicas_of_a_later_step_that_do_not_come_end_it_and_what_serves_is_reported() -> None:
     cluster = await short()
     assert (await attempt(cluster))["step"]["reason"] == "waits for replicas: 1 of 2 are available"
     await cluster.settle(27, seconds=10)
@@ -373,7 +373,7 @@ async def test_a_retry_of_one_that_hangs_takes_it_out_and_puts_it_in_again() -> 
     assert "retryAt" not in (await cluster.status())["candidate"]
 
 
-async def test_a_retry_waits_until_serve_tells_that_it_is_gone() -> None:
+async def test_a_retry_waits_until_serve_reports_that_it_is_gone() -> None:
     """Serve does not answer, so the change that it did not get is not forgotten."""
     cluster = await starting(PAUSE)
     await cluster.settle(40, seconds=10)

@@ -50,7 +50,7 @@ async def test_three_statuses_are_written_until_one_serves(cluster: WatchedClust
         assert ["startup" in status for status in written] == [False, False, True]
 
 
-async def test_a_ray_that_comes_up_meanwhile_is_not_told_step_by_step() -> None:
+async def test_a_ray_that_comes_up_meanwhile_is_not_reported_step_by_step() -> None:
     async with watched_cluster() as cluster:
         await add(cluster)
         await cluster.until_all(is_ready)

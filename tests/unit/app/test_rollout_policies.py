@@ -572,7 +572,7 @@ def dry(**rollout: object) -> dict[str, object]:
 
 
 class TestDryRun:
-    async def test_nothing_is_started_and_what_would_begin_is_told(self, cluster: Cluster) -> None:
+    async def test_nothing_is_started_and_what_would_begin_is_reported(self, cluster: Cluster) -> None:
         await promoted(cluster, 1, dry(**MANUAL))  # a first revision is no rollout
         puts = len(cluster.serve.puts)
         await cluster.apply(model(2), rollout=dry(**MANUAL))
@@ -628,7 +628,7 @@ class TestDryRun:
             (RETURNS, "without dryRun: returns to revision 1, within rollbackWindow, without steps"),
         ],
     )
-    async def test_a_rollout_without_steps_is_told_as_one(
+    async def test_a_rollout_without_steps_is_reported_as_one(
         self, cluster: Cluster, rollout: dict[str, object], expected_message: str
     ) -> None:
         await history(cluster, 2, MANUAL)
@@ -674,7 +674,7 @@ class TestDryRun:
             (1, "ends the rollout of revision 2; revision 1 keeps all traffic"),
         ],
     )
-    async def test_what_would_wait_is_not_told_to_end_anything(
+    async def test_the_message_of_a_rollout_that_would_wait_names_no_end(
         self, cluster: Cluster, number: int, expected_message: str
     ) -> None:
         queue = {**TIMED, "onNewRevision": "queue"}

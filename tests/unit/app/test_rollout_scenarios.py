@@ -113,7 +113,7 @@ class Died(Exception):
     """The operator crashed."""
 
 
-async def test_a_command_that_was_run_before_the_operator_died_is_told_as_accepted(cluster: Cluster) -> None:
+async def test_a_command_that_was_run_before_the_operator_died_is_reported_as_accepted(cluster: Cluster) -> None:
     await served(cluster)
     await cluster.apply("file:///models/v2")
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
@@ -135,7 +135,7 @@ async def test_a_command_that_was_run_before_the_operator_died_is_told_as_accept
     assert "paused" not in (await cluster.experiment("digits-r2"))["status"]
 
 
-async def test_what_stands_still_without_a_pause_is_told_what_lets_it_go_on(cluster: Cluster) -> None:
+async def test_the_message_of_a_rollout_that_waits_without_a_pause_names_what_ends_the_wait(cluster: Cluster) -> None:
     await served(cluster)
     await cluster.apply("file:///models/v2")
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
@@ -589,14 +589,14 @@ async def test_a_cluster_that_starts_anew_does_not_cost_the_candidate_its_rollou
     assert await cluster.condition("Ready") == ("True", "Serving")
 
 
-async def test_a_deaf_edge_stops_the_walk_and_is_named(cluster: Cluster) -> None:
+async def test_an_edge_that_takes_no_split_stops_the_rollout_and_is_named(cluster: Cluster) -> None:
     await served(cluster)
     await cluster.add_edge("sundog-edge-1")
     await cluster.settle(10)
     await cluster.apply("file:///models/v2")
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     await cluster.settle(10)
-    cluster.edges.deaf.add("sundog-edge-1")
+    cluster.edges.stale.add("sundog-edge-1")
     await cluster.command("promote revision=2 id=a full=true")
     await cluster.settle(60)
     status = await cluster.status()
@@ -606,7 +606,7 @@ async def test_a_deaf_edge_stops_the_walk_and_is_named(cluster: Cluster) -> None
     synced = next(c for c in status["conditions"] if c["type"] == "TrafficSynced")
     assert (synced["status"], synced["reason"]) == ("False", "EdgeNotConfirmed")
     assert "sundog-edge-1 has attempt" in synced["message"]
-    cluster.edges.deaf.clear()
+    cluster.edges.stale.clear()
     await cluster.settle(20)
     assert cluster.serve.running("digits-r1") == 0
 

@@ -37,7 +37,7 @@ async def service(cluster: Cluster) -> dict[str, Any]:
     return dict(found)
 
 
-async def test_a_missing_secret_is_told_and_the_edge_is_asked_to_refuse(cluster: Cluster) -> None:
+async def test_a_missing_secret_is_reported_and_the_edge_is_asked_to_refuse(cluster: Cluster) -> None:
     await cluster.settle(20)
     assert await cluster.condition("TrafficSynced") == MISSING
     assert await cluster.condition("Ready") == MISSING
@@ -93,7 +93,7 @@ async def test_a_change_of_a_secret_wakes_those_that_name_it(cluster: Cluster) -
         await asyncio.gather(watching, return_exceptions=True)
 
 
-async def test_what_an_edge_cannot_use_is_told_while_it_serves(cluster: Cluster) -> None:
+async def test_what_an_edge_cannot_use_is_reported_while_it_serves(cluster: Cluster) -> None:
     await put(cluster, ann="one")
     cluster.edges.problems = ["Secret keys ann is no API key"]
     await cluster.settle(20)

@@ -58,7 +58,7 @@ async def test_edges_copy_requests_to_a_candidate_without_traffic_until_the_step
     assert (kept["agreed"], kept["sent"]) == (900, 900)
 
 
-async def test_edges_are_told_what_parts_of_answers_are_compared() -> None:
+async def test_edges_get_the_parts_of_answers_to_compare() -> None:
     parts = [{"path": "$.a", "by": "argmax"}, {"path": "$.b", "by": "tolerance", "atol": 1.0}]
     shadow = {**SHADOW, "compare": {"agreement": {"min": 0.99, "by": "custom", "parts": parts}}}
     cluster = await comparing([{"shadow": shadow}, {"pause": {}}])
@@ -112,7 +112,7 @@ async def test_numbers_are_written_once_a_minute_and_nothing_where_nothing_chang
     assert len(versions) <= 2
 
 
-async def test_what_an_edge_told_is_remembered_when_it_is_gone() -> None:
+async def test_the_report_of_an_edge_is_kept_when_it_is_gone() -> None:
     cluster = await comparing()
     await tell(cluster, agree=200)
     await cluster.settle(70)
@@ -134,7 +134,7 @@ async def test_a_shadow_keeps_the_weight_before_it(first: dict[str, Any]) -> Non
     await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=60)
 
 
-async def test_two_shadows_with_other_percents_are_told_apart() -> None:
+async def test_two_shadows_with_other_percents_are_distinguished() -> None:
     cluster = await comparing([{"shadow": SHADOW}, {"shadow": {**SHADOW, "percent": 80}}, {"pause": {}}])
     await tell(cluster, agree=900)
     (first,) = cluster.edges.mirrored[EDGE]

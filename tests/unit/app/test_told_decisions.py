@@ -40,7 +40,7 @@ async def is_frozen(cluster: Cluster) -> bool:
 
 
 @pytest.mark.extended
-async def test_what_a_policy_promotes_is_told_before_and_after_it_is() -> None:
+async def test_what_a_policy_promotes_is_reported_before_and_after_it_is() -> None:
     cluster = await served(0.5, {**HASTY, "onInconclusive": "promote"})
     assert await cluster.go_on(3, functools.partial(is_frozen, cluster), seconds=1)
     assert (await experiment(cluster))["phase"] == "Pending"
@@ -61,7 +61,7 @@ async def test_what_a_policy_promotes_is_told_before_and_after_it_is() -> None:
 
 
 @pytest.mark.extended
-async def test_a_rollout_that_is_paused_for_the_same_again_is_told_again() -> None:
+async def test_a_rollout_that_is_paused_for_the_same_again_is_reported_again() -> None:
     cluster = await served(0.5, HASTY)
     for times in (1, 2):
         assert await cluster.go_on(10, functools.partial(paused, cluster))
@@ -73,7 +73,7 @@ async def test_a_rollout_that_is_paused_for_the_same_again_is_told_again() -> No
     assert await cluster.notes("RolloutResumed") == []
 
 
-async def test_a_gate_that_opens_to_a_step_of_the_same_weight_is_told() -> None:
+async def test_a_gate_that_opens_to_a_step_of_the_same_weight_is_reported() -> None:
     cluster = await served(
         0, {"steps": [*TIMED["steps"], {"pause": {"duration": "1m"}}, {"weight": 50, "gate": "manual"}]}
     )

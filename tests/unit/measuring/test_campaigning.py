@@ -118,7 +118,7 @@ def test_a_rollout_is_followed_until_its_time_is_over(monkeypatch: pytest.Monkey
     assert (over.until, going_on.until) == (BEGAN + 30, going_on.left_at)
 
 
-def test_a_release_tells_its_weights_and_what_it_is_held_against() -> None:
+def test_a_release_shows_its_weights_and_its_limits() -> None:
     found = release(300)
     looks = [("2026-11-26T19:30:00Z", 25), ("2026-11-26T19:31:00Z", 25), ("2026-11-26T19:35:00Z", 50)]
     found.found["status"]["history"] = [{"at": at, "weight": weight} for at, weight in (*looks, (looks[-1][0], 100))]
@@ -141,7 +141,7 @@ def test_blocks_at_both_ends_are_cut_and_one_without_requests_is_none_the_less_o
     assert recorded(seen, told) == [slow, Block(30, 0, 0), Block(40, 10, 5)]
 
 
-def test_how_long_answers_took_is_told_of_both_arms_while_both_had_traffic() -> None:
+def test_latencies_of_both_arms_are_reported_while_both_had_traffic() -> None:
     found = release(300)
     found.found["status"]["history"] = [
         {"at": datetime.fromtimestamp(BEGAN + second, UTC).isoformat(), "weight": weight}
@@ -154,7 +154,7 @@ def test_how_long_answers_took_is_told_of_both_arms_while_both_had_traffic() -> 
     assert latency_quantiles(found) == ["20 / 29 / 30", "40 / 40 / 40"]
 
 
-def test_an_edge_that_counts_otherwise_than_its_callers_is_told_but_for_what_died() -> None:
+def test_an_edge_that_counts_otherwise_than_its_callers_is_reported_except_for_deaths() -> None:
     told = recording(row("canary", b1=(8, 2, 0)))
     bad = [(12, 0.1, 2, 503), (18, 0.1, 2, NO_NUMBERS), (13, 0.1, 2, 200), (13, 0.1, 1, 500), (13, 0.1, 2, 429)]
     assert miscounted(answers(release(30), *bad), told, None) == ""
@@ -182,7 +182,7 @@ def test_a_bad_answer_of_a_service_without_flaws_is_excused_by_a_death_of_its_ed
     assert unexplained(samples, kills, BEGAN + 10, BEGAN + 60) == told[:1]
 
 
-def test_a_kill_is_told_once_another_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_is_reported_once_another_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     kills, seen = Kills(NOWHERE, 1), list[int]()
     monkeypatch.setattr(kills, "_kill", lambda which, away_s: seen.append(len(kills.done)))
     kills.once("agent", 0.0)

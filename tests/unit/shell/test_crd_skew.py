@@ -45,9 +45,7 @@ async def logged_skew(published: Schemas | None, caplog: pytest.LogCaptureFixtur
     return [(each.levelname, getattr(each, "reason", ""), each.getMessage()) for each in caplog.records]
 
 
-async def test_the_crds_of_this_release_are_nothing_to_tell(
-    published: Schemas, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_crds_of_this_release_cause_no_message(published: Schemas, caplog: pytest.LogCaptureFixture) -> None:
     assert await logged_skew(published, caplog) == []
 
 

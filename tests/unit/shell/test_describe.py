@@ -151,7 +151,7 @@ def test_metrics_are_shown_with_their_numbers_and_when_they_are_expected_to_deci
         ("Better", (), False),
     ],
 )
-def test_why_an_interval_beside_a_verdict_contains_1_is_said(
+def test_why_an_interval_beside_a_verdict_contains_1_is_explained(
     verdict: str, interval: tuple[float, ...], expected: bool
 ) -> None:
     mistakes = MetricStatus(name="mistakes", role="secondary", arm="conv", verdict=verdict, interval=interval)
@@ -273,7 +273,7 @@ def test_alpha_is_shown_with_what_the_first_blocks_have_of_it() -> None:
     )
 
 
-def test_what_is_not_known_yet_is_said() -> None:
+def test_what_is_not_known_yet_is_shown() -> None:
     latency = PlanGuardrail(metric="latencyP95", margin=0.25)
     plan = PLAN.model_copy(update={"guardrails": (latency,), "requests_per_second": None})
     undecided = ERRORS.model_copy(update={"ratio": None, "interval": (), "eta": None, "events": (0, 0)})

@@ -24,7 +24,7 @@ def replicas(local_state: Path) -> Path:
     return folder
 
 
-def test_lines_tell_whose_they_are(local: Any, manifest: Any, replicas: Path) -> None:
+def test_lines_show_their_source(local: Any, manifest: Any, replicas: Path) -> None:
     local("apply", "-f", str(manifest()))
     assert local("logs", "digits", "--tail", "1", "--revision", "1").out == "r1 aaa | two\n"
     assert {line.partition(" | ")[0] for line in local("logs", "digits").out.splitlines()} == {"r1 aaa", "r2 bbb"}

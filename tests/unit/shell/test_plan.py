@@ -291,7 +291,7 @@ def test_a_secret_that_is_missing_is_shown_unless_it_comes_along(served: Any, ma
     assert plan(served, path)["lines"][-1] == "revision 1 keeps all traffic"
 
 
-def test_no_change_is_said(served: Any, manifest: Any) -> None:
+def test_no_change_is_shown_as_such(served: Any, manifest: Any) -> None:
     preview = plan(served, manifest())
     assert (preview["outcome"], preview["lines"]) == ("unchanged", ["nothing changes"])
 

@@ -97,8 +97,8 @@ class FakeTable:
 
     def signal(self, seen: ProcessInfo, number: signal.Signals) -> None:
         self.signals.append((seen.pid, number))
-        deaf = self.immortal | (self.stubborn if number is signal.SIGTERM else set())
-        if seen.pid not in deaf:
+        ignoring = self.immortal | (self.stubborn if number is signal.SIGTERM else set())
+        if seen.pid not in ignoring:
             self.end(seen.pid, -number)
 
 

@@ -136,7 +136,7 @@ async def test_one_is_written_each_hour_and_the_last_at_the_end() -> None:
 
 
 @pytest.mark.extended
-async def test_what_cannot_be_written_is_told_once_tried_ever_later_and_heals() -> None:
+async def test_what_cannot_be_written_is_reported_once_tried_ever_later_and_heals() -> None:
     cluster = await running()
     own = await folder(cluster)
     cluster.logs.problem = "s3://logs/a: cannot be written (NotFoundError)"

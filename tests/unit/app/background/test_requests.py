@@ -55,7 +55,7 @@ async def test_who_asks_never_waits_and_gets_the_answer_later() -> None:
     assert len(receiver.posts) == 1
 
 
-async def test_what_is_not_enough_is_asked_again_ever_later_and_told_meanwhile() -> None:
+async def test_what_is_not_enough_is_asked_again_ever_later_and_reported_meanwhile() -> None:
     posts, receiver = BackgroundRequests[WebhookResult](), Receiver()
     await ask(posts, receiver, 0)
     await receiver.answers(BUSY)
@@ -72,7 +72,7 @@ async def test_what_is_not_enough_is_asked_again_ever_later_and_told_meanwhile()
     assert await ask(posts, receiver, 31) == OK
 
 
-async def test_a_post_that_breaks_is_told_of_once_and_made_anew() -> None:
+async def test_a_post_that_breaks_is_reported_once_and_made_anew() -> None:
     posts, receiver = BackgroundRequests[WebhookResult](), Receiver()
     await ask(posts, receiver, 0)
     receiver.posts[0].set_exception(RuntimeError("a bug"))

@@ -78,7 +78,7 @@ def test_the_gateway_waits_as_long_as_the_edge_may_and_writes_it_its_own_way(
     assert rule["timeouts"] == {"request": written}
 
 
-def test_what_is_left_out_later_is_told_apart_by_its_mark() -> None:
+def test_what_is_left_out_later_is_distinguished_by_its_mark() -> None:
     gateway = {"name": "public", "sectionName": "https"}
     one = make_route(MEMBER, endpoint(gateway=gateway), HOSTS)["metadata"]["annotations"]
     two = make_route(MEMBER, endpoint(gateway={"name": "public"}), HOSTS)["metadata"]["annotations"]
@@ -155,7 +155,7 @@ def test_nobody_answered_for_this_route_as_it_is(route: dict[str, Any], message:
         ),
     ],
 )
-def test_a_refusal_is_told_in_the_words_of_the_controller(
+def test_a_refusal_is_reported_in_the_words_of_the_controller(
     conditions: list[dict[str, Any]], reason: str, message: str
 ) -> None:
     found = evaluate_route(MEMBER, endpoint(), stored(*conditions), served=True)

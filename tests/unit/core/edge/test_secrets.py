@@ -51,7 +51,7 @@ def test_what_is_missing_is_named(change: secrets.KeysBySecret, reason: str, mes
     assert problem(WHOLE, {**THERE, **change}) == (reason, message)
 
 
-def test_several_are_told_together_and_a_missing_one_names_the_reason() -> None:
+def test_several_are_reported_together_and_a_missing_one_names_the_reason() -> None:
     said = problem(WHOLE, {**THERE, "jwks": None, "cert": frozenset()})
     assert said is not None
     assert said[0] == "SecretNotFound"

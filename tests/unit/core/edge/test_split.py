@@ -131,7 +131,7 @@ def test_a_limit_is_never_more_than_an_edge_can_count(quantity, told):
 MATCHED = {"arm": "canary", "headers": {"x-canary": "true"}}
 
 
-def test_a_step_by_header_is_told_to_edges_and_left_out_again_where_nothing_else_changes() -> None:
+def test_a_step_by_header_is_sent_to_edges_and_left_out_again_where_nothing_else_changes() -> None:
     plain = running({"steps": STEPS})
     asked = replace(plain, headers=(PlanHeader(name="x-canary", value="true"),))
     assert "match" not in service(plain)
@@ -150,7 +150,7 @@ def test_a_step_by_header_is_told_to_edges_and_left_out_again_where_nothing_else
         ({**MATCHED, "arm": "a"}, False),
     ],
 )
-def test_an_edge_confirms_headers_by_telling_the_same(told: dict[str, Any] | None, confirmed: bool) -> None:
+def test_an_edge_confirms_headers_by_reporting_the_same(told: dict[str, Any] | None, confirmed: bool) -> None:
     report, arm = in_force(()), edge_split.SplitArm("stable", 7, 100, ((0, 10_000),))
     assert report.evidence is not None
     if told is not None:
@@ -211,7 +211,7 @@ def test_an_edge_that_counts_other_answers_as_slow_confirms_no_split(
     assert found.confirmed is confirmed
 
 
-def test_why_an_edge_has_another_split_in_force_is_said_with_what_it_has() -> None:
+def test_why_an_edge_has_another_split_in_force_is_shown_with_what_it_has() -> None:
     split = edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 7)
     why = "generation 9 could not be applied and is tried again: [Errno 28] No space left on device"
     for services in ({}, {"digits": {"attempt": "other", "epoch": 1, "arms": {}}}):
@@ -261,7 +261,7 @@ def chosen(split: edge_split.Split | None) -> list[str]:
     return [each["arm"] for each in service(split, endpoint={"overrides": wanted}).get("overrides", ())]
 
 
-def test_overrides_are_told_in_the_words_of_the_document() -> None:
+def test_overrides_are_reported_in_the_words_of_the_document() -> None:
     asked = [override("canary", "a", "10.0.0.0/8", "127.0.0.0/8"), override("stable", "b", keys=("ops", "ann"))]
     made = service(at("Running"), endpoint={"overrides": asked, "auth": {"apiKeys": {"secretName": "keys"}}})
     assert made["overrides"] == [

@@ -136,7 +136,7 @@ def test_the_administrator_s_selector_and_tolerations_count_as_the_pods_have_the
     assert free(nodes, scheduling={"nodeSelector": {"pool": "none"}}).total == 0
 
 
-def test_types_are_told_by_any_of_the_labels_and_by_an_administrator_s_words() -> None:
+def test_types_are_found_by_any_of_the_labels_and_by_an_administrators_names() -> None:
     nodes = [
         node("a", 1, {PRODUCT: "NVIDIA-L4"}),
         node("b", 2, {"cloud.google.com/gke-accelerator": "nvidia-l4"}),
@@ -152,7 +152,7 @@ def test_types_are_told_by_any_of_the_labels_and_by_an_administrator_s_words() -
     assert free([*nodes, unknown], gpu={"type": ["m60"]}).total == 16
 
 
-def test_shortage_is_told_with_numbers() -> None:
+def test_shortage_is_reported_with_numbers() -> None:
     found = room([node("a", 4)], [pod("a", 3)])
     assert capacity.find_shortage(ONE, 1, found, ()) is None
     assert capacity.find_shortage(ONE, 0, found, ()) is None

@@ -61,7 +61,9 @@ def test_everything_that_is_named_is_needed_but_what_is_optional() -> None:
         ),
     ],
 )
-def test_what_is_missing_is_told_with_its_field(need: ObjectReference, keys: Any, reason: str, message: str) -> None:
+def test_what_is_missing_is_reported_with_its_field(
+    need: ObjectReference, keys: Any, reason: str, message: str
+) -> None:
     assert references.find_missing_references([need], {(need.kind, need.name): keys}, "ns") == (reason, message)
 
 

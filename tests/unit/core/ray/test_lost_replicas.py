@@ -25,7 +25,7 @@ TWO = application({"a": "RUNNING", "b": "RUNNING"}, 2)
         ({"c": "RUNNING", "d": "RUNNING"}, "2 replicas ended; Serve starts a replacement; 2 of 2 run"),
     ],
 )
-def test_what_ended_unasked_is_told(states: States, message: str) -> None:
+def test_what_ended_unasked_is_reported(states: States, message: str) -> None:
     (event,) = make_lost_replica_events(8, TWO, application(states, 2))
     assert (event.type, event.reason, event.note) == ("Warning", "ReplicaLost", f"revision 8: {message}")
 
@@ -45,7 +45,7 @@ def test_what_was_asked_for_is_not(states: States, target: int, status: str) -> 
     assert make_lost_replica_events(8, TWO, application(states, target, status)) == []
 
 
-def test_what_serve_says_is_told_and_a_loss_is_one_event() -> None:
+def test_the_message_of_serve_is_reported_and_a_loss_is_one_event() -> None:
     now = application({"b": "RUNNING"}, 2, "UNHEALTHY", "Health check of\n replica a failed")
     (event,) = make_lost_replica_events(8, TWO, now)
     assert event.note.endswith("1 of 2 run: Health check of replica a failed")

@@ -64,7 +64,7 @@ def test_what_is_not_known_is_left_out() -> None:
     }
 
 
-def test_of_a_role_that_began_after_the_start_nothing_is_said() -> None:
+def test_a_role_that_began_after_the_start_is_not_reported() -> None:
     found = ray_startup.startup_phases(at(20), [pod(2, 3, 4, 5)], ReplicaStart(began=at(9)), at(21))
     assert seconds(found) == {"scheduled": 1, "image": 1, "ray": 4}
 

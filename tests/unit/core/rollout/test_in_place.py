@@ -149,7 +149,7 @@ class TestGivingBack:
         assert weights == [50, 25, 25, 0]
         assert (status.phase, status.giving_back, status.verdict.reason) == ("Stopped", None, "RolledBack: errors")
 
-    def test_what_ends_it_first_is_what_is_told(self) -> None:
+    def test_what_ends_it_first_is_what_is_reported(self) -> None:
         status = transitions.stop(rollout_at(50), Cause("Aborted", "by command a"), T0)
         assert transitions.stop(status, Cause("RolledBack", "errors"), T0) == status
         result = state_machine.tick(status, inputs(stable=1, failure=Cause("DeployFailed", "gone")))

@@ -99,7 +99,7 @@ async def test_what_it_leaves_behind_is_killed_and_that_is_no_success(start: Sta
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-async def test_a_verb_that_fails_is_shown_with_what_it_said(start: Start) -> None:
+async def test_a_verb_that_fails_is_shown_with_its_output(start: Start) -> None:
     found = start("print('error: no rollout', file=sys.stderr); sys.exit(1)")
     with pytest.raises(CommandFailed, match=r"`sundog promote digits` failed with status 1: error: no rollout"):
         await found.run("promote", "digits")

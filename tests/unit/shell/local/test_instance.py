@@ -188,7 +188,7 @@ async def _nothing(*_arguments: Any) -> None:
     return None
 
 
-def test_down_and_status_tell_what_is_there(state_dir: Path, sundog: Any) -> None:
+def test_down_and_status_show_what_is_there(state_dir: Path, sundog: Any) -> None:
     state_dir_paths.prepare_state_dir(state_dir)
     result = sundog("local", "status", "--state-dir", str(state_dir))
     assert (result.code, result.out) == (ExitCode.NOT_FOUND, f"no instance runs in {state_dir}\n")

@@ -30,7 +30,7 @@ LINE = (
 )
 
 
-def test_lines_tell_each_change_once_and_without_escape_codes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_show_each_change_once_and_without_escape_codes(capsys: pytest.CaptureFixture[str]) -> None:
     view = LineView()
     view.deployments([OBJECT])
     view.deployments([OBJECT])

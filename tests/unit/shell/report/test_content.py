@@ -79,7 +79,7 @@ def test_one_that_goes_on_says_what_it_waits_for_and_what_is_known() -> None:
     assert (errors.bounds[0].lower, errors.bounds[0].upper) == (0.35, None)
 
 
-def test_why_an_interval_beside_a_verdict_contains_1_is_said() -> None:
+def test_why_an_interval_beside_a_verdict_contains_1_is_explained() -> None:
     mistakes = MetricStatus(name="mistakes", role="secondary", arm="canary", verdict="Better", interval=(0.1, 1.02))
     status = running()
     beside = status.model_copy(update={"metrics": (*status.metrics, mistakes)})
@@ -275,7 +275,7 @@ def test_a_terminal_repeats_no_row() -> None:
     assert lines(status.model_copy(update={"history": again})) == lines(status)
 
 
-def test_a_terminal_obeys_no_name_or_message() -> None:
+def test_a_terminal_executes_no_name_or_message() -> None:
     hostile = ERRORS.model_copy(update={"message": "\x1b[2J[bold]gone\x07 \x9b31m"})
     shown = "\n".join(lines(running(metrics=(hostile,))))
     assert "\x1b" not in shown

@@ -309,7 +309,7 @@ def lab(colour: str) -> tuple[float, float, float]:
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
-def test_ten_arms_and_all_verdicts_can_be_told_apart_in_light_and_in_dark(scheme: int) -> None:
+def test_ten_arms_and_all_verdicts_can_be_distinguished_in_light_and_in_dark(scheme: int) -> None:
     colours = palette(scheme)
     arms = [colours["--stable"], *(colours[f"--arm-{place}"] for place in range(1, 10))]
     verdicts = [colours[f"--{name}"] for name in ("candidate", "good", "bad", "better", "worse")]
@@ -339,7 +339,7 @@ def test_the_tables_have_the_numbers() -> None:
     assert found[REQUESTS][-1] == ["0:11:00", "49500", "495", "16500", "176"]
 
 
-def test_an_end_that_is_not_known_is_marked_and_harm_is_told_apart() -> None:
+def test_an_end_that_is_not_known_is_marked_and_harm_is_distinguished() -> None:
     bars = [each for each in parsed(rolled_back()).iter("g") if "bar" in (each.get("class") or "")]
     assert [len(list(each.iter("path"))) for each in bars] == [1, 0, 0, 0, 0]
     assert [each.get("class") for each in bars] == [*["bar open"] * 4, "bar harm"]
