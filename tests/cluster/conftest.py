@@ -40,7 +40,7 @@ def served(vision: Team) -> Team:
     """`digits` serves, whatever model."""
     if not vision.list("mdep"):
         vision.apply(vision.digits())
-    vision.until(lambda: vision.says("Ready")[0] == "True", "digits is Ready")
+    vision.until(lambda: vision.condition_state("Ready")[0] == "True", "digits is Ready")
     return vision
 
 

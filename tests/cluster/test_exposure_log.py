@@ -255,7 +255,7 @@ def test_a_server_that_is_away_is_reported_and_written_to_once_it_is_back(site: 
     team.apply(site.experiment(stopped=True, exposureLog={"uri": f"{PLACE}/later"}))
     team.until(lambda: site.said()[:2] == ("False", "NotWritten"), "it is told")
     assert site.said()[2] == f"{PLACE}/later/{site.folder()}/000003: cannot be written (GenericError)"
-    assert team.says("Ready", SHOP)[0] == "True"
+    assert team.condition_state("Ready", SHOP)[0] == "True"
     site.serve_buckets()
     assert site.until_written(f"{PLACE}/later")["sequence"] == 3
     assert site.said()[:2] == ("True", "Written")

@@ -227,9 +227,9 @@ def test_one_that_fails_what_it_gets_gives_its_place_back(seer: Seer, tmp_path: 
         seer.apply(FAILS, steps=[{"weight": 50}], warmup={"requests": 20, "duration": "10s"})
         team.until(lambda: (team.status(NAME).get("lastRollout") or {}).get("revision") == bad, "its end")
         seer.until_whole(before)
-        answered = traffic.told()
+        answered = traffic.counts()
         traffic.more(100)
-        assert traffic.told()["failed"] == answered["failed"] > 0
+        assert traffic.counts()["failed"] == answered["failed"] > 0
     assert team.status(NAME)["lastRollout"]["outcome"] == "RolledBack"
     assert "in 30 s, while stable did not" in team.status(NAME)["lastRollout"]["reason"]
     assert "RollingBack" in told.reasons("Progressing")

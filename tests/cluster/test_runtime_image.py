@@ -113,7 +113,7 @@ def test_packages_are_those_that_were_tested_together(looked: Json) -> None:
 
 def test_the_example_is_served_out_of_it(team: Team, image: str) -> None:
     team.apply(team.digits())
-    team.until(lambda: team.says("Ready")[0] == "True", "digits is Ready", patience(900))
+    team.until(lambda: team.condition_state("Ready")[0] == "True", "digits is Ready", patience(900))
     for pod in (*team.heads(), *team.workers(1)):
         assert {each["image"] for each in pod["spec"]["containers"]} == {image}
         assert not [each for each in pod["spec"]["volumes"] if "hostPath" in each]

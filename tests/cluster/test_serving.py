@@ -244,7 +244,7 @@ def test_what_cannot_start_is_reported_in_one_line_and_stable_serves_on(
     line = served.until_told(*words)
     assert "\n" not in line
     assert stable(served) == before
-    assert traffic.told()["answered"].keys() == {str(before)}
+    assert traffic.counts()["answered"].keys() == {str(before)}
     traffic.more(50)
 
 
@@ -307,9 +307,9 @@ def test_evidence_alone_has_rolled_back_the_one_that_fails(served: Team, weighed
     assert {arm["name"]: arm["weight"] for arm in status["arms"]} == {"stable": 100, "canary": 0}
     if weighed.before:
         assert forgotten(weighed.before["flawed"], found) == []
-    asked = weighed.flawed.told()
+    asked = weighed.flawed.counts()
     weighed.flawed.more(50)
-    assert got_of_candidate(weighed.flawed.told()) == got_of_candidate(asked), "stable has all traffic"
+    assert got_of_candidate(weighed.flawed.counts()) == got_of_candidate(asked), "stable has all traffic"
 
 
 def got_of_candidate(told: Json) -> tuple[int, int]:
@@ -325,7 +325,7 @@ def test_each_answer_of_the_one_that_fails_was_counted_by_an_edge(served: Team, 
     for edge in served.edges():
         assert weighed.edges.read(edge)
     sums = weighed.edges.sums(found["metadata"]["uid"], "canary")
-    assert (sums["assigned"], sums["errors"]) == got_of_candidate(weighed.flawed.told())
+    assert (sums["assigned"], sums["errors"]) == got_of_candidate(weighed.flawed.counts())
     assert (sums["lost"], sums["running"]) == (0, 0)
     # What an edge has counted between its last report and its end is known to nobody; nothing is ever made up.
     known = of_candidate(found)
@@ -354,7 +354,7 @@ def test_a_neighbour_deleted_in_its_rollout_goes_alone(served: Team, traffic: Tr
 
     served.until(lambda: not left(), "nothing of letters is left")
     traffic.more(100)
-    assert served.says("Ready")[0] == "True"
+    assert served.condition_state("Ready")[0] == "True"
 
 
 def test_the_operator_was_refused_nothing_in_all_of_it(served: Team) -> None:

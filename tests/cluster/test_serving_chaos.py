@@ -138,7 +138,7 @@ def test_a_step_outlives_its_operator_its_head_a_worker_and_an_edge(served: Team
         served.until(lambda: is_ready(served.workers(revision), but=worker, count=2), "another worker")
         served.until(lambda: is_ready(served.edges(), but=edge, count=2), "two edges again")
         served.until(lambda: replicas(served, "stable") == 2, "two replicas")
-        assert served.says("Ready")[0] == "True"
+        assert served.condition_state("Ready")[0] == "True"
 
 
 @pytest.mark.campaign
@@ -171,9 +171,9 @@ def test_an_api_server_that_is_away_stops_a_rollout_and_no_traffic(digits: Team,
     digits.until_canary(25)
     with control_plane.api_server_away(instance, digits.serving.kubectl):
         left = time.monotonic()
-        answered = traffic.told()["sent"]
+        answered = traffic.counts()["sent"]
         traffic.until(lambda _: time.monotonic() - left > AWAY_S, f"{AWAY_S:g} s without an API server")
-        assert traffic.told()["sent"] > answered + 100
+        assert traffic.counts()["sent"] > answered + 100
     digits.until_stable(revision)
 
 
@@ -202,4 +202,4 @@ def test_a_worker_that_goes_loses_nothing_and_is_replaced(digits: Team, traffic:
     traffic.more(200)
     digits.until(lambda: is_ready(digits.workers(), but=gone, count=len(workers)), "another worker")
     digits.until(lambda: replicas(digits, "stable") == len(workers), "as many replicas as before")
-    assert digits.says("Ready")[0] == "True"
+    assert digits.condition_state("Ready")[0] == "True"

@@ -21,7 +21,7 @@ KINDS += ",networkpolicies,persistentvolumeclaims,jobs,rayclusters,controllerrev
 def digits(vision: Team) -> Team:
     if not vision.list("mdep"):
         vision.apply(vision.digits())
-    vision.until(lambda: vision.says("Ready")[0] == "True", "digits is Ready")
+    vision.until(lambda: vision.condition_state("Ready")[0] == "True", "digits is Ready")
     return vision
 
 
@@ -39,7 +39,7 @@ def looked_at(team: Team, timeout: str) -> None:
     team.kubectl("patch", MDEP, "digits", "--type=merge", "-p", json.dumps(edit))
     wanted = team.get()["metadata"]["generation"]
     team.until(lambda: team.status()["observedGeneration"] == wanted, f"an operator has seen generation {wanted}")
-    team.until(lambda: team.says("Ready")[0] == "True", "digits is Ready")
+    team.until(lambda: team.condition_state("Ready")[0] == "True", "digits is Ready")
 
 
 def test_an_upgrade_of_the_chart_rolls_no_model(digits: Team) -> None:

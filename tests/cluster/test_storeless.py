@@ -50,7 +50,7 @@ def test_a_lost_head_takes_its_workers_along_and_models_are_loaded_again(team: T
         answers[answer.status_code] += 1
         assert answer.status_code == 200 or "retry-after" in answer.headers, answer.text
         others = {pod["metadata"]["uid"] for pod in team.workers()} - workers
-        return answer.status_code == 200 and bool(others) and team.says("Ready")[0] == "True"
+        return answer.status_code == 200 and bool(others) and team.condition_state("Ready")[0] == "True"
 
     team.kubectl("delete", "pod", head["metadata"]["name"], "--force", "--grace-period=0")
     team.until(is_back, "digits on another worker")

@@ -43,7 +43,7 @@ def walk(serving: Serving) -> Iterator[Team]:
 def candidates(traffic: Traffic) -> set[str]:
     """The users whom the candidate answered last, once each was answered by what is in force now."""
     traffic.more(2 * USERS)
-    return {user for user, met in traffic.told()["met"].items() if met[-1] == 2}
+    return {user for user, met in traffic.counts()["met"].items() if met[-1] == 2}
 
 
 def test_who_got_a_candidate_keeps_it_and_two_rollouts_assign_independently(walk: Team) -> None:
@@ -59,7 +59,10 @@ def test_who_got_a_candidate_keeps_it_and_two_rollouts_assign_independently(walk
         for weight in WEIGHTS:
             for name in NAMES:
                 walk.until_canary(weight, name)
-                walk.until(lambda name=name: walk.says("TrafficSynced", name)[1] == "InForce", f"{weight} % of {name}")
+                walk.until(
+                    lambda name=name: walk.condition_state("TrafficSynced", name)[1] == "InForce",
+                    f"{weight} % of {name}",
+                )
             moved.append({name: candidates(traffic) for name, traffic in asked.items()})
             lose(walk, weight)
             for name in NAMES:
@@ -67,7 +70,7 @@ def test_who_got_a_candidate_keeps_it_and_two_rollouts_assign_independently(walk
         for name in NAMES:
             walk.until_stable(2, name)
         moved.append({name: candidates(traffic) for name, traffic in asked.items()})
-        met = [tuple(own) for traffic in asked.values() for own in traffic.told()["met"].values()]
+        met = [tuple(own) for traffic in asked.values() for own in traffic.counts()["met"].values()]
     assert set(met) == {(1, 2)}, Counter(met)
     for name in NAMES:
         assert all(before[name] < after[name] for before, after in pairwise(moved)), name

@@ -25,5 +25,5 @@ def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         up.start()
         eventually(lambda: (up.state / "kubeconfig").exists(), "the API server of local mode")
         yield up
-        assert up.end(signal.SIGINT) == 0, up.told()[-2000:]
+        assert up.end(signal.SIGINT) == 0, up.output()[-2000:]
         assert processes_of(up.state) == []

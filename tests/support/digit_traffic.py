@@ -103,7 +103,7 @@ class Traffic:
         if len(self.failures) < KEPT:
             self.failures.append(failure)
 
-    def told(self) -> Json:
+    def counts(self) -> Json:
         """Return all counts: for digits, images by revision and those read correctly; for users, each change of revision."""
         images = {revision: len(read) for revision, read in self.read.items()}
         right = {
@@ -126,7 +126,7 @@ async def main(url: str, clients: int, pause_s: float, slow: int, users: int) ->
     traffic = Traffic(url, pause_s, users)
 
     async def tell(_: web.Request) -> web.Response:
-        return web.json_response(traffic.told())
+        return web.json_response(traffic.counts())
 
     app = web.Application()
     app.router.add_get("/", tell)

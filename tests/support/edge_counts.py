@@ -27,9 +27,9 @@ def row(arm: str = "canary", epoch: int = 2, boot: str = "b1", **counts: Any) ->
     ends = {end: counts.pop(end, 0) for end in ENDS}
     retries = {"firstAttemptFailed": counts.pop("firstAttemptFailed", 0)}
     assigned = sum(ends.values()) + counts.get("lost", 0) + counts.get("inFlight", 0)
-    told = {"assigned": assigned, "slow": 0, "slow2": 0, "slow3": 0, **counts}
+    fields = {"assigned": assigned, "slow": 0, "slow2": 0, "slow3": 0, **counts}
     where = {"boot": boot, "attempt": ATTEMPT, "epoch": epoch, "arm": arm, "origin": "assigned", "unit": "anonymous"}
-    return {**where, "ends": ends, "retries": retries, **told}
+    return {**where, "ends": ends, "retries": retries, **fields}
 
 
 def block(start: int, **counts: int) -> list[int]:
@@ -39,9 +39,9 @@ def block(start: int, **counts: int) -> list[int]:
 
 def evenly(arm: str, epoch: int, start: int, blocks: int, /, **counts: int) -> dict[str, Any]:
     """A row that has the same counts in each of so many blocks, which the epoch had been in force before."""
-    told = [block(start - 10), *(block(start + 10 * number, **counts) for number in range(blocks))]
+    blocks_of_row = [block(start - 10), *(block(start + 10 * number, **counts) for number in range(blocks))]
     whole: dict[str, Any] = {name: count * blocks for name, count in counts.items()}
-    return row(arm, epoch, blocks=told, **whole)
+    return row(arm, epoch, blocks=blocks_of_row, **whole)
 
 
 def sticky(told: dict[str, Any], groups: int = 100, spread: int = 1) -> dict[str, Any]:
@@ -59,11 +59,11 @@ def _part(count: int, place: int, parts: int) -> int:
 
 def by_unit(*rows: dict[str, Any], units: Any = (), pod: str = "edge-0", **changes: Any) -> EdgeReport:
     """Return a ready edge's report with groups and units; `units` are (hash, Unix seconds, epoch, arm) of a sample."""
-    told = report(*rows, pod=pod, **changes)
+    made = report(*rows, pod=pod, **changes)
     listed = [[f"{number:016x}", [round(at_s * 1e6), epoch, arm], 1, {}] for number, at_s, epoch, arm in units]
     sample = {"service": "digits", "attempt": ATTEMPT, "tau": f"{1 << 64:x}", "units": listed}
-    evidence = {**(told.evidence or {}), "groups": {"columns": GROUP_COLUMNS}, "units": [sample]}
-    return replace(told, evidence=evidence)
+    evidence = {**(made.evidence or {}), "groups": {"columns": GROUP_COLUMNS}, "units": [sample]}
+    return replace(made, evidence=evidence)
 
 
 def report(*rows: dict[str, Any], pod: str = "edge-0", columns: Any = COLUMNS, **changes: Any) -> EdgeReport:

@@ -66,8 +66,8 @@ def outcome(of: Mapping[str, Any], arm: str, ratio: float, look: int, verdict: s
 
 def guardrail(arm: str, look: int, verdict: str = "Undecided", role: str = "guardrail") -> MetricStatus:
     """Return the error rate of an arm, near that of control."""
-    told = outcome({"name": "errorRate"}, arm, 1.1, look, verdict)
-    return told.model_copy(update={"role": role, "allowed": 1.25})
+    status = outcome({"name": "errorRate"}, arm, 1.1, look, verdict)
+    return status.model_copy(update={"role": role, "allowed": 1.25})
 
 
 def at(status: ExperimentStatus, shares: Shares, look: int) -> ExperimentStatus:
@@ -86,10 +86,12 @@ def with_history(
 ) -> ExperimentStatus:
     """Return the status after one look per hour, with the history of weights and metrics that the operator stores."""
     known = status.model_copy(update={"phase": "Running"})
-    for look, (shares, told) in enumerate(zip(weights, metrics, strict=True)):
+    for look, (shares, statuses) in enumerate(zip(weights, metrics, strict=True)):
         now = BEGUN + look * HOUR
-        known = at(known, shares, look).model_copy(update={"metrics": tuple(told), "counted_at": now, "since": BEGUN})
-        known = history.record_point(known, told, now)
+        known = at(known, shares, look).model_copy(
+            update={"metrics": tuple(statuses), "counted_at": now, "since": BEGUN}
+        )
+        known = history.record_point(known, statuses, now)
     return known.model_copy(update={"conditions": (condition("DataQuality", "True", "Consistent"),)})
 
 

@@ -132,7 +132,7 @@ class Up:
         self.process.send_signal(number)
         return self.process.wait(timeout)
 
-    def told(self) -> str:
+    def output(self) -> str:
         return self.log.read_text()
 
     def sundog(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -300,7 +300,7 @@ class Team:
         found: Json = self.get(name).get("status", {})
         return found
 
-    def says(self, type_: str, name: str = "digits") -> tuple[str, str]:
+    def condition_state(self, type_: str, name: str = "digits") -> tuple[str, str]:
         """Status and reason of a condition."""
         found = condition(self.get(name), type_)
         return str(found.get("status", "")), str(found.get("reason", ""))
@@ -394,8 +394,8 @@ class Team:
             ("get", "events", "--sort-by=.lastTimestamp"),
         )
         run = self.serving.kubectl.run
-        told = [run("-n", self.namespace, *command).stdout[-6000:] for command in shown]
-        return "\n".join([*told, self.serving.operator_log(60)[-6000:]])
+        outputs = [run("-n", self.namespace, *command).stdout[-6000:] for command in shown]
+        return "\n".join([*outputs, self.serving.operator_log(60)[-6000:]])
 
 
 @dataclass(frozen=True)
@@ -406,7 +406,7 @@ class Traffic:
     pod: str
     address: str
 
-    def told(self) -> Json:
+    def counts(self) -> Json:
         """Return their results. On the tests' own node they are read directly, also while the API server is away."""
         cluster = self.team.serving.cluster
         if cluster.instance is None:
@@ -419,8 +419,8 @@ class Traffic:
 
     def until(self, reached: Callable[[Json], Any], what: str, seconds: float = PATIENCE_S) -> Json:
         def probe() -> Json | None:
-            told = self.told()
-            return told if reached(told) else None
+            counts = self.counts()
+            return counts if reached(counts) else None
 
         found = self.team.until(probe, what, seconds)
         assert found is not None
@@ -428,18 +428,18 @@ class Traffic:
 
     def more(self, requests: int) -> None:
         """So many requests more have ended."""
-        before = self.told()["sent"]
+        before = self.counts()["sent"]
         self.until(lambda told: told["sent"] >= before + requests, f"{requests} requests more")
 
     def answered(self, revision: int) -> int:
-        return int(self.told()["answered"].get(str(revision), 0))
+        return int(self.counts()["answered"].get(str(revision), 0))
 
     def lost_nothing(self, failing: int = 0) -> None:
         """But what the revision `failing` answered."""
-        told = self.told()
-        others = told["failed"] - (told["failed_of"].get(str(failing), 0) if failing else 0)
-        assert others == 0, json.dumps({"of": told["failed_of"], "first": told["failures"]}, indent=1)
-        assert told["fickle"] == []
+        counts = self.counts()
+        others = counts["failed"] - (counts["failed_of"].get(str(failing), 0) if failing else 0)
+        assert others == 0, json.dumps({"of": counts["failed_of"], "first": counts["failures"]}, indent=1)
+        assert counts["fickle"] == []
 
 
 def processes_of(pod: Json) -> list[psutil.Process]:

@@ -50,7 +50,7 @@ def make_history(
     for n in range(count):
         weight = weights[min(n * len(weights) // count, len(weights) - 1)]
         reach = 1 + 4 / (n + 1)
-        told = HistoryMetric(
+        metric = HistoryMetric(
             name="errorRate",
             ratio=1.05,
             lower=round(1.05 / reach, 3),
@@ -64,7 +64,7 @@ def make_history(
                 weight=weight,
                 requests=(4500 * n, 1500 * n),
                 errors=(45 * n, 16 * n),
-                metrics=(told,) if n else None,
+                metrics=(metric,) if n else None,
             )
         )
     return tuple(found)

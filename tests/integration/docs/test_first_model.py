@@ -44,7 +44,7 @@ class Reader:
             timeout=PATIENCE_S,
             check=False,
         )
-        assert done.returncode == 0, f"{commands}{done.stderr}\n{self.up.told()[-2000:]}"
+        assert done.returncode == 0, f"{commands}{done.stderr}\n{self.up.output()[-2000:]}"
         self.here = Path(ends_in.read_text().strip())
         return done.stdout
 
@@ -66,7 +66,7 @@ class Reader:
         try:
             eventually(lambda: self._holds(name, verb, rest[0] if rest else ""), what)
         except TimeoutError as err:
-            raise AssertionError(f"{err}\n{self.up.told()[-2000:]}") from err
+            raise AssertionError(f"{err}\n{self.up.output()[-2000:]}") from err
 
     def _holds(self, name: str, verb: str, wanted: str) -> bool:
         found = self.up.read(name)
@@ -126,5 +126,5 @@ def test_the_quickstart_does_what_it_says(reader: Reader) -> None:
                 assert normal(output) == normal(part["output"]), f"{part['commands']}{output}"
     assert compared >= 12
     assert reader.up.process is not None
-    assert reader.up.process.wait(PATIENCE_S) == 0, reader.up.told()[-2000:]
+    assert reader.up.process.wait(PATIENCE_S) == 0, reader.up.output()[-2000:]
     assert processes_of(reader.up.state) == []

@@ -142,7 +142,7 @@ def test_tls_keys_rates_and_secrets_that_come_change_and_go(up: Any, wait: Calla
     wait(lambda: is_ready(up.read("secured")), "readiness again")
     wait(lambda: ask(bob)[0] == 200, "the key accepted again")
 
-    shown = up.told() + up.sundog("describe", "secured").stdout + (up.state / "logs" / "sundog.log").read_text()
+    shown = up.output() + up.sundog("describe", "secured").stdout + (up.state / "logs" / "sundog.log").read_text()
     assert not any(hidden in shown for hidden in (ann, bob, certificate.key.splitlines()[1]))
     assert up.end(signal.SIGINT) == 0
 

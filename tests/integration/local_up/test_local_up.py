@@ -79,9 +79,9 @@ def test_manifest_to_predictions_canary_kill_and_promotion(
     # What is wrong in a manifest is told in one line, and changes nothing.
     generation = up.status("mlp")["metadata"]["generation"]
     manifest.write_text("kind: [unclosed")
-    wait(lambda: f"error: {manifest}: line 1: " in up.told(), "the line about YAML")
+    wait(lambda: f"error: {manifest}: line 1: " in up.output(), "the line about YAML")
     manifest.write_text(model.manifest("v2", weight=250))
-    wait(lambda: "spec.rollout.steps[0].weight: 250; expected 1 to 100" in up.told(), "the line about the field")
+    wait(lambda: "spec.rollout.steps[0].weight: 250; expected 1 to 100" in up.output(), "the line about the field")
     manifest.write_text(planned)
     assert up.status("mlp")["metadata"]["generation"] == generation
 

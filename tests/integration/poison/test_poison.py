@@ -131,7 +131,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
         made.apply(NEIGHBOUR, made.good())
         yield made
         assert up.sundog("delete", NEIGHBOUR).returncode == 0
-        assert up.end(signal.SIGINT) == 0, up.told()[-2000:]
+        assert up.end(signal.SIGINT) == 0, up.output()[-2000:]
         assert processes_of(up.state) == []
 
 

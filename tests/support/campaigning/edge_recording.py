@@ -55,8 +55,8 @@ class Recording:
         for row in document.get("counters", ()):
             where = (row["boot"], row["service"], row["attempt"], row["epoch"], row["arm"])
             self.rows[where] = {key: row[key] for key in ("assigned", "ends", "lost", "inFlight", "retries", "slow")}
-            for told in row["blocks"]:
-                counts = dict(zip(columns, told, strict=True))
+            for block in row["blocks"]:
+                counts = dict(zip(columns, block, strict=True))
                 ends = sum(counts[end] for end in row["ends"])
                 found = Counted(ends, sum(counts[end] for end in ERRORS))
                 place = Place(*where, counts["start"])

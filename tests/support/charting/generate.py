@@ -46,20 +46,20 @@ def installation_values() -> dict[str, Any]:
 
 
 def _schema(node: Node) -> dict[str, Any]:
-    said = {"description": node.description} if node.description else {}
+    described = {"description": node.description} if node.description else {}
     if node.kind == "object":
         required = [name for name, child in node.fields.items() if child.required]
         properties = {name: _field(child.description, child.node) for name, child in node.fields.items()}
         needs = {"required": required} if required else {}
-        return {**said, "type": "object", "additionalProperties": False, **needs, "properties": properties}
+        return {**described, "type": "object", "additionalProperties": False, **needs, "properties": properties}
     if node.kind == "map" and node.items:
-        return {**said, "type": "object", "additionalProperties": _schema(node.items)}
+        return {**described, "type": "object", "additionalProperties": _schema(node.items)}
     if node.kind == "array" and node.items:
-        return {**said, "type": "array", "items": _schema(node.items), **_bounds(node, "Items")}
+        return {**described, "type": "array", "items": _schema(node.items), **_bounds(node, "Items")}
     if node.kind == "free":
         # Not in values.yaml, because None and empty differ.
-        return {**said, "type": ["object", "null"]}
-    return {**said, **_scalar(node)}
+        return {**described, "type": ["object", "null"]}
+    return {**described, **_scalar(node)}
 
 
 def _field(description: str, node: Node) -> dict[str, Any]:

@@ -114,8 +114,8 @@ class Cluster:
 
     async def notes(self, reason: str) -> list[str]:
         """Return the notes of the events with this reason, in order."""
-        told = [event for event in await self.kube.list(EVENT, NAMESPACE) if event["reason"] == reason]
-        return [event["note"] for event in sorted(told, key=lambda event: event["eventTime"])]
+        events = [event for event in await self.kube.list(EVENT, NAMESPACE) if event["reason"] == reason]
+        return [event["note"] for event in sorted(events, key=lambda event: event["eventTime"])]
 
     async def keys(self) -> list[Key]:
         deployments = await self.kube.list(MODEL_DEPLOYMENT, NAMESPACE)

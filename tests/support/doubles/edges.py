@@ -102,12 +102,12 @@ class FakeEdges:
         ready, terminating = _is_ready(pod), "deletionTimestamp" in pod["metadata"]
         if name in self.silent:
             return EdgeReport(name, ready, terminating, None, "GET http://…/evidence: TimeoutError")
-        told = self.counting(pod).told(
+        report = self.counting(pod).report(
             self._clock.now().timestamp(), self._around(name), self._parsed.get(name), question
         )
         if name in self.of_one_latency:
-            told["counters"] = [_without_further(row) for row in told["counters"]]
-        return EdgeReport(name, ready, terminating, told, uid=pod["metadata"].get("uid", ""))
+            report["counters"] = [_without_further(row) for row in report["counters"]]
+        return EdgeReport(name, ready, terminating, report, uid=pod["metadata"].get("uid", ""))
 
     def _apply(self, name: str, document: dict[str, Any]) -> None:
         now = self._clock.now()
@@ -135,7 +135,7 @@ class FakeEdges:
             problems={service["name"]: self.problems for service in services},
             mirrored=self.mirrored.get(name, ()),
             feedback=self.outcomes.sections(self._in_force.get(name, {})),
-            starts={each: told for each in seen if (told := self._serve.start_of(each)) is not None},
+            starts={each: start for each in seen if (start := self._serve.start_of(each)) is not None},
         )
 
 

@@ -47,7 +47,9 @@ class FakeServes:
         return sum(serve.running(name) for serve in self.by_dashboard.values())
 
     def start_of(self, name: str) -> dict[str, Any] | None:
-        return next((told for serve in self.by_dashboard.values() if (told := serve.start_of(name)) is not None), None)
+        return next(
+            (start for serve in self.by_dashboard.values() if (start := serve.start_of(name)) is not None), None
+        )
 
     def applications(self, dashboard: str) -> set[str]:
         """Names in the document that was PUT last."""

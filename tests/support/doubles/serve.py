@@ -154,9 +154,9 @@ class FakeServe:
         failure = self._failure(app)
         running = self.running(name)
         target = max(_target(app.config, app.load), len(app.replicas))
-        told = failure or self.failures.get(app.config["args"]["model"]["uri"])
+        failure_cause = failure or self.failures.get(app.config["args"]["model"]["uri"])
         # Like Serve: the message of a failed attempt stays during further attempts.
-        message = f"Traceback\n  sundog: {told[0]}: {told[1]}\n" if told else ""
+        message = f"Traceback\n  sundog: {failure_cause[0]}: {failure_cause[1]}\n" if failure_cause else ""
         if failure is not None:
             status, deployment = "DEPLOY_FAILED", "DEPLOY_FAILED"
         elif running < target:

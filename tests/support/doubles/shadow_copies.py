@@ -43,6 +43,6 @@ def row(boot: str = "b1", attempt: str = "", epoch: int = 0, method: str = "argm
 
 async def tell(cluster: Cluster, agree: int, disagree: int = 0, **counts: Any) -> None:
     """Set the counts of the edge."""
-    entry, told = service(cluster), {"slower": [agree + disagree], **counts}
+    entry, rows = service(cluster), {"slower": [agree + disagree], **counts}
     at = {"attempt": entry["attempt"], "epoch": entry["epoch"], "method": "tolerance"}
-    cluster.edges.mirrored[EDGE] = [row(**at, agree=agree, disagree=disagree, **told)]
+    cluster.edges.mirrored[EDGE] = [row(**at, agree=agree, disagree=disagree, **rows)]

@@ -215,8 +215,8 @@ class CountingEdge:
         tails = [
             f"0 {hash_} {group} {block * blocks.BLOCK_S * 10**6}" for hash_, group in units or [NOBODY] * len(times_us)
         ]
-        told = [f"{head} {time} {time} {tail}".encode() for time, tail in zip(times_us, tails, strict=True)]
-        self.ledger.consume(told[round(self.drops * len(told)) :], now_s)
+        lines = [f"{head} {time} {time} {tail}".encode() for time, tail in zip(times_us, tails, strict=True)]
+        self.ledger.consume(lines[round(self.drops * len(lines)) :], now_s)
 
     def settle(self, now_s: float, timeout_s: float) -> None:
         """End what has hung for long enough, and take over the worker's own counts."""
@@ -236,7 +236,9 @@ class CountingEdge:
         boot.settle(table, "", now_s)
         boot.running = running
 
-    def told(self, now_s: float, around: AgentState, in_force: AppliedDocument | None, question: EvidenceQuery) -> Json:
+    def report(
+        self, now_s: float, around: AgentState, in_force: AppliedDocument | None, question: EvidenceQuery
+    ) -> Json:
         """Return the agent's report."""
         found: Json = orjson.loads(
             orjson.dumps(evidence.build_evidence(around, in_force, self.ledger, now_s, question))

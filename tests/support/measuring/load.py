@@ -130,12 +130,12 @@ def measure(url: str, request: Request, connections: int, seconds: int = ROUND_S
     found = [line for line in done.stdout.splitlines() if line.startswith("SAMPLE ")]
     if not found:
         raise WrongAnswersError(f"{url}: wrk gave no result: {(done.stdout + done.stderr).strip()[-300:]}")
-    told = json.loads(found[0].removeprefix("SAMPLE "))
-    if told["bad"] or told["errors"] or not told["answers"]:
+    sample = json.loads(found[0].removeprefix("SAMPLE "))
+    if sample["bad"] or sample["errors"] or not sample["answers"]:
         raise WrongAnswersError(
-            f"{url}: {told['answers']} answers with 200, {told['bad']} with another status, {told['errors']} failed"
+            f"{url}: {sample['answers']} answers with 200, {sample['bad']} with another status, {sample['errors']} failed"
         )
-    return Sample(told["answers"] / told["seconds"], told["p50"], told["p99"], int(told["answers"]))
+    return Sample(sample["answers"] / sample["seconds"], sample["p50"], sample["p99"], int(sample["answers"]))
 
 
 def in_turn(sides: Sequence[Side], rounds: int) -> Iterator[Side]:

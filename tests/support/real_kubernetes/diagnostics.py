@@ -37,10 +37,10 @@ def _unready(kubectl: Kubectl) -> Iterator[str]:
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
         for container in _unready_containers(pod):
             of = ("-n", namespace, name, "-c", container["name"], f"--tail={LINES}")
-            said = [_told(kubectl, "logs", *of)]
+            lines = [_told(kubectl, "logs", *of)]
             if container.get("restartCount"):
-                said.append(f"before its restart:\n{_told(kubectl, 'logs', *of, '--previous')}")
-            yield "\n".join((f"{namespace}/{name} {container['name']}: {container.get('state')}", *said))
+                lines.append(f"before its restart:\n{_told(kubectl, 'logs', *of, '--previous')}")
+            yield "\n".join((f"{namespace}/{name} {container['name']}: {container.get('state')}", *lines))
 
 
 def _unready_containers(pod: Object) -> list[Object]:

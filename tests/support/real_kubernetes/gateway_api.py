@@ -36,14 +36,14 @@ def remove_crds(kubectl: Kubectl) -> None:
 def answer(kubectl: Kubectl, namespace: str, name: str, *, accepted: bool, reason: str, message: str = "") -> None:
     """Write a status like the controller of the first Gateway that a route names."""
     route = kubectl.get("-n", namespace, HTTP_ROUTES, name)
-    said = {
+    condition = {
         "status": str(accepted),
         "reason": reason,
         "message": message,
         "lastTransitionTime": "2026-01-01T00:00:00Z",
         "observedGeneration": route["metadata"]["generation"],
     }
-    conditions = [{"type": type_, **said} for type_ in ("Accepted", "ResolvedRefs")]
-    told = {"parentRef": route["spec"]["parentRefs"][0], "controllerName": CONTROLLER, "conditions": conditions}
-    patch = json.dumps({"status": {"parents": [told]}})
+    conditions = [{"type": type_, **condition} for type_ in ("Accepted", "ResolvedRefs")]
+    parent = {"parentRef": route["spec"]["parentRefs"][0], "controllerName": CONTROLLER, "conditions": conditions}
+    patch = json.dumps({"status": {"parents": [parent]}})
     kubectl("-n", namespace, "patch", HTTP_ROUTES, name, "--subresource=status", "--type=merge", "-p", patch)

@@ -394,7 +394,7 @@ async def test_a_bake_that_changes_nothing_writes_once_a_minute(way: dict[str, A
     assert sum(write.changed for write in cluster.kube.writes) - before <= 2 * 6
 
 
-async def told(cluster: Cluster, condition: str) -> tuple[str, str, str]:
+async def read_condition(cluster: Cluster, condition: str) -> tuple[str, str, str]:
     found = next(each for each in (await experiment(cluster))["conditions"] if each["type"] == condition)
     return found["status"], found["reason"], found["message"]
 
@@ -416,8 +416,8 @@ async def test_after_a_shadow_it_bakes_once_somebody_says_so_and_then_everything
     assert {each["name"] for each in status["metrics"]} == {"agreement", "shadowFailures"}
     await cluster.settle(60, seconds=60)
     assert await cluster.weights() == {1: 100, 2: 0}
-    assert await told(cluster, "Conclusive") == ("True", "Passed", passed["reason"])
-    assert (await told(cluster, "DataQuality"))[:2] == ("Unknown", "NotEvaluated")
+    assert await read_condition(cluster, "Conclusive") == ("True", "Passed", passed["reason"])
+    assert (await read_condition(cluster, "DataQuality"))[:2] == ("Unknown", "NotEvaluated")
     assert (await experiment(cluster))["metrics"] == status["metrics"]
 
     await cluster.command("promote revision=2 id=a")
@@ -428,8 +428,8 @@ async def test_after_a_shadow_it_bakes_once_somebody_says_so_and_then_everything
     assert (model["stable"]["replicas"], model["candidate"]["replicas"]) == (3, 3)
     assert "shadow" not in service(cluster)
     assert status["step"]["reason"].startswith("bakes until ")
-    assert await told(cluster, "Conclusive") == ("False", "Undecided", status["step"]["reason"])
-    assert (await told(cluster, "DataQuality"))[:2] == ("True", "Consistent")
+    assert await read_condition(cluster, "Conclusive") == ("False", "Undecided", status["step"]["reason"])
+    assert (await read_condition(cluster, "DataQuality"))[:2] == ("True", "Consistent")
     errors = next(each for each in status["metrics"] if each["name"] == "errorRate")
     assert (errors["role"], min(errors["events"]) > 0, "ratio" in errors) == ("harm", True, True)
     assert (status["verdict"], status["shadow"]["agreed"]) == (passed, 900)
@@ -458,7 +458,7 @@ async def test_what_harms_in_the_bake_after_a_shadow_is_rolled_back_whatever_its
     await cluster.go_on(0.5)
     status, model = await experiment(cluster), await cluster.status()
     assert (status["verdict"]["decision"], status["verdict"]["winner"]) == ("RolledBack", "stable")
-    assert await told(cluster, "Conclusive") == ("True", "RolledBack", status["verdict"]["reason"])
+    assert await read_condition(cluster, "Conclusive") == ("True", "RolledBack", status["verdict"]["reason"])
     assert [each["revision"] for each in model["heldBack"]] == [2]
     assert status["shadow"]["agreed"] == 900
     assert status["notices"][-1]["event"] == "rolledBack"

@@ -29,7 +29,7 @@ async def cluster() -> Cluster:
     return cluster
 
 
-async def told(cluster: Cluster) -> list[Object]:
+async def list_events(cluster: Cluster) -> list[Object]:
     return await cluster.kube.list(EVENT, NAMESPACE)
 
 
@@ -38,13 +38,13 @@ async def test_an_event_is_written_once_and_asked_for_once(cluster: Cluster) -> 
     for _ in range(3):
         await record_events(cluster.world, deployment, [PROMOTED])
     asked = len(cluster.kube.writes)
-    assert [event["reason"] for event in await told(cluster)] == ["Promoted"]
+    assert [event["reason"] for event in await list_events(cluster)] == ["Promoted"]
     await record_events(cluster.world, deployment, [PROMOTED, events.revision_promoted(3, 2, "digits-r3")])
     assert len(cluster.kube.writes) == asked + 1
     # Another process, or this one much later: the event's name shows that it was written.
     world = dataclasses.replace(cluster.world, recent_events=EventDeduplicator())
     await record_events(world, deployment, [PROMOTED])
-    assert len(await told(cluster)) == 2
+    assert len(await list_events(cluster)) == 2
 
 
 @pytest.mark.parametrize("refusal", [DependencyError("quota of events"), Invalid("Event", ["quota of events"])])
@@ -55,10 +55,10 @@ async def test_what_cannot_be_written_is_lost_and_the_next_is_reported(
     cluster.kube.faults = lambda verb, ref: refusals.pop() if ref.kind == EVENT and refusals else None
     with caplog.at_level(logging.WARNING):
         await record_events(cluster.world, deployment, [PROMOTED, events.revision_promoted(3, 2, "digits-r3")])
-    assert [event["note"] for event in await told(cluster)] == ["revision 3 is stable; it replaces revision 2"]
+    assert [event["note"] for event in await list_events(cluster)] == ["revision 3 is stable; it replaces revision 2"]
     assert [line for line in caplog.messages if "event Promoted" in line and "quota of events" in line]
     await record_events(cluster.world, deployment, [PROMOTED])
-    assert len(await told(cluster)) == 2, "it was not noted as told"
+    assert len(await list_events(cluster)) == 2, "it was not noted as told"
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "模"])
@@ -71,7 +71,7 @@ def test_a_note_is_cut_by_bytes_and_never_within_a_letter(letter: str) -> None:
 
 
 async def notes(cluster: Cluster, reason: str) -> list[str]:
-    return [event["note"] for event in await told(cluster) if event["reason"] == reason]
+    return [event["note"] for event in await list_events(cluster) if event["reason"] == reason]
 
 
 async def test_who_becomes_stable_again_is_reported_again() -> None:

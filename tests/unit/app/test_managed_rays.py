@@ -606,7 +606,7 @@ async def offer(cluster: Cluster, devices: int) -> None:
     await create_with_status(cluster.kube, NODE, node, status)
 
 
-async def said(cluster: Cluster, type_: str) -> tuple[str, str, str]:
+async def read_condition(cluster: Cluster, type_: str) -> tuple[str, str, str]:
     conditions = {each["type"]: each for each in (await cluster.status())["conditions"]}
     found = conditions.get(type_, {})
     return found.get("status", ""), found.get("reason", ""), found.get("message", "")
@@ -629,15 +629,19 @@ async def with_gpus(cluster: Cluster, devices: int, count: int = 1) -> None:
 
 async def test_a_canary_that_finds_no_gpus_moves_nothing_and_says_how_many_are_missing(cluster: Cluster) -> None:
     await with_gpus(cluster, 3)
-    assert await said(cluster, "CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
+    assert await read_condition(cluster, "CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
     assert (await cluster.status())["capacity"] == {"gpusRequested": 2, "gpusAllocated": 2, "mode": "surge"}
     asked = {"replicas": 2, "rollout": {**MANUAL, "capacity": "surge"}, "resources": {"gpu": {"count": 1}}}
     await cluster.apply("file:///models/v2", **asked)
     await cluster.settle(5)
     message = f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node"
-    assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", f"revision 2: {message}")
-    assert await said(cluster, "Stalled") == ("True", "InsufficientCapacity", message)
-    assert (await said(cluster, "Ready"))[0] == "True"
+    assert await read_condition(cluster, "CapacityAvailable") == (
+        "False",
+        "InsufficientCapacity",
+        f"revision 2: {message}",
+    )
+    assert await read_condition(cluster, "Stalled") == ("True", "InsufficientCapacity", message)
+    assert (await read_condition(cluster, "Ready"))[0] == "True"
     assert set(await groups(cluster)) == {"digits-r1"}
     assert await cluster.weights() == {1: 100}
     await cluster.kube.delete(Ref(NODE, "", "node"))
@@ -660,7 +664,7 @@ async def test_auto_is_in_place_where_there_is_no_room_beside_stable(
     await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     assert await shared(cluster) == dict(zip(("mode", "neededReplicas", "spareReplicas"), way, strict=True))
-    assert (await said(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
+    assert (await read_condition(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
     asked = {each["name"]: each["deployments"][0]["num_replicas"] for each in applications(cluster)}
     # With a spare replica, stable keeps what 75 % need, rounded up.
     assert asked == {"digits-r1": 1 if devices == 2 else 2, "digits-r2": 1}
@@ -700,16 +704,16 @@ async def test_a_pod_that_waits_for_one_that_goes_is_not_called_unschedulable(cl
     await find_no_node(cluster, 2)
     await cluster.settle(2)
     message = "revision 2: waits for 1 pod of revision 1 to terminate"
-    assert await said(cluster, "RevisionReady") == ("False", "Deploying", message)
-    assert await said(cluster, "Ready") == ("True", "Serving", "revision 1 serves")
+    assert await read_condition(cluster, "RevisionReady") == ("False", "Deploying", message)
+    assert await read_condition(cluster, "Ready") == ("True", "Serving", "revision 1 serves")
 
     # Another pod took the place of the ended one, not this one.
     last = (await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: "1"}))[-1]["metadata"]
     ended = {"phase": "Failed"}
     await cluster.kube.patch_status(Ref(POD, NAMESPACE, last["name"]), ended, resource_version=last["resourceVersion"])
     await cluster.settle(3)
-    assert (await said(cluster, "RevisionReady"))[:2] == ("False", "Unschedulable")
-    assert NO_NODE in (await said(cluster, "Ready"))[2]
+    assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "Unschedulable")
+    assert NO_NODE in (await read_condition(cluster, "Ready"))[2]
 
 
 async def test_what_was_promoted_in_place_lacks_no_devices_while_the_last_ones_go(cluster: Cluster) -> None:
@@ -729,9 +733,9 @@ async def test_what_was_promoted_in_place_lacks_no_devices_while_the_last_ones_g
     await find_no_node(cluster, 2)
     await cluster.settle(2)
     assert len(await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: "1"})) == 2
-    assert (await said(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
+    assert (await read_condition(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
     message = "revision 2: waits for 2 pods of revision 1 to terminate"
-    assert await said(cluster, "RevisionReady") == ("False", "Deploying", message)
+    assert await read_condition(cluster, "RevisionReady") == ("False", "Deploying", message)
 
 
 def applications(cluster: Cluster) -> list[dict[str, Any]]:
@@ -759,7 +763,7 @@ async def test_what_cannot_be_in_place_waits_for_room_with_the_numbers(
     await cluster.apply("file:///models/v2", **{"replicas": 2, "resources": {"gpu": {"count": 1}}, **change})
     await cluster.settle(5)
     resource = "amd.com/gpu" if "resources" in change else GPU
-    status, reason, told = await said(cluster, "CapacityAvailable")
+    status, reason, told = await read_condition(cluster, "CapacityAvailable")
     assert (status, reason) == ("False", "InsufficientCapacity")
     assert told.startswith(f"revision 2: 2 {resource} needed (2 × 1), 0 of ")
     assert await cluster.weights() == {1: 100}
@@ -774,7 +778,11 @@ async def test_a_candidate_with_other_accelerators_cannot_come_in_place(cluster:
         "spec.rollout.capacity: replicas of revision 1 have other accelerators or nodes than the new ones need,"
         " and cannot make room for them. Set capacity: surge"
     )
-    assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", f"revision 2: {message}")
+    assert await read_condition(cluster, "CapacityAvailable") == (
+        "False",
+        "InsufficientCapacity",
+        f"revision 2: {message}",
+    )
     assert await cluster.weights() == {1: 100}
 
 
@@ -824,7 +832,7 @@ async def is_held_until_the_quota_goes(cluster: Cluster, on_nodes: str) -> None:
     await cluster.apply("file:///models/v2", resources={"gpu": {"count": 2}})
     await cluster.settle(5)
     message = f"2 {GPU} needed (1 × 2){on_nodes}, 1 left by the namespace's quota"
-    assert await said(cluster, "Stalled") == ("True", "InsufficientQuota", message)
+    assert await read_condition(cluster, "Stalled") == ("True", "InsufficientQuota", message)
     await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "gpus"))
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
@@ -953,8 +961,8 @@ async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_none(cl
     await cluster.settle(20)
     assert await phases(cluster, *"abc") == {"a": "Running", "b": "Queued", "c": "Queued"}
     message = f"4 {GPU} needed (2 × 2), 3 of 5 free on 1 node"
-    assert await said(cluster, "Progressing") == ("False", "InsufficientCapacity", message)
-    assert (await said(cluster, "Stalled"))[:2] == ("True", "InsufficientCapacity")
+    assert await read_condition(cluster, "Progressing") == ("False", "InsufficientCapacity", message)
+    assert (await read_condition(cluster, "Stalled"))[:2] == ("True", "InsufficientCapacity")
     asked = {"replicas": 2, "rollout": STOP, "resources": {"gpu": {"count": 2}}}
     assert await planned(cluster, **asked) == [
         "Experiment a continues until the cluster has capacity for revision 4",
@@ -1077,7 +1085,11 @@ async def test_a_first_revision_is_started_although_its_gpus_are_not_there_yet(c
     await cluster.apply(resources={"gpu": {"count": 2}})
     await cluster.settle(3)
     message = f"revision 1: 2 {GPU} needed (1 × 2), 1 of 1 free on 1 node, not 2 of them on one node"
-    assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", message.partition(", not")[0])
+    assert await read_condition(cluster, "CapacityAvailable") == (
+        "False",
+        "InsufficientCapacity",
+        message.partition(", not")[0],
+    )
     assert set(await groups(cluster)) == {"digits-r1"}
 
 
@@ -1090,12 +1102,12 @@ async def test_a_secret_that_pods_need_is_waited_for(cluster: Cluster) -> None:
         serve.of(dashboard).start_s = 1000
     await cluster.settle(2)
     message = f"revision 1: spec.runtime.env[0].valueFrom.secretKeyRef: Secret {NAMESPACE}/keys does not exist"
-    assert await said(cluster, "RevisionReady") == ("False", "SecretNotFound", message)
-    assert (await said(cluster, "Ready"))[1] == "SecretNotFound"
+    assert await read_condition(cluster, "RevisionReady") == ("False", "SecretNotFound", message)
+    assert (await read_condition(cluster, "Ready"))[1] == "SecretNotFound"
     meta = {"name": "keys", "namespace": NAMESPACE}
     await cluster.kube.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": {"other": ""}})
     await cluster.settle(2)
-    assert (await said(cluster, "RevisionReady"))[1] == "SecretIncomplete"
+    assert (await read_condition(cluster, "RevisionReady"))[1] == "SecretIncomplete"
 
 
 async def test_a_store_that_finds_no_volume_is_reported(cluster: Cluster) -> None:
@@ -1118,7 +1130,7 @@ async def test_a_store_that_finds_no_volume_is_reported(cluster: Cluster) -> Non
     await create_with_status(cluster.kube, POD, pod, {"phase": "Pending", "conditions": [condition]})
     await cluster.settle(2)
     message = f"the store of Ray: pod {RAY}-valkey-0: {condition['message']}"
-    assert await said(cluster, "RevisionReady") == ("False", "Unschedulable", message)
+    assert await read_condition(cluster, "RevisionReady") == ("False", "Unschedulable", message)
 
 
 NO_QUOTA = "forbidden: exceeded quota: team, requested: limits.memory=2560Mi, used: 8Gi, limited: 10Gi"
@@ -1135,11 +1147,11 @@ async def test_a_pod_that_kuberay_may_not_make_is_reported_in_the_api_servers_wo
     await cluster.until(lambda: cluster.serves(1))
     cluster.kuberay.refusals = refusal("digits-r2-worker-x7k2p")  # type: ignore[union-attr]
     await cluster.settle(2)
-    assert await said(cluster, "RevisionReady") == ("True", "Ready", "revision 1: 1 replica running")
+    assert await read_condition(cluster, "RevisionReady") == ("True", "Ready", "revision 1: 1 replica running")
     await cluster.apply("file:///models/v2", rollout=MANUAL)
     await cluster.settle(5)
     message = f"revision 2: KubeRay could not create its pods in RayCluster {RAY}: {NO_QUOTA}"
-    assert await said(cluster, "RevisionReady") == ("False", "PodRefused", message)
+    assert await read_condition(cluster, "RevisionReady") == ("False", "PodRefused", message)
     before = (await cluster.get())["metadata"]["resourceVersion"]
     cluster.kuberay.refusals = refusal("digits-r2-worker-b9n4c")  # type: ignore[union-attr]
     await cluster.settle(2)
@@ -1147,7 +1159,7 @@ async def test_a_pod_that_kuberay_may_not_make_is_reported_in_the_api_servers_wo
     assert await cluster.condition("Ready") == ("True", "Serving")
     cluster.kuberay.refusals = {}  # type: ignore[union-attr]
     await cluster.settle(2)
-    assert (await said(cluster, "RevisionReady"))[:2] == ("False", "Deploying")
+    assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "Deploying")
 
 
 async def test_a_head_that_kuberay_may_not_make_is_reported_likewise(cluster: Cluster) -> None:
@@ -1155,7 +1167,7 @@ async def test_a_head_that_kuberay_may_not_make_is_reported_likewise(cluster: Cl
     cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]
     cluster.kuberay.refusals = refusal("digits-r2-worker-x7k2p")  # type: ignore[union-attr]
     await cluster.settle(5)
-    status, reason, message = await said(cluster, "Ready")
+    status, reason, message = await read_condition(cluster, "Ready")
     assert (status, reason) == ("False", "PodRefused")
     assert message.endswith(NO_QUOTA)
     assert clusters.parse_cluster_view(RAY, await ray(cluster), "").problem.endswith(f"is not ready: {NO_QUOTA}")

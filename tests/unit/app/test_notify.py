@@ -48,7 +48,7 @@ async def promoted(cluster: Cluster, revision: int = 2) -> None:
     await cluster.settle(8)
 
 
-def told(cluster: Cluster, url: str = HOOK) -> list[tuple[str, int]]:
+def posted_events(cluster: Cluster, url: str = HOOK) -> list[tuple[str, int]]:
     return [(document["event"], document["revision"]) for document in cluster.webhooks.posted(url)]
 
 
@@ -65,9 +65,9 @@ async def complaints(cluster: Cluster) -> list[str]:
 
 async def test_a_rollout_is_reported_once_from_start_to_end() -> None:
     cluster = await at_step(Cluster())
-    assert told(cluster) == [("started", 2), ("paused", 2)]
+    assert posted_events(cluster) == [("started", 2), ("paused", 2)]
     await promoted(cluster)
-    assert told(cluster) == [("started", 2), ("paused", 2), ("promoted", 2)]
+    assert posted_events(cluster) == [("started", 2), ("paused", 2), ("promoted", 2)]
     paused = cluster.webhooks.posted(HOOK)[1]
     experiment = await cluster.experiment("digits-r2")
     assert paused == {
@@ -113,8 +113,8 @@ async def test_receivers_hear_what_they_asked_for() -> None:
     cluster.webhooks.answers[OTHER] = 202
     await at_step(cluster, *receivers)
     await promoted(cluster)
-    assert told(cluster) == [("paused", 2), ("promoted", 2)]
-    assert told(cluster, OTHER) == [("started", 2)]
+    assert posted_events(cluster) == [("paused", 2), ("promoted", 2)]
+    assert posted_events(cluster, OTHER) == [("started", 2)]
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ async def test_a_receiver_that_hangs_holds_up_no_other() -> None:
     cluster.webhooks.answers[OTHER] = 200
     await at_step(cluster, {"webhook": HOOK, "events": ALL}, {"webhook": OTHER, "events": ALL}, status=None, hangs=True)
     await promoted(cluster)
-    assert told(cluster, OTHER) == [("started", 2), ("paused", 2), ("promoted", 2)]
-    assert {event for event, _ in told(cluster)} == {"started"}
+    assert posted_events(cluster, OTHER) == [("started", 2), ("paused", 2), ("promoted", 2)]
+    assert {event for event, _ in posted_events(cluster)} == {"started"}
 
 
 async def test_one_that_comes_back_hears_everything_in_order() -> None:
@@ -150,10 +150,10 @@ async def test_one_that_comes_back_hears_everything_in_order() -> None:
     await promoted(cluster)
     await cluster.settle(10, seconds=60)
     failed = len(cluster.webhooks.received)
-    assert {event for event, _ in told(cluster)} == {"started"}
+    assert {event for event, _ in posted_events(cluster)} == {"started"}
     cluster.webhooks.answers[HOOK] = 200
     await cluster.settle(30, seconds=10)
-    assert told(cluster)[failed:] == [("started", 2), ("paused", 2), ("promoted", 2)]
+    assert posted_events(cluster)[failed:] == [("started", 2), ("paused", 2), ("promoted", 2)]
     assert await deliveries(cluster) == [{"receiver": 0, "told": 3}]
     assert len(await complaints(cluster)) == 1
 
@@ -185,20 +185,26 @@ async def test_a_new_rollout_is_reported_after_what_is_left_of_the_one_before() 
     cluster.webhooks.answers[HOOK] = 200
     await cluster.settle(40, seconds=10)
     # Revision 2 was superseded, which is no event of its own.
-    assert told(cluster)[failed:] == [("started", 2), ("paused", 2), ("started", 3), ("paused", 3), ("aborted", 3)]
+    assert posted_events(cluster)[failed:] == [
+        ("started", 2),
+        ("paused", 2),
+        ("started", 3),
+        ("paused", 3),
+        ("aborted", 3),
+    ]
 
 
 async def test_another_operator_goes_on_where_the_last_one_was() -> None:
     cluster = await at_step(Cluster())
     another(cluster)
     await cluster.settle(5)
-    assert told(cluster) == [("started", 2), ("paused", 2)]
+    assert posted_events(cluster) == [("started", 2), ("paused", 2)]
     cluster.webhooks.answers.clear()
     await promoted(cluster)
     another(cluster)
     cluster.webhooks.answers[HOOK] = 200
     await cluster.settle(10)
-    assert told(cluster) == [("started", 2), ("paused", 2), ("promoted", 2)]
+    assert posted_events(cluster) == [("started", 2), ("paused", 2), ("promoted", 2)]
 
 
 def another(cluster: Cluster) -> None:
@@ -225,7 +231,7 @@ async def test_what_is_told_and_what_the_rollout_writes_do_not_undo_each_other()
     for number, command in enumerate(("pause", "resume", "pause", "resume")):
         await cluster.command(f"{command} revision=2 id=c{number}")
         await cluster.settle(6)
-    assert told(cluster) == [("started", 2), ("paused", 2), ("paused", 2)]
+    assert posted_events(cluster) == [("started", 2), ("paused", 2), ("paused", 2)]
     await promoted(cluster)
     assert await deliveries(cluster) == [{"receiver": 0, "told": 4}]
     assert len(cluster.webhooks.received) == 4
@@ -317,8 +323,8 @@ async def test_an_edit_of_the_spec_changes_no_receiver_of_a_rollout_under_way() 
     cluster = await at_step(Cluster())
     await cluster.apply(V2, rollout=rollout({"webhook": OTHER, "events": ALL}))
     await promoted(cluster)
-    assert told(cluster)[-1] == ("promoted", 2)
-    assert told(cluster, OTHER) == []
+    assert posted_events(cluster)[-1] == ("promoted", 2)
+    assert posted_events(cluster, OTHER) == []
 
 
 async def test_what_is_deleted_is_not_reported_any_more() -> None:
@@ -359,7 +365,7 @@ async def test_a_replacement_without_steps_is_reported_too() -> None:
     cluster = await replaced()
     await cluster.until(functools.partial(cluster.serves, 2))
     await cluster.settle(8)
-    assert told(cluster) == [("started", 2), ("promoted", 2)]
+    assert posted_events(cluster) == [("started", 2), ("promoted", 2)]
     last = cluster.webhooks.posted(HOOK)[-1]
     assert last["reason"] == "Promoted: strategy recreate replaces revision 1 at once"
     seen = [weights.get("digits-r2", 0) for weights in cluster.edges.weights_seen]
@@ -373,11 +379,11 @@ async def test_a_replacement_that_fails_or_is_aborted_is_reported_as_such() -> N
     await cluster.settle(2)
     await cluster.command("abort revision=2 id=a")
     await cluster.settle(10)
-    assert told(cluster) == [("started", 2), ("aborted", 2)]
+    assert posted_events(cluster) == [("started", 2), ("aborted", 2)]
     cluster.serve.failures[V3] = ("LoadFailed", "size mismatch")
     await cluster.apply(V3, rollout=RECREATE)
     await cluster.settle(20)
-    assert told(cluster)[2:] == [("started", 3), ("aborted", 3)]
+    assert posted_events(cluster)[2:] == [("started", 3), ("aborted", 3)]
     assert cluster.webhooks.posted(HOOK)[-1]["reason"].startswith("LoadFailed: ")
 
 
@@ -385,7 +391,7 @@ async def test_a_replacement_that_is_not_ready_in_time_is_reported_as_paused() -
     cluster = await replaced({**RECREATE, "progressDeadlineAction": "pause"})
     cluster.serve.failures[V2] = ("ModelNotFound", "the store is away")
     await cluster.settle(40, seconds=10)
-    assert told(cluster) == [("started", 2), ("paused", 2)]
+    assert posted_events(cluster) == [("started", 2), ("paused", 2)]
     cluster.serve.failures.clear()
     await cluster.command("resume revision=2 id=a")
     await cluster.settle(2)

@@ -30,7 +30,7 @@ async def attempt(cluster: Cluster) -> dict[str, Any]:
     return status
 
 
-async def said(cluster: Cluster, type_: str) -> str:
+async def condition_message(cluster: Cluster, type_: str) -> str:
     return next(str(c.get("message", "")) for c in (await cluster.status())["conditions"] if c["type"] == type_)
 
 
@@ -42,7 +42,7 @@ async def test_a_pause_by_hand_is_reported_where_people_look_first() -> None:
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     await cluster.command("pause revision=2 id=hold")
     await cluster.settle(3)
-    assert "revision 2 is paused (Manual)" in await said(cluster, "Ready")
+    assert "revision 2 is paused (Manual)" in await condition_message(cluster, "Ready")
 
 
 async def test_it_is_paused_once_its_time_is_over_and_tried_on() -> None:
@@ -52,8 +52,8 @@ async def test_it_is_paused_once_its_time_is_over_and_tried_on() -> None:
     message = "not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away"
     assert status["paused"]["message"] == message
     assert await cluster.condition("Progressing") == ("True", "Paused")
-    assert await said(cluster, "Progressing") == f"revision 2, paused because it was {message}"
-    assert "revision 2 is paused (ProgressDeadlineExceeded)" in await said(cluster, "Ready")
+    assert await condition_message(cluster, "Progressing") == f"revision 2, paused because it was {message}"
+    assert "revision 2 is paused (ProgressDeadlineExceeded)" in await condition_message(cluster, "Ready")
     assert await cluster.condition("Stalled") == ("Absent", "")
     assert "RolloutPaused" in await cluster.events()
     cluster.serve.failures.clear()
@@ -189,7 +189,7 @@ async def test_by_default_it_ends() -> None:
 async def test_without_steps_it_is_retried_and_reported() -> None:
     cluster = await late({"strategy": "recreate", "progressDeadline": "5m", "progressDeadlineAction": "pause"})
     assert await cluster.condition("Stalled") == ("True", "ProgressDeadlineExceeded")
-    assert (await said(cluster, "Stalled")).endswith("the store is away; still retrying")
+    assert (await condition_message(cluster, "Stalled")).endswith("the store is away; still retrying")
     cluster.serve.failures.clear()
     await cluster.settle(40, seconds=10)
     assert await cluster.serves(2)
@@ -264,7 +264,7 @@ async def test_replicas_of_a_later_step_that_do_not_come_pause_it_where_it_is_to
     assert (paused["reason"], paused["message"]) == ("ProgressDeadlineExceeded", SHORT)
     assert await cluster.weights() == {1: 75, 2: 25}
     assert "RolloutPaused" in await cluster.events()
-    assert "revision 2 is paused (ProgressDeadlineExceeded)" in await said(cluster, "Ready")
+    assert "revision 2 is paused (ProgressDeadlineExceeded)" in await condition_message(cluster, "Ready")
     await cluster.command("resume revision=2 id=a")
     await cluster.settle(26, seconds=10)
     assert "paused" not in await attempt(cluster), "it has its time anew"

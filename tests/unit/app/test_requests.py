@@ -34,7 +34,7 @@ def is_ready(status: dict[str, Any]) -> bool:
     return any((each["type"], each["status"]) == ("Ready", "True") for each in status.get("conditions", ()))
 
 
-def told(status: dict[str, Any]) -> str:
+def readiness(status: dict[str, Any]) -> str:
     (ready,) = (each for each in status["conditions"] if each["type"] == "Ready")
     return f"{ready['status']} {ready['reason']}"
 
@@ -45,7 +45,11 @@ async def test_three_statuses_are_written_until_one_serves(cluster: WatchedClust
     await cluster.until_all(is_ready)
     for number in range(MORE):
         written = [status for name, status in cluster.counted.statuses if name == f"more-{number}"]
-        assert [told(status) for status in written] == ["False Deploying", "False NoHealthyReplica", "True Serving"]
+        assert [readiness(status) for status in written] == [
+            "False Deploying",
+            "False NoHealthyReplica",
+            "True Serving",
+        ]
         assert [status.get("candidate", {}).get("revision") for status in written] == [1, None, None]
         assert ["startup" in status for status in written] == [False, False, True]
 
@@ -56,7 +60,11 @@ async def test_a_ray_that_comes_up_meanwhile_is_not_reported_step_by_step() -> N
         await cluster.until_all(is_ready)
         for number in range(MORE):
             written = [status for name, status in cluster.counted.statuses if name == f"more-{number}"]
-            assert [told(status) for status in written] == ["False Deploying", "False NoHealthyReplica", "True Serving"]
+            assert [readiness(status) for status in written] == [
+                "False Deploying",
+                "False NoHealthyReplica",
+                "True Serving",
+            ]
 
 
 async def test_requests_until_one_serves(cluster: WatchedCluster) -> None:

@@ -8,7 +8,7 @@ from measuring.thresholds import Argo, Block, Fixed, Flagger, Policy, Replayed, 
 APPLICATIONS = ("digits-r1", "digits-r2")
 
 
-def told(policy: Policy, failing: list[float]) -> list[tuple[str, int]]:
+def decisions(policy: Policy, failing: list[float]) -> list[tuple[str, int]]:
     """After each minute what is decided, and the weight."""
     found = []
     for share in failing:
@@ -18,18 +18,20 @@ def told(policy: Policy, failing: list[float]) -> list[tuple[str, int]]:
 
 
 def test_argo_checks_five_times_at_each_weight() -> None:
-    assert told(Argo(0.01), [0.0] * 10) == [("", 25)] * 4 + [("", 50)] * 5 + [("Promoted", 50)]
+    assert decisions(Argo(0.01), [0.0] * 10) == [("", 25)] * 4 + [("", 50)] * 5 + [("Promoted", 50)]
 
 
 def test_argo_forgives_one_failed_check_of_an_analysis() -> None:
-    assert told(Argo(0.01), [0.02, 0, 0, 0, 0, 0.02, 0.02]) == [("", 25)] * 4 + [("", 50)] * 2 + [("RolledBack", 50)]
+    assert decisions(Argo(0.01), [0.02, 0, 0, 0, 0, 0.02, 0.02]) == [("", 25)] * 4 + [("", 50)] * 2 + [
+        ("RolledBack", 50)
+    ]
 
 
 def test_flagger_steps_with_each_check_that_passes_and_adds_up_those_that_fail() -> None:
     weights = [20, 20, 30, 30, 40, 50, 50]
     ends = [*[""] * 6, "Promoted"]
-    assert told(Flagger(0.01), [0, 0.02, 0, 0.02, 0, 0, 0]) == list(zip(ends, weights, strict=True))
-    assert told(Flagger(0.01), [0.02, 0, *[0.02] * 4, 0])[-2:] == [("", 20), ("RolledBack", 20)]
+    assert decisions(Flagger(0.01), [0, 0.02, 0, 0.02, 0, 0, 0]) == list(zip(ends, weights, strict=True))
+    assert decisions(Flagger(0.01), [0.02, 0, *[0.02] * 4, 0])[-2:] == [("", 20), ("RolledBack", 20)]
 
 
 def test_argo_forgives_one_failed_check_of_each_metric_and_flagger_counts_checks_in_which_any_fails() -> None:

@@ -81,7 +81,7 @@ async def folder(cluster: Cluster, uri: str = "s3://logs/a") -> str:
     return f"{uri}/{NAMESPACE}/{AB}/{uid}"
 
 
-async def said(cluster: Cluster) -> tuple[str, str, str]:
+async def log_condition(cluster: Cluster) -> tuple[str, str, str]:
     """Return the condition of the log."""
     found = [c for c in (await status(cluster)).get("conditions", ()) if c["type"] == "LogWritten"]
     return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("Absent", "", "")
@@ -119,12 +119,12 @@ async def test_one_is_written_each_hour_and_the_last_at_the_end() -> None:
     cluster = await running()
     own = await folder(cluster)
     await cluster.settle(5, seconds=60)
-    assert (cluster.logs.tried, await said(cluster)) == ([], ("Absent", "", ""))
+    assert (cluster.logs.tried, await log_condition(cluster)) == ([], ("Absent", "", ""))
     await an_hour(cluster)
     assert cluster.logs.written == {f"{own}/000001": "Running"}
     told = (await status(cluster))["exposureLog"]
     assert (told["uri"], told["sequence"], told["final"]) == (f"{own}/000001", 1, False)
-    assert await said(cluster) == ("True", "Written", f"3 exposures and 2 outcomes in {own}/000001")
+    assert await log_condition(cluster) == ("True", "Written", f"3 exposures and 2 outcomes in {own}/000001")
     await an_hour(cluster)
     assert [*cluster.logs.written] == [f"{own}/000001", f"{own}/000002"]
     await stopped(cluster)
@@ -144,7 +144,7 @@ async def test_what_cannot_be_written_is_reported_once_tried_ever_later_and_heal
     await cluster.settle(90, seconds=10)
     assert {*cluster.logs.tried} == {f"{own}/000001"}
     assert 4 <= len(cluster.logs.tried) <= 8
-    assert await said(cluster) == ("False", "NotWritten", cluster.logs.problem)
+    assert await log_condition(cluster) == ("False", "NotWritten", cluster.logs.problem)
     assert "exposureLog" not in await status(cluster)
     (note,) = await complaints(cluster)
     assert note.startswith(f"Experiment {AB}: exposure log 1: {cluster.logs.problem}")
@@ -152,7 +152,7 @@ async def test_what_cannot_be_written_is_reported_once_tried_ever_later_and_heal
     cluster.logs.problem = ""
     await cluster.settle(65, seconds=10)
     assert [*cluster.logs.written] == [f"{own}/000001"]
-    assert (await said(cluster))[:2] == ("True", "Written")
+    assert (await log_condition(cluster))[:2] == ("True", "Written")
 
 
 async def test_a_place_that_hangs_holds_up_neither_the_end_nor_another_operator() -> None:
@@ -228,7 +228,11 @@ async def test_one_that_is_written_while_its_experiment_is_looked_at_stays_told(
     await looked_at_while(cluster, written)
     experiment_status = await status(cluster)
     assert experiment_status["countedAt"] != counted, "what was seen at that look is written"
-    assert (experiment_status["exposureLog"]["uri"], *(await said(cluster))[:2]) == (f"{own}/000001", "True", "Written")
+    assert (experiment_status["exposureLog"]["uri"], *(await log_condition(cluster))[:2]) == (
+        f"{own}/000001",
+        "True",
+        "Written",
+    )
     await cluster.settle(5)
     assert cluster.logs.tried == [f"{own}/000001"]
 
@@ -242,7 +246,7 @@ async def test_one_that_is_asked_for_no_more_while_its_experiment_is_looked_at_i
         await RECONCILERS["experiment"](cluster.world, Key("experiment", NAMESPACE, AB))
 
     await looked_at_while(cluster, unasked)
-    assert await said(cluster) == ("Absent", "", "")
+    assert await log_condition(cluster) == ("Absent", "", "")
 
 
 async def test_a_deleted_one_gives_up_what_is_under_way() -> None:
@@ -267,7 +271,7 @@ async def test_another_place_is_written_to_at_once_and_none_is_no_more() -> None
     assert (accepted["status"], accepted["reason"]) == ("True", "Accepted")
     await cluster.kube.apply(experiment(""))
     await cluster.settle(5)
-    assert await said(cluster) == ("Absent", "", "")
+    assert await log_condition(cluster) == ("Absent", "", "")
     await an_hour(cluster)
     assert len(cluster.logs.tried) == 2
 
@@ -277,7 +281,7 @@ async def test_in_a_cluster_nothing_is_written_where_no_administrator_allows_it(
     for uri, reason in (("s3://logs/b", "not below a place"), ("file:///logs", "needs local mode")):
         await cluster.kube.apply(experiment(uri))
         await cluster.settle(5)
-        truth, why, message = await said(cluster)
+        truth, why, message = await log_condition(cluster)
         assert (truth, why) == ("False", "PlaceNotAllowed")
         assert reason in message
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
@@ -286,4 +290,4 @@ async def test_in_a_cluster_nothing_is_written_where_no_administrator_allows_it(
     await cluster.kube.apply(experiment("s3://logs/a/team"))
     await cluster.settle(5)
     assert cluster.logs.tried == [f"{await folder(cluster, 's3://logs/a/team')}/000001"]
-    assert (await said(cluster))[:2] == ("True", "Written")
+    assert (await log_condition(cluster))[:2] == ("True", "Written")

@@ -85,7 +85,9 @@ def test_what_is_left_out_later_is_distinguished_by_its_mark() -> None:
     assert one[names.ANNOTATION_MADE_AS] != two[names.ANNOTATION_MADE_AS]
 
 
-def said(type_: str, status: str, reason: str = "Fine", message: str = "", generation: int = 2) -> dict[str, Any]:
+def make_condition(
+    type_: str, status: str, reason: str = "Fine", message: str = "", generation: int = 2
+) -> dict[str, Any]:
     return {
         "type": type_,
         "status": status,
@@ -104,7 +106,7 @@ def stored(*conditions: dict[str, Any], parent: dict[str, Any] | None = None, **
     return {**route, "status": {"parents": told}}
 
 
-ACCEPTED, RESOLVED = said("Accepted", "True"), said("ResolvedRefs", "True")
+ACCEPTED, RESOLVED = make_condition("Accepted", "True"), make_condition("ResolvedRefs", "True")
 
 
 def test_a_route_that_is_taken_and_leads_somewhere_is_accepted() -> None:
@@ -126,8 +128,13 @@ UNANSWERED = "Gateway infra/public: no controller has set Accepted and ResolvedR
         (stored(ACCEPTED, RESOLVED, parent={"name": "public"}), UNANSWERED),
         (stored(ACCEPTED, RESOLVED, parent={"name": "other", "namespace": "infra"}), UNANSWERED),
         (stored(ACCEPTED, RESOLVED, parent={"name": "public", "namespace": "infra", "port": 80}), UNANSWERED),
-        (stored(said("Accepted", "True", generation=1), said("ResolvedRefs", "False", generation=1)), UNANSWERED),
-        (stored(said("Programmed", "False"), said("Accepted", "Unknown")), UNANSWERED),
+        (
+            stored(
+                make_condition("Accepted", "True", generation=1), make_condition("ResolvedRefs", "False", generation=1)
+            ),
+            UNANSWERED,
+        ),
+        (stored(make_condition("Programmed", "False"), make_condition("Accepted", "Unknown")), UNANSWERED),
         (stored(ACCEPTED), "Gateway infra/public: no controller has set ResolvedRefs of the route yet"),
     ],
 )
@@ -139,17 +146,17 @@ def test_nobody_answered_for_this_route_as_it_is(route: dict[str, Any], message:
     ("conditions", "reason", "message"),
     [
         (
-            [said("Accepted", "False", "NotAllowedByListeners", "no listener\n takes  it"), RESOLVED],
+            [make_condition("Accepted", "False", "NotAllowedByListeners", "no listener\n takes  it"), RESOLVED],
             "NotAllowedByListeners",
             "Gateway infra/public: no listener takes it (example.com/gateway)",
         ),
         (
-            [ACCEPTED, said("ResolvedRefs", "False", "BackendNotFound")],
+            [ACCEPTED, make_condition("ResolvedRefs", "False", "BackendNotFound")],
             "BackendNotFound",
             "Gateway infra/public: BackendNotFound (example.com/gateway)",
         ),
         (
-            [said("Accepted", "False", "their_own:word", "m")],
+            [make_condition("Accepted", "False", "their_own:word", "m")],
             "NotAccepted",
             "Gateway infra/public: m (example.com/gateway)",
         ),

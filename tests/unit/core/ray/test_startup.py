@@ -13,19 +13,19 @@ def at(second: float) -> datetime:
     return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second)
 
 
-def told(second: int) -> str:
+def timestamp(second: int) -> str:
     return f"2026-01-01T00:00:{second:02d}Z"
 
 
 def pod(made: int, scheduled: int, prepared: int, started: int) -> dict[str, Any]:
     conditions = [
-        {"type": "PodScheduled", "status": "True", "lastTransitionTime": told(scheduled)},
-        {"type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": told(prepared)},
-        {"type": "Ready", "status": "False", "lastTransitionTime": told(prepared)},
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": timestamp(scheduled)},
+        {"type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": timestamp(prepared)},
+        {"type": "Ready", "status": "False", "lastTransitionTime": timestamp(prepared)},
     ]
-    running = {"name": "ray-worker", "state": {"running": {"startedAt": told(started)}}}
+    running = {"name": "ray-worker", "state": {"running": {"startedAt": timestamp(started)}}}
     status = {"conditions": conditions, "containerStatuses": [running]}
-    return {"metadata": {"name": "w", "creationTimestamp": told(made)}, "status": status}
+    return {"metadata": {"name": "w", "creationTimestamp": timestamp(made)}, "status": status}
 
 
 def seconds(found: dict[str, timedelta]) -> dict[str, float]:
