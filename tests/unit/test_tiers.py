@@ -28,8 +28,8 @@ def test_the_summary_counts_errors_as_failures_and_each_reason_once() -> None:
         "skipped": [report("no GPU"), report("no browser"), report("no GPU")],
         "deselected": [report("")] * 9,
     }
-    told = summary("make test", stats, 12.345)
-    assert told == ("make test: 3 passed, 2 failed, 3 skipped in 12.3 minutes (skipped: 2 × no GPU; 1 × no browser)")
+    text = summary("make test", stats, 12.345)
+    assert text == ("make test: 3 passed, 2 failed, 3 skipped in 12.3 minutes (skipped: 2 × no GPU; 1 × no browser)")
 
 
 def test_the_summary_of_a_green_run_is_short() -> None:

@@ -118,10 +118,10 @@ def test_what_is_written_is_read_back() -> None:
 def test_what_is_wrong_is_reported_in_one_line(text: str, message: str) -> None:
     with pytest.raises(InstallationError) as caught:
         parse_installation(text, "/etc/sundog/installation.yaml")
-    told = str(caught.value)
-    assert told.startswith("/etc/sundog/installation.yaml: ")
-    assert message in told
-    assert "\n" not in told
+    error = str(caught.value)
+    assert error.startswith("/etc/sundog/installation.yaml: ")
+    assert message in error
+    assert "\n" not in error
 
 
 def test_settings_of_an_installation() -> None:

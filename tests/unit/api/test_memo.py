@@ -75,12 +75,12 @@ def test_the_statuses_that_are_kept_take_less_than_64_mebibytes() -> None:
         "TrafficSynced",
         "Progressing",
     )
-    told = {"status": "False", "reason": "Deploying", "message": "1 of 2 running", "lastTransitionTime": at}
+    condition = {"status": "False", "reason": "Deploying", "message": "1 of 2 running", "lastTransitionTime": at}
     revision = {"revision": 1, "weight": 100.0, "uri": "s3://models/digits", "digest": "", "replicas": 1, "since": at}
 
     def parsed(number: int) -> tuple[ModelDeploymentStatus, int]:
         status = {"url": f"http://{number}.vision.svc", "stable": revision | {"readyReplicas": 1, "failures": 0}}
-        text = orjson.dumps({**status, "conditions": [{"type": each, **told} for each in types]})
+        text = orjson.dumps({**status, "conditions": [{"type": each, **condition} for each in types]})
         return ModelDeploymentStatus.parse(orjson.loads(text)), len(text)
 
     parsed(-1)

@@ -296,8 +296,8 @@ async def test_without_requests_nothing_is_promoted_unless_a_policy_says_so(
 async def test_a_bake_that_is_over_ends_with_the_first_requests_of_both(way: dict[str, Any]) -> None:
     cluster = await baking(0, way)
     await cluster.go_on(12)
-    told = (await experiment(cluster))["step"]["reason"]
-    assert told == "has baked; waits for requests to both revisions, because no data is not success"
+    reason = (await experiment(cluster))["step"]["reason"]
+    assert reason == "has baked; waits for requests to both revisions, because no data is not success"
     cluster.edges.traffic.rps = {NAME: 20}
     assert await cluster.go_on(2, lambda: ended(cluster))
 

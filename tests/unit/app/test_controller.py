@@ -95,8 +95,8 @@ async def test_what_the_api_server_finds_wrong_is_reported_in_its_words_and_is_n
 
     monkeypatch.setattr(controller, "RECONCILERS", {"edge": reconcile})
     assert await operator._reconcile(edge_key(NAMESPACE)) == "error"
-    (told,) = caplog.messages
-    assert "ConfigMap vision/sundog-edge is invalid: data: Too long" in told
+    (message,) = caplog.messages
+    assert "ConfigMap vision/sundog-edge is invalid: data: Too long" in message
 
 
 @pytest.mark.parametrize("again_s", [5.0, 15.0, 30.0])

@@ -282,10 +282,10 @@ async def answered(cluster: Cluster, status: str, reason: str = "Fine") -> None:
     stored = await cluster.kube.get(ROUTE)
     assert stored is not None
     meta = stored["metadata"]
-    said = {"status": status, "reason": reason, "message": "", "observedGeneration": meta["generation"]}
-    conditions = [{"type": type_, **said} for type_ in ("Accepted", "ResolvedRefs")]
-    told = {"parentRef": GATEWAY["gateway"], "controllerName": "example.com/gateway", "conditions": conditions}
-    await cluster.kube.patch_status(ROUTE, {"parents": [told]}, resource_version=meta["resourceVersion"])
+    condition = {"status": status, "reason": reason, "message": "", "observedGeneration": meta["generation"]}
+    conditions = [{"type": type_, **condition} for type_ in ("Accepted", "ResolvedRefs")]
+    parent = {"parentRef": GATEWAY["gateway"], "controllerName": "example.com/gateway", "conditions": conditions}
+    await cluster.kube.patch_status(ROUTE, {"parents": [parent]}, resource_version=meta["resourceVersion"])
 
 
 async def test_a_route_is_made_once_and_follows_the_endpoint(cluster: Cluster) -> None:
@@ -317,13 +317,13 @@ async def test_a_route_stays_as_it_is_while_the_spec_is_refused(cluster: Cluster
     await put_secret(cluster, names.RAY, token="t")
     route = await routed(cluster)
     await cluster.round()
-    told = await cluster.condition("RouteAccepted")
+    condition = await cluster.condition("RouteAccepted")
     await cluster.apply(replicas=0)
     await reconcile(cluster)
     await cluster.round()
     assert await cluster.condition("SpecAccepted") == ("False", "NotYetSupported")
     assert await cluster.kube.get(ROUTE) == route
-    assert await cluster.condition("RouteAccepted") == told
+    assert await cluster.condition("RouteAccepted") == condition
 
 
 async def test_a_route_of_somebody_else_is_reported_and_left_alone(cluster: Cluster) -> None:
@@ -400,9 +400,9 @@ async def test_a_service_that_is_refused_keeps_no_other_and_no_route_from_being_
     for _ in range(2):
         with pytest.raises(type(refusal), match="exceeded quota"):
             await reconcile(cluster)
-    (told,) = [each for each in await cluster.kube.list(EVENT, NAMESPACE) if each["reason"] == "ServiceRefused"]
-    assert told["regarding"]["name"] == NAME
-    assert f"so the address may not work: {refusal}" in told["note"]
+    (event,) = [each for each in await cluster.kube.list(EVENT, NAMESPACE) if each["reason"] == "ServiceRefused"]
+    assert event["regarding"]["name"] == NAME
+    assert f"so the address may not work: {refusal}" in event["note"]
     assert not await exists(cluster, SERVICE, NAME)
     assert await exists(cluster, SERVICE, "other")
     assert await exists(cluster, HTTP_ROUTE, "other")

@@ -134,10 +134,10 @@ async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps:
     assert [history[-1]["requests"], history[-1]["errors"]] == [
         [arm[name] for arm in status["arms"]] for name in ("requests", "errors")
     ]
-    told = {each["name"]: each for each in history[-1]["metrics"]}
-    assert {told[each["name"]]["verdict"] for each in status["metrics"] if each["role"] == "guardrail"} == {"Passed"}
+    metrics = {each["name"]: each for each in history[-1]["metrics"]}
+    assert {metrics[each["name"]]["verdict"] for each in status["metrics"] if each["role"] == "guardrail"} == {"Passed"}
     before_events = [each.get("upper", math.inf) for point in history for each in point.get("metrics", ())]
-    assert told["errorRate"]["upper"] < max(before_events)
+    assert metrics["errorRate"]["upper"] < max(before_events)
     # About one write a minute for the status, and some for each step.
     after = writes(cluster)
     for kind in ("Experiment", "ModelDeployment"):
@@ -197,12 +197,12 @@ async def test_a_good_revision_is_promoted_by_two_latencies_each_with_its_own_ti
     assert await cluster.go_on(120, lambda: ended(cluster), seconds=15), await experiment(cluster)
     status = await experiment(cluster)
     assert (status["verdict"]["decision"], status["verdict"]["winner"]) == ("Promoted", "canary")
-    told = {each["name"]: each for each in status["metrics"] if each["role"] == "guardrail"}
-    assert {name: each["verdict"] for name, each in told.items()} == dict.fromkeys(
+    metrics = {each["name"]: each for each in status["metrics"] if each["role"] == "guardrail"}
+    assert {name: each["verdict"] for name, each in metrics.items()} == dict.fromkeys(
         ("errorRate", "latencyP50", "latencyP99"), "Passed"
     )
     # Half of the responses are slower than one, and a hundredth slower than the other.
-    assert told["latencyP50"]["events"][0] > 20 * told["latencyP99"]["events"][0] > 0
+    assert metrics["latencyP50"]["events"][0] > 20 * metrics["latencyP99"]["events"][0] > 0
     half, slowest = (each for each in status["plan"]["guardrails"] if "latency" in each["metric"])
     assert half["thresholdMicroseconds"] * 2 < slowest["thresholdMicroseconds"]
 
@@ -226,8 +226,8 @@ async def test_a_revision_that_is_slow_by_one_of_two_latencies_is_rolled_back_by
     assert status["verdict"]["decision"] == "RolledBack"
     await cluster.go_on(1)
     assert (await cluster.status())["lastRollout"]["reason"].startswith(f"{harmed} (answers above ")
-    told = {each["name"]: each["verdict"] for each in status["metrics"] if "latency" in each["name"]}
-    assert [name for name, verdict in told.items() if verdict == "Harm"] == [harmed]
+    verdicts = {each["name"]: each["verdict"] for each in status["metrics"] if "latency" in each["name"]}
+    assert [name for name, verdict in verdicts.items() if verdict == "Harm"] == [harmed]
 
 
 @pytest.mark.extended
@@ -422,9 +422,9 @@ async def test_what_is_known_is_reported_also_of_a_candidate_that_is_up_and_down
         cluster.serve.crash_replicas(CANARY)
         await cluster.go_on(0.5)
     status = await experiment(cluster)
-    told = next(each for each in status["metrics"] if each["name"] == "errorRate")
-    assert sum(told["events"]) > 20, told["message"]
-    assert "so far" not in told["message"]
+    metric = next(each for each in status["metrics"] if each["name"] == "errorRate")
+    assert sum(metric["events"]) > 20, metric["message"]
+    assert "so far" not in metric["message"]
 
 
 @pytest.mark.extended

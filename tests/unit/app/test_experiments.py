@@ -68,12 +68,14 @@ async def counts(cluster: Cluster, name: str = WIDE) -> bool:
     return bool((await status(cluster, name)).get("evidenceEpochs"))
 
 
-def condition(told: Json, type_: str) -> tuple[str, str]:
-    return next(((c["status"], c["reason"]) for c in told["conditions"] if c["type"] == type_), ("Absent", ""))
+def condition(experiment_status: Json, type_: str) -> tuple[str, str]:
+    return next(
+        ((c["status"], c["reason"]) for c in experiment_status["conditions"] if c["type"] == type_), ("Absent", "")
+    )
 
 
-def weights(told: Json) -> dict[str, float]:
-    return {arm["name"]: arm["weight"] for arm in told["arms"]}
+def weights(experiment_status: Json) -> dict[str, float]:
+    return {arm["name"]: arm["weight"] for arm in experiment_status["arms"]}
 
 
 async def settled(cluster: Cluster) -> bool:
@@ -126,9 +128,9 @@ async def test_requests_of_its_arms_outlive_the_edge_that_counted_them() -> None
     came, uid = Counter[str](), (await cluster.experiment(WIDE))["metadata"]["uid"]
     for place, requests in cluster.edges.traffic.assigned.items():
         came[place.arm] += requests if place.attempt == uid else 0
-    told = (await status(cluster))["arms"]
-    assert {arm["name"]: arm["requests"] for arm in told} == {arm["name"]: came[arm["name"]] for arm in told}
-    assert min(arm["requests"] for arm in told) > 1000
+    arms = (await status(cluster))["arms"]
+    assert {arm["name"]: arm["requests"] for arm in arms} == {arm["name"]: came[arm["name"]] for arm in arms}
+    assert min(arm["requests"] for arm in arms) > 1000
 
 
 async def test_one_that_is_made_anew_while_a_pass_goes_on_begins_at_the_begin(monkeypatch: pytest.MonkeyPatch) -> None:

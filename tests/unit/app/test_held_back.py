@@ -53,9 +53,9 @@ async def weights_during(cluster: Cluster, looks: int) -> list[dict[int, int]]:
     seen: list[dict[int, int]] = []
     for _ in range(looks):
         await cluster.settle(5)
-        told = await cluster.weights()
-        if not seen or seen[-1] != told:
-            seen.append(told)
+        weights = await cluster.weights()
+        if not seen or seen[-1] != weights:
+            seen.append(weights)
     return seen
 
 

@@ -90,10 +90,10 @@ class Watcher:
 
         running = []
         for stored in await self.cluster.kube.list(EXPERIMENT, NAMESPACE):
-            told = ExperimentStatus.from_json(stored.get("status") or {})
-            own = told.plan.comparison is not None
-            assert not own or is_partition([interval for arm in told.arms for interval in arm.ranges])
-            running += [stored["metadata"]["name"]] if own and told.phase == "Running" else []
+            experiment_status = ExperimentStatus.from_json(stored.get("status") or {})
+            own = experiment_status.plan.comparison is not None
+            assert not own or is_partition([interval for arm in experiment_status.arms for interval in arm.ranges])
+            running += [stored["metadata"]["name"]] if own and experiment_status.phase == "Running" else []
         # A revision that was released in a lost status is reported at the next pass.
         assert len(running) <= 1
 

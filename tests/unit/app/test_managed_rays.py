@@ -763,9 +763,9 @@ async def test_what_cannot_be_in_place_waits_for_room_with_the_numbers(
     await cluster.apply("file:///models/v2", **{"replicas": 2, "resources": {"gpu": {"count": 1}}, **change})
     await cluster.settle(5)
     resource = "amd.com/gpu" if "resources" in change else GPU
-    status, reason, told = await read_condition(cluster, "CapacityAvailable")
+    status, reason, message = await read_condition(cluster, "CapacityAvailable")
     assert (status, reason) == ("False", "InsufficientCapacity")
-    assert told.startswith(f"revision 2: 2 {resource} needed (2 × 1), 0 of ")
+    assert message.startswith(f"revision 2: 2 {resource} needed (2 × 1), 0 of ")
     assert await cluster.weights() == {1: 100}
 
 

@@ -169,9 +169,9 @@ async def test_one_that_never_comes_back_is_given_up_after_an_hour_with_bounded_
     assert await deliveries(cluster) == [{"receiver": 0, "told": 3, "lost": 3, "problem": "answered 500"}]
     assert len(cluster.webhooks.received) < 60
     assert len(await complaints(cluster)) == 1
-    heard = len(cluster.webhooks.received)
+    received = len(cluster.webhooks.received)
     await cluster.settle(30, seconds=60)
-    assert len(cluster.webhooks.received) == heard
+    assert len(cluster.webhooks.received) == received
 
 
 async def test_a_new_rollout_is_reported_after_what_is_left_of_the_one_before() -> None:

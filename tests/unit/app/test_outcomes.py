@@ -65,12 +65,14 @@ async def counts(cluster: Cluster) -> bool:
     return bool((await status(cluster)).get("evidenceEpochs"))
 
 
-def condition(told: Json, type_: str) -> tuple[str, str]:
-    return next(((c["status"], c["reason"]) for c in told["conditions"] if c["type"] == type_), ("Absent", ""))
+def condition(experiment_status: Json, type_: str) -> tuple[str, str]:
+    return next(
+        ((c["status"], c["reason"]) for c in experiment_status["conditions"] if c["type"] == type_), ("Absent", "")
+    )
 
 
-def found(told: Json, arm: str, name: str = "conversion") -> Json:
-    return next(dict(each) for each in told["metrics"] if (each["arm"], each["name"]) == (arm, name))
+def found(experiment_status: Json, arm: str, name: str = "conversion") -> Json:
+    return next(dict(each) for each in experiment_status["metrics"] if (each["arm"], each["name"]) == (arm, name))
 
 
 def entry(cluster: Cluster) -> Json:
@@ -351,8 +353,8 @@ async def test_an_arm_that_does_harm_is_dropped_and_cannot_win_and_the_others_ar
     assert found(experiment_status, "arm-1", "errorRate")["verdict"] == "Harm"
 
 
-def message(told: Json, type_: str) -> str:
-    return next(str(c["message"]) for c in told["conditions"] if c["type"] == type_)
+def message(experiment_status: Json, type_: str) -> str:
+    return next(str(c["message"]) for c in experiment_status["conditions"] if c["type"] == type_)
 
 
 async def test_a_dropped_arm_is_not_waited_for_and_messages_are_about_the_remaining_arms() -> None:
@@ -489,8 +491,12 @@ async def test_an_operator_that_dies_at_any_write_comes_to_the_same_verdict() ->
     assert wanted["verdict"]["winner"] == "arm-1"
     for number in range(1, writes + 1):
         for moment in ("before", "after"):
-            told, _ = await lives(moment, number)  # type: ignore[arg-type]
-            seen = (told["phase"], told["verdict"]["decision"], told["verdict"]["winner"])
+            experiment_status, _ = await lives(moment, number)  # type: ignore[arg-type]
+            seen = (
+                experiment_status["phase"],
+                experiment_status["verdict"]["decision"],
+                experiment_status["verdict"]["winner"],
+            )
             assert seen == ("Concluded", "Winner", "arm-1"), f"died {moment} write {number}"
 
 

@@ -31,8 +31,10 @@ async def served(rps: float, rollout: Object, answers: Answers = FINE) -> Cluste
 
 
 async def condition(cluster: Cluster, type_: str) -> tuple[str, str, str]:
-    told = (await experiment(cluster)).get("conditions", ())
-    return next(((c["status"], c["reason"], c["message"]) for c in told if c["type"] == type_), ("Absent", "", ""))
+    conditions = (await experiment(cluster)).get("conditions", ())
+    return next(
+        ((c["status"], c["reason"], c["message"]) for c in conditions if c["type"] == type_), ("Absent", "", "")
+    )
 
 
 async def is_frozen(cluster: Cluster) -> bool:
@@ -45,9 +47,9 @@ async def test_what_a_policy_promotes_is_reported_before_and_after_it_is() -> No
     assert await cluster.go_on(3, functools.partial(is_frozen, cluster), seconds=1)
     assert (await experiment(cluster))["phase"] == "Pending"
     void = "; a promotion has no statistical guarantee: onInconclusive: promote passes a step that evidence does not decide"
-    told = await condition(cluster, "Conclusive")
-    assert told[:2] == ("False", "Undecided")
-    assert told[2].endswith(void)
+    conclusive = await condition(cluster, "Conclusive")
+    assert conclusive[:2] == ("False", "Undecided")
+    assert conclusive[2].endswith(void)
     assert await cluster.go_on(10, lambda: ended(cluster))
     await cluster.go_on(1)
     verdict = (await experiment(cluster))["verdict"]

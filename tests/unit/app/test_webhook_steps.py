@@ -54,9 +54,9 @@ async def test_a_step_ends_once_the_answer_confirms(status: int) -> None:
     assert await cluster.weights() == {1: 75, 2: 25}
     cluster.webhooks.answers[URL] = status
     await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
-    heard = len(cluster.webhooks.received)
+    received = len(cluster.webhooks.received)
     await cluster.settle(30)
-    assert len(cluster.webhooks.received) == heard, "what has confirmed is not asked again"
+    assert len(cluster.webhooks.received) == received, "what has confirmed is not asked again"
 
 
 async def test_the_last_step_that_confirms_promotes() -> None:
@@ -136,9 +136,9 @@ async def test_a_rollout_that_stands_still_asks_nothing_and_asks_anew_when_it_go
     assert cluster.world.webhook_requests.pending == []
     cluster.webhooks.hanging.clear()
     cluster.webhooks.answers[URL] = 200
-    heard = len(cluster.webhooks.received)
+    received = len(cluster.webhooks.received)
     await cluster.settle(30)
-    assert len(cluster.webhooks.received) == heard
+    assert len(cluster.webhooks.received) == received
     assert await cluster.weights() == {1: 75, 2: 25}
     if hold == "spec":
         await cluster.apply(V2, rollout={"steps": AFTER_IT})

@@ -37,11 +37,11 @@ ENDS = ("ok", *ERRORS)
 
 def row(arm: str, boot: str = "b1", attempt: str = "uid", **blocks: tuple[int, int, int]) -> dict[str, Any]:
     """Of each block (`b0`, `b1`, …) those that were fine, failed, and were slow."""
-    told = [[BEGAN + 10 * int(name[1:]), ok, bad, 0, 0, 0, 0, slow] for name, (ok, bad, slow) in blocks.items()]
-    ends = {"ok": sum(each[1] for each in told), "server5xx": sum(each[2] for each in told)}
+    rows = [[BEGAN + 10 * int(name[1:]), ok, bad, 0, 0, 0, 0, slow] for name, (ok, bad, slow) in blocks.items()]
+    ends = {"ok": sum(each[1] for each in rows), "server5xx": sum(each[2] for each in rows)}
     counts = {"assigned": sum(ends.values()) + 1, "ends": {**dict.fromkeys(ENDS, 0), **ends}, "lost": 1, "inFlight": 0}
     where = {"boot": boot, "service": "digits", "attempt": attempt, "epoch": 1, "arm": arm}
-    return {**where, **counts, "slow": sum(each[7] for each in told), "retries": {}, "blocks": told}
+    return {**where, **counts, "slow": sum(each[7] for each in rows), "retries": {}, "blocks": rows}
 
 
 def recording(*rows: dict[str, Any]) -> Recording:
@@ -80,7 +80,7 @@ def test_a_verdict_fell_when_its_history_ends_and_is_named_by_what_decided() -> 
 
 
 def test_harm_is_what_the_candidate_did_since_its_first_request() -> None:
-    told = recording(
+    recorded = recording(
         row("canary", b1=(8, 2, 1), b2=(6, 4, 0)), row("stable", b0=(0, 50, 0), b1=(30, 0, 0), b2=(28, 2, 5))
     )
     seen = answers(
@@ -91,7 +91,7 @@ def test_harm_is_what_the_candidate_did_since_its_first_request() -> None:
         (29, 0.01, 2, NO_NUMBERS),
         (15, 1, 1, 500),
     )
-    found = harm(seen, told)
+    found = harm(seen, recorded)
     assert found == Harm(20.0, 21, 6, 1, 2, 2 / 60)
     assert found.above == pytest.approx(6 - 21 * 2 / 60)
 
@@ -127,10 +127,10 @@ def test_a_release_shows_its_weights_and_its_limits() -> None:
 
 
 def test_what_an_agent_forgot_with_its_death_is_remembered_and_processes_add_up() -> None:
-    told = recording(row("canary", b1=(8, 2, 1)), row("canary", boot="b2", b1=(1, 1, 0)))
-    told.take({"blocks": {"columns": ["start", *ENDS, "slow"]}, "counters": [row("canary", b1=(3, 0, 0))]})
-    assert told.arm("uid", "canary") == {BEGAN + 10: (12, 3)}
-    assert told.arm("other", "canary") == {}
+    recorded = recording(row("canary", b1=(8, 2, 1)), row("canary", boot="b2", b1=(1, 1, 0)))
+    recorded.take({"blocks": {"columns": ["start", *ENDS, "slow"]}, "counters": [row("canary", b1=(3, 0, 0))]})
+    assert recorded.arm("uid", "canary") == {BEGAN + 10: (12, 3)}
+    assert recorded.arm("other", "canary") == {}
 
 
 def test_blocks_at_both_ends_are_cut_and_one_without_requests_is_none_the_less_one() -> None:
@@ -155,20 +155,20 @@ def test_latencies_of_both_arms_are_reported_while_both_had_traffic() -> None:
 
 
 def test_an_edge_that_counts_otherwise_than_its_callers_is_reported_except_for_deaths() -> None:
-    told = recording(row("canary", b1=(8, 2, 0)))
+    recorded = recording(row("canary", b1=(8, 2, 0)))
     bad = [(12, 0.1, 2, 503), (18, 0.1, 2, NO_NUMBERS), (13, 0.1, 2, 200), (13, 0.1, 1, 500), (13, 0.1, 2, 429)]
-    assert miscounted(answers(release(30), *bad), told, None) == ""
-    more = miscounted(answers(release(30), *bad, (19, 0.1, 2, 500)), told, None)
+    assert miscounted(answers(release(30), *bad), recorded, None) == ""
+    more = miscounted(answers(release(30), *bad, (19, 0.1, 2, 500)), recorded, None)
     assert (
         more == "digits r2: the edge counted 2 bad answers; callers saw 3, 3 of them far from any kill, and 0 had none"
     )
-    assert "callers saw 1, 1 " in miscounted(answers(release(30), *bad[:1]), told, None)
+    assert "callers saw 1, 1 " in miscounted(answers(release(30), *bad[:1]), recorded, None)
     unanswered_one = (19, 0.1, 0, UNANSWERED)
-    assert miscounted(answers(release(30), *bad[:1], unanswered_one), told, None) == ""
+    assert miscounted(answers(release(30), *bad[:1], unanswered_one), recorded, None) == ""
     agent = Kills(NOWHERE, 1, done=[(BEGAN + 45, "agent")])
-    assert miscounted(answers(release(30), *bad, (19, 0.1, 2, 500)), told, agent) == ""
+    assert miscounted(answers(release(30), *bad, (19, 0.1, 2, 500)), recorded, agent) == ""
     assert "callers saw 4, 3 of them far" in miscounted(
-        answers(release(30), *bad, (10, 0.1, 2, 500), (11, 0.1, 2, 500)), told, agent
+        answers(release(30), *bad, (10, 0.1, 2, 500), (11, 0.1, 2, 500)), recorded, agent
     )
 
 
@@ -176,10 +176,10 @@ def test_a_bad_answer_of_a_service_without_flaws_is_excused_by_a_death_of_its_ed
     rows = ((12, 0.1, 2, 200), (20, 0.5, 2, 503), (40, 0.25, 0, UNANSWERED), (60, 0.5, 1, NO_NUMBERS), (5, 0.1, 1, 500))
     samples = answers(release(30), *rows).service.samples
     kills = Kills(NOWHERE, 1, done=[(BEGAN + 19, "agent"), (BEGAN + 19.5, "operator"), (BEGAN + 30, "edge")])
-    told = [f"{BEGAN + 20}.0: 503 after 0.50 s", f"{BEGAN + 60}.0: {NO_NUMBERS} after 0.50 s"]
-    assert unexplained(samples, kills, BEGAN + 10) == told
+    failures = [f"{BEGAN + 20}.0: 503 after 0.50 s", f"{BEGAN + 60}.0: {NO_NUMBERS} after 0.50 s"]
+    assert unexplained(samples, kills, BEGAN + 10) == failures
     assert len(unexplained(samples, None, BEGAN + 10)) == 3
-    assert unexplained(samples, kills, BEGAN + 10, BEGAN + 60) == told[:1]
+    assert unexplained(samples, kills, BEGAN + 10, BEGAN + 60) == failures[:1]
 
 
 def test_a_kill_is_reported_once_another_process_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,12 +225,12 @@ def test_thresholds_and_evidence_stand_side_by_side_in_table_and_plot(
 ) -> None:
     monkeypatch.setattr("measuring.record.FOLDER", tmp_path)
     blocks = {f"b{number}": (6, 4, 1) for number in range(9)}
-    told = recording(row("canary", **blocks), row("stable", **dict.fromkeys(blocks, (27, 3, 0))))
+    recorded = recording(row("canary", **blocks), row("stable", **dict.fromkeys(blocks, (27, 3, 0))))
     record = Record("part", "title", threshold_comparison.COLUMNS)
     quick = [(second, 0.02 + second / 1e5, 1, 200) for second in range(90)]
     long = [(second, 0.06 if second % 10 else 0.01, 2, 200) for second in range(90)]
     short = recording(row("canary", b1=(2, 3, 0), b2=(1, 4, 0)), row("stable", b1=(30, 0, 0)))
-    runs = [Rollout(answers(release(90), *quick, *long), told), Rollout(release(25), short)]
+    runs = [Rollout(answers(release(90), *quick, *long), recorded), Rollout(release(25), short)]
     threshold_comparison.compare(record, {"bad": runs})
     assert [each[1] for each in record.rows] == [*threshold_comparison.TOOLS, "Sundog", threshold_comparison.SHORT]
     assert record.rows[0][2:] == ["1", "0", "1", "2", "48", "108", "36", "0"]

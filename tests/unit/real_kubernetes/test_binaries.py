@@ -98,10 +98,10 @@ def test_of_two_builders_at_once_the_second_waits_for_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = stand_in(tmp_path, monkeypatch, before=f"until [ -e {tmp_path}/second ]; do sleep 0.01; done")
-    built, told = Binaries(tmp_path / "cache"), []
+    built, messages = Binaries(tmp_path / "cache"), []
 
     def tell(step: str) -> None:
-        told.append(step)
+        messages.append(step)
         if step.startswith("waiting"):
             assert not built.path("helm").exists()
             (tmp_path / "second").touch()
@@ -110,7 +110,7 @@ def test_of_two_builders_at_once_the_second_waits_for_the_first(
         for done in [pool.submit(built.build, (HELM,), tell) for _ in range(2)]:
             done.result(60)
     # The first may have the lock before it says so.
-    assert sorted(told) == ["building helm", "waiting for helm, which another process builds"]
+    assert sorted(messages) == ["building helm", "waiting for helm, which another process builds"]
     assert len(log.read_text().splitlines()) == 1
     assert built.path("helm").exists()
 

@@ -337,22 +337,22 @@ class TestKubectl:
         )  # fmt: skip
 
     async def test_writes(self, kubectl: Any, kube: HookedKubernetes, mdep: Any, config_map: Any) -> None:
-        code, said = await kubectl("apply", "-f", "-", stdin=mdep(replicas=1))
-        assert (code, said) == (0, "modeldeployment.serving.sundog.dev/digits created\n")
-        code, said = await kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=mdep(replicas=2))
-        assert code == 0, said
-        code, said = await kubectl("annotate", "mdep", "digits", "serving.sundog.dev/command=promote id=abc")
-        assert code == 0, said
+        code, output = await kubectl("apply", "-f", "-", stdin=mdep(replicas=1))
+        assert (code, output) == (0, "modeldeployment.serving.sundog.dev/digits created\n")
+        code, output = await kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=mdep(replicas=2))
+        assert code == 0, output
+        code, output = await kubectl("annotate", "mdep", "digits", "serving.sundog.dev/command=promote id=abc")
+        assert code == 0, output
         stored = await kube.get(DIGITS)
         assert stored is not None
         assert stored["spec"]["replicas"] == 2
         assert stored["metadata"]["annotations"]["serving.sundog.dev/command"] == "promote id=abc"
-        code, said = await kubectl("apply", "-f", "-", stdin=mdep(nonsense=1))
+        code, output = await kubectl("apply", "-f", "-", stdin=mdep(nonsense=1))
         assert code == 1
-        assert "spec.nonsense" in said
+        assert "spec.nonsense" in output
         await kube.apply(config_map("split", stored))
-        code, said = await kubectl("delete", "mdep", "digits")
-        assert (code, said) == (0, 'modeldeployment.serving.sundog.dev "digits" deleted\n')
+        code, output = await kubectl("delete", "mdep", "digits")
+        assert (code, output) == (0, 'modeldeployment.serving.sundog.dev "digits" deleted\n')
         assert await kube.get(DIGITS) is None
         assert await kube.list(CONFIG_MAP) == []
 

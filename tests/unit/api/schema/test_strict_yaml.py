@@ -90,12 +90,12 @@ def test_what_cannot_be_read_is_one_line(text: str, message: str) -> None:
 
 
 def test_one_document_is_read_as_strictly() -> None:
-    for text, told in (
+    for text, message in (
         (nested(6), "line 6: aliases expand"),
         ("[" * 5000, "nested too deeply"),
         ("a\n---\nb", "line 2"),
     ):
-        with pytest.raises(InvalidYaml, match=told):
+        with pytest.raises(InvalidYaml, match=message):
             strict_yaml.load(text)
 
 

@@ -122,8 +122,8 @@ async def test_one_is_written_each_hour_and_the_last_at_the_end() -> None:
     assert (cluster.logs.tried, await log_condition(cluster)) == ([], ("Absent", "", ""))
     await an_hour(cluster)
     assert cluster.logs.written == {f"{own}/000001": "Running"}
-    told = (await status(cluster))["exposureLog"]
-    assert (told["uri"], told["sequence"], told["final"]) == (f"{own}/000001", 1, False)
+    log_status = (await status(cluster))["exposureLog"]
+    assert (log_status["uri"], log_status["sequence"], log_status["final"]) == (f"{own}/000001", 1, False)
     assert await log_condition(cluster) == ("True", "Written", f"3 exposures and 2 outcomes in {own}/000001")
     await an_hour(cluster)
     assert [*cluster.logs.written] == [f"{own}/000001", f"{own}/000002"]

@@ -102,8 +102,8 @@ def stored(*conditions: dict[str, Any], parent: dict[str, Any] | None = None, **
     route = make_route(MEMBER, endpoint(**more), HOSTS)
     route["metadata"]["generation"] = 2
     about = parent or {"name": "public", "namespace": "infra"}
-    told = [{"parentRef": about, "controllerName": CONTROLLER, "conditions": list(conditions)}] if conditions else []
-    return {**route, "status": {"parents": told}}
+    parents = [{"parentRef": about, "controllerName": CONTROLLER, "conditions": list(conditions)}] if conditions else []
+    return {**route, "status": {"parents": parents}}
 
 
 ACCEPTED, RESOLVED = make_condition("Accepted", "True"), make_condition("ResolvedRefs", "True")

@@ -52,11 +52,11 @@ def test_what_is_missing_is_named(change: secrets.KeysBySecret, reason: str, mes
 
 
 def test_several_are_reported_together_and_a_missing_one_names_the_reason() -> None:
-    said = problem(WHOLE, {**THERE, "jwks": None, "cert": frozenset()})
-    assert said is not None
-    assert said[0] == "SecretNotFound"
-    assert "Secret vision/cert has no tls.crt and no tls.key" in said[1]
-    assert "Secret vision/jwks does not exist" in said[1]
+    found = problem(WHOLE, {**THERE, "jwks": None, "cert": frozenset()})
+    assert found is not None
+    assert found[0] == "SecretNotFound"
+    assert "Secret vision/cert has no tls.crt and no tls.key" in found[1]
+    assert "Secret vision/jwks does not exist" in found[1]
 
 
 def test_the_split_document_names_the_same_secrets() -> None:

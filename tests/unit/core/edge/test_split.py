@@ -35,7 +35,7 @@ def service(split: edge_split.Split | None = None, **spec: Any) -> dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "told"),
+    ("endpoint", "expected"),
     [
         ({}, QUEUE),
         (
@@ -76,11 +76,11 @@ def service(split: edge_split.Split | None = None, **spec: Any) -> dict[str, Any
         ({"rateLimit": {"total": "90/m"}}, {**QUEUE, "rateLimit": {"total": {"requests": 90, "seconds": 60}}}),
     ],
 )
-def test_admission_of_an_endpoint(endpoint: dict[str, Any], told: dict[str, Any]) -> None:
+def test_admission_of_an_endpoint(endpoint: dict[str, Any], expected: dict[str, Any]) -> None:
     made = service(endpoint=endpoint)
     assert {
         name: made[name] for name in ("queue", "compression", "cors", "tls", "auth", "rateLimit") if name in made
-    } == told
+    } == expected
 
 
 UNITS = [
@@ -93,12 +93,12 @@ UNITS = [
 ]
 
 
-@pytest.mark.parametrize(("unit", "told"), UNITS)
-def test_the_unit_of_a_spec_and_of_a_plan_frozen_from_it(unit: dict[str, Any], told: dict[str, Any]) -> None:
-    assert service(rollout={"unit": unit})["unit"] == told
+@pytest.mark.parametrize(("unit", "expected"), UNITS)
+def test_the_unit_of_a_spec_and_of_a_plan_frozen_from_it(unit: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert service(rollout={"unit": unit})["unit"] == expected
     frozen = running({"steps": STEPS, "unit": unit})
     edited = service(frozen, rollout={"unit": {"header": "x-other"}})
-    assert edited["unit"] == told, "an edit of the spec moves nobody while a rollout runs"
+    assert edited["unit"] == expected, "an edit of the spec moves nobody while a rollout runs"
 
 
 def running(rollout: dict[str, Any]) -> edge_split.Split:
@@ -123,9 +123,9 @@ def test_a_plan_that_an_earlier_version_froze_keeps_its_unit() -> None:
     assert frozen_unit(FrozenPlan.from_json({})) == PlanUnit(kind="request")
 
 
-@pytest.mark.parametrize(("quantity", "told"), [("1Ki", 1024), ("8Ei", (1 << 63) - 1), ("1e30", (1 << 63) - 1)])
-def test_a_limit_is_never_more_than_an_edge_can_count(quantity, told):
-    assert service(endpoint={"maxRequestBytes": quantity})["maxRequestBytes"] == told
+@pytest.mark.parametrize(("quantity", "expected"), [("1Ki", 1024), ("8Ei", (1 << 63) - 1), ("1e30", (1 << 63) - 1)])
+def test_a_limit_is_never_more_than_an_edge_can_count(quantity, expected):
+    assert service(endpoint={"maxRequestBytes": quantity})["maxRequestBytes"] == expected
 
 
 MATCHED = {"arm": "canary", "headers": {"x-canary": "true"}}
@@ -142,7 +142,7 @@ def test_a_step_by_header_is_sent_to_edges_and_left_out_again_where_nothing_else
 
 
 @pytest.mark.parametrize(
-    ("told", "confirmed"),
+    ("reported", "confirmed"),
     [
         (None, False),
         (MATCHED, True),
@@ -150,15 +150,15 @@ def test_a_step_by_header_is_sent_to_edges_and_left_out_again_where_nothing_else
         ({**MATCHED, "arm": "a"}, False),
     ],
 )
-def test_an_edge_confirms_headers_by_reporting_the_same(told: dict[str, Any] | None, confirmed: bool) -> None:
+def test_an_edge_confirms_headers_by_reporting_the_same(reported: dict[str, Any] | None, confirmed: bool) -> None:
     report, arm = in_force(()), edge_split.SplitArm("stable", 7, 100, ((0, 10_000),))
     assert report.evidence is not None
-    if told is not None:
-        report.evidence["services"]["digits"]["match"] = told
+    if reported is not None:
+        report.evidence["services"]["digits"]["match"] = reported
     plain = edge_split.Split("3b9f", "3b9f", 2, (arm,))
     asked = replace(plain, headers=(PlanHeader(name="x-canary", value="true"),))
     assert confirmation.confirm("digits", asked, [report]).confirmed is confirmed
-    assert confirmation.confirm("digits", plain, [report]).confirmed is (told is None)
+    assert confirmation.confirm("digits", plain, [report]).confirmed is (reported is None)
 
 
 def test_what_is_reached_by_header_alone_carries_traffic() -> None:
@@ -182,13 +182,13 @@ def test_requests_that_chose_their_arm_are_counted_apart() -> None:
 
 def in_force(slow_us: tuple[int, ...]) -> EdgeReport:
     arm: dict[str, Any] = {"application": "digits-r7", "weight": 100, "slowMicroseconds": None, "servers": {"up": 1}}
-    told = {**arm, **dict(zip(split_document.SLOW_THRESHOLD_FIELDS, slow_us, strict=False))}
-    told_of = {"attempt": "3b9f", "epoch": 2, "arms": {"stable": told}}
+    reported = {**arm, **dict(zip(split_document.SLOW_THRESHOLD_FIELDS, slow_us, strict=False))}
+    told_of = {"attempt": "3b9f", "epoch": 2, "arms": {"stable": reported}}
     return EdgeReport("edge-0", True, False, {"services": {"digits": told_of}})
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told", "confirmed"),
+    ("wanted", "reported", "confirmed"),
     [
         ((), (), True),
         ((500,), (500,), True),
@@ -204,10 +204,10 @@ def in_force(slow_us: tuple[int, ...]) -> EdgeReport:
     ],
 )
 def test_an_edge_that_counts_other_answers_as_slow_confirms_no_split(
-    wanted: tuple[int, ...], told: tuple[int, ...], confirmed: bool
+    wanted: tuple[int, ...], reported: tuple[int, ...], confirmed: bool
 ) -> None:
     arm = edge_split.SplitArm("stable", 7, 100, ((0, 10_000),), slow_us=wanted)
-    found = confirmation.confirm("digits", edge_split.Split("3b9f", "3b9f", 2, (arm,)), [in_force(told)])
+    found = confirmation.confirm("digits", edge_split.Split("3b9f", "3b9f", 2, (arm,)), [in_force(reported)])
     assert found.confirmed is confirmed
 
 
@@ -215,8 +215,8 @@ def test_why_an_edge_has_another_split_in_force_is_shown_with_what_it_has() -> N
     split = edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 7)
     why = "generation 9 could not be applied and is tried again: [Errno 28] No space left on device"
     for services in ({}, {"digits": {"attempt": "other", "epoch": 1, "arms": {}}}):
-        told = {"document": {"generation": 8, "error": why}, "services": services}
-        found = confirmation.confirm("digits", split, [EdgeReport("edge-0", True, False, told)])
+        reported = {"document": {"generation": 8, "error": why}, "services": services}
+        found = confirmation.confirm("digits", split, [EdgeReport("edge-0", True, False, reported)])
         ((pod, waits),) = found.waiting
         assert (found.confirmed, pod) == (False, "edge-0")
         assert waits.endswith(f" ({why})")

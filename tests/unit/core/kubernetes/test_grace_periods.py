@@ -30,8 +30,8 @@ def test_no_layer_ends_before_the_one_within_it(timeout: timedelta, wait: timede
 
 @given(TIMEOUTS)
 def test_a_pods_grace_tells_what_it_was_for(timeout: timedelta) -> None:
-    told = grace_periods.request_timeout_of_grace(grace_periods.worker_pod_termination_grace_s(timeout))
-    assert grace_periods.worker_pod_termination_grace_s(told) == grace_periods.worker_pod_termination_grace_s(timeout)
+    found = grace_periods.request_timeout_of_grace(grace_periods.worker_pod_termination_grace_s(timeout))
+    assert grace_periods.worker_pod_termination_grace_s(found) == grace_periods.worker_pod_termination_grace_s(timeout)
 
 
 @pytest.mark.parametrize(

@@ -134,12 +134,12 @@ def test_each_receiver_gets_its_events_in_order() -> None:
         "promote",
         "promote",
     )
-    heard: dict[int, list[tuple[str, int]]] = {0: [], 1: [], 2: []}
+    received: dict[int, list[tuple[str, int]]] = {0: [], 1: [], 2: []}
     while waiting := notifications.pending_notices(status):
         for each in waiting:
-            heard[each.receiver].append((each.notice.event, each.number))
+            received[each.receiver].append((each.notice.event, each.number))
             status = notifications.record_delivery(status, each, OK, T0)
-    assert heard == {
+    assert received == {
         0: [("started", 1), ("paused", 2), ("paused", 3), ("promoted", 4)],
         1: [("paused", 2), ("paused", 3), ("promoted", 4)],
         2: [],
