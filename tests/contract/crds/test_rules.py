@@ -213,6 +213,14 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.resources.gpu.count: 2 with sharing mode mig; expected 1",
     ),
     (
+        deployment({"resources": {"gpu": {"memory": "40Gi"}}}),
+        "spec.resources.gpu.memory: set with count 0; expected none, or a count of 1 or more",
+    ),
+    (
+        deployment({"resources": {"gpu": {"memory": 42949672960}}}),
+        "spec.resources.gpu.memory: set with count 0; expected none, or a count of 1 or more",
+    ),
+    (
         sharing(mode="timeSliced", count=0),
         "spec.resources.gpu.count: 0 with sharing mode timeSliced; expected 1",
     ),
@@ -594,6 +602,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (
         arm_sharing(mode="fraction", fraction="7"),
         "spec.arms[0].resources.gpu.sharing.fraction: 7 is out of range; expected more than 0 and less than 1",
+    ),
+    (
+        arm(resources={"gpu": {"memory": "40Gi"}}),
+        "spec.arms[0].resources.gpu.memory: set with count 0; expected none, or a count of 1 or more",
     ),
     (arm_sharing(mode="mps", count=3), "spec.arms[0].resources.gpu.count: 3 with sharing mode mps; expected 1"),
     (

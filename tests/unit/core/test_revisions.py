@@ -91,6 +91,7 @@ def test_the_serve_application_is_that_of_earlier_releases(
         {"runtime": {"userConfig": {"temperature": 2}}},
         {"runtime": {"maxOngoingRequests": 64, "warmup": {}}},
         {"resources": {"cpu": "1", "gpu": {"count": 0}}},
+        {"resources": {"gpu": {"memory": "", "sharing": {"mode": "exclusive", "profile": "", "fraction": ""}}}},
         {"scheduling": {}},
         {"baseline": {"uri": "file:///models/digits/v0"}},
     ],

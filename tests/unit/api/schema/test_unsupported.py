@@ -211,7 +211,7 @@ ACCEPTED_IN_PODS = [
     model(credentials={"secretName": "s", "serviceAccountName": "a"}),
     spec(runtime={"image": "a:b", "podLabels": {"team": "x"}}),
     spec(runtime={"env": [{"name": "A", "value": "b"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
-    spec(resources={"gpu": {"count": 2, "vendor": "amd", "type": ["mi300x"]}}),
+    spec(resources={"gpu": {"count": 2, "vendor": "amd", "type": ["mi300x"], "memory": "40Gi"}}),
     spec(autoscaling={"minReplicas": 2, "maxReplicas": 8, "upscaleDelay": "1s"}),
     spec(endpoint={"gateway": {"name": "g", "namespace": "infra", "sectionName": "https"}}),
     spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
@@ -229,7 +229,6 @@ REFUSED_IN_PODS = [
         spec(resources={"gpu": {"count": 1, "vendor": "tpu"}}),
         "spec.resources.gpu.vendor: tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron",
     ),
-    (spec(resources={"gpu": {"count": 1, "memory": "40Gi"}}), "spec.resources.gpu.memory: is not supported yet; leave it out"),
     (
         spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mps"}}}),
         "spec.resources.gpu.sharing.mode: mps is not supported yet; expected exclusive",
@@ -289,8 +288,8 @@ def test_every_field_of_an_experiment_is_either_acted_on_or_refused() -> None:
     ("refused", "message"),
     [
         (
-            experiment(arm={"resources": {"gpu": {"memory": "40Gi"}}}),
-            "spec.arms[0].resources.gpu.memory: is not supported yet; leave it out",
+            experiment(arm={"resources": {"gpu": {"allocation": "dra"}}}),
+            "spec.arms[0].resources.gpu.allocation: dra is not supported yet; expected auto",
         ),
     ],
 )
@@ -301,7 +300,7 @@ def test_what_of_an_experiment_is_not_supported_yet(refused: Experiment, message
 def test_experiments_of_users_and_of_rollouts_are_accepted() -> None:
     label = {"serving.sundog.dev/rollout": "true"}
     owner = [{"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "name": "digits", "uid": "u"}]
-    of_rollout = experiment({"labels": label, "ownerReferences": owner}, {"resources": {"gpu": {"memory": "40Gi"}}})
+    of_rollout = experiment({"labels": label, "ownerReferences": owner}, {"resources": {"gpu": {"allocation": "dra"}}})
     assert is_rollout_experiment(of_rollout)
     assert find_unsupported_experiment_fields(of_rollout) == []
     logged = experiment(exposureLog={"uri": "s3://logs/a"}, metrics=OUTCOMES)

@@ -14,6 +14,7 @@ GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
 ONE = Devices(GPU, "GPU", 1)
 TWO = Devices(GPU, "GPU", 2)
+ANY = Gpu()
 
 
 def node(name: str, devices: int, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def test_a_replica_finds_all_its_devices_on_one_node() -> None:
     found = room([node("a", 3), node("b", 3)], [pod("a", 2), pod("b", 2)], count=2)
     assert found.on_nodes is not None
     assert (found.on_nodes.free, found.on_nodes.replicas) == (2, 0)
-    assert capacity.find_shortage(TWO, 1, found, ()) == (
+    assert capacity.find_shortage(TWO, 1, found, ANY) == (
         "InsufficientCapacity",
         f"2 {GPU} needed (1 × 2), 2 of 6 free on 2 nodes, not 2 of them on one node",
     )
@@ -154,9 +155,9 @@ def test_types_are_found_by_any_of_the_labels_and_by_an_administrators_names() -
 
 def test_shortage_is_reported_with_numbers() -> None:
     found = room([node("a", 4)], [pod("a", 3)])
-    assert capacity.find_shortage(ONE, 1, found, ()) is None
-    assert capacity.find_shortage(ONE, 0, found, ()) is None
-    assert capacity.find_shortage(ONE, 3, found, ["l4", "h100"]) == (
+    assert capacity.find_shortage(ONE, 1, found, ANY) is None
+    assert capacity.find_shortage(ONE, 0, found, ANY) is None
+    assert capacity.find_shortage(ONE, 3, found, Gpu.from_json({"type": ["l4", "h100"]})) == (
         "InsufficientCapacity",
         f"3 {GPU} of type l4 or h100 needed (3 × 1), 1 of 4 free on 1 node",
     )
@@ -165,8 +166,8 @@ def test_shortage_is_reported_with_numbers() -> None:
 def test_the_tightest_quota_counts() -> None:
     found = room([node("a", 8)], quotas=[quota(6, 1), quota(4, 3), {"status": {"hard": {"pods": "9"}}}])
     assert found.quota == 1
-    assert capacity.find_shortage(ONE, 1, found, ()) is None
-    assert capacity.find_shortage(ONE, 2, found, ()) == (
+    assert capacity.find_shortage(ONE, 1, found, ANY) is None
+    assert capacity.find_shortage(ONE, 2, found, ANY) == (
         "InsufficientQuota",
         f"2 {GPU} needed (2 × 1), 8 of 8 free on 1 node, 1 left by the namespace's quota",
     )
@@ -174,20 +175,20 @@ def test_the_tightest_quota_counts() -> None:
 
 def test_what_becomes_free_counts_with_what_is_free() -> None:
     scattered = room([node("a", 2), node("b", 2)], [pod("a", 1), pod("b", 2)], quotas=[quota(4, 3)], count=2)
-    assert capacity.find_shortage(TWO, 1, scattered, ()) is not None
+    assert capacity.find_shortage(TWO, 1, scattered, ANY) is not None
     more = capacity.add_freed_devices(scattered, TWO, 1)
     assert (more.on_nodes and more.on_nodes.free, more.quota) == (2, 2)
-    assert capacity.find_shortage(TWO, 1, more, ()) is None
+    assert capacity.find_shortage(TWO, 1, more, ANY) is None
     assert capacity.add_freed_devices(AvailableCapacity(GPU, None, None), TWO, 1) == AvailableCapacity(GPU, None, None)
 
 
 def test_where_nodes_may_not_be_looked_at_quotas_alone_count() -> None:
     found = room(None, quotas=[quota(4, 2)], count=2)
     assert found == AvailableCapacity(GPU, None, 2)
-    assert capacity.find_shortage(TWO, 1, found, ()) is None
-    message = f"4 {GPU} of type l4 needed (2 × 2), 2 left by the namespace's quota"
-    assert capacity.find_shortage(TWO, 2, found, ["l4"]) == ("InsufficientQuota", message)
-    assert capacity.find_shortage(TWO, 9, room(None, count=2), ()) is None
+    assert capacity.find_shortage(TWO, 1, found, ANY) is None
+    told = f"4 {GPU} of type l4 needed (2 × 2), 2 left by the namespace's quota"
+    assert capacity.find_shortage(TWO, 2, found, Gpu.from_json({"type": ["l4"]})) == ("InsufficientQuota", told)
+    assert capacity.find_shortage(TWO, 9, room(None, count=2), ANY) is None
 
 
 def test_the_first_type_is_preferred_and_all_are_enough() -> None:
@@ -202,6 +203,51 @@ def test_the_first_type_is_preferred_and_all_are_enough() -> None:
     values = {value for each in preferred for value in each["preference"]["matchExpressions"][0]["values"]}
     assert "h100" in values
     assert "l4" not in values
+
+
+MEMORY = "nvidia.com/gpu.memory"
+KARPENTER = "karpenter.k8s.aws/instance-gpu-memory"
+
+
+def test_nodes_whose_devices_have_too_little_memory_are_left_out() -> None:
+    nodes = [
+        node("a", 1, {PRODUCT: "NVIDIA-H100-80GB-HBM3", MEMORY: "81559"}),
+        node("b", 2, {PRODUCT: "NVIDIA-L4", MEMORY: "23034"}),
+        node("c", 4, {PRODUCT: "NVIDIA-L4", KARPENTER: "24576"}),
+        node("d", 8),
+        node("e", 16, {MEMORY: "much"}),
+    ]
+    assert free(nodes, gpu={"memory": "40Gi"}).total == 1
+    assert free(nodes, gpu={"memory": "80Gi"}).total == 0
+    assert free(nodes, gpu={"memory": "24Gi"}).total == 5
+    assert free(nodes, gpu={"memory": "24Gi", "type": ["l4"]}).total == 4
+    assert free(nodes, gpu={"memory": "24Gi", "type": ["t4"]}).nodes == 0
+    # A label has whole MiB.
+    assert free(nodes, gpu={"memory": str(23034 * 2**20)}).total == 7
+    assert free(nodes, gpu={"memory": str(23034 * 2**20 + 1)}).total == 5
+
+
+def test_a_shortage_names_the_memory() -> None:
+    found, needs = room([node("a", 4, {MEMORY: "81559"})], [pod("a", 3)]), {"type": ["h100"], "memory": "40Gi"}
+    assert capacity.find_shortage(ONE, 2, found, Gpu.from_json(needs)) == (
+        "InsufficientCapacity",
+        f"2 {GPU} of type h100 with at least 40Gi needed (2 × 1), 1 of 4 free on 1 node",
+    )
+
+
+def test_a_node_suits_with_any_label_of_a_type_and_any_label_of_its_memory() -> None:
+    needs = Gpu.from_json({"count": 1, "type": ["l4"], "memory": "20Gi"})
+    terms = accelerators.make_node_terms(needs, {})
+    keys = [tuple(each["key"] for each in term["matchExpressions"]) for term in terms]
+    assert sorted(keys) == sorted(
+        (type_, memory) for type_ in accelerators.TYPE_LABELS for memory in accelerators.MEMORY_LABELS
+    )
+    assert {tuple(term["matchExpressions"][1]["values"]) for term in terms} == {(str(20 * 1024 - 1),)}
+
+
+def test_memory_beyond_every_integer_of_a_label_is_a_valid_term() -> None:
+    (term, *_) = accelerators.make_node_terms(Gpu.from_json({"count": 1, "memory": "1e99"}), {})
+    assert term["matchExpressions"][0]["values"] == [str(2**63 - 1)]
 
 
 def test_without_types_any_node_will_do() -> None:

@@ -96,7 +96,10 @@ class Gpu(ApiBase):
     type: Annotated[Items[Name], Field(max_length=8)] = Field(
         (), description="Suitable device types, preferred first; empty means any."
     )
-    memory: MinimumBytes = Field("", description="Least memory of each device; default none.")
+    memory: MinimumBytes = Field(
+        "",
+        description="Least memory of each device; default none. A device reports less than its name: one of 80 GB has 79 Gi.",
+    )
     sharing: GpuSharing = Field(GpuSharing(), description="How replicas share a GPU.")
     allocation: Literal["auto", "devicePlugin", "dra"] = Field(
         "auto", description="How pods request devices: devicePlugin, dra, or what the cluster offers (auto, default)."
@@ -109,6 +112,12 @@ class Gpu(ApiBase):
             holds=lambda gpu: gpu.sharing.mode == "exclusive" or gpu.count == 1,
             message="{count} with sharing mode {sharing.mode}; expected 1",
             field="count",
+        ),
+        Rule(
+            cel="self.memory == '' || self.count > 0",
+            holds=lambda gpu: gpu.memory == "" or gpu.count > 0,
+            message="set with count 0; expected none, or a count of 1 or more",
+            field="memory",
         ),
     )
 

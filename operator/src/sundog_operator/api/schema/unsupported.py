@@ -155,6 +155,7 @@ CLUSTER_ONLY_FIELDS = frozenset(
         "spec.resources.gpu.count",
         "spec.resources.gpu.vendor",
         "spec.resources.gpu.type",
+        "spec.resources.gpu.memory",
         "spec.autoscaling.minReplicas",
         "spec.autoscaling.maxReplicas",
         "spec.autoscaling.targetOngoingRequests",
@@ -191,7 +192,6 @@ UNSUPPORTED_IN_LOCAL_MODE: Mapping[str, str] = {
 UNSUPPORTED_FIELDS = frozenset(
     {
         "spec.runtime.placement",
-        "spec.resources.gpu.memory",
         "spec.resources.gpu.sharing",
         "spec.resources.gpu.allocation",
         "spec.resources.gpu.topology",
@@ -237,6 +237,7 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
         "spec.arms[].resources.gpu.count",
         "spec.arms[].resources.gpu.vendor",
         "spec.arms[].resources.gpu.type",
+        "spec.arms[].resources.gpu.memory",
         "spec.weights",
         "spec.exposure",
         "spec.unit.header",
@@ -276,7 +277,6 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
 UNSUPPORTED_EXPERIMENT_FIELDS = frozenset(
     {
         "spec.arms[].runtime.placement",
-        "spec.arms[].resources.gpu.memory",
         "spec.arms[].resources.gpu.sharing",
         "spec.arms[].resources.gpu.allocation",
         "spec.arms[].resources.gpu.topology",

@@ -10,6 +10,7 @@ from sundog_operator.api import (
     CONTROL,
     Arm,
     ExperimentSpec,
+    Gpu,
     ModelDeploymentSpec,
     Violation,
     find_unsupported_fields,
@@ -135,15 +136,15 @@ def find_arm_shortage(
     Arms with equal demands are summed. Arms with different devices are checked separately.
     """
     known = revisions.spec_of(stable)
-    demands: dict[tuple[Devices, tuple[str, ...]], tuple[AvailableCapacity, list[str]]] = {}
+    demands: dict[Gpu, tuple[Devices, AvailableCapacity, list[str]]] = {}
     for arm in spec.arms:
         gpu = merge_arm_spec(known, arm).resources.gpu
         devices, room = accelerators.replica_devices(gpu), rooms.get(arm.name)
         if devices is not None and room is not None:
-            demands.setdefault((devices, tuple(gpu.type)), (room, []))[1].append(arm.name)
+            demands.setdefault(gpu, (devices, room, []))[2].append(arm.name)
     short = (
-        capacity.find_shortage(devices, sum(replicas[name] for name in names), room, types)
-        for (devices, types), (room, names) in demands.items()
+        capacity.find_shortage(devices, sum(replicas[name] for name in names), room, gpu)
+        for gpu, (devices, room, names) in demands.items()
     )
     return next(filter(None, short), None)
 

@@ -1,10 +1,11 @@
-"""Accelerators: whole devices from device plugins, on nodes of the types that a spec names."""
+"""Accelerators: whole devices from device plugins, on nodes with the types and the memory that a spec names."""
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sundog_operator.api import Gpu
+from sundog_operator.api import Gpu, parse_bytes
 
 Json = dict[str, Any]
 TypeAliases = Mapping[str, Mapping[str, Iterable[str]]]
@@ -36,6 +37,15 @@ TYPE_LABELS: Final = (
 )
 """Label keys in which node feature discovery and clouds give the type of a node's devices."""
 
+MEMORY_LABELS: Final = (
+    "nvidia.com/gpu.memory",
+    "karpenter.k8s.aws/instance-gpu-memory",
+    "eks.amazonaws.com/instance-gpu-memory",
+)
+"""Label keys in which node feature discovery and clouds give the memory of each of a node's devices, in MiB."""
+
+_MIB: Final = 2**20
+_MAX_INT64: Final = 2**63 - 1
 _PRODUCT, _GKE, _CLASS = "nvidia.com/gpu.product", "cloud.google.com/gke-accelerator", "gpu.nvidia.com/class"
 _KARPENTER = ("eks.amazonaws.com/instance-gpu-name", "karpenter.k8s.aws/instance-gpu-name")
 
@@ -111,31 +121,57 @@ def device_tolerations(devices: Devices | None) -> list[Json]:
 
 
 def make_node_affinity(gpu: Gpu, aliases: TypeAliases) -> Json | None:
-    """Return the affinity to nodes of one of the types, by any label key. Earlier types are preferred. None without types."""
-    if not gpu.count or not gpu.type:
+    """Return the affinity to the nodes that suit the devices. Earlier types are preferred. None if every node suits."""
+    terms = make_node_terms(gpu, aliases)
+    if not terms:
         return None
     preferred = [
-        {"weight": max(100 - 10 * rank, 1), "preference": term}
+        {"weight": max(100 - 10 * rank, 1), "preference": {"matchExpressions": [expression]}}
         for rank, type_ in enumerate(gpu.type[:-1])
-        for term in _make_terms([type_], aliases)
+        for expression in _type_expressions([type_], aliases)
     ]
-    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": _make_terms(gpu.type, aliases)}}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
     preference = {"preferredDuringSchedulingIgnoredDuringExecution": preferred} if preferred else {}
     return {"nodeAffinity": {**required, **preference}}
 
 
-def make_type_matcher(types: Iterable[str], aliases: TypeAliases) -> Callable[[Mapping[str, str]], bool]:
-    """Return a function that tests whether a node's labels name one of the types. Without types it accepts every node."""
-    values_by_key = _find_label_values(types, aliases)
-    return lambda labels: not values_by_key or any(labels.get(key) in values for key, values in values_by_key.items())
+def make_node_terms(gpu: Gpu, aliases: TypeAliases) -> list[Json]:
+    """Return the node selector terms of the devices: a node suits that matches one of them. Empty if every node suits.
+
+    Kubernetes combines terms by OR, and the expressions of one by AND. A type and the memory each have several label keys, so each pair of
+    keys has a term.
+    """
+    if not gpu.count:
+        return []
+    needs = [_type_expressions(gpu.type, aliases), _memory_expressions(gpu.memory)]
+    alternatives = [each for each in needs if each]
+    return [{"matchExpressions": list(each)} for each in itertools.product(*alternatives)] if alternatives else []
 
 
-def _make_terms(types: Iterable[str], aliases: TypeAliases) -> list[Json]:
+def matches_terms(labels: Mapping[str, str], terms: Sequence[Json]) -> bool:
+    """Whether a node with these labels matches one of the terms of `make_node_terms`; true without terms."""
+    return not terms or any(all(_matches(labels, each) for each in term["matchExpressions"]) for term in terms)
+
+
+def _matches(labels: Mapping[str, str], expression: Json) -> bool:
+    found, values = labels.get(expression["key"]), expression["values"]
+    if expression["operator"] == "In":
+        return found in values
+    # Like the scheduler, `Gt` compares integers, and no label or other text matches.
+    return found is not None and found.isdecimal() and int(found) > int(values[0])
+
+
+def _type_expressions(types: Iterable[str], aliases: TypeAliases) -> list[Json]:
     values_by_key = _find_label_values(types, aliases)
-    return [
-        {"matchExpressions": [{"key": key, "operator": "In", "values": list(values)}]}
-        for key, values in values_by_key.items()
-    ]
+    return [{"key": key, "operator": "In", "values": list(values)} for key, values in values_by_key.items()]
+
+
+def _memory_expressions(memory: str) -> list[Json]:
+    if not memory:
+        return []
+    least_mib = -(-parse_bytes(memory) // _MIB)
+    below = str(min(least_mib - 1, _MAX_INT64))
+    return [{"key": key, "operator": "Gt", "values": [below]} for key in MEMORY_LABELS]
 
 
 def _find_label_values(types: Iterable[str], aliases: TypeAliases) -> dict[str, tuple[str, ...]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.quantities import parse_quantity
 from sundog_operator.api.reasons import Cause, DeploymentReason
@@ -18,7 +18,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class NodeCapacity:
-    """Devices on the nodes that may run a revision's pods: of its types, ready, selected and tolerated.
+    """Devices on the nodes that may run a revision's pods: of its types and memory, ready, selected and tolerated.
 
     Attributes:
         nodes: number of these nodes.
@@ -142,14 +142,18 @@ def add_freed_devices(room: AvailableCapacity, devices: Devices, freed: int) -> 
     return replace(room, on_nodes=nodes, quota=None if quota is None else quota + freed)
 
 
-def find_shortage(devices: Devices, replicas: int, room: AvailableCapacity, types: Sequence[str]) -> Cause | None:
-    """Return the shortage where `replicas` more replicas do not fit; None where they fit or nothing is known."""
+def find_shortage(devices: Devices, replicas: int, room: AvailableCapacity, gpu: Gpu) -> Cause | None:
+    """Return the shortage where `replicas` more replicas do not fit; None where they fit or nothing is known.
+
+    `gpu` has the types and the memory that the message names.
+    """
     needed, free = replicas * devices.count, room.on_nodes
     over_quota = room.quota is not None and needed > room.quota
     if replicas <= 0 or (not over_quota and (free is None or replicas <= free.replicas)):
         return None
-    kind = f" of type {' or '.join(types)}" if types else ""
-    message = f"{needed} {room.resource}{kind} needed ({replicas} × {devices.count})"
+    kind = f" of type {' or '.join(gpu.type)}" if gpu.type else ""
+    least = f" with at least {gpu.memory}" if gpu.memory else ""
+    message = f"{needed} {room.resource}{kind}{least} needed ({replicas} × {devices.count})"
     if free is not None:
         message += f", {free.free} of {free.total} free on {free.nodes} node{'' if free.nodes == 1 else 's'}"
     if room.quota is not None:
@@ -188,14 +192,14 @@ def _find_fitting_nodes(
     template = installation.ray.pods
     selector = pods.merge_node_selector(template, spec.scheduling)
     tolerations = pods.merge_tolerations(template, spec.scheduling, accelerators.device_tolerations(devices))
-    types, aliases = spec.resources.gpu.type, installation.gpu.aliases
-    key = pods.fingerprint([devices.resource, selector, tolerations, types, aliases])
+    terms = accelerators.make_node_terms(spec.resources.gpu, installation.gpu.aliases)
+    key = pods.fingerprint([devices.resource, selector, tolerations, terms])
     if key not in known.fitting:
-        matches = accelerators.make_type_matcher(types, aliases)
         known.fitting[key] = [
             node
             for node in known.nodes
-            if _accepts(node, devices.resource, selector, tolerations) and matches(node["metadata"].get("labels") or {})
+            if _accepts(node, devices.resource, selector, tolerations)
+            and accelerators.matches_terms(node["metadata"].get("labels") or {}, terms)
         ]
     return known.fitting[key]
 

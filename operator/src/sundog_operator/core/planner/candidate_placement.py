@@ -60,7 +60,7 @@ def can_fit_without_arms(context: PlanContext, spec: ModelDeploymentSpec) -> boo
     more = capacity.add_freed_devices(
         room, devices, sum(capacity.requested_devices(pod, devices.resource) for pod in pods)
     )
-    short = capacity.find_shortage(devices, context.replicas, more, spec.resources.gpu.type)
+    short = capacity.find_shortage(devices, context.replicas, more, spec.resources.gpu)
     return not capacity.is_blocking(short, context.observed.installation)
 
 
@@ -69,7 +69,7 @@ def find_shortage(context: PlanContext, spec: ModelDeploymentSpec, replicas: int
     devices, room = accelerators.replica_devices(spec.resources.gpu), context.observed.room
     if devices is None or room is None:
         return None
-    return capacity.find_shortage(devices, replicas, room, spec.resources.gpu.type)
+    return capacity.find_shortage(devices, replicas, room, spec.resources.gpu)
 
 
 def _find_in_place_problem(context: PlanContext, spec: ModelDeploymentSpec) -> str:

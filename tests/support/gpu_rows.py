@@ -1,0 +1,12 @@
+"""Rows of the translation of `resources.gpu`: what a spec asks for, by the name of its golden file."""
+
+from typing import Any, Final
+
+ROWS: Final[dict[str, dict[str, Any]]] = {
+    "exclusive": {"count": 2},
+    "types": {"count": 1, "type": ["h100", "l4"]},
+    "memory": {"count": 1, "memory": "40Gi"},
+    "types-and-memory": {"count": 1, "type": ["a100-80gb", "h100"], "memory": "70Gi"},
+    "amd": {"count": 1, "vendor": "amd"},
+    "gaudi": {"count": 2, "vendor": "gaudi"},
+}
