@@ -7,6 +7,8 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "types": {"count": 1, "type": ["h100", "l4"]},
     "memory": {"count": 1, "memory": "40Gi"},
     "types-and-memory": {"count": 1, "type": ["a100-80gb", "h100"], "memory": "70Gi"},
+    "mig": {"count": 1, "sharing": {"mode": "mig", "profile": "1g.10gb"}},
+    "mig-media": {"count": 1, "type": ["a100-80gb"], "sharing": {"mode": "mig", "profile": "1g.10gb.me"}},
     "amd": {"count": 1, "vendor": "amd"},
     "gaudi": {"count": 2, "vendor": "gaudi"},
 }

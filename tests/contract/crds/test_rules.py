@@ -221,6 +221,16 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.resources.gpu.memory: set with count 0; expected none, or a count of 1 or more",
     ),
     (
+        deployment(
+            {"resources": {"gpu": {"count": 1, "memory": "9Gi", "sharing": {"mode": "mig", "profile": "1g.10gb"}}}}
+        ),
+        "spec.resources.gpu.memory: set with sharing mode mig; expected none, because the profile names the memory",
+    ),
+    (
+        deployment({"resources": {"gpu": {"count": 1, "vendor": "amd", "sharing": {"mode": "timeSliced"}}}}),
+        "spec.resources.gpu.vendor: amd with sharing mode timeSliced; expected nvidia, or mode exclusive",
+    ),
+    (
         sharing(mode="timeSliced", count=0),
         "spec.resources.gpu.count: 0 with sharing mode timeSliced; expected 1",
     ),
@@ -606,6 +616,14 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (
         arm(resources={"gpu": {"memory": "40Gi"}}),
         "spec.arms[0].resources.gpu.memory: set with count 0; expected none, or a count of 1 or more",
+    ),
+    (
+        arm(resources={"gpu": {"count": 1, "memory": "9Gi", "sharing": {"mode": "mig", "profile": "1g.10gb"}}}),
+        "spec.arms[0].resources.gpu.memory: set with sharing mode mig; expected none, because the profile names the memory",
+    ),
+    (
+        arm(resources={"gpu": {"count": 1, "vendor": "amd", "sharing": {"mode": "timeSliced"}}}),
+        "spec.arms[0].resources.gpu.vendor: amd with sharing mode timeSliced; expected nvidia, or mode exclusive",
     ),
     (arm_sharing(mode="mps", count=3), "spec.arms[0].resources.gpu.count: 3 with sharing mode mps; expected 1"),
     (

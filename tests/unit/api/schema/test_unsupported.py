@@ -212,6 +212,7 @@ ACCEPTED_IN_PODS = [
     spec(runtime={"image": "a:b", "podLabels": {"team": "x"}}),
     spec(runtime={"env": [{"name": "A", "value": "b"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
     spec(resources={"gpu": {"count": 2, "vendor": "amd", "type": ["mi300x"], "memory": "40Gi"}}),
+    spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mig", "profile": "1g.10gb"}}}),
     spec(autoscaling={"minReplicas": 2, "maxReplicas": 8, "upscaleDelay": "1s"}),
     spec(endpoint={"gateway": {"name": "g", "namespace": "infra", "sectionName": "https"}}),
     spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
@@ -231,7 +232,8 @@ REFUSED_IN_PODS = [
     ),
     (
         spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mps"}}}),
-        "spec.resources.gpu.sharing.mode: mps is not supported yet; expected exclusive",
+        "spec.resources.gpu.sharing.mode: mps is not supported, because one client's fault ends all clients of its device;"
+        " expected exclusive or mig",
     ),
     (
         spec(resources={"gpu": {"count": 1, "allocation": "dra"}}),

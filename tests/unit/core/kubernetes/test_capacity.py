@@ -250,6 +250,25 @@ def test_memory_beyond_every_integer_of_a_label_is_a_valid_term() -> None:
     assert term["matchExpressions"][0]["values"] == [str(2**63 - 1)]
 
 
+MIG = "nvidia.com/mig-1g.10gb"
+
+
+def test_slices_are_counted_by_the_name_of_their_profile() -> None:
+    mixed = node("a", 4, taints=[{"key": GPU, "effect": "NoSchedule"}])
+    mixed["status"]["allocatable"] |= {MIG: "7", "nvidia.com/mig-2g.20gb": "3"}
+    container = {"name": "c", "resources": {"requests": {MIG: "1"}}}
+    taken = {"metadata": {}, "spec": {"nodeName": "a", "containers": [container]}, "status": {"phase": "Running"}}
+    hard = {"status": {"hard": {f"requests.{MIG}": "6"}, "used": {f"requests.{MIG}": "1"}}}
+    gpu = {"sharing": {"mode": "mig", "profile": "1g.10gb"}}
+    found = room([mixed, node("b", 8)], [pod("a", 4), taken], [hard, quota(1, 1)], gpu=gpu)
+    assert (found.resource, found.quota) == (MIG, 5)
+    assert found.on_nodes == NodeCapacity(1, 7, 6, 6)
+    assert capacity.find_shortage(Devices(MIG, "GPU", 1), 6, found, ANY) == (
+        "InsufficientQuota",
+        f"6 {MIG} needed (6 × 1), 6 of 7 free on 1 node, 5 left by the namespace's quota",
+    )
+
+
 def test_without_types_any_node_will_do() -> None:
     assert accelerators.make_node_affinity(Gpu.from_json({"count": 1}), {}) is None
     assert accelerators.make_node_affinity(Gpu.from_json({"type": ["l4"]}), {}) is None

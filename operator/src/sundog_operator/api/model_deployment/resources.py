@@ -119,6 +119,18 @@ class Gpu(ApiBase):
             message="set with count 0; expected none, or a count of 1 or more",
             field="memory",
         ),
+        Rule(
+            cel="self.memory == '' || self.sharing.mode != 'mig'",
+            holds=lambda gpu: gpu.memory == "" or gpu.sharing.mode != "mig",
+            message="set with sharing mode mig; expected none, because the profile names the memory",
+            field="memory",
+        ),
+        Rule(
+            cel="self.vendor == 'nvidia' || self.sharing.mode == 'exclusive'",
+            holds=lambda gpu: gpu.vendor == "nvidia" or gpu.sharing.mode == "exclusive",
+            message="{vendor} with sharing mode {sharing.mode}; expected nvidia, or mode exclusive",
+            field="vendor",
+        ),
     )
 
 

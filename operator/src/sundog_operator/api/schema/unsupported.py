@@ -156,6 +156,8 @@ CLUSTER_ONLY_FIELDS = frozenset(
         "spec.resources.gpu.vendor",
         "spec.resources.gpu.type",
         "spec.resources.gpu.memory",
+        "spec.resources.gpu.sharing.mode",
+        "spec.resources.gpu.sharing.profile",
         "spec.autoscaling.minReplicas",
         "spec.autoscaling.maxReplicas",
         "spec.autoscaling.targetOngoingRequests",
@@ -192,7 +194,7 @@ UNSUPPORTED_IN_LOCAL_MODE: Mapping[str, str] = {
 UNSUPPORTED_FIELDS = frozenset(
     {
         "spec.runtime.placement",
-        "spec.resources.gpu.sharing",
+        "spec.resources.gpu.sharing.fraction",
         "spec.resources.gpu.allocation",
         "spec.resources.gpu.topology",
         "spec.autoscaling.scaleToZeroDelay",
@@ -238,6 +240,8 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
         "spec.arms[].resources.gpu.vendor",
         "spec.arms[].resources.gpu.type",
         "spec.arms[].resources.gpu.memory",
+        "spec.arms[].resources.gpu.sharing.mode",
+        "spec.arms[].resources.gpu.sharing.profile",
         "spec.weights",
         "spec.exposure",
         "spec.unit.header",
@@ -277,7 +281,7 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
 UNSUPPORTED_EXPERIMENT_FIELDS = frozenset(
     {
         "spec.arms[].runtime.placement",
-        "spec.arms[].resources.gpu.sharing",
+        "spec.arms[].resources.gpu.sharing.fraction",
         "spec.arms[].resources.gpu.allocation",
         "spec.arms[].resources.gpu.topology",
     }
@@ -286,6 +290,7 @@ UNSUPPORTED_EXPERIMENT_FIELDS = frozenset(
 
 _STEP = "spec.rollout.steps[]"
 _SUPPORTED_STRATEGIES = ("canary", "shadow", "recreate")
+_SUPPORTED_SHARING = ("exclusive", "mig")
 
 
 def find_unsupported_fields(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> list[Violation]:
@@ -324,6 +329,14 @@ def _refuse_tpu(vendor: str) -> str:
     return "tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron" if vendor == "tpu" else ""
 
 
+def _refuse_sharing(mode: str) -> str:
+    if mode in _SUPPORTED_SHARING:
+        return ""
+    why = "is not supported, because one client's fault ends all clients of its device"
+    expected = f"{', '.join(_SUPPORTED_SHARING[:-1])} or {_SUPPORTED_SHARING[-1]}"
+    return f"{mode} {why if mode == 'mps' else 'is not supported yet'}; expected {expected}"
+
+
 def _refuse_strategy(strategy: str) -> str:
     expected = f"{', '.join(_SUPPORTED_STRATEGIES[:-1])} or {_SUPPORTED_STRATEGIES[-1]}"
     return "" if strategy in _SUPPORTED_STRATEGIES else f"{strategy} is not supported yet; expected {expected}"
@@ -337,6 +350,7 @@ _REFUSED_VALUES: Mapping[str, Callable[[Any], str]] = {
     "spec.replicas": _refuse_zero,
     "spec.autoscaling.minReplicas": _refuse_zero,
     "spec.resources.gpu.vendor": _refuse_tpu,
+    "spec.resources.gpu.sharing.mode": _refuse_sharing,
     "spec.rollout.strategy": _refuse_strategy,
 }
 """By path of a field that is supported except for some values: a function that returns the message for such a value, or empty."""

@@ -1,4 +1,4 @@
-"""Accelerators: whole devices from device plugins, on nodes with the types and the memory that a spec names."""
+"""Accelerators: devices from device plugins, whole or MIG slices, on nodes with the types and the memory that a spec names."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +21,8 @@ VENDOR_RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
 """By vendor: the device plugin's resource, and Ray's name for it. Ray counts `GPU` in `num_gpus`."""
 
 RAY_GPU: Final = "GPU"
+_MIG_RESOURCE: Final = "nvidia.com/mig-{}"
+"""Resource name of a MIG profile where the device plugin's `mig.strategy` is `mixed`. Ray does not see slices, and counts each as a GPU."""
 
 TYPE_LABELS: Final = (
     "nvidia.com/gpu.product",
@@ -103,7 +105,10 @@ def replica_devices(gpu: Gpu) -> Devices | None:
     """Return the devices of a replica; None without devices, or for an unsupported vendor."""
     if not gpu.count or gpu.vendor not in VENDOR_RESOURCES:
         return None
-    return Devices(*VENDOR_RESOURCES[gpu.vendor], gpu.count)
+    resource, ray_name = VENDOR_RESOURCES[gpu.vendor]
+    if gpu.sharing.mode == "mig":
+        resource = _MIG_RESOURCE.format(gpu.sharing.profile)
+    return Devices(resource, ray_name, gpu.count)
 
 
 def actor_options(devices: Devices | None) -> Json:
@@ -115,9 +120,14 @@ def actor_options(devices: Devices | None) -> Json:
     return {"resources": {devices.ray_name: devices.count}}
 
 
-def device_tolerations(devices: Devices | None) -> list[Json]:
-    """Return the toleration of the taint that reserves such nodes. By convention the taint has the resource's name."""
-    return [] if devices is None else [{"key": devices.resource, "operator": "Exists"}]
+def device_tolerations(gpu: Gpu) -> list[Json]:
+    """Return the tolerations of the taints that reserve such nodes.
+
+    By convention a taint has the resource's name: of the vendor's whole devices, also on nodes that share them.
+    """
+    devices = replica_devices(gpu)
+    keys = {} if devices is None else dict.fromkeys((VENDOR_RESOURCES[gpu.vendor][0], devices.resource))
+    return [{"key": key, "operator": "Exists"} for key in keys]
 
 
 def make_node_affinity(gpu: Gpu, aliases: TypeAliases) -> Json | None:

@@ -191,7 +191,7 @@ def _find_fitting_nodes(
     """Return the nodes that may run the pods of a spec."""
     template = installation.ray.pods
     selector = pods.merge_node_selector(template, spec.scheduling)
-    tolerations = pods.merge_tolerations(template, spec.scheduling, accelerators.device_tolerations(devices))
+    tolerations = pods.merge_tolerations(template, spec.scheduling, accelerators.device_tolerations(spec.resources.gpu))
     terms = accelerators.make_node_terms(spec.resources.gpu, installation.gpu.aliases)
     key = pods.fingerprint([devices.resource, selector, tolerations, terms])
     if key not in known.fitting:

@@ -213,7 +213,7 @@ def _make_worker(
         },
         volumes=[_make_cache_volume(installation.ray.cache.host_path), *mounted.volumes],
         scheduling=spec.scheduling,
-        tolerations=accelerators.device_tolerations(devices),
+        tolerations=accelerators.device_tolerations(spec.resources.gpu),
         affinity=accelerators.make_node_affinity(spec.resources.gpu, installation.gpu.aliases),
         service_account=spec.model.credentials.service_account_name,
     )
