@@ -9,6 +9,9 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "types-and-memory": {"count": 1, "type": ["a100-80gb", "h100"], "memory": "70Gi"},
     "mig": {"count": 1, "sharing": {"mode": "mig", "profile": "1g.10gb"}},
     "mig-media": {"count": 1, "type": ["a100-80gb"], "sharing": {"mode": "mig", "profile": "1g.10gb.me"}},
+    "fraction": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.5"}},
+    "fraction-of-a-third": {"count": 1, "memory": "20Gi", "sharing": {"mode": "fraction", "fraction": "0.333333"}},
+    "fraction-above-half": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.7"}},
     "amd": {"count": 1, "vendor": "amd"},
     "gaudi": {"count": 2, "vendor": "gaudi"},
 }

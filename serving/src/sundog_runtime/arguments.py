@@ -45,10 +45,11 @@ class Warmup(_Contract):
 
 
 class Gpu(_Contract):
-    """Number and vendor of the replica's devices."""
+    """Number and vendor of the replica's devices. Where replicas share a device, `memory_fraction` is the part for this one."""
 
     count: Annotated[int, Field(ge=0)] = 0
     vendor: Annotated[str, Field(max_length=63)] = "nvidia"
+    memory_fraction: Annotated[float | None, Field(alias="memoryFraction", gt=0, le=1)] = None
 
 
 class Arguments(_Contract):

@@ -192,11 +192,12 @@ def _attempts(arguments: Arguments, build: str) -> StartAttempts:
 def _load(files: ModelFiles, arguments: Arguments) -> LoadedModel:
     """Load the model; take its inputs from its example if it declares none."""
     # torch takes seconds to import: a missing model or a wrong digest is reported without it.
-    from sundog_runtime.formats.device import make_device_watch, select_device
+    from sundog_runtime.formats.device import limit_memory, make_device_watch, select_device
     from sundog_runtime.formats.load import load_model
 
     _limit_torch_threads(arguments.cpu)
     gpu = arguments.gpu
+    limit_memory(gpu.memory_fraction)
     model = load_model(files, arguments.model, arguments.namespace, lambda: select_device(gpu.count, gpu.vendor))
     if (watch := make_device_watch(gpu.count, gpu.vendor)) is not None:
         model = replace(model, predict=watch.wrap(model.predict), lost_reason=lambda: watch.lost_reason)

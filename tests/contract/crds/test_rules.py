@@ -198,19 +198,33 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         sharing(mode="fraction", fraction="1.5"),
-        "spec.resources.gpu.sharing.fraction: 1.5 is out of range; expected more than 0 and less than 1",
+        "spec.resources.gpu.sharing.fraction: 1.5 is out of range; expected at least 0.01 and less than 1",
     ),
     (
         sharing(mode="fraction", fraction="1"),
-        "spec.resources.gpu.sharing.fraction: 1 is out of range; expected more than 0 and less than 1",
+        "spec.resources.gpu.sharing.fraction: 1 is out of range; expected at least 0.01 and less than 1",
     ),
     (
         sharing(mode="fraction", fraction="0.0"),
-        "spec.resources.gpu.sharing.fraction: 0.0 is out of range; expected more than 0 and less than 1",
+        "spec.resources.gpu.sharing.fraction: 0.0 is out of range; expected at least 0.01 and less than 1",
     ),
     (
         sharing(mode="mig", profile="1g.10gb", count=2),
         "spec.resources.gpu.count: 2 with sharing mode mig; expected 1",
+    ),
+    (
+        sharing(mode="fraction", fraction="0.009"),
+        "spec.resources.gpu.sharing.fraction: 0.009 is out of range; expected at least 0.01 and less than 1",
+    ),
+    (
+        deployment(
+            {
+                "resources": {"gpu": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.5"}}},
+                "rollout": {"capacity": "inPlace"},
+            }
+        ),
+        "spec.rollout.capacity: inPlace with gpu.sharing.mode fraction; expected auto or surge, because a GPU is free only"
+        " once all replicas on it are gone",
     ),
     (
         deployment({"resources": {"gpu": {"memory": "40Gi"}}}),
@@ -611,7 +625,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         arm_sharing(mode="fraction", fraction="7"),
-        "spec.arms[0].resources.gpu.sharing.fraction: 7 is out of range; expected more than 0 and less than 1",
+        "spec.arms[0].resources.gpu.sharing.fraction: 7 is out of range; expected at least 0.01 and less than 1",
     ),
     (
         arm(resources={"gpu": {"memory": "40Gi"}}),

@@ -73,8 +73,11 @@ specs = st.fixed_dictionaries(
             {},
             optional={
                 "cpu": st.sampled_from(("250m", "1", "2.5", "64")),
-                "gpu": st.fixed_dictionaries(
-                    {}, optional={"count": st.sampled_from((0, 1, 8)), "vendor": st.sampled_from(("nvidia", "amd"))}
+                "gpu": st.one_of(
+                    st.fixed_dictionaries(
+                        {}, optional={"count": st.sampled_from((0, 1, 8)), "vendor": st.sampled_from(("nvidia", "amd"))}
+                    ),
+                    st.just({"count": 1, "sharing": {"mode": "fraction", "fraction": "0.25"}}),
                 ),
             },
         ),
@@ -171,6 +174,7 @@ def test_the_model_server_reads_what_the_operator_deploys(spec_json: dict[str, A
         spec.resources.gpu.count,
         spec.resources.gpu.vendor,
     )
+    assert arguments.gpu.memory_fraction == (0.25 if spec.resources.gpu.sharing.fraction else None)
     assert settings.user_config == spec.runtime.user_config
     assert app["deployments"][0]["num_replicas"] == replicas
 

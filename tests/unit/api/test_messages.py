@@ -144,7 +144,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         gpu(count=1, sharing={"mode": "fraction", "fraction": "1.5"}),
-        "spec.resources.gpu.sharing.fraction: 1.5 is out of range; expected more than 0 and less than 1",
+        "spec.resources.gpu.sharing.fraction: 1.5 is out of range; expected at least 0.01 and less than 1",
     ),
     (
         gpu(count=1, sharing={"mode": "mig", "profile": "2.10"}),

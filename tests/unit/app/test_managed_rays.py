@@ -649,6 +649,31 @@ async def test_a_canary_that_finds_no_gpus_moves_nothing_and_says_how_many_are_m
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
 
+async def test_replicas_with_a_fraction_share_pods_and_make_room_only_beside_stable(cluster: Cluster) -> None:
+    half = {"gpu": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.5"}}}
+    await offer(cluster, 3)
+    await served(cluster, replicas=3, resources=half)
+    await place(cluster)
+    await cluster.settle(20)
+    assert await groups(cluster) == {"digits-r1": (2, 2, 2)}
+    (deployment,) = application(cluster, "digits-r1")["deployments"]
+    assert (deployment["num_replicas"], deployment["ray_actor_options"]["num_gpus"]) == (3, 0.5)
+    fits = f"1 {GPU} for every 2 replicas, which share it without isolation"
+    assert await said(cluster, "CapacityAvailable") == ("True", "Fits", fits)
+    assert (await cluster.status())["capacity"] == {"gpusRequested": 2, "gpusAllocated": 2, "mode": "surge"}
+    await cluster.apply("file:///models/v2", replicas=3, resources=half)
+    await cluster.settle(5)
+    assert await said(cluster, "Stalled") == (
+        "True",
+        "InsufficientCapacity",
+        f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node",
+    )
+    assert set(await groups(cluster)) == {"digits-r1"}
+    await cluster.kube.delete(Ref(NODE, "", "node"))
+    await offer(cluster, 4)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+
+
 async def shared(cluster: Cluster) -> dict[str, Any]:
     capacity = (await cluster.status())["capacity"]
     return {name: capacity.get(name) for name in ("mode", "neededReplicas", "spareReplicas")}

@@ -10,7 +10,7 @@ import torch
 
 from sundog_runtime.arguments import ModelArguments, parse_arguments
 from sundog_runtime.errors import LoadFailed
-from sundog_runtime.formats.device import CPU, Device, DeviceWatch, select_device
+from sundog_runtime.formats.device import CPU, Device, DeviceWatch, limit_memory, select_device
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.formats.sentence_transformers import SentenceEncoding
@@ -141,12 +141,16 @@ class Cuda:
 
     def __init__(self, available: bool) -> None:
         self._available = available
+        self.limits: list[tuple[float, int]] = []
 
     def is_available(self) -> bool:
         return self._available
 
     def get_device_name(self, index: int) -> str:
         return f"GPU {index}"
+
+    def set_per_process_memory_fraction(self, fraction: float, device: int) -> None:
+        self.limits.append((fraction, device))
 
 
 @pytest.mark.parametrize("vendor", ["nvidia", "amd"])
@@ -165,6 +169,40 @@ def test_a_device_that_torch_does_not_see_is_an_error() -> None:
         LoadFailed, match=r"resources\.gpu\.count is 1 \(nvidia\), and torch .* sees no device\. Use an image"
     ):
         select_device(1, "nvidia", Cuda(available=False))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "available", "limits"), [(0.25, True, [(0.25, 0)]), (0.25, False, []), (None, True, [])]
+)
+def test_a_fraction_limits_the_memory_that_torch_allocates(
+    fraction: float | None, available: bool, limits: list[tuple[float, int]]
+) -> None:
+    cuda = Cuda(available)
+    limit_memory(fraction, cuda)
+    assert cuda.limits == limits
+
+
+async def test_a_replica_with_a_fraction_limits_memory_before_its_model_loads(
+    python_model: Callable[[str], Path],
+    args: Callable[..., dict[str, Any]],
+    serve: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = Cuda(available=True)
+    monkeypatch.setattr(torch.cuda, "is_available", cuda.is_available)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", cuda.set_per_process_memory_fraction)
+    path = python_model(
+        "import torch\n"
+        "class Predictor:\n"
+        "    def load(self, path, config):\n"
+        "        torch.cuda.set_per_process_memory_fraction(1.0, 1)\n"
+        "    def predict(self, x): return x\n"
+    )
+    model = {"entrypoint": "predictor:Predictor"}
+    gpu = {"count": 1, "vendor": "nvidia", "memoryFraction": 0.5}
+    await serve({**args(path, **model), "gpu": gpu})
+    assert cuda.limits == [(0.5, 0), (1.0, 1)]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device here")

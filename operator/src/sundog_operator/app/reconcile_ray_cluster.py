@@ -12,7 +12,7 @@ from sundog_operator.app.queue.idle_check import NamespaceState
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import split_document
-from sundog_operator.core.kubernetes import grace_periods, names
+from sundog_operator.core.kubernetes import accelerators, grace_periods, names
 from sundog_operator.core.observed import ServeState
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.admission import accept_model_deployment
@@ -121,12 +121,9 @@ def _make_group(
     serve: ServeState | None,
     stored: Object | None,
 ) -> Object:
-    service, current = (
-        model_deployment["metadata"]["name"],
-        accept_model_deployment(model_deployment, installation).spec,
-    )
-    kept = None if current else _deployed_bounds(names.application(service, revision.number), serve, stored)
-    bounds = kept or _wanted_bounds(ModelDeploymentStatus.parse(model_deployment.get("status")), revision, current)
+    service, current = member["metadata"]["name"], accept_model_deployment(member, installation).spec
+    kept = None if current else _deployed_bounds(service, revision, serve, stored)
+    bounds = kept or _wanted_bounds(ModelDeploymentStatus.parse(member.get("status")), revision, current)
     timeout = current.endpoint.request_timeout if current else _stored_timeout(service, revision, stored)
     return pods.make_worker_group(service, revision, bounds, image, installation, timeout)
 
@@ -146,14 +143,22 @@ def _wanted_bounds(
     )
     spec = current or revisions.spec_of(revision)
     scale = serve_config.resolve_scale(status, revision.number, spec, replicas)
-    return scale.fewest, scale.most
+    return _count_pods(revision, (scale.fewest, scale.most))
 
 
-def _deployed_bounds(application: str, serve: ServeState | None, stored: Object | None) -> tuple[int, int] | None:
+def _count_pods(revision: Revision, replicas: tuple[int, int]) -> tuple[int, int]:
+    gpu = revisions.spec_of(revision).resources.gpu
+    return accelerators.count_pods(gpu, replicas[0]), accelerators.count_pods(gpu, replicas[1])
+
+
+def _deployed_bounds(
+    service: str, revision: Revision, serve: ServeState | None, stored: Object | None
+) -> tuple[int, int] | None:
     """Return the minimum and maximum number of pods for an invalid spec. Serve's autoscaling goes on; None where it has none.
 
     While Serve does not answer, the stored bounds stay.
     """
+    application = names.application(service, revision.number)
     if serve is None:
         group = _find_stored_group(application, stored)
         return (group["minReplicas"], group["maxReplicas"]) if group is not None else None
@@ -161,7 +166,7 @@ def _deployed_bounds(application: str, serve: ServeState | None, stored: Object 
     deployments = app.config.get("deployments") or () if app is not None else ()
     scaling = next((each.get("autoscaling_config") for each in deployments), None) or {}
     fewest, most = scaling.get("min_replicas"), scaling.get("max_replicas")
-    return None if fewest is None or most is None else (fewest, most)
+    return None if fewest is None or most is None else _count_pods(revision, (fewest, most))
 
 
 def _find_stored_group(application: str, stored: Object | None) -> Object | None:

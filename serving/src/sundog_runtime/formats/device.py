@@ -70,6 +70,15 @@ def select_device(count: int, vendor: str, cuda: Any = torch.cuda) -> Device:
     return Device(torch.device("cuda", 0), f"cuda:0, {cuda.get_device_name(0)}", _pinned)
 
 
+def limit_memory(fraction: float | None, cuda: Any = torch.cuda) -> None:
+    """Limit the memory that torch allocates in this process to a fraction of the device's; None means no limit.
+
+    Beyond it, torch raises OutOfMemoryError. The memory of CUDA's context and libraries is not counted.
+    """
+    if fraction is not None and cuda.is_available():
+        cuda.set_per_process_memory_fraction(fraction, 0)
+
+
 @dataclass(slots=True)
 class DeviceWatch:
     """A check for a lost device: after some errors, such as an index out of range, CUDA refuses a process all work.

@@ -73,13 +73,13 @@ def test_of_most_pods_and_nodes_little_is_kept() -> None:
 
 def test_what_pods_have_is_taken_until_they_end() -> None:
     found = free([node("a", 4), node("b", 2)], [pod("a", 3), pod("b", 2, "Succeeded")])
-    assert (found.nodes, found.total, found.free, found.replicas) == (2, 6, 3, 3)
+    assert (found.nodes, found.total, found.free, found.pods) == (2, 6, 3, 3)
 
 
 def test_a_replica_finds_all_its_devices_on_one_node() -> None:
     found = room([node("a", 3), node("b", 3)], [pod("a", 2), pod("b", 2)], count=2)
     assert found.on_nodes is not None
-    assert (found.on_nodes.free, found.on_nodes.replicas) == (2, 0)
+    assert (found.on_nodes.free, found.on_nodes.pods) == (2, 0)
     assert capacity.find_shortage(TWO, 1, found, ANY) == (
         "InsufficientCapacity",
         f"2 {GPU} needed (1 × 2), 2 of 6 free on 2 nodes, not 2 of them on one node",
@@ -111,7 +111,7 @@ def test_a_node_that_takes_no_pod_of_ours_has_no_room(away: dict[str, Any]) -> N
 )
 def test_a_taint_that_is_tolerated_keeps_nobody_out(taint: Any, toleration: Any) -> None:
     scheduling = {"tolerations": [toleration]} if toleration else {}
-    assert free([node("a", 4, taints=[taint])], scheduling=scheduling).replicas == 4
+    assert free([node("a", 4, taints=[taint])], scheduling=scheduling).pods == 4
 
 
 @pytest.mark.parametrize(
@@ -267,6 +267,48 @@ def test_slices_are_counted_by_the_name_of_their_profile() -> None:
         "InsufficientQuota",
         f"6 {MIG} needed (6 × 1), 6 of 7 free on 1 node, 5 left by the namespace's quota",
     )
+
+
+@pytest.mark.parametrize(
+    ("fraction", "per_pod", "ray"),
+    [
+        ("0.5", 2, 0.5),
+        ("0.51", 1, 0.51),
+        ("0.99", 1, 0.99),
+        ("0.3", 3, 0.3),
+        ("0.1", 10, 0.1),
+        (".01", 100, 0.01),
+        # Ray rounds to four places: 7 × 0.1429 would be more than one device.
+        ("0.142857", 7, 0.1428),
+        ("0.3333333333", 3, 0.3333),
+    ],
+)
+def test_as_many_replicas_share_a_device_as_fit(fraction: str, per_pod: int, ray: float) -> None:
+    gpu = Gpu.from_json({"count": 1, "sharing": {"mode": "fraction", "fraction": fraction}})
+    devices = accelerators.replica_devices(gpu)
+    assert devices == Devices(GPU, "GPU", 1, per_pod, ray)
+    assert accelerators.actor_options(devices) == {"num_gpus": ray}
+    assert per_pod * ray <= 1
+
+
+def test_a_fraction_needs_a_device_for_each_pod_of_replicas() -> None:
+    gpu = Gpu.from_json({"count": 1, "sharing": {"mode": "fraction", "fraction": "0.4"}})
+    assert [accelerators.count_pods(gpu, replicas) for replicas in (0, 1, 2, 3, 4, 5)] == [0, 1, 1, 2, 2, 3]
+    assert accelerators.count_pods(ANY, 5) == 5
+    found = room([node("a", 4)], [pod("a", 2)], gpu=gpu.to_json())
+    devices = accelerators.replica_devices(gpu)
+    assert devices is not None
+    assert capacity.find_shortage(devices, devices.count_pods(4), found, gpu) is None
+    assert capacity.find_shortage(devices, devices.count_pods(5), found, gpu) == (
+        "InsufficientCapacity",
+        f"3 {GPU} needed (3 × 1), 2 of 4 free on 1 node",
+    )
+
+
+def test_replicas_that_share_a_device_are_said_to_be_without_isolation() -> None:
+    assert accelerators.describe_devices(TWO) == f"2 {GPU} for each replica"
+    shared = Devices(GPU, "GPU", 1, 2, 0.5)
+    assert accelerators.describe_devices(shared) == f"1 {GPU} for every 2 replicas, which share it without isolation"
 
 
 def test_without_types_any_node_will_do() -> None:

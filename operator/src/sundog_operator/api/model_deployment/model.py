@@ -151,7 +151,7 @@ class Runtime(ApiBase):
     batching: Batching = Field(Batching(), description="Requests that the model gets together.")
     placement: Literal["dedicated", "shared"] = Field(
         "dedicated",
-        description="dedicated (default): one pod per replica. shared: small models share pods of the namespace.",
+        description="dedicated (default): pods of its own. shared: small models share pods of the namespace.",
     )
     pod_labels: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS_RULE] = Field(
         {}, description="Labels of the replicas' pods."

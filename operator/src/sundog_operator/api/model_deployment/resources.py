@@ -23,9 +23,9 @@ from sundog_operator.api.schema.rules import ExpectedNoun, Rule
 
 ReplicaCount = Annotated[Integer, Field(ge=0, le=1000)]
 GPU_FRACTION_RULE = Rule(
-    cel="self == '' || double(self) > 0.0 && double(self) < 1.0",
-    holds=lambda share: share == "" or 0 < float(share) < 1,
-    message="{} is out of range; expected more than 0 and less than 1",
+    cel="self == '' || double(self) >= 0.01 && double(self) < 1.0",
+    holds=lambda share: share == "" or 0.01 <= float(share) < 1,
+    message="{} is out of range; expected at least 0.01 and less than 1",
 )
 
 
@@ -34,8 +34,8 @@ class GpuSharing(ApiBase):
 
     mode: Literal["exclusive", "mig", "fraction", "timeSliced", "mps"] = Field(
         "exclusive",
-        description="exclusive (default): whole GPUs. mig: a slice. fraction: replicas share a pod. timeSliced, mps: as the nodes"
-        " offer.",
+        description="exclusive (default): whole GPUs. mig: a slice. fraction: replicas share a pod and its GPU. timeSliced: a"
+        " GPU that pods share.",
     )
     profile: Annotated[
         str,
@@ -47,7 +47,7 @@ class GpuSharing(ApiBase):
         Field(max_length=16, pattern=r"^([0-9]+(\.[0-9]+)?|\.[0-9]+)?$"),
         ExpectedNoun("a number in quotes such as '0.5'"),
         GPU_FRACTION_RULE,
-    ] = Field("", description="With mode fraction: share of one GPU, above 0 and below 1.")
+    ] = Field("", description="With mode fraction: share of one GPU, at least 0.01 and below 1.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -60,13 +60,21 @@ IN_PLACE_REPLICAS_RULE = Rule(
     field="rollout.capacity",
 )
 
+IN_PLACE_SHARING_RULE = Rule(
+    cel=f"self.resources.gpu.sharing.mode != 'fraction' || self.rollout.capacity != '{CAPACITY_IN_PLACE}'",
+    holds=lambda spec: spec.resources.gpu.sharing.mode != "fraction" or spec.rollout.capacity != CAPACITY_IN_PLACE,
+    message="inPlace with gpu.sharing.mode fraction; expected auto or surge, because a GPU is free only once all replicas on"
+    " it are gone",
+    field="rollout.capacity",
+)
+
 
 def find_in_place_conflict(spec: "ModelDeploymentSpec") -> str:
     """Return why a spec could not have `rollout.capacity: inPlace`; empty if it could. Its present capacity is ignored."""
     rollout = spec.rollout.model_copy(update={"capacity": CAPACITY_IN_PLACE})
     in_place = spec.model_copy(update={"rollout": rollout})
     broken = [rule for rule in IN_PLACE_RULES if not rule.holds(rollout)]
-    broken += [] if IN_PLACE_REPLICAS_RULE.holds(in_place) else [IN_PLACE_REPLICAS_RULE]
+    broken += [rule for rule in (IN_PLACE_REPLICAS_RULE, IN_PLACE_SHARING_RULE) if not rule.holds(in_place)]
     return next((rule.message for rule in broken), "")
 
 
@@ -93,4 +101,9 @@ class ModelDeploymentSpec(ApiBase):
     baseline: Baseline = Field(Baseline(), description="The stable model during a rollout, pinned in Git.")
     paused: bool = Field(False, description="Whether rollouts are held where they are; the model is still served.")
 
-    rules: ClassVar[tuple[Rule, ...]] = (AUTOSCALING_TARGET_RULE, JWT_CLAIM_UNIT_RULE, IN_PLACE_REPLICAS_RULE)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        AUTOSCALING_TARGET_RULE,
+        JWT_CLAIM_UNIT_RULE,
+        IN_PLACE_REPLICAS_RULE,
+        IN_PLACE_SHARING_RULE,
+    )

@@ -158,6 +158,7 @@ CLUSTER_ONLY_FIELDS = frozenset(
         "spec.resources.gpu.memory",
         "spec.resources.gpu.sharing.mode",
         "spec.resources.gpu.sharing.profile",
+        "spec.resources.gpu.sharing.fraction",
         "spec.autoscaling.minReplicas",
         "spec.autoscaling.maxReplicas",
         "spec.autoscaling.targetOngoingRequests",
@@ -194,7 +195,6 @@ UNSUPPORTED_IN_LOCAL_MODE: Mapping[str, str] = {
 UNSUPPORTED_FIELDS = frozenset(
     {
         "spec.runtime.placement",
-        "spec.resources.gpu.sharing.fraction",
         "spec.resources.gpu.allocation",
         "spec.resources.gpu.topology",
         "spec.autoscaling.scaleToZeroDelay",
@@ -242,6 +242,7 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
         "spec.arms[].resources.gpu.memory",
         "spec.arms[].resources.gpu.sharing.mode",
         "spec.arms[].resources.gpu.sharing.profile",
+        "spec.arms[].resources.gpu.sharing.fraction",
         "spec.weights",
         "spec.exposure",
         "spec.unit.header",
@@ -281,7 +282,6 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
 UNSUPPORTED_EXPERIMENT_FIELDS = frozenset(
     {
         "spec.arms[].runtime.placement",
-        "spec.arms[].resources.gpu.sharing.fraction",
         "spec.arms[].resources.gpu.allocation",
         "spec.arms[].resources.gpu.topology",
     }
@@ -290,7 +290,7 @@ UNSUPPORTED_EXPERIMENT_FIELDS = frozenset(
 
 _STEP = "spec.rollout.steps[]"
 _SUPPORTED_STRATEGIES = ("canary", "shadow", "recreate")
-_SUPPORTED_SHARING = ("exclusive", "mig")
+_SUPPORTED_SHARING = ("exclusive", "mig", "fraction")
 
 
 def find_unsupported_fields(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> list[Violation]:

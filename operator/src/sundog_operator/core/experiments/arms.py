@@ -143,7 +143,7 @@ def find_arm_shortage(
         if devices is not None and room is not None:
             demands.setdefault(gpu, (devices, room, []))[2].append(arm.name)
     short = (
-        capacity.find_shortage(devices, sum(replicas[name] for name in names), room, gpu)
+        capacity.find_shortage(devices, sum(devices.count_pods(replicas[name]) for name in names), room, gpu)
         for gpu, (devices, room, names) in demands.items()
     )
     return next(filter(None, short), None)

@@ -1,8 +1,9 @@
-"""Accelerators: devices from device plugins, whole or MIG slices, on nodes with the types and the memory that a spec names."""
+"""Accelerators: devices from device plugins, whole or shared, on nodes with the types and the memory that a spec names."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_DOWN, Decimal
 from typing import Any, Final
 
 from sundog_operator.api import Gpu, parse_bytes
@@ -92,23 +93,60 @@ KNOWN_TYPES: Final[TypeAliases] = {
 """Label values differ by cloud and form factor. A type that is not here is looked up as written."""
 
 
+_RAY_PRECISION: Final = Decimal("0.0001")
+"""Ray rounds resources to this. Rounded up, the shares of a device could exceed it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """The devices of one replica: a pod's resource, Ray's name for it, and the count."""
+    """The devices of one pod.
+
+    Attributes:
+        resource: the pod's resource.
+        ray_name: Ray's name for it.
+        count: number of devices.
+        replicas_per_pod: more than 1 only where replicas share the pod's one device.
+        fraction: the part of one device that a replica gets; None where it gets all of the pod's devices.
+    """
 
     resource: str
     ray_name: str
     count: int
+    replicas_per_pod: int = 1
+    fraction: float | None = None
+
+    def count_pods(self, replicas: int) -> int:
+        """Return the number of pods of so many replicas."""
+        return -(-replicas // self.replicas_per_pod)
 
 
 def replica_devices(gpu: Gpu) -> Devices | None:
-    """Return the devices of a replica; None without devices, or for an unsupported vendor."""
+    """Return the devices of a replica's pod; None without devices, or for an unsupported vendor."""
     if not gpu.count or gpu.vendor not in VENDOR_RESOURCES:
         return None
     resource, ray_name = VENDOR_RESOURCES[gpu.vendor]
     if gpu.sharing.mode == "mig":
         resource = _MIG_RESOURCE.format(gpu.sharing.profile)
+    if gpu.sharing.mode == "fraction":
+        share = Decimal(gpu.sharing.fraction)
+        return Devices(
+            resource, ray_name, gpu.count, int(1 // share), float(share.quantize(_RAY_PRECISION, ROUND_DOWN))
+        )
     return Devices(resource, ray_name, gpu.count)
+
+
+def count_pods(gpu: Gpu, replicas: int) -> int:
+    """Return the number of pods of so many replicas: one each, unless replicas share a device."""
+    devices = replica_devices(gpu)
+    return replicas if devices is None else devices.count_pods(replicas)
+
+
+def describe_devices(devices: Devices) -> str:
+    """Return which replicas have which devices, for people."""
+    given, shared = f"{devices.count} {devices.resource}", devices.replicas_per_pod
+    if shared == 1:
+        return f"{given} for each replica"
+    return f"{given} for every {shared} replicas, which share it without isolation"
 
 
 def actor_options(devices: Devices | None) -> Json:
@@ -116,7 +154,7 @@ def actor_options(devices: Devices | None) -> Json:
     if devices is None:
         return {}
     if devices.ray_name == RAY_GPU:
-        return {"num_gpus": devices.count}
+        return {"num_gpus": devices.count if devices.fraction is None else devices.fraction}
     return {"resources": {devices.ray_name: devices.count}}
 
 

@@ -24,18 +24,18 @@ class NodeCapacity:
         nodes: number of these nodes.
         total: devices on them.
         free: devices that no pod has.
-        replicas: replicas whose devices are all free on one node.
+        pods: pods whose devices are all free on one node.
     """
 
     nodes: int
     total: int
     free: int
-    replicas: int
+    pods: int
 
 
 @dataclass(frozen=True, slots=True)
 class AvailableCapacity:
-    """Free devices for replicas of one kind.
+    """Free devices for pods of one kind.
 
     Attributes:
         resource: the devices' resource name.
@@ -126,34 +126,34 @@ def find_available_capacity(
 def _count_devices(fitting: Sequence[Json], taken: Mapping[tuple[str, str], int], devices: Devices) -> NodeCapacity:
     total = {node["metadata"]["name"]: _allocatable(node, devices.resource) for node in fitting}
     free = {name: max(count - taken.get((name, devices.resource), 0), 0) for name, count in total.items()}
-    replicas = sum(count // devices.count for count in free.values())
-    return NodeCapacity(len(fitting), sum(total.values()), sum(free.values()), replicas)
+    pods_with_room = sum(count // devices.count for count in free.values())
+    return NodeCapacity(len(fitting), sum(total.values()), sum(free.values()), pods_with_room)
 
 
 def add_freed_devices(room: AvailableCapacity, devices: Devices, freed: int) -> AvailableCapacity:
     """Return the capacity with `freed` more free devices.
 
-    Their nodes are unknown, so the result assumes the best case: each replica finds all of its devices on one node.
+    Their nodes are unknown, so the result assumes the best case: each pod finds all of its devices on one node.
     """
     nodes, quota = room.on_nodes, room.quota
     if nodes is not None:
         free = nodes.free + freed
-        nodes = replace(nodes, free=free, replicas=free // devices.count)
+        nodes = replace(nodes, free=free, pods=free // devices.count)
     return replace(room, on_nodes=nodes, quota=None if quota is None else quota + freed)
 
 
-def find_shortage(devices: Devices, replicas: int, room: AvailableCapacity, gpu: Gpu) -> Cause | None:
-    """Return the shortage where `replicas` more replicas do not fit; None where they fit or nothing is known.
+def find_shortage(devices: Devices, more: int, room: AvailableCapacity, gpu: Gpu) -> Cause | None:
+    """Return the shortage where `more` pods do not fit; None where they fit or nothing is known.
 
     `gpu` has the types and the memory that the message names.
     """
-    needed, free = replicas * devices.count, room.on_nodes
+    needed, free = more * devices.count, room.on_nodes
     over_quota = room.quota is not None and needed > room.quota
-    if replicas <= 0 or (not over_quota and (free is None or replicas <= free.replicas)):
+    if more <= 0 or (not over_quota and (free is None or more <= free.pods)):
         return None
     kind = f" of type {' or '.join(gpu.type)}" if gpu.type else ""
     least = f" with at least {gpu.memory}" if gpu.memory else ""
-    message = f"{needed} {room.resource}{kind}{least} needed ({replicas} × {devices.count})"
+    message = f"{needed} {room.resource}{kind}{least} needed ({more} × {devices.count})"
     if free is not None:
         message += f", {free.free} of {free.total} free on {free.nodes} node{'' if free.nodes == 1 else 's'}"
     if room.quota is not None:

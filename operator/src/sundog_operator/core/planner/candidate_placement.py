@@ -37,7 +37,8 @@ class CandidatePlacement:
 
 def find_placement(context: PlanContext, spec: ModelDeploymentSpec) -> CandidatePlacement:
     """Return the placement of a candidate with all the replicas that it needs for all traffic."""
-    policy, beside = spec.rollout.capacity, find_shortage(context, spec, context.replicas)
+    policy, pods = spec.rollout.capacity, accelerators.count_pods(spec.resources.gpu, context.replicas)
+    beside = find_shortage(context, spec, pods)
     fits_beside = not capacity.is_blocking(beside, context.observed.installation)
     if policy == "surge" or (policy == "auto" and fits_beside):
         return CandidatePlacement(fits_beside, beside)
@@ -60,16 +61,16 @@ def can_fit_without_arms(context: PlanContext, spec: ModelDeploymentSpec) -> boo
     more = capacity.add_freed_devices(
         room, devices, sum(capacity.requested_devices(pod, devices.resource) for pod in pods)
     )
-    short = capacity.find_shortage(devices, context.replicas, more, spec.resources.gpu)
+    short = capacity.find_shortage(devices, devices.count_pods(context.replicas), more, spec.resources.gpu)
     return not capacity.is_blocking(short, context.observed.installation)
 
 
-def find_shortage(context: PlanContext, spec: ModelDeploymentSpec, replicas: int) -> Cause | None:
-    """Return the shortage if so many more replicas do not fit; None if they do, or if capacity is unknown."""
+def find_shortage(context: PlanContext, spec: ModelDeploymentSpec, pods: int) -> Cause | None:
+    """Return the shortage if so many more pods do not fit; None if they do, or if capacity is unknown."""
     devices, room = accelerators.replica_devices(spec.resources.gpu), context.observed.room
     if devices is None or room is None:
         return None
-    return capacity.find_shortage(devices, replicas, room, spec.resources.gpu)
+    return capacity.find_shortage(devices, pods, room, spec.resources.gpu)
 
 
 def _find_in_place_problem(context: PlanContext, spec: ModelDeploymentSpec) -> str:

@@ -86,7 +86,11 @@ def _capacity_available(context: PlanContext) -> Conclusion:
     if short is None and spec is not None and newest is not None and not in_place and is_wanted(context, newest):
         placed = sum(pod_problems.is_scheduled(pod) for pod in context.pods_of(newest.revision))
         short = candidate_placement.find_shortage(
-            context, spec, newest.replicas - placed - terminating_pods.count_terminating(context, newest.revision)
+            context,
+            spec,
+            context.count_pods(newest.revision, newest.replicas)
+            - placed
+            - terminating_pods.count_terminating(context, newest.revision),
         )
     if short is not None:
         message = (
@@ -97,7 +101,7 @@ def _capacity_available(context: PlanContext) -> Conclusion:
         return Conclusion("True", DeploymentReason.NO_GPU_REQUESTED, "no GPU is requested")
     # A candidate in place gets devices as stable gives up replicas. The rollout shows how far that is.
     where = ", in place of stable's" if in_place else ""
-    return Conclusion("True", DeploymentReason.FITS, f"{devices.count} {devices.resource} for each replica{where}")
+    return Conclusion("True", DeploymentReason.FITS, f"{accelerators.describe_devices(devices)}{where}")
 
 
 def _revision_ready(context: PlanContext) -> Conclusion:

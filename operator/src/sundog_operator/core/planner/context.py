@@ -26,7 +26,7 @@ from sundog_operator.core.edge.split import Split
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.experiments.queue import UserExperiment
-from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes import accelerators, names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
 from sundog_operator.core.kubernetes.references import KeysByObject
 from sundog_operator.core.observed import EdgeReport, PrometheusResult, ServeState, WebhookResult
@@ -238,6 +238,15 @@ class PlanContext:
     def pods_of(self, number: int) -> list[Json]:
         """Return the pods of a revision."""
         return self._pods_with({names.LABEL_MODEL_DEPLOYMENT: self.service, names.LABEL_REVISION: str(number)})
+
+    def count_pods(self, number: int, replicas: int) -> int:
+        """Return the number of pods of so many replicas of a revision; one each for an unknown revision."""
+        revision = self.revision(number)
+        return (
+            replicas
+            if revision is None
+            else accelerators.count_pods(revisions.spec_of(revision).resources.gpu, replicas)
+        )
 
     def head_pods_of(self, number: int) -> list[Json]:
         """Return the head pods of a revision's RayCluster."""

@@ -128,7 +128,7 @@ def _measure_capacity(context: PlanContext, needed: int) -> CapacityStatus | Non
         revision = context.revision(number)
         devices = accelerators.replica_devices(revisions.spec_of(revision).resources.gpu) if revision else None
         if devices is not None:
-            requested += replicas * devices.count
+            requested += devices.count_pods(replicas) * devices.count
             resources.add(devices.resource)
     if not resources and shared is None:
         return None

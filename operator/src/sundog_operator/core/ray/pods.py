@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from sundog_operator.api import parse_bytes, parse_cpu_cores
+from sundog_operator.api import Resources, parse_bytes
 from sundog_operator.api.installation import Installation
+from sundog_operator.api.quantities import parse_quantity
 from sundog_operator.core.kubernetes import accelerators, grace_periods, names, pods, references
 from sundog_operator.core.kubernetes.pods import PodRequirements
 from sundog_operator.core.kubernetes.subset import contains
@@ -161,15 +162,18 @@ def make_worker_group(
     installation: Installation,
     request_timeout: timedelta,
 ) -> Json:
-    """Return the worker group of a revision, with one pod per replica. Running pods keep the drain time that they started with."""
+    """Return the worker group of a revision. Running pods keep the drain time that they started with.
+
+    A pod has one replica, or as many as share its device. `bounds` are numbers of pods.
+    """
     application = names.application(service, revision.number)
     spec = spec_of(revision)
-    memory = parse_bytes(spec.resources.memory)
     devices = accelerators.replica_devices(spec.resources.gpu)
+    shared = devices.replicas_per_pod if devices else 1
     ray_resources = {
-        "CPU": str(math.ceil(parse_cpu_cores(spec.resources.cpu))),
-        # Exactly the memory of one replica, so that each pod gets one replica.
-        "memory": str(memory),
+        "CPU": str(math.ceil(parse_quantity(spec.resources.cpu) * shared)),
+        # Exactly the memory of the pod's replicas, so that it gets no more of them.
+        "memory": str(parse_bytes(spec.resources.memory) * shared),
         **({devices.ray_name: str(devices.count)} if devices else {}),
     }
     template = _make_worker(service, revision, image, installation, request_timeout)
@@ -181,7 +185,8 @@ def _make_worker(
 ) -> Json:
     spec, template = spec_of(revision), installation.ray.pods
     devices = accelerators.replica_devices(spec.resources.gpu)
-    limits = {"memory": str(parse_bytes(spec.resources.memory) + OVERHEAD_BYTES)}
+    cpu, memory = _pod_resources(spec.resources, devices.replicas_per_pod if devices else 1)
+    limits = {"memory": str(memory + OVERHEAD_BYTES)}
     given = {devices.resource: str(devices.count)} if devices else {}
     mounted = references.make_mounts(spec)
     own = [
@@ -199,7 +204,7 @@ def _make_worker(
             "image": image,
             "env": env,
             "envFrom": references.make_env_from(spec),
-            "resources": {"requests": {"cpu": spec.resources.cpu, **limits, **given}, "limits": {**limits, **given}},
+            "resources": {"requests": {"cpu": cpu, **limits, **given}, "limits": {**limits, **given}},
             "volumeMounts": [{"name": _CACHE, "mountPath": CACHE_DIRECTORY}, *mounted.mounts],
             **_make_probes("/api/local_raylet_healthz", AGENT_PORT),
         },
@@ -220,6 +225,12 @@ def _make_worker(
     made = pods.make_pod(template, requirements, [container])
     made["spec"]["terminationGracePeriodSeconds"] = grace_periods.worker_pod_termination_grace_s(request_timeout)
     return made
+
+
+def _pod_resources(resources: Resources, replicas: int) -> tuple[str, int]:
+    """Return the CPU and the bytes of memory of so many replicas."""
+    cpu = f"{math.ceil(parse_quantity(resources.cpu) * replicas * 1000)}m" if replicas > 1 else resources.cpu
+    return cpu, parse_bytes(resources.memory) * replicas
 
 
 def _make_cache_volume(folder: str) -> Json:

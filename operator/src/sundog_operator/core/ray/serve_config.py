@@ -8,6 +8,7 @@ from typing import Any
 from sundog_operator.api import (
     CAPACITY_IN_PLACE,
     Autoscaling,
+    Gpu,
     ModelDeploymentSpec,
     ModelDeploymentStatus,
     parse_bytes,
@@ -125,8 +126,15 @@ def _make_args(namespace: str, service: str, revision: Revision, fixed: ModelDep
         "warmup": {"requests": runtime.warmup.requests, "timeoutSeconds": runtime.warmup.timeout.total_seconds()},
         "cpu": parse_cpu_cores(fixed.resources.cpu),
         # Omitted without devices, so that revisions of older releases keep their `args`.
-        **({"gpu": {"count": gpu.count, "vendor": str(gpu.vendor)}} if gpu.count else {}),
+        **({"gpu": _make_gpu_args(gpu)} if gpu.count else {}),
     }
+
+
+def _make_gpu_args(gpu: Gpu) -> Json:
+    devices = accelerators.replica_devices(gpu)
+    fraction = devices.fraction if devices else None
+    limit = {} if fraction is None else {"memoryFraction": fraction}
+    return {"count": gpu.count, "vendor": str(gpu.vendor), **limit}
 
 
 def _make_deployment(

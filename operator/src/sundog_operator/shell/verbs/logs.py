@@ -71,7 +71,7 @@ async def _print_pods(server: ServerConnection, name: str, revision: int | None,
 async def _print_pod(server: ServerConnection, pod: Object, name: str, follow: bool, tail: int) -> None:
     meta = pod["metadata"]
     number = (meta.get("labels") or {}).get(names.LABEL_REVISION, "")
-    # A pod has one replica at a time; `-q` omits the names of its files.
+    # `-q` omits the names of the files. A pod has several only where its replicas share a GPU.
     options = f"-q -n {tail}{' -F' if follow else ''}"
     command = ("sh", "-c", f"tail {options} {_FILES}/replica_{name}-r{number}_*.log 2>/dev/null")
     async for line in _lines(server.kube.output_of(Ref(POD, server.namespace, meta["name"]), _CONTAINER, command)):

@@ -40,6 +40,6 @@ def _find_refusal(context: PlanContext, number: int) -> Cause | None:
     cluster = context.cluster_of(number)
     if cluster is None or not cluster.refusal:
         return None
-    wanted = desired_state.live_revisions(context.status).get(number, 0)
+    wanted = context.count_pods(number, desired_state.live_revisions(context.status).get(number, 0))
     message = f"revision {number}: KubeRay could not create its pods in RayCluster {cluster.name}: {cluster.refusal}"
     return Cause(DeploymentReason.POD_REFUSED, message) if len(context.pods_of(number)) < wanted else None

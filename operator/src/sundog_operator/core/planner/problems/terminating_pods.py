@@ -34,8 +34,9 @@ def _by_revision(context: PlanContext, number: int) -> dict[int, int]:
     wanted, found = _wanted(context), {}
     for other in _revisions_with_pods(context) - {number}:
         held = sum(map(_holds_devices, context.pods_of(other)))
-        if held > wanted.get(other, 0) and _needs_same_devices(context, other, number):
-            found[other] = held - wanted.get(other, 0)
+        surplus = held - context.count_pods(other, wanted.get(other, 0))
+        if surplus > 0 and _needs_same_devices(context, other, number):
+            found[other] = surplus
     return dict(sorted(found.items()))
 
 
