@@ -12,6 +12,8 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "fraction": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.5"}},
     "fraction-of-a-third": {"count": 1, "memory": "20Gi", "sharing": {"mode": "fraction", "fraction": "0.333333"}},
     "fraction-above-half": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.7"}},
+    "time-sliced": {"count": 1, "sharing": {"mode": "timeSliced"}},
+    "time-sliced-type": {"count": 1, "type": ["l4"], "memory": "20Gi", "sharing": {"mode": "timeSliced"}},
     "amd": {"count": 1, "vendor": "amd"},
     "gaudi": {"count": 2, "vendor": "gaudi"},
 }

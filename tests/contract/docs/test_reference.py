@@ -47,7 +47,8 @@ READ_BY_LIBRARIES = {
 SINGLE_WORDS = {"KUBECONFIG", "TMPDIR"}
 
 NO_LABELS = {
-    *("amd.com/gpu", "aws.amazon.com/neuroncore", "gpu.intel.com/xe", "habana.ai/gaudi", "nvidia.com/gpu"),
+    *("amd.com/gpu", "aws.amazon.com/neuroncore", "gpu.intel.com/xe", "habana.ai/gaudi"),
+    *("nvidia.com/gpu", "nvidia.com/gpu.shared"),
     *("kubernetes.io/tls", "serving.sundog.dev/never-set", "serving.sundog.dev/operator", "k8s.io/initial-events-end"),
 }
 """Strings in the code that look like labels: resources of devices, a type of Secrets, a reporter, what tests alone see."""

@@ -214,6 +214,7 @@ ACCEPTED_IN_PODS = [
     spec(resources={"gpu": {"count": 2, "vendor": "amd", "type": ["mi300x"], "memory": "40Gi"}}),
     spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mig", "profile": "1g.10gb"}}}),
     spec(resources={"gpu": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.5"}}}),
+    spec(resources={"gpu": {"count": 1, "sharing": {"mode": "timeSliced"}}}),
     spec(autoscaling={"minReplicas": 2, "maxReplicas": 8, "upscaleDelay": "1s"}),
     spec(endpoint={"gateway": {"name": "g", "namespace": "infra", "sectionName": "https"}}),
     spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
@@ -234,7 +235,7 @@ REFUSED_IN_PODS = [
     (
         spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mps"}}}),
         "spec.resources.gpu.sharing.mode: mps is not supported, because one client's fault ends all clients of its device;"
-        " expected exclusive, mig or fraction",
+        " expected exclusive, mig, fraction or timeSliced",
     ),
     (
         spec(resources={"gpu": {"count": 1, "allocation": "dra"}}),

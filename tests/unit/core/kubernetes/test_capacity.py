@@ -311,6 +311,35 @@ def test_replicas_that_share_a_device_are_said_to_be_without_isolation() -> None
     assert accelerators.describe_devices(shared) == f"1 {GPU} for every 2 replicas, which share it without isolation"
 
 
+SHARED = "nvidia.com/gpu.shared"
+STRATEGY = "nvidia.com/gpu.sharing-strategy"
+
+
+def sliced(name: str, devices: int, labels: dict[str, str] | None = None) -> dict[str, Any]:
+    made = node(name, 0, labels)
+    made["status"]["allocatable"] = {SHARED: str(devices)}
+    return made
+
+
+def test_time_sliced_devices_have_a_name_of_their_own_and_are_not_those_of_mps() -> None:
+    nodes = [
+        sliced("a", 1),
+        sliced("b", 2, {STRATEGY: "time-slicing", PRODUCT: "NVIDIA-L4-SHARED"}),
+        sliced("c", 4, {STRATEGY: "mps", PRODUCT: "NVIDIA-L4"}),
+        sliced("d", 8, {PRODUCT: "NVIDIA-L4"}),
+        node("e", 16),
+    ]
+    sharing = {"mode": "timeSliced"}
+    found = room(nodes, quotas=[quota(1, 0)], gpu={"sharing": sharing})
+    assert (found.resource, found.quota, found.on_nodes and found.on_nodes.total) == (SHARED, None, 11)
+    assert free(nodes, gpu={"sharing": sharing, "type": ["l4"]}).total == 10
+    assert free(nodes).total == 16
+    devices = accelerators.replica_devices(Gpu.from_json({"count": 1, "sharing": sharing}))
+    assert devices is not None
+    told = f"1 {SHARED} for each replica, shared with other pods without isolation"
+    assert accelerators.describe_devices(devices) == told
+
+
 def test_without_types_any_node_will_do() -> None:
     assert accelerators.make_node_affinity(Gpu.from_json({"count": 1}), {}) is None
     assert accelerators.make_node_affinity(Gpu.from_json({"type": ["l4"]}), {}) is None

@@ -35,7 +35,7 @@ class GpuSharing(ApiBase):
     mode: Literal["exclusive", "mig", "fraction", "timeSliced", "mps"] = Field(
         "exclusive",
         description="exclusive (default): whole GPUs. mig: a slice. fraction: replicas share a pod and its GPU. timeSliced: a"
-        " GPU that pods share.",
+        " GPU that pods share in turns.",
     )
     profile: Annotated[
         str,

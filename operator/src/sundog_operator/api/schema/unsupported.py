@@ -290,7 +290,7 @@ UNSUPPORTED_EXPERIMENT_FIELDS = frozenset(
 
 _STEP = "spec.rollout.steps[]"
 _SUPPORTED_STRATEGIES = ("canary", "shadow", "recreate")
-_SUPPORTED_SHARING = ("exclusive", "mig", "fraction")
+_SUPPORTED_SHARING = ("exclusive", "mig", "fraction", "timeSliced")
 
 
 def find_unsupported_fields(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> list[Violation]:
@@ -332,9 +332,8 @@ def _refuse_tpu(vendor: str) -> str:
 def _refuse_sharing(mode: str) -> str:
     if mode in _SUPPORTED_SHARING:
         return ""
-    why = "is not supported, because one client's fault ends all clients of its device"
     expected = f"{', '.join(_SUPPORTED_SHARING[:-1])} or {_SUPPORTED_SHARING[-1]}"
-    return f"{mode} {why if mode == 'mps' else 'is not supported yet'}; expected {expected}"
+    return f"{mode} is not supported, because one client's fault ends all clients of its device; expected {expected}"
 
 
 def _refuse_strategy(strategy: str) -> str:

@@ -93,6 +93,14 @@ KNOWN_TYPES: Final[TypeAliases] = {
 """Label values differ by cloud and form factor. A type that is not here is looked up as written."""
 
 
+_TIME_SLICED_RESOURCE: Final = "nvidia.com/gpu.shared"
+"""Resource name of time-sliced devices where the device plugin's `renameByDefault` is set. Without it they have the name of whole
+devices, and pods that need a whole one may land there. MPS has the same name."""
+
+_NOT_MPS: Final[Mapping[str, Any]] = {"key": "nvidia.com/gpu.sharing-strategy", "operator": "NotIn", "values": ["mps"]}
+_SHARED_PRODUCT_SUFFIX: Final = "-SHARED"
+"""Feature discovery may add it to the product of devices that pods share."""
+
 _RAY_PRECISION: Final = Decimal("0.0001")
 """Ray rounds resources to this. Rounded up, the shares of a device could exceed it."""
 
@@ -127,6 +135,8 @@ def replica_devices(gpu: Gpu) -> Devices | None:
     resource, ray_name = VENDOR_RESOURCES[gpu.vendor]
     if gpu.sharing.mode == "mig":
         resource = _MIG_RESOURCE.format(gpu.sharing.profile)
+    if gpu.sharing.mode == "timeSliced":
+        resource = _TIME_SLICED_RESOURCE
     if gpu.sharing.mode == "fraction":
         share = Decimal(gpu.sharing.fraction)
         return Devices(
@@ -144,9 +154,10 @@ def count_pods(gpu: Gpu, replicas: int) -> int:
 def describe_devices(devices: Devices) -> str:
     """Return which replicas have which devices, for people."""
     given, shared = f"{devices.count} {devices.resource}", devices.replicas_per_pod
-    if shared == 1:
-        return f"{given} for each replica"
-    return f"{given} for every {shared} replicas, which share it without isolation"
+    if shared > 1:
+        return f"{given} for every {shared} replicas, which share it without isolation"
+    others = ", shared with other pods without isolation" if devices.resource == _TIME_SLICED_RESOURCE else ""
+    return f"{given} for each replica{others}"
 
 
 def actor_options(devices: Devices | None) -> Json:
@@ -176,7 +187,7 @@ def make_node_affinity(gpu: Gpu, aliases: TypeAliases) -> Json | None:
     preferred = [
         {"weight": max(100 - 10 * rank, 1), "preference": {"matchExpressions": [expression]}}
         for rank, type_ in enumerate(gpu.type[:-1])
-        for expression in _type_expressions([type_], aliases)
+        for expression in _type_expressions([type_], gpu.sharing.mode, aliases)
     ]
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
     preference = {"preferredDuringSchedulingIgnoredDuringExecution": preferred} if preferred else {}
@@ -191,7 +202,9 @@ def make_node_terms(gpu: Gpu, aliases: TypeAliases) -> list[Json]:
     """
     if not gpu.count:
         return []
-    needs = [_type_expressions(gpu.type, aliases), _memory_expressions(gpu.memory)]
+    mode = gpu.sharing.mode
+    slicing = [dict(_NOT_MPS)] if mode == "timeSliced" else []
+    needs = [_type_expressions(gpu.type, mode, aliases), _memory_expressions(gpu.memory), slicing]
     alternatives = [each for each in needs if each]
     return [{"matchExpressions": list(each)} for each in itertools.product(*alternatives)] if alternatives else []
 
@@ -205,12 +218,17 @@ def _matches(labels: Mapping[str, str], expression: Json) -> bool:
     found, values = labels.get(expression["key"]), expression["values"]
     if expression["operator"] == "In":
         return found in values
+    if expression["operator"] == "NotIn":
+        return found not in values
     # Like the scheduler, `Gt` compares integers, and no label or other text matches.
     return found is not None and found.isdecimal() and int(found) > int(values[0])
 
 
-def _type_expressions(types: Iterable[str], aliases: TypeAliases) -> list[Json]:
+def _type_expressions(types: Iterable[str], mode: str, aliases: TypeAliases) -> list[Json]:
     values_by_key = _find_label_values(types, aliases)
+    if mode == "timeSliced" and _PRODUCT in values_by_key:
+        whole = values_by_key[_PRODUCT]
+        values_by_key[_PRODUCT] = (*whole, *(f"{value}{_SHARED_PRODUCT_SUFFIX}" for value in whole))
     return [{"key": key, "operator": "In", "values": list(values)} for key, values in values_by_key.items()]
 
 
