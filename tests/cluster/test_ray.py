@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from gpu_rows import IMAGE, ROWS, make_row
 from real_kubernetes import node
 from real_kubernetes.checkout import pod_spec, pod_template
 from real_kubernetes.cluster import BINARIES, Cluster
@@ -25,6 +26,7 @@ from real_local import NET
 from real_serving import USER, Json, Serving, Team, has_store
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import groups, pods, token
 from waiting import PATIENCE_S
 
@@ -148,6 +150,28 @@ def test_devices_are_placed_by_the_scheduler_and_refused_with_numbers(team: Team
     team.until_told("True", "LoadFailed", "resources.gpu.count is 2 (nvidia)", "sees no device", name="seer")
     team.until(lambda: not team.workers(2, "seer"), "the pod of the failed revision is gone")
     assert answer(team, "seer")["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_api_server_keeps_each_row_of_accelerators_as_it_was_made(team: Team, row: str) -> None:
+    group, _ = make_row(row)
+    wanted = pods.make_ray_cluster(team.namespace, row, [], IMAGE, parse_installation("", "test"))
+    wanted["spec"]["workerGroupSpecs"] = [group]
+    (stored,) = dry_run(team, wanted)["spec"]["workerGroupSpecs"]
+    assert contains(stored, group)
+    asked = group["template"]["spec"]
+    # Only the check of a pod knows the operators of an affinity.
+    placed = dry_run(team, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": row}, "spec": asked})["spec"]
+    assert placed.get("affinity") == asked.get("affinity")
+    assert placed["containers"][0]["resources"]["limits"] == asked["containers"][0]["resources"]["limits"]
+
+
+def dry_run(team: Team, obj: Json) -> Json:
+    """Return the object as the API server would store it."""
+    answer: Json = json.loads(
+        team.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(obj))
+    )
+    return answer
 
 
 def test_a_first_revision_waits_for_devices_and_its_pod_goes_with_it(team: Team, offer: Callable[[int], None]) -> None:

@@ -1,6 +1,14 @@
 """Rows of the translation of `resources.gpu`: what a spec asks for, by the name of its golden file."""
 
+from datetime import timedelta
 from typing import Any, Final
+
+from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.api.installation import parse_installation
+from sundog_operator.core import revisions
+from sundog_operator.core.ray import pods, serve_config
+from sundog_operator.core.ray.serve_config import ReplicaScale
+from sundog_operator.core.revisions import Revision
 
 ROWS: Final[dict[str, dict[str, Any]]] = {
     "exclusive": {"count": 2},
@@ -17,3 +25,15 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "amd": {"count": 1, "vendor": "amd"},
     "gaudi": {"count": 2, "vendor": "gaudi"},
 }
+IMAGE: Final = "example.com/runtime:1"
+
+
+def make_row(row: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the worker group and the Serve application of a row."""
+    resources = {"cpu": "1500m", "memory": "1Gi", "gpu": ROWS[row]}
+    spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}, "resources": resources})
+    content = revisions.content_of(spec)
+    revision = Revision(7, revisions.content_hash(content), content)
+    installation = parse_installation(f"runtimeImage: {IMAGE}", "test")
+    group = pods.make_worker_group("digits", revision, (1, 3), IMAGE, installation, timedelta(seconds=30))
+    return group, serve_config.make_application("vision", "digits", revision, spec, ReplicaScale(3, 3), in_pods=True)
