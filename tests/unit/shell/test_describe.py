@@ -34,6 +34,9 @@ from sundog_operator.api import (
     TrafficReturnStatus,
     Verdict,
 )
+from sundog_operator.core.analysis.arm_counts import ArmCounts
+from sundog_operator.core.analysis.counters import Counters
+from sundog_operator.core.analysis.dispersion_sums import DispersionSums, EpochBlocks
 from sundog_operator.core.rollout import freeze, plan_text
 from sundog_operator.core.rollout.default_plan import StableTraffic, resolve_guardrails
 from sundog_operator.shell.describe import DeploymentDetails, describe_model_deployment, find_wait_reason
@@ -118,7 +121,7 @@ def collecting(**changes: Any) -> ExperimentStatus:
 def described_lines(status: ExperimentStatus, width: int = 10_000) -> list[str]:
     """Return the lines, with single spaces."""
     obj = {
-        "metadata": {"namespace": "vision", "name": "digits-r8"},
+        "metadata": {"namespace": "vision", "name": "digits-r8", "uid": "uid-8"},
         "spec": {"modelDeployment": "digits"},
         "status": status.to_json(),
     }
@@ -284,10 +287,32 @@ def test_what_is_not_known_yet_is_shown() -> None:
     assert "errorRate guardrail 0/0 1.5 Undecided unknown" in lines
 
 
+@pytest.mark.parametrize(
+    ("begun_s", "counted_s", "closed", "expected"),
+    [
+        (272, 0, 4, "takes at least 80s more"),
+        (272, 30, 4, "takes at least 50s more"),
+        (272, 90, 4, "takes at least 28s more"),
+        (272, 0, 12, "takes at least 28s more"),
+        (600, 0, 4, "takes at least 80s more"),
+    ],
+)
+def test_a_step_takes_its_least_duration_and_the_least_data(
+    begun_s: int, counted_s: int, closed: int, expected: str
+) -> None:
+    begun, counted_at = (NOW - timedelta(seconds=seconds) for seconds in (begun_s, counted_s))
+    step = StepStatus(index=1, of=3, since=begun, gate="evidence", reason=ERRORS.message, warm=True)
+    lengths = (DispersionSums(closed), DispersionSums(), DispersionSums())
+    counters = Counters("uid-8", {"edge": {(2, "canary"): ArmCounts(assigned=1)}}, {2: EpochBlocks(100, lengths)})
+    status = collecting(step=step, counted_at=counted_at, tallies=counters.pack())
+    assert f"this step {expected}; inconclusive in 23h, then it pauses" in described_lines(status)
+
+
 def test_a_warm_up_says_when_it_ends() -> None:
     step = StepStatus(index=1, of=3, since=NOW - timedelta(hours=30), gate="evidence", reason="warms up")
     lines = described_lines(collecting(step=step, metrics=(), evidence_epochs=()))
-    assert "this step warms up until 200 requests of the candidate or 1m; inconclusive in 0s, then it pauses" in lines
+    expected = "warms up until 200 requests of the candidate or 1m; takes at least 2m more; inconclusive in 0s"
+    assert f"this step {expected}, then it pauses" in lines
     assert not any(line.startswith("Evidence") for line in lines)
 
 

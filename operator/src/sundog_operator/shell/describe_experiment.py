@@ -57,7 +57,7 @@ def describe_experiment(obj: Object, events: Sequence[Object], now: datetime) ->
 
 def experiment_sections(experiment: Object, now: datetime) -> list[RenderableType]:
     """Return the plan, arms and metrics of a rollout or an Experiment."""
-    status = ExperimentStatus.parse(experiment.get("status"))
+    status, attempt = ExperimentStatus.parse(experiment.get("status")), str(experiment["metadata"].get("uid", ""))
     kind = "Rollout" if _is_rollout(status) else "Experiment"
     heading = f"{kind} {experiment['metadata']['name']}: {status.phase}"
     if status.paused is not None:
@@ -74,7 +74,7 @@ def experiment_sections(experiment: Object, now: datetime) -> list[RenderableTyp
     if status.plan.notify:
         parts += make_section("Notifications", facts_section(_receivers(status)))
     if status.plan.guardrails:
-        parts += make_section("Plan", facts_section(plan_section(status, now)))
+        parts += make_section("Plan", facts_section(plan_section(status, attempt, now)))
     if status.plan.checks:
         parts += make_section("Prometheus checks", checks_section(status))
     parts += _traffic_without_weight(status)

@@ -88,8 +88,8 @@ def checks_section(status: ExperimentStatus) -> RenderableType:
     return table
 
 
-def plan_section(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
-    """Yield the limits of a plan with evidence gates, and the time of the current step."""
+def plan_section(status: ExperimentStatus, attempt: str, now: datetime) -> Iterator[tuple[str, str]]:
+    """Yield the limits of a plan with evidence gates, and the time of the current step. `attempt` is the Experiment's UID."""
     plan = status.plan
     traffic = plan.requests_per_second
     yield "traffic", "unknown at its start" if traffic is None else f"{traffic:.3g} requests a second at its start"
@@ -103,7 +103,7 @@ def plan_section(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str,
             yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome)}"
     if not state.is_over(status) and (warning := _find_undecidable_step(plan)):
         yield "warning", warning
-    if not state.is_over(status) and (timing := "; ".join(_describe_timing(status, now))):
+    if not state.is_over(status) and (timing := "; ".join(_describe_timing(status, attempt, now))):
         yield "this step", timing
 
 
@@ -154,7 +154,7 @@ def _percent(share: float) -> str:
     return f"{share * 100:g} %"
 
 
-def _describe_timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
+def _describe_timing(status: ExperimentStatus, attempt: str, now: datetime) -> Iterator[str]:
     """Yield the remaining times of the current step."""
     step = status.step
     if step is None or step.since is None or not status.plan.steps:
@@ -171,8 +171,20 @@ def _describe_timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
     if not step.warm:
         requests, duration = status.plan.warmup_requests, format_duration(status.plan.warmup_duration)
         yield f"warms up until {requests} requests of the candidate or {duration}"
-    if (left := step.since + planned.min_duration - now) > timedelta(0):
+    left = max(step.since + planned.min_duration - now, _time_until_enough_data(status, attempt, now))
+    if left > timedelta(0):
         yield f"takes at least {format_span(left)} more"
     if planned.max_duration is not None and status.paused is None and step.held_since is None:
         left = max(step.since + planned.max_duration - now, timedelta(0))
         yield f"inconclusive in {format_span(left)}, {_INCONCLUSIVE[status.plan.on_inconclusive]}"
+
+
+def _time_until_enough_data(status: ExperimentStatus, attempt: str, now: datetime) -> timedelta:
+    """Return how long the gate lacks data at least; not above zero if it may have enough by now."""
+    # The import loads numpy, which is slow and rarely needed.
+    from sundog_operator.core.analysis.least_evidence import missing_data_time
+
+    missing = missing_data_time(status, attempt)
+    if status.step is None or not status.step.warm or status.counted_at is None:
+        return missing
+    return missing - max(now - status.counted_at, timedelta(0))
