@@ -21,6 +21,8 @@ from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconf
 from sundog_operator.core.edge import objects
 from sundog_operator.ports import MODEL_DEPLOYMENT, Ref, ref_of
 from sundog_operator.shell.exit_codes import ExitCode
+from sundog_runtime.context import RequestContext
+from sundog_runtime.protocol.problem_details import make_problem, render_problem
 from waiting import PATIENCE_S
 
 
@@ -45,6 +47,10 @@ class Endpoint:
             return await self.in_pieces(request, *PIECES[inputs], cut=inputs == "cut")
         if inputs == "bytes":
             return web.Response(body=b"\x89PNG\0\xff", content_type="image/png", headers=headers)
+        if inputs == "raise":
+            context = RequestContext({b"x-request-id": b"r-17"})
+            raw = render_problem(make_problem(ValueError("no such word"), context), context.request_id)
+            return web.Response(body=raw, status=500, content_type="application/problem+json", headers=headers)
         if not isinstance(inputs, list):
             problem = {"title": "WrongType", "detail": "inputs is a JSON number; expected a list", "status": 400}
             return web.json_response(problem, status=400, headers=headers, content_type="application/problem+json")
@@ -287,6 +293,14 @@ def test_what_the_endpoint_refuses_is_one_line(digits: Any, endpoint: Endpoint) 
     done = digits("predict", "digits", "-d", "5")
     assert done.code == ExitCode.REFUSED
     assert done.err == f"error: {endpoint.url}: status 400: WrongType: inputs is a JSON number; expected a list\n"
+
+
+def test_an_exception_of_the_model_is_named_by_its_request_and_its_log(digits: Any, endpoint: Endpoint) -> None:
+    done = digits("predict", "digits", "-d", '"raise"')
+    assert done.code == ExitCode.REFUSED
+    assert done.err.startswith(f"error: {endpoint.url}: status 500: Internal Server Error: the model raised an error; ")
+    assert done.err.endswith(". Request r-17: `sundog logs digits --revision 8` shows the exception\n")
+    assert len(done.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ EVENT_STREAM_TYPE: Final = "text/event-stream"
 _JSON: Final = ("application/json", "application/problem+json")
 _ARM: Final = "x-sundog-arm"
 _REVISION: Final = "x-sundog-revision"
+_MODEL_ERROR: Final = "ModelError"
+"""Code of the problem details of a model that raised. Its exception is only in the replica's log."""
 _MAX_BYTES: Final = 64 * 2**20
 
 
@@ -107,13 +109,20 @@ def print_response_source(response: EndpointResponse, milliseconds: float) -> No
     click.echo(f"arm {response.arm or '?'}, revision {response.revision or '?'}, {milliseconds:.1f} ms", err=True)
 
 
-def error_reason(response: EndpointResponse) -> str:
-    """Return the text of problem details or of a Status of the API server, else the start of the body."""
+def error_reason(response: EndpointResponse, name: str) -> str:
+    """Return the text of problem details or of a Status of the API server, else the start of the body.
+
+    For an exception of the model `name`, add the request's id and the command that shows the exception.
+    """
     body = response.body
-    if isinstance(body, dict):
-        texts = [str(body[key]) for key in ("title", "detail", "message") if body.get(key)]
-        return ": ".join(dict.fromkeys(texts)) or orjson.dumps(body).decode()[:300]
-    return str(body).strip()[:300] or "no reason given"
+    if not isinstance(body, dict):
+        return str(body).strip()[:300] or "no reason given"
+    texts = [str(body[key]) for key in ("title", "detail", "message") if body.get(key)]
+    reason = ": ".join(dict.fromkeys(texts)) or orjson.dumps(body).decode()[:300]
+    if body.get("code") != _MODEL_ERROR:
+        return reason
+    command = f"sundog logs {name}" + (f" --revision {response.revision}" if response.revision else "")
+    return f"{reason}. Request {body.get('requestId')}: `{command}` shows the exception"
 
 
 def _items(content_type: str, text: str) -> Iterator[str]:

@@ -50,8 +50,9 @@ class PredictEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """One request, with its certificate authorities. `verify` False trusts any certificate."""
+    """One request to the model `name`, with its certificate authorities. `verify` False trusts any certificate."""
 
+    name: str
     body: bytes
     headers: dict[str, str]
     timeout_s: float
@@ -121,7 +122,9 @@ async def predict(
     Standard error gets the arm, the revision and the latency. Streamed responses are printed as they arrive.
     `-o json` prints everything in one document.
     """
-    request = PredictRequest(_make_body(data, file), _make_headers(headers, api_key), timeout, not insecure, cacert)
+    request = PredictRequest(
+        name, _make_body(data, file), _make_headers(headers, api_key), timeout, not insecure, cacert
+    )
     endpoint = PredictEndpoint(url) if url else await _find_endpoint(server, name)
     started = time.perf_counter()
     response = await _post(server, endpoint, request, print_body=output == "text")
@@ -238,7 +241,7 @@ async def _post(
     try:
         async with _send(server, endpoint, request) as response:
             has_response = True
-            return await _receive(url, response, print_body)
+            return await _receive(endpoint, request, response, print_body)
     except aiohttp.InvalidURL:
         raise click.UsageError(f"--url {url!r} is not an address") from None
     except TimeoutError:
@@ -259,12 +262,15 @@ async def _post(
         raise click.UsageError(f"the request cannot be sent: {one_line(err)}") from None
 
 
-async def _receive(url: str, response: aiohttp.ClientResponse, print_body: bool) -> EndpointResponse:
+async def _receive(
+    endpoint: PredictEndpoint, request: PredictRequest, response: aiohttp.ClientResponse, print_body: bool
+) -> EndpointResponse:
     if print_body and responses.is_streamed(response):
         return await responses.print_streamed_response(response)
     complete = await responses.read_response(response)
     if complete.status != 200:
-        raise CommandFailed(f"{url}: status {complete.status}: {responses.error_reason(complete)}")
+        reason = responses.error_reason(complete, request.name)
+        raise CommandFailed(f"{endpoint.url}: status {complete.status}: {reason}")
     if print_body:
         responses.print_response(complete)
     return complete
