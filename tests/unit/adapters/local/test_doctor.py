@@ -73,6 +73,12 @@ def test_a_too_long_state_directory_names_the_limit() -> None:
     assert "choose a shorter path" in check.fix
 
 
+def test_a_state_directory_is_named_in_full() -> None:
+    check = doctor.check_state_directory(StateDirectory.at(Path("/state: mine")))
+    assert check.found.startswith("state directory /state: mine contains a blank, quote, ")
+    assert check.fix == "choose another path"
+
+
 def test_another_instance_is_named_by_its_pid(state: StateDirectory) -> None:
     assert doctor.check_running_instance(state).status == "ok"
     with state.hold():

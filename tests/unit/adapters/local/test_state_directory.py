@@ -24,16 +24,17 @@ from waiting import PATIENCE_S
 
 def test_a_path_is_refused_from_one_byte_too_many() -> None:
     longest = Path("/" + "a" * (MAX_PATH_BYTES - 1))
-    assert StateDirectory.at(longest).problem() == ""
+    assert StateDirectory.at(longest).problem() is None
     too_long = StateDirectory.at(Path(f"{longest}a"))
-    assert f"is {MAX_PATH_BYTES + 1} bytes long; expected at most {MAX_PATH_BYTES}" in too_long.problem()
-    with pytest.raises(StateDirectoryError):
+    limit = f"is {MAX_PATH_BYTES + 1} bytes long; expected at most {MAX_PATH_BYTES}"
+    assert limit in str(too_long.problem())
+    with pytest.raises(StateDirectoryError, match=f"{limit}, .*: choose a shorter path"):
         too_long.prepare()
 
 
 def test_length_is_counted_in_bytes() -> None:
     path = Path("/" + "ä" * (MAX_PATH_BYTES // 2 + 1))
-    assert "bytes long" in StateDirectory.at(path).problem()
+    assert "bytes long" in str(StateDirectory.at(path).problem())
 
 
 def test_the_longest_path_leaves_room_for_rays_sockets() -> None:
@@ -44,13 +45,14 @@ def test_the_longest_path_leaves_room_for_rays_sockets() -> None:
 
 @pytest.mark.parametrize("name", ["a b", "a'b", "a$b", "a#b"])
 def test_characters_that_haproxy_cannot_quote_are_refused(name: str) -> None:
-    assert "HAProxy" in StateDirectory.at(Path("/", name)).problem()
+    assert "HAProxy" in str(StateDirectory.at(Path("/", name)).problem())
 
 
 def test_a_file_is_no_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_directory, "MAX_PATH_BYTES", 4096)
     (tmp_path / "file").touch()
-    assert StateDirectory.at(tmp_path / "file").problem().endswith("is not a directory")
+    problem = StateDirectory.at(tmp_path / "file").problem()
+    assert str(problem).endswith("is not a directory: choose another path")
 
 
 @pytest.mark.parametrize("name", ["ray_token", "signing_key"])

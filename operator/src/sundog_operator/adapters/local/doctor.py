@@ -115,9 +115,8 @@ def check_shared_memory(free: int) -> Check:
 
 def check_state_directory(state: StateDirectory) -> Check:
     """Check that the state directory is usable."""
-    if problem := state.problem():
-        found, _, fix = problem.partition(": ")
-        return Check("state directory", "fail", found, fix or "choose another path")
+    if (problem := state.problem()) is not None:
+        return Check("state directory", "fail", problem.found, problem.fix)
     existing = next(path for path in (state.path, *state.path.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < _GIB:

@@ -26,6 +26,17 @@ _LOCK_ATTEMPTS: Final = 100
 _LOCK_RETRY_S: Final = 0.01
 
 
+@dataclass(frozen=True, slots=True)
+class DirectoryProblem:
+    """Why a state directory is unusable, and the action for the user."""
+
+    found: str
+    fix: str = "choose another path"
+
+    def __str__(self) -> str:
+        return f"{self.found}: {self.fix}"
+
+
 class StateDirectoryError(SundogError):
     """The state directory is unusable."""
 
@@ -92,32 +103,35 @@ class StateDirectory:
         """File that the running instance locks; it has its pid."""
         return self.path / "instance.lock"
 
-    def problem(self) -> str:
-        """Return why the directory is unusable; empty when it is usable. The doctor shows the text after ": " as the fix."""
+    def problem(self) -> DirectoryProblem | None:
+        """Return why the directory is unusable; None when it is usable."""
         size = len(os.fsencode(self.path))
         if size > MAX_PATH_BYTES:
-            return (
+            return DirectoryProblem(
                 f"state directory {self.path} is {size} bytes long; expected at most {MAX_PATH_BYTES}, because of the"
-                " Unix sockets in it: choose a shorter path, or a short link to it"
+                " Unix sockets in it",
+                "choose a shorter path, or a short link to it",
             )
         if any(character.isspace() or character in _FORBIDDEN for character in str(self.path)):
-            return (
+            return DirectoryProblem(
                 f"state directory {self.path} contains a blank, quote, backslash, # or $, which HAProxy's"
-                " configuration does not allow: choose another path"
+                " configuration does not allow"
             )
         if not self.path.exists():
-            return ""
+            return None
         status = self.path.stat()
         if not stat.S_ISDIR(status.st_mode):
-            return f"state directory {self.path} is not a directory"
+            return DirectoryProblem(f"state directory {self.path} is not a directory")
         if status.st_uid != os.geteuid():
-            return f"state directory {self.path} belongs to user id {status.st_uid}, expected {os.geteuid()}"
-        return ""
+            return DirectoryProblem(
+                f"state directory {self.path} belongs to user id {status.st_uid}, expected {os.geteuid()}"
+            )
+        return None
 
     def prepare(self) -> None:
         """Create missing directories and files, private to this user. Raises StateDirectoryError."""
-        if problem := self.problem():
-            raise StateDirectoryError(problem)
+        if (problem := self.problem()) is not None:
+            raise StateDirectoryError(str(problem))
         try:
             for path in (self.path, self.processes, self.logs, self.ray, self.edge):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
