@@ -181,14 +181,67 @@ def test_a_good_manifest_without_a_server_is_code_4(
         assert sundog(verb, "-f", "-").code == ExitCode.UNREACHABLE
 
 
-def test_a_server_that_does_not_answer_is_code_4(sundog: Any, server: Any) -> None:
+@pytest.fixture
+def unreachable(server: Any) -> Path:
+    """Return the kubeconfig of an API server that does not answer."""
     document = yaml.safe_load(server.kubeconfig.read_text())
     document["clusters"][0]["cluster"]["server"] = "http://x:y@127.0.0.1:1"
     server.kubeconfig.write_text(yaml.safe_dump(document))
-    done = sundog("get", "--kubeconfig", str(server.kubeconfig))
+    found: Path = server.kubeconfig
+    return found
+
+
+def test_a_server_that_does_not_answer_is_code_4(sundog: Any, unreachable: Path) -> None:
+    done = sundog("get", "--kubeconfig", str(unreachable))
     assert done.code == ExitCode.UNREACHABLE
     assert "the API server does not answer" in done.err
     assert len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("{replicas: many, model:", 'spec.replicas: "many"; expected an integer'),
+        ("{modle: 1, model:", "spec.modle: unknown field"),
+        ("{scheduling: {queue: q}, model:", "NotYetSupported: spec.scheduling.queue: is not supported yet"),
+        (
+            "{rollout: {windows: [{cron: 0 25 * * *, duration: 1h}]}, model:",
+            'InvalidSpec: spec.rollout.windows[0].cron: "0 25 * * *" is not a cron line',
+        ),
+    ],
+)
+def test_a_plan_checks_manifests_although_the_server_does_not_answer(
+    sundog: Any, unreachable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, message: str
+) -> None:
+    manifest = tmp_path / "a.yaml"
+    manifest.write_text(f"{MANIFEST.replace('{model:', change)}---\n5\n---\n{SECRET}")
+    for file, source in ((manifest, manifest), ("-", "standard input")):
+        with manifest.open() as text:
+            monkeypatch.setattr("sys.stdin", text)
+            done = sundog("plan", "-f", str(file), "--kubeconfig", str(unreachable))
+        assert (done.code, done.out) == (ExitCode.REFUSED, "")
+        unread, refused, server = done.err.splitlines()
+        assert unread == f"error: {source}: document is a int; expected an object with apiVersion and kind"
+        assert refused.startswith(f"error: {source}: ModelDeployment vision/tiny: {message}")
+        assert server.startswith("error: not compared with the cluster: ModelDeployment vision/tiny: the API server")
+
+
+def test_a_plan_of_good_manifests_is_code_4_if_the_server_does_not_answer(
+    sundog: Any, unreachable: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.yaml").write_text(f"{MANIFEST}---\n{SECRET}")
+    done = sundog("plan", "-f", str(tmp_path / "a.yaml"), "--kubeconfig", str(unreachable))
+    assert (done.code, done.out, len(done.err.splitlines())) == (ExitCode.UNREACHABLE, "", 1)
+    assert done.err.startswith("error: not compared with the cluster: ")
+    assert "the API server does not answer" in done.err
+
+
+@pytest.mark.parametrize("uri", ["file:///models/v1", "pvc://models/v1"])
+def test_a_model_that_only_a_cluster_or_a_local_instance_can_load_is_valid_without_a_server(
+    sundog: Any, tmp_path: Path, uri: str
+) -> None:
+    (tmp_path / "a.yaml").write_text(MANIFEST.replace("file:///m", uri))
+    assert sundog("plan", "-f", str(tmp_path / "a.yaml")).code == ExitCode.UNREACHABLE
 
 
 def test_verbose_shows_which_server(on_server: Any, server: Any) -> None:

@@ -164,8 +164,7 @@ def with_server(
 ) -> Callable[..., T]:
     """Give a command the options that choose its API server, and run it as a coroutine with a connection.
 
-    Without an API server, `find_offline_problems` gets the namespace and the options of the command. Its problems are
-    printed. If one of them is a mistake, the exit code is that of a refused manifest.
+    Without an API server, `find_offline_problems` gets the namespace and the options of the command, for `fail_offline`.
     """
 
     @functools.wraps(command)
@@ -177,11 +176,7 @@ def with_server(
             target = resolve_target(selection, os.environ)
         except CommandFailed as err:
             problems = find_offline_problems(namespace=selection.namespace or "default", **options)
-            for problem in problems:
-                problem.print()
-            if not all(problem.skipped for problem in problems):
-                raise CommandFailed(str(err)) from None
-            raise
+            raise fail_offline(problems, str(err)) from None
         if selection.verbose or target.note:
             click.echo(target.note or f"using {target.description}, namespace {target.namespace}", err=True)
         return asyncio.run(_with_connection(target, lambda server: command(server, **options)))
@@ -189,6 +184,17 @@ def with_server(
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
     return wrapped
+
+
+def fail_offline(problems: "Sequence[ManifestProblem]", message: str) -> CommandFailed:
+    """Print problems that were found without an API server, and return the failure of the command.
+
+    If one of them is a mistake, the exit code is that of a refused manifest.
+    """
+    for problem in problems:
+        problem.print()
+    has_mistake = not all(problem.skipped for problem in problems)
+    return CommandFailed(message, ExitCode.REFUSED if has_mistake else ExitCode.UNREACHABLE)
 
 
 async def _with_connection(target: ServerTarget, use: Callable[[ServerConnection], Awaitable[T]]) -> T:

@@ -1,6 +1,6 @@
 """`sundog apply`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -41,14 +41,23 @@ def find_offline_problems(
 ) -> Sequence[ManifestProblem]:
     """Return the problems of manifests that can be found without an API server."""
     documents, problems = read_all_manifests(files, namespace)
+    return [*problems, *check_documents(documents, validate=validate)]
+
+
+def check_documents(documents: Sequence[ManifestObject], *, validate: bool = True) -> Iterator[ManifestProblem]:
+    """Yield a problem for each object that would be refused, as far as that is known without an API server."""
     for document in documents:
         if document.ref.kind == SECRET:
             continue
         violations = [*(unknown_fields(document.object) if validate else ()), *find_violations(document.object)]
-        if violations:
-            message = f"{document.ref}: {'; '.join(map(str, violations))}"
-            problems.append(ManifestProblem(document.source, message))
-    return problems
+        if message := "; ".join(map(str, violations)) or _find_refusal_anywhere(document.object):
+            yield ManifestProblem(document.source, f"{document.ref}: {message}")
+
+
+def _find_refusal_anywhere(manifest: Object) -> str:
+    """Return why the operator will refuse a spec, both in a cluster and in local mode; empty if one of them accepts it."""
+    local, in_cluster = _find_refusal(manifest, None), _find_refusal(manifest, Installation())
+    return local and in_cluster
 
 
 @click.command(epilog="Example: sundog apply -f digits.yaml")
@@ -70,7 +79,8 @@ async def apply(server: ServerConnection, files: Sequence[Path], validate: bool)
     for document in documents:
         try:
             after = await _apply(server, document, validate)
-            if refusal := _find_refusal(server, after):
+            # The administrator's settings are unknown here. Only the existence of pods matters.
+            if refusal := _find_refusal(after, None if server.local else Installation()):
                 raise CommandFailed(f"{document.ref}: {refusal}")
         except SundogError as err:
             click.echo(f"error: {document.source}: {one_line(err)}", err=True)
@@ -93,12 +103,14 @@ async def _apply(server: ServerConnection, document: ManifestObject, validate: b
     return after
 
 
-def _find_refusal(server: ServerConnection, stored: Object) -> str:
-    """Return why the operator will refuse a stored spec, as its condition will show; empty if it accepts it."""
+def _find_refusal(stored: Object, installation: Installation | None) -> str:
+    """Return why the operator will refuse a spec, as its condition will show; empty if it accepts it.
+
+    No installation means local mode.
+    """
     match stored["kind"]:
         case MODEL_DEPLOYMENT.kind:
-            # The administrator's settings are unknown here. Only the existence of pods matters.
-            deployment = accept_model_deployment(stored, None if server.local else Installation())
+            deployment = accept_model_deployment(stored, installation)
             reason, message = deployment.reason, deployment.message
         case EXPERIMENT.kind:
             experiment = admission.check_admission(stored)

@@ -17,7 +17,7 @@ from sundog_operator.core.edge import salts
 from sundog_operator.core.edge.salts import SaltOwner
 from sundog_operator.core.experiments import log_exports
 from sundog_operator.core.observed import EdgeReport, ServeState, WebhookResult
-from sundog_operator.errors import SundogError
+from sundog_operator.errors import DependencyError, SundogError
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.installation import find_installation
@@ -25,8 +25,8 @@ from sundog_operator.shell.manifests import ManifestObject, has_mistakes, read_a
 from sundog_operator.shell.output import TEXT_OUTPUT_OPTION, print_document
 from sundog_operator.shell.preview.experiment import preview_experiment
 from sundog_operator.shell.preview.model_deployment import Preview, make_new_object, preview_model_deployment
-from sundog_operator.shell.server_connection import ServerConnection, with_server
-from sundog_operator.shell.verbs.apply import FILES_OPTION, find_offline_problems
+from sundog_operator.shell.server_connection import ServerConnection, fail_offline, with_server
+from sundog_operator.shell.verbs.apply import FILES_OPTION, check_documents, find_offline_problems
 
 _OUTCOMES: Final = {
     "create": "would be created",
@@ -77,18 +77,22 @@ async def plan(server: ServerConnection, files: Sequence[Path], output: str) -> 
     """Show what an apply would change, and why. Writes nothing.
 
     The operator's planner decides, with the objects that the API server holds now. Exit code 1 if an object would be refused.
+    If the API server cannot be asked, the manifests are checked alone: exit code 1 if one is invalid, else 4.
     """
     documents, problems = read_all_manifests(files, server.namespace)
+    try:
+        previews = [
+            await _preview(server, document, documents)
+            if document.ref.kind == MODEL_DEPLOYMENT
+            else await _preview_experiment(server, document, documents)
+            for document in documents
+            if document.ref.kind in (MODEL_DEPLOYMENT, EXPERIMENT)
+        ]
+    except DependencyError as err:
+        raise fail_offline([*problems, *check_documents(documents)], f"not compared with the cluster: {err}") from None
     for problem in problems:
         problem.print()
     has_mistake = has_mistakes(problems)
-    previews = [
-        await _preview(server, document, documents)
-        if document.ref.kind == MODEL_DEPLOYMENT
-        else await _preview_experiment(server, document, documents)
-        for document in documents
-        if document.ref.kind in (MODEL_DEPLOYMENT, EXPERIMENT)
-    ]
     if not documents and not has_mistake:
         raise CommandFailed(f"no ModelDeployment and no Experiment in {', '.join(map(str, files))}")
     if output != "text":
