@@ -85,3 +85,29 @@ def test_progress_is_shown_after_each_pass() -> None:
         lambda *progress: progress_calls.append(progress),
     )
     assert progress_calls == [("v1", 1, 2), ("v1", 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "v1: 93.5 % of the held-out images are right\nv2: 97 % of the held-out images are right\n"),
+        (("--json",), '{"model":"v1","epoch":1,"of":2}\n{"model":"v1","epoch":2,"of":2}\n'),
+    ],
+)
+def test_the_program_prints_a_line_per_model_and_its_progress_for_programs(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    expected: str,
+) -> None:
+    def train(directory: Path, progress: training.ProgressCallback) -> dict[str, float]:
+        assert directory == tmp_path
+        for done in (1, 2):
+            progress("v1", done, 2)
+        return {"v1": 0.935, "v2": 0.97}
+
+    monkeypatch.setattr(training, "train_models", train)
+    monkeypatch.setattr("sys.argv", ["training", str(tmp_path), *options])
+    training.main()
+    assert capsys.readouterr().out == expected

@@ -310,7 +310,7 @@ async def _finish(task: "asyncio.Future[None]") -> None:
 async def _run_training(folder: DemoFolder) -> AsyncIterator[dict[str, object]]:
     """Train in a separate process and yield its progress. Raises CommandFailed."""
     folder.models.mkdir(parents=True, exist_ok=True)
-    command = (sys.executable, "-P", "-m", "sundog_operator.shell.demo.training", str(folder.models))
+    command = (sys.executable, "-P", "-m", "sundog_operator.shell.demo.training", str(folder.models), "--json")
     with folder.training_log.open("wb") as errors:
         child = await asyncio.create_subprocess_exec(
             *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True

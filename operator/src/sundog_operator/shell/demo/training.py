@@ -1,9 +1,10 @@
 """Train the demo's models on scikit-learn's handwritten digits, and write them as model directories.
 
 It is a separate program (`python -m sundog_operator.shell.demo.training DIRECTORY`): its end frees torch's memory, and the
-demo itself does not import torch. It prints its progress as one JSON object per line.
+demo itself does not import torch. For the demo, `--json` prints its progress as one JSON object per line.
 """
 
+import argparse
 import importlib.util
 import shutil
 import sys
@@ -137,16 +138,22 @@ def _write_json(path: Path, document: Any) -> None:
     path.write_bytes(orjson.dumps(document))
 
 
-def _print_line(document: dict[str, Any]) -> None:
-    sys.stdout.write(orjson.dumps(document).decode() + "\n")
+def _print_progress(name: str, done: int, of: int) -> None:
+    sys.stdout.write(orjson.dumps({"model": name, "epoch": done, "of": of}).decode() + "\n")
     sys.stdout.flush()
 
 
 def main() -> None:
     """Run the program."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m sundog_operator.shell.demo.training DIRECTORY")
-    train_models(Path(sys.argv[1]), lambda name, done, of: _print_line({"model": name, "epoch": done, "of": of}))
+    parser = argparse.ArgumentParser(prog="python -m sundog_operator.shell.demo.training")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--json", action="store_true", help="Print the progress as one JSON object per line.")
+    options = parser.parse_args()
+    if options.json:
+        train_models(options.directory, _print_progress)
+        return
+    for name, accuracy in train_models(options.directory, lambda *_: None).items():
+        sys.stdout.write(f"{name}: {accuracy * 100:.3g} % of the held-out images are right\n")
 
 
 if __name__ == "__main__":
