@@ -37,6 +37,7 @@ from sundog_operator.shell.local import state_dir_paths
 from sundog_operator.shell.local.api_server import open_api_server, printer_columns
 from sundog_operator.shell.local.files import ManifestFiles
 from sundog_operator.shell.local.manifest_origins import OriginStore
+from sundog_operator.shell.local.stored_readiness import mark_unready
 from sundog_operator.shell.local.view_feed import update_view
 from sundog_operator.shell.local.views import InstanceView, LoggingInstanceView
 from sundog_operator.shell.run_until_signal import run_until
@@ -138,6 +139,8 @@ async def _run(
     clock: Clock,
 ) -> None:
     with _log_to_file(state), contextlib.closing(open_api_server(state.path / _STORE, clock)) as kube:
+        if not await Processes(state, SystemProcessTable(), clock).leftovers():
+            await mark_unready(kube, clock.now())
         controllers = parts.controllers(kube, state.path, clock)
         try:
             async with _serve_api(kube, state, clock, namespace), aiohttp.ClientSession() as session:
