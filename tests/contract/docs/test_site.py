@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import yaml
 
-from real_serving import readme_commands
-
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
@@ -106,12 +104,3 @@ def test_tutorials_on_one_machine_have_names_of_their_own() -> None:
     found = [name for page in names for name in {*page}]
     assert len(found) >= 3
     assert len(found) == len({*found})
-
-
-def test_the_tutorial_for_a_cluster_has_the_commands_that_are_run_on_one() -> None:
-    tutorial = DOCS / "tutorials" / "first-model-on-a-cluster.md"
-    example = readme_commands(ROOT / "examples" / "digits" / "README.md", "In a cluster")
-    commands = [*readme_commands(tutorial, "3. Serve a model"), *readme_commands(tutorial, "4. Send a request")]
-    assert commands[: len(example)] == example
-    [kuberay] = re.findall(r"ray-operator v(\S+)", (ROOT / "tests/cluster/go/kuberay/go.mod").read_text())
-    assert f"--version {kuberay} " in readme_commands(tutorial, "1. Install KubeRay")[0]
