@@ -107,6 +107,9 @@ def epochs_of(plan, arms, *, troubled=False):
 #   exp( Σx·log r − Σ(x + c)·log(1 + π(r − 1)) ).
 # E is its mean over a fixed mixture of ratios r: ratios above 1 for "higher", their inverses for "lower". By Ville's inequality E reaches
 # 1/α with a probability of at most α, however often one looks.
+#
+# A guardrail is tested against the ratio at its margin, such as 0.97. If that were the true ratio, π would be π·0.97/(1 − π + π·0.97). The
+# rest is the same, with ratios relative to 0.97.
 
 STEPS = 96
 NEAREST, FARTHEST = 1 / 40, 5.0
@@ -134,11 +137,13 @@ def log_sum(logs):
     return most + np.log(np.exp(logs - most[..., None]).sum(-1))
 
 
-def rate(control, arm, share, exposed, effect, bar):
+def rate(control, arm, assigned, exposed, effect, bar, tested=1.0):
     """Return estimates, interval and log E of a rate.
 
-    Arguments have shape (arms, epochs). `effect` is the relative effect that the mixture is tuned for.
+    Arguments have shape (arms, epochs). `assigned` is the arm's share of the assignments to it and control, `effect` the relative effect
+    that the mixture is tuned for, and `tested` the tested ratio.
     """
+    share = assigned if tested == 1 else expit(np.log(np.asarray(tested, float))[..., None] + logit(assigned))
     ratios, log_weights = mixture(2.0 * effect)
     above, below = (log_likelihood(control, arm, share, sign * ratios) for sign in (1, -1))
     side = np.broadcast_to(log_weights + math.log((1 - SHARE_OF_NONE) / 2), above.shape)
@@ -153,21 +158,21 @@ def rate(control, arm, share, exposed, effect, bar):
         return {
             "control": control.sum(-1) / exposed[0],
             "arm": arm.sum(-1) / exposed[1],
-            "uplift": ratio - 1,
-            "lower": lower - 1,
-            "upper": upper - 1,
+            "uplift": ratio * tested - 1,
+            "lower": lower * tested - 1,
+            "upper": upper * tested - 1,
             "above": log_sum(log_weights + above),
             "below": log_sum(log_weights + below),
             # True if separate ratios per epoch are so much likelier that no single ratio fits all epochs.
-            "differs": epoch_by_epoch(control, arm, share)
+            "differs": epoch_by_epoch(control, arm, assigned, tested)
             - log_likelihood(control, arm, share, at_best[..., None])[..., 0]
             >= bar,
         }
 
 
-def epoch_by_epoch(control, arm, share):
-    """Return log E against equal rates with one ratio per epoch, by Beta mixtures of precision 2 and 50, half each."""
-    null = expit(np.log(np.asarray(1.0, float))[..., None] + logit(share))
+def epoch_by_epoch(control, arm, share, tested):
+    """Return log E against the tested ratio with one ratio per epoch, by Beta mixtures of precision 2 and 50, half each."""
+    null = expit(np.log(np.asarray(tested, float))[..., None] + logit(share))
     k = np.asarray((2.0, 50.0), float).reshape(-1, *(1,) * np.broadcast(control, arm, null).ndim)
     a, b = k * share, k * (1 - share)
     each = betaln(a + arm, b + control) - betaln(a, b) - (xlogy(arm, null) + xlog1py(control, -null))
@@ -234,12 +239,13 @@ def interval(against_equal, control, arm, share, bar):
 # %% A mean: the sum of a unit's values (0 without an outcome), averaged over exposed units
 # An epoch has the weight h = n_A·n_B/(n_A + n_B), once both arms have 30 units with an outcome. The test compares the arms' averages
 # Σh·ȳ/Σh; its information time is Σh. It is asymptotic: log E is that of a normal mixture, one-sided for "higher" and "lower", and
-# two-sided for the interval of the ratio (Fieller). An arm's variance is at least the variance of both arms together.
+# two-sided for the interval of the ratio (Fieller). An arm's variance is at least the variance of both arms together. A guardrail is tested
+# against the ratio at its margin, which needs an average of control above 0.
 
 BURN_IN = 30
 
 
-def mean(control, arm, exposed, effect, bar):
+def mean(control, arm, exposed, effect, bar, tested=1.0, is_guardrail=False):
     """Return estimates, interval and log E of a mean.
 
     `control` and `arm` are (exposed, units, positive, total, squares), each of shape (arms, epochs).
@@ -258,8 +264,8 @@ def mean(control, arm, exposed, effect, bar):
     deviation = 2.0 * effect / 3.0
     spread = time * deviation**2
     with np.errstate(all="ignore"):
-        error = np.sqrt(v_b + 1.0**2 * v_a)
-        sigma = np.where(error > 0, (b - 1.0 * a) / error, np.nan)
+        error = np.sqrt(v_b + tested**2 * v_a)
+        sigma = np.where(error > 0, (b - tested * a) / error, np.nan)
         kept = spread / (1 + spread)
         above, below = (
             math.log(2) - 0.5 * np.log1p(spread) + kept * sigma**2 / 2 + log_ndtr(sign * sigma * np.sqrt(kept))
@@ -269,14 +275,15 @@ def mean(control, arm, exposed, effect, bar):
         square, both, rest = a**2 - reach * v_a, a * b, b**2 - reach * v_b
         root = np.sqrt(np.maximum(both**2 - square * rest, 0.0))
         known = (square > 0) & (a > 0) & (v_a + v_b > 0)
+        testable = (a > 0) | (not is_guardrail)
         return {
             "control": np.asarray(control[3].sum(-1), float) / np.asarray(exposed[0] * 1_000_000, float),
             "arm": np.asarray(arm[3].sum(-1), float) / np.asarray(exposed[1] * 1_000_000, float),
             "uplift": np.where(a > 0, b / a - 1, np.nan),
             "lower": np.where(known, (both - root) / square, np.nan) - 1,
             "upper": np.where(known, (both + root) / square, np.nan) - 1,
-            "above": np.where(np.isnan(above), -np.inf, above),
-            "below": np.where(np.isnan(below), -np.inf, below),
+            "above": np.where(testable & ~np.isnan(above), above, -np.inf),
+            "below": np.where(testable & ~np.isnan(below), below, -np.inf),
             "differs": np.zeros(time.shape, bool),
         }
 
@@ -291,7 +298,8 @@ def variance(own):
 
 
 # %% Evaluate each metric of each arm
-# Each direction is tested at α divided by the number of tests (metrics times arms).
+# Each direction is tested at α divided by the number of tests (metrics times arms). All guardrails have to pass, so only arms share the α
+# of passing. Arms and all guardrails, also those of the edge, share that of harm.
 
 USUAL_EFFECT = 0.05
 
@@ -300,16 +308,32 @@ def evaluate(plan, counts, role="success"):
     """Return estimates and verdict by metric and arm."""
     metrics = [each for each in outcomes_of(plan) if each["role"] == role]
     arms = arms_of(plan)
-    epochs = list(epochs_of(plan, arms))
-    tests = max(1, len(metrics) * (len(arms) - 1))
-    bar = math.log(1 / (plan["status"]["plan"]["alpha"] / tests))
+    epochs, bars = list(epochs_of(plan, arms)), bars_of(plan, role, len(metrics), len(arms) - 1)
     return {
-        metric["name"]: dict(zip(arms[1:], _evaluate(metric, arms, epochs, counts, bar), strict=True))
+        metric["name"]: dict(zip(arms[1:], _evaluate(metric, arms, epochs, counts, *bars), strict=True))
         for metric in metrics
     }
 
 
-def _evaluate(metric, arms, epochs, counts, bar):
+def bars_of(plan, role, metrics, arms):
+    """Return the log E at which a metric is better, or has passed, and at which it is worse, or does harm."""
+    alpha = plan["status"]["plan"]["alpha"]
+    if role != "guardrail":
+        return (math.log(1 / (alpha / max(1, metrics * arms))),) * 2
+    level = alpha / max(1, arms)
+    return math.log(1 / level), math.log(
+        1 / (level / (len(plan["status"]["plan"].get("guardrails", ())) + metrics or 1))
+    )
+
+
+def tested_ratio(metric):
+    """Return the ratio to control that a metric is tested against: 1, or the one at a guardrail's margin."""
+    if "margin" not in metric:
+        return 1.0
+    return max(1 - metric["margin"] if metric.get("goal", "increase") == "increase" else 1 + metric["margin"], 1e-6)
+
+
+def _evaluate(metric, arms, epochs, counts, bar, worse_bar):
     if not epochs:
         return [{"verdict": "NoData", "exposed": 0} for _ in arms[1:]]
     counted_rows = [[counts[metric["feedback"], number, arm] for arm in arms] for number, _ in epochs]
@@ -322,17 +346,17 @@ def _evaluate(metric, arms, epochs, counts, bar):
     columns = np.array(counted_rows, object).transpose(2, 1, 0)
     control, arm = np.where(counted, columns[:, :1], 0), np.where(counted, columns[:, 1:], 0)
     exposed = control[0].sum(-1), arm[0].sum(-1)
-    effect = metric.get("minimumEffect") or USUAL_EFFECT
+    effect, tested = metric.get("margin") or metric.get("minimumEffect") or USUAL_EFFECT, tested_ratio(metric)
     if metric.get("type", "rate") == "rate":
         events = (np.asarray(each[2], float) for each in (control, arm))
-        known = rate(*events, share, [np.asarray(each, float) for each in exposed], effect, bar)
+        known = rate(*events, share, [np.asarray(each, float) for each in exposed], effect, bar, tested)
     else:
-        known = mean(control, arm, exposed, effect, bar)
+        known = mean(control, arm, exposed, effect, bar, tested, "margin" in metric)
     found = []
     for place in range(len(arms) - 1):
         own = {name: float(values[place]) for name, values in known.items()}
         own["exposed"], fewest = exposed[0][place] + exposed[1][place], min(exposed[0][place], exposed[1][place])
-        own["verdict"] = verdict(metric, own, bar) if fewest else "NoData"
+        own["verdict"] = verdict(metric, own, bar, worse_bar) if fewest else "NoData"
         found.append(own if sane[place] else {"verdict": "Invalid", "exposed": 0})
     return found
 
@@ -348,15 +372,15 @@ def improvement(metric, own):
     return (lower, upper) if metric.get("goal", "increase") == "increase" else (-upper, -lower)
 
 
-def verdict(metric, own, bar):
-    increase = metric.get("goal", "increase") == "increase"
+def verdict(metric, own, bar, worse_bar):
+    increase, is_guardrail = metric.get("goal", "increase") == "increase", "margin" in metric
     better, worse = (own["above"], own["below"]) if increase else (own["below"], own["above"])
-    if worse >= bar:
-        return "Worse"
+    if worse >= worse_bar:
+        return "Harm" if is_guardrail else "Worse"
     if own["differs"]:
         return "Heterogeneous"
     if better >= bar:
-        return "Better"
+        return "Passed" if is_guardrail else "Better"
     worth = metric.get("minimumEffect") or math.nan
     return "NoEffect" if improvement(metric, own)[1] < worth else "Undecided"
 
@@ -429,8 +453,8 @@ def untrusted(plan, units):
 
 
 # %% Decide
-# An arm wins if one success metric is better, none is worse, all have data, and every guardrail has passed. Guardrails are no outcomes, so
-# their verdicts are not in the rows: the script reads them from the status.
+# An arm wins if one success metric is better, none is worse, all have data, and every guardrail has passed. Guardrails of the edge are no
+# outcomes, so their verdicts are not in the rows: the script reads them from the status.
 
 
 def decide(plan, found, why_not=""):
@@ -439,7 +463,17 @@ def decide(plan, found, why_not=""):
         return "Undecided", ""
     metrics = [each for each in outcomes_of(plan) if each["role"] == "success"]
     standing = {
-        arm: stand(plan, arm, [found[each["name"]][arm]["verdict"] for each in metrics]) for arm in arms_of(plan)[1:]
+        arm: stand(
+            plan,
+            arm,
+            [found[each["name"]][arm]["verdict"] for each in metrics],
+            {
+                each["name"]: found[each["name"]][arm]["verdict"]
+                for each in outcomes_of(plan)
+                if each["role"] == "guardrail"
+            },
+        )
+        for arm in arms_of(plan)[1:]
     }
     won = [arm for arm, where in standing.items() if where == "Won"]
     if won:
@@ -456,13 +490,14 @@ def least(metric, own):
     return -math.inf if math.isnan(lower) else lower
 
 
-def stand(plan, arm, verdicts):
+def stand(plan, arm, verdicts, outcome_rails):
     status = plan["status"]
     rails = [
         each["verdict"]
         for each in status.get("metrics", ())
-        if each.get("arm") == arm and each.get("role") == "guardrail"
+        if each.get("arm") == arm and each.get("role") == "guardrail" and each["name"] not in outcome_rails
     ]
+    rails += outcome_rails.values()
     dropped = next((each.get("dropped") for each in status["arms"] if each["name"] == arm), None)
     if dropped or "Harm" in rails or "Worse" in verdicts:
         return "Out"
@@ -475,17 +510,22 @@ def stand(plan, arm, verdicts):
 # %% Show the verdict beside the operator's
 
 
+def evaluate_all(plan, counts):
+    """Return estimates and verdict of all metrics that decide, by metric and arm."""
+    return evaluate(plan, counts) | evaluate(plan, counts, "guardrail")
+
+
 def analyse(folder):
     """Return (found, decision, winner) of an export."""
     plan, units, outcomes = read(folder)
-    found = evaluate(plan, count(plan, units, outcomes))
+    found = evaluate_all(plan, count(plan, units, outcomes))
     return found, *decide(plan, found, untrusted(plan, units))
 
 
 def show(folder):
     """Print the results of an export, and the operator's verdict."""
     plan, units, outcomes = read(folder)
-    found, why_not = evaluate(plan, count(plan, units, outcomes)), untrusted(plan, units)
+    found, why_not = evaluate_all(plan, count(plan, units, outcomes)), untrusted(plan, units)
     if not plan["complete"]:
         print("The rows are not everything that was counted: numbers may differ from the operator's.")
     for metric, arms in found.items():

@@ -5,7 +5,7 @@ import math
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +33,15 @@ METRICS = (
     OutcomeMetric("complaints", "rate", "decrease"),
     OutcomeMetric("revenue", "mean", "increase", 0.5),
 )
+RAILS = (
+    OutcomeMetric("orders", "rate", "increase", margin=0.5),
+    OutcomeMetric("trouble", "rate", "decrease", margin=0.9),
+    OutcomeMetric("income", "mean", "increase", margin=0.6),
+)
+"""Outcomes that are guardrails, by the same feedback as the metrics."""
+
+FEEDBACK = ("converted", "complained", "paid")
+EDGE_GUARDRAILS = 1
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +73,9 @@ class MadeUp:
         off: Collection[int] = (),
         troubled: Collection[int] = (),
         quality: tuple[str, str, str] = CONSISTENT,
+        rails: Sequence[OutcomeMetric] = (),
     ) -> None:
+        self.outcome_rails = rails
         self.random = random.Random(seed)
         self.arms = ["control", *(f"arm-{place}" for place in range(1, arms + 1))]
         self.names = ["stable", *self.arms]
@@ -102,17 +113,12 @@ class MadeUp:
                 self.outcomes.append({"unit": unit, "metric": metric, "value": value, **place})
 
     def status(self) -> dict[str, Any]:
-        feedback = {"conversion": "converted", "complaints": "complained", "revenue": "paid"}
         outcomes = [
-            {
-                "name": each.name,
-                "role": "success",
-                "feedback": feedback[each.name],
-                "type": each.type,
-                "goal": each.goal,
-            }
+            {"name": each.name, "role": role, "feedback": feedback, "type": each.type, "goal": each.goal}
             | ({"minimumEffect": each.minimum_effect} if each.minimum_effect else {})
-            for each in METRICS
+            | ({"margin": each.margin} if each.margin else {})
+            for role, metrics in (("success", METRICS), ("guardrail", self.outcome_rails))
+            for each, feedback in zip(metrics, FEEDBACK, strict=False)
         ]
         comparison = {
             "arms": [{"name": name, "hash": "0" * 12, "buckets": 100} for name in self.arms],
@@ -130,7 +136,12 @@ class MadeUp:
         ]
         truth, reason, message = self.quality
         return {
-            "plan": {"alpha": self.alpha, "unit": unit, "comparison": comparison},
+            "plan": {
+                "alpha": self.alpha,
+                "unit": unit,
+                "comparison": comparison,
+                "guardrails": [{"metric": "errorRate", "margin": 0.25}] * EDGE_GUARDRAILS,
+            },
             "arms": [{"name": name} for name in self.names],
             "evidenceEpochs": epochs,
             "metrics": rails,
@@ -176,10 +187,7 @@ class MadeUp:
         return [
             OutcomeEpoch(
                 own[1:],
-                [
-                    [outcomes(metric, number, arm) for arm in self.arms]
-                    for metric in ("converted", "complained", "paid")
-                ],
+                [[outcomes(metric, number, arm) for arm in self.arms] for metric in FEEDBACK],
             )
             for number, own in enumerate(self.buckets, 1)
             if number not in self.troubled
@@ -198,8 +206,22 @@ class MadeUp:
         return evaluate.evaluate_experiment(status, seen, {}).broken or self.quality[2]
 
     def seen(self) -> WinnerInputs:
-        arms = [ArmInput(name, {"errorRate": self.rails[name]}) for name in self.arms[1:]]
+        own = self.railed()
+        arms = [
+            ArmInput(
+                name, {"errorRate": self.rails[name]} | {row[place].metric.name: row[place].verdict for row in own}
+            )
+            for place, name in enumerate(self.arms[1:])
+        ]
         return WinnerInputs(METRICS, arms, self.epochs(), self.alpha, self.broken())
+
+    def railed(self) -> list[list[OutcomeFinding]]:
+        """The guardrails, by the engine."""
+        tests = EDGE_GUARDRAILS + len(self.outcome_rails)
+        epochs = self.epochs()
+        return (
+            outcome_test.evaluate_guardrails(self.outcome_rails, epochs, self.alpha, harm_tests=tests) if epochs else []
+        )
 
     def judged(self) -> tuple[list[list[OutcomeFinding]], WinnerDecision]:
         """By the engine."""
@@ -224,6 +246,15 @@ LIVES = [
     MadeUp(4, 12_000, lift=0.5, epochs=3, troubled=(2,)),
 ]
 
+RAILED = {
+    "equal arms": MadeUp(11, 12_000, rails=RAILS),
+    "a better arm": MadeUp(2, 12_000, lift=0.5, rails=RAILS),
+    "a worse arm": MadeUp(3, 12_000, lift=-0.8, arms=3, rails=RAILS),
+    "many epochs": MadeUp(4, 12_000, lift=0.4, epochs=7, rails=RAILS),
+    "few units": MadeUp(6, 40, rails=RAILS),
+    "requests": MadeUp(5, 8000, lift=0.3, sticky=False, rails=RAILS),
+}
+
 SILENT = ("Unknown", "EdgeSilent", "verdicts wait for the counters of edge-1")
 OF_SAMPLE = ("False", "SampleRatioMismatch", "arm-1 got 9 of 900 units: sample-ratio mismatch")
 BROKEN = {
@@ -236,11 +267,15 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("life", [*LIVES, *BROKEN.values()], ids=[*map(str, range(len(LIVES))), *BROKEN])
+@pytest.mark.parametrize(
+    "life",
+    [*LIVES, *RAILED.values(), *BROKEN.values()],
+    ids=[*map(str, range(len(LIVES))), *RAILED, *BROKEN],
+)
 def test_all_numbers_are_the_engines(analysis: ModuleType, life: MadeUp, tmp_path: Path) -> None:
     found, decision, winner = analysis.analyse(life.write(tmp_path))
     findings, decided = life.judged()
-    for metric, row in zip(METRICS, findings, strict=True):
+    for metric, row in zip((*METRICS, *life.outcome_rails), (*findings, *life.railed()), strict=True):
         for arm, finding in zip(life.arms[1:], row, strict=True):
             own = found[metric.name][arm]
             assert own["verdict"] == finding.verdict, (metric.name, arm)
@@ -261,6 +296,19 @@ def test_the_made_up_experiments_have_different_ends() -> None:
     verdicts = {finding.verdict for findings, _ in judged for row in findings for finding in row}
     assert decisions >= {"Winner", "Undecided", "NoWinner"}
     assert verdicts >= {"Better", "Worse", "Undecided", "NoData", "NoEffect"}
+
+
+def test_the_made_up_guardrails_have_different_verdicts() -> None:
+    verdicts = {finding.verdict for life in RAILED.values() for row in life.railed() for finding in row}
+    assert verdicts >= {"Passed", "Harm", "Undecided"}
+    assert RAILED["a better arm"].judged()[1].decision == "Winner"
+
+
+def test_an_arm_whose_outcome_has_not_passed_does_not_win(analysis: ModuleType, tmp_path: Path) -> None:
+    strict = [replace(each, margin=0.01) for each in RAILS]
+    life = MadeUp(2, 12_000, lift=0.5, rails=strict)
+    assert analysis.analyse(life.write(tmp_path))[1:] == ("Undecided", "")
+    assert life.judged()[1].decision == "Undecided"
 
 
 @pytest.mark.parametrize("said", ["Undecided", "Harm"])

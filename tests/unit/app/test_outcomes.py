@@ -322,6 +322,40 @@ async def test_an_arm_that_does_harm_is_dropped_and_cannot_win_and_the_others_ar
     assert found(told, "arm-1", "errorRate")["verdict"] == "Harm"
 
 
+KEPT = {"name": "kept", "feedback": "kept", "margin": "10%"}
+
+
+async def test_an_arm_that_buys_more_and_keeps_less_is_dropped_by_that_outcome() -> None:
+    """The other arm buys as much and keeps as much as control, so it wins."""
+    cluster = await serving({1: 0.2})
+    cluster.edges.outcomes.chance = {
+        application(NAME, number): {"bought": bought, "kept": kept}
+        for number, bought, kept in ((1, 0.2, 0.5), (2, 0.4, 0.3), (3, 0.3, 0.5))
+    }
+    await cluster.kube.apply(experiment(2, {**BUYING, "guardrails": [KEPT]}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.settle(3)
+    assert entry(cluster)["feedback"]["metrics"] == ["bought", "kept"]
+    told = await ends(cluster)
+    first = next(arm for arm in told["arms"] if arm["name"] == "arm-1")
+    assert first["dropped"].startswith("Harm: arm arm-1: kept of arm-1 is ")
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-2")
+    lost, kept = found(told, "arm-1", "kept"), found(told, "arm-2", "kept")
+    assert (lost["role"], lost["verdict"], kept["verdict"]) == ("guardrail", "Harm", "Passed")
+    assert (lost["allowed"], kept["allowed"]) == (0.9, 0.9)
+
+
+async def test_an_arm_does_not_win_before_its_outcomes_have_passed() -> None:
+    cluster = await serving({1: 0.2, 2: 0.6})
+    never_sent = {**KEPT, "margin": "1%"}
+    await cluster.kube.apply(experiment(1, {**BUYING, "guardrails": [never_sent]}))
+    await cluster.go_on(15)
+    told = await status(cluster)
+    assert found(told, "arm-1")["verdict"] == "Better"
+    assert found(told, "arm-1", "kept")["verdict"] == "Undecided"
+    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+
+
 def message(told: Json, type_: str) -> str:
     return next(str(c["message"]) for c in told["conditions"] if c["type"] == type_)
 

@@ -36,8 +36,8 @@ from sundog_operator.shell.layout import (
 from sundog_operator.shell.plan_text import checks_section, plan_section, steps_section
 
 ONE_SIDED_NOTE: Final = (
-    "Better and Worse are one-sided verdicts at every evaluation. An interval has both ends at that level, "
-    "so it is a little wider and may still contain 1."
+    "Verdicts on outcomes are one-sided, at every evaluation. An interval has both ends at that level, "
+    "so it is a little wider and may still contain 1, or the allowed ratio of a guardrail."
 )
 
 
@@ -172,9 +172,18 @@ def _metric_messages(status: ExperimentStatus) -> Iterator[str]:
 
 
 def find_one_sided_note(metrics: Sequence[MetricStatus]) -> str:
-    """Return why the interval of a `Better` or `Worse` metric contains 1; empty if none does."""
-    ends = ((*each.interval, math.inf)[:2] for each in metrics if each.interval and each.verdict in ("Better", "Worse"))
-    return ONE_SIDED_NOTE if any(lower <= 1 <= upper for lower, upper in ends) else ""
+    """Return why the interval of a decided outcome contains the ratio that it was tested against; empty if none does."""
+    return ONE_SIDED_NOTE if any(map(_contains_tested_ratio, metrics)) else ""
+
+
+def _contains_tested_ratio(metric: MetricStatus) -> bool:
+    # Guardrails of the edge have a basis, and intervals of their own tests.
+    is_guardrail = metric.role == "guardrail" and not metric.basis
+    tested = metric.allowed if is_guardrail else 1.0
+    if tested is None or not metric.interval:
+        return False
+    lower, upper = (*metric.interval, math.inf)[:2]
+    return metric.verdict in (("Passed", "Harm") if is_guardrail else ("Better", "Worse")) and lower <= tested <= upper
 
 
 def _arms_table(status: ExperimentStatus) -> RenderableType:

@@ -115,7 +115,10 @@ def _find_undecidable_step(plan: FrozenPlan) -> str:
 
 
 def describe_outcome_goal(outcome: PlanOutcome) -> str:
-    """Describe the better direction of an outcome, and its minimum effect."""
+    """Describe the better direction of an outcome and its minimum effect, or how much worse a guardrail may be."""
+    if outcome.margin is not None:
+        direction = "below" if outcome.goal == "increase" else "above"
+        return f"{outcome.type} of {outcome.feedback} may be up to {_percent(outcome.margin)} {direction} {names.CONTROL}'s"
     minimum = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
     return f"{outcome.type} of {outcome.feedback} should {outcome.goal}{minimum}"
 

@@ -58,6 +58,7 @@ def feedback_options(made: dict[str, Any]) -> list[str]:
     [
         (experiment(), False),
         (experiment(guardrails=[{"metric": "errorRate"}]), False),
+        (experiment(guardrails=[{"name": "revenue", "feedback": "paid"}]), True),
         (experiment(success=CONVERSION), True),
         (experiment(secondary=CONVERSION), True),
         (experiment("Queued", success=CONVERSION), True),

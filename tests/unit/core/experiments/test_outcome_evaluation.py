@@ -1,5 +1,6 @@
 """Evidence by outcomes, and the status of their metrics."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -136,6 +137,70 @@ def test_the_drop_of_an_arm_removes_its_estimates() -> None:
         "errorRate": "errorRate of a was not decided: the arm was dropped",
         "retries": "retries: no worse; the arm was dropped",
     }
+
+
+REVENUE = {"name": "revenue", "feedback": "bought", "margin": "10%"}
+GUARDED = {
+    "success": [{"name": "conversion", "feedback": "bought"}],
+    "guardrails": [{"metric": "errorRate"}, REVENUE],
+}
+MANY = 100_000
+
+
+def rails(found: outcome_evaluation.OutcomeEvaluation) -> dict[str, tuple[str, float | None]]:
+    return {each.arm: (each.verdict, each.allowed) for each in found.metrics if each.role == "guardrail"}
+
+
+def test_an_outcome_can_be_a_guardrail() -> None:
+    status = running(BY_USER, metrics=GUARDED)
+    found = evaluate(status, counted({"control": 10_000, "a": 10_100, "b": 8000}, MANY))
+    assert rails(found) == {"a": ("Passed", 0.9), "b": ("Harm", 0.9)}
+    assert list(found.harm) == ["b"]
+    assert found.harm["b"].startswith("arm b: revenue of b is 20 % below control's")
+    broken = evaluate(status, counted({"control": 10_000, "a": 10_100, "b": 8000}, MANY), "the split is off")
+    assert rails(broken) == rails(found)
+    assert broken.harm == {}
+
+
+def test_an_arm_wins_only_after_its_outcomes_have_passed() -> None:
+    metrics = {**GUARDED, "guardrails": [{**REVENUE, "feedback": "amount", "type": "mean"}]}
+    counters = counted({"control": 10_000, "a": 12_000, "b": 10_000}, MANY)
+    found = evaluate(running(BY_USER, metrics=metrics), counters)
+    assert found.decided is not None
+    assert found.decided.winner == ""
+    assert "waits for revenue of a to pass" in found.decided.reason
+    paid = {("amount", 1, arm): OutcomeSums(10_000, 10_000, 10**10, 10**16) for arm in ("control", "a", "b")}
+    both = Counters("uid", feedback=replace(counters.feedback, outcomes={**counters.feedback.outcomes, **paid}))
+    passed = evaluate(running(BY_USER, metrics=metrics), both)
+    assert rails(passed) == {"a": ("Passed", 0.9), "b": ("Passed", 0.9)}
+    assert passed.decided is not None
+    assert passed.decided.winner == "a"
+
+
+def test_a_guardrail_alone_drops_an_arm() -> None:
+    """Without a success metric nothing is decided, and harm still is."""
+    status = running(BY_USER, metrics={"guardrails": [REVENUE]})
+    found = evaluate(status, counted({"control": 10_000, "a": 10_000, "b": 8000}, MANY))
+    assert found.decided is None
+    assert list(found.harm) == ["b"]
+    evidence = ExperimentEvaluation(metrics=found.metrics, harm=found.harm)
+    after = state_machine.tick(status, state.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
+    assert {arm.name: arm.dropped_code for arm in after.arms if arm.dropped} == {"b": "Harm"}
+    assert set(rails(evaluate(after, counted({"control": 10_000, "a": 10_000, "b": 8000}, MANY)))) == {"a"}
+    kept = dropped_arms.merge_dropped_metrics(after, ())
+    assert {each.arm: each.verdict for each in kept if each.name == "revenue"} == {"a": "Passed", "b": "Harm"}
+
+
+def test_outcomes_and_the_edge_share_the_error_of_harm() -> None:
+    edge_only, both = running(BY_USER), running(BY_USER, metrics=GUARDED)
+    assert outcome_evaluation.edge_harm_share(edge_only) == 1
+    of_edge = len(both.plan.guardrails)
+    assert outcome_evaluation.edge_harm_share(both) == of_edge / (of_edge + 1)
+
+
+def test_without_evidence_a_guardrail_has_no_data() -> None:
+    status = running(BY_USER, metrics=GUARDED).model_copy(update={"evidence_epochs": ()})
+    assert rails(evaluate(status, Counters("uid"))) == {"a": ("NoData", 0.9), "b": ("NoData", 0.9)}
 
 
 def test_requests_as_units_are_counted_and_at_least_those_with_outcomes() -> None:

@@ -86,6 +86,11 @@ def _names(metrics: Sequence[SuccessMetric]) -> set[str]:
     return {each.name for each in metrics}
 
 
+def _guardrails_have_own_names(spec: "ExperimentSpec") -> bool:
+    others = _names(spec.metrics.success) | _names(spec.metrics.secondary)
+    return not others & {each.name for each in spec.metrics.outcome_guardrails}
+
+
 def _floors_fit(spec: "ExperimentSpec") -> bool:
     floor = spec.allocation.floor
     return floor is None or float(floor.removesuffix("%")) * (len(spec.arms) + 1) <= 100
@@ -149,6 +154,14 @@ class ExperimentSpec(ApiBase):
             applies_to_new_only=True,
         ),
         Rule(
+            cel="self.metrics.guardrails.all(g, !has(g.name) || self.metrics.success.all(s, s.name != g.name)"
+            " && self.metrics.secondary.all(t, t.name != g.name))",
+            holds=_guardrails_have_own_names,
+            message="name of another metric; expected another one, because status could not distinguish them",
+            field="metrics.guardrails",
+            applies_to_new_only=True,
+        ),
+        Rule(
             cel=(
                 "!has(self.allocation.floor)"
                 " || double(self.allocation.floor.split('%')[0]) * double(self.arms.size() + 1) <= 100.0"
@@ -159,9 +172,10 @@ class ExperimentSpec(ApiBase):
             applies_to_new_only=True,
         ),
         Rule(
-            cel="self.exposureLog.uri == '' || self.metrics.success.size() > 0 || self.metrics.secondary.size() > 0",
-            holds=lambda spec: not spec.exposure_log.uri or bool(spec.metrics.success) or bool(spec.metrics.secondary),
-            message="nothing to write; expected metrics.success or metrics.secondary, because exposures are kept only for these",
+            cel="self.exposureLog.uri == '' || self.metrics.success.size() > 0 || self.metrics.secondary.size() > 0"
+            " || self.metrics.guardrails.exists(g, has(g.feedback))",
+            holds=lambda spec: not spec.exposure_log.uri or spec.metrics.has_outcomes,
+            message="nothing to write; expected an outcome in metrics, because exposures are kept only for these",
             field="exposureLog.uri",
         ),
     )

@@ -219,7 +219,9 @@ class MetricStatus(ApiBase):
     """State of one metric of one arm, compared with stable."""
 
     name: Text = Field(description="As in the plan's guardrails or outcomes.")
-    role: Text = Field("", description="As in the plan: guardrail or harm; for an outcome success or secondary.")
+    role: Text = Field(
+        "", description="As in the plan: guardrail or harm; for an outcome success, guardrail or secondary."
+    )
     arm: Text = Field("", description="The evaluated arm; canary in a rollout.")
     events: Annotated[Items[NonNegativeInt], Field(max_length=2)] = Field(
         (),
@@ -236,7 +238,8 @@ class MetricStatus(ApiBase):
         (),
         description="Lower and upper end of the ratio's interval, valid at every evaluation, by the test of the decision in"
         " basis. A gate passes by its margin if the upper end is at most allowed. Harm is found if the lower end is"
-        " above it. An unknown upper end is left out. Both are left out if no single ratio fits all epochs.",
+        " above it. An unknown upper end is left out. Both are left out if no single ratio fits all epochs. For an"
+        " outcome the test is one-sided, and the interval with both ends a little wider.",
     )
     basis: Text = Field(
         "",
@@ -248,7 +251,7 @@ class MetricStatus(ApiBase):
         None,
         description="Greatest ratio at which the gate passes: the margin at the next weight. With 25 % this is 1.5 before 50 %,"
         " and 1.25 before 100 %. For harm: 1 plus the margin. For a latency: 1, because the thresholds include the"
-        " margin.",
+        " margin. For an outcome to increase the least ratio, such as 0.97.",
     )
     verdict: Text = Field(
         "",

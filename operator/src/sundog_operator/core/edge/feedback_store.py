@@ -37,7 +37,7 @@ def is_needed_by(experiment: Mapping[str, Any]) -> bool:
         metrics = Experiment.parse({**experiment, "status": None}).spec.metrics
     except SpecError:
         return False
-    return bool(metrics.success or metrics.secondary)
+    return metrics.has_outcomes
 
 
 def make_namespace_store(namespace: str, members: Iterable[Json]) -> ValkeyStore:

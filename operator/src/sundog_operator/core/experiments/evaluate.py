@@ -1,6 +1,7 @@
 """Evaluation of an experiment. The tests that compare a canary with stable compare each treatment arm with control."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from sundog_operator.api import CONTROL, EvidenceEpoch, ExperimentStatus, MetricStatus
@@ -27,7 +28,6 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import replica_counts
 from sundog_operator.core.rollout.default_plan import resolve_thresholds
 from sundog_operator.core.stats import guardrail_test
-from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.guardrail_test import ArmSplit
 
 
@@ -48,10 +48,6 @@ def evaluate_experiment(
     limits, active = _limits(status), {arm.name for arm in state.active_arms(status)}
     pairs = [pair for pair in make_pairs(status) if pair.arm in active]
     metrics = {pair.arm: _evaluate_pair(status, pair, limits, collected, replicas) for pair in pairs}
-    harm = {
-        arm: next((f"arm {arm}: {each.message}" for each in own if each.verdict == MetricVerdict.HARM), "")
-        for arm, own in metrics.items()
-    }
     dead = {pair.arm: dead_arm.find_dead_arm(pair, limits, collected) for pair in pairs}
     present = collected.present
     arms = [CONTROL, *(pair.arm for pair in pairs)]
@@ -70,7 +66,7 @@ def evaluate_experiment(
     )
     return ExperimentEvaluation(
         metrics=(*(each for own in metrics.values() for each in own), *outcomes.metrics),
-        harm={arm: why for arm, why in harm.items() if why},
+        harm={**outcomes.harm, **outcome_evaluation.find_harm([each for own in metrics.values() for each in own])},
         dead={arm: why for arm, why in dead.items() if why},
         broken=mismatch,
         control=control,
@@ -104,10 +100,11 @@ def make_pairs(status: ExperimentStatus) -> list[ArmPair]:
 
 def _limits(status: ExperimentStatus) -> EvaluationLimits:
     """Return the limits of the tests. The arms share the error. All epochs are evidence of one ratio, whatever their weights."""
-    arms = len(state.treatment_arms(status))
+    levels = arm_pair.error_levels(status.plan, arms=len(state.treatment_arms(status)))
+    share = levels.harm_error_share * outcome_evaluation.edge_harm_share(status)
     return EvaluationLimits(
         guardrails=status.plan.guardrails,
-        levels=arm_pair.error_levels(status.plan, arms=arms),
+        levels=replace(levels, harm_error_share=share),
         next_weight=1.0,
         newest_alone=False,
         newest_alone_for_latency=False,

@@ -56,7 +56,7 @@ class ArmInput:
 
     Attributes:
         name: as in the spec.
-        guardrails: the `MetricVerdict` of each guardrail as text, by metric name. Only guardrails with `Passed` have passed.
+        guardrails: the `MetricVerdict` of each guardrail as text, by metric name, outcomes included. Only those with `Passed` have passed.
         dropped: why an earlier look dropped the arm, in words; empty for an active arm.
     """
 

@@ -265,7 +265,7 @@ def _metric_chart(metric: ReportMetric, number: int, time: AxisScale) -> Chart:
     if has_gates:
         lines.append(ChartLine("gate", _format_points(_allowed_points(metric.bounds, time, up))))
         legend.append(("gate", "limit of the next gate"))
-    label = "Limit" if metric.type == "event" else "Goal"
+    label = "Limit" if metric.type == "event" or metric.judged else "Goal"
     return Chart(
         ident=f"metric-{number}",
         title=metric.name,

@@ -72,7 +72,7 @@ class ReportMetric:
 
     Attributes:
         name: name in the plan, with the arm's name if it has one.
-        judged: gates wait for it; otherwise it can only do harm, or is an outcome.
+        judged: gates wait for it; otherwise it can only do harm, or is an outcome that is no guardrail.
         compared: the two sides of its ratio: an arm and control, or the candidate and stable.
         type: an event of the edge, or an outcome that is a rate or a mean.
         limit: description of the guardrail's limit or of the outcome's goal.
