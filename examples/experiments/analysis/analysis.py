@@ -39,6 +39,7 @@ def read(folder):
 
 # %% Count
 # A unit counts once, in the epoch and arm of its first exposure. Values are kept in millionths, so that sums are exact whole numbers.
+# With a cap, a unit's total above it counts as the cap.
 
 
 def exposed_of(plan, units):
@@ -52,7 +53,7 @@ def exposed_of(plan, units):
 
 
 def count(plan, units, outcomes):
-    """Return five counts by (feedback, epoch, arm).
+    """Return five counts by (feedback, cap, epoch, arm); without a cap it is None.
 
     These are: units exposed, units with an outcome, units with a first outcome above 0, Σ of units' totals, and Σ of their squares.
     """
@@ -64,14 +65,20 @@ def count(plan, units, outcomes):
         first.setdefault(key, value)
         totals[key] += value
     counts = defaultdict(lambda: [0] * 5)
-    for key, total in totals.items():
-        own = counts[key[0], *places[key]]
-        for column, more in enumerate((0, 1, first[key] > 0, total, total**2)):
-            own[column] += int(more)
-    for metric in {key[0] for key in totals} | {each["feedback"] for each in outcomes_of(plan)}:
+    for feedback, cap in {(each["feedback"], cap_of(each)) for each in outcomes_of(plan)}:
         for place, number in exposed.items():
-            counts[metric, *place][0] = number
+            counts[feedback, cap, *place][0] = number
+        for key, whole in totals.items():
+            if key[0] == feedback:
+                own, total = counts[feedback, cap, *places[key]], whole if cap is None else min(whole, cap)
+                for column, more in enumerate((0, 1, first[key] > 0, total, total**2)):
+                    own[column] += int(more)
     return counts
+
+
+def cap_of(metric):
+    """Return the cap of units' totals in millionths; None for none."""
+    return None if "cap" not in metric else max(1, round(metric["cap"] * 1_000_000))
 
 
 def outcomes_of(plan):
@@ -336,7 +343,7 @@ def tested_ratio(metric):
 def _evaluate(metric, arms, epochs, counts, bar, worse_bar):
     if not epochs:
         return [{"verdict": "NoData", "exposed": 0} for _ in arms[1:]]
-    counted_rows = [[counts[metric["feedback"], number, arm] for arm in arms] for number, _ in epochs]
+    counted_rows = [[counts[metric["feedback"], cap_of(metric), number, arm] for arm in arms] for number, _ in epochs]
     valid = np.array([all(is_valid(row[place]) for row in counted_rows) for place in range(len(arms))])
     sane = valid[1:] & valid[0]
     shares = np.array([buckets for _, buckets in epochs], float).T

@@ -74,8 +74,9 @@ class MadeUp:
         troubled: Collection[int] = (),
         quality: tuple[str, str, str] = CONSISTENT,
         rails: Sequence[OutcomeMetric] = (),
+        cap: float | None = None,
     ) -> None:
-        self.outcome_rails = rails
+        self.outcome_rails, self.cap = rails, cap
         self.random = random.Random(seed)
         self.arms = ["control", *(f"arm-{place}" for place in range(1, arms + 1))]
         self.names = ["stable", *self.arms]
@@ -117,6 +118,7 @@ class MadeUp:
             {"name": each.name, "role": role, "feedback": feedback, "type": each.type, "goal": each.goal}
             | ({"minimumEffect": each.minimum_effect} if each.minimum_effect else {})
             | ({"margin": each.margin} if each.margin else {})
+            | ({"cap": self.cap} if self.cap and each.type == "mean" else {})
             for role, metrics in (("success", METRICS), ("guardrail", self.outcome_rails))
             for each, feedback in zip(metrics, FEEDBACK, strict=False)
         ]
@@ -181,6 +183,8 @@ class MadeUp:
         def outcomes(metric: str, epoch: int, arm: str) -> OutcomeCounts:
             own = cells[metric, epoch, arm]
             totals = [sum(each) for each in own]
+            if metric == "paid" and self.cap:
+                totals = [min(total, round(self.cap * 1_000_000)) for total in totals]
             positive, squares = sum(each[0] > 0 for each in own), sum(total**2 for total in totals)
             return OutcomeCounts(self.assigned[epoch, arm], len(own), positive, sum(totals), squares)
 
@@ -251,6 +255,7 @@ RAILED = {
     "a better arm": MadeUp(2, 12_000, lift=0.5, rails=RAILS),
     "a worse arm": MadeUp(3, 12_000, lift=-0.8, arms=3, rails=RAILS),
     "many epochs": MadeUp(4, 12_000, lift=0.4, epochs=7, rails=RAILS),
+    "capped totals": MadeUp(2, 12_000, lift=0.5, rails=RAILS, cap=12.345678),
     "few units": MadeUp(6, 40, rails=RAILS),
     "requests": MadeUp(5, 8000, lift=0.3, sticky=False, rails=RAILS),
 }
@@ -302,6 +307,15 @@ def test_the_made_up_guardrails_have_different_verdicts() -> None:
     verdicts = {finding.verdict for life in RAILED.values() for row in life.railed() for finding in row}
     assert verdicts >= {"Passed", "Harm", "Undecided"}
     assert RAILED["a better arm"].judged()[1].decision == "Winner"
+
+
+def test_a_cap_changes_the_mean(analysis: ModuleType, tmp_path: Path) -> None:
+    means = []
+    for name, cap in (("whole", None), ("capped", 1.0)):
+        (folder := tmp_path / name).mkdir()
+        found, *_ = analysis.analyse(MadeUp(2, 4000, cap=cap).write(folder))
+        means.append(found["revenue"]["arm-1"]["control"])
+    assert 0 < means[1] < means[0] / 2
 
 
 def test_an_arm_whose_outcome_has_not_passed_does_not_win(analysis: ModuleType, tmp_path: Path) -> None:

@@ -653,10 +653,21 @@ RULES: list[tuple[dict[str, Any], str]] = [
                 ".margin: 100% or more below control excludes nothing; expected less than 100%",
             ),
             (
+                {"feedback": "paid", "name": "revenue", "cap": 5},
+                ".cap: cap without a mean; expected it only with type: mean",
+            ),
+            (
                 {"feedback": "paid", "name": "retries"},
                 ".name: retries is the name of an edge metric; expected another name, because reports show both",
             ),
         )
+    ],
+    *[
+        (
+            experiment({"metrics": {role: [{"name": "a", "feedback": "b", "cap": 5}]}}),
+            f"spec.metrics.{role}[0].cap: cap of a rate; expected it only with type: mean",
+        )
+        for role in ("success", "secondary")
     ],
     (
         experiment({"metrics": {"guardrails": [{"feedback": each, "name": "revenue"} for each in ("a", "b")]}}),

@@ -96,6 +96,36 @@ async def test_an_empty_store_has_an_id_and_nothing_else(opened: Opener) -> None
     assert (await other.read([])).id == found.id
 
 
+async def test_a_units_total_above_a_cap_counts_as_the_cap(opened: Opener) -> None:
+    """Sums without a cap stay as they are, and so does the total: a later negative value is taken from it, not from the cap."""
+    store, other = await opened(), await opened()
+    caps = {"m": (3 * MILLION, 10 * MILLION)}
+
+    async def send(to: OutcomeStore, *events: OutcomeEvent) -> dict[str, int]:
+        assert set(await to.write("s/a", OutcomeBatch({1: first("a"), 2: first("a")}, events, caps=caps))) == {
+            "accepted"
+        }
+        found = await tally(store)
+        return {name.removeprefix("outcome/m"): found[name] for name in found if name.endswith(("/sum", "/squares"))}
+
+    assert await send(store, event(1, 1, 2 * MILLION), event(2, 1, 3 * MILLION), event(3, 2, -1 * MILLION)) == {
+        "/1/a/sum": 4 * MILLION,
+        "/1/a/squares": 26 * MILLION**2,
+        "@3000000/1/a/sum": 2 * MILLION,
+        "@3000000/1/a/squares": 10 * MILLION**2,
+        "@10000000/1/a/sum": 4 * MILLION,
+        "@10000000/1/a/squares": 26 * MILLION**2,
+    }
+    await send(other, event(4, 1, 20 * MILLION), event(5, 2, metric="other"))
+    later = await send(other, event(6, 1, -24 * MILLION))
+    assert (later["@3000000/1/a/sum"], later["@3000000/1/a/squares"]) == (0, 2 * MILLION**2)
+    assert (later["/1/a/sum"], later["@10000000/1/a/sum"]) == (0, 0)
+    units = await tally(store)
+    columns = [units[f"outcome/m{cap}/1/a/{name}"] for cap in ("", "@3000000") for name in ("units", "positive")]
+    assert columns == [2, 1, 2, 1]
+    assert not [name for name in units if name.startswith("outcome/other@")]
+
+
 async def test_outcomes_are_joined_with_first_exposures(opened: Opener) -> None:
     store, other = await opened(), await opened()
     assert await store.write("s/a", OutcomeBatch({1: first("a"), 2: first("b", 2), (1 << 64) - 1: first("b", 2)})) == []

@@ -82,9 +82,14 @@ class Outcomes:
         self._seen = Counter(assigned)
         while self._due and self._due[0].at_s <= now_s:
             due = self._due.popleft()
-            if "feedback" in services.get(due.service, {}):
+            if taken := services.get(due.service, {}).get("feedback"):
                 self._of(due.event.exposure.attempt if due.event.exposure else "").write(
-                    OutcomeBatch(events=(due.event,), sticky=due.sticky, max_events=self.most_events)
+                    OutcomeBatch(
+                        events=(due.event,),
+                        sticky=due.sticky,
+                        max_events=self.most_events,
+                        caps=taken.get("caps", {}),
+                    )
                 )
 
     def _expose(self, now_s: float, service: Json, arm: Json, place: Place, count: int) -> None:

@@ -356,6 +356,19 @@ async def test_an_arm_does_not_win_before_its_outcomes_have_passed() -> None:
     assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
 
 
+async def test_edges_cap_the_totals_of_units() -> None:
+    """Each buying unit has 1, which counts as 0.5."""
+    cluster = await serving({1: 0.2, 2: 0.4})
+    spent = {"name": "spent", "feedback": "bought", "type": "mean", "cap": 0.5}
+    await cluster.kube.apply(experiment(metrics={"success": [spent]}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.settle(3)
+    assert entry(cluster)["feedback"]["caps"] == {"bought": [500_000]}
+    told = await ends(cluster)
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
+    assert told["plan"]["comparison"]["outcomes"][0]["cap"] == 0.5
+
+
 def message(told: Json, type_: str) -> str:
     return next(str(c["message"]) for c in told["conditions"] if c["type"] == type_)
 

@@ -21,6 +21,7 @@ from sundog_edge.feedback.join import (
 )
 
 T0 = 1_769_000_000
+CAP = 2
 units = st.integers(0, 5)
 arms = st.sampled_from(("a", "b"))
 instants = st.sampled_from((T0 - 1, T0, T0 + 1, T0 + WINDOW_S, T0 + WINDOW_S + 1))
@@ -47,6 +48,7 @@ batches = st.lists(
         sticky=st.just(True),
         max_units=st.just(4),
         max_events=st.just(12),
+        caps=st.just({"m": (CAP,)}),
     ),
     max_size=8,
 )
@@ -105,7 +107,13 @@ class Replay:
                 by_unit[event.unit].append(event.value)
             totals = [sum(values) for values in by_unit.values()]
             positive = sum(values[0] > 0 for values in by_unit.values())
-            rows.append([*place, len(totals), positive, sum(totals), sum(total**2 for total in totals)])
+            metric, *rest = place
+            for name, own_totals in (
+                (metric, totals),
+                *([(f"m@{CAP}", [min(total, CAP) for total in totals])] if metric == "m" else []),
+            ):
+                squares = sum(total**2 for total in own_totals)
+                rows.append([name, *rest, len(totals), positive, sum(own_totals), squares])
         return sorted(rows)
 
 

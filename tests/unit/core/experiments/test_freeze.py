@@ -28,6 +28,13 @@ def test_outcomes_are_ordered_by_role_and_have_their_margins() -> None:
     ]
 
 
+def test_caps_are_part_of_the_plan() -> None:
+    spent = {"name": "spent", "feedback": "paid", "type": "mean", "cap": 250}
+    found = outcomes(success=[spent], guardrails=[REVENUE | {"cap": 99.5}], secondary=[SEEN])
+    assert [each.cap for each in found] == [250, 99.5, None]
+    assert len({plan_hash({"success": [spent | {"cap": cap}]}) for cap in (250, 251)}) == 2
+
+
 def test_an_outcome_is_no_guardrail_of_the_edge() -> None:
     plan = freeze_experiment(("a",), metrics={"guardrails": [REVENUE]}).plan
     assert [(each.metric, each.role) for each in plan.guardrails] == [

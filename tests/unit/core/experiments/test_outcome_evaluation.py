@@ -203,6 +203,25 @@ def test_without_evidence_a_guardrail_has_no_data() -> None:
     assert rails(evaluate(status, Counters("uid"))) == {"a": ("NoData", 0.9), "b": ("NoData", 0.9)}
 
 
+def test_a_capped_mean_has_sums_of_its_own() -> None:
+    """Next to an uncapped one of the same feedback."""
+    spent = {"name": "spent", "feedback": "paid", "type": "mean"}
+    metrics = {"success": [{**spent, "cap": 2.5}], "secondary": [{**spent, "name": "whole"}]}
+    status = running(BY_USER, metrics=metrics)
+    selection = outcome_evaluation.make_feedback_selection("digits", "uid", status)
+    assert selection is not None
+    assert selection.metrics == {"paid@2500000", "paid"}
+    sums = {
+        (name, 1, arm): OutcomeSums(100, 100, total * factor, total**2 * factor)
+        for name, total in (("paid", 100 * 10**6), ("paid@2500000", 2_500_000))
+        for arm, factor in (("control", 100), ("a", 100), ("b", 100))
+    }
+    exposed = {(1, arm): 1000 for arm in ("stable", "control", "a", "b")}
+    found = evaluate(status, Counters("uid", feedback=FeedbackSums("s1", 9, exposed, sums)))
+    assert found.rate is not None
+    assert found.rate.values["spent"][0] == pytest.approx(0.25)
+
+
 def test_requests_as_units_are_counted_and_at_least_those_with_outcomes() -> None:
     status = running(BY_REQUEST)
     tallies = counted({"control": 100, "a": 250, "b": 90})

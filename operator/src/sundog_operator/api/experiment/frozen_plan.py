@@ -183,6 +183,9 @@ class PlanOutcome(ApiBase):
     minimum_effect: Annotated[float, Field(ge=0)] | None = Field(
         None, description="The smallest relative effect worth detecting, as a share: 0.02 is 2 %."
     )
+    cap: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Of a mean: a unit's total above this counts as this. Absent for none."
+    )
     margin: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="Of a guardrail: how much worse than control an arm may be, as a share: 0.03 is 3 %. Absent otherwise.",

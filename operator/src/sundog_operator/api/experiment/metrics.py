@@ -50,6 +50,13 @@ _TYPE_TEXT = (
 )
 
 
+Cap = Annotated[float, Field(gt=0, le=1_000_000_000_000)]
+_CAP_TEXT = (
+    "Of a mean: a unit's total above this counts as this, in the unit of the values. Then few units with very large totals"
+    " do not decide. It cannot be changed once the experiment has begun."
+)
+
+
 class SuccessMetric(ApiBase):
     """A metric of outcomes: a success metric, by which an arm can win, or a secondary metric."""
 
@@ -57,10 +64,20 @@ class SuccessMetric(ApiBase):
     feedback: FeedbackName = Field(description="Name of the metric in the feedback API.")
     type: OutcomeType = Field("rate", description=_TYPE_TEXT)
     goal: OutcomeGoal = Field("increase", description="Which direction is better; default increase.")
+    cap: Cap | None = Field(None, description=_CAP_TEXT)
     minimum_effect: MinimumEffect | None = Field(
         None,
         description="The smallest relative effect worth detecting; default about 5 %. The test decides fastest if the"
         " effect is this large or a few times larger. A smaller effect counts as no effect.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.cap) || self.type == 'mean'",
+            holds=lambda metric: metric.cap is None or metric.type == "mean",
+            message="cap of a rate; expected it only with type: mean",
+            field="cap",
+        ),
     )
 
 
@@ -80,6 +97,7 @@ class ExperimentGuardrail(MetricGuardrail):
     feedback: FeedbackName | None = Field(None, description="Name of an outcome's metric in the feedback API.")
     type: OutcomeType | None = Field(None, description=f"Of an outcome. {_TYPE_TEXT}")
     goal: OutcomeGoal | None = Field(None, description="Of an outcome: which direction is better; default increase.")
+    cap: Cap | None = Field(None, description=_CAP_TEXT)
     margin: LatencyMargin | None = Field(
         None,
         description="How much worse than control an arm may be, in percent of control. Default: 25% for errorRate, 10% for"
@@ -115,6 +133,12 @@ class ExperimentGuardrail(MetricGuardrail):
             holds=_leaves_something,
             message="100% or more below control excludes nothing; expected less than 100%",
             field="margin",
+        ),
+        Rule(
+            cel="!has(self.cap) || has(self.type) && self.type == 'mean'",
+            holds=lambda guardrail: guardrail.cap is None or guardrail.type == "mean",
+            message="cap without a mean; expected it only with type: mean",
+            field="cap",
         ),
         MAX_FITS_METRIC_RULE,
     )

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from sundog_operator.api import PlanOutcome
 from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.core.edge.reported_counts import PARSE_ERRORS, list_or_empty, parse_count
 from sundog_operator.core.observed import EdgeReport
@@ -15,6 +16,7 @@ from sundog_operator.core.observed import EdgeReport
 ATTEMPT_COUNTERS: Final = ("overflow", "unknown")
 """Counts of a whole attempt, which are part of no sum."""
 
+_MILLION: Final = 1_000_000
 _MAX_NAMED_EDGES: Final = 3
 """Edges that a message names."""
 
@@ -22,6 +24,17 @@ _MAX_SUM: Final = 2**128
 """Limit of sums of millionths and of their squares; a higher one is invalid."""
 
 Json = dict[str, Any]
+
+
+def cap_in_millionths(outcome: PlanOutcome) -> int | None:
+    """Return the cap of units' totals; None for none."""
+    return None if outcome.cap is None else max(1, round(outcome.cap * _MILLION))
+
+
+def name_sums(outcome: PlanOutcome) -> str:
+    """Return the name of an outcome's sums in the edges' reports; sums with a cap have their own."""
+    cap = cap_in_millionths(outcome)
+    return outcome.feedback if cap is None else f"{outcome.feedback}@{cap}"
 
 
 class OutcomeSums(NamedTuple):
@@ -38,7 +51,7 @@ class OutcomeSums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FeedbackSelection:
-    """The sums to keep: epochs, arms and feedback metrics of one attempt of a service."""
+    """The sums to keep: epochs, arms and names of sums of one attempt of a service."""
 
     service: str
     attempt: str

@@ -105,6 +105,7 @@ def _plan_outcome(metric: SuccessMetric, role: Literal["success", "secondary"]) 
         feedback=metric.feedback,
         type=metric.type,
         goal=metric.goal,
+        cap=metric.cap,
         minimum_effect=None if metric.minimum_effect is None else parse_percent(metric.minimum_effect),
     )
 
@@ -118,6 +119,7 @@ def _plan_guardrail(guardrail: ExperimentGuardrail) -> PlanOutcome:
         feedback=guardrail.feedback,
         type=guardrail.type or "rate",
         goal=guardrail.goal or "increase",
+        cap=guardrail.cap,
         margin=parse_percent(guardrail.margin or DEFAULT_MARGIN),
     )
 

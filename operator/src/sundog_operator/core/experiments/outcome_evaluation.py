@@ -73,7 +73,7 @@ def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus
         attempt=attempt,
         epochs=frozenset(each.number for each in status.evidence_epochs),
         arms=frozenset(arm.name for arm in status.arms),
-        metrics=frozenset(each.feedback for each in outcomes),
+        metrics=frozenset(map(feedback.name_sums, outcomes)),
     )
 
 
@@ -121,7 +121,7 @@ def evaluate_experiment_outcomes(
         return OutcomeEvaluation()
     epochs = {role: list(_epochs(status, counted, own)) for role, own in planned.items()}
     elapsed_s = (now - status.since).total_seconds() if status.since is not None else math.nan
-    rails = list(_guardrail_metrics(status, planned[GUARDRAIL], epochs[GUARDRAIL], elapsed_s))
+    own_guardrails = list(_guardrail_metrics(status, planned[GUARDRAIL], epochs[GUARDRAIL], elapsed_s))
     decided = None
     if planned[SUCCESS]:
         decided = winner.decide_winner(
@@ -132,7 +132,7 @@ def evaluate_experiment_outcomes(
                         arm.name,
                         {
                             **guardrails.get(arm.name, {}),
-                            **{each.name: each.verdict for each in rails if each.arm == arm.name},
+                            **{each.name: each.verdict for each in own_guardrails if each.arm == arm.name},
                         },
                         arm.dropped or "",
                     )
@@ -147,10 +147,10 @@ def evaluate_experiment_outcomes(
     return OutcomeEvaluation(
         metrics=(
             *_success_metrics(status, decided, epochs),
-            *rails,
+            *own_guardrails,
             *_secondary_metrics(status, planned, epochs, elapsed_s),
         ),
-        harm={} if broken else find_harm(rails),
+        harm={} if broken else find_harm(own_guardrails),
         decided=decided,
         shares=None if broken else _next_buckets(status, planned[SUCCESS], epochs[SUCCESS], now),
         rate=_rate(status, counted, planned[SUCCESS], epochs[SUCCESS], elapsed_s),
@@ -191,7 +191,7 @@ def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanO
             shares,
             [
                 [
-                    OutcomeCounts(exposed[place], *counted.feedback.of(metric.feedback, number, name))
+                    OutcomeCounts(exposed[place], *counted.feedback.of(feedback.name_sums(metric), number, name))
                     for place, name in enumerate(names)
                 ]
                 for metric in planned

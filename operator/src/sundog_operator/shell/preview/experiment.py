@@ -314,14 +314,14 @@ def _find_similar_experiment(
         if rate is None or units.frozen_unit(own.status.plan) != units.resolve_unit(spec.unit):
             continue
         counted = {
-            (each.feedback, each.type): rate.values[each.name]
+            (each.feedback, each.type, each.cap): rate.values[each.name]
             for each in outcome_evaluation.planned_outcomes(own.status, outcome_evaluation.SUCCESS)
             if each.name in rate.values
         }
         bases = {
-            each.name: ControlBaseline(*counted[each.feedback, each.type])
+            each.name: ControlBaseline(*counted[each.feedback, each.type, each.cap])
             for each in spec.metrics.success
-            if counted.get((each.feedback, each.type), (0.0,))[0] > 0
+            if counted.get((each.feedback, each.type, each.cap), (0.0,))[0] > 0
         }
         if bases:
             found.append((own.status.since, own.name, rate, bases))
