@@ -9,6 +9,7 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.hooked_kubernetes import Write
 from doubles.traffic import Answers, Traffic
+from sundog_operator.core.experiments import power
 from sundog_operator.core.kubernetes.names import application
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
@@ -343,7 +344,7 @@ async def test_an_arm_that_is_out_is_not_waited_for_and_what_is_told_is_of_those
     assert all("the arm was dropped" in each["message"] for each in told["metrics"] if each["arm"] == "arm-1")
 
 
-async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None:
+async def test_each_metric_is_named_that_is_unlikely_to_be_decided_in_its_time() -> None:
     success = [*BUYING["success"], {"name": "back", "feedback": "returned"}]
     metrics = {"success": success, "guardrails": [{"metric": "errorRate", "margin": "1%", "floor": "0%"}]}
     cluster = await serving({})
@@ -365,7 +366,7 @@ async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None
         "errorRate is unlikely to be decided before the experiment stops, in "
         in found(told, "arm-1", "errorRate")["message"]
     )
-    assert "hardly" not in found(told, "arm-1", "retries")["message"]
+    assert power.UNLIKELY_TEXT not in found(told, "arm-1", "retries")["message"]
 
 
 async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
