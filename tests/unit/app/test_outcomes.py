@@ -248,7 +248,7 @@ async def test_while_too_many_lines_are_missing_nobody_wins_and_then_somebody_do
     assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
     assert found(told, "arm-1")["verdict"] == "Better"
     assert condition(told, "DataQuality") == ("False", "RequestsLost")
-    assert "requests of control nobody knows how " in message(told, "DataQuality")
+    assert "requests of control have no known outcome" in message(told, "DataQuality")
     before = len(cluster.kube.writes)
     await cluster.go_on(2)
     written = [w for w in list(cluster.kube.writes)[before:] if w.changed and w.ref.kind == EXPERIMENT]
@@ -272,6 +272,22 @@ async def test_what_finds_no_room_in_the_store_is_told_and_nobody_wins_by_the_re
     reason = (await ends(cluster, 10))["verdict"]["reason"]
     assert reason.startswith("MaxDuration: ")
     assert "; nothing is decided: the feedback store had no space for " in reason
+
+
+async def test_outcomes_timed_before_their_exposure_are_reported_and_no_arm_wins_by_the_rest() -> None:
+    cluster = await serving({1: 0.2, 2: 0.6})
+    await cluster.kube.apply(experiment(stop={"maxDuration": "12m"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    cluster.edges.outcomes.behind_s = 7200.0
+    await cluster.go_on(2)
+    cluster.edges.outcomes.behind_s = 0.0
+    await cluster.go_on(3)
+    told = await status(cluster)
+    assert found(told, "arm-1")["verdict"] == "Better"
+    assert condition(told, "DataQuality") == ("False", "ClockSkew")
+    assert " outcomes are timed before the exposure that they name, and 0 in the future" in message(told, "DataQuality")
+    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    assert "; nothing is decided: " in (await ends(cluster, 10))["verdict"]["reason"]
 
 
 @pytest.mark.extended

@@ -240,6 +240,11 @@ ADVICE: Final = {
     "FeedbackOverflow": Advice(
         EXPERIMENT, "Report fewer outcomes for each unit, or let the next Experiment end after fewer units."
     ),
+    "ClockSkew": Advice(
+        EXPERIMENT,
+        "Correct the clock of the caller or of the edge's node. Or report outcomes without `time`: the edge then takes"
+        " their arrival. The share falls as further outcomes count.",
+    ),
     "RequestsLost": Advice(
         _EDGE_LOGS, "Check `sundog_edge_log_dropped_total`: an edge had too little CPU, or was killed. Then wait."
     ),

@@ -172,6 +172,13 @@ EXPERIMENT_CONDITIONS: Final = (
                 " message has the numbers.",
             ),
             ReasonText(
+                "False",
+                "ClockSkew",
+                "More than 1 % of outcomes are timed before the exposure that they name, or in the future. They are in"
+                " no sum, and an arm with faster outcomes lacks more of them. No arm can win meanwhile. The message has"
+                " the numbers.",
+            ),
+            ReasonText(
                 "Unknown", "NotEvaluated", "There is no evidence yet, or no step of the rollout is gated by evidence."
             ),
             ReasonText("Unknown", "Pending", "The operator has not evaluated it yet."),

@@ -111,6 +111,7 @@ class ExperimentReason(StrEnum):
     ARM_UNAVAILABLE = "ArmUnavailable"
     ARMS_STARTING = "ArmsStarting"
     CANDIDATE_UNAVAILABLE = "CandidateUnavailable"
+    CLOCK_SKEW = "ClockSkew"
     CONCLUDED = "Concluded"
     CONSISTENT = "Consistent"
     CONTROL_DEGRADED = "ControlDegraded"

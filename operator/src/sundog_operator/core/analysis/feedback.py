@@ -12,7 +12,7 @@ from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.core.edge.reported_counts import PARSE_ERRORS, list_or_empty, parse_count
 from sundog_operator.core.observed import EdgeReport
 
-ATTEMPT_COUNTERS: Final = ("overflow", "unknown")
+ATTEMPT_COUNTERS: Final = ("accepted", "overflow", "unknown", "late", "early", "future")
 """Counts of a whole attempt, which are part of no sum."""
 
 _MAX_NAMED_EDGES: Final = 3
@@ -58,6 +58,10 @@ class FeedbackSums:
         outcomes: sums by metric, epoch and arm.
         overflow: exposures and outcomes of the whole attempt that did not fit; a repeated one counts again.
         unknown: outcomes of the whole attempt whose unit does not belong to it.
+        accepted: outcomes of the whole attempt that count, in metrics of no sum too; 0 where edges are of an older release.
+        late: outcomes of the whole attempt that are timed before their exposure or too long after it; a repeated one counts again.
+        early: those late outcomes that are timed before the signed exposure that they name.
+        future: outcomes of the whole attempt that were timed in the future.
     """
 
     store: str = ""
@@ -66,6 +70,10 @@ class FeedbackSums:
     outcomes: Mapping[tuple[str, int, str], OutcomeSums] = field(default_factory=dict)
     overflow: int = 0
     unknown: int = 0
+    accepted: int = 0
+    late: int = 0
+    early: int = 0
+    future: int = 0
 
     def of(self, metric: str, epoch: int, arm: str) -> OutcomeSums:
         """Return the sums of one metric, epoch and arm."""

@@ -83,7 +83,7 @@ def evaluate_experiment(
         rate=outcomes.rate,
         feedback=feedback,
         lost=lost,
-        unknown_units_message=data_loss.report_unknown_units(collected),
+        ignored_outcomes_message=data_loss.report_ignored_outcomes(collected),
     )
 
 

@@ -54,7 +54,7 @@ class ExperimentEvaluation:
         rate: the observed rate of units; None if unknown.
         feedback: why outcomes from edges cannot be used; None if they can, or if there are none.
         lost: why too much data is missing for a winner; None if there is enough.
-        unknown_units_message: sentence about outcomes that belong to no known unit; empty if they are few.
+        ignored_outcomes_message: sentence about outcomes that no arm counts; empty if they are few.
         guardrails: the plan's guardrails, with those latency thresholds that are known.
     """
 
@@ -72,4 +72,4 @@ class ExperimentEvaluation:
     rate: ObservedRate | None = None
     feedback: Cause | None = None
     lost: Cause | None = None
-    unknown_units_message: str = ""
+    ignored_outcomes_message: str = ""

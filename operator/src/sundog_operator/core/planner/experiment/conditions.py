@@ -160,7 +160,7 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
         return Conclusion("False", before.paused.reason, message)
     if evaluated.lost is not None and not storeless:
         return _keep_numbers(experiment.status, status, stored, Conclusion("False", *evaluated.lost))
-    consistent = Conclusion("True", ExperimentReason.CONSISTENT, evaluated.unknown_units_message)
+    consistent = Conclusion("True", ExperimentReason.CONSISTENT, evaluated.ignored_outcomes_message)
     return storeless or _keep_numbers(experiment.status, status, stored, consistent)
 
 
