@@ -240,6 +240,11 @@ ADVICE: Final = {
     "FeedbackOverflow": Advice(
         EXPERIMENT, "Report fewer outcomes for each unit, or let the next Experiment end after fewer units."
     ),
+    "ArmWithoutRequests": Advice(
+        _EDGE_LOGS,
+        "Fix the edge that does not send the arm its share. Then set `spec.stopped: true` and create another Experiment:"
+        " the counts of this one stay unequal.",
+    ),
     "ClockSkew": Advice(
         EXPERIMENT,
         "Correct the clock of the caller or of the edge's node. Or report outcomes without `time`: the edge then takes"

@@ -161,6 +161,12 @@ EXPERIMENT_CONDITIONS: Final = (
             ),
             ReasonText(
                 "False",
+                "ArmWithoutRequests",
+                "An arm has a share of the traffic, and got none of so many units that chance is less likely than one in"
+                " a million. Nothing is decided meanwhile. The message names the arm.",
+            ),
+            ReasonText(
+                "False",
                 "RequestsLost",
                 "More than 1 % of an arm's requests have an unknown end, because their log lines were lost. No arm can"
                 " win until that share is lower. The message has the numbers.",

@@ -109,6 +109,7 @@ class ExperimentReason(StrEnum):
     ABORTED = "Aborted"
     ACCEPTED = "Accepted"
     ARM_UNAVAILABLE = "ArmUnavailable"
+    ARM_WITHOUT_REQUESTS = "ArmWithoutRequests"
     ARMS_STARTING = "ArmsStarting"
     CANDIDATE_UNAVAILABLE = "CandidateUnavailable"
     CLOCK_SKEW = "ClockSkew"

@@ -44,7 +44,7 @@ class ExperimentEvaluation:
         metrics: status of each metric of each arm with traffic.
         harm: for each arm that does harm, a sentence about it.
         dead: for each arm that fails nearly all its requests, a sentence about it; found without a statistical test.
-        broken: why the counts allow no conclusion, such as a sample-ratio mismatch; empty if they allow one.
+        broken: why the counts allow no conclusion, such as a sample-ratio mismatch; None if they allow one.
         control: whether control is fit for comparison.
         unreachable_edges: names of edge pods that do not report their counts.
         requests: requests in the current epoch of the arm with the fewest.
@@ -61,7 +61,7 @@ class ExperimentEvaluation:
     metrics: tuple[MetricStatus, ...] = ()
     harm: Mapping[str, str] = field(default_factory=dict)
     dead: Mapping[str, str] = field(default_factory=dict)
-    broken: str = ""
+    broken: Cause | None = None
     control: BaselineHealth = HEALTHY
     unreachable_edges: tuple[str, ...] = ()
     requests: int = 0

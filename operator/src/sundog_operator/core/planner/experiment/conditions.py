@@ -145,9 +145,8 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
     )
     if evaluated is None or not status.evidence_epochs:
         return storeless or Conclusion("Unknown", ExperimentReason.NOT_EVALUATED, "there is no evidence yet")
-    if evaluated.broken:
-        mismatch = Conclusion("False", ExperimentReason.SAMPLE_RATIO_MISMATCH, evaluated.broken)
-        return _keep_numbers(experiment.status, status, stored, mismatch)
+    if evaluated.broken is not None:
+        return _keep_numbers(experiment.status, status, stored, Conclusion("False", *evaluated.broken))
     if evaluated.feedback is not None:
         return storeless or Conclusion("False", *evaluated.feedback)
     if evaluated.unreachable_edges:
