@@ -105,6 +105,7 @@ async def test_the_better_arm_wins_by_what_its_units_did_and_stable_has_all_traf
     told = await ends(cluster)
     assert (told["phase"], told["verdict"]["decision"], told["verdict"]["winner"]) == ("Concluded", "Winner", "arm-2")
     assert told["verdict"]["reason"].startswith("Winner: conversion of arm-2 is ")
+    assert "leader" not in told["verdict"]
     assert condition(told, "Conclusive") == ("True", "Winner")
     assert condition(told, "Running") == ("False", "Winner")
     assert condition(told, "Ready") == ("True", "Concluded")
@@ -394,6 +395,7 @@ async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
     told = await status(cluster)
     assert found(told, "arm-1")["verdict"] == "Better"
     assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    assert told["verdict"]["leader"] == "arm-1"
 
 
 @pytest.mark.extended

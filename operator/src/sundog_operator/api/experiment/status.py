@@ -302,6 +302,12 @@ class Verdict(ApiBase):
         "",
         description="If evidence decided: in a rollout the arm that got all traffic, in a user's Experiment the arm that won.",
     )
+    leader: Text | None = Field(
+        None,
+        description="For a user's Experiment that is undecided: the arm with the highest lower end of the interval of the first"
+        " success metric, if its estimate is better than control's. A leader is no winner: it changes, and chance alone"
+        " makes one. Absent while none leads, while the data is in doubt, and after the end.",
+    )
     reason: Message = Field(
         "", description="After the end: how and why it ended. With Passed before the end: the findings."
     )

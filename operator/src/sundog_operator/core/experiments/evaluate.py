@@ -20,7 +20,7 @@ from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, Eva
 from sundog_operator.core.analysis.split_mismatch import MISMATCH_LOG_E
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
-from sundog_operator.core.experiments import data_loss, outcome_evaluation, sample_ratio, state
+from sundog_operator.core.experiments import data_loss, outcome_evaluation, sample_ratio, state, winner
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
 from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.kubernetes import names
@@ -78,7 +78,7 @@ def evaluate_experiment(
         requests=min(requests),
         units=_units_by_arm(status, collected) if limits.has_sticky_units else _requests_by_arm(status, collected),
         guardrails=resolve_thresholds(status.plan.guardrails, collected.traffic),
-        ruling=_ruling(outcomes.decided),
+        ruling=_ruling(outcomes.decided, undecided),
         shares=outcomes.shares,
         rate=outcomes.rate,
         feedback=feedback,
@@ -92,8 +92,11 @@ def _guardrails(metrics: Mapping[str, Sequence[MetricStatus]]) -> dict[str, dict
     return {arm: {each.name: each.verdict for each in own if each.role == "guardrail"} for arm, own in metrics.items()}
 
 
-def _ruling(decided: WinnerDecision | None) -> OutcomeRuling | None:
-    return None if decided is None else OutcomeRuling(str(decided.decision), decided.winner, decided.reason)
+def _ruling(decided: WinnerDecision | None, broken: str) -> OutcomeRuling | None:
+    if decided is None:
+        return None
+    leader = "" if broken else winner.find_leader(decided.arms)
+    return OutcomeRuling(str(decided.decision), decided.winner, decided.reason, leader)
 
 
 def make_pairs(status: ExperimentStatus) -> list[ArmPair]:

@@ -16,11 +16,13 @@ class OutcomeRuling:
         decision: a `winner.Decision` as text.
         winner: name of the winning arm; empty without one.
         reason: the reason in words.
+        leader: name of the arm that leads by the first success metric; empty where none does, or where the data is in doubt.
     """
 
     decision: str
     winner: str
     reason: str
+    leader: str = ""
 
 
 @dataclass(frozen=True, slots=True)
