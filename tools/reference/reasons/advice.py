@@ -39,6 +39,11 @@ ADVICE: Final = {
     "SaltReused": Advice(
         DESCRIBE, "If the assignments must be independent, choose a salt of its own for the next rollout or Experiment."
     ),
+    "ArmsEqual": Advice(
+        EXPERIMENT,
+        "Nothing, if you want to see that equal arms show no difference. Else set `spec.stopped: true` and create another"
+        " Experiment whose arms differ.",
+    ),
     "PlanFrozen": Advice(
         EXPERIMENT, "Undo the edit. For another plan, set `spec.stopped` and create a new Experiment."
     ),

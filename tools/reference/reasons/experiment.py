@@ -66,6 +66,12 @@ EXPERIMENT_CONDITIONS: Final = (
                 "Another Experiment or a ModelDeployment has the same salt (`spec.unit.salt`). Their assignments depend"
                 " on each other.",
             ),
+            ReasonText(
+                "True",
+                "ArmsEqual",
+                "An arm has the same model, runtime and resources as control or as another arm. Only chance makes a"
+                " difference between them. The message names them.",
+            ),
             ReasonText("False", "NotYetSupported", _UNSUPPORTED),
             ReasonText("False", "InvalidSpec", _INVALID),
             ReasonText("False", "PlanFrozen", _FROZEN),

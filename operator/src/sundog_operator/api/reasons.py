@@ -110,6 +110,7 @@ class ExperimentReason(StrEnum):
     ACCEPTED = "Accepted"
     ARM_UNAVAILABLE = "ArmUnavailable"
     ARM_WITHOUT_REQUESTS = "ArmWithoutRequests"
+    ARMS_EQUAL = "ArmsEqual"
     ARMS_STARTING = "ArmsStarting"
     CANDIDATE_UNAVAILABLE = "CandidateUnavailable"
     CLOCK_SKEW = "ClockSkew"

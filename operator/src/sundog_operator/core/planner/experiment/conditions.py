@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Final
 
-from sundog_operator.api import Condition, ExperimentStatus, MetricStatus, experiment_conditions
+from sundog_operator.api import Condition, ExperimentSpec, ExperimentStatus, MetricStatus, experiment_conditions
 from sundog_operator.api.conditions import Conclusion
-from sundog_operator.api.reasons import EndReason, ExperimentReason, MetricNote
+from sundog_operator.api.reasons import Cause, EndReason, ExperimentReason, MetricNote
 from sundog_operator.core.edge import salts
-from sundog_operator.core.experiments import outcome_evaluation, state
+from sundog_operator.core.experiments import arms, outcome_evaluation, state
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status, lifecycle
@@ -87,11 +87,19 @@ def _accepted(context: PlanContext, experiment: UserExperiment, status: Experime
             f"{fields}: cannot be changed while it runs. Undo that, or set spec.stopped and create another Experiment"
         )
         return Conclusion("False", ExperimentReason.PLAN_FROZEN, _with_plan_note(status, message))
-    if not is_over(status) and (
-        reuse := salts.make_reuse_message("Experiment", experiment.name, context.observed.salts)
-    ):
-        return Conclusion("True", ExperimentReason.SALT_REUSED, reuse)
-    return Conclusion("True", ExperimentReason.ACCEPTED, "")
+    warnings = [] if is_over(status) else _warnings(context, experiment, spec)
+    if not warnings:
+        return Conclusion("True", ExperimentReason.ACCEPTED, "")
+    return Conclusion("True", warnings[0].reason, "; ".join(each.message for each in warnings))
+
+
+def _warnings(context: PlanContext, experiment: UserExperiment, spec: ExperimentSpec) -> list[Cause]:
+    """Return what an accepted spec probably does not intend."""
+    reuse = salts.make_reuse_message("Experiment", experiment.name, context.observed.salts)
+    stable = context.revision(context.stable_number or 0)
+    equal = arms.describe_equal_arms(stable, spec, context.spec) if stable is not None else ""
+    found = (Cause(ExperimentReason.SALT_REUSED, reuse), Cause(ExperimentReason.ARMS_EQUAL, equal))
+    return [each for each in found if each.message]
 
 
 def _with_plan_note(status: ExperimentStatus, message: str) -> str:
