@@ -386,6 +386,21 @@ async def test_each_metric_is_named_that_is_unlikely_to_be_decided_in_its_time()
     assert power.UNLIKELY_TEXT not in found(told, "arm-1", "retries")["message"]
 
 
+async def test_a_metric_that_nobody_reports_is_named_before_the_others() -> None:
+    cluster = await serving({1: 0.2, 2: 0.2})
+    await cluster.kube.apply(
+        experiment(metrics={"success": [*SLOWLY["success"], {"name": "back", "feedback": "returned"}]})
+    )
+    assert await cluster.go_on(6, functools.partial(counts, cluster))
+    await cluster.go_on(3)
+    told = await status(cluster)
+    assert message(told, "Conclusive").startswith(
+        "arm arm-1: back of arm-1: no outcome returned of any unit was reported"
+    )
+    assert found(told, "arm-1", "back")["note"] == "Unreported"
+    assert "note" not in found(told, "arm-1")
+
+
 async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
     metrics = {**BUYING, "guardrails": [{"metric": "errorRate", "margin": "1%", "floor": "0%"}]}
     cluster = await serving({1: 0.2, 2: 0.6})

@@ -239,6 +239,7 @@ class MetricNote(StrEnum):
 
     ARM_DROPPED = "ArmDropped"
     UNLIKELY = "Unlikely"
+    UNREPORTED = "Unreported"
 
 
 def is_documented(reason: str) -> bool:

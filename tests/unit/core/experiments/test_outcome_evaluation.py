@@ -65,6 +65,20 @@ def test_each_arm_and_metric_has_its_units() -> None:
     assert found.rate.values == {"conversion": (0.1, 0.0)}
 
 
+def test_a_metric_that_was_never_reported_shows_how_to_report_it() -> None:
+    found = evaluate(running(BY_USER), counted({"control": 100, "a": 250, "b": 90}))
+    assert [each.note for each in found.metrics] == [None, None, "Unreported", "Unreported"]
+    assert found.metrics[2].message == (
+        "spent of a: no outcome amount of any unit was reported yet; POST it to -/feedback below the service's URL, with the"
+        " x-sundog-exposure of its answer"
+    )
+    # Outcomes of 0 were reported, and so was one of a single arm.
+    zeros = {("bought", 1, "control"): OutcomeSums(5, 0, 0, 0), ("amount", 1, "a"): OutcomeSums(1, 0, 0, 0)}
+    exposed = dict.fromkeys(((1, name) for name in ("stable", "control", "a", "b")), 1000)
+    reported = evaluate(running(BY_USER), Counters("uid", feedback=FeedbackSums("s1", 9, exposed, zeros)))
+    assert [each.note for each in reported.metrics] == [None] * 4
+
+
 def test_an_epoch_with_unfit_control_decides_nothing() -> None:
     status = running(BY_USER)
     (epoch,) = status.evidence_epochs

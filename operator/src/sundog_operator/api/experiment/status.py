@@ -266,7 +266,8 @@ class MetricStatus(ApiBase):
     message: Message = Field("", description="All of this in a sentence.")
     note: Text | None = Field(
         None,
-        description="Unlikely: it will probably not be decided before the experiment stops. ArmDropped: its arm gets no traffic any more.",
+        description="Unlikely: it will probably not be decided before the experiment stops. ArmDropped: its arm gets no traffic any more."
+        " Unreported: no outcome of its feedback was reported yet.",
     )
 
     @model_validator(mode="before")

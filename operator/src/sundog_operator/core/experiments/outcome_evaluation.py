@@ -132,8 +132,15 @@ def evaluate_experiment_outcomes(
                 elapsed_s=elapsed_s,
             )
         )
+    metrics = (*_success_metrics(status, decided, epochs), *_secondary_metrics(status, planned, epochs, elapsed_s))
+    unreported: dict[tuple[str, str], str] = {
+        (each.role, each.name): each.feedback
+        for own in planned.values()
+        for each in own
+        if not counted.feedback.has_outcomes(each.feedback)
+    }
     return OutcomeEvaluation(
-        metrics=(*_success_metrics(status, decided, epochs), *_secondary_metrics(status, planned, epochs, elapsed_s)),
+        metrics=tuple(_name_unreported(each, unreported) for each in metrics),
         decided=decided,
         shares=None if broken else _next_buckets(status, planned[SUCCESS], epochs[SUCCESS], now),
         rate=_rate(status, counted, planned[SUCCESS], epochs[SUCCESS], elapsed_s),
@@ -239,6 +246,23 @@ def _metric_status(finding: OutcomeFinding, role: str, arm: str, events: tuple[i
         message=finding.sentence(arm, out=out)[: transitions.MAX_REASON_CHARS],
         note=MetricNote.ARM_DROPPED if out and finding.verdict == OutcomeVerdict.UNDECIDED else None,
     )
+
+
+def _name_unreported(metric: MetricStatus, feedback_by_metric: Mapping[tuple[str, str], str]) -> MetricStatus:
+    """Return a metric without any outcome so far with how to report one, instead of the units that it would need.
+
+    Args:
+        metric: the metric.
+        feedback_by_metric: names of feedback of which nothing was counted, by role and name of the metric.
+    """
+    name = feedback_by_metric.get((metric.role, metric.name))
+    if name is None or metric.verdict != OutcomeVerdict.UNDECIDED or metric.note is not None:
+        return metric
+    message = (
+        f"{metric.name} of {metric.arm}: no outcome {name} of any unit was reported yet; POST it to -/feedback below the"
+        " service's URL, with the x-sundog-exposure of its answer"
+    )
+    return metric.model_copy(update={"message": message, "note": MetricNote.UNREPORTED})
 
 
 def _finite(number: float) -> float | None:

@@ -197,9 +197,10 @@ def _conclusive(status: ExperimentStatus) -> Conclusion:
 
 
 def _undecided_metrics(status: ExperimentStatus) -> list[MetricStatus]:
-    """Return the success metrics of active arms, then their guardrails that have not passed yet."""
+    """Return the success metrics of active arms, those without any outcome first, then their guardrails that have not passed yet."""
     metrics = [each for each in status.metrics if each.arm not in state.dropped_arms(status)]
     success = [each for each in metrics if each.role == outcome_evaluation.SUCCESS]
+    success.sort(key=lambda each: each.note != MetricNote.UNREPORTED)
     return success + [each for each in metrics if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
 
 
