@@ -178,9 +178,10 @@ def find_one_sided_note(metrics: Sequence[MetricStatus]) -> str:
 
 
 def _arms_table(status: ExperimentStatus) -> RenderableType:
-    table = grid("ARM", "REVISION", "WEIGHT", "REQUESTS", "ERRORS", header=True)
+    has_units = status.plan.comparison is not None
+    table = grid("ARM", "REVISION", "WEIGHT", "REQUESTS", "ERRORS", *(["UNITS"] if has_units else []), header=True)
     for arm in status.arms:
         weight = f"{arm.weight:g} %" + (" (dropped)" if arm.dropped else "")
         cells = (arm.name, f"r{arm.revision}", weight, str(arm.requests), str(arm.errors))
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(Text, (*cells, *([str(arm.units)] if has_units else []))))
     return table
