@@ -380,7 +380,7 @@ async def test_each_metric_is_named_that_is_unlikely_to_be_decided_in_its_time()
         in found(told, "arm-1", "back")["message"]
     )
     assert (
-        "errorRate is unlikely to be decided before the experiment stops, in "
+        "errorRate is unlikely to be decided before the experiment stops: it takes about "
         in found(told, "arm-1", "errorRate")["message"]
     )
     assert power.UNLIKELY_TEXT not in found(told, "arm-1", "retries")["message"]

@@ -171,9 +171,9 @@ def test_how_long_it_takes_is_shown_by_what_the_last_one_has_counted(served: Any
     assert 0.1 < float(lines[-1].rpartition("; control has ")[2]) < 0.23
     small = {"success": [{"name": "bought", "feedback": "bought", "minimumEffect": "0.1%"}]}
     stop = {"maxUnits": 10_000}
-    assert (
-        "bought is unlikely to be decided" in plan(served, experiment("again", metrics=small, stop=stop))["lines"][-1]
-    )
+    late = plan(served, experiment("again", metrics=small, stop=stop))["lines"][-1]
+    assert "bought is unlikely to be decided" in late
+    assert " at this rate; 1e+04 come in " in late
     for unknown in (
         {"unit": {"header": "x-user-id"}},
         {"metrics": {"success": [{**again["success"][0], "type": "mean"}]}},
