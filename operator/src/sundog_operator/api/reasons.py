@@ -235,9 +235,10 @@ class PauseReason(StrEnum):
 
 
 class MetricNote(StrEnum):
-    """Why an undecided metric may stay undecided."""
+    """Additions to the verdict of an undecided metric, such as why it may stay undecided."""
 
     ARM_DROPPED = "ArmDropped"
+    DISCOVERY = "Discovery"
     UNLIKELY = "Unlikely"
     UNREPORTED = "Unreported"
 

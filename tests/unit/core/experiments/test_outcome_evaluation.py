@@ -79,6 +79,24 @@ def test_a_metric_that_was_never_reported_shows_how_to_report_it() -> None:
     assert [each.note for each in reported.metrics] == [None] * 4
 
 
+def test_a_secondary_metric_that_differs_is_a_discovery_without_a_verdict() -> None:
+    names = [f"m{number}" for number in range(10)]
+    secondary = [{"name": name, "feedback": name} for name in names]
+    status = running(BY_USER, metrics={"secondary": secondary})
+    exposed = {(1, arm): 10_000 for arm in ("stable", "control", "a", "b")}
+    events = {("control", place): 1000 for place in range(10)} | {
+        (arm, place): 1000 + 60 * place for arm in ("a", "b") for place in range(10)
+    }
+    sums = {(f"m{place}", 1, arm): OutcomeSums(own, own, 0, 0) for (arm, place), own in events.items()}
+    found = evaluate(status, Counters("uid", feedback=FeedbackSums("s1", 9, exposed, sums))).metrics
+    verdicts = {each.name: (each.verdict, each.note) for each in found if each.arm == "a"}
+    assert verdicts["m0"] == ("Undecided", None)
+    assert verdicts["m3"] == ("Undecided", "Discovery")
+    assert verdicts["m9"] == ("Better", None)
+    (message,) = (each.message for each in found if (each.arm, each.name) == ("a", "m3"))
+    assert message.endswith("; differs from control (e-BH over all secondary metrics)")
+
+
 def test_an_epoch_with_unfit_control_decides_nothing() -> None:
     status = running(BY_USER)
     (epoch,) = status.evidence_epochs

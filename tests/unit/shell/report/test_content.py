@@ -179,6 +179,13 @@ def test_units_of_each_arm_are_shown() -> None:
     assert shown[shown.index(head) + 2].endswith(f" {two_arms().arms[0].units}")
 
 
+def test_a_discovery_is_marked_beside_its_verdict() -> None:
+    status = means()
+    waited = status.metrics[-1].model_copy(update={"verdict": "Undecided", "note": "Discovery"})
+    shown = lines(status.model_copy(update={"metrics": (*status.metrics[:-1], waited)}))
+    assert any(line.startswith("a: waited secondary Undecided, differs ") for line in shown)
+
+
 def test_the_minimum_effect_is_drawn_in_the_direction_of_the_goal() -> None:
     effects = {metric.name: metric.effect for metric in report_of(two_arms()).metrics}
     assert effects["a: converted"] == 1.02

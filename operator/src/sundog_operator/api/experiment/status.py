@@ -267,7 +267,8 @@ class MetricStatus(ApiBase):
     note: Text | None = Field(
         None,
         description="Unlikely: it will probably not be decided before the experiment stops. ArmDropped: its arm gets no traffic any more."
-        " Unreported: no outcome of its feedback was reported yet.",
+        " Unreported: no outcome of its feedback was reported yet. Discovery: a secondary metric that differs from control's by"
+        " e-BH, so that at most the share alpha of all discoveries is false; it decides nothing.",
     )
 
     @model_validator(mode="before")

@@ -195,8 +195,9 @@ def _secondary_metrics(
     by_role: Mapping[str, Sequence[OutcomeEpoch]],
     elapsed_s: float,
 ) -> Iterator[MetricStatus]:
-    """Yield the secondary metrics, tested at the level of all of them. Discoveries by e-BH, of which at most a share α are false, say
-    so.
+    """Yield the secondary metrics, tested at the level of all of them, with a note on discoveries by e-BH.
+
+    At most a share α of the discoveries is false.
     """
     metrics, epochs = [_metric(each) for each in planned[SECONDARY]], by_role[SECONDARY]
     names, alpha, out = compared_arms(status), status.plan.alpha or DEFAULT_ALPHA, state.dropped_arms(status)
@@ -216,7 +217,7 @@ def _secondary_metrics(
             each = _metric_status(findings[index][place - 1], SECONDARY, name, events, out=name in out)
             if (index, place - 1) in discoveries and each.verdict == OutcomeVerdict.UNDECIDED:
                 message = f"{each.message}; differs from control (e-BH over all secondary metrics)"
-                each = each.model_copy(update={"message": message})
+                each = each.model_copy(update={"message": message, "note": each.note or MetricNote.DISCOVERY})
             yield each
 
 

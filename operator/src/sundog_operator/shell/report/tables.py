@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sundog_operator.api import MetricStatus
-from sundog_operator.shell.describe_experiment import format_interval
+from sundog_operator.shell.describe_experiment import format_interval, format_verdict
 from sundog_operator.shell.report.model import ROLLOUT, ExperimentReport, ReportArm, ReportMetric
 
 
@@ -57,7 +57,7 @@ def _metric_cells(metric: ReportMetric, last: MetricStatus) -> tuple[str, ...]:
     return (
         metric.name,
         last.role,
-        last.verdict,
+        format_verdict(last),
         stable,
         candidate,
         "–" if last.ratio is None else f"{last.ratio:.3g}",
