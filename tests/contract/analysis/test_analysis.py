@@ -207,7 +207,8 @@ class MadeUp:
         seen = CollectedCounts(
             tallies=counted, reports=(), blocks={}, traffic=StableTraffic(), now_s=0.0, timeout_s=30.0
         )
-        return evaluate.evaluate_experiment(status, seen, {}).broken or self.quality[2]
+        mismatch = evaluate.evaluate_experiment(status, seen, {}).broken
+        return self.quality[2] if mismatch is None else mismatch.message
 
     def seen(self) -> WinnerInputs:
         own = self.railed()

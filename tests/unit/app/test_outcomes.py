@@ -9,6 +9,7 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.hooked_kubernetes import Write
 from doubles.traffic import Answers, Traffic
+from sundog_operator.core.experiments import power
 from sundog_operator.core.kubernetes.names import application
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
@@ -104,6 +105,7 @@ async def test_the_better_arm_wins_by_what_its_units_did_and_stable_has_all_traf
     told = await ends(cluster)
     assert (told["phase"], told["verdict"]["decision"], told["verdict"]["winner"]) == ("Concluded", "Winner", "arm-2")
     assert told["verdict"]["reason"].startswith("Winner: conversion of arm-2 is ")
+    assert "leader" not in told["verdict"]
     assert condition(told, "Conclusive") == ("True", "Winner")
     assert condition(told, "Running") == ("False", "Winner")
     assert condition(told, "Ready") == ("True", "Concluded")
@@ -247,7 +249,7 @@ async def test_while_too_many_lines_are_missing_nobody_wins_and_then_somebody_do
     assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
     assert found(told, "arm-1")["verdict"] == "Better"
     assert condition(told, "DataQuality") == ("False", "RequestsLost")
-    assert "requests of control nobody knows how " in message(told, "DataQuality")
+    assert "requests of control have no known outcome" in message(told, "DataQuality")
     before = len(cluster.kube.writes)
     await cluster.go_on(2)
     written = [w for w in list(cluster.kube.writes)[before:] if w.changed and w.ref.kind == EXPERIMENT]
@@ -271,6 +273,22 @@ async def test_what_finds_no_room_in_the_store_is_told_and_nobody_wins_by_the_re
     reason = (await ends(cluster, 10))["verdict"]["reason"]
     assert reason.startswith("MaxDuration: ")
     assert "; nothing is decided: the feedback store had no space for " in reason
+
+
+async def test_outcomes_timed_before_their_exposure_are_reported_and_no_arm_wins_by_the_rest() -> None:
+    cluster = await serving({1: 0.2, 2: 0.6})
+    await cluster.kube.apply(experiment(stop={"maxDuration": "12m"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    cluster.edges.outcomes.behind_s = 7200.0
+    await cluster.go_on(2)
+    cluster.edges.outcomes.behind_s = 0.0
+    await cluster.go_on(3)
+    told = await status(cluster)
+    assert found(told, "arm-1")["verdict"] == "Better"
+    assert condition(told, "DataQuality") == ("False", "ClockSkew")
+    assert " outcomes are timed before the exposure that they name, and 0 in the future" in message(told, "DataQuality")
+    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    assert "; nothing is decided: " in (await ends(cluster, 10))["verdict"]["reason"]
 
 
 @pytest.mark.extended
@@ -390,7 +408,7 @@ async def test_an_arm_that_is_out_is_not_waited_for_and_what_is_told_is_of_those
     assert all("the arm was dropped" in each["message"] for each in told["metrics"] if each["arm"] == "arm-1")
 
 
-async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None:
+async def test_each_metric_is_named_that_is_unlikely_to_be_decided_in_its_time() -> None:
     success = [*BUYING["success"], {"name": "back", "feedback": "returned"}]
     metrics = {"success": success, "guardrails": [{"metric": "errorRate", "margin": "1%", "floor": "0%"}]}
     cluster = await serving({})
@@ -409,10 +427,25 @@ async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None
         in found(told, "arm-1", "back")["message"]
     )
     assert (
-        "errorRate is unlikely to be decided before the experiment stops, in "
+        "errorRate is unlikely to be decided before the experiment stops: it takes about "
         in found(told, "arm-1", "errorRate")["message"]
     )
-    assert "hardly" not in found(told, "arm-1", "retries")["message"]
+    assert power.UNLIKELY_TEXT not in found(told, "arm-1", "retries")["message"]
+
+
+async def test_a_metric_that_nobody_reports_is_named_before_the_others() -> None:
+    cluster = await serving({1: 0.2, 2: 0.2})
+    await cluster.kube.apply(
+        experiment(metrics={"success": [*SLOWLY["success"], {"name": "back", "feedback": "returned"}]})
+    )
+    assert await cluster.go_on(6, functools.partial(counts, cluster))
+    await cluster.go_on(3)
+    told = await status(cluster)
+    assert message(told, "Conclusive").startswith(
+        "arm arm-1: back of arm-1: no outcome returned of any unit was reported"
+    )
+    assert found(told, "arm-1", "back")["note"] == "Unreported"
+    assert "note" not in found(told, "arm-1")
 
 
 async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
@@ -424,6 +457,7 @@ async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
     told = await status(cluster)
     assert found(told, "arm-1")["verdict"] == "Better"
     assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    assert told["verdict"]["leader"] == "arm-1"
 
 
 @pytest.mark.extended

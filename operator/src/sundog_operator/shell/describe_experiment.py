@@ -13,6 +13,7 @@ from sundog_operator.api import (
     MetricStatus,
     ShadowStatus,
 )
+from sundog_operator.api.reasons import MetricNote
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import (
     notifications,
@@ -142,9 +143,14 @@ def _metric_cells(metric: MetricStatus, *, is_over: bool) -> tuple[str, ...]:
         "" if metric.ratio is None else f"{metric.ratio:.3g}",
         format_interval(metric),
         f"{metric.allowed:.3g}" if has_limit and metric.allowed is not None else "",
-        metric.verdict,
+        format_verdict(metric),
         ("unknown" if metric.eta is None else format_span(metric.eta)) if has_eta else "",
     )
+
+
+def format_verdict(metric: MetricStatus) -> str:
+    """Format a verdict, and that an undecided secondary metric is a discovery nevertheless."""
+    return f"{metric.verdict}, differs" if metric.note == MetricNote.DISCOVERY else metric.verdict
 
 
 def format_interval(metric: MetricStatus) -> str:
@@ -187,9 +193,10 @@ def _contains_tested_ratio(metric: MetricStatus) -> bool:
 
 
 def _arms_table(status: ExperimentStatus) -> RenderableType:
-    table = grid("ARM", "REVISION", "WEIGHT", "REQUESTS", "ERRORS", header=True)
+    has_units = status.plan.comparison is not None
+    table = grid("ARM", "REVISION", "WEIGHT", "REQUESTS", "ERRORS", *(["UNITS"] if has_units else []), header=True)
     for arm in status.arms:
         weight = f"{arm.weight:g} %" + (" (dropped)" if arm.dropped else "")
         cells = (arm.name, f"r{arm.revision}", weight, str(arm.requests), str(arm.errors))
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(Text, (*cells, *([str(arm.units)] if has_units else []))))
     return table

@@ -21,6 +21,9 @@ ACCEPTED = "accepted"
 REJECTED_RESULTS = ("late", "duplicate", "unknown", "future", "invalid", "overflow")
 """Results of items that are counted but are in no sum, in the order of the evidence."""
 
+EARLY = "early"
+"""Counts those late items that are timed before the signed exposure that they name: one of the two clocks is wrong."""
+
 MAX_EVENTS = 4_000_000
 """Largest number of events of one attempt. Each is remembered, so that none counts twice. Further events are overflow."""
 
@@ -146,6 +149,8 @@ class _Joining:
             # Its arrival is after the exposure, whatever the clock of the edge of that exposure.
             event = event._replace(seconds=max(event.seconds, exposed_at))
         if not exposed_at <= event.seconds <= exposed_at + WINDOW_S:
+            # A caller knows a signed exposure only after it. By the unit itself a caller may report older events too.
+            self.count(EARLY, event.exposure is not None and event.seconds < exposed_at)
             return "late"
         if self._tally(EVENTS) >= self._batch.max_events:
             return "overflow"
@@ -202,5 +207,6 @@ def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) 
         SEQUENCE: tally.get(SEQUENCE, 0),
         "exposed": sorted(exposed),
         "outcomes": [[*place, *outcomes[place].values()] for place in sorted(outcomes)],
-        **{name: tally.get(name, 0) for name in REJECTED_RESULTS},
+        ACCEPTED: tally.get(EVENTS, 0),
+        **{name: tally.get(name, 0) for name in (*REJECTED_RESULTS, EARLY)},
     }

@@ -66,6 +66,38 @@ def test_each_arm_and_metric_has_its_units() -> None:
     assert found.rate.values == {"conversion": (0.1, 0.0)}
 
 
+def test_a_metric_that_was_never_reported_shows_how_to_report_it() -> None:
+    found = evaluate(running(BY_USER), counted({"control": 100, "a": 250, "b": 90}))
+    assert [each.note for each in found.metrics] == [None, None, "Unreported", "Unreported"]
+    assert found.metrics[2].message == (
+        "spent of a: no outcome amount of any unit was reported yet; POST it to -/feedback below the service's URL, with the"
+        " x-sundog-exposure of its answer"
+    )
+    # Outcomes of 0 were reported, and so was one of a single arm.
+    zeros = {("bought", 1, "control"): OutcomeSums(5, 0, 0, 0), ("amount", 1, "a"): OutcomeSums(1, 0, 0, 0)}
+    exposed = dict.fromkeys(((1, name) for name in ("stable", "control", "a", "b")), 1000)
+    reported = evaluate(running(BY_USER), Counters("uid", feedback=FeedbackSums("s1", 9, exposed, zeros)))
+    assert [each.note for each in reported.metrics] == [None] * 4
+
+
+def test_a_secondary_metric_that_differs_is_a_discovery_without_a_verdict() -> None:
+    names = [f"m{number}" for number in range(10)]
+    secondary = [{"name": name, "feedback": name} for name in names]
+    status = running(BY_USER, metrics={"secondary": secondary})
+    exposed = {(1, arm): 10_000 for arm in ("stable", "control", "a", "b")}
+    events = {("control", place): 1000 for place in range(10)} | {
+        (arm, place): 1000 + 60 * place for arm in ("a", "b") for place in range(10)
+    }
+    sums = {(f"m{place}", 1, arm): OutcomeSums(own, own, 0, 0) for (arm, place), own in events.items()}
+    found = evaluate(status, Counters("uid", feedback=FeedbackSums("s1", 9, exposed, sums))).metrics
+    verdicts = {each.name: (each.verdict, each.note) for each in found if each.arm == "a"}
+    assert verdicts["m0"] == ("Undecided", None)
+    assert verdicts["m3"] == ("Undecided", "Discovery")
+    assert verdicts["m9"] == ("Better", None)
+    (message,) = (each.message for each in found if (each.arm, each.name) == ("a", "m3"))
+    assert message.endswith("; differs from control (e-BH over all secondary metrics)")
+
+
 def test_an_epoch_with_unfit_control_decides_nothing() -> None:
     status = running(BY_USER)
     (epoch,) = status.evidence_epochs

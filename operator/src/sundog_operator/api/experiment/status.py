@@ -269,7 +269,9 @@ class MetricStatus(ApiBase):
     message: Message = Field("", description="All of this in a sentence.")
     note: Text | None = Field(
         None,
-        description="Unlikely: it will probably not be decided before the experiment stops. ArmDropped: its arm gets no traffic any more.",
+        description="Unlikely: it will probably not be decided before the experiment stops. ArmDropped: its arm gets no traffic any more."
+        " Unreported: no outcome of its feedback was reported yet. Discovery: a secondary metric that differs from control's by"
+        " e-BH, so that at most the share alpha of all discoveries is false; it decides nothing.",
     )
 
     @model_validator(mode="before")
@@ -304,6 +306,12 @@ class Verdict(ApiBase):
     winner: Text = Field(
         "",
         description="If evidence decided: in a rollout the arm that got all traffic, in a user's Experiment the arm that won.",
+    )
+    leader: Text | None = Field(
+        None,
+        description="For a user's Experiment that is undecided: the arm with the highest lower end of the interval of the first"
+        " success metric, if its estimate is better than control's. A leader is no winner: it changes, and chance alone"
+        " makes one. Absent while none leads, while the data is in doubt, and after the end.",
     )
     reason: Message = Field(
         "", description="After the end: how and why it ended. With Passed before the end: the findings."

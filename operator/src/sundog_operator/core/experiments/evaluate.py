@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from sundog_operator.api import CONTROL, EvidenceEpoch, ExperimentStatus, MetricStatus
-from sundog_operator.api.reasons import Cause
+from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.core.analysis import (
     arm_pair,
     baseline_health,
@@ -21,7 +21,7 @@ from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, Eva
 from sundog_operator.core.analysis.split_mismatch import MISMATCH_LOG_E
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
-from sundog_operator.core.experiments import data_loss, outcome_evaluation, state
+from sundog_operator.core.experiments import data_loss, outcome_evaluation, sample_ratio, state, winner
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeRuling
 from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.kubernetes import names
@@ -59,7 +59,7 @@ def evaluate_experiment(
     lost = data_loss.find_data_loss(status, collected)
     outage = control.outage.message if control.outage is not None else ""
     missing = next((each.message for each in (feedback, lost) if each is not None), "")
-    undecided = mismatch or outage or unreachable or missing
+    undecided = (mismatch.message if mismatch is not None else "") or outage or unreachable or missing
     at = datetime.fromtimestamp(collected.now_s, UTC)
     outcomes = outcome_evaluation.evaluate_experiment_outcomes(
         status, collected.tallies, _guardrails(metrics), undecided, at
@@ -74,12 +74,12 @@ def evaluate_experiment(
         requests=min(requests),
         units=_units_by_arm(status, collected) if limits.has_sticky_units else _requests_by_arm(status, collected),
         guardrails=resolve_thresholds(status.plan.guardrails, collected.traffic),
-        ruling=_ruling(outcomes.decided),
+        ruling=_ruling(outcomes.decided, undecided),
         shares=outcomes.shares,
         rate=outcomes.rate,
         feedback=feedback,
         lost=lost,
-        unknown_units_message=data_loss.report_unknown_units(collected),
+        ignored_outcomes_message=data_loss.report_ignored_outcomes(collected),
     )
 
 
@@ -88,8 +88,11 @@ def _guardrails(metrics: Mapping[str, Sequence[MetricStatus]]) -> dict[str, dict
     return {arm: {each.name: each.verdict for each in own if each.role == "guardrail"} for arm, own in metrics.items()}
 
 
-def _ruling(decided: WinnerDecision | None) -> OutcomeRuling | None:
-    return None if decided is None else OutcomeRuling(str(decided.decision), decided.winner, decided.reason)
+def _ruling(decided: WinnerDecision | None, broken: str) -> OutcomeRuling | None:
+    if decided is None:
+        return None
+    leader = "" if broken else winner.find_leader(decided.arms)
+    return OutcomeRuling(str(decided.decision), decided.winner, decided.reason, leader)
 
 
 def make_pairs(status: ExperimentStatus) -> list[ArmPair]:
@@ -147,8 +150,8 @@ def _load_ratio(status: ExperimentStatus, arm: str, replicas: Mapping[str, int])
     return replica_counts.pool_load_ratio(shares[arm], replicas.get(arm, 0), of_stable, replicas.get(CONTROL, 0))
 
 
-def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: CollectedCounts) -> str:
-    """Return a sentence about a sample-ratio mismatch; empty if there is none. If units are not sticky, each request is a unit."""
+def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: CollectedCounts) -> Cause | None:
+    """Return why the units do not match the weights; None if they do. If units are not sticky, each request is a unit."""
     arms = [arm.name for arm in status.arms]
     shares = {epoch.number: tuple(by_arm[arm] / BUCKETS for arm in arms) for epoch, by_arm in _buckets_by_epoch(status)}
     if limits.has_sticky_units:
@@ -161,9 +164,13 @@ def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: Col
             for number, own in shares.items()
         ]
         log_e, what = guardrail_test.mismatch_log_e(splits), "requests"
-    if log_e < MISMATCH_LOG_E:
-        return outcome_evaluation.find_split_mismatch(status, collected.tallies) if limits.has_sticky_units else ""
-    return f"{describe_split(arms, splits, what)}: sample-ratio mismatch"
+    active = {*names.STABLE_ARMS, *(arm.name for arm in state.active_arms(status))}
+    if missing := sample_ratio.find_missing_arm(arms, active, splits, what):
+        return Cause(ExperimentReason.ARM_WITHOUT_REQUESTS, missing)
+    found = f"{describe_split(arms, splits, what)}: sample-ratio mismatch" if log_e >= MISMATCH_LOG_E else ""
+    if not found and limits.has_sticky_units:
+        found = outcome_evaluation.find_split_mismatch(status, collected.tallies)
+    return Cause(ExperimentReason.SAMPLE_RATIO_MISMATCH, found) if found else None
 
 
 def include_warmup(status: ExperimentStatus, shares: Mapping[int, arm_pair.ArmShares]) -> dict[int, arm_pair.ArmShares]:

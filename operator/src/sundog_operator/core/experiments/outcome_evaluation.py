@@ -144,12 +144,19 @@ def evaluate_experiment_outcomes(
                 elapsed_s=elapsed_s,
             )
         )
+    metrics = (
+        *_success_metrics(status, decided, epochs),
+        *own_guardrails,
+        *_secondary_metrics(status, planned, epochs, elapsed_s),
+    )
+    unreported: dict[tuple[str, str], str] = {
+        (each.role, each.name): each.feedback
+        for own in planned.values()
+        for each in own
+        if not counted.feedback.has_outcomes(each.feedback)
+    }
     return OutcomeEvaluation(
-        metrics=(
-            *_success_metrics(status, decided, epochs),
-            *own_guardrails,
-            *_secondary_metrics(status, planned, epochs, elapsed_s),
-        ),
+        metrics=tuple(_name_unreported(each, unreported) for each in metrics),
         harm={} if broken else find_harm(own_guardrails),
         decided=decided,
         shares=None if broken else _next_buckets(status, planned[SUCCESS], epochs[SUCCESS], now),
@@ -243,8 +250,9 @@ def _secondary_metrics(
     by_role: Mapping[str, Sequence[OutcomeEpoch]],
     elapsed_s: float,
 ) -> Iterator[MetricStatus]:
-    """Yield the secondary metrics, tested at the level of all of them. Discoveries by e-BH, of which at most a share α are false, say
-    so.
+    """Yield the secondary metrics, tested at the level of all of them, with a note on discoveries by e-BH.
+
+    At most a share α of the discoveries is false.
     """
     metrics, epochs = [_metric(each) for each in planned[SECONDARY]], by_role[SECONDARY]
     names, alpha, out = compared_arms(status), status.plan.alpha or DEFAULT_ALPHA, state.dropped_arms(status)
@@ -264,7 +272,7 @@ def _secondary_metrics(
             each = _metric_status(findings[index][place - 1], SECONDARY, name, events, out=name in out)
             if (index, place - 1) in discoveries and each.verdict == OutcomeVerdict.UNDECIDED:
                 message = f"{each.message}; differs from control (e-BH over all secondary metrics)"
-                each = each.model_copy(update={"message": message})
+                each = each.model_copy(update={"message": message, "note": each.note or MetricNote.DISCOVERY})
             yield each
 
 
@@ -294,6 +302,23 @@ def _metric_status(finding: OutcomeFinding, role: str, arm: str, events: tuple[i
         message=finding.sentence(arm, out=out)[: transitions.MAX_REASON_CHARS],
         note=MetricNote.ARM_DROPPED if out and finding.verdict == OutcomeVerdict.UNDECIDED else None,
     )
+
+
+def _name_unreported(metric: MetricStatus, feedback_by_metric: Mapping[tuple[str, str], str]) -> MetricStatus:
+    """Return a metric without any outcome so far with how to report one, instead of the units that it would need.
+
+    Args:
+        metric: the metric.
+        feedback_by_metric: names of feedback of which nothing was counted, by role and name of the metric.
+    """
+    name = feedback_by_metric.get((metric.role, metric.name))
+    if name is None or metric.verdict != OutcomeVerdict.UNDECIDED or metric.note is not None:
+        return metric
+    message = (
+        f"{metric.name} of {metric.arm}: no outcome {name} of any unit was reported yet; POST it to -/feedback below the"
+        " service's URL, with the x-sundog-exposure of its answer"
+    )
+    return metric.model_copy(update={"message": message, "note": MetricNote.UNREPORTED})
 
 
 def _finite(number: float) -> float | None:

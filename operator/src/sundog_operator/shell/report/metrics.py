@@ -99,6 +99,7 @@ def make_outcome_metric(
             for at, each in values
         ),
         last=_without_control_characters(last),
+        effect=_find_minimum_ratio(outcome),
     )
 
 
@@ -107,6 +108,13 @@ def _outcome_limit(outcome: PlanOutcome) -> float:
     if outcome.margin is None:
         return 1.0
     return round(1 - outcome.margin if outcome.goal == "increase" else 1 + outcome.margin, 6)
+
+
+def _find_minimum_ratio(outcome: PlanOutcome) -> float | None:
+    """Return the ratio to control that is the minimum effect; None without one."""
+    if not outcome.minimum_effect:
+        return None
+    return 1 + outcome.minimum_effect if outcome.goal == "increase" else 1 - outcome.minimum_effect
 
 
 def _guardrail_points(
