@@ -1,9 +1,9 @@
 """Compute the verdict of an experiment from its export alone.
 
 `sundog experiment export NAME --to DIR` writes exposures.jsonl, outcomes.jsonl and plan.json. `spec.exposureLog` writes the same files in
-Parquet. This script counts the raw rows, evaluates them by the formulas below, and gets the operator's verdict, to the last digit. If the
-operator decides nothing, the script prints the reason. It needs numpy and scipy, pyarrow for Parquet, and no part of Sundog. Run it
-(`python analysis.py DIR`), or cell by cell in an editor that supports `# %%`.
+Parquet, or compressed. This script counts the raw rows, evaluates them by the formulas below, and gets the operator's verdict, to the last
+digit. If the operator decides nothing, the script prints the reason. It needs numpy, pandas and scipy, pyarrow for Parquet, and no part of
+Sundog. Run it (`python analysis.py DIR`), or cell by cell in an editor that supports `# %%`.
 """
 
 # %% Read the files
@@ -14,71 +14,84 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.special import betaln, expit, gammaln, log_ndtr, xlog1py, xlogy
 
+VERSIONS = (1, 2)
+UNIT, ARM, METRIC = "unit", "arm", "metric"
+EXPOSURES = {UNIT: str, "epoch": "int64", ARM: str}
+OUTCOMES = {**EXPOSURES, METRIC: str, "value": float}
 
-def rows(folder, name):
-    """Yield the rows of a file in its order: from JSON lines, or from Parquet, which needs pyarrow."""
-    lines = Path(folder) / f"{name}.jsonl"
-    if lines.exists():
-        with lines.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
-        return
-    from pyarrow import parquet
 
-    for batch in parquet.ParquetFile(lines.with_suffix(".parquet")).iter_batches():
-        yield from batch.to_pylist()
+def table(folder, name, types):
+    """Return the table of a file with columns of these types, in the order of its rows."""
+    file = next(path for form in ("jsonl", "jsonl.gz", "parquet") if (path := Path(folder) / f"{name}.{form}").exists())
+    if file.suffix == ".parquet":
+        rows = pd.read_parquet(file, columns=[*types])
+    else:
+        # Without these options pandas would take hashes for numbers, and round values.
+        rows = pd.read_json(file, lines=True, dtype=False, precise_float=True)
+    return rows.reindex(columns=[*types]).astype(types)
 
 
 def read(folder):
-    """Return (plan, units, outcomes). `units` maps each exposed unit to (epoch, arm); it is empty if each request is a unit."""
+    """Return (plan, exposures, outcomes). `exposures` has one row for each exposed unit; it is empty if each request is a unit."""
     plan = json.loads((Path(folder) / "plan.json").read_text(encoding="utf-8"))
-    units = {row["unit"]: (row["epoch"], row["arm"]) for row in rows(folder, "exposures")}
-    return plan, units, rows(folder, "outcomes")
+    if plan["version"] not in VERSIONS:
+        raise SystemExit(
+            f"plan.json: version {plan['version']}; expected one of {VERSIONS}. Use the script of its release."
+        )
+    return plan, table(folder, "exposures", EXPOSURES), table(folder, "outcomes", OUTCOMES)
 
 
 # %% Count
-# A unit counts once, in the epoch and arm of its first exposure. Values are kept in millionths, so that sums are exact whole numbers.
-# With a cap, a unit's total above it counts as the cap.
+# A unit counts once, in the epoch and arm of its first exposure. Values are kept in millionths and as Python's integers, so that sums are
+# exact whole numbers of any size. With a cap, a unit's total above it counts as the cap.
 
 
-def exposed_of(plan, units):
+def exposed_of(plan, exposures):
     """Return the exposed units by (epoch, arm), or the requests if each request is a unit."""
-    exposed = defaultdict(int)
-    for place in units.values():
-        exposed[place] += 1
+    exposed = defaultdict(int, exposures.groupby(["epoch", ARM]).size().astype(object).to_dict())
     for epoch, arm, requests in plan.get("assigned", ()):
         exposed[epoch, arm] += requests
     return exposed
 
 
-def count(plan, units, outcomes):
+def count(plan, exposures, outcomes):
     """Return five counts by (feedback, cap, epoch, arm); without a cap it is None.
 
     These are: units exposed, units with an outcome, units with a first outcome above 0, Σ of units' totals, and Σ of their squares.
     """
-    exposed = exposed_of(plan, units)
-    totals, places, first = defaultdict(int), {}, {}
-    for row in outcomes:
-        key, value = (row["metric"], row["unit"]), round(row["value"] * 1_000_000)
-        places[key] = units.get(row["unit"]) or (row["epoch"], row["arm"])
-        first.setdefault(key, value)
-        totals[key] += value
-    counts = defaultdict(lambda: [0] * 5)
+    counts, exposed, units = defaultdict(lambda: [0] * 5), exposed_of(plan, exposures), per_unit(exposures, outcomes)
     for feedback, cap in {(each["feedback"], cap_of(each)) for each in outcomes_of(plan)}:
         for place, number in exposed.items():
             counts[feedback, cap, *place][0] = number
-        for key, whole in totals.items():
-            if key[0] == feedback:
-                own, total = counts[feedback, cap, *places[key]], whole if cap is None else min(whole, cap)
-                for column, more in enumerate((0, 1, first[key] > 0, total, total**2)):
-                    own[column] += int(more)
+        for place, *own in per_cell(units[units.index.get_level_values(METRIC) == feedback], cap).itertuples():
+            counts[feedback, cap, *place][1:] = map(int, own)
     return counts
 
 
 def cap_of(metric):
     """Return the cap of units' totals in millionths; None for none."""
     return None if "cap" not in metric else max(1, round(metric["cap"] * 1_000_000))
+
+
+def per_unit(exposures, outcomes):
+    """Return total and first value of each unit with an outcome, in millionths, by (metric, epoch, arm, unit)."""
+    joined = outcomes.merge(exposures, on=UNIT, how="left", suffixes=("", " of the unit"))
+    # Where each request is a unit, no exposure is stored, and the outcome has the place of its request.
+    for column in ("epoch", ARM):
+        joined[column] = joined[f"{column} of the unit"].fillna(joined[column]).astype(EXPOSURES[column])
+    joined["millionths"] = pd.Series([round(value * 1_000_000) for value in joined["value"]], dtype=object)
+    grouped = joined.groupby([METRIC, "epoch", ARM, UNIT], sort=False)["millionths"]
+    return pd.DataFrame({"total": grouped.sum(), "first": grouped.first()}, dtype=object)
+
+
+def per_cell(units, cap):
+    """Return the four counts of units with an outcome, by (epoch, arm)."""
+    totals = units["total"] if cap is None else units["total"].map(lambda total: min(total, cap))
+    units = units.assign(units=1, positive=units["first"] > 0, total=totals, squares=totals**2)
+    return units.groupby(["epoch", ARM])[["units", "positive", "total", "squares"]].sum()
 
 
 def outcomes_of(plan):
@@ -417,9 +430,9 @@ def log_e_of_split(fell, buckets):
     return log_e
 
 
-def split_is_off(plan, units):
+def split_is_off(plan, exposures):
     """Return the sample-ratio mismatch in the operator's words; empty if there is none."""
-    names, exposed, by_request = all_of(plan), exposed_of(plan, units), bool(plan.get("assigned"))
+    names, exposed, by_request = all_of(plan), exposed_of(plan, exposures), bool(plan.get("assigned"))
     epochs = list(epochs_of(plan, names, troubled=by_request))
     fell, buckets = [[exposed[number, name] for name in names] for number, _ in epochs], [own for _, own in epochs]
     if log_e_of_split(fell, buckets) < OFF:
@@ -454,9 +467,9 @@ def operator_problem(plan):
     return "" if quality["status"] == "True" or quality["reason"] in NOT_EVALUATED else quality["message"]
 
 
-def untrusted(plan, units):
+def untrusted(plan, exposures):
     """Return why these counts decide nothing; empty if they may decide."""
-    return split_is_off(plan, units) or operator_problem(plan)
+    return split_is_off(plan, exposures) or operator_problem(plan)
 
 
 # %% Decide
@@ -524,15 +537,15 @@ def evaluate_all(plan, counts):
 
 def analyse(folder):
     """Return (found, decision, winner) of an export."""
-    plan, units, outcomes = read(folder)
-    found = evaluate_all(plan, count(plan, units, outcomes))
-    return found, *decide(plan, found, untrusted(plan, units))
+    plan, exposures, outcomes = read(folder)
+    found = evaluate_all(plan, count(plan, exposures, outcomes))
+    return found, *decide(plan, found, untrusted(plan, exposures))
 
 
 def show(folder):
     """Print the results of an export, and the operator's verdict."""
-    plan, units, outcomes = read(folder)
-    found, why_not = evaluate_all(plan, count(plan, units, outcomes)), untrusted(plan, units)
+    plan, exposures, outcomes = read(folder)
+    found, why_not = evaluate_all(plan, count(plan, exposures, outcomes)), untrusted(plan, exposures)
     if not plan["complete"]:
         print("The rows are not everything that was counted: numbers may differ from the operator's.")
     for metric, arms in found.items():

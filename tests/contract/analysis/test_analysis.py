@@ -3,17 +3,21 @@
 import json
 import math
 import random
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import analysis_script
+from sundog_operator.adapters.log_tables import BufferedTable, Format, make_table
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
@@ -21,12 +25,21 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.experiments import evaluate
 from sundog_operator.core.experiments import winner as experiments_winner
+from sundog_operator.core.experiments.exposure_log import (
+    ExposureRow,
+    FlagIdentity,
+    LogRow,
+    OutcomeRow,
+    column_types,
+)
 from sundog_operator.core.experiments.winner import ArmInput, WinnerDecision, WinnerInputs
 from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.stats import outcome_test, sample_ratio
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding
 
+CONTRACTS = Path(__file__).parents[3] / "docs" / "reference" / "contracts.md"
+NO_METRICS = {"status": {"plan": {"comparison": {}}}}
 NUMBERS = ("control", "arm", "uplift", "lower", "upper")
 METRICS = (
     OutcomeMetric("conversion", "rate", "increase", 0.02),
@@ -156,7 +169,7 @@ class MadeUp:
 
     def plan(self) -> dict[str, Any]:
         return {
-            "version": 1,
+            "version": 2,
             "complete": True,
             "assigned": [] if self.sticky else [[*place, count] for place, count in self.assigned.items()],
             "status": self.status(),
@@ -371,8 +384,8 @@ def test_what_is_wrong_since_an_arm_has_won_takes_nothing_back(analysis: ModuleT
 def test_that_nothing_is_evidence_yet_is_no_broken_data(analysis: ModuleType, tmp_path: Path) -> None:
     quality = ("Unknown", "NotEvaluated", "there is no evidence yet")
     life = MadeUp(8, 100, troubled=(1, 2), quality=quality)
-    plan, units, _ = analysis.read(life.write(tmp_path))
-    assert analysis.untrusted(plan, units) == ""
+    plan, exposures, _ = analysis.read(life.write(tmp_path))
+    assert analysis.untrusted(plan, exposures) == ""
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -398,7 +411,7 @@ def test_it_needs_nothing_of_sundog() -> None:
         for line in analysis_script.SCRIPT.read_text().splitlines()
         if line.startswith(("import ", "from "))
     }
-    assert imported - sys.stdlib_module_names == {"numpy", "scipy"}
+    assert imported - sys.stdlib_module_names == {"numpy", "pandas", "scipy"}
 
 
 def test_parquet_is_read_as_well(analysis: ModuleType, tmp_path: Path) -> None:
@@ -412,6 +425,55 @@ def test_parquet_is_read_as_well(analysis: ModuleType, tmp_path: Path) -> None:
     # Numbers that nobody knows are equal to nothing.
     assert repr(analysis.analyse(tmp_path)) == repr(of_lines)
     assert of_lines[1] == "Winner"
+
+
+FLAG = FlagIdentity("ab", "vision/digits", "uid")
+AT = datetime(2026, 11, 20, 9, 30, 0, 1, UTC)
+SEEN = [ExposureRow("0000000000000012", AT, 1, "control"), ExposureRow("00000000000000e5", AT, 2, "007")]
+TOLD = [
+    OutcomeRow("0000000000000012", "paid", 999_999_999.999_999, AT, 1, "control"),
+    OutcomeRow("00000000000000e5", "1", -0.000_001, AT, 2, "007"),
+]
+
+
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "parquet"])
+def test_the_operators_files_are_read_without_loss(
+    analysis: ModuleType, tmp_path: Path, form: Format, empty: bool
+) -> None:
+    for name, row, rows in (("exposures", ExposureRow, SEEN), ("outcomes", OutcomeRow, TOLD)):
+        with BufferedTable(make_table(tmp_path / f"{name}.{form}", form, row, FLAG)) as table:
+            for each in () if empty else rows:
+                table.add(each)
+    (tmp_path / "plan.json").write_text('{"version": 2}')
+    _, exposures, outcomes = analysis.read(tmp_path)
+    assert [*exposures.columns] == ["unit", "epoch", "arm"]
+    assert [*outcomes.columns] == ["unit", "epoch", "arm", "metric", "value"]
+    seen = [[each.unit, each.epoch, each.arm] for each in SEEN]
+    assert exposures.values.tolist() == ([] if empty else seen)
+    told = [[each.unit, each.epoch, each.arm, each.metric, each.value] for each in TOLD]
+    assert outcomes.values.tolist() == ([] if empty else told)
+
+
+def test_sums_beyond_64_bits_are_exact(analysis: ModuleType) -> None:
+    largest = [OutcomeRow("0000000000000012", "paid", 999_999_999.999_999, AT, 1, "control")] * 10_000
+    exposures = pd.DataFrame(SEEN)[[*analysis.EXPOSURES]]
+    counts = analysis.count(NO_METRICS, exposures, pd.DataFrame(largest)[[*analysis.OUTCOMES]])
+    total = 999_999_999_999_999 * 10_000
+    assert counts["paid", 1, "control"] == [1, 1, 1, total, total**2]
+
+
+def test_a_version_that_it_does_not_know_is_refused(analysis: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"version": 3}')
+    with pytest.raises(SystemExit, match=r"^plan\.json: version 3; expected one of \(1, 2\)"):
+        analysis.read(tmp_path)
+
+
+@pytest.mark.parametrize("row", [ExposureRow, OutcomeRow])
+def test_all_columns_are_documented(row: type[LogRow]) -> None:
+    documented = re.findall(r"^\| `([a-z_.]+)` \| ([a-z0-9]+) \|", CONTRACTS.read_text(), re.MULTILINE)
+    types = {str: "string", float: "double", int: "int64", datetime: "timestamp"}
+    assert {*documented} >= {(name, types[kind]) for name, kind in column_types(row).items()}
 
 
 def test_what_it_prints_names_both_verdicts(

@@ -75,7 +75,9 @@ class ExposureLog(ApiBase):
         description="Location to write below: s3://, gs://, or pvc:// of a claim that the operator mounts; in local mode file://."
         " In a cluster the administrator must allow it. Empty keeps them in the namespace's store, bounded.",
     )
-    format: Literal["parquet"] = Field("parquet", description="Format of the files.")
+    format: Literal["parquet", "jsonl"] = Field(
+        "parquet", description="Format of exposures and outcomes. jsonl is JSON lines, compressed by gzip."
+    )
 
 
 def _weights_name_arms(spec: "ExperimentSpec") -> bool:

@@ -288,8 +288,8 @@ class ExposureLogStatus(ApiBase):
     )
     sequence: NonNegativeInt = Field(description="Counted from 1. Each write has its own folder, which is kept.")
     written_at: Timestamp = Field(description="When the data was read.")
-    exposures: NonNegativeInt = Field(0, description="Rows of exposures.parquet.")
-    outcomes: NonNegativeInt = Field(0, description="Rows of outcomes.parquet.")
+    exposures: NonNegativeInt = Field(0, description="Rows of the exposures.")
+    outcomes: NonNegativeInt = Field(0, description="Rows of the outcomes.")
     complete: bool = Field(False, description="Whether the rows match the sums in plan.json exactly, as stated there.")
     final: bool = Field(False, description="Whether the data was read after the end. Then this write is the last one.")
 
