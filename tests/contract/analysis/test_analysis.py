@@ -39,7 +39,7 @@ from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoc
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding
 
 CONTRACTS = Path(__file__).parents[3] / "docs" / "reference" / "contracts.md"
-NO_METRICS = {"status": {"plan": {"comparison": {}}}}
+PAID = {"status": {"plan": {"comparison": {"outcomes": [{"name": "paid", "feedback": "paid", "type": "mean"}]}}}}
 NUMBERS = ("control", "arm", "uplift", "lower", "upper")
 METRICS = (
     OutcomeMetric("conversion", "rate", "increase", 0.02),
@@ -458,9 +458,9 @@ def test_the_operators_files_are_read_without_loss(
 def test_sums_beyond_64_bits_are_exact(analysis: ModuleType) -> None:
     largest = [OutcomeRow("0000000000000012", "paid", 999_999_999.999_999, AT, 1, "control")] * 10_000
     exposures = pd.DataFrame(SEEN)[[*analysis.EXPOSURES]]
-    counts = analysis.count(NO_METRICS, exposures, pd.DataFrame(largest)[[*analysis.OUTCOMES]])
+    counts = analysis.count(PAID, exposures, pd.DataFrame(largest)[[*analysis.OUTCOMES]])
     total = 999_999_999_999_999 * 10_000
-    assert counts["paid", 1, "control"] == [1, 1, 1, total, total**2]
+    assert counts["paid", None, 1, "control"] == [1, 1, 1, total, total**2]
 
 
 def test_a_version_that_it_does_not_know_is_refused(analysis: ModuleType, tmp_path: Path) -> None:
