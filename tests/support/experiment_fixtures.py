@@ -77,7 +77,8 @@ def at(status: ExperimentStatus, shares: Shares, look: int) -> ExperimentStatus:
     for arm in status.arms:
         weight = round(outside, 2) if arm.name == names.STABLE else shares.get(arm.name, 0)
         requests = arm.requests + round(36_000 * arm.weight / 100) if look else 0
-        found.append(arm.model_copy(update={"weight": weight, "requests": requests, "errors": requests // 100}))
+        counts = {"requests": requests, "errors": requests // 100, "units": requests // 9}
+        found.append(arm.model_copy(update={"weight": weight, **counts}))
     return status.model_copy(update={"arms": tuple(found), "epoch": Epoch(number=look, since=BEGUN, confirmed=True)})
 
 

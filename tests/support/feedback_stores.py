@@ -1,13 +1,19 @@
 """Feedback stores for tests: one in memory, and a real server of the protocol of Valkey and Redis."""
 
+import contextlib
+import os
+import select
 import shutil
+import signal
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import redis
 
 from ports import free_port
 from store_processes import running
@@ -16,8 +22,12 @@ from sundog_edge.feedback.events import OutcomeEvent
 from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_edge.feedback.join import FirstExposure, OutcomeBatch, StoredState, join
 from sundog_edge.feedback.store import RETENTION_S, StoreSnapshot
+from sundog_operator.api.installation import Installation
+from sundog_operator.core.edge.feedback_store import make_server
+from sundog_operator.core.ray.valkey import make_command
+from waiting import PATIENCE_S
 
-PASSWORD = "a password of tests"
+PASSWORD = "a-password-of-tests"
 
 
 @dataclass
@@ -82,18 +92,37 @@ class MemoryStore:
             raise StoreUnavailable("feedback store: away")
 
 
+class RedisServer(NamedTuple):
+    """A running server: its port, its password file, and its process."""
+
+    port: int
+    password: Path
+    pid: int
+
+
 @contextmanager
-def redis_server(folder: Path, port: int = 0) -> Iterator[tuple[int, Path]]:
-    """Start a server that writes everything to disk; yield its port and password file. Skips if none is installed."""
-    program = shutil.which("valkey-server") or shutil.which("redis-server")
-    if program is None:
+def redis_server(folder: Path, port: int = 0) -> Iterator[RedisServer]:
+    """Run the server of a namespace's store as the operator ships it. Skips if none is installed."""
+    if not (shutil.which("valkey-server") or shutil.which("redis-server")):
         pytest.skip("neither valkey-server nor redis-server is installed (Debian's package redis-server)")
     port = port or free_port()
     password = folder / "password"
     password.write_text(PASSWORD + "\n")
-    settings = folder / "redis.conf"
-    settings.write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {folder}\nsave ''\nappendonly yes\nappendfsync always\nrequirepass \"{PASSWORD}\"\n"
-    )
-    with running([program, str(settings)], port, folder / "redis.log"):
-        yield port, password
+    shell, option, script = make_command(make_server(Installation()), port, str(folder))
+    command = [shell, option, f"{script} --bind 127.0.0.1"]
+    with running(command, port, folder / "redis.log", {"PASSWORD": PASSWORD}):
+        with redis.Redis(port=port, password=PASSWORD) as plain:
+            pid = int(plain.info("server")["process_id"])
+        process = os.pidfd_open(pid)
+        try:
+            yield RedisServer(port, password, pid)
+        finally:
+            _end(process)
+
+
+def _end(process: int) -> None:
+    """End a server, of which only the shell is a child of the tests. It may be dead already."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+    select.select([process], [], [], PATIENCE_S)
+    os.close(process)

@@ -105,7 +105,7 @@ class Reader:
             timeout=PATIENCE_S,
             check=False,
         )
-        assert done.returncode == 0, f"{commands}{done.stderr}\n{self.up.told()[-2000:]}"
+        assert done.returncode == 0, f"{commands}{done.stderr}\n{self.up.output()[-2000:]}"
         self.here = Path(ends_in.read_text().strip())
         return done.stdout
 
@@ -162,14 +162,14 @@ class Reader:
         try:
             eventually(holds, what, within)
         except TimeoutError as err:
-            raise AssertionError(f"{err}\n{self.up.told()[-2000:]}") from err
+            raise AssertionError(f"{err}\n{self.up.output()[-2000:]}") from err
 
     def _serve(self, commands: str) -> None:
         """Run the block of the first terminal, and wait for the API."""
         self.up.process = process = self._start(commands, self.up.log)
 
         def answers() -> bool:
-            assert process.poll() is None, f"{commands}ended; expected it to run on\n{self.up.told()[-2000:]}"
+            assert process.poll() is None, f"{commands}ended; expected it to run on\n{self.up.output()[-2000:]}"
             return (self.up.state / "kubeconfig").exists()
 
         eventually(answers, "the API server")
@@ -204,7 +204,7 @@ class Reader:
     def _ends(self) -> None:
         """The page has stopped its instance."""
         assert self.up.process is not None
-        assert self.up.process.wait(PATIENCE_S) == 0, self.up.told()[-2000:]
+        assert self.up.process.wait(PATIENCE_S) == 0, self.up.output()[-2000:]
         assert processes_of(self.up.state) == []
 
 

@@ -1,9 +1,9 @@
 """Compute the verdict of an experiment from its export alone.
 
 `sundog experiment export NAME --to DIR` writes exposures.jsonl, outcomes.jsonl and plan.json. `spec.exposureLog` writes the same files in
-Parquet. This script counts the raw rows, evaluates them by the formulas below, and gets the operator's verdict, to the last digit. If the
-operator decides nothing, the script prints the reason. It needs numpy and scipy, pyarrow for Parquet, and no part of Sundog. Run it
-(`python analysis.py DIR`), or cell by cell in an editor that supports `# %%`.
+Parquet, or compressed. This script counts the raw rows, evaluates them by the formulas below, and gets the operator's verdict, to the last
+digit. If the operator decides nothing, the script prints the reason. It needs numpy, pandas and scipy, pyarrow for Parquet, and no part of
+Sundog. Run it (`python analysis.py DIR`), or cell by cell in an editor that supports `# %%`.
 """
 
 # %% Read the files
@@ -14,64 +14,84 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.special import betaln, expit, gammaln, log_ndtr, xlog1py, xlogy
 
+VERSIONS = (1, 2)
+UNIT, ARM, METRIC = "unit", "arm", "metric"
+EXPOSURES = {UNIT: str, "epoch": "int64", ARM: str}
+OUTCOMES = {**EXPOSURES, METRIC: str, "value": float}
 
-def rows(folder, name):
-    """Yield the rows of a file in its order: from JSON lines, or from Parquet, which needs pyarrow."""
-    lines = Path(folder) / f"{name}.jsonl"
-    if lines.exists():
-        with lines.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
-        return
-    from pyarrow import parquet
 
-    for batch in parquet.ParquetFile(lines.with_suffix(".parquet")).iter_batches():
-        yield from batch.to_pylist()
+def table(folder, name, types):
+    """Return the table of a file with columns of these types, in the order of its rows."""
+    file = next(path for form in ("jsonl", "jsonl.gz", "parquet") if (path := Path(folder) / f"{name}.{form}").exists())
+    if file.suffix == ".parquet":
+        rows = pd.read_parquet(file, columns=[*types])
+    else:
+        # Without these options pandas would take hashes for numbers, and round values.
+        rows = pd.read_json(file, lines=True, dtype=False, precise_float=True)
+    return rows.reindex(columns=[*types]).astype(types)
 
 
 def read(folder):
-    """Return (plan, units, outcomes). `units` maps each exposed unit to (epoch, arm); it is empty if each request is a unit."""
+    """Return (plan, exposures, outcomes). `exposures` has one row for each exposed unit; it is empty if each request is a unit."""
     plan = json.loads((Path(folder) / "plan.json").read_text(encoding="utf-8"))
-    units = {row["unit"]: (row["epoch"], row["arm"]) for row in rows(folder, "exposures")}
-    return plan, units, rows(folder, "outcomes")
+    if plan["version"] not in VERSIONS:
+        raise SystemExit(
+            f"plan.json: version {plan['version']}; expected one of {VERSIONS}. Use the script of its release."
+        )
+    return plan, table(folder, "exposures", EXPOSURES), table(folder, "outcomes", OUTCOMES)
 
 
 # %% Count
-# A unit counts once, in the epoch and arm of its first exposure. Values are kept in millionths, so that sums are exact whole numbers.
+# A unit counts once, in the epoch and arm of its first exposure. Values are kept in millionths and as Python's integers, so that sums are
+# exact whole numbers of any size. With a cap, a unit's total above it counts as the cap.
 
 
-def exposed_of(plan, units):
+def exposed_of(plan, exposures):
     """Return the exposed units by (epoch, arm), or the requests if each request is a unit."""
-    exposed = defaultdict(int)
-    for place in units.values():
-        exposed[place] += 1
+    exposed = defaultdict(int, exposures.groupby(["epoch", ARM]).size().astype(object).to_dict())
     for epoch, arm, requests in plan.get("assigned", ()):
         exposed[epoch, arm] += requests
     return exposed
 
 
-def count(plan, units, outcomes):
-    """Return five counts by (feedback, epoch, arm).
+def count(plan, exposures, outcomes):
+    """Return five counts by (feedback, cap, epoch, arm); without a cap it is None.
 
     These are: units exposed, units with an outcome, units with a first outcome above 0, Σ of units' totals, and Σ of their squares.
     """
-    exposed = exposed_of(plan, units)
-    totals, places, first = defaultdict(int), {}, {}
-    for row in outcomes:
-        key, value = (row["metric"], row["unit"]), round(row["value"] * 1_000_000)
-        places[key] = units.get(row["unit"]) or (row["epoch"], row["arm"])
-        first.setdefault(key, value)
-        totals[key] += value
-    counts = defaultdict(lambda: [0] * 5)
-    for key, total in totals.items():
-        own = counts[key[0], *places[key]]
-        for column, more in enumerate((0, 1, first[key] > 0, total, total**2)):
-            own[column] += int(more)
-    for metric in {key[0] for key in totals} | {each["feedback"] for each in outcomes_of(plan)}:
+    counts, exposed, units = defaultdict(lambda: [0] * 5), exposed_of(plan, exposures), per_unit(exposures, outcomes)
+    for feedback, cap in {(each["feedback"], cap_of(each)) for each in outcomes_of(plan)}:
         for place, number in exposed.items():
-            counts[metric, *place][0] = number
+            counts[feedback, cap, *place][0] = number
+        for place, *own in per_cell(units[units.index.get_level_values(METRIC) == feedback], cap).itertuples():
+            counts[feedback, cap, *place][1:] = map(int, own)
     return counts
+
+
+def cap_of(metric):
+    """Return the cap of units' totals in millionths; None for none."""
+    return None if "cap" not in metric else max(1, round(metric["cap"] * 1_000_000))
+
+
+def per_unit(exposures, outcomes):
+    """Return total and first value of each unit with an outcome, in millionths, by (metric, epoch, arm, unit)."""
+    joined = outcomes.merge(exposures, on=UNIT, how="left", suffixes=("", " of the unit"))
+    # Where each request is a unit, no exposure is stored, and the outcome has the place of its request.
+    for column in ("epoch", ARM):
+        joined[column] = joined[f"{column} of the unit"].fillna(joined[column]).astype(EXPOSURES[column])
+    joined["millionths"] = pd.Series([round(value * 1_000_000) for value in joined["value"]], dtype=object)
+    grouped = joined.groupby([METRIC, "epoch", ARM, UNIT], sort=False)["millionths"]
+    return pd.DataFrame({"total": grouped.sum(), "first": grouped.first()}, dtype=object)
+
+
+def per_cell(units, cap):
+    """Return the four counts of units with an outcome, by (epoch, arm)."""
+    totals = units["total"] if cap is None else units["total"].map(lambda total: min(total, cap))
+    units = units.assign(units=1, positive=units["first"] > 0, total=totals, squares=totals**2)
+    return units.groupby(["epoch", ARM])[["units", "positive", "total", "squares"]].sum()
 
 
 def outcomes_of(plan):
@@ -107,6 +127,9 @@ def epochs_of(plan, arms, *, troubled=False):
 #   exp( Σx·log r − Σ(x + c)·log(1 + π(r − 1)) ).
 # E is its mean over a fixed mixture of ratios r: ratios above 1 for "higher", their inverses for "lower". By Ville's inequality E reaches
 # 1/α with a probability of at most α, however often one looks.
+#
+# A guardrail is tested against the ratio at its margin, such as 0.97. If that were the true ratio, π would be π·0.97/(1 − π + π·0.97). The
+# rest is the same, with ratios relative to 0.97.
 
 STEPS = 96
 NEAREST, FARTHEST = 1 / 40, 5.0
@@ -134,11 +157,13 @@ def log_sum(logs):
     return most + np.log(np.exp(logs - most[..., None]).sum(-1))
 
 
-def rate(control, arm, share, exposed, effect, bar):
+def rate(control, arm, assigned, exposed, effect, bar, tested=1.0):
     """Return estimates, interval and log E of a rate.
 
-    Arguments have shape (arms, epochs). `effect` is the relative effect that the mixture is tuned for.
+    Arguments have shape (arms, epochs). `assigned` is the arm's share of the assignments to it and control, `effect` the relative effect
+    that the mixture is tuned for, and `tested` the tested ratio.
     """
+    share = assigned if tested == 1 else expit(np.log(np.asarray(tested, float))[..., None] + logit(assigned))
     ratios, log_weights = mixture(2.0 * effect)
     above, below = (log_likelihood(control, arm, share, sign * ratios) for sign in (1, -1))
     side = np.broadcast_to(log_weights + math.log((1 - SHARE_OF_NONE) / 2), above.shape)
@@ -153,21 +178,21 @@ def rate(control, arm, share, exposed, effect, bar):
         return {
             "control": control.sum(-1) / exposed[0],
             "arm": arm.sum(-1) / exposed[1],
-            "uplift": ratio - 1,
-            "lower": lower - 1,
-            "upper": upper - 1,
+            "uplift": ratio * tested - 1,
+            "lower": lower * tested - 1,
+            "upper": upper * tested - 1,
             "above": log_sum(log_weights + above),
             "below": log_sum(log_weights + below),
             # True if separate ratios per epoch are so much likelier that no single ratio fits all epochs.
-            "differs": epoch_by_epoch(control, arm, share)
+            "differs": epoch_by_epoch(control, arm, assigned, tested)
             - log_likelihood(control, arm, share, at_best[..., None])[..., 0]
             >= bar,
         }
 
 
-def epoch_by_epoch(control, arm, share):
-    """Return log E against equal rates with one ratio per epoch, by Beta mixtures of precision 2 and 50, half each."""
-    null = expit(np.log(np.asarray(1.0, float))[..., None] + logit(share))
+def epoch_by_epoch(control, arm, share, tested):
+    """Return log E against the tested ratio with one ratio per epoch, by Beta mixtures of precision 2 and 50, half each."""
+    null = expit(np.log(np.asarray(tested, float))[..., None] + logit(share))
     k = np.asarray((2.0, 50.0), float).reshape(-1, *(1,) * np.broadcast(control, arm, null).ndim)
     a, b = k * share, k * (1 - share)
     each = betaln(a + arm, b + control) - betaln(a, b) - (xlogy(arm, null) + xlog1py(control, -null))
@@ -234,12 +259,13 @@ def interval(against_equal, control, arm, share, bar):
 # %% A mean: the sum of a unit's values (0 without an outcome), averaged over exposed units
 # An epoch has the weight h = n_A·n_B/(n_A + n_B), once both arms have 30 units with an outcome. The test compares the arms' averages
 # Σh·ȳ/Σh; its information time is Σh. It is asymptotic: log E is that of a normal mixture, one-sided for "higher" and "lower", and
-# two-sided for the interval of the ratio (Fieller). An arm's variance is at least the variance of both arms together.
+# two-sided for the interval of the ratio (Fieller). An arm's variance is at least the variance of both arms together. A guardrail is tested
+# against the ratio at its margin, which needs an average of control above 0.
 
 BURN_IN = 30
 
 
-def mean(control, arm, exposed, effect, bar):
+def mean(control, arm, exposed, effect, bar, tested=1.0, is_guardrail=False):
     """Return estimates, interval and log E of a mean.
 
     `control` and `arm` are (exposed, units, positive, total, squares), each of shape (arms, epochs).
@@ -258,8 +284,8 @@ def mean(control, arm, exposed, effect, bar):
     deviation = 2.0 * effect / 3.0
     spread = time * deviation**2
     with np.errstate(all="ignore"):
-        error = np.sqrt(v_b + 1.0**2 * v_a)
-        sigma = np.where(error > 0, (b - 1.0 * a) / error, np.nan)
+        error = np.sqrt(v_b + tested**2 * v_a)
+        sigma = np.where(error > 0, (b - tested * a) / error, np.nan)
         kept = spread / (1 + spread)
         above, below = (
             math.log(2) - 0.5 * np.log1p(spread) + kept * sigma**2 / 2 + log_ndtr(sign * sigma * np.sqrt(kept))
@@ -269,14 +295,15 @@ def mean(control, arm, exposed, effect, bar):
         square, both, rest = a**2 - reach * v_a, a * b, b**2 - reach * v_b
         root = np.sqrt(np.maximum(both**2 - square * rest, 0.0))
         known = (square > 0) & (a > 0) & (v_a + v_b > 0)
+        testable = (a > 0) | (not is_guardrail)
         return {
             "control": np.asarray(control[3].sum(-1), float) / np.asarray(exposed[0] * 1_000_000, float),
             "arm": np.asarray(arm[3].sum(-1), float) / np.asarray(exposed[1] * 1_000_000, float),
             "uplift": np.where(a > 0, b / a - 1, np.nan),
             "lower": np.where(known, (both - root) / square, np.nan) - 1,
             "upper": np.where(known, (both + root) / square, np.nan) - 1,
-            "above": np.where(np.isnan(above), -np.inf, above),
-            "below": np.where(np.isnan(below), -np.inf, below),
+            "above": np.where(testable & ~np.isnan(above), above, -np.inf),
+            "below": np.where(testable & ~np.isnan(below), below, -np.inf),
             "differs": np.zeros(time.shape, bool),
         }
 
@@ -291,7 +318,8 @@ def variance(own):
 
 
 # %% Evaluate each metric of each arm
-# Each direction is tested at α divided by the number of tests (metrics times arms).
+# Each direction is tested at α divided by the number of tests (metrics times arms). All guardrails have to pass, so only arms share the α
+# of passing. Arms and all guardrails, also those of the edge, share that of harm.
 
 USUAL_EFFECT = 0.05
 
@@ -300,19 +328,35 @@ def evaluate(plan, counts, role="success"):
     """Return estimates and verdict by metric and arm."""
     metrics = [each for each in outcomes_of(plan) if each["role"] == role]
     arms = arms_of(plan)
-    epochs = list(epochs_of(plan, arms))
-    tests = max(1, len(metrics) * (len(arms) - 1))
-    bar = math.log(1 / (plan["status"]["plan"]["alpha"] / tests))
+    epochs, bars = list(epochs_of(plan, arms)), bars_of(plan, role, len(metrics), len(arms) - 1)
     return {
-        metric["name"]: dict(zip(arms[1:], _evaluate(metric, arms, epochs, counts, bar), strict=True))
+        metric["name"]: dict(zip(arms[1:], _evaluate(metric, arms, epochs, counts, *bars), strict=True))
         for metric in metrics
     }
 
 
-def _evaluate(metric, arms, epochs, counts, bar):
+def bars_of(plan, role, metrics, arms):
+    """Return the log E at which a metric is better, or has passed, and at which it is worse, or does harm."""
+    alpha = plan["status"]["plan"]["alpha"]
+    if role != "guardrail":
+        return (math.log(1 / (alpha / max(1, metrics * arms))),) * 2
+    level = alpha / max(1, arms)
+    return math.log(1 / level), math.log(
+        1 / (level / (len(plan["status"]["plan"].get("guardrails", ())) + metrics or 1))
+    )
+
+
+def tested_ratio(metric):
+    """Return the ratio to control that a metric is tested against: 1, or the one at a guardrail's margin."""
+    if "margin" not in metric:
+        return 1.0
+    return max(1 - metric["margin"] if metric.get("goal", "increase") == "increase" else 1 + metric["margin"], 1e-6)
+
+
+def _evaluate(metric, arms, epochs, counts, bar, worse_bar):
     if not epochs:
         return [{"verdict": "NoData", "exposed": 0} for _ in arms[1:]]
-    counted_rows = [[counts[metric["feedback"], number, arm] for arm in arms] for number, _ in epochs]
+    counted_rows = [[counts[metric["feedback"], cap_of(metric), number, arm] for arm in arms] for number, _ in epochs]
     valid = np.array([all(is_valid(row[place]) for row in counted_rows) for place in range(len(arms))])
     sane = valid[1:] & valid[0]
     shares = np.array([buckets for _, buckets in epochs], float).T
@@ -322,17 +366,17 @@ def _evaluate(metric, arms, epochs, counts, bar):
     columns = np.array(counted_rows, object).transpose(2, 1, 0)
     control, arm = np.where(counted, columns[:, :1], 0), np.where(counted, columns[:, 1:], 0)
     exposed = control[0].sum(-1), arm[0].sum(-1)
-    effect = metric.get("minimumEffect") or USUAL_EFFECT
+    effect, tested = metric.get("margin") or metric.get("minimumEffect") or USUAL_EFFECT, tested_ratio(metric)
     if metric.get("type", "rate") == "rate":
         events = (np.asarray(each[2], float) for each in (control, arm))
-        known = rate(*events, share, [np.asarray(each, float) for each in exposed], effect, bar)
+        known = rate(*events, share, [np.asarray(each, float) for each in exposed], effect, bar, tested)
     else:
-        known = mean(control, arm, exposed, effect, bar)
+        known = mean(control, arm, exposed, effect, bar, tested, "margin" in metric)
     found = []
     for place in range(len(arms) - 1):
         own = {name: float(values[place]) for name, values in known.items()}
         own["exposed"], fewest = exposed[0][place] + exposed[1][place], min(exposed[0][place], exposed[1][place])
-        own["verdict"] = verdict(metric, own, bar) if fewest else "NoData"
+        own["verdict"] = verdict(metric, own, bar, worse_bar) if fewest else "NoData"
         found.append(own if sane[place] else {"verdict": "Invalid", "exposed": 0})
     return found
 
@@ -348,15 +392,15 @@ def improvement(metric, own):
     return (lower, upper) if metric.get("goal", "increase") == "increase" else (-upper, -lower)
 
 
-def verdict(metric, own, bar):
-    increase = metric.get("goal", "increase") == "increase"
+def verdict(metric, own, bar, worse_bar):
+    increase, is_guardrail = metric.get("goal", "increase") == "increase", "margin" in metric
     better, worse = (own["above"], own["below"]) if increase else (own["below"], own["above"])
-    if worse >= bar:
-        return "Worse"
+    if worse >= worse_bar:
+        return "Harm" if is_guardrail else "Worse"
     if own["differs"]:
         return "Heterogeneous"
     if better >= bar:
-        return "Better"
+        return "Passed" if is_guardrail else "Better"
     worth = metric.get("minimumEffect") or math.nan
     return "NoEffect" if improvement(metric, own)[1] < worth else "Undecided"
 
@@ -386,9 +430,9 @@ def log_e_of_split(fell, buckets):
     return log_e
 
 
-def split_is_off(plan, units):
+def split_is_off(plan, exposures):
     """Return the sample-ratio mismatch in the operator's words; empty if there is none."""
-    names, exposed, by_request = all_of(plan), exposed_of(plan, units), bool(plan.get("assigned"))
+    names, exposed, by_request = all_of(plan), exposed_of(plan, exposures), bool(plan.get("assigned"))
     epochs = list(epochs_of(plan, names, troubled=by_request))
     fell, buckets = [[exposed[number, name] for name in names] for number, _ in epochs], [own for _, own in epochs]
     if log_e_of_split(fell, buckets) < OFF:
@@ -423,14 +467,14 @@ def operator_problem(plan):
     return "" if quality["status"] == "True" or quality["reason"] in NOT_EVALUATED else quality["message"]
 
 
-def untrusted(plan, units):
+def untrusted(plan, exposures):
     """Return why these counts decide nothing; empty if they may decide."""
-    return split_is_off(plan, units) or operator_problem(plan)
+    return split_is_off(plan, exposures) or operator_problem(plan)
 
 
 # %% Decide
-# An arm wins if one success metric is better, none is worse, all have data, and every guardrail has passed. Guardrails are no outcomes, so
-# their verdicts are not in the rows: the script reads them from the status.
+# An arm wins if one success metric is better, none is worse, all have data, and every guardrail has passed. Guardrails of the edge are no
+# outcomes, so their verdicts are not in the rows: the script reads them from the status.
 
 
 def decide(plan, found, why_not=""):
@@ -439,7 +483,17 @@ def decide(plan, found, why_not=""):
         return "Undecided", ""
     metrics = [each for each in outcomes_of(plan) if each["role"] == "success"]
     standing = {
-        arm: stand(plan, arm, [found[each["name"]][arm]["verdict"] for each in metrics]) for arm in arms_of(plan)[1:]
+        arm: stand(
+            plan,
+            arm,
+            [found[each["name"]][arm]["verdict"] for each in metrics],
+            {
+                each["name"]: found[each["name"]][arm]["verdict"]
+                for each in outcomes_of(plan)
+                if each["role"] == "guardrail"
+            },
+        )
+        for arm in arms_of(plan)[1:]
     }
     won = [arm for arm, where in standing.items() if where == "Won"]
     if won:
@@ -456,13 +510,14 @@ def least(metric, own):
     return -math.inf if math.isnan(lower) else lower
 
 
-def stand(plan, arm, verdicts):
+def stand(plan, arm, verdicts, outcome_rails):
     status = plan["status"]
     rails = [
         each["verdict"]
         for each in status.get("metrics", ())
-        if each.get("arm") == arm and each.get("role") == "guardrail"
+        if each.get("arm") == arm and each.get("role") == "guardrail" and each["name"] not in outcome_rails
     ]
+    rails += outcome_rails.values()
     dropped = next((each.get("dropped") for each in status["arms"] if each["name"] == arm), None)
     if dropped or "Harm" in rails or "Worse" in verdicts:
         return "Out"
@@ -475,17 +530,22 @@ def stand(plan, arm, verdicts):
 # %% Show the verdict beside the operator's
 
 
+def evaluate_all(plan, counts):
+    """Return estimates and verdict of all metrics that decide, by metric and arm."""
+    return evaluate(plan, counts) | evaluate(plan, counts, "guardrail")
+
+
 def analyse(folder):
     """Return (found, decision, winner) of an export."""
-    plan, units, outcomes = read(folder)
-    found = evaluate(plan, count(plan, units, outcomes))
-    return found, *decide(plan, found, untrusted(plan, units))
+    plan, exposures, outcomes = read(folder)
+    found = evaluate_all(plan, count(plan, exposures, outcomes))
+    return found, *decide(plan, found, untrusted(plan, exposures))
 
 
 def show(folder):
     """Print the results of an export, and the operator's verdict."""
-    plan, units, outcomes = read(folder)
-    found, why_not = evaluate(plan, count(plan, units, outcomes)), untrusted(plan, units)
+    plan, exposures, outcomes = read(folder)
+    found, why_not = evaluate_all(plan, count(plan, exposures, outcomes)), untrusted(plan, exposures)
     if not plan["complete"]:
         print("The rows are not everything that was counted: numbers may differ from the operator's.")
     for metric, arms in found.items():

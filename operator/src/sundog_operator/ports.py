@@ -219,7 +219,7 @@ class ExposureLogWriter(Protocol):
         experiment: Object,
         pods: Sequence[Object],
         folder_uri: str,
-        form: Literal["parquet"],
+        form: Literal["jsonl.gz", "parquet"],
         at: datetime,
         *,
         final: bool,

@@ -3,17 +3,21 @@
 import json
 import math
 import random
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import analysis_script
+from sundog_operator.adapters.log_tables import BufferedTable, Format, make_table
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
@@ -21,18 +25,36 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.experiments import evaluate
 from sundog_operator.core.experiments import winner as experiments_winner
+from sundog_operator.core.experiments.exposure_log import (
+    ExposureRow,
+    FlagIdentity,
+    LogRow,
+    OutcomeRow,
+    column_types,
+)
 from sundog_operator.core.experiments.winner import ArmInput, WinnerDecision, WinnerInputs
 from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.stats import outcome_comparison, sample_ratio
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding
 
+CONTRACTS = Path(__file__).parents[3] / "docs" / "reference" / "contracts.md"
+PAID = {"status": {"plan": {"comparison": {"outcomes": [{"name": "paid", "feedback": "paid", "type": "mean"}]}}}}
 NUMBERS = ("control", "arm", "uplift", "lower", "upper")
 METRICS = (
     OutcomeMetric("conversion", "rate", "increase", 0.02),
     OutcomeMetric("complaints", "rate", "decrease"),
     OutcomeMetric("revenue", "mean", "increase", 0.5),
 )
+RAILS = (
+    OutcomeMetric("orders", "rate", "increase", margin=0.5),
+    OutcomeMetric("trouble", "rate", "decrease", margin=0.9),
+    OutcomeMetric("income", "mean", "increase", margin=0.6),
+)
+"""Outcomes that are guardrails, by the same feedback as the metrics."""
+
+FEEDBACK = ("converted", "complained", "paid")
+EDGE_GUARDRAILS = 1
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +86,10 @@ class MadeUp:
         off: Collection[int] = (),
         troubled: Collection[int] = (),
         quality: tuple[str, str, str] = CONSISTENT,
+        rails: Sequence[OutcomeMetric] = (),
+        cap: float | None = None,
     ) -> None:
+        self.outcome_rails, self.cap = rails, cap
         self.random = random.Random(seed)
         self.arms = ["control", *(f"arm-{place}" for place in range(1, arms + 1))]
         self.names = ["stable", *self.arms]
@@ -102,17 +127,13 @@ class MadeUp:
                 self.outcomes.append({"unit": unit, "metric": metric, "value": value, **place})
 
     def status(self) -> dict[str, Any]:
-        feedback = {"conversion": "converted", "complaints": "complained", "revenue": "paid"}
         outcomes = [
-            {
-                "name": each.name,
-                "role": "success",
-                "feedback": feedback[each.name],
-                "type": each.type,
-                "goal": each.goal,
-            }
+            {"name": each.name, "role": role, "feedback": feedback, "type": each.type, "goal": each.goal}
             | ({"minimumEffect": each.minimum_effect} if each.minimum_effect else {})
-            for each in METRICS
+            | ({"margin": each.margin} if each.margin else {})
+            | ({"cap": self.cap} if self.cap and each.type == "mean" else {})
+            for role, metrics in (("success", METRICS), ("guardrail", self.outcome_rails))
+            for each, feedback in zip(metrics, FEEDBACK, strict=False)
         ]
         comparison = {
             "arms": [{"name": name, "hash": "0" * 12, "buckets": 100} for name in self.arms],
@@ -130,7 +151,12 @@ class MadeUp:
         ]
         truth, reason, message = self.quality
         return {
-            "plan": {"alpha": self.alpha, "unit": unit, "comparison": comparison},
+            "plan": {
+                "alpha": self.alpha,
+                "unit": unit,
+                "comparison": comparison,
+                "guardrails": [{"metric": "errorRate", "margin": 0.25}] * EDGE_GUARDRAILS,
+            },
             "arms": [{"name": name} for name in self.names],
             "evidenceEpochs": epochs,
             "metrics": rails,
@@ -143,7 +169,7 @@ class MadeUp:
 
     def plan(self) -> dict[str, Any]:
         return {
-            "version": 1,
+            "version": 2,
             "complete": True,
             "assigned": [] if self.sticky else [[*place, count] for place, count in self.assigned.items()],
             "status": self.status(),
@@ -170,16 +196,15 @@ class MadeUp:
         def outcomes(metric: str, epoch: int, arm: str) -> OutcomeCounts:
             own = cells[metric, epoch, arm]
             totals = [sum(each) for each in own]
+            if metric == "paid" and self.cap:
+                totals = [min(total, round(self.cap * 1_000_000)) for total in totals]
             positive, squares = sum(each[0] > 0 for each in own), sum(total**2 for total in totals)
             return OutcomeCounts(self.assigned[epoch, arm], len(own), positive, sum(totals), squares)
 
         return [
             OutcomeEpoch(
                 own[1:],
-                [
-                    [outcomes(metric, number, arm) for arm in self.arms]
-                    for metric in ("converted", "complained", "paid")
-                ],
+                [[outcomes(metric, number, arm) for arm in self.arms] for metric in FEEDBACK],
             )
             for number, own in enumerate(self.buckets, 1)
             if number not in self.troubled
@@ -195,11 +220,28 @@ class MadeUp:
         seen = CollectedCounts(
             tallies=counted, reports=(), blocks={}, traffic=StableTraffic(), now_s=0.0, timeout_s=30.0
         )
-        return evaluate.evaluate_experiment(status, seen, {}).mismatch or self.quality[2]
+        mismatch = evaluate.evaluate_experiment(status, seen, {}).mismatch
+        return self.quality[2] if mismatch is None else mismatch.message
 
     def seen(self) -> WinnerInputs:
-        arms = [ArmInput(name, {"errorRate": self.rails[name]}) for name in self.arms[1:]]
+        own = self.railed()
+        arms = [
+            ArmInput(
+                name, {"errorRate": self.rails[name]} | {row[place].metric.name: row[place].verdict for row in own}
+            )
+            for place, name in enumerate(self.arms[1:])
+        ]
         return WinnerInputs(METRICS, arms, self.epochs(), self.alpha, self.undecided_reason())
+
+    def railed(self) -> list[list[OutcomeFinding]]:
+        """The guardrails, by the engine."""
+        tests = EDGE_GUARDRAILS + len(self.outcome_rails)
+        epochs = self.epochs()
+        return (
+            outcome_comparison.evaluate_guardrails(self.outcome_rails, epochs, self.alpha, harm_tests=tests)
+            if epochs
+            else []
+        )
 
     def judged(self) -> tuple[list[list[OutcomeFinding]], WinnerDecision]:
         """By the engine."""
@@ -226,6 +268,16 @@ LIVES = [
     MadeUp(4, 12_000, lift=0.5, epochs=3, troubled=(2,)),
 ]
 
+RAILED = {
+    "equal arms": MadeUp(11, 12_000, rails=RAILS),
+    "a better arm": MadeUp(2, 12_000, lift=0.5, rails=RAILS),
+    "a worse arm": MadeUp(3, 12_000, lift=-0.8, arms=3, rails=RAILS),
+    "many epochs": MadeUp(4, 12_000, lift=0.4, epochs=7, rails=RAILS),
+    "capped totals": MadeUp(2, 12_000, lift=0.5, rails=RAILS, cap=12.345678),
+    "few units": MadeUp(6, 40, rails=RAILS),
+    "requests": MadeUp(5, 8000, lift=0.3, sticky=False, rails=RAILS),
+}
+
 SILENT = ("Unknown", "EdgeSilent", "verdicts wait for the counters of edge-1")
 OF_SAMPLE = ("False", "SampleRatioMismatch", "arm-1 got 9 of 900 units: sample-ratio mismatch")
 BROKEN = {
@@ -238,11 +290,15 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("life", [*LIVES, *BROKEN.values()], ids=[*map(str, range(len(LIVES))), *BROKEN])
+@pytest.mark.parametrize(
+    "life",
+    [*LIVES, *RAILED.values(), *BROKEN.values()],
+    ids=[*map(str, range(len(LIVES))), *RAILED, *BROKEN],
+)
 def test_all_numbers_are_the_engines(analysis: ModuleType, life: MadeUp, tmp_path: Path) -> None:
     found, decision, winner = analysis.analyse(life.write(tmp_path))
     findings, decided = life.judged()
-    for metric, row in zip(METRICS, findings, strict=True):
+    for metric, row in zip((*METRICS, *life.outcome_rails), (*findings, *life.railed()), strict=True):
         for arm, finding in zip(life.arms[1:], row, strict=True):
             own = found[metric.name][arm]
             assert own["verdict"] == finding.verdict, (metric.name, arm)
@@ -263,6 +319,28 @@ def test_the_made_up_experiments_have_different_ends() -> None:
     verdicts = {finding.verdict for findings, _ in judged for row in findings for finding in row}
     assert decisions >= {"Winner", "Undecided", "NoWinner"}
     assert verdicts >= {"Better", "Worse", "Undecided", "NoData", "NoEffect"}
+
+
+def test_the_made_up_guardrails_have_different_verdicts() -> None:
+    verdicts = {finding.verdict for life in RAILED.values() for row in life.railed() for finding in row}
+    assert verdicts >= {"Passed", "Harm", "Undecided"}
+    assert RAILED["a better arm"].judged()[1].decision == "Winner"
+
+
+def test_a_cap_changes_the_mean(analysis: ModuleType, tmp_path: Path) -> None:
+    means = []
+    for name, cap in (("whole", None), ("capped", 1.0)):
+        (folder := tmp_path / name).mkdir()
+        found, *_ = analysis.analyse(MadeUp(2, 4000, cap=cap).write(folder))
+        means.append(found["revenue"]["arm-1"]["control"])
+    assert 0 < means[1] < means[0] / 2
+
+
+def test_an_arm_whose_outcome_has_not_passed_does_not_win(analysis: ModuleType, tmp_path: Path) -> None:
+    strict = [replace(each, margin=0.01) for each in RAILS]
+    life = MadeUp(2, 12_000, lift=0.5, rails=strict)
+    assert analysis.analyse(life.write(tmp_path))[1:] == ("Undecided", "")
+    assert life.judged()[1].decision == "Undecided"
 
 
 @pytest.mark.parametrize("verdict", ["Undecided", "Harm"])
@@ -310,8 +388,8 @@ def test_what_is_wrong_since_an_arm_has_won_takes_nothing_back(analysis: ModuleT
 def test_that_nothing_is_evidence_yet_is_no_broken_data(analysis: ModuleType, tmp_path: Path) -> None:
     quality = ("Unknown", "NotEvaluated", "there is no evidence yet")
     life = MadeUp(8, 100, troubled=(1, 2), quality=quality)
-    plan, units, _ = analysis.read(life.write(tmp_path))
-    assert analysis.untrusted(plan, units) == ""
+    plan, exposures, _ = analysis.read(life.write(tmp_path))
+    assert analysis.untrusted(plan, exposures) == ""
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -337,7 +415,7 @@ def test_it_needs_nothing_of_sundog() -> None:
         for line in analysis_script.SCRIPT.read_text().splitlines()
         if line.startswith(("import ", "from "))
     }
-    assert imported - sys.stdlib_module_names == {"numpy", "scipy"}
+    assert imported - sys.stdlib_module_names == {"numpy", "pandas", "scipy"}
 
 
 def test_parquet_is_read_as_well(analysis: ModuleType, tmp_path: Path) -> None:
@@ -351,6 +429,55 @@ def test_parquet_is_read_as_well(analysis: ModuleType, tmp_path: Path) -> None:
     # Numbers that nobody knows are equal to nothing.
     assert repr(analysis.analyse(tmp_path)) == repr(of_lines)
     assert of_lines[1] == "Winner"
+
+
+FLAG = FlagIdentity("ab", "vision/digits", "uid")
+AT = datetime(2026, 11, 20, 9, 30, 0, 1, UTC)
+SEEN = [ExposureRow("0000000000000012", AT, 1, "control"), ExposureRow("00000000000000e5", AT, 2, "007")]
+TOLD = [
+    OutcomeRow("0000000000000012", "paid", 999_999_999.999_999, AT, 1, "control"),
+    OutcomeRow("00000000000000e5", "1", -0.000_001, AT, 2, "007"),
+]
+
+
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "parquet"])
+def test_the_operators_files_are_read_without_loss(
+    analysis: ModuleType, tmp_path: Path, form: Format, empty: bool
+) -> None:
+    for name, row, rows in (("exposures", ExposureRow, SEEN), ("outcomes", OutcomeRow, TOLD)):
+        with BufferedTable(make_table(tmp_path / f"{name}.{form}", form, row, FLAG)) as table:
+            for each in () if empty else rows:
+                table.add(each)
+    (tmp_path / "plan.json").write_text('{"version": 2}')
+    _, exposures, outcomes = analysis.read(tmp_path)
+    assert [*exposures.columns] == ["unit", "epoch", "arm"]
+    assert [*outcomes.columns] == ["unit", "epoch", "arm", "metric", "value"]
+    seen = [[each.unit, each.epoch, each.arm] for each in SEEN]
+    assert exposures.values.tolist() == ([] if empty else seen)
+    told = [[each.unit, each.epoch, each.arm, each.metric, each.value] for each in TOLD]
+    assert outcomes.values.tolist() == ([] if empty else told)
+
+
+def test_sums_beyond_64_bits_are_exact(analysis: ModuleType) -> None:
+    largest = [OutcomeRow("0000000000000012", "paid", 999_999_999.999_999, AT, 1, "control")] * 10_000
+    exposures = pd.DataFrame(SEEN)[[*analysis.EXPOSURES]]
+    counts = analysis.count(PAID, exposures, pd.DataFrame(largest)[[*analysis.OUTCOMES]])
+    total = 999_999_999_999_999 * 10_000
+    assert counts["paid", None, 1, "control"] == [1, 1, 1, total, total**2]
+
+
+def test_a_version_that_it_does_not_know_is_refused(analysis: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"version": 3}')
+    with pytest.raises(SystemExit, match=r"^plan\.json: version 3; expected one of \(1, 2\)"):
+        analysis.read(tmp_path)
+
+
+@pytest.mark.parametrize("row", [ExposureRow, OutcomeRow])
+def test_all_columns_are_documented(row: type[LogRow]) -> None:
+    documented = re.findall(r"^\| `([a-z_.]+)` \| ([a-z0-9]+) \|", CONTRACTS.read_text(), re.MULTILINE)
+    types = {str: "string", float: "double", int: "int64", datetime: "timestamp"}
+    assert {*documented} >= {(name, types[kind]) for name, kind in column_types(row).items()}
 
 
 def test_what_it_prints_names_both_verdicts(

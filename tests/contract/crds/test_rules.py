@@ -675,6 +675,63 @@ RULES: list[tuple[dict[str, Any], str]] = [
         experiment({"metrics": {"guardrails": [{"metric": "errorRate"}, {"metric": "errorRate"}]}}),
         "spec.metrics.guardrails: two guardrails with the same metric; expected one per metric",
     ),
+    *[
+        (experiment({"metrics": {"guardrails": [fields]}}), f"spec.metrics.guardrails[0]{said}")
+        for fields, said in (
+            ({"margin": "5%"}, ": expected exactly one of metric and feedback"),
+            (
+                {"metric": "errorRate", "feedback": "paid", "name": "revenue"},
+                ": expected exactly one of metric and feedback",
+            ),
+            ({"feedback": "paid"}, ": feedback without name; expected both"),
+            (
+                {"metric": "errorRate", "type": "mean"},
+                ": name, type or goal without feedback; expected them only with feedback",
+            ),
+            (
+                {"feedback": "paid", "name": "revenue", "floor": "1%"},
+                ": floor or max without metric; expected them only with metric",
+            ),
+            (
+                {"feedback": "paid", "name": "revenue", "margin": "100%"},
+                ".margin: 100% or more below control excludes nothing; expected less than 100%",
+            ),
+            (
+                {"feedback": "paid", "name": "revenue", "cap": 5},
+                ".cap: cap without a mean; expected it only with type: mean",
+            ),
+            (
+                {"feedback": "paid", "name": "retries"},
+                ".name: retries is the name of an edge metric; expected another name, because reports show both",
+            ),
+        )
+    ],
+    *[
+        (
+            experiment({"metrics": {role: [{"name": "a", "feedback": "b", "cap": 5}]}}),
+            f"spec.metrics.{role}[0].cap: cap of a rate; expected it only with type: mean",
+        )
+        for role in ("success", "secondary")
+    ],
+    (
+        experiment({"metrics": {"guardrails": [{"feedback": each, "name": "revenue"} for each in ("a", "b")]}}),
+        "spec.metrics.guardrails: two guardrails with the same name; expected unique names",
+    ),
+    *[
+        (
+            experiment(
+                {
+                    "metrics": {
+                        role: [{"name": "revenue", "feedback": "paid"}],
+                        "guardrails": [{"feedback": "paid", "name": "revenue"}],
+                    }
+                }
+            ),
+            "spec.metrics.guardrails: name of another metric; expected another one, because status could not"
+            " distinguish them",
+        )
+        for role in ("success", "secondary")
+    ],
     (
         experiment({"metrics": {"guardrails": [{"metric": f"latencyP{each}"} for each in (50, 90, 95, 99)]}}),
         "spec.metrics.guardrails: more than 3 latencies; expected at most 3, because edges count slow answers"
@@ -730,8 +787,8 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (experiment({"arms": [{"name": "canary"}]}, name="digits-red"), f"spec.arms: {OF_A_ROLLOUT}"),
     (
         experiment({"exposureLog": {"uri": "s3://logs/a"}}),
-        "spec.exposureLog.uri: nothing to write; expected metrics.success or metrics.secondary, because"
-        " exposures are kept only for these",
+        "spec.exposureLog.uri: nothing to write; expected an outcome in metrics, because exposures are kept only"
+        " for these",
     ),
     *[
         (

@@ -198,11 +198,18 @@ def test_columns_of_kubectl_get(documented: Any) -> None:
     assert [column["name"] for column in columns if column.get("priority")] == ["URL"]
 
 
+def test_an_experiment_shows_its_leader_and_the_quality_of_its_data(documented: Any) -> None:
+    columns = {column["name"]: column for column in documented["Experiment"].version["additionalPrinterColumns"]}
+    assert columns["Leader"]["jsonPath"] == ".status.verdict.leader"
+    assert columns["Data Quality"]["jsonPath"] == '.status.conditions[?(@.type=="DataQuality")].status'
+    assert not any(columns[name].get("priority") for name in ("Leader", "Data Quality"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_paths_lead_to_fields(documented: Any, kind: str) -> None:
     version, schema = documented[kind].version, documented[kind].schema
     for column in version["additionalPrinterColumns"]:
-        path = re.sub(r"\.conditions\[\?\(@\.type==\"Ready\"\)\]", "", column["jsonPath"])
+        path = re.sub(r"\.conditions\[\?\(@\.type==\"\w+\"\)\]", "", column["jsonPath"])
         if path in (".status.status", ".status.reason", ".status.message"):
             assert (
                 path.rpartition(".")[2]

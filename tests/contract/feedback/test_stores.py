@@ -1,17 +1,22 @@
 """What every store of feedback does: in memory, in a SQLite file, and in a server of the protocol of Valkey and Redis."""
 
 import asyncio
+import os
 import random
+import resource
+import shutil
+import signal
 import sqlite3
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import closing
-from itertools import chain, repeat
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from itertools import chain, count, repeat
 from pathlib import Path
 
 import pytest
 import redis
 
-from feedback_stores import PASSWORD, MemoryStore, redis_server
+from feedback_stores import PASSWORD, MemoryStore, RedisServer, redis_server
 from ports import free_port
 from sundog_edge.errors import SettingsError, StoreUnavailable
 from sundog_edge.feedback.events import OutcomeEvent
@@ -51,7 +56,7 @@ Opener = Callable[[], Awaitable[OutcomeStore]]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with redis_server(tmp_path_factory.mktemp("redis")) as found:
         yield found
 
@@ -69,7 +74,7 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         if request.param == "sqlite":
             store = open_store(f"sqlite://{tmp_path}/feedback.db", namespace)
         else:
-            port, password = request.getfixturevalue("server")
+            port, password, _ = request.getfixturevalue("server")
             store = open_store(f"redis://127.0.0.1:{port}", namespace, password)
         stores.append(store)
         return store
@@ -94,6 +99,36 @@ async def test_an_empty_store_has_an_id_and_nothing_else(opened: Opener) -> None
     assert found.tallies == {"s/a": {}, "s/b": {}}
     assert found.id
     assert (await other.read([])).id == found.id
+
+
+async def test_a_units_total_above_a_cap_counts_as_the_cap(opened: Opener) -> None:
+    """Sums without a cap stay as they are, and so does the total: a later negative value is taken from it, not from the cap."""
+    store, other = await opened(), await opened()
+    caps = {"m": (3 * MILLION, 10 * MILLION)}
+
+    async def send(to: OutcomeStore, *events: OutcomeEvent) -> dict[str, int]:
+        assert set(await to.write("s/a", OutcomeBatch({1: first("a"), 2: first("a")}, events, caps=caps))) == {
+            "accepted"
+        }
+        found = await tally(store)
+        return {name.removeprefix("outcome/m"): found[name] for name in found if name.endswith(("/sum", "/squares"))}
+
+    assert await send(store, event(1, 1, 2 * MILLION), event(2, 1, 3 * MILLION), event(3, 2, -1 * MILLION)) == {
+        "/1/a/sum": 4 * MILLION,
+        "/1/a/squares": 26 * MILLION**2,
+        "@3000000/1/a/sum": 2 * MILLION,
+        "@3000000/1/a/squares": 10 * MILLION**2,
+        "@10000000/1/a/sum": 4 * MILLION,
+        "@10000000/1/a/squares": 26 * MILLION**2,
+    }
+    await send(other, event(4, 1, 20 * MILLION), event(5, 2, metric="other"))
+    later = await send(other, event(6, 1, -24 * MILLION))
+    assert (later["@3000000/1/a/sum"], later["@3000000/1/a/squares"]) == (0, 2 * MILLION**2)
+    assert (later["/1/a/sum"], later["@10000000/1/a/sum"]) == (0, 0)
+    units = await tally(store)
+    columns = [units[f"outcome/m{cap}/1/a/{name}"] for cap in ("", "@3000000") for name in ("units", "positive")]
+    assert columns == [2, 1, 2, 1]
+    assert not [name for name in units if name.startswith("outcome/other@")]
 
 
 async def test_outcomes_are_joined_with_first_exposures(opened: Opener) -> None:
@@ -267,8 +302,8 @@ async def test_edges_that_open_a_new_file_at_the_same_time_all_write_to_it(tmp_p
         await asyncio.gather(*(store.close() for store in stores))
 
 
-async def test_the_stream_of_events_is_bounded_and_the_sums_are_not(tmp_path: Path, server: tuple[int, Path]) -> None:
-    port, password = server
+async def test_the_stream_of_events_is_bounded_and_the_sums_are_not(tmp_path: Path, server: RedisServer) -> None:
+    port, password, _ = server
     small = SqliteStore(tmp_path / "small.db", stream_events=10)
     stream = RedisStore("127.0.0.1", port, password, "bounded", stream_events=10)
     for store in (small, stream):
@@ -310,7 +345,102 @@ async def test_a_store_reports_that_it_is_away_and_comes_back(tmp_path: Path, un
         await store.close()
 
 
-async def test_a_file_that_cannot_be_a_store_is_reported_and_tried_again(tmp_path: Path) -> None:
+async def test_what_the_shipped_server_accepted_outlives_its_sudden_end(tmp_path: Path, unused_port: int) -> None:
+    """The server is killed between writes of four edges. Its settings matter too: the kernel keeps what was not yet on disk."""
+    accepted: set[int] = set()
+    numbers = count()
+
+    async def report(store: OutcomeStore, pid: int) -> None:
+        for number in numbers:
+            results = await store.write("s/a", OutcomeBatch({number % 7: first()}, (event(number, number % 7),)))
+            assert results == ["accepted"]
+            accepted.add(number)
+            if len(accepted) == 100:
+                os.kill(pid, signal.SIGKILL)
+
+    with redis_server(tmp_path, unused_port) as (port, password, pid):
+        with redis.Redis(port=port, password=PASSWORD) as plain:
+            found = plain.config_get("append*", "no-appendfsync-on-rewrite", "maxmemory-policy")
+        assert found | {"appendonly": "yes", "appendfsync": "always"} == found
+        assert found | {"no-appendfsync-on-rewrite": "no", "maxmemory-policy": "noeviction"} == found
+        stores = [open_store(f"redis://127.0.0.1:{port}", "n", password) for _ in range(4)]
+        ends = await asyncio.gather(*(report(store, pid) for store in stores), return_exceptions=True)
+        assert [*map(type, ends)] == [StoreUnavailable] * 4
+    assert len(accepted) >= 100
+    with redis_server(tmp_path, unused_port):
+        again = [
+            (number, *await stores[0].write("s/a", OutcomeBatch(events=(event(number, number % 7),))))
+            for number in range(next(numbers))
+        ]
+        assert {number for number, result in again if result == "duplicate"} >= accepted
+        assert {result for _, result in again} <= {"accepted", "duplicate"}
+        found_tally = await tally(stores[0])
+        assert found_tally["events"] == len(again)
+        assert found_tally["outcome/m/1/a/sum"] == len(again) * MILLION
+        for store in stores:
+            await store.close()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """Mount a disk of a mebibyte in memory. Skips where that is not allowed."""
+    mount, unmount = shutil.which("mount"), shutil.which("umount")
+    if mount is None or unmount is None:
+        pytest.skip("mount is not installed")
+    mounted = subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run([unmount, folder], check=True)
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[str]:
+    """Fill a disk to the last byte. Yields the reason that SQLite gives."""
+    filler = folder / "filler"
+    with filler.open("wb", 0) as file, suppress(OSError):
+        while file.write(bytes(512)):
+            pass
+    try:
+        yield "database or disk is full"
+    finally:
+        filler.unlink()
+
+
+@contextmanager
+def limited_files(folder: Path) -> Iterator[str]:
+    """Let no file of this process grow beyond the store's log. Yields the reason that SQLite gives."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(file.stat().st_size for file in folder.iterdir()), hard))
+    try:
+        yield "disk I/O error"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("without_room", [full_disk, limited_files])
+async def test_a_full_disk_takes_nothing_and_loses_nothing(
+    without_room: Callable[[Path], AbstractContextManager[str]], tmp_path: Path
+) -> None:
+    large = OutcomeBatch({unit: first() for unit in range(1, 400)}, tuple(event(n, n) for n in range(400)))
+    with ExitStack() as stack:
+        folder = stack.enter_context(small_disk(tmp_path)) if without_room is full_disk else tmp_path
+        store = SqliteStore(folder / "feedback.db")
+        assert await store.write("s/a", OutcomeBatch({0: first()}, (event(0, 0),))) == ["accepted"]
+        before = await tally(store)
+        with without_room(folder) as reason:
+            for _ in range(2):
+                with pytest.raises(StoreUnavailable, match=f"feedback store .*feedback.db: {reason}"):
+                    await store.write("s/a", large)
+        assert await tally(store) == before
+        # What was refused can be sent again.
+        assert await store.write("s/a", large) == ["duplicate", *["accepted"] * 399]
+        await store.close()
+
+
+async def test_a_file_that_cannot_be_a_store_is_told_and_tried_again(tmp_path: Path) -> None:
     place = tmp_path / "folder" / "feedback.db"
     store = SqliteStore(place)
     with pytest.raises(StoreUnavailable, match=r"feedback store .*: .*No such file or directory"):
@@ -348,7 +478,7 @@ async def test_a_path_may_have_what_urls_have(tmp_path: Path) -> None:
 
 
 async def test_a_full_server_takes_nothing_and_forgets_nothing(tmp_path: Path, unused_port: int) -> None:
-    with redis_server(tmp_path, unused_port) as (port, password):
+    with redis_server(tmp_path, unused_port) as (port, password, _):
         store = open_store(f"redis://127.0.0.1:{port}", "n", password)
         await store.write("s/a", OutcomeBatch({1: first()}, (event(1, 1),)))
         before = await tally(store)
@@ -366,8 +496,8 @@ async def test_a_full_server_takes_nothing_and_forgets_nothing(tmp_path: Path, u
         await store.close()
 
 
-async def test_what_is_not_ours_in_a_server_is_told_as_one_that_does_not_answer(server: tuple[int, Path]) -> None:
-    port, password = server
+async def test_what_is_not_ours_in_a_server_is_told_as_one_that_does_not_answer(server: RedisServer) -> None:
+    port, password, _ = server
     store = open_store(f"redis://127.0.0.1:{port}", "foreign", password)
     with redis.Redis(port=port, password=PASSWORD) as plain:
         plain.hset("sundog:{foreign}:s/a:tally", "units", "many")
@@ -388,8 +518,8 @@ async def test_what_is_not_ours_in_a_server_is_told_as_one_that_does_not_answer(
     await store.close()
 
 
-async def test_a_password_that_is_no_text_is_reported_and_does_not_end_the_agent(
-    tmp_path: Path, server: tuple[int, Path]
+async def test_a_password_that_is_no_text_is_told_and_does_not_end_the_agent(
+    tmp_path: Path, server: RedisServer
 ) -> None:
     password = tmp_path / "password"
     password.write_bytes(b"\xff\xfe\x00")

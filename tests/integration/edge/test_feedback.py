@@ -245,7 +245,7 @@ async def test_feedback_may_reach_another_edge_than_the_request_did(kind, feedin
         store = f"sqlite://{edge.root}/feedback.db"
         options = ()
         if kind == "redis":
-            port, password = stack.enter_context(redis_server(tmp_path))
+            port, password, _ = stack.enter_context(redis_server(tmp_path))
             store, options = f"redis://127.0.0.1:{port}", ("--store-password-file", str(password))
             await give(edge, store, *options)
         other = await beside(store)

@@ -55,6 +55,7 @@ class Outcomes:
         delay_s: until an outcome is told.
         error: what edges say while the store does not answer.
         most_events: of an attempt that the store has room for.
+        behind_s: how far the clock that times outcomes is behind the edges'.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -63,6 +64,7 @@ class Outcomes:
         self.delay_s = 60.0
         self.error = ""
         self.most_events = MAX_EVENTS
+        self.behind_s = 0.0
         self._attempts: dict[str, Attempt] = {}
         self._seen: Counter[Place] = Counter()
         self._due: deque[_Due] = deque()
@@ -82,9 +84,14 @@ class Outcomes:
         self._seen = Counter(assigned)
         while self._due and self._due[0].at_s <= now_s:
             due = self._due.popleft()
-            if "feedback" in services.get(due.service, {}):
+            if taken := services.get(due.service, {}).get("feedback"):
                 self._of(due.event.exposure.attempt if due.event.exposure else "").write(
-                    OutcomeBatch(events=(due.event,), sticky=due.sticky, max_events=self.most_events)
+                    OutcomeBatch(
+                        events=(due.event,),
+                        sticky=due.sticky,
+                        max_events=self.most_events,
+                        caps=taken.get("caps", {}),
+                    )
                 )
 
     def _expose(self, now_s: float, service: Json, arm: Json, place: Place, count: int) -> None:
@@ -99,7 +106,7 @@ class Outcomes:
             for unit in np.flatnonzero(self._draw.random(count) < chance) + first:
                 exposure = SignedExposure(place.attempt, place.epoch, place.arm, int(unit), int(now_s))
                 key = f"{metric}/{unit}".encode()
-                event = OutcomeEvent(key, int(unit), exposure, metric, MILLION, int(now_s))
+                event = OutcomeEvent(key, int(unit), exposure, metric, MILLION, int(now_s - self.behind_s))
                 self._due.append(_Due(now_s + self.delay_s, place.service, sticky, event))
 
     def _of(self, attempt: str) -> Attempt:

@@ -1,6 +1,7 @@
 """An exposure log, from an edge's answer to its folder, or the reason why it is missing."""
 
 import asyncio
+import gzip
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from sundog_edge.feedback import export
 from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_operator.adapters import exposure_logs
 from sundog_operator.adapters.exposure_logs import EdgeExposureLogWriter
+from sundog_operator.adapters.log_tables import Format
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.observed import ExposureLogResult
@@ -73,10 +75,12 @@ class Edge:
             }
         ]
 
-    async def write(self, number: int = 1, *, final: bool = False, **changes: Any) -> ExposureLogResult:
+    async def write(
+        self, number: int = 1, *, form: Format = "parquet", final: bool = False, **changes: Any
+    ) -> ExposureLogResult:
         place = f"file://{self.folder}/{number:06d}"
         return await EdgeExposureLogWriter(self.longest_s).write(
-            experiment(**changes), self.pods, place, "parquet", AT, final=final
+            experiment(**changes), self.pods, place, form, AT, final=final
         )
 
     def names(self, number: int = 1) -> list[str]:
@@ -109,6 +113,24 @@ async def test_it_is_three_files_in_a_folder(edge: Edge) -> None:
     plan = json.loads((edge.folder / "000001/plan.json").read_text())
     assert (plan["exportedAt"], plan["status"]["verdict"]["decision"]) == ("2026-11-20T09:30:00Z", "Winner")
     assert edge.store.asked == [f"digits/{UID}"] * 2
+
+
+async def test_compressed_lines_have_the_same_rows(edge: Edge) -> None:
+    await edge.write(1)
+    await edge.write(2, form="jsonl.gz")
+    assert edge.names(2) == ["exposures.jsonl.gz", "outcomes.jsonl.gz", "plan.json"]
+    for name in ("exposures", "outcomes"):
+        lines = gzip.decompress((edge.folder / f"000002/{name}.jsonl.gz").read_bytes()).splitlines()
+        rows = [{**row, "time": datetime.fromisoformat(row["time"])} for row in map(json.loads, lines)]
+        assert rows == parquet.read_table(edge.folder / f"000001/{name}.parquet").to_pylist()
+
+
+async def test_a_table_without_rows_has_a_version_too(edge: Edge) -> None:
+    edge.store.exposed, edge.store.told = [], []
+    await edge.write()
+    found = parquet.read_schema(edge.folder / "000001/outcomes.parquet")
+    assert found.metadata == {b"sundog.version": b"2"}
+    assert found.names[0] == "version"
 
 
 async def test_files_of_a_killed_process_are_replaced(edge: Edge) -> None:

@@ -529,7 +529,14 @@ async def test_a_status_that_is_lost_is_taken_up_again() -> None:
     assert len(cluster.edges.weights_seen) == seen
 
 
-async def test_a_salt_of_another_experiment_is_reported() -> None:
+async def test_an_arm_that_equals_control_is_named_after_it_is_applied() -> None:
+    cluster = await serving()
+    await cluster.kube.apply(experiment(arms=[{"name": "alike"}]))
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    assert condition(await status(cluster), "SpecAccepted") == ("True", "ArmsEqual")
+
+
+async def test_a_salt_of_another_experiment_is_told_of() -> None:
     cluster = await serving()
     await cluster.kube.apply(experiment(unit={"header": "x-user-id", "salt": "spring"}))
     await cluster.kube.apply(experiment("other", unit={"header": "x-user-id", "salt": "spring"}))

@@ -659,11 +659,11 @@ async def test_replicas_with_a_fraction_share_pods_and_make_room_only_beside_sta
     (deployment,) = application(cluster, "digits-r1")["deployments"]
     assert (deployment["num_replicas"], deployment["ray_actor_options"]["num_gpus"]) == (3, 0.5)
     fits = f"1 {GPU} for every 2 replicas, which share it without isolation"
-    assert await said(cluster, "CapacityAvailable") == ("True", "Fits", fits)
+    assert await read_condition(cluster, "CapacityAvailable") == ("True", "Fits", fits)
     assert (await cluster.status())["capacity"] == {"gpusRequested": 2, "gpusAllocated": 2, "mode": "surge"}
     await cluster.apply("file:///models/v2", replicas=3, resources=half)
     await cluster.settle(5)
-    assert await said(cluster, "Stalled") == (
+    assert await read_condition(cluster, "Stalled") == (
         "True",
         "InsufficientCapacity",
         f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node",

@@ -9,6 +9,7 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.hooked_kubernetes import Write
 from doubles.traffic import Answers, Traffic
+from sundog_operator.core.experiments import power
 from sundog_operator.core.kubernetes.names import application
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
@@ -103,23 +104,22 @@ async def test_the_better_arm_wins_by_what_its_units_did_and_stable_has_all_traf
     cluster = await serving({1: 0.2, 2: 0.2, 3: 0.3}, edges=2)
     await cluster.kube.apply(experiment(2, unit=unit))
     assert await cluster.go_on(10, functools.partial(counts, cluster))
-    experiment_status = await ends(cluster)
+    ended = await ends(cluster)
     assert (
-        experiment_status["phase"],
-        experiment_status["verdict"]["decision"],
-        experiment_status["verdict"]["winner"],
+        ended["phase"],
+        ended["verdict"]["decision"],
+        ended["verdict"]["winner"],
     ) == ("Concluded", "Winner", "arm-2")
-    assert experiment_status["verdict"]["reason"].startswith("Winner: conversion of arm-2 is ")
-    assert condition(experiment_status, "Conclusive") == ("True", "Winner")
-    assert condition(experiment_status, "Running") == ("False", "Winner")
-    assert condition(experiment_status, "Ready") == ("True", "Concluded")
-    better, alike = found(experiment_status, "arm-2"), found(experiment_status, "arm-1")
+    assert ended["verdict"]["reason"].startswith("Winner: conversion of arm-2 is ")
+    assert "leader" not in ended["verdict"]
+    assert condition(ended, "Conclusive") == ("True", "Winner")
+    assert condition(ended, "Running") == ("False", "Winner")
+    assert condition(ended, "Ready") == ("True", "Concluded")
+    better, alike = found(ended, "arm-2"), found(ended, "arm-1")
     assert (better["role"], better["verdict"], alike["verdict"]) == ("success", "Better", "Undecided")
     assert better["interval"][0] < 1.5 < better["interval"][1]
     assert alike["interval"][0] < 1.0 < alike["interval"][1]
-    assert {each["name"] for point in experiment_status["history"] for each in point.get("metrics", ())} >= {
-        "conversion"
-    }
+    assert {each["name"] for point in ended["history"] for each in point.get("metrics", ())} >= {"conversion"}
     await cluster.settle(10)
     assert await cluster.weights() == {1: 100}
     assert "ExperimentConcluded" in await cluster.events()
@@ -269,11 +269,11 @@ async def test_while_too_many_lines_are_missing_nobody_wins_and_then_somebody_do
     cluster.edges.counting(pod).drops = 0.1
     await cluster.go_on(3)
     cluster.edges.counting(pod).drops = 0.0
-    experiment_status = await status(cluster)
-    assert (experiment_status["phase"], experiment_status["verdict"]["decision"]) == ("Running", "Undecided")
-    assert found(experiment_status, "arm-1")["verdict"] == "Better"
-    assert condition(experiment_status, "DataQuality") == ("False", "RequestsLost")
-    assert "requests of control nobody knows how " in message(experiment_status, "DataQuality")
+    told = await status(cluster)
+    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    assert found(told, "arm-1")["verdict"] == "Better"
+    assert condition(told, "DataQuality") == ("False", "RequestsLost")
+    assert "requests of control have no known outcome" in message(told, "DataQuality")
     before = len(cluster.kube.writes)
     await cluster.go_on(2)
     written = [w for w in list(cluster.kube.writes)[before:] if w.changed and w.ref.kind == EXPERIMENT]
@@ -297,6 +297,22 @@ async def test_what_finds_no_room_in_the_store_is_reported_and_nobody_wins_by_th
     reason = (await ends(cluster, 10))["verdict"]["reason"]
     assert reason.startswith("MaxDuration: ")
     assert "; nothing is decided: the feedback store had no space for " in reason
+
+
+async def test_outcomes_timed_before_their_exposure_are_reported_and_no_arm_wins_by_the_rest() -> None:
+    cluster = await serving({1: 0.2, 2: 0.6})
+    await cluster.kube.apply(experiment(stop={"maxDuration": "12m"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    cluster.edges.outcomes.behind_s = 7200.0
+    await cluster.go_on(2)
+    cluster.edges.outcomes.behind_s = 0.0
+    await cluster.go_on(3)
+    told = await status(cluster)
+    assert found(told, "arm-1")["verdict"] == "Better"
+    assert condition(told, "DataQuality") == ("False", "ClockSkew")
+    assert " outcomes are timed before the exposure that they name, and 0 in the future" in message(told, "DataQuality")
+    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    assert "; nothing is decided: " in (await ends(cluster, 10))["verdict"]["reason"]
 
 
 @pytest.mark.extended
@@ -353,8 +369,55 @@ async def test_an_arm_that_does_harm_is_dropped_and_cannot_win_and_the_others_ar
     assert found(experiment_status, "arm-1", "errorRate")["verdict"] == "Harm"
 
 
-def message(experiment_status: Json, type_: str) -> str:
-    return next(str(c["message"]) for c in experiment_status["conditions"] if c["type"] == type_)
+KEPT = {"name": "kept", "feedback": "kept", "margin": "10%"}
+
+
+async def test_an_arm_that_buys_more_and_keeps_less_is_dropped_by_that_outcome() -> None:
+    """The other arm buys as much and keeps as much as control, so it wins."""
+    cluster = await serving({1: 0.2})
+    cluster.edges.outcomes.chance = {
+        application(NAME, number): {"bought": bought, "kept": kept}
+        for number, bought, kept in ((1, 0.2, 0.5), (2, 0.4, 0.3), (3, 0.3, 0.5))
+    }
+    await cluster.kube.apply(experiment(2, {**BUYING, "guardrails": [KEPT]}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.settle(3)
+    assert entry(cluster)["feedback"]["metrics"] == ["bought", "kept"]
+    told = await ends(cluster)
+    first = next(arm for arm in told["arms"] if arm["name"] == "arm-1")
+    assert first["dropped"].startswith("Harm: arm arm-1: kept of arm-1 is ")
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-2")
+    lost, kept = found(told, "arm-1", "kept"), found(told, "arm-2", "kept")
+    assert (lost["role"], lost["verdict"], kept["verdict"]) == ("guardrail", "Harm", "Passed")
+    assert (lost["allowed"], kept["allowed"]) == (0.9, 0.9)
+
+
+async def test_an_arm_does_not_win_before_its_outcomes_have_passed() -> None:
+    cluster = await serving({1: 0.2, 2: 0.6})
+    never_sent = {**KEPT, "margin": "1%"}
+    await cluster.kube.apply(experiment(1, {**BUYING, "guardrails": [never_sent]}))
+    await cluster.go_on(15)
+    told = await status(cluster)
+    assert found(told, "arm-1")["verdict"] == "Better"
+    assert found(told, "arm-1", "kept")["verdict"] == "Undecided"
+    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+
+
+async def test_edges_cap_the_totals_of_units() -> None:
+    """Each buying unit has 1, which counts as 0.5."""
+    cluster = await serving({1: 0.2, 2: 0.4})
+    spent = {"name": "spent", "feedback": "bought", "type": "mean", "cap": 0.5}
+    await cluster.kube.apply(experiment(metrics={"success": [spent]}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.settle(3)
+    assert entry(cluster)["feedback"]["caps"] == {"bought": [500_000]}
+    told = await ends(cluster)
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
+    assert told["plan"]["comparison"]["outcomes"][0]["cap"] == 0.5
+
+
+def message(told: Json, type_: str) -> str:
+    return next(str(c["message"]) for c in told["conditions"] if c["type"] == type_)
 
 
 async def test_a_dropped_arm_is_not_waited_for_and_messages_are_about_the_remaining_arms() -> None:
@@ -376,7 +439,7 @@ async def test_a_dropped_arm_is_not_waited_for_and_messages_are_about_the_remain
     )
 
 
-async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None:
+async def test_each_metric_is_named_that_is_unlikely_to_be_decided_in_its_time() -> None:
     success = [*BUYING["success"], {"name": "back", "feedback": "returned"}]
     metrics = {"success": success, "guardrails": [{"metric": "errorRate", "margin": "1%", "floor": "0%"}]}
     cluster = await serving({})
@@ -395,10 +458,25 @@ async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None
         in found(experiment_status, "arm-1", "back")["message"]
     )
     assert (
-        "errorRate is unlikely to be decided before the experiment stops, in "
+        "errorRate is unlikely to be decided before the experiment stops: it takes about "
         in found(experiment_status, "arm-1", "errorRate")["message"]
     )
-    assert "hardly" not in found(experiment_status, "arm-1", "retries")["message"]
+    assert power.UNLIKELY_TEXT not in found(experiment_status, "arm-1", "retries")["message"]
+
+
+async def test_a_metric_that_nobody_reports_is_named_before_the_others() -> None:
+    cluster = await serving({1: 0.2, 2: 0.2})
+    await cluster.kube.apply(
+        experiment(metrics={"success": [*SLOWLY["success"], {"name": "back", "feedback": "returned"}]})
+    )
+    assert await cluster.go_on(6, functools.partial(counts, cluster))
+    await cluster.go_on(3)
+    told = await status(cluster)
+    assert message(told, "Conclusive").startswith(
+        "arm arm-1: back of arm-1: no outcome returned of any unit was reported"
+    )
+    assert found(told, "arm-1", "back")["note"] == "Unreported"
+    assert "note" not in found(told, "arm-1")
 
 
 async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
@@ -407,9 +485,10 @@ async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
     cluster.edges.traffic.answers = {application(NAME, number): Answers(errors=0.01) for number in (1, 2)}
     await cluster.kube.apply(experiment(1, metrics))
     await cluster.go_on(15)
-    experiment_status = await status(cluster)
-    assert found(experiment_status, "arm-1")["verdict"] == "Better"
-    assert (experiment_status["phase"], experiment_status["verdict"]["decision"]) == ("Running", "Undecided")
+    told = await status(cluster)
+    assert found(told, "arm-1")["verdict"] == "Better"
+    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    assert told["verdict"]["leader"] == "arm-1"
 
 
 @pytest.mark.extended

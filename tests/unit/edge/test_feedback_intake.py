@@ -352,19 +352,22 @@ def test_services_share_the_memory_for_units(desk: Desk) -> None:
     assert [seen.max_waiting for seen in desk.intake.first_seen.values()] == [100_000] * 2
 
 
-async def test_an_edge_with_a_late_clock_accepts_events_without_a_time(desk: Desk) -> None:
-    ahead = sign_exposure(KEY, "digits", SignedExposure("d-1", 1, "stable", 1, int(NOW) + 2))
+@pytest.mark.parametrize("skew_s", [2, 3 * 3600])
+async def test_an_edge_with_a_late_clock_accepts_events_without_a_time(desk: Desk, skew_s: int) -> None:
+    ahead = sign_exposure(KEY, "digits", SignedExposure("d-1", 1, "stable", 1, int(NOW) + skew_s))
     now = datetime.fromtimestamp(NOW, UTC).isoformat()
     _, answer = await desk.take(converted(ahead), converted(ahead, time=now))
     assert (answer["accepted"], answer["late"]) == (1, 1)
+    assert desk.store.attempts["digits/d-1"].tally["early"] == 1
 
 
-async def test_an_edge_with_a_late_clock_accepts_units_with_stored_exposures(desk: Desk) -> None:
-    desk.lines = [(unit_hash(b"ada"), int(NOW + 2) * 1_000_000)]
+@pytest.mark.parametrize("skew_s", [2, 3 * 3600])
+async def test_an_edge_with_a_late_clock_accepts_units_with_stored_exposures(desk: Desk, skew_s: int) -> None:
+    desk.lines = [(unit_hash(b"ada"), int(NOW + skew_s) * 1_000_000)]
     ada, now = {"unit": "ada", "metric": "converted"}, datetime.fromtimestamp(NOW, UTC).isoformat()
     _, answer = await desk.take(ada, {**ada, "time": None, "id": "again"}, {**ada, "time": now})
     assert (answer["accepted"], answer["late"]) == (2, 1)
-    assert [event.seconds for event, _ in desk.store.attempts["digits/d-1"].events] == [int(NOW) + 2] * 2
+    assert [event.seconds for event, _ in desk.store.attempts["digits/d-1"].events] == [int(NOW) + skew_s] * 2
 
 
 async def test_bodies_at_the_same_time_count_each_event_once(desk: Desk) -> None:

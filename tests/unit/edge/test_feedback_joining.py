@@ -21,6 +21,7 @@ from sundog_edge.feedback.join import (
 )
 
 T0 = 1_769_000_000
+CAP = 2
 units = st.integers(0, 5)
 arms = st.sampled_from(("a", "b"))
 instants = st.sampled_from((T0 - 1, T0, T0 + 1, T0 + WINDOW_S, T0 + WINDOW_S + 1))
@@ -47,6 +48,7 @@ batches = st.lists(
         sticky=st.just(True),
         max_units=st.just(4),
         max_events=st.just(12),
+        caps=st.just({"m": (CAP,)}),
     ),
     max_size=8,
 )
@@ -89,6 +91,7 @@ class Replay:
                 self.counts["duplicate"] += 1
             elif (event.seconds < first.us // 10**6 and event.timed) or event.seconds > first.us // 10**6 + WINDOW_S:
                 self.counts["late"] += 1
+                self.counts["early"] += event.exposure is not None and event.seconds < first.us // 10**6
             elif len(self.counted) == 12:
                 self.counts["overflow"] += 1
             else:
@@ -105,7 +108,13 @@ class Replay:
                 by_unit[event.unit].append(event.value)
             totals = [sum(values) for values in by_unit.values()]
             positive = sum(values[0] > 0 for values in by_unit.values())
-            rows.append([*place, len(totals), positive, sum(totals), sum(total**2 for total in totals)])
+            metric, *rest = place
+            for name, own_totals in (
+                (metric, totals),
+                *([(f"m@{CAP}", [min(total, CAP) for total in totals])] if metric == "m" else []),
+            ):
+                squares = sum(total**2 for total in own_totals)
+                rows.append([name, *rest, len(totals), positive, sum(own_totals), squares])
         return sorted(rows)
 
 
@@ -123,7 +132,8 @@ def test_sums_equal_a_count_from_scratch(batches: list[OutcomeBatch]) -> None:
         exposed[first.epoch, first.arm] += 1
     assert found["exposed"] == sorted([*place, count] for place, count in exposed.items())
     assert found["outcomes"] == replay.outcomes()
-    for name in ("late", "duplicate", "unknown", "future", "invalid", "overflow"):
+    assert found["accepted"] == len(replay.counted)
+    for name in ("late", "duplicate", "unknown", "future", "invalid", "overflow", "early"):
         assert found[name] == replay.counts[name], name
     assert own.firsts == replay.first
 
@@ -135,8 +145,22 @@ def test_a_section_of_nothing_is_all_zero() -> None:
         "sequence": 0,
         "exposed": [],
         "outcomes": [],
-        **dict.fromkeys(("late", "duplicate", "unknown", "future", "invalid", "overflow"), 0),
+        **dict.fromkeys(("accepted", "late", "duplicate", "unknown", "future", "invalid", "overflow", "early"), 0),
     }
+
+
+def test_an_outcome_before_the_exposure_that_it_names_is_counted_apart() -> None:
+    """A caller may report older events of a unit, but knows an exposure only after it."""
+    own, named = MemoryAttempt(), SignedExposure("attempt", 0, "a", 1, T0)
+    before, after = T0 - 7200, T0 + WINDOW_S + 1
+    outcomes = [
+        OutcomeEvent(b"1", 1, named, "m", 1, before),
+        OutcomeEvent(b"2", 1, None, "m", 1, before),
+        OutcomeEvent(b"3", 1, named, "m", 1, after),
+    ]
+    assert write(own, OutcomeBatch(events=outcomes)) == ["late", "late", "late"]
+    section = render_feedback_section("attempt", "store", own.tally)
+    assert (section["late"], section["early"], section["accepted"]) == (3, 1, 0)
 
 
 def test_a_unit_waits_with_its_earliest_request_and_is_written_once() -> None:

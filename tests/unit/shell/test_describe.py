@@ -248,6 +248,10 @@ def test_what_arms_are_held_to_is_shown_beside_control() -> None:
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
     assert "errorRate up to 25 % more than control, or 0.5 % of all requests" in lines
     assert "rejections for harm only, from 25 % more than control; no gate waits for it" in lines
+    head = lines.index("ARM REVISION WEIGHT REQUESTS ERRORS UNITS")
+    control = two_arms().arms[1]
+    assert control.units > 0
+    assert lines[head + 2] == f"control r7 6.68 % {control.requests} {control.errors} {control.units}"
 
 
 def test_a_latency_that_a_list_leaves_out_is_shown_to_be_for_harm_alone() -> None:

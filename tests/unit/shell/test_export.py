@@ -137,22 +137,35 @@ def test_all_of_it_is_written_to_three_files(exported: Any, edge: Edge, tmp_path
         "outcomes.jsonl",
         "plan.json",
     ]
+    plan = json.loads((tmp_path / "out/plan.json").read_text())
+    evaluation = {
+        "feature_flag.key": NAME,
+        "feature_flag.set.id": f"{NAMESPACE}/digits",
+        "feature_flag.provider.name": "sundog",
+        "feature_flag.version": f"{plan['experiment']['uid']}/1",
+        "feature_flag.context.id": "0000000000000002",
+        "feature_flag.result.variant": "control",
+        "feature_flag.result.reason": "split",
+    }
     assert rows(tmp_path / "out/exposures.jsonl")[2] == {
+        "version": 2,
         "unit": "0000000000000002",
         "time": "2025-06-15T15:06:40.000002Z",
         "epoch": 1,
         "arm": "control",
+        **evaluation,
     }
     assert rows(tmp_path / "out/outcomes.jsonl")[1] == {
+        "version": 2,
         "unit": "0000000000000002",
         "metric": "converted",
         "value": 1.5,
         "time": "2025-06-15T15:06:42Z",
         "epoch": 1,
         "arm": "control",
+        **evaluation,
     }
-    plan = json.loads((tmp_path / "out/plan.json").read_text())
-    assert plan["complete"] is True
+    assert (plan["version"], plan["complete"]) == (2, True)
     assert plan["feedback"]["squares"] == 2**70
     assert plan["spec"]["metrics"]["success"][0]["feedback"] == "converted"
     (asked,) = {*edge.store.asked}
@@ -174,7 +187,8 @@ def test_parquet_has_the_same(exported: Any, edge: Edge, tmp_path: Path) -> None
     assert exported("--format", "parquet").code == 0
     exported("--format", "jsonl")
     table = parquet.read_table(tmp_path / "out/exposures.parquet")
-    assert table.column_names == ["unit", "time", "epoch", "arm"]
+    assert table.column_names == [*rows(tmp_path / "out/exposures.jsonl")[0]]
+    assert table.schema.metadata == {b"sundog.version": b"2"}
     assert str(table.schema.field("time").type) == "timestamp[us, tz=UTC]"
     found = [{**row, "time": row["time"].isoformat().replace("+00:00", "Z")} for row in table.to_pylist()]
     assert found[1:] == rows(tmp_path / "out/exposures.jsonl")[1:]

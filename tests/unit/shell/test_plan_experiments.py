@@ -91,11 +91,13 @@ def test_arms_shares_and_what_decides_are_shown_and_nothing_is_written(
         "units stay with their arm, by header x-user-id",
     ]
     assert any(line.startswith("guardrail errorRate: up to 25 % more than control") for line in lines)
-    assert lines[-4:] == [
+    assert lines[-5:] == [
         "success conversion: rate of bought should increase, by 20 % or more",
         "ends when an arm has won or none can, after 14d or 2000000 units",
         "alpha is 0.05, the error of each direction; 0.0167 for each of 3 pairs of arm and success metric",
         "duration: unknown; `sundog experiment power` estimates it from your traffic and control's metric",
+        "ArmsEqual: spec.arms: same equals control. Only chance makes a difference between them; change one, unless you test"
+        " that they are equal",
     ]
     assert server.cluster.kube.store.revision == before
 
@@ -169,9 +171,9 @@ def test_how_long_it_takes_is_shown_by_what_the_last_one_has_counted(served: Any
     assert 0.1 < float(lines[-1].rpartition("; control has ")[2]) < 0.23
     small = {"success": [{"name": "bought", "feedback": "bought", "minimumEffect": "0.1%"}]}
     stop = {"maxUnits": 10_000}
-    assert (
-        "bought is unlikely to be decided" in plan(served, experiment("again", metrics=small, stop=stop))["lines"][-1]
-    )
+    late = plan(served, experiment("again", metrics=small, stop=stop))["lines"][-1]
+    assert "bought is unlikely to be decided" in late
+    assert " at this rate; 1e+04 come in " in late
     for unknown in (
         {"unit": {"header": "x-user-id"}},
         {"metrics": {"success": [{**again["success"][0], "type": "mean"}]}},

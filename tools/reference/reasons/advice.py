@@ -39,6 +39,11 @@ ADVICE: Final = {
     "SaltReused": Advice(
         DESCRIBE, "If the assignments must be independent, choose a salt of its own for the next rollout or Experiment."
     ),
+    "ArmsEqual": Advice(
+        EXPERIMENT,
+        "Nothing, if you want to see that equal arms show no difference. Else set `spec.stopped: true` and create another"
+        " Experiment whose arms differ.",
+    ),
     "PlanFrozen": Advice(
         EXPERIMENT, "Undo the edit. For another plan, set `spec.stopped` and create a new Experiment."
     ),
@@ -239,6 +244,16 @@ ADVICE: Final = {
     "FeedbackStoreReplaced": Advice(EXPERIMENT, _NEXT_PLAN),
     "FeedbackOverflow": Advice(
         EXPERIMENT, "Report fewer outcomes for each unit, or let the next Experiment end after fewer units."
+    ),
+    "ArmWithoutRequests": Advice(
+        _EDGE_LOGS,
+        "Fix the edge that does not send the arm its share. Then set `spec.stopped: true` and create another Experiment:"
+        " the counts of this one stay unequal.",
+    ),
+    "ClockSkew": Advice(
+        EXPERIMENT,
+        "Correct the clock of the caller or of the edge's node. Or report outcomes without `time`: the edge then takes"
+        " their arrival. The share falls as further outcomes count.",
     ),
     "RequestsLost": Advice(
         _EDGE_LOGS, "Check `sundog_edge_log_dropped_total`: an edge had too little CPU, or was killed. Then wait."

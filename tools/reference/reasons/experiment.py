@@ -66,6 +66,12 @@ EXPERIMENT_CONDITIONS: Final = (
                 "Another Experiment or a ModelDeployment has the same salt (`spec.unit.salt`). Their assignments depend"
                 " on each other.",
             ),
+            ReasonText(
+                "True",
+                "ArmsEqual",
+                "An arm has the same model, runtime and resources as control or as another arm. Only chance makes a"
+                " difference between them. The message names them.",
+            ),
             ReasonText("False", "NotYetSupported", _UNSUPPORTED),
             ReasonText("False", "InvalidSpec", _INVALID),
             ReasonText("False", "PlanFrozen", _FROZEN),
@@ -161,6 +167,12 @@ EXPERIMENT_CONDITIONS: Final = (
             ),
             ReasonText(
                 "False",
+                "ArmWithoutRequests",
+                "An arm has a share of the traffic, and got none of so many units that chance is less likely than one in"
+                " a million. Nothing is decided meanwhile. The message names the arm.",
+            ),
+            ReasonText(
+                "False",
                 "RequestsLost",
                 "More than 1 % of an arm's requests have an unknown end, because their log lines were lost. No arm can"
                 " win until that share is lower. The message has the numbers.",
@@ -170,6 +182,13 @@ EXPERIMENT_CONDITIONS: Final = (
                 "FeedbackOverflow",
                 "The store had no room for more than 1 % of exposures and outcomes. No arm can win meanwhile. The"
                 " message has the numbers.",
+            ),
+            ReasonText(
+                "False",
+                "ClockSkew",
+                "More than 1 % of outcomes are timed before the exposure that they name, or in the future. They are in"
+                " no sum, and an arm with faster outcomes lacks more of them. No arm can win meanwhile. The message has"
+                " the numbers.",
             ),
             ReasonText(
                 "Unknown", "NotEvaluated", "There is no evidence yet, or no step of the rollout is gated by evidence."

@@ -18,6 +18,7 @@ from sundog_operator.adapters.log_tables import BufferedTable, Format, make_tabl
 from sundog_operator.core.experiments.exposure_log import (
     ExposureLogReader,
     ExposureRow,
+    FlagIdentity,
     InvalidExposureLog,
     LogRow,
     OutcomeRow,
@@ -77,11 +78,12 @@ async def fetch_export(
     `most` limits the exposures. Raises ExportError, FormatMissing, aiohttp.InvalidURL, and the errors of `find`.
     """
     files = {kind: folder / f"{name}.{form}" for kind, name in ((ExposureRow, "exposures"), (OutcomeRow, "outcomes"))}
+    flag = FlagIdentity.of(experiment)
     lines = ExposureLogReader(most)
     async with AsyncExitStack() as stack:
         # A format that is not installed fails here, before a request to an edge.
         tables: dict[type[LogRow], BufferedTable] = {
-            kind: stack.enter_context(BufferedTable(make_table(file, form, kind))) for kind, file in files.items()
+            kind: stack.enter_context(BufferedTable(make_table(file, form, kind, flag))) for kind, file in files.items()
         }
         source = await find()
         with _export_errors(source.where):

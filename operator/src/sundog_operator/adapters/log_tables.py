@@ -1,20 +1,33 @@
-"""Writes the tables of an exposure log as files: JSON lines, or Parquet where pyarrow is installed."""
+"""Writes the tables of an exposure log as files: JSON lines, which may be compressed, or Parquet where pyarrow is installed."""
 
+import gzip
 from collections.abc import Sequence
 from datetime import datetime
+from io import BufferedIOBase
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self
 
 import orjson
 
-from sundog_operator.core.experiments.exposure_log import LogRow
+from sundog_operator.core.experiments.exposure_log import (
+    FORMAT_VERSION,
+    FlagIdentity,
+    LogRow,
+    column_types,
+    make_columns,
+)
 from sundog_operator.errors import SundogError
 
-Format = Literal["jsonl", "parquet"]
+Format = Literal["jsonl", "jsonl.gz", "parquet"]
+"""Format of a table; it ends the file's name."""
 
 ROWS_PER_BLOCK: Final = 10_000
 """Rows that are buffered before they are written; one row group in Parquet."""
+
+_VERSION_KEY: Final = "sundog.version"
+_GZIP_LEVEL: Final = 1
+"""Attributes that all rows share compress well at any level."""
 
 
 class FormatMissing(SundogError):
@@ -60,41 +73,47 @@ class BufferedTable:
             self._table.close()
 
 
-def make_table(path: Path, form: Format, row: type[LogRow]) -> TableWriter:
-    """Create a file for rows of that type. Raises FormatMissing, OSError."""
-    return _JsonLines(path) if form == "jsonl" else _Parquet(path, row)
+def make_table(path: Path, form: Format, row: type[LogRow], flag: FlagIdentity) -> TableWriter:
+    """Create a file for rows of that type, of an Experiment. Raises FormatMissing, OSError."""
+    return _Parquet(path, row, flag) if form == "parquet" else _JsonLines(path, flag, compressed=form == "jsonl.gz")
 
 
 class _JsonLines:
-    """One JSON object per row, with the names of its fields; times as in RFC 3339, without loss of digits."""
+    """One JSON object per row, with the names of the columns; times as in RFC 3339, without loss of digits."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+    def __init__(self, path: Path, flag: FlagIdentity, *, compressed: bool) -> None:
+        self._flag = flag
+        # `close` closes it.
+        self._file: BufferedIOBase = gzip.open(path, "wb", _GZIP_LEVEL) if compressed else path.open("wb")  # noqa: SIM115
 
     def write(self, rows: Sequence[LogRow]) -> None:
-        self._file.write(b"".join(orjson.dumps(row._asdict(), option=orjson.OPT_UTC_Z) + b"\n" for row in rows))
+        columns = make_columns(rows, self._flag)
+        lines = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        self._file.write(b"".join(orjson.dumps(line, option=orjson.OPT_UTC_Z) + b"\n" for line in lines))
 
     def close(self) -> None:
         self._file.close()
 
 
 class _Parquet:
-    """Columns with the names of the fields; times in microseconds, in UTC."""
+    """Parquet columns; times in microseconds, in UTC. The version is also in the file's metadata, for a file without rows."""
 
-    def __init__(self, path: Path, row: type[LogRow]) -> None:
+    def __init__(self, path: Path, row: type[LogRow], flag: FlagIdentity) -> None:
         try:
             import pyarrow as pa
             from pyarrow import parquet
         except ModuleNotFoundError:
             raise FormatMissing("format parquet: pyarrow is not installed. Run pip install 'sundog[parquet]'") from None
         types = {str: pa.string(), float: pa.float64(), int: pa.int64(), datetime: pa.timestamp("us", "UTC")}
-        self._schema = pa.schema([(name, types[kind]) for name, kind in row.__annotations__.items()])
-        self._batch_of = pa.RecordBatch.from_pylist
+        fields = [(name, types[kind]) for name, kind in column_types(row).items()]
+        self._flag = flag
+        self._schema = pa.schema(fields, {_VERSION_KEY: str(FORMAT_VERSION)})
+        self._batch_of = pa.RecordBatch.from_pydict
         # Halves the size of hexadecimal hashes.
         self._writer = parquet.ParquetWriter(path, self._schema, compression="zstd")
 
     def write(self, rows: Sequence[LogRow]) -> None:
-        self._writer.write_batch(self._batch_of([row._asdict() for row in rows], schema=self._schema))
+        self._writer.write_batch(self._batch_of(make_columns(rows, self._flag), schema=self._schema))
 
     def close(self) -> None:
         self._writer.close()

@@ -20,7 +20,7 @@ from sundog_operator.api.experiment.frozen_plan import (
     PlanWebhook,
 )
 from sundog_operator.api.experiment.history import HistoryMetric, HistoryPoint, NotificationDelivery, RolloutNotice
-from sundog_operator.api.experiment.metrics import FeedbackMetric
+from sundog_operator.api.experiment.metrics import ExperimentGuardrail, FeedbackMetric
 from sundog_operator.api.experiment.spec import Allocation, ExperimentSpec, ExposureLog
 from sundog_operator.api.experiment.status import (
     ArmStatus,
@@ -132,6 +132,7 @@ __all__ = [
     "Epoch",
     "EvidenceEpoch",
     "Experiment",
+    "ExperimentGuardrail",
     "ExperimentSpec",
     "ExperimentStatus",
     "ExposureLog",

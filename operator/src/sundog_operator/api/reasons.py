@@ -109,8 +109,11 @@ class ExperimentReason(StrEnum):
     ABORTED = "Aborted"
     ACCEPTED = "Accepted"
     ARM_UNAVAILABLE = "ArmUnavailable"
+    ARM_WITHOUT_REQUESTS = "ArmWithoutRequests"
+    ARMS_EQUAL = "ArmsEqual"
     ARMS_STARTING = "ArmsStarting"
     CANDIDATE_UNAVAILABLE = "CandidateUnavailable"
+    CLOCK_SKEW = "ClockSkew"
     CONCLUDED = "Concluded"
     CONSISTENT = "Consistent"
     CONTROL_DEGRADED = "ControlDegraded"
@@ -232,10 +235,12 @@ class PauseReason(StrEnum):
 
 
 class MetricNote(StrEnum):
-    """Why an undecided metric may stay undecided."""
+    """Additions to the verdict of an undecided metric, such as why it may stay undecided."""
 
     ARM_DROPPED = "ArmDropped"
+    DISCOVERY = "Discovery"
     UNLIKELY = "Unlikely"
+    UNREPORTED = "Unreported"
 
 
 def is_documented(reason: str) -> bool:

@@ -121,9 +121,12 @@ def _make_group(
     serve: ServeState | None,
     stored: Object | None,
 ) -> Object:
-    service, current = member["metadata"]["name"], accept_model_deployment(member, installation).spec
+    service, current = (
+        model_deployment["metadata"]["name"],
+        accept_model_deployment(model_deployment, installation).spec,
+    )
     kept = None if current else _deployed_bounds(service, revision, serve, stored)
-    bounds = kept or _wanted_bounds(ModelDeploymentStatus.parse(member.get("status")), revision, current)
+    bounds = kept or _wanted_bounds(ModelDeploymentStatus.parse(model_deployment.get("status")), revision, current)
     timeout = current.endpoint.request_timeout if current else _stored_timeout(service, revision, stored)
     return pods.make_worker_group(service, revision, bounds, image, installation, timeout)
 

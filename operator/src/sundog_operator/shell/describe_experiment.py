@@ -13,6 +13,7 @@ from sundog_operator.api import (
     MetricStatus,
     ShadowStatus,
 )
+from sundog_operator.api.reasons import MetricNote
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import (
     notifications,
@@ -36,8 +37,8 @@ from sundog_operator.shell.layout import (
 from sundog_operator.shell.plan_text import checks_section, plan_section, steps_section
 
 ONE_SIDED_NOTE: Final = (
-    "Better and Worse are one-sided verdicts at every evaluation. An interval has both ends at that level, "
-    "so it is a little wider and may still contain 1."
+    "Verdicts on outcomes are one-sided, at every evaluation. An interval has both ends at that level, "
+    "so it is a little wider and may still contain 1, or the allowed ratio of a guardrail."
 )
 
 
@@ -142,9 +143,14 @@ def _metric_cells(metric: MetricStatus, *, is_over: bool) -> tuple[str, ...]:
         "" if metric.ratio is None else f"{metric.ratio:.3g}",
         format_interval(metric),
         f"{metric.allowed:.3g}" if has_limit and metric.allowed is not None else "",
-        metric.verdict,
+        format_verdict(metric),
         ("unknown" if metric.eta is None else format_span(metric.eta)) if has_eta else "",
     )
+
+
+def format_verdict(metric: MetricStatus) -> str:
+    """Format a verdict, and that an undecided secondary metric is a discovery nevertheless."""
+    return f"{metric.verdict}, differs" if metric.note == MetricNote.DISCOVERY else metric.verdict
 
 
 def format_interval(metric: MetricStatus) -> str:
@@ -172,15 +178,25 @@ def _metric_messages(status: ExperimentStatus) -> Iterator[str]:
 
 
 def find_one_sided_note(metrics: Sequence[MetricStatus]) -> str:
-    """Return why the interval of a `Better` or `Worse` metric contains 1; empty if none does."""
-    ends = ((*each.interval, math.inf)[:2] for each in metrics if each.interval and each.verdict in ("Better", "Worse"))
-    return ONE_SIDED_NOTE if any(lower <= 1 <= upper for lower, upper in ends) else ""
+    """Return why the interval of a decided outcome contains the ratio that it was tested against; empty if none does."""
+    return ONE_SIDED_NOTE if any(map(_contains_tested_ratio, metrics)) else ""
+
+
+def _contains_tested_ratio(metric: MetricStatus) -> bool:
+    # Guardrails of the edge have a basis, and intervals of their own tests.
+    is_guardrail = metric.role == "guardrail" and not metric.basis
+    tested = metric.allowed if is_guardrail else 1.0
+    if tested is None or not metric.interval:
+        return False
+    lower, upper = (*metric.interval, math.inf)[:2]
+    return metric.verdict in (("Passed", "Harm") if is_guardrail else ("Better", "Worse")) and lower <= tested <= upper
 
 
 def _arms_table(status: ExperimentStatus) -> RenderableType:
-    table = grid("ARM", "REVISION", "WEIGHT", "REQUESTS", "ERRORS", header=True)
+    has_units = status.plan.comparison is not None
+    table = grid("ARM", "REVISION", "WEIGHT", "REQUESTS", "ERRORS", *(["UNITS"] if has_units else []), header=True)
     for arm in status.arms:
         weight = f"{arm.weight:g} %" + (" (dropped)" if arm.dropped else "")
         cells = (arm.name, f"r{arm.revision}", weight, str(arm.requests), str(arm.errors))
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(Text, (*cells, *([str(arm.units)] if has_units else []))))
     return table

@@ -115,9 +115,13 @@ def _find_undecidable_step(plan: FrozenPlan) -> str:
 
 
 def describe_outcome_goal(outcome: PlanOutcome) -> str:
-    """Describe the better direction of an outcome, and its minimum effect."""
+    """Describe the better direction of an outcome and its minimum effect, or how much worse a guardrail may be."""
+    cap = f", at most {outcome.cap:.12g} by unit," if outcome.cap is not None else ""
+    if outcome.margin is not None:
+        direction = "below" if outcome.goal == "increase" else "above"
+        return f"{outcome.type} of {outcome.feedback}{cap} may be up to {_percent(outcome.margin)} {direction} {names.CONTROL}'s"
     minimum = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
-    return f"{outcome.type} of {outcome.feedback} should {outcome.goal}{minimum}"
+    return f"{outcome.type} of {outcome.feedback}{cap} should {outcome.goal}{minimum}"
 
 
 def describe_end_conditions(comparison: PlanComparison) -> str:

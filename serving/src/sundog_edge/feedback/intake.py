@@ -237,7 +237,13 @@ class FeedbackIntake:
             tracker = self.first_seen.get(attempt)
             firsts, dropped = tracker.next_batch() if tracker is not None else ({}, 0)
             batch = OutcomeBatch(
-                firsts, tuple(events), refused, dropped, bool(service.unit.source), service.feedback.maxUnits
+                firsts,
+                tuple(events),
+                refused,
+                dropped,
+                bool(service.unit.source),
+                service.feedback.maxUnits,
+                caps=service.feedback.caps,
             )
             results = await self.store.write(attempt, batch)
             if tracker is not None:

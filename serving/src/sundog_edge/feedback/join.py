@@ -2,6 +2,9 @@
 
 A unit's outcomes count for the epoch and arm of its first exposure. If each request of a service is a unit, they count for those of the
 request. Sums are in millionths, sums of squares in square millionths. They are exact and may exceed 64 bits.
+
+A metric with caps has further sums for each cap, under the name `metric@cap`. In these a unit's total above the cap counts as the cap. The
+total itself is kept whole, because later values may be negative.
 """
 
 from collections import Counter
@@ -17,6 +20,9 @@ WINDOW_S = 30 * 24 * 3600
 ACCEPTED = "accepted"
 REJECTED_RESULTS = ("late", "duplicate", "unknown", "future", "invalid", "overflow")
 """Results of items that are counted but are in no sum, in the order of the evidence."""
+
+EARLY = "early"
+"""Counts those late items that are timed before the signed exposure that they name: one of the two clocks is wrong."""
 
 MAX_EVENTS = 4_000_000
 """Largest number of events of one attempt. Each is remembered, so that none counts twice. Further events are overflow."""
@@ -43,6 +49,7 @@ class OutcomeBatch:
     """A batch for one write: first exposures by unit, reported events, and the number of refused items by result.
 
     `sticky`: units come again, so their exposures are stored. `dropped`: exposures that were dropped before the write.
+    `caps`: caps of units' totals by metric, in millionths; they are the same in all batches of an attempt.
     """
 
     firsts: Mapping[int, FirstExposure] = field(default_factory=dict)
@@ -52,6 +59,7 @@ class OutcomeBatch:
     sticky: bool = True
     max_units: int = 2_000_000
     max_events: int = MAX_EVENTS
+    caps: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def units(self) -> frozenset[int]:
@@ -141,6 +149,8 @@ class _Joining:
             # Its arrival is after the exposure, whatever the clock of the edge of that exposure.
             event = event._replace(seconds=max(event.seconds, exposed_at))
         if not exposed_at <= event.seconds <= exposed_at + WINDOW_S:
+            # A caller knows a signed exposure only after it. By the unit itself a caller may report older events too.
+            self.count(EARLY, event.exposure is not None and event.seconds < exposed_at)
             return "late"
         if self._tally(EVENTS) >= self._batch.max_events:
             return "overflow"
@@ -160,14 +170,21 @@ class _Joining:
         place = (event.unit, event.metric)
         before = change.totals.get(place, self._known.totals.get(place))
         after = (before or 0) + event.value
+        first_value = event.value if before is None else None
         change.keys.add(event.key)
         change.events.append((event, first))
         change.totals[place] = after
         self.count(EVENTS, 1)
-        new = before is None
-        squares = after * after - (before or 0) ** 2
-        for name, more in zip(_OUTCOME, (new, new and event.value > 0, event.value, squares), strict=True):
-            self.count(f"outcome/{event.metric}/{first.epoch}/{first.arm}/{name}", int(more))
+        self._sum(event.metric, first, first_value, before or 0, after)
+        for cap in self._batch.caps.get(event.metric, ()):
+            self._sum(f"{event.metric}@{cap}", first, first_value, min(before or 0, cap), min(after, cap))
+
+    def _sum(self, name: str, first: FirstExposure, first_value: int | None, before: int, after: int) -> None:
+        """Add the change of a unit's total to the sums of that name; `first_value` is None unless it is the unit's first."""
+        new = first_value is not None
+        more = new, new and (first_value or 0) > 0, after - before, after * after - before * before
+        for column, change in zip(_OUTCOME, more, strict=True):
+            self.count(f"outcome/{name}/{first.epoch}/{first.arm}/{column}", int(change))
 
     def _tally(self, name: str) -> int:
         return self.change.tally.get(name, self._known.tally.get(name, 0))
@@ -190,5 +207,6 @@ def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) 
         SEQUENCE: tally.get(SEQUENCE, 0),
         "exposed": sorted(exposed),
         "outcomes": [[*place, *outcomes[place].values()] for place in sorted(outcomes)],
-        **{name: tally.get(name, 0) for name in REJECTED_RESULTS},
+        ACCEPTED: tally.get(EVENTS, 0),
+        **{name: tally.get(name, 0) for name in (*REJECTED_RESULTS, EARLY)},
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from sundog_edge.errors import DocumentError
 from sundog_edge.split.assignment import Segment, build_segments
@@ -43,7 +43,7 @@ MAX_SEGMENTS = 256
 MAX_OVERRIDES = 16
 MAX_CALLERS = 64
 MAX_NETWORKS = 256
-MAX_METRICS = 25
+MAX_METRICS = 35
 MAX_MATCHED = 8
 MAX_BYTES = 4 << 20
 _CREDENTIALS = re.compile("//[^/]*@")
@@ -130,6 +130,13 @@ class Override(DocumentPart):
     callers: Callers
 
 
+Caps = Annotated[
+    tuple[Annotated[int, Field(gt=0, le=10**18)], ...],
+    Field(min_length=1, max_length=MAX_METRICS),
+    BeforeValidator(list_to_tuple),
+]
+
+
 class Match(DocumentPart):
     """Headers that send any caller's request to an arm, whatever its bucket. The request needs all of them, with exactly these values."""
 
@@ -138,10 +145,14 @@ class Match(DocumentPart):
 
 
 class Feedback(DocumentPart):
-    """Outcomes that clients report to the edge: the names of their metrics, and for how many sticky units first exposures are stored."""
+    """Outcomes that clients report to the edge: the names of their metrics, and for how many sticky units first exposures are stored.
+
+    `caps` are in millionths. For each the edge keeps further sums of the metric, in which a unit's total counts as the cap at most.
+    """
 
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=MAX_METRICS)]
     maxUnits: Annotated[int, Field(gt=0, le=100_000_000)] = 2_000_000  # noqa: N815 - the document's own name
+    caps: Annotated[dict[MetricName, Caps], Field(max_length=MAX_METRICS, default_factory=dict)]
 
     _lists = field_validator("metrics", mode="before")(list_to_tuple)
 

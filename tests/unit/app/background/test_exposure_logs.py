@@ -133,6 +133,15 @@ async def test_one_is_written_each_hour_and_the_last_at_the_end() -> None:
     for _ in range(3):
         await an_hour(cluster)
     assert len(cluster.logs.tried) == 3
+    assert {*cluster.logs.forms} == {"parquet"}
+
+
+async def test_lines_are_written_compressed() -> None:
+    cluster = await running()
+    await cluster.kube.apply(experiment("", exposureLog={"uri": "s3://logs/a", "format": "jsonl"}, stopped=True))
+    await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
+    await cluster.settle(5)
+    assert cluster.logs.forms == ["jsonl.gz"]
 
 
 @pytest.mark.extended

@@ -51,11 +51,10 @@ def test_the_wanted_sums_of_the_newest_report_win_and_nothing_is_added() -> None
     assert (KNOWN.reported(2, "wide"), KNOWN.reported(2, "control")) == (7, 0)
 
 
-def test_overflow_and_unknown_units_are_kept() -> None:
-    known, _ = feedback.update_sums(
-        FeedbackSums(), [edge("a", of({**TALLY, "overflow": 4, "unknown": 9, "late": 2}))], WANTED
-    )
-    assert known == FeedbackSums("s1", 5, KNOWN.exposed, KNOWN.outcomes, overflow=4, unknown=9)
+def test_outcomes_that_are_in_no_sum_are_kept() -> None:
+    refused = {"overflow": 4, "unknown": 9, "late": 3, "early": 2, "future": 1}
+    known, _ = feedback.update_sums(FeedbackSums(), [edge("a", of({**TALLY, **refused, "events": 8}))], WANTED)
+    assert known == FeedbackSums("s1", 5, KNOWN.exposed, KNOWN.outcomes, accepted=8, **refused)
     assert feedback.parse_sums(json.loads(json.dumps(known.as_json()))) == known
     # As an older operator stored it.
     assert set(KNOWN.as_json()) == {"store", "sequence", "exposed", "outcomes"}

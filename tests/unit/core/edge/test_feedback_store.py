@@ -58,6 +58,7 @@ def feedback_options(made: dict[str, Any]) -> list[str]:
     [
         (experiment(), False),
         (experiment(guardrails=[{"metric": "errorRate"}]), False),
+        (experiment(guardrails=[{"name": "revenue", "feedback": "paid"}]), True),
         (experiment(success=CONVERSION), True),
         (experiment(secondary=CONVERSION), True),
         (experiment("Queued", success=CONVERSION), True),
@@ -92,6 +93,7 @@ def test_it_refuses_instead_of_forgetting_and_outlives_its_pod() -> None:
     (container,) = made["spec"]["template"]["spec"]["containers"]
     command = container["command"][-1]
     assert "--appendonly yes" in command
+    assert "--appendfsync always" in command
     assert "--maxmemory-policy noeviction" in command
     assert command.endswith(f"--maxmemory {int(0.7 * 512 * 2**20)}")
     assert container["resources"]["limits"] == {"memory": "512Mi"}

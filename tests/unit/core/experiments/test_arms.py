@@ -51,6 +51,40 @@ def test_arms_of_the_same_content_have_hashes_of_their_own() -> None:
     assert [arm.hash for arm in arms.plan_arms(stable(), spec)] == [arm.hash for arm in found]
 
 
+V2: dict[str, Any] = {"model": {"uri": "file:///models/v2"}}
+
+
+@pytest.mark.parametrize(
+    ("given_arms", "equal"),
+    [
+        ([{"name": "a", **V2}], ""),
+        ([{"name": "a"}], "a equals control"),
+        (
+            [{"name": "a"}, {"name": "b", "model": {"uri": "file:///models/v1"}}, {"name": "c", **V2}],
+            "a, b equal control",
+        ),
+        ([{"name": "a", **V2}, {"name": "b", **V2}], "a and b are equal"),
+        ([{"name": "a"}, {"name": "b", **V2}, {"name": "c", **V2}], "a equals control; b and c are equal"),
+        # The deployment's own configuration, which is no part of its revision.
+        ([{"name": "a", "runtime": {"userConfig": {"threshold": 0.5}}}], "a equals control"),
+        ([{"name": "a", "runtime": {"userConfig": {"threshold": 0.7}}}], ""),
+        ([{"name": "a", "runtime": {"userConfig": {}}}], ""),
+        ([{"name": "a", "resources": {"memory": "4Gi"}}], ""),
+    ],
+)
+def test_arms_without_a_difference_are_named(given_arms: list[dict[str, Any]], equal: str) -> None:
+    deployment = ModelDeploymentSpec.from_json(
+        {
+            "model": {"uri": "file:///models/v1", "entrypoint": "net:Net", "digest": DIGEST},
+            "runtime": {"userConfig": {"threshold": 0.5}},
+        }
+    )
+    found = arms.describe_equal_arms(stable(), experiment(*given_arms), deployment)
+    assert found.partition(". ")[0] == (f"spec.arms: {equal}" if equal else "")
+    refused = arms.describe_equal_arms(stable(), experiment(*given_arms), None)
+    assert bool(refused) == bool(equal and "runtime" not in given_arms[0])
+
+
 def test_an_arms_user_config_is_part_of_its_content() -> None:
     given = [{"threshold": 0.5}, {"threshold": 0.7}, {}, {"threshold": 0.5}]
     spec = experiment(

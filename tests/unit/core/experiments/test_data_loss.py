@@ -109,4 +109,41 @@ def test_outcomes_of_unknown_units_are_reported_but_no_loss(unknown: int, report
     known = collected(lost(0, 1), sums(10_000, unknown=unknown))
     assert data_loss.find_data_loss(running(), known) is None
     expected = "2000 outcomes belong to no exposed unit and are ignored; 2000 units have an outcome that counts"
-    assert data_loss.report_unknown_units(known) == (expected if reported else "")
+    assert data_loss.report_ignored_outcomes(known) == (expected if reported else "")
+
+
+@pytest.mark.parametrize(
+    ("counts", "reported"),
+    [
+        ({"early": 100, "late": 100}, False),
+        ({"early": 102, "late": 102}, True),
+        ({"future": 102}, True),
+        # More events of each unit are more outcomes, of which the same loss is a smaller share.
+        ({"early": 102, "late": 102, "accepted": 20_000}, False),
+        # Those may be of units and times that the experiment never had.
+        ({"late": 9000}, False),
+        ({}, False),
+    ],
+)
+def test_outcomes_at_impossible_times_stop_the_verdict(counts: dict[str, int], reported: bool) -> None:
+    found = data_loss.find_data_loss(running(), collected(lost(0, 1), sums(50_000, **{"accepted": 10_000, **counts})))
+    assert (found is not None) is reported
+
+
+def test_outcomes_at_impossible_times_are_reported_with_their_numbers() -> None:
+    known = collected(lost(0, 1), sums(10_000, accepted=2000, late=480, early=400, future=100))
+    assert data_loss.find_data_loss(running(), known) == (
+        "ClockSkew",
+        "400 outcomes are timed before the exposure that they name, and 100 in the future, beside 2000 that count (20 %,"
+        " limit 1 %): a clock of a caller or an edge is wrong; no arm can win until the missing share is below the limit."
+        " Correct that clock, or report outcomes without a time",
+    )
+
+
+def test_outcomes_out_of_the_window_are_reported_but_no_loss() -> None:
+    known = collected(lost(0, 1), sums(10_000, late=3000, unknown=4000))
+    assert data_loss.find_data_loss(running(), known) is None
+    assert data_loss.report_ignored_outcomes(known) == (
+        "4000 outcomes belong to no exposed unit and are ignored; 3000 outcomes are of an ended attempt, from before the first"
+        " exposure of their unit, or from more than 30 days after it and are ignored; 2000 units have an outcome that counts"
+    )

@@ -138,10 +138,40 @@ def test_a_sample_ratio_mismatch_is_reported_with_every_arm() -> None:
     counts = Counts(running("a", exposure="40%"))
     for _ in range(40):
         counts.block({"stable": 600, "control": 260, "a": 140}, {})
-    mismatch = counts.evaluate().mismatch
-    assert mismatch.startswith(
+    found = counts.evaluate().mismatch
+    assert found is not None
+    assert found.reason == "SampleRatioMismatch"
+    assert found.message.startswith(
         "of 40000 requests, stable got 24000 (24000 expected), control got 10400 (8000 expected), a got 5600 (8000 expected)"
     )
+
+
+def test_an_arm_that_gets_no_request_is_named_and_stops_the_verdict() -> None:
+    """Long before so few requests are a mismatch of the whole split."""
+    metrics = {"success": [{"name": "conversion", "feedback": "converted"}]}
+    counts = Counts(running("a", "b", metrics=metrics))
+    counts.block({"control": 17, "a": 17, "b": 0}, {})
+    assert counts.evaluate().mismatch is None
+    counts.block({"control": 1, "a": 0, "b": 0}, {})
+    evaluation, message = (
+        counts.evaluate(),
+        "b got none of 35 requests, expected 12: its share of the traffic does not reach it",
+    )
+    assert evaluation.mismatch == ("ArmWithoutRequests", message)
+    assert evaluation.outcome_decision is not None
+    assert evaluation.outcome_decision.reason == f"nothing is decided: {message}"
+    counts.block({"b": 1}, {})
+    assert counts.evaluate().mismatch is None
+
+
+def test_a_dropped_arm_may_have_no_request() -> None:
+    status = running("a", "b")
+    marked = tuple(
+        arm.model_copy(update={"dropped": "ArmUnavailable: x"}) if arm.name == "b" else arm for arm in status.arms
+    )
+    counts = Counts(status.model_copy(update={"arms": marked}))
+    counts.block({"control": 30, "a": 30}, {})
+    assert counts.evaluate().mismatch is None
 
 
 @pytest.mark.parametrize(("dropped", "evaluated_arms"), [(None, {"a", "b"}), ("Harm: worse", {"b"})])
@@ -187,7 +217,7 @@ def test_nothing_is_decided_while_too_much_data_is_lost() -> None:
     counts.rows[1, "a"] = counts.rows[1, "a"]._replace(lost=900)
     evaluation = counts.evaluate()
     assert evaluation.data_loss is not None
-    assert (evaluation.mismatch, evaluation.harm) == ("", {})
+    assert (evaluation.mismatch, evaluation.harm) == (None, {})
     assert evaluation.outcome_decision is not None
     assert (evaluation.outcome_decision.decision, evaluation.outcome_decision.reason) == (
         "Undecided",

@@ -13,8 +13,11 @@ from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.experiments.exposure_log import (
     ExposureLogReader,
     ExposureRow,
+    FlagIdentity,
     InvalidExposureLog,
     OutcomeRow,
+    column_types,
+    make_columns,
     make_plan_document,
 )
 
@@ -51,6 +54,30 @@ def test_rows_have_the_fields_of_their_lines() -> None:
     ]
     lines.check()
     assert lines.is_whole
+
+
+def test_a_row_is_an_evaluation_of_a_feature_flag() -> None:
+    meta = {"name": "wide-or-narrow", "namespace": "vision", "uid": "u"}
+    flag = FlagIdentity.of({"metadata": meta, "spec": {"modelDeployment": "digits"}})
+    exposures = [ExposureRow(UNIT, AT, 2, "wide"), ExposureRow("0" * 16, AT, 3, "stable")]
+    evaluation = {
+        "feature_flag.key": ["wide-or-narrow"] * 2,
+        "feature_flag.set.id": ["vision/digits"] * 2,
+        "feature_flag.provider.name": ["sundog"] * 2,
+        "feature_flag.version": ["u/2", "u/3"],
+        "feature_flag.context.id": (UNIT, "0" * 16),
+        "feature_flag.result.variant": ("wide", "stable"),
+        "feature_flag.result.reason": ["split", "default"],
+    }
+    rows = {"unit": (UNIT, "0" * 16), "time": (AT, AT), "epoch": (2, 3), "arm": ("wide", "stable")}
+    assert make_columns(exposures, flag) == {"version": [2, 2], **rows, **evaluation}
+    outcomes = [OutcomeRow(row.unit, "revenue", 1.5, *row[1:]) for row in exposures]
+    assert make_columns(outcomes, flag).items() >= evaluation.items()
+    for own in (exposures, outcomes):
+        types = column_types(type(own[0]))
+        columns = make_columns(own, flag)
+        assert [*columns] == [*types]
+        assert all(isinstance(value, types[name]) for name, values in columns.items() for value in values)
 
 
 @pytest.mark.parametrize("millionths", [0, 1, -1, 333_333, 999_999_999_999_999, -(10**15), 10**15])
@@ -193,7 +220,7 @@ def test_the_plan_document_has_no_internal_fields(unit: dict[str, str], assigned
     }
     _, lines = read(head(), EXPOSURE, OUTCOME, end())
     assert make_plan_document(experiment, lines, NOW) == {
-        "version": 1,
+        "version": 2,
         "experiment": {"name": "wide-or-narrow", "namespace": "vision", "uid": "u", "generation": 3},
         "exportedAt": "2026-11-20T09:30:00Z",
         "complete": True,

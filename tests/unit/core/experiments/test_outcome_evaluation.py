@@ -1,5 +1,6 @@
 """Evidence by outcomes, and the status of their metrics."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -65,6 +66,38 @@ def test_each_arm_and_metric_has_its_units() -> None:
     assert (found.decided.decision, found.decided.winner) == ("Winner", "a")
     assert found.observed_traffic is not None
     assert found.observed_traffic.control_values == {"conversion": (0.1, 0.0)}
+
+
+def test_a_metric_that_was_never_reported_shows_how_to_report_it() -> None:
+    found = evaluate(running(BY_USER), counted({"control": 100, "a": 250, "b": 90}))
+    assert [each.note for each in found.metrics] == [None, None, "Unreported", "Unreported"]
+    assert found.metrics[2].message == (
+        "spent of a: no outcome amount of any unit was reported yet; POST it to -/feedback below the service's URL, with the"
+        " x-sundog-exposure of its answer"
+    )
+    # Outcomes of 0 were reported, and so was one of a single arm.
+    zeros = {("bought", 1, "control"): OutcomeSums(5, 0, 0, 0), ("amount", 1, "a"): OutcomeSums(1, 0, 0, 0)}
+    exposed = dict.fromkeys(((1, name) for name in ("stable", "control", "a", "b")), 1000)
+    reported = evaluate(running(BY_USER), Counters("uid", feedback=FeedbackSums("s1", 9, exposed, zeros)))
+    assert [each.note for each in reported.metrics] == [None] * 4
+
+
+def test_a_secondary_metric_that_differs_is_a_discovery_without_a_verdict() -> None:
+    names = [f"m{number}" for number in range(10)]
+    secondary = [{"name": name, "feedback": name} for name in names]
+    status = running(BY_USER, metrics={"secondary": secondary})
+    exposed = {(1, arm): 10_000 for arm in ("stable", "control", "a", "b")}
+    events = {("control", place): 1000 for place in range(10)} | {
+        (arm, place): 1000 + 60 * place for arm in ("a", "b") for place in range(10)
+    }
+    sums = {(f"m{place}", 1, arm): OutcomeSums(own, own, 0, 0) for (arm, place), own in events.items()}
+    found = evaluate(status, Counters("uid", feedback=FeedbackSums("s1", 9, exposed, sums))).metrics
+    verdicts = {each.name: (each.verdict, each.note) for each in found if each.arm == "a"}
+    assert verdicts["m0"] == ("Undecided", None)
+    assert verdicts["m3"] == ("Undecided", "Discovery")
+    assert verdicts["m9"] == ("Better", None)
+    (message,) = (each.message for each in found if (each.arm, each.name) == ("a", "m3"))
+    assert message.endswith("; differs from control (e-BH over all secondary metrics)")
 
 
 def test_an_epoch_with_unfit_control_decides_nothing() -> None:
@@ -138,6 +171,89 @@ def test_the_drop_of_an_arm_removes_its_estimates() -> None:
         "errorRate": "errorRate of a was not decided: the arm was dropped",
         "retries": "retries: no worse; the arm was dropped",
     }
+
+
+REVENUE = {"name": "revenue", "feedback": "bought", "margin": "10%"}
+GUARDED = {
+    "success": [{"name": "conversion", "feedback": "bought"}],
+    "guardrails": [{"metric": "errorRate"}, REVENUE],
+}
+MANY = 100_000
+
+
+def rails(found: outcome_evaluation.OutcomeEvaluation) -> dict[str, tuple[str, float | None]]:
+    return {each.arm: (each.verdict, each.allowed) for each in found.metrics if each.role == "guardrail"}
+
+
+def test_an_outcome_can_be_a_guardrail() -> None:
+    status = running(BY_USER, metrics=GUARDED)
+    found = evaluate(status, counted({"control": 10_000, "a": 10_100, "b": 8000}, MANY))
+    assert rails(found) == {"a": ("Passed", 0.9), "b": ("Harm", 0.9)}
+    assert list(found.harm) == ["b"]
+    assert found.harm["b"].startswith("arm b: revenue of b is 20 % below control's")
+    broken = evaluate(status, counted({"control": 10_000, "a": 10_100, "b": 8000}, MANY), "the split is off")
+    assert rails(broken) == rails(found)
+    assert broken.harm == {}
+
+
+def test_an_arm_wins_only_after_its_outcomes_have_passed() -> None:
+    metrics = {**GUARDED, "guardrails": [{**REVENUE, "feedback": "amount", "type": "mean"}]}
+    counters = counted({"control": 10_000, "a": 12_000, "b": 10_000}, MANY)
+    found = evaluate(running(BY_USER, metrics=metrics), counters)
+    assert found.decided is not None
+    assert found.decided.winner == ""
+    assert "waits for revenue of a to pass" in found.decided.reason
+    paid = {("amount", 1, arm): OutcomeSums(10_000, 10_000, 10**10, 10**16) for arm in ("control", "a", "b")}
+    both = Counters("uid", feedback=replace(counters.feedback, outcomes={**counters.feedback.outcomes, **paid}))
+    passed = evaluate(running(BY_USER, metrics=metrics), both)
+    assert rails(passed) == {"a": ("Passed", 0.9), "b": ("Passed", 0.9)}
+    assert passed.decided is not None
+    assert passed.decided.winner == "a"
+
+
+def test_a_guardrail_alone_drops_an_arm() -> None:
+    """Without a success metric nothing is decided, and harm still is."""
+    status = running(BY_USER, metrics={"guardrails": [REVENUE]})
+    found = evaluate(status, counted({"control": 10_000, "a": 10_000, "b": 8000}, MANY))
+    assert found.decided is None
+    assert list(found.harm) == ["b"]
+    evidence = ExperimentEvaluation(metrics=found.metrics, harm=found.harm)
+    after = state_machine.tick(status, state.ExperimentInputs(now=T0 + HOUR, confirmed=True, evidence=evidence))
+    assert {arm.name: arm.dropped_code for arm in after.arms if arm.dropped} == {"b": "Harm"}
+    assert set(rails(evaluate(after, counted({"control": 10_000, "a": 10_000, "b": 8000}, MANY)))) == {"a"}
+    kept = dropped_arms.merge_dropped_metrics(after, ())
+    assert {each.arm: each.verdict for each in kept if each.name == "revenue"} == {"a": "Passed", "b": "Harm"}
+
+
+def test_outcomes_and_the_edge_share_the_error_of_harm() -> None:
+    edge_only, both = running(BY_USER), running(BY_USER, metrics=GUARDED)
+    assert outcome_evaluation.edge_harm_share(edge_only) == 1
+    of_edge = len(both.plan.guardrails)
+    assert outcome_evaluation.edge_harm_share(both) == of_edge / (of_edge + 1)
+
+
+def test_without_evidence_a_guardrail_has_no_data() -> None:
+    status = running(BY_USER, metrics=GUARDED).model_copy(update={"evidence_epochs": ()})
+    assert rails(evaluate(status, Counters("uid"))) == {"a": ("NoData", 0.9), "b": ("NoData", 0.9)}
+
+
+def test_a_capped_mean_has_sums_of_its_own() -> None:
+    """Next to an uncapped one of the same feedback."""
+    spent = {"name": "spent", "feedback": "paid", "type": "mean"}
+    metrics = {"success": [{**spent, "cap": 2.5}], "secondary": [{**spent, "name": "whole"}]}
+    status = running(BY_USER, metrics=metrics)
+    selection = outcome_evaluation.make_feedback_selection("digits", "uid", status)
+    assert selection is not None
+    assert selection.metrics == {"paid@2500000", "paid"}
+    sums = {
+        (name, 1, arm): OutcomeSums(100, 100, total * factor, total**2 * factor)
+        for name, total in (("paid", 100 * 10**6), ("paid@2500000", 2_500_000))
+        for arm, factor in (("control", 100), ("a", 100), ("b", 100))
+    }
+    exposed = {(1, arm): 1000 for arm in ("stable", "control", "a", "b")}
+    found = evaluate(status, Counters("uid", feedback=FeedbackSums("s1", 9, exposed, sums)))
+    assert found.observed_traffic is not None
+    assert found.observed_traffic.control_values["spent"][0] == pytest.approx(0.25)
 
 
 def test_requests_as_units_are_counted_and_at_least_those_with_outcomes() -> None:

@@ -89,11 +89,16 @@ def test_units_end_an_experiment_before_its_time() -> None:
         (
             spec(stop={"maxDuration": "2h"}),
             {"conversion": ControlBaseline(0.1)},
-            "conversion is unlikely to be decided before the experiment stops: an effect of 10 % needs about 3.7e+04 units;"
-            " 7.2e+03 come in 2 hours",
+            "conversion is unlikely to be decided before the experiment stops: an effect of 10 % needs about 3.7e+04 units,"
+            " 10 hours at this rate; 7.2e+03 come in 2 hours",
         ),
         (spec(stop={"maxUnits": 100}), {"conversion": ControlBaseline(0.1)}, "; 100 come in 100 seconds"),
-        (spec(), {"conversion": ControlBaseline(0.0)}, "no number of units detects an effect of"),
+        (
+            spec(exposure="10%", stop={"maxDuration": "3d"}),
+            {"conversion": ControlBaseline(0.1)},
+            " units, 4 days at this rate; ",
+        ),
+        (spec(), {"conversion": ControlBaseline(0.0)}, "no number of units detects an effect of 10 %; "),
         (spec(CONVERSION, REVENUE), {"revenue": ControlBaseline(1.0, 100.0)}, "revenue is unlikely to be decided"),
         (
             spec({**CONVERSION, "minimumEffect": None}, stop={"maxDuration": "2h"}),
@@ -123,23 +128,22 @@ def test_an_experiment_that_stops_too_early_is_reported(
 
 
 @pytest.mark.parametrize(
-    ("known", "doubtful"),
+    ("known", "takes"),
     [
-        ({"eta": "2h"}, True),
-        ({"eta": "30m"}, False),
+        ({"eta": "2h"}, "2 hours"),
+        ({"eta": "30m"}, ""),
         # A duration beyond the longest reported one is missing from the status.
-        ({"needed": 4000.0, "events": [900, 100]}, True),
-        ({"needed": 1900.0, "events": [900, 100]}, False),
-        ({"needed": 4000.0}, False),
-        ({}, False),
+        ({"needed": 4000.0, "events": [900, 100]}, "90 minutes"),
+        ({"needed": 1900.0, "events": [900, 100]}, ""),
+        ({"needed": 4000.0}, ""),
+        ({}, ""),
     ],
 )
-def test_a_guardrail_that_passes_too_late_is_reported(known: dict[str, Any], doubtful: bool) -> None:
+def test_a_guardrail_that_passes_too_late_is_reported(known: dict[str, Any], takes: str) -> None:
     metric = MetricStatus.from_json({"name": "errorRate", "role": "guardrail", **known})
     found = power.find_undecidable_guardrail(metric, 1800.0, 3600.0)
-    assert found == (
-        "errorRate is unlikely to be decided before the experiment stops, in 60 minutes" if doubtful else ""
-    )
+    doubt = "errorRate is unlikely to be decided before the experiment stops"
+    assert found == (f"{doubt}: it takes about {takes} at this rate; it stops in 60 minutes" if takes else "")
 
 
 def test_without_traffic_nothing_is_reported() -> None:

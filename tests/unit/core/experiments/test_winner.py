@@ -176,3 +176,35 @@ def test_metrics_of_a_spec() -> None:
         FeedbackMetric(name="spent", feedback="spent", type="mean", goal="decrease"),
     )
     assert winner.parse_success_metrics(given) == (CONVERSION, OutcomeMetric("spent", "mean", "decrease"))
+
+
+@pytest.mark.parametrize(
+    ("arms", "leader"),
+    [
+        ([(1020, 500), (1040, 500)], "deep"),
+        # A leader needs no proof, but an estimate that is better than control's.
+        ([(1001, 500)], "wide"),
+        ([(1000, 500), (990, 500)], ""),
+        ([(1040, 500), (1040, 500)], ""),
+        # By the first metric alone.
+        ([(1040, 500), (1020, 450)], "wide"),
+        # An arm that is known to be worse by another metric leads no more.
+        ([(1300, 800), (1040, 500)], "deep"),
+    ],
+)
+def test_the_arm_with_the_best_lower_end_leads(arms: list[tuple[int, int]], leader: str) -> None:
+    assert winner.find_leader(decide(*arms).arms) == leader
+
+
+def test_no_arm_leads_without_data_or_after_it_was_dropped() -> None:
+    nothing = winner.decide_winner(WinnerInputs((CONVERSION,), [ArmInput("wide")], [], 0.05))
+    assert winner.find_leader(nothing.arms) == ""
+    assert winner.find_leader(decide((1040, 500), (1020, 500), dropped="ArmUnavailable: gone").arms) == "deep"
+    assert winner.find_leader(winner.decide_winner(WinnerInputs((), [ArmInput("wide")], [], 0.05)).arms) == ""
+
+
+def test_fewer_is_better_where_the_goal_is_to_decrease() -> None:
+    rows = [[of(N, 500), of(N, 490), of(N, 470), of(N, 530)]]
+    arms = [ArmInput(name, PASSED) for name in ("wide", "deep", "odd")]
+    decision = winner.decide_winner(WinnerInputs((REFUNDS,), arms, [OutcomeEpoch((1, 1, 1, 1), rows)], 0.05))
+    assert winner.find_leader(decision.arms) == "deep"

@@ -89,6 +89,19 @@ def test_two_metrics_of_one_name_differ_by_their_role() -> None:
     assert "role" not in after((0, 25, (ERRORS.model_copy(update={"role": "guardrail"}),)))[0].to_json()["metrics"][0]
 
 
+def test_outcomes_that_decide_come_before_the_metrics_of_the_edge() -> None:
+    """Only 24 metrics are kept."""
+    edge = ERRORS.model_copy(update={"role": "guardrail", "basis": "AllSteps"})
+    told = [
+        *([edge] * 23),
+        edge.model_copy(update={"name": "spent", "role": "success", "basis": ""}),
+        edge.model_copy(update={"name": "revenue", "basis": ""}),
+    ]
+    metrics = history.make_point(at(frozen(("a",)), {"control": 1, "a": 1}, 0), told, T0).metrics or ()
+    assert [each.name for each in metrics[:3]] == ["spent", "revenue", "errorRate"]
+    assert len(metrics) == 24
+
+
 def test_a_changed_verdict_of_one_of_two_metrics_of_a_name_is_recorded() -> None:
     known = one_name()
     outcome_, harm = known.metrics

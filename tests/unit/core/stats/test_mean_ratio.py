@@ -66,6 +66,18 @@ def test_two_rates_of_ten_thousand() -> None:
     assert (float(upper) - float(lower)) / 2 == pytest.approx(0.009700, abs=5e-7)
 
 
+@pytest.mark.parametrize(("tested", "sign"), [(0.97, 1), (0.97, -1), (1.03, -1)])
+def test_one_side_against_another_ratio(tested: float, sign: int) -> None:
+    """By its definition: the likelihood of z, averaged over a half-normal distribution of true differences."""
+    found, deviation = contrast(2.0, 1.99, 0.0004, 0.0005, 4000), 0.02
+    error = math.sqrt(0.0005 + tested**2 * 0.0004)
+    z, scale = (1.99 - tested * 2.0) / error, deviation * math.sqrt(4000)
+    drifts = np.linspace(0, 40, 400_001)
+    density = 2 / scale * np.exp(-((drifts / scale) ** 2) / 2) / math.sqrt(2 * math.pi)
+    mean = np.trapezoid(density * np.exp(sign * drifts * z - drifts**2 / 2), drifts)
+    assert float(found.log_e(tested, deviation, sign)) == pytest.approx(math.log(mean), abs=1e-6)
+
+
 def test_the_mixture_of_both_sides() -> None:
     """A sum of 10 at an intrinsic time of 100, tuned for 100; then the bound at 0.05."""
     r = float(beta_binomial.optimal_precision(100, 0.05))

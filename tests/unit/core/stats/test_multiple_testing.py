@@ -22,6 +22,20 @@ def test_discoveries_by_hand() -> None:
     assert multiple_testing.find_discoveries(np.log([1.0, 41.0]), 0.1) == [1]
 
 
+@pytest.mark.parametrize(("nulls", "others"), [(20, 0), (15, 5), (5, 15)])
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_the_false_discovery_rate_is_at_most_alpha(nulls: int, others: int, shared: float) -> None:
+    """Likelihood ratios of normal means, which are exact e-values, with nulls that are independent or nearly the same."""
+    draw, shift, alpha, rates = np.random.default_rng(1), 3.0, 0.1, []
+    for _ in range(2000):
+        common, own = draw.standard_normal(), draw.standard_normal(nulls + others)
+        values = math.sqrt(shared) * common + math.sqrt(1 - shared) * own
+        values[nulls:] += shift
+        found = multiple_testing.find_discoveries(shift * values - shift**2 / 2, alpha)
+        rates.append(sum(index < nulls for index in found) / max(1, len(found)))
+    assert np.mean(rates) <= alpha * nulls / (nulls + others)
+
+
 @pytest.mark.parametrize(("weight", "ratio"), [(0.05, 6), (0.25, 2), (0.5, 1.5), (1.0, 1.25)])
 def test_the_allowed_ratio_of_a_step(weight: float, ratio: float) -> None:
     assert multiple_testing.allowed_ratio(0.25, weight) == pytest.approx(ratio)

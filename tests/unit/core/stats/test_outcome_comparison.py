@@ -4,12 +4,14 @@ import math
 from dataclasses import replace
 from itertools import chain
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from sundog_operator.core.stats import outcome_comparison
-from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric, OutcomePairs
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
 CONVERSION = OutcomeMetric("conversion", minimum_effect=0.02)
@@ -261,6 +263,35 @@ def test_secondary_metrics_are_found_together() -> None:
     findings = outcome_comparison.evaluate_outcomes(metrics, [OutcomeEpoch((1, 1), rows)], 0.05)
     assert outcome_comparison.find_discoveries(findings, 0.05) == [(number, 0) for number in range(3, 10)]
     assert outcome_comparison.find_discoveries([], 0.05) == []
+
+
+@pytest.mark.parametrize("differing", [0, 1])
+def test_few_of_the_discoveries_are_false(differing: int) -> None:
+    """Four rates of five arms, which share control; in one arm all differ, or none does."""
+    runs, metrics, arms, units, alpha = 1000, 4, 5, 5000, 0.05
+    draw, chances = np.random.default_rng(5), np.full(arms, 0.1)
+    chances[:differing] = 0.14
+    control = np.broadcast_to(draw.binomial(units, 0.1, (runs, metrics, 1)), (runs, metrics, arms))
+    events = draw.binomial(units, chances, (runs, metrics, arms))
+    known = outcome_comparison.compare_pairs(
+        CONVERSION, OutcomePairs(rates(units, control), rates(units, events), np.array(0.5)), 3.0
+    )
+    false_shares, missed = [], 0
+    for better, worse in zip(known.better, known.worse, strict=True):
+        rows = [
+            [OutcomeFinding(CONVERSION, better=up, worse=down) for up, down in zip(*row, strict=True)]
+            for row in zip(better, worse, strict=True)
+        ]
+        discoveries = outcome_comparison.find_discoveries(rows, alpha)
+        false_shares.append(sum(arm >= differing for _, arm in discoveries) / max(1, len(discoveries)))
+        missed += metrics * differing - sum(arm < differing for _, arm in discoveries)
+    assert np.mean(false_shares) <= alpha
+    assert missed <= 0.1 * runs * metrics
+
+
+def rates(units: int, events: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the fields of `OutcomeCounts` of units with one event or none, shape (5, ..., 1)."""
+    return np.stack([np.full(events.shape, units), *[events] * 4])[..., None]
 
 
 @pytest.mark.parametrize(("goal", "verdict"), [("decrease", OutcomeVerdict.BETTER), ("increase", OutcomeVerdict.WORSE)])

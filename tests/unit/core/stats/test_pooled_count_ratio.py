@@ -16,9 +16,9 @@ COUNTS = st.integers(0, 400)
 EPOCHS = st.lists(st.tuples(COUNTS, COUNTS, st.sampled_from((0.05, 0.25, 0.5, 0.8))), min_size=1, max_size=5)
 
 
-def evidence(*epochs: tuple[float, float, float], scale: float = 0.1) -> RatioEvidence:
-    control, treatment, weight = np.array(epochs, float).T
-    return RatioEvidence(control, treatment, weight, make_mixture(scale))
+def evidence(*epochs: tuple[float, float, float], scale: float = 0.1, tested: float = 1.0) -> RatioEvidence:
+    control, candidate, weight = np.array(epochs, float).T
+    return RatioEvidence(control, candidate, weight, make_mixture(scale), tested)
 
 
 def e(log_e: np.ndarray) -> float:
@@ -39,6 +39,49 @@ def test_with_equal_rates_e_is_1_in_expectation(events: int, weight: float) -> N
     for side in ("above", "below"):
         expected = sum(p * e(getattr(evidence((events - s, s, weight)), side)()) for s, p in enumerate(chance))
         assert expected == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("tested", [0.7, 0.97, 1.03, 1.5])
+@pytest.mark.parametrize("weight", [0.1, 0.5])
+def test_at_the_tested_ratio_e_is_1_in_expectation(tested: float, weight: float) -> None:
+    chance = binom.pmf(np.arange(31), 30, tested * weight / (1 - weight + tested * weight))
+    for side in ("above", "below"):
+        found = (e(getattr(evidence((30 - s, s, weight), tested=tested), side)()) for s in range(31))
+        assert sum(p * each for p, each in zip(chance, found, strict=True)) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("control", "candidate", "weight", "tested"), [(100, 150, 0.5, 0.97), (950, 80, 0.05, 1.25), (0, 8, 0.5, 0.9)]
+)
+def test_evidence_against_a_ratio_is_the_likelihoods_of_the_others(
+    control: int, candidate: int, weight: float, tested: float
+) -> None:
+    """By the definition: the mean of the likelihoods of all ratios of the mixture, divided by that of the tested one."""
+
+    def likelihood(ratio: float) -> float:
+        return float(binom.pmf(candidate, control + candidate, ratio * weight / (1 - weight + ratio * weight)))
+
+    mixed, found = make_mixture(0.1), evidence((control, candidate, weight), tested=tested)
+    for side, log_e in ((1, found.above()), (-1, found.below())):
+        ratios = tested * np.exp(side * mixed.log_ratios)
+        mean = (np.exp(mixed.log_weights) * [likelihood(each) for each in ratios]).sum()
+        assert e(log_e) == pytest.approx(mean / likelihood(tested), rel=1e-9)
+
+
+@given(EPOCHS)
+def test_estimates_do_not_depend_on_the_tested_ratio(epochs: list[tuple[int, int, float]]) -> None:
+    (ratio, _), (other, _) = evidence(*epochs).maximum_likelihood(), evidence(*epochs, tested=0.9).maximum_likelihood()
+    assert float(other) == pytest.approx(float(ratio), rel=1e-3, nan_ok=True)
+
+
+def test_growth_ends_at_the_side_that_reaches_its_own_bar() -> None:
+    found, passing, harm = evidence((1000, 1000, 0.5), tested=0.9), math.log(20), math.log(80)
+    times = float(found.growth(None, passing, harm))
+    grown = evidence((1000 * times, 1000 * times, 0.5), tested=0.9)
+    assert float(grown.above()) == pytest.approx(passing, rel=1e-3)
+    worse = evidence((1000, 850, 0.5), tested=0.9)
+    times = float(worse.growth(None, passing, harm))
+    assert float(evidence((1000 * times, 850 * times, 0.5), tested=0.9).below()) == pytest.approx(harm, rel=1e-3)
 
 
 def test_within_the_null_e_is_below_1_in_expectation() -> None:

@@ -198,7 +198,7 @@ def test_unknown_fields_are_ignored():
         ((*SERVICE, "auth"), {"apiKeys": "../etc"}, ["services[0].auth.apiKeys", "../etc"]),
         ((*SERVICE, "feedback"), {}, ["services[0].feedback.metrics"]),
         ((*SERVICE, "feedback"), {"metrics": []}, ["services[0].feedback.metrics"]),
-        ((*SERVICE, "feedback"), {"metrics": [f"m{n}" for n in range(26)]}, ["services[0].feedback.metrics", "25"]),
+        ((*SERVICE, "feedback"), {"metrics": [f"m{n}" for n in range(36)]}, ["services[0].feedback.metrics", "35"]),
         ((*SERVICE, "feedback"), {"metrics": ["a/b"]}, ["services[0].feedback.metrics[0]", "a/b"]),
         ((*SERVICE, "feedback"), {"metrics": ["a\n"]}, ["services[0].feedback.metrics[0]"]),
         ((*SERVICE, "feedback"), {"metrics": ["m" * 64]}, ["services[0].feedback.metrics[0]"]),

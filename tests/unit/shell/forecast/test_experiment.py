@@ -14,9 +14,11 @@ REVENUE = {"name": "revenue", "feedback": "spent", "type": "mean"}
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Any:
-    def written(*success: dict[str, Any], copies: int = 1, **changes: Any) -> str:
+    def written(
+        *success: dict[str, Any], copies: int = 1, guardrails: tuple[dict[str, Any], ...] = (), **changes: Any
+    ) -> str:
         given = {"modelDeployment": "digits", "arms": [{"name": "wide"}, {"name": "deep"}], **changes}
-        spec = {**given, "metrics": {"success": list(success)}}
+        spec = {**given, "metrics": {"success": list(success), "guardrails": list(guardrails)}}
         head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment"}
         path = tmp_path / "experiment.yaml"
         path.write_text(
@@ -66,6 +68,14 @@ def test_a_manifest_comes_from_standard_input(sundog: Any, manifest: Any, monkey
     done = sundog("experiment", "power", "-f", "-", "--rps", "1", "--rate", "10%", "--runs", "10")
     assert done.code == 0, done.err
     assert done.out.startswith("2 arms and control")
+
+
+def test_a_guardrail_has_no_forecast(sundog: Any, manifest: Any) -> None:
+    path = manifest(CONVERSION, guardrails=({**REVENUE, "margin": "3%"},))
+    done = sundog("experiment", "power", "-f", path, "--rps", "1", "--rate", "10%", "--metric", "revenue")
+    assert done.code != 0
+    problem = "revenue is a guardrail, and forecasts assume that guardrails pass; expected one of conversion"
+    assert problem in " ".join(done.err.split())
 
 
 def test_an_effect_that_is_hardly_found_is_warned_of(sundog: Any, manifest: Any) -> None:

@@ -13,6 +13,7 @@ from rollout_fixtures import (
     BEGUN,
     ERRORS,
     MINUTE,
+    UID,
     condition,
     make_history,
     promoted,
@@ -27,11 +28,15 @@ from sundog_operator.api import (
     ExperimentStatus,
     MetricStatus,
     PauseStatus,
+    PlanOutcome,
     PlanUnit,
     Rollout,
     StepStatus,
     Verdict,
 )
+from sundog_operator.core.analysis.arm_counts import ArmCounts
+from sundog_operator.core.analysis.counters import Counters
+from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.rollout import freeze
 from sundog_operator.shell.describe_experiment import ONE_SIDED_NOTE
 from sundog_operator.shell.report import terminal
@@ -114,6 +119,85 @@ def test_requests_of_units_that_stay_with_an_arm_are_no_split_to_be_wrong() -> N
     plan = running().plan.model_copy(update={"unit": PlanUnit(kind="header", name="x-user")})
     split = fact(report_of(running(plan=plan, evidence_epochs=(EvidenceEpoch(number=2, weight=50),))), "sample ratio")
     assert split.startswith("the candidate got 16333 of 65333 requests. Only units split by the weights")
+
+
+BY_USER = PlanUnit(kind="header", name="x-user-id")
+
+
+def counting(status: ExperimentStatus, counted: Counters, unit: PlanUnit | None = None) -> ExperimentStatus:
+    """Return a status of two arms with one epoch of evidence, and these counts."""
+    epoch = EvidenceEpoch(number=2, buckets=(8000, 668, 666, 666))
+    plan = status.plan.model_copy(update={"unit": unit})
+    return status.model_copy(update={"evidence_epochs": (epoch,), "tallies": counted.pack(), "plan": plan})
+
+
+def test_data_quality_of_an_experiment_has_the_split_and_what_was_refused() -> None:
+    exposed = {(2, "stable"): 8000, (2, "control"): 700, (2, "a"): 660, (2, "b"): 640}
+    sums = FeedbackSums("s1", 9, exposed, accepted=2000, late=30, early=20, future=4, unknown=7, overflow=1)
+    rows = {(2, arm): ArmCounts(assigned=count) for (_, arm), count in exposed.items()}
+    counted = Counters(UID, {"edge/boot": rows}, feedback=sums)
+    report = report_of(counting(two_arms(), counted, BY_USER))
+    assert fact(report, "sample ratio").startswith(
+        "of 10000 units, stable got 8000 (8000 expected), control got 700 (668 expected), a got 660 (666 expected),"
+        " b got 640 (666 expected); log E against the split is -"
+    )
+    assert fact(report, "outcomes") == (
+        "2000 counted, 30 late (20 of them before the exposure that they name), 4 in the future, 7 of unknown units,"
+        " 1 without room in the store"
+    )
+    without_outcomes = Counters(UID, {"edge/boot": rows})
+    sticky = fact(report_of(counting(two_arms(), without_outcomes, BY_USER)), "sample ratio")
+    assert sticky.startswith("of 10000 requests, stable got 8000")
+    assert sticky.endswith(". Only units split by the weights; edges count those while the experiment runs")
+    by_request = fact(report_of(counting(two_arms(), without_outcomes)), "sample ratio")
+    assert "; log E against the split is " in by_request
+    assert (
+        fact(report_of(counting(two_arms(), Counters(UID, {"edge/boot": {}}))), "sample ratio")
+        == "no evidence was counted"
+    )
+
+
+def test_an_experiment_that_goes_on_says_first_what_is_missing() -> None:
+    missing = "arm a: converted of a is 1.3 times control's: needs about 400 more units"
+    conclusive = condition("Conclusive", "False", "Undecided", message=missing)
+    status = moving()
+    report = report_of(status.model_copy(update={"conditions": (*status.conditions, conclusive)}))
+    assert (report.heading, report.why[0]) == ("Undecided, still running", missing)
+    ended = two_arms()
+    over = report_of(ended.model_copy(update={"conditions": (*ended.conditions, conclusive)}))
+    assert over.why[0].startswith("Winner: ")
+
+
+def test_units_of_each_arm_are_shown() -> None:
+    report = report_of(two_arms())
+    assert [arm.units for arm in report.arms] == [arm.units for arm in two_arms().arms]
+    assert all(arm.units for arm in report.arms)
+    assert [arm.units for arm in report_of(running()).arms] == [None, None]
+    shown = lines(two_arms())
+    head = next(line for line in shown if line.startswith("ARM REVISION"))
+    assert head.endswith("ERROR RATE UNITS")
+    assert shown[shown.index(head) + 2].endswith(f" {two_arms().arms[0].units}")
+
+
+def test_a_discovery_is_marked_beside_its_verdict() -> None:
+    status = means()
+    waited = status.metrics[-1].model_copy(update={"verdict": "Undecided", "note": "Discovery"})
+    shown = lines(status.model_copy(update={"metrics": (*status.metrics[:-1], waited)}))
+    assert any(line.startswith("a: waited secondary Undecided, differs ") for line in shown)
+
+
+def test_the_minimum_effect_is_drawn_in_the_direction_of_the_goal() -> None:
+    effects = {metric.name: metric.effect for metric in report_of(two_arms()).metrics}
+    assert effects["a: converted"] == 1.02
+    assert effects["a: errorRate"] is None
+    less = PlanOutcome(name="waited", role="success", feedback="seconds", goal="decrease", minimum_effect=0.1)
+    comparison = means().plan.comparison
+    assert comparison is not None
+    plan = means().plan.model_copy(update={"comparison": comparison.model_copy(update={"outcomes": (less,)})})
+    (waited,) = (
+        each for each in report_of(means().model_copy(update={"plan": plan})).metrics if each.name == "a: waited"
+    )
+    assert waited.effect == 0.9
 
 
 def test_a_split_that_is_wrong_is_seen() -> None:

@@ -250,6 +250,13 @@ def test_a_metric_is_shown_by_what_is_compared_and_by_what_is_counted() -> None:
     assert one == "as often as stable (1)"
 
 
+def test_the_minimum_effect_has_a_line_beside_the_intervals() -> None:
+    assert legend(two_arms(), "a: converted")["effect"] == "minimum effect (1.02)"
+    assert "effect" in kinds(figure_of(two_arms(), "a: converted"), "line")
+    assert "effect" not in legend(two_arms(), "a: errorRate")
+    assert "effect" not in legend(means(), "a: spent")
+
+
 def test_better_and_worse_have_colours_that_are_shown() -> None:
     found = {title: kinds(figure_of(two_arms(), title), "bar") for title in ("a: converted", "b: converted")}
     assert found == {

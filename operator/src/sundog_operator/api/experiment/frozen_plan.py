@@ -174,12 +174,21 @@ class PlanOutcome(ApiBase):
     """An outcome from feedback, as frozen."""
 
     name: Text = Field(description="As in spec.metrics.")
-    role: Literal["success", "secondary"] = Field(description="Whether an arm may win by it.")
+    role: Literal["success", "guardrail", "secondary"] = Field(
+        description="success: an arm may win by it. guardrail: it must pass before an arm wins. secondary: it is only reported."
+    )
     feedback: Text = Field(description="The metric of the feedback API.")
     type: Literal["rate", "mean"] = Field("rate", description="As in spec.metrics.")
     goal: Literal["increase", "decrease"] = Field("increase", description="Which direction is better.")
     minimum_effect: Annotated[float, Field(ge=0)] | None = Field(
         None, description="The smallest relative effect worth detecting, as a share: 0.02 is 2 %."
+    )
+    cap: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Of a mean: a unit's total above this counts as this. Absent for none."
+    )
+    margin: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Of a guardrail: how much worse than control an arm may be, as a share: 0.03 is 3 %. Absent otherwise.",
     )
 
 
@@ -201,9 +210,10 @@ class PlanComparison(ApiBase):
     arms: Annotated[Items[PlanArm], Field(max_length=10)] = Field(
         description="control and the arms. All other buckets stay with stable, outside of the experiment."
     )
-    outcomes: Annotated[Items[PlanOutcome], Field(max_length=25)] = Field(
+    outcomes: Annotated[Items[PlanOutcome], Field(max_length=35)] = Field(
         (),
-        description="Metrics from feedback: first those that an arm may win by, then those that are only reported.",
+        description="Metrics from feedback: first those that an arm may win by, then guardrails, then those that are only"
+        " reported.",
     )
     max_duration: Duration = Field(description="spec.stop.maxDuration.")
     max_units: NonNegativeInt = Field(description="spec.stop.maxUnits.")

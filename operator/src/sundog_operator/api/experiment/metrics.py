@@ -1,18 +1,21 @@
 """Success metrics and guardrails of an Experiment."""
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.rollout.common import MetricName
+from sundog_operator.api.rollout.common import MetricName, set_fields
 from sundog_operator.api.rollout.guardrails import (
     MAX_FITS_METRIC_RULE,
     MAX_LATENCY_GUARDRAILS,
     MAX_LATENCY_GUARDRAILS_RULE,
     ONE_GUARDRAIL_PER_METRIC_RULE,
+    UNIQUE_GUARDRAIL_NAMES_RULE,
     MetricGuardrail,
 )
+from sundog_operator.api.rollout.shadow import LatencyMargin
 from sundog_operator.api.scalars import (
     Items,
     Name,
@@ -33,40 +36,112 @@ NOT_RESERVED_METRIC_NAME_RULE = Rule(
     holds=lambda name: name not in RESERVED_METRIC_NAMES,
     message="{} is the name of an edge metric; expected another name, because reports show both",
 )
+OutcomeName = Annotated[Name, NOT_RESERVED_METRIC_NAME_RULE]
+FeedbackName = Annotated[
+    str,
+    Field(min_length=1, max_length=63, pattern=r"^[A-Za-z][-A-Za-z0-9_.]*$"),
+    ExpectedNoun("a feedback metric such as converted"),
+]
+OutcomeType = Literal["rate", "mean"]
+OutcomeGoal = Literal["increase", "decrease"]
+_TYPE_TEXT = (
+    "rate: share of exposed units whose first value was above 0. mean: average over exposed units of the sum of"
+    " each unit's values, which is 0 if it has none. Default rate."
+)
+
+
+Cap = Annotated[float, Field(gt=0, le=1_000_000_000_000)]
+_CAP_TEXT = (
+    "Of a mean: a unit's total above this counts as this, in the unit of the values. Then few units with very large totals"
+    " do not decide. It cannot be changed once the experiment has begun."
+)
 
 
 class FeedbackMetric(ApiBase):
     """A metric of outcomes: a success metric, by which an arm can win, or a secondary metric."""
 
-    name: Annotated[Name, NOT_RESERVED_METRIC_NAME_RULE] = Field(
-        description="Name in status; the names of edge metrics are reserved."
-    )
-    feedback: Annotated[
-        str,
-        Field(min_length=1, max_length=63, pattern=r"^[A-Za-z][-A-Za-z0-9_.]*$"),
-        ExpectedNoun("a feedback metric such as converted"),
-    ] = Field(description="Name of the metric in the feedback API.")
-    type: Literal["rate", "mean"] = Field(
-        "rate",
-        description="rate: share of exposed units whose first value was above 0. mean: average over exposed units of the sum of"
-        " each unit's values, which is 0 if it has none. Default rate.",
-    )
-    goal: Literal["increase", "decrease"] = Field(
-        "increase", description="Which direction is better; default increase."
-    )
+    name: OutcomeName = Field(description="Name in status; the names of edge metrics are reserved.")
+    feedback: FeedbackName = Field(description="Name of the metric in the feedback API.")
+    type: OutcomeType = Field("rate", description=_TYPE_TEXT)
+    goal: OutcomeGoal = Field("increase", description="Which direction is better; default increase.")
+    cap: Cap | None = Field(None, description=_CAP_TEXT)
     minimum_effect: MinimumEffect | None = Field(
         None,
         description="The smallest relative effect worth detecting; default about 5 %. The test decides fastest if the"
         " effect is this large or a few times larger. A smaller effect counts as no effect.",
     )
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.cap) || self.type == 'mean'",
+            holds=lambda metric: metric.cap is None or metric.type == "mean",
+            message="cap of a rate; expected it only with type: mean",
+            field="cap",
+        ),
+    )
+
+
+def _leaves_something(guardrail: "ExperimentGuardrail") -> bool:
+    if guardrail.feedback is None or guardrail.margin is None or guardrail.goal == "decrease":
+        return True
+    return float(guardrail.margin.removesuffix("%")) < 100
+
 
 class ExperimentGuardrail(MetricGuardrail):
-    """A metric of the edge that must not get worse."""
+    """A metric of the edge, or an outcome, that must not get worse."""
 
-    metric: MetricName = Field(description="A metric that the edge measures.")
+    metric: MetricName | None = Field(None, description="A metric that the edge measures.")
+    name: OutcomeName | None = Field(
+        None, description="Name of an outcome in status; the names of edge metrics are reserved."
+    )
+    feedback: FeedbackName | None = Field(None, description="Name of an outcome's metric in the feedback API.")
+    type: OutcomeType | None = Field(None, description=f"Of an outcome. {_TYPE_TEXT}")
+    goal: OutcomeGoal | None = Field(None, description="Of an outcome: which direction is better; default increase.")
+    cap: Cap | None = Field(None, description=_CAP_TEXT)
+    margin: LatencyMargin | None = Field(
+        None,
+        description="How much worse than control an arm may be, in percent of control. Default: 25% for errorRate, 10% for"
+        " latencies and outcomes. A latency margin is at least 1 ms. That of an outcome to increase is below 100%.",
+    )
 
-    rules: ClassVar[tuple[Rule, ...]] = (MAX_FITS_METRIC_RULE,)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.metric) != has(self.feedback)",
+            holds=lambda guardrail: (guardrail.metric is None) != (guardrail.feedback is None),
+            message="expected exactly one of metric and feedback",
+        ),
+        Rule(
+            cel="!has(self.feedback) || has(self.name)",
+            holds=lambda guardrail: guardrail.feedback is None or guardrail.name is not None,
+            message="feedback without name; expected both",
+        ),
+        Rule(
+            cel="has(self.feedback) || !has(self.name) && !has(self.type) && !has(self.goal)",
+            holds=lambda guardrail: (
+                guardrail.feedback is not None or not set_fields(guardrail, ("name", "type", "goal"))
+            ),
+            message="name, type or goal without feedback; expected them only with feedback",
+        ),
+        Rule(
+            cel="has(self.metric) || !has(self.floor) && !has(self.max)",
+            holds=lambda guardrail: guardrail.metric is not None or not set_fields(guardrail, ("floor", "max")),
+            message="floor or max without metric; expected them only with metric",
+        ),
+        Rule(
+            cel="!has(self.feedback) || !has(self.margin) || has(self.goal) && self.goal == 'decrease'"
+            " || double(self.margin.split('%')[0]) < 100.0",
+            holds=_leaves_something,
+            message="100% or more below control excludes nothing; expected less than 100%",
+            field="margin",
+        ),
+        Rule(
+            cel="!has(self.cap) || has(self.type) && self.type == 'mean'",
+            holds=lambda guardrail: guardrail.cap is None or guardrail.type == "mean",
+            message="cap without a mean; expected it only with type: mean",
+            field="cap",
+        ),
+        MAX_FITS_METRIC_RULE,
+    )
 
 
 class ExperimentMetrics(ApiBase):
@@ -76,10 +151,29 @@ class ExperimentMetrics(ApiBase):
         (), description="Metrics by which an arm can win."
     )
     guardrails: Annotated[
-        Items[ExperimentGuardrail], Field(max_length=10), ONE_GUARDRAIL_PER_METRIC_RULE, MAX_LATENCY_GUARDRAILS_RULE
+        Items[ExperimentGuardrail],
+        Field(max_length=10),
+        ONE_GUARDRAIL_PER_METRIC_RULE,
+        MAX_LATENCY_GUARDRAILS_RULE,
+        UNIQUE_GUARDRAIL_NAMES_RULE,
     ] = Field(
         (), description=f"Metrics that must not get worse. At most {MAX_LATENCY_GUARDRAILS} of them are latencies."
     )
     secondary: Annotated[Items[FeedbackMetric], Field(max_length=20), ListType("map", "name")] = Field(
         (), description="Metrics that are reported but decide nothing."
     )
+
+    @property
+    def edge_guardrails(self) -> Sequence[ExperimentGuardrail]:
+        """Guardrails that the edge measures."""
+        return [each for each in self.guardrails if each.metric is not None]
+
+    @property
+    def outcome_guardrails(self) -> Sequence[ExperimentGuardrail]:
+        """Guardrails that are outcomes."""
+        return [each for each in self.guardrails if each.feedback is not None]
+
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether any metric is an outcome."""
+        return bool(self.success or self.secondary or self.outcome_guardrails)

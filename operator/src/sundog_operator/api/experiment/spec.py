@@ -75,7 +75,9 @@ class ExposureLog(ApiBase):
         description="Location to write below: s3://, gs://, or pvc:// of a claim that the operator mounts; in local mode file://."
         " In a cluster the administrator must allow it. Empty keeps them in the namespace's store, bounded.",
     )
-    format: Literal["parquet"] = Field("parquet", description="Format of the files.")
+    format: Literal["parquet", "jsonl"] = Field(
+        "parquet", description="Format of exposures and outcomes. jsonl is JSON lines, compressed by gzip."
+    )
 
 
 def _weights_name_arms(spec: "ExperimentSpec") -> bool:
@@ -84,6 +86,11 @@ def _weights_name_arms(spec: "ExperimentSpec") -> bool:
 
 def _names(metrics: Sequence[FeedbackMetric]) -> set[str]:
     return {each.name for each in metrics}
+
+
+def _guardrails_have_own_names(spec: "ExperimentSpec") -> bool:
+    others = _names(spec.metrics.success) | _names(spec.metrics.secondary)
+    return not others & {each.name for each in spec.metrics.outcome_guardrails}
 
 
 def _floors_fit(spec: "ExperimentSpec") -> bool:
@@ -149,6 +156,14 @@ class ExperimentSpec(ApiBase):
             applies_to_new_only=True,
         ),
         Rule(
+            cel="self.metrics.guardrails.all(g, !has(g.name) || self.metrics.success.all(s, s.name != g.name)"
+            " && self.metrics.secondary.all(t, t.name != g.name))",
+            holds=_guardrails_have_own_names,
+            message="name of another metric; expected another one, because status could not distinguish them",
+            field="metrics.guardrails",
+            applies_to_new_only=True,
+        ),
+        Rule(
             cel=(
                 "!has(self.allocation.floor)"
                 " || double(self.allocation.floor.split('%')[0]) * double(self.arms.size() + 1) <= 100.0"
@@ -159,9 +174,10 @@ class ExperimentSpec(ApiBase):
             applies_to_new_only=True,
         ),
         Rule(
-            cel="self.exposureLog.uri == '' || self.metrics.success.size() > 0 || self.metrics.secondary.size() > 0",
-            holds=lambda spec: not spec.exposure_log.uri or bool(spec.metrics.success) or bool(spec.metrics.secondary),
-            message="nothing to write; expected metrics.success or metrics.secondary, because exposures are kept only for these",
+            cel="self.exposureLog.uri == '' || self.metrics.success.size() > 0 || self.metrics.secondary.size() > 0"
+            " || self.metrics.guardrails.exists(g, has(g.feedback))",
+            holds=lambda spec: not spec.exposure_log.uri or spec.metrics.has_outcomes,
+            message="nothing to write; expected an outcome in metrics, because exposures are kept only for these",
             field="exposureLog.uri",
         ),
     )

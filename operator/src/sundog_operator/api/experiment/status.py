@@ -219,7 +219,9 @@ class MetricStatus(ApiBase):
     """State of one metric of one arm, compared with stable."""
 
     name: Text = Field(description="As in the plan's guardrails or outcomes.")
-    role: Text = Field("", description="As in the plan: guardrail or harm; for an outcome success or secondary.")
+    role: Text = Field(
+        "", description="As in the plan: guardrail or harm; for an outcome success, guardrail or secondary."
+    )
     arm: Text = Field("", description="The evaluated arm; canary in a rollout.")
     events: Annotated[Items[NonNegativeInt], Field(max_length=2)] = Field(
         (),
@@ -236,7 +238,8 @@ class MetricStatus(ApiBase):
         (),
         description="Lower and upper end of the ratio's interval, valid at every evaluation, by the test of the decision in"
         " basis. A gate passes by its margin if the upper end is at most allowed. Harm is found if the lower end is"
-        " above it. An unknown upper end is left out. Both are left out if no single ratio fits all epochs.",
+        " above it. An unknown upper end is left out. Both are left out if no single ratio fits all epochs. For an"
+        " outcome the test is one-sided, and the interval with both ends a little wider.",
     )
     basis: Text = Field(
         "",
@@ -248,7 +251,7 @@ class MetricStatus(ApiBase):
         None,
         description="Greatest ratio at which the gate passes: the margin at the next weight. With 25 % this is 1.5 before 50 %,"
         " and 1.25 before 100 %. For harm: 1 plus the margin. For a latency: 1, because the thresholds include the"
-        " margin.",
+        " margin. For an outcome to increase the least ratio, such as 0.97.",
     )
     verdict: Text = Field(
         "",
@@ -266,7 +269,9 @@ class MetricStatus(ApiBase):
     message: Message = Field("", description="All of this in a sentence.")
     note: Text | None = Field(
         None,
-        description="Unlikely: it will probably not be decided before the experiment stops. ArmDropped: its arm gets no traffic any more.",
+        description="Unlikely: it will probably not be decided before the experiment stops. ArmDropped: its arm gets no traffic any more."
+        " Unreported: no outcome of its feedback was reported yet. Discovery: a secondary metric that differs from control's by"
+        " e-BH, so that at most the share alpha of all discoveries is false; it decides nothing.",
     )
 
     @model_validator(mode="before")
@@ -283,8 +288,8 @@ class ExposureLogStatus(ApiBase):
     )
     sequence: NonNegativeInt = Field(description="Counted from 1. Each write has its own folder, which is kept.")
     written_at: Timestamp = Field(description="When the data was read.")
-    exposures: NonNegativeInt = Field(0, description="Rows of exposures.parquet.")
-    outcomes: NonNegativeInt = Field(0, description="Rows of outcomes.parquet.")
+    exposures: NonNegativeInt = Field(0, description="Rows of the exposures.")
+    outcomes: NonNegativeInt = Field(0, description="Rows of the outcomes.")
     complete: bool = Field(False, description="Whether the rows match the sums in plan.json exactly, as stated there.")
     final: bool = Field(False, description="Whether the data was read after the end. Then this write is the last one.")
 
@@ -301,6 +306,12 @@ class Verdict(ApiBase):
     winner: Text = Field(
         "",
         description="If evidence decided: in a rollout the arm that got all traffic, in a user's Experiment the arm that won.",
+    )
+    leader: Text | None = Field(
+        None,
+        description="For a user's Experiment that is undecided: the arm with the highest lower end of the interval of the first"
+        " success metric, if its estimate is better than control's. A leader is no winner: it changes, and chance alone"
+        " makes one. Absent while none leads, while the data is in doubt, and after the end.",
     )
     reason: Message = Field(
         "", description="After the end: how and why it ended. With Passed before the end: the findings."

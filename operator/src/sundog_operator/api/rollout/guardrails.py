@@ -1,7 +1,7 @@
 """Guardrails: metrics that a canary must not make worse."""
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Protocol
 
 from pydantic import Field
 
@@ -144,7 +144,12 @@ MAX_LATENCY_GUARDRAILS_RULE = Rule(
 )
 
 
-def _has_unique_names(guardrails: Sequence[RolloutGuardrail]) -> bool:
+class _Named(Protocol):
+    @property
+    def name(self) -> str | None: ...
+
+
+def _has_unique_names(guardrails: Sequence[_Named]) -> bool:
     names = [guardrail.name for guardrail in guardrails if guardrail.name is not None]
     return len(names) == len(set(names))
 

@@ -64,8 +64,12 @@ class CrdDefinition:
 _AGE = PrinterColumn("Age", "date", ".metadata.creationTimestamp")
 
 
+def _condition(type_: str, part: str) -> str:
+    return f'.status.conditions[?(@.type=="{type_}")].{part}'
+
+
 def _ready(part: str) -> str:
-    return f'.status.conditions[?(@.type=="Ready")].{part}'
+    return _condition("Ready", part)
 
 
 CRD_DEFINITIONS = (
@@ -98,7 +102,9 @@ CRD_DEFINITIONS = (
             PrinterColumn("Step", "integer", ".status.step.index"),
             PrinterColumn("Paused", "string", ".status.paused.reason"),
             PrinterColumn("Decision", "string", ".status.verdict.decision"),
+            PrinterColumn("Leader", "string", ".status.verdict.leader"),
             PrinterColumn("Winner", "string", ".status.verdict.winner"),
+            PrinterColumn("Data Quality", "string", _condition("DataQuality", "status")),
             PrinterColumn("Waits For", "string", ".status.step.reason", wide=True),
             PrinterColumn("Reason", "string", ".status.verdict.reason", wide=True),
             _AGE,

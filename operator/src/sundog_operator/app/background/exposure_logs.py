@@ -54,10 +54,12 @@ async def _export(deps: Dependencies, experiment: Object, status: ExperimentStat
     if due > now:
         return (due - now).total_seconds()
     place = log_exports.next_uri(folder, status)
+    # The scratch space of the operator's pod cannot hold millions of plain lines.
+    form: Literal["jsonl.gz", "parquet"] = "jsonl.gz" if log.format == "jsonl" else "parquet"
     answer = deps.exposure_log_requests.poll(
         slot,
         place,
-        lambda: _write_log(deps, experiment, place, log.format, final=is_over(status)),
+        lambda: _write_log(deps, experiment, place, form, final=is_over(status)),
         enough=lambda given: not given.problem,
         again_s=lambda times: min(RETRY_S * 2.0 ** min(times - 1, 10), MAX_RETRY_S),
         now=deps.clock.monotonic(),
@@ -84,7 +86,7 @@ def _slot(namespace: str, experiment: str) -> str:
 
 
 async def _write_log(
-    deps: Dependencies, experiment: Object, folder_uri: str, form: Literal["parquet"], *, final: bool
+    deps: Dependencies, experiment: Object, folder_uri: str, form: Literal["jsonl.gz", "parquet"], *, final: bool
 ) -> ExposureLogResult:
     """Write one log. Never raises DependencyError."""
     at = deps.clock.now().replace(microsecond=0)

@@ -8,13 +8,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from sundog_operator.api import PlanOutcome
 from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.core.edge.reported_counts import PARSE_ERRORS, list_or_empty, parse_count
 from sundog_operator.core.observed import EdgeReport
 
-ATTEMPT_COUNTERS: Final = ("overflow", "unknown")
+ATTEMPT_COUNTERS: Final = ("accepted", "overflow", "unknown", "late", "early", "future")
 """Counts of a whole attempt, which are part of no sum."""
 
+_MILLION: Final = 1_000_000
 _MAX_NAMED_EDGES: Final = 3
 """Edges that a message names."""
 
@@ -22,6 +24,17 @@ _MAX_SUM: Final = 2**128
 """Limit of sums of millionths and of their squares; a higher one is invalid."""
 
 Json = dict[str, Any]
+
+
+def cap_in_millionths(outcome: PlanOutcome) -> int | None:
+    """Return the cap of units' totals; None for none."""
+    return None if outcome.cap is None else max(1, round(outcome.cap * _MILLION))
+
+
+def name_sums(outcome: PlanOutcome) -> str:
+    """Return the name of an outcome's sums in the edges' reports; sums with a cap have their own."""
+    cap = cap_in_millionths(outcome)
+    return outcome.feedback if cap is None else f"{outcome.feedback}@{cap}"
 
 
 class OutcomeSums(NamedTuple):
@@ -38,7 +51,7 @@ class OutcomeSums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FeedbackSelection:
-    """The sums to keep: epochs, arms and feedback metrics of one attempt of a service."""
+    """The sums to keep: epochs, arms and names of sums of one attempt of a service."""
 
     service: str
     attempt: str
@@ -58,6 +71,10 @@ class FeedbackSums:
         outcomes: sums by metric, epoch and arm.
         overflow: exposures and outcomes of the whole attempt that did not fit; a repeated one counts again.
         unknown: outcomes of the whole attempt whose unit does not belong to it.
+        accepted: outcomes of the whole attempt that count, in metrics of no sum too; 0 where edges are of an older release.
+        late: outcomes of the whole attempt that are timed before their exposure or too long after it; a repeated one counts again.
+        early: those late outcomes that are timed before the signed exposure that they name.
+        future: outcomes of the whole attempt that were timed in the future.
     """
 
     store: str = ""
@@ -66,6 +83,10 @@ class FeedbackSums:
     outcomes: Mapping[tuple[str, int, str], OutcomeSums] = field(default_factory=dict)
     overflow: int = 0
     unknown: int = 0
+    accepted: int = 0
+    late: int = 0
+    early: int = 0
+    future: int = 0
 
     def of(self, metric: str, epoch: int, arm: str) -> OutcomeSums:
         """Return the sums of one metric, epoch and arm."""
@@ -74,6 +95,10 @@ class FeedbackSums:
     def reported(self, epoch: int, arm: str) -> int:
         """Return the most units with an outcome of one metric: at least so many were exposed."""
         return max((own.units for (_, *key), own in self.outcomes.items() if key == [epoch, arm]), default=0)
+
+    def has_outcomes(self, metric: str) -> bool:
+        """Return whether any unit has an outcome of a metric."""
+        return any(own.units for (name, _, _), own in self.outcomes.items() if name == metric)
 
     def as_json(self) -> Json:
         """Return the sums in the format of an edge's report."""

@@ -37,7 +37,7 @@ def is_needed_by(experiment: Mapping[str, Any]) -> bool:
         metrics = Experiment.parse({**experiment, "status": None}).spec.metrics
     except SpecError:
         return False
-    return bool(metrics.success or metrics.secondary)
+    return metrics.has_outcomes
 
 
 def make_namespace_store(namespace: str, owners: Iterable[Json]) -> ValkeyStore:
@@ -52,9 +52,10 @@ def make_namespace_store(namespace: str, owners: Iterable[Json]) -> ValkeyStore:
 
 
 def make_server(installation: Installation) -> ValkeyServer:
-    """Return the settings of the store's server."""
+    """Return the settings of the store's server. An edge that reports an outcome as accepted relies on the disk."""
     store = installation.feedback.store
-    return ValkeyServer(store.image, store.storage, store.memory, int(_DATA_SHARE * parse_bytes(store.memory)))
+    most_bytes = int(_DATA_SHARE * parse_bytes(store.memory))
+    return ValkeyServer(store.image, store.storage, store.memory, most_bytes, sync_writes=True)
 
 
 def make_secret(store: ValkeyStore, password: str, signing_key: str) -> Json:

@@ -41,10 +41,12 @@ class SplitFeedback:
     Attributes:
         metrics: names of the outcomes.
         max_units: the number of returning units whose first exposure is kept.
+        caps: (name, cap in millionths) of the outcomes for which edges keep sums of capped totals as well.
     """
 
     metrics: tuple[str, ...]
     max_units: int
+    caps: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

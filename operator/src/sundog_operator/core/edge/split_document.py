@@ -158,7 +158,11 @@ def _make_comparator(compared: PlanShadow | PlanComparedPart) -> Json:
 def _make_feedback_fields(split: Split | None) -> Json:
     if split is None or split.feedback is None:
         return {}
-    return {"feedback": {"metrics": list(split.feedback.metrics), "maxUnits": split.feedback.max_units}}
+    fields: Json = {"metrics": list(split.feedback.metrics), "maxUnits": split.feedback.max_units}
+    caps: dict[str, list[int]] = {}
+    for name, cap in split.feedback.caps:
+        caps.setdefault(name, []).append(cap)
+    return {"feedback": {**fields, "caps": caps} if caps else fields}
 
 
 def update_service_entry(known: Json, cluster: str, name: str, split: Split | None, limits: Mapping[int, int]) -> Json:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -51,8 +51,7 @@ class PlannedArm:
 
 def plan_arms(stable: Revision, spec: ExperimentSpec) -> list[PlannedArm]:
     """Return the arms beside control, in order."""
-    control = revisions.content_of(revisions.spec_of(stable), revisions.own_user_config(stable))
-    uses = Counter([revisions.content_hash(control)])
+    uses = Counter([revisions.content_hash(_control_content(stable))])
     buckets, found = planned_buckets(spec), []
     for arm in spec.arms:
         content = _content(stable, arm)
@@ -65,11 +64,46 @@ def plan_arms(stable: Revision, spec: ExperimentSpec) -> list[PlannedArm]:
     return found
 
 
+def _control_content(stable: Revision) -> Json:
+    return revisions.content_of(revisions.spec_of(stable), revisions.own_user_config(stable))
+
+
 def _content(stable: Revision, arm: Arm) -> Json:
     given = arm.runtime.user_config if arm.runtime is not None else None
     return revisions.content_of(
         merge_arm_spec(revisions.spec_of(stable), arm), revisions.own_user_config(stable) if given is None else given
     )
+
+
+def describe_equal_arms(stable: Revision, spec: ExperimentSpec, deployment: ModelDeploymentSpec | None) -> str:
+    """Return a sentence about arms that equal control or each other; empty where all differ.
+
+    Args:
+        stable: the revision of control.
+        spec: the Experiment's spec.
+        deployment: the ModelDeployment's spec, whose `userConfig` arms without one of their own have; None where that is refused.
+    """
+    contents = {CONTROL: _control_content(stable), **{arm.name: _content(stable, arm) for arm in spec.arms}}
+    by_hash: dict[str, list[str]] = {}
+    for name, content in contents.items():
+        by_hash.setdefault(revisions.content_hash(_with_user_config(content, deployment)), []).append(name)
+    equal = [_describe_equals(names) for names in by_hash.values() if len(names) > 1]
+    if not equal:
+        return ""
+    return f"spec.arms: {'; '.join(equal)}. Only chance makes a difference between them; change one, unless you test that they are equal"
+
+
+def _with_user_config(content: Json, deployment: ModelDeploymentSpec | None) -> Json:
+    """Return a content with the `userConfig` that its replicas get; None leaves it unknown."""
+    if deployment is None or "userConfig" in content.get("runtime", {}):
+        return content
+    return {**content, "runtime": {**content.get("runtime", {}), "userConfig": dict(deployment.runtime.user_config)}}
+
+
+def _describe_equals(names: Sequence[str]) -> str:
+    if names[0] == CONTROL:
+        return f"{', '.join(names[1:])} equal{'s' if len(names) == 2 else ''} control"
+    return f"{', '.join(names[:-1])} and {names[-1]} are equal"
 
 
 def merge_arm_spec(stable: ModelDeploymentSpec, arm: Arm) -> ModelDeploymentSpec:

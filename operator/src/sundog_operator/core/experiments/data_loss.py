@@ -1,4 +1,4 @@
-"""Lost data of an experiment: log lines of requests, and exposures and outcomes that a feedback store had no space for. Pure.
+"""Lost data of an experiment: log lines of requests, and outcomes without space in a store or with an impossible time. Pure.
 
 A sticky unit is exposed by its first log line, so a lost line may be a missing unit. If lines are lost in all arms alike, the comparison
 stays fair. If one arm alone loses a share q, its rate is wrong by q. So 1 % may be missing. Tests for effects of 5 % end where random
@@ -26,7 +26,7 @@ MAX_LOST_SHARE: Final = 0.01
 """Share of the data that may be missing."""
 
 _MANY: Final = 0.1
-"""Share of outcomes of unknown units that is reported. Some belong to earlier exposures or to other experiments."""
+"""Share of ignored outcomes that is reported. Some belong to earlier exposures or to other experiments."""
 
 _UNTIL: Final = "no arm can win until the missing share is below the limit"
 
@@ -37,22 +37,34 @@ def find_data_loss(status: ExperimentStatus, collected: CollectedCounts) -> Caus
         return Cause(ExperimentReason.REQUESTS_LOST, lost)
     if lost := _describe_overflow(status, collected.tallies.feedback):
         return Cause(ExperimentReason.FEEDBACK_OVERFLOW, lost)
+    if lost := _describe_clock_skew(collected.tallies.feedback):
+        return Cause(ExperimentReason.CLOCK_SKEW, lost)
     return None
 
 
-def report_unknown_units(collected: CollectedCounts) -> str:
-    """Return a sentence about outcomes of unknown units, where they are many; empty otherwise.
+def report_ignored_outcomes(collected: CollectedCounts) -> str:
+    """Return a sentence about outcomes that can belong to no unit of the experiment, where they are many; empty otherwise.
 
-    Anyone who reports outcomes can send any number of them, so they never block a decision.
+    Callers may report every outcome that they have, also those of other units and times. So these never block a decision.
     """
     sums = collected.tallies.feedback
-    counted = sum(own.units for own in sums.outcomes.values())
-    if sums.unknown <= _MANY * (counted + sums.unknown):
-        return ""
-    return (
-        f"{sums.unknown} outcomes belong to no exposed unit and are ignored;"
-        f" {counted} units have an outcome that counts"
-    )
+    counted = _count_units_with_outcomes(sums)
+    ignored = {
+        "belong to no exposed unit": sums.unknown,
+        "are of an ended attempt, from before the first exposure of their unit, or from more than 30 days after it": max(
+            sums.late - sums.early, 0
+        ),
+    }
+    many = [f"{count} outcomes {what} and are ignored" for what, count in ignored.items() if _is_many(count, counted)]
+    return "; ".join([*many, f"{counted} units have an outcome that counts"]) if many else ""
+
+
+def _is_many(ignored: int, counted: int) -> bool:
+    return ignored > _MANY * (counted + ignored)
+
+
+def _count_units_with_outcomes(sums: FeedbackSums) -> int:
+    return sum(own.units for own in sums.outcomes.values())
 
 
 def _exceeds_limit(lost: int, of: int) -> bool:
@@ -90,10 +102,25 @@ def _describe_overflow(status: ExperimentStatus, sums: FeedbackSums) -> str:
     if units.is_sticky(status.plan) and exposed >= state.max_first_exposures(status):
         # The experiment has all its units and is about to end; later units count in no arm.
         return ""
-    counted = exposed + sum(own.units for own in sums.outcomes.values())
+    counted = exposed + _count_units_with_outcomes(sums)
     if not _exceeds_limit(sums.overflow, counted + sums.overflow):
         return ""
     return (
         f"the feedback store had no space for {sums.overflow} exposures and outcomes beside {counted} units"
         f" ({_format_share(sums.overflow, counted + sums.overflow)}): later ones are missing; {_UNTIL}"
+    )
+
+
+def _describe_clock_skew(sums: FeedbackSums) -> str:
+    """Return a sentence about outcomes whose time is impossible; empty where they are few.
+
+    Arms whose outcomes come sooner lose more of them, so the arms' rates are not comparable.
+    """
+    lost, counted = sums.early + sums.future, max(sums.accepted, _count_units_with_outcomes(sums))
+    if not _exceeds_limit(lost, counted + lost):
+        return ""
+    return (
+        f"{sums.early} outcomes are timed before the exposure that they name, and {sums.future} in the future, beside {counted} that count"
+        f" ({_format_share(lost, counted + lost)}): a clock of a caller or an edge is wrong; {_UNTIL}."
+        " Correct that clock, or report outcomes without a time"
     )

@@ -1,10 +1,11 @@
 """Evaluation of an experiment. The tests that compare a canary with stable compare each treatment arm with control."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from sundog_operator.api import CONTROL, EvidenceEpoch, ExperimentStatus, MetricStatus
-from sundog_operator.api.reasons import Cause
+from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.core.analysis import (
     arm_pair,
     baseline_health,
@@ -20,14 +21,13 @@ from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, Eva
 from sundog_operator.core.analysis.split_mismatch import MISMATCH_LOG_E
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
-from sundog_operator.core.experiments import data_loss, outcome_evaluation, state
+from sundog_operator.core.experiments import data_loss, outcome_evaluation, sample_ratio, state, winner
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import replica_counts
 from sundog_operator.core.rollout.default_plan import resolve_thresholds
 from sundog_operator.core.stats import guardrail_comparison
-from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.guardrail_comparison import ArmSplit
 
 
@@ -48,10 +48,6 @@ def evaluate_experiment(
     limits, active = _limits(status), {arm.name for arm in state.active_arms(status)}
     pairs = [pair for pair in make_pairs(status) if pair.arm in active]
     metrics = {pair.arm: _evaluate_pair(status, pair, limits, collected, replicas) for pair in pairs}
-    harm = {
-        arm: next((f"arm {arm}: {each.message}" for each in own if each.verdict == MetricVerdict.HARM), "")
-        for arm, own in metrics.items()
-    }
     dead = {pair.arm: dead_arm.find_dead_arm(pair, limits, collected) for pair in pairs}
     present = collected.present
     arms = [CONTROL, *(pair.arm for pair in pairs)]
@@ -63,14 +59,14 @@ def evaluate_experiment(
     lost = data_loss.find_data_loss(status, collected)
     outage = control.outage.message if control.outage is not None else ""
     missing = next((each.message for each in (feedback_problem, lost) if each is not None), "")
-    undecided = mismatch or outage or unreachable or missing
+    undecided = (mismatch.message if mismatch is not None else "") or outage or unreachable or missing
     at = datetime.fromtimestamp(collected.now_s, UTC)
     outcomes = outcome_evaluation.evaluate_experiment_outcomes(
         status, collected.tallies, _guardrails(metrics), undecided, at
     )
     return ExperimentEvaluation(
         metrics=(*(each for own in metrics.values() for each in own), *outcomes.metrics),
-        harm={arm: why for arm, why in harm.items() if why},
+        harm={**outcomes.harm, **outcome_evaluation.find_harm([each for own in metrics.values() for each in own])},
         dead={arm: why for arm, why in dead.items() if why},
         mismatch=mismatch,
         control=control,
@@ -78,12 +74,12 @@ def evaluate_experiment(
         requests=min(requests),
         units=_units_by_arm(status, collected) if limits.has_sticky_units else _requests_by_arm(status, collected),
         guardrails=resolve_thresholds(status.plan.guardrails, collected.traffic),
-        outcome_decision=_outcome_decision(outcomes.decided),
+        outcome_decision=_outcome_decision(outcomes.decided, undecided),
         shares=outcomes.shares,
         observed_traffic=outcomes.observed_traffic,
         feedback_problem=feedback_problem,
         data_loss=lost,
-        unknown_units_message=data_loss.report_unknown_units(collected),
+        ignored_outcomes_message=data_loss.report_ignored_outcomes(collected),
     )
 
 
@@ -92,8 +88,11 @@ def _guardrails(metrics: Mapping[str, Sequence[MetricStatus]]) -> dict[str, dict
     return {arm: {each.name: each.verdict for each in own if each.role == "guardrail"} for arm, own in metrics.items()}
 
 
-def _outcome_decision(decided: WinnerDecision | None) -> OutcomeDecision | None:
-    return None if decided is None else OutcomeDecision(str(decided.decision), decided.winner, decided.reason)
+def _outcome_decision(decided: WinnerDecision | None, undecided_reason: str) -> OutcomeDecision | None:
+    if decided is None:
+        return None
+    leader = "" if undecided_reason else winner.find_leader(decided.arms)
+    return OutcomeDecision(str(decided.decision), decided.winner, decided.reason, leader)
 
 
 def make_pairs(status: ExperimentStatus) -> list[ArmPair]:
@@ -104,10 +103,11 @@ def make_pairs(status: ExperimentStatus) -> list[ArmPair]:
 
 def _limits(status: ExperimentStatus) -> EvaluationLimits:
     """Return the limits of the tests. The arms share the error. All epochs are evidence of one ratio, whatever their weights."""
-    arms = len(state.treatment_arms(status))
+    levels = arm_pair.error_levels(status.plan, arms=len(state.treatment_arms(status)))
+    share = levels.harm_error_share * outcome_evaluation.edge_harm_share(status)
     return EvaluationLimits(
         guardrails=status.plan.guardrails,
-        levels=arm_pair.error_levels(status.plan, arms=arms),
+        levels=replace(levels, harm_error_share=share),
         next_weight=1.0,
         newest_alone=False,
         newest_alone_for_latency=False,
@@ -150,8 +150,8 @@ def _load_ratio(status: ExperimentStatus, arm: str, replicas: Mapping[str, int])
     return replica_counts.pool_load_ratio(shares[arm], replicas.get(arm, 0), of_stable, replicas.get(CONTROL, 0))
 
 
-def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: CollectedCounts) -> str:
-    """Return a sentence about a sample-ratio mismatch; empty if there is none. If units are not sticky, each request is a unit."""
+def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: CollectedCounts) -> Cause | None:
+    """Return why the units do not match the weights; None if they do. If units are not sticky, each request is a unit."""
     arms = [arm.name for arm in status.arms]
     shares = {epoch.number: tuple(by_arm[arm] / BUCKETS for arm in arms) for epoch, by_arm in _buckets_by_epoch(status)}
     if limits.has_sticky_units:
@@ -164,9 +164,13 @@ def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: Col
             for number, own in shares.items()
         ]
         log_e, what = guardrail_comparison.mismatch_log_e(splits), "requests"
-    if log_e < MISMATCH_LOG_E:
-        return outcome_evaluation.find_split_mismatch(status, collected.tallies) if limits.has_sticky_units else ""
-    return f"{_describe_arm_counts(arms, splits, what)}: sample-ratio mismatch"
+    active = {*names.STABLE_ARMS, *(arm.name for arm in state.active_arms(status))}
+    if missing := sample_ratio.find_missing_arm(arms, active, splits, what):
+        return Cause(ExperimentReason.ARM_WITHOUT_REQUESTS, missing)
+    found = f"{describe_arm_counts(arms, splits, what)}: sample-ratio mismatch" if log_e >= MISMATCH_LOG_E else ""
+    if not found and limits.has_sticky_units:
+        found = outcome_evaluation.find_split_mismatch(status, collected.tallies)
+    return Cause(ExperimentReason.SAMPLE_RATIO_MISMATCH, found) if found else None
 
 
 def include_warmup(status: ExperimentStatus, shares: Mapping[int, arm_pair.ArmShares]) -> dict[int, arm_pair.ArmShares]:
@@ -180,7 +184,7 @@ def include_warmup(status: ExperimentStatus, shares: Mapping[int, arm_pair.ArmSh
     return {**split_mismatch.include_warmup(status.plan, {first: shares[first]}), **shares}
 
 
-def _describe_arm_counts(arms: Sequence[str], splits: Sequence[ArmSplit], what: str) -> str:
+def describe_arm_counts(arms: Sequence[str], splits: Sequence[ArmSplit], what: str) -> str:
     """Return a text with each arm's count and the count that its share implies; `what` names what was counted."""
     total = sum(sum(split.units) for split in splits)
     arm_texts = [

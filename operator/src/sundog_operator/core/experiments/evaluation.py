@@ -16,11 +16,13 @@ class OutcomeDecision:
         decision: a `winner.Decision` as text.
         winner: name of the winning arm; empty without one.
         reason: the reason in words.
+        leader: name of the arm that leads by the first success metric; empty where none does, or where the data is in doubt.
     """
 
     decision: str
     winner: str
     reason: str
+    leader: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class ExperimentEvaluation:
         metrics: status of each metric of each arm with traffic.
         harm: for each arm that does harm, a sentence about it.
         dead: for each arm that fails nearly all its requests, a sentence about it; found without a statistical test.
-        mismatch: a sentence about a sample-ratio mismatch, with which no conclusion is valid; empty without one.
+        mismatch: why the counts allow no conclusion, such as a sample-ratio mismatch; None if they allow one.
         control: whether control is fit for comparison.
         unreachable_edges: names of edge pods that do not report their counts.
         requests: requests in the current epoch of the arm with the fewest.
@@ -54,14 +56,14 @@ class ExperimentEvaluation:
         observed_traffic: the rate of units and the values of control; None if unknown.
         feedback_problem: why outcomes from edges cannot be used; None if they can, or if there are none.
         data_loss: why too much data is missing for a winner; None if there is enough.
-        unknown_units_message: sentence about outcomes that belong to no known unit; empty if they are few.
+        ignored_outcomes_message: sentence about outcomes that no arm counts; empty if they are few.
         guardrails: the plan's guardrails, with those latency thresholds that are known.
     """
 
     metrics: tuple[MetricStatus, ...] = ()
     harm: Mapping[str, str] = field(default_factory=dict)
     dead: Mapping[str, str] = field(default_factory=dict)
-    mismatch: str = ""
+    mismatch: Cause | None = None
     control: BaselineHealth = HEALTHY
     unreachable_edges: tuple[str, ...] = ()
     requests: int = 0
@@ -72,4 +74,4 @@ class ExperimentEvaluation:
     observed_traffic: ObservedTraffic | None = None
     feedback_problem: Cause | None = None
     data_loss: Cause | None = None
-    unknown_units_message: str = ""
+    ignored_outcomes_message: str = ""

@@ -5,7 +5,7 @@ that is cut off or has other numbers is invalid.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -18,11 +18,15 @@ from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.edge import units as edge_units
 from sundog_operator.core.experiments.hash_set import SeenUnits
 from sundog_operator.core.experiments.outcome_evaluation import count_exposed_units
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.stats.outcome_counts import MILLIONTHS
 from sundog_operator.errors import SundogError
 
-FORMAT_VERSION: Final = 1
+EXPORT_VERSION: Final = 1
+"""Version of an edge's export."""
 
+FORMAT_VERSION: Final = 2
+"""Version of the files: of the rows of the two tables, and of the plan document."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _INTERNAL_FIELDS: Final = ("tallies", "history", "notices", "deliveries", "exposureLog")
@@ -56,6 +60,54 @@ class OutcomeRow(NamedTuple):
 
 
 LogRow = ExposureRow | OutcomeRow
+
+
+class FlagIdentity(NamedTuple):
+    """An Experiment as a feature flag of OpenTelemetry. `flag_set` is `namespace/ModelDeployment`."""
+
+    key: str
+    flag_set: str
+    uid: str
+
+    @classmethod
+    def of(cls, experiment: Mapping[str, Any]) -> "FlagIdentity":
+        """Return the identity of a stored Experiment."""
+        meta = experiment["metadata"]
+        return cls(meta["name"], f"{meta['namespace']}/{experiment['spec']['modelDeployment']}", meta["uid"])
+
+
+_VERSION_COLUMN: Final = "version"
+# Attributes of OpenTelemetry's event `feature_flag.evaluation`.
+_FLAG_KEY: Final = "feature_flag.key"
+_FLAG_SET: Final = "feature_flag.set.id"
+_FLAG_PROVIDER: Final = "feature_flag.provider.name"
+_FLAG_VERSION: Final = "feature_flag.version"
+_FLAG_CONTEXT: Final = "feature_flag.context.id"
+_FLAG_VARIANT: Final = "feature_flag.result.variant"
+_FLAG_REASON: Final = "feature_flag.result.reason"
+_PROVIDER: Final = "sundog"
+
+
+def column_types(row: type[LogRow]) -> dict[str, type]:
+    """Return the columns of the table of such rows, in order, with the types of their values."""
+    flag = (_FLAG_KEY, _FLAG_SET, _FLAG_PROVIDER, _FLAG_VERSION, _FLAG_CONTEXT, _FLAG_VARIANT, _FLAG_REASON)
+    return {_VERSION_COLUMN: int, **row.__annotations__, **dict.fromkeys(flag, str)}
+
+
+def make_columns(rows: Sequence[LogRow], flag: FlagIdentity) -> dict[str, Sequence[Any]]:
+    """Return the values of each column of some rows, at least one, of one table."""
+    own = dict(zip(rows[0]._fields, zip(*rows, strict=True), strict=True))
+    return {
+        _VERSION_COLUMN: [FORMAT_VERSION] * len(rows),
+        **own,
+        _FLAG_KEY: [flag.key] * len(rows),
+        _FLAG_SET: [flag.flag_set] * len(rows),
+        _FLAG_PROVIDER: [_PROVIDER] * len(rows),
+        _FLAG_VERSION: [f"{flag.uid}/{epoch}" for epoch in own["epoch"]],
+        _FLAG_CONTEXT: own["unit"],
+        _FLAG_VARIANT: own["arm"],
+        _FLAG_REASON: ["default" if arm == names.STABLE else "split" for arm in own["arm"]],
+    }
 
 
 @dataclass(slots=True)
@@ -92,7 +144,7 @@ class ExposureLogReader:
                     return self._exposure(*content)
                 case "outcome":
                     return self._outcome(*content)
-                case "head" if content["version"] == FORMAT_VERSION:
+                case "head" if content["version"] == EXPORT_VERSION:
                     self.head = dict(content)
                     self._start_units()
                 case "end":

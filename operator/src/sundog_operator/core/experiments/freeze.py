@@ -4,13 +4,16 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Literal
 
 from sundog_operator.api import (
     CONTROL,
     ArmStatus,
     Epoch,
+    ExperimentGuardrail,
     ExperimentSpec,
     ExperimentStatus,
+    FeedbackMetric,
     FrozenPlan,
     PlanAllocation,
     PlanArm,
@@ -25,7 +28,7 @@ from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.experiments import allocation
 from sundog_operator.core.experiments.arms import PlannedArm, planned_buckets
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout.default_plan import StableTraffic, add_harm_guardrails
+from sundog_operator.core.rollout.default_plan import DEFAULT_MARGIN, StableTraffic, add_harm_guardrails
 from sundog_operator.core.rollout.freeze import EVIDENCE_IS_EVALUATED, UNDECIDED
 
 
@@ -53,7 +56,7 @@ def freeze(
         unit=units.resolve_unit(spec.unit),
         salt=spec.unit.salt,
         alpha=spec.alpha,
-        guardrails=add_harm_guardrails(spec.metrics.guardrails, traffic),
+        guardrails=add_harm_guardrails(spec.metrics.edge_guardrails, traffic),
         warmup_requests=rollout.warmup.requests,
         warmup_duration=rollout.warmup.duration,
         requests_per_second=traffic.requests_per_second and round(traffic.requests_per_second, 3),
@@ -90,16 +93,35 @@ def _allocation(spec: ExperimentSpec) -> PlanAllocation | None:
 
 
 def _outcomes(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
-    for role, metrics in (("success", spec.metrics.success), ("secondary", spec.metrics.secondary)):
-        for each in metrics:
-            yield PlanOutcome(
-                name=each.name,
-                role="success" if role == "success" else "secondary",
-                feedback=each.feedback,
-                type=each.type,
-                goal=each.goal,
-                minimum_effect=None if each.minimum_effect is None else parse_percent(each.minimum_effect),
-            )
+    yield from (_plan_outcome(each, "success") for each in spec.metrics.success)
+    yield from (_plan_guardrail(each) for each in spec.metrics.outcome_guardrails)
+    yield from (_plan_outcome(each, "secondary") for each in spec.metrics.secondary)
+
+
+def _plan_outcome(metric: FeedbackMetric, role: Literal["success", "secondary"]) -> PlanOutcome:
+    return PlanOutcome(
+        name=metric.name,
+        role=role,
+        feedback=metric.feedback,
+        type=metric.type,
+        goal=metric.goal,
+        cap=metric.cap,
+        minimum_effect=None if metric.minimum_effect is None else parse_percent(metric.minimum_effect),
+    )
+
+
+def _plan_guardrail(guardrail: ExperimentGuardrail) -> PlanOutcome:
+    if guardrail.name is None or guardrail.feedback is None:
+        raise ValueError("outcome guardrail without name or feedback; the spec's validation rejects it")
+    return PlanOutcome(
+        name=guardrail.name,
+        role="guardrail",
+        feedback=guardrail.feedback,
+        type=guardrail.type or "rate",
+        goal=guardrail.goal or "increase",
+        cap=guardrail.cap,
+        margin=parse_percent(guardrail.margin or DEFAULT_MARGIN),
+    )
 
 
 def plan_hash(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -23,10 +23,12 @@ from sundog_operator.core.experiments.allocation import ThompsonRule
 from sundog_operator.core.experiments.evaluation import ObservedTraffic
 from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.stats import outcome_comparison
+from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
 SUCCESS: Final = "success"
+GUARDRAIL: Final = "guardrail"
 SECONDARY: Final = "secondary"
 _LONGEST_S: Final = 10 * 365 * 86400.0
 """Longest estimate of a duration that is reported."""
@@ -37,13 +39,15 @@ class OutcomeEvaluation:
     """Result of one evaluation of the outcomes.
 
     Attributes:
-        metrics: status of each success and secondary metric of each arm, dropped arms included.
+        metrics: status of each success and secondary metric of each arm, dropped arms included, and of each guardrail of active arms.
+        harm: for each active arm that does harm by a guardrail, a sentence about it; empty where the counts allow no decision.
         decided: the decision; None where the plan has no success metric.
         shares: buckets, control first, where weights are to change; None while they stay.
         observed_traffic: the rate of units and the values of control; None without data.
     """
 
     metrics: tuple[MetricStatus, ...] = ()
+    harm: Mapping[str, str] = field(default_factory=dict)
     decided: WinnerDecision | None = None
     shares: tuple[int, ...] | None = None
     observed_traffic: ObservedTraffic | None = None
@@ -69,7 +73,7 @@ def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus
         attempt=attempt,
         epochs=frozenset(each.number for each in status.evidence_epochs),
         arms=frozenset(arm.name for arm in status.arms),
-        metrics=frozenset(each.feedback for each in outcomes),
+        metrics=frozenset(map(feedback.name_sums, outcomes)),
     )
 
 
@@ -108,22 +112,30 @@ def evaluate_experiment_outcomes(
     Args:
         status: the status of an experiment with a frozen plan.
         counted: the edges' counts of requests and outcomes.
-        guardrails: the verdict of each guardrail by arm and metric.
+        guardrails: the verdict of each guardrail of the edge by arm and metric.
         undecided_reason: why the counts allow no decision; empty where they do.
         now: the present time.
     """
-    planned = {role: planned_outcomes(status, role) for role in (SUCCESS, SECONDARY)}
+    planned = {role: planned_outcomes(status, role) for role in (SUCCESS, GUARDRAIL, SECONDARY)}
     if not any(planned.values()):
         return OutcomeEvaluation()
     epochs = {role: list(_epochs(status, counted, own)) for role, own in planned.items()}
     elapsed_s = (now - status.since).total_seconds() if status.since is not None else math.nan
+    own_guardrails = list(_guardrail_metrics(status, planned[GUARDRAIL], epochs[GUARDRAIL], elapsed_s))
     decided = None
     if planned[SUCCESS]:
         decided = winner.decide_winner(
             winner.WinnerInputs(
                 metrics=[_metric(each) for each in planned[SUCCESS]],
                 arms=[
-                    winner.ArmInput(arm.name, guardrails.get(arm.name, {}), arm.dropped or "")
+                    winner.ArmInput(
+                        arm.name,
+                        {
+                            **guardrails.get(arm.name, {}),
+                            **{each.name: each.verdict for each in own_guardrails if each.arm == arm.name},
+                        },
+                        arm.dropped or "",
+                    )
                     for arm in state.treatment_arms(status)
                 ],
                 epochs=epochs[SUCCESS],
@@ -132,12 +144,39 @@ def evaluate_experiment_outcomes(
                 elapsed_s=elapsed_s,
             )
         )
+    metrics = (
+        *_success_metrics(status, decided, epochs),
+        *own_guardrails,
+        *_secondary_metrics(status, planned, epochs, elapsed_s),
+    )
+    unreported: dict[tuple[str, str], str] = {
+        (each.role, each.name): each.feedback
+        for own in planned.values()
+        for each in own
+        if not counted.feedback.has_outcomes(each.feedback)
+    }
     return OutcomeEvaluation(
-        metrics=(*_success_metrics(status, decided, epochs), *_secondary_metrics(status, planned, epochs, elapsed_s)),
+        metrics=tuple(_name_unreported(each, unreported) for each in metrics),
+        harm={} if undecided_reason else find_harm(own_guardrails),
         decided=decided,
         shares=None if undecided_reason else _next_buckets(status, planned[SUCCESS], epochs[SUCCESS], now),
         observed_traffic=_observed_traffic(status, counted, planned[SUCCESS], epochs[SUCCESS], elapsed_s),
     )
+
+
+def find_harm(metrics: Sequence[MetricStatus]) -> dict[str, str]:
+    """Return a sentence about the first metric by which each arm does harm, by arm."""
+    harm: dict[str, str] = {}
+    for each in metrics:
+        if each.verdict == MetricVerdict.HARM:
+            harm.setdefault(each.arm, f"arm {each.arm}: {each.message}")
+    return harm
+
+
+def edge_harm_share(status: ExperimentStatus) -> float:
+    """Return the share of an arm's error of harm that guardrails of the edge have; guardrails that are outcomes have the rest."""
+    of_edge, of_outcomes = len(status.plan.guardrails), len(planned_outcomes(status, GUARDRAIL))
+    return of_edge / (of_edge + of_outcomes) if of_outcomes else 1.0
 
 
 def _evidence(status: ExperimentStatus, names: Sequence[str]) -> Iterator[tuple[EvidenceEpoch, list[int]]]:
@@ -159,7 +198,7 @@ def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanO
             shares,
             [
                 [
-                    OutcomeCounts(exposed[place], *counted.feedback.of(metric.feedback, number, name))
+                    OutcomeCounts(exposed[place], *counted.feedback.of(feedback.name_sums(metric), number, name))
                     for place, name in enumerate(names)
                 ]
                 for metric in planned
@@ -168,7 +207,30 @@ def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanO
 
 
 def _metric(planned: PlanOutcome) -> OutcomeMetric:
-    return OutcomeMetric(planned.name, planned.type, planned.goal, planned.minimum_effect)
+    return OutcomeMetric(planned.name, planned.type, planned.goal, planned.minimum_effect, planned.margin)
+
+
+def _guardrail_metrics(
+    status: ExperimentStatus, planned: Sequence[PlanOutcome], epochs: Sequence[OutcomeEpoch], elapsed_s: float
+) -> Iterator[MetricStatus]:
+    """Yield the guardrails of active arms; as with those of the edge, a dropped arm keeps its last ones."""
+    metrics, names, out = [_metric(each) for each in planned], compared_arms(status), state.dropped_arms(status)
+    findings = (
+        outcome_comparison.evaluate_guardrails(
+            metrics,
+            epochs,
+            status.plan.alpha or DEFAULT_ALPHA,
+            harm_tests=len(status.plan.guardrails) + len(metrics),
+            elapsed_s=elapsed_s,
+        )
+        if epochs
+        else [[OutcomeFinding(metric)] * (len(names) - 1) for metric in metrics]
+    )
+    for place, name in enumerate(names[1:], start=1):
+        for index, metric in enumerate(metrics if name not in out else ()):
+            events = _events(metric, epochs, index, place)
+            each = _metric_status(findings[index][place - 1], GUARDRAIL, name, events, out=False)
+            yield each.model_copy(update={"allowed": round(metric.tested, 6)})
 
 
 def _success_metrics(
@@ -188,8 +250,9 @@ def _secondary_metrics(
     by_role: Mapping[str, Sequence[OutcomeEpoch]],
     elapsed_s: float,
 ) -> Iterator[MetricStatus]:
-    """Yield the secondary metrics, tested at the level of all of them. Discoveries by e-BH, of which at most a share α are false, say
-    so.
+    """Yield the secondary metrics, tested at the level of all of them, with a note on discoveries by e-BH.
+
+    At most a share α of the discoveries is false.
     """
     metrics, epochs = [_metric(each) for each in planned[SECONDARY]], by_role[SECONDARY]
     names, alpha, out = compared_arms(status), status.plan.alpha or DEFAULT_ALPHA, state.dropped_arms(status)
@@ -209,7 +272,7 @@ def _secondary_metrics(
             each = _metric_status(findings[index][arm_index - 1], SECONDARY, name, events, out=name in out)
             if (index, arm_index - 1) in discoveries and each.verdict == OutcomeVerdict.UNDECIDED:
                 message = f"{each.message}; differs from control (e-BH over all secondary metrics)"
-                each = each.model_copy(update={"message": message})
+                each = each.model_copy(update={"message": message, "note": each.note or MetricNote.DISCOVERY})
             yield each
 
 
@@ -239,6 +302,23 @@ def _metric_status(finding: OutcomeFinding, role: str, arm: str, events: tuple[i
         message=finding.sentence(arm, out=out)[: transitions.MAX_REASON_CHARS],
         note=MetricNote.ARM_DROPPED if out and finding.verdict == OutcomeVerdict.UNDECIDED else None,
     )
+
+
+def _name_unreported(metric: MetricStatus, feedback_by_metric: Mapping[tuple[str, str], str]) -> MetricStatus:
+    """Return a metric without any outcome so far with how to report one, instead of the units that it would need.
+
+    Args:
+        metric: the metric.
+        feedback_by_metric: names of feedback of which nothing was counted, by role and name of the metric.
+    """
+    name = feedback_by_metric.get((metric.role, metric.name))
+    if name is None or metric.verdict != OutcomeVerdict.UNDECIDED or metric.note is not None:
+        return metric
+    message = (
+        f"{metric.name} of {metric.arm}: no outcome {name} of any unit was reported yet; POST it to -/feedback below the"
+        " service's URL, with the x-sundog-exposure of its answer"
+    )
+    return metric.model_copy(update={"message": message, "note": MetricNote.UNREPORTED})
 
 
 def _finite(number: float) -> float | None:

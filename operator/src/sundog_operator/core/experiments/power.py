@@ -178,6 +178,8 @@ def find_undecidable_metric(
 ) -> str:
     """Return a sentence about a success metric that is unlikely to be decided within `stop` at its minimum effect; empty for none.
 
+    The sentence has the units and the time that the effect needs.
+
     Args:
         spec: the frozen spec.
         units_per_second_of_all: new units of the service, exposed or not.
@@ -190,12 +192,13 @@ def find_undecidable_metric(
         traffic = ExperimentTraffic(units_per_second_of_all, base)
         longest = horizon(spec, traffic)
         needed = experiment_simulation.expected_units(_design(spec, place, longest), base, metric.effect)
-        coming = units_per_second(spec, traffic) * longest.total_seconds()
+        rate = units_per_second(spec, traffic)
+        coming = rate * longest.total_seconds()
         if needed <= coming:
             continue
         effect = f"an effect of {100 * metric.effect:.3g} %{'' if metric.minimum_effect else ' (the default)'}"
         needs = (
-            f"{effect} needs about {needed:.3g} units"
+            f"{effect} needs about {needed:.3g} units, {format_rough_duration(needed / rate)} at this rate"
             if math.isfinite(needed)
             else f"no number of units detects {effect}"
         )
@@ -224,7 +227,10 @@ def find_undecidable_guardrail(metric: MetricStatus, lasted_s: float, left_s: fl
         takes_s = (metric.needed / events - 1) * lasted_s
     else:
         return ""
-    return f"{metric.name} {UNLIKELY_TEXT}, in {format_rough_duration(left_s)}" if takes_s > left_s else ""
+    if takes_s <= left_s:
+        return ""
+    takes, left = format_rough_duration(takes_s), format_rough_duration(left_s)
+    return f"{metric.name} {UNLIKELY_TEXT}: it takes about {takes} at this rate; it stops in {left}"
 
 
 def _design(spec: ExperimentSpec, metric_index: int, longest: timedelta) -> ExperimentDesign:

@@ -23,7 +23,7 @@ class UserExperiment:
     def has_outcomes(self) -> bool:
         """True if it has outcome metrics, by its spec or frozen plan, and is not over."""
         spec, plan = self.acceptance.spec, self.status.plan.comparison
-        wanted = spec is not None and bool(spec.metrics.success or spec.metrics.secondary)
+        wanted = spec is not None and spec.metrics.has_outcomes
         return (wanted or (plan is not None and bool(plan.outcomes))) and not is_over(self.status)
 
 

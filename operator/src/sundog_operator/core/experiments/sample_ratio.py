@@ -1,9 +1,36 @@
 """Sample-ratio mismatch of an experiment: units that do not match the arms' weights invalidate all results. Pure."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
+from typing import Final
 
 from sundog_operator.core.analysis.split_mismatch import MISMATCH_LOG_E
 from sundog_operator.core.stats import sample_ratio
+from sundog_operator.core.stats.guardrail_comparison import ArmSplit
+
+_MISSING_LOG_P: Final = math.log(1e-6)
+"""Log of the probability below which no unit in an arm is no chance. Once an arm has a unit it never falls again, so all looks share it."""
+
+
+def find_missing_arm(arms: Sequence[str], active: Collection[str], splits: Sequence[ArmSplit], what: str) -> str:
+    """Return a sentence about an active arm that got nothing although it has a share of the traffic; empty where there is none.
+
+    Args:
+        arms: names of the arms, in the order of the splits.
+        active: names of the arms that are not dropped.
+        splits: units, or requests where each request is a unit, by epoch.
+        what: what the splits count.
+    """
+    for place, arm in enumerate(arms):
+        if arm not in active or any(split.units[place] for split in splits):
+            continue
+        own = [(sum(split.units), split.shares[place]) for split in splits if 0 < split.shares[place] < 1]
+        if sum(total * math.log1p(-share) for total, share in own) < _MISSING_LOG_P:
+            total, expected = sum(total for total, _ in own), sum(total * share for total, share in own)
+            return (
+                f"{arm} got none of {total} {what}, expected {expected:.0f}: its share of the traffic does not reach it"
+            )
+    return ""
 
 
 def find_mismatch(names: Sequence[str], units: Sequence[Sequence[int]], shares: Sequence[Sequence[float]]) -> str:

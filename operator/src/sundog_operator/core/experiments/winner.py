@@ -56,7 +56,7 @@ class ArmInput:
 
     Attributes:
         name: as in the spec.
-        guardrails: the `MetricVerdict` of each guardrail as text, by metric name. Only guardrails with `Passed` have passed.
+        guardrails: the `MetricVerdict` of each guardrail as text, by metric name, outcomes included. Only those with `Passed` have passed.
         dropped: why an earlier evaluation dropped the arm, in words; empty for an active arm.
     """
 
@@ -212,6 +212,22 @@ def _choose_winner(won: Sequence[ArmDecision], arms: Sequence[ArmDecision]) -> W
     if others:
         reason.append(f"undecided: {', '.join(arm.name for arm in others)}")
     return WinnerDecision(Decision.WINNER, winner.name, "; ".join(reason), tuple(arms))
+
+
+def find_leader(arms: Sequence[ArmDecision]) -> str:
+    """Return the arm with the highest lower end of its improvement by the first success metric; empty where no arm leads.
+
+    No arm leads while no interval is known, while none does better than control, or while two are level.
+    """
+    open_arms = [arm for arm in arms if arm.standing != ArmStanding.OUT and arm.findings]
+    ends = {arm.name: _lower_improvement(arm.findings[0]) for arm in open_arms if _does_better(arm.findings[0])}
+    first = [name for name, end in ends.items() if end == max(ends.values()) > -math.inf]
+    return first[0] if len(first) == 1 else ""
+
+
+def _does_better(finding: OutcomeFinding) -> bool:
+    """Return whether the estimate is better than control's, whatever its certainty."""
+    return finding.uplift > 0 if finding.metric.goal == "increase" else finding.uplift < 0
 
 
 def _lower_improvement(finding: OutcomeFinding) -> float:

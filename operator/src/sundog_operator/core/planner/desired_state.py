@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from sundog_operator.api import DrainingRevision, ExperimentStatus, ModelDeploymentStatus, PlanGuardrail, RevisionStatus
+from sundog_operator.core.analysis import feedback
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.split import Split, SplitArm, SplitFeedback, make_stable_split
 from sundog_operator.core.experiments import state as experiment_state
@@ -103,7 +104,10 @@ def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
     if not outcomes or not status.evidence_epochs or rollout_state.is_over(status):
         return None
     names_of = tuple(dict.fromkeys(each.feedback for each in outcomes))
-    return SplitFeedback(names_of, experiment_state.max_first_exposures(status))
+    caps = dict.fromkeys(
+        (each.feedback, cap) for each in outcomes if (cap := feedback.cap_in_millionths(each)) is not None
+    )
+    return SplitFeedback(names_of, experiment_state.max_first_exposures(status), tuple(caps))
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:

@@ -4,6 +4,7 @@ Ray's control plane keeps in its store the state that a new head needs. The stor
 holds Serve's checkpoints as pickles, so any writer could run code in the cluster.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +23,6 @@ _DIRECTORY: Final = "/data"
 _COMMAND: Final = (
     'server=$(command -v valkey-server || command -v redis-server) || { echo "no valkey-server, no redis-server" >&2; exit 127; }\n'
     'printf "requirepass %s\\n" "$PASSWORD" | exec "$server" - '
-    f"--port {PORT} --dir {_DIRECTORY} --appendonly yes --save '' --maxmemory-policy noeviction"
 )
 # Uses the password, because a server that still loads its file must not count as ready.
 _PING: Final = (
@@ -58,12 +58,14 @@ class ValkeyServer:
     Attributes:
         memory: the container's limit, a quantity.
         most_bytes: limit of the data. Beyond it the server rejects writes and evicts nothing. 0 means only the container's limit.
+        sync_writes: whether the server answers a write only once it is on disk. Otherwise it writes to disk once a second.
     """
 
     image: str
     storage: StorageClaim
     memory: str = "512Mi"
     most_bytes: int = 0
+    sync_writes: bool = False
 
 
 def make_cluster_store(cluster: Json) -> ValkeyStore:
@@ -121,6 +123,17 @@ def make_stateful_set(
     return made | {"spec": spec}
 
 
+def make_command(server: ValkeyServer, port: int = PORT, directory: str = _DIRECTORY) -> list[str]:
+    """Return the command of a store's server. It takes the password from the environment variable PASSWORD."""
+    arguments = ["--port", str(port), "--dir", directory, "--appendonly", "yes", "--save", ""]
+    arguments += ["--maxmemory-policy", "noeviction"]
+    if server.sync_writes:
+        arguments += ["--appendfsync", "always"]
+    if server.most_bytes:
+        arguments += ["--maxmemory", str(server.most_bytes)]
+    return ["/bin/sh", "-c", _COMMAND + shlex.join(arguments)]
+
+
 def is_up_to_date(stored: Json, desired: Json) -> bool:
     """Return whether a stored StatefulSet was made from the wanted spec.
 
@@ -139,13 +152,12 @@ def is_up_to_date(stored: Json, desired: Json) -> bool:
 
 def _make_container(store: ValkeyStore, server: ValkeyServer, template: PodTemplate) -> Json:
     password = {"secretKeyRef": {"name": store.name, "key": names.PASSWORD_KEY}}
-    limit = f" --maxmemory {server.most_bytes}" if server.most_bytes else ""
     return pods.make_container(
         template,
         {
             "name": "valkey",
             "image": server.image,
-            "command": ["/bin/sh", "-c", _COMMAND + limit],
+            "command": make_command(server),
             "env": [{"name": "PASSWORD", "valueFrom": password}],
             "ports": [{"name": "redis", "containerPort": PORT}],
             "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": server.memory}},

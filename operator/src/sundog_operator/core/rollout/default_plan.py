@@ -32,6 +32,8 @@ ERROR_RATE: Final = "errorRate"
 REJECTIONS: Final = "rejections"
 RETRIES: Final = "retries"
 ERROR_MARGIN: Final = 0.25
+DEFAULT_MARGIN: Final = "10%"
+"""Margin of latencies, and of outcomes in Experiments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def _plan_guardrail(guardrail: MetricGuardrail, traffic: StableTraffic) -> PlanG
     if guardrail.metric is None:
         raise ValueError("guardrail without an edge metric; the spec's validation rejects it")
     is_rate = guardrail.metric == ERROR_RATE
-    margin = _parse_percent(guardrail.margin or ("25%" if is_rate else "10%"))
+    margin = _parse_percent(guardrail.margin or ("25%" if is_rate else DEFAULT_MARGIN))
     if is_rate:
         floor = _parse_percent(guardrail.floor or ("0.5%" if traffic.is_busy else "1%"))
         ceiling = None if guardrail.max is None else _parse_percent(guardrail.max)

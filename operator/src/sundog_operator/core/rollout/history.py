@@ -13,9 +13,9 @@ MAX_POINTS: Final = 32
 """Points to keep: about 7 KiB of a status, 100 KiB for an experiment with ten arms."""
 
 _METRICS: Final = 24
-"""A rollout has at most 12. Of an experiment, success metrics come first, then the metrics of its first arms."""
-
-_FIRST: Final = "success"
+"""A rollout has at most 12. Of an experiment, success metrics come first, then outcomes that are guardrails, then the others of its first
+arms.
+"""
 
 POINT_INTERVAL: Final = timedelta(minutes=1)
 """Time between two points that differ only in numbers."""
@@ -41,9 +41,7 @@ def make_point(status: ExperimentStatus, metrics: Sequence[MetricStatus], at: da
     arms = list(_arms(status))
     known = [each for each in metrics if each.ratio is not None or any(each.events)]
     of_rollout = status.plan.comparison is None
-    shown = [
-        _history_metric(each, of_rollout=of_rollout) for each in sorted(known, key=lambda each: each.role != _FIRST)
-    ]
+    shown = [_history_metric(each, of_rollout=of_rollout) for each in sorted(known, key=_rank)]
     return HistoryPoint(
         at=at,
         epoch=status.epoch.number,
@@ -53,6 +51,13 @@ def make_point(status: ExperimentStatus, metrics: Sequence[MetricStatus], at: da
         errors=tuple(arm.errors for arm in arms),
         metrics=tuple(shown[:_METRICS]) or None,
     )
+
+
+def _rank(metric: MetricStatus) -> int:
+    if metric.role == "success":
+        return 0
+    # Guardrails of the edge have a basis.
+    return 1 if metric.role == "guardrail" and not metric.basis else 2
 
 
 def _stable_weight(status: ExperimentStatus) -> float:

@@ -139,18 +139,26 @@ class Contrast:
             exists = (a > 0) & (self.control > 0) & (self.control_variance + self.treatment_variance > 0)
             return np.where(exists, (b - root) / a, np.nan), np.where(exists, (b + root) / a, np.nan)
 
-    def growth(self, ratio: Numbers | None, deviation: float, bar: float) -> Numbers:
+    def growth(
+        self,
+        ratio: Numbers | None,
+        deviation: float,
+        bar: float,
+        *,
+        tested: float = 1.0,
+        bar_below: float | None = None,
+    ) -> Numbers:
         """Return the factor ≥ 1 of units, like those so far, at which log E reaches `bar`, shape (...); infinite beyond a million.
 
-        With a ratio of shape (...), log E is two-sided against it. With None it is one-sided against 1, on the side that reaches `bar`
-        first.
+        With a ratio of shape (...), log E is two-sided against it. With None it is one-sided against `tested`, on the side that reaches its
+        bar first; `bar_below` is the bar of "lower" where it differs.
         """
         grown = self.grown(_FACTORS.reshape(-1, *(1,) * self.time.ndim))
         if ratio is None:
-            found = np.maximum(grown.log_e(1.0, deviation, 1), grown.log_e(1.0, deviation, -1))
+            below = grown.log_e(tested, deviation, -1) >= (bar if bar_below is None else bar_below)
+            enough = (grown.log_e(tested, deviation, 1) >= bar) | below
         else:
-            found = grown.log_e_two_sided(ratio, deviation)
-        enough = found >= bar
+            enough = grown.log_e_two_sided(ratio, deviation) >= bar
         return np.where(enough.any(0), _FACTORS[enough.argmax(0)], np.inf)
 
 

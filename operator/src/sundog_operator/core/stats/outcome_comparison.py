@@ -1,4 +1,4 @@
-"""Test of whether an experiment's arm is better than control, by success metrics: rates or means of units' outcomes.
+"""Test of whether an experiment's arm is better than control, or not worse by more than a margin: rates or means of units' outcomes.
 
 Each unit counts once, in the epoch and arm of its first exposure, whatever happens later (intention to treat). Outcomes come after the
 exposure, some of them long after. Tests compare arms within an epoch. So a recent epoch has few outcomes in both arms alike, and the ratio
@@ -19,10 +19,15 @@ A **mean** is the sum of units' values by exposed units (`mean_ratio`): asymptot
 
 Every test has the level α by the number of tests, for each direction. So P(an arm that is not better is ever called better) ≤ α over all
 arms, metrics and evaluations, under any dependence (Ville's inequality and the union bound).
+
+A **guardrail** is tested against the ratio at its margin instead of 1. It passes if the arm is known to be better than that, which is
+non-inferiority; it is harm if the arm is known to be worse. All guardrails must pass, so passing shares α among arms only. Harm shares α
+among arms and all guardrails, those of the edge included. A margin in percent needs a mean of control above 0.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +45,21 @@ from sundog_operator.core.stats.outcome_counts import (
 )
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeFindings, OutcomeVerdict
 from sundog_operator.core.stats.pooled_count_ratio import RatioEvidence, make_mixture
+
+
+class _Bars(NamedTuple):
+    """Log E of a rejection: of "not better" and of "not worse"."""
+
+    better: float
+    worse: float
+
+    @classmethod
+    def of_levels(cls, better: float, worse: float) -> "_Bars":
+        return cls(multiple_testing.log_e_threshold(better), multiple_testing.log_e_threshold(worse))
+
+    def sides(self, metric: OutcomeMetric) -> tuple[float, float]:
+        """Return the bars of a higher and of a lower ratio."""
+        return (self.better, self.worse) if metric.goal == "increase" else (self.worse, self.better)
 
 
 def evaluate_outcomes(
@@ -61,8 +81,41 @@ def evaluate_outcomes(
     """
     shares = np.array([epoch.shares for epoch in epochs], float).T
     level = alpha / max(1, tests or len(metrics) * (len(shares) - 1))
+    return _evaluate_metrics(metrics, epochs, shares, _Bars.of_levels(level, level), elapsed_s)
+
+
+def evaluate_guardrails(
+    guardrails: Sequence[OutcomeMetric],
+    epochs: Sequence[OutcomeEpoch],
+    alpha: float,
+    *,
+    harm_tests: int,
+    elapsed_s: float = math.nan,
+) -> list[list[OutcomeFinding]]:
+    """Return, for each guardrail, a finding of each arm beside control, in the order of the shares.
+
+    Args:
+        guardrails: metrics with a margin.
+        epochs: the epochs of evidence, at least one, all with the same arms.
+        alpha: the error of each direction. Arms share it.
+        harm_tests: number of guardrails of an arm that share its error of harm, those of the edge included.
+        elapsed_s: seconds in which units were exposed, to estimate durations; NaN where unknown.
+    """
+    shares = np.array([epoch.shares for epoch in epochs], float).T
+    level = alpha / max(1, len(shares) - 1)
+    bars = _Bars.of_levels(level, level / max(1, harm_tests))
+    return _evaluate_metrics(guardrails, epochs, shares, bars, elapsed_s)
+
+
+def _evaluate_metrics(
+    metrics: Sequence[OutcomeMetric],
+    epochs: Sequence[OutcomeEpoch],
+    shares: Numbers,
+    bars: _Bars,
+    elapsed_s: float,
+) -> list[list[OutcomeFinding]]:
     return [
-        _evaluate_metric(metric, [epoch.outcomes[index] for epoch in epochs], shares, level, elapsed_s)
+        _evaluate_metric(metric, [epoch.outcomes[index] for epoch in epochs], shares, bars, elapsed_s)
         for index, metric in enumerate(metrics)
     ]
 
@@ -79,17 +132,21 @@ def find_discoveries(findings: Sequence[Sequence[OutcomeFinding]], alpha: float)
 
 def compare_pairs(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
     """Return the findings of a metric for many pairs; `bar` is the log E of a rejection."""
-    return (_compare_rates if metric.type == "rate" else _compare_means)(metric, pairs, bar)
+    return _compare(metric, pairs, _Bars(bar, bar))
 
 
-def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
+def _compare(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> OutcomeFindings:
+    return (_compare_rates if metric.type == "rate" else _compare_means)(metric, pairs, bars)
+
+
+def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> OutcomeFindings:
     """Return the findings of a rate, by the events of units alone."""
     control, treatment = (np.asarray(arm[2], float) for arm in (pairs.control, pairs.treatment))
-    evidence = RatioEvidence(control, treatment, pairs.weight, make_mixture(metric.scale))
+    evidence = RatioEvidence(control, treatment, pairs.weight, make_mixture(metric.scale), metric.tested)
     ratio, likelihood = evidence.maximum_likelihood()
     # Log E of a separate ratio per epoch against the best common ratio.
     differs = (
-        count_ratio.log_e(control, treatment, pairs.weight, 1.0) - likelihood >= bar
+        count_ratio.log_e(control, treatment, pairs.weight, metric.tested) - likelihood >= bars.better
         if control.shape[-1] > 1
         else np.zeros(ratio.shape, bool)
     )
@@ -99,15 +156,15 @@ def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> Ou
         pairs,
         (_divide(control.sum(-1), pairs.exposed[0]), _divide(treatment.sum(-1), pairs.exposed[1])),
         ratio,
-        evidence.interval(bar),
+        evidence.interval(bars.better),
         (above, below),
-        lambda ratio: evidence.growth(ratio, bar),
+        lambda ratio: evidence.growth(ratio, *bars.sides(metric)),
         differs,
-        bar,
+        bars,
     )
 
 
-def _compare_means(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
+def _compare_means(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> OutcomeFindings:
     """Return the findings of a mean, by the sums of units' values."""
     control, treatment = (UnitValueSums(arm[0], arm[1], arm[3], arm[4]) for arm in (pairs.control, pairs.treatment))
     contrast = mean_ratio.make_contrast(control, treatment)
@@ -117,17 +174,27 @@ def _compare_means(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> Ou
         _divide(arm.total.sum(-1), exposed * MILLIONTHS)
         for arm, exposed in zip((control, treatment), pairs.exposed, strict=True)
     )
-    above, below = (contrast.log_e(1.0, metric.deviation, sign) for sign in (1, -1))
+    # Of a mean of 0 or less, no percentage is an allowance.
+    testable = (contrast.control > 0) | (metric.margin is None)
+    above, below = (
+        np.where(testable, contrast.log_e(metric.tested, metric.deviation, sign), -np.inf) for sign in (1, -1)
+    )
+
+    def growth(ratio: Numbers | None) -> Numbers:
+        bar, bar_below = bars.sides(metric)
+        found = contrast.growth(ratio, metric.deviation, bar, tested=metric.tested, bar_below=bar_below)
+        return np.where(testable, found, np.inf)
+
     return _with_verdicts(
         metric,
         pairs,
         means,
         ratio,
-        contrast.interval(metric.deviation, bar),
+        contrast.interval(metric.deviation, bars.better),
         (above, below),
-        lambda ratio: contrast.growth(ratio, metric.deviation, bar),
+        growth,
         np.zeros(ratio.shape, bool),
-        bar,
+        bars,
     )
 
 
@@ -140,18 +207,19 @@ def _with_verdicts(
     log_es: tuple[Numbers, Numbers],
     growth: Callable[[Numbers | None], Numbers],
     differs: NDArray[np.bool_],
-    bar: float,
+    bars: _Bars,
 ) -> OutcomeFindings:
     """Return the findings with their verdicts; earlier cases of the list win."""
     better, worse = log_es if metric.goal == "increase" else log_es[::-1]
     lower, upper = interval
+    is_guardrail = metric.margin is not None
     # An unknown bound is NaN, so it is never small.
     small = upper < metric.worth if metric.goal == "increase" else lower > metric.worth
     cases = [
         ((pairs.exposed[0] == 0) | (pairs.exposed[1] == 0), OutcomeVerdict.NO_DATA),
-        (worse >= bar, OutcomeVerdict.WORSE),
+        (worse >= bars.worse, OutcomeVerdict.HARM if is_guardrail else OutcomeVerdict.WORSE),
         (differs, OutcomeVerdict.HETEROGENEOUS),
-        (better >= bar, OutcomeVerdict.BETTER),
+        (better >= bars.better, OutcomeVerdict.PASSED if is_guardrail else OutcomeVerdict.BETTER),
         (small, OutcomeVerdict.NO_EFFECT),
     ]
     verdict = np.full(ratio.shape, OutcomeVerdict.UNDECIDED, object)
@@ -173,7 +241,7 @@ def _divide(total: Numbers, exposed: mean_ratio.Integers) -> Numbers:
 
 
 def _evaluate_metric(
-    metric: OutcomeMetric, outcomes: Sequence[Sequence[OutcomeCounts]], shares: Numbers, alpha: float, elapsed_s: float
+    metric: OutcomeMetric, outcomes: Sequence[Sequence[OutcomeCounts]], shares: Numbers, bars: _Bars, elapsed_s: float
 ) -> list[OutcomeFinding]:
     """Return the findings of one metric; `outcomes` are by epoch and arm, `shares` of shape (arms, epochs)."""
     valid = np.array([all(row[arm].valid for row in outcomes) for arm in range(len(shares))])
@@ -186,7 +254,7 @@ def _evaluate_metric(
         treatment=np.where(counted, counts[:, 1:], 0),
         weight=np.where(counted, weight, 0.5),
     )
-    known = compare_pairs(metric, pairs, multiple_testing.log_e_threshold(alpha))
+    known = _compare(metric, pairs, bars)
     growth = known.growth() if (known.verdict == OutcomeVerdict.UNDECIDED).any() else known.uplift
     control, treatment = pairs.exposed
     return [

@@ -1,4 +1,4 @@
-"""Outcomes of units by arm and epoch, and success metrics."""
+"""Outcomes of units by arm and epoch, and their metrics."""
 
 import math
 from collections.abc import Sequence
@@ -34,17 +34,24 @@ class OutcomeMetric:
         type: rate or mean.
         goal: the better direction.
         minimum_effect: the least relative effect that is worth finding, such as 0.02; None or 0 for none.
+        margin: of a guardrail, how much worse than control an arm may be, such as 0.03, below 1 where more is better; else None.
     """
 
     name: str
     type: OutcomeType = "rate"
     goal: OutcomeGoal = "increase"
     minimum_effect: float | None = None
+    margin: float | None = None
 
     @property
     def effect(self) -> float:
-        """Relative effect that the test is tuned for."""
-        return self.minimum_effect or DEFAULT_EFFECT
+        """Relative effect that the test is tuned for; for a guardrail, the distance of an equal arm from the margin."""
+        return self.margin or self.minimum_effect or DEFAULT_EFFECT
+
+    @property
+    def tested(self) -> float:
+        """Ratio to control's value that the nulls are about: 1, or the one at a guardrail's margin."""
+        return 1.0 if self.margin is None else max(1 - self.sign * self.margin, _LEAST_RATIO)
 
     @property
     def scale(self) -> float:

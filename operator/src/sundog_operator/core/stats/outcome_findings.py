@@ -1,4 +1,4 @@
-"""Results of the tests of a success metric, and their sentences for people."""
+"""Results of the tests of an outcome metric, and their sentences for people."""
 
 import math
 from collections.abc import Callable
@@ -18,12 +18,14 @@ ARM_IS_OUT: Final = "the arm was dropped"
 
 
 class OutcomeVerdict(StrEnum):
-    """Verdict on one success metric of one arm."""
+    """Verdict on one outcome metric of one arm. Guardrails have `PASSED` and `HARM`, other metrics the last three."""
 
     NO_DATA = "NoData"
     INVALID = "Invalid"
     UNDECIDED = "Undecided"
     HETEROGENEOUS = "Heterogeneous"
+    PASSED = "Passed"
+    HARM = "Harm"
     BETTER = "Better"
     WORSE = "Worse"
     NO_EFFECT = "NoEffect"
@@ -31,7 +33,7 @@ class OutcomeVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OutcomeFinding:
-    """Result for one success metric of one arm beside control.
+    """Result for one outcome metric of one arm beside control.
 
     Attributes:
         metric: the metric.
@@ -41,8 +43,8 @@ class OutcomeFinding:
         lower: lower end of the interval of the uplift. Intervals of all arms and metrics hold together at every evaluation; NaN where
             unknown.
         upper: upper end; infinite where still unknown.
-        better: log E against "not better, in the direction of the goal".
-        worse: log E against "not worse".
+        better: log E against "not better, in the direction of the goal"; for a guardrail against "worse than its margin".
+        worse: log E against "not worse"; for a guardrail against "within its margin".
         exposed: units of both arms.
         needed: units of both arms at which the test typically decides at the present rates; infinite for never, NaN once decided.
         eta_s: seconds until then; infinite where unknown.
@@ -77,14 +79,24 @@ class OutcomeFinding:
         observed = f"{self.metric.name} of {arm} {self._describe_uplift(control)}"
         match self.verdict:
             case OutcomeVerdict.HETEROGENEOUS:
-                return f"{observed}: no single ratio fits all epochs, so the arm cannot win by it"
+                so = "the arm cannot win by it" if self.metric.margin is None else "it cannot pass"
+                return f"{observed}: no single ratio fits all epochs, so {so}"
+            case OutcomeVerdict.PASSED:
+                return f"{observed}: within its margin of {_percent(self.metric.effect)}"
+            case OutcomeVerdict.HARM:
+                return f"{observed}: worse than its margin of {_percent(self.metric.effect)}"
             case OutcomeVerdict.BETTER:
                 return f"{observed}: better"
             case OutcomeVerdict.WORSE:
                 return f"{observed}: worse"
             case OutcomeVerdict.NO_EFFECT:
                 return f"{observed}: less than the minimum effect of {_percent(self.metric.effect)}"
-        return f"{observed}: {ARM_IS_OUT if out else self._describe_need()}"
+        need = ARM_IS_OUT if out else self._describe_need(control)
+        return f"{observed}: {need}" if self.metric.margin is None else f"{observed}; {self._describe_margin()}: {need}"
+
+    def _describe_margin(self) -> str:
+        direction = "below" if self.metric.goal == "increase" else "above"
+        return f"up to {_percent(self.metric.effect)} {direction} is allowed"
 
     def _describe_uplift(self, control: str) -> str:
         if math.isinf(self.uplift):
@@ -97,8 +109,10 @@ class OutcomeFinding:
         upper = "any" if math.isinf(self.upper) else _signed(self.upper)
         return f"{uplift} ({_signed(self.lower)} to {upper} at every evaluation)"
 
-    def _describe_need(self) -> str:
+    def _describe_need(self, control: str) -> str:
         """Return the units that typically decide, and the time until then."""
+        if self.metric.margin is not None and self.metric.type == "mean" and not self.control > 0:
+            return f"a margin in percent needs a mean of {control} above 0"
         if not math.isfinite(self.needed):
             return "no number of units will decide"
         needs = f"needs about {self.needed - self.exposed:.0f} more units"

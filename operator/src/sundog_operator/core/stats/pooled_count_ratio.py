@@ -6,6 +6,9 @@ has its own mixture over ratios, which costs evidence in each epoch. Here one mi
 The null is the same, and so is the error: each ratio's likelihood by that of a null is a supermartingale while every epoch's ratio is
 within the null. Weights may follow the outcomes if they are fixed before the units that they assign. A ratio that varies costs power, not
 error. The mixture has finitely many ratios, so no integral is approximated.
+
+A null other than equal rates, such as the ratio at a guardrail's margin, is the same test with another weight: if the ratio is r₀, an event
+is the candidate's with the probability π·r₀/(1 − π + π·r₀). Ratios are then relative to r₀.
 Sources: Lindon and Malek (arXiv 2011.03567) for the likelihood, Robbins (Ann. Math. Statist. 1970) for the mixture.
 
 Arrays have epochs in the last axis, after any axes of metrics and arms.
@@ -67,53 +70,63 @@ def make_mixture(scale: float) -> Mixture:
 
 
 class RatioEvidence:
-    """Evidence about the ratio of two rates, the treatment's to control's."""
+    """Evidence about the ratio of two rates, the treatment's to control's, against a tested ratio."""
 
-    def __init__(self, control: Numbers, treatment: Numbers, weight: Numbers, mixed: Mixture) -> None:
+    def __init__(
+        self, control: Numbers, treatment: Numbers, weight: Numbers, mixed: Mixture, tested: float = 1.0
+    ) -> None:
         """Compute the log likelihood of each ratio.
 
         Args:
             control: events of control, shape (..., epochs).
             treatment: events of the treatment, same shape.
             weight: the treatment's share of the two arms' assignments in each epoch, in (0, 1); broadcasts.
-            mixed: the mixture of ratios.
+            mixed: the mixture of ratios, relative to the tested one.
+            tested: the ratio r₀ that the nulls are about, above 0; 1 for equal rates.
         """
-        self._control, self._treatment, self._weight = control, treatment, weight
+        # With 1 the weight stays as it is, to the last digit.
+        self._weight = weight if tested == 1 else count_ratio.treatment_share(tested, weight)
+        self._control, self._treatment, self._tested = control, treatment, tested
         self._log_weights = mixed.log_weights
         self._above, self._below = (self._log_likelihood(sign * mixed.log_ratios) for sign in (1, -1))
 
     def above(self) -> Numbers:
-        """Return log E against "in no epoch is the treatment's rate higher", shape (...)."""
+        """Return log E against "in no epoch is the ratio above the tested one", shape (...)."""
         return _logsumexp(self._log_weights + self._above)
 
     def below(self) -> Numbers:
-        """Return log E against "in no epoch is the treatment's rate lower", shape (...)."""
+        """Return log E against "in no epoch is the ratio below the tested one", shape (...)."""
         return _logsumexp(self._log_weights + self._below)
 
     def interval(self, bar: float | Numbers) -> tuple[Numbers, Numbers]:
         """Return the ratios, constant over epochs, with a log E below `bar`: (lower, upper) as of `count_ratio.ratio_interval`."""
         log_weights, values = self._two_sided_mixture()
         against_equal = _logsumexp(log_weights + values)
-        return count_ratio.interval_from_log_e(against_equal, self._control, self._treatment, self._weight, bar)
+        lower, upper = count_ratio.interval_from_log_e(against_equal, self._control, self._treatment, self._weight, bar)
+        return lower * self._tested, upper * self._tested
 
     def maximum_likelihood(self) -> tuple[Numbers, Numbers]:
-        """Return the ratio of highest likelihood, and its log likelihood minus that of equal rates; each of shape (...)."""
+        """Return the ratio of highest likelihood, and its log likelihood minus that of the tested one; each of shape (...)."""
         ratio = count_ratio.maximum_likelihood_ratio(self._control, self._treatment, self._weight)
         with np.errstate(all="ignore"):
             finite = np.clip(np.nan_to_num(np.log(ratio), nan=0.0), -_BEYOND, _BEYOND)
-        return ratio, self._log_likelihood(finite[..., None])[..., 0]
+        return ratio * self._tested, self._log_likelihood(finite[..., None])[..., 0]
 
-    def growth(self, ratio: Numbers | None, bar: float) -> Numbers:
+    def growth(self, ratio: Numbers | None, bar: float, bar_below: float | None = None) -> Numbers:
         """Return the factor ≥ 1 of events, split as so far, at which log E reaches `bar`, shape (...); infinite where it never does.
 
-        With a ratio of shape (...), log E is two-sided against it. With None it is one-sided against 1, on the side that reaches `bar`
-        first.
+        With a ratio of shape (...), log E is two-sided against it. With None it is one-sided against the tested ratio, on the side that
+        reaches its bar first; `bar_below` is the bar of `below` where it differs.
         """
         if ratio is None:
-            sides = [_growth(self._log_weights, each, bar) for each in (self._above, self._below)]
+            bars = bar, bar if bar_below is None else bar_below
+            sides = [
+                _growth(self._log_weights, each, own)
+                for each, own in zip((self._above, self._below), bars, strict=True)
+            ]
             return np.minimum(*sides)
         log_weights, values = self._two_sided_mixture()
-        return _growth(log_weights, values - self._log_likelihood(np.log(ratio)[..., None]), bar)
+        return _growth(log_weights, values - self._log_likelihood(np.log(ratio / self._tested)[..., None]), bar)
 
     def _two_sided_mixture(self) -> tuple[Numbers, Numbers]:
         """Return log weights and log likelihoods of the two-sided mixture, with its ratios in the last axis."""
@@ -123,7 +136,10 @@ class RatioEvidence:
         return np.concatenate([side, side, none + math.log(_NULL_WEIGHT)], -1), values
 
     def _log_likelihood(self, log_ratios: Numbers) -> Numbers:
-        """Return log likelihoods minus that of equal rates: Σx·log r − Σ(x + c)·log(1 + π(r − 1)); ratios in the last axis."""
+        """Return log likelihoods minus that of the tested ratio, to which `log_ratios`, in the last axis, are relative.
+
+        They are Σx·log r − Σ(x + c)·log(1 + π(r − 1)).
+        """
         events = self._control + self._treatment
         cost = np.log1p(self._weight[..., None] * np.expm1(log_ratios)[..., None, :])
         found: Numbers = self._treatment.sum(-1)[..., None] * log_ratios - (events[..., None, :] @ cost)[..., 0, :]

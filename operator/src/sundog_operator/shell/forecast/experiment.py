@@ -141,9 +141,13 @@ def _read(
     if not metrics:
         raise CommandFailed(f"{file}: spec.metrics.success is empty; expected a metric to win by")
     if assumptions.metric is not None and assumptions.metric not in names:
-        raise CommandFailed(
-            f"{file}: spec.metrics.success has no {assumptions.metric}; expected one of {', '.join(names)}"
+        is_guardrail = any(each.name == assumptions.metric for each in spec.metrics.outcome_guardrails)
+        problem = (
+            f"{assumptions.metric} is a guardrail, and forecasts assume that guardrails pass"
+            if is_guardrail
+            else f"spec.metrics.success has no {assumptions.metric}"
         )
+        raise CommandFailed(f"{file}: {problem}; expected one of {', '.join(names)}")
     index = 0 if assumptions.metric is None else names.index(assumptions.metric)
     return spec, index, ExperimentTraffic(_units_per_second(assumptions, spec, rps), _base(assumptions, metrics[index]))
 

@@ -77,6 +77,7 @@ def preview_experiment(
     warnings = (
         *_describe_log_refusal(acceptance.spec, log_refusal),
         *_describe_shared_salt(manifest, acceptance, status, known_salts),
+        *_describe_equal_arms(acceptance, status, observed),
     )
     if stored is not None and check_admission(stored) == acceptance:
         return _make_preview(manifest, "unchanged", lines=("nothing changes", *_describe_state(status), *warnings))
@@ -141,6 +142,18 @@ def _describe_shared_salt(
     message = salts.make_reuse_message("Experiment", manifest["metadata"]["name"], known)
     if message and not (acceptance.stopped or is_over(status)):
         yield f"{ExperimentReason.SALT_REUSED}: {message}"
+
+
+def _describe_equal_arms(
+    acceptance: ExperimentAcceptance, status: ExperimentStatus, observed: ObservedState | None
+) -> Iterator[str]:
+    """Describe arms without a difference, except of an Experiment that ends."""
+    spec, stable = acceptance.spec, _find_stable(observed) if observed is not None else None
+    if spec is None or stable is None or observed is None or acceptance.stopped or is_over(status):
+        return
+    deployment = accept_deployment(observed.deployment, observed.installation).spec
+    if message := arms.describe_equal_arms(stable, spec, deployment):
+        yield f"{ExperimentReason.ARMS_EQUAL}: {message}"
 
 
 def _describe_state(status: ExperimentStatus) -> Iterator[str]:
@@ -316,14 +329,14 @@ def _find_similar_experiment(
         if traffic is None or units.frozen_unit(experiment.status.plan) != units.resolve_unit(spec.unit):
             continue
         counted = {
-            (each.feedback, each.type): traffic.control_values[each.name]
+            (each.feedback, each.type, each.cap): traffic.control_values[each.name]
             for each in outcome_evaluation.planned_outcomes(experiment.status, outcome_evaluation.SUCCESS)
             if each.name in traffic.control_values
         }
         bases = {
-            each.name: ControlBaseline(*counted[each.feedback, each.type])
+            each.name: ControlBaseline(*counted[each.feedback, each.type, each.cap])
             for each in spec.metrics.success
-            if counted.get((each.feedback, each.type), (0.0,))[0] > 0
+            if counted.get((each.feedback, each.type, each.cap), (0.0,))[0] > 0
         }
         if bases:
             found.append((experiment.status.since, experiment.name, traffic, bases))

@@ -17,7 +17,8 @@ from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core.analysis import power, split_mismatch
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
-from sundog_operator.core.edge.buckets import percent
+from sundog_operator.core.edge.buckets import BUCKETS, percent
+from sundog_operator.core.experiments import evaluate
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import (
     explanations,
@@ -177,7 +178,7 @@ def _explain(status: ExperimentStatus) -> Iterator[str]:
     if state.is_over(status) or status.verdict.winner or state.is_decided_by_copies(status):
         first = status.verdict.reason
     else:
-        first = explanations.describe_pause(status) if status.paused else step
+        first = explanations.describe_pause(status) if status.paused else step or _describe_missing_evidence(status)
     if first:
         yield first
     for each in status.metrics:
@@ -189,6 +190,13 @@ def _explain(status: ExperimentStatus) -> Iterator[str]:
     for check in status.checks:
         if check.message and check.message not in first:
             yield check.message
+
+
+def _describe_missing_evidence(status: ExperimentStatus) -> str:
+    """Return why an Experiment is undecided; empty for a rollout, whose step has the reason."""
+    if status.plan.comparison is None:
+        return ""
+    return next((each.message for each in status.conditions if each.type == "Conclusive"), "")
 
 
 def _facts(obj: Object, status: ExperimentStatus, start: datetime, end: datetime) -> Iterator[tuple[str, str]]:
@@ -245,8 +253,7 @@ def _quality(status: ExperimentStatus, counters: Counters) -> Iterator[tuple[str
         yield "counts", "none are kept"
         return
     if status.plan.comparison is not None:
-        lost = [f"{counters.over_epochs(arm.name).lost} of {arm.name}" for arm in status.arms]
-        yield "lost", f"{', '.join(lost)}: requests with an unknown result"
+        yield from _experiment_quality(status, counters)
         return
     yield "sample ratio", _describe_sample_ratio(status, counters)
     stable, canary = (counters.over_epochs(name) for name in _ARMS)
@@ -254,6 +261,45 @@ def _quality(status: ExperimentStatus, counters: Counters) -> Iterator[tuple[str
     yield (
         "running",
         f"{stable.running} of stable's requests and {canary.running} of the candidate's, as of the last report",
+    )
+
+
+def _experiment_quality(status: ExperimentStatus, counters: Counters) -> Iterator[tuple[str, str]]:
+    yield "sample ratio", _describe_split_of_arms(status, counters)
+    lost = [f"{counters.over_epochs(arm.name).lost} of {arm.name}" for arm in status.arms]
+    yield "lost", f"{', '.join(lost)}: requests with an unknown result"
+    if _outcomes(status):
+        sums = counters.feedback
+        yield (
+            "outcomes",
+            f"{sums.accepted} counted, {sums.late} late ({sums.early} of them before the exposure that they name),"
+            f" {sums.future} in the future, {sums.unknown} of unknown units, {sums.overflow} without room in the store",
+        )
+
+
+def _describe_split_of_arms(status: ExperimentStatus, counters: Counters) -> str:
+    """Describe how the units of the evidence split over the arms, and the evidence against the weights."""
+    arms = [arm.name for arm in status.arms]
+    epochs = [each for each in status.evidence_epochs if each.buckets is not None and len(each.buckets) == len(arms)]
+    is_sticky, exposed = units.is_sticky(status.plan), counters.feedback.exposed
+    splits = [
+        guardrail_comparison.ArmSplit(
+            tuple(own / BUCKETS for own in each.buckets or ()),
+            tuple(
+                exposed.get((each.number, arm), 0) if exposed else counters.of(each.number, arm).assigned
+                for arm in arms
+            ),
+        )
+        for each in epochs
+    ]
+    if not any(sum(each.units) for each in splits):
+        return "no evidence was counted"
+    described = evaluate.describe_arm_counts(arms, splits, "units" if exposed else "requests")
+    if is_sticky and not exposed:
+        return f"{described}. Only units split by the weights; edges count those while the experiment runs"
+    return (
+        f"{described}; log E against the split is {guardrail_comparison.mismatch_log_e(splits):.3g};"
+        f" nothing is decided from {split_mismatch.MISMATCH_LOG_E:.3g}"
     )
 
 
@@ -284,7 +330,8 @@ def _make_arms(status: ExperimentStatus, counters: Counters) -> Iterator[ReportA
     epochs = [each.number for each in status.evidence_epochs]
     for arm in (each for each in status.arms if status.plan.comparison is not None or each.name in _ARMS):
         evidence = sum(counters.of(epoch, arm.name).assigned for epoch in epochs) if counters.sources else None
-        yield ReportArm(arm.name, arm.revision or 0, arm.weight, arm.requests, evidence, arm.errors)
+        assigned = arm.units if status.plan.comparison is not None else None
+        yield ReportArm(arm.name, arm.revision or 0, arm.weight, arm.requests, evidence, arm.errors, assigned)
 
 
 def _make_lanes(status: ExperimentStatus) -> Iterator[ReportLane]:

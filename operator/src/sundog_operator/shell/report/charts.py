@@ -264,10 +264,13 @@ def _metric_chart(metric: ReportMetric, number: int, time: AxisScale) -> Chart:
     if metric.margin != 1:
         lines.append(ChartLine("margin", _horizontal_line(metric.margin, time, up)))
         legend.append(("margin", f"margin ({metric.margin:.3g})"))
+    if metric.effect is not None:
+        lines.append(ChartLine("effect", _horizontal_line(metric.effect, time, up)))
+        legend.append(("effect", f"minimum effect ({metric.effect:.3g})"))
     if has_gates:
         lines.append(ChartLine("gate", _format_points(_allowed_points(metric.bounds, time, up))))
         legend.append(("gate", "limit of the next gate"))
-    label = "Limit" if metric.type == "event" else "Goal"
+    label = "Limit" if metric.type == "event" or metric.judged else "Goal"
     return Chart(
         ident=f"metric-{number}",
         title=metric.name,
@@ -317,7 +320,7 @@ def make_ratio_scale(metric: ReportMetric, start: float, end: float) -> AxisScal
     """Return an axis that shows limits, ratios and the last interval, and early intervals if they are near."""
     last = metric.bounds[-1]
     ratios = [point.ratio for point in metric.bounds if point.ratio]
-    limits = [1.0, metric.margin, *(point.allowed for point in metric.bounds if metric.judged)]
+    limits = [1.0, metric.margin, metric.effect or 1.0, *(point.allowed for point in metric.bounds if metric.judged)]
     # If stable never had the event, only the lower end is known.
     required = [*limits, *ratios, *([last.lower] if last.ratio is None and last.lower else [])]
     low, high = min(required), max(required)

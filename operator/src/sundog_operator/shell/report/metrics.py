@@ -23,6 +23,7 @@ from sundog_operator.shell.plan_text import baseline_arm, describe_guardrail_lim
 from sundog_operator.shell.report.model import MetricPoint, ReportMetric
 
 _OUTCOME_ROLES: Final = ("success", "secondary")
+"""Roles that only outcomes have."""
 
 
 def replace_control_characters(text: str) -> str:
@@ -81,11 +82,11 @@ def make_outcome_metric(
     ]
     return ReportMetric(
         name=_format_name(status.plan, outcome.name, outcome.role, arm),
-        judged=False,
+        judged=outcome.margin is not None,
         compared=(f"arm {replace_control_characters(arm)}", names.CONTROL),
         type=outcome.type,
         limit=describe_outcome_goal(outcome),
-        margin=1.0,
+        margin=_outcome_limit(outcome),
         bounds=tuple(
             MetricPoint(
                 seconds_since(start, at),
@@ -93,12 +94,27 @@ def make_outcome_metric(
                 each.lower,
                 each.upper,
                 replace_control_characters(each.verdict or "Undecided"),
-                1.0,
+                _outcome_limit(outcome),
             )
             for at, each in values
         ),
         last=_without_control_characters(last),
+        effect=_find_minimum_ratio(outcome),
     )
+
+
+def _outcome_limit(outcome: PlanOutcome) -> float:
+    """Return the ratio at a guardrail's margin; 1 for other outcomes."""
+    if outcome.margin is None:
+        return 1.0
+    return round(1 - outcome.margin if outcome.goal == "increase" else 1 + outcome.margin, 6)
+
+
+def _find_minimum_ratio(outcome: PlanOutcome) -> float | None:
+    """Return the ratio to control that is the minimum effect; None without one."""
+    if not outcome.minimum_effect:
+        return None
+    return 1 + outcome.minimum_effect if outcome.goal == "increase" else 1 - outcome.minimum_effect
 
 
 def _guardrail_points(

@@ -72,13 +72,14 @@ class ReportMetric:
 
     Attributes:
         name: name in the plan, with the arm's name if it has one.
-        judged: gates wait for it; otherwise it can only do harm, or is an outcome.
+        judged: gates wait for it; otherwise it can only do harm, or is an outcome that is no guardrail.
         compared: the two sides of its ratio: an arm and control, or the candidate and stable.
         type: an event of the edge, or an outcome that is a rate or a mean.
         limit: description of the guardrail's limit or of the outcome's goal.
         margin: the ratio beyond which the candidate does harm.
         bounds: points, oldest first.
         last: its last reported numbers; None if there are none.
+        effect: the ratio from which on an outcome has its minimum effect; None without one.
     """
 
     name: str
@@ -89,6 +90,7 @@ class ReportMetric:
     margin: float
     bounds: tuple[MetricPoint, ...]
     last: MetricStatus | None
+    effect: float | None = None
 
     @property
     def unit(self) -> str:
@@ -106,7 +108,10 @@ class ReportMetric:
 
 @dataclass(frozen=True, slots=True)
 class ReportArm:
-    """One arm: its revision, present percent of the traffic, requests, those of them that are evidence, and failures."""
+    """One arm: its revision, present percent of the traffic, requests, those of them that are evidence, and failures.
+
+    `units` are those whose first request it got; None in a rollout.
+    """
 
     name: str
     revision: int
@@ -114,6 +119,7 @@ class ReportArm:
     requests: int
     evidence: int | None
     errors: int
+    units: int | None = None
 
     @property
     def error_rate(self) -> float | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sundog_operator.api import MetricStatus
-from sundog_operator.shell.describe_experiment import format_interval
+from sundog_operator.shell.describe_experiment import format_interval, format_verdict
 from sundog_operator.shell.report.model import ROLLOUT, ExperimentReport, ReportArm, ReportMetric
 
 
@@ -20,9 +20,13 @@ class ReportTable:
 def make_tables(report: ExperimentReport) -> list[ReportTable]:
     """Return the table of arms, and the table of metrics if it has rows."""
     total = sum(arm.requests for arm in report.arms)
+    with_units = any(arm.units is not None for arm in report.arms)
     arms = ReportTable(
         "Sample",
-        ("ARM", "REVISION", "WEIGHT", "REQUESTS", "SHARE", "EVIDENCE", "ERRORS", "ERROR RATE"),
+        (
+            *("ARM", "REVISION", "WEIGHT", "REQUESTS", "SHARE", "EVIDENCE", "ERRORS", "ERROR RATE"),
+            *(["UNITS"] if with_units else []),
+        ),
         tuple(_arm_cells(arm, total) for arm in report.arms),
     )
     metrics = ReportTable(
@@ -44,6 +48,7 @@ def _arm_cells(arm: ReportArm, total: int) -> tuple[str, ...]:
         "–" if arm.evidence is None else str(arm.evidence),
         str(arm.errors),
         "–" if arm.error_rate is None else f"{arm.error_rate:.3%}",
+        *([] if arm.units is None else [str(arm.units)]),
     )
 
 
@@ -52,7 +57,7 @@ def _metric_cells(metric: ReportMetric, last: MetricStatus) -> tuple[str, ...]:
     return (
         metric.name,
         last.role,
-        last.verdict,
+        format_verdict(last),
         stable,
         candidate,
         "–" if last.ratio is None else f"{last.ratio:.3g}",

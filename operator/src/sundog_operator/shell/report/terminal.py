@@ -163,10 +163,10 @@ def _sample(points: Sequence[MetricPoint]) -> list[MetricPoint]:
 
 
 def _draw_interval(point: MetricPoint, metric: ReportMetric, scale: AxisScale) -> Text:
-    """Draw the interval as a line with the ratio on it, and marks at 1 and at the limit."""
+    """Draw the interval as a line with the ratio on it, and marks at 1 and at the limit or the minimum effect."""
     cells = [" "] * _INTERVAL_WIDTH
     limit = point.allowed if metric.judged else metric.margin
-    for value, mark in ((1.0, "│"), *([(limit, "┊")] if limit != 1 else [])):
+    for value, mark in ((metric.effect or 1.0, "┊"), (1.0, "│"), *([(limit, "┊")] if limit != 1 else [])):
         cells[round(scale.at(value))] = mark
     if point.lower is not None:
         upper = scale.high if point.upper is None else point.upper

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Final
 
-from sundog_operator.api import Condition, ExperimentStatus, MetricStatus, experiment_conditions
+from sundog_operator.api import Condition, ExperimentSpec, ExperimentStatus, MetricStatus, experiment_conditions
 from sundog_operator.api.conditions import Conclusion
-from sundog_operator.api.reasons import EndReason, ExperimentReason, MetricNote
+from sundog_operator.api.reasons import Cause, EndReason, ExperimentReason, MetricNote
 from sundog_operator.core.edge import salts
-from sundog_operator.core.experiments import outcome_evaluation, state
+from sundog_operator.core.experiments import arms, outcome_evaluation, state
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status, lifecycle
@@ -87,11 +87,19 @@ def _accepted(context: PlanContext, experiment: UserExperiment, status: Experime
             f"{fields}: cannot be changed while it runs. Undo that, or set spec.stopped and create another Experiment"
         )
         return Conclusion("False", ExperimentReason.PLAN_FROZEN, _with_plan_note(status, message))
-    if not is_over(status) and (
-        reuse := salts.make_reuse_message("Experiment", experiment.name, context.observed.salts)
-    ):
-        return Conclusion("True", ExperimentReason.SALT_REUSED, reuse)
-    return Conclusion("True", ExperimentReason.ACCEPTED, "")
+    warnings = [] if is_over(status) else _warnings(context, experiment, spec)
+    if not warnings:
+        return Conclusion("True", ExperimentReason.ACCEPTED, "")
+    return Conclusion("True", warnings[0].reason, "; ".join(each.message for each in warnings))
+
+
+def _warnings(context: PlanContext, experiment: UserExperiment, spec: ExperimentSpec) -> list[Cause]:
+    """Return what an accepted spec probably does not intend."""
+    reuse = salts.make_reuse_message("Experiment", experiment.name, context.observed.salts)
+    stable = context.revision(context.stable_number or 0)
+    equal = arms.describe_equal_arms(stable, spec, context.spec) if stable is not None else ""
+    found = (Cause(ExperimentReason.SALT_REUSED, reuse), Cause(ExperimentReason.ARMS_EQUAL, equal))
+    return [each for each in found if each.message]
 
 
 def _with_plan_note(status: ExperimentStatus, message: str) -> str:
@@ -145,9 +153,8 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
     )
     if evaluated is None or not status.evidence_epochs:
         return storeless or Conclusion("Unknown", ExperimentReason.NOT_EVALUATED, "there is no evidence yet")
-    if evaluated.mismatch:
-        mismatch = Conclusion("False", ExperimentReason.SAMPLE_RATIO_MISMATCH, evaluated.mismatch)
-        return _keep_numbers(experiment.status, status, stored, mismatch)
+    if evaluated.mismatch is not None:
+        return _keep_numbers(experiment.status, status, stored, Conclusion("False", *evaluated.mismatch))
     if evaluated.feedback_problem is not None:
         return storeless or Conclusion("False", *evaluated.feedback_problem)
     if evaluated.unreachable_edges:
@@ -160,7 +167,7 @@ def _data_quality(context: PlanContext, experiment: UserExperiment, status: Expe
         return Conclusion("False", before.paused.reason, message)
     if evaluated.data_loss is not None and not storeless:
         return _keep_numbers(experiment.status, status, stored, Conclusion("False", *evaluated.data_loss))
-    consistent = Conclusion("True", ExperimentReason.CONSISTENT, evaluated.unknown_units_message)
+    consistent = Conclusion("True", ExperimentReason.CONSISTENT, evaluated.ignored_outcomes_message)
     return storeless or _keep_numbers(experiment.status, status, stored, consistent)
 
 
@@ -190,9 +197,10 @@ def _conclusive(status: ExperimentStatus) -> Conclusion:
 
 
 def _undecided_metrics(status: ExperimentStatus) -> list[MetricStatus]:
-    """Return the success metrics of active arms, then their guardrails that have not passed yet."""
+    """Return the success metrics of active arms, those without any outcome first, then their guardrails that have not passed yet."""
     metrics = [each for each in status.metrics if each.arm not in state.dropped_arms(status)]
     success = [each for each in metrics if each.role == outcome_evaluation.SUCCESS]
+    success.sort(key=lambda each: each.note != MetricNote.UNREPORTED)
     return success + [each for each in metrics if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
 
 

@@ -75,12 +75,17 @@ def _healthy_replicas(context: PlanContext, progress: ExperimentStatus) -> dict[
 
 
 def report_metrics(context: PlanContext, status: ExperimentStatus) -> ExperimentStatus:
-    """Return the status with the evaluated metrics: once a minute, and as soon as there are any."""
+    """Return the status with the evaluated metrics and the leader: once a minute, and as soon as there are any."""
     evaluated = context.experiment_evaluation
     if evaluated is None or not (context.is_report_due(status) or not status.metrics):
         return status
     metrics = tuple(_with_power_warning(context, each, status, evaluated) for each in evaluated.metrics)
-    return status.model_copy(update={"metrics": dropped_arms.merge_dropped_metrics(status, metrics)})
+    decision = evaluated.outcome_decision
+    leader = decision.leader if decision is not None and not status.verdict.winner else ""
+    verdict = status.verdict.model_copy(update={"leader": leader or None})
+    return status.model_copy(
+        update={"metrics": dropped_arms.merge_dropped_metrics(status, metrics), "verdict": verdict}
+    )
 
 
 def _with_power_warning(

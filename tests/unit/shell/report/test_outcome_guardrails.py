@@ -1,0 +1,71 @@
+"""Outcomes as guardrails in descriptions and reports."""
+
+import io
+from collections.abc import Sequence
+
+import pytest
+from rich.console import Console
+
+from experiment_fixtures import BOUGHT, HOUR, frozen, outcome, with_history
+from rollout_fixtures import BEGUN, stored
+from sundog_operator.api import ExperimentStatus
+from sundog_operator.shell.describe_experiment import ONE_SIDED_NOTE, experiment_sections
+from sundog_operator.shell.report.build import make_report
+from sundog_operator.shell.report.model import ExperimentReport
+from sundog_operator.shell.report.page import render_html
+
+REVENUE = {"name": "revenue", "feedback": "paid", "type": "mean", "margin": "3%"}
+LATE = {"name": "late", "feedback": "late", "goal": "decrease", "margin": "20%"}
+
+
+def guarded(verdict: str = "Undecided", interval: Sequence[float] = (0.95, 1.03)) -> ExperimentStatus:
+    metrics = {"success": [BOUGHT], "guardrails": [REVENUE, LATE]}
+    told = outcome(REVENUE, "a", 0.99, 3, verdict).model_copy(
+        update={"role": "guardrail", "allowed": 0.97, "interval": tuple(interval)}
+    )
+    return with_history(frozen(("a",), metrics=metrics), [{"control": 10, "a": 10}] * 4, [[told]] * 4)
+
+
+def report_of(status: ExperimentStatus) -> ExperimentReport:
+    return make_report(stored(status), BEGUN + 4 * HOUR)
+
+
+def described(status: ExperimentStatus) -> list[str]:
+    out = io.StringIO()
+    for part in experiment_sections(stored(status), BEGUN + 4 * HOUR):
+        Console(file=out, width=500).print(part)
+    return [" ".join(line.split()) for line in out.getvalue().splitlines()]
+
+
+def test_the_plan_names_the_margin() -> None:
+    lines = described(guarded())
+    assert "revenue guardrail: mean of paid may be up to 3 % below control's" in lines
+    assert "late guardrail: rate of late may be up to 20 % above control's" in lines
+
+
+def test_the_metric_has_its_limit() -> None:
+    (line,) = (each for each in described(guarded()) if each.startswith("a: revenue "))
+    assert line.split()[2:] == ["guardrail", "300/330", "0.99", "0.95–1.03", "0.97", "Undecided", "unknown"]
+
+
+def test_the_report_draws_the_margin() -> None:
+    report = report_of(guarded())
+    metric = next(each for each in report.metrics if each.name == "a: revenue")
+    assert (metric.judged, metric.margin, {point.allowed for point in metric.bounds}) == (True, 0.97, {0.97})
+    assert "mean of paid may be up to 3 % below control" in render_html(report, "0.0", BEGUN + 4 * HOUR)
+    assert dict(report.facts)["late"] == "guardrail: rate of late may be up to 20 % above control's"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "interval", "noted"),
+    [
+        ("Passed", (0.965, 1.02), True),
+        ("Passed", (0.98, 1.02), False),
+        ("Harm", (0.9, 0.98), True),
+        ("Undecided", (0.95, 1.03), False),
+    ],
+)
+def test_an_interval_that_still_contains_the_limit_is_explained(
+    verdict: str, interval: tuple[float, float], noted: bool
+) -> None:
+    assert (ONE_SIDED_NOTE in described(guarded(verdict, interval))) == noted
