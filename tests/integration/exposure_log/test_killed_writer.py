@@ -57,7 +57,8 @@ class Site(MemoryOutcomes):
 
     async def put(self, request: web.Request) -> web.Response:
         name, content = request.match_info["name"], await request.read()
-        self.reach(f"before {name}")
+        if self.reach(f"before {name}"):
+            raise web.HTTPServiceUnavailable
         self.files[name] = content
         self.reach(f"after {name}")
         return web.Response(headers={"etag": '"1"'})
@@ -67,10 +68,12 @@ class Site(MemoryOutcomes):
             self.reach(f"row {row.unit}")
             yield row
 
-    def reach(self, stage: str) -> None:
+    def reach(self, stage: str) -> bool:
+        """Kill the writer if this is the stage; return whether it is."""
         if stage == self.stage:
             assert self.writer is not None
             os.kill(self.writer.pid, signal.SIGKILL)
+        return stage == self.stage
 
     async def write(self) -> tuple[int, str]:
         """Run a process that writes the log; return its exit code and the problem that it prints."""
