@@ -202,7 +202,7 @@ def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weig
     spec = ModelDeploymentSpec.from_json(spec_json)
     stable, canary = two_arm_ranges(weight)
     arms = (SplitArm("stable", 7, 100 - weight, tuple(stable)), SplitArm("canary", 8, weight, tuple(canary)))
-    split = Split("uid", "uid", 4, arms) if ready else None
+    split = Split("uid", "uid", 4, arms, experiment="digits-r8") if ready else None
     service = split_document.make_service_entry("vision", "digits", spec, "sundog-0", split)
     written = split_document.make_document(
         "vision", [service], split_document.make_cluster_entries([CLUSTER], None), None
@@ -210,6 +210,7 @@ def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weig
     read = edge_document.parse_document(json.dumps(written).encode(), "vision")
     assert [arm.weight for arm in read.services[0].arms] == ([100 - weight, weight] if ready else [])
     assert {name: value for name, value in _admission_of(read.services[0]).items() if value} == _admission_of(spec)
+    assert read.services[0].experiment == ("digits-r8" if ready else "")
     assert read.services[0].unit.model_dump(exclude_defaults=True) == written["services"][0]["unit"]
     assert read.services[0].requestTimeoutSeconds == spec.endpoint.request_timeout.total_seconds()
     assert read.services[0].reveal is spec.endpoint.reveal

@@ -54,7 +54,8 @@ async def test_a_preflight_needs_no_key_reaches_no_replica_and_is_not_counted(ed
         assert access(response) == {
             "allow-origin": origin,
             "allow-methods": "GET, HEAD, POST",
-            "allow-headers": "authorization,content-type,inference-header-content-length,x-api-key,x-request-id,x-tenant,x-user-id",
+            "allow-headers": "authorization,content-type,if-none-match,inference-header-content-length,"
+            "x-api-key,x-request-id,x-tenant,x-user-id",
             "max-age": "90",
         }
         assert response.headers["vary"] == "origin"
@@ -73,7 +74,7 @@ async def test_a_preflight_needs_no_key_reaches_no_replica_and_is_not_counted(ed
 async def test_a_page_reads_answers_and_the_edges_own_refusals(edge, browsed):
     shown = {
         "allow-origin": APP,
-        "expose-headers": "inference-header-content-length,retry-after,x-model,x-request-id,"
+        "expose-headers": "etag,inference-header-content-length,retry-after,x-model,x-request-id,"
         "x-sundog-arm,x-sundog-exposure,x-sundog-revision",
     }
     for headers, body, wanted in (

@@ -82,7 +82,7 @@ class Agent:
         self.intake = FeedbackIntake(
             options.store,
             lambda: self._split.signing_keys,
-            lambda: self._split.in_force.document if self._split.in_force else None,
+            lambda: self.document,
             self._collector.drain_lines,
         )
         # This comes before the first line is counted: lines waiting in the pipe may show first exposures.
@@ -127,6 +127,11 @@ class Agent:
         """Return `seconds` after HAProxy has ended, so that its last requests are counted and can be read."""
         await self._haproxy_away.wait()
         await asyncio.sleep(seconds)
+
+    @property
+    def document(self) -> SplitDocument | None:
+        """The document in force; None before the first."""
+        return self._split.in_force.document if self._split.in_force else None
 
     @property
     def alive(self) -> bool:

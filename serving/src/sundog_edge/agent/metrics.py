@@ -6,12 +6,13 @@ number depends on the split document, never on clients.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from sundog_edge.counting.boots import Boot
 from sundog_edge.counting.evidence import AppliedDocument, ServerCounts
 from sundog_edge.counting.histogram import EDGES_US
 from sundog_edge.counting.ledger import Ledger
@@ -100,6 +101,9 @@ def metric_families(
     yield from _probes(ledger)
     yield from _shadows(mirrored)
     yield from _edge(ledger, in_force, servers, error)
+    yield _agent_requests(
+        "sundog_edge_ofrep_requests", "Look-ups of units' arms, by status.", ledger, lambda boot: boot.ofrep
+    )
     if intake is not None:
         yield from _feedback(ledger, intake)
 
@@ -243,18 +247,24 @@ def _edge(
     yield from _integrity(ledger)
 
 
-def _feedback(ledger: Ledger, intake: FeedbackIntake) -> Iterator[Metric]:
-    requests = CounterMetricFamily(
-        "sundog_edge_feedback_requests", "Requests with feedback, by status.", labels=("service", "status")
-    )
+def _agent_requests(
+    name: str, what: str, ledger: Ledger, counts_of: Callable[[Boot], Mapping[str, Mapping[str, int]]]
+) -> Metric:
+    requests = CounterMetricFamily(name, what, labels=("service", "status"))
     statuses: dict[tuple[str, str], int] = defaultdict(int)
     for boot in (*ledger.boots.values(), ledger.gone):
-        for service, own in boot.feedback.items():
+        for service, own in counts_of(boot).items():
             for status, count in own.items():
                 statuses[service, status] += count
     for labels, count in sorted(statuses.items()):
         requests.add_metric(labels, count)
-    yield requests
+    return requests
+
+
+def _feedback(ledger: Ledger, intake: FeedbackIntake) -> Iterator[Metric]:
+    yield _agent_requests(
+        "sundog_edge_feedback_requests", "Requests with feedback, by status.", ledger, lambda boot: boot.feedback
+    )
     items = CounterMetricFamily(
         "sundog_edge_feedback_items",
         "Reported outcomes by result, since the agent's start.",

@@ -17,6 +17,7 @@ from sundog_edge.feedback import receiver
 from sundog_edge.feedback.open_store import open_store
 from sundog_edge.kubernetes.client import ApiServer, ServiceAccount
 from sundog_edge.kubernetes.config_source import ClusterSource
+from sundog_edge.ofrep import receiver as ofrep_receiver
 from sundog_edge.security.secrets import ComposedSecrets, SecretsDir
 from sundog_edge.state_dir import StateDir
 
@@ -81,7 +82,9 @@ async def _run(
 async def _serve(options: AgentOptions, session: aiohttp.ClientSession, host: str, port: int) -> AsyncIterator[Agent]:
     agent = Agent(options, session)
     runner = web.AppRunner(make_agent_app(agent), access_log=None)
-    feedback_runner = web.AppRunner(receiver.make_feedback_app(agent.intake), access_log=None)
+    requests_app = receiver.make_feedback_app(agent.intake)
+    ofrep_receiver.add_routes(requests_app, lambda: agent.document)
+    feedback_runner = web.AppRunner(requests_app, access_log=None)
     await runner.setup()
     await feedback_runner.setup()
     try:

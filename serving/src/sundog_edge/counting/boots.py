@@ -23,6 +23,7 @@ class Boot:
         refused: requests without an arm, by service and kind.
         running: running requests by row and block of arrival.
         feedback: requests with feedback, by service and status.
+        ofrep: look-ups of units' arms, by service and status.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Boot:
     refused: dict[str, dict[str, int]] = field(default_factory=dict)
     running: dict[str, dict[int, int]] = field(default_factory=dict)
     feedback: dict[str, dict[str, int]] = field(default_factory=dict)
+    ofrep: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def row(self, key: str) -> RowCounters:
         """Return the row of a key; add it if it is new."""
@@ -88,12 +90,13 @@ class Boot:
                 row.changed = now
 
     def add_sums(self, other: "Boot") -> None:
-        """Add another boot's counts of lines, refusals and feedback."""
+        """Add another boot's counts of lines, refusals, feedback and look-ups."""
         gaps = self.gaps + other.all_gaps
         for name in ("requests", "lines", "counted_lines", "unparsable", "dropped"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.gaps = gaps
-        for sums, added in ((self.refused, other.refused), (self.feedback, other.feedback)):
+        pairs = (self.refused, other.refused), (self.feedback, other.feedback), (self.ofrep, other.ofrep)
+        for sums, added in pairs:
             for service, counts in added.items():
                 of_service = sums.setdefault(service, {})
                 for kind, count in counts.items():

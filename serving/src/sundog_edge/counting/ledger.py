@@ -22,10 +22,11 @@ from sundog_edge.counting.blocks import BLOCK_S, TimeBlockCounts
 from sundog_edge.counting.boots import UNSIGNED, Boot
 from sundog_edge.counting.log_lines import (
     ENDS,
+    OFREP_KIND,
     SLOW_COLUMNS,
     TAIL_FIELDS,
+    AgentHead,
     EndHead,
-    FeedbackHead,
     RefusalHead,
     parse_head,
 )
@@ -57,7 +58,7 @@ class _Cell:
         *("retried", "row", "sample", "slow", "slow_us", "total", "ttfb", "us"),
     )
 
-    def __init__(self, boot: Boot, head: EndHead | RefusalHead | FeedbackHead) -> None:
+    def __init__(self, boot: Boot, head: EndHead | RefusalHead | AgentHead) -> None:
         self.boot = boot
         self.head = head
         self.n = self.slow = self.highest = self.us = 0
@@ -338,9 +339,9 @@ def _flush_cell(cell: _Cell, now: float) -> None:
         boot.counted_lines += n if head.counted else 0
         kinds = boot.refused.setdefault(head.service, {})
         kinds[head.kind] = kinds.get(head.kind, 0) + n
-    elif isinstance(head, FeedbackHead):
+    elif isinstance(head, AgentHead):
         boot.counted_lines += n if head.counted else 0
-        statuses = boot.feedback.setdefault(head.service, {})
+        statuses = (boot.ofrep if head.kind == OFREP_KIND else boot.feedback).setdefault(head.service, {})
         statuses[str(head.status)] = statuses.get(str(head.status), 0) + n
     elif cell.row is not None:
         boot.counted_lines += n

@@ -37,6 +37,9 @@ SERVICE_REFUSALS = ("auth", "rate", "size", "malformed", "websocket", "notReady"
 FEEDBACK_KIND = "feedback"
 """The kind in the line of a request with feedback, whatever its answer."""
 
+OFREP_KIND = "ofrep"
+"""The same for a look-up of a unit's arm."""
+
 GIVEN_UP_OUTCOME = "givenUp"
 """The outcome of a gRPC call that ended by its client's own deadline, whatever its answer."""
 
@@ -85,16 +88,17 @@ class RefusalHead(NamedTuple):
     counted: bool
 
 
-class FeedbackHead(NamedTuple):
-    """The head of lines of requests with feedback for one service, by status. `counted` as for refusals."""
+class AgentHead(NamedTuple):
+    """The head of lines of requests for the agent, by service and status: FEEDBACK_KIND or OFREP_KIND. `counted` as for refusals."""
 
     boot: str
+    kind: str
     service: str
     status: int
     counted: bool
 
 
-def parse_head(head: bytes) -> EndHead | RefusalHead | FeedbackHead:
+def parse_head(head: bytes) -> EndHead | RefusalHead | AgentHead:
     """Parse the head of a line. Raises ValueError for a head of another shape."""
     fields = head.decode().split(" ")
     if len(fields) != HEAD_FIELDS:
@@ -102,8 +106,8 @@ def parse_head(head: bytes) -> EndHead | RefusalHead | FeedbackHead:
     boot, row, service, refused, status, termination, retries, server, outcome, slow, block = fields
     if row == _NONE:
         service_name = "" if service == _NONE else service
-        if refused == FEEDBACK_KIND:
-            return FeedbackHead(boot, service_name, int(status), block != _NONE)
+        if refused in {FEEDBACK_KIND, OFREP_KIND}:
+            return AgentHead(boot, refused, service_name, int(status), block != _NONE)
         kind = refused if refused != _NONE else classify_refusal(int(status), termination, bool(service_name))
         if not _KIND.fullmatch(kind):
             raise ValueError("kind of refusal in a line: expected a word")

@@ -9,8 +9,9 @@ from aiohttp import web
 
 from sundog_edge.feedback import oversized_bodies
 from sundog_edge.feedback.intake import RETRY_AFTER_S, FeedbackIntake, FeedbackResponse
+from sundog_edge.haproxy.rules.agent_backend import SERVICE_HEADER
 from sundog_edge.haproxy.rules.drain import PATH as DRAIN_PATH
-from sundog_edge.haproxy.rules.feedback import MAX_BYTES, PATH, SERVICE_HEADER
+from sundog_edge.haproxy.rules.feedback import MAX_BYTES, PATH
 
 _TITLES = {status: status.phrase for status in HTTPStatus} | {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
 """HTTP's present titles, the same as in HAProxy's answers."""
@@ -23,14 +24,9 @@ def make_feedback_app(intake: FeedbackIntake) -> web.Application:
     """Return the application: `POST /-/feedback`, and the path of bodies to discard."""
 
     async def feedback(request: web.Request) -> web.Response:
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await request.read()
-        except TimeoutError:
-            answer = FeedbackResponse(408, code="RequestTimeout", detail="the body did not arrive in time")
-        except web.HTTPRequestEntityTooLarge:
-            await oversized_bodies.drain_body(request.content)
-            answer = FeedbackResponse(413, code="BodyTooLarge", detail=f"the body is larger than {MAX_BYTES} bytes")
+        body = await read_body(request, MAX_BYTES)
+        if isinstance(body, FeedbackResponse):
+            answer = body
         else:
             services = request.headers.getall(SERVICE_HEADER, [])
             # HAProxy sets one. A second one bypassed its rules, for example as a trailer, and either may be the true one.
@@ -41,6 +37,20 @@ def make_feedback_app(intake: FeedbackIntake) -> web.Application:
     app.router.add_post(PATH, feedback)
     app.router.add_route("*", DRAIN_PATH, oversized_bodies.handle_drain)
     return app
+
+
+async def read_body(request: web.Request, max_bytes: int) -> bytes | FeedbackResponse:
+    """Return the body of a request, or the refusal of one that is late or larger than `max_bytes`, which is at most MAX_BYTES."""
+    too_large = FeedbackResponse(413, code="BodyTooLarge", detail=f"the body is larger than {max_bytes} bytes")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            body = await request.read()
+    except TimeoutError:
+        return FeedbackResponse(408, code="RequestTimeout", detail="the body did not arrive in time")
+    except web.HTTPRequestEntityTooLarge:
+        await oversized_bodies.drain_body(request.content)
+        return too_large
+    return body if len(body) <= max_bytes else too_large
 
 
 def _refuse_service_headers(services: list[str]) -> FeedbackResponse:

@@ -12,7 +12,7 @@ from sundog_edge.haproxy import backends
 from sundog_edge.haproxy.frontend import render_frontend
 from sundog_edge.haproxy.global_section import render_defaults, render_global
 from sundog_edge.haproxy.names import GRPC_SUFFIX
-from sundog_edge.haproxy.rules import admission, drain, feedback, handover, memory_limits, shadow
+from sundog_edge.haproxy.rules import admission, drain, feedback, handover, memory_limits, ofrep, shadow
 from sundog_edge.split.layout import Layout, SlotServer, slot_names
 from sundog_edge.split.policies import DEFAULT_WAIT_MS
 from sundog_edge.state_dir import HaproxyProcessSettings, StateDir
@@ -36,6 +36,7 @@ def render_config(settings: HaproxyProcessSettings, layout: Layout, state: State
         memory_limits.table(),
         admission.backends(layout, state),
         feedback.backends(state),
+        ofrep.backends(state),
         drain.backend(state),
         backends.render_arm_defaults(state, shadowed=layout.shadow, compressed=layout.compression),
         *([backends.render_grpc_defaults(state, shadowed=layout.shadow)] if layout.grpc else []),

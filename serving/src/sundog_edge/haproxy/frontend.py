@@ -11,6 +11,7 @@ from sundog_edge.haproxy.rules import (
     grpc,
     handover,
     memory_limits,
+    ofrep,
     probes,
     request_id,
     routing,
@@ -44,14 +45,17 @@ def render_frontend(settings: HaproxyProcessSettings, layout: Layout, state: Sta
     http-request sc-inc-gpc0(1)
 {routing.rules(state)}\
 {feedback.route_rules()}\
+{ofrep.route_rules()}\
 {probes.rules()}\
 {admission.rules(state)}\
 {assignment.unit_rules(layout, state)}\
+{ofrep.admit()}\
 {admission.header_rules()}\
 {assignment.arm_rules(state)}\
 {handover.use_backend(state)}\
 {drain.use_backend()}\
 {feedback.use_backend()}\
+{ofrep.use_backend()}\
 {grpc.use_backend(layout)}\
     use_backend %[var(txn.arm),field(1,!)]
     default_backend none

@@ -1,5 +1,9 @@
-"""Units, buckets, and the tables from buckets to arms. HAProxy computes the hashes; `tests/support/edge_reference.py` repeats them."""
+"""Units, buckets, and the tables from buckets to arms.
 
+HAProxy computes the hashes of requests; look-ups of a unit's arm compute the same here. `tests/support/edge_reference.py` repeats them.
+"""
+
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +11,7 @@ import xxhash
 
 BUCKET_COUNT = 10_000
 GROUP_COUNT = 100
+_POSITIVE = (1 << 63) - 1
 
 
 def json_unit(value: object) -> bytes:
@@ -25,6 +30,11 @@ def json_unit(value: object) -> bytes:
 def unit_hash(unit: bytes) -> int:
     """Return the unsalted 64-bit hash of a unit, which decides whether a unit is sampled, at every edge and in every experiment."""
     return xxhash.xxh64_intdigest(unit)
+
+
+def unit_bucket(salt: str, unit: bytes) -> int:
+    """Return the bucket of a unit, 0..9999, as HAProxy's rule computes it (`haproxy.rules.assignment`): without the hash's sign bit."""
+    return (xxhash.xxh64_intdigest(salt.encode() + b":" + unit) & _POSITIVE) % BUCKET_COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,11 @@ def build_segments(ranges: Sequence[Sequence[tuple[int, int]]]) -> tuple[Segment
     if ascending and position != BUCKET_COUNT:
         raise ValueError(f"bucket {position} is not covered")
     return tuple(table)
+
+
+def arm_of_bucket(table: Sequence[Segment], bucket: int) -> int:
+    """Return the number of the arm that has a bucket. The table must not be empty."""
+    return table[bisect_right(table, bucket, key=lambda segment: segment.end)].arm
 
 
 def bucket_prefixes(start: int, end: int) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from sundog_edge.split.fields import (
     CookieName,
     Count,
     DocumentPart,
+    ExperimentName,
     HeaderName,
     HeaderValue,
     Host,
@@ -212,7 +213,10 @@ class Arm(DocumentPart):
 
 
 class Service(DocumentPart):
-    """One service of the namespace. A service without arms answers 503."""
+    """One service of the namespace. A service without arms answers 503.
+
+    `experiment` is the Experiment that the split belongs to, a rollout's or a user's; empty for none.
+    """
 
     name: Name
     hosts: tuple[Host, ...] = ()
@@ -221,6 +225,7 @@ class Service(DocumentPart):
     salt: Token
     unit: Unit
     epoch: Count
+    experiment: ExperimentName | Literal[""] = ""
     arms: tuple[Arm, ...]
     requestTimeoutSeconds: Annotated[float, Field(gt=0, le=86_400, strict=False)]  # noqa: N815
     maxRequestBytes: Annotated[int, Field(gt=0, le=MAX_INTEGER)]  # noqa: N815

@@ -128,6 +128,14 @@ def test_a_limit_is_never_more_than_an_edge_can_count(quantity, expected):
     assert service(endpoint={"maxRequestBytes": quantity})["maxRequestBytes"] == expected
 
 
+def test_the_experiment_of_a_rollout_is_named_and_left_out_again_after_it() -> None:
+    asked = running({"steps": STEPS})
+    assert service(asked)["experiment"] == "digits-r2"
+    plain = edge_split.make_stable_split("digits", "uid", 1)
+    assert "experiment" not in service(plain)
+    assert "experiment" not in split_document.update_service_entry(service(asked), "sundog-0", "digits", plain, {})
+
+
 MATCHED = {"arm": "canary", "headers": {"x-canary": "true"}}
 
 

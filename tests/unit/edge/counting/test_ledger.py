@@ -331,6 +331,18 @@ def test_a_line_with_too_many_thresholds_is_unparsable():
     assert (ledger.boots["a-1"].unparsable, ledger.boots["a-1"].rows) == (2, {})
 
 
+def test_look_ups_are_counted_by_status_apart_from_feedback():
+    ledger = Ledger()
+    lines = [f"abcd-1 - digits ofrep {status} -- 0 agent - - 1 - - 5 - - - -".encode() for status in (200, 200, 404)]
+    ledger.consume(lines, 1.0)
+    boot = ledger.boots["abcd-1"]
+    assert (boot.ofrep, boot.feedback, boot.refused, boot.rows) == ({"digits": {"200": 2, "404": 1}}, {}, {}, {})
+    assert Ledger.from_json(orjson.loads(orjson.dumps(ledger.as_json()))).boots["abcd-1"].ofrep == boot.ofrep
+    boot.finish(2.0)
+    ledger.forget(3.0, ())
+    assert ledger.gone.ofrep == {"digits": {"200": 2, "404": 1}}
+
+
 def test_feedback_is_counted_by_status_and_in_no_row():
     ledger = Ledger()
 

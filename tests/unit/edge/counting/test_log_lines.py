@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sundog_edge.counting.log_lines import (
     ENDS,
     HEAD_FIELDS,
+    AgentHead,
     EndHead,
-    FeedbackHead,
     RefusalHead,
     classify_end,
     parse_head,
@@ -39,7 +39,9 @@ def head(**changes: str) -> bytes:
 def test_a_head_is_parsed():
     assert parse_head(head()) == EndHead("abcd-12", ROW, "ok", 0, False, "127.0.0.1:30003", (), 179500000)
     parsed = head(row="-", refused="feedback", status="207", server="agent", outcome="-")
-    assert parse_head(parsed) == FeedbackHead("abcd-12", "digits", 207, True)
+    assert parse_head(parsed) == AgentHead("abcd-12", "feedback", "digits", 207, True)
+    looked_up = head(row="-", refused="ofrep", status="404", server="agent", outcome="-")
+    assert parse_head(looked_up) == AgentHead("abcd-12", "ofrep", "digits", 404, True)
     retried = head(retries="+2", server="fallback-1:2", outcome="-", termination="sH", status="504", slow="2500")
     assert parse_head(retried) == EndHead("abcd-12", ROW, "timeout", 2, True, "fallback-1:2", (2500,), 179500000)
     several = parse_head(head(slow="2500,90,7"))

@@ -59,6 +59,7 @@ class Split:
         shadow: which requests are copied to the canary; None means no copies.
         headers: a request with these headers goes to the canary, whatever its weight.
         feedback: the outcomes that edges accept; None means none.
+        experiment: name of the Experiment that the split belongs to, a rollout's or a user's; empty means none.
     """
 
     attempt: str
@@ -69,6 +70,7 @@ class Split:
     shadow: PlanShadow | None = None
     headers: tuple[PlanHeader, ...] = ()
     feedback: SplitFeedback | None = None
+    experiment: str = ""
 
     @property
     def choosable(self) -> frozenset[str]:

@@ -25,6 +25,7 @@ MAX_OVERRIDE_NETWORKS: Final = 256
 """Networks in all overrides of a namespace. Edges reject a document with more."""
 SLOW_THRESHOLD_FIELDS: Final = ("slowMicroseconds", "slowMicroseconds2", "slowMicroseconds3")
 """The fields with the thresholds of `reported_counts.SLOW`, in that order. Older edges know only the first."""
+_OPTIONAL_SPLIT_FIELDS: Final = ("experiment", "feedback", "match", "overrides", "shadow")
 # Edges use signed 64-bit integers and would reject the whole document for a larger number. No body is larger.
 _MAX_BYTES = (1 << 63) - 1
 Json = dict[str, Any]
@@ -132,6 +133,7 @@ def make_split_fields(name: str, split: Split | None, limits: Mapping[int, int])
         "attempt": split.attempt if split else name,
         "salt": split.salt if split else name,
         "epoch": split.epoch if split else 0,
+        **({"experiment": split.experiment} if split is not None and split.experiment else {}),
         "arms": [_make_arm(name, arm, limits) for arm in split.arms] if split else [],
         **({"shadow": _make_shadow(split.shadow)} if split is not None and split.shadow is not None else {}),
         **({"match": make_match(split)} if split is not None and split.headers else {}),
@@ -167,7 +169,7 @@ def _make_feedback_fields(split: Split | None) -> Json:
 
 def update_service_entry(known: Json, cluster: str, name: str, split: Split | None, limits: Mapping[int, int]) -> Json:
     """Return a known entry with another cluster and the fields that the split decides. All other fields stay."""
-    kept = {field: value for field, value in known.items() if field not in ("feedback", "match", "overrides", "shadow")}
+    kept = {field: value for field, value in known.items() if field not in _OPTIONAL_SPLIT_FIELDS}
     overrides = _keep_choosable_overrides(known.get("overrides", ()), split)
     return {**kept, "cluster": cluster, **make_split_fields(name, split, limits), **overrides}
 

@@ -88,6 +88,7 @@ def desired_split(
         shadow=shadow_comparison.active_shadow(rollout),
         headers=header_match.active_headers(rollout),
         feedback=_feedback(rollout) if is_users else None,
+        experiment=status.experiment,
     )
     return _with_clusters(split, status)
 

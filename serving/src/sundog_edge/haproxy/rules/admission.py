@@ -6,7 +6,7 @@ different status.
 
 from sundog_edge.haproxy.names import CLIENT_ADDRESS, HAS_POLICY
 from sundog_edge.haproxy.problems import IS_GRPC, render_grpc_problem, render_problem, render_refusal
-from sundog_edge.haproxy.rules import authentication, drain, feedback, grpc, rate_limits
+from sundog_edge.haproxy.rules import authentication, drain, feedback, grpc, ofrep, rate_limits
 from sundog_edge.split.layout import Layout
 from sundog_edge.state_dir import HaproxyProcessSettings, StateDir
 
@@ -77,11 +77,13 @@ def rules(state: StateDir) -> str:
     return f"""{method}{host}{websocket}{dots}\
     http-request set-var(txn.limit) var(txn.split),field(5,|)
     http-request set-var(txn.limit) int({feedback.MAX_BYTES}) if {feedback.IS_FEEDBACK}
+    http-request set-var(txn.limit) int({ofrep.MAX_BYTES}) if {ofrep.IS_OFREP}
 {_body_size_rules()}\
 {grpc.refuse_malformed()}\
     http-request set-var(txn.policy) var(txn.name),map_str({state.map("policies")})
 {authentication.rules(state)}\
 {feedback.rate_limit()}\
+{ofrep.rate_limit()}\
 {rate_limits.rules()}"""
 
 
@@ -93,16 +95,17 @@ def _body_size_rules() -> str:
     is_large, is_declared = "{ req.body_size,sub(txn.limit) gt 0 }", "{ req.hdr(content-length) -m found }"
     limit = "larger than %[var(txn.limit)] bytes"
     compressed = render_grpc_problem(415, "a compressed message is not supported; send it as it is")
-    # The limit of feedback is not a field of the service.
+    # The limits of feedback and look-ups are not fields of the service.
+    is_models = f"!{feedback.IS_FEEDBACK} !{ofrep.IS_OFREP}"
     field = ", which is endpoint.maxRequestBytes of its service"
     message = render_grpc_problem(413, f"the message of %[var(txn.message)] bytes is {limit}{field}")
     return f"""    http-request return {compressed} if {IS_GRPC} {{ req.body,bytes(0,1),hex -m str 01 }}
     http-request set-var(txn.message) req.body,bytes(1,4),be2dec(,4) if {IS_GRPC}
     http-request return {message} if {IS_GRPC} {{ var(txn.message),sub(txn.limit) gt 0 }}
     http-request set-var-fmt(txn.toolarge) "the body is {limit}" if !{IS_GRPC} {is_large}
-    http-request set-var-fmt(txn.toolarge) "%[var(txn.toolarge)]{field}" if {drain.IS_TOO_LARGE} !{feedback.IS_FEEDBACK}
+    http-request set-var-fmt(txn.toolarge) "%[var(txn.toolarge)]{field}" if {drain.IS_TOO_LARGE} {is_models}
     http-request set-var-fmt(txn.toolarge) "the body of %[req.body_size] bytes is {limit}{field}" \
-if {drain.IS_TOO_LARGE} {is_declared} !{feedback.IS_FEEDBACK}
+if {drain.IS_TOO_LARGE} {is_declared} {is_models}
 {drain.rules()}"""
 
 

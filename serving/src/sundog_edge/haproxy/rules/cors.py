@@ -15,10 +15,18 @@ from sundog_edge.state_dir import StateDir
 ALLOWED_METHODS = "GET, HEAD, POST"
 """Methods that a model server answers."""
 
-ALLOWED_HEADERS = ("authorization", "content-type", "inference-header-content-length", "x-api-key", "x-request-id")
+ALLOWED_HEADERS = (
+    "authorization",
+    "content-type",
+    "if-none-match",
+    "inference-header-content-length",
+    "x-api-key",
+    "x-request-id",
+)
 """Request headers that any client may need."""
 
 EXPOSED_HEADERS = (
+    "etag",
     "inference-header-content-length",
     "retry-after",
     "x-request-id",

@@ -6,27 +6,20 @@ Only services with feedback have this cost. A report is not a request of an arm:
 from sundog_edge.counting.log_lines import FEEDBACK_KIND
 from sundog_edge.feedback.exposure import SEPARATOR, SIGNATURE_BYTES, VERSION
 from sundog_edge.haproxy.problems import render_problem, render_refusal
-from sundog_edge.haproxy.rules import probes
+from sundog_edge.haproxy.rules import agent_backend, probes
 from sundog_edge.state_dir import StateDir
 
 PATH = "/-/feedback"
 BACKEND = "feedback"
 SIGNING_KEY_ENTRY = "newest"
-SERVICE_HEADER = "x-sundog-service"
 EXPOSURE_HEADER = "x-sundog-exposure"
 MAX_BYTES = 1 << 20
 MAX_REQUESTS_PER_SECOND = 200
 """Requests with feedback of one service that one edge admits per second."""
 
-MAX_CONNECTIONS = 16
-MAX_QUEUED = 64
 _TABLE = "feedback-rate"
-_SERVICES = 1000
 IS_FEEDBACK = "{ var(txn.feedback) -m bool }"
 """Whether a request is feedback; set by `route_rules`."""
-
-_RETRY = " hdr Retry-After 1"
-_CODE = "FeedbackUnavailable"
 
 
 def route_rules() -> str:
@@ -57,16 +50,8 @@ def route_rules() -> str:
 
 def rate_limit() -> str:
     """Return rules that refuse too frequent feedback, in place of the service's rate limits, which are for predictions."""
-    too_often = render_refusal(
-        429,
-        "Too Many Requests",
-        "feedback of this service comes too often: send more events with each request",
-        f"{IS_FEEDBACK} {{ sc_gpc0_rate(3) ge {MAX_REQUESTS_PER_SECOND} }}",
-        _RETRY,
-    )
-    return f"""    http-request track-sc3 var(txn.name) table {_TABLE} if {IS_FEEDBACK}
-{too_often}\
-    http-request sc-inc-gpc0(3) if {IS_FEEDBACK}
+    detail = "feedback of this service comes too often: send more events with each request"
+    return f"""{agent_backend.rate_limit(_TABLE, IS_FEEDBACK, MAX_REQUESTS_PER_SECOND, detail)}\
     http-request allow if {IS_FEEDBACK}
 """
 
@@ -77,45 +62,19 @@ def use_backend() -> str:
 
 
 def backends(state: StateDir) -> str:
-    """Return the backend of the agent, which gets the name of the service. Only HAProxy reaches its socket.
-
-    A connection has one request. The agent's server (aiohttp) reads trailers of a request as headers of the next one. A client can put
-    into trailers the headers that HAProxy's rules remove. Plain-text errors of that server become problem documents, and no answer shows
-    its name.
-    """
-    unavailable = "feedback is not taken now"
-    errors = "".join(
-        f"    http-error {render_problem(status, title, unavailable, _RETRY, _CODE)}\n"
-        for status, title in ((502, "Bad Gateway"), (503, "Service Unavailable"), (504, "Gateway Timeout"))
+    """Return the backend of the agent, and the table of rates."""
+    backend = agent_backend.render_backend(
+        BACKEND,
+        state,
+        f"    http-request set-path {PATH}\n",
+        unavailable="feedback is not taken now",
+        code="FeedbackUnavailable",
+        bad_request=render_problem(
+            400, "Bad Request", "the header of the request is not understood", code="BadFeedback"
+        ),
+        failed="feedback was not taken",
     )
-    is_plain_text = "!{ res.hdr(content-type) -m sub json }"
-    bad_request = render_problem(400, "Bad Request", "the header of the request is not understood", code="BadFeedback")
-    failed = render_problem(500, "Internal Server Error", "feedback was not taken")
-    too_many = render_refusal(
-        503, "Service Unavailable", unavailable, f"{{ be_conn gt {MAX_CONNECTIONS + MAX_QUEUED} }}", _RETRY, _CODE
-    )
-    return f"""backend {_TABLE} from base
-    stick-table type string len 64 size {_SERVICES} expire 10s store gpc0,gpc0_rate(1s)
-
-backend {BACKEND} from base
-    timeout queue 5s
-    timeout server 15s
-    retries 1
-    option http-server-close
-    http-reuse never
-{errors}{too_many}\
-    http-request del-header x-sundog- -m beg
-    http-request del-header _ -m sub
-    http-request del-header x-api-key
-    http-request del-header authorization
-    http-request del-header cookie
-    http-request set-header {SERVICE_HEADER} %[var(txn.name)]
-    http-request set-path {PATH}
-    http-response return {bad_request} if {{ status 400:499 }} {is_plain_text}
-    http-response return {failed} if {{ status ge 500 }} {is_plain_text}
-    http-response del-header server
-    server agent unix@{state.feedback_socket} maxconn {MAX_CONNECTIONS}
-"""
+    return f"{agent_backend.rate_table(_TABLE)}\n{backend}"
 
 
 def exposure_header(state: StateDir) -> str:

@@ -1,0 +1,1 @@
+"""Look-ups of the arm of a unit by the OpenFeature Remote Evaluation Protocol (OFREP)."""
