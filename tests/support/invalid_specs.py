@@ -24,7 +24,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "fraction-above-one": (
         {"model": MODEL, "resources": {"gpu": {"count": 1, "sharing": {"mode": "fraction", "fraction": "1.5"}}}},
-        "spec.resources.gpu.sharing.fraction: 1.5 is out of range; expected more than 0 and less than 1",
+        "spec.resources.gpu.sharing.fraction: 1.5 is out of range; expected at least 0.01 and less than 1",
     ),
     "unknown-scheme": (
         {"model": {"uri": "ftp://models/x"}},

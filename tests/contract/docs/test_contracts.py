@@ -31,9 +31,9 @@ FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 KEY = re.compile(r'"([^"]+)":')
 NAMES = {
     *("sundog", "digits", "stable", "canary", "digits-r7", "digits-r8", "x-canary", "x-team"),
-    *("load", "warmup", "argmax", "exact", "size"),
+    *("load", "warmup", "argmax", "exact", "size", "revenue"),
 }
-"""Keys of the page's examples that are names: of objects, headers, phases of a start, comparators and reasons."""
+"""Keys of the page's examples that are names: of objects, headers, phases of a start, comparators, reasons and metrics."""
 
 
 def section(number: int) -> str:

@@ -28,6 +28,7 @@ LABEL = re.compile(r"(?:[a-z0-9-]+\.)+[a-z]+/[a-z][A-Za-z0-9.-]*")
 
 NO_VARIABLES = {
     *("A100_NVLINK_80GB", "H100_NVLINK_80GB", "H100_PCIE"),
+    *("FLAG_NOT_FOUND", "INVALID_CONTEXT", "PARSE_ERROR", "TARGETING_KEY_MISSING", "TARGETING_MATCH"),
     *(
         "DEPLOY_FAILED",
         "RUSAGE_THREAD",
