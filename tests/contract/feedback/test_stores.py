@@ -440,7 +440,7 @@ async def test_a_full_disk_takes_nothing_and_loses_nothing(
         await store.close()
 
 
-async def test_a_file_that_cannot_be_a_store_is_told_and_tried_again(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_a_store_is_reported_and_tried_again(tmp_path: Path) -> None:
     place = tmp_path / "folder" / "feedback.db"
     store = SqliteStore(place)
     with pytest.raises(StoreUnavailable, match=r"feedback store .*: .*No such file or directory"):
@@ -518,7 +518,7 @@ async def test_what_is_not_ours_in_a_server_is_told_as_one_that_does_not_answer(
     await store.close()
 
 
-async def test_a_password_that_is_no_text_is_told_and_does_not_end_the_agent(
+async def test_a_password_that_is_no_text_is_reported_and_does_not_end_the_agent(
     tmp_path: Path, server: RedisServer
 ) -> None:
     password = tmp_path / "password"

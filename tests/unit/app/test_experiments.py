@@ -536,7 +536,7 @@ async def test_an_arm_that_equals_control_is_named_after_it_is_applied() -> None
     assert condition(await status(cluster), "SpecAccepted") == ("True", "ArmsEqual")
 
 
-async def test_a_salt_of_another_experiment_is_told_of() -> None:
+async def test_a_salt_of_another_experiment_is_reported() -> None:
     cluster = await serving()
     await cluster.kube.apply(experiment(unit={"header": "x-user-id", "salt": "spring"}))
     await cluster.kube.apply(experiment("other", unit={"header": "x-user-id", "salt": "spring"}))

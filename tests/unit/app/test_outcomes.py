@@ -401,6 +401,9 @@ async def test_an_arm_does_not_win_before_its_outcomes_have_passed() -> None:
     assert found(told, "arm-1")["verdict"] == "Better"
     assert found(told, "arm-1", "kept")["verdict"] == "Undecided"
     assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    assert message(told, "Conclusive").startswith(
+        "arm arm-1: kept of arm-1: no outcome kept of any unit was reported yet"
+    )
 
 
 async def test_edges_cap_the_totals_of_units() -> None:

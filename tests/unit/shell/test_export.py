@@ -245,7 +245,7 @@ def test_a_store_that_goes_away_leaves_no_file(exported: Any, edge: Edge, tmp_pa
 def test_an_experiment_without_outcomes_has_nothing_to_export(exported: Any) -> None:
     done = exported(guardrails=[{"metric": "errorRate"}])
     assert done.code == ExitCode.REFUSED
-    assert f"Experiment {NAMESPACE}/{NAME} has neither success nor secondary metrics" in done.err
+    assert f"Experiment {NAMESPACE}/{NAME} has no metric of outcomes" in done.err
 
 
 def test_without_a_ready_edge_it_says_so(exported: Any) -> None:

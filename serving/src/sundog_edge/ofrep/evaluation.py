@@ -61,6 +61,7 @@ def evaluate_flag(service: Service, key: str, body: bytes, chosen: str = "") -> 
 
     `chosen` is the arm that an override or a match gives to the request; empty for none.
     """
+    _require_reveal(service)
     keys = flag_keys(service)
     if key not in keys:
         raise EvaluationError(404, "FLAG_NOT_FOUND", f"this service has no such flag; expected {' or '.join(keys)}")
@@ -69,13 +70,18 @@ def evaluate_flag(service: Service, key: str, body: bytes, chosen: str = "") -> 
 
 def evaluate_flags(service: Service, body: bytes, chosen: str = "") -> dict[str, Any]:
     """Return the evaluation of all flags of a service, as `evaluate_flag` does. Raises EvaluationError."""
+    _require_reveal(service)
     assignment = _assign(service, body, chosen)
     return {"flags": [_render(service, key, assignment) for key in flag_keys(service)]}
 
 
-def _assign(service: Service, body: bytes, chosen: str) -> _Assignment:
+def _require_reveal(service: Service) -> None:
+    """Raise EvaluationError if the service hides its arms. It comes first, because other errors name the Experiment."""
     if not service.reveal:
         raise EvaluationError(403, "GENERAL", "this service does not reveal its arms (endpoint.reveal)")
+
+
+def _assign(service: Service, body: bytes, chosen: str) -> _Assignment:
     unit = parse_unit(body, service.unit)
     if not service.arms:
         raise EvaluationError(503, "GENERAL", "the service is not ready yet")

@@ -112,6 +112,14 @@ def test_outcomes_of_unknown_units_are_reported_but_no_loss(unknown: int, report
     assert data_loss.report_ignored_outcomes(known) == (expected if reported else "")
 
 
+def test_a_unit_counts_once_however_many_caps_its_feedback_has() -> None:
+    once = sums(10_000, unknown=2000)
+    capped = {(f"bought@{cap}", epoch, arm): own for (_, epoch, arm), own in once.outcomes.items() for cap in (5, 9)}
+    often = FeedbackSums(once.store, once.sequence, once.exposed, {**once.outcomes, **capped}, unknown=2000)
+    expected = data_loss.report_ignored_outcomes(collected(lost(0, 1), once))
+    assert data_loss.report_ignored_outcomes(collected(lost(0, 1), often)) == expected
+
+
 @pytest.mark.parametrize(
     ("counts", "reported"),
     [

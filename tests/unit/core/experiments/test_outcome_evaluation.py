@@ -256,6 +256,18 @@ def test_a_capped_mean_has_sums_of_its_own() -> None:
     assert found.observed_traffic.control_values["spent"][0] == pytest.approx(0.25)
 
 
+def test_a_metric_with_a_cap_is_reported_by_its_own_sums() -> None:
+    capped = {"name": "spent", "feedback": "paid", "type": "mean", "cap": 2.5}
+    sums = {
+        ("paid@2500000", 1, arm): OutcomeSums(100, 100, 2_500_000 * 100, 2_500_000**2 * 100)
+        for arm in ("control", "a", "b")
+    }
+    exposed = {(1, arm): 1000 for arm in ("stable", "control", "a", "b")}
+    status = running(BY_USER, metrics={"success": [capped]})
+    found = evaluate(status, Counters("uid", feedback=FeedbackSums("s1", 9, exposed, sums)))
+    assert [each.note for each in found.metrics] == [None, None]
+
+
 def test_requests_as_units_are_counted_and_at_least_those_with_outcomes() -> None:
     status = running(BY_REQUEST)
     tallies = counted({"control": 100, "a": 250, "b": 90})

@@ -217,3 +217,9 @@ def test_another_key_is_no_flag() -> None:
     with pytest.raises(EvaluationError, match="expected digits or wide-or-narrow") as caught:
         evaluate_flag(service(EXPERIMENT), "narrow", body("ada"))
     assert (caught.value.status, caught.value.code) == (404, "FLAG_NOT_FOUND")
+
+
+def test_a_service_that_hides_its_arms_names_no_experiment() -> None:
+    with pytest.raises(EvaluationError) as caught:
+        evaluate_flag(service(EXPERIMENT, reveal=False), "narrow", body("ada"))
+    assert (caught.value.status, caught.value.code) == (403, "GENERAL")

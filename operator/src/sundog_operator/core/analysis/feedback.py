@@ -37,6 +37,11 @@ def name_sums(outcome: PlanOutcome) -> str:
     return outcome.feedback if cap is None else f"{outcome.feedback}@{cap}"
 
 
+def feedback_of_sums(name: str) -> str:
+    """Return the feedback of which sums with this name are, with or without a cap."""
+    return name.partition("@")[0]
+
+
 class OutcomeSums(NamedTuple):
     """Outcomes of one metric of one arm in one epoch.
 

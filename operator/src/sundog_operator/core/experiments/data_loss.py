@@ -18,7 +18,7 @@ from sundog_operator.api import CONTROL, ExperimentStatus
 from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
-from sundog_operator.core.analysis.feedback import FeedbackSums
+from sundog_operator.core.analysis.feedback import FeedbackSums, feedback_of_sums
 from sundog_operator.core.edge import units
 from sundog_operator.core.experiments import state
 
@@ -64,7 +64,12 @@ def _is_many(ignored: int, counted: int) -> bool:
 
 
 def _count_units_with_outcomes(sums: FeedbackSums) -> int:
-    return sum(own.units for own in sums.outcomes.values())
+    # Sums of the same feedback, with and without caps, have the same units.
+    counted: dict[tuple[str, int, str], int] = {}
+    for (name, epoch, arm), own in sums.outcomes.items():
+        key = (feedback_of_sums(name), epoch, arm)
+        counted[key] = max(counted.get(key, 0), own.units)
+    return sum(counted.values())
 
 
 def _exceeds_limit(lost: int, of: int) -> bool:

@@ -153,7 +153,7 @@ def evaluate_experiment_outcomes(
         (each.role, each.name): each.feedback
         for own in planned.values()
         for each in own
-        if not counted.feedback.has_outcomes(each.feedback)
+        if not counted.feedback.has_outcomes(feedback.name_sums(each))
     }
     return OutcomeEvaluation(
         metrics=tuple(_name_unreported(each, unreported) for each in metrics),
@@ -226,10 +226,10 @@ def _guardrail_metrics(
         if epochs
         else [[OutcomeFinding(metric)] * (len(names) - 1) for metric in metrics]
     )
-    for place, name in enumerate(names[1:], start=1):
+    for arm_index, name in enumerate(names[1:], start=1):
         for index, metric in enumerate(metrics if name not in out else ()):
-            events = _events(metric, epochs, index, place)
-            each = _metric_status(findings[index][place - 1], GUARDRAIL, name, events, out=False)
+            events = _events(metric, epochs, index, arm_index)
+            each = _metric_status(findings[index][arm_index - 1], GUARDRAIL, name, events, out=False)
             yield each.model_copy(update={"allowed": round(metric.tested, 6)})
 
 

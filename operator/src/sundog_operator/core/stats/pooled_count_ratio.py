@@ -8,7 +8,7 @@ within the null. Weights may follow the outcomes if they are fixed before the un
 error. The mixture has finitely many ratios, so no integral is approximated.
 
 A null other than equal rates, such as the ratio at a guardrail's margin, is the same test with another weight: if the ratio is r₀, an event
-is the candidate's with the probability π·r₀/(1 − π + π·r₀). Ratios are then relative to r₀.
+is the treatment's with the probability π·r₀/(1 − π + π·r₀). Ratios are then relative to r₀.
 Sources: Lindon and Malek (arXiv 2011.03567) for the likelihood, Robbins (Ann. Math. Statist. 1970) for the mixture.
 
 Arrays have epochs in the last axis, after any axes of metrics and arms.

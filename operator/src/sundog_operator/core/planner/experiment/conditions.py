@@ -197,11 +197,11 @@ def _conclusive(status: ExperimentStatus) -> Conclusion:
 
 
 def _undecided_metrics(status: ExperimentStatus) -> list[MetricStatus]:
-    """Return the success metrics of active arms, those without any outcome first, then their guardrails that have not passed yet."""
+    """Return the success metrics of active arms, then their guardrails that have not passed yet; those without any outcome come first."""
     metrics = [each for each in status.metrics if each.arm not in state.dropped_arms(status)]
     success = [each for each in metrics if each.role == outcome_evaluation.SUCCESS]
-    success.sort(key=lambda each: each.note != MetricNote.UNREPORTED)
-    return success + [each for each in metrics if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
+    guardrails = [each for each in metrics if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
+    return sorted(success + guardrails, key=lambda each: each.note != MetricNote.UNREPORTED)
 
 
 def _first_message(missing: Sequence[MetricStatus]) -> str:
