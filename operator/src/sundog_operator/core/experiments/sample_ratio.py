@@ -9,7 +9,7 @@ from sundog_operator.core.stats import sample_ratio
 from sundog_operator.core.stats.guardrail_comparison import ArmSplit
 
 _MISSING_LOG_P: Final = math.log(1e-6)
-"""Log of the probability below which no unit in an arm is no chance. It never falls again once an arm has a unit, so evaluations share it."""
+"""Log of the probability below which an arm without units is no chance. An arm with a unit stays above it: evaluations share it."""
 
 
 def find_missing_arm(arms: Sequence[str], active: Collection[str], splits: Sequence[ArmSplit], what: str) -> str:
