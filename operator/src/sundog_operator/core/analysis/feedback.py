@@ -101,9 +101,10 @@ class FeedbackSums:
         """Return the most units with an outcome of one metric: at least so many were exposed."""
         return max((own.units for (_, *key), own in self.outcomes.items() if key == [epoch, arm]), default=0)
 
-    def has_outcomes(self, metric: str) -> bool:
-        """Return whether any unit has an outcome of a metric."""
-        return any(own.units for (name, _, _), own in self.outcomes.items() if name == metric)
+    @property
+    def reported_metrics(self) -> frozenset[str]:
+        """Metrics of which any unit has an outcome."""
+        return frozenset(name for (name, _, _), own in self.outcomes.items() if own.units)
 
     def as_json(self) -> Json:
         """Return the sums in the format of an edge's report."""

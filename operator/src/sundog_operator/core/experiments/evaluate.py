@@ -48,6 +48,7 @@ def evaluate_experiment(
     limits, active = _limits(status), {arm.name for arm in state.active_arms(status)}
     pairs = [pair for pair in make_pairs(status) if pair.arm in active]
     metrics = {pair.arm: _evaluate_pair(status, pair, limits, collected, replicas) for pair in pairs}
+    of_edge = [each for own in metrics.values() for each in own]
     dead = {pair.arm: dead_arm.find_dead_arm(pair, limits, collected) for pair in pairs}
     present = collected.present
     arms = [CONTROL, *(pair.arm for pair in pairs)]
@@ -65,8 +66,8 @@ def evaluate_experiment(
         status, collected.tallies, _guardrails(metrics), undecided, at
     )
     return ExperimentEvaluation(
-        metrics=(*(each for own in metrics.values() for each in own), *outcomes.metrics),
-        harm={**outcomes.harm, **outcome_evaluation.find_harm([each for own in metrics.values() for each in own])},
+        metrics=(*of_edge, *outcomes.metrics),
+        harm={**outcomes.harm, **outcome_evaluation.find_harm(of_edge)},
         dead={arm: why for arm, why in dead.items() if why},
         mismatch=mismatch,
         control=control,

@@ -126,7 +126,7 @@ def evaluate_experiment_outcomes(
     if planned[SUCCESS]:
         decided = winner.decide_winner(
             winner.WinnerInputs(
-                metrics=[_metric(each) for each in planned[SUCCESS]],
+                metrics=[make_metric(each) for each in planned[SUCCESS]],
                 arms=[
                     winner.ArmInput(
                         arm.name,
@@ -149,11 +149,12 @@ def evaluate_experiment_outcomes(
         *own_guardrails,
         *_secondary_metrics(status, planned, epochs, elapsed_s),
     )
+    reported = counted.feedback.reported_metrics
     unreported: dict[tuple[str, str], str] = {
         (each.role, each.name): each.feedback
         for own in planned.values()
         for each in own
-        if not counted.feedback.has_outcomes(feedback.name_sums(each))
+        if feedback.name_sums(each) not in reported
     }
     return OutcomeEvaluation(
         metrics=tuple(_name_unreported(each, unreported) for each in metrics),
@@ -206,7 +207,8 @@ def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanO
         )
 
 
-def _metric(planned: PlanOutcome) -> OutcomeMetric:
+def make_metric(planned: PlanOutcome) -> OutcomeMetric:
+    """Return the metric that the tests know."""
     return OutcomeMetric(planned.name, planned.type, planned.goal, planned.minimum_effect, planned.margin)
 
 
@@ -214,7 +216,7 @@ def _guardrail_metrics(
     status: ExperimentStatus, planned: Sequence[PlanOutcome], epochs: Sequence[OutcomeEpoch], elapsed_s: float
 ) -> Iterator[MetricStatus]:
     """Yield the guardrails of active arms; as with those of the edge, a dropped arm keeps its last ones."""
-    metrics, names, out = [_metric(each) for each in planned], compared_arms(status), state.dropped_arms(status)
+    metrics, names, out = [make_metric(each) for each in planned], compared_arms(status), state.dropped_arms(status)
     findings = (
         outcome_comparison.evaluate_guardrails(
             metrics,
@@ -254,7 +256,7 @@ def _secondary_metrics(
 
     At most a share α of the discoveries is false.
     """
-    metrics, epochs = [_metric(each) for each in planned[SECONDARY]], by_role[SECONDARY]
+    metrics, epochs = [make_metric(each) for each in planned[SECONDARY]], by_role[SECONDARY]
     names, alpha, out = compared_arms(status), status.plan.alpha or DEFAULT_ALPHA, state.dropped_arms(status)
     if not metrics:
         return
@@ -341,7 +343,7 @@ def _next_buckets(
     if not status.epoch.confirmed or status.epoch.since is None:
         return None
     out = [False, *(arm.dropped is not None for arm in state.treatment_arms(status))]
-    shares = allocation.next_weights(rule, _metric(planned[0]), 0, epochs, out, now - status.epoch.since)
+    shares = allocation.next_weights(rule, make_metric(planned[0]), 0, epochs, out, now - status.epoch.since)
     if shares is None:
         return None
     own = state.target_buckets(status)

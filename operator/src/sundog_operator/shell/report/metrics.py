@@ -15,6 +15,7 @@ from sundog_operator.api import (
     PlanOutcome,
     is_latency_metric,
 )
+from sundog_operator.core.experiments.outcome_evaluation import make_metric
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import state
 from sundog_operator.core.stats import multiple_testing
@@ -80,13 +81,15 @@ def make_outcome_metric(
         for point in points
         if (metric := _find_metric(status.plan, point, outcome.name, outcome.role, arm)) is not None
     ]
+    frozen = make_metric(outcome)
+    limit = round(frozen.tested, 6)
     return ReportMetric(
         name=_format_name(status.plan, outcome.name, outcome.role, arm),
         judged=outcome.margin is not None,
         compared=(f"arm {replace_control_characters(arm)}", names.CONTROL),
         type=outcome.type,
         limit=describe_outcome_goal(outcome),
-        margin=_outcome_limit(outcome),
+        margin=limit,
         bounds=tuple(
             MetricPoint(
                 seconds_since(start, at),
@@ -94,27 +97,13 @@ def make_outcome_metric(
                 each.lower,
                 each.upper,
                 replace_control_characters(each.verdict or "Undecided"),
-                _outcome_limit(outcome),
+                limit,
             )
             for at, each in values
         ),
         last=_without_control_characters(last),
-        effect=_find_minimum_ratio(outcome),
+        effect=frozen.worth if outcome.minimum_effect else None,
     )
-
-
-def _outcome_limit(outcome: PlanOutcome) -> float:
-    """Return the ratio at a guardrail's margin; 1 for other outcomes."""
-    if outcome.margin is None:
-        return 1.0
-    return round(1 - outcome.margin if outcome.goal == "increase" else 1 + outcome.margin, 6)
-
-
-def _find_minimum_ratio(outcome: PlanOutcome) -> float | None:
-    """Return the ratio to control that is the minimum effect; None without one."""
-    if not outcome.minimum_effect:
-        return None
-    return 1 + outcome.minimum_effect if outcome.goal == "increase" else 1 - outcome.minimum_effect
 
 
 def _guardrail_points(
