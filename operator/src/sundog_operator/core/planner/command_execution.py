@@ -5,7 +5,7 @@ from typing import Any, Final
 from sundog_operator.api import LastCommand
 from sundog_operator.api.reasons import Cause, DeploymentReason, EndReason, PauseReason
 from sundog_operator.core import events, revisions
-from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes import accelerators, names
 from sundog_operator.core.planner import candidate as planner_candidate
 from sundog_operator.core.planner import candidate_placement, deadline, evaluation, outcome
 from sundog_operator.core.planner.context import PlanContext
@@ -180,8 +180,11 @@ def _find_rollback_shortage(context: PlanContext, number: int) -> str:
     if context.in_place is not None and candidate is not None:
         return f"revision {candidate.revision} has replicas of stable. Abort it first, then roll back"
     spec = context.spec
-    short = candidate_placement.find_shortage(context, spec, context.replicas) if spec is not None else None
-    if spec is None or short is None or candidate_placement.find_placement(context, spec).shared is None:
+    if spec is None:
+        return ""
+    pods = accelerators.count_pods(spec.resources.gpu, context.replicas)
+    short = candidate_placement.find_shortage(context, spec, pods)
+    if short is None or candidate_placement.find_placement(context, spec).shared is None:
         return ""
     return f"{short[1]}. Apply the spec of revision {number} to roll it out in place"
 
