@@ -24,14 +24,18 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "time-sliced-type": {"count": 1, "type": ["l4"], "memory": "20Gi", "sharing": {"mode": "timeSliced"}},
     "amd": {"count": 1, "vendor": "amd"},
     "gaudi": {"count": 2, "vendor": "gaudi"},
+    "queue": {"count": 1},
 }
+SCHEDULING: Final[dict[str, dict[str, Any]]] = {"queue": {"queue": "team-a", "priorityClassName": "serving"}}
+"""`spec.scheduling` of the rows that have one."""
 IMAGE: Final = "example.com/runtime:1"
 
 
 def make_row(row: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the worker group and the Serve application of a row."""
     resources = {"cpu": "1500m", "memory": "1Gi", "gpu": ROWS[row]}
-    spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}, "resources": resources})
+    asked = {"model": {"uri": "file:///models/v1"}, "resources": resources, "scheduling": SCHEDULING.get(row, {})}
+    spec = ModelDeploymentSpec.from_json(asked)
     content = revisions.content_of(spec)
     revision = Revision(7, revisions.content_hash(content), content)
     installation = parse_installation(f"runtimeImage: {IMAGE}", "test")

@@ -47,6 +47,10 @@ grant only permissions that it holds. The rules for `sundog-edge` include those 
 - apiGroups: [""]
   resources: [resourcequotas]
   verbs: [list]
+# Why Kueue has not admitted a pod, for ModelDeployments with `scheduling.queue`.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]
 # Per ModelDeployment a Service and, if it names a Gateway, an HTTPRoute; then the objects of the namespace's edge.
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]

@@ -182,6 +182,14 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (deployment({"runtime": {"env": [{"name": "RAY_ADDRESS"}]}}), f"spec.runtime.env[0].name: RAY_ADDRESS {OURS}"),
     (deployment({"runtime": {"env": [{"name": "SUNDOG_X"}]}}), f"spec.runtime.env[0].name: SUNDOG_X {OURS}"),
     (deployment({"runtime": {"podLabels": {"ray.io/cluster": "x"}}}), f"spec.runtime.podLabels: {RESERVED}"),
+    *(
+        (
+            deployment({"runtime": {"podLabels": {label: "team-a"}}}),
+            "spec.runtime.podLabels: queue of KAI or Volcano, which place pods by a scheduler of their own; expected"
+            " scheduling.queue, a LocalQueue of Kueue",
+        )
+        for label in ("kai.scheduler/queue", "volcano.sh/queue-name")
+    ),
     (deployment({"runtime": {"warmup": {"timeout": "0s"}}}), "spec.runtime.warmup.timeout: 0s; expected more than 0s"),
     (sharing(mode="mig"), "spec.resources.gpu.sharing.profile: none with mode mig; expected a profile such as 1g.10gb"),
     (

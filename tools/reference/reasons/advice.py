@@ -62,6 +62,10 @@ ADVICE: Final = {
         "kubectl -n NAMESPACE get controllerrevisions", "Edit the spec: an edit creates a new revision."
     ),
     "Unschedulable": Advice(_POD, "Free a node, add one, or request less. Pods of Ray's head and store count too."),
+    "NotAdmitted": Advice(
+        "kubectl -n NAMESPACE get localqueues,workloads",
+        "Wait, raise the quota of its ClusterQueue, or request less. Raise `rollout.progressDeadline` if waits are long.",
+    ),
     "PodRefused": Advice(
         _QUOTA,
         "Raise the quota, set the limits that it requires (`spec.resources`), or adapt the pod standard or policy.",

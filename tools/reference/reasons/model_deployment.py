@@ -123,6 +123,11 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             ),
             ReasonText(
                 "False",
+                "NotAdmitted",
+                "A pod of it waits in the queue of `scheduling.queue`. The message is Kueue's. Still waiting.",
+            ),
+            ReasonText(
+                "False",
                 "PodRefused",
                 "The API server refuses a pod of it, for example because of a quota. The message has the cause.",
             ),

@@ -72,6 +72,7 @@ class DeploymentReason(StrEnum):
     NO_HEALTHY_REPLICA = "NoHealthyReplica"
     NO_REVISION = "NoRevision"
     NOT_ACCEPTED = "NotAccepted"
+    NOT_ADMITTED = "NotAdmitted"
     NOT_ANSWERED = "NotAnswered"
     NOT_OWNED = "NotOwned"
     NOT_PROMOTED = "NotPromoted"

@@ -27,7 +27,7 @@ from sundog_operator.core.edge import hosts, split_document, units
 from sundog_operator.core.edge.objects import is_gone
 from sundog_operator.core.experiments import arms
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
-from sundog_operator.core.kubernetes import capacity, names
+from sundog_operator.core.kubernetes import capacity, kueue, names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
 from sundog_operator.core.observed import EdgeReport, PrometheusResult, ServeState, WebhookResult
 from sundog_operator.core.planner import desired_state
@@ -48,6 +48,7 @@ from sundog_operator.ports import (
     POD,
     RAY_CLUSTER,
     RESOURCE_QUOTA,
+    WORKLOAD,
     Object,
     Ref,
 )
@@ -80,6 +81,7 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
     route, routes_served = await _read_route(deps, deployment)
     owned = tuple(revisions.revisions_of_owner(stored, uid))
     serves = {name: await read_serve_state(deps, namespace, view) for name, view in views.items()}
+    own_pods = await _list_pods(deps, namespace, name, tuple(views))
     return ObservedState(
         deployment=deployment,
         revisions=owned,
@@ -108,7 +110,8 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         secrets=await read_secrets(deps, deployment),
         installation=deps.settings.installation,
         references=await read_references(deps, deployment),
-        pods=await _list_pods(deps, namespace, name, tuple(views)),
+        pods=own_pods,
+        queued=await _read_queued(deps, namespace, own_pods),
         room=await _read_capacity(deps, deployment, stored_status),
         route=route,
         routes_served=routes_served,
@@ -211,6 +214,26 @@ async def _list_pods(deps: Dependencies, namespace: str, service: str, clusters:
         found += await deps.kube.list(POD, namespace, {groups.LABEL_CLUSTER: cluster, groups.LABEL_NODE_TYPE: "head"})
         found += await deps.kube.list(POD, namespace, valkey.store_selector(cluster))
     return tuple(found)
+
+
+async def _read_queued(deps: Dependencies, namespace: str, pods: Sequence[Object]) -> Mapping[str, str]:
+    """Return why Kueue has not admitted a pod, by its uid, for one waiting pod of each revision.
+
+    Without Kueue, or without permission to read its Workloads, nothing is known.
+    """
+    by_revision: dict[str, list[Object]] = {}
+    for pod in pods:
+        by_revision.setdefault(str(pod["metadata"].get("labels", {}).get(names.LABEL_REVISION)), []).append(pod)
+    waiting = [pod for found in by_revision.values() if (pod := kueue.find_waiting_pod(found)) is not None]
+    queued = {}
+    for uid in (str(pod["metadata"]["uid"]) for pod in waiting):
+        try:
+            queued[uid] = kueue.find_pending_message(
+                await deps.kube.list(WORKLOAD, namespace, {kueue.POD_UID_LABEL: uid})
+            )
+        except DependencyError as err:
+            log.debug("the Workload of a queued pod is unknown: %s", err)
+    return queued
 
 
 async def _read_capacity(

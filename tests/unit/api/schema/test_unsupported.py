@@ -188,6 +188,7 @@ REFUSED = [
         "spec.rollout.steps[0].minDuration: is not supported yet with gate: manual; leave it out",
     ),
     (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer needs pods, which local mode does not have; expected never"),
+    (spec(scheduling={"queue": "q"}), "spec.scheduling.queue: needs pods, which local mode does not have; leave it out"),
     (
         spec(scheduling={"nodeSelector": {"a": "b"}}),
         "spec.scheduling.nodeSelector: needs pods, which local mode does not have; leave it out",
@@ -218,6 +219,7 @@ ACCEPTED_IN_PODS = [
     spec(autoscaling={"minReplicas": 2, "maxReplicas": 8, "upscaleDelay": "1s"}),
     spec(endpoint={"gateway": {"name": "g", "namespace": "infra", "sectionName": "https"}}),
     spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
+    spec(scheduling={"queue": "team-a"}),
 ]  # fmt: skip
 
 
@@ -251,7 +253,6 @@ REFUSED_IN_PODS = [
         "spec.autoscaling.scaleToZeroDelay: 1m is not supported yet; expected 10m",
     ),
     (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer is not supported yet; expected never"),
-    (spec(scheduling={"queue": "q"}), "spec.scheduling.queue: is not supported yet; leave it out"),
     (spec(replicas=0), "spec.replicas: 0 is not supported yet; expected 1 or more"),
 ]  # fmt: skip
 

@@ -56,6 +56,16 @@ def free(nodes: list[Any], pods: Any = (), **asked: Any) -> NodeCapacity:
     return found
 
 
+def test_kueue_and_not_the_free_devices_admit_pods_of_a_queue() -> None:
+    found = room([node("a", 1)], [pod("a", 1)], [quota(4, 1)], scheduling={"queue": "team-a"})
+    assert (found.on_nodes, found.quota) == (None, 3)
+    assert capacity.find_shortage(ONE, 3, found, ANY) is None
+    assert capacity.find_shortage(ONE, 4, found, ANY) == (
+        "InsufficientQuota",
+        f"4 {GPU} needed (4 × 1), 3 left by the namespace's quota",
+    )
+
+
 def test_nothing_is_looked_for_without_devices() -> None:
     asked = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
     known = capacity.make_inventory([node("a", 4)], ())

@@ -7,18 +7,22 @@ from typing import Any
 import pytest
 
 from gpu_rows import ROWS, make_row
+from sundog_operator.core.kubernetes import kueue
 
+PLACEMENT = ("affinity", "tolerations", "priorityClassName", "schedulingGates")
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def translation(row: str) -> dict[str, Any]:
     """Return what differs by the accelerators of a spec."""
     group, application = make_row(row)
-    pod = group["template"]["spec"]
+    pod, labels = group["template"]["spec"], group["template"]["metadata"]["labels"]
+    queue = {key: value for key, value in labels.items() if key == kueue.QUEUE_LABEL}
     return {
         "pod": {
             "resources": pod["containers"][0]["resources"],
-            **{key: pod[key] for key in ("affinity", "tolerations") if key in pod},
+            **{key: pod[key] for key in PLACEMENT if key in pod},
+            **({"labels": queue} if queue else {}),
         },
         "workerGroup": {key: group[key] for key in ("labels", "minReplicas", "maxReplicas", "resources")},
         "replica": {

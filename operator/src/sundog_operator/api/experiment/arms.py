@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.model_deployment.model import (
+    FOREIGN_QUEUES_RULE,
     RESERVED_POD_LABELS_RULE,
     TRUST_CODE_RULE,
     Batching,
@@ -85,9 +86,10 @@ class ArmRuntime(ApiBase):
     placement: Literal["dedicated", "shared"] | None = Field(
         None, description="Replaces spec.runtime.placement of the deployment."
     )
-    pod_labels: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS_RULE] | None = (
-        Field(None, description="Replaces spec.runtime.podLabels of the deployment.")
-    )
+    pod_labels: (
+        Annotated[dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS_RULE, FOREIGN_QUEUES_RULE]
+        | None
+    ) = Field(None, description="Replaces spec.runtime.podLabels of the deployment.")
     warmup: Warmup | None = Field(None, description="Replaces spec.runtime.warmup of the deployment.")
     user_config: Json | None = Field(
         None,

@@ -138,6 +138,14 @@ RESERVED_POD_LABELS_RULE = Rule(
 )
 
 
+FOREIGN_QUEUE_LABELS = ("kai.scheduler/queue", "volcano.sh/queue-name")
+FOREIGN_QUEUES_RULE = Rule(
+    cel="!self.exists(k, k in [" + ", ".join(f"'{label}'" for label in FOREIGN_QUEUE_LABELS) + "])",
+    holds=lambda labels: not any(label in labels for label in FOREIGN_QUEUE_LABELS),
+    message="queue of KAI or Volcano, which place pods by a scheduler of their own; expected scheduling.queue, a LocalQueue of Kueue",
+)
+
+
 class Runtime(ApiBase):
     """How the model runs. A change makes a new revision, except in userConfig."""
 
@@ -153,8 +161,8 @@ class Runtime(ApiBase):
         "dedicated",
         description="dedicated (default): pods of its own. shared: small models share pods of the namespace.",
     )
-    pod_labels: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS_RULE] = Field(
-        {}, description="Labels of the replicas' pods."
-    )
+    pod_labels: Annotated[
+        dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS_RULE, FOREIGN_QUEUES_RULE
+    ] = Field({}, description="Labels of the replicas' pods.")
     warmup: Warmup = Field(Warmup(), description="Requests that a replica must answer before it is ready.")
     user_config: Json = Field({}, description="Configuration that is applied in place, without a new revision.")

@@ -210,7 +210,9 @@ class Toleration(ApiBase):
 class Scheduling(ApiBase):
     """Where the replicas' pods run. A change makes a new revision."""
 
-    queue: ObjectName = Field("", description="Queue that admits the pods.")
+    queue: ObjectName = Field(
+        "", description="LocalQueue of Kueue in this namespace, which admits each pod; default none."
+    )
     priority_class_name: ObjectName = Field("", description="PriorityClass of the pods.")
     spot: Literal["never", "prefer", "require"] = Field(
         "never", description="Whether the pods run on spot nodes; default never."

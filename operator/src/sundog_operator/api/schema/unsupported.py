@@ -164,6 +164,7 @@ CLUSTER_ONLY_FIELDS = frozenset(
         "spec.autoscaling.targetOngoingRequests",
         "spec.autoscaling.upscaleDelay",
         "spec.autoscaling.downscaleDelay",
+        "spec.scheduling.queue",
         "spec.scheduling.priorityClassName",
         "spec.scheduling.nodeSelector",
         "spec.scheduling.tolerations[].key",
@@ -199,7 +200,6 @@ UNSUPPORTED_FIELDS = frozenset(
         "spec.resources.gpu.topology",
         "spec.autoscaling.scaleToZeroDelay",
         "spec.autoscaling.coldStartTimeout",
-        "spec.scheduling.queue",
         "spec.scheduling.spot",
         "spec.baseline",
     }

@@ -39,7 +39,7 @@ class AvailableCapacity:
 
     Attributes:
         resource: the devices' resource name.
-        on_nodes: free devices on nodes; None where the operator may not list nodes.
+        on_nodes: free devices on nodes; None where the operator may not list nodes, or where Kueue admits the pods.
         quota: devices that the namespace's quotas leave; None without a quota.
     """
 
@@ -110,7 +110,8 @@ def find_available_capacity(
 
     Args:
         spec: an accepted spec.
-        known: the cluster's inventory; None where the operator may not list nodes.
+        known: the cluster's inventory; None where the operator may not list nodes. It does not count for pods of a queue, because Kueue
+            may end other pods for them.
         quotas: the ResourceQuotas of its namespace.
         installation: the administrator's settings.
     """
@@ -118,7 +119,7 @@ def find_available_capacity(
     if devices is None:
         return None
     on_nodes = None
-    if known is not None:
+    if known is not None and not spec.scheduling.queue:
         on_nodes = _count_devices(_find_fitting_nodes(known, spec, devices, installation), known.taken, devices)
     return AvailableCapacity(devices.resource, on_nodes, _quota_left(quotas, devices.resource))
 

@@ -30,6 +30,7 @@ class PodRequirements:
     Attributes:
         scheduling: the user's. The administrator's node selector overrides it; its other fields override the administrator's.
         service_account: empty means the administrator's.
+        gates: names of the scheduling gates that others remove.
     """
 
     labels: Mapping[str, str]
@@ -38,6 +39,7 @@ class PodRequirements:
     tolerations: Sequence[Json] = ()
     affinity: Json | None = None
     service_account: str = ""
+    gates: Sequence[str] = ()
 
 
 def make_pod(template: PodTemplate, requirements: PodRequirements, containers: Sequence[Json]) -> Json:
@@ -54,6 +56,7 @@ def make_pod(template: PodTemplate, requirements: PodRequirements, containers: S
         "nodeSelector": merge_node_selector(template, scheduling),
         "tolerations": merge_tolerations(template, scheduling, requirements.tolerations),
         "affinity": requirements.affinity,
+        "schedulingGates": [{"name": gate} for gate in requirements.gates],
         "priorityClassName": scheduling.priority_class_name or template.priority_class_name,
         "runtimeClassName": scheduling.runtime_class_name or template.runtime_class_name,
         "securityContext": _drop_nulls(template.security_context, RESTRICTED_POD),

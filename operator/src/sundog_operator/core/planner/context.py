@@ -94,6 +94,7 @@ class ObservedState:
         user_experiments: the users' Experiments on it.
         salts: fixed salts of all Experiments and ModelDeployments in the namespace, its own included.
         storeless: why the edges cannot store the outcomes that a user's Experiment needs; None where they can.
+        queued: why Kueue has not admitted a pod, by the pod's uid, as far as the operator looked.
         arm_rooms: like `room`, by Experiment and arm, for the Experiments that may start next.
     """
 
@@ -123,6 +124,7 @@ class ObservedState:
     user_experiments: tuple[UserExperiment, ...] = ()
     salts: tuple[SaltOwner, ...] = ()
     storeless: Cause | None = None
+    queued: Mapping[str, str] = field(default_factory=dict)
     arm_rooms: Mapping[tuple[str, str], AvailableCapacity] = field(default_factory=dict)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sundog_operator.api import Resources, parse_bytes
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.quantities import parse_quantity
-from sundog_operator.core.kubernetes import accelerators, grace_periods, names, pods, references
+from sundog_operator.core.kubernetes import accelerators, grace_periods, kueue, names, pods, references
 from sundog_operator.core.kubernetes.pods import PodRequirements
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import valkey
@@ -188,7 +188,7 @@ def _make_worker(
     cpu, memory = _pod_resources(spec.resources, devices.replicas_per_pod if devices else 1)
     limits = {"memory": str(memory + OVERHEAD_BYTES)}
     given = {devices.resource: str(devices.count)} if devices else {}
-    mounted = references.make_mounts(spec)
+    mounted, queue = references.make_mounts(spec), spec.scheduling.queue
     own = [
         {"name": "SUNDOG_CACHE_DIR", "value": CACHE_DIRECTORY},
         {"name": DRAIN_ENV_VAR, "value": str(grace_periods.node_grace_s(request_timeout))},
@@ -215,12 +215,14 @@ def _make_worker(
             **names.labels(names.RAY),
             names.LABEL_MODEL_DEPLOYMENT: service,
             names.LABEL_REVISION: str(revision.number),
+            **({kueue.QUEUE_LABEL: queue} if queue else {}),
         },
         volumes=[_make_cache_volume(installation.ray.cache.host_path), *mounted.volumes],
         scheduling=spec.scheduling,
         tolerations=accelerators.device_tolerations(spec.resources.gpu),
         affinity=accelerators.make_node_affinity(spec.resources.gpu, installation.gpu.aliases),
         service_account=spec.model.credentials.service_account_name,
+        gates=(kueue.ADMISSION_GATE,) if queue else (),
     )
     made = pods.make_pod(template, requirements, [container])
     made["spec"]["terminationGracePeriodSeconds"] = grace_periods.worker_pod_termination_grace_s(request_timeout)

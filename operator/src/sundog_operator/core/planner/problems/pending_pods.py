@@ -1,7 +1,7 @@
 """Reasons why pods of a revision do not run."""
 
 from sundog_operator.api.reasons import Cause, DeploymentReason
-from sundog_operator.core.kubernetes import pod_problems, references
+from sundog_operator.core.kubernetes import kueue, pod_problems, references
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
@@ -25,6 +25,9 @@ def find_pending_reason(context: PlanContext, number: int) -> Cause | None:
         and terminating_pods.has_enough_terminating(context, number)
     ):
         return pod_problem._replace(message=f"revision {number}: {pod_problem.message}")
+    if (waiting := kueue.find_waiting_pod(context.pods_of(number))) is not None:
+        wait = kueue.describe_wait(waiting, context.observed.queued.get(waiting["metadata"]["uid"], ""))
+        return wait._replace(message=f"revision {number}: {wait.message}")
     # A head does not start without its store, so the store's problem is closer to the cause.
     for what, pods in (
         ("the store of Ray", context.store_pods_of(number)),
