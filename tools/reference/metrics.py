@@ -14,12 +14,12 @@ from sundog_edge.feedback.join import ACCEPTED, REJECTED_RESULTS
 from sundog_operator.adapters.metrics import QUEUE_NAME, OperatorMetrics
 from sundog_operator.app.controller import Result
 from sundog_operator.app.queue.keys import KeyKind
-from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.telemetry.metrics import DeviceUse, ReplicaMetrics
 from sundog_runtime.telemetry.ray_metrics import RayMetricsExporter
 
 _LABEL_NAMES: Final = "_labelnames"
 """Attribute of Prometheus' client; it has no public name."""
-_UNITS: Final = {"_seconds": "seconds", "_weight": "percent"}
+_UNITS: Final = {"_seconds": "seconds", "_weight": "percent", "_bytes": "bytes", "_ratio": "ratio"}
 
 
 def _codes(values: tuple[str, ...]) -> str:
@@ -59,11 +59,13 @@ EDGE_LABELS: Final = {
     "verdict": "`agree`, `disagree` or `incomparable`.",
 }
 RUNTIME_LABELS: Final = {
-    "end": "`ok`, the code of a problem such as `ModelError`, `DeadlineExceeded` or `WrongShape`, or `ClientGone`.",
+    "end": "`ok`, the code of a problem such as `ModelError`, `OutOfMemory`, `DeadlineExceeded` or `WrongShape`, or `ClientGone`.",
     "le": "Upper limit of a bucket, cumulative as in a Prometheus histogram.",
     "phase": "Phase of the start: `list`, `download`, `verify`, `load` or `warmup`. Only phases that ran are present.",
     "revision": "Number of the revision.",
     "service": "Name of the ModelDeployment.",
+    "state": "`allocated`: the replica's tensors. `reserved`: what torch holds for it. `used`: all processes on the device."
+    " `total`: the device.",
 }
 
 _TOP: Final = f"""# Metrics
@@ -176,7 +178,8 @@ def runtime_metrics() -> list[MetricText]:
     counts.record_pass(1, 1.0)
     counts.record_wait(1.0)
     counts.fast_path_answers = 1
-    RayMetricsExporter(counts, "", 0, _Recorder(found, "counter", "_total"), _Recorder(found, "gauge", "")).export()
+    exporter = RayMetricsExporter(counts, "", 0, _Recorder(found, "counter", "_total"), _Recorder(found, "gauge", ""))
+    exporter.export(DeviceUse(1, 1, 1, 1, 1.0))
     return found
 
 
@@ -191,4 +194,7 @@ class _Recorder:
         return self
 
     def inc(self, value: float, tags: Any) -> None:
+        """Ignore the value."""
+
+    def set(self, value: float, tags: Any) -> None:
         """Ignore the value."""

@@ -103,6 +103,14 @@ INVALID_OUTCOME = ((b"x-sundog-outcome", b"invalid"),)
 """The header of an answer that reports an unusable output of the model."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, in the memory of the host or of a device.
+
+    Names are compared, because the protocols must not import torch. `torch.OutOfMemoryError` and CuPy's class have the same one.
+    """
+    return any(kind.__name__ in ("MemoryError", "OutOfMemoryError") for kind in type(error).__mro__)
+
+
 class Problem(Exception):
     """The reason why one request cannot be answered.
 

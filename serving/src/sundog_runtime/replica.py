@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import version
@@ -28,7 +29,7 @@ from sundog_runtime.sources.cache import cache_root
 from sundog_runtime.sources.open_model import ModelFiles, open_model
 from sundog_runtime.start_timeout import StartAttempts
 from sundog_runtime.telemetry.logs import LOGGER_NAME
-from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.telemetry.metrics import DeviceUse, ReplicaMetrics
 from sundog_runtime.telemetry.startup import StartupPhases
 from sundog_runtime.warmup import warm_up
 
@@ -105,7 +106,9 @@ class Replica:
         except Exception as error:
             thread.close()
             raise LoadFailed(f"loading the model raised {type(error).__name__}: {error}") from error
-        return cls(arguments, model, thread, startup, attempts)
+        replica = cls(arguments, model, thread, startup, attempts)
+        replica.metrics.read_device = _make_device_reader(arguments)
+        return replica
 
     async def reconfigure(self, user_config: Any) -> None:
         """Apply `user_config` between two requests; the first time also warm up, after the configuration.
@@ -208,6 +211,12 @@ def _load(files: ModelFiles, arguments: Arguments) -> LoadedModel:
     except Exception as error:
         raise LoadFailed(f"example() raised {type(error).__name__}: {error}") from error
     return replace(model, signature=replace(model.signature, inputs=inputs))
+
+
+def _make_device_reader(arguments: Arguments) -> Callable[[], DeviceUse | None]:
+    from sundog_runtime.formats.device import make_device_reader
+
+    return make_device_reader(arguments.gpu.count, arguments.gpu.vendor)
 
 
 def _limit_torch_threads(cpu: float) -> None:

@@ -10,13 +10,22 @@ import torch
 
 from sundog_runtime.arguments import ModelArguments, parse_arguments
 from sundog_runtime.errors import LoadFailed
-from sundog_runtime.formats.device import CPU, Device, DeviceWatch, limit_memory, select_device
+from sundog_runtime.formats.device import (
+    CPU,
+    Device,
+    DeviceWatch,
+    limit_memory,
+    make_device_reader,
+    read_device_use,
+    select_device,
+)
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.formats.sentence_transformers import SentenceEncoding
 from sundog_runtime.formats.transformers.generation import generate_tokens
 from sundog_runtime.formats.transformers.model import TransformersModel, TransformersSettings
 from sundog_runtime.sources.open_model import open_model
+from sundog_runtime.telemetry.metrics import DeviceUse
 
 X = np.ones((2, 4), np.float32)
 ON_DEVICE = """
@@ -248,3 +257,44 @@ async def test_a_replica_whose_device_is_lost_is_unhealthy(
 
 def test_arguments_without_devices_mean_none(args: Callable[..., dict[str, Any]]) -> None:
     assert parse_arguments(args(Path("/x"))).gpu.count == 0
+
+
+class FakeCuda:
+    """Stands in for `torch.cuda` with two devices. `faults` are raised by the functions of these names."""
+
+    def __init__(self, initialized: bool = True, **faults: Exception) -> None:
+        self.faults = faults
+        self.is_initialized = lambda: initialized
+        self.device_count = lambda: 2
+        self.memory_allocated = self._answer("memory_allocated", (10, 20))
+        self.memory_reserved = self._answer("memory_reserved", (15, 25))
+        self.mem_get_info = self._answer("mem_get_info", ((60, 100), (50, 100)))
+        self.utilization = self._answer("utilization", (20, 40))
+
+    def _answer(self, name: str, answers: tuple[Any, Any]) -> Callable[[int], Any]:
+        def answer(device: int) -> Any:
+            if name in self.faults:
+                raise self.faults[name]
+            return answers[device]
+
+        return answer
+
+
+def test_the_use_of_all_devices_is_added_up() -> None:
+    assert read_device_use(FakeCuda()) == DeviceUse(30, 40, 90, 200, 0.3)
+
+
+def test_memory_is_read_without_the_library_that_knows_the_load() -> None:
+    missing = FakeCuda(utilization=ModuleNotFoundError("pynvml"))
+    assert read_device_use(missing) == DeviceUse(30, 40, 90, 200, None)
+
+
+def test_a_device_that_is_unused_or_lost_has_no_use() -> None:
+    assert read_device_use(FakeCuda(initialized=False)) is None
+    assert read_device_use(FakeCuda(mem_get_info=torch.AcceleratorError("device-side assert"))) is None
+
+
+@pytest.mark.parametrize(("count", "vendor"), [(0, "nvidia"), (1, "gaudi")])
+def test_without_a_device_of_torch_there_is_nothing_to_read(count: int, vendor: str) -> None:
+    assert make_device_reader(count, vendor)() is None
+    assert make_device_reader(1, "nvidia") is read_device_use

@@ -614,6 +614,17 @@ async def evaluator(python_model: Callable[[str], Path], args: Any, serve: Any) 
     return found
 
 
+@pytest.mark.parametrize("error", ["MemoryError()", "__import__('torch').OutOfMemoryError('CUDA out of memory')"])
+async def test_a_model_that_runs_out_of_memory_is_reported_as_such(
+    evaluator: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, error: str
+) -> None:
+    code = f"(_ for _ in ()).throw({error})"
+    with caplog.at_level(logging.ERROR, "ray.serve.sundog"):
+        answer = await evaluator.post("/", json={"inputs": {"code": code}}, headers={"x-request-id": "find-me"})
+    assert problem(answer, 500, "OutOfMemory").startswith("the model ran out of memory on this request")
+    assert "find-me" in caplog.text
+
+
 @pytest.mark.parametrize(
     "code",
     [

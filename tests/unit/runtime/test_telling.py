@@ -20,7 +20,7 @@ from sundog_runtime.telemetry.logs import (
     disable_request_logs,
     install_json_formatter,
 )
-from sundog_runtime.telemetry.metrics import END_OTHER, Histogram, ReplicaMetrics
+from sundog_runtime.telemetry.metrics import END_OTHER, DeviceUse, Histogram, ReplicaMetrics
 from sundog_runtime.telemetry.ray_metrics import RayMetricsExporter, iterate_samples
 from sundog_runtime.telemetry.startup import StartupPhases
 
@@ -199,10 +199,13 @@ class Recorded:
                 recorded.values[key] = recorded.values.get(key, 0.0) + value
 
             def set(self, value: float, tags: dict[str, str]) -> None:
-                recorded.values[name, tags["phase"]] = value
+                recorded.values[name, tags.get(tag_keys[2], "") if len(tag_keys) > 2 else ""] = value
 
         assert text
         return Metric()
+
+
+MEMORY = {"allocated": 1, "reserved": 2, "used": 3, "total": 4}
 
 
 def test_growth_is_exported_once() -> None:
@@ -229,6 +232,18 @@ def test_growth_is_exported_once() -> None:
     assert found["sundog_runtime_batch_requests_bucket", "4.0"] == 1
     assert ("sundog_runtime_batch_requests_bucket", "2.0") not in found
     assert len(list(iterate_samples(metrics))) < 100
+
+
+def test_memory_and_load_of_devices_are_exported() -> None:
+    gauges = Recorded()
+    exporter = RayMetricsExporter(ReplicaMetrics(), "digits", 8, Recorded(), gauges)
+    exporter.export()
+    assert gauges.values == {}
+    memory = {("sundog_runtime_device_memory_bytes", state): size for state, size in MEMORY.items()}
+    exporter.export(DeviceUse(*MEMORY.values()))
+    assert gauges.values == memory
+    exporter.export(DeviceUse(*MEMORY.values(), busy=0.5))
+    assert gauges.values == {**memory, ("sundog_runtime_device_busy_ratio", ""): 0.5}
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ EVENT_STREAM_TYPE: Final = "text/event-stream"
 _JSON: Final = ("application/json", "application/problem+json")
 _ARM: Final = "x-sundog-arm"
 _REVISION: Final = "x-sundog-revision"
-_MODEL_ERROR: Final = "ModelError"
-"""Code of the problem details of a model that raised. Its exception is only in the replica's log."""
+_MODEL_ERRORS: Final = ("ModelError", "OutOfMemory")
+"""Codes of the problem details of a model that raised. Its exception is only in the replica's log."""
 _MAX_BYTES: Final = 64 * 2**20
 
 
@@ -119,7 +119,7 @@ def error_reason(response: EndpointResponse, name: str) -> str:
         return str(body).strip()[:300] or "no reason given"
     texts = [str(body[key]) for key in ("title", "detail", "message") if body.get(key)]
     reason = ": ".join(dict.fromkeys(texts)) or orjson.dumps(body).decode()[:300]
-    if body.get("code") != _MODEL_ERROR:
+    if body.get("code") not in _MODEL_ERRORS:
         return reason
     command = f"sundog logs {name}" + (f" --revision {response.revision}" if response.revision else "")
     return f"{reason}. Request {body.get('requestId')}: `{command}` shows the exception"

@@ -4,7 +4,7 @@ Ray shows a replica only its own devices, so the first one of the process belong
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from sundog_runtime.errors import LoadFailed, one_line
 from sundog_runtime.telemetry.logs import LOGGER_NAME
+from sundog_runtime.telemetry.metrics import DeviceUse
 
 CUDA_VENDORS = frozenset({"nvidia", "amd"})
 """Vendors whose devices torch uses as CUDA. With the others a model must place itself."""
@@ -77,6 +78,36 @@ def limit_memory(fraction: float | None, cuda: Any = torch.cuda) -> None:
     """
     if fraction is not None and cuda.is_available():
         cuda.set_per_process_memory_fraction(fraction, 0)
+
+
+def read_device_use(cuda: Any = torch.cuda) -> DeviceUse | None:
+    """Return the use of the replica's devices; None before the model uses one, or once a device is lost.
+
+    Reading a device that the process does not use would create a context there, which takes hundreds of MiB.
+    """
+    if not cuda.is_initialized():
+        return None
+    devices = range(cuda.device_count())
+    try:
+        memory = [cuda.mem_get_info(each) for each in devices]
+        allocated, reserved = map(cuda.memory_allocated, devices), map(cuda.memory_reserved, devices)
+        free, total = (sum(part) for part in zip(*memory, strict=True))
+        return DeviceUse(sum(allocated), sum(reserved), total - free, total, _read_busy(devices, cuda))
+    except RuntimeError:
+        return None
+
+
+def _read_busy(devices: Sequence[int], cuda: Any) -> float | None:
+    """Return the share of the time in which devices are busy; None without the vendor's library for Python."""
+    try:
+        return float(sum(map(cuda.utilization, devices)) / (100 * len(devices)))
+    except (ModuleNotFoundError, RuntimeError):
+        return None
+
+
+def make_device_reader(count: int, vendor: str) -> Callable[[], DeviceUse | None]:
+    """Return a function that reads the use of a replica's devices; it returns None if torch does not know their vendor."""
+    return read_device_use if count and vendor in CUDA_VENDORS else lambda: None
 
 
 @dataclass(slots=True)

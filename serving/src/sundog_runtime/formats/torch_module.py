@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sundog_runtime.errors import LoadFailed, ModelTooLarge, StartError
+from sundog_runtime.errors import LoadFailed, ModelTooLarge, StartError, is_out_of_memory
 from sundog_runtime.formats.device import CPU, Device
 from sundog_runtime.formats.to_tensors import to_tensors
 from sundog_runtime.formats.torch_compile import (
@@ -24,7 +24,7 @@ def make_load_error(action: str, error: Exception) -> StartError:
     """Return the start error for an exception of the model or of torch."""
     if isinstance(error, StartError):
         return error
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+    if is_out_of_memory(error) or "allocate memory" in str(error):
         return ModelTooLarge(f"{action}: not enough memory: {error}")
     return LoadFailed(f"{action} raised {type(error).__name__}: {error}")
 

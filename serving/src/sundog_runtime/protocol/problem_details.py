@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 from sundog_runtime.context import RequestContext
-from sundog_runtime.errors import Problem
+from sundog_runtime.errors import Problem, is_out_of_memory
 from sundog_runtime.protocol.plain_json import encode_json
 from sundog_runtime.telemetry.logs import LOGGER_NAME
 
@@ -21,6 +21,13 @@ def make_problem(error: Exception, context: RequestContext) -> Problem:
     _logger.error(
         "request %s: the model raised", context.request_id, exc_info=error, extra={"request_context": context}
     )
+    if is_out_of_memory(error):
+        return Problem(
+            500,
+            "OutOfMemory",
+            "the model ran out of memory on this request; send fewer or smaller inputs at once, or see the replica's log for this"
+            " request id",
+        )
     return Problem(500, "ModelError", "the model raised an error; see the replica's log for this request id")
 
 

@@ -5,6 +5,7 @@ All methods are called on the event loop. Counting a request must cost almost no
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -34,6 +35,25 @@ class Histogram:
         self.total += value
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """Use of a replica's accelerators, added up over its devices.
+
+    Attributes:
+        allocated_bytes: memory of this replica's tensors.
+        reserved_bytes: memory that torch holds for this replica, its cache included.
+        used_bytes: memory that all processes on the devices use.
+        total_bytes: memory of the devices.
+        busy: share of the time in which the devices compute for any process, 0 to 1; None if unknown.
+    """
+
+    allocated_bytes: int
+    reserved_bytes: int
+    used_bytes: int
+    total_bytes: int
+    busy: float | None = None
+
+
 class ReplicaMetrics:
     """Counts since the start of the replica. Times are in seconds."""
 
@@ -50,6 +70,8 @@ class ReplicaMetrics:
         """Requests per pass of the model."""
         self.startup: dict[str, float] = {}
         """Seconds of each phase of the start."""
+        self.read_device: Callable[[], DeviceUse | None] = lambda: None
+        """Reads the use of the accelerators, on any thread; None if the replica has none that can be read."""
 
     def record_answer(self, end: str, seconds: float) -> None:
         """Record the end of one request."""

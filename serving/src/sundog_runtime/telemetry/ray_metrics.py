@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 from sundog_runtime.telemetry.logs import LOGGER_NAME
-from sundog_runtime.telemetry.metrics import Histogram, ReplicaMetrics
+from sundog_runtime.telemetry.metrics import DeviceUse, Histogram, ReplicaMetrics
 
 EXPORT_INTERVAL_SECONDS = 5.0
 PREFIX = "sundog_runtime_"
@@ -65,9 +65,14 @@ class RayMetricsExporter:
         self._startup = gauge(
             f"{PREFIX}startup_seconds", "Duration of a phase of the start.", tag_keys=(*_LABELS, "phase")
         )
+        self._make_gauge = gauge
+        self._device_memory: Any = None
+        self._device_busy: Any = None
 
-    def export(self) -> None:
-        """Export once. Values that did not grow are skipped."""
+    def export(self, device: DeviceUse | None = None) -> None:
+        """Export once. Values that did not grow are skipped. `device` is None if it is unknown or there is none."""
+        if device is not None:
+            self._export_device(device)
         for phase, seconds in self._metrics.startup.items():
             self._startup.set(seconds, tags=self._tags | {"phase": phase})
         for name, label, value, total in iterate_samples(self._metrics):
@@ -81,10 +86,34 @@ class RayMetricsExporter:
         while True:
             await asyncio.sleep(EXPORT_INTERVAL_SECONDS)
             try:
-                self.export()
+                # Another thread reads: a busy driver must not block the event loop.
+                self.export(await asyncio.to_thread(self._metrics.read_device))
             except Exception:
                 # The replica serves without metrics too.
                 _logger.exception("metrics export failed")
+
+    def _export_device(self, device: DeviceUse) -> None:
+        if self._device_memory is None:
+            self._device_memory = self._make_gauge(
+                f"{PREFIX}device_memory_bytes", "Memory of the replica's accelerators.", tag_keys=(*_LABELS, "state")
+            )
+        memory = {
+            "allocated": device.allocated_bytes,
+            "reserved": device.reserved_bytes,
+            "used": device.used_bytes,
+            "total": device.total_bytes,
+        }
+        for state, size in memory.items():
+            self._device_memory.set(size, tags=self._tags | {"state": state})
+        if device.busy is None:
+            return
+        if self._device_busy is None:
+            self._device_busy = self._make_gauge(
+                f"{PREFIX}device_busy_ratio",
+                "Share of the time in which the replica's accelerators compute for any process, 0 to 1.",
+                tag_keys=_LABELS,
+            )
+        self._device_busy.set(device.busy, tags=self._tags)
 
     def _counter(self, name: str, label: str) -> Any:
         found = self._counters.get(name)
