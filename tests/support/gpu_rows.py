@@ -25,8 +25,14 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "amd": {"count": 1, "vendor": "amd"},
     "gaudi": {"count": 2, "vendor": "gaudi"},
     "queue": {"count": 1},
+    "spot-preferred": {"count": 1},
+    "spot-required": {"count": 1, "type": ["h100", "l4"]},
 }
-SCHEDULING: Final[dict[str, dict[str, Any]]] = {"queue": {"queue": "team-a", "priorityClassName": "serving"}}
+SCHEDULING: Final[dict[str, dict[str, Any]]] = {
+    "queue": {"queue": "team-a", "priorityClassName": "serving"},
+    "spot-preferred": {"spot": "prefer"},
+    "spot-required": {"spot": "require"},
+}
 """`spec.scheduling` of the rows that have one."""
 IMAGE: Final = "example.com/runtime:1"
 

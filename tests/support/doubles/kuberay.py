@@ -61,13 +61,15 @@ class FakeKubeRay:
     """Follows RayClusters.
 
     `stuck` are groups whose pods stay, whatever is asked; `unplaced` those whose pods find no node, and so are never idle;
-    `heads_down` clusters whose head is not ready; `refusals` why no more pods can be made, by cluster.
+    `node` is the node of new pods, empty for none; `heads_down` clusters whose head is not ready; `refusals` why no more pods
+    can be made, by cluster.
     """
 
     def __init__(self, kube: MemoryKubernetes, serves: FakeServes, namespace: str) -> None:
         self._kube, self._serves, self._namespace = kube, serves, namespace
         self.stuck: set[str] = set()
         self.unplaced: set[str] = set()
+        self.node = ""
         self.heads_down: set[str] = set()
         self.refusals: dict[str, str] = {}
 
@@ -121,7 +123,7 @@ class FakeKubeRay:
                     "namespace": self._namespace,
                     "labels": {**template["metadata"]["labels"], **labels, groups.LABEL_NODE_TYPE: "worker"},
                 },
-                "spec": template["spec"],
+                "spec": {**template["spec"], **({"nodeName": self.node} if self.node else {})},
             }
             phase = "Pending" if group["groupName"] in self.unplaced else "Running"
             await create_with_status(self._kube, POD, made, {"phase": phase})

@@ -207,6 +207,9 @@ ADVICE: Final = {
         " `sundog retry NAME`. Chance alone causes one mismatch in a thousand rollouts.",
     ),
     "CandidateUnavailable": Advice(_LOGS, "Fix what ends the candidate's replicas, then edit the manifest."),
+    "SpotReclaimed": Advice(
+        DESCRIBE, "Nothing: the candidate is rolled out again. If it repeats, set `scheduling.spot: never`."
+    ),
     "NotificationFailed": Advice(DESCRIBE, "Fix the receiver. The operator retries for an hour."),
     "ReplicaLost": Advice(_LOGS, "If it repeats, read the end of the replica's log: often it needs more memory."),
     "PoisonRequest": Advice(_LOGS, "Find the request by its id in the log, and fix the model or refuse such requests."),

@@ -37,6 +37,11 @@ EXPERIMENT_CONDITIONS: Final = (
             ReasonText("False", "ArmsStarting", _ARMS_STARTING),
             ReasonText("False", "NotYetSupported", _UNSUPPORTED),
             ReasonText("False", "InvalidSpec", _INVALID),
+            ReasonText(
+                "False",
+                "SpotReclaimed",
+                "The candidate lost all of its spot nodes. All traffic is on stable, and the operator starts another attempt.",
+            ),
             ReasonText("False", "ProgressDeadlineExceeded", _DEADLINE),
             ReasonText("False", "ArmUnavailable", _ARM_UNAVAILABLE),
         ),

@@ -241,6 +241,15 @@ class AcceleratorSettings(ApiBase):
     )
 
 
+class SpotSettings(ApiBase):
+    """How node labels identify spot nodes."""
+
+    labels: dict[QualifiedName, Items[NodeLabelValue]] = Field(
+        {},
+        description="Additional labels of spot nodes, with their values. Pods also tolerate taints of that key and value.",
+    )
+
+
 Port = Annotated[Integer, Field(ge=1, le=65535)]
 
 
@@ -323,6 +332,7 @@ class Installation(ApiBase):
     edge: EdgeSettings = EdgeSettings()
     feedback: FeedbackSettings = FeedbackSettings()
     gpu: AcceleratorSettings = AcceleratorSettings()
+    spot: SpotSettings = SpotSettings()
     network_policies: NetworkPolicySettings = NetworkPolicySettings()
     webhooks: WebhookSettings = WebhookSettings()
     prometheus: PrometheusServer = PrometheusServer()

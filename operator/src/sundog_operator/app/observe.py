@@ -223,10 +223,10 @@ async def _read_queued(deps: Dependencies, namespace: str, pods: Sequence[Object
     """
     by_revision: dict[str, list[Object]] = {}
     for pod in pods:
-        by_revision.setdefault(str(pod["metadata"].get("labels", {}).get(names.LABEL_REVISION)), []).append(pod)
-    waiting = [pod for found in by_revision.values() if (pod := kueue.find_waiting_pod(found)) is not None]
+        by_revision.setdefault(str(pod["metadata"]["labels"].get(names.LABEL_REVISION)), []).append(pod)
+    waiting = (kueue.find_waiting_pod(found) for found in by_revision.values())
     queued = {}
-    for uid in (str(pod["metadata"]["uid"]) for pod in waiting):
+    for uid in (str(each["metadata"]["uid"]) for each in waiting if each is not None):
         try:
             queued[uid] = kueue.find_pending_message(
                 await deps.kube.list(WORKLOAD, namespace, {kueue.POD_UID_LABEL: uid})

@@ -219,7 +219,8 @@ ACCEPTED_IN_PODS = [
     spec(autoscaling={"minReplicas": 2, "maxReplicas": 8, "upscaleDelay": "1s"}),
     spec(endpoint={"gateway": {"name": "g", "namespace": "infra", "sectionName": "https"}}),
     spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
-    spec(scheduling={"queue": "team-a"}),
+    spec(scheduling={"queue": "team-a", "spot": "prefer"}),
+    spec(scheduling={"spot": "require"}),
 ]  # fmt: skip
 
 
@@ -252,7 +253,6 @@ REFUSED_IN_PODS = [
         spec(autoscaling={"scaleToZeroDelay": "1m"}),
         "spec.autoscaling.scaleToZeroDelay: 1m is not supported yet; expected 10m",
     ),
-    (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer is not supported yet; expected never"),
     (spec(replicas=0), "spec.replicas: 0 is not supported yet; expected 1 or more"),
 ]  # fmt: skip
 

@@ -66,6 +66,22 @@ def test_kueue_and_not_the_free_devices_admit_pods_of_a_queue() -> None:
     )
 
 
+SPOT = "karpenter.sh/capacity-type"
+GKE_SPOT = {"key": "cloud.google.com/gke-spot", "value": "true", "effect": "NoSchedule"}
+
+
+@pytest.mark.parametrize(("spot", "nodes"), [("never", 2), ("prefer", 4), ("require", 3)])
+def test_spot_nodes_count_as_the_spec_allows_them(spot: str, nodes: int) -> None:
+    known = [
+        node("on-demand", 1, {SPOT: "on-demand"}),
+        node("spot", 1, {SPOT: "spot"}),
+        node("gke", 1, {"cloud.google.com/gke-spot": "true"}, taints=[GKE_SPOT]),
+        node("own", 1, {"tier": "cheap"}, taints=[{"key": "tier", "value": "cheap", "effect": "NoSchedule"}]),
+    ]
+    text = "spot: {labels: {tier: [cheap]}}"
+    assert free(known, text=text, scheduling={"spot": spot}).nodes == nodes
+
+
 def test_nothing_is_looked_for_without_devices() -> None:
     asked = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
     known = capacity.make_inventory([node("a", 4)], ())

@@ -215,7 +215,9 @@ class Scheduling(ApiBase):
     )
     priority_class_name: ObjectName = Field("", description="PriorityClass of the pods.")
     spot: Literal["never", "prefer", "require"] = Field(
-        "never", description="Whether the pods run on spot nodes; default never."
+        "never",
+        description="never (default): pods tolerate no taint of spot nodes. prefer: spot nodes first, else others. require: spot"
+        " nodes only.",
     )
     node_selector: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32)] = Field(
         {}, description="Labels that nodes must have."

@@ -165,6 +165,7 @@ CLUSTER_ONLY_FIELDS = frozenset(
         "spec.autoscaling.upscaleDelay",
         "spec.autoscaling.downscaleDelay",
         "spec.scheduling.queue",
+        "spec.scheduling.spot",
         "spec.scheduling.priorityClassName",
         "spec.scheduling.nodeSelector",
         "spec.scheduling.tolerations[].key",
@@ -200,7 +201,6 @@ UNSUPPORTED_FIELDS = frozenset(
         "spec.resources.gpu.topology",
         "spec.autoscaling.scaleToZeroDelay",
         "spec.autoscaling.coldStartTimeout",
-        "spec.scheduling.spot",
         "spec.baseline",
     }
 )

@@ -179,34 +179,50 @@ def device_tolerations(gpu: Gpu) -> list[Json]:
     return [{"key": key, "operator": "Exists"} for key in keys]
 
 
-def make_node_affinity(gpu: Gpu, aliases: TypeAliases) -> Json | None:
-    """Return the affinity to the nodes that suit the devices. Earlier types are preferred. None if every node suits."""
-    terms = make_node_terms(gpu, aliases)
-    if not terms:
-        return None
+def make_node_affinity(
+    gpu: Gpu, aliases: TypeAliases, required: Sequence[Json] = (), preferences: Sequence[Json] = ()
+) -> Json | None:
+    """Return the affinity to the nodes that suit the devices. Earlier types are preferred. None if every node suits equally.
+
+    Args:
+        gpu: the devices.
+        aliases: the administrator's label values of types.
+        required: expressions, one of which a node must match too.
+        preferences: preferred terms that come after the types.
+    """
+    terms = make_node_terms(gpu, aliases, required)
     preferred = [
         {"weight": max(100 - 10 * rank, 1), "preference": {"matchExpressions": [expression]}}
-        for rank, type_ in enumerate(gpu.type[:-1])
+        for rank, type_ in enumerate(gpu.type[:-1] if gpu.count else ())
         for expression in _type_expressions([type_], gpu.sharing.mode, aliases)
     ]
-    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
-    preference = {"preferredDuringSchedulingIgnoredDuringExecution": preferred} if preferred else {}
-    return {"nodeAffinity": {**required, **preference}}
+    affinity: Json = {}
+    if terms:
+        affinity["requiredDuringSchedulingIgnoredDuringExecution"] = {"nodeSelectorTerms": terms}
+    if preferred or preferences:
+        affinity["preferredDuringSchedulingIgnoredDuringExecution"] = [*preferred, *preferences]
+    return {"nodeAffinity": affinity} if affinity else None
 
 
-def make_node_terms(gpu: Gpu, aliases: TypeAliases) -> list[Json]:
+def make_node_terms(gpu: Gpu, aliases: TypeAliases, required: Sequence[Json] = ()) -> list[Json]:
     """Return the node selector terms of the devices: a node suits that matches one of them. Empty if every node suits.
+
+    `required` are expressions, one of which a node must match too.
 
     Kubernetes combines terms by OR, and the expressions of one by AND. A type and the memory each have several label keys, so each pair of
     keys has a term.
     """
+    alternatives = [each for each in (*_device_expressions(gpu, aliases), required) if each]
+    return [{"matchExpressions": list(each)} for each in itertools.product(*alternatives)] if alternatives else []
+
+
+def _device_expressions(gpu: Gpu, aliases: TypeAliases) -> list[list[Json]]:
+    """Return lists of expressions: a node must match one of each list that is not empty."""
     if not gpu.count:
         return []
     mode = gpu.sharing.mode
     slicing = [dict(_NOT_MPS)] if mode == "timeSliced" else []
-    needs = [_type_expressions(gpu.type, mode, aliases), _memory_expressions(gpu.memory), slicing]
-    alternatives = [each for each in needs if each]
-    return [{"matchExpressions": list(each)} for each in itertools.product(*alternatives)] if alternatives else []
+    return [_type_expressions(gpu.type, mode, aliases), _memory_expressions(gpu.memory), slicing]
 
 
 def matches_terms(labels: Mapping[str, str], terms: Sequence[Json]) -> bool:

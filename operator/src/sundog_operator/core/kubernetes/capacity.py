@@ -9,7 +9,7 @@ from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.quantities import parse_quantity
 from sundog_operator.api.reasons import Cause, DeploymentReason
-from sundog_operator.core.kubernetes import accelerators, names, pods
+from sundog_operator.core.kubernetes import accelerators, names, pods, spot
 from sundog_operator.core.kubernetes.accelerators import Devices
 from sundog_operator.core.kubernetes.pod_problems import is_scheduled
 
@@ -190,10 +190,13 @@ def _find_fitting_nodes(
     known: Inventory, spec: ModelDeploymentSpec, devices: Devices, installation: Installation
 ) -> Sequence[Json]:
     """Return the nodes that may run the pods of a spec."""
-    template = installation.ray.pods
+    template, gpu = installation.ray.pods, spec.resources.gpu
+    mode, labels = spec.scheduling.spot, installation.spot.labels
     selector = pods.merge_node_selector(template, spec.scheduling)
-    tolerations = pods.merge_tolerations(template, spec.scheduling, accelerators.device_tolerations(spec.resources.gpu))
-    terms = accelerators.make_node_terms(spec.resources.gpu, installation.gpu.aliases)
+    own = [*accelerators.device_tolerations(gpu), *spot.make_tolerations(mode, labels)]
+    tolerations = pods.merge_tolerations(template, spec.scheduling, own)
+    required = spot.make_required_expressions(mode, labels)
+    terms = accelerators.make_node_terms(gpu, installation.gpu.aliases, required)
     key = pods.fingerprint([devices.resource, selector, tolerations, terms])
     if key not in known.fitting:
         known.fitting[key] = [

@@ -5,7 +5,9 @@ from typing import Final, TypeVar
 
 from sundog_operator.api import Condition, RevisionStatus, format_duration
 from sundog_operator.api.reasons import Cause, EndReason
+from sundog_operator.core import revisions
 from sundog_operator.core.edge import confirmation
+from sundog_operator.core.kubernetes import spot
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state, windows
 
@@ -22,6 +24,11 @@ def has_traffic(context: PlanContext) -> bool:
 
 def find_failure(context: PlanContext, candidate: RevisionStatus) -> Cause | None:
     """Return why a rollout must stop now; None if it may continue."""
+    if _is_reclaimed(context, candidate):
+        message = (
+            f"no pod of revision {candidate.revision} is left on a node; it allows spot nodes, and is rolled out again"
+        )
+        return Cause(EndReason.SPOT_RECLAIMED, message)
     readiness = context.readiness(candidate.revision)
     if readiness.failed and (not readiness.retryable or has_traffic(context)):
         return Cause(readiness.reason, readiness.message)
@@ -35,6 +42,18 @@ def find_failure(context: PlanContext, candidate: RevisionStatus) -> Cause | Non
     if not late or not _is_deadline_fatal(context):
         return None
     return Cause(EndReason.PROGRESS_DEADLINE_EXCEEDED, f"{describe_deadline(context)}: {late}")
+
+
+def _is_reclaimed(context: PlanContext, candidate: RevisionStatus) -> bool:
+    """Whether a candidate with traffic lost all of its nodes, and allows spot nodes.
+
+    A model that crashes or is killed for its memory keeps its pod on the node.
+    """
+    revision = context.revision(candidate.revision)
+    if revision is None or not context.observed.in_cluster or not has_traffic(context):
+        return False
+    allows_spot = revisions.spec_of(revision).scheduling.spot != "never"
+    return allows_spot and spot.have_lost_nodes(context.pods_of(candidate.revision))
 
 
 def _is_deadline_fatal(context: PlanContext) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sundog_operator.api import Resources, parse_bytes
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.quantities import parse_quantity
-from sundog_operator.core.kubernetes import accelerators, grace_periods, kueue, names, pods, references
+from sundog_operator.core.kubernetes import accelerators, grace_periods, kueue, names, pods, references, spot
 from sundog_operator.core.kubernetes.pods import PodRequirements
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import valkey
@@ -189,6 +189,7 @@ def _make_worker(
     limits = {"memory": str(memory + OVERHEAD_BYTES)}
     given = {devices.resource: str(devices.count)} if devices else {}
     mounted, queue = references.make_mounts(spec), spec.scheduling.queue
+    spot_labels = installation.spot.labels
     own = [
         {"name": "SUNDOG_CACHE_DIR", "value": CACHE_DIRECTORY},
         {"name": DRAIN_ENV_VAR, "value": str(grace_periods.node_grace_s(request_timeout))},
@@ -219,8 +220,16 @@ def _make_worker(
         },
         volumes=[_make_cache_volume(installation.ray.cache.host_path), *mounted.volumes],
         scheduling=spec.scheduling,
-        tolerations=accelerators.device_tolerations(spec.resources.gpu),
-        affinity=accelerators.make_node_affinity(spec.resources.gpu, installation.gpu.aliases),
+        tolerations=[
+            *accelerators.device_tolerations(spec.resources.gpu),
+            *spot.make_tolerations(spec.scheduling.spot, spot_labels),
+        ],
+        affinity=accelerators.make_node_affinity(
+            spec.resources.gpu,
+            installation.gpu.aliases,
+            spot.make_required_expressions(spec.scheduling.spot, spot_labels),
+            spot.make_preferences(spec.scheduling.spot, spot_labels),
+        ),
         service_account=spec.model.credentials.service_account_name,
         gates=(kueue.ADMISSION_GATE,) if queue else (),
     )
