@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from gpu_rows import IMAGE, ROWS, make_row
+from gpu_rows import IMAGE, ROWS, make_claim_template, make_row
 from real_kubernetes import node
 from real_kubernetes.checkout import pod_spec, pod_template
 from real_kubernetes.cluster import BINARIES, Cluster
@@ -163,7 +163,14 @@ def test_the_api_server_keeps_each_row_of_accelerators_as_it_was_made(team: Team
     # Only the check of a pod knows the operators of an affinity.
     placed = dry_run(team, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": row}, "spec": asked})["spec"]
     assert placed.get("affinity") == asked.get("affinity")
-    assert placed["containers"][0]["resources"]["limits"] == asked["containers"][0]["resources"]["limits"]
+    assert contains(placed["containers"][0]["resources"], asked["containers"][0]["resources"])
+    assert placed.get("resourceClaims") == asked.get("resourceClaims")
+    assert contains(placed.get("schedulingGates", []), asked.get("schedulingGates", []))
+    template = make_claim_template(row)
+    if template is not None:
+        metadata = {**template["metadata"], "namespace": team.namespace, "ownerReferences": []}
+        # The API server checks the types of the CEL.
+        assert contains(dry_run(team, {**template, "metadata": metadata})["spec"], template["spec"])
 
 
 def dry_run(team: Team, obj: Json) -> Json:

@@ -30,6 +30,8 @@ NOT_ASKED_FOR = {
     Grant(Right("list", "secrets"), names.EDGE): "each edge is granted it, and nobody can grant what he does not hold",
     Grant(Right("watch", "secrets"), names.EDGE): "likewise",
     Grant(Right("list", "workloads.kueue.x-k8s.io")): "asked for only while a pod waits in a queue of Kueue",
+    Grant(Right("get", "resourceclaimtemplates.resource.k8s.io")): "asked for only by models whose pods claim devices",
+    Grant(Right("create", "resourceclaimtemplates.resource.k8s.io")): "likewise",
     Grant(Right("create", "leases.coordination.k8s.io")): "of one alone, but a name does not bind who makes it by POST",
     # Of the shared objects of a namespace, whose owners change.
     **{

@@ -3,9 +3,10 @@
 from datetime import timedelta
 from typing import Any, Final
 
-from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.core import revisions
+from sundog_operator.core.kubernetes import device_claims
 from sundog_operator.core.ray import pods, serve_config
 from sundog_operator.core.ray.serve_config import ReplicaScale
 from sundog_operator.core.revisions import Revision
@@ -24,12 +25,16 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "time-sliced-type": {"count": 1, "type": ["l4"], "memory": "20Gi", "sharing": {"mode": "timeSliced"}},
     "amd": {"count": 1, "vendor": "amd"},
     "gaudi": {"count": 2, "vendor": "gaudi"},
+    "dra": {"count": 2, "allocation": "dra"},
+    "dra-types": {"count": 1, "type": ["h100", "a100-80gb"], "memory": "70Gi", "allocation": "dra"},
+    "dra-mig": {"count": 1, "sharing": {"mode": "mig", "profile": "1g.10gb"}, "allocation": "dra"},
+    "dra-fraction": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.5"}, "allocation": "dra"},
     "queue": {"count": 1},
     "spot-preferred": {"count": 1},
     "spot-required": {"count": 1, "type": ["h100", "l4"]},
 }
 SCHEDULING: Final[dict[str, dict[str, Any]]] = {
-    "queue": {"queue": "team-a", "priorityClassName": "serving"},
+    "queue": {"queue": "team-a"},
     "spot-preferred": {"spot": "prefer"},
     "spot-required": {"spot": "require"},
 }
@@ -47,3 +52,11 @@ def make_row(row: str) -> tuple[dict[str, Any], dict[str, Any]]:
     installation = parse_installation(f"runtimeImage: {IMAGE}", "test")
     group = pods.make_worker_group("digits", revision, (1, 3), IMAGE, installation, timedelta(seconds=30))
     return group, serve_config.make_application("vision", "digits", revision, spec, ReplicaScale(3, 3), in_pods=True)
+
+
+def make_claim_template(row: str) -> dict[str, Any] | None:
+    """Return the ResourceClaimTemplate of a row; None if its pods claim no devices."""
+    gpu = Gpu.from_json(ROWS[row])
+    owner = {"apiVersion": "apps/v1", "kind": "ControllerRevision", "name": "digits-r7", "uid": "u"}
+    is_claimed = gpu.allocation == "dra"
+    return device_claims.make_claim_template("vision", "digits-r7", owner, gpu, {}) if is_claimed else None

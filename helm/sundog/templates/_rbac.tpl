@@ -47,6 +47,10 @@ grant only permissions that it holds. The rules for `sundog-edge` include those 
 - apiGroups: [""]
   resources: [resourcequotas]
   verbs: [list]
+# Devices that pods claim, for ModelDeployments with `allocation: dra`. The templates are named after revisions.
+- apiGroups: [resource.k8s.io]
+  resources: [resourceclaimtemplates]
+  verbs: [get, create]
 # Why Kueue has not admitted a pod, for ModelDeployments with `scheduling.queue`.
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads]

@@ -48,6 +48,7 @@ HTTP_ROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
 NODE = Kind("v1", "Node", "nodes", namespaced=False)
+RESOURCE_CLAIM_TEMPLATE = Kind("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates")
 WORKLOAD = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads")
 RESOURCE_QUOTA = Kind("v1", "ResourceQuota", "resourcequotas")
 NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
@@ -76,6 +77,7 @@ KINDS = (
     RESOURCE_QUOTA,
     NAMESPACE,
     WORKLOAD,
+    RESOURCE_CLAIM_TEMPLATE,
 )
 _BY_TYPE = {(kind.api_version, kind.kind): kind for kind in KINDS}
 

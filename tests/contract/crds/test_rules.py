@@ -181,6 +181,16 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     (deployment({"runtime": {"env": [{"name": "RAY_ADDRESS"}]}}), f"spec.runtime.env[0].name: RAY_ADDRESS {OURS}"),
     (deployment({"runtime": {"env": [{"name": "SUNDOG_X"}]}}), f"spec.runtime.env[0].name: SUNDOG_X {OURS}"),
+    (
+        deployment({"resources": {"gpu": {"count": 1, "vendor": "amd", "allocation": "dra"}}}),
+        "spec.resources.gpu.allocation: dra with vendor amd; expected devicePlugin, because only claims to devices of nvidia"
+        " are known",
+    ),
+    (
+        deployment({"resources": {"gpu": {"count": 1, "allocation": "dra", "sharing": {"mode": "timeSliced"}}}}),
+        "spec.resources.gpu.allocation: dra with sharing mode timeSliced; expected devicePlugin, because no claim shares a"
+        " device in time",
+    ),
     (deployment({"runtime": {"podLabels": {"ray.io/cluster": "x"}}}), f"spec.runtime.podLabels: {RESERVED}"),
     *(
         (

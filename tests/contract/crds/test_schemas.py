@@ -57,7 +57,7 @@ def test_the_reference_shows_what_a_change_does() -> None:
     assert "| **revision**, *cluster* |" in rows["spec.resources.gpu.count"]
     assert "| in place, *cluster* |" in rows["spec.autoscaling.maxReplicas"]
     assert "| **revision**, *cluster* |" in rows["spec.resources.gpu.memory"]
-    assert "| *later* |" in rows["spec.resources.gpu.allocation"]
+    assert "| *later* |" in rows["spec.resources.gpu.topology.nodes"]
     assert "In a cluster only: `pvc://`." in rows["spec.model.uri"]
     assert "Not supported yet: `tpu`." in rows["spec.resources.gpu.vendor"]
 

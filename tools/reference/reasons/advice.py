@@ -62,6 +62,10 @@ ADVICE: Final = {
         "kubectl -n NAMESPACE get controllerrevisions", "Edit the spec: an edit creates a new revision."
     ),
     "Unschedulable": Advice(_POD, "Free a node, add one, or request less. Pods of Ray's head and store count too."),
+    "DRAMissing": Advice(
+        "kubectl api-resources --api-group=resource.k8s.io",
+        "Use Kubernetes 1.34 or later with NVIDIA's driver for it, or set `resources.gpu.allocation: devicePlugin`.",
+    ),
     "NotAdmitted": Advice(
         "kubectl -n NAMESPACE get localqueues,workloads",
         "Wait, raise the quota of its ClusterQueue, or request less. Raise `rollout.progressDeadline` if waits are long.",

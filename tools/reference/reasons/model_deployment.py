@@ -123,6 +123,11 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             ),
             ReasonText(
                 "False",
+                "DRAMissing",
+                "`resources.gpu.allocation` is `dra`, and the API server does not serve `resource.k8s.io/v1`. Still retrying.",
+            ),
+            ReasonText(
+                "False",
                 "NotAdmitted",
                 "A pod of it waits in the queue of `scheduling.queue`. The message is Kueue's. Still waiting.",
             ),

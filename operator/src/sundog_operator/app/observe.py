@@ -47,6 +47,7 @@ from sundog_operator.ports import (
     MODEL_DEPLOYMENT,
     POD,
     RAY_CLUSTER,
+    RESOURCE_CLAIM_TEMPLATE,
     RESOURCE_QUOTA,
     WORKLOAD,
     Object,
@@ -115,6 +116,7 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         room=await _read_capacity(deps, deployment, stored_status),
         route=route,
         routes_served=routes_served,
+        claims_served=await _are_claims_served(deps, deployment, stored_status),
         answer=_ask_webhook(deps, deployment, _find_attempt(rollouts, stored_status), owned),
         readings=_read_metrics(deps, deployment, _find_attempt(rollouts, stored_status)),
         user_experiments=user_experiments,
@@ -203,6 +205,18 @@ async def _read_route(deps: Dependencies, deployment: Object) -> tuple[Object | 
         return await deps.kube.get(Ref(HTTP_ROUTE, meta["namespace"], meta["name"])), True
     except NotServed:
         return None, False
+
+
+async def _are_claims_served(deps: Dependencies, deployment: Object, status: ModelDeploymentStatus) -> bool:
+    """Return whether the API server has the API of claims to devices; true for a spec that needs none, or whose revision is settled."""
+    spec, meta = accept_model_deployment(deployment, deps.settings.installation).spec, deployment["metadata"]
+    if spec is None or spec.resources.gpu.allocation != "dra" or is_settled(deployment, status):
+        return True
+    try:
+        await deps.kube.get(Ref(RESOURCE_CLAIM_TEMPLATE, meta["namespace"], meta["name"]))
+    except NotServed:
+        return False
+    return True
 
 
 async def _list_pods(deps: Dependencies, namespace: str, service: str, clusters: Sequence[str]) -> tuple[Object, ...]:

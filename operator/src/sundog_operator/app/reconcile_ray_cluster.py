@@ -7,6 +7,7 @@ from sundog_operator.api import Endpoint, ModelDeploymentSpec, ModelDeploymentSt
 from sundog_operator.api.installation import Installation
 from sundog_operator.app import ray_clusters
 from sundog_operator.app.apply import ensure
+from sundog_operator.app.claim_templates import ensure_claim_template
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.idle_check import NamespaceState
 from sundog_operator.app.queue.keys import Key
@@ -86,6 +87,8 @@ async def _ensure_cluster(
             model_deployment, _owned_by(model_deployment, owned), key.name, deps.settings.runtime_image
         )
     ]
+    for model_deployment, revision, _ in placed:
+        await ensure_claim_template(deps, model_deployment["metadata"], revision, installation)
     images = [image for _, _, image in placed if names.is_ray_cluster_of(key.name, image)]
     image = images[0] if images else deps.settings.runtime_image
     wanted = pods.make_ray_cluster(key.namespace, key.name, model_deployments, image, installation)

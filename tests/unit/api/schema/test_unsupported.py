@@ -216,6 +216,8 @@ ACCEPTED_IN_PODS = [
     spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mig", "profile": "1g.10gb"}}}),
     spec(resources={"gpu": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.5"}}}),
     spec(resources={"gpu": {"count": 1, "sharing": {"mode": "timeSliced"}}}),
+    spec(resources={"gpu": {"count": 2, "allocation": "dra"}}),
+    spec(resources={"gpu": {"count": 2, "allocation": "devicePlugin"}}),
     spec(autoscaling={"minReplicas": 2, "maxReplicas": 8, "upscaleDelay": "1s"}),
     spec(endpoint={"gateway": {"name": "g", "namespace": "infra", "sectionName": "https"}}),
     spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
@@ -239,10 +241,6 @@ REFUSED_IN_PODS = [
         spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mps"}}}),
         "spec.resources.gpu.sharing.mode: mps is not supported, because one client's fault ends all clients of its device;"
         " expected exclusive, mig, fraction or timeSliced",
-    ),
-    (
-        spec(resources={"gpu": {"count": 1, "allocation": "dra"}}),
-        "spec.resources.gpu.allocation: dra is not supported yet; expected auto",
     ),
     (
         spec(resources={"gpu": {"count": 1, "topology": {"nodes": 2}}}),
@@ -293,8 +291,8 @@ def test_every_field_of_an_experiment_is_either_acted_on_or_refused() -> None:
     ("refused", "message"),
     [
         (
-            experiment(arm={"resources": {"gpu": {"allocation": "dra"}}}),
-            "spec.arms[0].resources.gpu.allocation: dra is not supported yet; expected auto",
+            experiment(arm={"resources": {"gpu": {"count": 1, "topology": {"nodes": 2}}}}),
+            "spec.arms[0].resources.gpu.topology.nodes: 2 is not supported yet; expected 1",
         ),
     ],
 )
@@ -305,7 +303,8 @@ def test_what_of_an_experiment_is_not_supported_yet(refused: Experiment, message
 def test_experiments_of_users_and_of_rollouts_are_accepted() -> None:
     label = {"serving.sundog.dev/rollout": "true"}
     owner = [{"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "name": "digits", "uid": "u"}]
-    of_rollout = experiment({"labels": label, "ownerReferences": owner}, {"resources": {"gpu": {"allocation": "dra"}}})
+    later = {"resources": {"gpu": {"count": 1, "topology": {"nodes": 2}}}}
+    of_rollout = experiment({"labels": label, "ownerReferences": owner}, later)
     assert is_rollout_experiment(of_rollout)
     assert find_unsupported_experiment_fields(of_rollout) == []
     logged = experiment(exposureLog={"uri": "s3://logs/a"}, metrics=OUTCOMES)

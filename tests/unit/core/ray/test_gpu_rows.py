@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 
-from gpu_rows import ROWS, make_row
+from gpu_rows import ROWS, make_claim_template, make_row
 from sundog_operator.core.kubernetes import kueue
 
-PLACEMENT = ("affinity", "tolerations", "priorityClassName", "schedulingGates")
+PLACEMENT = ("affinity", "tolerations", "schedulingGates", "resourceClaims")
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def translation(row: str) -> dict[str, Any]:
     """Return what differs by the accelerators of a spec."""
     group, application = make_row(row)
+    template = make_claim_template(row)
     pod, labels = group["template"]["spec"], group["template"]["metadata"]["labels"]
     queue = {key: value for key, value in labels.items() if key == kueue.QUEUE_LABEL}
     return {
@@ -29,6 +30,7 @@ def translation(row: str) -> dict[str, Any]:
             "args.gpu": application["args"]["gpu"],
             "ray_actor_options": application["deployments"][0]["ray_actor_options"],
         },
+        **({"claimTemplate": template} if template is not None else {}),
     }
 
 

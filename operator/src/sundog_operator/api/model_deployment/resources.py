@@ -102,7 +102,8 @@ class Gpu(ApiBase):
     )
     sharing: GpuSharing = Field(GpuSharing(), description="How replicas share a GPU.")
     allocation: Literal["auto", "devicePlugin", "dra"] = Field(
-        "auto", description="How pods request devices: devicePlugin, dra, or what the cluster offers (auto, default)."
+        "auto",
+        description="How pods request devices: by devicePlugin (also auto, default), or by claims of Dynamic Resource Allocation (dra).",
     )
     topology: GpuTopology = Field(GpuTopology(), description="Placement of one replica's GPUs.")
 
@@ -130,6 +131,18 @@ class Gpu(ApiBase):
             holds=lambda gpu: gpu.vendor == "nvidia" or gpu.sharing.mode == "exclusive",
             message="{vendor} with sharing mode {sharing.mode}; expected nvidia, or mode exclusive",
             field="vendor",
+        ),
+        Rule(
+            cel="self.vendor == 'nvidia' || self.allocation != 'dra'",
+            holds=lambda gpu: gpu.vendor == "nvidia" or gpu.allocation != "dra",
+            message="dra with vendor {vendor}; expected devicePlugin, because only claims to devices of nvidia are known",
+            field="allocation",
+        ),
+        Rule(
+            cel="self.sharing.mode in ['exclusive', 'mig', 'fraction'] || self.allocation != 'dra'",
+            holds=lambda gpu: gpu.sharing.mode in ("exclusive", "mig", "fraction") or gpu.allocation != "dra",
+            message="dra with sharing mode {sharing.mode}; expected devicePlugin, because no claim shares a device in time",
+            field="allocation",
         ),
     )
 

@@ -159,6 +159,7 @@ CLUSTER_ONLY_FIELDS = frozenset(
         "spec.resources.gpu.sharing.mode",
         "spec.resources.gpu.sharing.profile",
         "spec.resources.gpu.sharing.fraction",
+        "spec.resources.gpu.allocation",
         "spec.autoscaling.minReplicas",
         "spec.autoscaling.maxReplicas",
         "spec.autoscaling.targetOngoingRequests",
@@ -197,7 +198,6 @@ UNSUPPORTED_IN_LOCAL_MODE: Mapping[str, str] = {
 UNSUPPORTED_FIELDS = frozenset(
     {
         "spec.runtime.placement",
-        "spec.resources.gpu.allocation",
         "spec.resources.gpu.topology",
         "spec.autoscaling.scaleToZeroDelay",
         "spec.autoscaling.coldStartTimeout",
@@ -243,6 +243,7 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
         "spec.arms[].resources.gpu.sharing.mode",
         "spec.arms[].resources.gpu.sharing.profile",
         "spec.arms[].resources.gpu.sharing.fraction",
+        "spec.arms[].resources.gpu.allocation",
         "spec.weights",
         "spec.exposure",
         "spec.unit.header",
@@ -289,7 +290,6 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
 UNSUPPORTED_EXPERIMENT_FIELDS = frozenset(
     {
         "spec.arms[].runtime.placement",
-        "spec.arms[].resources.gpu.allocation",
         "spec.arms[].resources.gpu.topology",
     }
 )

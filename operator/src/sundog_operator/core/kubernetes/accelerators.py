@@ -1,4 +1,4 @@
-"""Accelerators: devices from device plugins, whole or shared, on nodes with the types and the memory that a spec names."""
+"""Accelerators: devices from device plugins or by claims, whole or shared, on nodes with the types and the memory that a spec names."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -101,6 +101,10 @@ _NOT_MPS: Final[Mapping[str, Any]] = {"key": "nvidia.com/gpu.sharing-strategy", 
 _SHARED_PRODUCT_SUFFIX: Final = "-SHARED"
 """Feature discovery may add it to the product of devices that pods share."""
 
+_DEVICE_CLASSES: Final[Mapping[str, str]] = {"mig": "mig.nvidia.com"}
+_DEVICE_CLASS: Final = "gpu.nvidia.com"
+"""DeviceClasses of NVIDIA's driver for Dynamic Resource Allocation, by sharing mode and for all others."""
+
 _RAY_PRECISION: Final = Decimal("0.0001")
 """Ray rounds resources to this. Rounded up, the shares of a device could exceed it."""
 
@@ -110,11 +114,12 @@ class Devices:
     """The devices of one pod.
 
     Attributes:
-        resource: the pod's resource.
+        resource: the pod's resource, or the DeviceClass of its claim.
         ray_name: Ray's name for it.
         count: number of devices.
         replicas_per_pod: more than 1 only where replicas share the pod's one device.
         fraction: the part of one device that a replica gets; None where it gets all of the pod's devices.
+        is_claimed: whether the pod has a claim (Dynamic Resource Allocation), and requests nothing of a device plugin.
     """
 
     resource: str
@@ -122,6 +127,7 @@ class Devices:
     count: int
     replicas_per_pod: int = 1
     fraction: float | None = None
+    is_claimed: bool = False
 
     def count_pods(self, replicas: int) -> int:
         """Return the number of pods of so many replicas."""
@@ -137,12 +143,13 @@ def replica_devices(gpu: Gpu) -> Devices | None:
         resource = _MIG_RESOURCE.format(gpu.sharing.profile)
     if gpu.sharing.mode == "timeSliced":
         resource = _TIME_SLICED_RESOURCE
+    if is_claimed := gpu.allocation == "dra":
+        resource = _DEVICE_CLASSES.get(gpu.sharing.mode, _DEVICE_CLASS)
     if gpu.sharing.mode == "fraction":
         share = Decimal(gpu.sharing.fraction)
-        return Devices(
-            resource, ray_name, gpu.count, int(1 // share), float(share.quantize(_RAY_PRECISION, ROUND_DOWN))
-        )
-    return Devices(resource, ray_name, gpu.count)
+        rounded = float(share.quantize(_RAY_PRECISION, ROUND_DOWN))
+        return Devices(resource, ray_name, gpu.count, int(1 // share), rounded, is_claimed)
+    return Devices(resource, ray_name, gpu.count, is_claimed=is_claimed)
 
 
 def count_pods(gpu: Gpu, replicas: int) -> int:
@@ -175,7 +182,10 @@ def device_tolerations(gpu: Gpu) -> list[Json]:
     By convention a taint has the resource's name: of the vendor's whole devices, also on nodes that share them.
     """
     devices = replica_devices(gpu)
-    keys = {} if devices is None else dict.fromkeys((VENDOR_RESOURCES[gpu.vendor][0], devices.resource))
+    if devices is None:
+        return []
+    whole = VENDOR_RESOURCES[gpu.vendor][0]
+    keys = dict.fromkeys((whole,) if devices.is_claimed else (whole, devices.resource))
     return [{"key": key, "operator": "Exists"} for key in keys]
 
 
@@ -193,7 +203,7 @@ def make_node_affinity(
     terms = make_node_terms(gpu, aliases, required)
     preferred = [
         {"weight": max(100 - 10 * rank, 1), "preference": {"matchExpressions": [expression]}}
-        for rank, type_ in enumerate(gpu.type[:-1] if gpu.count else ())
+        for rank, type_ in enumerate(gpu.type[:-1] if _is_placed_by_labels(gpu) else ())
         for expression in _type_expressions([type_], gpu.sharing.mode, aliases)
     ]
     affinity: Json = {}
@@ -218,11 +228,21 @@ def make_node_terms(gpu: Gpu, aliases: TypeAliases, required: Sequence[Json] = (
 
 def _device_expressions(gpu: Gpu, aliases: TypeAliases) -> list[list[Json]]:
     """Return lists of expressions: a node must match one of each list that is not empty."""
-    if not gpu.count:
+    if not _is_placed_by_labels(gpu):
         return []
     mode = gpu.sharing.mode
     slicing = [dict(_NOT_MPS)] if mode == "timeSliced" else []
     return [_type_expressions(gpu.type, mode, aliases), _memory_expressions(gpu.memory), slicing]
+
+
+def _is_placed_by_labels(gpu: Gpu) -> bool:
+    """Whether labels of nodes say which devices are there. A claim selects devices, and so their node."""
+    return gpu.count > 0 and gpu.allocation != "dra"
+
+
+def find_product_names(type_: str, aliases: TypeAliases) -> tuple[str, ...]:
+    """Return the names of a type's products in lower case, as in `nvidia.com/gpu.product`."""
+    return tuple(dict.fromkeys(value.lower() for value in _find_label_values([type_], aliases)[_PRODUCT]))
 
 
 def matches_terms(labels: Mapping[str, str], terms: Sequence[Json]) -> bool:

@@ -39,7 +39,7 @@ class AvailableCapacity:
 
     Attributes:
         resource: the devices' resource name.
-        on_nodes: free devices on nodes; None where the operator may not list nodes, or where Kueue admits the pods.
+        on_nodes: free devices on nodes; None where the operator may not list nodes, or where Kueue or a claim decides.
         quota: devices that the namespace's quotas leave; None without a quota.
     """
 
@@ -111,7 +111,7 @@ def find_available_capacity(
     Args:
         spec: an accepted spec.
         known: the cluster's inventory; None where the operator may not list nodes. It does not count for pods of a queue, because Kueue
-            may end other pods for them.
+            may end other pods for them. Nor does it for claims, whose devices are in no Node.
         quotas: the ResourceQuotas of its namespace.
         installation: the administrator's settings.
     """
@@ -119,9 +119,9 @@ def find_available_capacity(
     if devices is None:
         return None
     on_nodes = None
-    if known is not None and not spec.scheduling.queue:
+    if known is not None and not spec.scheduling.queue and not devices.is_claimed:
         on_nodes = _count_devices(_find_fitting_nodes(known, spec, devices, installation), known.taken, devices)
-    return AvailableCapacity(devices.resource, on_nodes, _quota_left(quotas, devices.resource))
+    return AvailableCapacity(devices.resource, on_nodes, _quota_left(quotas, devices))
 
 
 def _count_devices(fitting: Sequence[Json], taken: Mapping[tuple[str, str], int], devices: Devices) -> NodeCapacity:
@@ -222,8 +222,12 @@ def _allocatable(node: Json, resource: str) -> int:
     return _count((node.get("status") or {}).get("allocatable"), resource)
 
 
-def _quota_left(quotas: Iterable[Json], resource: str) -> int | None:
-    key = f"requests.{resource}"
+def _quota_left(quotas: Iterable[Json], devices: Devices) -> int | None:
+    key = (
+        f"{devices.resource}.deviceclass.resource.k8s.io/devices"
+        if devices.is_claimed
+        else f"requests.{devices.resource}"
+    )
     left = [
         max(_count(status.get("hard"), key) - _count(status.get("used"), key), 0)
         for quota in quotas

@@ -31,6 +31,7 @@ class PodRequirements:
         scheduling: the user's. The administrator's node selector overrides it; its other fields override the administrator's.
         service_account: empty means the administrator's.
         gates: names of the scheduling gates that others remove.
+        claims: claims to devices, which containers name.
     """
 
     labels: Mapping[str, str]
@@ -40,6 +41,7 @@ class PodRequirements:
     affinity: Json | None = None
     service_account: str = ""
     gates: Sequence[str] = ()
+    claims: Sequence[Json] = ()
 
 
 def make_pod(template: PodTemplate, requirements: PodRequirements, containers: Sequence[Json]) -> Json:
@@ -57,6 +59,7 @@ def make_pod(template: PodTemplate, requirements: PodRequirements, containers: S
         "tolerations": merge_tolerations(template, scheduling, requirements.tolerations),
         "affinity": requirements.affinity,
         "schedulingGates": [{"name": gate} for gate in requirements.gates],
+        "resourceClaims": list(requirements.claims),
         "priorityClassName": scheduling.priority_class_name or template.priority_class_name,
         "runtimeClassName": scheduling.runtime_class_name or template.runtime_class_name,
         "securityContext": _drop_nulls(template.security_context, RESTRICTED_POD),

@@ -89,6 +89,7 @@ class ObservedState:
         room: free accelerators of the requested kind; None if the spec requests none, or the operator did not look.
         route: the HTTPRoute of its name, if its endpoint names a Gateway.
         routes_served: whether the API server has the HTTPRoute API, as far as the operator looked.
+        claims_served: whether the API server has the API of claims to devices, as far as the operator looked.
         answer: the last answer of the current step's webhook; None if there is none yet.
         readings: the newest result of each Prometheus query, by slot (`rollout.prometheus_checks`).
         user_experiments: the users' Experiments on it.
@@ -119,6 +120,7 @@ class ObservedState:
     room: AvailableCapacity | None = None
     route: Json | None = None
     routes_served: bool = True
+    claims_served: bool = True
     answer: WebhookResult | None = None
     readings: Mapping[str, PrometheusResult] = field(default_factory=dict)
     user_experiments: tuple[UserExperiment, ...] = ()

@@ -122,7 +122,7 @@ def is_wanted(context: PlanContext, newest: RevisionStatus) -> bool:
 
 def _measure_capacity(context: PlanContext, needed: int) -> CapacityStatus | None:
     """Return the accelerators of all live revisions, and how a candidate shares replicas; None if there is neither."""
-    shared, requested = context.in_place, 0
+    shared, requested, claimed = context.in_place, 0, 0
     resources = set()
     for number, replicas in desired_state.live_revisions(context.status).items():
         revision = context.revision(number)
@@ -130,9 +130,11 @@ def _measure_capacity(context: PlanContext, needed: int) -> CapacityStatus | Non
         if devices is not None:
             requested += devices.count_pods(replicas) * devices.count
             resources.add(devices.resource)
+            if devices.is_claimed:
+                claimed += devices.count * sum(map(pod_problems.is_scheduled, context.pods_of(number)))
     if not resources and shared is None:
         return None
-    allocated = sum(
+    allocated = claimed + sum(
         capacity.requested_devices(pod, resource)
         for pod in context.observed.pods
         if pod_problems.is_scheduled(pod)

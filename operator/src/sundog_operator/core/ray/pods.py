@@ -13,7 +13,16 @@ from typing import Any, Final
 from sundog_operator.api import Resources, parse_bytes
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.quantities import parse_quantity
-from sundog_operator.core.kubernetes import accelerators, grace_periods, kueue, names, pods, references, spot
+from sundog_operator.core.kubernetes import (
+    accelerators,
+    device_claims,
+    grace_periods,
+    kueue,
+    names,
+    pods,
+    references,
+    spot,
+)
 from sundog_operator.core.kubernetes.pods import PodRequirements
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import valkey
@@ -187,7 +196,9 @@ def _make_worker(
     devices = accelerators.replica_devices(spec.resources.gpu)
     cpu, memory = _pod_resources(spec.resources, devices.replicas_per_pod if devices else 1)
     limits = {"memory": str(memory + OVERHEAD_BYTES)}
-    given = {devices.resource: str(devices.count)} if devices else {}
+    is_claimed = devices is not None and devices.is_claimed
+    given = {devices.resource: str(devices.count)} if devices and not is_claimed else {}
+    claims = device_claims.make_pod_claims(names.application(service, revision.number)) if is_claimed else []
     mounted, queue = references.make_mounts(spec), spec.scheduling.queue
     spot_labels = installation.spot.labels
     own = [
@@ -205,7 +216,11 @@ def _make_worker(
             "image": image,
             "env": env,
             "envFrom": references.make_env_from(spec),
-            "resources": {"requests": {"cpu": cpu, **limits, **given}, "limits": {**limits, **given}},
+            "resources": {
+                "requests": {"cpu": cpu, **limits, **given},
+                "limits": {**limits, **given},
+                **({"claims": [{"name": each["name"]} for each in claims]} if claims else {}),
+            },
             "volumeMounts": [{"name": _CACHE, "mountPath": CACHE_DIRECTORY}, *mounted.mounts],
             **_make_probes("/api/local_raylet_healthz", AGENT_PORT),
         },
@@ -232,6 +247,7 @@ def _make_worker(
         ),
         service_account=spec.model.credentials.service_account_name,
         gates=(kueue.ADMISSION_GATE,) if queue else (),
+        claims=claims,
     )
     made = pods.make_pod(template, requirements, [container])
     made["spec"]["terminationGracePeriodSeconds"] = grace_periods.worker_pod_termination_grace_s(request_timeout)

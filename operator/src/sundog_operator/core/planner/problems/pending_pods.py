@@ -1,10 +1,17 @@
 """Reasons why pods of a revision do not run."""
 
+from typing import Final
+
 from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.core.kubernetes import kueue, pod_problems, references
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
+
+_NO_CLAIMS: Final = (
+    "spec.resources.gpu.allocation: dra, and the API server does not serve ResourceClaimTemplates of resource.k8s.io/v1; expected"
+    " Kubernetes 1.34 or later. Set allocation: devicePlugin"
+)
 
 
 def find_pending_reason(context: PlanContext, number: int) -> Cause | None:
@@ -19,6 +26,8 @@ def find_pending_reason(context: PlanContext, number: int) -> Cause | None:
         )
         if missing is not None:
             return missing._replace(message=f"revision {number}: {missing.message}")
+        if not context.observed.claims_served:
+            return Cause(DeploymentReason.DRA_MISSING, f"revision {number}: {_NO_CLAIMS}")
     pod_problem = pod_problems.find_pod_problem(context.pods_of(number))
     if pod_problem is not None and not (
         pod_problem.reason == DeploymentReason.UNSCHEDULABLE

@@ -1,0 +1,102 @@
+"""A ModelDeployment whose pods claim devices, in memory with stand-ins for KubeRay and Ray."""
+
+import functools
+from typing import Any
+
+import pytest
+
+from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster
+from doubles.kuberay import create_with_status
+from sundog_operator.api.installation import parse_installation
+from sundog_operator.app.claim_templates import ensure_claim_template
+from sundog_operator.core import revisions
+from sundog_operator.core.kubernetes import names
+from sundog_operator.errors import Conflict, NotServed
+from sundog_operator.ports import CONTROLLER_REVISION, POD, RESOURCE_CLAIM_TEMPLATE, RESOURCE_QUOTA, Object, Ref
+
+INSTALLATION = parse_installation("runtimeImage: example.com/runtime:1", "test")
+QUOTA = "gpu.nvidia.com.deviceclass.resource.k8s.io/devices"
+CLAIMED: dict[str, Any] = {"replicas": 2, "resources": {"gpu": {"count": 2, "allocation": "dra"}}}
+TEMPLATE = Ref(RESOURCE_CLAIM_TEMPLATE, NAMESPACE, f"{NAME}-r1")
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    made = Cluster(installation=INSTALLATION)
+    assert made.kuberay is not None
+    made.kuberay.node = "node"
+    return made
+
+
+async def read_condition(cluster: Cluster, type_: str) -> tuple[str, str, str]:
+    conditions = {each["type"]: each for each in (await cluster.status())["conditions"]}
+    found = conditions[type_]
+    return found["status"], found["reason"], found["message"]
+
+
+async def test_pods_claim_devices_from_a_template_that_goes_with_the_revision(cluster: Cluster) -> None:
+    await cluster.apply(**CLAIMED)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    template = await cluster.kube.get(TEMPLATE)
+    owner = await cluster.kube.get(Ref(CONTROLLER_REVISION, NAMESPACE, f"{NAME}-r1"))
+    assert template is not None
+    assert owner is not None
+    assert revisions.owner_uids(template) == (owner["metadata"]["uid"],)
+    pods = await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: "1"})
+    assert [pod["spec"]["resourceClaims"] for pod in pods] == [
+        [{"name": "devices", "resourceClaimTemplateName": f"{NAME}-r1"}]
+    ] * 2
+    await cluster.settle(20)
+    assert await read_condition(cluster, "CapacityAvailable") == ("True", "Fits", "2 gpu.nvidia.com for each replica")
+    assert (await cluster.status())["capacity"] == {"gpusRequested": 4, "gpusAllocated": 4, "mode": "surge"}
+
+
+async def test_a_quota_of_claims_holds_a_canary_back(cluster: Cluster) -> None:
+    await cluster.apply(**CLAIMED)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    quota: Object = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "team", "namespace": NAMESPACE}}
+    await create_with_status(cluster.kube, RESOURCE_QUOTA, quota, {"hard": {QUOTA: "5"}, "used": {QUOTA: "4"}})
+    await cluster.apply("file:///models/v2", **CLAIMED, rollout={**MANUAL, "capacity": "surge"})
+    await cluster.settle(5)
+    message = "revision 2: 4 gpu.nvidia.com needed (2 × 2), 1 left by the namespace's quota"
+    assert await read_condition(cluster, "CapacityAvailable") == ("False", "InsufficientQuota", message)
+
+
+async def test_a_cluster_without_the_api_is_named_and_other_models_go_on(cluster: Cluster) -> None:
+    await cluster.apply()
+    await cluster.until(functools.partial(cluster.serves, 1))
+    cluster.kube.faults = lambda _, ref: (
+        NotServed("no resourceclaimtemplates") if ref.kind == RESOURCE_CLAIM_TEMPLATE else None
+    )
+    serve = next(iter(cluster.serve_apis.by_dashboard.values()))
+    serve.room[f"{NAME}-r2"] = 0
+    await cluster.apply("file:///models/v2", **CLAIMED)
+    await cluster.settle(5)
+    status, reason, message = await read_condition(cluster, "RevisionReady")
+    assert (status, reason) == ("False", "DRAMissing")
+    assert message == (
+        "revision 2: spec.resources.gpu.allocation: dra, and the API server does not serve ResourceClaimTemplates of"
+        " resource.k8s.io/v1; expected Kubernetes 1.34 or later. Set allocation: devicePlugin"
+    )
+    assert (await read_condition(cluster, "Ready"))[0] == "True"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({}, "was not made by Sundog"),
+        (names.labels(names.RAY), "belongs to a deleted revision; waiting until Kubernetes"),
+    ],
+)
+async def test_a_template_of_others_is_not_used(cluster: Cluster, labels: dict[str, str], message: str) -> None:
+    await cluster.apply(**CLAIMED)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    (stored,) = await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)
+    revision = revisions.parse_controller_revision(stored)
+    assert revision is not None
+    await cluster.kube.delete(TEMPLATE)
+    meta = {"name": TEMPLATE.name, "namespace": NAMESPACE, "labels": labels}
+    kind = {"apiVersion": RESOURCE_CLAIM_TEMPLATE.api_version, "kind": RESOURCE_CLAIM_TEMPLATE.kind}
+    await cluster.kube.create({**kind, "metadata": meta})
+    with pytest.raises(Conflict, match=message):
+        await ensure_claim_template(cluster.world, {"name": NAME, "namespace": NAMESPACE}, revision, INSTALLATION)
