@@ -92,6 +92,9 @@ GATE: Final[dict[str, tuple[str, ...]]] = {
         "test_what_was_acknowledged_before_an_agent_was_killed_is_counted_once",
         "test_what_is_no_feedback_is_refused_and_counted",
     ),
+    "integration/edge/test_rollout_outcomes.py": (
+        "test_each_gate_counts_the_outcomes_of_users_that_are_first_seen_at_its_weight",
+    ),
     # An application asks which arm a unit is in.
     "integration/edge/test_ofrep.py": (
         "test_units_outside_the_exposure_and_in_each_arm",

@@ -123,6 +123,7 @@ AFTER_COPIES = (
     "all traffic would follow the copies at once; expected a later step with a weight below 100 or a"
     " pause without duration. Or use strategy: shadow, which waits for promote"
 )
+KEPT = {"name": "kept", "feedback": "accepted"}
 PROMETHEUS = {"name": "oom", "prometheus": {"query": "up"}, "threshold": {"max": 0}}
 
 
@@ -474,10 +475,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
         step(webhook={"url": "https://a", "timeout": "1d"}),
         "spec.rollout.steps[0].webhook.timeout: too long; expected at most 1h",
     ),
-    (guardrail(), "spec.rollout.guardrails[0]: expected exactly one of metric and prometheus"),
+    (guardrail(), "spec.rollout.guardrails[0]: expected exactly one of metric, feedback and prometheus"),
     (
         guardrail(metric="errorRate", **PROMETHEUS),
-        "spec.rollout.guardrails[0]: expected exactly one of metric and prometheus",
+        "spec.rollout.guardrails[0]: expected exactly one of metric, feedback and prometheus",
     ),
     (
         guardrail(prometheus={"query": "up"}, name="oom"),
@@ -485,7 +486,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         guardrail(metric="errorRate", name="oom"),
-        "spec.rollout.guardrails[0]: name or threshold without prometheus; expected them only with prometheus",
+        "spec.rollout.guardrails[0]: name without feedback or prometheus; expected it only with one of them",
     ),
     (
         guardrail(metric="errorRate", enabled=False),
@@ -499,7 +500,8 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         guardrail(margin="5%", **PROMETHEUS),
-        "spec.rollout.guardrails[0]: margin, floor or max without metric; expected them only with metric",
+        "spec.rollout.guardrails[0]: margin with prometheus; expected it only with metric or feedback, because"
+        " threshold is absolute",
     ),
     (
         guardrail(metric="errorRate", max="500ms"),
@@ -518,6 +520,53 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (
         guardrail(metric="errorRate", max="0.00%"),
         "spec.rollout.guardrails[0].max: 0 lets no canary pass; expected more than 0",
+    ),
+    *[
+        (guardrail(**fields), f"spec.rollout.guardrails[0]{said}")
+        for fields, said in (
+            ({"metric": "errorRate", **KEPT}, ": expected exactly one of metric, feedback and prometheus"),
+            ({**PROMETHEUS, **KEPT}, ": expected exactly one of metric, feedback and prometheus"),
+            ({"feedback": "accepted"}, ": feedback without name; expected both"),
+            (
+                {"metric": "errorRate", "threshold": {"max": 1}},
+                ": threshold without prometheus; expected it only with prometheus",
+            ),
+            (
+                {"metric": "errorRate", "goal": "decrease"},
+                ": type or goal without feedback; expected them only with feedback",
+            ),
+            ({**KEPT, "floor": "1%"}, ": floor or max without metric; expected them only with metric"),
+            (
+                {**KEPT, "margin": "100%"},
+                ".margin: 100% or more below the baseline excludes nothing; expected less than 100%",
+            ),
+            ({**KEPT, "cap": 5}, ".cap: cap without a mean; expected it only with type: mean"),
+            (
+                {**KEPT, "name": "retries"},
+                ".name: retries is the name of an edge metric; expected another name, because reports show both",
+            ),
+            (
+                {**KEPT, "enabled": False},
+                ": enabled: false on another guardrail; expected only on a latency without margin, floor and max",
+            ),
+        )
+    ],
+    *[
+        (
+            deployment({"rollout": {"guardrails": [KEPT], **rollout}}),
+            "spec.rollout.guardrails: feedback without a step that waits for it; expected strategy: canary with a weight"
+            " below 100 and gate: evidence, which is the default",
+        )
+        for rollout in (
+            {"strategy": "recreate"},
+            {"strategy": "shadow", "bake": {}},
+            {"steps": [{"weight": 50, "gate": "manual"}]},
+            {"steps": [{"weight": 50, "gate": "time"}], "bake": {}},
+        )
+    ],
+    (
+        deployment({"rollout": {"guardrails": [KEPT, {**PROMETHEUS, "name": "kept"}]}}),
+        "spec.rollout.guardrails: two guardrails with the same name; expected unique names",
     ),
     (guardrail(**PROMETHEUS | {"threshold": {}}), "spec.rollout.guardrails[0].threshold: expected min, max or both"),
     (
@@ -712,7 +761,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
             ),
             (
                 {"feedback": "paid", "name": "revenue", "margin": "100%"},
-                ".margin: 100% or more below control excludes nothing; expected less than 100%",
+                ".margin: 100% or more below the baseline excludes nothing; expected less than 100%",
             ),
             (
                 {"feedback": "paid", "name": "revenue", "cap": 5},
@@ -1058,6 +1107,9 @@ GOOD: list[dict[str, Any]] = [
     agreement(by="custom", parts=[{"path": "$.a", "by": "tolerance", "atol": 1}, {"path": "$.b[0]"}]),
     shadowing(steps=[{"scale": {"replicas": 2}}, {"shadow": {"percent": 5}}, {"pause": {}}]),
     shadowing(bake={"holdback": "49%"}, guardrails=[{"metric": "errorRate"}, PROMETHEUS]),
+    deployment({"rollout": {"guardrails": [KEPT, {"metric": "errorRate"}, PROMETHEUS]}}),
+    deployment({"rollout": {"steps": [{"weight": 5, "gate": "manual"}, {"weight": 50}], "guardrails": [KEPT]}}),
+    guardrail(**KEPT, type="mean", goal="decrease", margin="150%", cap=2.5),
     deployment(
         {
             "rollout": {

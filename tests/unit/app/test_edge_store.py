@@ -118,6 +118,18 @@ async def test_it_is_made_once_before_the_edges_are_given_it(cluster: Cluster) -
     assert list(cluster.kube.writes)[writes:] == []
 
 
+async def test_a_model_deployment_whose_rollouts_wait_for_outcomes_has_one_before_they_begin(cluster: Cluster) -> None:
+    kept = {"name": "kept", "feedback": "accepted"}
+    await cluster.apply(rollout={"guardrails": [kept]})
+    await reconcile(cluster)
+    assert await there(cluster, STORE) == ["Secret", "Service", "StatefulSet"]
+    assert await takes_feedback(cluster)
+    await cluster.apply(rollout={"guardrails": [{"metric": "errorRate"}]})
+    await reconcile(cluster)
+    assert await there(cluster) == []
+    assert not await takes_feedback(cluster)
+
+
 async def test_it_goes_with_the_last_experiment_that_wants_it_and_after_the_edges_have_let_go(cluster: Cluster) -> None:
     await experiment(cluster, **OUTCOMES)
     await experiment(cluster, "another", secondary=OUTCOMES["success"])

@@ -282,6 +282,24 @@ def test_a_step_that_asks_for_no_evidence_is_shown_beside_others_that_do(
     assert [each for each in lines if each.startswith("step ")] == expected
 
 
+def test_outcomes_that_gates_wait_for_are_shown(served: Any, manifest: Any) -> None:
+    kept = {"name": "kept", "feedback": "accepted", "margin": "5%"}
+    rollout: dict[str, Any] = {"steps": [{"weight": 25}, {"weight": 50}], "guardrails": [kept]}
+    line = (
+        "guardrail kept: rate of accepted may be up to 5 % below stable's; each evidence gate waits for outcomes that are"
+        " posted to -/feedback"
+    )
+    assert plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-1] == line
+    sticky = plan(served, manifest("file:///models/v2", rollout={**rollout, "unit": {"header": "x-user-id"}}))["lines"]
+    assert sticky[-2:] == [
+        line,
+        "by outcomes, the gate at 50 % counts only units that are first seen at that weight; if few units are new, use a"
+        " single weight",
+    ]
+    dry = plan(served, manifest("file:///models/v2", rollout={**rollout, "dryRun": True}))["lines"]
+    assert any("kept within 5 %" in each for each in dry)
+
+
 def test_a_secret_that_is_missing_is_shown_unless_it_comes_along(served: Any, manifest: Any) -> None:
     path = manifest(endpoint={"auth": {"apiKeys": {"secretName": "keys"}}})
     expected = f"spec.endpoint.auth.apiKeys.secretName: Secret {NAMESPACE}/keys does not exist; until then the edge rejects every request"

@@ -49,6 +49,14 @@ def test_too_little_traffic_decides_nothing_and_says_so(sundog: Any) -> None:
     assert table.splitlines()[2].split()[3:] == ["0%", "0%", "100%", "░" * 20, "–", "–", "0"]
 
 
+def test_outcomes_are_named_as_taken_for_passed(sundog: Any, tmp_path: Path) -> None:
+    kept = {"name": "kept", "feedback": "accepted"}
+    file = manifest(tmp_path, {"steps": [{"weight": 50}], "guardrails": [{"metric": "errorRate"}, kept]})
+    for verb in ("simulate", "power"):
+        result = sundog("experiment", verb, "-f", file, "--rps", "100", "--errors", "1%", "--runs", "20")
+        assert "outcomes are taken as passed: kept" in " ".join(result.out.split())
+
+
 def test_times_are_those_of_gates_and_a_bake_comes_after_them(sundog: Any, tmp_path: Path) -> None:
     alike = {"steps": [{"weight": 50}], "guardrails": [{"metric": "errorRate", "floor": "0.5%"}]}
     baked = manifest(tmp_path, {**alike, "bake": {"duration": "2h"}})

@@ -163,12 +163,14 @@ EXPERIMENT_CONDITIONS: Final = (
             ReasonText(
                 "False",
                 "FeedbackUnavailable",
-                "No edge reports outcomes, so no arm can win meanwhile. The message shows what each edge lacks.",
+                "No edge reports outcomes, so no arm can win and no gate of a rollout opens by them meanwhile. The message"
+                " shows what each edge lacks.",
             ),
             ReasonText(
                 "False",
                 "FeedbackStoreReplaced",
-                "The edges report another store of outcomes than the one that was counted. No arm can win any more.",
+                "The edges report another store of outcomes than the one that was counted. No arm can win any more, and no gate of a"
+                " rollout opens by outcomes.",
             ),
             ReasonText(
                 "False",

@@ -77,6 +77,7 @@ from sundog_operator.api.rollout.common import DEFAULT_MAX_DURATION, DEFAULT_MIN
 from sundog_operator.api.rollout.guardrails import (
     MAX_LATENCY_GUARDRAILS,
     MetricGuardrail,
+    OutcomeGuardrail,
     RolloutGuardrail,
     is_latency_metric,
 )
@@ -157,6 +158,7 @@ __all__ = [
     "NotificationDelivery",
     "NotificationEvent",
     "NotificationReceiver",
+    "OutcomeGuardrail",
     "OwnerReference",
     "PassedStep",
     "PauseStatus",

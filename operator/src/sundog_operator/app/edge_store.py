@@ -1,4 +1,4 @@
-"""Apply the store of a namespace's edges while an Experiment needs it, and delete it after the last one."""
+"""Apply the store of a namespace's edges while an Experiment or a rollout needs it, and delete it after the last one."""
 
 import logging
 import secrets as randomness
@@ -15,7 +15,17 @@ from sundog_operator.core.edge import deployment as edge_deployment
 from sundog_operator.core.edge import feedback_store, network_policies
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray.clusters import is_managed_by_sundog
-from sundog_operator.ports import EXPERIMENT, NETWORK_POLICY, SECRET, SERVICE, STATEFUL_SET, Object, Ref, ref_of
+from sundog_operator.ports import (
+    EXPERIMENT,
+    MODEL_DEPLOYMENT,
+    NETWORK_POLICY,
+    SECRET,
+    SERVICE,
+    STATEFUL_SET,
+    Object,
+    Ref,
+    ref_of,
+)
 
 log = logging.getLogger("sundog.operator")
 
@@ -24,7 +34,9 @@ _KINDS: Final = (SECRET, SERVICE, STATEFUL_SET, NETWORK_POLICY)
 
 
 async def is_needed(deps: Dependencies, namespace: str) -> bool:
-    """Return whether any Experiment of the namespace has outcome metrics. Raises DependencyError."""
+    """Return whether any Experiment or rollout of the namespace has outcomes. Raises DependencyError."""
+    if any(await deps.kube.views(MODEL_DEPLOYMENT, namespace, feedback_store.is_needed_by_rollouts_of)):
+        return True
     return any(await deps.kube.views(EXPERIMENT, namespace, feedback_store.is_needed_by))
 
 

@@ -121,16 +121,19 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         readings=_read_metrics(deps, deployment, _find_attempt(rollouts, stored_status)),
         user_experiments=user_experiments,
         salts=read_salts(experiments, deployments),
-        storeless=await _find_store_problem(deps, namespace, user_experiments),
+        storeless=await _find_store_problem(deps, namespace, user_experiments, _find_attempt(rollouts, stored_status)),
         arm_rooms=await _read_arm_capacity(deps, namespace, stored_status, user_experiments, owned),
     )
 
 
 async def _find_store_problem(
-    deps: Dependencies, namespace: str, user_experiments: Sequence[UserExperiment]
+    deps: Dependencies, namespace: str, user_experiments: Sequence[UserExperiment], rollout: RolloutAttempt | None
 ) -> Cause | None:
     installation = deps.settings.installation
-    if installation is None or not any(each.has_outcomes for each in user_experiments):
+    has_outcomes = any(each.has_outcomes for each in user_experiments) or (
+        rollout is not None and bool(rollout.status.plan.outcomes)
+    )
+    if installation is None or not has_outcomes:
         return None
     return await edge_store.find_store_problem(deps, namespace, installation)
 

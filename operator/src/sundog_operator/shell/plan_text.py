@@ -99,8 +99,8 @@ def plan_section(status: ExperimentStatus, attempt: str, now: datetime) -> Itera
         yield "alpha", plan_text.describe_alpha(plan)
     if plan.comparison is not None:
         yield "ends", describe_end_conditions(plan.comparison)
-        for outcome in plan.comparison.outcomes:
-            yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome)}"
+    for outcome in planned_outcomes(plan):
+        yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome, baseline_arm(plan))}"
     if not state.is_over(status) and (warning := _find_undecidable_step(plan)):
         yield "warning", warning
     if not state.is_over(status) and (timing := "; ".join(_describe_timing(status, attempt, now))):
@@ -114,12 +114,17 @@ def _find_undecidable_step(plan: FrozenPlan) -> str:
     return find_undecidable_step(plan)
 
 
-def describe_outcome_goal(outcome: PlanOutcome) -> str:
+def planned_outcomes(plan: FrozenPlan) -> tuple[PlanOutcome, ...]:
+    """Return the outcomes of an Experiment or of a rollout."""
+    return (plan.outcomes or ()) if plan.comparison is None else plan.comparison.outcomes
+
+
+def describe_outcome_goal(outcome: PlanOutcome, baseline: str) -> str:
     """Describe the better direction of an outcome and its minimum effect, or how much worse a guardrail may be."""
     cap = f", at most {outcome.cap:.12g} by unit," if outcome.cap is not None else ""
     if outcome.margin is not None:
         direction = "below" if outcome.goal == "increase" else "above"
-        return f"{outcome.type} of {outcome.feedback}{cap} may be up to {_percent(outcome.margin)} {direction} {names.CONTROL}'s"
+        return f"{outcome.type} of {outcome.feedback}{cap} may be up to {_percent(outcome.margin)} {direction} {baseline}'s"
     minimum = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
     return f"{outcome.type} of {outcome.feedback}{cap} should {outcome.goal}{minimum}"
 

@@ -88,6 +88,28 @@ def test_an_edit_of_what_runs_costs_nothing_that_was_kept(spec: dict[str, Any]) 
     assert not edge_store.is_needed_by({**edited, "status": {}})
 
 
+@pytest.mark.parametrize(("phase", "wanted"), [("Pending", True), ("Running", True), ("Stopped", False)])
+def test_a_rollout_wants_it_until_its_end(phase: str, wanted: bool) -> None:
+    outcomes = [{"name": "kept", "role": "guardrail", "feedback": "accepted", "margin": 0.1}]
+    rollout = {**experiment(), "status": {"phase": phase, "plan": {"hash": "0" * 16, "outcomes": outcomes}}}
+    assert edge_store.is_needed_by(rollout) is wanted
+
+
+@pytest.mark.parametrize(
+    ("guardrails", "wanted"),
+    [
+        ([], False),
+        ([{"metric": "errorRate"}], False),
+        ([{"name": "kept", "feedback": "accepted"}], True),
+        ([{"feedback": "accepted"}], False),
+    ],
+)
+def test_a_model_deployment_wants_it_before_its_rollout_begins(guardrails: list[Any], wanted: bool) -> None:
+    """Edges restart when they get it."""
+    obj = {**MEMBERS[0], "spec": {"model": {"uri": "file:///models/v1"}, "rollout": {"guardrails": guardrails}}}
+    assert edge_store.is_needed_by_rollouts_of(obj) is wanted
+
+
 def test_it_refuses_instead_of_forgetting_and_outlives_its_pod() -> None:
     made = stateful_set("feedback: {store: {memory: 512Mi, storage: {size: 2Gi, className: fast}}}")
     (container,) = made["spec"]["template"]["spec"]["containers"]

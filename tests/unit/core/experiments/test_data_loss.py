@@ -9,6 +9,7 @@ from sundog_operator.api import EvidenceEpoch, ExperimentStatus
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
+from sundog_operator.core.analysis.data_loss import report_ignored_outcomes
 from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
 from sundog_operator.core.experiments import data_loss, state
 from sundog_operator.core.rollout.default_plan import StableTraffic
@@ -109,15 +110,15 @@ def test_outcomes_of_unknown_units_are_reported_but_no_loss(unknown: int, report
     known = collected(lost(0, 1), sums(10_000, unknown=unknown))
     assert data_loss.find_data_loss(running(), known) is None
     expected = "2000 outcomes belong to no exposed unit and are ignored; 2000 units have an outcome that counts"
-    assert data_loss.report_ignored_outcomes(known) == (expected if reported else "")
+    assert report_ignored_outcomes(known) == (expected if reported else "")
 
 
 def test_a_unit_counts_once_however_many_caps_its_feedback_has() -> None:
     once = sums(10_000, unknown=2000)
     capped = {(f"bought@{cap}", epoch, arm): own for (_, epoch, arm), own in once.outcomes.items() for cap in (5, 9)}
     often = FeedbackSums(once.store, once.sequence, once.exposed, {**once.outcomes, **capped}, unknown=2000)
-    expected = data_loss.report_ignored_outcomes(collected(lost(0, 1), once))
-    assert data_loss.report_ignored_outcomes(collected(lost(0, 1), often)) == expected
+    expected = report_ignored_outcomes(collected(lost(0, 1), once))
+    assert report_ignored_outcomes(collected(lost(0, 1), often)) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_outcomes_at_impossible_times_are_reported_with_their_numbers() -> None:
 def test_outcomes_out_of_the_window_are_reported_but_no_loss() -> None:
     known = collected(lost(0, 1), sums(10_000, late=3000, unknown=4000))
     assert data_loss.find_data_loss(running(), known) is None
-    assert data_loss.report_ignored_outcomes(known) == (
+    assert report_ignored_outcomes(known) == (
         "4000 outcomes belong to no exposed unit and are ignored; 3000 outcomes are of an ended attempt, from before the first"
         " exposure of their unit, or from more than 30 days after it and are ignored; 2000 units have an outcome that counts"
     )

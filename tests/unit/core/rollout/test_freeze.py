@@ -199,6 +199,33 @@ def test_a_shadow_alone_bakes_behind_the_gate_that_a_command_opens() -> None:
     assert frozen({"strategy": "shadow"}).plan.guardrails == ()
 
 
+def test_guardrails_that_are_outcomes_are_frozen_beside_the_default_ones() -> None:
+    cost = {"name": "cost", "feedback": "cost", "type": "mean", "goal": "decrease", "margin": "25%", "cap": 50}
+    plan = frozen({"guardrails": [{"name": "kept", "feedback": "accepted"}, cost]}).plan
+    assert plan.outcomes is not None
+    assert [each.to_json() for each in plan.outcomes] == [
+        {
+            "name": "kept",
+            "role": "guardrail",
+            "feedback": "accepted",
+            "type": "rate",
+            "goal": "increase",
+            "margin": 0.1,
+        },
+        {**cost, "role": "guardrail", "margin": 0.25},
+    ]
+    assert plan.guardrails == frozen({}).plan.guardrails
+    wider = [{"name": "kept", "feedback": "accepted", "margin": "20%"}, cost]
+    assert len({each.plan.hash for each in (frozen({}), frozen({"guardrails": wider}))} | {plan.hash}) == 3
+
+
+def test_a_plan_without_outcomes_has_no_trace_of_them() -> None:
+    plan = frozen({}).plan
+    assert plan.outcomes is None
+    assert "outcomes" not in plan.to_json()
+    assert "outcomes" not in frozen({"guardrails": [{"metric": "errorRate"}]}).plan.to_json()
+
+
 def test_a_plan_without_a_bake_keeps_its_hash() -> None:
     status = frozen({})
     assert status.plan.hash == "e98f26973a1ecf89"

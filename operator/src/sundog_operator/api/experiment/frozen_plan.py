@@ -173,12 +173,13 @@ class PlanArm(ApiBase):
 class PlanOutcome(ApiBase):
     """An outcome from feedback, as frozen."""
 
-    name: Text = Field(description="As in spec.metrics.")
+    name: Text = Field(description="As in spec.metrics or spec.rollout.guardrails.")
     role: Literal["success", "guardrail", "secondary"] = Field(
-        description="success: an arm may win by it. guardrail: it must pass before an arm wins. secondary: it is only reported."
+        description="success: an arm may win by it. guardrail: it must pass before an arm wins, or before an evidence gate opens."
+        " secondary: it is only reported."
     )
     feedback: Text = Field(description="The metric of the feedback API.")
-    type: Literal["rate", "mean"] = Field("rate", description="As in spec.metrics.")
+    type: Literal["rate", "mean"] = Field("rate", description="As in the spec.")
     goal: Literal["increase", "decrease"] = Field("increase", description="Which direction is better.")
     minimum_effect: Annotated[float, Field(ge=0)] | None = Field(
         None, description="The smallest relative effect worth detecting, as a share: 0.02 is 2 %."
@@ -188,7 +189,8 @@ class PlanOutcome(ApiBase):
     )
     margin: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="Of a guardrail: how much worse than control an arm may be, as a share: 0.03 is 3 %. Absent otherwise.",
+        description="Of a guardrail: how much worse than control, or stable, an arm may be, as a share: 0.03 is 3 %. Absent"
+        " otherwise.",
     )
 
 
@@ -266,6 +268,9 @@ class FrozenPlan(ApiBase):
         (),
         description="Metrics that the canary is compared by. Empty without evidence gates and without a bake, because then"
         " nothing is tested.",
+    )
+    outcomes: Annotated[Items[PlanOutcome], Field(max_length=10)] | None = Field(
+        None, description="For a rollout: the guardrails that are outcomes. Absent without any."
     )
     checks: Annotated[Items[PlanCheck], Field(max_length=10)] = Field((), description="The guardrails from Prometheus.")
     warmup_requests: NonNegativeInt = Field(0, description="spec.rollout.warmup.requests.")

@@ -1,27 +1,36 @@
 """Success metrics and guardrails of an Experiment."""
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.rollout.common import MetricName, set_fields
+from sundog_operator.api.rollout.common import set_fields
 from sundog_operator.api.rollout.guardrails import (
     MAX_FITS_METRIC_RULE,
     MAX_LATENCY_GUARDRAILS,
     MAX_LATENCY_GUARDRAILS_RULE,
     ONE_GUARDRAIL_PER_METRIC_RULE,
+    OUTCOME_GUARDRAIL_RULES,
     UNIQUE_GUARDRAIL_NAMES_RULE,
-    MetricGuardrail,
+    OutcomeGuardrail,
+)
+from sundog_operator.api.rollout.outcomes import (
+    CAP_TEXT,
+    TYPE_TEXT,
+    Cap,
+    FeedbackName,
+    OutcomeGoal,
+    OutcomeName,
+    OutcomeType,
 )
 from sundog_operator.api.rollout.shadow import LatencyMargin
 from sundog_operator.api.scalars import (
     Items,
-    Name,
     PercentText,
 )
-from sundog_operator.api.schema.rules import ExpectedNoun, ListType, Rule, nonzero_rule
+from sundog_operator.api.schema.rules import ListType, Rule, nonzero_rule
 
 MinimumEffect = Annotated[
     PercentText,
@@ -29,32 +38,7 @@ MinimumEffect = Annotated[
         "0% cannot be distinguished from no effect; expected a larger effect. Remove the field for the default of about 5 %"
     ),
 ]
-RESERVED_METRIC_NAMES = ("rejections", "retries")
-"""Metrics of the edge that are evaluated for every arm. Their names are lower-case, so an outcome could have the same."""
-NOT_RESERVED_METRIC_NAME_RULE = Rule(
-    cel="!(self in [" + ", ".join(f"'{name}'" for name in RESERVED_METRIC_NAMES) + "])",
-    holds=lambda name: name not in RESERVED_METRIC_NAMES,
-    message="{} is the name of an edge metric; expected another name, because reports show both",
-)
-OutcomeName = Annotated[Name, NOT_RESERVED_METRIC_NAME_RULE]
-FeedbackName = Annotated[
-    str,
-    Field(min_length=1, max_length=63, pattern=r"^[A-Za-z][-A-Za-z0-9_.]*$"),
-    ExpectedNoun("a feedback metric such as converted"),
-]
-OutcomeType = Literal["rate", "mean"]
-OutcomeGoal = Literal["increase", "decrease"]
-_TYPE_TEXT = (
-    "rate: share of exposed units whose first value was above 0. mean: average over exposed units of the sum of"
-    " each unit's values, which is 0 if it has none. Default rate."
-)
-
-
-Cap = Annotated[float, Field(gt=0, le=1_000_000_000_000)]
-_CAP_TEXT = (
-    "Of a mean: a unit's total above this counts as this, in the unit of the values. Then few units with very large totals"
-    " do not decide. It cannot be changed once the experiment has begun."
-)
+_CAP_TEXT = f"{CAP_TEXT} It cannot be changed once the experiment has begun."
 
 
 class FeedbackMetric(ApiBase):
@@ -62,7 +46,7 @@ class FeedbackMetric(ApiBase):
 
     name: OutcomeName = Field(description="Name in status; the names of edge metrics are reserved.")
     feedback: FeedbackName = Field(description="Name of the metric in the feedback API.")
-    type: OutcomeType = Field("rate", description=_TYPE_TEXT)
+    type: OutcomeType = Field("rate", description=TYPE_TEXT)
     goal: OutcomeGoal = Field("increase", description="Which direction is better; default increase.")
     cap: Cap | None = Field(None, description=_CAP_TEXT)
     minimum_effect: MinimumEffect | None = Field(
@@ -81,22 +65,12 @@ class FeedbackMetric(ApiBase):
     )
 
 
-def _leaves_something(guardrail: "ExperimentGuardrail") -> bool:
-    if guardrail.feedback is None or guardrail.margin is None or guardrail.goal == "decrease":
-        return True
-    return float(guardrail.margin.removesuffix("%")) < 100
-
-
-class ExperimentGuardrail(MetricGuardrail):
+class ExperimentGuardrail(OutcomeGuardrail):
     """A metric of the edge, or an outcome, that must not get worse."""
 
-    metric: MetricName | None = Field(None, description="A metric that the edge measures.")
     name: OutcomeName | None = Field(
         None, description="Name of an outcome in status; the names of edge metrics are reserved."
     )
-    feedback: FeedbackName | None = Field(None, description="Name of an outcome's metric in the feedback API.")
-    type: OutcomeType | None = Field(None, description=f"Of an outcome. {_TYPE_TEXT}")
-    goal: OutcomeGoal | None = Field(None, description="Of an outcome: which direction is better; default increase.")
     cap: Cap | None = Field(None, description=_CAP_TEXT)
     margin: LatencyMargin | None = Field(
         None,
@@ -111,11 +85,6 @@ class ExperimentGuardrail(MetricGuardrail):
             message="expected exactly one of metric and feedback",
         ),
         Rule(
-            cel="!has(self.feedback) || has(self.name)",
-            holds=lambda guardrail: guardrail.feedback is None or guardrail.name is not None,
-            message="feedback without name; expected both",
-        ),
-        Rule(
             cel="has(self.feedback) || !has(self.name) && !has(self.type) && !has(self.goal)",
             holds=lambda guardrail: (
                 guardrail.feedback is not None or not set_fields(guardrail, ("name", "type", "goal"))
@@ -127,19 +96,7 @@ class ExperimentGuardrail(MetricGuardrail):
             holds=lambda guardrail: guardrail.metric is not None or not set_fields(guardrail, ("floor", "max")),
             message="floor or max without metric; expected them only with metric",
         ),
-        Rule(
-            cel="!has(self.feedback) || !has(self.margin) || has(self.goal) && self.goal == 'decrease'"
-            " || double(self.margin.split('%')[0]) < 100.0",
-            holds=_leaves_something,
-            message="100% or more below control excludes nothing; expected less than 100%",
-            field="margin",
-        ),
-        Rule(
-            cel="!has(self.cap) || has(self.type) && self.type == 'mean'",
-            holds=lambda guardrail: guardrail.cap is None or guardrail.type == "mean",
-            message="cap without a mean; expected it only with type: mean",
-            field="cap",
-        ),
+        *OUTCOME_GUARDRAIL_RULES,
         MAX_FITS_METRIC_RULE,
     )
 

@@ -8,6 +8,16 @@ from pydantic import Field
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.rollout.checks import PrometheusQuery, Threshold
 from sundog_operator.api.rollout.common import MetricName, set_fields
+from sundog_operator.api.rollout.outcomes import (
+    CAP_TEXT,
+    RESERVED_METRIC_NAMES,
+    RESERVED_METRIC_NAMES_CEL,
+    TYPE_TEXT,
+    Cap,
+    FeedbackName,
+    OutcomeGoal,
+    OutcomeType,
+)
 from sundog_operator.api.rollout.shadow import LatencyMargin
 from sundog_operator.api.scalars import (
     Name,
@@ -65,23 +75,66 @@ class MetricGuardrail(ApiBase):
     )
 
 
-class RolloutGuardrail(MetricGuardrail):
-    """A metric of the edge, or a Prometheus query with a threshold."""
+class OutcomeGuardrail(MetricGuardrail):
+    """A guardrail that may be an outcome from feedback."""
+
+    name: Name | None = Field(None, description="Name of an outcome in status.")
+    feedback: FeedbackName | None = Field(None, description="Name of an outcome's metric in the feedback API.")
+    type: OutcomeType | None = Field(None, description=f"Of an outcome. {TYPE_TEXT}")
+    goal: OutcomeGoal | None = Field(None, description="Of an outcome: which direction is better; default increase.")
+    cap: Cap | None = Field(None, description=CAP_TEXT)
+
+
+def _leaves_something(guardrail: OutcomeGuardrail) -> bool:
+    if guardrail.feedback is None or guardrail.margin is None or guardrail.goal == "decrease":
+        return True
+    return float(guardrail.margin.removesuffix("%")) < 100
+
+
+OUTCOME_GUARDRAIL_RULES = (
+    Rule(
+        cel="!has(self.feedback) || has(self.name)",
+        holds=lambda guardrail: guardrail.feedback is None or guardrail.name is not None,
+        message="feedback without name; expected both",
+    ),
+    Rule(
+        cel="!has(self.feedback) || !has(self.margin) || has(self.goal) && self.goal == 'decrease'"
+        " || double(self.margin.split('%')[0]) < 100.0",
+        holds=_leaves_something,
+        message="100% or more below the baseline excludes nothing; expected less than 100%",
+        field="margin",
+    ),
+    Rule(
+        cel="!has(self.cap) || has(self.type) && self.type == 'mean'",
+        holds=lambda guardrail: guardrail.cap is None or guardrail.type == "mean",
+        message="cap without a mean; expected it only with type: mean",
+        field="cap",
+    ),
+)
+
+
+class RolloutGuardrail(OutcomeGuardrail):
+    """A metric of the edge, an outcome from feedback, or a Prometheus query with a threshold."""
 
     enabled: bool = Field(
         True,
         description="Set false to ignore a latency, also where it would be checked for harm by default. Errors are always"
         " checked.",
     )
-    name: Name | None = Field(None, description="Name of a Prometheus guardrail.")
+    name: Name | None = Field(None, description="Name of an outcome or of a Prometheus guardrail.")
     prometheus: PrometheusQuery | None = Field(None, description="The Prometheus query.")
     threshold: Threshold | None = Field(None, description="Good values of the query's number.")
+    margin: LatencyMargin | None = Field(
+        None,
+        description="How much worse than stable the canary may be, in percent of stable. Default: 25% for errorRate, 10% for"
+        " latencies and outcomes. A latency margin is at least 1 ms. That of an outcome to increase is below 100%.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="has(self.metric) != has(self.prometheus)",
-            holds=lambda guardrail: (guardrail.metric is None) != (guardrail.prometheus is None),
-            message="expected exactly one of metric and prometheus",
+            cel="[has(self.metric), has(self.feedback), has(self.prometheus)].exists_one(given, given)",
+            holds=lambda guardrail: len(set_fields(guardrail, ("metric", "feedback", "prometheus"))) == 1,
+            message="expected exactly one of metric, feedback and prometheus",
         ),
         Rule(
             cel="!has(self.prometheus) || has(self.name) && has(self.threshold)",
@@ -91,18 +144,29 @@ class RolloutGuardrail(MetricGuardrail):
             message="prometheus without name or threshold; expected both",
         ),
         Rule(
-            cel="has(self.prometheus) || !has(self.name) && !has(self.threshold)",
-            holds=lambda guardrail: (
-                guardrail.prometheus is not None or not set_fields(guardrail, ("name", "threshold"))
-            ),
-            message="name or threshold without prometheus; expected them only with prometheus",
+            cel="has(self.prometheus) || has(self.feedback) || !has(self.name)",
+            holds=lambda guardrail: guardrail.name is None or bool(set_fields(guardrail, ("prometheus", "feedback"))),
+            message="name without feedback or prometheus; expected it only with one of them",
         ),
         Rule(
-            cel="has(self.metric) || !has(self.margin) && !has(self.floor) && !has(self.max)",
-            holds=lambda guardrail: (
-                guardrail.metric is not None or not set_fields(guardrail, ("margin", "floor", "max"))
-            ),
-            message="margin, floor or max without metric; expected them only with metric",
+            cel="has(self.prometheus) || !has(self.threshold)",
+            holds=lambda guardrail: guardrail.prometheus is not None or guardrail.threshold is None,
+            message="threshold without prometheus; expected it only with prometheus",
+        ),
+        Rule(
+            cel="has(self.feedback) || !has(self.type) && !has(self.goal)",
+            holds=lambda guardrail: guardrail.feedback is not None or not set_fields(guardrail, ("type", "goal")),
+            message="type or goal without feedback; expected them only with feedback",
+        ),
+        Rule(
+            cel="!has(self.prometheus) || !has(self.margin)",
+            holds=lambda guardrail: guardrail.prometheus is None or guardrail.margin is None,
+            message="margin with prometheus; expected it only with metric or feedback, because threshold is absolute",
+        ),
+        Rule(
+            cel="has(self.metric) || !has(self.floor) && !has(self.max)",
+            holds=lambda guardrail: guardrail.metric is not None or not set_fields(guardrail, ("floor", "max")),
+            message="floor or max without metric; expected them only with metric",
         ),
         Rule(
             cel="!has(self.enabled) || self.enabled || has(self.metric) && self.metric.startsWith('latency')"
@@ -110,6 +174,13 @@ class RolloutGuardrail(MetricGuardrail):
             holds=lambda guardrail: guardrail.enabled or _is_plain_latency(guardrail),
             message="enabled: false on another guardrail; expected only on a latency without margin, floor and max",
         ),
+        Rule(
+            cel=f"!has(self.feedback) || !has(self.name) || !(self.name in {RESERVED_METRIC_NAMES_CEL})",
+            holds=lambda guardrail: guardrail.feedback is None or guardrail.name not in RESERVED_METRIC_NAMES,
+            message="{name} is the name of an edge metric; expected another name, because reports show both",
+            field="name",
+        ),
+        *OUTCOME_GUARDRAIL_RULES,
         MAX_FITS_METRIC_RULE,
     )
 

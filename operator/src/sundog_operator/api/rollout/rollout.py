@@ -103,6 +103,16 @@ def _has_traffic_for_guardrails(rollout: "Rollout") -> bool:
     return rollout.strategy != "shadow" or not rollout.guardrails or rollout.bake is not None
 
 
+def _waits_for_evidence(step: Step) -> bool:
+    return step.weight is not None and step.weight < 100 and step.gate in (None, "evidence")
+
+
+def _has_gate_for_outcomes(rollout: "Rollout") -> bool:
+    if not rollout.has_outcomes:
+        return True
+    return rollout.strategy == "canary" and (not rollout.steps or any(map(_waits_for_evidence, rollout.steps)))
+
+
 def _has_steps_before_bake(rollout: "Rollout") -> bool:
     return rollout.strategy != "recreate" or rollout.bake is None
 
@@ -224,8 +234,8 @@ class Rollout(ApiBase):
         (),
         description="Metrics that must not get worse. Default: errorRate by 25% and latencyP95 by 25%; from 50 requests a second"
         " latencyP99 by 10% instead. Metrics that you list replace these at gates. The default latency is still"
-        " checked for harm, unless you list it with enabled: false. Prometheus guardrails are additional. At most"
-        f" {MAX_LATENCY_GUARDRAILS} latencies. With strategy: shadow only together with bake.",
+        " checked for harm, unless you list it with enabled: false. Outcomes and Prometheus guardrails are additional."
+        f" At most {MAX_LATENCY_GUARDRAILS} latencies. With strategy: shadow only together with bake.",
     )
     warmup: RolloutWarmup = Field(
         RolloutWarmup(),
@@ -307,6 +317,11 @@ class Rollout(ApiBase):
         (), description="Webhooks that are notified of the rollout's events, each once and in order."
     )
 
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether any guardrail is an outcome from feedback."""
+        return any(guardrail.feedback is not None for guardrail in self.guardrails)
+
     rules: ClassVar[tuple[Rule, ...]] = (
         STEPS_BELOW_BAKE_RULE,
         *IN_PLACE_RULES,
@@ -342,6 +357,14 @@ class Rollout(ApiBase):
             holds=_has_traffic_for_guardrails,
             message="guardrails with strategy: shadow and no bake; expected none, because the new revision has no traffic. Use"
             " compare of the shadow step",
+            field="guardrails",
+        ),
+        Rule(
+            cel="self.guardrails.all(g, !has(g.feedback)) || self.strategy == 'canary' && (!has(self.steps) || self.steps.size() == 0"
+            " || self.steps.exists(s, has(s.weight) && s.weight < 100 && (!has(s.gate) || s.gate == 'evidence')))",
+            holds=_has_gate_for_outcomes,
+            message="feedback without a step that waits for it; expected strategy: canary with a weight below 100 and gate:"
+            " evidence, which is the default",
             field="guardrails",
         ),
         Rule(

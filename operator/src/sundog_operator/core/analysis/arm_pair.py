@@ -1,7 +1,7 @@
 """The two compared arms, their counts, and the limits of the comparison."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sundog_operator.api import (
@@ -115,15 +115,22 @@ class EvaluationLimits:
 def rollout_limits(status: ExperimentStatus) -> EvaluationLimits:
     """Return the limits of a rollout, from its plan and its next weight."""
     following, plan = state.next_weight(status) / 100, status.plan
+    levels = error_levels(plan, gate_error_share=_gate_share(status) if following == 1 else 1.0)
     return EvaluationLimits(
         guardrails=plan.guardrails,
-        levels=error_levels(plan, gate_error_share=_gate_share(status) if following == 1 else 1.0),
+        levels=replace(levels, harm_error_share=levels.harm_error_share * edge_harm_share(plan)),
         next_weight=following,
         newest_alone=following == 1,
         newest_alone_for_latency=True,
         has_sticky_units=units.is_sticky(plan),
         bake=_bake(plan),
     )
+
+
+def edge_harm_share(plan: FrozenPlan) -> float:
+    """Return the share of traffic's error of harm that guardrails of the edge have; those that are outcomes have the rest."""
+    of_edge, of_outcomes = len(plan.guardrails), len(plan.outcomes or ())
+    return of_edge / (of_edge + of_outcomes) if of_outcomes else 1.0
 
 
 def error_levels(plan: FrozenPlan, *, arms: int = 1, gate_error_share: float = 1.0) -> ErrorLevels:

@@ -76,6 +76,16 @@ class Counters:
             total = total.plus(own if source in present else own.with_running_lost())
         return total
 
+    def count_exposed_units(self, epoch: int, arm: str, *, sticky: bool) -> int:
+        """Return the units of an arm that were first exposed in an epoch.
+
+        Where each request is a unit, these are the requests that edges counted, and at least those with outcomes: a lost edge takes its
+        counts with it.
+        """
+        if sticky:
+            return self.feedback.exposed.get((epoch, arm), 0)
+        return max(self.of(epoch, arm).assigned, self.feedback.reported(epoch, arm))
+
     def over_epochs(self, arm: str) -> ArmCounts:
         """Return an arm's counts over all sources and epochs, including epochs that are no evidence."""
         rows = (counts for own in self.sources.values() for (_, name), counts in own.items() if name == arm)

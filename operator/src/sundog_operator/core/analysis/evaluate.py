@@ -10,12 +10,15 @@ from sundog_operator.api import (
     ExperimentStatus,
     MetricStatus,
 )
+from sundog_operator.api.reasons import Cause
 from sundog_operator.core.analysis import (
     baseline_health,
     counters,
     early_harm,
+    rollout_outcomes,
 )
 from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, CollectedCounts, RolloutCounts, rollout_limits
+from sundog_operator.core.analysis.data_loss import report_ignored_outcomes
 from sundog_operator.core.analysis.dead_arm import find_dead_arm
 from sundog_operator.core.analysis.epoch_counts import collect_epochs
 from sundog_operator.core.analysis.metric_status import (
@@ -40,8 +43,16 @@ from sundog_operator.core.stats import dispersion
 from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
 
 
-def evaluate_rollout(status: ExperimentStatus, collected: RolloutCounts) -> Evaluation:
-    """Evaluate an attempt whose plan has guardrails."""
+def evaluate_rollout(
+    status: ExperimentStatus, collected: RolloutCounts, feedback_problem: Cause | None = None
+) -> Evaluation:
+    """Evaluate an attempt whose plan has guardrails.
+
+    Args:
+        status: the status of the attempt.
+        collected: the collected counts.
+        feedback_problem: why outcomes from edges cannot be used; None if they can, or if the plan has none.
+    """
     present = collected.present
     # One arm alone has no comparison.
     epochs = [each for each in status.evidence_epochs if 0 < each.weight < 100]
@@ -60,6 +71,11 @@ def evaluate_rollout(status: ExperimentStatus, collected: RolloutCounts) -> Eval
     unreachable_edges = counters.find_unreachable_edges(collected.tallies, collected.reports)
     metrics = beside_headers(exclude_uncounted_metrics(metrics, limits, collected), status)
     metrics = metrics if unreachable_edges else _with_early_harm(metrics, status, collected)
+    mismatch = (
+        mismatch_of_units(status, epochs, collected) if limits.has_sticky_units else mismatch_of_requests(counted)
+    )
+    problem = rollout_outcomes.find_problem(status, collected, feedback_problem, mismatch)
+    metrics = (*metrics, *rollout_outcomes.evaluate_outcomes(status, limits, collected, problem))
     stable, canary = (collected.tallies.of(status.epoch.number, arm, present).assigned for arm in ROLLOUT_PAIR.both)
     death = find_dead_arm(ROLLOUT_PAIR, limits, collected)
     return Evaluation(
@@ -73,13 +89,13 @@ def evaluate_rollout(status: ExperimentStatus, collected: RolloutCounts) -> Eval
         and all(_passes(each, last=state.next_weight(status) == 100) for each in metrics),
         silent=min(stable, canary) == 0,
         unreachable_edges=tuple(unreachable_edges),
-        mismatch=mismatch_of_units(status, epochs, collected)
-        if limits.has_sticky_units
-        else mismatch_of_requests(counted),
+        mismatch=mismatch,
         control=baseline_health.evaluate_baseline(status.plan, collected.blocks, collected.now_s),
         requests=canary,
         guardrails=resolve_thresholds(status.plan.guardrails, collected.traffic),
         lost=_count_lost_requests(epochs, collected),
+        feedback_problem=problem,
+        ignored_outcomes_message=report_ignored_outcomes(collected),
     )
 
 

@@ -117,7 +117,8 @@ def forecast_rollout(
 
 def harm_test_count(plan: FrozenPlan) -> float:
     """Return how many tests share the harm error, more by the share that the test of the first blocks has."""
-    return len(plan.guardrails) * (plan.harm_shares or 1) / (1 - (plan.early_harm or 0.0))
+    tests = len(plan.guardrails) + len(plan.outcomes or ())
+    return tests * (plan.harm_shares or 1) / (1 - (plan.early_harm or 0.0))
 
 
 def _simulated(plan: FrozenPlan, service: ServiceTraffic) -> SimulatedPlan:

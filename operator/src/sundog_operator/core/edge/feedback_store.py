@@ -6,7 +6,7 @@ It is never a RayCluster's store: that one holds pickles, and edges face the pub
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from sundog_operator.api import Experiment, ExperimentStatus
+from sundog_operator.api import Experiment, ExperimentStatus, ModelDeployment
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.quantities import parse_bytes
 from sundog_operator.core.edge import objects
@@ -27,10 +27,14 @@ Json = dict[str, Any]
 def is_needed_by(experiment: Mapping[str, Any]) -> bool:
     """Return whether an Experiment has outcome metrics, in its spec or in its frozen plan.
 
-    An Experiment needs the store until it is deleted, because users may analyse it after its end. The plan counts because a running
-    Experiment follows it: an edit that removes the metrics or makes the spec invalid must not lose the stored outcomes.
+    An Experiment needs the store until it is deleted, because users may analyse it after its end. One that records a rollout needs it
+    until its end. The plan counts because a running Experiment follows it: an edit that removes the metrics or makes the spec invalid
+    must not lose the stored outcomes.
     """
-    plan = ExperimentStatus.parse(experiment.get("status")).plan.comparison
+    status = ExperimentStatus.parse(experiment.get("status"))
+    if status.plan.outcomes:
+        return status.phase not in ("Concluded", "Stopped")
+    plan = status.plan.comparison
     if plan is not None and plan.outcomes:
         return True
     try:
@@ -38,6 +42,17 @@ def is_needed_by(experiment: Mapping[str, Any]) -> bool:
     except SpecError:
         return False
     return metrics.has_outcomes
+
+
+def is_needed_by_rollouts_of(model_deployment: Mapping[str, Any]) -> bool:
+    """Return whether rollouts of a ModelDeployment have guardrails that are outcomes, by its spec.
+
+    The store is there before a rollout begins, because edges restart when they get it.
+    """
+    try:
+        return ModelDeployment.parse({**model_deployment, "status": None}).spec.rollout.has_outcomes
+    except SpecError:
+        return False
 
 
 def make_namespace_store(namespace: str, owners: Iterable[Json]) -> ValkeyStore:

@@ -1,131 +1,21 @@
-"""Lost data of an experiment: log lines of requests, and outcomes without space in a store or with an impossible time. Pure.
-
-A sticky unit is exposed by its first log line, so a lost line may be a missing unit. If lines are lost in all arms alike, the comparison
-stays fair. If one arm alone loses a share q, its rate is wrong by q. So 1 % may be missing. Tests for effects of 5 % end where random
-variation moves a ratio by about 1 %. The sample-ratio test detects larger losses of one arm. Losses up to the square root of the counts are
-also allowed, because units per arm vary that much by chance. A killed agent loses that much in the first minutes.
-
-Losses are compared with everything since the evidence began, so any loss becomes negligible as more is counted. Dropped arms are ignored,
-because theirs would not. Rows have each arm's losses. Edges report gaps and dropped lines for all their services; these are in the rows
-too. Counts that an unreachable edge has not reported yet are not lost.
-"""
-
-import math
-from collections.abc import Iterator
-from typing import Final
+"""Lost data of an experiment, which delays a winner. Pure."""
 
 from sundog_operator.api import CONTROL, ExperimentStatus
-from sundog_operator.api.reasons import Cause, ExperimentReason
-from sundog_operator.core.analysis.arm_counts import ArmCounts
+from sundog_operator.api.reasons import Cause
+from sundog_operator.core.analysis import data_loss
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
-from sundog_operator.core.analysis.feedback import FeedbackSums, feedback_of_sums
 from sundog_operator.core.edge import units
 from sundog_operator.core.experiments import state
 
-MAX_LOST_SHARE: Final = 0.01
-"""Share of the data that may be missing."""
-
-_MANY: Final = 0.1
-"""Share of ignored outcomes that is reported. Some belong to earlier exposures or to other experiments."""
-
-_UNTIL: Final = "no arm can win until the missing share is below the limit"
-
 
 def find_data_loss(status: ExperimentStatus, collected: CollectedCounts) -> Cause | None:
-    """Return why too much data is missing for a winner; None where enough is there."""
-    if lost := _describe_lost_lines(status, collected):
-        return Cause(ExperimentReason.REQUESTS_LOST, lost)
-    if lost := _describe_overflow(status, collected.tallies.feedback):
-        return Cause(ExperimentReason.FEEDBACK_OVERFLOW, lost)
-    if lost := _describe_clock_skew(collected.tallies.feedback):
-        return Cause(ExperimentReason.CLOCK_SKEW, lost)
-    return None
-
-
-def report_ignored_outcomes(collected: CollectedCounts) -> str:
-    """Return a sentence about outcomes that can belong to no unit of the experiment, where they are many; empty otherwise.
-
-    Callers may report every outcome that they have, also those of other units and times. So these never block a decision.
-    """
-    sums = collected.tallies.feedback
-    counted = _count_units_with_outcomes(sums)
-    ignored = {
-        "belong to no exposed unit": sums.unknown,
-        "are of an ended attempt, from before the first exposure of their unit, or from more than 30 days after it": max(
-            sums.late - sums.early, 0
-        ),
-    }
-    many = [f"{count} outcomes {what} and are ignored" for what, count in ignored.items() if _is_many(count, counted)]
-    return "; ".join([*many, f"{counted} units have an outcome that counts"]) if many else ""
-
-
-def _is_many(ignored: int, counted: int) -> bool:
-    return ignored > _MANY * (counted + ignored)
-
-
-def _count_units_with_outcomes(sums: FeedbackSums) -> int:
-    # Sums of the same feedback, with and without caps, have the same units.
-    counted: dict[tuple[str, int, str], int] = {}
-    for (name, epoch, arm), own in sums.outcomes.items():
-        key = (feedback_of_sums(name), epoch, arm)
-        counted[key] = max(counted.get(key, 0), own.units)
-    return sum(counted.values())
-
-
-def _exceeds_limit(lost: int, of: int) -> bool:
-    return lost > max(MAX_LOST_SHARE * of, math.sqrt(of))
-
-
-def _format_share(lost: int, of: int) -> str:
-    return f"{100 * lost / of:.3g} %, limit {100 * MAX_LOST_SHARE:g} %"
-
-
-def _describe_lost_lines(status: ExperimentStatus, collected: CollectedCounts) -> str:
-    losses = [(arm, own) for arm, own in _requests(status, collected) if _exceeds_limit(own.lost, own.assigned)]
-    if not losses:
-        return ""
-    arm, own = max(losses, key=lambda each: each[1].lost / each[1].assigned)
-    return (
-        f"{own.lost} of {own.assigned} requests of {arm} have no known outcome ({_format_share(own.lost, own.assigned)}): their log lines"
-        f" were lost, and with them first exposures; {_UNTIL}"
-    )
-
-
-def _requests(status: ExperimentStatus, collected: CollectedCounts) -> Iterator[tuple[str, ArmCounts]]:
-    """Yield the evidence's counts of control and of each active arm."""
-    present = collected.present
-    epochs = [each.number for each in status.evidence_epochs if not each.troubled]
-    for arm in (CONTROL, *(each.name for each in state.active_arms(status))):
-        total = ArmCounts()
-        for number in epochs:
-            total = total.plus(collected.tallies.of(number, arm, present))
-        yield arm, total
-
-
-def _describe_overflow(status: ExperimentStatus, sums: FeedbackSums) -> str:
-    exposed = sum(sums.exposed.values())
-    if units.is_sticky(status.plan) and exposed >= state.max_first_exposures(status):
-        # The experiment has all its units and is about to end; later units count in no arm.
-        return ""
-    counted = exposed + _count_units_with_outcomes(sums)
-    if not _exceeds_limit(sums.overflow, counted + sums.overflow):
-        return ""
-    return (
-        f"the feedback store had no space for {sums.overflow} exposures and outcomes beside {counted} units"
-        f" ({_format_share(sums.overflow, counted + sums.overflow)}): later ones are missing; {_UNTIL}"
-    )
-
-
-def _describe_clock_skew(sums: FeedbackSums) -> str:
-    """Return a sentence about outcomes whose time is impossible; empty where they are few.
-
-    Arms whose outcomes come sooner lose more of them, so the arms' rates are not comparable.
-    """
-    lost, counted = sums.early + sums.future, max(sums.accepted, _count_units_with_outcomes(sums))
-    if not _exceeds_limit(lost, counted + lost):
-        return ""
-    return (
-        f"{sums.early} outcomes are timed before the exposure that they name, and {sums.future} in the future, beside {counted} that count"
-        f" ({_format_share(lost, counted + lost)}): a clock of a caller or an edge is wrong; {_UNTIL}."
-        " Correct that clock, or report outcomes without a time"
+    """Return why too much data is missing for a winner; None where enough is there. Dropped arms are ignored."""
+    exposed = sum(collected.tallies.feedback.exposed.values())
+    return data_loss.find_data_loss(
+        collected,
+        [CONTROL, *(arm.name for arm in state.active_arms(status))],
+        [epoch.number for epoch in status.evidence_epochs if not epoch.troubled],
+        until="no arm can win",
+        # Then the experiment is about to end, and later units count in no arm.
+        has_all_units=units.is_sticky(status.plan) and exposed >= state.max_first_exposures(status),
     )

@@ -18,6 +18,7 @@ from sundog_operator.core.analysis import (
     unit_groups,
 )
 from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, EvaluationLimits
+from sundog_operator.core.analysis.data_loss import report_ignored_outcomes
 from sundog_operator.core.analysis.split_mismatch import MISMATCH_LOG_E
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
@@ -80,7 +81,7 @@ def evaluate_experiment(
         observed_traffic=outcomes.observed_traffic,
         feedback_problem=feedback_problem,
         data_loss=lost,
-        ignored_outcomes_message=data_loss.report_ignored_outcomes(collected),
+        ignored_outcomes_message=report_ignored_outcomes(collected),
     )
 
 

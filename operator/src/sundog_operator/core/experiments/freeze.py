@@ -10,7 +10,6 @@ from sundog_operator.api import (
     CONTROL,
     ArmStatus,
     Epoch,
-    ExperimentGuardrail,
     ExperimentSpec,
     ExperimentStatus,
     FeedbackMetric,
@@ -28,7 +27,7 @@ from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.experiments import allocation
 from sundog_operator.core.experiments.arms import PlannedArm, planned_buckets
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout.default_plan import DEFAULT_MARGIN, StableTraffic, add_harm_guardrails
+from sundog_operator.core.rollout.default_plan import StableTraffic, add_harm_guardrails, plan_outcome_guardrail
 from sundog_operator.core.rollout.freeze import EVIDENCE_IS_EVALUATED, UNDECIDED
 
 
@@ -94,7 +93,7 @@ def _allocation(spec: ExperimentSpec) -> PlanAllocation | None:
 
 def _outcomes(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
     yield from (_plan_outcome(each, "success") for each in spec.metrics.success)
-    yield from (_plan_guardrail(each) for each in spec.metrics.outcome_guardrails)
+    yield from (plan_outcome_guardrail(each) for each in spec.metrics.outcome_guardrails)
     yield from (_plan_outcome(each, "secondary") for each in spec.metrics.secondary)
 
 
@@ -107,20 +106,6 @@ def _plan_outcome(metric: FeedbackMetric, role: Literal["success", "secondary"])
         goal=metric.goal,
         cap=metric.cap,
         minimum_effect=None if metric.minimum_effect is None else parse_percent(metric.minimum_effect),
-    )
-
-
-def _plan_guardrail(guardrail: ExperimentGuardrail) -> PlanOutcome:
-    if guardrail.name is None or guardrail.feedback is None:
-        raise ValueError("outcome guardrail without name or feedback; the spec's validation rejects it")
-    return PlanOutcome(
-        name=guardrail.name,
-        role="guardrail",
-        feedback=guardrail.feedback,
-        type=guardrail.type or "rate",
-        goal=guardrail.goal or "increase",
-        cap=guardrail.cap,
-        margin=parse_percent(guardrail.margin or DEFAULT_MARGIN),
     )
 
 

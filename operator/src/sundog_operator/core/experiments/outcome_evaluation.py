@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from sundog_operator.api import (
@@ -17,21 +17,20 @@ from sundog_operator.api import (
 from sundog_operator.api.reasons import MetricNote
 from sundog_operator.core.analysis import feedback
 from sundog_operator.core.analysis.counters import Counters
+from sundog_operator.core.analysis.outcome_status import count_events, make_metric, make_status, mark_unreported
 from sundog_operator.core.edge import units
-from sundog_operator.core.experiments import allocation, sample_ratio, state, transitions, winner
+from sundog_operator.core.experiments import allocation, sample_ratio, state, winner
 from sundog_operator.core.experiments.allocation import ThompsonRule
 from sundog_operator.core.experiments.evaluation import ObservedTraffic
 from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.stats import outcome_comparison
 from sundog_operator.core.stats.findings import MetricVerdict
-from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeCounts, OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeCounts, OutcomeEpoch
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
 SUCCESS: Final = "success"
 GUARDRAIL: Final = "guardrail"
 SECONDARY: Final = "secondary"
-_LONGEST_S: Final = 10 * 365 * 86400.0
-"""Longest estimate of a duration that is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +77,8 @@ def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus
 
 
 def count_exposed_units(status: ExperimentStatus, counted: Counters, epoch: int, arm: str) -> int:
-    """Return the units of an arm that were first exposed in an epoch.
-
-    Where each request is a unit, these are the requests that edges counted, and at least those with outcomes: a lost edge takes its counts
-    with it.
-    """
-    if units.is_sticky(status.plan):
-        return counted.feedback.exposed.get((epoch, arm), 0)
-    return max(counted.of(epoch, arm).assigned, counted.feedback.reported(epoch, arm))
+    """Return the units of an arm that were first exposed in an epoch."""
+    return counted.count_exposed_units(epoch, arm, sticky=units.is_sticky(status.plan))
 
 
 def find_split_mismatch(status: ExperimentStatus, counted: Counters) -> str:
@@ -207,11 +200,6 @@ def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanO
         )
 
 
-def make_metric(planned: PlanOutcome) -> OutcomeMetric:
-    """Return the metric that the tests know."""
-    return OutcomeMetric(planned.name, planned.type, planned.goal, planned.minimum_effect, planned.margin)
-
-
 def _guardrail_metrics(
     status: ExperimentStatus, planned: Sequence[PlanOutcome], epochs: Sequence[OutcomeEpoch], elapsed_s: float
 ) -> Iterator[MetricStatus]:
@@ -230,9 +218,9 @@ def _guardrail_metrics(
     )
     for arm_index, name in enumerate(names[1:], start=1):
         for index, metric in enumerate(metrics if name not in out else ()):
-            events = _events(metric, epochs, index, arm_index)
-            each = _metric_status(findings[index][arm_index - 1], GUARDRAIL, name, events, out=False)
-            yield each.model_copy(update={"allowed": round(metric.tested, 6)})
+            finding = findings[index][arm_index - 1]
+            events = count_events(metric, epochs, index, arm_index)
+            yield make_status(finding, GUARDRAIL, name, events, finding.sentence(name))
 
 
 def _success_metrics(
@@ -242,8 +230,8 @@ def _success_metrics(
     for arm in decided.arms if decided is not None else ():
         arm_index = compared_arms(status).index(arm.name)
         for index, finding in enumerate(arm.findings):
-            events = _events(finding.metric, epochs[SUCCESS], index, arm_index)
-            yield _metric_status(finding, SUCCESS, arm.name, events, out=arm.name in out)
+            events = count_events(finding.metric, epochs[SUCCESS], index, arm_index)
+            yield _make_arm_status(finding, SUCCESS, arm.name, events, out=arm.name in out)
 
 
 def _secondary_metrics(
@@ -263,47 +251,25 @@ def _secondary_metrics(
     if not epochs:
         for name in names[1:]:
             yield from (
-                _metric_status(OutcomeFinding(metric), SECONDARY, name, (), out=name in out) for metric in metrics
+                _make_arm_status(OutcomeFinding(metric), SECONDARY, name, (), out=name in out) for metric in metrics
             )
         return
     findings = outcome_comparison.evaluate_outcomes(metrics, epochs, alpha, elapsed_s=elapsed_s)
     discoveries = set(outcome_comparison.find_discoveries(findings, alpha))
     for arm_index, name in enumerate(names[1:], start=1):
         for index, metric in enumerate(metrics):
-            events = _events(metric, epochs, index, arm_index)
-            each = _metric_status(findings[index][arm_index - 1], SECONDARY, name, events, out=name in out)
+            events = count_events(metric, epochs, index, arm_index)
+            each = _make_arm_status(findings[index][arm_index - 1], SECONDARY, name, events, out=name in out)
             if (index, arm_index - 1) in discoveries and each.verdict == OutcomeVerdict.UNDECIDED:
                 message = f"{each.message}; differs from control (e-BH over all secondary metrics)"
                 each = each.model_copy(update={"message": message, "note": each.note or MetricNote.DISCOVERY})
             yield each
 
 
-def _events(metric: OutcomeMetric, epochs: Sequence[OutcomeEpoch], index: int, arm_index: int) -> tuple[int, ...]:
-    """Return the counted units of control and of an arm: with a first value above 0 for a rate, with any value for a mean."""
-    if not epochs:
-        return ()
-    rows = [epoch.outcomes[index] for epoch in epochs]
-    if metric.type == "rate":
-        return sum(row[0].positive for row in rows), sum(row[arm_index].positive for row in rows)
-    return sum(row[0].units for row in rows), sum(row[arm_index].units for row in rows)
-
-
-def _metric_status(finding: OutcomeFinding, role: str, arm: str, events: tuple[int, ...], *, out: bool) -> MetricStatus:
-    """Return the status of one metric of one arm; a dropped arm has no estimates, because it gets no more units."""
-    ends = [1 + end for end in (finding.lower, finding.upper)]
-    return MetricStatus(
-        name=finding.metric.name,
-        role=role,
-        arm=arm,
-        events=events,
-        ratio=_finite(1 + finding.uplift),
-        interval=tuple(end for end in ends if math.isfinite(end)) if math.isfinite(ends[0]) else (),
-        verdict=str(finding.verdict),
-        needed=None if out else _finite(finding.needed),
-        eta=timedelta(seconds=round(finding.eta_s)) if finding.eta_s <= _LONGEST_S and not out else None,
-        message=finding.sentence(arm, out=out)[: transitions.MAX_REASON_CHARS],
-        note=MetricNote.ARM_DROPPED if out and finding.verdict == OutcomeVerdict.UNDECIDED else None,
-    )
+def _make_arm_status(
+    finding: OutcomeFinding, role: str, arm: str, events: tuple[int, ...], *, out: bool
+) -> MetricStatus:
+    return make_status(finding, role, arm, events, finding.sentence(arm, out=out), out=out)
 
 
 def _name_unreported(metric: MetricStatus, feedback_by_metric: Mapping[tuple[str, str], str]) -> MetricStatus:
@@ -314,17 +280,7 @@ def _name_unreported(metric: MetricStatus, feedback_by_metric: Mapping[tuple[str
         feedback_by_metric: names of feedback of which nothing was counted, by role and name of the metric.
     """
     name = feedback_by_metric.get((metric.role, metric.name))
-    if name is None or metric.verdict != OutcomeVerdict.UNDECIDED or metric.note is not None:
-        return metric
-    message = (
-        f"{metric.name} of {metric.arm}: no outcome {name} of any unit was reported yet; POST it to -/feedback below the"
-        " service's URL, with the x-sundog-exposure of its answer"
-    )
-    return metric.model_copy(update={"message": message, "note": MetricNote.UNREPORTED})
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
+    return metric if name is None else mark_unreported(metric, metric.arm, name)
 
 
 def planned_allocation(status: ExperimentStatus) -> ThompsonRule | None:

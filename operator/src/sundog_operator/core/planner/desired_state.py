@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from sundog_operator.api import DrainingRevision, ExperimentStatus, ModelDeploymentStatus, PlanGuardrail, RevisionStatus
 from sundog_operator.core.analysis import feedback
@@ -12,6 +12,9 @@ from sundog_operator.core.experiments import state as experiment_state
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import default_plan, header_match, shadow_comparison
 from sundog_operator.core.rollout import state as rollout_state
+
+MAX_ROLLOUT_UNITS: Final = 2_000_000
+"""Sticky units whose first exposure edges keep during a rollout."""
 
 
 def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
@@ -87,7 +90,7 @@ def desired_split(
         unit=units.frozen_unit(plan),
         shadow=shadow_comparison.active_shadow(rollout),
         headers=header_match.active_headers(rollout),
-        feedback=_feedback(rollout) if is_users else None,
+        feedback=_feedback(rollout),
         experiment=status.experiment,
     )
     return _with_clusters(split, status)
@@ -101,14 +104,16 @@ def _can_be_selected(status: ModelDeploymentStatus, rollout: ExperimentStatus) -
 
 def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
     """Return the accepted outcomes, from the end of the warm-up: a unit counts where it is first seen, which must be evidence."""
-    outcomes = experiment_state.frozen_comparison(status).outcomes
+    compared = status.plan.comparison
+    outcomes = compared.outcomes if compared is not None else status.plan.outcomes
     if not outcomes or not status.evidence_epochs or rollout_state.is_over(status):
         return None
     names_of = tuple(dict.fromkeys(each.feedback for each in outcomes))
     caps = dict.fromkeys(
         (each.feedback, cap) for each in outcomes if (cap := feedback.cap_in_millionths(each)) is not None
     )
-    return SplitFeedback(names_of, experiment_state.max_first_exposures(status), tuple(caps))
+    most_units = MAX_ROLLOUT_UNITS if compared is None else experiment_state.max_first_exposures(status)
+    return SplitFeedback(names_of, most_units, tuple(caps))
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:

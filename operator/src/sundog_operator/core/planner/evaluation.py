@@ -1,12 +1,15 @@
 """Evaluation of the active rollout from the edges' counters and the stored ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.core.analysis import arm_pair, counters, evaluate
+from sundog_operator.api.reasons import Cause
+from sundog_operator.core.analysis import arm_pair, counters, evaluate, feedback, rollout_outcomes
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import confirmation
+from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state
 from sundog_operator.core.rollout.default_plan import StableTraffic, needs_threshold
@@ -26,6 +29,12 @@ def evaluate_rollout(context: PlanContext) -> Counters | None:
     scope = counters.CountScope(epochs, progress.epoch.number, now_s, waits_s)
     blocks = counters.collect_blocks(attempt.uid, edges)
     counted = counters.update_counters(Counters.unpack(progress.tallies, attempt.uid), edges, blocks, scope)
+    selection = rollout_outcomes.make_feedback_selection(context.service, attempt.uid, progress)
+    counted, problem = update_feedback(counted, edges, selection)
+    if problem is not None:
+        # Edges cannot report outcomes before they have the first split that asks for them.
+        is_expected = progress.epoch.confirmed or counted.feedback.sequence > 0
+        problem = (context.observed.storeless or problem) if is_expected else None
     healthy = [confirmation.healthy_replicas(context.service, number, edges) for number in (stable, candidate)]
     rollout_counts = arm_pair.RolloutCounts(
         tallies=counted,
@@ -36,8 +45,19 @@ def evaluate_rollout(context: PlanContext) -> Counters | None:
         now_s=now_s,
         timeout_s=waits_s,
     )
-    context.evaluation = evaluate.evaluate_rollout(progress, rollout_counts)
+    context.evaluation = evaluate.evaluate_rollout(progress, rollout_counts, problem)
     return counted
+
+
+def update_feedback(
+    counted: Counters, edges: Sequence[EdgeReport], selection: feedback.FeedbackSelection | None
+) -> tuple[Counters, Cause | None]:
+    """Return the counters with the edges' outcomes, and why those are not usable; unchanged without a selection."""
+    if selection is None:
+        return counted, None
+    serving = [edge for edge in edges if edge.ready or edge.terminating]
+    sums, problem = feedback.update_sums(counted.feedback, serving, selection)
+    return replace(counted, feedback=sums), problem
 
 
 def traffic_for_thresholds(

@@ -16,6 +16,8 @@ from sundog_operator.core.rollout import (
     state,
     steps_without_evidence,
 )
+from sundog_operator.core.rollout.evaluation import Evaluation
+from sundog_operator.core.rollout.transitions import join_texts
 
 
 def transition_events(context: PlanContext, before: ExperimentStatus, after: ExperimentStatus) -> list[KubernetesEvent]:
@@ -72,12 +74,14 @@ def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: C
     mismatch = context.evaluation.mismatch if context.evaluation else ""
     if mismatch:
         conditions.mark_false("DataQuality", ExperimentReason.SAMPLE_RATIO_MISMATCH, mismatch, at=context.now)
+    elif context.evaluation is not None and (problem := context.evaluation.feedback_problem) is not None:
+        conditions.mark_false("DataQuality", problem.reason, problem.message, at=context.now)
     elif context.evaluation is not None and context.evaluation.unreachable_edges:
         message = f"gates wait for the counters of {', '.join(context.evaluation.unreachable_edges)}"
         conditions.mark_unknown("DataQuality", ExperimentReason.EDGE_SILENT, message, at=context.now)
     elif context.evaluation is not None:
         conditions.mark_true(
-            "DataQuality", ExperimentReason.CONSISTENT, _lost_message(*context.evaluation.lost), at=context.now
+            "DataQuality", ExperimentReason.CONSISTENT, _consistent_message(context.evaluation), at=context.now
         )
     elif not state.is_evaluated(status):
         conditions.mark_unknown("DataQuality", ExperimentReason.NOT_EVALUATED, EVALUATED_IN_BAKE, at=context.now)
@@ -96,6 +100,10 @@ def _undecided_message(status: ExperimentStatus, why: str) -> str:
     if state.is_over(status) and (status.plan.guardrails or status.without_evidence):
         return status.verdict.reason
     return "; ".join(filter(None, (why, steps_without_evidence.describe_exceptions(status.plan))))
+
+
+def _consistent_message(evaluation: Evaluation) -> str:
+    return join_texts(_lost_message(*evaluation.lost), evaluation.ignored_outcomes_message)
 
 
 def _lost_message(stable: int, canary: int) -> str:

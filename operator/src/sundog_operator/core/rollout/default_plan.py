@@ -10,7 +10,9 @@ from sundog_operator.api import (
     DEFAULT_MIN_DURATION,
     MAX_LATENCY_GUARDRAILS,
     MetricGuardrail,
+    OutcomeGuardrail,
     PlanGuardrail,
+    PlanOutcome,
     PlanStep,
     Rollout,
     RolloutGuardrail,
@@ -33,7 +35,7 @@ REJECTIONS: Final = "rejections"
 RETRIES: Final = "retries"
 ERROR_MARGIN: Final = 0.25
 DEFAULT_MARGIN: Final = "10%"
-"""Margin of latencies, and of outcomes in Experiments."""
+"""Margin of latencies and outcomes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def default_steps(traffic: StableTraffic) -> tuple[PlanStep, ...]:
 
 def resolve_guardrails(rollout: Rollout, traffic: StableTraffic) -> tuple[PlanGuardrail, ...]:
     """Return the guardrails. A latency that the spec's list leaves out is checked for harm, unless the list disables it."""
-    # Prometheus checks are additional: they replace no metric.
+    # Outcomes and Prometheus checks are additional: they replace no metric.
     named = [each for each in rollout.guardrails if each.metric is not None]
     given, known = [each for each in named if each.enabled], {each.metric for each in named}
     defaults = [each for each in _default_guardrails(traffic) if each.metric not in known]
@@ -126,6 +128,21 @@ def _plan_guardrail(guardrail: MetricGuardrail, traffic: StableTraffic) -> PlanG
     floor = _latency_floor(guardrail.metric) if guardrail.floor is None else _parse_percent(guardrail.floor)
     longest = None if guardrail.max is None else parse_duration(guardrail.max) // timedelta(microseconds=1)
     return PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor, max_microseconds=longest)
+
+
+def plan_outcome_guardrail(guardrail: OutcomeGuardrail) -> PlanOutcome:
+    """Return a guardrail that is an outcome, as frozen. Raises ValueError for another guardrail."""
+    if guardrail.name is None or guardrail.feedback is None:
+        raise ValueError("outcome guardrail without name or feedback; the spec's validation rejects it")
+    return PlanOutcome(
+        name=guardrail.name,
+        role="guardrail",
+        feedback=guardrail.feedback,
+        type=guardrail.type or "rate",
+        goal=guardrail.goal or "increase",
+        cap=guardrail.cap,
+        margin=_parse_percent(guardrail.margin or DEFAULT_MARGIN),
+    )
 
 
 def _latency_floor(metric: str) -> float:

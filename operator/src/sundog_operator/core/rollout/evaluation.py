@@ -39,6 +39,8 @@ class Evaluation:
         requests: requests of the canary in the current epoch.
         guardrails: the plan's guardrails, with latency thresholds as far as those are known.
         lost: requests of stable and of the canary that were lost: their outcome is unknown.
+        feedback_problem: why outcomes from feedback allow no verdict; None if they do, or if the plan has none.
+        ignored_outcomes_message: sentence about outcomes that no arm counts; empty if they are few.
     """
 
     metrics: tuple[MetricStatus, ...] = ()
@@ -52,3 +54,5 @@ class Evaluation:
     guardrails: tuple[PlanGuardrail, ...] = ()
     dead: bool = False
     lost: tuple[int, int] = (0, 0)
+    feedback_problem: Cause | None = None
+    ignored_outcomes_message: str = ""

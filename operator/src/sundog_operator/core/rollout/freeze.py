@@ -19,6 +19,7 @@ from sundog_operator.api import (
     PlanGuardrail,
     PlanHeader,
     PlanInPlace,
+    PlanOutcome,
     PlanShadow,
     PlanStep,
     PlanWebhook,
@@ -37,7 +38,12 @@ from sundog_operator.core.edge.buckets import two_arm_ranges
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision, owner_reference
 from sundog_operator.core.rollout import in_place, replica_counts
-from sundog_operator.core.rollout.default_plan import StableTraffic, default_steps, resolve_guardrails
+from sundog_operator.core.rollout.default_plan import (
+    StableTraffic,
+    default_steps,
+    plan_outcome_guardrail,
+    resolve_guardrails,
+)
 from sundog_operator.core.rollout.shadow_comparison import SHADOW
 
 BAKE: Final = "bake"
@@ -259,6 +265,7 @@ def resolve_plan(
         early_harm=_early_harm(rollout, guardrails),
         mixture=MIXTURE if guardrails else None,
         guardrails=guardrails,
+        outcomes=_plan_outcomes(rollout) if gated else None,
         checks=plan_checks(rollout),
         warmup_requests=rollout.warmup.requests if is_evaluated else 0,
         warmup_duration=rollout.warmup.duration if is_evaluated else timedelta(0),
@@ -275,6 +282,11 @@ def _plan_guardrails(rollout: Rollout, traffic: StableTraffic, *, gated: bool) -
     """Return the guardrails of an evaluated rollout. Without evidence gates they have the role `harm`."""
     found = resolve_guardrails(rollout, traffic)
     return found if gated else tuple(each.model_copy(update={"role": "harm"}) for each in found)
+
+
+def _plan_outcomes(rollout: Rollout) -> tuple[PlanOutcome, ...] | None:
+    """Return the guardrails that are outcomes; None without any."""
+    return tuple(plan_outcome_guardrail(each) for each in rollout.guardrails if each.feedback is not None) or None
 
 
 def _harm_shares(steps: tuple[PlanStep, ...], guardrails: tuple[PlanGuardrail, ...]) -> int | None:
@@ -334,7 +346,7 @@ def _has_equal_load(weight: int, replicas: int, shared: PlanInPlace) -> bool:
 def plan_hash(plan: FrozenPlan) -> str:
     """Return the hash of a plan before it is frozen."""
     # Omit unused later fields, so that older plans keep their hashes.
-    absent = {name for name in ("in_place", "harm_shares", "early_harm") if getattr(plan, name) is None}
+    absent = {name for name in ("in_place", "harm_shares", "early_harm", "outcomes") if getattr(plan, name) is None}
     absent |= {"mixture"} if plan.mixture in (None, MIXTURE) else set()
     fields = plan.model_dump(mode="json", by_alias=True, exclude={"comparison", *absent})
     body = json.dumps(fields, separators=(",", ":"), sort_keys=True)

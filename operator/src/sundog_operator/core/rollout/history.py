@@ -13,7 +13,7 @@ MAX_POINTS: Final = 32
 """Points to keep: about 7 KiB of a status, 100 KiB for an experiment with ten arms."""
 
 _METRICS: Final = 24
-"""A rollout has at most 12. Of an experiment, success metrics come first, then outcomes that are guardrails, then the others of its first
+"""A rollout has at most 22. Of an experiment, success metrics come first, then outcomes that are guardrails, then the others of its first
 arms.
 """
 

@@ -37,6 +37,7 @@ def format_steps(steps: Sequence[PlanStep]) -> str:
 def describe_guardrails(plan: FrozenPlan) -> str:
     """Describe the guardrails of a plan, such as `errorRate within 25 %, oom at most 0`; empty if there are none."""
     metrics = [f"{each.metric} within {each.margin * 100:g} %" for each in plan.guardrails if each.role == "guardrail"]
+    metrics += [f"{each.name} within {(each.margin or 0) * 100:g} %" for each in plan.outcomes or ()]
     return ", ".join((*metrics, *(f"{each.name} {prometheus_checks.format_limits(each)}" for each in plan.checks)))
 
 

@@ -89,7 +89,7 @@ def evaluate_guardrails(
     epochs: Sequence[OutcomeEpoch],
     alpha: float,
     *,
-    harm_tests: int,
+    harm_tests: float,
     elapsed_s: float = math.nan,
 ) -> list[list[OutcomeFinding]]:
     """Return, for each guardrail, a finding of each arm beside control, in the order of the shares.
@@ -98,7 +98,8 @@ def evaluate_guardrails(
         guardrails: metrics with a margin.
         epochs: the epochs of evidence, at least one, all with the same arms.
         alpha: the error of each direction. Arms share it.
-        harm_tests: number of guardrails of an arm that share its error of harm, those of the edge included.
+        harm_tests: the part of an arm's alpha that one test of harm has, as its inverse: without other tests of harm the number of
+            guardrails, those of the edge included.
         elapsed_s: seconds in which units were exposed, to estimate durations; NaN where unknown.
     """
     shares = np.array([epoch.shares for epoch in epochs], float).T

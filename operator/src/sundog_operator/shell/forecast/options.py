@@ -149,6 +149,12 @@ def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Rende
     return Group(Text(title), table)
 
 
+def describe_unsimulated_outcomes(plan: FrozenPlan) -> str:
+    """Describe the guardrails that a simulation of errors leaves out, for the end of a title; empty without any."""
+    names = ", ".join(outcome.name for outcome in plan.outcomes or ())
+    return f"; outcomes are taken as passed: {names}" if names else ""
+
+
 def format_likelihoods(forecast: RolloutForecast) -> tuple[str, str, str]:
     """Format the likelihoods of promotion, rollback and no decision."""
     promoted, rolled_back, undecided = (

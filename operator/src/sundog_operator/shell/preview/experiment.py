@@ -284,7 +284,8 @@ def _describe_plan(
         yield f"{guardrail.role} {guardrail.metric}: {plan_text.describe_guardrail_limit(guardrail, names.CONTROL)}"
     if plan.comparison is not None:
         yield from (
-            f"{each.role} {each.name}: {plan_text.describe_outcome_goal(each)}" for each in plan.comparison.outcomes
+            f"{each.role} {each.name}: {plan_text.describe_outcome_goal(each, names.CONTROL)}"
+            for each in plan.comparison.outcomes
         )
         yield f"ends {plan_text.describe_end_conditions(plan.comparison)}"
     yield _describe_alpha(spec)

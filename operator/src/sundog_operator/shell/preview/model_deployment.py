@@ -20,7 +20,8 @@ from sundog_operator.api import (
 from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import power
-from sundog_operator.core.edge import salts, secrets
+from sundog_operator.core.edge import salts, secrets, units
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.context import ObservedState
@@ -30,6 +31,7 @@ from sundog_operator.core.rollout.default_plan import BUSY_RPS, VERY_BUSY_RPS, S
 from sundog_operator.core.rollout.freeze import BAKE, STEPPED_STRATEGIES, resolve_plan
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import CONTROLLER_REVISION, Object
+from sundog_operator.shell.plan_text import describe_outcome_goal
 from sundog_operator.shell.preview import spec_diff
 from sundog_operator.shell.preview.spec_diff import SpecChange, format_causes
 
@@ -229,7 +231,9 @@ def _describe_traffic(
         relation = "beside" if shared is None else "in place of"
         yield f"{spec.rollout.strategy} {relation} revision {stable.revision}: {describe_steps(spec, shared)}"
         yield from _describe_capacity(spec, plan)
-        yield from _describe_missing_evidence(resolve_plan(spec.rollout, StableTraffic(), spec.replicas, shared))
+        resolved = resolve_plan(spec.rollout, StableTraffic(), spec.replicas, shared)
+        yield from _describe_outcomes(resolved)
+        yield from _describe_missing_evidence(resolved)
         yield from _describe_undecidable_step(spec, observed)
     else:
         yield f"revision {number} gets all traffic from revision {stable.revision} at once, when all its replicas are ready"
@@ -326,6 +330,19 @@ def describe_steps(spec: ModelDeploymentSpec, shared: PlanInPlace | None = None)
 def _format_steps(spec: ModelDeploymentSpec, requests_per_second: float | None, shared: PlanInPlace | None) -> str:
     traffic = StableTraffic(requests_per_second)
     return plan_text.format_steps(resolve_plan(spec.rollout, traffic, spec.replicas, shared).steps)
+
+
+def _describe_outcomes(plan: FrozenPlan) -> Iterator[str]:
+    """Describe the outcomes that gates wait for, and which units count at later weights."""
+    for outcome in plan.outcomes or ():
+        goal = describe_outcome_goal(outcome, names.STABLE)
+        yield f"guardrail {outcome.name}: {goal}; each evidence gate waits for outcomes that are posted to -/feedback"
+    gates = [step.weight for step in plan.steps if step.gate == "evidence"]
+    if plan.outcomes and len(gates) > 1 and units.is_sticky(plan):
+        yield (
+            f"by outcomes, the gate at {gates[-1]} % counts only units that are first seen at that weight; if few units are new,"
+            " use a single weight"
+        )
 
 
 def _describe_missing_evidence(plan: FrozenPlan) -> Iterator[str]:

@@ -9,7 +9,6 @@ from sundog_operator.api import (
     ExperimentStatus,
     FrozenPlan,
     HistoryPoint,
-    PlanOutcome,
     ShadowStatus,
     format_duration,
 )
@@ -37,6 +36,7 @@ from sundog_operator.shell.plan_text import (
     describe_end_conditions,
     describe_guardrail_limit,
     describe_outcome_goal,
+    planned_outcomes,
 )
 from sundog_operator.shell.report.metrics import (
     make_guardrail_metric,
@@ -95,9 +95,8 @@ def make_report(obj: Object, now: datetime) -> ExperimentReport:
         metrics=(
             *(
                 make_outcome_metric(status, outcome, points, start, arm)
-                for outcome in _outcomes(status)
+                for outcome in planned_outcomes(status.plan)
                 for arm in _compared_arms(status)
-                if arm
             ),
             *(
                 make_guardrail_metric(status, guardrail, points, start, arm)
@@ -222,8 +221,8 @@ def _facts(obj: Object, status: ExperimentStatus, start: datetime, end: datetime
         yield from _copies(status.shadow)
     if plan.alpha is not None and (plan.guardrails or plan.harm_shares):
         yield "alpha", plan_text.describe_alpha(plan)
-    for outcome in _outcomes(status):
-        yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome)}"
+    for outcome in planned_outcomes(plan):
+        yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome, baseline_arm(plan))}"
     if not state.is_over(status) and (warning := power.find_undecidable_step(plan)):
         yield "warning", warning
 
@@ -257,6 +256,7 @@ def _quality(status: ExperimentStatus, counters: Counters) -> Iterator[tuple[str
         return
     yield "sample ratio", _describe_sample_ratio(status, counters)
     stable, canary = (counters.over_epochs(name) for name in _ARMS)
+    yield from _outcome_quality(status, counters)
     yield "lost", f"{stable.lost} of stable's requests and {canary.lost} of the candidate's have an unknown result"
     yield (
         "running",
@@ -268,7 +268,11 @@ def _experiment_quality(status: ExperimentStatus, counters: Counters) -> Iterato
     yield "sample ratio", _describe_split_of_arms(status, counters)
     lost = [f"{counters.over_epochs(arm.name).lost} of {arm.name}" for arm in status.arms]
     yield "lost", f"{', '.join(lost)}: requests with an unknown result"
-    if _outcomes(status):
+    yield from _outcome_quality(status, counters)
+
+
+def _outcome_quality(status: ExperimentStatus, counters: Counters) -> Iterator[tuple[str, str]]:
+    if planned_outcomes(status.plan):
         sums = counters.feedback
         yield (
             "outcomes",
@@ -349,7 +353,3 @@ def _make_look(point: HistoryPoint, start: datetime, *, is_experiment: bool) -> 
     if weights is not None and len(weights) != len(point.requests):
         weights = None
     return ReportPoint(seconds_since(start, point.at), point.weight, weights, point.requests, point.errors)
-
-
-def _outcomes(status: ExperimentStatus) -> tuple[PlanOutcome, ...]:
-    return () if status.plan.comparison is None else status.plan.comparison.outcomes

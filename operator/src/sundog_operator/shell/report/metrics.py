@@ -15,7 +15,7 @@ from sundog_operator.api import (
     PlanOutcome,
     is_latency_metric,
 )
-from sundog_operator.core.experiments.outcome_evaluation import make_metric
+from sundog_operator.core.analysis.outcome_status import make_metric
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import state
 from sundog_operator.core.stats import multiple_testing
@@ -52,15 +52,18 @@ def make_guardrail_metric(
     return ReportMetric(
         name=_format_name(status.plan, guardrail.metric, guardrail.role, arm),
         judged=guardrail.role == "guardrail",
-        compared=("the candidate", names.STABLE)
-        if arm is None
-        else (f"arm {replace_control_characters(arm)}", names.CONTROL),
+        compared=_compared_names(arm),
         type="event",
         limit=describe_guardrail_limit(guardrail, baseline_arm(status.plan)),
         margin=1.0 if is_latency_metric(guardrail.metric) else 1 + guardrail.margin,
         bounds=tuple(_guardrail_points(status.plan, guardrail, points, start, arm)),
         last=_without_control_characters(last),
     )
+
+
+def _compared_names(arm: str | None) -> tuple[str, str]:
+    """Return the names of an arm and its baseline; `arm` is None in a rollout."""
+    return ("the candidate", names.STABLE) if arm is None else (f"arm {replace_control_characters(arm)}", names.CONTROL)
 
 
 def _without_control_characters(metric: MetricStatus | None) -> MetricStatus | None:
@@ -71,10 +74,10 @@ def _without_control_characters(metric: MetricStatus | None) -> MetricStatus | N
 
 
 def make_outcome_metric(
-    status: ExperimentStatus, outcome: PlanOutcome, points: tuple[HistoryPoint, ...], start: datetime, arm: str
+    status: ExperimentStatus, outcome: PlanOutcome, points: tuple[HistoryPoint, ...], start: datetime, arm: str | None
 ) -> ReportMetric:
-    """Return an outcome of an arm relative to control."""
-    key = (outcome.name, outcome.role, arm)
+    """Return an outcome of an arm relative to control; `arm` is None in a rollout."""
+    key = (outcome.name, outcome.role, arm or names.CANARY)
     last = next((each for each in status.metrics if (each.name, each.role, each.arm) == key), None)
     values = [
         (point.at, metric)
@@ -86,9 +89,9 @@ def make_outcome_metric(
     return ReportMetric(
         name=_format_name(status.plan, outcome.name, outcome.role, arm),
         judged=outcome.margin is not None,
-        compared=(f"arm {replace_control_characters(arm)}", names.CONTROL),
+        compared=_compared_names(arm),
         type=outcome.type,
-        limit=describe_outcome_goal(outcome),
+        limit=describe_outcome_goal(outcome, baseline_arm(status.plan)),
         margin=limit,
         bounds=tuple(
             MetricPoint(

@@ -61,7 +61,8 @@ async def export(server: ServerConnection, name: str, place: str, form: Format, 
     experiment = await get_object(server, Ref(EXPERIMENT, server.namespace, name))
     if not feedback_store.is_needed_by(experiment):
         raise CommandFailed(
-            f"Experiment {server.namespace}/{name} has no metric of outcomes, so it has nothing to export"
+            f"Experiment {server.namespace}/{name} has no metric of outcomes, or records a rollout that is over,"
+            " so it has nothing to export"
         )
     with tempfile.TemporaryDirectory(prefix="sundog-export-") as folder:
         lines, files = await _fetch(server, experiment, url, Path(folder), form)

@@ -159,6 +159,7 @@ def _render(plan: FrozenPlan, guardrail: PlanGuardrail, found: Sequence[GatePowe
     title = (
         f"The gate at {plan.steps[0].weight} %, errorRate with a margin of {guardrail.margin:.0%}, a floor of {guardrail.floor:.2%},"
         f" alpha {plan.alpha:g}{_format_harm_alpha(plan)}, at most {format_duration(powers.first_gate_deadline(plan))}"
+        f"{options.describe_unsimulated_outcomes(plan)}"
     )
     columns = ("ERRORS", "TYPICALLY", "EVENTS", "REQUESTS", "TIME", "PASSED", "ROLLED BACK", "UNDECIDED", "")
     return options.make_table(title, columns, map(_make_row, found))

@@ -109,6 +109,7 @@ def _render(plan: FrozenPlan, found: Sequence[RolloutForecast], within: timedelt
     )
     bakes = [format_duration(each.min_duration) for each in plan.steps if each.gate == BAKE]
     title += "".join(f"; times end when the gates pass, before the bake of {duration}" for duration in bakes)
+    title += options.describe_unsimulated_outcomes(plan)
     rows = (
         (
             f"{each.times:g} × stable's",

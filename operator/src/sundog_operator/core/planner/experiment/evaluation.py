@@ -1,19 +1,16 @@
 """Evaluation of the active user's Experiment from the edges' counters, and its report in the status."""
 
-from dataclasses import replace
-
 from sundog_operator.api import CONTROL, ExperimentStatus, MetricStatus
 from sundog_operator.api.reasons import Cause, MetricNote
-from sundog_operator.core.analysis import counters, feedback
+from sundog_operator.core.analysis import counters
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import confirmation, request_counts, units
 from sundog_operator.core.experiments import dropped_arms, evaluate, outcome_evaluation, power, state, transitions
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, ObservedTraffic
 from sundog_operator.core.experiments.queue import UserExperiment
-from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.evaluation import request_deadline_s, traffic_for_thresholds
+from sundog_operator.core.planner.evaluation import request_deadline_s, traffic_for_thresholds, update_feedback
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 
@@ -56,16 +53,7 @@ def _with_feedback(
 ) -> tuple[Counters, Cause | None]:
     """Return the counters with the edges' outcomes, and why those are not usable; unchanged before the evidence."""
     selection = outcome_evaluation.make_feedback_selection(context.service, experiment.uid, progress)
-    if selection is None or not progress.evidence_epochs:
-        return counted, None
-    sums, problem = feedback.update_sums(
-        counted.feedback, [each for each in context.observed.edges if _serves(each)], selection
-    )
-    return replace(counted, feedback=sums), problem
-
-
-def _serves(edge: EdgeReport) -> bool:
-    return edge.ready or edge.terminating
+    return update_feedback(counted, context.observed.edges, selection if progress.evidence_epochs else None)
 
 
 def _healthy_replicas(context: PlanContext, progress: ExperimentStatus) -> dict[str, int]:
