@@ -713,6 +713,25 @@ RULES: list[tuple[dict[str, Any], str]] = [
         )
         for role in ("success", "secondary")
     ],
+    *[
+        (
+            experiment({"metrics": {"success": [{"name": "a", "feedback": "b", **given}]}}),
+            "spec.metrics.success[0].expected: fields of another type; expected rate with type: rate, and mean and"
+            " deviation with type: mean",
+        )
+        for given in (
+            {"expected": {}},
+            {"expected": {"mean": 2}},
+            {"expected": {"rate": "4%", "deviation": 2}},
+            {"type": "mean", "expected": {"rate": "4%"}},
+            {"type": "mean", "expected": {"mean": 2}},
+        )
+    ],
+    (
+        experiment({"metrics": {"success": [{"name": "a", "feedback": "b", "expected": {"rate": "0%"}}]}}),
+        "spec.metrics.success[0].expected.rate: 0% gives no number of units; expected more. Remove the field if the rate is"
+        " unknown",
+    ),
     (
         experiment({"metrics": {"guardrails": [{"feedback": each, "name": "revenue"} for each in ("a", "b")]}}),
         "spec.metrics.guardrails: two guardrails with the same name; expected unique names",

@@ -20,7 +20,7 @@ from sundog_operator.api.experiment.frozen_plan import (
     PlanWebhook,
 )
 from sundog_operator.api.experiment.history import HistoryMetric, HistoryPoint, NotificationDelivery, RolloutNotice
-from sundog_operator.api.experiment.metrics import ExperimentGuardrail, FeedbackMetric
+from sundog_operator.api.experiment.metrics import ExpectedBaseline, ExperimentGuardrail, FeedbackMetric, SuccessMetric
 from sundog_operator.api.experiment.spec import Allocation, ExperimentSpec, ExposureLog
 from sundog_operator.api.experiment.status import (
     ArmStatus,
@@ -131,6 +131,7 @@ __all__ = [
     "EnvVar",
     "Epoch",
     "EvidenceEpoch",
+    "ExpectedBaseline",
     "Experiment",
     "ExperimentGuardrail",
     "ExperimentSpec",
@@ -190,6 +191,7 @@ __all__ = [
     "Step",
     "StepStatus",
     "Strategy",
+    "SuccessMetric",
     "Threshold",
     "TrafficReturnStatus",
     "Unit",

@@ -20,6 +20,7 @@ from sundog_operator.api.scalars import (
     Items,
     Name,
     PercentText,
+    PercentUpTo100Text,
 )
 from sundog_operator.api.schema.rules import ExpectedNoun, ListType, Rule, nonzero_rule
 
@@ -77,6 +78,54 @@ class FeedbackMetric(ApiBase):
             holds=lambda metric: metric.cap is None or metric.type == "mean",
             message="cap of a rate; expected it only with type: mean",
             field="cap",
+        ),
+    )
+
+
+ExpectedRate = Annotated[
+    PercentUpTo100Text,
+    nonzero_rule("0% gives no number of units; expected more. Remove the field if the rate is unknown"),
+]
+_ExpectedNumber = Annotated[float, Field(gt=0, le=1_000_000_000_000)]
+
+
+class ExpectedBaseline(ApiBase):
+    """Control's value that a success metric is expected to have."""
+
+    rate: ExpectedRate | None = Field(None, description="Of a rate: share of the units, such as 4%.")
+    mean: _ExpectedNumber | None = Field(
+        None, description="Of a mean: the average over units, with the cap if there is one."
+    )
+    deviation: _ExpectedNumber | None = Field(
+        None, description="Of a mean: standard deviation of the units, with the cap if there is one."
+    )
+
+
+def _fits_expected(metric: "SuccessMetric") -> bool:
+    if metric.expected is None:
+        return True
+    given = set_fields(metric.expected, ("rate", "mean", "deviation"))
+    return list(given) == {"rate": ["rate"], "mean": ["mean", "deviation"]}.get(metric.type)
+
+
+class SuccessMetric(FeedbackMetric):
+    """A metric of outcomes by which an arm can win."""
+
+    expected: ExpectedBaseline | None = Field(
+        None,
+        description="Control's value that you expect. Before the start, SpecAccepted warns if `stop` leaves too little time. No test"
+        " depends on it, and it can be changed at any time. Default: control's in the newest earlier Experiment.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *FeedbackMetric.rules,
+        Rule(
+            cel="!has(self.expected)"
+            " || self.type == 'rate' && has(self.expected.rate) && !has(self.expected.mean) && !has(self.expected.deviation)"
+            " || self.type == 'mean' && !has(self.expected.rate) && has(self.expected.mean) && has(self.expected.deviation)",
+            holds=_fits_expected,
+            message="fields of another type; expected rate with type: rate, and mean and deviation with type: mean",
+            field="expected",
         ),
     )
 
@@ -147,7 +196,7 @@ class ExperimentGuardrail(MetricGuardrail):
 class ExperimentMetrics(ApiBase):
     """Metrics of the comparison."""
 
-    success: Annotated[Items[FeedbackMetric], Field(max_length=5), ListType("map", "name")] = Field(
+    success: Annotated[Items[SuccessMetric], Field(max_length=5), ListType("map", "name")] = Field(
         (), description="Metrics by which an arm can win."
     )
     guardrails: Annotated[

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Final, Literal
 
 from sundog_operator.api import (
     CONTROL,
@@ -30,6 +30,13 @@ from sundog_operator.core.experiments.arms import PlannedArm, planned_buckets
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout.default_plan import DEFAULT_MARGIN, StableTraffic, add_harm_guardrails
 from sundog_operator.core.rollout.freeze import EVIDENCE_IS_EVALUATED, UNDECIDED
+
+_NOT_PLANNED: Final[Mapping[str, Any]] = {
+    "stopped": True,
+    "exposure_log": True,
+    "metrics": {"success": {"__all__": {"expected": True}}},
+}
+"""Fields of a spec on which its plan does not depend."""
 
 
 def freeze(
@@ -125,11 +132,11 @@ def _plan_guardrail(guardrail: ExperimentGuardrail) -> PlanOutcome:
 
 
 def plan_hash(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
-    """Return 16 hex digits of SHA-256 over everything that a plan depends on; not over `stopped` and `exposureLog`.
+    """Return 16 hex digits of SHA-256 over everything that a plan depends on; not over the fields in `_NOT_PLANNED`.
 
     Values equal to their defaults are left out, so a release that adds a field changes no plan's hash.
     """
-    fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"stopped", "exposure_log"})
+    fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_NOT_PLANNED)
     body = json.dumps([fields, [arm.hash for arm in arms]], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 

@@ -146,10 +146,15 @@ def forecast_experiment(
     )
 
 
+def expected_units(spec: ExperimentSpec, base: ControlBaseline, metric_index: int) -> float:
+    """Return units of all arms at which an arm with the minimum effect is typically decided; infinite for never."""
+    design = _design(spec, metric_index, spec.stop.max_duration)
+    return experiment_simulation.expected_units(design, base, planned_metrics(spec)[metric_index].effect)
+
+
 def expected_duration(spec: ExperimentSpec, traffic: ExperimentTraffic, metric_index: int) -> tuple[float, float]:
     """Return units of all arms and seconds until an arm with the minimum effect is typically decided; infinite for never."""
-    design = _design(spec, metric_index, horizon(spec, traffic))
-    units = experiment_simulation.expected_units(design, traffic.base, planned_metrics(spec)[metric_index].effect)
+    units = expected_units(spec, traffic.base, metric_index)
     return units, units / units_per_second(spec, traffic)
 
 
@@ -174,16 +179,21 @@ def planned_metrics(spec: ExperimentSpec) -> tuple[OutcomeMetric, ...]:
 
 
 def find_undecidable_metric(
-    spec: ExperimentSpec, units_per_second_of_all: float, bases: Mapping[str, ControlBaseline]
+    spec: ExperimentSpec,
+    units_per_second_of_all: float,
+    bases: Mapping[str, ControlBaseline],
+    *,
+    is_bound: bool = False,
 ) -> str:
     """Return a sentence about a success metric that is unlikely to be decided within `stop` at its minimum effect; empty for none.
 
-    The sentence has the units and the time that the effect needs.
+    The sentence has the units and the time that the effect needs, and the units that come.
 
     Args:
         spec: the frozen spec.
         units_per_second_of_all: new units of the service, exposed or not.
         bases: value of a unit of control, by metric name; metrics without one are skipped.
+        is_bound: there are at most so many units.
     """
     for place, metric in enumerate(planned_metrics(spec)):
         base = bases.get(metric.name)
@@ -191,20 +201,21 @@ def find_undecidable_metric(
             continue
         traffic = ExperimentTraffic(units_per_second_of_all, base)
         longest = horizon(spec, traffic)
-        needed = experiment_simulation.expected_units(_design(spec, place, longest), base, metric.effect)
+        needed = expected_units(spec, base, place)
         rate = units_per_second(spec, traffic)
         coming = rate * longest.total_seconds()
         if needed <= coming:
             continue
         effect = f"an effect of {100 * metric.effect:.3g} %{'' if metric.minimum_effect else ' (the default)'}"
+        least, most = ("at least ", "at most ") if is_bound else ("", "")
         needs = (
-            f"{effect} needs about {needed:.3g} units, {format_rough_duration(needed / rate)} at this rate"
+            f"{effect} needs about {needed:.3g} units, {least}{format_rough_duration(needed / rate)} at this rate"
             if math.isfinite(needed)
             else f"no number of units detects {effect}"
         )
         return (
             f"{metric.name} {UNLIKELY_TEXT}: {needs};"
-            f" {coming:.3g} come in {format_rough_duration(longest.total_seconds())}"
+            f" {most}{3600 * rate:.3g} come in an hour, {coming:.3g} in {format_rough_duration(longest.total_seconds())}"
         )
     return ""
 
