@@ -473,8 +473,9 @@ def untrusted(plan, exposures):
 
 
 # %% Decide
-# An arm wins if one success metric is better, none is worse, all have data, and every guardrail has passed. Guardrails of the edge are no
-# outcomes, so their verdicts are not in the rows: the script reads them from the status.
+# An arm wins if one success metric is better, none is worse, all have data, and every guardrail has passed. By the rule everyMetric all
+# have to be better, and by noHarm none. Guardrails of the edge are no outcomes, so their verdicts are not in the rows: the script reads
+# them from the status.
 
 
 def decide(plan, found, why_not=""):
@@ -497,8 +498,9 @@ def decide(plan, found, why_not=""):
     }
     won = [arm for arm, where in standing.items() if where == "Won"]
     if won:
-        best = next(each for each in metrics if any(found[each["name"]][arm]["verdict"] == "Better" for arm in won))
-        better = [arm for arm in won if found[best["name"]][arm]["verdict"] == "Better"]
+        known = {each["name"]: [found[each["name"]][arm]["verdict"] for arm in won] for each in metrics}
+        best = next((each for each in metrics if "Better" in known[each["name"]]), metrics[0])
+        better = [arm for arm in won if found[best["name"]][arm]["verdict"] == "Better"] or won
         return "Winner", max(better, key=lambda arm: least(best, found[best["name"]][arm]))
     if all(where in ("Out", "Hopeless") for where in standing.values()):
         return "NoWinner", ""
@@ -521,6 +523,11 @@ def stand(plan, arm, verdicts, outcome_rails):
     dropped = next((each.get("dropped") for each in status["arms"] if each["name"] == arm), None)
     if dropped or "Harm" in rails or "Worse" in verdicts:
         return "Out"
+    rule = status["plan"]["comparison"].get("winBy")
+    if rule == "noHarm":
+        return "Won" if rails and {*rails} == {"Passed"} else "Open"
+    if rule == "everyMetric" and {*verdicts} != {"Better"}:
+        return "Hopeless" if "NoEffect" in verdicts else "Open"
     if "Better" in verdicts:
         waits = {"NoData", "Invalid"} & {*verdicts} or any(each != "Passed" for each in rails)
         return "Held" if waits else "Won"

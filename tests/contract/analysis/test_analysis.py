@@ -18,7 +18,7 @@ import pytest
 
 import analysis_script
 from sundog_operator.adapters.log_tables import BufferedTable, Format, make_table
-from sundog_operator.api import ExperimentStatus
+from sundog_operator.api import ExperimentStatus, WinRule
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
@@ -88,8 +88,9 @@ class MadeUp:
         quality: tuple[str, str, str] = CONSISTENT,
         rails: Sequence[OutcomeMetric] = (),
         cap: float | None = None,
+        rule: WinRule = "anyMetric",
     ) -> None:
-        self.outcome_rails, self.cap = rails, cap
+        self.outcome_rails, self.cap, self.rule = rails, cap, rule
         self.random = random.Random(seed)
         self.arms = ["control", *(f"arm-{place}" for place in range(1, arms + 1))]
         self.names = ["stable", *self.arms]
@@ -140,7 +141,7 @@ class MadeUp:
             "outcomes": outcomes,
             "maxDuration": "14d",
             "maxUnits": 100_000,
-        }
+        } | ({} if self.rule == "anyMetric" else {"winBy": self.rule})
         unit = {"kind": "header", "name": "x-user-id"} if self.sticky else {"kind": "request"}
         epochs = [
             {"number": number, "buckets": own} | ({"troubled": True} if number in self.troubled else {})
@@ -231,7 +232,7 @@ class MadeUp:
             )
             for place, name in enumerate(self.arms[1:])
         ]
-        return WinnerInputs(METRICS, arms, self.epochs(), self.alpha, self.undecided_reason())
+        return WinnerInputs(METRICS, arms, self.epochs(), self.alpha, self.undecided_reason(), rule=self.rule)
 
     def railed(self) -> list[list[OutcomeFinding]]:
         """The guardrails, by the engine."""
@@ -276,6 +277,11 @@ RAILED = {
     "capped totals": MadeUp(2, 12_000, lift=0.5, rails=RAILS, cap=12.345678),
     "few units": MadeUp(6, 40, rails=RAILS),
     "requests": MadeUp(5, 8000, lift=0.3, sticky=False, rails=RAILS),
+    "a better arm by every metric": MadeUp(2, 12_000, lift=0.5, rails=RAILS, rule="everyMetric"),
+    "equal arms by every metric": MadeUp(11, 12_000, rails=RAILS, rule="everyMetric"),
+    "a better arm without harm": MadeUp(2, 12_000, lift=0.5, rails=RAILS, rule="noHarm"),
+    "equal arms without harm": MadeUp(11, 60_000, rails=RAILS, rule="noHarm"),
+    "a worse arm without harm": MadeUp(3, 12_000, lift=-0.8, arms=3, rails=RAILS, rule="noHarm"),
 }
 
 SILENT = ("Unknown", "EdgeSilent", "verdicts wait for the counters of edge-1")
@@ -325,6 +331,8 @@ def test_the_made_up_guardrails_have_different_verdicts() -> None:
     verdicts = {finding.verdict for life in RAILED.values() for row in life.railed() for finding in row}
     assert verdicts >= {"Passed", "Harm", "Undecided"}
     assert RAILED["a better arm"].judged()[1].decision == "Winner"
+    assert RAILED["equal arms without harm"].judged()[1].decision == "Winner"
+    assert RAILED["a better arm by every metric"].judged()[1].decision == "Undecided"
 
 
 def test_a_cap_changes_the_mean(analysis: ModuleType, tmp_path: Path) -> None:

@@ -732,6 +732,13 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.metrics.success[0].expected.rate: 0% gives no number of units; expected more. Remove the field if the rate is"
         " unknown",
     ),
+    *[
+        (
+            experiment(given),
+            "spec.metrics.success: preset or winBy without a success metric; expected one, because an arm wins by these",
+        )
+        for given in ({"preset": "doNoHarm"}, {"winBy": "anyMetric"})
+    ],
     (
         experiment({"metrics": {"guardrails": [{"feedback": each, "name": "revenue"} for each in ("a", "b")]}}),
         "spec.metrics.guardrails: two guardrails with the same name; expected unique names",
@@ -995,6 +1002,13 @@ def test_every_rule_has_an_object_that_trips_only_it(documented: Any) -> None:
 
 
 GOOD: list[dict[str, Any]] = [
+    *[
+        experiment({"preset": preset, "metrics": {"success": [{"name": "a", "feedback": "b", **metric}]}})
+        for preset, metric in (
+            ("clearSignal", {"expected": {"rate": "0.5%"}}),
+            ("doNoHarm", {"type": "mean", "expected": {"mean": 0.5, "deviation": 2}}),
+        )
+    ],
     *[
         experiment({"exposureLog": {"uri": uri}, "metrics": {"secondary": [{"name": "a", "feedback": "b"}]}})
         for uri in (

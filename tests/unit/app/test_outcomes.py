@@ -168,6 +168,18 @@ async def test_arms_without_an_effect_worth_finding_end_it_without_a_winner() ->
     assert condition(experiment_status, "Conclusive") == ("True", "NoWinner")
 
 
+async def test_an_arm_like_control_wins_if_it_does_no_harm() -> None:
+    cluster = await serving({1: 0.3, 2: 0.3, 3: 0.15})
+    await cluster.kube.apply(experiment(2, preset="doNoHarm"))
+    told = await ends(cluster)
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
+    assert "arm-1 does no harm: conversion.noHarm, errorRate, latencyP" in told["verdict"]["reason"]
+    plan = told["plan"]
+    assert plan["comparison"]["winBy"] == "noHarm"
+    assert "errorRate" in [each["metric"] for each in plan["guardrails"] if each["role"] == "guardrail"]
+    assert found(told, "arm-2")["verdict"] == "Worse"
+
+
 def accepted(told: Json) -> tuple[str, str, str]:
     found = next(each for each in told["conditions"] if each["type"] == "SpecAccepted")
     return found["status"], found["reason"], found["message"]

@@ -21,7 +21,7 @@ from sundog_operator.api.experiment.frozen_plan import (
 )
 from sundog_operator.api.experiment.history import HistoryMetric, HistoryPoint, NotificationDelivery, RolloutNotice
 from sundog_operator.api.experiment.metrics import ExpectedBaseline, ExperimentGuardrail, FeedbackMetric, SuccessMetric
-from sundog_operator.api.experiment.spec import Allocation, ExperimentSpec, ExposureLog
+from sundog_operator.api.experiment.spec import Allocation, ExperimentSpec, ExposureLog, WinRule
 from sundog_operator.api.experiment.status import (
     ArmStatus,
     CheckStatus,
@@ -198,6 +198,7 @@ __all__ = [
     "Verdict",
     "Violation",
     "Warmup",
+    "WinRule",
     "canonical_quantity",
     "experiment_conditions",
     "find_immutable_changes",

@@ -1,6 +1,6 @@
 """Describe a frozen plan in words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -124,13 +124,19 @@ def describe_outcome_goal(outcome: PlanOutcome) -> str:
     return f"{outcome.type} of {outcome.feedback}{cap} should {outcome.goal}{minimum}"
 
 
+_WIN_RULES: Final[Mapping[str, str]] = {
+    "everyMetric": "; an arm wins when every success metric is better and every guardrail has passed",
+    "noHarm": "; an arm wins when no success metric is worse and every guardrail has passed",
+}
+
+
 def describe_end_conditions(comparison: PlanComparison) -> str:
     """Describe what ends an Experiment."""
     limits = f"after {format_duration(comparison.max_duration)} or {comparison.max_units} units"
     if not any(each.role == "success" for each in comparison.outcomes):
         return limits
     win = "when an arm has won or none can" if comparison.on_win == "none" else "when no arm can win"
-    return f"{win}, {limits}"
+    return f"{win}, {limits}{_WIN_RULES[comparison.win_by] if comparison.win_by else ''}"
 
 
 def baseline_arm(plan: FrozenPlan) -> str:

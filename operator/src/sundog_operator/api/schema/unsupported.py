@@ -284,6 +284,8 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
         "spec.exposureLog.uri",
         "spec.exposureLog.format",
         "spec.alpha",
+        "spec.preset",
+        "spec.winBy",
         "spec.onWin",
     }
 )

@@ -142,6 +142,7 @@ def evaluate_experiment_outcomes(
                 alpha=status.plan.alpha or DEFAULT_ALPHA,
                 undecided_reason=undecided_reason,
                 elapsed_s=elapsed_s,
+                rule=state.frozen_comparison(status).win_by or "anyMetric",
             )
         )
     metrics = (

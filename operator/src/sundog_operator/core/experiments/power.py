@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import CONTROL, ExperimentSpec, MetricStatus, parse_percent
-from sundog_operator.core.experiments import allocation, winner
+from sundog_operator.core.experiments import allocation, freeze, winner
 from sundog_operator.core.stats import group_sequential
 from sundog_operator.core.stats.findings import format_rough_duration
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
@@ -195,6 +195,9 @@ def find_undecidable_metric(
         bases: value of a unit of control, by metric name; metrics without one are skipped.
         is_bound: there are at most so many units.
     """
+    if freeze.resolve_win_rule(spec) == "noHarm":
+        # An arm then wins without being better.
+        return ""
     for place, metric in enumerate(planned_metrics(spec)):
         base = bases.get(metric.name)
         if base is None or units_per_second_of_all <= 0:

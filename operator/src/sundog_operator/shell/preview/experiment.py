@@ -299,6 +299,9 @@ def _describe_alpha(spec: ExperimentSpec) -> str:
 
 def _describe_duration(spec: ExperimentSpec, observed: ObservedState | None) -> Iterator[str]:
     """Describe how long it takes to find a better arm, by expected values or the counts of the newest similar Experiment."""
+    if freeze.resolve_win_rule(spec) == "noHarm":
+        yield "duration: unknown; estimates are for arms that are better, and by noHarm an arm need not be"
+        return
     expected = expect_traffic(
         spec,
         observed.user_experiments if observed is not None else (),
