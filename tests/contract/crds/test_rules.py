@@ -697,6 +697,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
                 ".margin: 100% or more below control excludes nothing; expected less than 100%",
             ),
             (
+                {"metric": "errorRate", "window": "1d"},
+                ".window: window without feedback; expected it only with feedback",
+            ),
+            (
                 {"feedback": "paid", "name": "revenue", "cap": 5},
                 ".cap: cap without a mean; expected it only with type: mean",
             ),

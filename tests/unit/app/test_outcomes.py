@@ -168,6 +168,19 @@ async def test_arms_without_an_effect_worth_finding_end_it_without_a_winner() ->
     assert condition(experiment_status, "Conclusive") == ("True", "NoWinner")
 
 
+async def test_units_count_once_their_window_has_passed() -> None:
+    cluster = await serving({1: 0.2, 2: 0.4})
+    metrics = {"success": [{**BUYING["success"][0], "window": "10m"}]}
+    await cluster.kube.apply(experiment(metrics=metrics, unit={"header": "x-user-id"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.go_on(6)
+    assert entry(cluster)["feedback"]["windows"] == {"bought": [600]}
+    assert found(await status(cluster), "arm-1")["verdict"] == "NoData"
+    told = await ends(cluster)
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
+    assert told["plan"]["comparison"]["outcomes"][0]["window"] == "10m"
+
+
 async def test_an_arm_like_control_wins_if_it_does_no_harm() -> None:
     cluster = await serving({1: 0.3, 2: 0.3, 3: 0.15})
     await cluster.kube.apply(experiment(2, preset="doNoHarm"))

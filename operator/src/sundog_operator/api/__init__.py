@@ -21,7 +21,7 @@ from sundog_operator.api.experiment.frozen_plan import (
 )
 from sundog_operator.api.experiment.history import HistoryMetric, HistoryPoint, NotificationDelivery, RolloutNotice
 from sundog_operator.api.experiment.metrics import ExpectedBaseline, ExperimentGuardrail, FeedbackMetric, SuccessMetric
-from sundog_operator.api.experiment.spec import Allocation, ExperimentSpec, ExposureLog, WinRule
+from sundog_operator.api.experiment.spec import Allocation, ExperimentSpec, ExposureLog, Preset, WinRule
 from sundog_operator.api.experiment.status import (
     ArmStatus,
     CheckStatus,
@@ -175,6 +175,7 @@ __all__ = [
     "PlanStep",
     "PlanUnit",
     "PlanWebhook",
+    "Preset",
     "PrometheusQuery",
     "Resources",
     "RevisionStatus",

@@ -117,6 +117,7 @@ def _find_undecidable_step(plan: FrozenPlan) -> str:
 def describe_outcome_goal(outcome: PlanOutcome) -> str:
     """Describe the better direction of an outcome and its minimum effect, or how much worse a guardrail may be."""
     cap = f", at most {outcome.cap:.12g} by unit," if outcome.cap is not None else ""
+    cap += f" within {format_duration(outcome.window)} of the first exposure" if outcome.window is not None else ""
     if outcome.margin is not None:
         direction = "below" if outcome.goal == "increase" else "above"
         return f"{outcome.type} of {outcome.feedback}{cap} may be up to {_percent(outcome.margin)} {direction} {names.CONTROL}'s"

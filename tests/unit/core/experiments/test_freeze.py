@@ -1,5 +1,6 @@
 """The frozen plan of an experiment: outcomes, and hashes that stay over releases."""
 
+from datetime import timedelta
 from typing import Any
 
 from experiment_statuses import freeze_experiment, stable_revision
@@ -33,6 +34,14 @@ def test_caps_are_part_of_the_plan() -> None:
     found = outcomes(success=[spent], guardrails=[REVENUE | {"cap": 99.5}], secondary=[SEEN])
     assert [each.cap for each in found] == [250, 99.5, None]
     assert len({plan_hash({"success": [spent | {"cap": cap}]}) for cap in (250, 251)}) == 2
+
+
+def test_windows_are_part_of_the_plan() -> None:
+    found = outcomes(
+        success=[CONVERSION | {"window": "7d"}], guardrails=[REVENUE | {"window": "90m"}], secondary=[SEEN]
+    )
+    assert [each.window for each in found] == [timedelta(days=7), timedelta(minutes=90), None]
+    assert len({plan_hash({"success": [CONVERSION | {"window": own}]}) for own in ("1d", "2d")}) == 2
 
 
 def frozen(**spec: Any) -> FrozenPlan:

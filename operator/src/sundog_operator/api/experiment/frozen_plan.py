@@ -186,6 +186,7 @@ class PlanOutcome(ApiBase):
     cap: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Of a mean: a unit's total above this counts as this. Absent for none."
     )
+    window: Duration | None = Field(None, description="The conversion window. Absent for none.")
     margin: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="Of a guardrail: how much worse than control an arm may be, as a share: 0.03 is 3 %. Absent otherwise.",

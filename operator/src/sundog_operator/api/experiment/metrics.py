@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.rollout.common import MetricName, set_fields
+from sundog_operator.api.rollout.common import MetricName, PositiveDuration, set_fields
 from sundog_operator.api.rollout.guardrails import (
     MAX_FITS_METRIC_RULE,
     MAX_LATENCY_GUARDRAILS,
@@ -58,6 +58,13 @@ _CAP_TEXT = (
 )
 
 
+_WINDOW_TEXT = (
+    "Conversion window: only outcomes until this long after a unit's first exposure count, and only units whose window has"
+    " passed. From 1m to 30d, and shorter than stop.maxDuration; expected only where units come again. Default: all outcomes"
+    " count at once. It cannot be changed once the experiment has begun."
+)
+
+
 class FeedbackMetric(ApiBase):
     """A metric of outcomes: a success metric, by which an arm can win, or a secondary metric."""
 
@@ -66,6 +73,7 @@ class FeedbackMetric(ApiBase):
     type: OutcomeType = Field("rate", description=_TYPE_TEXT)
     goal: OutcomeGoal = Field("increase", description="Which direction is better; default increase.")
     cap: Cap | None = Field(None, description=_CAP_TEXT)
+    window: PositiveDuration | None = Field(None, description=_WINDOW_TEXT)
     minimum_effect: MinimumEffect | None = Field(
         None,
         description="The smallest relative effect worth detecting; default about 5 %. The test decides fastest if the"
@@ -147,6 +155,7 @@ class ExperimentGuardrail(MetricGuardrail):
     type: OutcomeType | None = Field(None, description=f"Of an outcome. {_TYPE_TEXT}")
     goal: OutcomeGoal | None = Field(None, description="Of an outcome: which direction is better; default increase.")
     cap: Cap | None = Field(None, description=_CAP_TEXT)
+    window: PositiveDuration | None = Field(None, description=f"Of an outcome. {_WINDOW_TEXT}")
     margin: LatencyMargin | None = Field(
         None,
         description="How much worse than control an arm may be, in percent of control. Default: 25% for errorRate, 10% for"
@@ -170,6 +179,12 @@ class ExperimentGuardrail(MetricGuardrail):
                 guardrail.feedback is not None or not set_fields(guardrail, ("name", "type", "goal"))
             ),
             message="name, type or goal without feedback; expected them only with feedback",
+        ),
+        Rule(
+            cel="has(self.feedback) || !has(self.window)",
+            holds=lambda guardrail: guardrail.feedback is not None or guardrail.window is None,
+            message="window without feedback; expected it only with feedback",
+            field="window",
         ),
         Rule(
             cel="has(self.metric) || !has(self.floor) && !has(self.max)",

@@ -99,13 +99,13 @@ def _past_traffic(spec: ExperimentSpec, experiment: UserExperiment) -> PastTraff
     if traffic is None:
         return None
     counted = {
-        (each.feedback, each.type, each.cap): traffic.control_values[each.name]
+        (each.feedback, each.type, each.cap, each.window): traffic.control_values[each.name]
         for each in outcome_evaluation.planned_outcomes(experiment.status, outcome_evaluation.SUCCESS)
         if each.name in traffic.control_values
     }
     bases = {
-        each.name: ControlBaseline(*counted[each.feedback, each.type, each.cap])
+        each.name: ControlBaseline(*counted[each.feedback, each.type, each.cap, each.window])
         for each in spec.metrics.success
-        if counted.get((each.feedback, each.type, each.cap), (0.0,))[0] > 0
+        if counted.get((each.feedback, each.type, each.cap, each.window), (0.0,))[0] > 0
     }
     return PastTraffic(experiment.name, traffic.units_per_second, bases)

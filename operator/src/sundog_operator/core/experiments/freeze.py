@@ -20,12 +20,12 @@ from sundog_operator.api import (
     PlanArm,
     PlanComparison,
     PlanOutcome,
+    Preset,
     Rollout,
     Verdict,
     WinRule,
     parse_percent,
 )
-from sundog_operator.api.experiment.spec import Preset
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.experiments import allocation
@@ -153,6 +153,7 @@ def _plan_outcome(metric: FeedbackMetric, role: Literal["success", "secondary"])
         type=metric.type,
         goal=metric.goal,
         cap=metric.cap,
+        window=metric.window,
         minimum_effect=None if metric.minimum_effect is None else parse_percent(metric.minimum_effect),
     )
 
@@ -167,6 +168,7 @@ def _plan_guardrail(guardrail: ExperimentGuardrail) -> PlanOutcome:
         type=guardrail.type or "rate",
         goal=guardrail.goal or "increase",
         cap=guardrail.cap,
+        window=guardrail.window,
         margin=parse_percent(guardrail.margin or DEFAULT_MARGIN),
     )
 

@@ -109,8 +109,9 @@ def forecast_experiment(
         runs: number of simulated experiments.
         on_look: called with the number of each finished look, of `LOOKS`.
     """
-    design = _design(spec, metric_index, horizon(spec, traffic))
-    step_s = horizon(spec, traffic).total_seconds() / LOOKS
+    longest, window = _evidence_time(spec, traffic, metric_index)
+    design = _design(spec, metric_index, longest)
+    step_s = longest.total_seconds() / LOOKS
     effects = [effect, *[0.0] * (len(spec.arms) - 1)]
     simulated = experiment_simulation.simulate_experiments(
         design,
@@ -130,14 +131,15 @@ def forecast_experiment(
         for looks in (1, FEW_LOOKS)
     )
     won = [int(arm) for arm in simulated.winner]
-    ends = sorted(step_s * int(look) if look else math.inf for look in simulated.ended)
+    window_s = window.total_seconds()
+    ends = sorted(window_s + step_s * int(look) if look else math.inf for look in simulated.ended)
     right = sum(arm == 0 for arm in won) if effect > 0 else 0
     return ExperimentForecast(
         effect=effect,
         units=units,
         one_look=one_look,
         few_looks=few_looks,
-        seconds=units / units_per_second(spec, traffic),
+        seconds=window_s + units / units_per_second(spec, traffic),
         right=right / runs,
         wrong=(sum(arm != experiment_simulation.NO_WINNER for arm in won) - right) / runs,
         no_winner=sum(map(bool, simulated.hopeless)) / runs,
@@ -155,7 +157,14 @@ def expected_units(spec: ExperimentSpec, base: ControlBaseline, metric_index: in
 def expected_duration(spec: ExperimentSpec, traffic: ExperimentTraffic, metric_index: int) -> tuple[float, float]:
     """Return units of all arms and seconds until an arm with the minimum effect is typically decided; infinite for never."""
     units = expected_units(spec, traffic.base, metric_index)
-    return units, units / units_per_second(spec, traffic)
+    _, window = _evidence_time(spec, traffic, metric_index)
+    return units, window.total_seconds() + units / units_per_second(spec, traffic)
+
+
+def _evidence_time(spec: ExperimentSpec, traffic: ExperimentTraffic, metric_index: int) -> tuple[timedelta, timedelta]:
+    """Return how long units come that count for a metric before the end, and its conversion window, which each has to pass."""
+    window = spec.metrics.success[metric_index].window or timedelta()
+    return max(horizon(spec, traffic) - window, timedelta(seconds=1)), window
 
 
 @functools.lru_cache
@@ -203,7 +212,7 @@ def find_undecidable_metric(
         if base is None or units_per_second_of_all <= 0:
             continue
         traffic = ExperimentTraffic(units_per_second_of_all, base)
-        longest = horizon(spec, traffic)
+        longest, window = _evidence_time(spec, traffic, place)
         needed = expected_units(spec, base, place)
         rate = units_per_second(spec, traffic)
         coming = rate * longest.total_seconds()
@@ -212,7 +221,7 @@ def find_undecidable_metric(
         effect = f"an effect of {100 * metric.effect:.3g} %{'' if metric.minimum_effect else ' (the default)'}"
         least, most = ("at least ", "at most ") if is_bound else ("", "")
         needs = (
-            f"{effect} needs about {needed:.3g} units, {least}{format_rough_duration(needed / rate)} at this rate"
+            f"{effect} needs about {needed:.3g} units, {least}{format_rough_duration(needed / rate + window.total_seconds())} at this rate"
             if math.isfinite(needed)
             else f"no number of units detects {effect}"
         )

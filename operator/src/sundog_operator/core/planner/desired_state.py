@@ -108,7 +108,8 @@ def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
     caps = dict.fromkeys(
         (each.feedback, cap) for each in outcomes if (cap := feedback.cap_in_millionths(each)) is not None
     )
-    return SplitFeedback(names_of, experiment_state.max_first_exposures(status), tuple(caps))
+    windows = dict.fromkeys((each.feedback, own) for each in outcomes if (own := feedback.window_s(each)))
+    return SplitFeedback(names_of, experiment_state.max_first_exposures(status), tuple(caps), tuple(windows))
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:

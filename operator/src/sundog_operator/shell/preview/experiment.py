@@ -346,7 +346,10 @@ def _latest_request_rate(observed: ObservedState | None) -> float | None:
     """Return the requests per second in the newest frozen plan, the only traffic known here; None without one."""
     if observed is None:
         return None
-    plans = [each.status.plan for each in (*observed.rollouts, *observed.user_experiments)]
+    plans = [
+        *(each.status.plan for each in observed.rollouts),
+        *(each.status.plan for each in observed.user_experiments),
+    ]
     known = [
         (each.frozen_at, each.requests_per_second) for each in plans if each.frozen_at and each.requests_per_second
     ]
