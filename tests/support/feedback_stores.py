@@ -58,7 +58,7 @@ class MemoryStore:
         own.keys |= change.keys
         own.firsts |= change.firsts
         own.totals |= change.totals
-        own.tally |= change.tally
+        own.tally = {name: value for name, value in (own.tally | change.tally).items() if name not in change.cleared}
         own.events += change.events
         self.writes += 1
         return change.results

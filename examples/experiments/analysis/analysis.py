@@ -9,6 +9,7 @@ Sundog. Run it (`python analysis.py DIR`), or cell by cell in an editor that sup
 # %% Read the files
 import json
 import math
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -19,8 +20,9 @@ from scipy.special import betaln, expit, gammaln, log_ndtr, xlog1py, xlogy
 
 VERSIONS = (1, 2)
 UNIT, ARM, METRIC = "unit", "arm", "metric"
-EXPOSURES = {UNIT: str, "epoch": "int64", ARM: str}
+EXPOSURES = {UNIT: str, "epoch": "int64", ARM: str, "time": "datetime64[us, UTC]"}
 OUTCOMES = {**EXPOSURES, METRIC: str, "value": float}
+SECOND = pd.Timedelta(seconds=1)
 
 
 def table(folder, name, types):
@@ -46,7 +48,8 @@ def read(folder):
 
 # %% Count
 # A unit counts once, in the epoch and arm of its first exposure. Values are kept in millionths and as Python's integers, so that sums are
-# exact whole numbers of any size. With a cap, a unit's total above it counts as the cap.
+# exact whole numbers of any size. With a cap, a unit's total above it counts as the cap. With a conversion window, only outcomes within it
+# count, and only units that were first exposed before the time up to which the operator knew all windows to have passed.
 
 
 def exposed_of(plan, exposures):
@@ -58,17 +61,36 @@ def exposed_of(plan, exposures):
 
 
 def count(plan, exposures, outcomes):
-    """Return five counts by (feedback, cap, epoch, arm); without a cap it is None.
+    """Return five counts by (feedback, cap, window, epoch, arm); cap and window are None without one.
 
     These are: units exposed, units with an outcome, units with a first outcome above 0, Σ of units' totals, and Σ of their squares.
     """
-    counts, exposed, units = defaultdict(lambda: [0] * 5), exposed_of(plan, exposures), per_unit(exposures, outcomes)
-    for feedback, cap in {(each["feedback"], cap_of(each)) for each in outcomes_of(plan)}:
-        for place, number in exposed.items():
-            counts[feedback, cap, *place][0] = number
-        for place, *own in per_cell(units[units.index.get_level_values(METRIC) == feedback], cap).itertuples():
-            counts[feedback, cap, *place][1:] = map(int, own)
+    counts = defaultdict(lambda: [0] * 5)
+    for window in {window_of(each) for each in outcomes_of(plan)}:
+        matured, within = (exposures, outcomes) if window is None else within_window(plan, exposures, outcomes, window)
+        exposed, units = exposed_of(plan, matured), per_unit(matured, within)
+        for feedback, cap in {
+            (each["feedback"], cap_of(each)) for each in outcomes_of(plan) if window_of(each) == window
+        }:
+            for place, number in exposed.items():
+                counts[feedback, cap, window, *place][0] = number
+            for place, *own in per_cell(units[units.index.get_level_values(METRIC) == feedback], cap).itertuples():
+                counts[feedback, cap, window, *place][1:] = map(int, own)
     return counts
+
+
+def window_of(metric):
+    """Return the conversion window in seconds; None for none."""
+    parts = re.findall(r"(\d+)([dhms])", metric.get("window", ""))
+    return sum(int(number) * {"d": 86_400, "h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts) or None
+
+
+def within_window(plan, exposures, outcomes, window):
+    """Return the units whose window has passed, and their outcomes within it."""
+    until = pd.Timestamp(dict(plan["judged"].get("until", ())).get(window, 0), unit="s", tz="UTC")
+    matured = exposures[exposures["time"] < until]
+    ends = outcomes[UNIT].map(matured.set_index(UNIT)["time"].dt.floor("s")) + window * SECOND
+    return matured, outcomes[outcomes["time"] <= ends]
 
 
 def cap_of(metric):
@@ -356,7 +378,8 @@ def tested_ratio(metric):
 def _evaluate(metric, arms, epochs, counts, bar, worse_bar):
     if not epochs:
         return [{"verdict": "NoData", "exposed": 0} for _ in arms[1:]]
-    counted_rows = [[counts[metric["feedback"], cap_of(metric), number, arm] for arm in arms] for number, _ in epochs]
+    kind = metric["feedback"], cap_of(metric), window_of(metric)
+    counted_rows = [[counts[*kind, number, arm] for arm in arms] for number, _ in epochs]
     valid = np.array([all(is_valid(row[place]) for row in counted_rows) for place in range(len(arms))])
     sane = valid[1:] & valid[0]
     shares = np.array([buckets for _, buckets in epochs], float).T
@@ -473,8 +496,9 @@ def untrusted(plan, exposures):
 
 
 # %% Decide
-# An arm wins if one success metric is better, none is worse, all have data, and every guardrail has passed. Guardrails of the edge are no
-# outcomes, so their verdicts are not in the rows: the script reads them from the status.
+# An arm wins if one success metric is better, none is worse, all have data, and every guardrail has passed. By the rule everyMetric all
+# have to be better, and by noHarm none. Guardrails of the edge are no outcomes, so their verdicts are not in the rows: the script reads
+# them from the status.
 
 
 def decide(plan, found, why_not=""):
@@ -497,8 +521,9 @@ def decide(plan, found, why_not=""):
     }
     won = [arm for arm, where in standing.items() if where == "Won"]
     if won:
-        best = next(each for each in metrics if any(found[each["name"]][arm]["verdict"] == "Better" for arm in won))
-        better = [arm for arm in won if found[best["name"]][arm]["verdict"] == "Better"]
+        known = {each["name"]: [found[each["name"]][arm]["verdict"] for arm in won] for each in metrics}
+        best = next((each for each in metrics if "Better" in known[each["name"]]), metrics[0])
+        better = [arm for arm in won if found[best["name"]][arm]["verdict"] == "Better"] or won
         return "Winner", max(better, key=lambda arm: least(best, found[best["name"]][arm]))
     if all(where in ("Out", "Hopeless") for where in standing.values()):
         return "NoWinner", ""
@@ -521,6 +546,11 @@ def stand(plan, arm, verdicts, outcome_rails):
     dropped = next((each.get("dropped") for each in status["arms"] if each["name"] == arm), None)
     if dropped or "Harm" in rails or "Worse" in verdicts:
         return "Out"
+    rule = status["plan"]["comparison"].get("winBy")
+    if rule == "noHarm":
+        return "Won" if rails and {*rails} == {"Passed"} else "Open"
+    if rule == "everyMetric" and {*verdicts} != {"Better"}:
+        return "Hopeless" if "NoEffect" in verdicts else "Open"
     if "Better" in verdicts:
         waits = {"NoData", "Invalid"} & {*verdicts} or any(each != "Passed" for each in rails)
         return "Held" if waits else "Won"

@@ -18,7 +18,7 @@ import pytest
 
 import analysis_script
 from sundog_operator.adapters.log_tables import BufferedTable, Format, make_table
-from sundog_operator.api import ExperimentStatus
+from sundog_operator.api import ExperimentStatus, WinRule
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
@@ -67,6 +67,14 @@ EXPOSED = 8000
 
 CONSISTENT = ("True", "Consistent", "")
 
+START_S = 1_795_000_000
+UNTIL_S = 1000
+"""With a window, it has passed for units that were first exposed in so many seconds from the start."""
+
+
+def moment(after_s: int) -> str:
+    return f"{datetime.fromtimestamp(START_S + after_s, UTC):%Y-%m-%dT%H:%M:%S}.000001Z"
+
 
 class MadeUp:
     """An experiment of made-up users, and the export of it.
@@ -88,8 +96,11 @@ class MadeUp:
         quality: tuple[str, str, str] = CONSISTENT,
         rails: Sequence[OutcomeMetric] = (),
         cap: float | None = None,
+        rule: WinRule = "anyMetric",
+        window_s: int | None = None,
     ) -> None:
-        self.outcome_rails, self.cap = rails, cap
+        self.window_s = window_s
+        self.outcome_rails, self.cap, self.rule = rails, cap, rule
         self.random = random.Random(seed)
         self.arms = ["control", *(f"arm-{place}" for place in range(1, arms + 1))]
         self.names = ["stable", *self.arms]
@@ -98,12 +109,15 @@ class MadeUp:
         self.lift, self.sticky, self.off, self.troubled, self.quality = lift, sticky, off, troubled, quality
         self.exposures: list[dict[str, Any]] = []
         self.outcomes: list[dict[str, Any]] = []
+        self.counting: list[bool] = []
         self.assigned: dict[tuple[int, str], int] = defaultdict(int)
+        self.matured: dict[tuple[int, str], int] = defaultdict(int)
         self.rails = dict.fromkeys(self.arms[1:], "Passed")
         self.verdict: dict[str, str] = {}
         for unit in range(units):
             self._live(f"{unit:016x}")
-        self.random.shuffle(self.outcomes)
+        order = self.random.sample(range(len(self.outcomes)), len(self.outcomes))
+        self.outcomes, self.counting = [self.outcomes[n] for n in order], [self.counting[n] for n in order]
 
     def _shares(self) -> list[int]:
         """Buckets of stable, control and the arms."""
@@ -115,7 +129,10 @@ class MadeUp:
         epoch = self.random.randrange(len(self.buckets)) + 1
         *others, last = self.buckets[epoch - 1]
         arm = self.random.choices(self.names, [*others, last / 2 if epoch in self.off else last])[0]
-        place = {"epoch": epoch, "arm": arm, "time": "2026-11-20T09:30:00.000001Z"}
+        at_s = self.random.randrange(UNTIL_S + 200) if self.window_s else 0
+        place = {"epoch": epoch, "arm": arm, "time": moment(at_s)}
+        if at_s < UNTIL_S:
+            self.matured[epoch, arm] += 1
         self.assigned[epoch, arm] += 1
         if self.sticky:
             self.exposures.append({"unit": unit, **place})
@@ -124,7 +141,17 @@ class MadeUp:
             while self.random.random() < probability:
                 probability /= 3
                 value = 1.0 if metric != "paid" else round(self.random.expovariate(0.1 / better) - 1, 6)
-                self.outcomes.append({"unit": unit, "metric": metric, "value": value, **place})
+                after_s = self.random.randrange(2 * self.window_s) if self.window_s else 0
+                counts = not self.window_s or (at_s < UNTIL_S and after_s <= self.window_s)
+                row = {
+                    "unit": unit,
+                    "metric": metric,
+                    "value": value,
+                    **place,
+                    "time": moment(at_s + after_s)[:19] + "Z",
+                }
+                self.outcomes.append(row)
+                self.counting.append(counts)
 
     def status(self) -> dict[str, Any]:
         outcomes = [
@@ -132,6 +159,7 @@ class MadeUp:
             | ({"minimumEffect": each.minimum_effect} if each.minimum_effect else {})
             | ({"margin": each.margin} if each.margin else {})
             | ({"cap": self.cap} if self.cap and each.type == "mean" else {})
+            | ({"window": f"{self.window_s}s"} if self.window_s else {})
             for role, metrics in (("success", METRICS), ("guardrail", self.outcome_rails))
             for each, feedback in zip(metrics, FEEDBACK, strict=False)
         ]
@@ -140,7 +168,7 @@ class MadeUp:
             "outcomes": outcomes,
             "maxDuration": "14d",
             "maxUnits": 100_000,
-        }
+        } | ({} if self.rule == "anyMetric" else {"winBy": self.rule})
         unit = {"kind": "header", "name": "x-user-id"} if self.sticky else {"kind": "request"}
         epochs = [
             {"number": number, "buckets": own} | ({"troubled": True} if number in self.troubled else {})
@@ -172,6 +200,7 @@ class MadeUp:
             "version": 2,
             "complete": True,
             "assigned": [] if self.sticky else [[*place, count] for place, count in self.assigned.items()],
+            "judged": {"until": [[self.window_s, START_S + UNTIL_S]]} if self.window_s else {},
             "status": self.status(),
         }
 
@@ -185,7 +214,9 @@ class MadeUp:
         """As the operator has them of the edges, which have joined and summed by themselves."""
         values: dict[tuple[str, str], list[int]] = {}
         places: dict[tuple[str, str], tuple[str, int, str]] = {}
-        for row in self.outcomes:
+        for row, counts in zip(self.outcomes, self.counting, strict=True):
+            if not counts:
+                continue
             key = row["metric"], row["unit"]
             values.setdefault(key, []).append(round(row["value"] * 1_000_000))
             places[key] = row["metric"], row["epoch"], row["arm"]
@@ -199,7 +230,8 @@ class MadeUp:
             if metric == "paid" and self.cap:
                 totals = [min(total, round(self.cap * 1_000_000)) for total in totals]
             positive, squares = sum(each[0] > 0 for each in own), sum(total**2 for total in totals)
-            return OutcomeCounts(self.assigned[epoch, arm], len(own), positive, sum(totals), squares)
+            exposed = self.matured if self.window_s else self.assigned
+            return OutcomeCounts(exposed[epoch, arm], len(own), positive, sum(totals), squares)
 
         return [
             OutcomeEpoch(
@@ -231,7 +263,7 @@ class MadeUp:
             )
             for place, name in enumerate(self.arms[1:])
         ]
-        return WinnerInputs(METRICS, arms, self.epochs(), self.alpha, self.undecided_reason())
+        return WinnerInputs(METRICS, arms, self.epochs(), self.alpha, self.undecided_reason(), rule=self.rule)
 
     def railed(self) -> list[list[OutcomeFinding]]:
         """The guardrails, by the engine."""
@@ -274,8 +306,14 @@ RAILED = {
     "a worse arm": MadeUp(3, 12_000, lift=-0.8, arms=3, rails=RAILS),
     "many epochs": MadeUp(4, 12_000, lift=0.4, epochs=7, rails=RAILS),
     "capped totals": MadeUp(2, 12_000, lift=0.5, rails=RAILS, cap=12.345678),
+    "a conversion window": MadeUp(2, 12_000, lift=0.5, rails=RAILS, window_s=90),
     "few units": MadeUp(6, 40, rails=RAILS),
     "requests": MadeUp(5, 8000, lift=0.3, sticky=False, rails=RAILS),
+    "a better arm by every metric": MadeUp(2, 12_000, lift=0.5, rails=RAILS, rule="everyMetric"),
+    "equal arms by every metric": MadeUp(11, 12_000, rails=RAILS, rule="everyMetric"),
+    "a better arm without harm": MadeUp(2, 12_000, lift=0.5, rails=RAILS, rule="noHarm"),
+    "equal arms without harm": MadeUp(11, 60_000, rails=RAILS, rule="noHarm"),
+    "a worse arm without harm": MadeUp(3, 12_000, lift=-0.8, arms=3, rails=RAILS, rule="noHarm"),
 }
 
 SILENT = ("Unknown", "EdgeSilent", "verdicts wait for the counters of edge-1")
@@ -325,6 +363,8 @@ def test_the_made_up_guardrails_have_different_verdicts() -> None:
     verdicts = {finding.verdict for life in RAILED.values() for row in life.railed() for finding in row}
     assert verdicts >= {"Passed", "Harm", "Undecided"}
     assert RAILED["a better arm"].judged()[1].decision == "Winner"
+    assert RAILED["equal arms without harm"].judged()[1].decision == "Winner"
+    assert RAILED["a better arm by every metric"].judged()[1].decision == "Undecided"
 
 
 def test_a_cap_changes_the_mean(analysis: ModuleType, tmp_path: Path) -> None:

@@ -764,6 +764,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
                 ".margin: 100% or more below the baseline excludes nothing; expected less than 100%",
             ),
             (
+                {"metric": "errorRate", "window": "1d"},
+                ".window: window without feedback; expected it only with feedback",
+            ),
+            (
                 {"feedback": "paid", "name": "revenue", "cap": 5},
                 ".cap: cap without a mean; expected it only with type: mean",
             ),
@@ -779,6 +783,32 @@ RULES: list[tuple[dict[str, Any], str]] = [
             f"spec.metrics.{role}[0].cap: cap of a rate; expected it only with type: mean",
         )
         for role in ("success", "secondary")
+    ],
+    *[
+        (
+            experiment({"metrics": {"success": [{"name": "a", "feedback": "b", **given}]}}),
+            "spec.metrics.success[0].expected: fields of another type; expected rate with type: rate, and mean and"
+            " deviation with type: mean",
+        )
+        for given in (
+            {"expected": {}},
+            {"expected": {"mean": 2}},
+            {"expected": {"rate": "4%", "deviation": 2}},
+            {"type": "mean", "expected": {"rate": "4%"}},
+            {"type": "mean", "expected": {"mean": 2}},
+        )
+    ],
+    (
+        experiment({"metrics": {"success": [{"name": "a", "feedback": "b", "expected": {"rate": "0%"}}]}}),
+        "spec.metrics.success[0].expected.rate: 0% gives no number of units; expected more. Remove the field if the rate is"
+        " unknown",
+    ),
+    *[
+        (
+            experiment(given),
+            "spec.metrics.success: preset or winBy without a success metric; expected one, because an arm wins by these",
+        )
+        for given in ({"preset": "doNoHarm"}, {"winBy": "anyMetric"})
     ],
     (
         experiment({"metrics": {"guardrails": [{"feedback": each, "name": "revenue"} for each in ("a", "b")]}}),
@@ -1043,6 +1073,13 @@ def test_every_rule_has_an_object_that_trips_only_it(documented: Any) -> None:
 
 
 GOOD: list[dict[str, Any]] = [
+    *[
+        experiment({"preset": preset, "metrics": {"success": [{"name": "a", "feedback": "b", **metric}]}})
+        for preset, metric in (
+            ("clearSignal", {"expected": {"rate": "0.5%"}}),
+            ("doNoHarm", {"type": "mean", "expected": {"mean": 0.5, "deviation": 2}}),
+        )
+    ],
     *[
         experiment({"exposureLog": {"uri": uri}, "metrics": {"secondary": [{"name": "a", "feedback": "b"}]}})
         for uri in (

@@ -131,6 +131,44 @@ async def test_a_units_total_above_a_cap_counts_as_the_cap(opened: Opener) -> No
     assert not [name for name in units if name.startswith("outcome/other@")]
 
 
+async def test_units_count_for_a_window_once_it_has_passed(opened: Opener) -> None:
+    """An event after the window is accepted, but only counts for the sums without one."""
+    store, other = await opened(), await opened()
+    caps, windows = {"m": (3 * MILLION,)}, {"m": (240,)}
+
+    async def send(to: OutcomeStore, now_s: int, *events: OutcomeEvent, unit: int = 1) -> dict[str, int]:
+        exposed = {unit: first("a", at=T0 + unit)}
+        batch = OutcomeBatch(exposed, events, caps=caps, windows=windows, now_s=now_s)
+        assert await to.write("s/a", batch) == ["accepted"] * len(events)
+        return await tally(other)
+
+    waiting = await send(store, T0 + 9, event(1, 1, 5 * MILLION), event(2, 1, at=T0 + 241), event(3, 1, at=T0 + 242))
+    assert waiting["outcome/m/1/a/sum"] == 7 * MILLION
+    assert not [name for name in waiting if name.startswith(("matured/", "outcome/m@240s", "outcome/m@3000000@"))]
+    await send(other, T0 + 20, unit=15)
+    found = await send(store, T0 + 252, unit=250)
+    assert {name: found[name] for name in found if name.startswith(("matured/", "outcome/m@"))} == {
+        "matured/240/1/a": 1,
+        "outcome/m@3000000/1/a/units": 1,
+        "outcome/m@3000000/1/a/positive": 1,
+        "outcome/m@3000000/1/a/sum": 3 * MILLION,
+        "outcome/m@3000000/1/a/squares": 9 * MILLION**2,
+        "outcome/m@240s/1/a/units": 1,
+        "outcome/m@240s/1/a/positive": 1,
+        "outcome/m@240s/1/a/sum": 6 * MILLION,
+        "outcome/m@240s/1/a/squares": 36 * MILLION**2,
+        "outcome/m@3000000@240s/1/a/units": 1,
+        "outcome/m@3000000@240s/1/a/positive": 1,
+        "outcome/m@3000000@240s/1/a/sum": 3 * MILLION,
+        "outcome/m@3000000@240s/1/a/squares": 9 * MILLION**2,
+    }
+    # What has matured does not wait any more; a late report of its window counts at once.
+    later = await send(other, T0 + 600, event(4, 1, MILLION, at=T0 + 100))
+    assert later["outcome/m@240s/1/a/sum"] == 7 * MILLION
+    assert later["matured/240/1/a"] == 3
+    assert not [name for name in later if name.startswith("waiting/")]
+
+
 async def test_outcomes_are_joined_with_first_exposures(opened: Opener) -> None:
     store, other = await opened(), await opened()
     assert await store.write("s/a", OutcomeBatch({1: first("a"), 2: first("b", 2), (1 << 64) - 1: first("b", 2)})) == []

@@ -43,7 +43,7 @@ class Attempt:
         self.keys |= change.keys
         self.firsts |= change.firsts
         self.totals |= change.totals
-        self.tally |= change.tally
+        self.tally = {name: value for name, value in (self.tally | change.tally).items() if name not in change.cleared}
 
 
 class Outcomes:
@@ -91,8 +91,13 @@ class Outcomes:
                         sticky=due.sticky,
                         max_events=self.most_events,
                         caps=taken.get("caps", {}),
+                        windows=taken.get("windows", {}),
+                        now_s=int(now_s),
                     )
                 )
+        for service in services.values():
+            if windows := service.get("feedback", {}).get("windows"):
+                self._of(service["attempt"]).write(OutcomeBatch(windows=windows, now_s=int(now_s)))
 
     def _expose(self, now_s: float, service: Json, arm: Json, place: Place, count: int) -> None:
         sticky, first = service["unit"]["kind"] != "request", self._units
@@ -100,7 +105,10 @@ class Outcomes:
         self._units += count
         if sticky:
             seen = FirstExposure(int(now_s * MILLION), place.epoch, place.arm)
-            self._of(place.attempt).write(OutcomeBatch(firsts=dict.fromkeys(units, seen)))
+            windows = service["feedback"].get("windows", {})
+            self._of(place.attempt).write(
+                OutcomeBatch(firsts=dict.fromkeys(units, seen), windows=windows, now_s=int(now_s))
+            )
         for metric in service["feedback"]["metrics"]:
             chance = self.chance.get(arm["application"], {}).get(metric, 0.0)
             for unit in np.flatnonzero(self._draw.random(count) < chance) + first:

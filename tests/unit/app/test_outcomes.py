@@ -168,6 +168,87 @@ async def test_arms_without_an_effect_worth_finding_end_it_without_a_winner() ->
     assert condition(experiment_status, "Conclusive") == ("True", "NoWinner")
 
 
+async def test_units_count_once_their_window_has_passed() -> None:
+    cluster = await serving({1: 0.2, 2: 0.4})
+    metrics = {"success": [{**BUYING["success"][0], "window": "10m"}]}
+    await cluster.kube.apply(experiment(metrics=metrics, unit={"header": "x-user-id"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.go_on(6)
+    assert entry(cluster)["feedback"]["windows"] == {"bought": [600]}
+    assert found(await status(cluster), "arm-1")["verdict"] == "NoData"
+    told = await ends(cluster)
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
+    assert told["plan"]["comparison"]["outcomes"][0]["window"] == "10m"
+
+
+async def test_an_arm_like_control_wins_if_it_does_no_harm() -> None:
+    cluster = await serving({1: 0.3, 2: 0.3, 3: 0.15})
+    await cluster.kube.apply(experiment(2, preset="doNoHarm"))
+    told = await ends(cluster)
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
+    assert "arm-1 does no harm: conversion.noHarm, errorRate, latencyP" in told["verdict"]["reason"]
+    plan = told["plan"]
+    assert plan["comparison"]["winBy"] == "noHarm"
+    assert "errorRate" in [each["metric"] for each in plan["guardrails"] if each["role"] == "guardrail"]
+    assert found(told, "arm-2")["verdict"] == "Worse"
+
+
+def accepted(told: Json) -> tuple[str, str, str]:
+    found = next(each for each in told["conditions"] if each["type"] == "SpecAccepted")
+    return found["status"], found["reason"], found["message"]
+
+
+def expecting(rate: str) -> Json:
+    return {"success": [{**BUYING["success"][0], "expected": {"rate": rate}}]}
+
+
+async def test_too_short_an_experiment_is_reported_before_its_start_by_the_expected_value() -> None:
+    cluster = await serving({1: 0.1, 2: 0.1})
+    await cluster.settle(6, seconds=10)
+    await cluster.kube.apply(experiment(metrics=expecting("0.1%"), stop={"maxDuration": "1h"}))
+    await cluster.settle(1)
+    told = await status(cluster)
+    assert told["phase"] == "Pending"
+    assert accepted(told)[:2] == ("True", "Underpowered")
+    assert accepted(told)[2].startswith(
+        "conversion is unlikely to be decided before the experiment stops: an effect of 20 % needs about "
+    )
+    assert " in 60 minutes (by spec.metrics.success[].expected and by the " in accepted(told)[2]
+    # The value is no part of the plan, so it can be corrected while the Experiment runs, until there are counts.
+    assert await cluster.go_on(10, functools.partial(begun, cluster))
+    assert accepted(await status(cluster))[:2] == ("True", "Underpowered")
+    assert " requests/s before the start)" in accepted(await status(cluster))[2]
+    await cluster.kube.apply(experiment(metrics=expecting("30%"), stop={"maxDuration": "1h"}))
+    await cluster.settle(2)
+    assert accepted(await status(cluster)) == ("True", "Accepted", "")
+
+
+async def begun(cluster: Cluster) -> bool:
+    return await phase(cluster) == "Running"
+
+
+async def test_own_counts_replace_the_expected_value() -> None:
+    cluster = await serving({1: 0.3, 2: 0.3})
+    await cluster.settle(6, seconds=10)
+    await cluster.kube.apply(experiment(metrics=expecting("0.1%"), stop={"maxDuration": "1h"}))
+    assert await cluster.go_on(20, functools.partial(estimates, cluster))
+    assert accepted(await status(cluster)) == ("True", "Accepted", "")
+
+
+async def estimates(cluster: Cluster) -> bool:
+    return any("ratio" in each for each in (await status(cluster)).get("metrics", ()))
+
+
+async def test_requests_are_the_most_units_that_can_come() -> None:
+    cluster = await serving({1: 0.1, 2: 0.1})
+    await cluster.settle(6, seconds=10)
+    await cluster.kube.apply(
+        experiment(metrics=expecting("0.1%"), unit={"header": "x-user-id"}, stop={"maxDuration": "1h"})
+    )
+    await cluster.settle(1)
+    assert "; at most " in accepted(await status(cluster))[2]
+
+
 async def test_what_is_undecided_runs_its_course_and_is_reported_with_numbers() -> None:
     cluster = await serving({1: 0.1, 2: 0.1})
     cluster.edges.traffic.rps = {NAME: 20}

@@ -270,6 +270,20 @@ async def test_waiting_exposures_are_written_at_the_end(desk: Desk) -> None:
     await desk.intake.finish()
 
 
+async def test_units_mature_while_no_request_comes(desk: Desk) -> None:
+    desk.document = document(feedback={"metrics": ["converted"], "windows": {"converted": [240]}})
+    await desk.take(converted(desk.id(1)))
+    assert (await desk.section())["matured"] == []
+    desk.clock = NOW + 245
+    section = await desk.section()
+    assert section["matured"] == [[240, 1, "stable", 1]]
+    assert ["converted@240s", 1, "stable", 1, 1, 1_000_000, 10**12] in section["outcomes"]
+    # Each cohort costs one write; between two there is none.
+    writes = desk.store.writes
+    desk.clock += 1
+    assert (await desk.section(), desk.store.writes) == (section, writes)
+
+
 async def test_a_new_attempt_starts_at_zero(desk: Desk) -> None:
     await desk.take(converted(desk.id(1)))
     desk.document = document("d-2")

@@ -17,6 +17,7 @@ from sundog_edge.feedback.join import (
     OutcomeBatch,
     StoredState,
     join,
+    matured_until,
     render_feedback_section,
 )
 
@@ -59,8 +60,63 @@ def write(own: MemoryAttempt, batch: OutcomeBatch) -> list[str]:
     own.keys |= change.keys
     own.firsts |= change.firsts
     own.totals |= change.totals
-    own.tally |= change.tally
+    own.tally = {name: value for name, value in (own.tally | change.tally).items() if name not in change.cleared}
     return change.results
+
+
+MINUTES = 3
+told = st.tuples(st.integers(0, 9), st.integers(0, 400), st.integers(-2, 2), st.integers(0, 300))
+"""Unit, seconds of its event after its exposure, value, seconds since the write before."""
+
+
+@given(st.lists(told, max_size=25))
+def test_sums_of_a_window_are_those_of_matured_units_alone(rows: list[tuple[int, int, int, int]]) -> None:
+    """Unit n is first exposed n × 20 s after the start; every second one in arm b."""
+    window, now_s, own = MINUTES * 60, T0, MemoryAttempt()
+    for number, (unit, after, value, passed) in enumerate(rows):
+        now_s += passed
+        exposed = FirstExposure((T0 + 20 * unit) * 1_000_000, 1, "ab"[unit % 2])
+        happened = OutcomeEvent(bytes([number]), unit, None, "m", value, T0 + 20 * unit + after)
+        assert write(own, OutcomeBatch({unit: exposed}, (happened,), windows={"m": (window,)}, now_s=now_s)) == [
+            "accepted"
+        ]
+    until = matured_until(now_s, window) if rows else 0
+    section = render_feedback_section("a", "s", own.tally)
+    assert section.get("until", []) == ([[window, until]] if rows else [])
+    for place, arm in enumerate("ab"):
+        matured = {unit for unit, *_ in rows if T0 + 20 * unit < until and unit % 2 == place}
+        counted = [row for name, *row in section["outcomes"] if (name, row[1]) == (f"m@{window}s", arm)]
+        assert [row[-1] for row in section.get("matured", []) if row[2] == arm] == ([len(matured)] if matured else [])
+        totals: dict[int, list[int]] = defaultdict(list)
+        for unit, after, value, _ in rows:
+            if unit in matured and after <= window:
+                totals[unit].append(value)
+        assert sum(row[4] for row in counted) == sum(map(sum, totals.values()))
+        assert sum(row[5] for row in counted) == sum(sum(own) ** 2 for own in totals.values())
+        assert sum(row[2] for row in counted) == len(totals)
+        assert sum(row[3] for row in counted) == sum(own[0] > 0 for own in totals.values())
+
+
+def test_an_arm_that_answers_sooner_is_not_ahead() -> None:
+    """Half of the units of each arm have an outcome: at once in a, after 50 minutes in b."""
+    own, window = MemoryAttempt(), 3600
+    for minute in range(120):
+        now_s = T0 + 60 * minute
+        exposed = {10 * minute + place: FirstExposure(now_s * 1_000_000, 1, "ab"[place % 2]) for place in range(8)}
+        due = [
+            OutcomeEvent(f"{arm}{unit}".encode(), unit, None, "m", 1, now_s)
+            for arm, late in (("a", 0), ("b", 50))
+            for unit in range(10 * (minute - late), 10 * (minute - late) + 8)
+            if unit >= 0 and "ab"[unit % 2] == arm and unit % 4 < 2
+        ]
+        write(own, OutcomeBatch(exposed, due, windows={"m": (window,)}, now_s=now_s))
+        section = render_feedback_section("a", "s", own.tally)
+        matured = {arm: units for _, _, arm, units in section["matured"]}
+        found = {row[2]: row[3] for row in section["outcomes"] if row[0] == f"m@{window}s"}
+        assert found.get("a") == found.get("b")
+        assert matured.get("a") == matured.get("b")
+    assert matured["a"] > 200
+    assert found["a"] == matured["a"] // 2
 
 
 class Replay:

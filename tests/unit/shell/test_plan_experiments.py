@@ -173,13 +173,37 @@ def test_how_long_it_takes_is_shown_by_what_the_last_one_has_counted(served: Any
     stop = {"maxUnits": 10_000}
     late = plan(served, experiment("again", metrics=small, stop=stop))["lines"][-1]
     assert "bought is unlikely to be decided" in late
-    assert " at this rate; 1e+04 come in " in late
+    assert " at this rate; " in late
+    assert " come in an hour, 1e+04 in " in late
+    given = {"success": [{**again["success"][0], "expected": {"rate": "0.2%"}}]}
+    lines = plan(served, experiment("again", metrics=given, exposure="50%"))["lines"]
+    assert lines[-2].startswith("by spec.metrics.success[].expected and by the counts of Experiment ab, ")
+    assert lines[-1].endswith("; control has 0.002")
     for unknown in (
         {"unit": {"header": "x-user-id"}},
         {"metrics": {"success": [{**again["success"][0], "type": "mean"}]}},
     ):
         lines = plan(served, experiment("again", **{"metrics": again, **unknown}))["lines"]
         assert lines[-1].startswith("duration: unknown; `sundog experiment power` estimates it")
+
+
+def test_a_preset_is_shown_as_what_it_stands_for(served: Any, experiment: Any) -> None:
+    lines = plan(served, experiment(metrics=BUYING, preset="doNoHarm"))["lines"]
+    assert "guardrail errorRate: up to 25 % more than control, or 1 % of all requests" in lines
+    assert "guardrail bought.noHarm: rate of bought may be up to 10 % below control's" in lines
+    (ends,) = (line for line in lines if line.startswith("ends "))
+    assert ends.endswith("; an arm wins when no success metric is worse and every guardrail has passed")
+    assert lines[-1].startswith("duration: unknown; estimates are for arms that are better")
+
+
+def test_how_long_a_first_one_takes_is_shown_by_expected_values(served: Any, experiment: Any) -> None:
+    bought = {"name": "bought", "feedback": "bought", "minimumEffect": "20%", "expected": {"rate": "10%"}}
+    spent = {"name": "spent", "feedback": "spent", "type": "mean", "expected": {"mean": 0.001, "deviation": 1e9}}
+    lines = plan(served, experiment(metrics={"success": [bought, spent]}, stop={"maxDuration": "10h"}))["lines"]
+    assert lines[-3] == "by spec.metrics.success[].expected, an unknown number of new units a day:"
+    assert lines[-2].startswith("bought: an arm that is 20 % better is typically found after ")
+    assert " have to come in an hour, because it stops after 10h; control has 0.1" in lines[-2]
+    assert lines[-1].startswith("spent: an arm that is 5 % better is ")
 
 
 @pytest.mark.parametrize(

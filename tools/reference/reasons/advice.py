@@ -44,6 +44,12 @@ ADVICE: Final = {
         "Nothing, if you want to see that equal arms show no difference. Else set `spec.stopped: true` and create another"
         " Experiment whose arms differ.",
     ),
+    "Underpowered": Advice(
+        EXPERIMENT,
+        "Raise `spec.stop`, `spec.exposure` or `minimumEffect`, or compare fewer arms by fewer success metrics. Once it"
+        " runs, its plan is frozen: set `spec.stopped` and create another Experiment. `sundog experiment power` estimates"
+        " the time for your numbers.",
+    ),
     "PlanFrozen": Advice(
         EXPERIMENT, "Undo the edit. For another plan, set `spec.stopped` and create a new Experiment."
     ),

@@ -77,6 +77,13 @@ EXPERIMENT_CONDITIONS: Final = (
                 "An arm has the same model, runtime and resources as control or as another arm. Only chance makes a"
                 " difference between them. The message names them.",
             ),
+            ReasonText(
+                "True",
+                "Underpowered",
+                "A success metric is unlikely to be decided before `spec.stop` ends the Experiment. The message has the"
+                " units and the time that its `minimumEffect` needs, and the units that come. It is about the values in"
+                " `expected`, or those of an earlier Experiment, until the metric has an estimate of its own.",
+            ),
             ReasonText("False", "NotYetSupported", _UNSUPPORTED),
             ReasonText("False", "InvalidSpec", _INVALID),
             ReasonText("False", "PlanFrozen", _FROZEN),

@@ -20,8 +20,8 @@ from sundog_operator.api.experiment.frozen_plan import (
     PlanWebhook,
 )
 from sundog_operator.api.experiment.history import HistoryMetric, HistoryPoint, NotificationDelivery, RolloutNotice
-from sundog_operator.api.experiment.metrics import ExperimentGuardrail, FeedbackMetric
-from sundog_operator.api.experiment.spec import Allocation, ExperimentSpec, ExposureLog
+from sundog_operator.api.experiment.metrics import ExpectedBaseline, ExperimentGuardrail, FeedbackMetric, SuccessMetric
+from sundog_operator.api.experiment.spec import Allocation, ExperimentSpec, ExposureLog, Preset, WinRule
 from sundog_operator.api.experiment.status import (
     ArmStatus,
     CheckStatus,
@@ -132,6 +132,7 @@ __all__ = [
     "EnvVar",
     "Epoch",
     "EvidenceEpoch",
+    "ExpectedBaseline",
     "Experiment",
     "ExperimentGuardrail",
     "ExperimentSpec",
@@ -176,6 +177,7 @@ __all__ = [
     "PlanStep",
     "PlanUnit",
     "PlanWebhook",
+    "Preset",
     "PrometheusQuery",
     "Resources",
     "RevisionStatus",
@@ -192,12 +194,14 @@ __all__ = [
     "Step",
     "StepStatus",
     "Strategy",
+    "SuccessMetric",
     "Threshold",
     "TrafficReturnStatus",
     "Unit",
     "Verdict",
     "Violation",
     "Warmup",
+    "WinRule",
     "canonical_quantity",
     "experiment_conditions",
     "find_immutable_changes",

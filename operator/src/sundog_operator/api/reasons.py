@@ -156,6 +156,7 @@ class ExperimentReason(StrEnum):
     STOPPED_BY_USER = "StoppedByUser"
     SUPERSEDED = "Superseded"
     UNDECIDED = "Undecided"
+    UNDERPOWERED = "Underpowered"
     WAITS_FOR_MODEL_DEPLOYMENT = "WaitsForModelDeployment"
     WINNER = "Winner"
     WRITTEN = "Written"

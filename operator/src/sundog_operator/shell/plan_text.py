@@ -1,6 +1,6 @@
 """Describe a frozen plan in words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -122,11 +122,18 @@ def planned_outcomes(plan: FrozenPlan) -> tuple[PlanOutcome, ...]:
 def describe_outcome_goal(outcome: PlanOutcome, baseline: str) -> str:
     """Describe the better direction of an outcome and its minimum effect, or how much worse a guardrail may be."""
     cap = f", at most {outcome.cap:.12g} by unit," if outcome.cap is not None else ""
+    cap += f" within {format_duration(outcome.window)} of the first exposure" if outcome.window is not None else ""
     if outcome.margin is not None:
         direction = "below" if outcome.goal == "increase" else "above"
         return f"{outcome.type} of {outcome.feedback}{cap} may be up to {_percent(outcome.margin)} {direction} {baseline}'s"
     minimum = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
     return f"{outcome.type} of {outcome.feedback}{cap} should {outcome.goal}{minimum}"
+
+
+_WIN_RULES: Final[Mapping[str, str]] = {
+    "everyMetric": "; an arm wins when every success metric is better and every guardrail has passed",
+    "noHarm": "; an arm wins when no success metric is worse and every guardrail has passed",
+}
 
 
 def describe_end_conditions(comparison: PlanComparison) -> str:
@@ -135,7 +142,7 @@ def describe_end_conditions(comparison: PlanComparison) -> str:
     if not any(each.role == "success" for each in comparison.outcomes):
         return limits
     win = "when an arm has won or none can" if comparison.on_win == "none" else "when no arm can win"
-    return f"{win}, {limits}"
+    return f"{win}, {limits}{_WIN_RULES[comparison.win_by] if comparison.win_by else ''}"
 
 
 def baseline_arm(plan: FrozenPlan) -> str:

@@ -16,7 +16,14 @@ from sundog_edge.errors import StoreUnavailable
 from sundog_edge.feedback.events import BodyRefused, ItemRefusal, OutcomeEvent, ParseContext, parse_item, parse_items
 from sundog_edge.feedback.exposure import SignedExposure, verify_exposure
 from sundog_edge.feedback.first_seen import FirstExposureTracker
-from sundog_edge.feedback.join import ACCEPTED, REJECTED_RESULTS, WINDOW_S, OutcomeBatch, render_feedback_section
+from sundog_edge.feedback.join import (
+    ACCEPTED,
+    REJECTED_RESULTS,
+    WINDOW_S,
+    OutcomeBatch,
+    matured_until,
+    render_feedback_section,
+)
 from sundog_edge.feedback.signing_keys import SigningKeys
 from sundog_edge.feedback.store import OutcomeStore, StoreSnapshot
 from sundog_edge.split.document import Service, SplitDocument
@@ -85,6 +92,7 @@ class FeedbackIntake:
         self._error = ""
         self._refreshed_at = -ATTEMPT_REFRESH_S
         self._began: dict[str, float] = {}
+        self._matured: dict[str, tuple[int, ...]] = {}
 
     @property
     def services(self) -> dict[str, Service]:
@@ -105,6 +113,7 @@ class FeedbackIntake:
         ahead = _with_feedback(coming).values() if self.store is not None else ()
         now = self._clock()
         self._began = {attempt: self._began.get(attempt, now) for attempt in map(attempt_name, services)}
+        self._matured = {attempt: own for attempt, own in self._matured.items() if attempt in self._began}
         wanted = {attempt_name(service) for service in (*services, *ahead) if service.unit.source}
         changed = wanted != self.first_seen.keys()
         if changed:
@@ -218,13 +227,26 @@ class FeedbackIntake:
         return [item.result if isinstance(item, ItemRefusal) else next(written) for item in parsed]
 
     async def _flush(self, service: Service) -> None:
-        """Write exposures until none waits or _FLUSH_S has passed. The next call writes the rest."""
+        """Write exposures until none waits or _FLUSH_S has passed. The next call writes the rest.
+
+        With conversion windows it also writes now and then without exposures, so that units mature while no request comes.
+        """
         until = time.monotonic() + _FLUSH_S
+        await self._mature(service)
         tracker = self.first_seen.get(attempt_name(service))
         while tracker is not None and (tracker.waiting or tracker.dropped):
             await self._write_batch(service, (), {})
             if time.monotonic() >= until:
                 return
+
+    async def _mature(self, service: Service) -> None:
+        """Have the store add the units whose window has passed, at the start of each cohort."""
+        windows = service.feedback.windows if service.feedback is not None else {}
+        now_s = int(self._clock())
+        passed = tuple(matured_until(now_s, window) for own in windows.values() for window in own)
+        if passed and self._matured.get(attempt_name(service)) != passed:
+            await self._write_batch(service, (), {})
+            self._matured[attempt_name(service)] = passed
 
     async def _write_batch(
         self, service: Service, events: Iterable[OutcomeEvent], refused: Mapping[str, int]
@@ -244,6 +266,8 @@ class FeedbackIntake:
                 bool(service.unit.source),
                 service.feedback.maxUnits,
                 caps=service.feedback.caps,
+                windows=service.feedback.windows,
+                now_s=int(self._clock()),
             )
             results = await self.store.write(attempt, batch)
             if tracker is not None:

@@ -5,6 +5,10 @@ request. Sums are in millionths, sums of squares in square millionths. They are 
 
 A metric with caps has further sums for each cap, under the name `metric@cap`. In these a unit's total above the cap counts as the cap. The
 total itself is kept whole, because later values may be negative.
+
+A metric with conversion windows has further sums for each window, under the name `metric@3600s`, with a cap `metric@cap@3600s`. They have
+only events until the window after the unit's first exposure, and only units whose window has passed. So arms are compared by units that all
+had the same time, however fast each arm answers. Until then the numbers of a unit wait under the time of its first exposure.
 """
 
 from collections import Counter
@@ -30,7 +34,12 @@ MAX_EVENTS = 4_000_000
 STREAM_EVENTS = 1_000_000
 """Newest events of one attempt that are stored one by one. No sum depends on them."""
 
+COHORTS = 24
+"""Units wait for the end of a window in cohorts of about this share of it, by the time of their first exposure."""
+
 SEQUENCE = "sequence"
+MATURED = "matured"
+UNTIL = "until"
 UNITS = "units"
 EVENTS = "events"
 _OUTCOME = ("units", "positive", "sum", "squares")
@@ -49,7 +58,8 @@ class OutcomeBatch:
     """A batch for one write: first exposures by unit, reported events, and the number of refused items by result.
 
     `sticky`: units come again, so their exposures are stored. `dropped`: exposures that were dropped before the write.
-    `caps`: caps of units' totals by metric, in millionths; they are the same in all batches of an attempt.
+    `caps`: caps of units' totals by metric, in millionths. `windows`: conversion windows by metric, in seconds. Both are the same in all
+    batches of an attempt. `now_s`: present Unix time in seconds; needed with windows only.
     """
 
     firsts: Mapping[int, FirstExposure] = field(default_factory=dict)
@@ -60,6 +70,8 @@ class OutcomeBatch:
     max_units: int = 2_000_000
     max_events: int = MAX_EVENTS
     caps: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    windows: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    now_s: int = 0
 
     @property
     def units(self) -> frozenset[int]:
@@ -69,7 +81,11 @@ class OutcomeBatch:
     @property
     def totals(self) -> frozenset[tuple[int, str]]:
         """(unit, metric) of the sums that the join needs."""
-        return frozenset((event.unit, event.metric) for event in self.events)
+        return frozenset(
+            (event.unit, name)
+            for event in self.events
+            for name in (event.metric, *(f"{event.metric}@{window}s" for window in self.windows.get(event.metric, ())))
+        )
 
     @property
     def empty(self) -> bool:
@@ -89,7 +105,10 @@ class StoredState:
 
 @dataclass(slots=True)
 class StoreChange:
-    """The change that a store has to write. `tally` and `totals` are new values; `results` has one result for each event of the batch."""
+    """The change that a store has to write.
+
+    `tally` and `totals` are new values; `cleared` are names of the tally to remove; `results` has one result for each event of the batch.
+    """
 
     results: list[str] = field(default_factory=list)
     firsts: dict[int, FirstExposure] = field(default_factory=dict)
@@ -97,11 +116,24 @@ class StoreChange:
     keys: set[bytes] = field(default_factory=set)
     totals: dict[tuple[int, str], int] = field(default_factory=dict)
     tally: dict[str, int] = field(default_factory=dict)
+    cleared: set[str] = field(default_factory=set)
+
+
+def matured_until(now_s: int, window: int) -> int:
+    """Return the Unix time in seconds before which units were first exposed whose window has passed; the start of a cohort."""
+    return _cohort(max(now_s - window, 0), window)
+
+
+def _cohort(seconds: int, window: int) -> int:
+    """Return the start of a cohort, in Unix seconds."""
+    width = max(window // COHORTS, 1)
+    return seconds // width * width
 
 
 def join(batch: OutcomeBatch, known: StoredState) -> StoreChange:
     """Return the change for a batch. The order of events matters: the first of two equal events is accepted."""
     joining = _Joining(batch, known)
+    joining.mature()
     joining.count("overflow", batch.dropped)
     for unit, first in batch.firsts.items():
         joining.expose(unit, first)
@@ -120,6 +152,32 @@ class _Joining:
         self.change = StoreChange()
         self._batch = batch
         self._known = known
+        self._windows = sorted({window for own in batch.windows.values() for window in own})
+
+    def mature(self) -> None:
+        """Add the numbers of units whose window has passed."""
+        for window in self._windows:
+            until = matured_until(self._batch.now_s, window)
+            if until <= self._until(window):
+                continue
+            self.change.tally[f"{UNTIL}/{window}"] = until
+            waiting = f"waiting/{window}/"
+            for name, number in self._known.tally.items():
+                if name.startswith(waiting):
+                    cohort, _, target = name.removeprefix(waiting).partition("/")
+                    if int(cohort) < until:
+                        self.change.cleared.add(name)
+                        self.count(target, number)
+
+    def _until(self, window: int) -> int:
+        return self._tally(f"{UNTIL}/{window}")
+
+    def _count_matured(self, window: int, first: FirstExposure, name: str, more: int) -> None:
+        """Count now, or once the unit's window has passed; without a window now."""
+        exposed_at = first.us // MILLION
+        if window and exposed_at >= self._until(window):
+            name = f"waiting/{window}/{_cohort(exposed_at, window)}/{name}"
+        self.count(name, more)
 
     def count(self, name: str, more: int) -> None:
         if more:
@@ -136,6 +194,8 @@ class _Joining:
         self.change.firsts[unit] = first
         self.count(UNITS, 1)
         self.count(f"exposed/{first.epoch}/{first.arm}", 1)
+        for window in self._windows:
+            self._count_matured(window, first, f"{MATURED}/{window}/{first.epoch}/{first.arm}", 1)
         return first
 
     def take(self, event: OutcomeEvent) -> str:
@@ -166,25 +226,35 @@ class _Joining:
         return self.expose(event.unit, reported)
 
     def _add(self, event: OutcomeEvent, first: FirstExposure) -> None:
-        change = self.change
-        place = (event.unit, event.metric)
-        before = change.totals.get(place, self._known.totals.get(place))
+        self.change.keys.add(event.key)
+        self.change.events.append((event, first))
+        self.count(EVENTS, 1)
+        self._add_total(event, first)
+        for window in self._batch.windows.get(event.metric, ()) if self._batch.sticky else ():
+            if event.seconds <= first.us // MILLION + window:
+                self._add_total(event, first, window)
+
+    def _add_total(self, event: OutcomeEvent, first: FirstExposure, window: int = 0) -> None:
+        """Add an event to its unit's total, and the change of that to the sums: those of a window, or without one those of all events."""
+        suffix = f"@{window}s" if window else ""
+        place = (event.unit, event.metric + suffix)
+        before = self.change.totals.get(place, self._known.totals.get(place))
         after = (before or 0) + event.value
         first_value = event.value if before is None else None
-        change.keys.add(event.key)
-        change.events.append((event, first))
-        change.totals[place] = after
-        self.count(EVENTS, 1)
-        self._sum(event.metric, first, first_value, before or 0, after)
+        self.change.totals[place] = after
+        self._sum(event.metric + suffix, first, first_value, before or 0, after, window)
         for cap in self._batch.caps.get(event.metric, ()):
-            self._sum(f"{event.metric}@{cap}", first, first_value, min(before or 0, cap), min(after, cap))
+            name = f"{event.metric}@{cap}{suffix}"
+            self._sum(name, first, first_value, min(before or 0, cap), min(after, cap), window)
 
-    def _sum(self, name: str, first: FirstExposure, first_value: int | None, before: int, after: int) -> None:
+    def _sum(
+        self, name: str, first: FirstExposure, first_value: int | None, before: int, after: int, window: int
+    ) -> None:
         """Add the change of a unit's total to the sums of that name; `first_value` is None unless it is the unit's first."""
         new = first_value is not None
         more = new, new and (first_value or 0) > 0, after - before, after * after - before * before
         for column, change in zip(_OUTCOME, more, strict=True):
-            self.count(f"outcome/{name}/{first.epoch}/{first.arm}/{column}", int(change))
+            self._count_matured(window, first, f"outcome/{name}/{first.epoch}/{first.arm}/{column}", int(change))
 
     def _tally(self, name: str) -> int:
         return self.change.tally.get(name, self._known.tally.get(name, 0))
@@ -193,11 +263,17 @@ class _Joining:
 def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) -> dict[str, Any]:
     """Return the feedback section of one attempt in the evidence."""
     exposed: list[list[Any]] = []
+    matured: list[list[Any]] = []
+    until: list[list[int]] = []
     outcomes: dict[tuple[str, int, str], dict[str, int]] = {}
     for name, value in tally.items():
         kind, *parts = name.split("/")
         if kind == "exposed":
             exposed.append([int(parts[0]), parts[1], value])
+        elif kind == MATURED:
+            matured.append([int(parts[0]), int(parts[1]), parts[2], value])
+        elif kind == UNTIL:
+            until.append([int(parts[0]), value])
         elif kind == "outcome":
             metric, epoch, arm, column = parts
             outcomes.setdefault((metric, int(epoch), arm), dict.fromkeys(_OUTCOME, 0))[column] = value
@@ -207,6 +283,7 @@ def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) 
         SEQUENCE: tally.get(SEQUENCE, 0),
         "exposed": sorted(exposed),
         "outcomes": [[*place, *outcomes[place].values()] for place in sorted(outcomes)],
+        **({MATURED: sorted(matured), UNTIL: sorted(until)} if until else {}),
         ACCEPTED: tally.get(EVENTS, 0),
         **{name: tally.get(name, 0) for name in (*REJECTED_RESULTS, EARLY)},
     }

@@ -184,6 +184,8 @@ class RedisStore:
             pipe.xadd(self._key(attempt, "events"), entry, maxlen=self._stream_events, approximate=True)
         written = {name: str(value) for name, value in change.tally.items()}
         pipe.hset(self._key(attempt, "tally"), mapping=written)
+        if change.cleared:
+            pipe.hdel(self._key(attempt, "tally"), *change.cleared)
         # `name` also removes attempts that no document has named.
         pipe.hsetnx(f"{self._prefix}:attempts", attempt, "0")
 

@@ -184,6 +184,9 @@ class SqliteStore:
         connection.executemany(
             "REPLACE INTO tally VALUES (?, ?, ?)", ((number, name, str(value)) for name, value in change.tally.items())
         )
+        connection.executemany(
+            "DELETE FROM tally WHERE attempt = ? AND name = ?", ((number, name) for name in change.cleared)
+        )
 
     def _read(self, attempts: tuple[str, ...]) -> StoreSnapshot:
         with self._transaction() as connection:

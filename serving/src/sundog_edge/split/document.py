@@ -138,6 +138,13 @@ Caps = Annotated[
 ]
 
 
+Windows = Annotated[
+    tuple[Annotated[int, Field(ge=60, le=30 * 86_400)], ...],
+    Field(min_length=1, max_length=MAX_METRICS),
+    BeforeValidator(list_to_tuple),
+]
+
+
 class Match(DocumentPart):
     """Headers that send any caller's request to an arm, whatever its bucket. The request needs all of them, with exactly these values."""
 
@@ -149,11 +156,13 @@ class Feedback(DocumentPart):
     """Outcomes that clients report to the edge: the names of their metrics, and for how many sticky units first exposures are stored.
 
     `caps` are in millionths. For each the edge keeps further sums of the metric, in which a unit's total counts as the cap at most.
+    `windows` are in seconds. For each the edge keeps further sums of the metric, of the events until then after a unit's first exposure.
     """
 
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=MAX_METRICS)]
     maxUnits: Annotated[int, Field(gt=0, le=100_000_000)] = 2_000_000  # noqa: N815 - the document's own name
     caps: Annotated[dict[MetricName, Caps], Field(max_length=MAX_METRICS, default_factory=dict)]
+    windows: Annotated[dict[MetricName, Windows], Field(max_length=MAX_METRICS, default_factory=dict)]
 
     _lists = field_validator("metrics", mode="before")(list_to_tuple)
 

@@ -134,6 +134,43 @@ def test_every_exposed_bucket_is_given_once_and_no_two_equal_arms_differ_by_more
     assert [sum(end - start for start, end in own) for own in moved] == shares
 
 
+BY_USER = {"header": "x-user-id"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"window": "1h"}, " where each request is a unit; expected a spec.unit that comes again, such as a header"),
+        ({"window": "59s", "unit": BY_USER}, "; expected 1m to 30d, and less than spec.stop.maxDuration, which is 14d"),
+        ({"window": "14d", "unit": BY_USER}, "; expected 1m to 30d, and less than spec.stop.maxDuration, which is 14d"),
+        (
+            {"window": "31d", "unit": BY_USER, "stop": {"maxDuration": "60d"}},
+            "; expected 1m to 30d, and less than spec.stop.maxDuration, which is 60d",
+        ),
+        ({"window": "30d", "unit": BY_USER, "stop": {"maxDuration": "31d"}}, ""),
+        ({"window": "1m", "unit": BY_USER}, ""),
+    ],
+)
+@pytest.mark.parametrize("role", ["success", "guardrails", "secondary"])
+def test_a_window_that_no_unit_could_pass_is_refused(spec: dict[str, Any], message: str, role: str) -> None:
+    window = spec["window"]
+    metric = {"name": "conversion", "feedback": "converted", "window": window}
+    obj = {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": "ab"},
+        "spec": {
+            "modelDeployment": "digits",
+            "arms": [{"name": "wide"}],
+            "metrics": {role: [metric]},
+            **{name: value for name, value in spec.items() if name != "window"},
+        },
+    }
+    found = check_admission(obj)
+    assert found.message == (f"spec.metrics.{role}[0].window: {window}{message}" if message else "")
+    assert (found.spec is None) is bool(message)
+
+
 def test_an_exposure_that_leaves_an_arm_without_traffic_is_refused() -> None:
     obj = {
         "apiVersion": "serving.sundog.dev/v1alpha1",

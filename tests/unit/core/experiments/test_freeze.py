@@ -1,9 +1,10 @@
 """The frozen plan of an experiment: outcomes, and hashes that stay over releases."""
 
+from datetime import timedelta
 from typing import Any
 
 from experiment_statuses import freeze_experiment, stable_revision
-from sundog_operator.api import ExperimentSpec, PlanOutcome
+from sundog_operator.api import ExperimentSpec, FrozenPlan, PlanOutcome
 from sundog_operator.core.experiments import arms, freeze
 
 CONVERSION = {"name": "conversion", "feedback": "converted", "minimumEffect": "2%"}
@@ -33,6 +34,77 @@ def test_caps_are_part_of_the_plan() -> None:
     found = outcomes(success=[spent], guardrails=[REVENUE | {"cap": 99.5}], secondary=[SEEN])
     assert [each.cap for each in found] == [250, 99.5, None]
     assert len({plan_hash({"success": [spent | {"cap": cap}]}) for cap in (250, 251)}) == 2
+
+
+def test_windows_are_part_of_the_plan() -> None:
+    found = outcomes(
+        success=[CONVERSION | {"window": "7d"}], guardrails=[REVENUE | {"window": "90m"}], secondary=[SEEN]
+    )
+    assert [each.window for each in found] == [timedelta(days=7), timedelta(minutes=90), None]
+    assert len({plan_hash({"success": [CONVERSION | {"window": own}]}) for own in ("1d", "2d")}) == 2
+
+
+def frozen(**spec: Any) -> FrozenPlan:
+    return freeze_experiment(("a",), **spec).plan
+
+
+def edge_guardrails(plan: FrozenPlan) -> list[str]:
+    return [each.metric for each in plan.guardrails if each.role == "guardrail"]
+
+
+def rule_of(plan: FrozenPlan) -> str | None:
+    assert plan.comparison is not None
+    return plan.comparison.win_by
+
+
+def test_a_preset_fills_in_what_the_spec_leaves_out() -> None:
+    success = {"success": [CONVERSION]}
+    clear = frozen(preset="clearSignal", metrics=success)
+    assert (rule_of(clear), edge_guardrails(clear)) == ("everyMetric", ["errorRate", "latencyP95"])
+    plain = frozen(metrics=success)
+    assert (rule_of(plain), edge_guardrails(plain)) == (None, [])
+    given = frozen(
+        preset="clearSignal",
+        winBy="anyMetric",
+        metrics={**success, "guardrails": [{"metric": "latencyP50"}, {"metric": "errorRate", "margin": "3%"}]},
+    )
+    assert (rule_of(given), edge_guardrails(given)) == (None, ["latencyP50", "errorRate"])
+    assert [each.margin for each in given.guardrails if each.metric == "errorRate"] == [0.03]
+    assert edge_guardrails(frozen(winBy="everyMetric", metrics=success)) == []
+
+
+def test_without_harm_each_success_metric_is_a_guardrail_too() -> None:
+    spent = {"name": "spent", "feedback": "paid", "type": "mean", "cap": 9, "minimumEffect": "2%"}
+    metrics = {"success": [CONVERSION, spent], "secondary": [SEEN]}
+    comparison = frozen(preset="doNoHarm", metrics=metrics).comparison
+    assert comparison is not None
+    assert comparison.win_by == "noHarm"
+    assert [(each.name, each.role, each.margin, each.minimum_effect, each.cap) for each in comparison.outcomes] == [
+        ("conversion", "success", None, 0.02, None),
+        ("spent", "success", None, 0.02, 9),
+        ("conversion.noHarm", "guardrail", 0.1, None, None),
+        ("spent.noHarm", "guardrail", 0.1, None, 9),
+        ("seen", "secondary", None, None, None),
+    ]
+    own = frozen(winBy="noHarm", metrics={"success": [spent], "guardrails": [REVENUE]}).comparison
+    assert own is not None
+    assert [(each.name, each.margin) for each in own.outcomes[1:]] == [("revenue", 0.03)]
+
+
+def test_presets_are_part_of_the_plan_and_expected_values_are_not() -> None:
+    found = ExperimentSpec.from_json({**SPEC, "metrics": {"success": [CONVERSION]}})
+    changed = [
+        ExperimentSpec.from_json({**SPEC, "metrics": {"success": [CONVERSION]}, **change})
+        for change in ({"preset": "clearSignal"}, {"preset": "doNoHarm"}, {"winBy": "noHarm"})
+    ]
+    assert len({freeze.plan_hash(each, []) for each in (found, *changed)}) == 4
+    expecting = ExperimentSpec.from_json({**SPEC, "metrics": {"success": [{**CONVERSION, "expected": {"rate": "3%"}}]}})
+    assert freeze.plan_hash(expecting, []) == freeze.plan_hash(found, [])
+    plan = frozen(metrics={"success": [CONVERSION]})
+    assert "spec.preset or spec.winBy" in freeze.find_changed_fields(plan, changed[0], [])
+
+
+SPEC = {"modelDeployment": "digits", "arms": [{"name": "a"}]}
 
 
 def test_an_outcome_is_no_guardrail_of_the_edge() -> None:

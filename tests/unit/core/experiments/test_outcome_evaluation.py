@@ -14,7 +14,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
+from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums, parse_sums
 from sundog_operator.core.experiments import dropped_arms, outcome_evaluation, state, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeDecision
 
@@ -266,6 +266,40 @@ def test_a_metric_with_a_cap_is_reported_by_its_own_sums() -> None:
     status = running(BY_USER, metrics={"success": [capped]})
     found = evaluate(status, Counters("uid", feedback=FeedbackSums("s1", 9, exposed, sums)))
     assert [each.note for each in found.metrics] == [None, None]
+
+
+def test_a_metric_with_a_window_is_about_matured_units() -> None:
+    """1000 units of each arm are exposed, of which 500 have matured."""
+    metric = {"name": "conversion", "feedback": "converted", "window": "1h"}
+    status = running(BY_USER, metrics={"success": [metric], "secondary": [{"name": "all", "feedback": "converted"}]})
+    selection = outcome_evaluation.make_feedback_selection("digits", "uid", status)
+    assert selection is not None
+    assert selection.metrics == {"converted@3600s", "converted"}
+    arms = ("control", "a", "b")
+    sums = {
+        (name, 1, arm): OutcomeSums(own, own, own, own)
+        for name, own in (("converted", 300), ("converted@3600s", 100))
+        for arm in arms
+    }
+    exposed = {(1, arm): 1000 for arm in ("stable", *arms)}
+    matured = {(3600, 1, arm): 500 for arm in ("stable", *arms)}
+    counted = FeedbackSums("s1", 9, exposed, sums, matured=matured, until={3600: 1_769_000_000})
+    assert parse_sums(counted.as_json()) == counted
+    found = evaluate(status, Counters("uid", feedback=counted))
+    assert found.observed_traffic is not None
+    assert found.observed_traffic.control_values == {"conversion": (0.2, 0.0)}
+    assert {each.name: each.events for each in found.metrics if each.arm == "a"} == {
+        "conversion": (100, 100),
+        "all": (300, 300),
+    }
+
+
+def test_before_a_window_has_passed_nothing_is_known_and_reports_have_come() -> None:
+    status = running(BY_USER, metrics={"success": [{"name": "conversion", "feedback": "converted", "window": "1h"}]})
+    sums = {("converted", 1, arm): OutcomeSums(9, 9, 9, 9) for arm in ("control", "a", "b")}
+    exposed = {(1, arm): 1000 for arm in ("stable", "control", "a", "b")}
+    found = evaluate(status, Counters("uid", feedback=FeedbackSums("s1", 9, exposed, sums)))
+    assert [(each.verdict, each.note) for each in found.metrics] == [("NoData", None)] * 2
 
 
 def test_requests_as_units_are_counted_and_at_least_those_with_outcomes() -> None:

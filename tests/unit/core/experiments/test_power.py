@@ -90,9 +90,13 @@ def test_units_end_an_experiment_before_its_time() -> None:
             spec(stop={"maxDuration": "2h"}),
             {"conversion": ControlBaseline(0.1)},
             "conversion is unlikely to be decided before the experiment stops: an effect of 10 % needs about 3.7e+04 units,"
-            " 10 hours at this rate; 7.2e+03 come in 2 hours",
+            " 10 hours at this rate; 3.6e+03 come in an hour, 7.2e+03 in 2 hours",
         ),
-        (spec(stop={"maxUnits": 100}), {"conversion": ControlBaseline(0.1)}, "; 100 come in 100 seconds"),
+        (
+            spec(stop={"maxUnits": 100}),
+            {"conversion": ControlBaseline(0.1)},
+            "; 3.6e+03 come in an hour, 100 in 100 seconds",
+        ),
         (
             spec(exposure="10%", stop={"maxDuration": "3d"}),
             {"conversion": ControlBaseline(0.1)},
@@ -144,6 +148,13 @@ def test_a_guardrail_that_passes_too_late_is_reported(known: dict[str, Any], tak
     found = power.find_undecidable_guardrail(metric, 1800.0, 3600.0)
     doubt = "errorRate is unlikely to be decided before the experiment stops"
     assert found == (f"{doubt}: it takes about {takes} at this rate; it stops in 60 minutes" if takes else "")
+
+
+def test_requests_are_a_bound_of_units_that_come_again() -> None:
+    found = power.find_undecidable_metric(
+        spec(stop={"maxDuration": "2h"}), 1.0, {"conversion": ControlBaseline(0.1)}, is_bound=True
+    )
+    assert " units, at least 10 hours at this rate; at most 3.6e+03 come in an hour, 7.2e+03 in 2 hours" in found
 
 
 def test_without_traffic_nothing_is_reported() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sundog_operator.api import FeedbackMetric
+from sundog_operator.api import FeedbackMetric, WinRule
 from sundog_operator.core.experiments import winner
 from sundog_operator.core.experiments.winner import ArmInput, ArmStanding, Decision, WinnerDecision, WinnerInputs
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
@@ -26,6 +26,7 @@ def decide(
     undecided_reason: str = "",
     dropped: str = "",
     n: int = N,
+    rule: WinRule = "anyMetric",
 ) -> WinnerDecision:
     """Return the decision, given conversions and refunds of each arm; `dropped` is about the first arm."""
     rows = [[of(n, each[metric]) for each in (control, *arms)] for metric in (0, 1)]
@@ -42,6 +43,7 @@ def decide(
             0.05,
             undecided_reason,
             elapsed_s=3600,
+            rule=rule,
         )
     )
 
@@ -55,6 +57,61 @@ def test_an_arm_that_is_better_wins() -> None:
     assert (decision.decision, decision.winner) == (Decision.WINNER, "wide")
     assert decision.reason.startswith("conversion of wide is 30 % above control's (")
     assert standings(decision) == [ArmStanding.WON]
+
+
+@pytest.mark.parametrize(
+    ("arm", "standing", "reason"),
+    [
+        ((1300, 300), ArmStanding.WON, "conversion of wide is 30 % above control's ("),
+        ((1300, 500), ArmStanding.OPEN, "refunds of wide is "),
+        ((1000, 300), ArmStanding.OPEN, "conversion of wide is "),
+        ((700, 300), ArmStanding.OUT, "wide cannot win: conversion of wide is "),
+    ],
+)
+def test_by_every_metric_an_arm_wins_that_is_better_by_each(
+    arm: tuple[int, int], standing: ArmStanding, reason: str
+) -> None:
+    decision = decide(arm, rule="everyMetric")
+    assert standings(decision) == [standing]
+    assert decision.arms[0].reason.startswith(reason)
+    assert decision.winner == ("wide" if standing == ArmStanding.WON else "")
+
+
+def test_by_every_metric_one_without_an_effect_ends_it() -> None:
+    decision = decide((130_000, 50_000), control=(100_000, 50_000), n=1_000_000, rule="everyMetric")
+    assert (decision.decision, standings(decision)) == (Decision.NO_WINNER, [ArmStanding.HOPELESS])
+    assert decision.arms[0].reason.startswith("refunds of wide is ")
+    waiting = decide((1300, 300), guardrails=[{"errorRate": "Undecided"}], rule="everyMetric")
+    assert standings(waiting) == [ArmStanding.HELD]
+
+
+@pytest.mark.parametrize(
+    ("guardrails", "arm", "standing"),
+    [
+        (PASSED, (1000, 500), ArmStanding.WON),
+        (PASSED, (1300, 500), ArmStanding.WON),
+        ({**PASSED, "errorRate": "Undecided"}, (1300, 500), ArmStanding.OPEN),
+        ({**PASSED, "errorRate": "Harm"}, (1300, 500), ArmStanding.OUT),
+        (PASSED, (700, 500), ArmStanding.OUT),
+        ({}, (1300, 500), ArmStanding.OPEN),
+    ],
+)
+def test_without_harm_an_arm_wins_whose_guardrails_have_passed(
+    guardrails: dict[str, str], arm: tuple[int, int], standing: ArmStanding
+) -> None:
+    decision = decide(arm, guardrails=[guardrails], rule="noHarm")
+    assert standings(decision) == [standing]
+    assert decision.winner == ("wide" if standing == ArmStanding.WON else "")
+
+
+def test_of_several_arms_without_harm_the_best_one_is_named() -> None:
+    decision = decide((1000, 500), (1010, 500), rule="noHarm")
+    assert decision.winner == "deep"
+    assert decision.reason == (
+        "deep does no harm: errorRate, latencyP99 passed; also without harm, not distinguishable from deep: wide"
+    )
+    better = decide((1000, 500), (1300, 500), rule="noHarm")
+    assert (better.winner, standings(better)) == ("deep", [ArmStanding.WON, ArmStanding.WON])
 
 
 def test_better_by_any_metric_suffices() -> None:

@@ -104,6 +104,9 @@ def test_feedback_is_optional_and_names_its_metrics():
     assert parse_document(json.dumps(GOOD).encode(), "vision").services[0].feedback is None
     assert feedback(None) is None
     assert (feedback({"metrics": ["a"]}).metrics, feedback({"metrics": ["a"]}).maxUnits) == (("a",), 2_000_000)
+    windowed = feedback({"metrics": ["a"], "windows": {"a": [60, 3600]}, "caps": {"a": [5]}})
+    assert (windowed.windows, windowed.caps) == ({"a": (60, 3600)}, {"a": (5,)})
+    assert feedback({"metrics": ["a"]}).windows == {}
     many = [f"A-{n}.b_" for n in range(25)]
     assert feedback({"metrics": many, "maxUnits": 1, "later": 1}).metrics == (*many,)
 
@@ -204,6 +207,11 @@ def test_unknown_fields_are_ignored():
         ((*SERVICE, "feedback"), {"metrics": ["m" * 64]}, ["services[0].feedback.metrics[0]"]),
         ((*SERVICE, "feedback"), {"metrics": ["a", "a"]}, ["services[0].feedback.metrics", "'a'", "twice"]),
         ((*SERVICE, "feedback"), {"metrics": ["a"], "maxUnits": 0}, ["services[0].feedback.maxUnits", "0"]),
+        (
+            (*SERVICE, "feedback"),
+            {"metrics": ["a"], "windows": {"a": [59]}},
+            ["services[0].feedback.windows.a[0]", "59"],
+        ),
         ((*SERVICE, "maxRequestBytes"), 1 << 63, ["services[0].maxRequestBytes"]),
         ((*SERVICE, "epoch"), 1 << 63, ["services[0].epoch"]),
         ((*SERVICE, "hosts"), ["a\nb"], ["services[0].hosts[0]"]),

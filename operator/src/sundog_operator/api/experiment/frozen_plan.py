@@ -187,6 +187,7 @@ class PlanOutcome(ApiBase):
     cap: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Of a mean: a unit's total above this counts as this. Absent for none."
     )
+    window: Duration | None = Field(None, description="The conversion window. Absent for none.")
     margin: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="Of a guardrail: how much worse than control, or stable, an arm may be, as a share: 0.03 is 3 %. Absent"
@@ -212,7 +213,7 @@ class PlanComparison(ApiBase):
     arms: Annotated[Items[PlanArm], Field(max_length=10)] = Field(
         description="control and the arms. All other buckets stay with stable, outside of the experiment."
     )
-    outcomes: Annotated[Items[PlanOutcome], Field(max_length=35)] = Field(
+    outcomes: Annotated[Items[PlanOutcome], Field(max_length=40)] = Field(
         (),
         description="Metrics from feedback: first those that an arm may win by, then guardrails, then those that are only"
         " reported.",
@@ -220,6 +221,9 @@ class PlanComparison(ApiBase):
     max_duration: Duration = Field(description="spec.stop.maxDuration.")
     max_units: NonNegativeInt = Field(description="spec.stop.maxUnits.")
     on_win: Literal["none", "pause"] = Field("none", description="spec.onWin.")
+    win_by: Literal["everyMetric", "noHarm"] | None = Field(
+        None, description="spec.winBy, by spec.preset if that is not set. Absent for anyMetric."
+    )
     allocation: PlanAllocation | None = Field(
         None, description="With spec.allocation.mode thompson; absent if weights are fixed."
     )

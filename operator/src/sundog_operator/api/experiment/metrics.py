@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.rollout.common import set_fields
+from sundog_operator.api.rollout.common import PositiveDuration, set_fields
 from sundog_operator.api.rollout.guardrails import (
     MAX_FITS_METRIC_RULE,
     MAX_LATENCY_GUARDRAILS,
@@ -29,6 +29,7 @@ from sundog_operator.api.rollout.shadow import LatencyMargin
 from sundog_operator.api.scalars import (
     Items,
     PercentText,
+    PercentUpTo100Text,
 )
 from sundog_operator.api.schema.rules import ListType, Rule, nonzero_rule
 
@@ -41,6 +42,13 @@ MinimumEffect = Annotated[
 _CAP_TEXT = f"{CAP_TEXT} It cannot be changed once the experiment has begun."
 
 
+_WINDOW_TEXT = (
+    "Conversion window: only outcomes until this long after a unit's first exposure count, and only units whose window has"
+    " passed. From 1m to 30d, and shorter than stop.maxDuration; expected only where units come again. Default: all outcomes"
+    " count at once. It cannot be changed once the experiment has begun."
+)
+
+
 class FeedbackMetric(ApiBase):
     """A metric of outcomes: a success metric, by which an arm can win, or a secondary metric."""
 
@@ -49,6 +57,7 @@ class FeedbackMetric(ApiBase):
     type: OutcomeType = Field("rate", description=TYPE_TEXT)
     goal: OutcomeGoal = Field("increase", description="Which direction is better; default increase.")
     cap: Cap | None = Field(None, description=_CAP_TEXT)
+    window: PositiveDuration | None = Field(None, description=_WINDOW_TEXT)
     minimum_effect: MinimumEffect | None = Field(
         None,
         description="The smallest relative effect worth detecting; default about 5 %. The test decides fastest if the"
@@ -65,6 +74,54 @@ class FeedbackMetric(ApiBase):
     )
 
 
+ExpectedRate = Annotated[
+    PercentUpTo100Text,
+    nonzero_rule("0% gives no number of units; expected more. Remove the field if the rate is unknown"),
+]
+_ExpectedNumber = Annotated[float, Field(gt=0, le=1_000_000_000_000)]
+
+
+class ExpectedBaseline(ApiBase):
+    """Control's value that a success metric is expected to have."""
+
+    rate: ExpectedRate | None = Field(None, description="Of a rate: share of the units, such as 4%.")
+    mean: _ExpectedNumber | None = Field(
+        None, description="Of a mean: the average over units, with the cap if there is one."
+    )
+    deviation: _ExpectedNumber | None = Field(
+        None, description="Of a mean: standard deviation of the units, with the cap if there is one."
+    )
+
+
+def _fits_expected(metric: "SuccessMetric") -> bool:
+    if metric.expected is None:
+        return True
+    given = set_fields(metric.expected, ("rate", "mean", "deviation"))
+    return list(given) == {"rate": ["rate"], "mean": ["mean", "deviation"]}.get(metric.type)
+
+
+class SuccessMetric(FeedbackMetric):
+    """A metric of outcomes by which an arm can win."""
+
+    expected: ExpectedBaseline | None = Field(
+        None,
+        description="Control's value that you expect. Before the start, SpecAccepted warns if `stop` leaves too little time. No test"
+        " depends on it, and it can be changed at any time. Default: control's in the newest earlier Experiment.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *FeedbackMetric.rules,
+        Rule(
+            cel="!has(self.expected)"
+            " || self.type == 'rate' && has(self.expected.rate) && !has(self.expected.mean) && !has(self.expected.deviation)"
+            " || self.type == 'mean' && !has(self.expected.rate) && has(self.expected.mean) && has(self.expected.deviation)",
+            holds=_fits_expected,
+            message="fields of another type; expected rate with type: rate, and mean and deviation with type: mean",
+            field="expected",
+        ),
+    )
+
+
 class ExperimentGuardrail(OutcomeGuardrail):
     """A metric of the edge, or an outcome, that must not get worse."""
 
@@ -72,6 +129,7 @@ class ExperimentGuardrail(OutcomeGuardrail):
         None, description="Name of an outcome in status; the names of edge metrics are reserved."
     )
     cap: Cap | None = Field(None, description=_CAP_TEXT)
+    window: PositiveDuration | None = Field(None, description=f"Of an outcome. {_WINDOW_TEXT}")
     margin: LatencyMargin | None = Field(
         None,
         description="How much worse than control an arm may be, in percent of control. Default: 25% for errorRate, 10% for"
@@ -92,6 +150,12 @@ class ExperimentGuardrail(OutcomeGuardrail):
             message="name, type or goal without feedback; expected them only with feedback",
         ),
         Rule(
+            cel="has(self.feedback) || !has(self.window)",
+            holds=lambda guardrail: guardrail.feedback is not None or guardrail.window is None,
+            message="window without feedback; expected it only with feedback",
+            field="window",
+        ),
+        Rule(
             cel="has(self.metric) || !has(self.floor) && !has(self.max)",
             holds=lambda guardrail: guardrail.metric is not None or not set_fields(guardrail, ("floor", "max")),
             message="floor or max without metric; expected them only with metric",
@@ -104,7 +168,7 @@ class ExperimentGuardrail(OutcomeGuardrail):
 class ExperimentMetrics(ApiBase):
     """Metrics of the comparison."""
 
-    success: Annotated[Items[FeedbackMetric], Field(max_length=5), ListType("map", "name")] = Field(
+    success: Annotated[Items[SuccessMetric], Field(max_length=5), ListType("map", "name")] = Field(
         (), description="Metrics by which an arm can win."
     )
     guardrails: Annotated[

@@ -67,6 +67,10 @@ class StoppingRule(ApiBase):
     )
 
 
+WinRule = Literal["anyMetric", "everyMetric", "noHarm"]
+Preset = Literal["clearSignal", "doNoHarm"]
+
+
 class ExposureLog(ApiBase):
     """Destination of exposures and outcomes, written at the end and sometimes before. An empty uri keeps them in the namespace's store."""
 
@@ -120,6 +124,19 @@ class ExperimentSpec(ApiBase):
     stopped: bool = Field(False, description="Set true to end the experiment with the evidence so far.")
     exposure_log: ExposureLog = Field(ExposureLog(), description="Destination of exposures and outcomes.")
     alpha: Alpha = Field(0.05, description="Probability of an error in each direction; default 0.05.")
+    preset: Preset | None = Field(
+        None,
+        description="Values for fields that the spec leaves out, resolved when the plan is frozen. Both add the guardrails"
+        " that rollouts have by default: errorRate, and a latency unless the spec has one. clearSignal: winBy everyMetric."
+        " doNoHarm: winBy noHarm.",
+    )
+    win_by: WinRule | None = Field(
+        None,
+        description="When an arm wins, once every guardrail has passed. anyMetric: one success metric is better, and none is"
+        " worse. everyMetric: every success metric is better. noHarm: every success metric is known to be worse than control's"
+        " by less than 10%, or better; a guardrail of the same outcome sets another margin. Default: as of the preset, else"
+        " anyMetric.",
+    )
     on_win: Literal["none", "pause"] = Field(
         "none",
         description="What happens when an arm wins; default none. none ends the experiment, and stable gets all traffic. pause"
@@ -172,6 +189,12 @@ class ExperimentSpec(ApiBase):
             message="{allocation.floor} for each arm, including control, is more than 100% together; expected less",
             field="allocation.floor",
             applies_to_new_only=True,
+        ),
+        Rule(
+            cel="!has(self.preset) && !has(self.winBy) || self.metrics.success.size() > 0",
+            holds=lambda spec: (spec.preset is None and spec.win_by is None) or bool(spec.metrics.success),
+            message="preset or winBy without a success metric; expected one, because an arm wins by these",
+            field="metrics.success",
         ),
         Rule(
             cel="self.exposureLog.uri == '' || self.metrics.success.size() > 0 || self.metrics.secondary.size() > 0"

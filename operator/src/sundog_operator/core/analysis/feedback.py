@@ -31,14 +31,20 @@ def cap_in_millionths(outcome: PlanOutcome) -> int | None:
     return None if outcome.cap is None else max(1, round(outcome.cap * _MILLION))
 
 
+def window_s(outcome: PlanOutcome) -> int:
+    """Return the conversion window in seconds; 0 for none."""
+    return 0 if outcome.window is None else int(outcome.window.total_seconds())
+
+
 def name_sums(outcome: PlanOutcome) -> str:
-    """Return the name of an outcome's sums in the edges' reports; sums with a cap have their own."""
-    cap = cap_in_millionths(outcome)
-    return outcome.feedback if cap is None else f"{outcome.feedback}@{cap}"
+    """Return the name of an outcome's sums in the edges' reports; sums with a cap or a conversion window have their own."""
+    cap, window = cap_in_millionths(outcome), window_s(outcome)
+    capped = outcome.feedback if cap is None else f"{outcome.feedback}@{cap}"
+    return f"{capped}@{window}s" if window else capped
 
 
 def feedback_of_sums(name: str) -> str:
-    """Return the feedback of which sums with this name are, with or without a cap."""
+    """Return the feedback of which sums with this name are, with or without a cap or a window."""
     return name.partition("@")[0]
 
 
@@ -74,6 +80,8 @@ class FeedbackSums:
         sequence: number that rises with each change.
         exposed: first exposures of units by epoch and arm; empty if each request is a unit.
         outcomes: sums by metric, epoch and arm.
+        matured: units whose conversion window has passed, by (window in seconds, epoch, arm).
+        until: Unix time in seconds before which these were first exposed, by window.
         overflow: exposures and outcomes of the whole attempt that did not fit; a repeated one counts again.
         unknown: outcomes of the whole attempt whose unit does not belong to it.
         accepted: outcomes of the whole attempt that count, in metrics of no sum too; 0 where edges are of an older release.
@@ -92,6 +100,8 @@ class FeedbackSums:
     late: int = 0
     early: int = 0
     future: int = 0
+    matured: Mapping[tuple[int, int, str], int] = field(default_factory=dict)
+    until: Mapping[int, int] = field(default_factory=dict)
 
     def of(self, metric: str, epoch: int, arm: str) -> OutcomeSums:
         """Return the sums of one metric, epoch and arm."""
@@ -113,6 +123,8 @@ class FeedbackSums:
             "sequence": self.sequence,
             "exposed": [[*key, units] for key, units in sorted(self.exposed.items())],
             "outcomes": [[*key, *own] for key, own in sorted(self.outcomes.items())],
+            **({"matured": [[*key, units] for key, units in sorted(self.matured.items())]} if self.matured else {}),
+            **({"until": [[*each] for each in sorted(self.until.items())]} if self.until else {}),
             **{name: count for name in ATTEMPT_COUNTERS if (count := getattr(self, name))},
         }
 
@@ -135,6 +147,11 @@ def parse_sums(stored: Any) -> FeedbackSums:
             for metric, epoch, arm, units, positive, total, squares in stored["outcomes"]
         },
         **{name: parse_count(stored.get(name, 0)) for name in ATTEMPT_COUNTERS},
+        matured={
+            (parse_count(window), parse_count(epoch), str(arm)): parse_count(units)
+            for window, epoch, arm, units in stored.get("matured", ())
+        },
+        until={parse_count(window): parse_count(seconds) for window, seconds in stored.get("until", ())},
     )
 
 
@@ -205,6 +222,11 @@ def _filter_rows(section: Mapping[str, Any], selection: FeedbackSelection) -> Js
             row
             for row in _rows(section, "outcomes", 7)
             if row[0] in selection.metrics and row[1] in selection.epochs and row[2] in selection.arms
+        ],
+        "matured": [
+            row
+            for row in _rows({"matured": [], **section}, "matured", 4)
+            if row[1] in selection.epochs and row[2] in selection.arms
         ],
     }
 

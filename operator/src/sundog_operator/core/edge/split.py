@@ -42,11 +42,13 @@ class SplitFeedback:
         metrics: names of the outcomes.
         max_units: the number of returning units whose first exposure is kept.
         caps: (name, cap in millionths) of the outcomes for which edges keep sums of capped totals as well.
+        windows: (name, seconds) of the outcomes for which edges keep sums of a conversion window as well.
     """
 
     metrics: tuple[str, ...]
     max_units: int
     caps: tuple[tuple[str, int], ...] = ()
+    windows: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

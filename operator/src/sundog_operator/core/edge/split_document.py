@@ -161,10 +161,13 @@ def _make_feedback_fields(split: Split | None) -> Json:
     if split is None or split.feedback is None:
         return {}
     fields: Json = {"metrics": list(split.feedback.metrics), "maxUnits": split.feedback.max_units}
-    caps: dict[str, list[int]] = {}
-    for name, cap in split.feedback.caps:
-        caps.setdefault(name, []).append(cap)
-    return {"feedback": {**fields, "caps": caps} if caps else fields}
+    for field, pairs in (("caps", split.feedback.caps), ("windows", split.feedback.windows)):
+        by_name: dict[str, list[int]] = {}
+        for name, number in pairs:
+            by_name.setdefault(name, []).append(number)
+        if by_name:
+            fields[field] = by_name
+    return {"feedback": fields}
 
 
 def update_service_entry(known: Json, cluster: str, name: str, split: Split | None, limits: Mapping[int, int]) -> Json:

@@ -1,18 +1,28 @@
 """Admission of a user's Experiment, as far as its own fields decide."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Final
 
 from sundog_operator.api import (
     Experiment,
+    ExperimentGuardrail,
     ExperimentSpec,
+    FeedbackMetric,
     find_unsupported_experiment_fields,
+    format_duration,
     is_rollout_experiment,
 )
 from sundog_operator.api.memo import Memoized
 from sundog_operator.api.reasons import ExperimentReason
+from sundog_operator.core.edge import units
 from sundog_operator.core.experiments.arms import planned_buckets
 from sundog_operator.errors import SpecError
+
+SHORTEST_WINDOW: Final = timedelta(minutes=1)
+LONGEST_WINDOW: Final = timedelta(days=30)
+"""Edges accept outcomes until this long after an exposure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,32 @@ def _check(obj: dict[str, Any]) -> ExperimentAcceptance:
     if empty:
         message = f"spec.exposure: {experiment.spec.exposure} leaves {' and '.join(empty)} without any of the traffic"
         return ExperimentAcceptance(reason=ExperimentReason.INVALID_SPEC, message=message)
+    if problem := _find_window_problem(experiment.spec):
+        return ExperimentAcceptance(reason=ExperimentReason.INVALID_SPEC, message=problem)
     return ExperimentAcceptance(experiment.spec)
+
+
+def _find_window_problem(spec: ExperimentSpec) -> str:
+    """Return a sentence about a conversion window that no unit could pass; empty for none."""
+    longest = min(LONGEST_WINDOW, spec.stop.max_duration)
+    metrics: dict[str, Sequence[FeedbackMetric | ExperimentGuardrail]] = {
+        "success": spec.metrics.success,
+        "guardrails": spec.metrics.guardrails,
+        "secondary": spec.metrics.secondary,
+    }
+    for role, own in metrics.items():
+        for place, metric in enumerate(own):
+            if metric.window is None:
+                continue
+            found = f"spec.metrics.{role}[{place}].window: {format_duration(metric.window)}"
+            if units.resolve_unit(spec.unit) == units.PER_REQUEST:
+                return f"{found} where each request is a unit; expected a spec.unit that comes again, such as a header"
+            if not SHORTEST_WINDOW <= metric.window <= longest or metric.window == spec.stop.max_duration:
+                return (
+                    f"{found}; expected {format_duration(SHORTEST_WINDOW)} to {format_duration(LONGEST_WINDOW)}, and less"
+                    f" than spec.stop.maxDuration, which is {format_duration(spec.stop.max_duration)}"
+                )
+    return ""
 
 
 _ACCEPTED: Final = Memoized(_accept)

@@ -2,24 +2,28 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Final, Literal
 
 from sundog_operator.api import (
     CONTROL,
     ArmStatus,
     Epoch,
+    ExperimentGuardrail,
     ExperimentSpec,
     ExperimentStatus,
     FeedbackMetric,
     FrozenPlan,
+    MetricGuardrail,
     PlanAllocation,
     PlanArm,
     PlanComparison,
     PlanOutcome,
+    Preset,
     Rollout,
     Verdict,
+    WinRule,
     parse_percent,
 )
 from sundog_operator.core.edge import units
@@ -27,8 +31,23 @@ from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.experiments import allocation
 from sundog_operator.core.experiments.arms import PlannedArm, planned_buckets
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout.default_plan import StableTraffic, add_harm_guardrails, plan_outcome_guardrail
+from sundog_operator.core.rollout.default_plan import (
+    DEFAULT_MARGIN,
+    StableTraffic,
+    add_default_guardrails,
+    add_harm_guardrails,
+    plan_outcome_guardrail,
+)
 from sundog_operator.core.rollout.freeze import EVIDENCE_IS_EVALUATED, UNDECIDED
+
+_NOT_PLANNED: Final[Mapping[str, Any]] = {
+    "stopped": True,
+    "exposure_log": True,
+    "metrics": {"success": {"__all__": {"expected": True}}},
+}
+"""Fields of a spec on which its plan does not depend."""
+
+_RULE_OF_PRESET: Final[Mapping[Preset, WinRule]] = {"clearSignal": "everyMetric", "doNoHarm": "noHarm"}
 
 
 def freeze(
@@ -55,7 +74,7 @@ def freeze(
         unit=units.resolve_unit(spec.unit),
         salt=spec.unit.salt,
         alpha=spec.alpha,
-        guardrails=add_harm_guardrails(spec.metrics.edge_guardrails, traffic),
+        guardrails=add_harm_guardrails(_edge_guardrails(spec, traffic), traffic),
         warmup_requests=rollout.warmup.requests,
         warmup_duration=rollout.warmup.duration,
         requests_per_second=traffic.requests_per_second and round(traffic.requests_per_second, 3),
@@ -69,6 +88,7 @@ def freeze(
             max_duration=spec.stop.max_duration,
             max_units=spec.stop.max_units,
             on_win=spec.on_win,
+            win_by=None if (rule := resolve_win_rule(spec)) == "anyMetric" else rule,
             allocation=_allocation(spec),
         ),
         frozen_at=now,
@@ -86,6 +106,18 @@ def freeze(
     )
 
 
+def resolve_win_rule(spec: ExperimentSpec) -> WinRule:
+    """Return when an arm wins; an explicit `winBy` has precedence over the preset's."""
+    if spec.win_by is not None:
+        return spec.win_by
+    return "anyMetric" if spec.preset is None else _RULE_OF_PRESET[spec.preset]
+
+
+def _edge_guardrails(spec: ExperimentSpec, traffic: StableTraffic) -> Sequence[MetricGuardrail]:
+    given = spec.metrics.edge_guardrails
+    return given if spec.preset is None else add_default_guardrails(given, traffic)
+
+
 def _allocation(spec: ExperimentSpec) -> PlanAllocation | None:
     rule = allocation.freeze_allocation(spec.allocation, spec.stop.max_duration)
     return None if rule is None else PlanAllocation(floor=rule.floor, delta=rule.delta, pace=rule.min_interval)
@@ -93,8 +125,25 @@ def _allocation(spec: ExperimentSpec) -> PlanAllocation | None:
 
 def _outcomes(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
     yield from (_plan_outcome(each, "success") for each in spec.metrics.success)
-    yield from (plan_outcome_guardrail(each) for each in spec.metrics.outcome_guardrails)
+    yield from (_plan_guardrail(each) for each in spec.metrics.outcome_guardrails)
+    if resolve_win_rule(spec) == "noHarm":
+        yield from _no_harm_guardrails(spec)
     yield from (_plan_outcome(each, "secondary") for each in spec.metrics.secondary)
+
+
+def _no_harm_guardrails(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
+    """Yield a guardrail for each success metric without one of the same outcome."""
+    given = {(each.feedback, each.type or "rate", each.goal or "increase") for each in spec.metrics.outcome_guardrails}
+    for metric in spec.metrics.success:
+        if (metric.feedback, metric.type, metric.goal) not in given:
+            twin = {
+                "role": "guardrail",
+                # Names in a spec have no dot.
+                "name": f"{metric.name}.noHarm",
+                "minimum_effect": None,
+                "margin": parse_percent(DEFAULT_MARGIN),
+            }
+            yield _plan_outcome(metric, "success").model_copy(update=twin)
 
 
 def _plan_outcome(metric: FeedbackMetric, role: Literal["success", "secondary"]) -> PlanOutcome:
@@ -105,16 +154,21 @@ def _plan_outcome(metric: FeedbackMetric, role: Literal["success", "secondary"])
         type=metric.type,
         goal=metric.goal,
         cap=metric.cap,
+        window=metric.window,
         minimum_effect=None if metric.minimum_effect is None else parse_percent(metric.minimum_effect),
     )
 
 
+def _plan_guardrail(guardrail: ExperimentGuardrail) -> PlanOutcome:
+    return plan_outcome_guardrail(guardrail).model_copy(update={"window": guardrail.window})
+
+
 def plan_hash(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
-    """Return 16 hex digits of SHA-256 over everything that a plan depends on; not over `stopped` and `exposureLog`.
+    """Return 16 hex digits of SHA-256 over everything that a plan depends on; not over the fields in `_NOT_PLANNED`.
 
     Values equal to their defaults are left out, so a release that adds a field changes no plan's hash.
     """
-    fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"stopped", "exposure_log"})
+    fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_NOT_PLANNED)
     body = json.dumps([fields, [arm.hash for arm in arms]], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
@@ -135,6 +189,7 @@ def find_changed_fields(plan: FrozenPlan, spec: ExperimentSpec, arms: Sequence[P
         "spec.alpha": plan.alpha != spec.alpha,
         "spec.stop": stop != (spec.stop.max_duration, spec.stop.max_units),
         "spec.onWin": comparison.on_win != spec.on_win,
+        "spec.preset or spec.winBy": (comparison.win_by or "anyMetric") != resolve_win_rule(spec),
         "spec.allocation": comparison.allocation != _allocation(spec),
     }
     named = [name for name, differs in found.items() if differs]

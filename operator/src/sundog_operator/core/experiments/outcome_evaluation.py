@@ -72,8 +72,13 @@ def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus
         attempt=attempt,
         epochs=frozenset(each.number for each in status.evidence_epochs),
         arms=frozenset(arm.name for arm in status.arms),
-        metrics=frozenset(map(feedback.name_sums, outcomes)),
+        metrics=frozenset((*map(feedback.name_sums, outcomes), *map(_name_reported_sums, outcomes))),
     )
+
+
+def _name_reported_sums(outcome: PlanOutcome) -> str:
+    """Return the name of the sums that show whether anything was reported; those of a window wait until it has passed."""
+    return outcome.feedback if feedback.window_s(outcome) else feedback.name_sums(outcome)
 
 
 def count_exposed_units(status: ExperimentStatus, counted: Counters, epoch: int, arm: str) -> int:
@@ -135,6 +140,7 @@ def evaluate_experiment_outcomes(
                 alpha=status.plan.alpha or DEFAULT_ALPHA,
                 undecided_reason=undecided_reason,
                 elapsed_s=elapsed_s,
+                rule=state.frozen_comparison(status).win_by or "anyMetric",
             )
         )
     metrics = (
@@ -147,7 +153,7 @@ def evaluate_experiment_outcomes(
         (each.role, each.name): each.feedback
         for own in planned.values()
         for each in own
-        if feedback.name_sums(each) not in reported
+        if _name_reported_sums(each) not in reported
     }
     return OutcomeEvaluation(
         metrics=tuple(_name_unreported(each, unreported) for each in metrics),
@@ -187,12 +193,21 @@ def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanO
     names = compared_arms(status)
     for epoch, shares in _evidence(status, names):
         number = epoch.number
-        exposed = [count_exposed_units(status, counted, number, name) for name in names]
+        all_exposed = [count_exposed_units(status, counted, number, name) for name in names]
+        exposed_by_window = {
+            window: [counted.feedback.matured.get((window, number, name), 0) for name in names]
+            if window
+            else all_exposed
+            for window in map(feedback.window_s, planned)
+        }
         yield OutcomeEpoch(
             shares,
             [
                 [
-                    OutcomeCounts(exposed[place], *counted.feedback.of(feedback.name_sums(metric), number, name))
+                    OutcomeCounts(
+                        exposed_by_window[feedback.window_s(metric)][place],
+                        *counted.feedback.of(feedback.name_sums(metric), number, name),
+                    )
                     for place, name in enumerate(names)
                 ]
                 for metric in planned

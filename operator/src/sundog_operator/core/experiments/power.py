@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import CONTROL, ExperimentSpec, MetricStatus, parse_percent
-from sundog_operator.core.experiments import allocation, winner
+from sundog_operator.core.experiments import allocation, freeze, winner
 from sundog_operator.core.stats import group_sequential
 from sundog_operator.core.stats.findings import format_rough_duration
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
@@ -109,8 +109,9 @@ def forecast_experiment(
         runs: number of simulated experiments.
         on_look: called with the number of each finished look, of `LOOKS`.
     """
-    design = _design(spec, metric_index, horizon(spec, traffic))
-    step_s = horizon(spec, traffic).total_seconds() / LOOKS
+    longest, window = _evidence_time(spec, traffic, metric_index)
+    design = _design(spec, metric_index, longest)
+    step_s = longest.total_seconds() / LOOKS
     effects = [effect, *[0.0] * (len(spec.arms) - 1)]
     simulated = experiment_simulation.simulate_experiments(
         design,
@@ -130,14 +131,15 @@ def forecast_experiment(
         for looks in (1, FEW_LOOKS)
     )
     won = [int(arm) for arm in simulated.winner]
-    ends = sorted(step_s * int(look) if look else math.inf for look in simulated.ended)
+    window_s = window.total_seconds()
+    ends = sorted(window_s + step_s * int(look) if look else math.inf for look in simulated.ended)
     right = sum(arm == 0 for arm in won) if effect > 0 else 0
     return ExperimentForecast(
         effect=effect,
         units=units,
         one_look=one_look,
         few_looks=few_looks,
-        seconds=units / units_per_second(spec, traffic),
+        seconds=window_s + units / units_per_second(spec, traffic),
         right=right / runs,
         wrong=(sum(arm != experiment_simulation.NO_WINNER for arm in won) - right) / runs,
         no_winner=sum(map(bool, simulated.hopeless)) / runs,
@@ -146,11 +148,23 @@ def forecast_experiment(
     )
 
 
+def expected_units(spec: ExperimentSpec, base: ControlBaseline, metric_index: int) -> float:
+    """Return units of all arms at which an arm with the minimum effect is typically decided; infinite for never."""
+    design = _design(spec, metric_index, spec.stop.max_duration)
+    return experiment_simulation.expected_units(design, base, planned_metrics(spec)[metric_index].effect)
+
+
 def expected_duration(spec: ExperimentSpec, traffic: ExperimentTraffic, metric_index: int) -> tuple[float, float]:
     """Return units of all arms and seconds until an arm with the minimum effect is typically decided; infinite for never."""
-    design = _design(spec, metric_index, horizon(spec, traffic))
-    units = experiment_simulation.expected_units(design, traffic.base, planned_metrics(spec)[metric_index].effect)
-    return units, units / units_per_second(spec, traffic)
+    units = expected_units(spec, traffic.base, metric_index)
+    _, window = _evidence_time(spec, traffic, metric_index)
+    return units, window.total_seconds() + units / units_per_second(spec, traffic)
+
+
+def _evidence_time(spec: ExperimentSpec, traffic: ExperimentTraffic, metric_index: int) -> tuple[timedelta, timedelta]:
+    """Return how long units come that count for a metric before the end, and its conversion window, which each has to pass."""
+    window = spec.metrics.success[metric_index].window or timedelta()
+    return max(horizon(spec, traffic) - window, timedelta(seconds=1)), window
 
 
 @functools.lru_cache
@@ -174,37 +188,46 @@ def planned_metrics(spec: ExperimentSpec) -> tuple[OutcomeMetric, ...]:
 
 
 def find_undecidable_metric(
-    spec: ExperimentSpec, units_per_second_of_all: float, bases: Mapping[str, ControlBaseline]
+    spec: ExperimentSpec,
+    units_per_second_of_all: float,
+    bases: Mapping[str, ControlBaseline],
+    *,
+    is_bound: bool = False,
 ) -> str:
     """Return a sentence about a success metric that is unlikely to be decided within `stop` at its minimum effect; empty for none.
 
-    The sentence has the units and the time that the effect needs.
+    The sentence has the units and the time that the effect needs, and the units that come.
 
     Args:
         spec: the frozen spec.
         units_per_second_of_all: new units of the service, exposed or not.
         bases: value of a unit of control, by metric name; metrics without one are skipped.
+        is_bound: there are at most so many units.
     """
+    if freeze.resolve_win_rule(spec) == "noHarm":
+        # An arm then wins without being better.
+        return ""
     for place, metric in enumerate(planned_metrics(spec)):
         base = bases.get(metric.name)
         if base is None or units_per_second_of_all <= 0:
             continue
         traffic = ExperimentTraffic(units_per_second_of_all, base)
-        longest = horizon(spec, traffic)
-        needed = experiment_simulation.expected_units(_design(spec, place, longest), base, metric.effect)
+        longest, window = _evidence_time(spec, traffic, place)
+        needed = expected_units(spec, base, place)
         rate = units_per_second(spec, traffic)
         coming = rate * longest.total_seconds()
         if needed <= coming:
             continue
         effect = f"an effect of {100 * metric.effect:.3g} %{'' if metric.minimum_effect else ' (the default)'}"
+        least, most = ("at least ", "at most ") if is_bound else ("", "")
         needs = (
-            f"{effect} needs about {needed:.3g} units, {format_rough_duration(needed / rate)} at this rate"
+            f"{effect} needs about {needed:.3g} units, {least}{format_rough_duration(needed / rate + window.total_seconds())} at this rate"
             if math.isfinite(needed)
             else f"no number of units detects {effect}"
         )
         return (
             f"{metric.name} {UNLIKELY_TEXT}: {needs};"
-            f" {coming:.3g} come in {format_rough_duration(longest.total_seconds())}"
+            f" {most}{3600 * rate:.3g} come in an hour, {coming:.3g} in {format_rough_duration(longest.total_seconds())}"
         )
     return ""
 

@@ -6,6 +6,10 @@ Absence of harm does not suffice, because a bad arm must not win by lack of evid
 and under any dependence. Guardrails take nothing of α, because all of them have to pass.
 Source: Schultzberg et al. (arXiv 2402.11609) for the roles.
 
+That is the rule `anyMetric`. By `everyMetric` each success metric has to be better; fewer arms win, so the same bound holds. By `noHarm` an
+arm wins when every guardrail has passed, among them one for each success metric, and none of these is worse. So P(an arm that is worse than
+control by at least a margin in any of them is ever declared the winner) ≤ α.
+
 e-BH would find more. But it bounds the share of false findings only at a single evaluation. It also needs the e-processes of all arms and
 metrics to have a common filtration. Here they have none, because a unit's first outcome reveals the arm of its second.
 
@@ -22,7 +26,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from sundog_operator.api import FeedbackMetric, parse_percent
+from sundog_operator.api import FeedbackMetric, WinRule, parse_percent
 from sundog_operator.core.stats import outcome_comparison, outcome_counts
 from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.outcome_counts import OutcomeEpoch, OutcomeMetric
@@ -76,6 +80,7 @@ class WinnerInputs:
         alpha: the error of each direction.
         undecided_reason: why the counts allow no decision, such as a sample-ratio mismatch; empty where they do.
         elapsed_s: seconds in which units were exposed, to estimate durations.
+        rule: the plan's rule for winning.
     """
 
     metrics: Sequence[OutcomeMetric]
@@ -84,6 +89,7 @@ class WinnerInputs:
     alpha: float
     undecided_reason: str = ""
     elapsed_s: float = math.nan
+    rule: WinRule = "anyMetric"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +98,8 @@ class ArmDecision:
 
     Attributes:
         name: name of the arm.
-        standing: Won: it may be the winner. Held: a metric is better, but something is missing or the counts are invalid. Hopeless: no
-            metric has an effect worth finding. Out: harm, or worse by a metric. Open: none of these.
+        standing: Won: it may be the winner. Held: its metrics suffice, but something is missing or the counts are invalid. Hopeless: too
+            few metrics have an effect worth finding. Out: harm, or worse by a metric. Open: none of these.
         reason: the reason in words.
         findings: the finding of each success metric, in the order of the plan.
     """
@@ -136,13 +142,13 @@ def decide_winner(inputs: WinnerInputs) -> WinnerDecision:
     epochs = inputs.epochs or [_empty_epoch(len(inputs.metrics), len(inputs.arms))]
     by_metric = outcome_comparison.evaluate_outcomes(inputs.metrics, epochs, inputs.alpha, elapsed_s=inputs.elapsed_s)
     arms = tuple(
-        _decide_arm(arm, tuple(findings[index] for findings in by_metric), inputs.undecided_reason)
+        _decide_arm(arm, tuple(findings[index] for findings in by_metric), inputs)
         for index, arm in enumerate(inputs.arms)
     )
     if inputs.undecided_reason:
         return WinnerDecision(Decision.UNDECIDED, "", f"nothing is decided: {inputs.undecided_reason}", arms)
     if won := [arm for arm in arms if arm.standing == ArmStanding.WON]:
-        return _choose_winner(won, arms)
+        return _choose_winner(won, arms, inputs.rule)
     if all(arm.standing in (ArmStanding.OUT, ArmStanding.HOPELESS) for arm in arms):
         return WinnerDecision(Decision.NO_WINNER, "", f"no arm can win any more: {_list_reasons(arms)}", arms)
     if not inputs.metrics:
@@ -156,30 +162,31 @@ def _empty_epoch(metrics: int, arms: int) -> OutcomeEpoch:
     return OutcomeEpoch((1,) * (arms + 1), [[outcome_counts.OutcomeCounts()] * (arms + 1)] * metrics)
 
 
-def _decide_arm(arm: ArmInput, findings: tuple[OutcomeFinding, ...], undecided_reason: str) -> ArmDecision:
-    standing, reason = _standing(arm, findings)
-    if undecided_reason and not arm.dropped:
-        standing, reason = ArmStanding.HELD, f"nothing is decided: {undecided_reason}"
+def _decide_arm(arm: ArmInput, findings: tuple[OutcomeFinding, ...], inputs: WinnerInputs) -> ArmDecision:
+    standing, reason = _standing(arm, findings, inputs.rule)
+    if inputs.undecided_reason and not arm.dropped:
+        standing, reason = ArmStanding.HELD, f"nothing is decided: {inputs.undecided_reason}"
     return ArmDecision(arm.name, standing, reason, findings)
 
 
-def _standing(arm: ArmInput, findings: Sequence[OutcomeFinding]) -> tuple[ArmStanding, str]:
+def _standing(arm: ArmInput, findings: Sequence[OutcomeFinding], rule: WinRule) -> tuple[ArmStanding, str]:
     """Return an arm's standing and the reason; earlier cases win."""
     by: dict[OutcomeVerdict, list[OutcomeFinding]] = {}
     for each in findings:
         by.setdefault(each.verdict, []).append(each)
-    harmed = sorted(name for name, verdict in arm.guardrails.items() if verdict == MetricVerdict.HARM)
     waiting = sorted(name for name, verdict in arm.guardrails.items() if verdict != MetricVerdict.PASSED)
-    sentences = [
-        each.sentence(arm.name) for each in (by.get(OutcomeVerdict.WORSE) or by.get(OutcomeVerdict.BETTER) or findings)
-    ]
+    if exclusion := _find_exclusion(arm, by.get(OutcomeVerdict.WORSE, ())):
+        return ArmStanding.OUT, exclusion
+    if rule == "noHarm":
+        return _no_harm_standing(arm, waiting)
+    if rule == "everyMetric" and (rest := [each for each in findings if each.verdict != OutcomeVerdict.BETTER]):
+        without_effect = by.get(OutcomeVerdict.NO_EFFECT, ())
+        return (
+            ArmStanding.HOPELESS if without_effect else ArmStanding.OPEN,
+            [*without_effect, *rest][0].sentence(arm.name),
+        )
+    sentences = [each.sentence(arm.name) for each in (by.get(OutcomeVerdict.BETTER) or findings)]
     match by:
-        case _ if arm.dropped:
-            return ArmStanding.OUT, f"{arm.name} was dropped: {arm.dropped}"
-        case _ if harmed:
-            return ArmStanding.OUT, f"{arm.name} cannot win: {', '.join(harmed)} worse than its margin"
-        case {OutcomeVerdict.WORSE: _}:
-            return ArmStanding.OUT, f"{arm.name} cannot win: {sentences[0]}"
         case {OutcomeVerdict.BETTER: _} if missing := [
             *by.get(OutcomeVerdict.NO_DATA, ()),
             *by.get(OutcomeVerdict.INVALID, ()),
@@ -194,11 +201,30 @@ def _standing(arm: ArmInput, findings: Sequence[OutcomeFinding]) -> tuple[ArmSta
     return ArmStanding.OPEN, sentences[0] if sentences else f"{arm.name}: the plan has no success metric"
 
 
-def _choose_winner(won: Sequence[ArmDecision], arms: Sequence[ArmDecision]) -> WinnerDecision:
+def _find_exclusion(arm: ArmInput, worse: Sequence[OutcomeFinding]) -> str:
+    """Return why an arm cannot win, whatever the rule; empty if it can. `worse` are the metrics by which it is worse."""
+    if arm.dropped:
+        return f"{arm.name} was dropped: {arm.dropped}"
+    if harmed := sorted(name for name, verdict in arm.guardrails.items() if verdict == MetricVerdict.HARM):
+        return f"{arm.name} cannot win: {', '.join(harmed)} worse than its margin"
+    return f"{arm.name} cannot win: {worse[0].sentence(arm.name)}" if worse else ""
+
+
+def _no_harm_standing(arm: ArmInput, waiting: Sequence[str]) -> tuple[ArmStanding, str]:
+    """Return the standing of an arm without harm; `waiting` are the guardrails that have not passed."""
+    if waiting or not arm.guardrails:
+        return ArmStanding.OPEN, f"{arm.name} waits for {', '.join(waiting) or 'its guardrails'} to pass"
+    return ArmStanding.WON, f"{arm.name} does no harm: {', '.join(sorted(arm.guardrails))} passed"
+
+
+def _choose_winner(won: Sequence[ArmDecision], arms: Sequence[ArmDecision], rule: WinRule) -> WinnerDecision:
     """Return the decision for the best of the arms that may win; the reason names the other arms."""
     indices = range(len(won[0].findings))
-    index = next(index for index in indices if any(arm.findings[index].verdict == OutcomeVerdict.BETTER for arm in won))
-    better = [arm for arm in won if arm.findings[index].verdict == OutcomeVerdict.BETTER]
+    better_by = (index for index in indices if any(arm.findings[index].verdict == OutcomeVerdict.BETTER for arm in won))
+    # Without harm, an arm may win that is better by no metric; then the first metric decides.
+    index = next(better_by, 0)
+    better = [arm for arm in won if arm.findings[index].verdict == OutcomeVerdict.BETTER] or won
+    merit = "without harm" if rule == "noHarm" else "better than control"
     winner = max(better, key=lambda arm: _lower_improvement(arm.findings[index]))
     bar = _lower_improvement(winner.findings[index])
     near = [arm.name for arm in won if arm is not winner and not arm.findings[index].improvement[1] < bar]
@@ -206,9 +232,9 @@ def _choose_winner(won: Sequence[ArmDecision], arms: Sequence[ArmDecision]) -> W
     others = [arm for arm in arms if arm.standing in (ArmStanding.OPEN, ArmStanding.HELD)]
     reason = [winner.reason]
     if near:
-        reason.append(f"also better than control, not distinguishable from {winner.name}: {', '.join(near)}")
+        reason.append(f"also {merit}, not distinguishable from {winner.name}: {', '.join(near)}")
     if less:
-        reason.append(f"better than control, but less than {winner.name}: {', '.join(less)}")
+        reason.append(f"{merit}, but less {'good ' if rule == 'noHarm' else ''}than {winner.name}: {', '.join(less)}")
     if others:
         reason.append(f"undecided: {', '.join(arm.name for arm in others)}")
     return WinnerDecision(Decision.WINNER, winner.name, "; ".join(reason), tuple(arms))

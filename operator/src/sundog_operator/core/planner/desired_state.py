@@ -112,8 +112,9 @@ def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
     caps = dict.fromkeys(
         (each.feedback, cap) for each in outcomes if (cap := feedback.cap_in_millionths(each)) is not None
     )
+    windows = dict.fromkeys((each.feedback, own) for each in outcomes if (own := feedback.window_s(each)))
     most_units = MAX_ROLLOUT_UNITS if compared is None else experiment_state.max_first_exposures(status)
-    return SplitFeedback(names_of, most_units, tuple(caps))
+    return SplitFeedback(names_of, most_units, tuple(caps), tuple(windows))
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:

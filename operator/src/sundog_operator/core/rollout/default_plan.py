@@ -110,6 +110,18 @@ def add_harm_guardrails(
     return (*resolved, *hidden)
 
 
+def add_default_guardrails(given: Sequence[MetricGuardrail], traffic: StableTraffic) -> tuple[MetricGuardrail, ...]:
+    """Return the given guardrails and the defaults of rollouts; a given latency replaces the default one."""
+    known = {each.metric for each in given}
+    has_latency = any(is_latency_metric(each.metric or "") for each in given)
+    defaults = (
+        each
+        for each in _default_guardrails(traffic)
+        if each.metric not in known and not (has_latency and is_latency_metric(each.metric or ""))
+    )
+    return (*given, *defaults)
+
+
 def _default_guardrails(traffic: StableTraffic) -> tuple[RolloutGuardrail, ...]:
     if traffic.is_busy:
         return RolloutGuardrail(metric=ERROR_RATE), RolloutGuardrail(metric="latencyP99", margin="10%")

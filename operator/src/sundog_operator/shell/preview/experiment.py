@@ -12,15 +12,16 @@ from sundog_operator.api import (
     ModelDeploymentStatus,
     PlanComparison,
     Rollout,
+    format_duration,
 )
 from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import salts, units
 from sundog_operator.core.edge.salts import SaltOwner
-from sundog_operator.core.experiments import arms, freeze, log_exports, outcome_evaluation, power, state
+from sundog_operator.core.experiments import arms, freeze, log_exports, power, state
 from sundog_operator.core.experiments.admission import ExperimentAcceptance, check_admission
 from sundog_operator.core.experiments.arms import PlannedArm
-from sundog_operator.core.experiments.evaluation import ObservedTraffic
+from sundog_operator.core.experiments.expected_traffic import ExpectedTraffic, expect_traffic
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.admission import accept_model_deployment as accept_deployment
@@ -298,50 +299,59 @@ def _describe_alpha(spec: ExperimentSpec) -> str:
 
 
 def _describe_duration(spec: ExperimentSpec, observed: ObservedState | None) -> Iterator[str]:
-    """Describe how long it takes to find a better arm, by the counts of the newest similar Experiment."""
-    known = _find_similar_experiment(spec, observed)
-    if known is None:
+    """Describe how long it takes to find a better arm, by expected values or the counts of the newest similar Experiment."""
+    if freeze.resolve_win_rule(spec) == "noHarm":
+        yield "duration: unknown; estimates are for arms that are better, and by noHarm an arm need not be"
+        return
+    expected = expect_traffic(
+        spec,
+        observed.user_experiments if observed is not None else (),
+        _latest_request_rate(observed),
+        "of the newest plan",
+    )
+    if not expected.bases:
         yield "duration: unknown; `sundog experiment power` estimates it from your traffic and control's metric"
         return
-    name, traffic, bases = known
-    yield f"by the counts of Experiment {name}, {traffic.units_per_second * 86_400:.0f} new units a day:"
+    rate = expected.units_per_second
+    most = "at most " if expected.is_bound else ""
+    yield f"{expected.source}, {f'{most}{rate * 86_400:.0f}' if rate else 'an unknown number of'} new units a day:"
     for index, metric in enumerate(power.planned_metrics(spec)):
-        if metric.name not in bases:
-            continue
-        base = bases[metric.name]
-        text = power.find_undecidable_metric(spec, traffic.units_per_second, {metric.name: base})
-        if not text:
-            count, seconds = power.expected_duration(
-                spec, power.ExperimentTraffic(traffic.units_per_second, base), index
-            )
-            found = f"is typically found after {count:.0f} units, in {format_rough_duration(seconds)}"
-            better = f"an arm that is {100 * metric.effect:.3g} % better"
-            text = f"{metric.name}: {better} {found if math.isfinite(seconds) else 'is never found'}"
-        yield f"{text}; control has {base.value:.3g}"
+        base = expected.bases.get(metric.name)
+        if base is not None:
+            yield f"{_describe_metric_duration(spec, expected, index, base)}; control has {base.value:.3g}"
 
 
-def _find_similar_experiment(
-    spec: ExperimentSpec, observed: ObservedState | None
-) -> tuple[str, ObservedTraffic, dict[str, ControlBaseline]] | None:
-    """Return (name, traffic, control's baselines) of the newest other Experiment with the same unit and a common success metric."""
-    found = []
-    for experiment in observed.user_experiments if observed is not None else ():
-        traffic = outcome_evaluation.observe_past_traffic(experiment.status, experiment.uid)
-        if traffic is None or units.frozen_unit(experiment.status.plan) != units.resolve_unit(spec.unit):
-            continue
-        counted = {
-            (each.feedback, each.type, each.cap): traffic.control_values[each.name]
-            for each in outcome_evaluation.planned_outcomes(experiment.status, outcome_evaluation.SUCCESS)
-            if each.name in traffic.control_values
-        }
-        bases = {
-            each.name: ControlBaseline(*counted[each.feedback, each.type, each.cap])
-            for each in spec.metrics.success
-            if counted.get((each.feedback, each.type, each.cap), (0.0,))[0] > 0
-        }
-        if bases:
-            found.append((experiment.status.since, experiment.name, traffic, bases))
-    if not found:
+def _describe_metric_duration(
+    spec: ExperimentSpec, expected: ExpectedTraffic, index: int, base: ControlBaseline
+) -> str:
+    """Describe the units and the time that one success metric typically takes."""
+    metric, rate = power.planned_metrics(spec)[index], expected.units_per_second
+    if rate and (text := power.find_undecidable_metric(spec, rate, {metric.name: base}, is_bound=expected.is_bound)):
+        return text
+    count = power.expected_units(spec, base, index)
+    text = f"{metric.name}: an arm that is {100 * metric.effect:.3g} % better"
+    if not math.isfinite(count):
+        return f"{text} is never found"
+    text = f"{text} is typically found after {count:.0f} units"
+    if not rate:
+        stop = spec.stop.max_duration
+        return (
+            f"{text}; at least {count / (stop.total_seconds() / 3600):.3g} have to come in an hour,"
+            f" because it stops after {format_duration(stop)}"
+        )
+    _, seconds = power.expected_duration(spec, power.ExperimentTraffic(rate, base), index)
+    return f"{text}, in {'at least ' if expected.is_bound else ''}{format_rough_duration(seconds)}"
+
+
+def _latest_request_rate(observed: ObservedState | None) -> float | None:
+    """Return the requests per second in the newest frozen plan, the only traffic known here; None without one."""
+    if observed is None:
         return None
-    _, name, traffic, bases = max(found, key=lambda each: (str(each[0]), each[1]))
-    return name, traffic, bases
+    plans = [
+        *(each.status.plan for each in observed.rollouts),
+        *(each.status.plan for each in observed.user_experiments),
+    ]
+    known = [
+        (each.frozen_at, each.requests_per_second) for each in plans if each.frozen_at and each.requests_per_second
+    ]
+    return max(known)[1] if known else None

@@ -1,13 +1,14 @@
 """Conditions and phases of users' Experiments."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from sundog_operator.api import Condition, ExperimentSpec, ExperimentStatus, MetricStatus, experiment_conditions
 from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import Cause, EndReason, ExperimentReason, MetricNote
 from sundog_operator.core.edge import salts
-from sundog_operator.core.experiments import arms, outcome_evaluation, state
+from sundog_operator.core.experiments import arms, expected_traffic, outcome_evaluation, state
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status, lifecycle
@@ -87,19 +88,50 @@ def _accepted(context: PlanContext, experiment: UserExperiment, status: Experime
             f"{fields}: cannot be changed while it runs. Undo that, or set spec.stopped and create another Experiment"
         )
         return Conclusion("False", ExperimentReason.PLAN_FROZEN, _with_plan_note(status, message))
-    warnings = [] if is_over(status) else _warnings(context, experiment, spec)
+    warnings = [] if is_over(status) else _warnings(context, experiment, spec, status)
     if not warnings:
         return Conclusion("True", ExperimentReason.ACCEPTED, "")
     return Conclusion("True", warnings[0].reason, "; ".join(each.message for each in warnings))
 
 
-def _warnings(context: PlanContext, experiment: UserExperiment, spec: ExperimentSpec) -> list[Cause]:
+def _warnings(
+    context: PlanContext, experiment: UserExperiment, spec: ExperimentSpec, status: ExperimentStatus
+) -> list[Cause]:
     """Return what an accepted spec probably does not intend."""
     reuse = salts.make_reuse_message("Experiment", experiment.name, context.observed.salts)
     stable = context.revision(context.stable_number or 0)
     equal = arms.describe_equal_arms(stable, spec, context.spec) if stable is not None else ""
-    found = (Cause(ExperimentReason.SALT_REUSED, reuse), Cause(ExperimentReason.ARMS_EQUAL, equal))
+    found = (
+        Cause(ExperimentReason.SALT_REUSED, reuse),
+        Cause(ExperimentReason.ARMS_EQUAL, equal),
+        Cause(ExperimentReason.UNDERPOWERED, _find_power_problem(context, experiment, spec, status)),
+    )
     return [each for each in found if each.message]
+
+
+def _find_power_problem(
+    context: PlanContext, experiment: UserExperiment, spec: ExperimentSpec, status: ExperimentStatus
+) -> str:
+    """Return a sentence about a success metric that has no estimate yet and is unlikely to be decided; empty for none.
+
+    Once a metric has an estimate, its entry of `status.metrics` has the warning, by the Experiment's own counts.
+    """
+    estimated = {each.name for each in status.metrics if each.ratio is not None}
+    if not spec.metrics.success or estimated.issuperset(each.name for each in spec.metrics.success):
+        return ""
+    others = [each for each in context.observed.user_experiments if each.name != experiment.name]
+    # The frozen rate does not change, so neither does the message.
+    frozen = status.plan.requests_per_second if state.is_frozen(status) else None
+    rate, when = (_present_rate(context), "at present") if frozen is None else (frozen, "before the start")
+    expected = expected_traffic.expect_traffic(spec, others, rate, when)
+    waiting = {name: base for name, base in expected.bases.items() if name not in estimated}
+    return replace(expected, bases=waiting).find_undecidable_metric(spec)
+
+
+def _present_rate(context: PlanContext) -> float | None:
+    """Return the service's requests per second, with few digits, so that a message does not change all the time."""
+    rate = context.traffic_of(context.stable_number).requests_per_second if context.stable_number is not None else None
+    return None if rate is None else float(f"{rate:.2g}")
 
 
 def _with_plan_note(status: ExperimentStatus, message: str) -> str:
