@@ -119,9 +119,9 @@ async def test_pods_of_sundog_count_as_they_are_now_and_others_as_they_were(serv
     devices, memory = DeviceInventory(), Memory()
     found = await look(devices, server, clock, memory)
     assert [node["metadata"]["name"] for node in found.nodes] == ["a"]
-    assert found.taken == {("a", GPU): 1}
+    assert found.taken == {("a", GPU): 1, ("a", "pods"): 1}
     memory.pods = [pod(4, **OURS)]
-    assert (await look(devices, server, clock, memory)).taken == {("a", GPU): 5}
+    assert (await look(devices, server, clock, memory)).taken == {("a", GPU): 5, ("a", "pods"): 2}
     assert server.lists["pods"] == 1
 
 

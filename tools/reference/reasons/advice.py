@@ -125,9 +125,9 @@ ADVICE: Final = {
     "WarmupFailed": Advice(_LOGS, _EDIT_OR_RETRY),
     # Capacity
     "InsufficientCapacity": Advice(
-        "kubectl describe nodes", "Free GPUs, add nodes, or request fewer. The stable revision is unchanged."
+        "sundog capacity", "Free GPUs, CPU or memory, add nodes, or request less. The stable revision is unchanged."
     ),
-    "InsufficientQuota": Advice(_QUOTA, "Raise the quota, or request fewer GPUs. The stable revision is unchanged."),
+    "InsufficientQuota": Advice(_QUOTA, "Raise the quota, or request less. The stable revision is unchanged."),
     # Traffic
     "Confirming": Advice(DESCRIBE, "Wait. This usually takes a second."),
     "EdgeNotConfirmed": Advice(
@@ -203,6 +203,10 @@ ADVICE: Final = {
         " `sundog retry NAME`. Chance alone causes one mismatch in a thousand rollouts.",
     ),
     "CandidateUnavailable": Advice(_LOGS, "Fix what ends the candidate's replicas, then edit the manifest."),
+    "CapacityLost": Advice(
+        "sundog capacity",
+        "Bring the nodes or the quota back. The operator then starts another rollout of the revision.",
+    ),
     "NotificationFailed": Advice(DESCRIBE, "Fix the receiver. The operator retries for an hour."),
     "ReplicaLost": Advice(_LOGS, "If it repeats, read the end of the replica's log: often it needs more memory."),
     "PoisonRequest": Advice(_LOGS, "Find the request by its id in the log, and fix the model or refuse such requests."),

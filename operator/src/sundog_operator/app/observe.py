@@ -47,7 +47,6 @@ from sundog_operator.ports import (
     MODEL_DEPLOYMENT,
     POD,
     RAY_CLUSTER,
-    RESOURCE_QUOTA,
     Object,
     Ref,
 )
@@ -216,7 +215,7 @@ async def _list_pods(deps: Dependencies, namespace: str, service: str, clusters:
 async def _read_capacity(
     deps: Dependencies, deployment: Object, status: ModelDeploymentStatus
 ) -> AvailableCapacity | None:
-    """Return the free accelerators for the spec while its revision is not settled; else None.
+    """Return the free resources for the spec while its revision is not settled; else None.
 
     Without permission to read nodes and pods of other namespaces nothing is known, and the scheduler alone decides.
     """
@@ -250,18 +249,18 @@ async def _read_arm_capacity(
 async def _read_capacities(
     deps: Dependencies, namespace: str, specs: Mapping[tuple[str, str], ModelDeploymentSpec]
 ) -> Mapping[tuple[str, str], AvailableCapacity]:
-    """Return the free accelerators for each spec that requests some.
+    """Return the free resources for the pods of each spec.
 
     An operator with permissions in some namespaces only sees their quotas, but no nodes.
     """
     installation = deps.settings.installation
-    if installation is None or not any(spec.resources.gpu.count for spec in specs.values()):
+    if installation is None or not specs:
         return {}
     try:
-        quotas = await deps.kube.list(RESOURCE_QUOTA, namespace)
+        quotas = await deps.devices.read_quotas(deps.kube, namespace, deps.clock)
         devices = await deps.devices.read(deps.server or deps.kube, deps.kube, deps.clock)
     except DependencyError as err:
-        log.debug("free accelerators are unknown: %s", err)
+        log.debug("free resources are unknown: %s", err)
         return {}
     found = {
         name: capacity.find_available_capacity(spec, devices, quotas, installation) for name, spec in specs.items()

@@ -214,6 +214,16 @@ def matches_terms(labels: Mapping[str, str], terms: Sequence[Json]) -> bool:
     return not terms or any(all(_matches(labels, each) for each in term["matchExpressions"]) for term in terms)
 
 
+def find_type(labels: Mapping[str, str]) -> str:
+    """Return the type of a node's devices as its labels name it; empty if none does."""
+    return next((labels[key] for key in TYPE_LABELS if labels.get(key)), "")
+
+
+def find_memory_mib(labels: Mapping[str, str]) -> int | None:
+    """Return the memory of each of a node's devices in MiB as its labels name it; None if none does."""
+    return next((int(labels[key]) for key in MEMORY_LABELS if labels.get(key, "").isdecimal()), None)
+
+
 def _matches(labels: Mapping[str, str], expression: Json) -> bool:
     found, values = labels.get(expression["key"]), expression["values"]
     if expression["operator"] == "In":

@@ -86,7 +86,7 @@ class ObservedState:
         installation: of a Kubernetes cluster; None in local mode.
         references: other objects that its pods need, as far as the operator looked for them.
         pods: pods of its revisions, and of the heads and stores of its RayClusters; none in local mode.
-        room: free accelerators of the requested kind; None if the spec requests none, or the operator did not look.
+        room: free resources for pods of the spec; None if nothing is known, or the operator did not look.
         route: the HTTPRoute of its name, if its endpoint names a Gateway.
         routes_served: whether the API server has the HTTPRoute API, as far as the operator looked.
         answer: the last answer of the current step's webhook; None if there is none yet.

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 from sundog_operator.api import Condition, RevisionStatus, format_duration
-from sundog_operator.api.reasons import Cause, EndReason
+from sundog_operator.api.reasons import Cause, DeploymentReason, EndReason
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state, windows
@@ -12,6 +12,9 @@ from sundog_operator.core.rollout import state, windows
 UNAVAILABLE_GRACE: Final = timedelta(seconds=30)
 """Time for which a candidate or an arm with traffic may lack a healthy replica while stable has one."""
 EARLIEST_TIME: Final = datetime.min.replace(tzinfo=UTC)
+_NO_PLACE: Final = frozenset({DeploymentReason.UNSCHEDULABLE, DeploymentReason.POD_REFUSED})
+"""Reasons of pods that the cluster has no room for, whatever the revision is."""
+
 AnyRevision = TypeVar("AnyRevision", bound=RevisionStatus)
 
 
@@ -28,9 +31,9 @@ def find_failure(context: PlanContext, candidate: RevisionStatus) -> Cause | Non
     if is_unavailable(context, candidate):
         failing = _stored_not_ready(context)
         why = f": {failing.message}" if failing is not None else ""
-        return Cause(
-            EndReason.CANDIDATE_UNAVAILABLE, f"no healthy replica for {UNAVAILABLE_GRACE.total_seconds():g} s{why}"
-        )
+        is_placed = failing is None or failing.reason not in _NO_PLACE
+        reason = EndReason.CANDIDATE_UNAVAILABLE if is_placed else EndReason.CAPACITY_LOST
+        return Cause(reason, f"no healthy replica for {UNAVAILABLE_GRACE.total_seconds():g} s{why}")
     late = find_late_reason(context, candidate)
     if not late or not _is_deadline_fatal(context):
         return None

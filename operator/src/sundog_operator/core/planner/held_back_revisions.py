@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.api import LastRollout, ModelDeploymentStatus
+from sundog_operator.api.reasons import EndReason
 
 HELD_OUTCOMES: Final = ("Aborted", "RolledBack")
 MAX_HOLDS: Final = 10
 
 
 def is_failed_rollout(last: LastRollout | None) -> bool:
-    """Whether a rollout was aborted or rolled back."""
-    return last is not None and last.outcome in HELD_OUTCOMES
+    """Whether a rollout was aborted or rolled back. The loss of its nodes or quota says nothing about the revision."""
+    return last is not None and last.outcome in HELD_OUTCOMES and last.code != EndReason.CAPACITY_LOST
 
 
 def find_hold(status: ModelDeploymentStatus, number: int) -> LastRollout | None:

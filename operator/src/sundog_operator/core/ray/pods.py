@@ -14,6 +14,7 @@ from sundog_operator.api import Resources, parse_bytes
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.quantities import parse_quantity
 from sundog_operator.core.kubernetes import accelerators, grace_periods, names, pods, references
+from sundog_operator.core.kubernetes.pod_requests import OVERHEAD_BYTES
 from sundog_operator.core.kubernetes.pods import PodRequirements
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import valkey
@@ -31,9 +32,6 @@ CONTAINER_PORTS: Final[Mapping[str, int]] = {
     "serve-grpc": 9000,
 }
 """Ports of the head. KubeRay finds the dashboard's port by its name, and creates a Service with all of them."""
-
-OVERHEAD_BYTES: Final = 512 * 2**20
-"""Memory of Ray's own processes and its object store, beside the model, in each worker pod."""
 
 MAX_GRPC_BYTES: Final = 2**30
 MAX_INLINE_BYTES: Final = 1_000_000
