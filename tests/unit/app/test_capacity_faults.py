@@ -132,7 +132,7 @@ async def test_a_device_plugin_that_reports_no_device_any_more_holds_a_canary_ba
             {"requests.cpu": "1500m", "limits.memory": "4Gi"},
             "1 CPU needed by 1 more pod, 0 CPU left by requests.cpu of ResourceQuota team",
         ),
-        ({"pods": "3"}, {"pods": "3"}, "1 pod needed by 1 more pod, 0 pods left by pods of ResourceQuota team"),
+        ({"pods": "3"}, {"pods": "3"}, "1 pod needed, 0 pods left by pods of ResourceQuota team"),
     ],
     ids=["devices", "cpu", "pods"],
 )

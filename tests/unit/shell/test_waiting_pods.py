@@ -2,7 +2,11 @@
 
 from typing import Any
 
+from doubles.cluster import NAMESPACE, Cluster
+from doubles.kuberay import create_with_status
 from sundog_operator.core.kubernetes import names
+from sundog_operator.errors import Forbidden
+from sundog_operator.ports import POD, Ref
 from sundog_operator.shell.waiting_pods import describe_waiting_pods
 
 GPU = "nvidia.com/gpu"
@@ -55,3 +59,40 @@ def test_each_revision_has_its_constraints_and_the_newest_word_of_an_autoscaler(
         ("Autoscaler", "FailedScheduling: no instance type fits"),
     ]
     assert list(describe_waiting_pods([pod("d", 1)], events)) == []
+
+
+async def leave_unplaced(cluster: Cluster) -> None:
+    """A pod of `digits` without a node, and an event of an autoscaler about it."""
+    labels = {names.LABEL_MODEL_DEPLOYMENT: "digits", names.LABEL_REVISION: "2"}
+    condition = pod("w", 2, f"0/3 nodes are available: 3 Insufficient {GPU}.")["status"]["conditions"][0]
+    made = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "w", "namespace": NAMESPACE, "labels": labels},
+        "spec": {"containers": [{"name": "c", "image": "i"}]},
+    }
+    await create_with_status(cluster.kube, POD, made, {"phase": "Pending", "conditions": [condition]})
+    (stored,) = await cluster.kube.list(POD, NAMESPACE, labels)
+    about = {"kind": "Pod", "name": "w", "uid": stored["metadata"]["uid"]}
+    note = event("w", "NotTriggerScaleUp", "pod didn't trigger scale-up", "2026-11-25T12:01:00Z") | {"regarding": about}
+    meta = {"name": "w.1", "namespace": NAMESPACE}
+    await cluster.kube.create({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": meta, **note})
+
+
+def test_describe_shows_them_where_the_user_may_list_pods(on_server: Any, server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest()))
+    server.do(leave_unplaced)
+    waits = f"revision 2: 1 pod without a node: 0 of 3 nodes: 3 without enough free {GPU}"
+    done = on_server("describe", "digits")
+    assert done.code == 0
+    assert waits in done.out
+    assert "NotTriggerScaleUp: pod didn't trigger scale-up" in done.out
+    assert on_server("describe", "digits", "-o", "json").json["waitingPods"][0] == waits
+
+    def refuse(verb: str, ref: Ref) -> Exception | None:
+        return Forbidden("pods is forbidden (403)") if ref.kind == POD else None
+
+    server.cluster.kube.faults = refuse
+    done = on_server("describe", "digits")
+    assert done.code == 0
+    assert waits not in done.out

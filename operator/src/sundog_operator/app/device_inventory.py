@@ -18,6 +18,9 @@ FORBIDDEN_S: Final = 600.0
 """Pause after the API server refused. An operator with permissions in some namespaces only cannot list nodes."""
 
 
+OWN_INTERVAL_S: Final = 1.0
+"""Pause between two counts of Sundog's own pods, which are in memory."""
+
 QUOTA_INTERVAL_S: Final = 2.0
 """Pause between two reads of a namespace's quotas."""
 
@@ -26,11 +29,13 @@ class DeviceInventory:
     """The resources of nodes, pods and quotas, shared by all ModelDeployments.
 
     A refresh reads every pod of the cluster. The next one waits for `MIN_INTERVAL_S`, and for `COST_FACTOR` times the thread's CPU time of
-    the last one. Sundog's own pods are in memory, and always current.
+    the last one. Sundog's own pods are in memory, and are counted once a second for all.
     """
 
     def __init__(self) -> None:
         self._others: Inventory | None = None
+        self._all: Inventory | None = None
+        self._counted_at = -math.inf
         self._due_at = -math.inf
         self._lock = asyncio.Lock()
         self._quotas: dict[str, tuple[float, list[Object]]] = {}
@@ -52,10 +57,13 @@ class DeviceInventory:
             now = clock.monotonic()
             if now >= self._due_at:
                 self._due_at = now + await self._refresh(server)
-        if self._others is None:
-            return None
-        ours = await kube.views(POD, None, capacity.placed_requests, names.PART_OF_SUNDOG)
-        return capacity.add_pods(self._others, ours)
+                self._all = None
+            if self._others is None:
+                return None
+            if self._all is None or now >= self._counted_at + OWN_INTERVAL_S:
+                ours = await kube.views(POD, None, capacity.placed_requests, names.PART_OF_SUNDOG)
+                self._all, self._counted_at = capacity.add_pods(self._others, ours), now
+            return self._all
 
     async def _refresh(self, server: Kubernetes) -> float:
         """Read all nodes and pods, and return the seconds until the next refresh."""

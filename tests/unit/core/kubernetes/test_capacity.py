@@ -372,7 +372,7 @@ def test_nodes_that_a_pool_lacks_may_come() -> None:
         f" devices of another type or memory. {NODES_FIX}",
     )
     assert list(capacity.describe_room(found, 6)) == [
-        f"6 pods with 1 CPU and 2.5Gi memory and 1 {GPU} needed, 1 fit on 1 node, 4 pods on 2 nodes that may be added"
+        f"6 pods with 1 CPU, 2.5Gi memory, 1 {GPU} needed, 1 fit on 1 node, 4 pods on 2 nodes that may be added"
     ]
 
 
@@ -452,3 +452,13 @@ def test_nodes_hold_back_what_they_are_known_not_to_have(text: str, has_devices:
     quota_short = Cause("InsufficientQuota", "too few")
     assert capacity.is_blocking(quota_short, installation, has_devices=has_devices)
     assert not capacity.is_blocking(None, installation, has_devices=has_devices)
+
+
+def test_a_message_has_the_most_frequent_reasons_of_other_nodes() -> None:
+    away = [node(f"t{number}", 1, taints=[{"key": f"team-{number}", "effect": "NoSchedule"}]) for number in range(6)]
+    cordoned = [node(f"c{number}", 1, unschedulable=True) for number in range(3)]
+    found = room([node("a", 1), *away, *cordoned, {**node("cpu", 0), "status": {"allocatable": {"cpu": "4"}}}])
+    short = capacity.find_shortage(ONE, 2, found, ANY)
+    assert short is not None
+    taints = ", ".join(f"1 with the taint team-{each}:NoSchedule, which the pods do not tolerate" for each in range(3))
+    assert short.message.endswith(f"; other nodes: 3 cordoned, {taints}, 3 for other reasons. {NODES_FIX}")

@@ -22,7 +22,7 @@ VENDOR_RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
 """By vendor: the device plugin's resource, and Ray's name for it. Ray counts `GPU` in `num_gpus`."""
 
 RAY_GPU: Final = "GPU"
-_MIG_RESOURCE: Final = "nvidia.com/mig-{}"
+MIG_RESOURCE: Final = "nvidia.com/mig-{}"
 """Resource name of a MIG profile where the device plugin's `mig.strategy` is `mixed`. Ray does not see slices, and counts each as a GPU."""
 
 TYPE_LABELS: Final = (
@@ -134,7 +134,7 @@ def replica_devices(gpu: Gpu) -> Devices | None:
         return None
     resource, ray_name = VENDOR_RESOURCES[gpu.vendor]
     if gpu.sharing.mode == "mig":
-        resource = _MIG_RESOURCE.format(gpu.sharing.profile)
+        resource = MIG_RESOURCE.format(gpu.sharing.profile)
     if gpu.sharing.mode == "timeSliced":
         resource = _TIME_SLICED_RESOURCE
     if gpu.sharing.mode == "fraction":

@@ -10,7 +10,7 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.core.kubernetes import accelerators, names, node_fit, pod_requests, quotas
 from sundog_operator.core.kubernetes.accelerators import Devices
-from sundog_operator.core.kubernetes.node_fit import FittingNodes
+from sundog_operator.core.kubernetes.node_fit import FittingNodes, NodeNeeds
 from sundog_operator.core.kubernetes.pod_problems import is_scheduled
 from sundog_operator.core.kubernetes.pod_requests import CPU, MEMORY, PODS, Amounts
 from sundog_operator.core.kubernetes.quotas import QuotaLimit
@@ -37,7 +37,7 @@ class NodeCapacity:
         free: devices that no pod has.
         pods: pods that fit, each on one node: with all of its devices, and with its CPU and memory.
         device_pods: pods whose devices fit, whatever CPU and memory are free.
-        excluded: number of the other nodes by reason.
+        excluded: why the other nodes do not suit, with their numbers; may be empty.
         fix: what to do where none of the nodes is such a node.
         coming_nodes: number of such nodes that autoscalers may add.
         coming_pods: pods that fit on those.
@@ -48,7 +48,7 @@ class NodeCapacity:
     free: int
     pods: int
     device_pods: int = field(default=0, compare=False)
-    excluded: Mapping[str, int] = field(default_factory=dict, compare=False)
+    excluded: str = field(default="", compare=False)
     fix: str = field(default="", compare=False)
     coming_nodes: int = 0
     coming_pods: int = 0
@@ -86,11 +86,13 @@ class Inventory:
         nodes: made by `node_fit.trim_node`.
         taken: requests of pods, by node and resource.
         fitting: a cache of the nodes that fit, by a fingerprint of the needs. It does not depend on `taken`.
+        counted: a cache of the capacity for pods, by that fingerprint and their requests.
     """
 
     nodes: Sequence[Json]
     taken: Mapping[tuple[str, str], int]
     fitting: dict[str, FittingNodes] = field(default_factory=dict, compare=False, repr=False)
+    counted: dict[str, NodeCapacity] = field(default_factory=dict, compare=False, repr=False)
 
 
 def make_inventory(nodes: Iterable[Json], running: Iterable[Mapping[tuple[str, str], int]]) -> Inventory:
@@ -103,7 +105,7 @@ def add_pods(known: Inventory, running: Iterable[Mapping[tuple[str, str], int]])
     taken = Counter(known.taken)
     for counts in running:
         taken.update(counts)
-    return replace(known, taken=taken)
+    return replace(known, taken=taken, counted={})
 
 
 def placed_requests(pod: Json) -> Mapping[tuple[str, str], int]:
@@ -136,20 +138,32 @@ def find_available_capacity(
     limits = quotas.find_limits(stored, requests, priority)
     resource = devices.resource if devices else ""
     of_devices = [max(each.left, 0) for each in limits if each.resource == resource]
-    on_nodes = None if known is None else _count_free(known, spec, requests, devices, installation)
+    on_nodes = None if known is None else _find_free(known, spec, requests, devices, installation)
     if devices is None and on_nodes is None and not limits:
         return None
     others = tuple(each for each in limits if each.resource != resource)
     return AvailableCapacity(resource, on_nodes, min(of_devices, default=None), requests, others)
 
 
-def _count_free(
+def _find_free(
     known: Inventory, spec: ModelDeploymentSpec, requests: Amounts, devices: Devices | None, installation: Installation
 ) -> NodeCapacity | None:
     """Return the capacity of nodes; None for pods without devices where no node is known."""
     if devices is None and not known.nodes:
         return None
     needs = node_fit.make_needs(spec, installation)
+    key = f"{needs.key}/{sorted(requests.items())}"
+    if key not in known.counted:
+        counted = _count_free(known, needs, requests, devices, installation)
+        if not counted.nodes and not counted.coming_nodes:
+            counted = replace(counted, fix=node_fit.find_fix(spec.resources.gpu, known.nodes, needs))
+        known.counted[key] = counted
+    return known.counted[key]
+
+
+def _count_free(
+    known: Inventory, needs: NodeNeeds, requests: Amounts, devices: Devices | None, installation: Installation
+) -> NodeCapacity:
     key = needs.key
     if key not in known.fitting:
         known.fitting[key] = node_fit.find_fitting(known.nodes, needs)
@@ -166,15 +180,13 @@ def _count_free(
             total += node_fit.allocatable(node)[devices.resource]
             free += left[devices.resource]
             device_pods += left[devices.resource] // devices.count
-    is_none = not found.nodes and not coming_nodes
     return NodeCapacity(
         nodes=len(found.nodes),
         total=total,
         free=free,
         pods=fitting_pods,
         device_pods=device_pods,
-        excluded=found.excluded,
-        fix=node_fit.find_fix(spec.resources.gpu, known.nodes, needs) if is_none else "",
+        excluded=node_fit.describe_excluded(found, needs),
         coming_nodes=len(coming_nodes),
         coming_pods=sum(pods_that_fit(node_fit.allocatable(node), requests) for node in coming_nodes),
     )
@@ -247,8 +259,7 @@ def find_shortage(
     ) + for_stable
     if over_devices:
         return Cause(DeploymentReason.INSUFFICIENT_QUOTA, f"{message}. {_QUOTA_FIX}")
-    excluded = node_fit.describe_nodes(free.excluded) if free is not None else ""
-    others = f"; other nodes: {excluded}" if excluded else ""
+    others = f"; other nodes: {free.excluded}" if free is not None and free.excluded else ""
     fix = (free.fix if free is not None else "") or _NODES_FIX
     return Cause(DeploymentReason.INSUFFICIENT_CAPACITY, f"{message}{others}. {fix}")
 
@@ -296,7 +307,7 @@ def describe_room(room: AvailableCapacity, needed: int) -> Iterator[str]:
     free = room.on_nodes
     if free is not None:
         most = f"{ENOUGH_PODS} or more" if free.pods >= ENOUGH_PODS else str(free.pods)
-        pod = " and ".join(pod_requests.format_amount(*each) for each in room.requests.items() if each[0] != PODS)
+        pod = ", ".join(pod_requests.format_amount(*each) for each in room.requests.items() if each[0] != PODS)
         fit = f"{most} fit on {format_count(free.nodes, 'node')}{_describe_coming(free)}"
         yield f"{format_count(needed, 'pod')} with {pod} needed, {fit}"
 

@@ -10,7 +10,8 @@ from sundog_operator.api.installation import Installation, NodePool
 from sundog_operator.core.kubernetes import accelerators, pod_requests, pods
 
 Json = Mapping[str, Any]
-_MIG_PREFIX: Final = "nvidia.com/mig-"
+MAX_REASONS: Final = 4
+_MIG_PREFIX: Final = accelerators.MIG_RESOURCE.format("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,16 @@ def find_fitting(nodes: Iterable[Json], needs: NodeNeeds) -> FittingNodes:
     return FittingNodes(tuple(fitting), dict(excluded.most_common()))
 
 
-def describe_nodes(counts: Mapping[str, int]) -> str:
-    """Return numbers of nodes by reason, such as `3 without nvidia.com/gpu, 1 cordoned`."""
-    return ", ".join(f"{number} {why}" for why, number in counts.items())
+def describe_excluded(found: FittingNodes, needs: NodeNeeds) -> str:
+    """Return the numbers of nodes by reason, such as `3 without nvidia.com/gpu, 1 cordoned`; at most `MAX_REASONS` reasons.
+
+    Nodes without the device are of interest only where no node suits.
+    """
+    counts = [each for each in found.excluded.items() if not found.nodes or each[0] != f"without {needs.resource}"]
+    shown = [f"{number} {why}" for why, number in counts[:MAX_REASONS]]
+    if rest := sum(number for _, number in counts[MAX_REASONS:]):
+        shown.append(f"{rest} for other reasons")
+    return ", ".join(shown)
 
 
 def find_fix(gpu: Gpu, nodes: Iterable[Json], needs: NodeNeeds) -> str:

@@ -92,8 +92,8 @@ def describe_exceeded(limit: QuotaLimit, pods: int) -> str:
     needed, left = (
         pod_requests.format_amount(limit.resource, amount) for amount in (pods * limit.per_pod, max(limit.left, 0))
     )
-    by = format_count(pods, "more pod")
-    return f"{needed} needed by {by}, {left} left by {limit.key} of ResourceQuota {limit.quota}"
+    by = "" if limit.resource == PODS else f" by {format_count(pods, 'more pod')}"
+    return f"{needed} needed{by}, {left} left by {limit.key} of ResourceQuota {limit.quota}"
 
 
 def _limits_of(quota: Json, requests: Amounts) -> Iterator[QuotaLimit]:

@@ -263,6 +263,8 @@ def _describe_capacity(spec: ModelDeploymentSpec, observed: ObservedState, plan:
         yield f"both revisions share the service's {spec.replicas} replicas, and traffic follows them; {spare}"
     elif missing:
         yield from missing
+        held = plan.status.candidate is None
+        yield "it does not start until this changes" if held else "its pods are created, and wait for nodes"
     elif observed.room is not None and observed.room.resource:
         pods = accelerators.count_pods(spec.resources.gpu, spec.replicas)
         yield from capacity.describe_room(observed.room, pods)

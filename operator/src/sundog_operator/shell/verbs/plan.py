@@ -111,7 +111,7 @@ async def _preview(server: ServerConnection, document: ManifestObject, documents
     """Preview a ModelDeployment of `documents`, which are applied together."""
     namespace = document.ref.namespace
     stored, dependencies = await server.kube.get(document.ref), await _make_dependencies(server, namespace)
-    desired = {**(stored or make_new_object(document.object)), "spec": document.object.get("spec")}
+    desired = make_new_object(document.object) if stored is None else _with_spec(stored, document.object.get("spec"))
     observed = await observe(dependencies, desired)
     secrets = {
         each.ref.name: frozenset({**(each.object.get("data") or {}), **(each.object.get("stringData") or {})})
@@ -126,6 +126,12 @@ async def _preview(server: ServerConnection, document: ManifestObject, documents
     applied = None if stored is None else await _dry_run_apply(server, document.object)
     preview = preview_model_deployment(document.object, stored, observed, dependencies.clock.now(), applied)
     return _with_missing_files(server, document, preview)
+
+
+def _with_spec(stored: Object, spec: Any) -> Object:
+    """Return a stored object with another spec, which its status does not describe yet."""
+    meta = stored["metadata"]
+    return {**stored, "metadata": {**meta, "generation": meta.get("generation", 0) + 1}, "spec": spec}
 
 
 async def _dry_run_apply(server: ServerConnection, manifest: Object) -> Object | None:
