@@ -35,7 +35,7 @@ from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.context import ObservedState, RolloutAttempt
 from sundog_operator.core.planner.webhook_gate import is_rollout_held, make_webhook_request
 from sundog_operator.core.ray import groups, valkey
-from sundog_operator.core.ray.clusters import ClusterView
+from sundog_operator.core.ray.clusters import ClusterView, find_refusal
 from sundog_operator.core.rollout import prometheus_checks, state
 from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
 from sundog_operator.ports import (
@@ -93,6 +93,7 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
                 deps, pods, name, stored_status, rollouts, user_experiments, dry_run=_is_dry_run(deps, deployment)
             )
         ),
+        edge_refusal="" if pods else await deps.kube.view(edge_deployment, find_refusal) or "",
         foreign=(
             *await find_foreign_objects(deps, (*rays, config_map, edge_deployment)),
             *await find_blocking_objects(deps, deployment),

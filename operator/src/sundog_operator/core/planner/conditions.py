@@ -206,6 +206,7 @@ def _traffic_synced(context: PlanContext) -> Conclusion:
     stored = context.stored_condition("TrafficSynced")
     if stored is not None and _is_confirmation_late(context, stored):
         waiting = "; ".join(f"{pod} {why}" for pod, why in confirmation.waiting)
+        waiting += f": {context.observed.edge_refusal}" if context.observed.edge_refusal else ""
         message = f"epoch {split.epoch} is not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"
         return Conclusion("False", DeploymentReason.EDGE_NOT_CONFIRMED, message)
     return Conclusion("Unknown", DeploymentReason.CONFIRMING, "waits for the edges to confirm the split")

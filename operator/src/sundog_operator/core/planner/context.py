@@ -77,6 +77,7 @@ class ObservedState:
         serves: the Serve state of each of them.
         clusters_of_others: the RayClusters of all other ModelDeployments in the namespace, each once per ModelDeployment.
         edges: the namespace's edge pods and their evidence.
+        edge_refusal: why the API server refuses pods of the edge while there are none; may be empty.
         foreign: objects of other owners that have the names of its children, such as `ConfigMap sundog-edge`.
         url: its address at the edge; empty while no edge runs.
         split: its entry in the stored split document; None if there is none.
@@ -106,6 +107,7 @@ class ObservedState:
     serves: Mapping[str, ServeState]
     clusters_of_others: tuple[str, ...]
     edges: tuple[EdgeReport, ...]
+    edge_refusal: str = ""
     foreign: tuple[str, ...] = ()
     url: str = ""
     split: Mapping[str, Any] | None = None
