@@ -9,7 +9,7 @@ from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster
 from doubles.kuberay import create_with_status
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.core.kubernetes import names
-from sundog_operator.ports import NODE, POD, RESOURCE_QUOTA, Ref
+from sundog_operator.ports import DEPLOYMENT, NODE, POD, RESOURCE_QUOTA, Ref
 
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
@@ -148,6 +148,26 @@ async def test_a_quota_that_is_lowered_holds_the_next_canary_back_until_it_is_ra
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
 
+async def test_a_quota_without_room_beside_stable_makes_equal_pods_without_devices_come_in_place(
+    cluster: Cluster,
+) -> None:
+    await offer(cluster, "a", cpu="8", memory="32Gi")
+    await cluster.apply(replicas=2, rollout=MANUAL)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await place(cluster, 1, "a")
+    await cluster.settle(5)
+    await set_quota(cluster, {"pods": "5"}, {"pods": "5"})
+    await cluster.apply("file:///models/v2", replicas=2, rollout=MANUAL, resources={"cpu": "2"})
+    await is_held(
+        cluster,
+        "InsufficientQuota",
+        "2 pods needed, 0 pods left by pods of ResourceQuota team. Raise the quota, or ask for less",
+    )
+    await cluster.apply("file:///models/v3", replicas=2, rollout=MANUAL)
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    assert (await cluster.status())["capacity"]["mode"] == "inPlace"
+
+
 async def test_a_canary_needs_cpu_and_memory_beside_its_device(cluster: Cluster) -> None:
     await serve_on_gpus(cluster, cpu="4", memory="16Gi")
     await offer(cluster, "b", **{GPU: "4", "cpu": "2", "memory": "64Gi"})
@@ -219,7 +239,8 @@ async def test_a_canary_leaves_room_for_pods_that_stable_lacks(cluster: Cluster)
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
 
-async def test_a_canary_whose_node_is_lost_gives_its_traffic_back_and_returns_with_the_node(cluster: Cluster) -> None:
+async def start_canary(cluster: Cluster) -> None:
+    """Revision 2 has 25 % of the traffic and the node `b`."""
     await serve_on_gpus(cluster)
     await offer(cluster, "b", **{GPU: "1"})
     await cluster.apply("file:///models/v2", rollout=SURGE, resources=ONE)
@@ -227,6 +248,26 @@ async def test_a_canary_whose_node_is_lost_gives_its_traffic_back_and_returns_wi
     await place(cluster, 2, "b")
     await cluster.settle(2)
     assert (await read_condition(cluster, "CapacityAvailable"))[0] == "True"
+
+
+async def test_a_canary_that_fails_on_a_node_is_held_back_although_another_pod_finds_none(cluster: Cluster) -> None:
+    await start_canary(cluster)
+    assert cluster.kuberay is not None
+    cluster.kuberay.stuck = {"digits-r2"}
+    cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265").room["digits-r2"] = 0
+    (pod,) = await pods_of(cluster, 2)
+    another = {**pod, "metadata": {"name": "another", "namespace": NAMESPACE, "labels": pod["metadata"]["labels"]}}
+    another["spec"] = {key: value for key, value in pod["spec"].items() if key != "nodeName"}
+    await cluster.kube.create(another)
+    await find_no_node(cluster, 2)
+    await cluster.settle(45)
+    assert await cluster.weights() == {1: 100}
+    assert (await cluster.status())["lastRollout"]["code"] == "CandidateUnavailable"
+    assert (await read_condition(cluster, "Stalled"))[:2] == ("True", "Aborted")
+
+
+async def test_a_canary_whose_node_is_lost_gives_its_traffic_back_and_returns_with_the_node(cluster: Cluster) -> None:
+    await start_canary(cluster)
 
     serve, kuberay = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265"), cluster.kuberay
     assert kuberay is not None
@@ -258,8 +299,32 @@ async def test_a_canary_whose_node_is_lost_gives_its_traffic_back_and_returns_wi
     assert (await cluster.status())["experiment"] == "digits-r2-a2"
 
 
+async def test_edges_that_a_quota_refuses_are_named_until_they_come(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(_: str) -> None:
+        ref = Ref(DEPLOYMENT, NAMESPACE, names.EDGE)
+        message = 'pods "sundog-edge-5d8c-" is forbidden: exceeded quota: team, requested: pods=1, used: pods=3, limited: pods=3'
+        failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
+        stored = await cluster.kube.get(ref)
+        if stored is not None and stored.get("status") != {"conditions": [failure]}:
+            version = stored["metadata"]["resourceVersion"]
+            await cluster.kube.patch_status(ref, {"conditions": [failure]}, resource_version=version)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "add_edge", refused)
+        await cluster.apply()
+        await cluster.settle(45)
+        status, reason, message = await read_condition(cluster, "TrafficSynced")
+        assert (status, reason) == ("False", "EdgeNotConfirmed")
+        assert message.endswith(
+            "no edge not ready: forbidden: exceeded quota: team, requested: pods=1, used: pods=3, limited: pods=3"
+        )
+    await cluster.until(functools.partial(cluster.serves, 1))
+
+
 async def find_no_node(cluster: Cluster, revision: int) -> None:
-    """The scheduler's message for the pods of a revision."""
+    """The scheduler's message for the pods of a revision without a node."""
     condition = {
         "type": "PodScheduled",
         "status": "False",
@@ -267,6 +332,8 @@ async def find_no_node(cluster: Cluster, revision: int) -> None:
         "message": f"0/1 nodes are available: 1 Insufficient {GPU}.",
     }
     for pod in await pods_of(cluster, revision):
+        if "nodeName" in pod["spec"]:
+            continue
         meta, status = pod["metadata"], {"phase": "Pending", "conditions": [condition]}
         ref = Ref(POD, NAMESPACE, meta["name"])
         await cluster.kube.patch_status(ref, status, resource_version=meta["resourceVersion"])

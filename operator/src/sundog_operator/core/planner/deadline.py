@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 from sundog_operator.api import Condition, RevisionStatus, format_duration
 from sundog_operator.api.reasons import Cause, DeploymentReason, EndReason
 from sundog_operator.core.edge import confirmation
+from sundog_operator.core.kubernetes import pod_problems
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state, windows
 
@@ -31,13 +32,19 @@ def find_failure(context: PlanContext, candidate: RevisionStatus) -> Cause | Non
     if is_unavailable(context, candidate):
         failing = _stored_not_ready(context)
         why = f": {failing.message}" if failing is not None else ""
-        is_placed = failing is None or failing.reason not in _NO_PLACE
-        reason = EndReason.CANDIDATE_UNAVAILABLE if is_placed else EndReason.CAPACITY_LOST
+        has_no_place = failing is not None and failing.reason in _NO_PLACE and not _has_placed_pods(context, candidate)
+        reason = EndReason.CAPACITY_LOST if has_no_place else EndReason.CANDIDATE_UNAVAILABLE
         return Cause(reason, f"no healthy replica for {UNAVAILABLE_GRACE.total_seconds():g} s{why}")
     late = find_late_reason(context, candidate)
     if not late or not _is_deadline_fatal(context):
         return None
     return Cause(EndReason.PROGRESS_DEADLINE_EXCEEDED, f"{describe_deadline(context)}: {late}")
+
+
+def _has_placed_pods(context: PlanContext, candidate: RevisionStatus) -> bool:
+    """Whether a pod of the candidate has a node. Then the candidate may have failed on its own."""
+    placed, _ = pod_problems.count_placed(context.pods_of(candidate.revision))
+    return placed > 0
 
 
 def _is_deadline_fatal(context: PlanContext) -> bool:
