@@ -24,7 +24,7 @@ def cluster() -> Cluster:
     return Cluster(installation=parse_installation("runtimeImage: example.com/runtime:1", "test"))
 
 
-async def offer(cluster: Cluster, name: str, labels: dict[str, str] | None = None, **resources: str) -> None:
+async def offer(cluster: Cluster, name: str, resources: dict[str, str], labels: dict[str, str] | None = None) -> None:
     """Replace a node by one that is ready, with these allocatable resources."""
     await cluster.kube.delete(Ref(NODE, "", name))
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels or {}}, "spec": {}}
@@ -57,7 +57,7 @@ async def read_condition(cluster: Cluster, type_: str) -> tuple[str, str, str]:
 
 async def serve_on_gpus(cluster: Cluster, **resources: str) -> None:
     """Revision 1 serves with one device on the node `a`."""
-    await offer(cluster, "a", {PRODUCT: "NVIDIA-L4"}, **{GPU: "1", **resources})
+    await offer(cluster, "a", {GPU: "1", **resources}, {PRODUCT: "NVIDIA-L4"})
     await cluster.apply(rollout=SURGE, resources=ONE)
     await cluster.until(functools.partial(cluster.serves, 1))
     await place(cluster, 1, "a")
@@ -77,7 +77,7 @@ async def is_held(cluster: Cluster, reason: str, message: str) -> None:
 
 async def test_a_type_that_no_node_has_is_named_with_those_that_nodes_have(cluster: Cluster) -> None:
     await serve_on_gpus(cluster)
-    await offer(cluster, "b", cpu="8")
+    await offer(cluster, "b", {"cpu": "8"})
     await cluster.apply("file:///models/v2", rollout=SURGE, resources={"gpu": {"count": 1, "type": ["h100"]}})
     await is_held(
         cluster,
@@ -86,13 +86,13 @@ async def test_a_type_that_no_node_has_is_named_with_those_that_nodes_have(clust
         f" (NVIDIA-L4), 1 without {GPU}. Correct spec.resources.gpu, add such a node, or name its type in"
         " installation.gpu.aliases",
     )
-    await offer(cluster, "c", {PRODUCT: "NVIDIA-H100-NVL"}, **{GPU: "1"})
+    await offer(cluster, "c", {GPU: "1"}, {PRODUCT: "NVIDIA-H100-NVL"})
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
 
 async def test_a_mig_profile_that_no_node_has_is_named_with_those_that_nodes_have(cluster: Cluster) -> None:
     await serve_on_gpus(cluster)
-    await offer(cluster, "b", **{"nvidia.com/mig-2g.20gb": "3"})
+    await offer(cluster, "b", {"nvidia.com/mig-2g.20gb": "3"})
     gpu = {"count": 1, "sharing": {"mode": "mig", "profile": "1g.10gb"}}
     await cluster.apply("file:///models/v2", rollout=SURGE, resources={"gpu": gpu})
     await is_held(
@@ -101,13 +101,13 @@ async def test_a_mig_profile_that_no_node_has_is_named_with_those_that_nodes_hav
         f"1 {MIG} needed (1 × 1), 0 of 0 free on 0 nodes; other nodes: 2 without {MIG}. Set"
         " spec.resources.gpu.sharing.profile to one that nodes have: 2g.20gb",
     )
-    await offer(cluster, "c", **{MIG: "7"})
+    await offer(cluster, "c", {MIG: "7"})
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
 
 async def test_a_device_plugin_that_reports_no_device_any_more_holds_a_canary_back(cluster: Cluster) -> None:
     await serve_on_gpus(cluster)
-    await offer(cluster, "a", {PRODUCT: "NVIDIA-L4"}, **{GPU: "0"})
+    await offer(cluster, "a", {GPU: "0"}, {PRODUCT: "NVIDIA-L4"})
     await cluster.apply("file:///models/v2", rollout=SURGE, resources=ONE)
     await is_held(
         cluster,
@@ -115,7 +115,7 @@ async def test_a_device_plugin_that_reports_no_device_any_more_holds_a_canary_ba
         f"1 {GPU} needed (1 × 1), 0 of 0 free on 0 nodes; other nodes: 1 that report 0 {GPU}. Check the device plugin on"
         " these nodes",
     )
-    await offer(cluster, "a", {PRODUCT: "NVIDIA-L4"}, **{GPU: "2"})
+    await offer(cluster, "a", {GPU: "2"}, {PRODUCT: "NVIDIA-L4"})
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
 
@@ -140,7 +140,7 @@ async def test_a_quota_that_is_lowered_holds_the_next_canary_back_until_it_is_ra
     cluster: Cluster, hard: dict[str, str], used: dict[str, str], message: str
 ) -> None:
     await serve_on_gpus(cluster)
-    await offer(cluster, "a", {PRODUCT: "NVIDIA-L4"}, **{GPU: "4"})
+    await offer(cluster, "a", {GPU: "4"}, {PRODUCT: "NVIDIA-L4"})
     await set_quota(cluster, hard, used)
     await cluster.apply("file:///models/v2", rollout=SURGE, resources=ONE)
     await is_held(cluster, "InsufficientQuota", f"{message}. Raise the quota, or ask for less")
@@ -151,7 +151,7 @@ async def test_a_quota_that_is_lowered_holds_the_next_canary_back_until_it_is_ra
 async def test_a_quota_without_room_beside_stable_makes_equal_pods_without_devices_come_in_place(
     cluster: Cluster,
 ) -> None:
-    await offer(cluster, "a", cpu="8", memory="32Gi")
+    await offer(cluster, "a", {"cpu": "8", "memory": "32Gi"})
     await cluster.apply(replicas=2, rollout=MANUAL)
     await cluster.until(functools.partial(cluster.serves, 1))
     await place(cluster, 1, "a")
@@ -170,7 +170,7 @@ async def test_a_quota_without_room_beside_stable_makes_equal_pods_without_devic
 
 async def test_a_canary_needs_cpu_and_memory_beside_its_device(cluster: Cluster) -> None:
     await serve_on_gpus(cluster, cpu="4", memory="16Gi")
-    await offer(cluster, "b", **{GPU: "4", "cpu": "2", "memory": "64Gi"})
+    await offer(cluster, "b", {GPU: "4", "cpu": "2", "memory": "64Gi"})
     resources = {"cpu": "3500m", **ONE}
     await cluster.apply("file:///models/v2", rollout=SURGE, resources=resources)
     await is_held(
@@ -179,12 +179,12 @@ async def test_a_canary_needs_cpu_and_memory_beside_its_device(cluster: Cluster)
         f"1 {GPU} needed (1 × 1), 4 of 5 free on 2 nodes, with 3.5 CPU and 2.5Gi memory free beside them for 0 pods. Free"
         " some, add nodes, or ask for less",
     )
-    await offer(cluster, "b", **{GPU: "4", "cpu": "4", "memory": "64Gi"})
+    await offer(cluster, "b", {GPU: "4", "cpu": "4", "memory": "64Gi"})
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
 
 async def test_pods_without_devices_start_although_no_node_has_room_for_them(cluster: Cluster) -> None:
-    await offer(cluster, "a", cpu="4", memory="16Gi")
+    await offer(cluster, "a", {"cpu": "4", "memory": "16Gi"})
     await cluster.apply(resources={"cpu": "3"})
     await cluster.until(functools.partial(cluster.serves, 1))
     await place(cluster, 1, "a")
@@ -206,7 +206,7 @@ async def test_pods_without_devices_wait_where_all_nodes_that_may_come_are_known
     pool = "{name: cpu, maxNodes: 2, labels: {pool: cpu}, allocatable: {cpu: 4}}"
     text = f"{{runtimeImage: 'example.com/runtime:1', nodePools: [{pool}]}}"
     cluster = Cluster(installation=parse_installation(text, "test"))
-    await offer(cluster, "a", {"pool": "cpu"}, cpu="4")
+    await offer(cluster, "a", {"cpu": "4"}, {"pool": "cpu"})
     await cluster.apply(resources={"cpu": "3"})
     await cluster.until(functools.partial(cluster.serves, 1))
     await place(cluster, 1, "a")
@@ -223,26 +223,26 @@ async def test_pods_without_devices_wait_where_all_nodes_that_may_come_are_known
 
 
 async def test_a_canary_leaves_room_for_pods_that_stable_lacks(cluster: Cluster) -> None:
-    await offer(cluster, "a", **{GPU: "2"})
+    await offer(cluster, "a", {GPU: "2"})
     await cluster.apply(rollout=SURGE, resources=ONE)
     await cluster.until(functools.partial(cluster.serves, 1))
     await cluster.settle(20)
     assert (await read_condition(cluster, "CapacityAvailable"))[0] == "True"
-    await offer(cluster, "a", **{GPU: "1"})
+    await offer(cluster, "a", {GPU: "1"})
     await cluster.apply("file:///models/v2", rollout=SURGE, resources=ONE)
     await cluster.settle(5)
     assert (await read_condition(cluster, "CapacityAvailable"))[2] == (
         f"revision 2: 2 {GPU} needed (2 × 1), 1 of 1 free on 1 node, 1 of them for stable. Free some, add nodes, or ask for less"
     )
     await place(cluster, 1, "a")
-    await offer(cluster, "b", **{GPU: "1"})
+    await offer(cluster, "b", {GPU: "1"})
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
 
 async def start_canary(cluster: Cluster) -> None:
     """Revision 2 has 25 % of the traffic and the node `b`."""
     await serve_on_gpus(cluster)
-    await offer(cluster, "b", **{GPU: "1"})
+    await offer(cluster, "b", {GPU: "1"})
     await cluster.apply("file:///models/v2", rollout=SURGE, resources=ONE)
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     await place(cluster, 2, "b")
@@ -294,7 +294,7 @@ async def test_a_canary_whose_node_is_lost_gives_its_traffic_back_and_returns_wi
     assert (await read_condition(cluster, "Ready"))[:2] == ("True", "Serving")
 
     kuberay.unplaced, serve.room = set(), {}
-    await offer(cluster, "b", **{GPU: "1"})
+    await offer(cluster, "b", {GPU: "1"})
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     assert (await cluster.status())["experiment"] == "digits-r2-a2"
 
