@@ -184,7 +184,7 @@ def dry_run(team: Team, obj: Json) -> Json:
 def test_a_first_revision_waits_for_devices_and_its_pod_goes_with_it(team: Team, offer: Callable[[int], None]) -> None:
     offer(3)
     team.apply(manifest("big", resources={"gpu": {"count": 8}}))
-    team.until_told("False", "Unschedulable", f"1 Insufficient {GPU}", name="big")
+    team.until_told("False", "Unschedulable", f"1 without enough free {GPU}", name="big")
     said = condition(team, "CapacityAvailable", "big")
     assert said[:2] == ("False", "InsufficientCapacity")
     assert f"8 {GPU} needed (1 × 8)" in said[2]

@@ -55,12 +55,19 @@ async def test_the_message_of_an_unready_pod_comes_from_its_condition() -> None:
         "message": "port 8080 is held by python (pid 7)",
     }
     well = {"type": "Ready", "status": "True", "message": "all is well"}
-    pods = [pod(1), pod(1), pod(1)]
-    for each, conditions in zip(pods, ([taken], [well], []), strict=True):
+    full = "0/2 nodes are available: 2 Insufficient cpu."
+    unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": full}
+    pods = [pod(1), pod(1), pod(1), pod(1)]
+    for each, conditions in zip(pods, ([taken], [well], [], [unplaced]), strict=True):
         each["status"] = {"conditions": [{"type": "Initialized", "status": "True"}, *conditions]}
     async with aiohttp.ClientSession() as session:
         reports = await HttpEdges(session).read(pods)
-    assert [(each.ready, each.unready) for each in reports] == [(False, taken["message"]), (True, ""), (False, "")]
+    assert [(each.ready, each.unready) for each in reports] == [
+        (False, taken["message"]),
+        (True, ""),
+        (False, ""),
+        (False, "0 of 2 nodes: 2 without enough free cpu"),
+    ]
 
 
 async def in_parts(request: web.Request) -> web.StreamResponse:

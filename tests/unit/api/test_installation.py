@@ -46,6 +46,12 @@ edge:
   haproxy: {bufferBytes: 65536, requestTimeout: 1m, clientTimeout: 90s, sourceConnections: 0}
   pods: {nodeSelector: {pool: edge}}
 gpu: {aliases: {h100: {example.com/gpu: [H100-SXM]}}}
+nodePools:
+- name: l4
+  maxNodes: 3
+  labels: {pool: l4}
+  taints: [{key: nvidia.com/gpu}]
+  allocatable: {cpu: 8, memory: 30Gi, nvidia.com/gpu: 1}
 networkPolicies: {enabled: true, operatorNamespace: sundog-system, metricsFrom: [{podSelector: {}}]}
 webhooks: {hosts: [gate.ci.svc]}
 feedback: {store: {memory: 2Gi, external: {address: "outcomes.example.com:6379"}}}

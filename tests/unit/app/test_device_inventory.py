@@ -11,7 +11,7 @@ import pytest
 from sundog_operator.app import device_inventory
 from sundog_operator.app.device_inventory import DeviceInventory
 from sundog_operator.errors import DependencyError, Forbidden
-from sundog_operator.ports import NODE, POD, Kind
+from sundog_operator.ports import NODE, POD, RESOURCE_QUOTA, Kind
 
 GPU = "nvidia.com/gpu"
 
@@ -119,9 +119,10 @@ async def test_pods_of_sundog_count_as_they_are_now_and_others_as_they_were(serv
     devices, memory = DeviceInventory(), Memory()
     found = await look(devices, server, clock, memory)
     assert [node["metadata"]["name"] for node in found.nodes] == ["a"]
-    assert found.taken == {("a", GPU): 1}
+    assert found.taken == {("a", GPU): 1, ("a", "pods"): 1}
     memory.pods = [pod(4, **OURS)]
-    assert (await look(devices, server, clock, memory)).taken == {("a", GPU): 5}
+    clock.at = device_inventory.OWN_INTERVAL_S
+    assert (await look(devices, server, clock, memory)).taken == {("a", GPU): 5, ("a", "pods"): 2}
     assert server.lists["pods"] == 1
 
 
@@ -132,3 +133,21 @@ async def test_a_list_that_fails_is_asked_for_again(server: Server, clock: Clock
         await look(devices, server, clock)
     server.fault = None
     assert await look(devices, server, clock) is not None
+
+
+async def test_all_who_wait_in_a_namespace_share_one_list_of_quotas(clock: Clock) -> None:
+    lists: Counter[str] = Counter()
+
+    class Quotas:
+        async def list(self, kind: Kind, namespace: str) -> list[dict[str, Any]]:
+            assert kind == RESOURCE_QUOTA
+            lists[namespace] += 1
+            return [{"metadata": {"name": namespace}}]
+
+    inventory = DeviceInventory()
+    for tick in range(20):
+        clock.at = tick / 5
+        for namespace in ("vision", "text"):
+            (found,) = await inventory.read_quotas(Quotas(), namespace, clock)  # type: ignore[arg-type]
+            assert found["metadata"]["name"] == namespace
+    assert lists == {"vision": 2, "text": 2}

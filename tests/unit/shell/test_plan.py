@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from doubles.cluster import NAMESPACE
-from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
+from doubles.cluster import NAMESPACE, Cluster
+from doubles.kuberay import create_with_status
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, NODE, Ref
 from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.preview.model_deployment import find_server_violations
 
@@ -444,6 +445,59 @@ def test_a_candidate_in_place_is_shown_with_what_it_costs_or_why_it_cannot_be(
         "both revisions share the service's 4 replicas, and traffic follows them; stable has one less while each replica starts",
     ]
     alone = manifest("file:///models/v2", replicas=1, rollout=rollout)
-    assert plan(on_server, alone)["lines"][-1].startswith(
+    assert plan(on_server, alone)["lines"][-2].startswith(
         "revision 2: spec.rollout.capacity: inPlace needs at least 2 replicas, found 1"
     )
+
+
+GPU = "nvidia.com/gpu"
+
+
+async def offer_gpus(cluster: Cluster) -> None:
+    """A node with one device."""
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}, "spec": {}}
+    status = {"allocatable": {GPU: "1"}, "conditions": [{"type": "Ready", "status": "True"}]}
+    await create_with_status(cluster.kube, NODE, node, status)
+
+
+async def let_nodes_come(cluster: Cluster) -> None:
+    """The chart's ConfigMap of an installation where pods bring nodes."""
+    labels = {"app.kubernetes.io/name": "sundog-operator", "app.kubernetes.io/component": "operator"}
+    meta = {"name": "sundog", "namespace": "sundog-system", "labels": labels}
+    data = {"installation.yaml": "gpu: {nodesCome: true}"}
+    await cluster.kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
+
+
+def test_devices_that_are_missing_are_named_before_anything_is_applied(served: Any, server: Any, manifest: Any) -> None:
+    server.do(offer_gpus)
+    two = manifest("file:///models/v2", resources={"gpu": {"count": 2}})
+    short = f"2 {GPU} needed (1 × 2), 1 of 1 free on 1 node. Free some, add nodes, or ask for less"
+    assert plan(served, two)["lines"][-2:] == [f"revision 2: {short}", "it does not start until this changes"]
+    one = manifest("file:///models/v2", resources={"gpu": {"count": 1}})
+    assert plan(served, one)["lines"][-1] == f"1 pod with 1 CPU, 2.5Gi memory, 1 {GPU} needed, 1 fit on 1 node"
+
+
+@pytest.mark.parametrize(
+    "rollout", [{"strategy": "recreate"}, {"steps": [{"weight": 50, "gate": "manual"}], "capacity": "surge"}]
+)
+def test_the_installation_decides_whether_missing_devices_hold_a_revision_back(
+    served: Any, server: Any, manifest: Any, rollout: dict[str, Any]
+) -> None:
+    server.do(offer_gpus)
+    two = manifest("file:///models/v2", resources={"gpu": {"count": 2}}, rollout=rollout)
+
+    def lines() -> list[str]:
+        found: list[str] = plan(served, two)["lines"]
+        return found
+
+    *_, short, ends = lines()
+    assert (short.startswith(f"revision 2: 2 {GPU} needed"), ends) == (True, "it does not start until this changes")
+    server.do(let_nodes_come)
+    assert lines()[-2:] == [short, "its pods are created, and wait for nodes"]
+
+
+def test_a_first_revision_shows_what_it_lacks(on_server: Any, server: Any, manifest: Any) -> None:
+    server.do(offer_gpus)
+    lines = plan(on_server, manifest(resources={"gpu": {"count": 4}}))["lines"]
+    assert lines[-2].startswith(f"revision 1: 4 {GPU} needed (1 × 4), 1 of 1 free on 1 node")
+    assert lines[-1] == "its pods are created, and wait for nodes"

@@ -139,9 +139,9 @@ ADVICE: Final = {
     "WarmupFailed": Advice(_LOGS, _EDIT_OR_RETRY),
     # Capacity
     "InsufficientCapacity": Advice(
-        "kubectl describe nodes", "Free GPUs, add nodes, or request fewer. The stable revision is unchanged."
+        "sundog capacity", "Free GPUs, CPU or memory, add nodes, or request less. The stable revision is unchanged."
     ),
-    "InsufficientQuota": Advice(_QUOTA, "Raise the quota, or request fewer GPUs. The stable revision is unchanged."),
+    "InsufficientQuota": Advice(_QUOTA, "Raise the quota, or request less. The stable revision is unchanged."),
     # Traffic
     "Confirming": Advice(DESCRIBE, "Wait. This usually takes a second."),
     "EdgeNotConfirmed": Advice(
@@ -219,6 +219,10 @@ ADVICE: Final = {
     "CandidateUnavailable": Advice(_LOGS, "Fix what ends the candidate's replicas, then edit the manifest."),
     "SpotReclaimed": Advice(
         DESCRIBE, "Nothing: the candidate is rolled out again. If it repeats, set `scheduling.spot: never`."
+    ),
+    "CapacityLost": Advice(
+        "sundog capacity",
+        "Bring the nodes or the quota back. The operator then starts another rollout of the revision.",
     ),
     "NotificationFailed": Advice(DESCRIBE, "Fix the receiver. The operator retries for an hour."),
     "ReplicaLost": Advice(_LOGS, "If it repeats, read the end of the replica's log: often it needs more memory."),

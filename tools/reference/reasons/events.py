@@ -54,6 +54,20 @@ EVENTS: Final = (
         "ServiceRefused",
         "The API server refused the ModelDeployment's Service, for example because of a quota. Still retrying.",
     ),
+    ReasonText(
+        "Warning",
+        "InsufficientCapacity",
+        "Too little is free on nodes for the pods of a revision: once for each set of causes.",
+    ),
+    ReasonText(
+        "Warning",
+        "InsufficientQuota",
+        "The namespace's quota leaves too little for the pods of a revision: once for each quota.",
+    ),
+    ReasonText(
+        "Warning", "Unschedulable", "No node accepts a pod of a revision: once for each pod and set of constraints."
+    ),
+    ReasonText("Warning", "PodRefused", "The API server refuses a pod of a revision: once for each cause."),
     ReasonText("Warning", "ReplicaLost", "A replica crashed, hung or lost its node. Ray Serve starts another."),
     ReasonText(
         "Warning", "EdgeReplaced", "An edge did not apply an abort within a minute. The operator deleted its pod."

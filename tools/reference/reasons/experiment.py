@@ -109,6 +109,12 @@ EXPERIMENT_CONDITIONS: Final = (
                 "CandidateUnavailable",
                 "The candidate had no healthy replica for 30 s, while stable had one.",
             ),
+            ReasonText(
+                "False",
+                "CapacityLost",
+                "The candidate had no healthy replica for 30 s, because its pods have no node or are refused. Another"
+                " rollout of the revision starts once there is room.",
+            ),
             ReasonText("False", "ProgressDeadlineExceeded", _DEADLINE),
             ReasonText("False", "NotYetSupported", _UNSUPPORTED),
             ReasonText("False", "InvalidSpec", _INVALID),

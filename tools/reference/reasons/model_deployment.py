@@ -9,12 +9,12 @@ _ROLLED_BACK: Final = (
     "The revision of the spec is held back: it did harm, or a command went back to an earlier revision."
 )
 _CAPACITY: Final = (
-    "Not enough GPUs are free on nodes that match. The operator starts nothing and keeps checking. The message has"
-    " the numbers."
+    "Not enough GPUs, CPU or memory are free on nodes that match. The operator keeps checking, and starts no candidate"
+    " with GPUs meanwhile. The message has the numbers, why other nodes do not match, and what to do."
 )
 _QUOTA: Final = (
-    "The namespace's quota leaves too few GPUs. The operator starts nothing and keeps checking. The message has the"
-    " numbers."
+    "The namespace's quota leaves too few GPUs, CPU, memory or pods. The operator starts nothing and keeps checking. The"
+    " message has the numbers."
 )
 _ABSENT: Final = "A Secret that `spec.endpoint` names does not exist. The edge refuses requests that need it."
 _INCOMPLETE: Final = (
@@ -87,15 +87,19 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
     ),
     ConditionText(
         "CapacityAvailable",
-        "Enough GPUs are available.",
+        "Enough GPUs, CPU and memory are available.",
         (
             ReasonText(
-                "True", "NoGPURequested", "The spec requests no GPU. The operator checks no other capacity yet."
+                "True",
+                "NoGPURequested",
+                "The spec requests no GPU. CPU and memory of the newest revision are allocated or free, or the operator"
+                " could not check them.",
             ),
             ReasonText(
                 "True",
                 "Fits",
-                "The GPUs of the newest revision are allocated or free, or the operator could not check them.",
+                "The GPUs, CPU and memory of the newest revision are allocated or free, or the operator could not check"
+                " them.",
             ),
             ReasonText("False", "InsufficientCapacity", _CAPACITY),
             ReasonText("False", "InsufficientQuota", _QUOTA),
@@ -119,7 +123,8 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             ReasonText(
                 "False",
                 "Unschedulable",
-                "No node accepts a pod of it, or of Ray's head or store. The message is the scheduler's.",
+                "No node accepts a pod of it, or of Ray's head or store. The message has the constraints and numbers of"
+                " nodes, from the scheduler.",
             ),
             ReasonText(
                 "False",

@@ -8,7 +8,8 @@ from typing import Any, Final
 import aiohttp
 
 from sundog_operator.adapters.http_body import read_body
-from sundog_operator.core.kubernetes import pod_problems
+from sundog_operator.api.reasons import DeploymentReason
+from sundog_operator.core.kubernetes import pod_problems, scheduler_message
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import Object
@@ -111,6 +112,9 @@ def is_ready(pod: Object) -> bool:
 
 
 def _unready_message(pod: Object) -> str:
-    """Return the message of condition Ready of a pod that is not ready; else empty."""
+    """Return why a pod is not ready: it has no node, or the message of its condition Ready. Empty for a ready one."""
+    scheduled = pod_problems.find_condition(pod, "PodScheduled")
+    if scheduled.get("reason") == DeploymentReason.UNSCHEDULABLE:
+        return scheduler_message.explain(str(scheduled.get("message", "")))
     condition = pod_problems.find_condition(pod, "Ready")
     return "" if condition.get("status") == "True" else condition.get("message") or ""

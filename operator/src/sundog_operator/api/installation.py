@@ -230,6 +230,28 @@ class EdgeSettings(ApiBase):
 NodeLabelValue = Annotated[str, Field(min_length=1, max_length=63)]
 
 
+class NodeTaint(ApiBase):
+    """A taint of the nodes of a pool."""
+
+    key: QualifiedName
+    value: LabelValue = ""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
+
+
+class NodePool(ApiBase):
+    """Equal nodes that an autoscaler adds for waiting pods."""
+
+    name: Name
+    max_nodes: Annotated[Integer, Field(ge=0, le=10_000)] = Field(description="Most nodes of the pool.")
+    labels: Annotated[dict[QualifiedName, LabelValue], Field(min_length=1, max_length=32)] = Field(
+        description="Labels of its nodes. Nodes with all of them count as the pool's."
+    )
+    taints: Items[NodeTaint] = ()
+    allocatable: Annotated[dict[QualifiedName, Quantity], Field(min_length=1, max_length=32)] = Field(
+        description="What pods can request on each node, such as cpu, memory and nvidia.com/gpu."
+    )
+
+
 class AcceleratorSettings(ApiBase):
     """How node labels identify GPU types."""
 
@@ -237,7 +259,9 @@ class AcceleratorSettings(ApiBase):
         {}, description="Additional label values for a type, by type and label key."
     )
     nodes_come: bool = Field(
-        False, description="Whether waiting pods cause new nodes. Then only quotas hold a canary back."
+        False,
+        description="Whether waiting pods cause new nodes. Then only quotas hold a canary back, unless nodePools says how many"
+        " nodes come.",
     )
 
 
@@ -333,6 +357,11 @@ class Installation(ApiBase):
     feedback: FeedbackSettings = FeedbackSettings()
     gpu: AcceleratorSettings = AcceleratorSettings()
     spot: SpotSettings = SpotSettings()
+    node_pools: Annotated[Items[NodePool], Field(max_length=100)] = Field(
+        (),
+        description="All pools to which an autoscaler adds nodes. Replicas that fit neither on present nodes nor on those to come"
+        " hold a canary back, also without GPUs. Empty: unknown.",
+    )
     network_policies: NetworkPolicySettings = NetworkPolicySettings()
     webhooks: WebhookSettings = WebhookSettings()
     prometheus: PrometheusServer = PrometheusServer()

@@ -36,6 +36,8 @@ _MAX_COUNT = 999_999
 """Limit of the pattern's six digits. More hours are written in minutes, so that every parsed duration can be formatted."""
 _SUFFIXES = {
     "": Decimal(1),
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
     "m": Decimal("0.001"),
     **{suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)},
     **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)},

@@ -1,14 +1,14 @@
-"""The accelerators of a cluster, read once for all ModelDeployments that wait for some."""
+"""The resources of a cluster, read once for all ModelDeployments that wait for some."""
 
 import asyncio
 import math
 import time
 from typing import Final
 
-from sundog_operator.core.kubernetes import capacity, names
+from sundog_operator.core.kubernetes import capacity, names, node_fit
 from sundog_operator.core.kubernetes.capacity import Inventory
 from sundog_operator.errors import Forbidden
-from sundog_operator.ports import NODE, POD, Clock, Kubernetes
+from sundog_operator.ports import NODE, POD, RESOURCE_QUOTA, Clock, Kubernetes, Object
 
 MIN_INTERVAL_S: Final = 10.0
 COST_FACTOR: Final = 40.0
@@ -18,17 +18,35 @@ FORBIDDEN_S: Final = 600.0
 """Pause after the API server refused. An operator with permissions in some namespaces only cannot list nodes."""
 
 
+OWN_INTERVAL_S: Final = 1.0
+"""Pause between two counts of Sundog's own pods, which are in memory."""
+
+QUOTA_INTERVAL_S: Final = 2.0
+"""Pause between two reads of a namespace's quotas."""
+
+
 class DeviceInventory:
-    """The devices of nodes and pods, shared by all ModelDeployments.
+    """The resources of nodes, pods and quotas, shared by all ModelDeployments.
 
     A refresh reads every pod of the cluster. The next one waits for `MIN_INTERVAL_S`, and for `COST_FACTOR` times the thread's CPU time of
-    the last one. Sundog's own pods are in memory, and always current.
+    the last one. Sundog's own pods are in memory, and are counted once a second for all.
     """
 
     def __init__(self) -> None:
         self._others: Inventory | None = None
+        self._all: Inventory | None = None
+        self._counted_at = -math.inf
         self._due_at = -math.inf
         self._lock = asyncio.Lock()
+        self._quotas: dict[str, tuple[float, list[Object]]] = {}
+
+    async def read_quotas(self, kube: Kubernetes, namespace: str, clock: Clock) -> list[Object]:
+        """Return the ResourceQuotas of a namespace as they were within the last `QUOTA_INTERVAL_S`. Raises DependencyError."""
+        now = clock.monotonic()
+        known = self._quotas.get(namespace)
+        if known is None or not 0 <= now - known[0] < QUOTA_INTERVAL_S:
+            known = self._quotas[namespace] = (now, await kube.list(RESOURCE_QUOTA, namespace))
+        return known[1]
 
     async def read(self, server: Kubernetes, kube: Kubernetes, clock: Clock) -> Inventory | None:
         """Return the newest inventory; None where nodes or pods of all namespaces may not be listed. Raises DependencyError.
@@ -39,17 +57,20 @@ class DeviceInventory:
             now = clock.monotonic()
             if now >= self._due_at:
                 self._due_at = now + await self._refresh(server)
-        if self._others is None:
-            return None
-        ours = await kube.views(POD, None, capacity.pod_devices, names.PART_OF_SUNDOG)
-        return capacity.add_pods(self._others, ours)
+                self._all = None
+            if self._others is None:
+                return None
+            if self._all is None or now >= self._counted_at + OWN_INTERVAL_S:
+                ours = await kube.views(POD, None, capacity.placed_requests, names.PART_OF_SUNDOG)
+                self._all, self._counted_at = capacity.add_pods(self._others, ours), now
+            return self._all
 
     async def _refresh(self, server: Kubernetes) -> float:
         """Read all nodes and pods, and return the seconds until the next refresh."""
         began = time.thread_time()
         try:
-            nodes = await server.scan(NODE, capacity.trim_node)
-            self._others = capacity.make_inventory(nodes, await server.scan(POD, capacity.foreign_pod_devices))
+            nodes = await server.scan(NODE, node_fit.trim_node)
+            self._others = capacity.make_inventory(nodes, await server.scan(POD, capacity.foreign_placed_requests))
         except Forbidden:
             self._others = None
             return FORBIDDEN_S

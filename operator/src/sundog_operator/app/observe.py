@@ -35,7 +35,7 @@ from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.context import ObservedState, RolloutAttempt
 from sundog_operator.core.planner.webhook_gate import is_rollout_held, make_webhook_request
 from sundog_operator.core.ray import groups, valkey
-from sundog_operator.core.ray.clusters import ClusterView
+from sundog_operator.core.ray.clusters import ClusterView, find_refusal
 from sundog_operator.core.rollout import prometheus_checks, state
 from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
 from sundog_operator.ports import (
@@ -48,7 +48,6 @@ from sundog_operator.ports import (
     POD,
     RAY_CLUSTER,
     RESOURCE_CLAIM_TEMPLATE,
-    RESOURCE_QUOTA,
     WORKLOAD,
     Object,
     Ref,
@@ -97,6 +96,7 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
                 deps, pods, name, stored_status, rollouts, user_experiments, dry_run=_is_dry_run(deps, deployment)
             )
         ),
+        edge_refusal="" if pods else await deps.kube.view(edge_deployment, find_refusal) or "",
         foreign=(
             *await find_foreign_objects(deps, (*rays, config_map, edge_deployment)),
             *await find_blocking_objects(deps, deployment),
@@ -256,7 +256,7 @@ async def _read_queued(deps: Dependencies, namespace: str, pods: Sequence[Object
 async def _read_capacity(
     deps: Dependencies, deployment: Object, status: ModelDeploymentStatus
 ) -> AvailableCapacity | None:
-    """Return the free accelerators for the spec while its revision is not settled; else None.
+    """Return the free resources for the spec while its revision is not settled; else None.
 
     Without permission to read nodes and pods of other namespaces nothing is known, and the scheduler alone decides.
     """
@@ -290,18 +290,18 @@ async def _read_arm_capacity(
 async def _read_capacities(
     deps: Dependencies, namespace: str, specs: Mapping[tuple[str, str], ModelDeploymentSpec]
 ) -> Mapping[tuple[str, str], AvailableCapacity]:
-    """Return the free accelerators for each spec that requests some.
+    """Return the free resources for the pods of each spec.
 
     An operator with permissions in some namespaces only sees their quotas, but no nodes.
     """
     installation = deps.settings.installation
-    if installation is None or not any(spec.resources.gpu.count for spec in specs.values()):
+    if installation is None or not specs:
         return {}
     try:
-        quotas = await deps.kube.list(RESOURCE_QUOTA, namespace)
+        quotas = await deps.devices.read_quotas(deps.kube, namespace, deps.clock)
         devices = await deps.devices.read(deps.server or deps.kube, deps.kube, deps.clock)
     except DependencyError as err:
-        log.debug("free accelerators are unknown: %s", err)
+        log.debug("free resources are unknown: %s", err)
         return {}
     found = {
         name: capacity.find_available_capacity(spec, devices, quotas, installation) for name, spec in specs.items()

@@ -153,6 +153,12 @@ def log_not_written(experiment: str, sequence: int, problem: str) -> KubernetesE
     return KubernetesEvent("Warning", EventReason.LOG_NOT_WRITTEN, "WriteLog", note, f"{experiment}/{sequence}")
 
 
+def pods_lack_resources(reason: str, message: str) -> KubernetesEvent:
+    """Pods of a revision wait for resources. The key leaves out the numbers, so it changes with the constraint only."""
+    constraint = "".join(each for each in message if not each.isdigit())
+    return KubernetesEvent("Warning", reason, "PlacePods", message, constraint)
+
+
 def service_refused(problem: str) -> KubernetesEvent:
     """The API server rejected the Service of a ModelDeployment. The key leaves out `problem`, whose numbers may change."""
     note = f"Service: not written, so the address may not work: {problem}; still retrying"

@@ -37,6 +37,9 @@ COMMANDS: Final[dict[str, CommandEntry]] = {
     "apply": CommandEntry("verbs.apply:apply", "Create or update the objects of manifests."),
     "get": CommandEntry("verbs.get:get", "List ModelDeployments or Experiments."),
     "describe": CommandEntry("verbs.describe:describe", "Show one object in full, and what it waits for."),
+    "capacity": CommandEntry(
+        "verbs.capacity:capacity", "Show who uses which GPUs, CPU and memory, and what still fits."
+    ),
     "logs": CommandEntry("verbs.logs:logs", "Print the logs of a model's replicas."),
     "delete": CommandEntry("verbs.delete:delete", "Delete ModelDeployments or Experiments."),
     "plan": CommandEntry("verbs.plan:plan", "Show what an apply would change, and why."),

@@ -38,6 +38,7 @@ class DeploymentDetails:
     Attributes:
         experiment: the Experiment of the rollout under way, or of the last rollout.
         exception: the last exception of its model; empty if unknown.
+        waiting: (name, text) about pods that wait for a node.
     """
 
     obj: Object
@@ -45,6 +46,7 @@ class DeploymentDetails:
     experiment: Object | None = None
     exception: str = ""
     events: Sequence[Object] = field(default_factory=tuple)
+    waiting: Sequence[tuple[str, str]] = ()
 
 
 def describe_model_deployment(details: DeploymentDetails, now: datetime) -> RenderableType:
@@ -53,7 +55,7 @@ def describe_model_deployment(details: DeploymentDetails, now: datetime) -> Rend
     status = ModelDeploymentStatus.parse(details.obj.get("status"))
     parts: list[RenderableType] = [
         title_line(f"ModelDeployment {meta['namespace']}/{meta['name']}"),
-        facts_section([*_summary(details.obj, status), *_describe_failure(details, status)]),
+        facts_section([*_summary(details.obj, status), *details.waiting, *_describe_failure(details, status)]),
     ]
     parts += make_section("Revisions", _revisions_table(details, status, now))
     if details.experiment is not None:

@@ -6,7 +6,8 @@ import pytest
 
 from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import parse_installation
-from sundog_operator.core.kubernetes import accelerators, capacity
+from sundog_operator.api.reasons import Cause
+from sundog_operator.core.kubernetes import accelerators, capacity, node_fit
 from sundog_operator.core.kubernetes.accelerators import Devices
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity, NodeCapacity
 
@@ -15,6 +16,8 @@ PRODUCT = "nvidia.com/gpu.product"
 ONE = Devices(GPU, "GPU", 1)
 TWO = Devices(GPU, "GPU", 2)
 ANY = Gpu()
+NODES_FIX = "Free some, add nodes, or ask for less"
+QUOTA_FIX = "Raise the quota, or ask for less"
 
 
 def node(name: str, devices: int, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
@@ -38,12 +41,12 @@ def quota(hard: int, used: int) -> dict[str, Any]:
 def room(
     nodes: list[Any] | None, pods: Any = (), quotas: Any = (), text: str = "", count: int = 1, **spec: Any
 ) -> AvailableCapacity:
-    gpu = {"count": count, **spec.pop("gpu", {})}
-    asked = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}, "resources": {"gpu": gpu}, **spec})
+    resources = {"gpu": {"count": count, **spec.pop("gpu", {})}, **spec.pop("resources", {})}
+    asked = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}, "resources": resources, **spec})
     known = (
         None
         if nodes is None
-        else capacity.make_inventory(map(capacity.trim_node, nodes), map(capacity.pod_devices, pods))
+        else capacity.make_inventory(map(node_fit.trim_node, nodes), map(capacity.placed_requests, pods))
     )
     found = capacity.find_available_capacity(asked, known, quotas, parse_installation(text, "test"))
     assert found is not None
@@ -82,19 +85,17 @@ def test_spot_nodes_count_as_the_spec_allows_them(spot: str, nodes: int) -> None
     assert free(known, text=text, scheduling={"spot": spot}).nodes == nodes
 
 
-def test_nothing_is_looked_for_without_devices() -> None:
+def test_without_devices_nodes_and_quotas_nothing_is_known() -> None:
     asked = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
-    known = capacity.make_inventory([node("a", 4)], ())
-    assert capacity.find_available_capacity(asked, known, (), parse_installation("", "test")) is None
+    unwatched, empty = None, capacity.make_inventory((), ())
+    for known in (unwatched, empty):
+        assert capacity.find_available_capacity(asked, known, (), parse_installation("", "test")) is None
 
 
-def test_of_most_pods_and_nodes_little_is_kept() -> None:
-    container = {"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi", "hugepages-2Mi": "2Mi"}}}
-    assert capacity.pod_devices({"spec": {"nodeName": "a", "containers": [container]}}) == {}
-    assert capacity.pod_devices(pod("a", 2)) == {("a", GPU): 2}
-    assert capacity.pod_devices(pod("", 2)) == {}
+def test_of_most_nodes_little_is_kept() -> None:
+    assert capacity.placed_requests(pod("", 2)) == {}
     large = {**node("a", 4), "status": {**node("a", 4)["status"], "images": [{"names": ["x" * 10_000]}]}}
-    assert len(str(capacity.trim_node(large))) < 400
+    assert len(str(node_fit.trim_node(large))) < 400
 
 
 def test_what_pods_have_is_taken_until_they_end() -> None:
@@ -108,7 +109,7 @@ def test_a_replica_finds_all_its_devices_on_one_node() -> None:
     assert (found.on_nodes.free, found.on_nodes.pods) == (2, 0)
     assert capacity.find_shortage(TWO, 1, found, ANY) == (
         "InsufficientCapacity",
-        f"2 {GPU} needed (1 × 2), 2 of 6 free on 2 nodes, not 2 of them on one node",
+        f"2 {GPU} needed (1 × 2), 2 of 6 free on 2 nodes, not 2 of them on one node. {NODES_FIX}",
     )
 
 
@@ -185,7 +186,7 @@ def test_shortage_is_reported_with_numbers() -> None:
     assert capacity.find_shortage(ONE, 0, found, ANY) is None
     assert capacity.find_shortage(ONE, 3, found, Gpu.from_json({"type": ["l4", "h100"]})) == (
         "InsufficientCapacity",
-        f"3 {GPU} of type l4 or h100 needed (3 × 1), 1 of 4 free on 1 node",
+        f"3 {GPU} of type l4 or h100 needed (3 × 1), 1 of 4 free on 1 node. {NODES_FIX}",
     )
 
 
@@ -195,24 +196,25 @@ def test_the_tightest_quota_counts() -> None:
     assert capacity.find_shortage(ONE, 1, found, ANY) is None
     assert capacity.find_shortage(ONE, 2, found, ANY) == (
         "InsufficientQuota",
-        f"2 {GPU} needed (2 × 1), 8 of 8 free on 1 node, 1 left by the namespace's quota",
+        f"2 {GPU} needed (2 × 1), 8 of 8 free on 1 node, 1 left by the namespace's quota. {QUOTA_FIX}",
     )
 
 
 def test_what_becomes_free_counts_with_what_is_free() -> None:
     scattered = room([node("a", 2), node("b", 2)], [pod("a", 1), pod("b", 2)], quotas=[quota(4, 3)], count=2)
     assert capacity.find_shortage(TWO, 1, scattered, ANY) is not None
-    more = capacity.add_freed_devices(scattered, TWO, 1)
+    more = capacity.add_freed_pods(scattered, TWO, [pod("a", 1)])
     assert (more.on_nodes and more.on_nodes.free, more.quota) == (2, 2)
     assert capacity.find_shortage(TWO, 1, more, ANY) is None
-    assert capacity.add_freed_devices(AvailableCapacity(GPU, None, None), TWO, 1) == AvailableCapacity(GPU, None, None)
+    unknown = AvailableCapacity(GPU, None, None)
+    assert capacity.add_freed_pods(unknown, TWO, [pod("a", 1)]) == unknown
 
 
 def test_where_nodes_may_not_be_looked_at_quotas_alone_count() -> None:
     found = room(None, quotas=[quota(4, 2)], count=2)
     assert found == AvailableCapacity(GPU, None, 2)
     assert capacity.find_shortage(TWO, 1, found, ANY) is None
-    told = f"4 {GPU} of type l4 needed (2 × 2), 2 left by the namespace's quota"
+    told = f"4 {GPU} of type l4 needed (2 × 2), 2 left by the namespace's quota. {QUOTA_FIX}"
     assert capacity.find_shortage(TWO, 2, found, Gpu.from_json({"type": ["l4"]})) == ("InsufficientQuota", told)
     assert capacity.find_shortage(TWO, 9, room(None, count=2), ANY) is None
 
@@ -257,7 +259,7 @@ def test_a_shortage_names_the_memory() -> None:
     found, needs = room([node("a", 4, {MEMORY: "81559"})], [pod("a", 3)]), {"type": ["h100"], "memory": "40Gi"}
     assert capacity.find_shortage(ONE, 2, found, Gpu.from_json(needs)) == (
         "InsufficientCapacity",
-        f"2 {GPU} of type h100 with at least 40Gi needed (2 × 1), 1 of 4 free on 1 node",
+        f"2 {GPU} of type h100 with at least 40Gi needed (2 × 1), 1 of 4 free on 1 node. {NODES_FIX}",
     )
 
 
@@ -291,7 +293,7 @@ def test_slices_are_counted_by_the_name_of_their_profile() -> None:
     assert found.on_nodes == NodeCapacity(1, 7, 6, 6)
     assert capacity.find_shortage(Devices(MIG, "GPU", 1), 6, found, ANY) == (
         "InsufficientQuota",
-        f"6 {MIG} needed (6 × 1), 6 of 7 free on 1 node, 5 left by the namespace's quota",
+        f"6 {MIG} needed (6 × 1), 6 of 7 free on 1 node, 5 left by the namespace's quota. {QUOTA_FIX}",
     )
 
 
@@ -327,7 +329,7 @@ def test_a_fraction_needs_a_device_for_each_pod_of_replicas() -> None:
     assert capacity.find_shortage(devices, devices.count_pods(4), found, gpu) is None
     assert capacity.find_shortage(devices, devices.count_pods(5), found, gpu) == (
         "InsufficientCapacity",
-        f"3 {GPU} needed (3 × 1), 2 of 4 free on 1 node",
+        f"3 {GPU} needed (3 × 1), 2 of 4 free on 1 node. {NODES_FIX}",
     )
 
 
@@ -369,3 +371,120 @@ def test_time_sliced_devices_have_a_name_of_their_own_and_are_not_those_of_mps()
 def test_without_types_any_node_will_do() -> None:
     assert accelerators.make_node_affinity(Gpu.from_json({"count": 1}), {}) is None
     assert accelerators.make_node_affinity(Gpu.from_json({"type": ["l4"]}), {}) is None
+
+
+POOL = """
+nodePools:
+- name: l4
+  maxNodes: 3
+  labels: {pool: l4, nvidia.com/gpu.product: NVIDIA-L4}
+  taints: [{key: nvidia.com/gpu}, {key: team, value: vision}]
+  allocatable: {cpu: "8", memory: 30Gi, nvidia.com/gpu: "2"}
+"""
+OF_POOL = {"pool": "l4", PRODUCT: "NVIDIA-L4"}
+TOLERATES = {"tolerations": [{"key": "team", "value": "vision"}]}
+
+
+def test_nodes_that_a_pool_lacks_may_come() -> None:
+    nodes = [node("a", 2, OF_POOL, taints=[]), node("b", 8)]
+    needs = Gpu.from_json({"type": ["l4"]})
+    found = room(nodes, [pod("a", 1)], text=POOL, gpu={"type": ["l4"]}, scheduling=TOLERATES)
+    assert found.on_nodes is not None
+    assert (found.on_nodes.pods, found.on_nodes.coming_nodes, found.on_nodes.coming_pods) == (1, 2, 4)
+    assert capacity.find_shortage(ONE, 5, found, needs) is None
+    assert capacity.find_shortage(ONE, 6, found, needs) == (
+        "InsufficientCapacity",
+        f"6 {GPU} of type l4 needed (6 × 1), 1 of 2 free on 1 node, 4 pods on 2 nodes that may be added; other nodes: 1 with"
+        f" devices of another type or memory. {NODES_FIX}",
+    )
+    assert list(capacity.describe_room(found, 6)) == [
+        f"6 pods with 1 CPU, 2.5Gi memory, 1 {GPU} needed, 1 fit on 1 node, 4 pods on 2 nodes that may be added"
+    ]
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [
+        {},
+        {"scheduling": {**TOLERATES, "nodeSelector": {"pool": "h100"}}},
+        {"scheduling": TOLERATES, "gpu": {"type": ["h100"]}},
+        {"scheduling": TOLERATES, "count": 4},
+        {"scheduling": TOLERATES, "gpu": {"vendor": "amd"}},
+    ],
+    ids=["taint", "selector", "type", "count", "vendor"],
+)
+def test_a_pool_whose_nodes_do_not_suit_brings_nothing(needs: dict[str, Any]) -> None:
+    assert free([node("b", 8)], text=POOL, **needs).coming_pods == 0
+
+
+def test_a_pool_with_all_its_nodes_brings_none() -> None:
+    nodes = [node(name, 2, OF_POOL) for name in "abcd"]
+    assert free(nodes, text=POOL, scheduling=TOLERATES).coming_nodes == 0
+
+
+def test_pods_need_their_cpu_and_memory_on_the_node_of_their_devices() -> None:
+    large, small = node("a", 4), node("b", 4)
+    large["status"]["allocatable"] |= {"cpu": "16", "memory": "64Gi", "pods": "110"}
+    small["status"]["allocatable"] |= {"cpu": "3900m", "memory": "64Gi", "pods": "110"}
+    found = room([large, small], resources={"cpu": "4", "memory": "8Gi", "gpu": {"count": 1}})
+    assert found.on_nodes is not None
+    assert (found.on_nodes.free, found.on_nodes.device_pods, found.on_nodes.pods) == (8, 8, 4)
+    assert capacity.find_shortage(ONE, 4, found, ANY) is None
+    assert capacity.find_shortage(ONE, 5, found, ANY) == (
+        "InsufficientCapacity",
+        f"5 {GPU} needed (5 × 1), 8 of 8 free on 2 nodes, with 4 CPU and 8.5Gi memory free beside them for 4 pods. {NODES_FIX}",
+    )
+
+
+def test_without_devices_cpu_memory_and_pods_are_counted() -> None:
+    nodes = [node("a", 0), node("b", 0, taints=[{"key": "team", "effect": "NoSchedule"}]), node("c", 0)]
+    for each in nodes:
+        each["status"]["allocatable"] = {"cpu": "8", "memory": "10Gi", "pods": "3"}
+    spec = {"model": {"uri": "file:///m"}, "resources": {"cpu": "2", "memory": "2Gi"}}
+    asked = ModelDeploymentSpec.from_json(spec)
+    known = capacity.make_inventory(map(node_fit.trim_node, nodes), [{("c", "pods"): 2}])
+    found = capacity.find_available_capacity(asked, known, (), parse_installation("", "test"))
+    assert found is not None
+    assert capacity.find_shortage(None, 4, found, ANY) is None
+    assert capacity.find_shortage(None, 5, found, ANY, lacking=2) == (
+        "InsufficientCapacity",
+        "5 pods with 2 CPU and 2.5Gi memory needed, 4 pods fit on 2 nodes, 2 of them for stable; other nodes: 1 with the taint"
+        f" team:NoSchedule, which the pods do not tolerate. {NODES_FIX}",
+    )
+
+
+def test_pods_that_exist_are_counted_by_quotas_already() -> None:
+    found = room([node("a", 8)], quotas=[quota(4, 4)])
+    assert capacity.find_shortage(ONE, 2, found, ANY, created=2) is None
+    short = capacity.find_shortage(ONE, 3, found, ANY, created=2)
+    assert short is not None
+    assert short.reason == "InsufficientQuota"
+
+
+@pytest.mark.parametrize(
+    ("text", "has_devices", "blocks"),
+    [
+        ("", True, True),
+        ("", False, False),
+        ("gpu: {nodesCome: true}", True, False),
+        (POOL, False, True),
+        (f"gpu: {{nodesCome: true}}{POOL}", True, True),
+    ],
+)
+def test_nodes_hold_back_what_they_are_known_not_to_have(text: str, has_devices: bool, blocks: bool) -> None:
+    installation = parse_installation(text, "test")
+    short = Cause("InsufficientCapacity", "too few")
+    assert capacity.is_blocking(short, installation, has_devices=has_devices) == blocks
+    quota_short = Cause("InsufficientQuota", "too few")
+    assert capacity.is_blocking(quota_short, installation, has_devices=has_devices)
+    assert not capacity.is_blocking(None, installation, has_devices=has_devices)
+
+
+def test_a_message_has_the_most_frequent_reasons_of_other_nodes() -> None:
+    away = [node(f"t{number}", 1, taints=[{"key": f"team-{number}", "effect": "NoSchedule"}]) for number in range(6)]
+    cordoned = [node(f"c{number}", 1, unschedulable=True) for number in range(3)]
+    found = room([node("a", 1), *away, *cordoned, {**node("cpu", 0), "status": {"allocatable": {"cpu": "4"}}}])
+    short = capacity.find_shortage(ONE, 2, found, ANY)
+    assert short is not None
+    taints = ", ".join(f"1 with the taint team-{each}:NoSchedule, which the pods do not tolerate" for each in range(3))
+    assert short.message.endswith(f"; other nodes: 3 cordoned, {taints}, 3 for other reasons. {NODES_FIX}")

@@ -30,7 +30,7 @@ UNPLACED = {
 @pytest.mark.parametrize(
     ("found", "reason", "message"),
     [
-        (pod(conditions=[UNPLACED]), "Unschedulable", "pod w: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu."),
+        (pod(conditions=[UNPLACED]), "Unschedulable", "pod w: 0 of 1 nodes: 1 without enough free nvidia.com/gpu"),
         (pod(waiting("ErrImageNeverPull", "no such image")), "ImagePullBackOff", "pod w, container c0: no such image"),
         (pod(waiting("InvalidImageName")), "ImagePullBackOff", "pod w, container c0: InvalidImageName"),
         (

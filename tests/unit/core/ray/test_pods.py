@@ -9,6 +9,7 @@ from sundog_operator.api import ModelDeploymentSpec, find_violations
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes.pod_requests import OVERHEAD_BYTES
 from sundog_operator.core.ray import pods, valkey
 from sundog_operator.core.ray.groups import GroupState
 from sundog_operator.core.ray.valkey import ValkeyServer
@@ -101,8 +102,8 @@ def test_a_worker_pod_offers_ray_exactly_one_replica() -> None:
     assert made["resources"] == {"CPU": "2", "memory": str(2**30), "GPU": "2"}
     container = made["template"]["spec"]["containers"][0]
     assert container["resources"] == {
-        "requests": {"cpu": "1500m", "memory": str(2**30 + pods.OVERHEAD_BYTES), "nvidia.com/gpu": "2"},
-        "limits": {"memory": str(2**30 + pods.OVERHEAD_BYTES), "nvidia.com/gpu": "2"},
+        "requests": {"cpu": "1500m", "memory": str(2**30 + OVERHEAD_BYTES), "nvidia.com/gpu": "2"},
+        "limits": {"memory": str(2**30 + OVERHEAD_BYTES), "nvidia.com/gpu": "2"},
     }
     assert (made["minReplicas"], made["maxReplicas"]) == (1, 3)
     assert made["labels"] == {"sundog.dev/application": "digits-r7"}

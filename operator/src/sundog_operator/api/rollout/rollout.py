@@ -244,8 +244,8 @@ class Rollout(ApiBase):
     capacity: Literal["auto", "surge", "inPlace"] = Field(
         "auto",
         description="surge: the canary's replicas are added to stable's, which keeps its own until the end. The rollout starts"
-        " only if there are accelerators for them. inPlace: they replace stable's one by one, and are returned so."
-        " auto (default): inPlace if accelerators are too few for surge and inPlace can work, else surge. Chosen once per"
+        " only if accelerators and quotas suffice for them. inPlace: they replace stable's one by one, and are returned"
+        " so. auto (default): inPlace if these are too few for surge and inPlace can work, else surge. Chosen once per"
         " rollout.",
     )
     on_harm: Literal["rollback"] = Field(

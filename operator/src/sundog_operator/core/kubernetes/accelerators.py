@@ -22,7 +22,7 @@ VENDOR_RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
 """By vendor: the device plugin's resource, and Ray's name for it. Ray counts `GPU` in `num_gpus`."""
 
 RAY_GPU: Final = "GPU"
-_MIG_RESOURCE: Final = "nvidia.com/mig-{}"
+MIG_RESOURCE: Final = "nvidia.com/mig-{}"
 """Resource name of a MIG profile where the device plugin's `mig.strategy` is `mixed`. Ray does not see slices, and counts each as a GPU."""
 
 TYPE_LABELS: Final = (
@@ -140,7 +140,7 @@ def replica_devices(gpu: Gpu) -> Devices | None:
         return None
     resource, ray_name = VENDOR_RESOURCES[gpu.vendor]
     if gpu.sharing.mode == "mig":
-        resource = _MIG_RESOURCE.format(gpu.sharing.profile)
+        resource = MIG_RESOURCE.format(gpu.sharing.profile)
     if gpu.sharing.mode == "timeSliced":
         resource = _TIME_SLICED_RESOURCE
     if is_claimed := gpu.allocation == "dra":
@@ -248,6 +248,16 @@ def find_product_names(type_: str, aliases: TypeAliases) -> tuple[str, ...]:
 def matches_terms(labels: Mapping[str, str], terms: Sequence[Json]) -> bool:
     """Whether a node with these labels matches one of the terms of `make_node_terms`; true without terms."""
     return not terms or any(all(_matches(labels, each) for each in term["matchExpressions"]) for term in terms)
+
+
+def find_type(labels: Mapping[str, str]) -> str:
+    """Return the type of a node's devices as its labels name it; empty if none does."""
+    return next((labels[key] for key in TYPE_LABELS if labels.get(key)), "")
+
+
+def find_memory_mib(labels: Mapping[str, str]) -> int | None:
+    """Return the memory of each of a node's devices in MiB as its labels name it; None if none does."""
+    return next((int(labels[key]) for key in MEMORY_LABELS if labels.get(key, "").isdecimal()), None)
 
 
 def _matches(labels: Mapping[str, str], expression: Json) -> bool:

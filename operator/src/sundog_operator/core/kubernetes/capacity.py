@@ -1,240 +1,333 @@
-"""Check that the accelerators that a revision needs are free, before anything changes."""
+"""Check that the resources that a revision's pods need are free, before anything changes."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import Installation
-from sundog_operator.api.quantities import parse_quantity
 from sundog_operator.api.reasons import Cause, DeploymentReason
-from sundog_operator.core.kubernetes import accelerators, names, pods, spot
+from sundog_operator.core.kubernetes import accelerators, names, node_fit, pod_requests, quotas
 from sundog_operator.core.kubernetes.accelerators import Devices
+from sundog_operator.core.kubernetes.node_fit import FittingNodes, NodeNeeds
 from sundog_operator.core.kubernetes.pod_problems import is_scheduled
+from sundog_operator.core.kubernetes.pod_requests import CPU, MEMORY, PODS, Amounts
+from sundog_operator.core.kubernetes.quotas import QuotaLimit
+from sundog_operator.core.text import format_count
 
 Json = Mapping[str, Any]
+ENOUGH_PODS: Final = 2000
+"""Twice the most replicas of a service. Where so many pods without devices fit, their exact number is of no interest."""
+
+_COMING: Final = "coming/"
+"""Prefix of the keys of nodes to come, in the cache of an inventory."""
+
+_QUOTA_FIX: Final = "Raise the quota, or ask for less"
+_NODES_FIX: Final = "Free some, add nodes, or ask for less"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeCapacity:
-    """Devices on the nodes that may run a revision's pods: of its types and memory, ready, selected and tolerated.
+    """Capacity of the nodes that may run a revision's pods: of its types and memory, ready, selected and tolerated.
 
     Attributes:
         nodes: number of these nodes.
         total: devices on them.
         free: devices that no pod has.
-        pods: pods whose devices are all free on one node.
+        pods: pods that fit, each on one node: with all of its devices, and with its CPU and memory.
+        device_pods: pods whose devices fit, whatever CPU and memory are free.
+        excluded: why the other nodes do not suit, with their numbers; may be empty.
+        fix: what to do where none of the nodes is such a node.
+        coming_nodes: number of such nodes that autoscalers may add.
+        coming_pods: pods that fit on those.
     """
 
     nodes: int
     total: int
     free: int
     pods: int
+    device_pods: int = field(default=0, compare=False)
+    excluded: str = field(default="", compare=False)
+    fix: str = field(default="", compare=False)
+    coming_nodes: int = 0
+    coming_pods: int = 0
+
+    @property
+    def most_pods(self) -> int:
+        """Pods that fit on these nodes and on those that autoscalers may add."""
+        return self.pods + self.coming_pods
 
 
 @dataclass(frozen=True, slots=True)
 class AvailableCapacity:
-    """Free devices for pods of one kind.
+    """Free resources for pods of one kind.
 
     Attributes:
-        resource: the devices' resource name.
-        on_nodes: free devices on nodes; None where the operator may not list nodes, or where Kueue or a claim decides.
+        resource: the devices' resource name, or the DeviceClass of their claims; empty for pods without devices.
+        on_nodes: what is free on nodes; None where the operator may not list nodes, or where Kueue or a claim decides.
         quota: devices that the namespace's quotas leave; None without a quota.
+        requests: the requests of one pod.
+        limits: what the namespace's quotas leave of CPU, memory and pods.
     """
 
     resource: str
     on_nodes: NodeCapacity | None
     quota: int | None
+    requests: Amounts = field(default_factory=dict, compare=False)
+    limits: tuple[QuotaLimit, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The devices of a cluster.
+    """The resources of a cluster.
 
     Attributes:
-        nodes: made by `trim_node`.
-        taken: devices of pods, by node and resource.
-        fitting: a cache of the nodes that fit, by a fingerprint of the requirements. It does not depend on `taken`.
+        nodes: made by `node_fit.trim_node`.
+        taken: requests of pods, by node and resource.
+        fitting: a cache of the nodes that fit, by a fingerprint of the needs. It does not depend on `taken`.
+        counted: a cache of the capacity for pods, by that fingerprint and their requests.
     """
 
     nodes: Sequence[Json]
     taken: Mapping[tuple[str, str], int]
-    fitting: dict[str, Sequence[Json]] = field(default_factory=dict, compare=False, repr=False)
+    fitting: dict[str, FittingNodes] = field(default_factory=dict, compare=False, repr=False)
+    counted: dict[str, NodeCapacity] = field(default_factory=dict, compare=False, repr=False)
 
 
 def make_inventory(nodes: Iterable[Json], running: Iterable[Mapping[tuple[str, str], int]]) -> Inventory:
-    """Return the inventory of nodes (`trim_node`) and of the devices of each pod (`pod_devices`)."""
+    """Return the inventory of nodes (`node_fit.trim_node`) and of the requests of each pod (`placed_requests`)."""
     return add_pods(Inventory(tuple(nodes), {}), running)
 
 
 def add_pods(known: Inventory, running: Iterable[Mapping[tuple[str, str], int]]) -> Inventory:
-    """Return the inventory with the devices of more pods taken."""
+    """Return the inventory with the requests of more pods taken."""
     taken = Counter(known.taken)
     for counts in running:
         taken.update(counts)
-    return replace(known, taken=taken)
+    return replace(known, taken=taken, counted={})
 
 
-def trim_node(node: Json) -> Json:
-    """Return the parts of a node that this module reads. A cluster may have thousands of nodes."""
-    meta, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
-    ready = [each for each in status.get("conditions") or () if each.get("type") == "Ready"]
-    devices = {name: count for name, count in (status.get("allocatable") or {}).items() if "/" in name}
-    return {
-        "metadata": {"name": meta["name"], "labels": meta.get("labels") or {}},
-        "spec": {"unschedulable": spec.get("unschedulable"), "taints": spec.get("taints") or ()},
-        "status": {"allocatable": devices, "conditions": ready},
-    }
-
-
-def pod_devices(pod: Json) -> Mapping[tuple[str, str], int]:
-    """Return the devices of a pod, by node and resource; empty for most pods."""
+def placed_requests(pod: Json) -> Mapping[tuple[str, str], int]:
+    """Return the requests of a pod, by node and resource; empty for a pod without a node, or one that has ended."""
     if not is_scheduled(pod):
         return {}
-    # A device's resource name has a domain; cpu, memory and the like have none.
-    resources = {name for each in _requests(pod) for name in each if "/" in name}
-    return {(pod["spec"]["nodeName"], name): requested_devices(pod, name) for name in resources}
+    node = pod["spec"]["nodeName"]
+    return {(node, name): amount for name, amount in pod_requests.pod_requests(pod).items()}
 
 
-def foreign_pod_devices(pod: Json) -> Mapping[tuple[str, str], int]:
-    """Return the devices of a pod that is not Sundog's; empty for Sundog's own, which are counted from memory."""
+def foreign_placed_requests(pod: Json) -> Mapping[tuple[str, str], int]:
+    """Return the requests of a pod that is not Sundog's; empty for Sundog's own, which are counted from memory."""
     labels = pod["metadata"].get("labels") or {}
-    return {} if names.PART_OF_SUNDOG.items() <= labels.items() else pod_devices(pod)
+    return {} if names.PART_OF_SUNDOG.items() <= labels.items() else placed_requests(pod)
 
 
 def find_available_capacity(
-    spec: ModelDeploymentSpec, known: Inventory | None, quotas: Iterable[Json], installation: Installation
+    spec: ModelDeploymentSpec, known: Inventory | None, stored: Iterable[Json], installation: Installation
 ) -> AvailableCapacity | None:
-    """Return the free devices for a spec; None where it requests no accelerator.
+    """Return the free resources for the pods of a spec; None where neither nodes nor quotas are known.
 
     Args:
         spec: an accepted spec.
         known: the cluster's inventory; None where the operator may not list nodes. It does not count for pods of a queue, because Kueue
             may end other pods for them. Nor does it for claims, whose devices are in no Node.
-        quotas: the ResourceQuotas of its namespace.
+        stored: the ResourceQuotas of its namespace.
         installation: the administrator's settings.
     """
-    devices = accelerators.replica_devices(spec.resources.gpu)
-    if devices is None:
-        return None
+    devices, requests = accelerators.replica_devices(spec.resources.gpu), pod_requests.worker_requests(spec.resources)
+    priority = spec.scheduling.priority_class_name or installation.ray.pods.priority_class_name
+    limits = quotas.find_limits(stored, requests, priority)
+    resource = devices.resource if devices else ""
+    of_devices = [max(each.left, 0) for each in limits if each.resource == resource]
+    decided_elsewhere = bool(spec.scheduling.queue) or (devices is not None and devices.is_claimed)
     on_nodes = None
-    if known is not None and not spec.scheduling.queue and not devices.is_claimed:
-        on_nodes = _count_devices(_find_fitting_nodes(known, spec, devices, installation), known.taken, devices)
-    return AvailableCapacity(devices.resource, on_nodes, _quota_left(quotas, devices))
+    if known is not None and not decided_elsewhere:
+        on_nodes = _find_free(known, spec, requests, devices, installation)
+    if devices is None and on_nodes is None and not limits:
+        return None
+    others = tuple(each for each in limits if each.resource != resource)
+    return AvailableCapacity(resource, on_nodes, min(of_devices, default=None), requests, others)
 
 
-def _count_devices(fitting: Sequence[Json], taken: Mapping[tuple[str, str], int], devices: Devices) -> NodeCapacity:
-    total = {node["metadata"]["name"]: _allocatable(node, devices.resource) for node in fitting}
-    free = {name: max(count - taken.get((name, devices.resource), 0), 0) for name, count in total.items()}
-    pods_with_room = sum(count // devices.count for count in free.values())
-    return NodeCapacity(len(fitting), sum(total.values()), sum(free.values()), pods_with_room)
+def _find_free(
+    known: Inventory, spec: ModelDeploymentSpec, requests: Amounts, devices: Devices | None, installation: Installation
+) -> NodeCapacity | None:
+    """Return the capacity of nodes; None for pods without devices where no node is known."""
+    if devices is None and not known.nodes:
+        return None
+    needs = node_fit.make_needs(spec, installation)
+    key = f"{needs.key}/{sorted(requests.items())}"
+    if key not in known.counted:
+        counted = _count_free(known, needs, requests, devices, installation)
+        if not counted.nodes and not counted.coming_nodes:
+            counted = replace(counted, fix=node_fit.find_fix(spec.resources.gpu, known.nodes, needs))
+        known.counted[key] = counted
+    return known.counted[key]
 
 
-def add_freed_devices(room: AvailableCapacity, devices: Devices, freed: int) -> AvailableCapacity:
-    """Return the capacity with `freed` more free devices.
+def _count_free(
+    known: Inventory, needs: NodeNeeds, requests: Amounts, devices: Devices | None, installation: Installation
+) -> NodeCapacity:
+    key = needs.key
+    if key not in known.fitting:
+        known.fitting[key] = node_fit.find_fitting(known.nodes, needs)
+        coming = node_fit.make_coming_nodes(installation.node_pools, known.nodes)
+        known.fitting[_COMING + key] = node_fit.find_fitting(coming, needs)
+    found, coming_nodes = known.fitting[key], known.fitting[_COMING + key].nodes
+    total = free = fitting_pods = device_pods = 0
+    for node in found.nodes:
+        left = free_amounts(node, known.taken)
+        fitting_pods += pods_that_fit(left, requests)
+        if devices is None and fitting_pods >= ENOUGH_PODS:
+            break
+        if devices is not None:
+            total += node_fit.allocatable(node)[devices.resource]
+            free += left[devices.resource]
+            device_pods += left[devices.resource] // devices.count
+    return NodeCapacity(
+        nodes=len(found.nodes),
+        total=total,
+        free=free,
+        pods=fitting_pods,
+        device_pods=device_pods,
+        excluded=node_fit.describe_excluded(found, needs),
+        coming_nodes=len(coming_nodes),
+        coming_pods=sum(pods_that_fit(node_fit.allocatable(node), requests) for node in coming_nodes),
+    )
 
-    Their nodes are unknown, so the result assumes the best case: each pod finds all of its devices on one node.
+
+def free_amounts(node: Json, taken: Mapping[tuple[str, str], int]) -> Amounts:
+    """Return what no pod has of a node's allocatable amounts."""
+    name = node["metadata"]["name"]
+    return {
+        resource: max(amount - taken.get((name, resource), 0), 0)
+        for resource, amount in node_fit.allocatable(node).items()
+    }
+
+
+def pods_that_fit(free: Amounts, requests: Amounts) -> int:
+    """Return how many pods fit into free amounts. A node that does not report CPU, memory or pods does not limit them."""
+    limits = [
+        free.get(resource, 0) // amount
+        for resource, amount in requests.items()
+        if amount and (resource in free or pod_requests.is_device(resource))
+    ]
+    return min(limits, default=ENOUGH_PODS)
+
+
+def add_freed_pods(room: AvailableCapacity, devices: Devices | None, freed: Sequence[Json]) -> AvailableCapacity:
+    """Return the capacity once these pods have ended.
+
+    The result assumes the best case: each new pod finds all that it needs on one node.
     """
+    amounts: Counter[str] = Counter()
+    for pod in freed:
+        amounts.update(pod_requests.pod_requests(pod))
+    more = 0
+    if devices is not None:
+        more = len(freed) * devices.count if devices.is_claimed else amounts[room.resource]
     nodes, quota = room.on_nodes, room.quota
     if nodes is not None:
-        free = nodes.free + freed
-        nodes = replace(nodes, free=free, pods=free // devices.count)
-    return replace(room, on_nodes=nodes, quota=None if quota is None else quota + freed)
+        free = nodes.free + more
+        fitting = nodes.pods + len(freed) if devices is None else free // devices.count
+        nodes = replace(nodes, free=free, pods=fitting, device_pods=fitting)
+    quota = None if quota is None else quota + more
+    return replace(room, on_nodes=nodes, quota=quota, limits=quotas.add_freed(room.limits, amounts))
 
 
-def find_shortage(devices: Devices, more: int, room: AvailableCapacity, gpu: Gpu) -> Cause | None:
+def find_shortage(
+    devices: Devices | None, more: int, room: AvailableCapacity, gpu: Gpu, *, created: int = 0, lacking: int = 0
+) -> Cause | None:
     """Return the shortage where `more` pods do not fit; None where they fit or nothing is known.
 
-    `gpu` has the types and the memory that the message names.
+    Args:
+        devices: the devices of one pod; None without.
+        more: pods that need a node.
+        room: what is free.
+        gpu: the types and the memory that the message names.
+        created: how many of these pods exist already, so that quotas count them.
+        lacking: how many of these pods are missing ones of stable.
     """
-    needed, free = more * devices.count, room.on_nodes
-    over_quota = room.quota is not None and needed > room.quota
-    if more <= 0 or (not over_quota and (free is None or more <= free.pods)):
+    if more <= 0:
         return None
+    new, free = max(more - created, 0), room.on_nodes
+    over_devices = devices is not None and room.quota is not None and new * devices.count > room.quota
+    exceeded = quotas.find_exceeded(room.limits, new)
+    if not over_devices and exceeded is None and (free is None or more <= free.most_pods):
+        return None
+    for_stable = f", {lacking} of them for stable" if lacking else ""
+    # Autoscalers may add nodes, but nothing raises a quota. So the quota is the reason where both fall short.
+    if not over_devices and exceeded is not None:
+        message = quotas.describe_exceeded(exceeded, new) + for_stable
+        return Cause(DeploymentReason.INSUFFICIENT_QUOTA, f"{message}. {_QUOTA_FIX}")
+    message = (
+        _describe_pods(more, room) if devices is None else _describe_devices(devices, more, room, gpu)
+    ) + for_stable
+    if over_devices:
+        return Cause(DeploymentReason.INSUFFICIENT_QUOTA, f"{message}. {_QUOTA_FIX}")
+    others = f"; other nodes: {free.excluded}" if free is not None and free.excluded else ""
+    fix = (free.fix if free is not None else "") or _NODES_FIX
+    return Cause(DeploymentReason.INSUFFICIENT_CAPACITY, f"{message}{others}. {fix}")
+
+
+def _describe_devices(devices: Devices, more: int, room: AvailableCapacity, gpu: Gpu) -> str:
+    needed, free = more * devices.count, room.on_nodes
     kind = f" of type {' or '.join(gpu.type)}" if gpu.type else ""
     least = f" with at least {gpu.memory}" if gpu.memory else ""
     message = f"{needed} {room.resource}{kind}{least} needed ({more} × {devices.count})"
     if free is not None:
-        message += f", {free.free} of {free.total} free on {free.nodes} node{'' if free.nodes == 1 else 's'}"
+        message += f", {free.free} of {free.total} free on {format_count(free.nodes, 'node')}{_describe_coming(free)}"
     if room.quota is not None:
         message += f", {room.quota} left by the namespace's quota"
-    # Autoscalers may add nodes, but nothing raises a quota. So the quota is the reason where both fall short.
-    if over_quota:
-        return Cause(DeploymentReason.INSUFFICIENT_QUOTA, message)
-    scattered = free is not None and needed <= free.free
-    placement = f", not {devices.count} of them on one node" if scattered else ""
-    return Cause(DeploymentReason.INSUFFICIENT_CAPACITY, message + placement)
+    if free is None or free.most_pods >= more or needed > free.free:
+        return message
+    if free.device_pods < more:
+        return f"{message}, not {devices.count} of them on one node"
+    return f"{message}, with {_format_pod(room)} free beside them for {format_count(free.pods, 'pod')}"
 
 
-def is_blocking(short: Cause | None, installation: Installation | None) -> bool:
+def _describe_pods(more: int, room: AvailableCapacity) -> str:
+    free = room.on_nodes
+    message = f"{format_count(more, 'pod')} with {_format_pod(room)} needed"
+    if free is None:
+        return message
+    on_nodes = f"{format_count(free.pods, 'pod')} fit on {format_count(free.nodes, 'node')}"
+    return f"{message}, {on_nodes}{_describe_coming(free)}"
+
+
+def _describe_coming(free: NodeCapacity) -> str:
+    if not free.coming_nodes:
+        return ""
+    pods, nodes = format_count(free.coming_pods, "pod"), format_count(free.coming_nodes, "node")
+    return f", {pods} on {nodes} that may be added"
+
+
+def _format_pod(room: AvailableCapacity) -> str:
+    return " and ".join(
+        pod_requests.format_amount(name, amount) for name, amount in room.requests.items() if name in (CPU, MEMORY)
+    )
+
+
+def describe_room(room: AvailableCapacity, needed: int) -> Iterator[str]:
+    """Yield the room for pods of which so many are needed; nothing where the nodes are unknown."""
+    free = room.on_nodes
+    if free is not None:
+        most = f"{ENOUGH_PODS} or more" if free.pods >= ENOUGH_PODS else str(free.pods)
+        pod = ", ".join(pod_requests.format_amount(*each) for each in room.requests.items() if each[0] != PODS)
+        fit = f"{most} fit on {format_count(free.nodes, 'node')}{_describe_coming(free)}"
+        yield f"{format_count(needed, 'pod')} with {pod} needed, {fit}"
+
+
+def is_blocking(short: Cause | None, installation: Installation | None, *, has_devices: bool) -> bool:
     """Return whether pods must wait until a shortage is over.
 
-    With `gpu.nodesCome` an autoscaler adds nodes for pending pods, so missing nodes do not block. A quota always does.
+    A quota always blocks. Missing nodes block where the administrator lists all nodes that may come (`nodePools`). Otherwise they do
+    not block where an autoscaler adds nodes for pending pods (`gpu.nodesCome`), and for pods without devices: their nodes often come
+    from an autoscaler that the operator cannot see.
     """
+    if short is None or short.reason != DeploymentReason.INSUFFICIENT_CAPACITY:
+        return short is not None
+    if installation is not None and installation.node_pools:
+        return True
     nodes_come = installation is not None and installation.gpu.nodes_come
-    return short is not None and not (nodes_come and short.reason == DeploymentReason.INSUFFICIENT_CAPACITY)
-
-
-def requested_devices(pod: Json, resource: str) -> int:
-    """Return how many devices of a resource a pod requests."""
-    return sum(_count(each, resource) for each in _requests(pod))
-
-
-def _requests(pod: Json) -> list[Json]:
-    containers = (pod.get("spec") or {}).get("containers") or ()
-    return [(container.get("resources") or {}).get("requests") or {} for container in containers]
-
-
-def _find_fitting_nodes(
-    known: Inventory, spec: ModelDeploymentSpec, devices: Devices, installation: Installation
-) -> Sequence[Json]:
-    """Return the nodes that may run the pods of a spec."""
-    template, gpu = installation.ray.pods, spec.resources.gpu
-    mode, labels = spec.scheduling.spot, installation.spot.labels
-    selector = pods.merge_node_selector(template, spec.scheduling)
-    own = [*accelerators.device_tolerations(gpu), *spot.make_tolerations(mode, labels)]
-    tolerations = pods.merge_tolerations(template, spec.scheduling, own)
-    required = spot.make_required_expressions(mode, labels)
-    terms = accelerators.make_node_terms(gpu, installation.gpu.aliases, required)
-    key = pods.fingerprint([devices.resource, selector, tolerations, terms])
-    if key not in known.fitting:
-        known.fitting[key] = [
-            node
-            for node in known.nodes
-            if _accepts(node, devices.resource, selector, tolerations)
-            and accelerators.matches_terms(node["metadata"].get("labels") or {}, terms)
-        ]
-    return known.fitting[key]
-
-
-def _accepts(node: Json, resource: str, selector: Mapping[str, str], tolerations: Sequence[Json]) -> bool:
-    node_spec, labels = node.get("spec") or {}, node["metadata"].get("labels") or {}
-    if not _allocatable(node, resource) or node_spec.get("unschedulable"):
-        return False
-    conditions = (node.get("status") or {}).get("conditions") or ()
-    ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
-    selected = all(labels.get(key) == value for key, value in selector.items())
-    return ready and selected and all(pods.is_tolerated(tolerations, taint) for taint in node_spec.get("taints") or ())
-
-
-def _allocatable(node: Json, resource: str) -> int:
-    return _count((node.get("status") or {}).get("allocatable"), resource)
-
-
-def _quota_left(quotas: Iterable[Json], devices: Devices) -> int | None:
-    key = (
-        f"{devices.resource}.deviceclass.resource.k8s.io/devices"
-        if devices.is_claimed
-        else f"requests.{devices.resource}"
-    )
-    left = [
-        max(_count(status.get("hard"), key) - _count(status.get("used"), key), 0)
-        for quota in quotas
-        if key in ((status := quota.get("status") or {}).get("hard") or {})
-    ]
-    return min(left, default=None)
-
-
-def _count(quantities: Json | None, resource: str) -> int:
-    return int(parse_quantity(str((quantities or {}).get(resource, 0))))
+    return has_devices and not nodes_come

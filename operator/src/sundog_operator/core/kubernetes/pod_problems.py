@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sundog_operator.api.reasons import Cause, DeploymentReason
+from sundog_operator.core.kubernetes import scheduler_message
 
 Pod = Mapping[str, Any]
 
@@ -41,7 +42,8 @@ def _problems(pod: Pod) -> Iterator[Cause]:
     name = pod["metadata"]["name"]
     scheduled = find_condition(pod, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == DeploymentReason.UNSCHEDULABLE:
-        yield Cause(DeploymentReason.UNSCHEDULABLE, f"pod {name}: {_first_line(scheduled.get('message'))}")
+        message = scheduler_message.explain(_first_line(scheduled.get("message")))
+        yield Cause(DeploymentReason.UNSCHEDULABLE, f"pod {name}: {message[:_MAX_MESSAGE]}")
     for container in container_statuses(pod):
         for problem in _container_problems(container):
             message = f"pod {name}, container {container.get('name')}: {problem.message}"
@@ -53,19 +55,19 @@ def _container_problems(container: Mapping[str, Any]) -> Iterator[Cause]:
     waiting = state.get("waiting") or {}
     reason = str(waiting.get("reason") or "")
     if reason in _WAITING:
-        yield Cause(_WAITING[reason], _first_line(waiting.get("message") or reason))
+        yield Cause(_WAITING[reason], _first_line(waiting.get("message") or reason)[:_MAX_MESSAGE])
     for ended in (state.get("terminated"), last.get("terminated") if reason else None):
         if ended and ended.get("reason") == DeploymentReason.OOM_KILLED:
             yield Cause(DeploymentReason.OOM_KILLED, "used more memory than its limit")
         elif ended and ended.get("exitCode"):
             text = f"exited with code {ended['exitCode']}"
-            message = f"{text}: {_first_line(ended['message'])}" if ended.get("message") else text
+            message = f"{text}: {_first_line(ended['message'])[:_MAX_MESSAGE]}" if ended.get("message") else text
             yield Cause(DeploymentReason.CONTAINER_EXITED, message)
 
 
 def _first_line(text: Any) -> str:
     lines = [line.strip() for line in str(text or "").splitlines() if line.strip()]
-    return lines[0][:_MAX_MESSAGE] if lines else "no reason given"
+    return lines[0] if lines else "no reason given"
 
 
 def container_statuses(pod: Pod) -> Iterator[Mapping[str, Any]]:
@@ -80,7 +82,21 @@ def find_condition(obj: Mapping[str, Any], type_: str) -> Mapping[str, Any]:
     return next((each for each in conditions if each.get("type") == type_), {})
 
 
+def count_placed(pods: Iterable[Pod]) -> tuple[int, int]:
+    """Return how many pods have a node, and how many wait for one."""
+    placed = waiting = 0
+    for pod in pods:
+        if is_scheduled(pod):
+            placed += 1
+        elif "deletionTimestamp" not in pod["metadata"] and not _has_ended(pod):
+            waiting += 1
+    return placed, waiting
+
+
 def is_scheduled(pod: Pod) -> bool:
     """Return whether a pod has its node and has not ended."""
-    ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-    return bool((pod.get("spec") or {}).get("nodeName")) and not ended
+    return bool((pod.get("spec") or {}).get("nodeName")) and not _has_ended(pod)
+
+
+def _has_ended(pod: Pod) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")

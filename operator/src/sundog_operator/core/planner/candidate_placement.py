@@ -11,7 +11,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.core import revisions
-from sundog_operator.core.kubernetes import accelerators, capacity
+from sundog_operator.core.kubernetes import accelerators, capacity, pod_problems, pod_requests
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import in_place, state
 from sundog_operator.core.rollout.in_place import ArmReplicas
@@ -37,40 +37,72 @@ class CandidatePlacement:
 
 def find_placement(context: PlanContext, spec: ModelDeploymentSpec) -> CandidatePlacement:
     """Return the placement of a candidate with all the replicas that it needs for all traffic."""
-    policy, pods = spec.rollout.capacity, accelerators.count_pods(spec.resources.gpu, context.replicas)
-    beside = find_shortage(context, spec, pods)
-    fits_beside = not capacity.is_blocking(beside, context.observed.installation)
+    policy, devices = spec.rollout.capacity, accelerators.replica_devices(spec.resources.gpu)
+    beside = _find_shortage_beside(context, spec)
+    fits_beside = not capacity.is_blocking(beside, context.observed.installation, has_devices=devices is not None)
     if policy == "surge" or (policy == "auto" and fits_beside):
         return CandidatePlacement(fits_beside, beside)
     if why := _find_in_place_problem(context, spec):
         # With `auto`, the message is about room beside stable.
         is_in_place = policy == CAPACITY_IN_PLACE
         return CandidatePlacement(False, Cause(DeploymentReason.INSUFFICIENT_CAPACITY, why) if is_in_place else beside)
-    needs_gpu, room = accelerators.replica_devices(spec.resources.gpu) is not None, context.observed.room
-    is_free = needs_gpu and room is not None and room.on_nodes is not None and find_shortage(context, spec, 1) is None
+    room = context.observed.room
+    is_free = (
+        devices is not None
+        and room is not None
+        and room.on_nodes is not None
+        and find_shortage(context, spec, 1) is None
+    )
     spare = 1 if is_free else 0
     return CandidatePlacement(True, shared=PlanInPlace(spare=spare))
 
 
 def can_fit_without_arms(context: PlanContext, spec: ModelDeploymentSpec) -> bool:
-    """Whether a candidate that does not fit would fit beside stable with the devices of an Experiment's arms, as far as known."""
+    """Whether a candidate that does not fit would fit beside stable with the resources of an Experiment's arms, as far as known."""
     devices, room = accelerators.replica_devices(spec.resources.gpu), context.observed.room
-    if devices is None or room is None or spec.rollout.capacity == CAPACITY_IN_PLACE:
+    if room is None or spec.rollout.capacity == CAPACITY_IN_PLACE:
         return False
     pods = [pod for arm in context.status.arms or () for pod in context.pods_of(arm.revision)]
-    more = capacity.add_freed_devices(
-        room, devices, sum(capacity.requested_devices(pod, devices.resource) for pod in pods)
+    more = capacity.add_freed_pods(room, devices, pods)
+    short = capacity.find_shortage(
+        devices, accelerators.count_pods(spec.resources.gpu, context.replicas), more, spec.resources.gpu
     )
-    short = capacity.find_shortage(devices, devices.count_pods(context.replicas), more, spec.resources.gpu)
-    return not capacity.is_blocking(short, context.observed.installation)
+    return not capacity.is_blocking(short, context.observed.installation, has_devices=devices is not None)
 
 
-def find_shortage(context: PlanContext, spec: ModelDeploymentSpec, pods: int) -> Cause | None:
-    """Return the shortage if so many more pods do not fit; None if they do, or if capacity is unknown."""
-    devices, room = accelerators.replica_devices(spec.resources.gpu), context.observed.room
-    if devices is None or room is None:
+def find_shortage(
+    context: PlanContext, spec: ModelDeploymentSpec, pods: int, *, created: int = 0, lacking: int = 0
+) -> Cause | None:
+    """Return the shortage if so many more pods do not fit; None if they do, or if capacity is unknown.
+
+    `created` and `lacking` are those of `capacity.find_shortage`.
+    """
+    room = context.observed.room
+    if room is None:
         return None
-    return capacity.find_shortage(devices, pods, room, spec.resources.gpu)
+    gpu = spec.resources.gpu
+    return capacity.find_shortage(accelerators.replica_devices(gpu), pods, room, gpu, created=created, lacking=lacking)
+
+
+def _find_shortage_beside(context: PlanContext, spec: ModelDeploymentSpec) -> Cause | None:
+    """Return the shortage if all of a candidate's pods do not fit beside stable's, those included that stable lacks."""
+    own = accelerators.count_pods(spec.resources.gpu, context.replicas)
+    lacking, waiting = _count_missing_pods(context, spec)
+    return find_shortage(context, spec, own + lacking, created=waiting, lacking=lacking)
+
+
+def _count_missing_pods(context: PlanContext, spec: ModelDeploymentSpec) -> tuple[int, int]:
+    """Return how many pods of stable have no node yet, and how many of these exist. Only pods with the spec's needs count."""
+    serving = context.status.stable
+    stable = context.revision(serving.revision) if serving is not None else None
+    if serving is None or stable is None:
+        return 0, 0
+    before = revisions.spec_of(stable)
+    if (before.resources, before.scheduling) != (spec.resources, spec.scheduling):
+        return 0, 0
+    placed, waiting = pod_problems.count_placed(context.pods_of(serving.revision))
+    missing = max(context.count_pods(serving.revision, serving.replicas) - placed, 0)
+    return missing, min(waiting, missing)
 
 
 def _find_in_place_problem(context: PlanContext, spec: ModelDeploymentSpec) -> str:
@@ -83,15 +115,25 @@ def _find_in_place_problem(context: PlanContext, spec: ModelDeploymentSpec) -> s
             " while the candidate's starts. Raise spec.replicas, or set capacity: surge"
         )
     stable = context.revision(context.stable_number or 0)
-    if accelerators.replica_devices(spec.resources.gpu) is None or stable is None:
+    if stable is None:
         return ""
     before = revisions.spec_of(stable)
+    if accelerators.replica_devices(spec.resources.gpu) is None:
+        return _find_larger_pods(spec, before, stable.number) if spec.rollout.capacity == "auto" else ""
     if (before.resources.gpu, before.scheduling) == (spec.resources.gpu, spec.scheduling):
         return ""
     return (
         f"spec.rollout.capacity: replicas of revision {stable.number} have other accelerators or nodes than the new ones need, and"
         " cannot make room for them. Set capacity: surge"
     )
+
+
+def _find_larger_pods(spec: ModelDeploymentSpec, before: ModelDeploymentSpec, number: int) -> str:
+    """Return why pods without devices cannot take the place of stable's: they need more, or other nodes. Empty if they can."""
+    had, needs = (pod_requests.worker_requests(each.resources) for each in (before, spec))
+    if before.scheduling == spec.scheduling and all(amount <= had.get(name, 0) for name, amount in needs.items()):
+        return ""
+    return f"replicas of revision {number} have fewer resources or other nodes than the new ones need"
 
 
 def make_capacity_status(

@@ -20,6 +20,15 @@ from sundog_operator.core.rollout import explanations, state, windows
 RAY_GRACE: Final = timedelta(seconds=10)
 """Time for which a new revision's RayCluster may not answer while it starts."""
 CONFIRM_GRACE: Final = timedelta(seconds=30)
+_PLACEMENT_REASONS: Final = frozenset(
+    {
+        DeploymentReason.INSUFFICIENT_CAPACITY,
+        DeploymentReason.INSUFFICIENT_QUOTA,
+        DeploymentReason.UNSCHEDULABLE,
+        DeploymentReason.POD_REFUSED,
+    }
+)
+"""Reasons of pods that wait for resources. Each has an event."""
 
 
 def set_conditions(context: PlanContext) -> None:
@@ -49,6 +58,18 @@ def set_conditions(context: PlanContext) -> None:
         conditions.drop(http_route.ROUTE_ACCEPTED)
     context.set(conditions=conditions.conditions(), observed_generation=generation)
     _report_refusal(context, conclusions["SpecAccepted"], generation)
+    for type_ in ("CapacityAvailable", "RevisionReady"):
+        _report_waiting_pods(context, type_, conclusions[type_])
+
+
+def _report_waiting_pods(context: PlanContext, type_: str, conclusion: Conclusion) -> None:
+    """Add an event if pods of the newest revision begin to wait for resources, or wait for others than before."""
+    if conclusion.reason not in _PLACEMENT_REASONS:
+        return
+    event, stored = events.pods_lack_resources(conclusion.reason, conclusion.message), context.stored_condition(type_)
+    before = None if stored is None else events.pods_lack_resources(stored.reason, stored.message)
+    if before is None or (before.reason, before.dedupe_key) != (event.reason, event.dedupe_key):
+        context.events.append(event)
 
 
 def _report_refusal(context: PlanContext, spec_accepted: Conclusion, generation: int) -> None:
@@ -84,13 +105,14 @@ def _capacity_available(context: PlanContext) -> Conclusion:
     newest = context.status.candidate or context.status.stable
     short, in_place = context.capacity_shortage, context.in_place is not None
     if short is None and spec is not None and newest is not None and not in_place and is_wanted(context, newest):
-        placed = sum(pod_problems.is_scheduled(pod) for pod in context.pods_of(newest.revision))
+        placed, waiting = pod_problems.count_placed(context.pods_of(newest.revision))
         short = candidate_placement.find_shortage(
             context,
             spec,
             context.count_pods(newest.revision, newest.replicas)
             - placed
             - terminating_pods.count_terminating(context, newest.revision),
+            created=waiting,
         )
     if short is not None:
         message = (
@@ -184,6 +206,7 @@ def _traffic_synced(context: PlanContext) -> Conclusion:
     stored = context.stored_condition("TrafficSynced")
     if stored is not None and _is_confirmation_late(context, stored):
         waiting = "; ".join(f"{pod} {why}" for pod, why in confirmation.waiting)
+        waiting += f": {context.observed.edge_refusal}" if context.observed.edge_refusal else ""
         message = f"epoch {split.epoch} is not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"
         return Conclusion("False", DeploymentReason.EDGE_NOT_CONFIRMED, message)
     return Conclusion("Unknown", DeploymentReason.CONFIRMING, "waits for the edges to confirm the split")

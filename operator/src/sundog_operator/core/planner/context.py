@@ -77,6 +77,7 @@ class ObservedState:
         serves: the Serve state of each of them.
         clusters_of_others: the RayClusters of all other ModelDeployments in the namespace, each once per ModelDeployment.
         edges: the namespace's edge pods and their evidence.
+        edge_refusal: why the API server refuses pods of the edge while there are none; may be empty.
         foreign: objects of other owners that have the names of its children, such as `ConfigMap sundog-edge`.
         url: its address at the edge; empty while no edge runs.
         split: its entry in the stored split document; None if there is none.
@@ -86,7 +87,7 @@ class ObservedState:
         installation: of a Kubernetes cluster; None in local mode.
         references: other objects that its pods need, as far as the operator looked for them.
         pods: pods of its revisions, and of the heads and stores of its RayClusters; none in local mode.
-        room: free accelerators of the requested kind; None if the spec requests none, or the operator did not look.
+        room: free resources for pods of the spec; None if nothing is known, or the operator did not look.
         route: the HTTPRoute of its name, if its endpoint names a Gateway.
         routes_served: whether the API server has the HTTPRoute API, as far as the operator looked.
         claims_served: whether the API server has the API of claims to devices, as far as the operator looked.
@@ -108,6 +109,7 @@ class ObservedState:
     serves: Mapping[str, ServeState]
     clusters_of_others: tuple[str, ...]
     edges: tuple[EdgeReport, ...]
+    edge_refusal: str = ""
     foreign: tuple[str, ...] = ()
     url: str = ""
     split: Mapping[str, Any] | None = None

@@ -4,16 +4,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 from sundog_operator.api import Condition, RevisionStatus, format_duration
-from sundog_operator.api.reasons import Cause, EndReason
+from sundog_operator.api.reasons import Cause, DeploymentReason, EndReason
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import confirmation
-from sundog_operator.core.kubernetes import spot
+from sundog_operator.core.kubernetes import pod_problems, spot
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state, windows
 
 UNAVAILABLE_GRACE: Final = timedelta(seconds=30)
 """Time for which a candidate or an arm with traffic may lack a healthy replica while stable has one."""
 EARLIEST_TIME: Final = datetime.min.replace(tzinfo=UTC)
+_NO_PLACE: Final = frozenset({DeploymentReason.UNSCHEDULABLE, DeploymentReason.POD_REFUSED})
+"""Reasons of pods that the cluster has no room for, whatever the revision is."""
+
 AnyRevision = TypeVar("AnyRevision", bound=RevisionStatus)
 
 
@@ -35,9 +38,9 @@ def find_failure(context: PlanContext, candidate: RevisionStatus) -> Cause | Non
     if is_unavailable(context, candidate):
         failing = _stored_not_ready(context)
         why = f": {failing.message}" if failing is not None else ""
-        return Cause(
-            EndReason.CANDIDATE_UNAVAILABLE, f"no healthy replica for {UNAVAILABLE_GRACE.total_seconds():g} s{why}"
-        )
+        has_no_place = failing is not None and failing.reason in _NO_PLACE and not _has_placed_pods(context, candidate)
+        reason = EndReason.CAPACITY_LOST if has_no_place else EndReason.CANDIDATE_UNAVAILABLE
+        return Cause(reason, f"no healthy replica for {UNAVAILABLE_GRACE.total_seconds():g} s{why}")
     late = find_late_reason(context, candidate)
     if not late or not _is_deadline_fatal(context):
         return None
@@ -54,6 +57,12 @@ def _is_reclaimed(context: PlanContext, candidate: RevisionStatus) -> bool:
         return False
     allows_spot = revisions.spec_of(revision).scheduling.spot != "never"
     return allows_spot and spot.have_lost_nodes(context.pods_of(candidate.revision))
+
+
+def _has_placed_pods(context: PlanContext, candidate: RevisionStatus) -> bool:
+    """Whether a pod of the candidate has a node. Then the candidate may have failed on its own."""
+    placed, _ = pod_problems.count_placed(context.pods_of(candidate.revision))
+    return placed > 0
 
 
 def _is_deadline_fatal(context: PlanContext) -> bool:

@@ -11,11 +11,12 @@ from sundog_operator.api.reasons import EndReason
 
 HELD_OUTCOMES: Final = ("Aborted", "RolledBack")
 MAX_HOLDS: Final = 10
+_LOST_NODES: Final = (EndReason.CAPACITY_LOST, EndReason.SPOT_RECLAIMED)
 
 
 def is_failed_rollout(last: LastRollout | None) -> bool:
-    """Whether a rollout was aborted or rolled back, except for the loss of its spot nodes: the revision is then rolled out again."""
-    return last is not None and last.outcome in HELD_OUTCOMES and last.code != EndReason.SPOT_RECLAIMED
+    """Whether a rollout was aborted or rolled back. The loss of its nodes or quota says nothing about the revision."""
+    return last is not None and last.outcome in HELD_OUTCOMES and last.code not in _LOST_NODES
 
 
 def find_hold(status: ModelDeploymentStatus, number: int) -> LastRollout | None:

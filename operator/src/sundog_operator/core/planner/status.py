@@ -10,7 +10,7 @@ from sundog_operator.core import revisions
 from sundog_operator.core.analysis import counters
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import request_counts
-from sundog_operator.core.kubernetes import accelerators, capacity, names, pod_problems
+from sundog_operator.core.kubernetes import accelerators, names, pod_problems, pod_requests
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import candidate_placement, desired_state
 from sundog_operator.core.planner.context import PlanContext
@@ -135,7 +135,7 @@ def _measure_capacity(context: PlanContext, needed: int) -> CapacityStatus | Non
     if not resources and shared is None:
         return None
     allocated = claimed + sum(
-        capacity.requested_devices(pod, resource)
+        pod_requests.requested_devices(pod, resource)
         for pod in context.observed.pods
         if pod_problems.is_scheduled(pod)
         for resource in resources

@@ -67,7 +67,7 @@ def parse_cluster_view(name: str, obj: Mapping[str, Any] | None, address: str = 
         return ClusterView(name, host=address, problem=f"RayCluster {name}: does not exist yet")
     status = obj.get("status") or {}
     head, endpoints = status.get("head") or {}, status.get("endpoints") or {}
-    condition, refusal = find_condition(obj, "HeadPodReady"), _find_refusal(obj)
+    condition, refusal = find_condition(obj, "HeadPodReady"), find_refusal(obj)
     host = address or head.get("serviceIP") or head.get("podIP") or ""
     problem = ""
     if condition.get("status") != "True":
@@ -85,9 +85,12 @@ def parse_cluster_view(name: str, obj: Mapping[str, Any] | None, address: str = 
     )
 
 
-def _find_refusal(cluster: Mapping[str, Any]) -> str:
-    """Return the API server's reason for a refused pod, which KubeRay quotes below its own reason; empty without one."""
-    condition = find_condition(cluster, "ReplicaFailure")
+def find_refusal(owner: Mapping[str, Any]) -> str:
+    """Return the API server's reason for a refused pod of a RayCluster or Deployment; empty without one.
+
+    KubeRay quotes it below its own reason.
+    """
+    condition = find_condition(owner, "ReplicaFailure")
     if condition.get("status") != "True":
         return ""
     reason = str(condition.get("reason") or "ReplicaFailure")

@@ -23,6 +23,7 @@ from sundog_operator.core.kubernetes import (
     references,
     spot,
 )
+from sundog_operator.core.kubernetes.pod_requests import OVERHEAD_BYTES
 from sundog_operator.core.kubernetes.pods import PodRequirements
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import valkey
@@ -40,9 +41,6 @@ CONTAINER_PORTS: Final[Mapping[str, int]] = {
     "serve-grpc": 9000,
 }
 """Ports of the head. KubeRay finds the dashboard's port by its name, and creates a Service with all of them."""
-
-OVERHEAD_BYTES: Final = 512 * 2**20
-"""Memory of Ray's own processes and its object store, beside the model, in each worker pod."""
 
 MAX_GRPC_BYTES: Final = 2**30
 MAX_INLINE_BYTES: Final = 1_000_000

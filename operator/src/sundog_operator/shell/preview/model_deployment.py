@@ -21,7 +21,7 @@ from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import power
 from sundog_operator.core.edge import salts, secrets, units
-from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes import accelerators, capacity, names
 from sundog_operator.core.planner import held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.context import ObservedState
@@ -207,6 +207,7 @@ def _describe_traffic(
     stable, hold = before.stable, held_back_revisions.find_hold(plan.status, number)
     if stable is None:
         yield f"revision {number} gets all traffic once it is ready"
+        yield from _describe_capacity(spec, observed, plan)
     elif stable.revision == number:
         yield f"revision {number} keeps all traffic"
     elif hold is not None:
@@ -230,13 +231,14 @@ def _describe_traffic(
         shared = _find_shared_capacity(plan)
         relation = "beside" if shared is None else "in place of"
         yield f"{spec.rollout.strategy} {relation} revision {stable.revision}: {describe_steps(spec, shared)}"
-        yield from _describe_capacity(spec, plan)
+        yield from _describe_capacity(spec, observed, plan)
         resolved = resolve_plan(spec.rollout, StableTraffic(), spec.replicas, shared)
         yield from _describe_outcomes(resolved)
         yield from _describe_missing_evidence(resolved)
         yield from _describe_undecidable_step(spec, observed)
     else:
         yield f"revision {number} gets all traffic from revision {stable.revision} at once, when all its replicas are ready"
+        yield from _describe_capacity(spec, observed, plan)
 
 
 def _describe_running_experiment(before: ModelDeploymentStatus, plan: ReconcilePlan, number: int) -> Iterator[str]:
@@ -255,14 +257,20 @@ def _find_shared_capacity(plan: ReconcilePlan) -> PlanInPlace | None:
     return in_place.in_place_from_capacity(plan.status.capacity) if plan.status.candidate is not None else None
 
 
-def _describe_capacity(spec: ModelDeploymentSpec, plan: ReconcilePlan) -> Iterator[str]:
-    """Describe how replicas are shared, or why there is no capacity."""
+def _describe_capacity(spec: ModelDeploymentSpec, observed: ObservedState, plan: ReconcilePlan) -> Iterator[str]:
+    """Describe how replicas are shared, or what capacity there is."""
+    missing = tuple(_describe_missing_capacity(plan))
     shared = _find_shared_capacity(plan)
     if shared is not None:
         spare = "one more replica runs meanwhile" if shared.spare else "stable has one less while each replica starts"
         yield f"both revisions share the service's {spec.replicas} replicas, and traffic follows them; {spare}"
-    elif plan.status.candidate is None:
-        yield from _describe_missing_capacity(plan)
+    elif missing:
+        yield from missing
+        held = plan.status.candidate is None
+        yield "it does not start until this changes" if held else "its pods are created, and wait for nodes"
+    elif observed.room is not None and observed.room.resource:
+        pods = accelerators.count_pods(spec.resources.gpu, spec.replicas)
+        yield from capacity.describe_room(observed.room, pods)
 
 
 def _describe_missing_capacity(plan: ReconcilePlan) -> Iterator[str]:

@@ -10,7 +10,8 @@ import click
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
-from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, Object, Ref
+from sundog_operator.errors import Forbidden
+from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, POD, Object, Ref
 from sundog_operator.shell import kinds
 from sundog_operator.shell.describe import (
     DeploymentDetails,
@@ -23,6 +24,7 @@ from sundog_operator.shell.live_counts import add_live_counts
 from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, TEXT_OUTPUT_OPTION, print_document, print_rich
 from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
 from sundog_operator.shell.verbs.get import get_object
+from sundog_operator.shell.waiting_pods import describe_waiting_pods
 
 _MAX_EVENTS: Final = 12
 
@@ -37,7 +39,8 @@ async def describe(server: ServerConnection, what: tuple[str, ...], output: str)
     if not names:
         raise click.UsageError("give a NAME")
     objects = [await get_object(server, Ref(kind, server.namespace, name)) for name in names]
-    descriptions = [await _read_details(server, obj, await _read_events(server, obj)) for obj in objects]
+    events = await server.kube.list(EVENT, server.namespace)
+    descriptions = [await _read_details(server, obj, events) for obj in objects]
     if output != "text":
         documents = [_document(details) for details in descriptions]
         print_document(documents[0] if len(documents) == 1 else documents, output)
@@ -69,14 +72,16 @@ def _document(details: DeploymentDetails) -> dict[str, Any]:
         "revisions": [{"revision": each.number, "content": dict(each.content)} for each in details.revisions],
         "experiment": details.experiment,
         "raised": details.exception,
+        "waitingPods": [text for _, text in details.waiting],
         "events": list(details.events),
     }
 
 
-async def _read_details(server: ServerConnection, obj: Object, events: list[Object]) -> DeploymentDetails:
-    meta = obj["metadata"]
+async def _read_details(server: ServerConnection, obj: Object, events: Sequence[Object]) -> DeploymentDetails:
+    """Return an object with related objects. `events` are those of its namespace."""
+    meta, own_events = obj["metadata"], _find_newest(events, obj)
     if obj["kind"] == EXPERIMENT.kind:
-        return DeploymentDetails(obj=await add_live_counts(server, obj), events=events)
+        return DeploymentDetails(obj=await add_live_counts(server, obj), events=own_events)
     stored = await server.kube.list(CONTROLLER_REVISION, server.namespace, {names.LABEL_MODEL_DEPLOYMENT: meta["name"]})
     own = [each for each in stored if revisions.is_owned_by(each, meta["uid"])]
     status = ModelDeploymentStatus.parse(obj.get("status"))
@@ -88,8 +93,19 @@ async def _read_details(server: ServerConnection, obj: Object, events: list[Obje
         if experiment
         else None,
         exception=_find_exception(server, meta["name"], newest_rollout_revision(status)),
-        events=events,
+        events=own_events,
+        waiting=tuple(describe_waiting_pods(await _read_pods(server, meta["name"]), events)),
     )
+
+
+async def _read_pods(server: ServerConnection, name: str) -> list[Object]:
+    """Return the pods of a ModelDeployment; none in local mode, or without permission."""
+    if server.local:
+        return []
+    try:
+        return await server.kube.list(POD, server.namespace, {names.LABEL_MODEL_DEPLOYMENT: name})
+    except Forbidden:
+        return []
 
 
 async def _read_experiment(server: ServerConnection, ref: Ref) -> Object | None:
@@ -106,12 +122,8 @@ def _find_exception(server: ServerConnection, name: str, revision: int | None) -
     return replica_logs.find_last_exception(server.state, name, revision)
 
 
-async def _read_events(server: ServerConnection, obj: Object) -> list[Object]:
+def _find_newest(events: Sequence[Object], obj: Object) -> list[Object]:
     """Return the newest events about an object."""
     uid = obj["metadata"]["uid"]
-    own = [
-        event
-        for event in await server.kube.list(EVENT, server.namespace)
-        if (event.get("regarding") or {}).get("uid") == uid
-    ]
+    own = [event for event in events if (event.get("regarding") or {}).get("uid") == uid]
     return sorted(own, key=lambda event: str(event.get("eventTime") or ""))[-_MAX_EVENTS:]

@@ -109,9 +109,9 @@ async def plan(server: ServerConnection, files: Sequence[Path], output: str) -> 
 
 async def _preview(server: ServerConnection, document: ManifestObject, documents: Sequence[ManifestObject]) -> Preview:
     """Preview a ModelDeployment of `documents`, which are applied together."""
-    stored, dependencies = await server.kube.get(document.ref), _make_dependencies(server)
     namespace = document.ref.namespace
-    desired = {**(stored or make_new_object(document.object)), "spec": document.object.get("spec")}
+    stored, dependencies = await server.kube.get(document.ref), await _make_dependencies(server, namespace)
+    desired = make_new_object(document.object) if stored is None else _with_spec(stored, document.object.get("spec"))
     observed = await observe(dependencies, desired)
     secrets = {
         each.ref.name: frozenset({**(each.object.get("data") or {}), **(each.object.get("stringData") or {})})
@@ -126,6 +126,12 @@ async def _preview(server: ServerConnection, document: ManifestObject, documents
     applied = None if stored is None else await _dry_run_apply(server, document.object)
     preview = preview_model_deployment(document.object, stored, observed, dependencies.clock.now(), applied)
     return _with_missing_files(server, document, preview)
+
+
+def _with_spec(stored: Object, spec: Any) -> Object:
+    """Return a stored object with another spec, which its status does not describe yet."""
+    meta = stored["metadata"]
+    return {**stored, "metadata": {**meta, "generation": meta.get("generation", 0) + 1}, "spec": spec}
 
 
 async def _dry_run_apply(server: ServerConnection, manifest: Object) -> Object | None:
@@ -163,8 +169,8 @@ async def _preview_experiment(
     server: ServerConnection, document: ManifestObject, documents: Sequence[ManifestObject]
 ) -> Preview:
     """Preview an Experiment of `documents`, which are applied together."""
-    stored, dependencies = await server.kube.get(document.ref), _make_dependencies(server)
     namespace = document.ref.namespace
+    stored, dependencies = await server.kube.get(document.ref), await _make_dependencies(server, namespace)
     name = (document.object.get("spec") or {}).get("modelDeployment")
     ref = Ref(MODEL_DEPLOYMENT, namespace, name) if isinstance(name, str) and name else None
     deployment = await server.kube.get(ref) if ref is not None else None
@@ -205,9 +211,10 @@ async def make_log_place_check(server: ServerConnection, namespace: str) -> Call
     return partial(log_exports.find_place_violation, allowed=installation.exposure_logs.places)
 
 
-def _make_dependencies(server: ServerConnection) -> Dependencies:
-    # The administrator's settings are unknown here. Only the existence of pods matters.
-    settings = OperatorSettings(installation=None if server.local else Installation())
+async def _make_dependencies(server: ServerConnection, namespace: str) -> Dependencies:
+    """Return the dependencies of a preview, with the administrator's settings if the user may read them, else the defaults."""
+    installation = None if server.local else await find_installation(server.kube, namespace) or Installation()
+    settings = OperatorSettings(installation=installation)
     return Dependencies(server.kube, _UnknownServe(), _UnknownEdges(), _NoWebhooks(), SystemClock(), settings)
 
 

@@ -163,7 +163,8 @@ def _find_shortage(context: PlanContext, experiment: UserExperiment) -> Cause | 
     }
     rooms = {arm: room for (name, arm), room in context.observed.arm_rooms.items() if name == experiment.name}
     short = arms.find_arm_shortage(stable, spec, rooms, replicas)
-    return short if capacity.is_blocking(short, context.observed.installation) else None
+    # Only arms with devices are checked.
+    return short if capacity.is_blocking(short, context.observed.installation, has_devices=True) else None
 
 
 def _find_or_create_revision(context: PlanContext, arm: PlannedArm) -> int:
