@@ -65,7 +65,7 @@ def test_kueue_and_not_the_free_devices_admit_pods_of_a_queue() -> None:
     assert capacity.find_shortage(ONE, 3, found, ANY) is None
     assert capacity.find_shortage(ONE, 4, found, ANY) == (
         "InsufficientQuota",
-        f"4 {GPU} needed (4 × 1), 3 left by the namespace's quota",
+        f"4 {GPU} needed (4 × 1), 3 left by the namespace's quota. {QUOTA_FIX}",
     )
 
 
@@ -83,6 +83,15 @@ def test_spot_nodes_count_as_the_spec_allows_them(spot: str, nodes: int) -> None
     ]
     text = "spot: {labels: {tier: [cheap]}}"
     assert free(known, text=text, scheduling={"spot": spot}).nodes == nodes
+
+
+def test_nodes_that_are_no_spot_nodes_are_named() -> None:
+    found = room([node("a", 0)], count=0, scheduling={"spot": "require"})
+    short = capacity.find_shortage(None, 1, found, ANY)
+    assert short is not None
+    assert short.message.endswith(
+        "0 pods fit on 0 nodes; other nodes: 1 that are no spot nodes. Add such a node, or correct spec.scheduling"
+    )
 
 
 def test_without_devices_nodes_and_quotas_nothing_is_known() -> None:
