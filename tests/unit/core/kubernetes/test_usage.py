@@ -137,6 +137,13 @@ def test_quotas_limit_what_pods_request_in_each_of_their_keys() -> None:
     assert quotas.find_exceeded(freed, 2) is None
 
 
+def test_pods_that_exist_exceed_no_quota_that_is_lowered_below_its_use() -> None:
+    lowered = quotas.find_limits([quota({"pods": "1"}, {"pods": "3"})], {"pods": 1})
+    assert [each.left for each in lowered] == [-2]
+    assert quotas.find_exceeded(lowered, 0) is None
+    assert quotas.find_exceeded(lowered, 1) == lowered[0]
+
+
 @pytest.mark.parametrize(
     ("spec", "counts"),
     [

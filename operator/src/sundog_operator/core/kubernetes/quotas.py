@@ -88,8 +88,8 @@ def add_freed(limits: Iterable[QuotaLimit], freed: Amounts) -> tuple[QuotaLimit,
 
 
 def find_exceeded(limits: Iterable[QuotaLimit], pods: int) -> QuotaLimit | None:
-    """Return the first limit that so many more pods exceed; None if none does."""
-    return next((each for each in limits if pods * each.per_pod > each.left), None)
+    """Return the first limit that so many more pods exceed; None if none does. Zero pods exceed none, also of a lowered quota."""
+    return next((each for each in limits if pods > 0 and pods * each.per_pod > each.left), None)
 
 
 def describe_exceeded(limit: QuotaLimit, pods: int) -> str:
