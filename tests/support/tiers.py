@@ -92,9 +92,6 @@ GATE: Final[dict[str, tuple[str, ...]]] = {
         "test_what_was_acknowledged_before_an_agent_was_killed_is_counted_once",
         "test_what_is_no_feedback_is_refused_and_counted",
     ),
-    "integration/edge/test_rollout_outcomes.py": (
-        "test_each_gate_counts_the_outcomes_of_users_that_are_first_seen_at_its_weight",
-    ),
     # An application asks which arm a unit is in.
     "integration/edge/test_ofrep.py": (
         "test_units_outside_the_exposure_and_in_each_arm",
@@ -108,6 +105,8 @@ GATE: Final[dict[str, tuple[str, ...]]] = {
     "integration/operator_process/test_hand_over.py": (),
     # An Experiment on a real operator, edge and store drops the arm that has gone.
     "integration/local_experiments/test_experiments.py": ("test_an_arm_that_is_gone_wins_nothing_by_later_outcomes",),
+    # A rollout whose outcomes are worse goes back, on the same parts.
+    "integration/local_experiments/test_outcome_rollouts.py": (),
     # Local mode finds, adopts and ends its processes.
     "integration/local/test_process_table.py": (),
     # Models come from stores whole or not at all.

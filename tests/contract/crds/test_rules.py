@@ -805,6 +805,13 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     *[
         (
+            experiment({"metrics": {role: [{"name": "a", "feedback": "b", "window": "0s"}]}}),
+            f"spec.metrics.{role}[0].window: 0s; expected more than 0s",
+        )
+        for role in ("success", "guardrails", "secondary")
+    ],
+    *[
+        (
             experiment(given),
             "spec.metrics.success: preset or winBy without a success metric; expected one, because an arm wins by these",
         )

@@ -190,7 +190,7 @@ def test_how_long_it_takes_is_shown_by_what_the_last_one_has_counted(served: Any
 def test_a_preset_is_shown_as_what_it_stands_for(served: Any, experiment: Any) -> None:
     lines = plan(served, experiment(metrics=BUYING, preset="doNoHarm"))["lines"]
     assert "guardrail errorRate: up to 25 % more than control, or 1 % of all requests" in lines
-    assert "guardrail bought.noHarm: rate of bought may be up to 10 % below control's" in lines
+    assert "guardrail conversion.noHarm: rate of bought may be up to 10 % below control's" in lines
     (ends,) = (line for line in lines if line.startswith("ends "))
     assert ends.endswith("; an arm wins when no success metric is worse and every guardrail has passed")
     assert lines[-1].startswith("duration: unknown; estimates are for arms that are better")

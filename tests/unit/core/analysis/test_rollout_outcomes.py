@@ -44,7 +44,7 @@ def at_step(index: int, **spec: Any) -> ExperimentStatus:
     return status.model_copy(update=update)
 
 
-def collected(rows: Rows, lost: int = 0) -> CollectedCounts:
+def collected(rows: Rows, lost: int = 0, name: str = "accepted") -> CollectedCounts:
     assigned = {key: ArmCounts(assigned=exposed, lost=lost) for key, (exposed, _) in rows.items()}
     million = 1_000_000
     sums = FeedbackSums(
@@ -52,7 +52,7 @@ def collected(rows: Rows, lost: int = 0) -> CollectedCounts:
         sequence=1,
         exposed={key: exposed for key, (exposed, _) in rows.items()},
         outcomes={
-            ("accepted", *key): OutcomeSums(positive, positive, positive * million, positive * million**2)
+            (name, *key): OutcomeSums(positive, positive, positive * million, positive * million**2)
             for key, (_, positive) in rows.items()
         },
     )
@@ -78,6 +78,18 @@ def test_equal_outcomes_pass_and_worse_ones_are_harm() -> None:
     harm = evaluate(at_step(1), {**EQUAL_25, (2, "canary"): (10_000, 2000)})
     assert harm.verdict == "Harm"
     assert harm.message.endswith(": worse than its margin of 10 %")
+
+
+def test_a_mean_uses_the_sums_of_capped_totals() -> None:
+    cost = {"name": "cost", "feedback": "spent", "type": "mean", "goal": "decrease", "cap": 1}
+    status = at_step(1, guardrails=[cost])
+    more = {**EQUAL_25, (2, "canary"): (10_000, 4000)}
+    verdicts = []
+    for name in ("spent@1000000", "spent"):
+        counts = collected(more, name=name)
+        (found,) = rollout_outcomes.evaluate_outcomes(status, rollout_limits(status), counts, None)
+        verdicts.append((found.verdict, found.allowed, found.note))
+    assert verdicts == [("Harm", 1.1, None), ("Undecided", 1.1, MetricNote.UNREPORTED)]
 
 
 @pytest.mark.parametrize("unit", [PER_REQUEST, BY_USER])

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sundog_operator.api import ModelDeploymentStatus, Rollout
+from sundog_operator.api import EvidenceEpoch, ModelDeploymentStatus, Rollout
+from sundog_operator.core.edge.split import SplitFeedback
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.default_plan import StableTraffic
@@ -52,3 +53,19 @@ def test_the_split_has_all_thresholds_or_none() -> None:
     split = desired_state.desired_split("digits", STATUS, "3b9f", frozen.model_copy(update={"plan": plan}))
     assert split is not None
     assert [arm.slow_us for arm in split.arms] == [(), ()]
+
+
+def test_a_rollout_asks_for_its_outcomes_from_its_first_evidence_to_its_end() -> None:
+    kept = {"name": "kept", "feedback": "accepted"}
+    cost = {"name": "cost", "feedback": "spent", "type": "mean", "goal": "decrease", "cap": 2.5}
+    spec = {"guardrails": [kept, cost]}
+    frozen = freeze.freeze(Rollout.from_json(spec), 7, 8, datetime(2026, 11, 25, tzinfo=UTC), KNOWN)
+    collecting = frozen.model_copy(
+        update={"phase": "Running", "evidence_epochs": (EvidenceEpoch(number=2, weight=25),)}
+    )
+    asked = []
+    for status in (frozen, collecting, collecting.model_copy(update={"phase": "Concluded"})):
+        split = desired_state.desired_split("digits", STATUS, "3b9f", status)
+        assert split is not None
+        asked.append(split.feedback)
+    assert asked == [None, SplitFeedback(("accepted", "spent"), 2_000_000, (("spent", 2_500_000),)), None]
