@@ -353,6 +353,29 @@ async def test_two_hundred_at_once_are_let_in_by_default(edge, serve, replicas):
     assert {response.status for response in await asyncio.gather(*asked)} == {200}
 
 
+async def test_requests_that_wait_for_a_replica_are_in_flight_for_the_operator_and_for_prometheus(
+    edge, serve, replicas
+):
+    """Ray Serve sees only what the replica admitted. A service scales by all of them."""
+    replica = await replicas("digits-r7")
+    serve.targets = {"digits-r7": [replica.address]}
+    arms = [edge.arm("stable", "digits-r7", [[0, 10_000]])]
+    await edge.apply(edge.service("digits", arms, maxOngoingRequests=2, queue={"timeoutSeconds": PATIENCE_S}))
+    await edge.up("digits", stable=1)
+    asked = [asyncio.create_task(edge.get("/digits/?hold")) for _ in range(7)]
+
+    async def counted() -> bool:
+        return (await edge.evidence())["services"]["digits"]["inFlight"] == {"digits-r7": 7}
+
+    await edge.comes_true(counted, "all seven in flight")
+    assert len(replica.seen) == 2
+    rows = (await edge.evidence())["counters"]
+    assert sum(row["inFlight"] for row in rows) == 7
+    for _ in asked:
+        replica.go_on.release()
+    assert {response.status for response in await asyncio.gather(*asked)} == {200}
+
+
 async def test_a_wait_ends_when_the_service_says(edge, serve, replicas):
     replica = await replicas("digits-r7")
     serve.targets = {"digits-r7": [replica.address]}

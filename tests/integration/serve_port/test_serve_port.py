@@ -12,7 +12,7 @@ import pytest
 from doubles.clock import FakeClock
 from doubles.serve import FakeServe
 from sundog_operator.adapters.ray_serve import RayServe, fixed_token
-from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.api import Autoscaling, ModelDeploymentSpec
 from sundog_operator.core import revisions
 from sundog_operator.core.observed import ServeState
 from sundog_operator.core.ray import serve_config
@@ -114,6 +114,46 @@ async def test_an_application_becomes_ready_scales_and_goes(backend: Backend) ->
     await backend.put((2, "good", 1))
     state = await backend.until(lambda seen: "port-r1" not in seen.applications and backend.readiness(seen, 2).ready)
     assert list(state.applications) == ["port-r2"]
+
+
+@pytest.mark.ray
+async def test_no_change_of_its_configuration_resets_the_number_that_serve_has_chosen(
+    ray_serve: Any, models: Path
+) -> None:
+    """Serve waits for `downscaleDelay` after each of these changes. The stand-in does not model that wait."""
+    host, _, port = ray_serve.fallback.partition(":")
+    cluster = ClusterView("sundog-0", host=host, dashboard_port=ray_serve.dashboard.rpartition(":")[2], serve_port=port)
+    async with aiohttp.ClientSession() as session:
+
+        async def pause() -> None:
+            await asyncio.sleep(0.2)
+
+        backend = Backend(RayServe(session, fixed_token("")), ray_serve.dashboard, cluster, models, pause)
+        revision, spec = backend.revision(1)
+        scaling = Autoscaling(min_replicas=1, max_replicas=3)
+        edited = spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"user_config": {"edit": 1}})})
+        changes = {
+            "a fixed number": (spec, serve_config.ReplicaScale(2, 2)),
+            "autoscaling": (spec, serve_config.ReplicaScale(1, 3, scaling)),
+            "userConfig": (edited, serve_config.ReplicaScale(1, 3, scaling)),
+            "the maximum": (edited, serve_config.ReplicaScale(1, 2, scaling)),
+            "a load in force": (edited, serve_config.ReplicaScale(2, 2, scaling)),
+            "the end of that load": (edited, serve_config.ReplicaScale(1, 2, scaling)),
+        }
+        try:
+            for name, (current, scale) in changes.items():
+                app = serve_config.make_application("vision", "port", revision, current, scale)
+                await backend.serve.put(backend.dashboard, "vision", serve_config.make_document([app], cluster))
+
+                def is_applied(seen: ServeState, wanted: Any = app) -> bool:
+                    deployed = {each: state.config for each, state in seen.applications.items()}
+                    is_ready = backend.readiness(seen, 1).ready and backend.readiness(seen, 1).running >= 2
+                    return not serve_config.needs_update([wanted], deployed) and is_ready
+
+                (deployment,) = (await backend.until(is_applied)).applications["port-r1"].deployments
+                assert (deployment.target_replicas, deployment.running) == (2, 2), name
+        finally:
+            await backend.serve.put(backend.dashboard, "vision", serve_config.make_document([], cluster))
 
 
 async def test_another_hash_under_the_same_name_is_not_this_revision(backend: Backend) -> None:

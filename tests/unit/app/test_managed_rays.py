@@ -542,7 +542,7 @@ async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> Non
     assert status["selector"] == "serving.sundog.dev/model-deployment=digits"
     await cluster.apply("file:///models/v2", autoscaling={"minReplicas": 2, "maxReplicas": 5})
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
-    assert await groups(cluster) == {"digits-r1": (2, 5, 2), "digits-r2": (1, 5, 1)}
+    assert await groups(cluster) == {"digits-r1": (2, 5, 2), "digits-r2": (1, 3, 1)}
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["Serve answers", "Serve is away"])

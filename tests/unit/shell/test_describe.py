@@ -12,6 +12,7 @@ from rollout_fixtures import stored
 from sundog_operator.api import (
     CapacityStatus,
     Condition,
+    EdgeLoadStatus,
     Epoch,
     EvidenceEpoch,
     ExperimentStatus,
@@ -499,6 +500,23 @@ def test_a_verdict_on_copies_is_shown_while_a_person_is_waited_for() -> None:
         phase="Running", plan=plan, step=step, arms=freeze.arms_at_weight(0, 7, 8), verdict=verdict
     )
     assert "agreement by exact: 99.9 % of 901" in described_lines(status)
+
+
+@pytest.mark.parametrize(
+    ("in_force", "expected"),
+    [
+        (True, "2 of 2 ready; requests at the edges need 6 since 2026-11-20T09:30:00Z "),
+        (False, "since 2026-11-20T09:30:00Z, and get them after spec.autoscaling.upscaleDelay "),
+    ],
+)
+def test_load_at_the_edges_is_shown(in_force: bool, expected: str) -> None:
+    since = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+    load = EdgeLoadStatus(replicas=6, since=since, in_force=in_force)
+    status = ModelDeploymentStatus(replicas=2, ready_replicas=2, edge_load=load)
+    obj = {"metadata": {"namespace": "vision", "name": "digits"}, "spec": {}, "status": status.to_json()}
+    out = io.StringIO()
+    Console(file=out, width=200).print(describe_model_deployment(DeploymentDetails(obj), NOW))
+    assert expected in out.getvalue()
 
 
 def test_replicas_that_are_shared_and_traffic_that_goes_back_are_shown() -> None:

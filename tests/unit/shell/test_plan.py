@@ -48,6 +48,17 @@ def test_a_changed_model_is_a_canary_and_nothing_is_written(served: Any, server:
     assert server.cluster.kube.store.revision == before
 
 
+def test_the_replicas_of_both_revisions_are_shown_for_each_step(on_server: Any, server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest(replicas=4)))
+    server.serve_revision(1)
+    assert plan(on_server, manifest("file:///models/v2", replicas=4))["lines"][2] == (
+        "replicas: revision 1 keeps 4; revision 2 has 1 at 25 %, 2 at 50 %, 4 at 100 %. Each step waits for them, for 15m at most"
+    )
+    by_default = plan(on_server, manifest("file:///models/v2", replicas=4, rollout={}))["lines"]
+    (line,) = (line for line in by_default if line.startswith("replicas: "))
+    assert line.startswith("replicas: revision 1 keeps 4; revision 2 has those for its share. ")
+
+
 def test_what_was_planned_is_what_happens(served: Any, server: Any, manifest: Any) -> None:
     path = manifest("file:///models/v2")
     wanted = plan(served, path)["revision"]

@@ -13,6 +13,7 @@ from sundog_operator.api import (
     ModelDeploymentStatus,
     RevisionStatus,
     format_duration,
+    format_timestamp,
 )
 from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core.revisions import Revision
@@ -92,7 +93,10 @@ def _summary(obj: Object, status: ModelDeploymentStatus) -> list[tuple[str, str]
         ("Ready", f"{ready.status}, {ready.reason}" if ready else "Unknown, Pending"),
         ("Waits for", find_wait_reason(obj, status)),
         ("Endpoint", status.url or "none yet"),
-        ("Replicas", f"{status.ready_replicas} of {status.replicas} ready{_describe_sharing(status)}"),
+        (
+            "Replicas",
+            f"{status.ready_replicas} of {status.replicas} ready{_describe_sharing(status)}{_describe_edge_load(status)}",
+        ),
         *([("Started", start)] if (start := _describe_start(status)) else []),
         *([("Dry run", dry_run.message)] if (dry_run := _find_dry_run(status)) is not None else []),
         *([("Paused", "spec.paused is true: rollouts are paused")] if obj["spec"].get("paused") else []),
@@ -122,6 +126,15 @@ def _describe_sharing(status: ModelDeploymentStatus) -> str:
         return ""
     spare = f", and {capacity.spare_replicas} more that the cluster has room for" if capacity.spare_replicas else ""
     return f"; in place: both revisions share the {capacity.needed_replicas} that the service needs{spare}"
+
+
+def _describe_edge_load(status: ModelDeploymentStatus) -> str:
+    """Describe a load at the edges that Ray Serve has no replicas for; empty without one."""
+    load = status.edge_load
+    if load is None:
+        return ""
+    text = f"; requests at the edges need {load.replicas} since {format_timestamp(load.since)}"
+    return text if load.in_force else f"{text}, and get them after spec.autoscaling.upscaleDelay"
 
 
 def _describe_start(status: ModelDeploymentStatus) -> str:

@@ -134,7 +134,7 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
     assigned = CounterMetricFamily("sundog_edge_assigned", "Requests for which an arm was chosen.", labels=_ARM)
     ends = CounterMetricFamily("sundog_edge_requests", "Requests by how they ended.", labels=(*_ARM, "end"))
     lost = CounterMetricFamily("sundog_edge_lost", "Requests whose end is unknown.", labels=_ARM)
-    running = GaugeMetricFamily("sundog_edge_in_flight", "Requests that run now.", labels=_ARM)
+    running = GaugeMetricFamily("sundog_edge_in_flight", "Requests that run or wait for a replica now.", labels=_ARM)
     retries = CounterMetricFamily("sundog_edge_retries", "Retries at another replica.", labels=_ARM)
     rescued = CounterMetricFamily("sundog_edge_rescued", "Requests that succeeded after a retry.", labels=_ARM)
     poison = CounterMetricFamily(

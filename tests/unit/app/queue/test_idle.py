@@ -156,7 +156,7 @@ RESTS: dict[str, Any] = {
 def test_one_revision_that_serves_may_rest() -> None:
     found = find_idle_deployment(RESTS)
     assert found is not None
-    assert dataclasses.astuple(found) == ("ray", f"{NAME}-r1", ())
+    assert dataclasses.astuple(found) == ("ray", f"{NAME}-r1", (), 1, None)
 
 
 def test_the_secrets_of_its_endpoint_are_looked_at_and_what_its_pods_have_found_is_not() -> None:

@@ -92,6 +92,18 @@ class CapacityStatus(ApiBase):
     )
 
 
+class EdgeLoadStatus(ApiBase):
+    """Requests at the edges, waiting ones included, that need more replicas than Ray Serve has asked for."""
+
+    replicas: NonNegativeInt = Field(description="Replicas that they need: the lowest number since `since`.")
+    since: Timestamp = Field(description="Since when they need more.")
+    in_force: bool = Field(
+        False,
+        description="Whether Ray Serve keeps at least these replicas: once the load has lasted spec.autoscaling.upscaleDelay,"
+        " until it is lower.",
+    )
+
+
 class Startup(ApiBase):
     """Duration of each phase of the last revision's start; unknown phases are left out."""
 
@@ -182,6 +194,10 @@ class ModelDeploymentStatus(Status):
     capacity: CapacityStatus | None = Field(
         None,
         description="Accelerators of all revisions together. Absent if none needs any and no rollout is in place.",
+    )
+    edge_load: EdgeLoadStatus | None = Field(
+        None,
+        description="With spec.autoscaling: load at the edges that Ray Serve has no replicas for. Absent without such load.",
     )
     startup: Startup | None = Field(
         None, description="Phases of the last revision's start; `cluster`, `scheduled` and `image` only in a cluster."

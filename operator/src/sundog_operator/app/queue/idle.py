@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sundog_operator.api import ModelDeployment, ModelDeploymentStatus
+from sundog_operator.api import Autoscaling, ModelDeployment, ModelDeploymentStatus
 from sundog_operator.app.queue.keys import Key
+from sundog_operator.core.edge import confirmation
 from sundog_operator.core.edge import secrets as edge_secrets
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.observed import ApplicationState, EdgeReport
 from sundog_operator.core.planner import desired_state
+from sundog_operator.core.ray import load
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import Object
 
@@ -21,7 +23,7 @@ MAX_IDLE_S: Final = 900.0
 """An idle key still has a pass after this time, because of decisions that depend on time, and of foreign objects."""
 
 _IGNORED_FIELDS: Final = frozenset({"inFlight", "refused", "feedback"})
-"""Fields of a service in an edge's report on which no decision of an idle key depends."""
+"""Fields of a service in an edge's report on which no decision of an idle key depends. `has_unmet_load` reads `inFlight`."""
 
 _IDLE_CONDITIONS: Final = dict.fromkeys(
     ("Ready", "SpecAccepted", "RevisionReady", "TrafficSynced", "CapacityAvailable"), "True"
@@ -30,7 +32,7 @@ _IDLE_CONDITIONS: Final = dict.fromkeys(
 
 @dataclass(frozen=True, slots=True)
 class IdleDeployment:
-    """The only revision of an idle ModelDeployment, and the Secrets of its endpoint.
+    """The only revision of an idle ModelDeployment, the Secrets of its endpoint, and its autoscaling.
 
     The other objects that a spec names are needed by starting pods only.
     """
@@ -38,19 +40,24 @@ class IdleDeployment:
     cluster: str
     application: str
     secrets: tuple[str, ...] = ()
+    revision: int = 0
+    autoscaling: Autoscaling | None = None
 
 
 def find_idle_deployment(deployment: Object) -> IdleDeployment | None:
     """Return the revision of a stored ModelDeployment that may be idle; None for one that may not."""
     meta, status = deployment["metadata"], ModelDeploymentStatus.parse(deployment.get("status"))
-    in_progress = (status.candidate, status.queued, status.arms, status.experiment, status.retiring, status.kept)
+    in_progress = (
+        *(status.candidate, status.queued, status.arms, status.experiment, status.retiring, status.kept),
+        status.edge_load,
+    )
     conditions = {each.type: each.status for each in status.conditions}
     if status.stable is None or any(in_progress) or not _IDLE_CONDITIONS.items() <= conditions.items():
         return None
     if status.observed_generation != meta.get("generation") or "deletionTimestamp" in meta:
         return None
     try:
-        endpoint = ModelDeployment.parse(deployment).spec.endpoint
+        spec = ModelDeployment.parse(deployment).spec
     except SpecError:
         # An older release has accepted it.
         return None
@@ -58,8 +65,21 @@ def find_idle_deployment(deployment: Object) -> IdleDeployment | None:
     return IdleDeployment(
         desired_state.clusters_by_revision(status)[number],
         names.application(meta["name"], number),
-        edge_secrets.secret_names(endpoint),
+        edge_secrets.secret_names(spec.endpoint),
+        number,
+        spec.autoscaling,
     )
+
+
+def has_unmet_load(
+    service: str, found: IdleDeployment, app: ApplicationState | None, reports: Sequence[EdgeReport]
+) -> bool:
+    """Return whether the requests at the edges need more replicas than Ray Serve's autoscaling has asked for."""
+    if found.autoscaling is None or app is None:
+        return False
+    requests = confirmation.count_in_flight(service, found.revision, reports)
+    target = sum(deployment.target_replicas for deployment in app.deployments)
+    return load.replicas_for_requests(requests, 100, found.autoscaling) > target
 
 
 def comparable_reports(service: str, reports: Sequence[EdgeReport]) -> object:

@@ -5,7 +5,7 @@ from typing import Final
 
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.observe import list_edge_pods, read_cluster_view, read_serve_state
-from sundog_operator.app.queue.idle import comparable_reports, find_idle_deployment
+from sundog_operator.app.queue.idle import comparable_reports, find_idle_deployment, has_unmet_load
 from sundog_operator.app.queue.keys import Key, KeyKind
 from sundog_operator.app.secrets import read_secret_keys
 from sundog_operator.core.edge import secrets, split_document
@@ -46,8 +46,9 @@ class NamespaceState:
             return None
         cluster, serve = await self._read_cluster(found.cluster)
         keys = await read_secret_keys(self._deps, self._namespace, found.secrets)
-        reports = comparable_reports(name, await self._read_reports())
-        return cluster, serve.known, serve.applications.get(found.application), reports, keys
+        reports, app = await self._read_reports(), serve.applications.get(found.application)
+        is_short = has_unmet_load(name, found, app, reports)
+        return cluster, serve.known, app, comparable_reports(name, reports), is_short, keys
 
     async def read_ray_cluster(self, name: str) -> object:
         """Return a RayCluster's state and Serve's; None while Serve does not answer."""

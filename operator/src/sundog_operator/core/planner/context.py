@@ -32,7 +32,7 @@ from sundog_operator.core.kubernetes.references import KeysByObject
 from sundog_operator.core.observed import EdgeReport, PrometheusResult, ServeState, WebhookResult
 from sundog_operator.core.planner import desired_state, held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
-from sundog_operator.core.ray import groups, valkey
+from sundog_operator.core.ray import groups, load, valkey
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.readiness import NOT_DEPLOYED, Readiness, evaluate_readiness
 from sundog_operator.core.revisions import Revision
@@ -345,8 +345,8 @@ class PlanContext:
     def replicas(self) -> int:
         """The replicas needed for all traffic. A refused spec changes nothing.
 
-        With autoscaling this is Serve's target for stable, within the bounds; the minimum before there is a stable revision.
-        The number is fixed while two revisions share it.
+        With autoscaling this is Serve's target for stable, or what the requests at the edges need if that is more, within the
+        bounds; the minimum before there is a stable revision. The number is fixed while two revisions share it.
         """
         known = self.status.stable or self.status.candidate
         # In place, no single revision has all of them.
@@ -359,7 +359,15 @@ class PlanContext:
             return self.spec.replicas
         if shared:
             return shared
-        return max(scaling.min_replicas, min(self._autoscaled_replicas(), scaling.max_replicas))
+        return load.within_bounds(max(self._autoscaled_replicas(), load.replicas_in_force(self.status)), scaling)
+
+    @property
+    def replicas_by_serve(self) -> int | None:
+        """The replicas for all traffic by Ray Serve's autoscaling alone, within the bounds; None without it, or if unknown."""
+        scaling, stable = self.spec.autoscaling if self.spec else None, self.status.stable
+        if scaling is None or stable is None or not self.target_replicas(stable.revision):
+            return None
+        return load.within_bounds(self._autoscaled_replicas(), scaling)
 
     def _autoscaled_replicas(self) -> int:
         stable = self.status.stable

@@ -1,7 +1,7 @@
 """The plan of one reconcile pass of a ModelDeployment: from the observed state to the objects to write.
 
 `make_plan` is pure, total and deterministic. Its steps run in a fixed order, and each reads the results of the earlier ones:
-accept the spec → find its revision → apply the outcome of an ended rollout → execute a command → choose a candidate →
+accept the spec → find its revision → apply the outcome of an ended rollout → measure the load → execute a command → choose a candidate →
 advance the rollout → release drained revisions → set conditions.
 
 A change of traffic is always committed in a status first. The Serve document and the split document follow from statuses
@@ -24,6 +24,7 @@ from sundog_operator.core.planner import (
     deadline,
     desired_state,
     drain,
+    edge_load,
     evaluation,
     outcome,
     recovery,
@@ -74,6 +75,7 @@ STEPS = (
     recovery.assign_cluster,
     lifecycle.sync_active_experiment,
     outcome.apply_rollout_outcome,
+    edge_load.track_edge_load,
     execute_command,
     planner_candidate.choose_candidate,
     planner_candidate.ensure_rollout_experiment,

@@ -32,8 +32,9 @@ def requeue_after_s(context: PlanContext) -> float:
         and not context.status.retiring
         and truths["Ready"] == truths["TrafficSynced"] == "True"
     ):
-        # There is no watch on replicas.
-        return RESYNC_S if context.status.ready_replicas == context.status.replicas else WAITING_POLL_S
+        # There is no watch on replicas, nor on load.
+        is_settled = context.status.ready_replicas == context.status.replicas and context.status.edge_load is None
+        return RESYNC_S if is_settled else WAITING_POLL_S
     if _is_waiting_for_window(context) and truths["TrafficSynced"] == "True":
         return WAITING_POLL_S
     if truths.get("Stalled") == "True" and context.status.stable is None:

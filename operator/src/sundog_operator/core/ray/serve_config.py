@@ -1,6 +1,7 @@
 """Serve's configuration: one application per live revision, one document per RayCluster."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core.kubernetes import accelerators, grace_periods, names
 from sundog_operator.core.kubernetes.subset import contains
+from sundog_operator.core.ray import load
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.revisions import Revision, own_user_config, spec_of
 
@@ -45,9 +47,11 @@ def resolve_scale(
 ) -> ReplicaScale:
     """Return the scale of a live revision that needs `replicas` now.
 
-    A revision scales by load alone while it has all traffic. During a rollout or an Experiment, every arm keeps at least `replicas`. So
-    does stable until the others have drained: after an abort it must have its capacity, and Serve reacts to load with a delay. Retiring
-    revisions, and revisions that share a fixed number of replicas, have a fixed scale.
+    A revision scales by load alone while it has all traffic, from the minimum or from what the requests at the edges need. During a
+    rollout or an Experiment, every arm keeps at least `replicas`. So does stable until the others have drained: after an abort it must
+    have its capacity, and Serve reacts to load with a delay. A candidate's maximum is in proportion to its replicas, so that a slow one
+    with a small share does not take the replicas of all traffic. Retiring revisions, and revisions that share a fixed number of
+    replicas, have a fixed scale.
     """
     scaling = current.autoscaling
     stable = {status.stable.revision} if status.stable else set()
@@ -55,9 +59,18 @@ def resolve_scale(
     shares = status.capacity is not None and status.capacity.mode == CAPACITY_IN_PLACE
     if scaling is None or shares or number not in stable | others:
         return ReplicaScale(replicas, replicas)
-    alone = not others and not status.retiring
-    fewest = scaling.min_replicas if alone else max(1, min(replicas, scaling.max_replicas))
-    return ReplicaScale(fewest, max(scaling.max_replicas, fewest), scaling)
+    is_alone = not others and not status.retiring
+    by_load = load.within_bounds(load.replicas_in_force(status), scaling)
+    fewest = by_load if is_alone else max(1, min(replicas, scaling.max_replicas))
+    return ReplicaScale(fewest, max(_most_replicas(status, number, scaling), fewest), scaling)
+
+
+def _most_replicas(status: ModelDeploymentStatus, number: int, scaling: Autoscaling) -> int:
+    """Return the maximum of a revision: for a candidate, the share that its replicas are of those for all traffic."""
+    candidate, stable = status.candidate, status.stable
+    if candidate is None or candidate.revision != number or stable is None or not stable.replicas:
+        return scaling.max_replicas
+    return min(scaling.max_replicas, math.ceil(scaling.max_replicas * candidate.replicas / stable.replicas))
 
 
 def make_application(

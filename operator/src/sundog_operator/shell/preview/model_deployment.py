@@ -13,6 +13,7 @@ from sundog_operator.api import (
     PlanInPlace,
     find_immutable_changes,
     find_violations,
+    format_duration,
     format_timestamp,
     parse_resource,
     unknown_fields,
@@ -26,7 +27,7 @@ from sundog_operator.core.planner import held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
-from sundog_operator.core.rollout import in_place, plan_text, steps_without_evidence, windows
+from sundog_operator.core.rollout import in_place, plan_text, replica_counts, steps_without_evidence, windows
 from sundog_operator.core.rollout.default_plan import BUSY_RPS, VERY_BUSY_RPS, StableTraffic
 from sundog_operator.core.rollout.freeze import BAKE, STEPPED_STRATEGIES, resolve_plan
 from sundog_operator.errors import SpecError
@@ -180,6 +181,7 @@ def _describe_changes(
     others = [str(change) for change in changes if not _is_part_of_revision(change)]
     if others:
         yield f"changes in place, without a new revision{format_causes(others)}"
+    yield from _describe_end_of_autoscaling(spec, stored, before)
     yield from _describe_other_rollout(before, plan, number)
     yield from _describe_traffic(spec, before, observed, plan, number)
     yield from _describe_window(spec, before, number, now)
@@ -188,6 +190,18 @@ def _describe_changes(
     )
     if missing is not None:
         yield missing[1]
+
+
+def _describe_end_of_autoscaling(
+    spec: ModelDeploymentSpec, stored: Object | None, before: ModelDeploymentStatus
+) -> Iterator[str]:
+    """Describe the loss of replicas if `autoscaling` is removed without a number that replaces it."""
+    was_scaled = stored is not None and stored["spec"].get("autoscaling") is not None
+    if was_scaled and spec.autoscaling is None and before.stable and before.stable.replicas > spec.replicas:
+        yield (
+            f"without autoscaling spec.replicas counts: {before.stable.replicas} → {spec.replicas}. Set it to"
+            f" {before.stable.replicas} to keep what the load needs now"
+        )
 
 
 def _describe_other_rollout(before: ModelDeploymentStatus, plan: ReconcilePlan, number: int) -> Iterator[str]:
@@ -231,8 +245,10 @@ def _describe_traffic(
         shared = _find_shared_capacity(plan)
         relation = "beside" if shared is None else "in place of"
         yield f"{spec.rollout.strategy} {relation} revision {stable.revision}: {describe_steps(spec, shared)}"
+        yield from _describe_replicas(spec, plan, number)
         yield from _describe_capacity(spec, observed, plan)
-        resolved = resolve_plan(spec.rollout, StableTraffic(), spec.replicas, shared)
+        needed = plan.status.stable.replicas if spec.autoscaling and plan.status.stable else spec.replicas
+        resolved = resolve_plan(spec.rollout, StableTraffic(), needed, shared)
         yield from _describe_outcomes(resolved)
         yield from _describe_missing_evidence(resolved)
         yield from _describe_undecidable_step(spec, observed)
@@ -255,6 +271,23 @@ def _describe_running_experiment(before: ModelDeploymentStatus, plan: ReconcileP
 def _find_shared_capacity(plan: ReconcilePlan) -> PlanInPlace | None:
     """Return how a new candidate shares stable's replicas; None if it gets replicas of its own, or none starts."""
     return in_place.in_place_from_capacity(plan.status.capacity) if plan.status.candidate is not None else None
+
+
+def _describe_replicas(spec: ModelDeploymentSpec, plan: ReconcilePlan, number: int) -> Iterator[str]:
+    """Describe the replicas of both revisions at each step, if there is more than one and the manifest has the steps."""
+    stable, candidate = plan.status.stable, plan.status.candidate
+    if stable is None or candidate is None or stable.replicas < 2 or _find_shared_capacity(plan) is not None:
+        return
+    needed, limit = stable.replicas, format_duration(spec.rollout.progress_deadline)
+    steps = resolve_plan(spec.rollout, StableTraffic(), needed).steps if spec.rollout.steps else ()
+    by_weight: dict[int, int] = {}
+    for step in steps:
+        by_weight[step.weight] = max(replica_counts.step_replicas(step, needed), by_weight.get(step.weight, 0))
+    counts = ", ".join(f"{count} at {weight} %" for weight, count in by_weight.items()) or "those for its share"
+    yield (
+        f"replicas: revision {stable.revision} keeps {needed}; revision {number} has {counts}."
+        f" Each step waits for them, for {limit} at most"
+    )
 
 
 def _describe_capacity(spec: ModelDeploymentSpec, observed: ObservedState, plan: ReconcilePlan) -> Iterator[str]:

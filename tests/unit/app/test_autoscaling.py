@@ -1,0 +1,234 @@
+"""Replicas that follow the load: by Ray Serve's autoscaler, by the requests at the edges, and by `/scale`."""
+
+import functools
+from typing import Any
+
+import pytest
+
+from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
+from doubles.serve import FakeServe
+from sundog_operator.api.installation import parse_installation
+from sundog_operator.app.observe import observe
+from sundog_operator.core.kubernetes import names
+from sundog_operator.ports import MODEL_DEPLOYMENT, RAY_CLUSTER, Ref
+from sundog_operator.shell.preview.model_deployment import preview_model_deployment
+
+INSTALLATION = parse_installation("runtimeImage: example.com/runtime:1", "test")
+RAY = names.ray_cluster(0, "example.com/runtime:1")
+STABLE, CANARY = "digits-r1", "digits-r2"
+V2 = "file:///models/v2"
+BY_LOAD: dict[str, Any] = {"minReplicas": 1, "maxReplicas": 12, "targetOngoingRequests": 2, "upscaleDelay": "10s"}
+
+
+async def serving(load: int = 0, **spec: Any) -> tuple[Cluster, FakeServe]:
+    """A service with autoscaling that serves, while Ray Serve counts load for so many replicas."""
+    cluster = Cluster(installation=INSTALLATION)
+    await cluster.apply(**{"autoscaling": BY_LOAD, **spec})
+    await cluster.until(functools.partial(cluster.serves, 1))
+    (serve,) = cluster.serve_apis.by_dashboard.values()
+    serve.load(STABLE, load)
+    await cluster.settle(8)
+    return cluster, serve
+
+
+def bounds(serve: FakeServe, name: str) -> tuple[int, int]:
+    """Return the bounds of an application's autoscaling in the last document."""
+    (app,) = (app for app in serve.puts[-1]["applications"] if app["name"] == name)
+    scaling = app["deployments"][0]["autoscaling_config"]
+    return scaling["min_replicas"], scaling["max_replicas"]
+
+
+async def sizes(cluster: Cluster) -> tuple[int, ...]:
+    """Return the wanted replicas of stable and the candidate."""
+    status = await cluster.status()
+    return tuple(each["replicas"] for each in (status["stable"], status.get("candidate")) if each)
+
+
+async def groups(cluster: Cluster) -> dict[str, tuple[int, int]]:
+    stored = await cluster.kube.get(Ref(RAY_CLUSTER, NAMESPACE, RAY))
+    assert stored is not None
+    return {
+        each["groupName"]: (each["minReplicas"], each["maxReplicas"]) for each in stored["spec"]["workerGroupSpecs"]
+    }
+
+
+async def test_requests_that_wait_at_the_edges_are_load_once_it_lasts() -> None:
+    cluster, serve = await serving()
+    assert bounds(serve, STABLE) == (1, 12)
+    cluster.edges.in_flight = {STABLE: 11}
+    await cluster.settle(5)
+    assert (await cluster.status())["edgeLoad"].items() >= {"replicas": 6, "inForce": False}.items()
+    assert await sizes(cluster) == (1,)
+    await cluster.settle(12)
+    assert (await cluster.status())["edgeLoad"]["inForce"] is True
+    assert (await sizes(cluster), bounds(serve, STABLE)) == ((6,), (6, 12))
+    assert await groups(cluster) == {STABLE: (6, 12)}
+    serve.load(STABLE, 6)
+    cluster.edges.in_flight = {STABLE: 3}
+    await cluster.settle(5)
+    assert "edgeLoad" not in await cluster.status()
+    # Ray Serve decides alone again, and keeps its number for its own delay.
+    assert (await sizes(cluster), bounds(serve, STABLE)) == ((6,), (1, 12))
+
+
+async def test_a_burst_at_the_edges_changes_no_replicas() -> None:
+    cluster, serve = await serving()
+    puts = len(serve.puts)
+    cluster.edges.in_flight = {STABLE: 500}
+    await cluster.settle(5)
+    cluster.edges.in_flight = {STABLE: 1}
+    await cluster.settle(12)
+    assert "edgeLoad" not in await cluster.status()
+    assert len(serve.puts) == puts
+
+
+async def test_load_that_replicas_have_already_been_added_for_writes_nothing() -> None:
+    cluster, _ = await serving(load=6)
+    cluster.edges.in_flight = {STABLE: 12}
+    await cluster.settle(2)
+    writes = len(cluster.kube.writes)
+    await cluster.settle(20)
+    assert [write.ref for write in list(cluster.kube.writes)[writes:] if write.changed] == []
+
+
+@pytest.mark.parametrize("away", ["edges", "Serve", "spec"])
+async def test_what_is_unknown_changes_no_replicas(away: str) -> None:
+    cluster, serve = await serving()
+    cluster.edges.in_flight = {STABLE: 11}
+    await cluster.settle(16)
+    assert await sizes(cluster) == (6,)
+    cluster.edges.in_flight = {}
+    match away:
+        case "edges":
+            cluster.edges.silent = {"sundog-edge-0"}
+        case "Serve":
+            serve.down = True
+        case _:
+            await cluster.apply(autoscaling=BY_LOAD, replicas="three")
+    await cluster.settle(15)
+    assert (await cluster.status())["edgeLoad"]["inForce"] is True
+    assert (await sizes(cluster), bounds(serve, STABLE)) == ((6,), (6, 12))
+
+
+async def test_the_load_at_the_edges_is_no_more_than_the_bounds_and_goes_with_autoscaling() -> None:
+    cluster, serve = await serving()
+    cluster.edges.in_flight = {STABLE: 500}
+    await cluster.settle(16)
+    assert (await sizes(cluster), bounds(serve, STABLE)) == ((12,), (12, 12))
+    await cluster.apply(replicas=2)
+    await cluster.settle(8)
+    assert "edgeLoad" not in await cluster.status()
+    assert await sizes(cluster) == (2,)
+
+
+async def test_before_a_step_both_revisions_have_the_replicas_that_the_load_of_both_needs() -> None:
+    """Load doubles while the canary has half of the traffic: neither revision shows it to Ray Serve."""
+    cluster, serve = await serving(load=4)
+    await cluster.apply(V2, autoscaling=BY_LOAD)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert await sizes(cluster) == (4, 1)
+    cluster.edges.in_flight = {STABLE: 12, CANARY: 4}
+    await cluster.settle(16)
+    assert await sizes(cluster) == (8, 2)
+    serve.room[CANARY] = 2
+    await cluster.command("promote revision=2 id=a")
+    await cluster.settle(5)
+    assert (await cluster.weights(), await sizes(cluster)) == ({1: 75, 2: 25}, (8, 4))
+    experiment = await cluster.experiment((await cluster.status())["experiment"])
+    assert experiment["status"]["step"]["reason"] == "waits for replicas: 2 of 4 are available"
+    del serve.room[CANARY]
+    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    ran: list[int] = []
+    cluster.after_step = lambda: ran.append(serve.running(STABLE))
+    cluster.edges.in_flight = {}
+    await cluster.command("abort revision=2 id=b")
+    await cluster.until(functools.partial(cluster.at_weight, 1, 100))
+    assert min(ran) == 8, "stable has all its replicas before all traffic comes back"
+
+
+async def test_a_step_whose_replicas_do_not_come_says_so_and_ends_after_the_deadline() -> None:
+    rollout = {"steps": [{"weight": 25, "gate": "manual"}, {"weight": 50, "gate": "manual"}], "progressDeadline": "60s"}
+    cluster, serve = await serving(load=8, rollout=rollout)
+    await cluster.apply(V2, autoscaling=BY_LOAD, rollout=rollout)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    serve.room[CANARY] = 2
+    await cluster.command("promote revision=2 id=a")
+    await cluster.settle(30)
+    assert await cluster.weights() == {1: 75, 2: 25}
+    await cluster.settle(45)
+    status = await cluster.status()
+    assert await cluster.weights() == {1: 100}
+    last = status["lastRollout"]
+    assert (last["outcome"], last["code"]) == ("Aborted", "ProgressDeadlineExceeded")
+    assert "2 of 4 replicas are available for step 2 of 3" in last["reason"]
+    assert serve.running(STABLE) == 8
+
+
+async def test_a_slow_canary_with_a_small_share_is_no_load_for_stable() -> None:
+    cluster, _ = await serving(load=4)
+    await cluster.apply(V2, autoscaling=BY_LOAD)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    cluster.edges.in_flight = {STABLE: 6, CANARY: 40}
+    await cluster.settle(16)
+    assert (await sizes(cluster))[0] == 4
+
+
+async def test_a_canary_s_bounds_are_in_proportion_to_its_share_until_it_has_all_traffic() -> None:
+    cluster, serve = await serving(load=4)
+    await cluster.apply(V2, autoscaling=BY_LOAD)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert (bounds(serve, STABLE), bounds(serve, CANARY)) == ((4, 12), (1, 3))
+    assert (await groups(cluster))[CANARY] == (1, 3)
+    await cluster.command("promote revision=2 id=a")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    assert (bounds(serve, STABLE), bounds(serve, CANARY)) == ((4, 12), (2, 6))
+    await cluster.command("promote revision=2 id=b")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    assert bounds(serve, CANARY) == (4, 12), "as long as the former stable revision drains"
+    await cluster.settle(20)
+    assert bounds(serve, CANARY) == (1, 12)
+
+
+async def scale(cluster: Cluster, replicas: int) -> None:
+    """Set `spec.replicas` as an HPA does through `/scale`."""
+    ref = Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME)
+    await cluster.kube.update(ref, lambda obj: {**obj, "spec": {**obj["spec"], "replicas": replicas}}, manager="hpa")
+
+
+async def test_an_edit_keeps_the_number_that_an_hpa_chose_and_a_rollout_follows_it() -> None:
+    cluster = Cluster(installation=INSTALLATION)
+    await cluster.apply()
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await scale(cluster, 4)
+    await cluster.settle(8)
+    status = await cluster.status()
+    assert (status["replicas"], status["readyReplicas"]) == (4, 4)
+    # In place: no replica starts or ends.
+    await cluster.apply(runtime={"userConfig": {"threshold": 1}})
+    await cluster.settle(8)
+    assert (await cluster.get())["spec"]["replicas"] == 4
+    assert await sizes(cluster) == (4,)
+    await cluster.apply(V2)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert await sizes(cluster) == (4, 1)
+    await scale(cluster, 8)
+    await cluster.settle(8)
+    assert await sizes(cluster) == (8, 2)
+
+
+async def preview(cluster: Cluster, uri: str = "file:///models/v1", **spec: Any) -> tuple[str, ...]:
+    """Return what `sundog plan` prints for a manifest."""
+    stored = await cluster.get()
+    observed = await observe(cluster.world, stored)
+    return preview_model_deployment(model_deployment(uri, **spec), stored, observed, cluster.clock.now()).lines
+
+
+async def test_plan_shows_the_replicas_of_each_step_by_the_load_and_what_an_edit_would_lose() -> None:
+    cluster, _ = await serving(load=6)
+    lines = await preview(cluster, V2, autoscaling=BY_LOAD)
+    assert lines[2] == (
+        "replicas: revision 1 keeps 6; revision 2 has 2 at 25 %, 3 at 50 %, 6 at 100 %. Each step waits for them, for 15m at most"
+    )
+    lines = await preview(cluster)
+    assert lines[1] == ("without autoscaling spec.replicas counts: 6 → 1. Set it to 6 to keep what the load needs now")
+    assert not any("spec.replicas counts" in line for line in await preview(cluster, replicas=6))
