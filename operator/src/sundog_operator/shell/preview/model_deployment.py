@@ -25,6 +25,7 @@ from sundog_operator.core.planner import held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
+from sundog_operator.core.ray.scaling import replicas_of_rollout
 from sundog_operator.core.rollout import in_place, plan_text, steps_without_evidence, windows
 from sundog_operator.core.rollout.default_plan import BUSY_RPS, VERY_BUSY_RPS, StableTraffic
 from sundog_operator.core.rollout.freeze import BAKE, STEPPED_STRATEGIES, resolve_plan
@@ -229,7 +230,9 @@ def _describe_traffic(
         relation = "beside" if shared is None else "in place of"
         yield f"{spec.rollout.strategy} {relation} revision {stable.revision}: {describe_steps(spec, shared)}"
         yield from _describe_capacity(spec, plan)
-        yield from _describe_missing_evidence(resolve_plan(spec.rollout, StableTraffic(), spec.replicas, shared))
+        yield from _describe_missing_evidence(
+            resolve_plan(spec.rollout, StableTraffic(), replicas_of_rollout(spec), shared)
+        )
         yield from _describe_undecidable_step(spec, observed)
     else:
         yield f"revision {number} gets all traffic from revision {stable.revision} at once, when all its replicas are ready"
@@ -273,7 +276,7 @@ def _describe_undecidable_step(spec: ModelDeploymentSpec, observed: ObservedStat
         return
     _, name, newest = max(known, key=lambda each: each[:2])
     traffic = StableTraffic(newest.requests_per_second, error_rate=newest.error_rate)
-    if warning := power.find_undecidable_step(resolve_plan(spec.rollout, traffic, spec.replicas)):
+    if warning := power.find_undecidable_step(resolve_plan(spec.rollout, traffic, replicas_of_rollout(spec))):
         yield f"with the traffic at the start of {name}, {warning}"
 
 
@@ -325,7 +328,7 @@ def describe_steps(spec: ModelDeploymentSpec, shared: PlanInPlace | None = None)
 
 def _format_steps(spec: ModelDeploymentSpec, requests_per_second: float | None, shared: PlanInPlace | None) -> str:
     traffic = StableTraffic(requests_per_second)
-    return plan_text.format_steps(resolve_plan(spec.rollout, traffic, spec.replicas, shared).steps)
+    return plan_text.format_steps(resolve_plan(spec.rollout, traffic, replicas_of_rollout(spec), shared).steps)
 
 
 def _describe_missing_evidence(plan: FrozenPlan) -> Iterator[str]:
