@@ -77,6 +77,7 @@ GATE: Final[dict[str, tuple[str, ...]]] = {
         "test_a_reload_under_load_fails_nothing_and_loses_nothing",
         "test_haproxy_restarts_with_what_was_in_force_even_without_an_agent",
     ),
+    "integration/edge/test_cold_starts.py": ("test_a_hundred_requests_at_zero_get_a_hundred_answers",),
     "integration/edge/test_admission.py": (
         "test_no_framing_smuggles_a_second_request",
         "test_headers_in_disguise_are_taken_away",

@@ -146,8 +146,6 @@ def _later_values(path: str, node: Node) -> str:
     values: Sequence[Any] = node.enum
     if path == "spec.model.uri":
         values = [f"{scheme}://" for scheme in MODEL_SCHEMES]
-    elif path in ("spec.replicas", "spec.autoscaling.minReplicas"):
-        values = [0]
     is_supported = path in SUPPORTED_FIELDS or path in CLUSTER_ONLY_FIELDS
     refused = [f"`{value}`" for value in values if is_supported and _is_refused(path, value, in_pods=True)]
     local = [f"`{value}`" for value in values if path in SUPPORTED_FIELDS and _is_refused(path, value, in_pods=False)]

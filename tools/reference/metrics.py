@@ -50,6 +50,8 @@ EDGE_LABELS: Final = {
     " `source`: one address had too many requests at once.",
     "outcome": "`paired`, `errors`, `timeouts`, `lost`, `dropped`, or why the request was not copied: `method`, `size`,"
     " `streaming`, `grpc`, `failed`, `rate`, `noReplica`, `ended`.",
+    "phase": "`process`: until the replica's process began, with its pod, node, image and Ray. Those of the model server: `list`,"
+    " `download`, `verify`, `load`, `warmup`. `answers`: from there until HAProxy had the replica. `total`: all of it.",
     "result": f"{_codes((ACCEPTED, *REJECTED_RESULTS))}.",
     "revision": "Number of the arm's revision.",
     "service": "Name of the ModelDeployment.",
@@ -95,7 +97,8 @@ _EDGE: Final = """
 
 Health checks and metadata requests are in `sundog_edge_probes_total` only. Feedback is in
 `sundog_edge_feedback_requests_total` only. Look-ups of arms are in
-`sundog_edge_ofrep_requests_total` only. Shadow copies are in no counter of an arm.
+`sundog_edge_ofrep_requests_total` only. Requests that arrived at zero replicas are in
+`sundog_edge_held_total` only. Shadow copies are in no counter of an arm.
 """
 _RUNTIME: Final = """
 ## Model server

@@ -285,6 +285,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
         deployment({"autoscaling": {"coldStartTimeout": "0m"}}),
         "spec.autoscaling.coldStartTimeout: 0s; expected more than 0s",
     ),
+    (
+        deployment({"autoscaling": {"coldStartTimeout": "24h"}}),
+        "spec.autoscaling.coldStartTimeout: too long; expected less than a day",
+    ),
     (deployment({"rollout": {"unit": {"header": "x-user", "request": {}}}}), f"spec.rollout.unit: {ONE_UNIT}"),
     (
         deployment({"rollout": {"unit": {"cookie": "a", "jwtClaim": "sub"}}, "endpoint": VERIFIED}),

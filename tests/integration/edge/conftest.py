@@ -155,6 +155,7 @@ class FakeServe:
         self.grpc: dict[str, dict[str, int]] = {}
         self.prefixes: dict[str, str] = {}
         self.fallback_for: set[str] = set()
+        self.at_zero: set[str] = set()
         self.up = True
         self.fallback = f"127.0.0.1:{free_port()}"
         self.tokens: set[str] = set()
@@ -180,7 +181,8 @@ class FakeServe:
             return web.Response(status=503, text="GCS may be down")
         groups = [self._group(name, addresses) for name, addresses in self.targets.items()]
         groups += [self._calls(name, ports) for name, ports in self.grpc.items()]
-        return web.json_response({"target_groups": groups, "applications": {}})
+        applications = {name: {"deployments": {"model": {"target_num_replicas": 0}}} for name in self.at_zero}
+        return web.json_response({"target_groups": groups, "applications": applications})
 
     def _calls(self, name: str, ports: dict[str, int]) -> dict[str, Any]:
         """The gRPC ports of replicas, by their HTTP addresses; as Serve has it, Serve's own proxy is named where there are none."""

@@ -85,8 +85,12 @@ class FakeServe:
         """Return the report of an application's replica about its start."""
         if not self.running(name):
             return None
-        began = self.started.began
-        return {"phases": dict(self.started.phases), **({} if began is None else {"beganAt": began.timestamp()})}
+        start = self.started
+        times = {"beganAt": start.began, "wokenAt": start.woken, "answersAt": start.answers}
+        return {
+            "phases": dict(start.phases),
+            **{name: at.timestamp() for name, at in times.items() if at is not None},
+        }
 
     def crash_replicas(self, name: str) -> None:
         """Kill all replicas of an application; they start again."""

@@ -20,7 +20,7 @@ from sundog_operator.ports import (
     Ref,
 )
 
-REFUSED = {"autoscaling": {"maxReplicas": 3}}
+REFUSED = {"baseline": {"uri": "file:///models/v1"}}
 
 
 async def canary(**spec: object) -> Cluster:

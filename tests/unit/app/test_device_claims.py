@@ -58,7 +58,9 @@ async def test_a_quota_of_claims_holds_a_canary_back(cluster: Cluster) -> None:
     await create_with_status(cluster.kube, RESOURCE_QUOTA, quota, {"hard": {QUOTA: "5"}, "used": {QUOTA: "4"}})
     await cluster.apply("file:///models/v2", **CLAIMED, rollout={**MANUAL, "capacity": "surge"})
     await cluster.settle(5)
-    message = "revision 2: 4 gpu.nvidia.com needed (2 × 2), 1 left by the namespace's quota. Raise the quota, or ask for less"
+    message = (
+        "revision 2: 4 gpu.nvidia.com needed (2 × 2), 1 left by the namespace's quota. Raise the quota, or ask for less"
+    )
     assert await read_condition(cluster, "CapacityAvailable") == ("False", "InsufficientQuota", message)
 
 

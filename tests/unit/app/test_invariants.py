@@ -126,7 +126,7 @@ actions = st.one_of(
     ),
     st.tuples(
         st.just("break"),
-        st.sampled_from(({"replicas": "three"}, {"autoscaling": {"maxReplicas": 2}}, {"paused": True})),
+        st.sampled_from(({"replicas": "three"}, {"baseline": {"uri": "file:///models/v1"}}, {"paused": True})),
     ),
     st.tuples(
         st.just("experiment"),

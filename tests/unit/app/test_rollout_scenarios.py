@@ -499,7 +499,7 @@ async def test_recreate_switches_once_the_new_revision_can_carry_everything(clus
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ({"autoscaling": {"maxReplicas": 3}}, "NotYetSupported"),
+        ({"baseline": {"uri": "file:///models/v1"}}, "NotYetSupported"),
         ({"autoscaling": {"minReplicas": 4, "maxReplicas": 3}}, "InvalidSpec"),
         ({"replicas": "three"}, "InvalidSpec"),
         ({"model": {"uri": "ftp://models/v2"}}, "InvalidSpec"),

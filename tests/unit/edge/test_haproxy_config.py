@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -432,3 +433,20 @@ def test_a_replaced_worker_outlives_the_longest_request(seconds, wait, hard_stop
     assert fit_layout(layout, document("digits-r7")).drain_s == layout.drain_s
     assert Layout.from_json(layout.as_json()) == layout
     assert "    hard-stop-after 3000s\n" in render_config(HaproxyProcessSettings(drain_seconds=3000), layout, STATE)
+
+
+def test_a_service_that_may_scale_to_zero_waits_longer_and_has_an_entry_while_it_is_there():
+    sleepy = document("digits-r7", coldStartSeconds=90, queue={"maxRequests": 9, "timeoutSeconds": 1})
+    layout = fit_layout(Layout(), sleepy)
+    slot = layout.slot_of["digits-r7"]
+    assert dict(layout.waits)[slot] == 90_000
+    assert build_maps(sleepy, layout)["cold"] == {}
+    cold = replace(layout, cold=(slot,))
+    assert build_maps(sleepy, cold)["cold"] == {slot: "92500"}
+    assert not layout.needs_reload(cold)
+    assert Layout.from_json(cold.as_json()) == cold
+    assert fit_layout(cold, sleepy).cold == (slot,)
+    assert cold.cold_applications == {"digits-r7"}
+    # A slot that another application gets is not cold.
+    assert fit_layout(cold, document("letters-r1")).cold == ()
+    assert build_maps(document("digits-r7"), cold)["cold"] == {}

@@ -59,10 +59,14 @@ class ReplicaStart:
     Attributes:
         phases: seconds by phase; empty if the edge could not ask the replica.
         began: start of the download by the replica's clock; None if the replica does not report it.
+        woken: after a cold start, when Serve first wanted the replica, by the edge's clock.
+        answers: after a cold start, when the edge had the replica.
     """
 
     phases: Mapping[str, float] = field(default_factory=dict)
     began: datetime | None = None
+    woken: datetime | None = None
+    answers: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

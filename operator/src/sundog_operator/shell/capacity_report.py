@@ -75,7 +75,7 @@ def find_waiting(deployments: Iterable[Object]) -> Iterator[WaitingDeployment]:
 
 
 def _count_replicas(spec: ModelDeploymentSpec) -> int:
-    return spec.autoscaling.min_replicas if spec.autoscaling is not None else spec.replicas
+    return max(1, spec.autoscaling.min_replicas if spec.autoscaling is not None else spec.replicas)
 
 
 def describe_report(report: CapacityReport, *, namespaces: bool) -> RenderableType:

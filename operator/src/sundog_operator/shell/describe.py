@@ -142,10 +142,11 @@ def _describe_start(status: ModelDeploymentStatus) -> str:
     startup = status.startup
     if startup is None:
         return ""
-    durations = startup.model_dump(mode="json", exclude={"revision", "total"}, exclude_none=True)
+    durations = startup.model_dump(mode="json", exclude={"revision", "woken_at", "total"}, exclude_none=True)
     phases = ", ".join(f"{name} {text}" for name, text in durations.items() if text != NO_TIME)
     total = "" if startup.total is None else f" in {format_duration(startup.total)}"
-    return f"revision {startup.revision}{total}" + (f": {phases}" if phases else "")
+    woken = "" if startup.woken_at is None else f" from zero at {startup.woken_at:%Y-%m-%dT%H:%M:%SZ}"
+    return f"revision {startup.revision}{woken}{total}" + (f": {phases}" if phases else "")
 
 
 def _find_dry_run(status: ModelDeploymentStatus) -> Condition | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from sundog_edge.agent.metrics import render_metrics
+from sundog_edge.agent.metrics import ScaledToZero, render_metrics
 from sundog_edge.agent.periodic_task import PeriodicTask
 from sundog_edge.counting.collector import CounterCollector
 from sundog_edge.counting.evidence import FULL_QUERY, AgentState, EvidenceQuery, build_evidence
@@ -189,6 +189,7 @@ class Agent:
             self._error,
             self._mirror_supervisor.by_service,
             self.intake,
+            ScaledToZero(self._poller.applications_at_zero, self._startups.phases.sums),
         )
 
     async def _forget(self) -> None:
@@ -224,6 +225,7 @@ class Agent:
             self._haproxy_away.clear()
         # Replicas first: no request may go to an ended replica, whatever else fails or takes long.
         await self._replica_task.run_if_due()
+        self._startups.observe(self._poller.applications_at_zero, self._split.layout.cold_applications, time.time())
         before = self._split.in_force
         for task in self._tasks:
             await task.run_if_due()
@@ -256,8 +258,8 @@ class Agent:
         if self._settle_deadline is None:
             self._settle_deadline = time.monotonic() + self._options.settle_s
         with_traffic = [arm.application for service in in_force.document.services for arm in service.arms if arm.weight]
-        counts = self._replica_sync.servers
-        is_complete = all(name in counts and counts[name].up for name in with_traffic)
+        counts, cold = self._replica_sync.servers, self._split.layout.cold_applications
+        is_complete = all(name in cold or (name in counts and counts[name].up) for name in with_traffic)
         self._settled = is_complete or time.monotonic() >= self._settle_deadline
 
     async def _apply_newest(self) -> None:

@@ -7,9 +7,10 @@ number depends on the split document, never on clients.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, SummaryMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from sundog_edge.counting.boots import Boot
@@ -19,12 +20,19 @@ from sundog_edge.counting.ledger import Ledger
 from sundog_edge.counting.log_lines import ENDS, SLOW_COLUMNS
 from sundog_edge.counting.rows import KINDS, RowCounters, RowKey
 from sundog_edge.feedback.intake import FeedbackIntake
-from sundog_edge.haproxy.names import PROBE_ORIGIN
+from sundog_edge.haproxy.names import HELD_ORIGIN, PROBE_ORIGIN
 from sundog_edge.mirror.counts import MirrorCounts
 
 _ARM = ("service", "arm", "revision")
 _EDGES = tuple(step for step in range(len(EDGES_US)) if step % 50 in {0, 15, 35})
 """About 1, 2 and 5 of every decade, from the limits of the evidence's histograms."""
+
+
+class ScaledToZero(NamedTuple):
+    """Applications that Serve has scaled to zero, and (count, sum in seconds) of cold starts by (application, phase)."""
+
+    applications: frozenset[str]
+    phases: Mapping[tuple[str, str], tuple[int, float]]
 
 
 class _Sum:
@@ -81,10 +89,11 @@ def render_metrics(
     error: str,
     mirrored: Mapping[str, tuple[int, MirrorCounts]],
     intake: FeedbackIntake | None = None,
+    zero: ScaledToZero | None = None,
 ) -> bytes:
     """Return the page. `mirrored` has the sampled requests and the counts of each service."""
     registry = CollectorRegistry()
-    registry.register(_Page(list(metric_families(ledger, in_force, servers, error, mirrored, intake))))
+    registry.register(_Page(list(metric_families(ledger, in_force, servers, error, mirrored, intake, zero))))
     return generate_latest(registry)
 
 
@@ -95,12 +104,15 @@ def metric_families(
     error: str,
     mirrored: Mapping[str, tuple[int, MirrorCounts]],
     intake: FeedbackIntake | None,
+    zero: ScaledToZero | None = None,
 ) -> Iterator[Metric]:
     """Yield every metric of the page."""
     yield from _traffic(ledger)
     yield from _probes(ledger)
+    yield from _held(ledger)
     yield from _shadows(mirrored)
     yield from _edge(ledger, in_force, servers, error)
+    yield from _cold_starts(in_force, zero or ScaledToZero(frozenset(), {}))
     yield _agent_requests(
         "sundog_edge_ofrep_requests", "Look-ups of units' arms, by status.", ledger, lambda boot: boot.ofrep
     )
@@ -116,16 +128,16 @@ class _Page:
         return self._families
 
 
-def _sums(ledger: Ledger, *, probes: bool) -> dict[tuple[str, ...], _Sum]:
-    """Return sums by service, arm and revision, either of probes or of all other requests."""
+def _sums(ledger: Ledger, origin: str = "") -> dict[tuple[str, ...], _Sum]:
+    """Return sums by service, arm and revision: of probes or held requests, by their origin, or of all other requests."""
     sums: dict[tuple[str, ...], _Sum] = defaultdict(_Sum)
-    for name, row in (ledger.past_probes if probes else ledger.past).items():
+    for name, row in {PROBE_ORIGIN: ledger.past_probes, HELD_ORIGIN: ledger.past_held}.get(origin, ledger.past).items():
         service, revision, arm = name.split("/")
         sums[service, arm, revision].add(row)
     for boot in ledger.boots.values():
         for text_key, row in boot.rows.items():
             key = RowKey.of(text_key)
-            if (key.origin == PROBE_ORIGIN) == probes:
+            if (key.origin if key.origin in (PROBE_ORIGIN, HELD_ORIGIN) else "") == origin:
                 sums[key.service, key.arm, ledger.revision(key)].add(row)
     return sums
 
@@ -151,7 +163,7 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
         "Time from the headers and the first 16 kB of the body to the last byte of the answer.",
         labels=_ARM,
     )
-    for labels, own in sorted(_sums(ledger, probes=False).items()):
+    for labels, own in sorted(_sums(ledger).items()):
         assigned.add_metric(labels, own.assigned)
         lost.add_metric(labels, own.lost)
         running.add_metric(labels, own.running)
@@ -173,11 +185,30 @@ def _probes(ledger: Ledger) -> Iterator[Metric]:
     probes = CounterMetricFamily(
         "sundog_edge_probes", "Health checks and metadata requests by how they ended.", labels=(*_ARM, "end")
     )
-    for labels, own in sorted(_sums(ledger, probes=True).items()):
+    for labels, own in sorted(_sums(ledger, PROBE_ORIGIN).items()):
         for end, count in own.ends.items():
             if count:
                 probes.add_metric((*labels, end), count)
     yield probes
+
+
+def _held(ledger: Ledger) -> Iterator[Metric]:
+    held = CounterMetricFamily(
+        "sundog_edge_held", "Requests that arrived at zero replicas, by how they ended.", labels=(*_ARM, "end")
+    )
+    waiting = GaugeMetricFamily("sundog_edge_held_in_flight", "Such requests that wait or run now.", labels=_ARM)
+    duration = HistogramMetricFamily(
+        "sundog_edge_held_duration_seconds",
+        "Time from such a request's headers to the last byte of its answer, with its wait for a replica.",
+        labels=_ARM,
+    )
+    for labels, own in sorted(_sums(ledger, HELD_ORIGIN).items()):
+        waiting.add_metric(labels, own.running)
+        for end, count in own.ends.items():
+            if count:
+                held.add_metric((*labels, end), count)
+        duration.add_metric(labels, _buckets(own), own.us / 1e6)
+    yield from (held, waiting, duration)
 
 
 def _shadows(mirrored: Mapping[str, tuple[int, MirrorCounts]]) -> Iterator[Metric]:
@@ -245,6 +276,25 @@ def _edge(
         int(bool(error)),
     )
     yield from _integrity(ledger)
+
+
+def _cold_starts(in_force: AppliedDocument | None, zero: ScaledToZero) -> Iterator[Metric]:
+    wanted = GaugeMetricFamily(
+        "sundog_edge_scaled_to_zero", "1 while a service that may scale to zero wants no replica.", labels=_ARM
+    )
+    phases = SummaryMetricFamily(
+        "sundog_edge_cold_start_seconds",
+        "Durations of cold starts by phase: process, those that the replica reports, answers, and total.",
+        labels=(*_ARM, "phase"),
+    )
+    for service in in_force.document.services if in_force else ():
+        for arm in service.arms if service.coldStartSeconds is not None else ():
+            labels = (service.name, arm.name, str(arm.revision))
+            wanted.add_metric(labels, int(arm.application in zero.applications))
+            for (application, phase), (count, seconds) in sorted(zero.phases.items()):
+                if application == arm.application:
+                    phases.add_metric((*labels, phase), count, seconds)
+    yield from (wanted, phases)
 
 
 def _agent_requests(

@@ -43,7 +43,7 @@ from sundog_edge.counting.rows import (
 from sundog_edge.counting.unit_groups import UnitGroupCounts
 from sundog_edge.counting.unit_sample import EVENT_OF_END, UnitSample, units_per_sample
 from sundog_edge.feedback.first_seen import FirstExposureTracker
-from sundog_edge.haproxy.names import ASSIGNED_ORIGIN, FALLBACK_PREFIX, PROBE_ORIGIN, STICKY_UNIT
+from sundog_edge.haproxy.names import ASSIGNED_ORIGIN, FALLBACK_PREFIX, HELD_ORIGIN, PROBE_ORIGIN, STICKY_UNIT
 from sundog_edge.split.document import SplitDocument
 
 _MAX_CELLS = 10_000
@@ -81,8 +81,9 @@ class _Cell:
         self.retried = head.retries > 0
         self.events = (EVENT_OF_END[head.end],) if head.end in EVENT_OF_END else ()
         self.row = row = boot.row(head.row)
-        if not head.server.startswith(FALLBACK_PREFIX):
-            # Serve's own proxy holds requests while there is no replica. That wait does not measure the arm's model.
+        if self.key.origin == HELD_ORIGIN or not head.server.startswith(FALLBACK_PREFIX):
+            # Serve's own proxy holds requests while there is no replica. That wait does not measure the arm's model, and in a row of held
+            # requests it is what is measured.
             self.total = row.total[KIND_OF_END[head.end]]
             self.ttfb = row.ttfb[KIND_OF_END[head.end]]
         if self.key.unit == STICKY_UNIT:
@@ -104,6 +105,7 @@ class Ledger:
         revisions: revision by `service/attempt/arm`.
         past: sums of dropped rows by `service/revision/arm`, without probes.
         past_probes: sums of dropped rows of probes.
+        past_held: sums of dropped rows of requests that waited for a replica of an application scaled to zero.
         gone: sums of dropped boots.
         first_seen: trackers of first exposures by `service/attempt`.
     """
@@ -115,6 +117,7 @@ class Ledger:
     revisions: dict[str, int] = field(default_factory=dict)
     past: dict[str, RowCounters] = field(default_factory=dict)
     past_probes: dict[str, RowCounters] = field(default_factory=dict)
+    past_held: dict[str, RowCounters] = field(default_factory=dict)
     gone: Boot = field(default_factory=lambda: Boot("gone", 0, 0.0))
     first_seen: Mapping[str, FirstExposureTracker] = field(default_factory=dict)
     _cells: dict[bytes, _Cell] = field(default_factory=dict)
@@ -231,7 +234,7 @@ class Ledger:
         parts = RowKey.of(key)
         row.blocks, row.groups = TimeBlockCounts(len(ROW_COLUMNS)), {}
         name = f"{parts.service}/{self.revision(parts)}/{parts.arm}"
-        past = self.past_probes if parts.origin == PROBE_ORIGIN else self.past
+        past = {PROBE_ORIGIN: self.past_probes, HELD_ORIGIN: self.past_held}.get(parts.origin, self.past)
         past.setdefault(name, RowCounters()).merge(row)
 
     def record_revisions(self, document: SplitDocument) -> None:
@@ -253,6 +256,7 @@ class Ledger:
             "gone": self.gone.as_json(),
             "past": {name: row.as_json() for name, row in self.past.items()},
             "pastProbes": {name: row.as_json() for name, row in self.past_probes.items()},
+            "pastHeld": {name: row.as_json() for name, row in self.past_held.items()},
         }
 
     def details_as_json(self) -> dict[str, Any]:
@@ -272,8 +276,9 @@ class Ledger:
         ledger.revisions = dict(stored["revisions"])
         ledger.gone = Boot.from_json(stored["gone"])
         ledger.past = {name: RowCounters(**row) for name, row in stored["past"].items()}
-        # An older agent, which did not separate probes, has not written this.
+        # Older agents, which did not separate probes or held requests, have not written these.
         ledger.past_probes = {name: RowCounters(**row) for name, row in stored.get("pastProbes", {}).items()}
+        ledger.past_held = {name: RowCounters(**row) for name, row in stored.get("pastHeld", {}).items()}
         for boot_id, key, own in (details or {}).get("rows", ()):
             row = ledger.boots[boot_id].rows.get(key) if boot_id in ledger.boots else None
             if row is not None:

@@ -10,7 +10,7 @@ from sundog_edge.haproxy.names import (
     ROWS_TABLE,
 )
 from sundog_edge.haproxy.problems import render_problem
-from sundog_edge.haproxy.rules import admission, assignment, compression, feedback, grpc, probes, shadow
+from sundog_edge.haproxy.rules import admission, assignment, cold_start, compression, feedback, grpc, probes, shadow
 from sundog_edge.haproxy.rules.request_id import HAS_CLIENT_ID
 from sundog_edge.split.layout import CHECK_MS, FALL, RISE, SlotServer
 from sundog_edge.state_dir import StateDir
@@ -58,9 +58,10 @@ def render_arm_defaults(state: StateDir, *, shadowed: bool = False, compressed: 
     http-request set-path %[var(txn.arm),field(3,!)]%[path] if { var(txn.byhost) -m found }
 """
     paths += compression.rules() if compressed else ""
+    answers = _fallback_responses() + cold_start.deadline_rules()
     if shadowed:
-        return _defaults("arm", paths + shadow.request_rules(), _fallback_responses() + shadow.response_rules(), state)
-    return _defaults("arm", paths, _fallback_responses(), state)
+        return _defaults("arm", paths + shadow.request_rules(), answers + shadow.response_rules(), state)
+    return _defaults("arm", paths, answers, state)
 
 
 def _fallback_responses() -> str:
@@ -96,10 +97,13 @@ def _fatal_request_rules() -> str:
 
 
 def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
+    # `allbackups`: the only backup is Serve's own proxy. Without the option, requests beyond its limit would wait for it alone, and stay
+    # there when a replica comes.
     return f"""defaults {name} from base
     balance leastconn
     retries 1
     option redispatch 1
+    option allbackups
     retry-on conn-failure empty-response
     http-reuse safe
     timeout check 2s
@@ -108,6 +112,7 @@ def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
     http-check expect string-lf "\\"%[be_name,map_str({state.map("prefixes")},none)]\\""
     http-request set-var(txn.row) var(txn.arm),field(2,!),concat(/,txn.unitkind)
 {probes.row_rule()}\
+{cold_start.row_rules(state)}\
     http-request track-sc0 var(txn.row) table {ROWS_TABLE}
     http-request set-var(txn.count) sc_inc_gpc0(0)
     http-request set-var(txn.block) var(txn.received),div(10000000)
@@ -115,6 +120,7 @@ def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
 {admission.queue_limit(state)}\
 {_fatal_request_rules()}\
     http-request set-timeout server var(txn.split),field(3,|)
+{cold_start.timeout_rule()}\
 {request}\
     http-response set-var(txn.ttfb) date(0,us),sub(txn.received)
     http-response set-var(txn.outcome) str(ok)

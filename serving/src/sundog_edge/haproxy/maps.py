@@ -12,6 +12,8 @@
 - `matches`: `table|header|SHA-256 of its value` → `+`, and `table|number of such headers` → the arm of requests that have all of them.
 - `networks`: network → itself, to find the narrowest network of a client that any override allows.
 - `prefixes`: slot → route prefix, for health checks; `applications`: gRPC slot → application.
+- `cold`: slot → milliseconds in which a request must be answered while the slot's application is scaled to zero: the wait for a
+  replica, and the request's own timeout.
 - `queues`, `keys`, `tokens`, `policies`: see `haproxy.policies`; `cors`, `origins`: see `haproxy.rules.cors`.
 - `signing`: `newest` → the key that signs exposures, as base64.
 
@@ -46,6 +48,7 @@ Maps = dict[str, dict[str, str]]
 MAP_NAMES = (
     "prefixes",
     "applications",
+    "cold",
     "queues",
     "keys",
     "tokens",
@@ -83,6 +86,7 @@ def build_maps(document: SplitDocument, layout: Layout, credentials: CallerCrede
         maps["applications"] = {
             holding.slot + GRPC_SUFFIX: holding.application for holding in (*layout.leaving, *layout.held)
         }
+    maps["cold"] = _cold(document, layout)
     maps["networks"] = {network: network for network in networks}
     if credentials.signing_key and any(service.feedback for service in document.services):
         maps["signing"] = {SIGNING_KEY_ENTRY: base64.b64encode(credentials.signing_key).decode()}
@@ -94,6 +98,19 @@ def build_maps(document: SplitDocument, layout: Layout, credentials: CallerCrede
         maps["splits"][service.name] = render_split_value(service, table)
         maps["hosts"] |= dict.fromkeys(service.hosts, service.name)
     return maps
+
+
+def _cold(document: SplitDocument, layout: Layout) -> dict[str, str]:
+    limits = {
+        service.name: round((service.coldStartSeconds + service.requestTimeoutSeconds) * 1000)
+        for service in document.services
+        if service.coldStartSeconds
+    }
+    return {
+        holding.slot: str(limits[holding.service])
+        for holding in layout.held
+        if holding.slot in layout.cold and holding.service in limits
+    }
 
 
 def render_split_value(service: Service, table: str) -> str:

@@ -12,6 +12,9 @@ OVERRIDE_ORIGIN = "override"
 PROBE_ORIGIN = "probe"
 """Origin of requests that the model server answers without its model."""
 
+HELD_ORIGIN = "held"
+"""Origin of requests that waited for a replica while their application was scaled to zero."""
+
 GRPC_SUFFIX = "-grpc"
 """Suffix of a slot's name for the backend that reaches the same replicas by gRPC."""
 

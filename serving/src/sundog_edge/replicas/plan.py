@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -14,6 +14,7 @@ from sundog_edge.errors import ServeUnavailable
 from sundog_edge.haproxy.backends import render_server_options
 from sundog_edge.haproxy.client import ServerState
 from sundog_edge.haproxy.names import FALLBACK_PREFIX
+from sundog_edge.haproxy.rules.cold_start import FALLBACK_MAXCONN
 from sundog_edge.http_body import read_body
 from sundog_edge.split.document import Cluster
 from sundog_edge.split.layout import CHECK_MS, SlotServer
@@ -36,6 +37,14 @@ ReplicaAddresses = Mapping[str, tuple[str, ...]]
 
 GrpcPorts = Mapping[str, Mapping[str, int]]
 """Application → address of each replica's gRPC port → its HTTP port."""
+
+
+class ServeTargets(NamedTuple):
+    """Serve's answer about one cluster: the replicas' HTTP and gRPC ports, and the applications that are scaled to zero."""
+
+    http: ReplicaAddresses
+    grpc: GrpcPorts
+    at_zero: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,21 @@ def parse_grpc_targets(answer: Any, cluster: Cluster) -> GrpcPorts:
         if target.protocol == "gRPC" and key in http_ports:
             found.setdefault(target.application, {})[target.address] = http_ports[key]
     return found
+
+
+def parse_scaled_to_zero(answer: Any) -> frozenset[str]:
+    """Parse the applications whose deployments Serve has scaled to zero. An application of another shape is none of them."""
+    applications = answer.get("applications") if isinstance(answer, dict) else None
+    return frozenset(
+        name for name, each in (applications or {}).items() if isinstance(each, dict) and _has_no_target(each)
+    )
+
+
+def _has_no_target(application: Mapping[str, Any]) -> bool:
+    deployments = application.get("deployments")
+    if not isinstance(deployments, dict) or not deployments:
+        return False
+    return all(isinstance(each, dict) and each.get("target_num_replicas") == 0 for each in deployments.values())
 
 
 def _is_proxy(target: ServeTarget, cluster: Cluster) -> bool:
@@ -140,8 +164,8 @@ class ServeClient:
         except OSError as error:
             raise ServeUnavailable(f"--ray-token-file {self._token_file}: cannot be read: {error.strerror}") from None
 
-    async def targets(self, cluster: Cluster) -> tuple[ReplicaAddresses, GrpcPorts]:
-        """Return the replicas' HTTP and gRPC ports. Raises ServeUnavailable: the replicas are unknown, which differs from no replicas."""
+    async def targets(self, cluster: Cluster) -> ServeTargets:
+        """Return the replicas. Raises ServeUnavailable: they are unknown, which differs from no replicas."""
         url = f"{cluster.dashboard.rstrip('/')}/api/serve/applications/"
         timeout = aiohttp.ClientTimeout(total=POLL_TIMEOUT_S)
         headers = self._headers()
@@ -153,7 +177,9 @@ class ServeClient:
                 if len(body) > MAX_ANSWER_BYTES:
                     raise ServeUnavailable(f"Serve's answer is larger than {MAX_ANSWER_BYTES} bytes")
             answer = orjson.loads(body)
-            return parse_http_targets(answer, cluster), parse_grpc_targets(answer, cluster)
+            return ServeTargets(
+                parse_http_targets(answer, cluster), parse_grpc_targets(answer, cluster), parse_scaled_to_zero(answer)
+            )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # A ValueError means that the answer is not JSON, or that Python cannot encode the host.
             raise ServeUnavailable(f"Serve does not answer at {url}: {type(error).__name__}") from None
@@ -168,6 +194,8 @@ class DesiredSlot:
         fallback: address of Serve's own proxy; empty for none.
         check_ports: port of the health check by address, for gRPC ports.
         request_s: longest duration of a request, in seconds.
+        may_be_cold: whether the application may scale to zero.
+        at_zero: whether Serve has scaled the application to zero.
     """
 
     slot: str
@@ -178,6 +206,8 @@ class DesiredSlot:
     fallback_check_ms: int = CHECK_MS
     check_ports: Mapping[str, int] = field(default_factory=dict)
     request_s: float = 0.0
+    may_be_cold: bool = False
+    at_zero: bool = False
 
 
 def desired_servers(desired: DesiredSlot, present: Sequence[ServerState]) -> dict[str, SlotServer]:
@@ -185,11 +215,13 @@ def desired_servers(desired: DesiredSlot, present: Sequence[ServerState]) -> dic
 
     While Serve rebuilds an application, it lists no replica although old ones still answer; Serve itself may be away. Then healthy replicas
     stay, and failed ones stay until they have certainly ended. Healthy replaced replicas stay until the new ones have passed their check,
-    so that the slot always has a server.
+    so that the slot always has a server. At zero no replica stays: the last one is about to end.
     """
     listed = dict.fromkeys(desired.listed or ())
     candidates = [server for server in present if _is_candidate(server)]
-    if not listed:
+    if desired.at_zero:
+        retained = []
+    elif not listed:
         retained = [
             server for server in candidates if _is_worth_retaining(server, serve_answers=desired.listed is not None)
         ]
@@ -207,7 +239,8 @@ def desired_servers(desired: DesiredSlot, present: Sequence[ServerState]) -> dic
     }
     if desired.fallback:
         name = f"{FALLBACK_PREFIX}-{desired.fallback}"
-        servers[name] = SlotServer(desired.slot, name, desired.fallback, 0, True, desired.fallback_check_ms)
+        limit = FALLBACK_MAXCONN if desired.may_be_cold else 0
+        servers[name] = SlotServer(desired.slot, name, desired.fallback, limit, True, desired.fallback_check_ms)
     return servers
 
 
@@ -270,11 +303,14 @@ def plan_commands(
     running: Mapping[tuple[str, str], int],
     draining_s: Mapping[tuple[str, str], float],
     limit_s: float = MIN_DRAIN_S,
+    *,
+    cold: bool = False,
 ) -> list[str]:
     """Return commands that bring one slot of one worker closer to `servers`, the desired ones by name.
 
     HAProxy's own state records the steps of a removal, so that any agent can continue: drain, then maintenance after the last request or
-    `limit_s`, then deletion. `draining_s`: seconds since a server was first seen draining.
+    `limit_s`, then deletion. `draining_s`: seconds since a server was first seen draining. In a `cold` slot requests wait for the first
+    replica, which is up as soon as Serve lists it, half a second before HAProxy's first check.
     """
     commands: list[str] = []
     names = {server.name for server in present}
@@ -283,6 +319,8 @@ def plan_commands(
     for name, server_to_add in servers.items():
         if name not in names:
             commands += _add(slot, server_to_add)
+            if cold and not server_to_add.backup:
+                commands.append(f"set server {slot}/{name} health up")
     return commands
 
 

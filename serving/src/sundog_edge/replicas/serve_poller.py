@@ -19,7 +19,7 @@ POLL_WAIT_S = 0.5
 
 
 class ServePoller:
-    """The last answer of each cluster's Serve: its replicas, and the numeric address of its own proxy.
+    """The last answer of each cluster's Serve: its replicas, what it has scaled to zero, and the numeric address of its own proxy.
 
     A cluster that no longer answers has no entry in `targets`: its replicas are unknown, which differs from no replicas.
     """
@@ -27,13 +27,14 @@ class ServePoller:
     def __init__(self, client: ServeClient) -> None:
         self.targets: dict[str, ReplicaAddresses] = {}
         self.calls: dict[str, GrpcPorts] = {}
+        self.at_zero: dict[str, frozenset[str]] = {}
         self.fallbacks: dict[str, str] = {}
         self.version = object()
         self.cost_s = 0.0
         self._client = client
         self._silent_clusters: set[str] = set()
         self._resolved: dict[str, tuple[str, float]] = {}
-        self._last_results: tuple[object, ...] = ({}, {}, {})
+        self._last_results: tuple[object, ...] = ({}, {}, {}, {})
         self._polls: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -41,6 +42,11 @@ class ServePoller:
         """Number of ports of all known replicas."""
         replicas = sum(len(own) for targets in self.targets.values() for own in targets.values())
         return replicas + sum(len(own) for calls in self.calls.values() for own in calls.values())
+
+    @property
+    def applications_at_zero(self) -> frozenset[str]:
+        """Applications of all clusters that Serve has scaled to zero."""
+        return frozenset(name for names in self.at_zero.values() for name in names)
 
     async def poll(self, clusters: Mapping[str, Cluster]) -> None:
         """Poll every cluster concurrently, except clusters that still owe an answer. So a hanging cluster delays no other.
@@ -60,8 +66,9 @@ class ServePoller:
         for name in self.targets.keys() - clusters.keys():
             del self.targets[name]
             del self.calls[name]
+            del self.at_zero[name]
         self.cost_s = time.thread_time() - began
-        now = dict(self.targets), dict(self.calls), dict(self.fallbacks)
+        now = dict(self.targets), dict(self.calls), dict(self.at_zero), dict(self.fallbacks)
         if now != self._last_results:
             self._last_results = now
             self.version = object()
@@ -70,11 +77,12 @@ class ServePoller:
         if cluster.fallback and self._needs_resolution(name, cluster.fallback):
             await self._resolve(name, cluster.fallback)
         try:
-            self.targets[name], self.calls[name] = await self._client.targets(cluster)
+            self.targets[name], self.calls[name], self.at_zero[name] = await self._client.targets(cluster)
             self._silent_clusters.discard(name)
         except ServeUnavailable as error:
             self.targets.pop(name, None)
             self.calls.pop(name, None)
+            self.at_zero.pop(name, None)
             if name not in self._silent_clusters:
                 LOG.warning("%s; keeping the known replicas", error)
             self._silent_clusters.add(name)

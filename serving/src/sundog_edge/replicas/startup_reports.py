@@ -1,4 +1,4 @@
-"""Startup reports: for each application, one healthy replica is asked once how it started."""
+"""Startup reports: for each application, one healthy replica is asked once how it started, and again after each cold start."""
 
 import asyncio
 import math
@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 
 from sundog_edge.http_body import read_body
+from sundog_edge.replicas.cold_starts import ColdStart, ColdStarts
 from sundog_edge.split.document import SplitDocument
 
 PATH: Final = "/-/startup"
@@ -25,7 +26,10 @@ _PHASE: Final = re.compile(r"[a-z]{1,32}")
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
 
 StartupReport = Mapping[str, Any]
-"""`phases`: seconds by name. `beganAt`: Unix seconds, if the replica reports it. Without phases, no replica has answered."""
+"""`phases`: seconds by name. `beganAt`: Unix seconds, if the replica reports it. Without phases, no replica has answered.
+
+After a cold start also `wokenAt` and `answersAt`, as in `ColdStart`.
+"""
 
 UNKNOWN_STARTUP: Final[StartupReport] = {"phases": {}}
 
@@ -35,6 +39,8 @@ class StartupReports:
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.known: dict[str, StartupReport] = {}
+        self.cold_starts = ColdStarts()
+        self.phases = ColdStartPhases()
         self._session = session
         self._due_at: dict[str, float] = {}
 
@@ -48,14 +54,25 @@ class StartupReports:
         for gone in self.known.keys() - prefixes.keys():
             del self.known[gone]
             self._due_at.pop(gone, None)
+        self.cold_starts.forget_others(prefixes)
         now = time.monotonic()
         due = [name for name in prefixes if addresses.get(name) and now >= self._due_at.get(name, now)]
         urls = {
             name: f"http://{min(addresses[name])}{prefixes[name].rstrip('/')}{PATH}" for name in due[:_MAX_CONCURRENT]
         }
         for name, report in zip(urls, await asyncio.gather(*map(self._read, urls.values())), strict=True):
-            self.known[name] = report
             self._due_at[name] = math.inf if report["phases"] else now + RETRY_S
+            cold = self.cold_starts.last.get(name)
+            if cold is not None:
+                report = {**report, "wokenAt": cold.woken_at, "answersAt": cold.answers_at}
+                if report["phases"]:
+                    self.phases.add(name, cold, report)
+            self.known[name] = report
+
+    def observe(self, at_zero: Collection[str], cold: Collection[str], now: float) -> None:
+        """Take note of applications at zero, and of cold ones. A replica whose cold start has ended is asked again."""
+        for application in self.cold_starts.update(at_zero, cold, now):
+            self._due_at.pop(application, None)
 
     async def _read(self, url: str) -> StartupReport:
         try:
@@ -65,6 +82,34 @@ class StartupReports:
                 return parse_startup(orjson.loads(body)) if is_valid else UNKNOWN_STARTUP
         except (aiohttp.ClientError, OSError, ValueError):
             return UNKNOWN_STARTUP
+
+
+class ColdStartPhases:
+    """Sums of the phases of all cold starts since the agent's start, in seconds by application and phase.
+
+    - `process`: until the replica's process began: a pod, its node and image, Ray.
+    - phases that the replica reports, such as `download`, `load` and `warmup`
+    - `answers`: from there until HAProxy had the replica
+    - `total`: all of it
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[tuple[str, str], tuple[int, float]] = {}
+        self._counted: dict[str, float] = {}
+
+    def add(self, application: str, cold: ColdStart, report: StartupReport) -> None:
+        """Add a cold start, unless it was added before."""
+        if self._counted.get(application) == cold.woken_at:
+            return
+        self._counted[application] = cold.woken_at
+        phases: dict[str, float] = dict(report["phases"])
+        began = report.get("beganAt")
+        if began is not None:
+            phases["process"] = max(0.0, began - cold.woken_at)
+            phases["answers"] = max(0.0, cold.answers_at - began - sum(report["phases"].values()))
+        for phase, seconds in {**phases, "total": cold.answers_at - cold.woken_at}.items():
+            count, total = self.sums.get((application, phase), (0, 0.0))
+            self.sums[application, phase] = (count + 1, total + seconds)
 
 
 def parse_startup(answer: Any) -> StartupReport:

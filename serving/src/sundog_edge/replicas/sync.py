@@ -75,19 +75,22 @@ class ReplicaSync:
 
     @property
     def poll_delay_s(self) -> float:
-        """Seconds until the next poll of Serve: short while an application has no healthy replica.
+        """Seconds until the next poll of Serve: short while an application has no healthy replica and is not scaled to zero.
 
         The delay is random, so that edges do not poll at the same time, and limits the agent's time for polling.
         """
-        is_urgent = any(counts.up == 0 for counts in self.servers.values())
+        at_zero = self._poller.applications_at_zero
+        is_urgent = any(counts.up == 0 and name not in at_zero for name, counts in self.servers.items())
         pause = max(FAST_POLL_S if is_urgent else POLL_S, COST_FACTOR * self._poller.cost_s)
         return pause * random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)  # noqa: S311 - no secret hangs on it
 
     async def tick(self) -> None:
         """Take one step in every worker. Raises HaproxyUnavailable."""
         now, began = time.monotonic(), time.thread_time()
+        changed = self._update_desired(self._split.layout)
+        # Before the last replica drains: from then on, a request may have to wait for the next one.
+        await self._split.set_cold(self._cold_slots(self._split.layout), time.time())
         layout = self._split.layout
-        changed = self._update_desired(layout)
         pids = [worker.pid for worker in self._workers.all]
         if now >= self._next_sweep_at or pids != self._pids:
             self._pids = pids
@@ -136,7 +139,13 @@ class ReplicaSync:
             # For slots that were leaving at this agent's start, the limit is unknown.
             limit_s = self._drain_limits.get(slot, max(DEFAULT_DRAIN_S, layout.drain_s))
             commands = plan_commands(
-                slot, servers, present, load.servers, self._draining_seconds(worker, present), limit_s
+                slot,
+                servers,
+                present,
+                load.servers,
+                self._draining_seconds(worker, present),
+                limit_s,
+                cold=slot in layout.cold,
             )
             commands += _maxconn_commands(servers, present, known.get(slot, ()))
             proven = self._proven[worker.pid, slot] = find_proven(self._proven.get((worker.pid, slot), ()), present)
@@ -198,6 +207,16 @@ class ReplicaSync:
         self._drain_limits |= {slot: drain_limit_s(state.request_s) for slot, state in desired.items()}
         return {slot for slot in {*before, *desired} if before.get(slot) != desired.get(slot)}
 
+    def _cold_slots(self, layout: Layout) -> tuple[str, ...]:
+        """Return the slots whose application is scaled to zero, or was and has no healthy replica yet."""
+        return tuple(
+            assignment.slot
+            for assignment in layout.held
+            if (desired := self._desired.get(assignment.slot)) is not None
+            and desired.may_be_cold
+            and (desired.at_zero or (assignment.slot in layout.cold and not self.addresses.get(assignment.application)))
+        )
+
     def _desired_slot(
         self, assignment: SlotAssignment, service: Service, check_ms: int, fallback_check_ms: int
     ) -> DesiredSlot:
@@ -210,6 +229,8 @@ class ReplicaSync:
             check_ms=check_ms,
             fallback_check_ms=fallback_check_ms,
             request_s=max_request_s(service),
+            may_be_cold=service.coldStartSeconds is not None,
+            at_zero=self._is_at_zero(assignment, service),
         )
 
     def _desired_grpc_slot(self, assignment: SlotAssignment, service: Service, check_ms: int) -> DesiredSlot:
@@ -224,7 +245,12 @@ class ReplicaSync:
             check_ms,
             check_ports=listed,
             request_s=max_request_s(service),
+            at_zero=self._is_at_zero(assignment, service),
         )
+
+    def _is_at_zero(self, assignment: SlotAssignment, service: Service) -> bool:
+        at_zero = self._poller.at_zero.get(service.cluster, frozenset())
+        return service.coldStartSeconds is not None and assignment.application in at_zero
 
     def _draining_seconds(self, worker: Worker, present: Sequence[ServerState]) -> dict[tuple[str, str], float]:
         now = time.monotonic()

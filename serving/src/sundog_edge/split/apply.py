@@ -128,6 +128,19 @@ class SplitApplier:
                 len(certificates.pems),
             )
 
+    async def set_cold(self, slots: tuple[str, ...], now: float) -> None:
+        """Set the slots whose requests are held. Raises HaproxyRefused, HaproxyUnavailable or OSError; `check` completes a failure."""
+        if self.in_force is None or slots == self.layout.cold:
+            return
+        layout = replace(self.layout, cold=slots)
+        wanted = build_maps(self.in_force.document, layout, self._credentials)
+        self.keep(layout)
+        maps = self._with_leaving(wanted, now)
+        self._write_maps(maps)
+        self._maps = wanted
+        for worker in self._workers.all:
+            await self._push(worker, maps)
+
     async def check(self, now: float) -> None:
         """Bring the maps of every worker to the document in force, without tables that no request can use any more."""
         await self._start_relays()

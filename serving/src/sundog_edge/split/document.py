@@ -35,7 +35,7 @@ from sundog_edge.split.fields import (
     Token,
     list_to_tuple,
 )
-from sundog_edge.split.policies import Auth, Cors, Queue, RateLimit
+from sundog_edge.split.policies import DEFAULT_WAIT_MS, Auth, Cors, Queue, RateLimit
 from sundog_edge.split.shadow import Shadow
 
 VERSION = 1
@@ -224,7 +224,8 @@ class Arm(DocumentPart):
 class Service(DocumentPart):
     """One service of the namespace. A service without arms answers 503.
 
-    `experiment` is the Experiment that the split belongs to, a rollout's or a user's; empty for none.
+    `experiment` is the Experiment that the split belongs to, a rollout's or a user's; empty for none. A service with `coldStartSeconds` may
+    scale to zero: so long may a request wait for the first replica.
     """
 
     name: Name
@@ -239,6 +240,7 @@ class Service(DocumentPart):
     requestTimeoutSeconds: Annotated[float, Field(gt=0, le=86_400, strict=False)]  # noqa: N815
     maxRequestBytes: Annotated[int, Field(gt=0, le=MAX_INTEGER)]  # noqa: N815
     maxOngoingRequests: Annotated[int, Field(gt=0, le=1_000_000)]  # noqa: N815
+    coldStartSeconds: Annotated[float, Field(gt=0, le=86_400, strict=False)] | None = None  # noqa: N815
     reveal: bool = True
     overrides: tuple[Override, ...] = ()
     match: Match | None = None
@@ -304,6 +306,12 @@ class Service(DocumentPart):
         """Names of the Secrets that the edge needs for this service."""
         jwt = self.auth.jwt
         return tuple(name for name in (self.tls, self.auth.apiKeys, jwt.jwks if jwt else "") if name)
+
+    @property
+    def wait_ms(self) -> int:
+        """The longest wait for a replica. HAProxy has one such limit per backend, so a service that may scale to zero has one too."""
+        wait_ms = self.queue.wait_ms if self.queue else DEFAULT_WAIT_MS
+        return max(wait_ms, round((self.coldStartSeconds or 0) * 1000))
 
     @property
     def table(self) -> tuple[Segment, ...]:

@@ -65,6 +65,7 @@ class Layout:
         held: slots of applications in the document.
         leaving: slots whose application left the document, but which may still have servers and requests.
         servers: servers that were up. A new worker starts with them.
+        cold: slots whose application is scaled to zero, until a replica answers again.
     """
 
     slots: int = MIN_SLOTS
@@ -81,11 +82,17 @@ class Layout:
     held: tuple[SlotAssignment, ...] = ()
     leaving: tuple[SlotAssignment, ...] = ()
     servers: tuple[SlotServer, ...] = ()
+    cold: tuple[str, ...] = ()
 
     @property
     def slot_of(self) -> dict[str, str]:
         """Slot by application, for the applications in the document."""
         return {holding.application: holding.slot for holding in self.held}
+
+    @property
+    def cold_applications(self) -> frozenset[str]:
+        """Applications in the document that are scaled to zero and have no replica yet."""
+        return frozenset(holding.application for holding in self.held if holding.slot in self.cold)
 
     def as_json(self) -> dict[str, Any]:
         """Return the layout as plain JSON."""
@@ -109,6 +116,7 @@ class Layout:
             held=tuple(SlotAssignment(**holding) for holding in stored["held"]),
             leaving=tuple(SlotAssignment(**holding) for holding in stored["leaving"]),
             servers=tuple(SlotServer(**server) for server in stored["servers"]),
+            cold=tuple(stored.get("cold", ())),
         )
 
     def needs_reload(self, other: "Layout") -> bool:
@@ -135,11 +143,7 @@ def fit_layout(layout: Layout, document: SplitDocument) -> Layout:
     makes a reload necessary anyway.
     """
     wanted = {arm.application: (service.name, arm.routePrefix) for service in document.services for arm in service.arms}
-    wait_ms = {
-        arm.application: service.queue.wait_ms if service.queue else DEFAULT_WAIT_MS
-        for service in document.services
-        for arm in service.arms
-    }
+    wait_ms = {arm.application: service.wait_ms for service in document.services for arm in service.arms}
     known = {holding.application: holding for holding in (*layout.leaving, *layout.held)}
     kept = {name: SlotAssignment(known[name].slot, name, *rest) for name, rest in wanted.items() if name in known}
     leaving = tuple(holding for holding in known.values() if holding.application not in kept)
@@ -172,13 +176,13 @@ def fit_layout(layout: Layout, document: SplitDocument) -> Layout:
         drain_s=max(layout.drain_s, _drain_s(document)),
         held=(*kept.values(), *fresh.values()),
         leaving=leaving,
+        cold=tuple(holding.slot for holding in kept.values() if holding.slot in layout.cold),
     )
 
 
 def max_request_s(service: Service) -> float:
     """Return the longest time that a request of a service may spend at the edge, in seconds, including its wait for a replica."""
-    wait_s = service.queue.timeoutSeconds if service.queue else DEFAULT_WAIT_MS / 1000
-    return service.requestTimeoutSeconds + wait_s
+    return service.requestTimeoutSeconds + service.wait_ms / 1000
 
 
 def _drain_s(document: SplitDocument) -> int:

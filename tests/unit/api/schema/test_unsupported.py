@@ -76,6 +76,8 @@ ACCEPTED = [
     rollout(strategy="shadow"),
     rollout(strategy="shadow", bake={"holdback": "10%"}, guardrails=[{"metric": "errorRate"}]),
     rollout(capacity="inPlace"),
+    spec(replicas=0),
+    spec(autoscaling={"minReplicas": 0, "scaleToZeroDelay": "1m", "coldStartTimeout": "30s"}),
     steps({"shadow": {"compare": {"latencyP99": {"margin": "25%"}}}}, {"weight": 50}),
     steps({"shadow": {"percent": 5}}, {"weight": 5}, {"shadow": {}}),
     steps(
@@ -176,8 +178,6 @@ REFUSED = [
     (spec(runtime={"podLabels": {"a": "b"}}), "spec.runtime.podLabels: needs pods, which local mode does not have; leave it out"),
     (spec(resources={"gpu": {"count": 1}}), "spec.resources.gpu.count: 1 needs pods, which local mode does not have; expected 0"),
     (spec(resources={"gpu": {"type": ["h100"]}}), "spec.resources.gpu.type: needs pods, which local mode does not have; leave it out"),
-    (spec(replicas=0), "spec.replicas: 0 is not supported yet; expected 1 or more"),
-    (spec(autoscaling={}), "spec.autoscaling: needs pods, which local mode does not have; leave it out"),
     (rollout(strategy="blueGreen"), "spec.rollout.strategy: blueGreen is not supported yet; expected canary, shadow or recreate"),
     (
         steps({"weight": 5, "gate": "time", "maxDuration": "1h"}),
@@ -246,12 +246,6 @@ REFUSED_IN_PODS = [
         spec(resources={"gpu": {"count": 1, "topology": {"nodes": 2}}}),
         "spec.resources.gpu.topology.nodes: 2 is not supported yet; expected 1",
     ),
-    (spec(autoscaling={"minReplicas": 0}), "spec.autoscaling.minReplicas: 0 is not supported yet; expected 1 or more"),
-    (
-        spec(autoscaling={"scaleToZeroDelay": "1m"}),
-        "spec.autoscaling.scaleToZeroDelay: 1m is not supported yet; expected 10m",
-    ),
-    (spec(replicas=0), "spec.replicas: 0 is not supported yet; expected 1 or more"),
 ]  # fmt: skip
 
 

@@ -120,3 +120,27 @@ def test_a_start_of_another_shape_has_no_phases(startup: Any) -> None:
 )
 def test_evidence_of_another_shape_reports_no_start(services: Any) -> None:
     assert reported(EdgeReport("e", True, False, {"services": services})) is None
+
+
+def test_a_cold_start_counts_from_the_request_and_pods_that_were_left_over_do_not() -> None:
+    replica = ReplicaStart({"load": 2.0}, at(15.5), woken=at(5.0), answers=at(18.0))
+    assert ray_startup.find_new_cold_start(replica, None) == at(5)
+    found = ray_startup.cold_start_phases(at(5), [pod(1, 2, 2, 3), pod(6, 7, 8, 9)], replica)
+    assert seconds(found) == {"cluster": 1, "scheduled": 1, "image": 1, "ray": 6.5, "load": 2, "total": 13}
+    found = ray_startup.cold_start_phases(at(5), [pod(1, 2, 2, 3)], replica)
+    assert seconds(found) == {"ray": 10.5, "load": 2, "total": 13}
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        None,
+        ReplicaStart({"load": 2.0}, at(15)),
+        ReplicaStart({}, None, at(5), at(18)),
+        ReplicaStart({"load": 2.0}, at(15), at(5), None),
+        ReplicaStart({"load": 2.0}, at(15), at(9.9), at(18)),
+    ],
+    ids=["no report", "no cold start", "no phases yet", "no answer yet", "seen by another edge"],
+)
+def test_what_is_no_new_cold_start(start: ReplicaStart | None) -> None:
+    assert ray_startup.find_new_cold_start(start, at(5)) is None

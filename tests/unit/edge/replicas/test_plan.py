@@ -17,6 +17,7 @@ from sundog_edge.replicas.plan import (
     find_proven,
     parse_grpc_targets,
     parse_http_targets,
+    parse_scaled_to_zero,
     plan_commands,
     plan_slow_replicas,
 )
@@ -41,6 +42,45 @@ def server(address, *, running=True, draining=False, maintenance=False, since_s=
 
 def wish(*listed, known=True, fallback=""):
     return DesiredSlot("slot0", listed if known else None, fallback, 8)
+
+
+@pytest.mark.parametrize(
+    ("applications", "at_zero"),
+    [
+        ({"a": {"deployments": {"m": {"target_num_replicas": 0}}}}, {"a"}),
+        ({"a": {"deployments": {"m": {"target_num_replicas": 1}}}}, set()),
+        ({"a": {"deployments": {"m": {"target_num_replicas": 0}, "n": {"target_num_replicas": 1}}}}, set()),
+        (
+            {"a": {"deployments": {}}, "b": {"deployments": {"m": {}}}, "c": {"deployments": {"m": None}}, "d": None},
+            set(),
+        ),
+        (None, set()),
+        ([], set()),
+    ],
+)
+def test_an_application_is_at_zero_if_serve_wants_none_of_its_replicas(applications, at_zero):
+    assert parse_scaled_to_zero({"applications": applications}) == at_zero
+
+
+def test_at_zero_no_replica_stays_and_serves_own_proxy_gets_one_request_at_a_time():
+    desired = DesiredSlot("slot0", (), "10.0.0.1:8000", 8, may_be_cold=True, at_zero=True)
+    (only,) = desired_servers(desired, [server("10.0.0.7:30003")]).values()
+    assert (only.address, only.maxconn, only.backup) == ("10.0.0.1:8000", 1, True)
+    # While Serve only rebuilds the application, the healthy replica stays.
+    rebuilt = replace(desired, at_zero=False)
+    assert {each.address for each in desired_servers(rebuilt, [server("10.0.0.7:30003")]).values()} == {
+        "10.0.0.7:30003",
+        "10.0.0.1:8000",
+    }
+    (proxy,) = desired_servers(DesiredSlot("slot0", (), "10.0.0.1:8000", 8), []).values()
+    assert proxy.maxconn == 0
+
+
+def test_a_replica_of_a_cold_slot_is_up_before_its_first_check_and_one_of_another_slot_is_not():
+    servers = desired_servers(wish("10.0.0.7:30003", fallback="10.0.0.1:8000"), [])
+    warm, cold = (plan_commands("slot0", servers, [], {}, {}, cold=cold) for cold in (False, True))
+    assert [command for command in cold if command not in warm] == ["set server slot0/10.0.0.7:30003 health up"]
+    assert cold.index("set server slot0/10.0.0.7:30003 health up") > cold.index("set weight slot0/10.0.0.7:30003 1")
 
 
 def test_targets_are_parsed_without_serves_own_proxy():

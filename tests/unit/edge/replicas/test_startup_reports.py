@@ -124,6 +124,37 @@ async def test_a_replica_that_does_not_answer_is_reported_and_asked_again_later(
     assert starts.known == {"digits-r1": START}
 
 
+async def test_after_a_cold_start_a_replica_is_asked_again_and_its_phases_are_summed_up(
+    replica: Replica, starts: StartupReports, document: SplitDocument
+) -> None:
+    application = "digits-r1"
+    await starts.tick(document, replica.addresses)
+    starts.observe({application}, {application}, 1767225590.0)
+    await starts.tick(document, {})
+    starts.observe((), {application}, 1767225600.0)
+    starts.observe((), {application}, 1767225601.0)
+    starts.observe((), (), 1767225603.0)
+    for _ in range(2):
+        await starts.tick(document, replica.addresses)
+    assert starts.known == {application: {**START, "wokenAt": 1767225600.0, "answersAt": 1767225603.0}}
+    assert replica.asked == 2
+    assert {phase: total for (_, phase), total in starts.phases.sums.items()} == {
+        "process": (1, 0.25),
+        "load": (1, 2),
+        "warmup": (1, 0.5),
+        "answers": (1, 0.25),
+        "total": (1, 3.0),
+    }
+
+
+async def test_a_wake_that_serve_took_back_is_no_cold_start(starts: StartupReports) -> None:
+    starts.observe((), {"digits-r1"}, 1.0)
+    starts.observe({"digits-r1"}, {"digits-r1"}, 2.0)
+    starts.observe((), {"digits-r1"}, 5.0)
+    starts.observe((), (), 6.0)
+    assert starts.cold_starts.last["digits-r1"] == (5.0, 6.0)
+
+
 @pytest.mark.parametrize("status", [302, 404])
 async def test_a_redirect_is_not_followed(
     replica: Replica, starts: StartupReports, document: SplitDocument, status: int

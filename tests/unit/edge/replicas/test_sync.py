@@ -9,6 +9,7 @@ import pytest
 from sundog_edge.errors import ServeUnavailable
 from sundog_edge.haproxy.client import ServerState
 from sundog_edge.replicas import serve_poller, sync
+from sundog_edge.replicas.plan import ServeTargets
 from sundog_edge.replicas.serve_poller import ServePoller
 from sundog_edge.replicas.sync import ReplicaSync
 from sundog_edge.split.document import Cluster
@@ -24,13 +25,14 @@ class Client:
         self.asked: Counter[str] = Counter()
         self.go_on = asyncio.Event()
         self.port = 1
+        self.at_zero: frozenset[str] = frozenset()
 
     async def targets(self, cluster):
         self.asked[cluster.dashboard] += 1
         if cluster is SLOW:
             await self.go_on.wait()
             raise ServeUnavailable("Serve does not answer")
-        return {"digits-r1": (f"127.0.0.1:{self.port}",)}, {}
+        return ServeTargets({"digits-r1": (f"127.0.0.1:{self.port}",)}, {}, self.at_zero)
 
 
 async def test_a_hanging_cluster_delays_no_other_and_has_one_poll_at_a_time(monkeypatch):
@@ -50,6 +52,19 @@ async def test_a_hanging_cluster_delays_no_other_and_has_one_poll_at_a_time(monk
     await answers.poll({"good": GOOD, "slow": SLOW})
     await answers.poll({"good": GOOD, "slow": SLOW})
     assert client.asked["http://slow"] == 2
+
+
+async def test_an_application_at_zero_is_known_until_its_cluster_is_gone(monkeypatch):
+    monkeypatch.setattr(serve_poller, "POLL_WAIT_S", 0.01)
+    client = Client()
+    answers = ServePoller(client)
+    await answers.poll({"good": GOOD})
+    first, client.at_zero = answers.version, frozenset({"digits-r1"})
+    await answers.poll({"good": GOOD})
+    assert answers.applications_at_zero == {"digits-r1"}
+    assert answers.version is not first
+    await answers.poll({})
+    assert answers.applications_at_zero == frozenset()
 
 
 def test_edges_poll_at_random_times():

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
+from sundog_operator.api.model_deployment.endpoint import WITHIN_A_DAY_RULE
 from sundog_operator.api.rollout.common import PositiveDuration
 from sundog_operator.api.scalars import (
     Bytes,
@@ -159,7 +160,7 @@ class Autoscaling(ApiBase):
     """Number of replicas by load; default a fixed number."""
 
     min_replicas: ReplicaCount = Field(
-        1, description="Least replicas; default 1. 0 scales to zero, and the edge holds requests meanwhile."
+        1, description="Least replicas; default 1. 0 scales to zero: then the edge holds requests until one started."
     )
     max_replicas: Annotated[Integer, Field(ge=1, le=1000)] = Field(4, description="Most replicas; default 4.")
     target_ongoing_requests: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
@@ -175,8 +176,9 @@ class Autoscaling(ApiBase):
         timedelta(minutes=10),
         description="How long idleness must last before the last replica is removed; default 10m.",
     )
-    cold_start_timeout: PositiveDuration = Field(
-        timedelta(minutes=2), description="How long a request may wait while there are no replicas; default 2m."
+    cold_start_timeout: Annotated[PositiveDuration, WITHIN_A_DAY_RULE] = Field(
+        timedelta(minutes=2),
+        description="With minReplicas 0, how long a request may wait for the first replica; default 2m. Then it is answered 503.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

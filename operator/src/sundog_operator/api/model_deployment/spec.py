@@ -86,7 +86,11 @@ class ModelDeploymentSpec(ApiBase):
         Runtime(), description="How the model runs. A change makes a new revision, except in userConfig."
     )
     resources: Resources = Field(Resources(), description="Resources of one replica. A change makes a new revision.")
-    replicas: ReplicaCount = Field(1, description="Number of replicas; default 1. Ignored while autoscaling is set.")
+    replicas: ReplicaCount = Field(
+        1,
+        description="Number of replicas; default 1. 0 means one on request, which ends a minute after the last request."
+        " Ignored while autoscaling is set.",
+    )
     autoscaling: Autoscaling | None = Field(
         None, description="Change the number of replicas with the load; by default it is fixed."
     )

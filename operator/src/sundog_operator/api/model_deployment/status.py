@@ -105,9 +105,12 @@ class EdgeLoadStatus(ApiBase):
 
 
 class Startup(ApiBase):
-    """Duration of each phase of the last revision's start; unknown phases are left out."""
+    """Duration of each phase of the last revision's start, or of its last start from zero; unknown phases are left out."""
 
     revision: RevisionNumber | None = Field(None, description="Number of the revision.")
+    woken_at: Timestamp | None = Field(
+        None, description="When a request woke the revision at zero replicas; left out for the start of a new revision."
+    )
     cluster: Duration | None = Field(
         None, description="Until its first pod was created. A first model waits for Ray's store and head."
     )
@@ -120,7 +123,10 @@ class Startup(ApiBase):
     download: Duration | None = Field(None, description="Download of the model.")
     load: Duration | None = Field(None, description="Loading of the model.")
     warmup: Duration | None = Field(None, description="Its warm-up requests.")
-    total: Duration | None = Field(None, description="From the decision to run it until all its replicas ran.")
+    total: Duration | None = Field(
+        None,
+        description="From the decision to run it until all its replicas ran; from zero, until the first one answered.",
+    )
 
 
 class LastCommand(ApiBase):

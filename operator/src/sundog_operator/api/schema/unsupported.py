@@ -34,6 +34,13 @@ SUPPORTED_FIELDS = frozenset(
         "spec.resources.cpu",
         "spec.resources.memory",
         "spec.replicas",
+        "spec.autoscaling.minReplicas",
+        "spec.autoscaling.maxReplicas",
+        "spec.autoscaling.targetOngoingRequests",
+        "spec.autoscaling.upscaleDelay",
+        "spec.autoscaling.downscaleDelay",
+        "spec.autoscaling.scaleToZeroDelay",
+        "spec.autoscaling.coldStartTimeout",
         "spec.rollout.strategy",
         "spec.rollout.paused",
         "spec.rollout.progressDeadline",
@@ -164,11 +171,6 @@ CLUSTER_ONLY_FIELDS = frozenset(
         "spec.resources.gpu.sharing.profile",
         "spec.resources.gpu.sharing.fraction",
         "spec.resources.gpu.allocation",
-        "spec.autoscaling.minReplicas",
-        "spec.autoscaling.maxReplicas",
-        "spec.autoscaling.targetOngoingRequests",
-        "spec.autoscaling.upscaleDelay",
-        "spec.autoscaling.downscaleDelay",
         "spec.scheduling.queue",
         "spec.scheduling.spot",
         "spec.scheduling.priorityClassName",
@@ -193,7 +195,6 @@ UNSUPPORTED_IN_LOCAL_MODE: Mapping[str, str] = {
     "spec.runtime.env": _NEEDS_PODS,
     "spec.runtime.podLabels": _NEEDS_PODS,
     "spec.resources.gpu": _NEEDS_PODS,
-    "spec.autoscaling": _NEEDS_PODS,
     "spec.scheduling": _NEEDS_PODS,
     "spec.endpoint.gateway": "needs a Gateway, which local mode does not have",
 }
@@ -203,8 +204,6 @@ UNSUPPORTED_FIELDS = frozenset(
     {
         "spec.runtime.placement",
         "spec.resources.gpu.topology",
-        "spec.autoscaling.scaleToZeroDelay",
-        "spec.autoscaling.coldStartTimeout",
         "spec.baseline",
     }
 )
@@ -360,13 +359,7 @@ def _refuse_strategy(strategy: str) -> str:
     return "" if strategy in _SUPPORTED_STRATEGIES else f"{strategy} is not supported yet; expected {expected}"
 
 
-def _refuse_zero(replicas: int) -> str:
-    return "0 is not supported yet; expected 1 or more" if replicas == 0 else ""
-
-
 _REFUSED_VALUES: Mapping[str, Callable[[Any], str]] = {
-    "spec.replicas": _refuse_zero,
-    "spec.autoscaling.minReplicas": _refuse_zero,
     "spec.resources.gpu.vendor": _refuse_tpu,
     "spec.resources.gpu.sharing.mode": _refuse_sharing,
     "spec.rollout.strategy": _refuse_strategy,

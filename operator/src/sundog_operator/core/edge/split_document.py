@@ -19,6 +19,7 @@ from sundog_operator.core.edge import units
 from sundog_operator.core.edge.split import Split, SplitArm
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray.clusters import ClusterView
+from sundog_operator.core.ray.scaling import find_scaling
 
 DOCUMENT_VERSION = 1
 MAX_OVERRIDE_NETWORKS: Final = 256
@@ -64,9 +65,18 @@ def make_service_entry(
         "requestTimeoutSeconds": endpoint.request_timeout.total_seconds(),
         "maxRequestBytes": min(parse_bytes(endpoint.max_request_bytes), _MAX_BYTES),
         "maxOngoingRequests": spec.runtime.max_ongoing_requests,
+        **_make_cold_start_fields(spec),
         **_make_admission_fields(endpoint),
         **_make_override_fields(endpoint, split),
     }
+
+
+def _make_cold_start_fields(spec: ModelDeploymentSpec) -> Json:
+    """Return how long a request may wait for the first replica of a service that may scale to zero."""
+    scaling = find_scaling(spec)
+    if scaling is None or scaling.min_replicas:
+        return {}
+    return {"coldStartSeconds": scaling.cold_start_timeout.total_seconds()}
 
 
 def _make_admission_fields(endpoint: Endpoint) -> Json:

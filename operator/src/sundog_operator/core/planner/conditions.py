@@ -146,7 +146,11 @@ def _revision_ready(context: PlanContext) -> Conclusion:
         cluster = context.cluster_of(newest.revision)
         problem = cluster.problem if cluster else ""
         return Conclusion("Unknown", readiness.reason, problem or readiness.message)
-    if _has_traffic(context, newest) and (unhealthy := _find_unhealthy(context, newest.revision, stored)):
+    if (
+        not context.is_at_zero
+        and _has_traffic(context, newest)
+        and (unhealthy := _find_unhealthy(context, newest.revision, stored))
+    ):
         return unhealthy
     message = f"revision {newest.revision}: {readiness.message}"
     return Conclusion("True" if readiness.ready else "False", readiness.reason, message)
@@ -343,6 +347,8 @@ def _ready(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusi
     synced = conclusions["TrafficSynced"]
     if synced.reason in (DeploymentReason.SECRET_NOT_FOUND, DeploymentReason.SECRET_INCOMPLETE):
         return synced
+    if context.is_at_zero and synced.status != "False":
+        return _ready_at_zero(stable, conclusions["RevisionReady"])
     healthy = edge_confirmation.reported_replicas(context.service, stable.revision, context.observed.edges)
     if healthy:
         more = [*_find_problem(conclusions), *_find_rollout_wait(context)]
@@ -351,6 +357,14 @@ def _ready(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusi
         return stored
     message = f"no edge sees a healthy replica of revision {stable.revision}: {synced.message}"
     return Conclusion("False", DeploymentReason.NO_HEALTHY_REPLICA, message)
+
+
+def _ready_at_zero(stable: RevisionStatus, revision_ready: Conclusion) -> Conclusion:
+    """Return whether requests at zero can start a replica: edges hold them meanwhile. A start with a problem is not ready."""
+    if revision_ready.reason not in (DeploymentReason.READY, DeploymentReason.DEPLOYING):
+        return revision_ready
+    text = "the next request starts one" if revision_ready.status == "True" else "one starts for waiting requests"
+    return Conclusion("True", DeploymentReason.SERVING, f"revision {stable.revision} has no replica; {text}")
 
 
 def _stored_ready(context: PlanContext, synced: Conclusion) -> Conclusion | None:

@@ -35,6 +35,7 @@ from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.ray import groups, load, valkey
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.readiness import NOT_DEPLOYED, Readiness, evaluate_readiness
+from sundog_operator.core.ray.scaling import find_scaling, may_scale_to_zero
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import in_place, state, windows
 from sundog_operator.core.rollout.default_plan import StableTraffic
@@ -353,13 +354,15 @@ class PlanContext:
         shared = self.status.capacity.needed_replicas if self.status.capacity else None
         if self.spec is None:
             # Autoscaling may have raised its replicas meanwhile.
-            return shared or (max(known.replicas, self.target_replicas(known.revision)) if known else 1)
-        scaling = self.spec.autoscaling
+            return shared or (max(known.replicas, self.target_replicas(known.revision), 1) if known else 1)
+        scaling = find_scaling(self.spec)
         if scaling is None:
             return self.spec.replicas
         if shared:
             return shared
-        return load.within_bounds(max(self._autoscaled_replicas(), load.replicas_in_force(self.status)), scaling)
+        # Every decision needs a replica, also about a service that has none now.
+        needed = max(self._autoscaled_replicas(), load.replicas_in_force(self.status))
+        return max(1, load.within_bounds(needed, scaling))
 
     @property
     def replicas_by_serve(self) -> int | None:
@@ -368,6 +371,21 @@ class PlanContext:
         if scaling is None or stable is None or not self.target_replicas(stable.revision):
             return None
         return load.within_bounds(self._autoscaled_replicas(), scaling)
+
+    @property
+    def is_at_zero(self) -> bool:
+        """Whether stable has no replica because Serve has scaled it to zero, or starts its first one for a request.
+
+        The deployed configuration decides, because a refused spec changes nothing. No revision beside stable is live then.
+        """
+        status, stable = self.status, self.status.stable
+        if stable is None or status.candidate is not None or status.arms or status.retiring:
+            return False
+        app = self.serve_state_of(stable.revision).applications.get(names.application(self.service, stable.revision))
+        if app is None or not may_scale_to_zero(app.config):
+            return False
+        readiness = self.readiness(stable.revision)
+        return readiness.known and not readiness.failed and readiness.running == 0
 
     def _autoscaled_replicas(self) -> int:
         stable = self.status.stable

@@ -7,6 +7,7 @@ from sundog_operator.api import DrainingRevision, RevisionStatus
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.planner import evaluation, warm_revisions
 from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.ray.scaling import find_scaling
 
 DRAIN_GRACE: Final = timedelta(seconds=5)
 MAX_DRAINING: Final = 6
@@ -17,8 +18,8 @@ def start_draining(context: PlanContext, revision: RevisionStatus) -> None:
     """Start to drain a revision with its current replicas, because edges may still send it requests for a while."""
     others = tuple(r for r in context.status.retiring if r.revision != revision.revision)
     autoscaled = (
-        context.target_replicas(revision.revision)
-        if context.spec is not None and context.spec.autoscaling is not None
+        max(1, context.target_replicas(revision.revision))
+        if context.spec is not None and find_scaling(context.spec) is not None
         else 0
     )
     draining = DrainingRevision(

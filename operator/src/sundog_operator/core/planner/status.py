@@ -90,7 +90,8 @@ def update_measured_fields(context: PlanContext) -> None:
     arms_weight = arm_status.update_arm_fields(context)
     if stable is not None:
         stable_weight = round(100 - weight - arms_weight, 2)
-        context.set(stable=_measured(context, stable, stable_weight, shared.stable if shared else needed))
+        wanted = context.target_replicas(stable.revision) if context.is_at_zero else needed
+        context.set(stable=_measured(context, stable, stable_weight, shared.stable if shared else wanted))
     roles = (context.status.stable, context.status.candidate, *(context.status.arms or ()))
     shown = [revision for revision in roles if revision is not None]
     context.set(
@@ -148,8 +149,10 @@ def _measure_capacity(context: PlanContext, needed: int) -> CapacityStatus | Non
 def _measure_startup(context: PlanContext) -> Startup | None:
     """Return the startup phases of the newest revision, once it is ready and a replica reported them to an edge."""
     newest, stored = context.status.candidate or context.status.stable, context.status.startup
-    if newest is None or (stored is not None and stored.revision == newest.revision):
+    if newest is None:
         return stored
+    if stored is not None and stored.revision == newest.revision:
+        return _measure_cold_start(context, newest.revision, stored)
     # Edges ask only replicas of revisions in the stored status.
     known = next(
         (each for each in desired_state.revisions_in_status(context.before) if each.revision == newest.revision), None
@@ -163,7 +166,18 @@ def _measure_startup(context: PlanContext) -> Startup | None:
     if start is None or not (pods or start.phases):
         return stored
     since = _wanted_since(context, known)
-    return Startup(revision=newest.revision, **startup.startup_phases(since, pods, start, context.now))
+    return Startup(revision=newest.revision, woken_at=None, **startup.startup_phases(since, pods, start, context.now))
+
+
+def _measure_cold_start(context: PlanContext, number: int, stored: Startup) -> Startup:
+    """Return the phases of a revision's last start from zero once a replica reported them, else the stored ones."""
+    start = startup.find_reported_start(
+        context.service, names.application(context.service, number), context.observed.edges
+    )
+    woken = startup.find_new_cold_start(start, stored.woken_at)
+    if start is None or woken is None:
+        return stored
+    return Startup(revision=number, woken_at=woken, **startup.cold_start_phases(woken, context.pods_of(number), start))
 
 
 def _wanted_since(context: PlanContext, known: RevisionStatus) -> datetime | None:

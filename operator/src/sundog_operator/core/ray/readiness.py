@@ -32,7 +32,7 @@ class Readiness:
 
     Attributes:
         running: replicas of exactly this revision in state RUNNING.
-        ready: Serve reports the application and its deployment as healthy, and at least one replica runs.
+        ready: Serve reports the application and its deployment as healthy, and at least one replica runs or none is wanted.
         failed: Serve has given up the start.
         known: False when Serve did not answer, which is no information about the revision.
     """
@@ -70,6 +70,10 @@ def evaluate_readiness(service: str, revision: Revision, serve: ServeState) -> R
     if app.status == "UNHEALTHY" or any(d.status == "UNHEALTHY" for d in app.deployments):
         reason, message = runtime_error or Cause(DeploymentReason.UNHEALTHY, _summarize(app))
         return Readiness(running, False, False, True, reason, message)
+    if app.status == "RUNNING" and not running and _is_settled(app) and not _count_wanted(app):
+        return Readiness(
+            0, True, False, True, DeploymentReason.READY, "scaled to zero; the next request starts a replica"
+        )
     if app.status == "RUNNING" and running and _is_settled(app):
         return Readiness(running, True, False, True, DeploymentReason.READY, f"{_format_target(app)} running")
     progress = f"{running} of {_format_target(app)} running; Serve reports {app.status}"
@@ -77,8 +81,12 @@ def evaluate_readiness(service: str, revision: Revision, serve: ServeState) -> R
     return Readiness(running, False, False, True, reason, message)
 
 
+def _count_wanted(app: ApplicationState) -> int:
+    return sum(deployment.target_replicas for deployment in app.deployments)
+
+
 def _format_target(app: ApplicationState) -> str:
-    wanted = sum(deployment.target_replicas for deployment in app.deployments)
+    wanted = _count_wanted(app)
     return f"{wanted} replica{'' if wanted == 1 else 's'}"
 
 

@@ -19,6 +19,7 @@ from sundog_operator.core.kubernetes import accelerators, grace_periods, names
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import load
 from sundog_operator.core.ray.clusters import ClusterView
+from sundog_operator.core.ray.scaling import find_scaling
 from sundog_operator.core.revisions import Revision, own_user_config, spec_of
 
 ARGS_VERSION = 1
@@ -53,7 +54,7 @@ def resolve_scale(
     with a small share does not take the replicas of all traffic. Retiring revisions, and revisions that share a fixed number of
     replicas, have a fixed scale.
     """
-    scaling = current.autoscaling
+    scaling = find_scaling(current)
     stable = {status.stable.revision} if status.stable else set()
     others = {each.revision for each in (status.candidate, *(status.arms or ())) if each is not None}
     shares = status.capacity is not None and status.capacity.mode == CAPACITY_IN_PLACE
@@ -188,10 +189,16 @@ def _make_scaling(scale: ReplicaScale) -> Json:
             "target_ongoing_requests": scaling.target_ongoing_requests,
             "upscale_delay_s": scaling.upscale_delay.total_seconds(),
             "downscale_delay_s": scaling.downscale_delay.total_seconds(),
+            **_make_zero_delay(scale.fewest, scaling),
             "metrics_interval_s": METRICS_INTERVAL_S,
             "look_back_period_s": LOOK_BACK_PERIOD_S,
         }
     }
+
+
+def _make_zero_delay(fewest: int, scaling: Autoscaling) -> Json:
+    """Return the delay of the last step, which Serve takes from one replica to none; empty where it never takes it."""
+    return {"downscale_to_zero_delay_s": scaling.scale_to_zero_delay.total_seconds()} if fewest == 0 else {}
 
 
 def make_document(applications: Iterable[Json], cluster: ClusterView) -> Json:

@@ -11,6 +11,7 @@ from sundog_operator.core.observed import EdgeReport, ReplicaStart
 
 _REPORTED_PHASES: Final = ("download", "load", "warmup")
 _SECOND: Final = timedelta(seconds=1)
+_SAME_COLD_START: Final = timedelta(seconds=5)
 _MAX_S: Final = 1e7
 
 
@@ -68,12 +69,31 @@ def _find_starts(service: str, application: str, report: EdgeReport) -> Iterator
 def _parse_start(startup: Any) -> ReplicaStart:
     try:
         phases = {name: float(startup["phases"][name]) for name in _REPORTED_PHASES if name in startup["phases"]}
-        began = startup.get("beganAt")
+        times = {name: _parse_unix_time(startup.get(name)) for name in ("beganAt", "wokenAt", "answersAt")}
         if not all(math.isfinite(seconds) and 0 <= seconds <= _MAX_S for seconds in phases.values()):
             return ReplicaStart()
-        return ReplicaStart(phases, None if began is None else datetime.fromtimestamp(float(began), UTC))
+        return ReplicaStart(phases, times["beganAt"], times["wokenAt"], times["answersAt"])
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError):
         return ReplicaStart()
+
+
+def _parse_unix_time(seconds: Any) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(float(seconds), UTC)
+
+
+def find_new_cold_start(start: ReplicaStart | None, last: datetime | None) -> datetime | None:
+    """Return when the reported cold start began; None if there is none after `last`, the one that is known already.
+
+    Edges notice the same cold start up to a second apart, and a status has whole seconds.
+    """
+    woken = start.woken if start is not None and start.phases and start.answers is not None else None
+    return woken if woken is not None and (last is None or woken - last > _SAME_COLD_START) else None
+
+
+def cold_start_phases(woken: datetime, pods: Sequence[Pod], reported: ReplicaStart) -> dict[str, timedelta]:
+    """Return the known phases of a cold start that began at `woken`, as `startup_phases` does. A pod that was left over has no phase."""
+    created = [pod for pod in pods if (at := _created_at(pod)) is not None and at >= woken - _SECOND]
+    return startup_phases(woken, created, reported, reported.answers or woken)
 
 
 def _between(begin: datetime | None, end: datetime | None) -> timedelta | None:

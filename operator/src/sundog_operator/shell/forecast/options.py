@@ -15,6 +15,7 @@ from rich.text import Text
 from sundog_operator.api import Experiment, FrozenPlan, ModelDeployment, Rollout
 from sundog_operator.core.analysis import forecast as forecasting
 from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
+from sundog_operator.core.ray.scaling import replicas_of_rollout
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.errors import SpecError
@@ -90,7 +91,7 @@ def read_plan(file: Path | None, rps: float) -> FrozenPlan:
 def _read_rollout(file: Path) -> tuple[Rollout, int]:
     """Return (rollout, replicas) of a manifest."""
     spec = read_only_object(file, ModelDeployment, "an Experiment needs --rate or --mean").spec
-    return spec.rollout, spec.replicas
+    return spec.rollout, replicas_of_rollout(spec)
 
 
 def read_only_object(file: Path, kind: type[R], hint: str = "") -> R:

@@ -27,6 +27,7 @@ from sundog_operator.core.planner import held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
+from sundog_operator.core.ray.scaling import replicas_of_rollout
 from sundog_operator.core.rollout import in_place, plan_text, replica_counts, steps_without_evidence, windows
 from sundog_operator.core.rollout.default_plan import BUSY_RPS, VERY_BUSY_RPS, StableTraffic
 from sundog_operator.core.rollout.freeze import BAKE, STEPPED_STRATEGIES, resolve_plan
@@ -247,7 +248,7 @@ def _describe_traffic(
         yield f"{spec.rollout.strategy} {relation} revision {stable.revision}: {describe_steps(spec, shared)}"
         yield from _describe_replicas(spec, plan, number)
         yield from _describe_capacity(spec, observed, plan)
-        needed = plan.status.stable.replicas if spec.autoscaling and plan.status.stable else spec.replicas
+        needed = plan.status.stable.replicas if spec.autoscaling and plan.status.stable else replicas_of_rollout(spec)
         resolved = resolve_plan(spec.rollout, StableTraffic(), needed, shared)
         yield from _describe_outcomes(resolved)
         yield from _describe_missing_evidence(resolved)
@@ -318,7 +319,7 @@ def _describe_undecidable_step(spec: ModelDeploymentSpec, observed: ObservedStat
         return
     _, name, newest = max(known, key=lambda each: each[:2])
     traffic = StableTraffic(newest.requests_per_second, error_rate=newest.error_rate)
-    if warning := power.find_undecidable_step(resolve_plan(spec.rollout, traffic, spec.replicas)):
+    if warning := power.find_undecidable_step(resolve_plan(spec.rollout, traffic, replicas_of_rollout(spec))):
         yield f"with the traffic at the start of {name}, {warning}"
 
 
@@ -370,7 +371,7 @@ def describe_steps(spec: ModelDeploymentSpec, shared: PlanInPlace | None = None)
 
 def _format_steps(spec: ModelDeploymentSpec, requests_per_second: float | None, shared: PlanInPlace | None) -> str:
     traffic = StableTraffic(requests_per_second)
-    return plan_text.format_steps(resolve_plan(spec.rollout, traffic, spec.replicas, shared).steps)
+    return plan_text.format_steps(resolve_plan(spec.rollout, traffic, replicas_of_rollout(spec), shared).steps)
 
 
 def _describe_outcomes(plan: FrozenPlan) -> Iterator[str]:

@@ -84,7 +84,8 @@ def _find_end(context: PlanContext, experiment: UserExperiment) -> Cause | None:
 def _find_start_blocker(context: PlanContext) -> Cause | None:
     """Return what must happen before any Experiment can start; None if the next one can."""
     status, service = context.status, f"ModelDeployment {context.service}"
-    if status.stable is None or not context.available(status.stable.revision):
+    # At zero, the Experiment itself starts stable's replica.
+    if status.stable is None or not (context.available(status.stable.revision) or context.is_at_zero):
         return Cause(ExperimentReason.WAITS_FOR_MODEL_DEPLOYMENT, f"waits until {service} serves")
     if context.spec is None:
         return Cause(ExperimentReason.WAITS_FOR_MODEL_DEPLOYMENT, f"waits until the spec of {service} is accepted")

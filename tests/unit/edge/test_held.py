@@ -1,0 +1,91 @@
+"""Requests that waited for a replica at zero: counted apart from all others, with the time that they waited."""
+
+import orjson
+
+from sundog_edge.agent.metrics import ScaledToZero, render_metrics
+from sundog_edge.counting.evidence import AgentState, AppliedDocument, build_evidence
+from sundog_edge.counting.ledger import Ledger
+from sundog_edge.counting.rows import TableEntry
+from sundog_edge.split.document import SplitDocument
+
+HELD, REQUEST = "digits/att/0/stable/held/anonymous", "digits/att/0/stable/assigned/anonymous"
+ARM = '{arm="stable",revision="",service="digits"}'
+DOCUMENT = SplitDocument.model_validate(
+    {
+        "version": 1,
+        "namespace": "n",
+        "generation": 1,
+        "clusters": {"c": {"dashboard": "http://h:1"}},
+        "services": [
+            {
+                "name": name,
+                "cluster": "c",
+                "attempt": "att",
+                "salt": "salt",
+                "unit": {"kind": "request"},
+                "epoch": 0,
+                "arms": [
+                    {
+                        "name": "stable",
+                        "application": f"{name}-r7",
+                        "routePrefix": f"/{name}-r7.app",
+                        "revision": 7,
+                        "weight": 100,
+                        "ranges": [[0, 10_000]],
+                    }
+                ],
+                "requestTimeoutSeconds": 30,
+                "maxRequestBytes": 99,
+                "maxOngoingRequests": 4,
+                **changes,
+            }
+            for name, changes in (("digits", {"coldStartSeconds": 120}), ("letters", {}))
+        ],
+    }
+)
+
+
+def line(row: str, number: int, total_us: int, server: str = "10.0.0.1:80") -> bytes:
+    return f"a-1 {row} digits - 200 -- 0 {server} ok 1000 100 {number} 10 {total_us} 20 5 7 1000000000".encode()
+
+
+def test_held_requests_are_in_their_own_row_and_metrics_with_those_that_serves_proxy_answered():
+    ledger = Ledger()
+    ledger.consume(
+        [line(REQUEST, 1, 5000), line(HELD, 1, 8_000_000), line(HELD, 2, 9_000_000, "fallback-10.0.0.1:8000")], 1.0
+    )
+    table = {REQUEST: TableEntry(1, 0), HELD: TableEntry(3, 1)}
+    ledger.boots["a-1"].settle({"all": TableEntry(4, 1), **table}, "all", 1.0)
+    rows = {row["origin"]: row for row in build_evidence(AgentState("e", "n"), None, ledger, 2.0)["counters"]}
+    assert (rows["held"]["assigned"], rows["held"]["inFlight"], rows["assigned"]["assigned"]) == (3, 1, 1)
+    page = render_metrics(ledger, None, {}, "", {}).decode()
+    assert f"sundog_edge_held_in_flight{ARM} 1.0" in page
+    assert f"sundog_edge_held_duration_seconds_count{ARM} 2.0" in page
+    assert f"sundog_edge_held_duration_seconds_sum{ARM} 17.0" in page
+    assert f"sundog_edge_request_duration_seconds_count{ARM} 1.0" in page
+    assert f"sundog_edge_assigned_total{ARM} 1.0" in page
+
+
+def test_dropped_held_requests_stay_in_their_sum():
+    ledger = Ledger()
+    ledger.consume([line(HELD, 1, 50)], 1.0)
+    ledger.forget_rows("a-1", ledger.idle_rows("a-1", 2.0, set()))
+    again = Ledger.from_json(orjson.loads(orjson.dumps(ledger.as_json())))
+    assert (
+        'sundog_edge_held_total{arm="stable",end="ok",revision="",service="digits"} 1.0'
+        in render_metrics(again, None, {}, "", {}).decode()
+    )
+    older = {name: value for name, value in ledger.as_json().items() if name != "pastHeld"}
+    assert Ledger.from_json(older).past_held == {}
+
+
+def test_only_services_that_may_scale_to_zero_have_its_metrics():
+    zero = ScaledToZero(frozenset({"digits-r7", "letters-r7"}), {("digits-r7", "load"): (2, 3.5)})
+    page = render_metrics(Ledger(), AppliedDocument(DOCUMENT, 0.0, {}), {}, "", {}, zero=zero).decode()
+    labels = 'arm="stable",revision="7",service="digits"'
+    assert [each for each in page.splitlines() if each.startswith("sundog_edge_scaled_to_zero{")] == [
+        f"sundog_edge_scaled_to_zero{{{labels}}} 1.0"
+    ]
+    labels = 'arm="stable",phase="load",revision="7",service="digits"'
+    assert f"sundog_edge_cold_start_seconds_count{{{labels}}} 2.0" in page
+    assert f"sundog_edge_cold_start_seconds_sum{{{labels}}} 3.5" in page
