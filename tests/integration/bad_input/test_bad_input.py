@@ -83,7 +83,10 @@ def test_kubectl_gets_the_same_message(bed: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"autoscaling": {}}, "spec.autoscaling: needs pods, which local mode does not have; leave it out"),
+        (
+            {"scheduling": {"nodeSelector": {"a": "b"}}},
+            "spec.scheduling.nodeSelector: needs pods, which local mode does not have; leave it out",
+        ),
         (
             {"resources": {"gpu": {"count": 1}}},
             "spec.resources.gpu.count: 1 needs pods, which local mode does not have; expected 0",
@@ -97,7 +100,7 @@ def test_kubectl_gets_the_same_message(bed: Any, tmp_path: Path) -> None:
             "spec.rollout.strategy: blueGreen is not supported yet; canary, shadow and recreate are",
         ),
     ],
-    ids=["autoscaling", "gpu", "scheme", "strategy"],
+    ids=["scheduling", "gpu", "scheme", "strategy"],
 )
 def test_a_field_that_nobody_acts_on_yet_is_named(bed: Any, spec: dict[str, Any], message: str) -> None:
     status, answer = bed.up.api(
@@ -557,10 +560,10 @@ class counted:  # noqa: N801 it reads as a clause
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"autoscaling": {"maxReplicas": 3}}, "spec.autoscaling"),
+        ({"baseline": {"uri": "file:///models/v1"}}, "spec.baseline"),
         ({"model": MODEL, "rollout": {"strategy": "blueGreen"}}, "spec.rollout.strategy"),
     ],
-    ids=["autoscaling", "strategy"],
+    ids=["baseline", "strategy"],
 )
 def test_an_edit_that_nobody_acts_on_yet_leaves_what_serves(bed: Any, change: dict[str, Any], message: str) -> None:
     eventually(lambda: is_ready(bed.up.read("good")), "what serves")

@@ -37,11 +37,6 @@ EXPERIMENT_CONDITIONS: Final = (
             ReasonText("False", "ArmsStarting", _ARMS_STARTING),
             ReasonText("False", "NotYetSupported", _UNSUPPORTED),
             ReasonText("False", "InvalidSpec", _INVALID),
-            ReasonText(
-                "False",
-                "SpotReclaimed",
-                "The candidate lost all of its spot nodes. All traffic is on stable, and the operator starts another attempt.",
-            ),
             ReasonText("False", "ProgressDeadlineExceeded", _DEADLINE),
             ReasonText("False", "ArmUnavailable", _ARM_UNAVAILABLE),
         ),
@@ -114,6 +109,11 @@ EXPERIMENT_CONDITIONS: Final = (
                 "CapacityLost",
                 "The candidate had no healthy replica for 30 s, because its pods have no node or are refused. Another"
                 " rollout of the revision starts once there is room.",
+            ),
+            ReasonText(
+                "False",
+                "SpotReclaimed",
+                "The candidate lost all of its spot nodes. All traffic is on stable, and the operator starts another attempt.",
             ),
             ReasonText("False", "ProgressDeadlineExceeded", _DEADLINE),
             ReasonText("False", "NotYetSupported", _UNSUPPORTED),
