@@ -19,11 +19,13 @@ STABLE, CANARY = "digits-r1", "digits-r2"
 V2 = "file:///models/v2"
 BY_LOAD: dict[str, Any] = {"minReplicas": 1, "maxReplicas": 12, "targetOngoingRequests": 2, "upscaleDelay": "10s"}
 
+RUNTIME: dict[str, Any] = {"maxOngoingRequests": 4}
+
 
 async def serving(load: int = 0, **spec: Any) -> tuple[Cluster, FakeServe]:
     """A service with autoscaling that serves, while Ray Serve counts load for so many replicas."""
     cluster = Cluster(installation=INSTALLATION)
-    await cluster.apply(**{"autoscaling": BY_LOAD, **spec})
+    await cluster.apply(**{"autoscaling": BY_LOAD, "runtime": RUNTIME, **spec})
     await cluster.until(functools.partial(cluster.serves, 1))
     (serve,) = cluster.serve_apis.by_dashboard.values()
     serve.load(STABLE, load)
@@ -82,8 +84,8 @@ async def test_a_burst_at_the_edges_changes_no_replicas() -> None:
     assert len(serve.puts) == puts
 
 
-async def test_load_that_replicas_have_already_been_added_for_writes_nothing() -> None:
-    cluster, _ = await serving(load=6)
+async def test_requests_that_replicas_admit_write_nothing_because_ray_serve_sees_them() -> None:
+    cluster, _ = await serving(load=3)
     cluster.edges.in_flight = {STABLE: 12}
     await cluster.settle(2)
     writes = len(cluster.kube.writes)
@@ -104,7 +106,7 @@ async def test_what_is_unknown_changes_no_replicas(away: str) -> None:
         case "Serve":
             serve.down = True
         case _:
-            await cluster.apply(autoscaling=BY_LOAD, replicas="three")
+            await cluster.apply(autoscaling=BY_LOAD, runtime=RUNTIME, replicas="three")
     await cluster.settle(15)
     assert (await cluster.status())["edgeLoad"]["inForce"] is True
     assert (await sizes(cluster), bounds(serve, STABLE)) == ((6,), (6, 12))
@@ -115,16 +117,29 @@ async def test_the_load_at_the_edges_is_no_more_than_the_bounds_and_goes_with_au
     cluster.edges.in_flight = {STABLE: 500}
     await cluster.settle(16)
     assert (await sizes(cluster), bounds(serve, STABLE)) == ((12,), (12, 12))
-    await cluster.apply(replicas=2)
+    await cluster.apply(replicas=2, runtime=RUNTIME)
     await cluster.settle(8)
     assert "edgeLoad" not in await cluster.status()
     assert await sizes(cluster) == (2,)
 
 
+async def test_bounds_that_are_lowered_below_the_load_end_it() -> None:
+    cluster, serve = await serving()
+    cluster.edges.in_flight = {STABLE: 11}
+    await cluster.settle(16)
+    assert await sizes(cluster) == (6,)
+    await cluster.apply(autoscaling={**BY_LOAD, "maxReplicas": 3}, runtime=RUNTIME)
+    await cluster.settle(8)
+    cluster.edges.in_flight = {}
+    await cluster.settle(8)
+    assert "edgeLoad" not in await cluster.status()
+    assert bounds(serve, STABLE) == (1, 3)
+
+
 async def test_before_a_step_both_revisions_have_the_replicas_that_the_load_of_both_needs() -> None:
     """Load doubles while the canary has half of the traffic: neither revision shows it to Ray Serve."""
     cluster, serve = await serving(load=4)
-    await cluster.apply(V2, autoscaling=BY_LOAD)
+    await cluster.apply(V2, autoscaling=BY_LOAD, runtime=RUNTIME)
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     assert await sizes(cluster) == (4, 1)
     cluster.edges.in_flight = {STABLE: 12, CANARY: 4}
@@ -149,7 +164,7 @@ async def test_before_a_step_both_revisions_have_the_replicas_that_the_load_of_b
 async def test_a_step_whose_replicas_do_not_come_says_so_and_ends_after_the_deadline() -> None:
     rollout = {"steps": [{"weight": 25, "gate": "manual"}, {"weight": 50, "gate": "manual"}], "progressDeadline": "60s"}
     cluster, serve = await serving(load=8, rollout=rollout)
-    await cluster.apply(V2, autoscaling=BY_LOAD, rollout=rollout)
+    await cluster.apply(V2, autoscaling=BY_LOAD, runtime=RUNTIME, rollout=rollout)
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     serve.room[CANARY] = 2
     await cluster.command("promote revision=2 id=a")
@@ -166,7 +181,7 @@ async def test_a_step_whose_replicas_do_not_come_says_so_and_ends_after_the_dead
 
 async def test_a_slow_canary_with_a_small_share_is_no_load_for_stable() -> None:
     cluster, _ = await serving(load=4)
-    await cluster.apply(V2, autoscaling=BY_LOAD)
+    await cluster.apply(V2, autoscaling=BY_LOAD, runtime=RUNTIME)
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     cluster.edges.in_flight = {STABLE: 6, CANARY: 40}
     await cluster.settle(16)
@@ -175,7 +190,7 @@ async def test_a_slow_canary_with_a_small_share_is_no_load_for_stable() -> None:
 
 async def test_a_canary_s_bounds_are_in_proportion_to_its_share_until_it_has_all_traffic() -> None:
     cluster, serve = await serving(load=4)
-    await cluster.apply(V2, autoscaling=BY_LOAD)
+    await cluster.apply(V2, autoscaling=BY_LOAD, runtime=RUNTIME)
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     assert (bounds(serve, STABLE), bounds(serve, CANARY)) == ((4, 12), (1, 3))
     assert (await groups(cluster))[CANARY] == (1, 3)
@@ -225,10 +240,10 @@ async def preview(cluster: Cluster, uri: str = "file:///models/v1", **spec: Any)
 
 async def test_plan_shows_the_replicas_of_each_step_by_the_load_and_what_an_edit_would_lose() -> None:
     cluster, _ = await serving(load=6)
-    lines = await preview(cluster, V2, autoscaling=BY_LOAD)
+    lines = await preview(cluster, V2, autoscaling=BY_LOAD, runtime=RUNTIME)
     assert lines[2] == (
         "replicas: revision 1 keeps 6; revision 2 has 2 at 25 %, 3 at 50 %, 6 at 100 %. Each step waits for them, for 15m at most"
     )
-    lines = await preview(cluster)
+    lines = await preview(cluster, runtime=RUNTIME)
     assert lines[1] == ("without autoscaling spec.replicas counts: 6 → 1. Set it to 6 to keep what the load needs now")
-    assert not any("spec.replicas counts" in line for line in await preview(cluster, replicas=6))
+    assert not any("spec.replicas counts" in line for line in await preview(cluster, replicas=6, runtime=RUNTIME))

@@ -12,7 +12,8 @@ from doubles.watched_cluster import TICK_S, WatchedCluster, watched_cluster
 from sundog_operator.adapters.cached.secrets import SECRET_TTL_S
 from sundog_operator.app import reconcile_model_deployment, reconcile_ray_cluster
 from sundog_operator.app.queue import idle
-from sundog_operator.app.queue.idle import find_idle_deployment
+from sundog_operator.app.queue.idle import find_idle_deployment, has_unmet_load
+from sundog_operator.core.observed import ApplicationState, DeploymentState, EdgeReport, ReplicaState
 from sundog_operator.core.planner.requeue import RESYNC_S
 from sundog_operator.ports import SECRET, Ref
 
@@ -156,7 +157,32 @@ RESTS: dict[str, Any] = {
 def test_one_revision_that_serves_may_rest() -> None:
     found = find_idle_deployment(RESTS)
     assert found is not None
-    assert dataclasses.astuple(found) == ("ray", f"{NAME}-r1", (), 1, None)
+    assert dataclasses.astuple(found) == ("ray", f"{NAME}-r1", (), 1, None, 64)
+
+
+@pytest.mark.parametrize(
+    ("autoscaling", "requests", "expected"),
+    [
+        ({"maxReplicas": 8, "targetOngoingRequests": 2}, 9, True),
+        # Its two replicas admit four each, which Ray Serve sees.
+        ({"maxReplicas": 8, "targetOngoingRequests": 2}, 8, False),
+        ({"maxReplicas": 2, "targetOngoingRequests": 2}, 900, False),
+        (None, 900, False),
+    ],
+)
+def test_requests_that_wait_at_the_edges_end_its_rest(
+    autoscaling: dict[str, Any] | None, requests: int, expected: bool
+) -> None:
+    spec = {**RESTS["spec"], "runtime": {"maxOngoingRequests": 4}}
+    found = find_idle_deployment({**RESTS, "spec": spec | ({"autoscaling": autoscaling} if autoscaling else {})})
+    assert found is not None
+    replicas = tuple(ReplicaState(str(number), "RUNNING") for number in range(2))
+    app = ApplicationState(f"{NAME}-r1", "RUNNING", "", {}, (DeploymentState("Model", "HEALTHY", "", 2, replicas),))
+    # Two edges report their own requests.
+    counts = [{f"{NAME}-r1": each} for each in (requests - 1, 1)]
+    reports = [EdgeReport(str(count), True, False, {"services": {NAME: {"inFlight": count}}}) for count in counts]
+    assert has_unmet_load(NAME, found, app, reports) is expected
+    assert not has_unmet_load(NAME, found, None, reports)
 
 
 def test_the_secrets_of_its_endpoint_are_looked_at_and_what_its_pods_have_found_is_not() -> None:
@@ -182,6 +208,7 @@ def test_the_secrets_of_its_endpoint_are_looked_at_and_what_its_pods_have_found_
         {"status": {**RESTS["status"], "stable": None}},
         {"status": {**RESTS["status"], "candidate": {"revision": 2}}},
         {"status": {**RESTS["status"], "queued": 2}},
+        {"status": {**RESTS["status"], "edgeLoad": {"replicas": 2, "since": "2026-01-01T00:00:00Z"}}},
         {"status": {**RESTS["status"], "experiment": "compared"}},
         {"status": {**RESTS["status"], "kept": [{"revision": 1, "since": "2026-01-01T00:00:00Z"}]}},
         {"status": {**RESTS["status"], "conditions": RESTS["status"]["conditions"][1:]}},

@@ -42,6 +42,7 @@ class IdleDeployment:
     secrets: tuple[str, ...] = ()
     revision: int = 0
     autoscaling: Autoscaling | None = None
+    max_ongoing_requests: int = 0
 
 
 def find_idle_deployment(deployment: Object) -> IdleDeployment | None:
@@ -68,6 +69,7 @@ def find_idle_deployment(deployment: Object) -> IdleDeployment | None:
         edge_secrets.secret_names(spec.endpoint),
         number,
         spec.autoscaling,
+        spec.runtime.max_ongoing_requests,
     )
 
 
@@ -79,7 +81,9 @@ def has_unmet_load(
         return False
     requests = confirmation.count_in_flight(service, found.revision, reports)
     target = sum(deployment.target_replicas for deployment in app.deployments)
-    return load.replicas_for_requests(requests, 100, found.autoscaling) > target
+    running = sum(deployment.running for deployment in app.deployments)
+    waits = load.can_wait_at_edges(requests, running, found.max_ongoing_requests)
+    return waits and load.replicas_for_requests(requests, 100, found.autoscaling) > target
 
 
 def comparable_reports(service: str, reports: Sequence[EdgeReport]) -> object:

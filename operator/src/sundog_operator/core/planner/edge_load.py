@@ -1,5 +1,7 @@
 """Requests at the edges as load of a service with autoscaling."""
 
+from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.core import revisions
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.ray import load
@@ -13,10 +15,27 @@ def track_edge_load(context: PlanContext) -> None:
     if spec.autoscaling is None or stable is None or context.in_place is not None:
         context.set(edge_load=None)
         return
-    needed, target = _count_needed(context), context.replicas_by_serve
-    if needed is not None and target is not None:
-        tracked = load.track_load(context.status.edge_load, needed, target, context.now, spec.autoscaling.upscale_delay)
-        context.set(edge_load=tracked)
+    before, needed, target = context.status.edge_load, _count_needed(context), context.replicas_by_serve
+    if needed is None or target is None:
+        return
+    if before is not None and before.replicas > spec.autoscaling.max_replicas:
+        # Ray Serve never asks for so many under the present bounds.
+        before = None
+    if _is_seen_by_serve(context, spec, stable.revision) and not (before and before.in_force):
+        context.set(edge_load=None)
+        return
+    context.set(edge_load=load.track_load(before, needed, target, context.now, spec.autoscaling.upscale_delay))
+
+
+def _is_seen_by_serve(context: PlanContext, spec: ModelDeploymentSpec, stable: int) -> bool:
+    """Whether stable has all traffic and its replicas admit all requests, so that Ray Serve's own count is complete."""
+    status = context.status
+    if status.candidate is not None or status.arms or status.retiring:
+        return False
+    requests = confirmation.count_in_flight(context.service, stable, context.observed.edges)
+    revision, running = context.revision(stable), context.readiness(stable).running
+    runtime = (revisions.spec_of(revision) if revision is not None else spec).runtime
+    return not load.can_wait_at_edges(requests, running, runtime.max_ongoing_requests)
 
 
 def _count_needed(context: PlanContext) -> int | None:

@@ -24,6 +24,11 @@ def replicas_for_requests(requests: int, weight: float, scaling: Autoscaling) ->
     return min(scaling.max_replicas, math.ceil(requests * 100 / weight / scaling.target_ongoing_requests))
 
 
+def can_wait_at_edges(requests: int, running: int, max_ongoing_requests: int) -> bool:
+    """Return whether so many requests are more than the running replicas admit. Ray Serve sees all others itself."""
+    return requests > running * max_ongoing_requests
+
+
 def track_load(
     before: EdgeLoadStatus | None, needed: int, target: int, now: datetime, delay: timedelta
 ) -> EdgeLoadStatus | None:
