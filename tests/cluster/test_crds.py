@@ -132,6 +132,28 @@ def test_scale_reads_and_writes_replicas(kubectl: Kubectl) -> None:
     assert "spec.replicas" in refused.stderr
 
 
+def test_the_number_of_an_hpa_outlives_an_edit_of_another_field(kubectl: Kubectl) -> None:
+    """Below its minimum an HPA scales without metrics, by the controller manager's own client of `/scale`."""
+    named = digits() | {"metadata": {"name": "scaled", "namespace": NAMESPACE}}
+    kubectl.apply(named)
+    target = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "name": "scaled"}
+    kubectl.apply(
+        {
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "scaled", "namespace": NAMESPACE},
+            "spec": {"scaleTargetRef": target, "minReplicas": 4, "maxReplicas": 6},
+        }
+    )
+
+    def replicas() -> int:
+        return int(kubectl.get("mdep", "scaled", "-n", NAMESPACE)["spec"]["replicas"])
+
+    eventually(lambda: replicas() == 4, "the number of the HPA")
+    kubectl.apply(named | {"spec": {**named["spec"], "runtime": {"userConfig": {"threshold": 1}}}})
+    assert replicas() == 4
+
+
 def test_scale_shows_status_and_selector(kubectl: Kubectl, api: Api) -> None:
     kubectl.apply(digits(replicas=2))
     stored = kubectl.get("mdep", "digits", "-n", NAMESPACE)
