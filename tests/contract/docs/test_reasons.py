@@ -167,7 +167,7 @@ async def test_every_reason_of_a_busy_life_is_in_the_reference() -> None:
     # Those that this life does not come by: what needs damage, foreign objects, Secrets, another ModelDeployment, a Gateway, or pods.
     unreachable_edges = {
         *pod_problems.PRECEDENCE,
-        "PodRefused",
+        *("PodRefused", "NotAdmitted", "DRAMissing"),
         *("ConfigMapNotFound", "ConfigMapIncomplete", "ServiceAccountNotFound", "ClaimNotFound"),
         *("DigestRequired", "Fits", "InsufficientCapacity", "InsufficientQuota"),
         "NotOwned",
