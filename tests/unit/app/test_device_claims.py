@@ -11,8 +11,16 @@ from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.claim_templates import ensure_claim_template
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
-from sundog_operator.errors import Conflict, NotServed
-from sundog_operator.ports import CONTROLLER_REVISION, POD, RESOURCE_CLAIM_TEMPLATE, RESOURCE_QUOTA, Object, Ref
+from sundog_operator.errors import Conflict, Forbidden, Invalid, NotServed
+from sundog_operator.ports import (
+    CONTROLLER_REVISION,
+    POD,
+    RAY_CLUSTER,
+    RESOURCE_CLAIM_TEMPLATE,
+    RESOURCE_QUOTA,
+    Object,
+    Ref,
+)
 
 INSTALLATION = parse_installation("runtimeImage: example.com/runtime:1", "test")
 QUOTA = "gpu.nvidia.com.deviceclass.resource.k8s.io/devices"
@@ -81,6 +89,22 @@ async def test_a_cluster_without_the_api_is_named_and_other_models_go_on(cluster
         " resource.k8s.io/v1; expected Kubernetes 1.34 or later. Set allocation: devicePlugin"
     )
     assert (await read_condition(cluster, "Ready"))[0] == "True"
+
+
+@pytest.mark.parametrize("refusal", [Forbidden("denied"), Invalid("template", ["spec: too many"])])
+async def test_a_refused_template_holds_up_no_other_group_of_the_ray_cluster(
+    cluster: Cluster, refusal: Exception
+) -> None:
+    cluster.kube.faults = lambda verb, ref: (
+        refusal if ref.kind == RESOURCE_CLAIM_TEMPLATE and verb == "create" else None
+    )
+    await cluster.apply(**CLAIMED)
+    await cluster.settle(5)
+    (ray_cluster,) = await cluster.kube.list(RAY_CLUSTER, NAMESPACE)
+    assert [each["groupName"] for each in ray_cluster["spec"]["workerGroupSpecs"]] == ["digits-r1"]
+    cluster.kube.faults = lambda *_: None
+    await cluster.settle(5)
+    assert await cluster.kube.get(TEMPLATE) is not None
 
 
 @pytest.mark.parametrize(

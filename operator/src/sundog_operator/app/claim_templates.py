@@ -9,7 +9,7 @@ from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import accelerators, device_claims, names
 from sundog_operator.core.ray.clusters import is_managed_by_sundog
 from sundog_operator.core.revisions import Revision, is_owned_by, owner_reference
-from sundog_operator.errors import Conflict, NotServed
+from sundog_operator.errors import Conflict, DependencyError, Invalid, NotServed
 from sundog_operator.ports import CONTROLLER_REVISION, RESOURCE_CLAIM_TEMPLATE, Object, Ref
 
 log = logging.getLogger("sundog.operator")
@@ -50,6 +50,8 @@ async def ensure_claim_template(
         raise Conflict(f"{ref}: belongs to a deleted revision; waiting until Kubernetes has deleted it")
     if stored is None and owner is not None:
         reference = owner_reference(owner, controller=False)
-        await create_object(
-            deps, device_claims.make_claim_template(namespace, name, reference, gpu, installation.gpu.aliases)
-        )
+        template = device_claims.make_claim_template(namespace, name, reference, gpu, installation.gpu.aliases)
+        try:
+            await create_object(deps, template)
+        except Invalid as err:
+            raise DependencyError(f"{ref}: {err}") from err

@@ -37,7 +37,7 @@ from sundog_operator.core.planner.webhook_gate import is_rollout_held, make_webh
 from sundog_operator.core.ray import groups, valkey
 from sundog_operator.core.ray.clusters import ClusterView, find_refusal
 from sundog_operator.core.rollout import prometheus_checks, state
-from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
+from sundog_operator.errors import DependencyError, Forbidden, NotServed, RayUnavailable
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -219,6 +219,9 @@ async def _are_claims_served(deps: Dependencies, deployment: Object, status: Mod
         await deps.kube.get(Ref(RESOURCE_CLAIM_TEMPLATE, meta["namespace"], meta["name"]))
     except NotServed:
         return False
+    except Forbidden:
+        # The creation of the template says what is denied.
+        return True
     return True
 
 

@@ -21,7 +21,7 @@ from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.ray import clusters, pods, serve_config
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.revisions import Revision
-from sundog_operator.errors import RayUnavailable
+from sundog_operator.errors import DependencyError, RayUnavailable
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
 
 RESYNC_S = 15.0
@@ -49,7 +49,14 @@ async def _reconcile(deps: Dependencies, key: Key) -> float | None:
     if not model_deployments:
         return await _reconcile_without_model_deployments(deps, key, stored, deployments)
     serve = await _read_serve(deps, key, ray_clusters.resolve_cluster_view(deps, key.namespace, key.name, stored))
-    stored = await _ensure_cluster(deps, key, model_deployments, stored, serve)
+    stored, failure = await _ensure_cluster(deps, key, model_deployments, stored, serve)
+    again_s = await _deploy_to(deps, key, stored, serve)
+    if failure is not None:
+        raise failure
+    return again_s
+
+
+async def _deploy_to(deps: Dependencies, key: Key, stored: Object, serve: ServeState | None) -> float:
     view = ray_clusters.resolve_cluster_view(deps, key.namespace, key.name, stored)
     if view.problem:
         return NOT_READY_RESYNC_S
@@ -70,13 +77,13 @@ async def _read_serve(deps: Dependencies, key: Key, view: ClusterView) -> ServeS
 
 async def _ensure_cluster(
     deps: Dependencies, key: Key, model_deployments: list[Object], stored: Object | None, serve: ServeState | None
-) -> Object:
+) -> tuple[Object, DependencyError | None]:
+    """Return the RayCluster, and the failure of a claim template, which the others of the RayCluster need not wait for."""
     installation = deps.settings.installation
     if installation is None:
         image = deps.settings.runtime_image
-        return await ensure(
-            deps, clusters.make_local_ray_cluster(key.namespace, key.name, model_deployments, image), stored
-        )
+        made = clusters.make_local_ray_cluster(key.namespace, key.name, model_deployments, image)
+        return await ensure(deps, made, stored), None
     owned = revisions.group_by_owner(
         await deps.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
     )
@@ -87,8 +94,12 @@ async def _ensure_cluster(
             model_deployment, _owned_by(model_deployment, owned), key.name, deps.settings.runtime_image
         )
     ]
+    failure: DependencyError | None = None
     for model_deployment, revision, _ in placed:
-        await ensure_claim_template(deps, model_deployment["metadata"], revision, installation)
+        try:
+            await ensure_claim_template(deps, model_deployment["metadata"], revision, installation)
+        except DependencyError as err:
+            failure = err
     images = [image for _, _, image in placed if names.is_ray_cluster_of(key.name, image)]
     image = images[0] if images else deps.settings.runtime_image
     wanted = pods.make_ray_cluster(key.namespace, key.name, model_deployments, image, installation)
@@ -102,7 +113,7 @@ async def _ensure_cluster(
         for model_deployment, revision, image in placed
     ]
     deployed = frozenset(serve.applications) if serve is not None else None
-    return await ray_clusters.ensure_ray_cluster(deps, installation, wanted, groups, stored, deployed)
+    return await ray_clusters.ensure_ray_cluster(deps, installation, wanted, groups, stored, deployed), failure
 
 
 def _find_placed_revisions(

@@ -21,6 +21,11 @@ def test_without_wishes_any_whole_device_is_claimed() -> None:
     assert request(count=2) == {"name": "gpu", "exactly": exactly}
 
 
+def test_a_type_that_is_named_twice_is_one_alternative() -> None:
+    assert request(type=["h100", "h100"]) == request(type=["h100"])
+    assert [each["name"] for each in request(type=["h100", "l4", "h100"])["firstAvailable"]] == ["h100", "l4"]
+
+
 def test_an_alias_is_quoted() -> None:
     aliases = {"h100": {"nvidia.com/gpu.product": ["it's \\ one"]}}
     (selector,) = request(aliases, type=["h100"])["exactly"]["selectors"]

@@ -35,11 +35,12 @@ def make_claim_template(namespace: str, name: str, owner: Json, gpu: Gpu, aliase
         gpu: devices with `allocation: dra`.
         aliases: the administrator's label values of types.
     """
-    alternatives = [_make_request(type_, gpu, aliases) for type_ in gpu.type]
+    # The API server refuses two alternatives of the same name.
+    alternatives = {type_: _make_request(type_, gpu, aliases) for type_ in gpu.type or ("",)}
     request = (
-        {"firstAvailable": [{"name": type_, **made} for type_, made in zip(gpu.type, alternatives, strict=True)]}
+        {"firstAvailable": [{"name": type_, **made} for type_, made in alternatives.items()]}
         if len(alternatives) > 1
-        else {"exactly": alternatives[0] if alternatives else _make_request("", gpu, aliases)}
+        else {"exactly": next(iter(alternatives.values()))}
     )
     labels = names.labels(names.RAY)
     return {
