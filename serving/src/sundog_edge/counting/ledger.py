@@ -84,7 +84,6 @@ class _Cell:
         self.retried = head.retries > 0
         of_end = (COLUMN_OF_END[head.end],) if head.end in COLUMN_OF_END else ()
         self.unit_columns = (
-            unit_counts.REQUESTS,
             *of_end,
             *((unit_counts.FIRST_ATTEMPT_FAILED,) if self.retried else ()),
         )
@@ -352,13 +351,15 @@ def _count_unit(cell: _Cell, total_us: int, unit: int, group: int, received: int
 
 
 def _count_in_sample(cell: _Cell, sample: UnitSample, number: int, total_us: int, *, slow: bool) -> None:
-    row = sample.counts.get_or_add_row(cell.unit_rows, number)
+    row = cell.unit_rows.get(number) or sample.counts.get_or_add_row(cell.unit_rows, number)
+    row[unit_counts.REQUESTS] += 1
     for column in cell.unit_columns:
         row[column] += 1
     if slow:
         row[unit_counts.SLOW] += 1
-    for column, limit in zip(unit_counts.SLOW_FURTHER, cell.further_us, strict=False):
-        row[column] += total_us > limit
+    if cell.further_us:
+        for column, limit in zip(unit_counts.SLOW_FURTHER, cell.further_us, strict=False):
+            row[column] += total_us > limit
 
 
 _SLOW_OF_GROUP, *_FURTHER_OF_GROUP = unit_groups.SLOW_INDEXES

@@ -44,8 +44,11 @@ _SHARES: Final = np.exp(-0.5 * (_EFFECTS / 0.35) ** 2) / np.exp(-0.5 * (_EFFECTS
 """The mixture's shares: half a normal density."""
 _FAR: Final = 6.0
 """Largest distance of an interval's end from the estimate, as a log ratio."""
-_MOVES: Final = 8
-_ESTIMATIONS: Final = 3
+_MOVES: Final = 6
+_LONGEST_MOVE: Final = 1.0
+_CLOSE: Final = 0.1
+"""Largest error in log E of an interval's end."""
+_ESTIMATIONS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -100,20 +103,29 @@ class UnitEvents:
         return ratio
 
     def interval(self, bar: Numbers) -> tuple[Numbers, Numbers]:
-        """Return the ratios that no one-sided test rejects at log E ≥ `bar`, as (lower, upper), each of shape (...)."""
+        """Return the ratios that no one-sided test rejects at log E ≥ `bar`, as (lower, upper), each of shape (...); 0 and ∞ if unknown."""
         ratio = self.estimate_ratio()
         lower, upper = (self._end(np.log(ratio), bar, sign) for sign in (1, -1))
         return np.exp(lower), np.exp(upper)
 
     def _end(self, centre: Numbers, bar: Numbers, sign: int) -> Numbers:
-        """Return the log ratio at which log E reaches the bar. The root of twice log E is nearly linear in the log ratio."""
+        """Return the log ratio at which log E reaches the bar; infinite where it is not found.
+
+        The search is by secants, because the root of twice log E is nearly linear in the log ratio.
+        """
         middle = self.test(np.exp(centre))
-        error, least = np.sqrt(middle.error), middle.log_e(sign)
-        wanted, end = np.sqrt(2 * (bar - least)), centre
+        least = middle.log_e(sign)
+        wanted, before, reached_before = np.sqrt(2 * (bar - least)), centre, np.zeros(centre.shape)
+        end = centre - sign * wanted * np.sqrt(middle.error)
         for _ in range(_MOVES):
             reached = np.sqrt(2 * np.maximum(self.test(np.exp(end)).log_e(sign) - least, 0.0))
-            end = np.clip(end - sign * (wanted - reached) * error, centre - _FAR, centre + _FAR)
-        return end
+            with np.errstate(all="ignore"):
+                move = (wanted - reached) * (end - before) / (reached - reached_before)
+            move = np.where(np.isfinite(move), np.clip(move, -_LONGEST_MOVE, _LONGEST_MOVE), 0.0)
+            before, reached_before, end = end, reached, np.clip(end + move, centre - _FAR, centre + _FAR)
+        # With few units of the treatment, log E may not reach the bar at any ratio.
+        is_found = np.abs(self.test(np.exp(end)).log_e(sign) - bar) < _CLOSE
+        return np.where(is_found, end, -sign * np.inf)
 
     def test(self, ratio: float | Numbers) -> "UnitTest":
         """Return the statistics of the test against a ratio of the rates, the treatment's to control's; it broadcasts to (...)."""
