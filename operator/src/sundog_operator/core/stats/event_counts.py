@@ -1,5 +1,6 @@
 """Event counts of two arms over epochs, and the limits of a metric."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -128,7 +129,12 @@ class EventCounts:
         where, by_unit = self._by_unit(ratio)
         if by_unit is not None:
             found[where], phi[where] = by_unit.log_e(1 if side == "above" else -1)
-        return found, phi
+        return found - self._cost_of_two_tests, phi
+
+    @property
+    def _cost_of_two_tests(self) -> float:
+        """How much log E loses because groups are tested at some evaluations and units at others: the mean of two E is an E."""
+        return 0.0 if self.units is None else math.log(2)
 
     @property
     def is_by_unit(self) -> NDArray[np.bool_]:
@@ -156,7 +162,7 @@ class EventCounts:
 
     def interval(self, ratio: Numbers, alpha: float, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
         """Return (lower, upper): the ratios that no one-sided test at level α rejects, given the dispersion at `ratio`."""
-        level = multiple_testing.log_e_threshold(alpha)
+        level = multiple_testing.log_e_threshold(alpha) + self._cost_of_two_tests
         bar = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1]) * level
         lower, upper = map(
             np.array, count_ratio.one_sided_interval(self.control, self.treatment, self.weight, bar, concentrations)

@@ -49,6 +49,8 @@ _LONGEST_MOVE: Final = 1.0
 _CLOSE: Final = 0.1
 """Largest error in log E of an interval's end."""
 _ESTIMATIONS: Final = 4
+_SMALL: Final = 0.01
+"""Last move of an estimate, as a log ratio. The estimate is nearly linear, so the next move would be far smaller."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,10 @@ class UnitEvents:
         """Return the estimate of the ratio, shape (...); NaN without data."""
         ratio: Numbers = np.ones(self.requests.shape[:-2])
         for _ in range(_ESTIMATIONS):
-            ratio = ratio * np.exp(np.clip(self.test(ratio).log_ratio, -1.0, 1.0))
+            beyond: Numbers = np.clip(self.test(ratio).log_ratio, -1.0, 1.0)
+            ratio *= np.exp(beyond)
+            if not np.any(np.abs(beyond) > _SMALL):
+                break
         return ratio
 
     def interval(self, bar: Numbers) -> tuple[Numbers, Numbers]:
@@ -116,9 +121,12 @@ class UnitEvents:
         middle = self.test(np.exp(centre))
         least = middle.log_e(sign)
         wanted, before, reached_before = np.sqrt(2 * (bar - least)), centre, np.zeros(centre.shape)
-        end = centre - sign * wanted * np.sqrt(middle.error)
+        end: Numbers = centre - sign * wanted * np.sqrt(middle.error)
         for _ in range(_MOVES):
-            reached = np.sqrt(2 * np.maximum(self.test(np.exp(end)).log_e(sign) - least, 0.0))
+            log_e = self.test(np.exp(end)).log_e(sign)
+            if np.all(np.abs(log_e - bar) < _CLOSE):
+                return end
+            reached = np.sqrt(2 * np.maximum(log_e - least, 0.0))
             with np.errstate(all="ignore"):
                 move = (wanted - reached) * (end - before) / (reached - reached_before)
             move = np.where(np.isfinite(move), np.clip(move, -_LONGEST_MOVE, _LONGEST_MOVE), 0.0)
