@@ -47,6 +47,9 @@ LATER_HOLDS = 0.1
 FOUND_BY = 3
 """Minutes in which three times the errors are found, at a quarter of 100 requests a second."""
 
+UNEVEN = "1000, lognormal, by beta"
+"""Users whose requests and failures both differ by far."""
+
 Row = tuple[str, SimulatedPlan, TrafficModel, int, int]
 
 
@@ -140,7 +143,7 @@ def test_stalls_of_replicas() -> None:
 
 def test_users_who_come_back() -> None:
     columns = ("users, their requests, their failures", "steps", "candidate", *COLUMNS[1:], "split called wrong")
-    title = "Users who come back: 40 requests a second, 3 % fail, an hour; units stay with their arm"
+    title = "Users who come back: 40 requests a second, 3 % fail, an hour before and an hour; units stay with their arm"
     record = Record("promises_units", title, columns)
     ramp = replace(by_default(BUSY_RPS, units=True), floor=0.0, warmup_ticks=6)
     one = replace(ramp, weights=(0.5,))
@@ -150,15 +153,20 @@ def test_users_who_come_back() -> None:
         "30, alike, by beta": Users(30, alike, by_beta),
         "200, one has 30 %, by beta": Users(200, with_a_whale, by_beta),
         "500, alike, 5 % have 90 %": Users(500, alike, few_have_most),
-        "1000, lognormal, by beta": Users(1000, unevenly, by_beta),
+        UNEVEN: Users(1000, unevenly, by_beta),
     }
     plans = (("5, 25, 50 %", ramp, 1.0), ("5, 25, 50 %", ramp, 1.25), ("50 %", one, 1.25), ("5, 25, 50 %", ramp, 2.0))
+    # What `rollout: {}` does at this many requests.
+    default = replace(by_default(40, units=True), floor=0.0, warmup_ticks=6)
+    by_world = dict.fromkeys(kinds, plans) | {
+        UNEVEN: (*plans, *(("25, 50 %", default, ratio) for ratio in (1.0, 1.25, 2.0)))
+    }
     asked = {
         (name, steps, ratio): partial(
             simulated_users.roll_out, plan, replace(users, ratio=ratio), runs=300, ticks=AN_HOUR, seed=seed
         )
         for seed, (name, users) in enumerate(kinds.items())
-        for steps, plan, ratio in plans
+        for steps, plan, ratio in by_world[name]
     }
     found = dict(zip(asked, in_processes(record.part, [*asked.values()]), strict=True))
     for (name, steps, ratio), ends in found.items():
@@ -172,6 +180,8 @@ def test_users_who_come_back() -> None:
         assert ratio == 2.0 or ends.outcomes.rolled_back.mean() <= 0.05, name
         assert ratio == 1.0 or ends.outcomes.promoted.mean() <= 0.065, name
     assert found["200, by Zipf's law, alike", "5, 25, 50 %", 2.0].outcomes.rolled_back.mean() >= 0.9
+    assert found[UNEVEN, "25, 50 %", 2.0].outcomes.rolled_back.mean() >= 0.8
+    assert found[UNEVEN, "25, 50 %", 1.0].outcomes.promoted.mean() >= 0.8
 
 
 def test_how_long_it_takes() -> None:

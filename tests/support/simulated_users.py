@@ -19,6 +19,7 @@ from sundog_operator.core.stats.power.rollout_simulation import (
     SimulatedPlan,
     SimulatedRollouts,
 )
+from sundog_operator.core.stats.unit_rates import UnitEvents
 
 GROUPS: Final = 100
 Drawn = Callable[[Generator, tuple[int, int]], Numbers]
@@ -72,6 +73,7 @@ class Users:
         base: the share of requests that fails, if users are alike.
         ratio: how many times that with the treatment.
         alone: requests a second without a unit, by `rps`.
+        before_s: seconds before the rollout from which the edges know the users.
     """
 
     count: int
@@ -81,6 +83,7 @@ class Users:
     base: float = 0.03
     ratio: float = 1.0
     alone: float = 0.0
+    before_s: float = 3600.0
 
 
 class _World:
@@ -92,11 +95,14 @@ class _World:
         self.asks = users.rps * TICK_S * often / often.sum(-1, keepdims=True)
         self.rate = np.minimum(users.base * fails / fails.mean(-1, keepdims=True), 1.0)
         self.bucket, self.group = draw.random(shape), draw.integers(0, GROUPS, shape)
+        self.before = draw.poisson(self.asks * users.before_s / TICK_S)
+        self.failed_before = draw.binomial(self.before, self.rate)
         self.first = np.full(shape, -1)
         self.was_treatment = np.zeros(shape, bool)
         steps = len(plan.weights)
         # By arm, of requests and of events; the last place is of those without a group, of whom there are none here.
         self.grouped = np.zeros((runs, steps, 2, 2, GROUPS + 1))
+        self.by_user = np.zeros((2, runs, steps, users.count))
         self.alone = np.zeros((runs, steps, 2, 2))
         self.blocks = {length: np.zeros((6, runs, steps)) for length in BLOCK_LENGTHS_TICKS}
         self.open = {length: np.zeros((2, runs)) for length in BLOCK_LENGTHS_TICKS}
@@ -109,6 +115,7 @@ class _World:
         asked = draw.poisson(self.asks[live])
         failed = draw.binomial(asked, np.minimum(self.rate[live] * np.where(of_treatment, users.ratio, 1.0), 1.0))
         self._meet(live, step, asked, of_treatment)
+        self.by_user[:, live, step] += counts[:, None] * np.stack([asked, failed])
         alone = draw.poisson(users.alone * users.rps * TICK_S, live.size)
         theirs = draw.binomial(alone, weight)
         of_alone = np.stack([alone - theirs, theirs], -1)
@@ -148,7 +155,23 @@ class _World:
         groups = GroupedEvents(
             fails, fails_treatment, asked, asked_treatment, alone[..., 0, 1], alone[..., 1, 1], alone[..., 0].sum(-1)
         )
-        return EventCounts(control, treatment, control_units, treatment_units, share, blocks, groups)
+        units = UnitEvents(
+            *self.by_user[:, at, :steps],
+            self.bucket[at, None] < weights[:, None],
+            np.broadcast_to(weights, control.shape),
+            self.before[at].astype(float),
+            self.failed_before[at].astype(float),
+        )
+        return EventCounts(
+            control,
+            treatment,
+            control_units,
+            treatment_units,
+            share,
+            blocks,
+            groups,
+            units if self._users.alone == 0 else None,
+        )
 
     def mismatched(self, at: Numbers, weights: Numbers) -> Numbers:
         """Log E against "users fall to the arms by the weights", each counted once."""
@@ -188,7 +211,7 @@ def roll_out(
         for number in np.unique(step[live]) if (tick + 1) % every == 0 else ():
             at, last = live[step[live] == number], number == len(weights) - 1
             counts = world.counts(at, weights[: number + 1])
-            counts = counts if by_unit else replace(counts, groups=None)
+            counts = counts if by_unit else replace(counts, groups=None, units=None)
             verdict = verdicts.evaluate_verdicts(counts, plan.limits(number), promotes=last).verdict
             rolled_back[at] = verdict == MetricVerdict.HARM
             wrong[at] |= world.mismatched(at, weights[: number + 1]) >= np.log(1000)

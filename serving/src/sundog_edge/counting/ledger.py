@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sundog_edge.counting import histogram, unit_groups
+from sundog_edge.counting import histogram, unit_counts, unit_groups
 from sundog_edge.counting.blocks import BLOCK_S, TimeBlockCounts
 from sundog_edge.counting.boots import UNSIGNED, Boot
 from sundog_edge.counting.log_lines import (
@@ -40,8 +40,9 @@ from sundog_edge.counting.rows import (
     RowCounters,
     RowKey,
 )
+from sundog_edge.counting.unit_counts import COLUMN_OF_END, UnitRows
 from sundog_edge.counting.unit_groups import UnitGroupCounts
-from sundog_edge.counting.unit_sample import EVENT_OF_END, UnitSample, units_per_sample
+from sundog_edge.counting.unit_sample import EVENT_OF_END, UnitSample
 from sundog_edge.feedback.first_seen import FirstExposureTracker
 from sundog_edge.haproxy.names import ASSIGNED_ORIGIN, FALLBACK_PREFIX, HELD_ORIGIN, PROBE_ORIGIN, STICKY_UNIT
 from sundog_edge.split.document import SplitDocument
@@ -55,7 +56,7 @@ class _Cell:
 
     __slots__ = (
         *("boot", "column", "events", "firsts", "further", "further_us", "groups", "head", "highest", "key", "n"),
-        *("retried", "row", "sample", "slow", "slow_us", "total", "ttfb", "us"),
+        *("retried", "row", "sample", "slow", "slow_us", "total", "ttfb", "unit_columns", "unit_rows", "us"),
     )
 
     def __init__(self, boot: Boot, head: EndHead | RefusalHead | AgentHead) -> None:
@@ -65,6 +66,8 @@ class _Cell:
         self.row: RowCounters | None = None
         self.groups: UnitGroupCounts | None = None
         self.sample: UnitSample | None = None
+        self.unit_rows: UnitRows = {}
+        self.unit_columns: tuple[int, ...] = ()
         self.firsts: FirstExposureTracker | None = None
         self.total: list[int] | None = None
         self.ttfb: list[int] = []
@@ -79,6 +82,11 @@ class _Cell:
         self.key = RowKey.of(head.row)
         self.column = ENDS.index(head.end)
         self.retried = head.retries > 0
+        of_end = (COLUMN_OF_END[head.end],) if head.end in COLUMN_OF_END else ()
+        self.unit_columns = (
+            *of_end,
+            *((unit_counts.FIRST_ATTEMPT_FAILED,) if self.retried else ()),
+        )
         self.events = (EVENT_OF_END[head.end],) if head.end in EVENT_OF_END else ()
         self.row = row = boot.row(head.row)
         if self.key.origin == HELD_ORIGIN or not head.server.startswith(FALLBACK_PREFIX):
@@ -168,6 +176,7 @@ class Ledger:
         cell = self._cells[head] = _Cell(self.boot(parsed.boot, now), parsed)
         if cell.groups is not None and cell.key.origin == ASSIGNED_ORIGIN:
             cell.sample = self.sample(cell.key)
+            cell.unit_rows = cell.sample.counts.of(cell.key.epoch, cell.key.arm)
             cell.firsts = self.first_seen.get(f"{cell.key.service}/{cell.key.attempt}")
         return cell
 
@@ -182,10 +191,12 @@ class Ledger:
         found = self.samples.get(name)
         if found is None:
             found = self.samples[name] = UnitSample()
-            limit = units_per_sample(len(self.samples))
-            for sample in self.samples.values():
-                sample.shrink(limit)
+            self._share_budget()
         return found
+
+    def _share_budget(self) -> None:
+        for sample in self.samples.values():
+            sample.share_budget(len(self.samples))
 
     def boot(self, boot_id: str, now: float) -> Boot:
         """Return the boot of an id `<start of HAProxy>-<pid>`; add it if it is new."""
@@ -214,7 +225,8 @@ class Ledger:
     def forget(self, before: float, attempts: Collection[tuple[str, str]]) -> None:
         """Drop boots that ended before `before`, and samples and revisions of attempts without rows.
 
-        Samples and revisions of `attempts`, the (service, attempt)s in force, stay. So do the sums of rows.
+        Samples and revisions of `attempts`, the (service, attempt)s in force, stay. So do the sums of rows. For each service in force, the
+        newest other sample of one arm stays too: operators read from it how units behaved before the attempt.
         """
         gone = [boot for boot in self.boots.values() if boot.ended_at and boot.ended_at < before]
         for boot in gone:
@@ -224,11 +236,21 @@ class Ledger:
             del self.boots[boot.id]
         known = {f"{key.service}/{key.attempt}" for boot in self.boots.values() for key in map(RowKey.of, boot.rows)}
         known |= {f"{service}/{attempt}" for service, attempt in attempts}
-        self.samples = {name: sample for name, sample in self.samples.items() if name in known}
+        before_attempts = self._samples_before({service for service, _ in attempts}, known)
+        self.samples = {name: sample for name, sample in self.samples.items() if name in known | before_attempts}
         self.revisions = {key: number for key, number in self.revisions.items() if key.rpartition("/")[0] in known}
         if gone:
             self._cells.clear()
             self.dirty = True
+
+    def _samples_before(self, services: Collection[str], known: Collection[str]) -> set[str]:
+        """Return the names of the newest sample of one arm of each service that has no rows any more."""
+        newest = {
+            service: name
+            for name, sample in self.samples.items()
+            if name not in known and (service := name.partition("/")[0]) in services and sample.counts.has_one_arm
+        }
+        return {*newest.values()}
 
     def _keep_sums(self, key: str, row: RowCounters) -> None:
         parts = RowKey.of(key)
@@ -284,8 +306,7 @@ class Ledger:
             if row is not None:
                 row.add_details(own)
         ledger.samples = {name: UnitSample.from_json(own) for name, own in (details or {}).get("samples", {}).items()}
-        for sample in ledger.samples.values():
-            sample.shrink(units_per_sample(len(ledger.samples)))
+        ledger._share_budget()
         return ledger
 
     def _count_unparsable(self, line: bytes) -> None:
@@ -324,12 +345,26 @@ def _count_unit(cell: _Cell, total_us: int, unit: int, group: int, received: int
         number = unit & UNSIGNED
         if cell.firsts is not None:
             cell.firsts.observe(number, received, cell.key.epoch, cell.key.arm)
+        if number < sample.counts.tau:
+            _count_in_sample(cell, sample, number, total_us, slow=slow)
         if number < sample.tau:
             events = (*cell.events, SLOW_COLUMNS[0]) if slow else cell.events
             if cell.further_us:
                 above = (total_us > limit for limit in cell.further_us)
                 events = (*events, *itertools.compress(SLOW_COLUMNS[1:], above))
             sample.observe(number, (received, cell.key.epoch, cell.key.arm), events)
+
+
+def _count_in_sample(cell: _Cell, sample: UnitSample, number: int, total_us: int, *, slow: bool) -> None:
+    row = cell.unit_rows.get(number) or sample.counts.get_or_add_row(cell.unit_rows, number)
+    row[unit_counts.REQUESTS] += 1
+    for column in cell.unit_columns:
+        row[column] += 1
+    if slow:
+        row[unit_counts.SLOW] += 1
+    if cell.further_us:
+        for column, limit in zip(unit_counts.SLOW_FURTHER, cell.further_us, strict=False):
+            row[column] += total_us > limit
 
 
 _SLOW_OF_GROUP, *_FURTHER_OF_GROUP = unit_groups.SLOW_INDEXES

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sundog_edge.counting.log_lines import ENDS, ERRORS
+from sundog_edge.counting.unit_counts import UnitCounts, rows_per_attempt
 
 FULL_TAU = 1 << 64
 MAX_UNITS = 1000
@@ -47,11 +48,12 @@ class SampledUnit:
 
 @dataclass(slots=True)
 class UnitSample:
-    """The units below `tau`, by hash."""
+    """The units below `tau`, by hash, and the counts of a larger sample of the same units."""
 
     tau: int = FULL_TAU
     units: dict[int, SampledUnit] = field(default_factory=dict)
     limit: int = MAX_UNITS
+    counts: UnitCounts = field(default_factory=UnitCounts)
 
     def observe(self, number: int, moment: Arrival, events: tuple[str, ...]) -> None:
         """Count one ended request of the unit with this hash. The hash must be below `tau`."""
@@ -69,6 +71,12 @@ class UnitSample:
             if number < self.tau:
                 self.units.setdefault(number, SampledUnit(unit.first)).add(unit.first, unit.n, unit.events)
         self.shrink(self.limit)
+        self.counts.merge(other.counts)
+
+    def share_budget(self, samples: int) -> None:
+        """Reduce the sample to its part of the edge's budgets, if the edge has so many samples."""
+        self.shrink(units_per_sample(samples))
+        self.counts.shrink(rows_per_attempt(samples))
 
     def shrink(self, limit: int) -> None:
         """Set the limit of units, and reduce the sample to it."""
@@ -82,12 +90,15 @@ class UnitSample:
             self.units = {number: unit for number, unit in self.units.items() if number < tau}
 
     def as_json(self) -> dict[str, Any]:
-        """Return τ and `[hash, [µs, epoch, arm], n, {event: [µs, epoch, arm]}]` of every unit, by hash. Hashes are hexadecimal."""
+        """Return τ and `[hash, [µs, epoch, arm], n, {event: [µs, epoch, arm]}]` of every unit, by hash, and the counts.
+
+        Hashes are hexadecimal.
+        """
         units = [
             [f"{number:016x}", [*unit.first], unit.n, {kind: [*unit.events[kind]] for kind in sorted(unit.events)}]
             for number, unit in sorted(self.units.items())
         ]
-        return {"tau": f"{self.tau:x}", "units": units}
+        return {"tau": f"{self.tau:x}", "units": units, "counts": self.counts.as_json()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "UnitSample":
@@ -96,7 +107,9 @@ class UnitSample:
             int(number, 16): SampledUnit(tuple(first), n, {kind: tuple(moment) for kind, moment in events.items()})
             for number, first, n, events in stored["units"]
         }
-        return cls(int(stored["tau"], 16), units)
+        # An older agent has not written counts.
+        counts = UnitCounts.from_json(stored["counts"]) if "counts" in stored else UnitCounts()
+        return cls(int(stored["tau"], 16), units, counts=counts)
 
 
 def units_per_sample(samples: int) -> int:

@@ -2,8 +2,10 @@
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+import numpy as np
 
 from sundog_operator.api import (
     EvidenceEpoch,
@@ -14,11 +16,13 @@ from sundog_operator.core.analysis import (
     dispersion_sums,
     stable_traffic,
     unit_groups,
+    unit_samples,
 )
 from sundog_operator.core.analysis.arm_counts import ArmCounts
-from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, EvaluationLimits, decides
+from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, ArmPair, CollectedCounts, EvaluationLimits, decides
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.unit_groups import GroupCounts
+from sundog_operator.core.analysis.unit_samples import UnitSamples
 from sundog_operator.core.edge.reported_counts import EVENTS, SLOW
 from sundog_operator.core.rollout.default_plan import (
     ERROR_RATE,
@@ -29,7 +33,11 @@ from sundog_operator.core.stats.guardrail_comparison import (
     ArmSplit,
     EpochCounts,
     GroupedCounts,
+    SampledUnits,
 )
+
+_MAX_WITHOUT_UNIT: Final = 0.05
+"""Share of requests without a unit up to which units alone are tested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +72,27 @@ def collect_epochs(
         collected.tallies.attempt, collected.reports, collected.now_s, collected.timeout_s
     )
     present = collected.present
+    samples = _read_samples(pair, limits, epochs, collected)
     return [
         _make_comparison(
-            pair, limits, each.number, share, collected.tallies, present, late.get((each.number, pair.arm), 0)
+            pair, limits, each.number, share, collected.tallies, present, late.get((each.number, pair.arm), 0), samples
         )
         for each, share in zip(epochs, shares, strict=True)
     ]
+
+
+def _read_samples(
+    pair: ArmPair, limits: EvaluationLimits, epochs: Sequence[EvidenceEpoch], collected: CollectedCounts
+) -> UnitSamples | None:
+    """Return the samples of units if units alone can be tested: few requests have no unit, and the canary's units stay as it grows."""
+    if not limits.has_sticky_units or pair != ROLLOUT_PAIR:
+        return None
+    tallies = collected.tallies
+    groups = [unit_groups.sum_groups(tallies.groups, each.number, arm) for each in epochs for arm in pair.both]
+    without_unit = sum(own[0][unit_groups.WITHOUT_UNIT] for own in groups)
+    if without_unit > _MAX_WITHOUT_UNIT * sum(sum(own[0]) for own in groups):
+        return None
+    return unit_samples.read_unit_samples(tallies.attempt, collected.reports)
 
 
 def _make_comparison(
@@ -80,11 +103,14 @@ def _make_comparison(
     known: Counters,
     present: Collection[str],
     overdue: int,
+    samples: UnitSamples | None,
 ) -> EpochComparison:
     until_now = [known.of(epoch, name, present) for name in pair.both]
     control, arm = until_now
     kinds = _event_kinds(limits.guardrails)
     by_unit = _count_by_unit(pair, kinds, epoch, known, until_now, overdue) if limits.has_sticky_units else None
+
+    sampled = samples.of(epoch, pair.both, share, kinds) if samples is not None else None
 
     def make_counts(folded: dispersion_sums.EpochBlocks, failed_control: int, failed_arm: int) -> EpochCounts:
         blocks = [
@@ -96,12 +122,37 @@ def _make_comparison(
         events = [(int(getattr(both[0], kind)), int(getattr(both[1], kind))) for kind in kinds]
         # Units with many requests make the share of requests differ from the weight: compare rates by actual requests.
         weight = requests[1] / sum(requests) if limits.has_sticky_units and min(requests) else share
-        return EpochCounts(weight, requests, events, blocks, by_unit)
+        units = _scale_units(sampled, kinds, both, until_now) if sampled is not None else None
+        return EpochCounts(weight, requests, events, blocks, by_unit, units)
 
     none = dispersion_sums.EpochBlocks.empty(0, 1 + pair.index)
     gate = make_counts(known.folded.get(epoch, none), 0, arm.lost + overdue)
     harm = make_counts(known.ended_blocks.get(epoch, none), control.lost, 0)
     return EpochComparison(gate, harm, ArmSplit.of_two(share, (control.assigned, arm.assigned)), (arm.lost, overdue))
+
+
+def _scale_units(
+    sampled: SampledUnits, kinds: Sequence[str], tested: Sequence[ArmCounts], until_now: Sequence[ArmCounts]
+) -> SampledUnits | None:
+    """Scale the units' events to the rates of the tested counts; None where an arm's tested events are of no unit.
+
+    Units count as requests end. Tested counts are of blocks whose dispersion is known, and take unknown outcomes for the worse.
+    """
+    events = []
+    for kind, own in zip(kinds, sampled.events, strict=True):
+        control, arm = (_rate_factor(kind, counts, now) for counts, now in zip(tested, until_now, strict=True))
+        if control is None or arm is None:
+            return None
+        events.append(np.where(sampled.is_treatment, arm * own, control * own))
+    return replace(sampled, events=events)
+
+
+def _rate_factor(kind: str, tested: ArmCounts, until_now: ArmCounts) -> float | None:
+    """Return the tested rate of an event, divided by that of all ended requests; 1 without events, None with tested events alone."""
+    events, ended = getattr(until_now, kind), until_now.assigned - until_now.running - until_now.lost
+    if not events or not ended:
+        return None if getattr(tested, kind) else 1.0
+    return float(getattr(tested, kind) / max(tested.assigned, 1) / (events / ended))
 
 
 def _with_unknown_ends(counts: ArmCounts, until_now: ArmCounts, failed: int) -> ArmCounts:

@@ -1,5 +1,6 @@
 """Event counts of two arms over epochs, and the limits of a metric."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -11,6 +12,7 @@ from sundog_operator.core.stats import cluster_variance, count_ratio, dispersion
 from sundog_operator.core.stats.beta_binomial import Numbers, Side
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
+from sundog_operator.core.stats.unit_rates import UnitEvents, UnitTest
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class EventCounts:
         weight: the treatment's share of the assignments to both arms, in (0, 1); broadcasts.
         blocks: sums over time blocks of each length, the shortest first, with arrays of the same shape.
         groups: counts by group of units, where units stay with an arm.
+        units: counts of a sample of units, where units stay with an arm and the edges report them.
     """
 
     control: Numbers
@@ -34,6 +37,7 @@ class EventCounts:
     weight: Numbers
     blocks: Sequence[BlockMoments]
     groups: GroupedEvents | None = None
+    units: UnitEvents | None = None
 
     @property
     def valid(self) -> NDArray[np.bool_]:
@@ -76,16 +80,18 @@ class EventCounts:
 
     def at(self, where: NDArray[np.bool_]) -> Self:
         """Return the counts at `where`, of shape (selected, epochs)."""
-        return self._each(lambda part: np.broadcast_to(part, self.control.shape)[where])
+        found = self._each(lambda part: np.broadcast_to(part, self.control.shape)[where])
+        return replace(found, units=self.units and self.units.at(where))
 
     def newest(self, alone: bool | NDArray[np.bool_]) -> Self:
         """Return a copy without the counts of older epochs where `alone` is true; `alone` broadcasts to (...)."""
+        units = self.units and self.units.newest(alone)
         if np.all(alone):
-            return self._each(lambda part: part[..., -1:])
+            return replace(self._each(lambda part: part[..., -1:]), units=units)
         if not np.any(alone):
             return self
         is_kept = ~np.asarray(alone)[..., None] | (np.arange(self.weight.shape[-1]) == self.weight.shape[-1] - 1)
-        return replace(self._each(lambda part: np.where(is_kept, part, 0.0)), weight=self.weight)
+        return replace(self._each(lambda part: np.where(is_kept, part, 0.0)), weight=self.weight, units=units)
 
     def _each(self, change: Callable[[Numbers], Numbers]) -> Self:
         return replace(
@@ -118,13 +124,88 @@ class EventCounts:
 
     def log_e(self, ratio: Numbers, side: Side, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
         """Return log E against a ratio, already divided by the dispersion, and that dispersion; each of shape (...)."""
-        phi = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1])
-        return count_ratio.log_e(self.control, self.treatment, self.weight, ratio, side, concentrations) / phi, phi
+        phi = np.array(np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1]))
+        found = count_ratio.log_e(self.control, self.treatment, self.weight, ratio, side, concentrations) / phi
+        where, by_unit = self._by_unit(ratio)
+        if by_unit is not None:
+            found[where], phi[where] = by_unit.log_e(1 if side == "above" else -1)
+        return found - self._cost_of_two_tests, phi
+
+    @property
+    def _cost_of_two_tests(self) -> float:
+        """How much log E loses because groups are tested at some evaluations and units at others: the mean of two E is an E."""
+        return 0.0 if self.units is None else math.log(2)
+
+    @property
+    def is_by_unit(self) -> NDArray[np.bool_]:
+        """True where a sample of units is tested, not all requests; shape (...)."""
+        return np.zeros(self.control.shape[:-1], bool) if self.units is None else self.units.usable
+
+    def _by_unit(self, ratio: Numbers) -> tuple[NDArray[np.bool_], "_UnitComparison | None"]:
+        """Return where units are tested, and their comparison with a ratio there; None if it is nowhere."""
+        where = self.is_by_unit
+        if self.units is None or not where.any():
+            return where, None
+        here, null = replace(self, groups=None, units=None).at(where), np.broadcast_to(ratio, where.shape)[where]
+        share = count_ratio.treatment_share(null, here.weight)
+        with np.errstate(all="ignore"):
+            chance = 1 / ((here.control + here.treatment) * share * (1 - share)).sum(-1)
+        bursts = dispersion.dispersion_factor(here.blocks, share)
+        return where, _UnitComparison(self.units.at(where), null, chance, bursts)
+
+    def estimate_ratio(self) -> Numbers:
+        """Return the estimate of the ratio, shape (...); NaN without events."""
+        found = np.array(count_ratio.maximum_likelihood_ratio(self.control, self.treatment, self.weight))
+        if self.units is not None and (where := self.is_by_unit).any():
+            found[where] = self.units.at(where).estimate_ratio()
+        return found
 
     def interval(self, ratio: Numbers, alpha: float, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
         """Return (lower, upper): the ratios that no one-sided test at level α rejects, given the dispersion at `ratio`."""
-        bar = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1]) * multiple_testing.log_e_threshold(alpha)
-        return count_ratio.one_sided_interval(self.control, self.treatment, self.weight, bar, concentrations)
+        level = multiple_testing.log_e_threshold(alpha) + self._cost_of_two_tests
+        bar = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1]) * level
+        lower, upper = map(
+            np.array, count_ratio.one_sided_interval(self.control, self.treatment, self.weight, bar, concentrations)
+        )
+        where, by_unit = self._by_unit(ratio)
+        if by_unit is not None:
+            lower[where], upper[where] = by_unit.interval(level)
+        return lower, upper
+
+
+@dataclass(frozen=True, slots=True)
+class _UnitComparison:
+    """A sample of units, and what its units do not show; each of shape (...).
+
+    Attributes:
+        units: the sample.
+        ratio: the tested ratio.
+        chance: variance of the log ratio of as many independent events.
+        bursts: dispersion over blocks of time. A stall hits all units of an arm.
+    """
+
+    units: UnitEvents
+    ratio: Numbers
+    chance: Numbers
+    bursts: Numbers
+
+    def log_e(self, sign: int) -> tuple[Numbers, Numbers]:
+        """Return log E on one side of the ratio, already divided by the dispersion of bursts, and the dispersion of all."""
+        test = self.units.test(self.ratio)
+        excess = self._excess(test)
+        with np.errstate(all="ignore"):
+            phi = np.maximum(excess * test.error / self.chance, 1.0)
+        return test.log_e(sign) / excess, phi
+
+    def interval(self, level: float) -> tuple[Numbers, Numbers]:
+        """Return the ratios that no one-sided test rejects at this log E, as (lower, upper)."""
+        return self.units.interval(level * self._excess(self.units.test(self.ratio)))
+
+    def _excess(self, test: UnitTest) -> Numbers:
+        """Return the factor by which bursts add to the variance over units."""
+        with np.errstate(all="ignore"):
+            found = (self.bursts - 1) * self.chance / test.error
+        return 1 + np.where(np.isfinite(found), found, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

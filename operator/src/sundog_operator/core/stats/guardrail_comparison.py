@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sundog_operator.core.stats import absolute_floor, cluster_variance, count_ratio, sample_ratio, verdicts
+from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
 from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
 from sundog_operator.core.stats.findings import DecisionBasis, MetricFinding, MetricFindings, MetricVerdict
+from sundog_operator.core.stats.unit_rates import UnitEvents
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,27 @@ class GroupedCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class SampledUnits:
+    """Counts of sampled units in an epoch; all epochs have the same units in the same order.
+
+    Attributes:
+        weight: the treatment's share of the units, in (0, 1).
+        requests: of each unit, shape (units,).
+        events: for each metric, the events of each unit; they may be scaled to those that are tested.
+        is_treatment: whether the treatment had the unit.
+        requests_before: of each unit, before the rollout.
+        events_before: for each metric, the events of each unit before the rollout.
+    """
+
+    weight: float
+    requests: Numbers
+    events: Sequence[Numbers]
+    is_treatment: NDArray[np.bool_]
+    requests_before: Numbers
+    events_before: Sequence[Numbers]
+
+
+@dataclass(frozen=True, slots=True)
 class EpochCounts:
     """Counts of an epoch, in which weights are constant.
 
@@ -64,6 +88,7 @@ class EpochCounts:
         events: for each metric, events of control and of the treatment.
         blocks: for each metric and block length, the shortest first, the six numbers of `dispersion.BlockMoments`.
         by_unit: counts by group of units, if units stay with an arm; else None.
+        units: counts of sampled units, if units stay with an arm and all edges report them; else None.
     """
 
     weight: float
@@ -71,6 +96,7 @@ class EpochCounts:
     events: Sequence[tuple[int, int]]
     blocks: Sequence[Sequence[tuple[int, ...]]]
     by_unit: GroupedCounts | None = None
+    units: SampledUnits | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +237,26 @@ def _counts(metrics: int, epochs: Sequence[EpochCounts]) -> EventCounts:
         weight=weight,
         blocks=[BlockMoments(*np.moveaxis(blocks[:, :, length], -1, 0)) for length in range(blocks.shape[2])],
         groups=_groups(metrics, epochs),
+        units=_units(metrics, epochs),
+    )
+
+
+def _units(metrics: int, epochs: Sequence[EpochCounts]) -> UnitEvents | None:
+    """Return counts of units as arrays of shape (metrics, epochs, units); None unless every epoch has them."""
+    sampled = [epoch.units for epoch in epochs if epoch.units is not None]
+    if len(sampled) < len(epochs):
+        return None
+
+    def for_each_metric(part: NDArray[Any]) -> NDArray[Any]:
+        return np.broadcast_to(part, (metrics, *part.shape))
+
+    return UnitEvents(
+        requests=for_each_metric(np.stack([each.requests for each in sampled])),
+        events=np.array([[each.events[index] for each in sampled] for index in range(metrics)], float),
+        is_treatment=for_each_metric(np.stack([each.is_treatment for each in sampled])),
+        weight=for_each_metric(np.array([each.weight for each in sampled])),
+        requests_before=for_each_metric(sampled[0].requests_before),
+        events_before=np.array([sampled[0].events_before[index] for index in range(metrics)], float),
     )
 
 

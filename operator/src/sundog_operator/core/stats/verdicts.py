@@ -19,6 +19,8 @@ def evaluate_verdicts(
     The ratio and interval are the gate's, with a faster, two-sided interval. Only a gate that pools epochs asks whether one ratio fits them
     all. A ratio may change with load, as that of a tail does; that is no reason against a gate over one epoch.
 
+    Where a sample of units is tested, both ends of the interval are NaN; `gate_interval` has them.
+
     A ratio that varies within the null breaks neither test. But a bad newest epoch can hide behind good older ones, so the last step
     ignores those. A floor is always tested on the newest epoch. It compares rates, and with other weights and rates per epoch an arm's sums
     can be lower although none of its epochs is (Simpson's paradox).
@@ -35,9 +37,10 @@ def evaluate_verdicts(
     passing, phi = gate.log_e(limits.allowed, "below", limits.concentrations)
     bar = phi * multiple_testing.log_e_threshold(limits.gate_alpha)
     lower, upper = count_ratio.ratio_interval(gate.control, gate.treatment, gate.weight, bar, limits.concentrations)
-    ratio = count_ratio.maximum_likelihood_ratio(gate.control, gate.treatment, gate.weight)
+    lower, upper = (np.where(gate.is_by_unit, np.nan, end) for end in (lower, upper))
+    ratio = gate.estimate_ratio()
     early = ~valid_counts.enough
-    verdict = _verdicts(valid, gate, limits, harm, passing, early=early, empty=np.isnan(lower))
+    verdict = _verdicts(valid, gate, limits, harm, passing, early=early, empty=np.isnan(lower) & ~gate.is_by_unit)
     newest = valid_counts.newest(True)
     has_data = newest.has_units & newest.enough
     open_ = (verdict == MetricVerdict.UNDECIDED) & has_data & (limits.room > 0)
@@ -67,7 +70,7 @@ def gate_interval(
 def harm_interval(counts: EventCounts, limits: MetricLimits) -> tuple[Numbers, Numbers, Numbers]:
     """Return (ratio, lower, upper) as harm is tested: it is found exactly where `lower` is at least 1 + margin."""
     valid_counts = counts.only(counts.valid)
-    ratio = count_ratio.maximum_likelihood_ratio(valid_counts.control, valid_counts.treatment, valid_counts.weight)
+    ratio = valid_counts.estimate_ratio()
     boundary = 1 + np.asarray(limits.margin)
     return ratio, *valid_counts.interval(boundary, limits.alpha / limits.tests, limits.concentrations)
 
