@@ -58,17 +58,30 @@ def exposed_of(plan, exposures):
 
 
 def count(plan, exposures, outcomes):
-    """Return five counts by (feedback, cap, epoch, arm); without a cap it is None.
+    """Return nine counts by (feedback, cap, denominator, epoch, arm); without a cap or a denominator it is None.
 
-    These are: units exposed, units with an outcome, units with a first outcome above 0, Σ of units' totals, and Σ of their squares.
+    These are: units exposed, units with an outcome, units with a first outcome above 0, Σ of units' totals, and Σ of their squares. A ratio
+    also has: units with an outcome of the denominator, Σ of their totals of it, Σ of the squares of these, and Σ of the products of units'
+    two totals.
     """
-    counts, exposed, units = defaultdict(lambda: [0] * 5), exposed_of(plan, exposures), per_unit(exposures, outcomes)
-    for feedback, cap in {(each["feedback"], cap_of(each)) for each in outcomes_of(plan)}:
+    counts, exposed, units = defaultdict(lambda: [0] * 9), exposed_of(plan, exposures), per_unit(exposures, outcomes)
+    for kind in {kind_of(each) for each in outcomes_of(plan)}:
+        feedback, cap, denominator = kind
+        own, base = (units[units.index.get_level_values(METRIC) == each] for each in (feedback, denominator))
         for place, number in exposed.items():
-            counts[feedback, cap, *place][0] = number
-        for place, *own in per_cell(units[units.index.get_level_values(METRIC) == feedback], cap).itertuples():
-            counts[feedback, cap, *place][1:] = map(int, own)
+            counts[*kind, *place][0] = number
+        for place, *sums in per_cell(own, cap).itertuples():
+            counts[*kind, *place][1:5] = map(int, sums)
+        for place, number, _, total, squares in per_cell(base, None).itertuples():
+            counts[*kind, *place][5:8] = map(int, (number, total, squares))
+        for place, product in products(own, base).items():
+            counts[*kind, *place][8] = int(product)
     return counts
+
+
+def kind_of(metric):
+    """Return what is counted for a metric: feedback, cap and denominator."""
+    return metric["feedback"], cap_of(metric), metric.get("denominator")
 
 
 def cap_of(metric):
@@ -92,6 +105,13 @@ def per_cell(units, cap):
     totals = units["total"] if cap is None else units["total"].map(lambda total: min(total, cap))
     units = units.assign(units=1, positive=units["first"] > 0, total=totals, squares=totals**2)
     return units.groupby(["epoch", ARM])[["units", "positive", "total", "squares"]].sum()
+
+
+def products(units, others):
+    """Return Σ of the products of units' two totals, by (epoch, arm)."""
+    own, other = (each["total"].droplevel(METRIC) for each in (units, others))
+    both = own.index.intersection(other.index)
+    return (own[both] * other[both]).groupby(["epoch", ARM]).sum()
 
 
 def outcomes_of(plan):
@@ -261,6 +281,10 @@ def interval(against_equal, control, arm, share, bar):
 # Σh·ȳ/Σh; its information time is Σh. It is asymptotic: log E is that of a normal mixture, one-sided for "higher" and "lower", and
 # two-sided for the interval of the ratio (Fieller). An arm's variance is at least the variance of both arms together. A guardrail is tested
 # against the ratio at its margin, which needs an average of control above 0.
+#
+# A ratio is the sum of all units' values by the sum of their denominators. Units are the observations, so the test uses a unit's linearised
+# value (s − R·n) / n̄, of which the mean is 0 and the variance is that of the ratio (the delta method). R is Σh·s̄ / Σh·n̄ over the epochs.
+# The rest is the test of a mean.
 
 BURN_IN = 30
 
@@ -268,19 +292,61 @@ BURN_IN = 30
 def mean(control, arm, exposed, effect, bar, tested=1.0, is_guardrail=False):
     """Return estimates, interval and log E of a mean.
 
-    `control` and `arm` are (exposed, units, positive, total, squares), each of shape (arms, epochs).
+    `control` and `arm` are the nine counts, each of shape (arms, epochs).
     """
-    n_a, n_b = (np.asarray(each[0], float) for each in (control, arm))
-    least = np.minimum(np.asarray(control[1], float), np.asarray(arm[1], float))
+    h = weights(control, arm, np.minimum(*(np.asarray(each[1], float) for each in (control, arm))))
     together = variance([x + y for x, y in zip(control, arm, strict=True)])
+    averages = [average(own) for own in (control, arm)]
+    variances = [np.maximum(variance(own), together) for own in (control, arm)]
     with np.errstate(all="ignore"):
-        h = np.where(least >= BURN_IN, n_a * n_b / (n_a + n_b), 0.0)
-        v_a, v_b = (
-            np.where(h > 0, h**2 * np.maximum(variance(own), together) / n, 0.0)
-            for own, n in ((control, n_a), (arm, n_b))
-        )
-    a, b = (h * average(control)).sum(-1), (h * average(arm)).sum(-1)
-    v_a, v_b, time = v_a.sum(-1), v_b.sum(-1), h.sum(-1)
+        values = [
+            np.asarray(own[3].sum(-1), float) / np.asarray(number * 1_000_000, float)
+            for own, number in zip((control, arm), exposed, strict=True)
+        ]
+    counts = [np.asarray(own[0], float) for own in (control, arm)]
+    return contrast(h, counts, averages, variances, values, effect, bar, tested, is_guardrail)
+
+
+def ratio_of_sums(control, arm, effect, bar, tested=1.0, is_guardrail=False):
+    """Return estimates, interval and log E of a ratio of sums; arguments as of `mean`."""
+    fewest = np.minimum(*(np.asarray(np.minimum(each[1], each[5]), float) for each in (control, arm)))
+    h = weights(control, arm, fewest)
+    bases = [(h * average(own, 6)).sum(-1, keepdims=True) for own in (control, arm)]
+    h = np.where(np.minimum(*bases) > 0, h, 0.0)
+    _, together = linearised([x + y for x, y in zip(control, arm, strict=True)], h)
+    ratios, variances = zip(*(linearised(own, h) for own in (control, arm)), strict=True)
+    with np.errstate(all="ignore"):
+        variances = [np.maximum(own, together) for own in variances]
+        values = [np.asarray(own[3].sum(-1), float) / np.asarray(own[6].sum(-1), float) for own in (control, arm)]
+    counts = [np.asarray(own[0], float) for own in (control, arm)]
+    return contrast(h, counts, ratios, variances, values, effect, bar, tested, is_guardrail)
+
+
+def linearised(own, h):
+    """Return the ratio of sums, and the variance of a unit's linearised value by epoch."""
+    with np.errstate(all="ignore"):
+        base = (h * average(own, 6)).sum(-1, keepdims=True)
+        ratio = (h * average(own)).sum(-1, keepdims=True) / base
+        base = base / h.sum(-1, keepdims=True)
+        both = own[0] * own[8] - own[3] * own[6]
+        covariance = np.asarray(both / (np.maximum(own[0], 1) * np.maximum(own[0] - 1, 1)), float)
+        spread = variance(own) - 2 * ratio * covariance + ratio**2 * variance(own, 6, 7)
+        return ratio, np.maximum(spread, 0.0) / base**2
+
+
+def weights(control, arm, fewest):
+    """Return the weight of each epoch; 0 before its burn-in."""
+    n_a, n_b = (np.asarray(each[0], float) for each in (control, arm))
+    with np.errstate(all="ignore"):
+        return np.where(fewest >= BURN_IN, n_a * n_b / (n_a + n_b), 0.0)
+
+
+def contrast(h, counts, averages, variances, values, effect, bar, tested, is_guardrail):
+    """Return estimates, interval and log E of two averages, given units, averages and variances of a unit by epoch."""
+    with np.errstate(all="ignore"):
+        a, b = (np.where(h > 0, h * own, 0.0).sum(-1) for own in averages)
+        v_a, v_b = (np.where(h > 0, h**2 * own / n, 0.0).sum(-1) for own, n in zip(variances, counts, strict=True))
+    time = h.sum(-1)
     deviation = 2.0 * effect / 3.0
     spread = time * deviation**2
     with np.errstate(all="ignore"):
@@ -297,8 +363,8 @@ def mean(control, arm, exposed, effect, bar, tested=1.0, is_guardrail=False):
         known = (square > 0) & (a > 0) & (v_a + v_b > 0)
         testable = (a > 0) | (not is_guardrail)
         return {
-            "control": np.asarray(control[3].sum(-1), float) / np.asarray(exposed[0] * 1_000_000, float),
-            "arm": np.asarray(arm[3].sum(-1), float) / np.asarray(exposed[1] * 1_000_000, float),
+            "control": values[0],
+            "arm": values[1],
             "uplift": np.where(a > 0, b / a - 1, np.nan),
             "lower": np.where(known, (both - root) / square, np.nan) - 1,
             "upper": np.where(known, (both + root) / square, np.nan) - 1,
@@ -308,12 +374,14 @@ def mean(control, arm, exposed, effect, bar, tested=1.0, is_guardrail=False):
         }
 
 
-def average(own):
-    return np.asarray(own[3] / np.maximum(own[0], 1), float)
+def average(own, total=3):
+    """Return the mean of a unit, given the place of Σ of units' totals in its counts."""
+    return np.asarray(own[total] / np.maximum(own[0], 1), float)
 
 
-def variance(own):
-    spread = own[0] * own[4] - own[3] * own[3]
+def variance(own, total=3, squares=4):
+    """Return the variance of a unit, given the places of Σ of units' totals and of their squares."""
+    spread = own[0] * own[squares] - own[total] * own[total]
     return np.asarray(spread / (np.maximum(own[0], 1) * np.maximum(own[0] - 1, 1)), float)
 
 
@@ -356,7 +424,7 @@ def tested_ratio(metric):
 def _evaluate(metric, arms, epochs, counts, bar, worse_bar):
     if not epochs:
         return [{"verdict": "NoData", "exposed": 0} for _ in arms[1:]]
-    counted_rows = [[counts[metric["feedback"], cap_of(metric), number, arm] for arm in arms] for number, _ in epochs]
+    counted_rows = [[counts[*kind_of(metric), number, arm] for arm in arms] for number, _ in epochs]
     valid = np.array([all(is_valid(row[place]) for row in counted_rows) for place in range(len(arms))])
     sane = valid[1:] & valid[0]
     shares = np.array([buckets for _, buckets in epochs], float).T
@@ -370,8 +438,10 @@ def _evaluate(metric, arms, epochs, counts, bar, worse_bar):
     if metric.get("type", "rate") == "rate":
         events = (np.asarray(each[2], float) for each in (control, arm))
         known = rate(*events, share, [np.asarray(each, float) for each in exposed], effect, bar, tested)
-    else:
+    elif metric["type"] == "mean":
         known = mean(control, arm, exposed, effect, bar, tested, "margin" in metric)
+    else:
+        known = ratio_of_sums(control, arm, effect, bar, tested, "margin" in metric)
     found = []
     for place in range(len(arms) - 1):
         own = {name: float(values[place]) for name, values in known.items()}
@@ -382,8 +452,14 @@ def _evaluate(metric, arms, epochs, counts, bar, worse_bar):
 
 
 def is_valid(own):
-    exposed, units, positive, total, squares = own
-    return exposed >= units >= positive >= 0 and units * squares >= total**2
+    exposed, units, positive, total, squares, base_units, base_total, base_squares, product = own
+    return (
+        exposed >= units >= positive >= 0
+        and units * squares >= total**2
+        and exposed >= base_units >= 0
+        and base_units * base_squares >= base_total**2
+        and squares * base_squares >= product**2
+    )
 
 
 def improvement(metric, own):

@@ -53,7 +53,19 @@ RAILS = (
 )
 """Outcomes that are guardrails, by the same feedback as the metrics."""
 
-FEEDBACK = ("converted", "complained", "paid")
+RATIO = OutcomeMetric("paid per complaint", "ratio", "increase", 0.5)
+RATIO_RAIL = OutcomeMetric("kept per complaint", "ratio", "increase", margin=0.6)
+FEEDBACK = {
+    "conversion": ("converted", None),
+    "complaints": ("complained", None),
+    "revenue": ("paid", None),
+    "orders": ("converted", None),
+    "trouble": ("complained", None),
+    "income": ("paid", None),
+    "paid per complaint": ("paid", "complained"),
+    "kept per complaint": ("paid", "complained"),
+}
+"""Feedback and denominator of each metric."""
 EDGE_GUARDRAILS = 1
 
 
@@ -88,8 +100,9 @@ class MadeUp:
         quality: tuple[str, str, str] = CONSISTENT,
         rails: Sequence[OutcomeMetric] = (),
         cap: float | None = None,
+        metrics: Sequence[OutcomeMetric] = METRICS,
     ) -> None:
-        self.outcome_rails, self.cap = rails, cap
+        self.metrics, self.outcome_rails, self.cap = metrics, rails, cap
         self.random = random.Random(seed)
         self.arms = ["control", *(f"arm-{place}" for place in range(1, arms + 1))]
         self.names = ["stable", *self.arms]
@@ -128,12 +141,13 @@ class MadeUp:
 
     def status(self) -> dict[str, Any]:
         outcomes = [
-            {"name": each.name, "role": role, "feedback": feedback, "type": each.type, "goal": each.goal}
+            {"name": each.name, "role": role, "feedback": FEEDBACK[each.name][0], "type": each.type, "goal": each.goal}
+            | ({"denominator": FEEDBACK[each.name][1]} if each.type == "ratio" else {})
             | ({"minimumEffect": each.minimum_effect} if each.minimum_effect else {})
             | ({"margin": each.margin} if each.margin else {})
             | ({"cap": self.cap} if self.cap and each.type == "mean" else {})
-            for role, metrics in (("success", METRICS), ("guardrail", self.outcome_rails))
-            for each, feedback in zip(metrics, FEEDBACK, strict=False)
+            for role, metrics in (("success", self.metrics), ("guardrail", self.outcome_rails))
+            for each in metrics
         ]
         comparison = {
             "arms": [{"name": name, "hash": "0" * 12, "buckets": 100} for name in self.arms],
@@ -181,7 +195,7 @@ class MadeUp:
         (folder / "plan.json").write_text(json.dumps(self.plan()))
         return folder
 
-    def epochs(self) -> list[OutcomeEpoch]:
+    def epochs(self, metrics: Sequence[OutcomeMetric]) -> list[OutcomeEpoch]:
         """As the operator has them of the edges, which have joined and summed by themselves."""
         values: dict[tuple[str, str], list[int]] = {}
         places: dict[tuple[str, str], tuple[str, int, str]] = {}
@@ -201,10 +215,24 @@ class MadeUp:
             positive, squares = sum(each[0] > 0 for each in own), sum(total**2 for total in totals)
             return OutcomeCounts(self.assigned[epoch, arm], len(own), positive, sum(totals), squares)
 
+        def counts(name: str, epoch: int, arm: str) -> OutcomeCounts:
+            feedback, denominator = FEEDBACK[name]
+            if denominator is None:
+                return outcomes(feedback, epoch, arm)
+            base = outcomes(denominator, epoch, arm)
+            product = sum(
+                sum(values[feedback, unit]) * sum(values[denominator, unit])
+                for metric, unit in values
+                if metric == feedback
+                and (denominator, unit) in values
+                and places[metric, unit] == (feedback, epoch, arm)
+            )
+            return OutcomeCounts(*outcomes(feedback, epoch, arm)[:5], base.units, base.total, base.squares, product)
+
         return [
             OutcomeEpoch(
                 own[1:],
-                [[outcomes(metric, number, arm) for arm in self.arms] for metric in FEEDBACK],
+                [[counts(metric.name, number, arm) for arm in self.arms] for metric in metrics],
             )
             for number, own in enumerate(self.buckets, 1)
             if number not in self.troubled
@@ -231,12 +259,12 @@ class MadeUp:
             )
             for place, name in enumerate(self.arms[1:])
         ]
-        return WinnerInputs(METRICS, arms, self.epochs(), self.alpha, self.undecided_reason())
+        return WinnerInputs(self.metrics, arms, self.epochs(self.metrics), self.alpha, self.undecided_reason())
 
     def railed(self) -> list[list[OutcomeFinding]]:
         """The guardrails, by the engine."""
         tests = EDGE_GUARDRAILS + len(self.outcome_rails)
-        epochs = self.epochs()
+        epochs = self.epochs(self.outcome_rails)
         return (
             outcome_comparison.evaluate_guardrails(self.outcome_rails, epochs, self.alpha, harm_tests=tests)
             if epochs
@@ -246,9 +274,9 @@ class MadeUp:
     def judged(self) -> tuple[list[list[OutcomeFinding]], WinnerDecision]:
         """By the engine."""
         seen = self.seen()
-        return outcome_comparison.evaluate_outcomes(METRICS, seen.epochs, self.alpha), experiments_winner.decide_winner(
-            seen
-        )
+        return outcome_comparison.evaluate_outcomes(
+            self.metrics, seen.epochs, self.alpha
+        ), experiments_winner.decide_winner(seen)
 
 
 def same(one: float, other: float) -> bool:
@@ -277,6 +305,16 @@ RAILED = {
     "few units": MadeUp(6, 40, rails=RAILS),
     "requests": MadeUp(5, 8000, lift=0.3, sticky=False, rails=RAILS),
 }
+RATIOS = {
+    f"ratios: {name}": MadeUp(seed, metrics=(RATIO,), rails=(RATIO_RAIL,), **fields)
+    for name, seed, fields in (
+        ("equal arms", 11, {"units": 12_000}),
+        ("a better arm", 2, {"units": 12_000, "lift": 0.9, "epochs": 3}),
+        ("a worse arm", 3, {"units": 12_000, "lift": -0.8, "arms": 3}),
+        ("few units", 6, {"units": 40}),
+        ("requests", 5, {"units": 8000, "lift": 0.3, "sticky": False}),
+    )
+}
 
 SILENT = ("Unknown", "EdgeSilent", "verdicts wait for the counters of edge-1")
 OF_SAMPLE = ("False", "SampleRatioMismatch", "arm-1 got 9 of 900 units: sample-ratio mismatch")
@@ -292,13 +330,13 @@ BROKEN = {
 
 @pytest.mark.parametrize(
     "life",
-    [*LIVES, *RAILED.values(), *BROKEN.values()],
-    ids=[*map(str, range(len(LIVES))), *RAILED, *BROKEN],
+    [*LIVES, *RAILED.values(), *RATIOS.values(), *BROKEN.values()],
+    ids=[*map(str, range(len(LIVES))), *RAILED, *RATIOS, *BROKEN],
 )
 def test_all_numbers_are_the_engines(analysis: ModuleType, life: MadeUp, tmp_path: Path) -> None:
     found, decision, winner = analysis.analyse(life.write(tmp_path))
     findings, decided = life.judged()
-    for metric, row in zip((*METRICS, *life.outcome_rails), (*findings, *life.railed()), strict=True):
+    for metric, row in zip((*life.metrics, *life.outcome_rails), (*findings, *life.railed()), strict=True):
         for arm, finding in zip(life.arms[1:], row, strict=True):
             own = found[metric.name][arm]
             assert own["verdict"] == finding.verdict, (metric.name, arm)
@@ -325,6 +363,12 @@ def test_the_made_up_guardrails_have_different_verdicts() -> None:
     verdicts = {finding.verdict for life in RAILED.values() for row in life.railed() for finding in row}
     assert verdicts >= {"Passed", "Harm", "Undecided"}
     assert RAILED["a better arm"].judged()[1].decision == "Winner"
+
+
+def test_the_made_up_ratios_have_different_verdicts() -> None:
+    judged = [life.judged()[0] + life.railed() for life in RATIOS.values()]
+    verdicts = {finding.verdict for findings in judged for row in findings for finding in row}
+    assert verdicts >= {"Better", "Worse", "Passed", "Harm", "Undecided"}
 
 
 def test_a_cap_changes_the_mean(analysis: ModuleType, tmp_path: Path) -> None:
@@ -464,7 +508,7 @@ def test_sums_beyond_64_bits_are_exact(analysis: ModuleType) -> None:
     exposures = pd.DataFrame(SEEN)[[*analysis.EXPOSURES]]
     counts = analysis.count(PAID, exposures, pd.DataFrame(largest)[[*analysis.OUTCOMES]])
     total = 999_999_999_999_999 * 10_000
-    assert counts["paid", None, 1, "control"] == [1, 1, 1, total, total**2]
+    assert counts["paid", None, None, 1, "control"] == [1, 1, 1, total, total**2, 0, 0, 0, 0]
 
 
 def test_a_version_that_it_does_not_know_is_refused(analysis: ModuleType, tmp_path: Path) -> None:

@@ -701,6 +701,18 @@ RULES: list[tuple[dict[str, Any], str]] = [
                 ".cap: cap without a mean; expected it only with type: mean",
             ),
             (
+                {"feedback": "paid", "name": "aov", "type": "ratio"},
+                ": type: ratio without denominator; expected the feedback whose sum the ratio is divided by",
+            ),
+            (
+                {"feedback": "paid", "name": "aov", "denominator": "orders"},
+                ".denominator: denominator without a ratio; expected it only with type: ratio",
+            ),
+            (
+                {"feedback": "paid", "name": "aov", "type": "ratio", "denominator": "paid"},
+                ".denominator: same as feedback; expected another one, because this ratio is always 1",
+            ),
+            (
                 {"feedback": "paid", "name": "retries"},
                 ".name: retries is the name of an edge metric; expected another name, because reports show both",
             ),
@@ -709,9 +721,34 @@ RULES: list[tuple[dict[str, Any], str]] = [
     *[
         (
             experiment({"metrics": {role: [{"name": "a", "feedback": "b", "cap": 5}]}}),
-            f"spec.metrics.{role}[0].cap: cap of a rate; expected it only with type: mean",
+            f"spec.metrics.{role}[0].cap: cap without a mean; expected it only with type: mean",
         )
         for role in ("success", "secondary")
+    ],
+    *[
+        (
+            experiment({"metrics": {role: [{"name": "a", "feedback": "b", **fields}]}}),
+            f"spec.metrics.{role}[0]{problem}",
+        )
+        for role in ("success", "secondary")
+        for fields, problem in (
+            (
+                {"type": "ratio"},
+                ": type: ratio without denominator; expected the feedback whose sum the ratio is divided by",
+            ),
+            (
+                {"type": "mean", "denominator": "c"},
+                ".denominator: denominator without a ratio; expected it only with type: ratio",
+            ),
+            (
+                {"type": "ratio", "denominator": "b"},
+                ".denominator: same as feedback; expected another one, because this ratio is always 1",
+            ),
+            (
+                {"type": "ratio", "denominator": "c", "cap": 5},
+                ".cap: cap without a mean; expected it only with type: mean",
+            ),
+        )
     ],
     (
         experiment({"metrics": {"guardrails": [{"feedback": each, "name": "revenue"} for each in ("a", "b")]}}),

@@ -131,6 +131,25 @@ async def test_a_units_total_above_a_cap_counts_as_the_cap(opened: Opener) -> No
     assert not [name for name in units if name.startswith("outcome/other@")]
 
 
+async def test_the_products_of_a_units_two_totals_are_summed(opened: Opener) -> None:
+    """The two totals may come in any order, by any edge, in one batch or in several."""
+    store, other = await opened(), await opened()
+    products = [("m", "other")]
+
+    async def send(to: OutcomeStore, *events: OutcomeEvent) -> int | None:
+        batch = OutcomeBatch({1: first("a"), 2: first("a")}, events, products=products)
+        assert {*await to.write("s/a", batch)} == {"accepted"}
+        return (await tally(store)).get("product/m*other/1/a")
+
+    assert await send(store, event(1, 1, 2 * MILLION), event(2, 2, 3 * MILLION)) is None
+    assert await send(other, event(3, 1, 10 * MILLION, metric="other"), event(4, 1, MILLION)) == 30 * MILLION**2
+    both = event(5, 2, -1 * MILLION, metric="other"), event(6, 2, 4 * MILLION)
+    assert await send(store, *both) == (30 - 7) * MILLION**2
+    assert await send(other, event(7, 1, metric="third")) == 23 * MILLION**2
+    # Beyond 64 bits.
+    assert await send(other, event(8, 1, 10**15), event(9, 1, 10**15, metric="other")) > 10**29
+
+
 async def test_outcomes_are_joined_with_first_exposures(opened: Opener) -> None:
     store, other = await opened(), await opened()
     assert await store.write("s/a", OutcomeBatch({1: first("a"), 2: first("b", 2), (1 << 64) - 1: first("b", 2)})) == []

@@ -49,6 +49,7 @@ batches = st.lists(
         max_units=st.just(4),
         max_events=st.just(12),
         caps=st.just({"m": (CAP,)}),
+        products=st.just((("m", "n"),)),
     ),
     max_size=8,
 )
@@ -117,6 +118,18 @@ class Replay:
                 rows.append([name, *rest, len(totals), positive, sum(own_totals), squares])
         return sorted(rows)
 
+    def products(self) -> list[list[object]]:
+        """Return the sums of products of units' totals of m and n that are not 0; a sum that was not 0 before is kept as 0."""
+        totals: dict[tuple[str, int], int] = defaultdict(int)
+        places: dict[int, FirstExposure] = {}
+        for event, first in self.counted:
+            totals[event.metric, event.unit] += event.value
+            places[event.unit] = first
+        found: dict[tuple[int, str], int] = defaultdict(int)
+        for unit, first in places.items():
+            found[first.epoch, first.arm] += totals["m", unit] * totals["n", unit]
+        return sorted(["m*n", *place, total] for place, total in found.items() if total)
+
 
 @given(batches)
 def test_sums_equal_a_count_from_scratch(batches: list[OutcomeBatch]) -> None:
@@ -132,6 +145,7 @@ def test_sums_equal_a_count_from_scratch(batches: list[OutcomeBatch]) -> None:
         exposed[first.epoch, first.arm] += 1
     assert found["exposed"] == sorted([*place, count] for place, count in exposed.items())
     assert found["outcomes"] == replay.outcomes()
+    assert [row for row in found.get("products", []) if row[-1]] == replay.products()
     assert found["accepted"] == len(replay.counted)
     for name in ("late", "duplicate", "unknown", "future", "invalid", "overflow", "early"):
         assert found[name] == replay.counts[name], name

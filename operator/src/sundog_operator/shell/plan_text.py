@@ -117,11 +117,12 @@ def _find_undecidable_step(plan: FrozenPlan) -> str:
 def describe_outcome_goal(outcome: PlanOutcome) -> str:
     """Describe the better direction of an outcome and its minimum effect, or how much worse a guardrail may be."""
     cap = f", at most {outcome.cap:.12g} by unit," if outcome.cap is not None else ""
+    what = f"{outcome.type} of {outcome.feedback}{f' to {outcome.denominator}' if outcome.denominator else ''}{cap}"
     if outcome.margin is not None:
         direction = "below" if outcome.goal == "increase" else "above"
-        return f"{outcome.type} of {outcome.feedback}{cap} may be up to {_percent(outcome.margin)} {direction} {names.CONTROL}'s"
+        return f"{what} may be up to {_percent(outcome.margin)} {direction} {names.CONTROL}'s"
     minimum = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
-    return f"{outcome.type} of {outcome.feedback}{cap} should {outcome.goal}{minimum}"
+    return f"{what} should {outcome.goal}{minimum}"
 
 
 def describe_end_conditions(comparison: PlanComparison) -> str:

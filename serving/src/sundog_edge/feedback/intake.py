@@ -244,6 +244,7 @@ class FeedbackIntake:
                 bool(service.unit.source),
                 service.feedback.maxUnits,
                 caps=service.feedback.caps,
+                products=service.feedback.products,
             )
             results = await self.store.write(attempt, batch)
             if tracker is not None:

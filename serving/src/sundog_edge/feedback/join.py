@@ -5,6 +5,8 @@ request. Sums are in millionths, sums of squares in square millionths. They are 
 
 A metric with caps has further sums for each cap, under the name `metric@cap`. In these a unit's total above the cap counts as the cap. The
 total itself is kept whole, because later values may be negative.
+
+A ratio of two metrics also needs the sum of the product of each unit's two totals, under the name `numerator*denominator`.
 """
 
 from collections import Counter
@@ -49,7 +51,8 @@ class OutcomeBatch:
     """A batch for one write: first exposures by unit, reported events, and the number of refused items by result.
 
     `sticky`: units come again, so their exposures are stored. `dropped`: exposures that were dropped before the write.
-    `caps`: caps of units' totals by metric, in millionths; they are the same in all batches of an attempt.
+    `caps`: caps of units' totals by metric, in millionths. `products`: pairs of metrics whose totals are multiplied. Both are the same in
+    all batches of an attempt.
     """
 
     firsts: Mapping[int, FirstExposure] = field(default_factory=dict)
@@ -60,6 +63,7 @@ class OutcomeBatch:
     max_units: int = 2_000_000
     max_events: int = MAX_EVENTS
     caps: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    products: Sequence[tuple[str, str]] = ()
 
     @property
     def units(self) -> frozenset[int]:
@@ -69,7 +73,11 @@ class OutcomeBatch:
     @property
     def totals(self) -> frozenset[tuple[int, str]]:
         """(unit, metric) of the sums that the join needs."""
-        return frozenset((event.unit, event.metric) for event in self.events)
+        return frozenset((event.unit, metric) for event in self.events for metric in self._multiplied(event.metric))
+
+    def _multiplied(self, metric: str) -> frozenset[str]:
+        """Return the metric and those that its totals are multiplied by."""
+        return frozenset((metric, *(name for pair in self.products if metric in pair for name in pair)))
 
     @property
     def empty(self) -> bool:
@@ -168,7 +176,7 @@ class _Joining:
     def _add(self, event: OutcomeEvent, first: FirstExposure) -> None:
         change = self.change
         place = (event.unit, event.metric)
-        before = change.totals.get(place, self._known.totals.get(place))
+        before = self._total(*place)
         after = (before or 0) + event.value
         first_value = event.value if before is None else None
         change.keys.add(event.key)
@@ -178,6 +186,14 @@ class _Joining:
         self._sum(event.metric, first, first_value, before or 0, after)
         for cap in self._batch.caps.get(event.metric, ()):
             self._sum(f"{event.metric}@{cap}", first, first_value, min(before or 0, cap), min(after, cap))
+        for pair in self._batch.products:
+            if event.metric in pair:
+                other = pair[1] if event.metric == pair[0] else pair[0]
+                more = event.value * (self._total(event.unit, other) or 0)
+                self.count(f"product/{'*'.join(pair)}/{first.epoch}/{first.arm}", more)
+
+    def _total(self, unit: int, metric: str) -> int | None:
+        return self.change.totals.get((unit, metric), self._known.totals.get((unit, metric)))
 
     def _sum(self, name: str, first: FirstExposure, first_value: int | None, before: int, after: int) -> None:
         """Add the change of a unit's total to the sums of that name; `first_value` is None unless it is the unit's first."""
@@ -193,11 +209,14 @@ class _Joining:
 def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) -> dict[str, Any]:
     """Return the feedback section of one attempt in the evidence."""
     exposed: list[list[Any]] = []
+    products: list[list[Any]] = []
     outcomes: dict[tuple[str, int, str], dict[str, int]] = {}
     for name, value in tally.items():
         kind, *parts = name.split("/")
         if kind == "exposed":
             exposed.append([int(parts[0]), parts[1], value])
+        elif kind == "product":
+            products.append([parts[0], int(parts[1]), parts[2], value])
         elif kind == "outcome":
             metric, epoch, arm, column = parts
             outcomes.setdefault((metric, int(epoch), arm), dict.fromkeys(_OUTCOME, 0))[column] = value
@@ -207,6 +226,7 @@ def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) 
         SEQUENCE: tally.get(SEQUENCE, 0),
         "exposed": sorted(exposed),
         "outcomes": [[*place, *outcomes[place].values()] for place in sorted(outcomes)],
+        **({"products": sorted(products)} if products else {}),
         ACCEPTED: tally.get(EVENTS, 0),
         **{name: tally.get(name, 0) for name in (*REJECTED_RESULTS, EARLY)},
     }

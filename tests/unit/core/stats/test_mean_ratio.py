@@ -8,7 +8,13 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from sundog_operator.core.stats import beta_binomial
-from sundog_operator.core.stats.mean_ratio import Contrast, UnitValueSums, make_contrast
+from sundog_operator.core.stats.mean_ratio import (
+    Contrast,
+    UnitRatioSums,
+    UnitValueSums,
+    make_contrast,
+    make_ratio_contrast,
+)
 
 MILLION = 10**6
 
@@ -170,3 +176,82 @@ def test_growth_is_the_factor_of_units_that_decides() -> None:
     until = float(found.growth(one(1.2), 0.03, bar))
     assert float(found.grown(until).interval(0.03, bar)[1]) <= 1.2
     assert float(found.grown(until / 1.11).interval(0.03, bar)[1]) > 1.2
+
+
+def pair_sums(*epochs: tuple[np.ndarray, np.ndarray]) -> UnitRatioSums:
+    """Return the sums of one arm, given each unit's numerator and denominator by epoch, whole numbers."""
+
+    def of(values: np.ndarray) -> tuple[int, int, int, int]:
+        return len(values), int(np.count_nonzero(values)), int(values.sum()), int((values**2).sum())
+
+    products = [int((numerator * denominator).sum()) for numerator, denominator in epochs]
+    numerators, denominators = zip(*epochs, strict=True)
+    return UnitRatioSums(sums(*map(of, numerators)), sums(*map(of, denominators)), np.array(products, object))
+
+
+def clicks_and_views(units: int, seed: int, clicks: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
+    """Return clicks and views of units; those with many views click more often, so they are correlated."""
+    draw = np.random.default_rng(seed)
+    views = draw.geometric(0.1, units)
+    return draw.binomial(views, np.minimum(clicks * views / 10, 1)), views
+
+
+def test_a_ratio_of_sums_has_the_variance_of_the_delta_method() -> None:
+    """By its formula (Deng et al., arXiv 1803.06336) in each arm; the larger variance of both together replaces a smaller one."""
+    arms = clicks_and_views(3000, 1), clicks_and_views(1000, 2)
+    found = make_ratio_contrast(*(pair_sums(arm) for arm in arms))
+    time = 750.0
+    assert float(found.time) == pytest.approx(time)
+    pooled = tuple(np.concatenate(each) for each in zip(*arms, strict=True))
+
+    def unit_variance(clicks: np.ndarray, views: np.ndarray) -> float:
+        (own, both), (_, other) = np.cov(clicks, views)
+        mean, base = clicks.mean(), views.mean()
+        return float(own / base**2 - 2 * mean * both / base**3 + mean**2 * other / base**4)
+
+    for arm, value, variance in (
+        (arms[0], found.control, found.control_variance),
+        (arms[1], found.treatment, found.treatment_variance),
+    ):
+        assert float(value) / time == pytest.approx(arm[0].sum() / arm[1].sum())
+        expected = max(unit_variance(*arm), unit_variance(*pooled)) / len(arm[0])
+        assert float(variance) / time**2 == pytest.approx(expected)
+
+
+def test_with_denominators_of_one_a_ratio_is_a_mean() -> None:
+    epochs = [(clicks_and_views(units, seed)[0], np.ones(units, int)) for units, seed in ((900, 1), (400, 2))]
+    others = [(clicks_and_views(units, seed)[0], np.ones(units, int)) for units, seed in ((300, 3), (800, 4))]
+    of_ratio = make_ratio_contrast(pair_sums(*epochs), pair_sums(*others))
+    of_mean = make_contrast(pair_sums(*epochs).numerator, pair_sums(*others).numerator)
+    for one_of, other in zip(
+        (of_ratio.treatment / of_ratio.control, of_ratio.treatment_variance, of_ratio.time),
+        (of_mean.treatment / of_mean.control, of_mean.treatment_variance, of_mean.time),
+        strict=True,
+    ):
+        assert float(one_of) == pytest.approx(float(other), rel=1e-9)
+
+
+def test_a_ratio_has_the_same_mixture_of_epochs_in_both_arms() -> None:
+    """The ratio doubles from one epoch to the next, and the arms' shares change. Summed over epochs, the arms seem to differ by 50 %."""
+    early, late = (100, 1000), (200, 1000)
+
+    def arm(*units: int) -> UnitRatioSums:
+        return pair_sums(
+            *(
+                (np.full(count, own), np.full(count, base))
+                for count, (own, base) in zip(units, (early, late), strict=True)
+            )
+        )
+
+    found = make_ratio_contrast(arm(900, 100), arm(100, 900))
+    assert float(found.treatment) == pytest.approx(float(found.control))
+
+
+def test_a_ratio_needs_a_burn_in_of_both_sums_and_denominators_above_zero() -> None:
+    arm = clicks_and_views(500, 1)
+    few_clicks, few_views = (np.where(np.arange(500) < 29, 1, 0) for _ in range(2))
+    for other in ((few_clicks, arm[1]), (arm[0], few_views), (arm[0], -arm[1])):
+        found = make_ratio_contrast(pair_sums(arm), pair_sums(other))
+        assert float(found.time) == 0
+        assert float(found.log_e(1.0, 0.1, 1)) == -math.inf
+        assert np.isnan(found.interval(0.1, 3.0)).all()

@@ -105,6 +105,7 @@ def test_feedback_is_optional_and_names_its_metrics():
     assert feedback(None) is None
     assert (feedback({"metrics": ["a"]}).metrics, feedback({"metrics": ["a"]}).maxUnits) == (("a",), 2_000_000)
     many = [f"A-{n}.b_" for n in range(25)]
+    assert feedback({"metrics": ["a", "b"], "products": [["a", "b"]]}).products == (("a", "b"),)
     assert feedback({"metrics": many, "maxUnits": 1, "later": 1}).metrics == (*many,)
 
 
@@ -198,7 +199,10 @@ def test_unknown_fields_are_ignored():
         ((*SERVICE, "auth"), {"apiKeys": "../etc"}, ["services[0].auth.apiKeys", "../etc"]),
         ((*SERVICE, "feedback"), {}, ["services[0].feedback.metrics"]),
         ((*SERVICE, "feedback"), {"metrics": []}, ["services[0].feedback.metrics"]),
-        ((*SERVICE, "feedback"), {"metrics": [f"m{n}" for n in range(36)]}, ["services[0].feedback.metrics", "35"]),
+        ((*SERVICE, "feedback"), {"metrics": ["a", "b"], "products": [["a", "c"]]}, ["a*c", "two different ones of"]),
+        ((*SERVICE, "feedback"), {"metrics": ["a", "b"], "products": [["a", "a"]]}, ["a*a", "two different ones of"]),
+        ((*SERVICE, "feedback"), {"metrics": ["a", "b"], "products": [["a", "b"]] * 2}, ["a*b"]),
+        ((*SERVICE, "feedback"), {"metrics": [f"m{n}" for n in range(71)]}, ["services[0].feedback.metrics", "70"]),
         ((*SERVICE, "feedback"), {"metrics": ["a/b"]}, ["services[0].feedback.metrics[0]", "a/b"]),
         ((*SERVICE, "feedback"), {"metrics": ["a\n"]}, ["services[0].feedback.metrics[0]"]),
         ((*SERVICE, "feedback"), {"metrics": ["m" * 64]}, ["services[0].feedback.metrics[0]"]),

@@ -178,7 +178,10 @@ class PlanOutcome(ApiBase):
         description="success: an arm may win by it. guardrail: it must pass before an arm wins. secondary: it is only reported."
     )
     feedback: Text = Field(description="The metric of the feedback API.")
-    type: Literal["rate", "mean"] = Field("rate", description="As in spec.metrics.")
+    type: Literal["rate", "mean", "ratio"] = Field("rate", description="As in spec.metrics.")
+    denominator: Text | None = Field(
+        None, description="Of a ratio: the metric of the feedback API whose sum it is divided by. Absent otherwise."
+    )
     goal: Literal["increase", "decrease"] = Field("increase", description="Which direction is better.")
     minimum_effect: Annotated[float, Field(ge=0)] | None = Field(
         None, description="The smallest relative effect worth detecting, as a share: 0.02 is 2 %."

@@ -42,11 +42,16 @@ FeedbackName = Annotated[
     Field(min_length=1, max_length=63, pattern=r"^[A-Za-z][-A-Za-z0-9_.]*$"),
     ExpectedNoun("a feedback metric such as converted"),
 ]
-OutcomeType = Literal["rate", "mean"]
+OutcomeType = Literal["rate", "mean", "ratio"]
 OutcomeGoal = Literal["increase", "decrease"]
 _TYPE_TEXT = (
     "rate: share of exposed units whose first value was above 0. mean: average over exposed units of the sum of"
-    " each unit's values, which is 0 if it has none. Default rate."
+    " each unit's values, which is 0 if it has none. ratio: the sum of all units' values, divided by the sum of their values of"
+    " denominator. Default rate."
+)
+_DENOMINATOR_TEXT = (
+    "Of a ratio: name of another metric in the feedback API. With feedback clicks and denominator views it is the clicks per"
+    " view. Units stay the observations, so that units with many views do not make it seem more certain than it is."
 )
 
 
@@ -57,12 +62,23 @@ _CAP_TEXT = (
 )
 
 
+_RATIO_WITHOUT_DENOMINATOR = "type: ratio without denominator; expected the feedback whose sum the ratio is divided by"
+_DENOMINATOR_WITHOUT_RATIO = "denominator without a ratio; expected it only with type: ratio"
+_OTHER_DENOMINATOR_RULE = Rule(
+    cel="!has(self.denominator) || !has(self.feedback) || self.denominator != self.feedback",
+    holds=lambda metric: metric.denominator is None or metric.denominator != metric.feedback,
+    message="same as feedback; expected another one, because this ratio is always 1",
+    field="denominator",
+)
+
+
 class FeedbackMetric(ApiBase):
     """A metric of outcomes: a success metric, by which an arm can win, or a secondary metric."""
 
     name: OutcomeName = Field(description="Name in status; the names of edge metrics are reserved.")
     feedback: FeedbackName = Field(description="Name of the metric in the feedback API.")
     type: OutcomeType = Field("rate", description=_TYPE_TEXT)
+    denominator: FeedbackName | None = Field(None, description=_DENOMINATOR_TEXT)
     goal: OutcomeGoal = Field("increase", description="Which direction is better; default increase.")
     cap: Cap | None = Field(None, description=_CAP_TEXT)
     minimum_effect: MinimumEffect | None = Field(
@@ -75,9 +91,21 @@ class FeedbackMetric(ApiBase):
         Rule(
             cel="!has(self.cap) || self.type == 'mean'",
             holds=lambda metric: metric.cap is None or metric.type == "mean",
-            message="cap of a rate; expected it only with type: mean",
+            message="cap without a mean; expected it only with type: mean",
             field="cap",
         ),
+        Rule(
+            cel="self.type != 'ratio' || has(self.denominator)",
+            holds=lambda metric: metric.type != "ratio" or metric.denominator is not None,
+            message=_RATIO_WITHOUT_DENOMINATOR,
+        ),
+        Rule(
+            cel="!has(self.denominator) || self.type == 'ratio'",
+            holds=lambda metric: metric.denominator is None or metric.type == "ratio",
+            message=_DENOMINATOR_WITHOUT_RATIO,
+            field="denominator",
+        ),
+        _OTHER_DENOMINATOR_RULE,
     )
 
 
@@ -96,6 +124,7 @@ class ExperimentGuardrail(MetricGuardrail):
     )
     feedback: FeedbackName | None = Field(None, description="Name of an outcome's metric in the feedback API.")
     type: OutcomeType | None = Field(None, description=f"Of an outcome. {_TYPE_TEXT}")
+    denominator: FeedbackName | None = Field(None, description=_DENOMINATOR_TEXT)
     goal: OutcomeGoal | None = Field(None, description="Of an outcome: which direction is better; default increase.")
     cap: Cap | None = Field(None, description=_CAP_TEXT)
     margin: LatencyMargin | None = Field(
@@ -140,6 +169,18 @@ class ExperimentGuardrail(MetricGuardrail):
             message="cap without a mean; expected it only with type: mean",
             field="cap",
         ),
+        Rule(
+            cel="!has(self.type) || self.type != 'ratio' || has(self.denominator)",
+            holds=lambda guardrail: guardrail.type != "ratio" or guardrail.denominator is not None,
+            message=_RATIO_WITHOUT_DENOMINATOR,
+        ),
+        Rule(
+            cel="!has(self.denominator) || has(self.type) && self.type == 'ratio'",
+            holds=lambda guardrail: guardrail.denominator is None or guardrail.type == "ratio",
+            message=_DENOMINATOR_WITHOUT_RATIO,
+            field="denominator",
+        ),
+        _OTHER_DENOMINATOR_RULE,
         MAX_FITS_METRIC_RULE,
     )
 

@@ -37,6 +37,16 @@ def name_sums(outcome: PlanOutcome) -> str:
     return outcome.feedback if cap is None else f"{outcome.feedback}@{cap}"
 
 
+def name_product(outcome: PlanOutcome) -> str:
+    """Return the name of the sums of products of a ratio's two totals; empty for other outcomes."""
+    return f"{outcome.feedback}*{outcome.denominator}" if outcome.denominator else ""
+
+
+def feedback_names(outcome: PlanOutcome) -> tuple[str, ...]:
+    """Return the feedback that an outcome needs: its own, and of a ratio also the denominator's."""
+    return (outcome.feedback, outcome.denominator) if outcome.denominator else (outcome.feedback,)
+
+
 def feedback_of_sums(name: str) -> str:
     """Return the feedback of which sums with this name are, with or without a cap."""
     return name.partition("@")[0]
@@ -56,13 +66,14 @@ class OutcomeSums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FeedbackSelection:
-    """The sums to keep: epochs, arms and names of sums of one attempt of a service."""
+    """The sums to keep: epochs, arms, names of sums and of sums of products of one attempt of a service."""
 
     service: str
     attempt: str
     epochs: Collection[int]
     arms: Collection[str]
     metrics: Collection[str]
+    products: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,7 @@ class FeedbackSums:
         sequence: number that rises with each change.
         exposed: first exposures of units by epoch and arm; empty if each request is a unit.
         outcomes: sums by metric, epoch and arm.
+        products: for ratios: Σ of the product of units' two totals, in square millionths, by name, epoch and arm.
         overflow: exposures and outcomes of the whole attempt that did not fit; a repeated one counts again.
         unknown: outcomes of the whole attempt whose unit does not belong to it.
         accepted: outcomes of the whole attempt that count, in metrics of no sum too; 0 where edges are of an older release.
@@ -86,6 +98,7 @@ class FeedbackSums:
     sequence: int = 0
     exposed: Mapping[tuple[int, str], int] = field(default_factory=dict)
     outcomes: Mapping[tuple[str, int, str], OutcomeSums] = field(default_factory=dict)
+    products: Mapping[tuple[str, int, str], int] = field(default_factory=dict)
     overflow: int = 0
     unknown: int = 0
     accepted: int = 0
@@ -113,6 +126,7 @@ class FeedbackSums:
             "sequence": self.sequence,
             "exposed": [[*key, units] for key, units in sorted(self.exposed.items())],
             "outcomes": [[*key, *own] for key, own in sorted(self.outcomes.items())],
+            **({"products": [[*key, sum_] for key, sum_ in sorted(self.products.items())]} if self.products else {}),
             **{name: count for name in ATTEMPT_COUNTERS if (count := getattr(self, name))},
         }
 
@@ -133,6 +147,10 @@ def parse_sums(stored: Any) -> FeedbackSums:
                 parse_count(units), parse_count(positive), _sum(total), parse_count(squares, _MAX_SUM)
             )
             for metric, epoch, arm, units, positive, total, squares in stored["outcomes"]
+        },
+        {
+            (str(name), parse_count(epoch), str(arm)): _sum(total)
+            for name, epoch, arm, total in stored.get("products", ())
         },
         **{name: parse_count(stored.get(name, 0)) for name in ATTEMPT_COUNTERS},
     )
@@ -205,6 +223,11 @@ def _filter_rows(section: Mapping[str, Any], selection: FeedbackSelection) -> Js
             row
             for row in _rows(section, "outcomes", 7)
             if row[0] in selection.metrics and row[1] in selection.epochs and row[2] in selection.arms
+        ],
+        "products": [
+            row
+            for row in (_rows(section, "products", 4) if "products" in section else ())
+            if row[0] in selection.products and row[1] in selection.epochs and row[2] in selection.arms
         ],
     }
 

@@ -164,7 +164,8 @@ def _make_feedback_fields(split: Split | None) -> Json:
     caps: dict[str, list[int]] = {}
     for name, cap in split.feedback.caps:
         caps.setdefault(name, []).append(cap)
-    return {"feedback": {**fields, "caps": caps} if caps else fields}
+    optional = {"caps": caps, "products": [list(pair) for pair in split.feedback.products]}
+    return {"feedback": {**fields, **{name: value for name, value in optional.items() if value}}}
 
 
 def update_service_entry(known: Json, cluster: str, name: str, split: Split | None, limits: Mapping[int, int]) -> Json:

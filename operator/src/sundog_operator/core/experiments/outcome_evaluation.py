@@ -1,7 +1,7 @@
 """Evaluation of an experiment's outcomes: findings of its metrics, the winner, and the next weights. Pure."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -22,9 +22,9 @@ from sundog_operator.core.experiments import allocation, sample_ratio, state, tr
 from sundog_operator.core.experiments.allocation import ThompsonRule
 from sundog_operator.core.experiments.evaluation import ObservedTraffic
 from sundog_operator.core.experiments.winner import WinnerDecision
-from sundog_operator.core.stats import outcome_comparison
+from sundog_operator.core.stats import outcome_comparison, outcome_counts
 from sundog_operator.core.stats.findings import MetricVerdict
-from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeCounts, OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
 SUCCESS: Final = "success"
@@ -73,7 +73,9 @@ def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus
         attempt=attempt,
         epochs=frozenset(each.number for each in status.evidence_epochs),
         arms=frozenset(arm.name for arm in status.arms),
-        metrics=frozenset(map(feedback.name_sums, outcomes)),
+        metrics=frozenset(map(feedback.name_sums, outcomes))
+        | {each.denominator for each in outcomes if each.denominator},
+        products=frozenset(map(feedback.name_product, outcomes)) - {""},
     )
 
 
@@ -151,10 +153,10 @@ def evaluate_experiment_outcomes(
     )
     reported = counted.feedback.reported_metrics
     unreported: dict[tuple[str, str], str] = {
-        (each.role, each.name): each.feedback
+        (each.role, each.name): missing
         for own in planned.values()
         for each in own
-        if feedback.name_sums(each) not in reported
+        if (missing := _find_unreported(each, reported))
     }
     return OutcomeEvaluation(
         metrics=tuple(_name_unreported(each, unreported) for each in metrics),
@@ -198,13 +200,21 @@ def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanO
         yield OutcomeEpoch(
             shares,
             [
-                [
-                    OutcomeCounts(exposed[place], *counted.feedback.of(feedback.name_sums(metric), number, name))
-                    for place, name in enumerate(names)
-                ]
+                [_counts(metric, counted, number, name, exposed[place]) for place, name in enumerate(names)]
                 for metric in planned
             ],
         )
+
+
+def _counts(metric: PlanOutcome, counted: Counters, epoch: int, arm: str, exposed: int) -> OutcomeCounts:
+    """Return the counts of one metric, epoch and arm, given its exposed units."""
+    sums = counted.feedback
+    own = sums.of(feedback.name_sums(metric), epoch, arm)
+    if not metric.denominator:
+        return OutcomeCounts(exposed, *own)
+    base = sums.of(metric.denominator, epoch, arm)
+    product = sums.products.get((feedback.name_product(metric), epoch, arm), 0)
+    return OutcomeCounts(exposed, *own, base.units, base.total, base.squares, product)
 
 
 def make_metric(planned: PlanOutcome) -> OutcomeMetric:
@@ -279,7 +289,7 @@ def _secondary_metrics(
 
 
 def _events(metric: OutcomeMetric, epochs: Sequence[OutcomeEpoch], index: int, arm_index: int) -> tuple[int, ...]:
-    """Return the counted units of control and of an arm: with a first value above 0 for a rate, with any value for a mean."""
+    """Return the counted units of control and of an arm: with a first value above 0 for a rate, with any value otherwise."""
     if not epochs:
         return ()
     rows = [epoch.outcomes[index] for epoch in epochs]
@@ -304,6 +314,13 @@ def _metric_status(finding: OutcomeFinding, role: str, arm: str, events: tuple[i
         message=finding.sentence(arm, out=out)[: transitions.MAX_REASON_CHARS],
         note=MetricNote.ARM_DROPPED if out and finding.verdict == OutcomeVerdict.UNDECIDED else None,
     )
+
+
+def _find_unreported(outcome: PlanOutcome, reported: Collection[str]) -> str:
+    """Return the feedback of an outcome of which no unit has any; empty where all of it was reported."""
+    if feedback.name_sums(outcome) not in reported:
+        return outcome.feedback
+    return outcome.denominator if outcome.denominator and outcome.denominator not in reported else ""
 
 
 def _name_unreported(metric: MetricStatus, feedback_by_metric: Mapping[tuple[str, str], str]) -> MetricStatus:
@@ -372,19 +389,10 @@ def _observed_traffic(
     values = {}
     for index, each in enumerate(planned):
         own = [epoch.outcomes[index][0] for epoch in epochs]
-        count = sum(row.exposed for row in own)
-        if count:
-            values[each.name] = _value(each.type, count, own)
+        if (value := outcome_counts.describe_units(each.type, own)) is not None:
+            values[each.name] = value
     # The warm-up's exact duration is unknown. Its longest one gives too high a rate, which warns too rarely rather than too often.
     evidence_s = elapsed_s - status.plan.warmup_duration.total_seconds()
     if not exposed or not values or not evidence_s > 0:
         return None
     return ObservedTraffic(exposed / evidence_s, values)
-
-
-def _value(type_: str, count: int, own: Sequence[OutcomeCounts]) -> tuple[float, float]:
-    """Return (rate, 0), or (mean, standard deviation) in the values' unit."""
-    if type_ == "rate":
-        return sum(row.positive for row in own) / count, 0.0
-    mean, square = sum(row.total for row in own) / count, sum(row.squares for row in own) / count
-    return mean / MILLIONTHS, math.sqrt(max(0.0, square - mean**2)) / MILLIONTHS

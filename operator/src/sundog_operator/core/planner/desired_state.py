@@ -104,11 +104,12 @@ def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
     outcomes = experiment_state.frozen_comparison(status).outcomes
     if not outcomes or not status.evidence_epochs or rollout_state.is_over(status):
         return None
-    names_of = tuple(dict.fromkeys(each.feedback for each in outcomes))
+    names_of = tuple(dict.fromkeys(name for each in outcomes for name in feedback.feedback_names(each)))
     caps = dict.fromkeys(
         (each.feedback, cap) for each in outcomes if (cap := feedback.cap_in_millionths(each)) is not None
     )
-    return SplitFeedback(names_of, experiment_state.max_first_exposures(status), tuple(caps))
+    products = dict.fromkeys((each.feedback, each.denominator) for each in outcomes if each.denominator)
+    return SplitFeedback(names_of, experiment_state.max_first_exposures(status), tuple(caps), tuple(products))
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Test and confidence sequence of the ratio of two means, control's and a treatment's, over epochs.
+"""Test and confidence sequence of the ratio of two means, or of two ratios of sums, control's and a treatment's, over epochs.
 
 An epoch has the weight h = n_A·n_B/(n_A + n_B), the inverse variance of a difference between equally variable arms. So an epoch in which
 one arm has few units, as with adaptive weights, hardly counts. The test compares averages over epochs, control's Σh·ȳ_A/Σh with the
@@ -8,6 +8,12 @@ Sources: Waudby-Smith et al. (arXiv 2103.06476), the Lyapunov form; Howard et al
 
 An arm's variance is taken as no smaller than that of both arms together. With heavy tails, an arm without its large values so far has a
 small mean and a small variance. The other arm has usually had such values.
+
+A **ratio of sums** is Σ numerators / Σ denominators over the units of an arm. Units are independent, the parts of a ratio within a unit are
+not. So a unit counts by its linearised value, (numerator − R·denominator) / mean denominator, of which the variance is the ratio's by the
+delta method (Deng et al., arXiv 1803.06336). Both sums have the weights of the epochs: R = Σh·numerator / Σh·denominator (the combined
+ratio estimate of survey sampling). It is the ratio of the arms' units in the same mixture of epochs, and its bias falls with all units, not
+with those of an epoch.
 
 Sums are whole numbers, so variances lose no digits. Their shape is (..., epochs), after any axes of metrics and arms.
 """
@@ -68,6 +74,54 @@ class UnitValueSums:
         """Variance of a unit; 0 with fewer than two units."""
         spread = self.count * self.squares - self.total * self.total
         return _floats(spread / (np.maximum(self.count, 1) * np.maximum(self.count - 1, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRatioSums:
+    """Sums over the units of an arm, for a ratio of sums.
+
+    Attributes:
+        numerator: of each unit's numerator.
+        denominator: of each unit's denominator, with the same count.
+        product: Σ numerator·denominator.
+    """
+
+    numerator: UnitValueSums
+    denominator: UnitValueSums
+    product: Integers
+
+    def plus(self, other: Self) -> Self:
+        """Return the sums of both arms together."""
+        return replace(
+            self,
+            numerator=self.numerator.plus(other.numerator),
+            denominator=self.denominator.plus(other.denominator),
+            product=self.product + other.product,
+        )
+
+    @property
+    def valued(self) -> Integers:
+        """The smaller number of units with a numerator and of units with a denominator."""
+        return np.minimum(self.numerator.valued, self.denominator.valued)
+
+    @property
+    def covariance(self) -> Numbers:
+        """Covariance of a unit's numerator and denominator; 0 with fewer than two units."""
+        count = self.numerator.count
+        spread = count * self.product - self.numerator.total * self.denominator.total
+        return _floats(spread / (np.maximum(count, 1) * np.maximum(count - 1, 1)))
+
+    def linearise(self, time: Numbers) -> tuple[Numbers, Numbers]:
+        """Return the ratio and the variance of a linearised unit, of shapes (..., 1) and (..., epochs); NaN without weights.
+
+        `time` has the weights of the epochs, shape (..., epochs).
+        """
+        with np.errstate(all="ignore"):
+            denominator = (time * self.denominator.mean).sum(-1, keepdims=True)
+            ratio = (time * self.numerator.mean).sum(-1, keepdims=True) / denominator
+            base = denominator / time.sum(-1, keepdims=True)
+            spread = self.numerator.variance - 2 * ratio * self.covariance + ratio**2 * self.denominator.variance
+            return ratio, np.maximum(spread, 0.0) / base**2
 
 
 def _floats(wholes: Integers) -> Numbers:
@@ -163,20 +217,44 @@ class Contrast:
 
 
 def make_contrast(control: UnitValueSums, treatment: UnitValueSums) -> Contrast:
-    """Return the contrast of two arms over the epochs in which each has its burn-in."""
-    counts, others = _floats(control.count), _floats(treatment.count)
-    least = np.minimum(_floats(control.valued), _floats(treatment.valued))
+    """Return the contrast of two arms' means over the epochs in which each has its burn-in."""
+    time = _weigh_epochs(control, treatment, np.minimum(_floats(control.valued), _floats(treatment.valued)))
     together = control.plus(treatment).variance
+    arms = ((arm.count, arm.mean, np.maximum(arm.variance, together)) for arm in (control, treatment))
+    return _contrast(time, *arms)
+
+
+def make_ratio_contrast(control: UnitRatioSums, treatment: UnitRatioSums) -> Contrast:
+    """Return the contrast of two arms' ratios of sums over the epochs in which each has its burn-in.
+
+    There is none (a time of 0) while the mean denominator of an arm is not above 0.
+    """
+    least = np.minimum(_floats(control.valued), _floats(treatment.valued))
+    time = _weigh_epochs(control.numerator, treatment.numerator, least)
+    bases = ((time * arm.denominator.mean).sum(-1, keepdims=True) for arm in (control, treatment))
+    time = np.where(np.minimum(*bases) > 0, time, 0.0)
+    _, together = control.plus(treatment).linearise(time)
+    known = ((arm.numerator.count, *arm.linearise(time)) for arm in (control, treatment))
+    return _contrast(time, *((count, ratio, np.maximum(own, together)) for count, ratio, own in known))
+
+
+def _weigh_epochs(control: UnitValueSums, treatment: UnitValueSums, least: Numbers) -> Numbers:
+    """Return the weight h of each epoch, 0 where `least` is less than the burn-in."""
+    counts, others = _floats(control.count), _floats(treatment.count)
     with np.errstate(all="ignore"):
-        time = np.where(least >= BURN_IN, counts * others / (counts + others), 0.0)
+        return np.where(least >= BURN_IN, counts * others / (counts + others), 0.0)
+
+
+def _contrast(
+    time: Numbers, control: tuple[Integers, Numbers, Numbers], treatment: tuple[Integers, Numbers, Numbers]
+) -> Contrast:
+    """Return the contrast of arms given as (units, average, variance of a unit) by epoch, with the epochs' weights."""
+    with np.errstate(all="ignore"):
         of_control, of_treatment = (
-            np.where(time > 0, time**2 * np.maximum(arm.variance, together) / count, 0.0)
-            for arm, count in ((control, counts), (treatment, others))
+            np.where(time > 0, time * average, 0.0).sum(-1) for _, average, _ in (control, treatment)
         )
-    return Contrast(
-        (time * control.mean).sum(-1),
-        (time * treatment.mean).sum(-1),
-        of_control.sum(-1),
-        of_treatment.sum(-1),
-        time.sum(-1),
-    )
+        control_variance, treatment_variance = (
+            np.where(time > 0, time**2 * variance / _floats(count), 0.0).sum(-1)
+            for count, _, variance in (control, treatment)
+        )
+    return Contrast(of_control, of_treatment, control_variance, treatment_variance, time.sum(-1))

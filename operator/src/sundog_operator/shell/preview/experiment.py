@@ -9,8 +9,10 @@ from sundog_operator.api import (
     DEFAULT_ALPHA,
     ExperimentSpec,
     ExperimentStatus,
+    FeedbackMetric,
     ModelDeploymentStatus,
     PlanComparison,
+    PlanOutcome,
     Rollout,
 )
 from sundog_operator.api.reasons import ExperimentReason
@@ -319,6 +321,11 @@ def _describe_duration(spec: ExperimentSpec, observed: ObservedState | None) -> 
         yield f"{text}; control has {base.value:.3g}"
 
 
+def _kind_of(metric: FeedbackMetric | PlanOutcome) -> tuple[object, ...]:
+    """Return what two metrics have in common if control's value of one is that of the other."""
+    return metric.feedback, metric.denominator, metric.type, metric.cap
+
+
 def _find_similar_experiment(
     spec: ExperimentSpec, observed: ObservedState | None
 ) -> tuple[str, ObservedTraffic, dict[str, ControlBaseline]] | None:
@@ -329,14 +336,14 @@ def _find_similar_experiment(
         if traffic is None or units.frozen_unit(experiment.status.plan) != units.resolve_unit(spec.unit):
             continue
         counted = {
-            (each.feedback, each.type, each.cap): traffic.control_values[each.name]
+            _kind_of(each): traffic.control_values[each.name]
             for each in outcome_evaluation.planned_outcomes(experiment.status, outcome_evaluation.SUCCESS)
             if each.name in traffic.control_values
         }
         bases = {
-            each.name: ControlBaseline(*counted[each.feedback, each.type, each.cap])
+            each.name: ControlBaseline(*counted[_kind_of(each)])
             for each in spec.metrics.success
-            if counted.get((each.feedback, each.type, each.cap), (0.0,))[0] > 0
+            if counted.get(_kind_of(each), (0.0,))[0] > 0
         }
         if bases:
             found.append((experiment.status.since, experiment.name, traffic, bases))
