@@ -58,16 +58,16 @@ def exposed_of(plan, exposures):
 
 
 def count(plan, exposures, outcomes):
-    """Return nine counts by (feedback, cap, denominator, epoch, arm); without a cap or a denominator it is None.
+    """Return nine counts by (feedback, cap, other feedback, epoch, arm); without a cap or another feedback it is None.
 
     These are: units exposed, units with an outcome, units with a first outcome above 0, Σ of units' totals, and Σ of their squares. A ratio
-    also has: units with an outcome of the denominator, Σ of their totals of it, Σ of the squares of these, and Σ of the products of units'
-    two totals.
+    and a mean with a covariate also have: units with the other value, Σ of their totals of it, Σ of the squares of these, and Σ of the
+    products of units' two totals.
     """
     counts, exposed, units = defaultdict(lambda: [0] * 9), exposed_of(plan, exposures), per_unit(exposures, outcomes)
     for kind in {kind_of(each) for each in outcomes_of(plan)}:
-        feedback, cap, denominator = kind
-        own, base = (units[units.index.get_level_values(METRIC) == each] for each in (feedback, denominator))
+        feedback, cap, other = kind
+        own, base = (units[units.index.get_level_values(METRIC) == each] for each in (feedback, other))
         for place, number in exposed.items():
             counts[*kind, *place][0] = number
         for place, *sums in per_cell(own, cap).itertuples():
@@ -80,8 +80,12 @@ def count(plan, exposures, outcomes):
 
 
 def kind_of(metric):
-    """Return what is counted for a metric: feedback, cap and denominator."""
-    return metric["feedback"], cap_of(metric), metric.get("denominator")
+    """Return what is counted for a metric: feedback, cap, and the other feedback.
+
+    That is the denominator of a ratio. For a covariate it has a `<` at its end: outcomes from before the unit's first exposure.
+    """
+    covariate = f"{metric['covariate']}<" if "covariate" in metric else None
+    return metric["feedback"], cap_of(metric), metric.get("denominator", covariate)
 
 
 def cap_of(metric):
@@ -282,6 +286,9 @@ def interval(against_equal, control, arm, share, bar):
 # two-sided for the interval of the ratio (Fieller). An arm's variance is at least the variance of both arms together. A guardrail is tested
 # against the ratio at its margin, which needs an average of control above 0.
 #
+# A covariate x is the unit's total of a feedback from before its first exposure. The averages are then ȳ − θ(x̄ − x̄ of both arms), with the
+# slope θ of y by x within arms and epochs. Their variances are those of y − θx, which are smaller.
+#
 # A ratio is the sum of all units' values by the sum of their denominators. Units are the observations, so the test uses a unit's linearised
 # value (s − R·n) / n̄, of which the mean is 0 and the variance is that of the ratio (the delta method). R is Σh·s̄ / Σh·n̄ over the epochs.
 # The rest is the test of a mean.
@@ -304,7 +311,7 @@ def mean(control, arm, exposed, effect, bar, tested=1.0, is_guardrail=False):
             for own, number in zip((control, arm), exposed, strict=True)
         ]
     counts = [np.asarray(own[0], float) for own in (control, arm)]
-    return contrast(h, counts, averages, variances, values, effect, bar, tested, is_guardrail)
+    return contrast(h, averages, sum_variances(h, counts, variances), values, effect, bar, tested, is_guardrail)
 
 
 def ratio_of_sums(control, arm, effect, bar, tested=1.0, is_guardrail=False):
@@ -319,7 +326,53 @@ def ratio_of_sums(control, arm, effect, bar, tested=1.0, is_guardrail=False):
         variances = [np.maximum(own, together) for own in variances]
         values = [np.asarray(own[3].sum(-1), float) / np.asarray(own[6].sum(-1), float) for own in (control, arm)]
     counts = [np.asarray(own[0], float) for own in (control, arm)]
-    return contrast(h, counts, ratios, variances, values, effect, bar, tested, is_guardrail)
+    return contrast(h, ratios, sum_variances(h, counts, variances), values, effect, bar, tested, is_guardrail)
+
+
+def adjusted_mean(control, arm, exposed, effect, bar, tested=1.0, is_guardrail=False):
+    """Return estimates, interval and log E of a mean with a covariate; arguments as of `mean`."""
+    h = weights(control, arm, np.minimum(*(np.asarray(each[1], float) for each in (control, arm))))
+    counts = [np.asarray(own[0], float) for own in (control, arm)]
+    with np.errstate(all="ignore"):
+        theta = slope(h, control, arm)
+        share = counts[0] / (counts[0] + counts[1])
+        apart = average(control, 6) - average(arm, 6)
+        averages = average(control) - theta * (1 - share) * apart, average(arm) + theta * share * apart
+        spread = variance(control, 6, 7) / counts[0] + variance(arm, 6, 7) / counts[1]
+        both = theta * covariance(control) / counts[0], theta * covariance(arm) / counts[1]
+        common = share * both[0] + (1 - share) * both[1] - theta**2 * share * (1 - share) * spread
+        together = residual([x + y for x, y in zip(control, arm, strict=True)], theta)
+        variances = [
+            variance(own) / n
+            + part**2 * theta**2 * spread
+            - 2 * part * one
+            + np.maximum(together - residual(own, theta), 0.0) / n
+            for own, n, part, one in ((control, counts[0], 1 - share, both[0]), (arm, counts[1], share, both[1]))
+        ]
+        v_a, v_b, common = (np.where(h > 0, h**2 * each, 0.0).sum(-1) for each in (*variances, common))
+        values = [
+            np.asarray(own[3].sum(-1), float) / np.asarray(number * 1_000_000, float)
+            for own, number in zip((control, arm), exposed, strict=True)
+        ]
+    return contrast(h, averages, (v_a, v_b, common), values, effect, bar, tested, is_guardrail)
+
+
+def slope(h, *arms):
+    """Return the slope of y by the covariate within arms and epochs; 0 without a covariate."""
+    freedom = [np.where(h > 0, np.asarray(own[0], float) - 1, 0.0) for own in arms]
+    both = sum((free * covariance(own)).sum(-1, keepdims=True) for free, own in zip(freedom, arms, strict=True))
+    squares = sum((free * variance(own, 6, 7)).sum(-1, keepdims=True) for free, own in zip(freedom, arms, strict=True))
+    return np.where(squares > 0, both / squares, 0.0)
+
+
+def covariance(own):
+    both = own[0] * own[8] - own[3] * own[6]
+    return np.asarray(both / (np.maximum(own[0], 1) * np.maximum(own[0] - 1, 1)), float)
+
+
+def residual(own, theta):
+    """Return the variance of y less theta times the other value."""
+    return np.maximum(variance(own) - 2 * theta * covariance(own) + theta**2 * variance(own, 6, 7), 0.0)
 
 
 def linearised(own, h):
@@ -328,10 +381,7 @@ def linearised(own, h):
         base = (h * average(own, 6)).sum(-1, keepdims=True)
         ratio = (h * average(own)).sum(-1, keepdims=True) / base
         base = base / h.sum(-1, keepdims=True)
-        both = own[0] * own[8] - own[3] * own[6]
-        covariance = np.asarray(both / (np.maximum(own[0], 1) * np.maximum(own[0] - 1, 1)), float)
-        spread = variance(own) - 2 * ratio * covariance + ratio**2 * variance(own, 6, 7)
-        return ratio, np.maximum(spread, 0.0) / base**2
+        return ratio, residual(own, ratio) / base**2
 
 
 def weights(control, arm, fewest):
@@ -341,16 +391,22 @@ def weights(control, arm, fewest):
         return np.where(fewest >= BURN_IN, n_a * n_b / (n_a + n_b), 0.0)
 
 
-def contrast(h, counts, averages, variances, values, effect, bar, tested, is_guardrail):
-    """Return estimates, interval and log E of two averages, given units, averages and variances of a unit by epoch."""
+def sum_variances(h, counts, variances):
+    """Return the variances of both sums over epochs, given units and the variances of a unit; they are not correlated."""
+    with np.errstate(all="ignore"):
+        return *(np.where(h > 0, h**2 * own / n, 0.0).sum(-1) for own, n in zip(variances, counts, strict=True)), 0.0
+
+
+def contrast(h, averages, variances, values, effect, bar, tested, is_guardrail):
+    """Return estimates, interval and log E of two averages by epoch, given the variances of their sums and the covariance."""
     with np.errstate(all="ignore"):
         a, b = (np.where(h > 0, h * own, 0.0).sum(-1) for own in averages)
-        v_a, v_b = (np.where(h > 0, h**2 * own / n, 0.0).sum(-1) for own, n in zip(variances, counts, strict=True))
+    v_a, v_b, common = variances
     time = h.sum(-1)
     deviation = 2.0 * effect / 3.0
     spread = time * deviation**2
     with np.errstate(all="ignore"):
-        error = np.sqrt(v_b + tested**2 * v_a)
+        error = np.sqrt(v_b - 2 * tested * common + tested**2 * v_a)
         sigma = np.where(error > 0, (b - tested * a) / error, np.nan)
         kept = spread / (1 + spread)
         above, below = (
@@ -358,7 +414,7 @@ def contrast(h, counts, averages, variances, values, effect, bar, tested, is_gua
             for sign in (1, -1)
         )
         reach = (1 + 1 / spread) * (np.log1p(spread) + 2 * bar)
-        square, both, rest = a**2 - reach * v_a, a * b, b**2 - reach * v_b
+        square, both, rest = a**2 - reach * v_a, a * b - reach * common, b**2 - reach * v_b
         root = np.sqrt(np.maximum(both**2 - square * rest, 0.0))
         known = (square > 0) & (a > 0) & (v_a + v_b > 0)
         testable = (a > 0) | (not is_guardrail)
@@ -439,7 +495,8 @@ def _evaluate(metric, arms, epochs, counts, bar, worse_bar):
         events = (np.asarray(each[2], float) for each in (control, arm))
         known = rate(*events, share, [np.asarray(each, float) for each in exposed], effect, bar, tested)
     elif metric["type"] == "mean":
-        known = mean(control, arm, exposed, effect, bar, tested, "margin" in metric)
+        mean_of = adjusted_mean if "covariate" in metric else mean
+        known = mean_of(control, arm, exposed, effect, bar, tested, "margin" in metric)
     else:
         known = ratio_of_sums(control, arm, effect, bar, tested, "margin" in metric)
     found = []

@@ -54,6 +54,8 @@ RAILS = (
 """Outcomes that are guardrails, by the same feedback as the metrics."""
 
 RATIO = OutcomeMetric("paid per complaint", "ratio", "increase", 0.5)
+SPENT = OutcomeMetric("spent", "mean", "increase", 0.5, adjusted=True)
+SPENT_RAIL = OutcomeMetric("kept", "mean", "increase", margin=0.6, adjusted=True)
 RATIO_RAIL = OutcomeMetric("kept per complaint", "ratio", "increase", margin=0.6)
 FEEDBACK = {
     "conversion": ("converted", None),
@@ -64,8 +66,10 @@ FEEDBACK = {
     "income": ("paid", None),
     "paid per complaint": ("paid", "complained"),
     "kept per complaint": ("paid", "complained"),
+    "spent": ("paid", "before<"),
+    "kept": ("paid", "before<"),
 }
-"""Feedback and denominator of each metric."""
+"""Feedback of each metric, and that of a denominator or covariate."""
 EDGE_GUARDRAILS = 1
 
 
@@ -133,16 +137,20 @@ class MadeUp:
         if self.sticky:
             self.exposures.append({"unit": unit, **place})
         better = 1 + self.lift * max(0, self.names.index(arm) - 1)
+        habit = round(self.random.expovariate(0.1), 6) if any(each.adjusted for each in self.metrics) else 0.0
+        if habit > 3:
+            self.outcomes.append({"unit": unit, "metric": "before<", "value": habit, **place})
         for metric, probability in (("converted", 0.2 * better), ("complained", 0.05), ("paid", 0.3)):
             while self.random.random() < probability:
                 probability /= 3
-                value = 1.0 if metric != "paid" else round(self.random.expovariate(0.1 / better) - 1, 6)
+                value = 1.0 if metric != "paid" else round(self.random.expovariate(0.1 / better) - 1 + 2 * habit, 6)
                 self.outcomes.append({"unit": unit, "metric": metric, "value": value, **place})
 
     def status(self) -> dict[str, Any]:
         outcomes = [
             {"name": each.name, "role": role, "feedback": FEEDBACK[each.name][0], "type": each.type, "goal": each.goal}
             | ({"denominator": FEEDBACK[each.name][1]} if each.type == "ratio" else {})
+            | ({"covariate": "before"} if each.adjusted else {})
             | ({"minimumEffect": each.minimum_effect} if each.minimum_effect else {})
             | ({"margin": each.margin} if each.margin else {})
             | ({"cap": self.cap} if self.cap and each.type == "mean" else {})
@@ -316,6 +324,17 @@ RATIOS = {
     )
 }
 
+ADJUSTED = {
+    f"covariate: {name}": MadeUp(seed, metrics=(SPENT,), rails=(SPENT_RAIL,), **fields)
+    for name, seed, fields in (
+        ("equal arms", 11, {"units": 12_000, "epochs": 3}),
+        ("a better arm", 2, {"units": 12_000, "lift": 0.9}),
+        ("a worse arm", 3, {"units": 12_000, "lift": -0.9, "arms": 3}),
+        ("few units", 6, {"units": 40}),
+        ("no unit", 8, {"units": 0}),
+    )
+}
+
 SILENT = ("Unknown", "EdgeSilent", "verdicts wait for the counters of edge-1")
 OF_SAMPLE = ("False", "SampleRatioMismatch", "arm-1 got 9 of 900 units: sample-ratio mismatch")
 BROKEN = {
@@ -330,8 +349,8 @@ BROKEN = {
 
 @pytest.mark.parametrize(
     "life",
-    [*LIVES, *RAILED.values(), *RATIOS.values(), *BROKEN.values()],
-    ids=[*map(str, range(len(LIVES))), *RAILED, *RATIOS, *BROKEN],
+    [*LIVES, *RAILED.values(), *RATIOS.values(), *ADJUSTED.values(), *BROKEN.values()],
+    ids=[*map(str, range(len(LIVES))), *RAILED, *RATIOS, *ADJUSTED, *BROKEN],
 )
 def test_all_numbers_are_the_engines(analysis: ModuleType, life: MadeUp, tmp_path: Path) -> None:
     found, decision, winner = analysis.analyse(life.write(tmp_path))

@@ -27,6 +27,9 @@ def deployment(spec: dict[str, Any], name: str = "digits") -> dict[str, Any]:
     }
 
 
+BY_USER = {"unit": {"header": "x-user-id"}}
+
+
 def experiment(spec: dict[str, Any], name: str = "wide-or-narrow") -> dict[str, Any]:
     return {
         "apiVersion": "serving.sundog.dev/v1alpha1",
@@ -676,7 +679,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.metrics.guardrails: two guardrails with the same metric; expected one per metric",
     ),
     *[
-        (experiment({"metrics": {"guardrails": [fields]}}), f"spec.metrics.guardrails[0]{said}")
+        (experiment({**BY_USER, "metrics": {"guardrails": [fields]}}), f"spec.metrics.guardrails[0]{said}")
         for fields, said in (
             ({"margin": "5%"}, ": expected exactly one of metric and feedback"),
             (
@@ -701,6 +704,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
                 ".cap: cap without a mean; expected it only with type: mean",
             ),
             (
+                {"feedback": "paid", "name": "spent", "covariate": "paid"},
+                ".covariate: covariate without a mean; expected it only with type: mean",
+            ),
+            (
                 {"feedback": "paid", "name": "aov", "type": "ratio"},
                 ": type: ratio without denominator; expected the feedback whose sum the ratio is divided by",
             ),
@@ -720,6 +727,16 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ],
     *[
         (
+            experiment(
+                {"metrics": {role: [{"name": "a", "feedback": "b", "type": "mean", "covariate": "b"}]}, "unit": unit}
+            ),
+            "spec.metrics: covariate while each request is a unit; expected a unit such as header, because a request has no history",
+        )
+        for role in ("success", "guardrails", "secondary")
+        for unit in ({}, {"request": {}})
+    ],
+    *[
+        (
             experiment({"metrics": {role: [{"name": "a", "feedback": "b", "cap": 5}]}}),
             f"spec.metrics.{role}[0].cap: cap without a mean; expected it only with type: mean",
         )
@@ -727,11 +744,19 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ],
     *[
         (
-            experiment({"metrics": {role: [{"name": "a", "feedback": "b", **fields}]}}),
+            experiment({**BY_USER, "metrics": {role: [{"name": "a", "feedback": "b", **fields}]}}),
             f"spec.metrics.{role}[0]{problem}",
         )
         for role in ("success", "secondary")
         for fields, problem in (
+            (
+                {"type": "rate", "covariate": "c"},
+                ".covariate: covariate without a mean; expected it only with type: mean",
+            ),
+            (
+                {"type": "mean", "covariate": "c", "cap": 5},
+                ".covariate: covariate beside cap; expected one of the two, because edges keep no products of capped totals",
+            ),
             (
                 {"type": "ratio"},
                 ": type: ratio without denominator; expected the feedback whose sum the ratio is divided by",

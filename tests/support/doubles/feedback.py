@@ -91,6 +91,7 @@ class Outcomes:
                         sticky=due.sticky,
                         max_events=self.most_events,
                         caps=taken.get("caps", {}),
+                        covariates=[(metric, covariate) for metric, covariate in taken.get("covariates", ())],
                         products=[(numerator, denominator) for numerator, denominator in taken.get("products", ())],
                     )
                 )

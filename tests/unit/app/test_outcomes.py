@@ -419,6 +419,17 @@ async def test_edges_cap_the_totals_of_units() -> None:
     assert told["plan"]["comparison"]["outcomes"][0]["cap"] == 0.5
 
 
+async def test_edges_keep_covariates() -> None:
+    cluster = await serving({1: 0.2, 2: 0.4})
+    spent = {"name": "spent", "feedback": "bought", "type": "mean", "covariate": "visits"}
+    await cluster.kube.apply(experiment(metrics={"success": [spent]}, unit={"header": "x-user-id"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    assert entry(cluster)["feedback"]["metrics"] == ["bought", "visits"]
+    assert entry(cluster)["feedback"]["covariates"] == [["bought", "visits"]]
+    told = await ends(cluster)
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
+
+
 async def test_a_ratio_of_two_outcomes_decides() -> None:
     """Both arms buy as often; arm-1 returns half as much of it."""
     cluster = await serving({1: 0.4, 2: 0.4})

@@ -117,7 +117,8 @@ def _find_undecidable_step(plan: FrozenPlan) -> str:
 def describe_outcome_goal(outcome: PlanOutcome) -> str:
     """Describe the better direction of an outcome and its minimum effect, or how much worse a guardrail may be."""
     cap = f", at most {outcome.cap:.12g} by unit," if outcome.cap is not None else ""
-    what = f"{outcome.type} of {outcome.feedback}{f' to {outcome.denominator}' if outcome.denominator else ''}{cap}"
+    adjusted = f", adjusted by {outcome.covariate} before the exposure," if outcome.covariate else ""
+    what = f"{outcome.type} of {outcome.feedback}{f' to {outcome.denominator}' if outcome.denominator else ''}{cap}{adjusted}"
     if outcome.margin is not None:
         direction = "below" if outcome.goal == "increase" else "above"
         return f"{what} may be up to {_percent(outcome.margin)} {direction} {names.CONTROL}'s"

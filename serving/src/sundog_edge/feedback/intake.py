@@ -245,6 +245,7 @@ class FeedbackIntake:
                 service.feedback.maxUnits,
                 caps=service.feedback.caps,
                 products=service.feedback.products,
+                covariates=service.feedback.covariates,
             )
             results = await self.store.write(attempt, batch)
             if tracker is not None:

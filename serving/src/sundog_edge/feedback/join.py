@@ -7,6 +7,9 @@ A metric with caps has further sums for each cap, under the name `metric@cap`. I
 total itself is kept whole, because later values may be negative.
 
 A ratio of two metrics also needs the sum of the product of each unit's two totals, under the name `numerator*denominator`.
+
+A covariate is the unit's total of a metric from before its first exposure, under the name `metric<`: events of that time that name the
+unit, not an exposure. It has sums of its own, and a product with the metric that it adjusts.
 """
 
 from collections import Counter
@@ -22,6 +25,9 @@ WINDOW_S = 30 * 24 * 3600
 ACCEPTED = "accepted"
 REJECTED_RESULTS = ("late", "duplicate", "unknown", "future", "invalid", "overflow")
 """Results of items that are counted but are in no sum, in the order of the evidence."""
+
+HISTORY_GAP_S = 60
+"""An event counts for the time before the exposure if it is older by so much. A clock that is a little behind changes no covariate."""
 
 EARLY = "early"
 """Counts those late items that are timed before the signed exposure that they name: one of the two clocks is wrong."""
@@ -51,8 +57,8 @@ class OutcomeBatch:
     """A batch for one write: first exposures by unit, reported events, and the number of refused items by result.
 
     `sticky`: units come again, so their exposures are stored. `dropped`: exposures that were dropped before the write.
-    `caps`: caps of units' totals by metric, in millionths. `products`: pairs of metrics whose totals are multiplied. Both are the same in
-    all batches of an attempt.
+    `caps`: caps of units' totals by metric, in millionths. `products`: pairs of metrics whose totals are multiplied. `covariates`: pairs
+    of a metric and the covariate that adjusts it. All three are the same in all batches of an attempt.
     """
 
     firsts: Mapping[int, FirstExposure] = field(default_factory=dict)
@@ -64,6 +70,12 @@ class OutcomeBatch:
     max_events: int = MAX_EVENTS
     caps: Mapping[str, Sequence[int]] = field(default_factory=dict)
     products: Sequence[tuple[str, str]] = ()
+    covariates: Sequence[tuple[str, str]] = ()
+
+    @property
+    def pairs(self) -> Sequence[tuple[str, str]]:
+        """Names of totals that are multiplied."""
+        return (*self.products, *((metric, before_exposure(covariate)) for metric, covariate in self.covariates))
 
     @property
     def units(self) -> frozenset[int]:
@@ -73,11 +85,18 @@ class OutcomeBatch:
     @property
     def totals(self) -> frozenset[tuple[int, str]]:
         """(unit, metric) of the sums that the join needs."""
-        return frozenset((event.unit, metric) for event in self.events for metric in self._multiplied(event.metric))
+        pairs = self.pairs
+        return frozenset(
+            (event.unit, name)
+            for event in self.events
+            for total in (event.metric, before_exposure(event.metric))
+            for name in (total, *(each for pair in pairs if total in pair for each in pair))
+            if total == event.metric or self.is_covariate(event.metric)
+        )
 
-    def _multiplied(self, metric: str) -> frozenset[str]:
-        """Return the metric and those that its totals are multiplied by."""
-        return frozenset((metric, *(name for pair in self.products if metric in pair for name in pair)))
+    def is_covariate(self, metric: str) -> bool:
+        """Whether the metric is a covariate of another one, or of itself."""
+        return any(metric == covariate for _, covariate in self.covariates)
 
     @property
     def empty(self) -> bool:
@@ -105,6 +124,11 @@ class StoreChange:
     keys: set[bytes] = field(default_factory=set)
     totals: dict[tuple[int, str], int] = field(default_factory=dict)
     tally: dict[str, int] = field(default_factory=dict)
+
+
+def before_exposure(metric: str) -> str:
+    """Return the name of the totals of a metric from before the units' first exposures."""
+    return f"{metric}<"
 
 
 def join(batch: OutcomeBatch, known: StoredState) -> StoreChange:
@@ -156,7 +180,9 @@ class _Joining:
         if not event.timed:
             # Its arrival is after the exposure, whatever the clock of the edge of that exposure.
             event = event._replace(seconds=max(event.seconds, exposed_at))
-        if not exposed_at <= event.seconds <= exposed_at + WINDOW_S:
+        if self._is_history(event, exposed_at):
+            event = event._replace(metric=before_exposure(event.metric))
+        elif not exposed_at <= event.seconds <= exposed_at + WINDOW_S:
             # A caller knows a signed exposure only after it. By the unit itself a caller may report older events too.
             self.count(EARLY, event.exposure is not None and event.seconds < exposed_at)
             return "late"
@@ -164,6 +190,14 @@ class _Joining:
             return "overflow"
         self._add(event, first)
         return ACCEPTED
+
+    def _is_history(self, event: OutcomeEvent, exposed_at: int) -> bool:
+        """Return whether the event counts for a covariate. One that names an exposure is later than that, whatever its time."""
+        return (
+            event.exposure is None
+            and exposed_at - WINDOW_S <= event.seconds < exposed_at - HISTORY_GAP_S
+            and self._batch.is_covariate(event.metric)
+        )
 
     def _first(self, event: OutcomeEvent) -> FirstExposure | None:
         signed = event.exposure
@@ -186,7 +220,7 @@ class _Joining:
         self._sum(event.metric, first, first_value, before or 0, after)
         for cap in self._batch.caps.get(event.metric, ()):
             self._sum(f"{event.metric}@{cap}", first, first_value, min(before or 0, cap), min(after, cap))
-        for pair in self._batch.products:
+        for pair in self._batch.pairs:
             if event.metric in pair:
                 other = pair[1] if event.metric == pair[0] else pair[0]
                 more = event.value * (self._total(event.unit, other) or 0)

@@ -139,7 +139,7 @@ Caps = Annotated[
 ]
 
 
-Product = Annotated[tuple[MetricName, MetricName], BeforeValidator(list_to_tuple)]
+Pair = Annotated[tuple[MetricName, MetricName], BeforeValidator(list_to_tuple)]
 
 
 class Match(DocumentPart):
@@ -154,14 +154,16 @@ class Feedback(DocumentPart):
 
     `caps` are in millionths. For each the edge keeps further sums of the metric, in which a unit's total counts as the cap at most.
     `products` are pairs of metrics, numerator and denominator. For each the edge keeps the sum of the products of units' totals.
+    `covariates` are pairs of a metric and the one whose totals from before the first exposure adjust it. They may be the same.
     """
 
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=MAX_METRICS)]
     maxUnits: Annotated[int, Field(gt=0, le=100_000_000)] = 2_000_000  # noqa: N815 - the document's own name
     caps: Annotated[dict[MetricName, Caps], Field(max_length=MAX_METRICS, default_factory=dict)]
-    products: Annotated[tuple[Product, ...], Field(max_length=MAX_METRICS)] = ()
+    products: Annotated[tuple[Pair, ...], Field(max_length=MAX_METRICS)] = ()
+    covariates: Annotated[tuple[Pair, ...], Field(max_length=MAX_METRICS)] = ()
 
-    _lists = field_validator("metrics", "products", mode="before")(list_to_tuple)
+    _lists = field_validator("metrics", "products", "covariates", mode="before")(list_to_tuple)
 
     @field_validator("metrics")
     @classmethod
@@ -170,8 +172,12 @@ class Feedback(DocumentPart):
         return value
 
     @model_validator(mode="after")
-    def _products_have_metrics(self) -> Self:
+    def _pairs_have_metrics(self) -> Self:
         _check_unique(("*".join(pair) for pair in self.products), "product")
+        _check_unique(("*".join(pair) for pair in self.covariates), "covariate")
+        for metric, covariate in self.covariates:
+            if not {metric, covariate} <= {*self.metrics}:
+                raise ValueError(f"covariate {covariate} of {metric}; expected two of metrics")
         for numerator, denominator in self.products:
             if numerator == denominator or not {numerator, denominator} <= {*self.metrics}:
                 raise ValueError(f"product {numerator}*{denominator}; expected two different ones of metrics")

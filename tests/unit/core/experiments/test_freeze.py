@@ -43,6 +43,13 @@ def test_denominators_are_part_of_the_plan() -> None:
     assert len({plan_hash({"success": [ratio | {"denominator": name}]}) for name in ("views", "visits")}) == 2
 
 
+def test_covariates_are_part_of_the_plan() -> None:
+    spent = {"name": "spent", "feedback": "paid", "type": "mean", "covariate": "paid"}
+    found = outcomes(success=[spent], guardrails=[REVENUE | {"covariate": "visits"}], secondary=[SEEN])
+    assert [each.covariate for each in found] == ["paid", "visits", None]
+    assert len({plan_hash({"success": [spent | {"covariate": name}]}) for name in ("paid", "visits")}) == 2
+
+
 def test_an_outcome_is_no_guardrail_of_the_edge() -> None:
     plan = freeze_experiment(("a",), metrics={"guardrails": [REVENUE]}).plan
     assert [(each.metric, each.role) for each in plan.guardrails] == [

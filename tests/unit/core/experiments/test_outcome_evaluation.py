@@ -322,6 +322,39 @@ def test_counters_of_a_ratio_that_no_units_can_have_are_invalid() -> None:
     assert [each.verdict for each in found.metrics] == ["Invalid", "Undecided"]
 
 
+def test_a_mean_is_adjusted_by_what_its_units_did_before() -> None:
+    """Each unit spends what it spent before, plus or minus one, and 8 % more in a. History explains nearly all that differs."""
+    half, arms = 500, {"control": 1.0, "a": 1.08, "b": 1.0}
+    sums, products = {}, {}
+    for arm, factor in arms.items():
+        rows = [(int(factor * 10**6 * (x + more)), x * 10**6) for x in (1, 99) for more in (-0.5, 0.5)]
+        times = half // 2
+        sums["paid", 1, arm] = OutcomeSums(
+            1000, 1000, times * sum(y for y, _ in rows), times * sum(y * y for y, _ in rows)
+        )
+        before = [times * sum(own) for own in ((x for _, x in rows), (x * x for _, x in rows))]
+        sums["paid<", 1, arm] = OutcomeSums(1000, 1000, *before)
+        products["paid*paid<", 1, arm] = times * sum(y * x for y, x in rows)
+    exposed = {(1, arm): 1000 for arm in ("stable", *arms)}
+    counters = Counters("uid", feedback=FeedbackSums("s1", 9, exposed, sums, products))
+    spent = {"name": "spent", "feedback": "paid", "type": "mean"}
+    plain = evaluate(running(BY_USER, metrics={"success": [spent]}), counters)
+    assert [each.verdict for each in plain.metrics] == ["Undecided", "Undecided"]
+    status = running(BY_USER, metrics={"success": [spent | {"covariate": "paid"}]})
+    selection = outcome_evaluation.make_feedback_selection("digits", "uid", status)
+    assert selection is not None
+    assert (selection.metrics, selection.products) == ({"paid", "paid<"}, {"paid*paid<"})
+    adjusted = evaluate(status, counters)
+    assert [each.verdict for each in adjusted.metrics] == ["Better", "Undecided"]
+    assert adjusted.metrics[0].ratio == pytest.approx(1.08, abs=0.001)
+    assert plain.observed_traffic is not None
+    assert adjusted.observed_traffic is not None
+    (value, deviation), (same, left) = (
+        each.observed_traffic.control_values["spent"] for each in (plain, adjusted) if each.observed_traffic is not None
+    )
+    assert (value, same, deviation, left) == pytest.approx((50, 50, 49, 0.5), rel=0.01)
+
+
 def test_requests_as_units_are_counted_and_at_least_those_with_outcomes() -> None:
     status = running(BY_REQUEST)
     tallies = counted({"control": 100, "a": 250, "b": 90})

@@ -10,8 +10,9 @@ from scipy.special import lambertw
 from sundog_operator.core.stats import beta_binomial
 from sundog_operator.core.stats.mean_ratio import (
     Contrast,
-    UnitRatioSums,
+    UnitPairSums,
     UnitValueSums,
+    make_adjusted_contrast,
     make_contrast,
     make_ratio_contrast,
 )
@@ -178,7 +179,56 @@ def test_growth_is_the_factor_of_units_that_decides() -> None:
     assert float(found.grown(until / 1.11).interval(0.03, bar)[1]) > 1.2
 
 
-def pair_sums(*epochs: tuple[np.ndarray, np.ndarray]) -> UnitRatioSums:
+def spent(units: int, seed: int, factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return what units spent after and before their exposure, with a correlation of about 0.8."""
+    draw = np.random.default_rng(seed)
+    before = draw.gamma(2, 50, units).astype(int)
+    return (factor * (before + draw.gamma(2, 40, units))).astype(int), before
+
+
+def test_a_covariate_adjusts_by_the_common_slope() -> None:
+    """By a regression on the covariate with a level of each arm; the variance of the difference is that of its residuals."""
+    arms = spent(3000, 1), spent(1000, 2, 1.1)
+    found = make_adjusted_contrast(*(pair_sums(arm) for arm in arms))
+    after, before = (np.concatenate(each) for each in zip(*arms, strict=True))
+    level = np.repeat([1.0, 0.0], [3000, 1000])
+    design = np.column_stack([level, 1 - level, before - before.mean()])
+    control, treatment, slope = np.linalg.lstsq(design, after, rcond=None)[0]
+    time = 750.0
+    assert (float(found.control) / time, float(found.treatment) / time) == pytest.approx((control, treatment), rel=1e-4)
+    own = [np.var(y - slope * x, ddof=1) for y, x in arms]
+    pooled = np.var(after - slope * before, ddof=1)
+    difference = found.treatment_variance + found.control_variance - 2 * found.covariance
+    expected = sum(max(each, pooled) / len(y) for each, (y, _) in zip(own, arms, strict=True))
+    assert float(difference) / time**2 == pytest.approx(expected, rel=1e-4)
+    plain = make_contrast(*(pair_sums(arm).own for arm in arms))
+    assert float(difference) < 0.5 * float(plain.treatment_variance + plain.control_variance)
+
+
+def test_the_variance_against_another_ratio_includes_the_common_mean_of_the_covariate() -> None:
+    """In samples of 400 and 100 units, the adjusted averages and their covariance vary as the contrast says."""
+    found = [
+        make_adjusted_contrast(pair_sums(spent(400, 2 * seed)), pair_sums(spent(100, 2 * seed + 1)))
+        for seed in range(1500)
+    ]
+    ends = np.array([(float(each.control), float(each.treatment)) for each in found])
+    (control, both), (_, treatment) = np.cov(ends.T)
+    for name, varies in (("control_variance", control), ("treatment_variance", treatment), ("covariance", both)):
+        told = np.mean([float(getattr(each, name)) for each in found])
+        # A variance is at least that of both arms together, which adds a few percent.
+        assert 0.85 < told / varies < 1.25, name
+
+
+def test_without_history_a_covariate_changes_nothing() -> None:
+    arms = [(spent(units, seed)[0], np.zeros(units, int)) for units, seed in ((900, 1), (400, 2))]
+    adjusted = make_adjusted_contrast(*map(pair_sums, arms))
+    plain = make_contrast(*(pair_sums(arm).own for arm in arms))
+    for name in ("control", "treatment", "control_variance", "treatment_variance", "time"):
+        assert float(getattr(adjusted, name)) == pytest.approx(float(getattr(plain, name))), name
+    assert float(adjusted.covariance) == 0
+
+
+def pair_sums(*epochs: tuple[np.ndarray, np.ndarray]) -> UnitPairSums:
     """Return the sums of one arm, given each unit's numerator and denominator by epoch, whole numbers."""
 
     def of(values: np.ndarray) -> tuple[int, int, int, int]:
@@ -186,7 +236,7 @@ def pair_sums(*epochs: tuple[np.ndarray, np.ndarray]) -> UnitRatioSums:
 
     products = [int((numerator * denominator).sum()) for numerator, denominator in epochs]
     numerators, denominators = zip(*epochs, strict=True)
-    return UnitRatioSums(sums(*map(of, numerators)), sums(*map(of, denominators)), np.array(products, object))
+    return UnitPairSums(sums(*map(of, numerators)), sums(*map(of, denominators)), np.array(products, object))
 
 
 def clicks_and_views(units: int, seed: int, clicks: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
@@ -222,7 +272,7 @@ def test_with_denominators_of_one_a_ratio_is_a_mean() -> None:
     epochs = [(clicks_and_views(units, seed)[0], np.ones(units, int)) for units, seed in ((900, 1), (400, 2))]
     others = [(clicks_and_views(units, seed)[0], np.ones(units, int)) for units, seed in ((300, 3), (800, 4))]
     of_ratio = make_ratio_contrast(pair_sums(*epochs), pair_sums(*others))
-    of_mean = make_contrast(pair_sums(*epochs).numerator, pair_sums(*others).numerator)
+    of_mean = make_contrast(pair_sums(*epochs).own, pair_sums(*others).own)
     for one_of, other in zip(
         (of_ratio.treatment / of_ratio.control, of_ratio.treatment_variance, of_ratio.time),
         (of_mean.treatment / of_mean.control, of_mean.treatment_variance, of_mean.time),
@@ -235,7 +285,7 @@ def test_a_ratio_has_the_same_mixture_of_epochs_in_both_arms() -> None:
     """The ratio doubles from one epoch to the next, and the arms' shares change. Summed over epochs, the arms seem to differ by 50 %."""
     early, late = (100, 1000), (200, 1000)
 
-    def arm(*units: int) -> UnitRatioSums:
+    def arm(*units: int) -> UnitPairSums:
         return pair_sums(
             *(
                 (np.full(count, own), np.full(count, base))

@@ -106,6 +106,7 @@ def test_feedback_is_optional_and_names_its_metrics():
     assert (feedback({"metrics": ["a"]}).metrics, feedback({"metrics": ["a"]}).maxUnits) == (("a",), 2_000_000)
     many = [f"A-{n}.b_" for n in range(25)]
     assert feedback({"metrics": ["a", "b"], "products": [["a", "b"]]}).products == (("a", "b"),)
+    assert feedback({"metrics": ["a"], "covariates": [["a", "a"]]}).covariates == (("a", "a"),)
     assert feedback({"metrics": many, "maxUnits": 1, "later": 1}).metrics == (*many,)
 
 
@@ -202,6 +203,11 @@ def test_unknown_fields_are_ignored():
         ((*SERVICE, "feedback"), {"metrics": ["a", "b"], "products": [["a", "c"]]}, ["a*c", "two different ones of"]),
         ((*SERVICE, "feedback"), {"metrics": ["a", "b"], "products": [["a", "a"]]}, ["a*a", "two different ones of"]),
         ((*SERVICE, "feedback"), {"metrics": ["a", "b"], "products": [["a", "b"]] * 2}, ["a*b"]),
+        (
+            (*SERVICE, "feedback"),
+            {"metrics": ["a", "b"], "covariates": [["a", "c"]]},
+            ["covariate c of a", "two of metrics"],
+        ),
         ((*SERVICE, "feedback"), {"metrics": [f"m{n}" for n in range(71)]}, ["services[0].feedback.metrics", "70"]),
         ((*SERVICE, "feedback"), {"metrics": ["a/b"]}, ["services[0].feedback.metrics[0]", "a/b"]),
         ((*SERVICE, "feedback"), {"metrics": ["a\n"]}, ["services[0].feedback.metrics[0]"]),

@@ -78,4 +78,10 @@ def test_a_ratio_names_both_of_its_outcomes() -> None:
     told_of = with_history(status, [{"control": 10, "a": 10}] * 4, [[told]] * 4)
     assert "basket guardrail: ratio of amount to orders may be up to 3 % below control's" in described(told_of)
     metric = next(each for each in report_of(told_of).metrics if each.name == "a: basket")
-    assert (metric.meaning, metric.unit) == ("Ratio of the ratios of sums: a to control", "as much as control")
+    assert (metric.meaning, metric.unit) == ("Ratio of the ratios of sums: arm a to control", "as much as control")
+
+
+def test_a_covariate_is_named() -> None:
+    status = frozen(("a",), unit={"header": "x-user-id"}, metrics={"guardrails": [REVENUE | {"covariate": "visits"}]})
+    line = "revenue guardrail: mean of paid, adjusted by visits before the exposure, may be up to 3 % below control's"
+    assert line in described(status)

@@ -55,6 +55,11 @@ _DENOMINATOR_TEXT = (
 )
 
 
+_COVARIATE_TEXT = (
+    "Of a mean: name of a metric in the feedback API, the same one or another. The mean is adjusted by each unit's total of it"
+    " from the 30 days before its first exposure, which you report with the unit and a time. The better it predicts the"
+    " unit's value, the fewer units are needed. A unit without any counts as 0. Needs a unit other than request."
+)
 Cap = Annotated[float, Field(gt=0, le=1_000_000_000_000)]
 _CAP_TEXT = (
     "Of a mean: a unit's total above this counts as this, in the unit of the values. Then few units with very large totals"
@@ -72,6 +77,15 @@ _OTHER_DENOMINATOR_RULE = Rule(
 )
 
 
+_COVARIATE_WITHOUT_MEAN = "covariate without a mean; expected it only with type: mean"
+_NO_CAPPED_COVARIATE_RULE = Rule(
+    cel="!has(self.covariate) || !has(self.cap)",
+    holds=lambda metric: metric.covariate is None or metric.cap is None,
+    message="covariate beside cap; expected one of the two, because edges keep no products of capped totals",
+    field="covariate",
+)
+
+
 class FeedbackMetric(ApiBase):
     """A metric of outcomes: a success metric, by which an arm can win, or a secondary metric."""
 
@@ -79,6 +93,7 @@ class FeedbackMetric(ApiBase):
     feedback: FeedbackName = Field(description="Name of the metric in the feedback API.")
     type: OutcomeType = Field("rate", description=_TYPE_TEXT)
     denominator: FeedbackName | None = Field(None, description=_DENOMINATOR_TEXT)
+    covariate: FeedbackName | None = Field(None, description=_COVARIATE_TEXT)
     goal: OutcomeGoal = Field("increase", description="Which direction is better; default increase.")
     cap: Cap | None = Field(None, description=_CAP_TEXT)
     minimum_effect: MinimumEffect | None = Field(
@@ -106,6 +121,13 @@ class FeedbackMetric(ApiBase):
             field="denominator",
         ),
         _OTHER_DENOMINATOR_RULE,
+        Rule(
+            cel="!has(self.covariate) || self.type == 'mean'",
+            holds=lambda metric: metric.covariate is None or metric.type == "mean",
+            message=_COVARIATE_WITHOUT_MEAN,
+            field="covariate",
+        ),
+        _NO_CAPPED_COVARIATE_RULE,
     )
 
 
@@ -125,6 +147,7 @@ class ExperimentGuardrail(MetricGuardrail):
     feedback: FeedbackName | None = Field(None, description="Name of an outcome's metric in the feedback API.")
     type: OutcomeType | None = Field(None, description=f"Of an outcome. {_TYPE_TEXT}")
     denominator: FeedbackName | None = Field(None, description=_DENOMINATOR_TEXT)
+    covariate: FeedbackName | None = Field(None, description=_COVARIATE_TEXT)
     goal: OutcomeGoal | None = Field(None, description="Of an outcome: which direction is better; default increase.")
     cap: Cap | None = Field(None, description=_CAP_TEXT)
     margin: LatencyMargin | None = Field(
@@ -181,6 +204,13 @@ class ExperimentGuardrail(MetricGuardrail):
             field="denominator",
         ),
         _OTHER_DENOMINATOR_RULE,
+        Rule(
+            cel="!has(self.covariate) || has(self.type) && self.type == 'mean'",
+            holds=lambda guardrail: guardrail.covariate is None or guardrail.type == "mean",
+            message=_COVARIATE_WITHOUT_MEAN,
+            field="covariate",
+        ),
+        _NO_CAPPED_COVARIATE_RULE,
         MAX_FITS_METRIC_RULE,
     )
 
@@ -213,6 +243,12 @@ class ExperimentMetrics(ApiBase):
     def outcome_guardrails(self) -> Sequence[ExperimentGuardrail]:
         """Guardrails that are outcomes."""
         return [each for each in self.guardrails if each.feedback is not None]
+
+    @property
+    def has_covariates(self) -> bool:
+        """Whether any outcome is adjusted by a covariate."""
+        adjusted = [each.covariate for each in (*self.success, *self.secondary)]
+        return any(name is not None for name in (*adjusted, *(each.covariate for each in self.guardrails)))
 
     @property
     def has_outcomes(self) -> bool:

@@ -37,14 +37,20 @@ def name_sums(outcome: PlanOutcome) -> str:
     return outcome.feedback if cap is None else f"{outcome.feedback}@{cap}"
 
 
+def name_other_sums(outcome: PlanOutcome) -> str:
+    """Return the name of the sums of a unit's other value: a ratio's denominator, or a mean's covariate; empty without one."""
+    return outcome.denominator or (f"{outcome.covariate}<" if outcome.covariate else "")
+
+
 def name_product(outcome: PlanOutcome) -> str:
-    """Return the name of the sums of products of a ratio's two totals; empty for other outcomes."""
-    return f"{outcome.feedback}*{outcome.denominator}" if outcome.denominator else ""
+    """Return the name of the sums of products of a unit's two totals; empty for outcomes with one."""
+    other = name_other_sums(outcome)
+    return f"{outcome.feedback}*{other}" if other else ""
 
 
 def feedback_names(outcome: PlanOutcome) -> tuple[str, ...]:
-    """Return the feedback that an outcome needs: its own, and of a ratio also the denominator's."""
-    return (outcome.feedback, outcome.denominator) if outcome.denominator else (outcome.feedback,)
+    """Return the feedback that an outcome needs: its own, and that of a denominator or a covariate."""
+    return tuple(filter(None, (outcome.feedback, outcome.denominator, outcome.covariate)))
 
 
 def feedback_of_sums(name: str) -> str:
@@ -85,7 +91,7 @@ class FeedbackSums:
         sequence: number that rises with each change.
         exposed: first exposures of units by epoch and arm; empty if each request is a unit.
         outcomes: sums by metric, epoch and arm.
-        products: for ratios: Σ of the product of units' two totals, in square millionths, by name, epoch and arm.
+        products: for ratios and covariates: Σ of the product of units' two totals, in square millionths, by name, epoch and arm.
         overflow: exposures and outcomes of the whole attempt that did not fit; a repeated one counts again.
         unknown: outcomes of the whole attempt whose unit does not belong to it.
         accepted: outcomes of the whole attempt that count, in metrics of no sum too; 0 where edges are of an older release.

@@ -164,7 +164,11 @@ def _make_feedback_fields(split: Split | None) -> Json:
     caps: dict[str, list[int]] = {}
     for name, cap in split.feedback.caps:
         caps.setdefault(name, []).append(cap)
-    optional = {"caps": caps, "products": [list(pair) for pair in split.feedback.products]}
+    optional = {
+        "caps": caps,
+        "products": [list(pair) for pair in split.feedback.products],
+        "covariates": [list(pair) for pair in split.feedback.covariates],
+    }
     return {"feedback": {**fields, **{name: value for name, value in optional.items() if value}}}
 
 

@@ -74,7 +74,7 @@ def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus
         epochs=frozenset(each.number for each in status.evidence_epochs),
         arms=frozenset(arm.name for arm in status.arms),
         metrics=frozenset(map(feedback.name_sums, outcomes))
-        | {each.denominator for each in outcomes if each.denominator},
+        | frozenset(map(feedback.name_other_sums, outcomes)) - {""},
         products=frozenset(map(feedback.name_product, outcomes)) - {""},
     )
 
@@ -210,16 +210,23 @@ def _counts(metric: PlanOutcome, counted: Counters, epoch: int, arm: str, expose
     """Return the counts of one metric, epoch and arm, given its exposed units."""
     sums = counted.feedback
     own = sums.of(feedback.name_sums(metric), epoch, arm)
-    if not metric.denominator:
+    if not (other_name := feedback.name_other_sums(metric)):
         return OutcomeCounts(exposed, *own)
-    base = sums.of(metric.denominator, epoch, arm)
+    other = sums.of(other_name, epoch, arm)
     product = sums.products.get((feedback.name_product(metric), epoch, arm), 0)
-    return OutcomeCounts(exposed, *own, base.units, base.total, base.squares, product)
+    return OutcomeCounts(exposed, *own, other.units, other.total, other.squares, product)
 
 
 def make_metric(planned: PlanOutcome) -> OutcomeMetric:
     """Return the metric that the tests know."""
-    return OutcomeMetric(planned.name, planned.type, planned.goal, planned.minimum_effect, planned.margin)
+    return OutcomeMetric(
+        planned.name,
+        planned.type,
+        planned.goal,
+        planned.minimum_effect,
+        planned.margin,
+        adjusted=planned.covariate is not None,
+    )
 
 
 def _guardrail_metrics(
@@ -389,7 +396,7 @@ def _observed_traffic(
     values = {}
     for index, each in enumerate(planned):
         own = [epoch.outcomes[index][0] for epoch in epochs]
-        if (value := outcome_counts.describe_units(each.type, own)) is not None:
+        if (value := outcome_counts.describe_units(make_metric(each), own)) is not None:
             values[each.name] = value
     # The warm-up's exact duration is unknown. Its longest one gives too high a rate, which warns too rarely rather than too often.
     evidence_s = elapsed_s - status.plan.warmup_duration.total_seconds()

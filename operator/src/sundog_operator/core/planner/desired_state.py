@@ -109,7 +109,9 @@ def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
         (each.feedback, cap) for each in outcomes if (cap := feedback.cap_in_millionths(each)) is not None
     )
     products = dict.fromkeys((each.feedback, each.denominator) for each in outcomes if each.denominator)
-    return SplitFeedback(names_of, experiment_state.max_first_exposures(status), tuple(caps), tuple(products))
+    covariates = dict.fromkeys((each.feedback, each.covariate) for each in outcomes if each.covariate)
+    units_kept = experiment_state.max_first_exposures(status)
+    return SplitFeedback(names_of, units_kept, tuple(caps), tuple(products), tuple(covariates))
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:

@@ -15,7 +15,8 @@ A **rate** is the share of exposed units whose first event was above 0. Its test
 arm is a draw with the arms' shares. So the error is exact for any number of epochs and any base rate. That needs a split that matches the
 shares, which the sample-ratio test checks.
 
-A **mean** is the sum of units' values by exposed units (`mean_ratio`): asymptotic, with a burn-in.
+A **mean** is the sum of units' values by exposed units (`mean_ratio`): asymptotic, with a burn-in. A covariate from before the exposure
+may adjust it.
 
 A **ratio** is the sum of units' values by the sum of their values of another feedback, its denominator. Units stay the observations, so
 its variance is that of the units' linearised values (`mean_ratio`). It is asymptotic like a mean.
@@ -37,7 +38,7 @@ from numpy.typing import NDArray
 
 from sundog_operator.core.stats import count_ratio, mean_ratio, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers
-from sundog_operator.core.stats.mean_ratio import Contrast, UnitRatioSums, UnitValueSums
+from sundog_operator.core.stats.mean_ratio import Contrast, UnitPairSums, UnitValueSums
 from sundog_operator.core.stats.outcome_counts import (
     MILLIONTHS,
     OutcomeCounts,
@@ -169,7 +170,7 @@ def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> O
 
 def _compare_averages(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> OutcomeFindings:
     """Return the findings of a mean or of a ratio, by the sums of units' values."""
-    contrast, values = (_contrast_means if metric.type == "mean" else _contrast_ratios)(pairs)
+    contrast, values = _contrast_ratios(pairs) if metric.type == "ratio" else _contrast_means(metric, pairs)
     with np.errstate(all="ignore"):
         ratio = np.where(contrast.control > 0, contrast.treatment / contrast.control, np.nan)
     # Of an average of 0 or less, no percentage is an allowance.
@@ -196,25 +197,28 @@ def _compare_averages(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -
     )
 
 
-def _contrast_means(pairs: OutcomePairs) -> tuple[Contrast, tuple[Numbers, ...]]:
+def _contrast_means(metric: OutcomeMetric, pairs: OutcomePairs) -> tuple[Contrast, tuple[Numbers, ...]]:
     """Return the contrast of means, and control's and each arm's mean over all epochs."""
-    control, treatment = (UnitValueSums(arm[0], arm[1], arm[3], arm[4]) for arm in (pairs.control, pairs.treatment))
-    values = (
-        _divide(arm.total.sum(-1), exposed * MILLIONTHS)
-        for arm, exposed in zip((control, treatment), pairs.exposed, strict=True)
+    values = tuple(
+        _divide(arm[3].sum(-1), exposed * MILLIONTHS)
+        for arm, exposed in zip((pairs.control, pairs.treatment), pairs.exposed, strict=True)
     )
-    return mean_ratio.make_contrast(control, treatment), tuple(values)
+    if metric.adjusted:
+        return mean_ratio.make_adjusted_contrast(_sum_pairs(pairs.control), _sum_pairs(pairs.treatment)), values
+    control, treatment = (UnitValueSums(arm[0], arm[1], arm[3], arm[4]) for arm in (pairs.control, pairs.treatment))
+    return mean_ratio.make_contrast(control, treatment), values
+
+
+def _sum_pairs(arm: mean_ratio.Integers) -> UnitPairSums:
+    """Return the sums of units' two values, given the fields of `OutcomeCounts`."""
+    own, other = UnitValueSums(arm[0], arm[1], arm[3], arm[4]), UnitValueSums(arm[0], arm[5], arm[6], arm[7])
+    return UnitPairSums(own, other, arm[8])
 
 
 def _contrast_ratios(pairs: OutcomePairs) -> tuple[Contrast, tuple[Numbers, ...]]:
     """Return the contrast of ratios of sums, and control's and each arm's ratio over all epochs."""
-    control, treatment = (
-        UnitRatioSums(
-            UnitValueSums(arm[0], arm[1], arm[3], arm[4]), UnitValueSums(arm[0], arm[5], arm[6], arm[7]), arm[8]
-        )
-        for arm in (pairs.control, pairs.treatment)
-    )
-    values = (_divide(arm.numerator.total.sum(-1), arm.denominator.total.sum(-1)) for arm in (control, treatment))
+    control, treatment = _sum_pairs(pairs.control), _sum_pairs(pairs.treatment)
+    values = (_divide(arm.own.total.sum(-1), arm.other.total.sum(-1)) for arm in (control, treatment))
     return mean_ratio.make_ratio_contrast(control, treatment), tuple(values)
 
 

@@ -35,6 +35,7 @@ class OutcomeMetric:
         goal: the better direction.
         minimum_effect: the least relative effect that is worth finding, such as 0.02; None or 0 for none.
         margin: of a guardrail, how much worse than control an arm may be, such as 0.03, below 1 where more is better; else None.
+        adjusted: whether a mean is adjusted by a covariate.
     """
 
     name: str
@@ -42,6 +43,7 @@ class OutcomeMetric:
     goal: OutcomeGoal = "increase"
     minimum_effect: float | None = None
     margin: float | None = None
+    adjusted: bool = False
 
     @property
     def effect(self) -> float:
@@ -85,10 +87,10 @@ class OutcomeCounts(NamedTuple):
         positive: those whose first event was above 0.
         total: sum of units' totals, in millionths.
         squares: sum of units' squared totals, in squared millionths.
-        denominator_units: of a ratio: units with an event of the denominator.
-        denominator_total: of a ratio: sum of units' totals of the denominator, in millionths.
-        denominator_squares: of a ratio: sum of these totals' squares, in squared millionths.
-        product: of a ratio: sum of units' total times their total of the denominator, in squared millionths.
+        other_units: units with an event of the denominator of a ratio, or of the covariate of a mean.
+        other_total: sum of units' totals of that, in millionths.
+        other_squares: sum of these totals' squares, in squared millionths.
+        product: sum of units' two totals multiplied, in squared millionths.
     """
 
     exposed: int = 0
@@ -96,9 +98,9 @@ class OutcomeCounts(NamedTuple):
     positive: int = 0
     total: int = 0
     squares: int = 0
-    denominator_units: int = 0
-    denominator_total: int = 0
-    denominator_squares: int = 0
+    other_units: int = 0
+    other_total: int = 0
+    other_squares: int = 0
     product: int = 0
 
     @property
@@ -108,31 +110,36 @@ class OutcomeCounts(NamedTuple):
             _WHOLE.issuperset(map(type, self))
             and self.exposed >= self.units >= self.positive >= 0
             and self.units * self.squares >= self.total**2
-            and self.exposed >= self.denominator_units >= 0
-            and self.denominator_units * self.denominator_squares >= self.denominator_total**2
-            and self.squares * self.denominator_squares >= self.product**2
+            and self.exposed >= self.other_units >= 0
+            and self.other_units * self.other_squares >= self.other_total**2
+            and self.squares * self.other_squares >= self.product**2
         )
 
 
-def describe_units(type_: OutcomeType, rows: Sequence[OutcomeCounts]) -> tuple[float, float] | None:
+def describe_units(metric: OutcomeMetric, rows: Sequence[OutcomeCounts]) -> tuple[float, float] | None:
     """Return (value, standard deviation of a unit) of an arm over its epochs; None without data.
 
-    The deviation of a rate is left out as 0. That of a ratio is of units' linearised values, see `mean_ratio`.
+    The deviation of a rate is left out as 0. That of a ratio is of units' linearised values, and that of an adjusted mean of what the
+    covariate leaves, see `mean_ratio`.
     """
     count = sum(row.exposed for row in rows)
     total, squares = sum(row.total for row in rows), sum(row.squares for row in rows)
     if not count:
         return None
-    if type_ == "rate":
+    if metric.type == "rate":
         return sum(row.positive for row in rows) / count, 0.0
-    if type_ == "mean":
+    base, product = sum(row.other_total for row in rows), sum(row.product for row in rows)
+    if metric.type == "mean":
         mean = total / count
-        return mean / MILLIONTHS, math.sqrt(max(0.0, squares / count - mean**2)) / MILLIONTHS
-    base = sum(row.denominator_total for row in rows)
+        variance = squares / count - mean**2
+        of_covariate = sum(row.other_squares for row in rows) / count - (base / count) ** 2
+        if metric.adjusted and of_covariate > 0:
+            variance -= (product / count - mean * base / count) ** 2 / of_covariate
+        return mean / MILLIONTHS, math.sqrt(max(0.0, variance)) / MILLIONTHS
     if base <= 0:
         return None
-    ratio, product = total / base, sum(row.product for row in rows)
-    residual = squares - 2 * ratio * product + ratio**2 * sum(row.denominator_squares for row in rows)
+    ratio = total / base
+    residual = squares - 2 * ratio * product + ratio**2 * sum(row.other_squares for row in rows)
     return ratio, math.sqrt(max(0.0, residual / count)) / (base / count)
 
 

@@ -65,11 +65,11 @@ def estimate_ratios(
         denominator: Σn over units.
         moments: Σs², Σn² and Σs·n over units.
     """
-    squares, denominator_squares, product = moments
+    squares, other_squares, product = moments
     base = _weigh(denominator, shares)
     with np.errstate(all="ignore"):
         ratio = _weigh(numerator, shares) / base
-        residuals = np.maximum(squares - 2 * ratio * product + ratio**2 * denominator_squares, 0.0)
+        residuals = np.maximum(squares - 2 * ratio * product + ratio**2 * other_squares, 0.0)
         return ArmEstimates(ratio, _variance(shares, events, residuals) / base**2)
 
 
@@ -162,9 +162,9 @@ def next_shares(
 
 def _estimate(metric: OutcomeMetric, exposed: Numbers, shares: Numbers, counts: Numbers) -> ArmEstimates:
     """Return each arm's estimate; `counts` are the fields of `OutcomeCounts`, shape (fields, epochs, arms)."""
-    _, units, positive, total, squares, denominator_units, denominator, denominator_squares, product = counts
+    _, units, positive, total, squares, other_units, denominator, other_squares, product = counts
     if metric.type == "ratio":
-        events, moments = np.maximum(units, denominator_units), (squares, denominator_squares, product)
+        events, moments = np.maximum(units, other_units), (squares, other_squares, product)
         return estimate_ratios(shares, events, total, denominator, moments)
     events, total, squares = (positive, positive, positive) if metric.type == "rate" else (units, total, squares)
     return estimate_arms(exposed, shares, events, total, squares)

@@ -55,7 +55,8 @@ _OPTIONS: Final = (
     click.option(
         "--deviation",
         type=click.FloatRange(0, min_open=True),
-        help="With --mean: standard deviation of the units; for a ratio, of (value - ratio * denominator) / mean denominator.",
+        help="With --mean: standard deviation of the units; for a ratio, of (value - ratio * denominator) / mean denominator;"
+        " with a covariate, of what it leaves.",
     ),
     click.option(
         "--units",

@@ -323,7 +323,7 @@ def _describe_duration(spec: ExperimentSpec, observed: ObservedState | None) -> 
 
 def _kind_of(metric: FeedbackMetric | PlanOutcome) -> tuple[object, ...]:
     """Return what two metrics have in common if control's value of one is that of the other."""
-    return metric.feedback, metric.denominator, metric.type, metric.cap
+    return metric.feedback, metric.denominator, metric.covariate, metric.type, metric.cap
 
 
 def _find_similar_experiment(
