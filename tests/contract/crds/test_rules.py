@@ -708,6 +708,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
                 ".covariate: covariate without a mean; expected it only with type: mean",
             ),
             (
+                {"feedback": "paid", "name": "spent", "type": "mean", "covariate": "paid", "cap": 5},
+                ".covariate: covariate beside cap; expected one of the two, because edges keep no products of capped totals",
+            ),
+            (
                 {"feedback": "paid", "name": "aov", "type": "ratio"},
                 ": type: ratio without denominator; expected the feedback whose sum the ratio is divided by",
             ),

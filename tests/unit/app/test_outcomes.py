@@ -424,6 +424,7 @@ async def test_edges_keep_covariates() -> None:
     spent = {"name": "spent", "feedback": "bought", "type": "mean", "covariate": "visits"}
     await cluster.kube.apply(experiment(metrics={"success": [spent]}, unit={"header": "x-user-id"}))
     assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.settle(3)
     assert entry(cluster)["feedback"]["metrics"] == ["bought", "visits"]
     assert entry(cluster)["feedback"]["covariates"] == [["bought", "visits"]]
     told = await ends(cluster)
