@@ -107,6 +107,21 @@ def test_presets_are_part_of_the_plan_and_expected_values_are_not() -> None:
 SPEC = {"modelDeployment": "digits", "arms": [{"name": "a"}]}
 
 
+def test_denominators_are_part_of_the_plan() -> None:
+    ratio = {"name": "ctr", "feedback": "clicks", "type": "ratio", "denominator": "views"}
+    found = outcomes(success=[ratio], guardrails=[{**ratio, "name": "ctr-kept", "margin": "2%"}], secondary=[SEEN])
+    assert [(each.type, each.denominator) for each in found][:2] == [("ratio", "views")] * 2
+    assert found[2].denominator is None
+    assert len({plan_hash({"success": [ratio | {"denominator": name}]}) for name in ("views", "visits")}) == 2
+
+
+def test_covariates_are_part_of_the_plan() -> None:
+    spent = {"name": "spent", "feedback": "paid", "type": "mean", "covariate": "paid"}
+    found = outcomes(success=[spent], guardrails=[REVENUE | {"covariate": "visits"}], secondary=[SEEN])
+    assert [each.covariate for each in found] == ["paid", "visits", None]
+    assert len({plan_hash({"success": [spent | {"covariate": name}]}) for name in ("paid", "visits")}) == 2
+
+
 def test_an_outcome_is_no_guardrail_of_the_edge() -> None:
     plan = freeze_experiment(("a",), metrics={"guardrails": [REVENUE]}).plan
     assert [(each.metric, each.role) for each in plan.guardrails] == [
