@@ -683,6 +683,21 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     (arm(runtime={"env": [{"name": "KUBERAY_A"}]}), f"spec.arms[0].runtime.env[0].name: KUBERAY_A {OURS}"),
     (arm(runtime={"podLabels": {"serving.sundog.dev/revision": "1"}}), f"spec.arms[0].runtime.podLabels: {RESERVED}"),
+    (
+        arm(runtime={"podLabels": {"kai.scheduler/queue": "team-a"}}),
+        "spec.arms[0].runtime.podLabels: queue of KAI or Volcano, which place pods by a scheduler of their own; expected"
+        " scheduling.queue, a LocalQueue of Kueue",
+    ),
+    (
+        arm(resources={"gpu": {"count": 1, "vendor": "amd", "allocation": "dra"}}),
+        "spec.arms[0].resources.gpu.allocation: dra with vendor amd; expected devicePlugin, because only claims to devices of"
+        " nvidia are known",
+    ),
+    (
+        arm(resources={"gpu": {"count": 1, "allocation": "dra", "sharing": {"mode": "timeSliced"}}}),
+        "spec.arms[0].resources.gpu.allocation: dra with sharing mode timeSliced; expected devicePlugin, because no claim"
+        " shares a device in time",
+    ),
     (arm(runtime={"warmup": {"timeout": "0s"}}), "spec.arms[0].runtime.warmup.timeout: 0s; expected more than 0s"),
     (
         arm_sharing(mode="mig"),
