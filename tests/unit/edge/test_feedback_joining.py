@@ -123,6 +123,38 @@ def test_an_arm_that_answers_sooner_is_not_ahead() -> None:
     assert found["a"] == matured["a"] // 2
 
 
+def test_windows_and_covariates_of_one_metric_do_not_mix() -> None:
+    """One outcome may have a window and another one a covariate: history is in no window, and products have whole totals."""
+    own, day = MemoryAttempt(), 86_400
+    exposed = {1: FirstExposure(T0 * 1_000_000, 1, "a")}
+    rows = ((3, T0 - day), (5, T0 + 60), (7, T0 + 7200))
+    reported = [OutcomeEvent(bytes([value]), 1, None, "m", value, at) for value, at in rows]
+    batch = OutcomeBatch(
+        exposed,
+        reported,
+        caps={"m": (4,)},
+        windows={"m": (3600,)},
+        covariates=(("m", "m"),),
+        now_s=T0 + 2 * day,
+    )
+    assert write(own, batch) == ["accepted"] * 3
+    section = render_feedback_section("a", "s", own.tally)
+    assert {name: total for name, _, _, _, _, total, _ in section["outcomes"]} == {
+        "m<": 3,
+        "m": 12,
+        "m@4": 4,
+        "m@3600s": 5,
+        "m@4@3600s": 4,
+    }
+    assert section["products"] == [["m*m<", 1, "a", 36]]
+
+
+def test_all_totals_that_a_join_changes_were_asked_for() -> None:
+    event = OutcomeEvent(b"1", 1, None, "m", 1, T0)
+    batch = OutcomeBatch(events=(event,), windows={"m": (60,)}, products=(("m", "n"),), covariates=(("n", "m"),))
+    assert batch.totals == {(1, name) for name in ("m", "m@60s", "m<", "n")}
+
+
 class Replay:
     """The results of all events, joined one by one and summed at the end."""
 

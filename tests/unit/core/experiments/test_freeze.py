@@ -91,6 +91,17 @@ def test_without_harm_each_success_metric_is_a_guardrail_too() -> None:
     assert [(each.name, each.margin) for each in own.outcomes[1:]] == [("revenue", 0.03)]
 
 
+def test_a_guardrail_of_another_denominator_does_not_stand_for_a_ratio() -> None:
+    ratio = {"name": "ctr", "feedback": "clicks", "type": "ratio", "denominator": "views"}
+    for denominator, names in (("views", ["kept"]), ("visits", ["kept", "ctr.noHarm"])):
+        kept = {**ratio, "name": "kept", "denominator": denominator}
+        comparison = frozen(winBy="noHarm", metrics={"success": [ratio], "guardrails": [kept]}).comparison
+        assert comparison is not None
+        assert [each.name for each in comparison.outcomes if each.role == "guardrail"] == names
+        assert comparison.outcomes[-1].type == "ratio"
+        assert comparison.outcomes[-1].denominator == "views"
+
+
 def test_presets_are_part_of_the_plan_and_expected_values_are_not() -> None:
     found = ExperimentSpec.from_json({**SPEC, "metrics": {"success": [CONVERSION]}})
     changed = [
