@@ -61,22 +61,43 @@ def exposed_of(plan, exposures):
 
 
 def count(plan, exposures, outcomes):
-    """Return five counts by (feedback, cap, window, epoch, arm); cap and window are None without one.
+    """Return nine counts by (feedback, cap, window, other feedback, epoch, arm); what a metric does not have is None.
 
-    These are: units exposed, units with an outcome, units with a first outcome above 0, Σ of units' totals, and Σ of their squares.
+    These are: units exposed, units with an outcome, units with a first outcome above 0, Σ of units' totals, and Σ of their squares. A ratio
+    and a mean with a covariate also have: units with the other value, Σ of their totals of it, Σ of the squares of these, and Σ of the
+    products of units' two totals.
     """
-    counts = defaultdict(lambda: [0] * 5)
+    counts = defaultdict(lambda: [0] * 9)
     for window in {window_of(each) for each in outcomes_of(plan)}:
         matured, within = (exposures, outcomes) if window is None else within_window(plan, exposures, outcomes, window)
         exposed, units = exposed_of(plan, matured), per_unit(matured, within)
-        for feedback, cap in {
-            (each["feedback"], cap_of(each)) for each in outcomes_of(plan) if window_of(each) == window
-        }:
+        for kind in {kind_of(each) for each in outcomes_of(plan) if window_of(each) == window}:
             for place, number in exposed.items():
-                counts[feedback, cap, window, *place][0] = number
-            for place, *own in per_cell(units[units.index.get_level_values(METRIC) == feedback], cap).itertuples():
-                counts[feedback, cap, window, *place][1:] = map(int, own)
+                counts[*kind, *place][0] = number
+            for place, first, sums in sums_of(kind, units):
+                counts[*kind, *place][first : first + len(sums)] = map(int, sums)
     return counts
+
+
+def sums_of(kind, units):
+    """Yield (epoch and arm, place of the first of them in the counts, sums) of all that a metric needs."""
+    feedback, cap, _, other = kind
+    own, base = (units[units.index.get_level_values(METRIC) == each] for each in (feedback, other))
+    for place, *sums in per_cell(own, cap).itertuples():
+        yield place, 1, sums
+    for place, number, _, *sums in per_cell(base, None).itertuples():
+        yield place, 5, (number, *sums)
+    for place, product in products(own, base).items():
+        yield place, 8, (product,)
+
+
+def kind_of(metric):
+    """Return what is counted for a metric: feedback, cap, window, and the other feedback.
+
+    That is the denominator of a ratio. For a covariate it has a `<` at its end: outcomes from before the unit's first exposure.
+    """
+    covariate = f"{metric['covariate']}<" if "covariate" in metric else None
+    return metric["feedback"], cap_of(metric), window_of(metric), metric.get("denominator", covariate)
 
 
 def window_of(metric):
@@ -114,6 +135,13 @@ def per_cell(units, cap):
     totals = units["total"] if cap is None else units["total"].map(lambda total: min(total, cap))
     units = units.assign(units=1, positive=units["first"] > 0, total=totals, squares=totals**2)
     return units.groupby(["epoch", ARM])[["units", "positive", "total", "squares"]].sum()
+
+
+def products(units, others):
+    """Return Σ of the products of units' two totals, by (epoch, arm)."""
+    own, other = (each["total"].droplevel(METRIC) for each in (units, others))
+    both = own.index.intersection(other.index)
+    return (own[both] * other[both]).groupby(["epoch", ARM]).sum()
 
 
 def outcomes_of(plan):
@@ -283,6 +311,13 @@ def interval(against_equal, control, arm, share, bar):
 # Σh·ȳ/Σh; its information time is Σh. It is asymptotic: log E is that of a normal mixture, one-sided for "higher" and "lower", and
 # two-sided for the interval of the ratio (Fieller). An arm's variance is at least the variance of both arms together. A guardrail is tested
 # against the ratio at its margin, which needs an average of control above 0.
+#
+# A covariate x is the unit's total of a feedback from before its first exposure. The averages are then ȳ − θ(x̄ − x̄ of both arms), with the
+# slope θ of y by x within arms and epochs. Their variances are those of y − θx, which are smaller.
+#
+# A ratio is the sum of all units' values by the sum of their denominators. Units are the observations, so the test uses a unit's linearised
+# value (s − R·n) / n̄, of which the mean is 0 and the variance is that of the ratio (the delta method). R is Σh·s̄ / Σh·n̄ over the epochs.
+# The rest is the test of a mean.
 
 BURN_IN = 30
 
@@ -290,23 +325,114 @@ BURN_IN = 30
 def mean(control, arm, exposed, effect, bar, tested=1.0, is_guardrail=False):
     """Return estimates, interval and log E of a mean.
 
-    `control` and `arm` are (exposed, units, positive, total, squares), each of shape (arms, epochs).
+    `control` and `arm` are the nine counts, each of shape (arms, epochs).
     """
-    n_a, n_b = (np.asarray(each[0], float) for each in (control, arm))
-    least = np.minimum(np.asarray(control[1], float), np.asarray(arm[1], float))
+    h = weights(control, arm, np.minimum(*(np.asarray(each[1], float) for each in (control, arm))))
     together = variance([x + y for x, y in zip(control, arm, strict=True)])
+    averages = [average(own) for own in (control, arm)]
+    variances = [np.maximum(variance(own), together) for own in (control, arm)]
     with np.errstate(all="ignore"):
-        h = np.where(least >= BURN_IN, n_a * n_b / (n_a + n_b), 0.0)
-        v_a, v_b = (
-            np.where(h > 0, h**2 * np.maximum(variance(own), together) / n, 0.0)
-            for own, n in ((control, n_a), (arm, n_b))
-        )
-    a, b = (h * average(control)).sum(-1), (h * average(arm)).sum(-1)
-    v_a, v_b, time = v_a.sum(-1), v_b.sum(-1), h.sum(-1)
+        values = [
+            np.asarray(own[3].sum(-1), float) / np.asarray(number * 1_000_000, float)
+            for own, number in zip((control, arm), exposed, strict=True)
+        ]
+    counts = [np.asarray(own[0], float) for own in (control, arm)]
+    return contrast(h, averages, sum_variances(h, counts, variances), values, effect, bar, tested, is_guardrail)
+
+
+def ratio_of_sums(control, arm, effect, bar, tested=1.0, is_guardrail=False):
+    """Return estimates, interval and log E of a ratio of sums; arguments as of `mean`."""
+    fewest = np.minimum(*(np.asarray(np.minimum(each[1], each[5]), float) for each in (control, arm)))
+    h = weights(control, arm, fewest)
+    bases = [(h * average(own, 6)).sum(-1, keepdims=True) for own in (control, arm)]
+    h = np.where(np.minimum(*bases) > 0, h, 0.0)
+    _, together = linearised([x + y for x, y in zip(control, arm, strict=True)], h)
+    ratios, variances = zip(*(linearised(own, h) for own in (control, arm)), strict=True)
+    with np.errstate(all="ignore"):
+        variances = [np.maximum(own, together) for own in variances]
+        values = [np.asarray(own[3].sum(-1), float) / np.asarray(own[6].sum(-1), float) for own in (control, arm)]
+    counts = [np.asarray(own[0], float) for own in (control, arm)]
+    return contrast(h, ratios, sum_variances(h, counts, variances), values, effect, bar, tested, is_guardrail)
+
+
+def adjusted_mean(control, arm, exposed, effect, bar, tested=1.0, is_guardrail=False):
+    """Return estimates, interval and log E of a mean with a covariate; arguments as of `mean`."""
+    h = weights(control, arm, np.minimum(*(np.asarray(each[1], float) for each in (control, arm))))
+    counts = [np.asarray(own[0], float) for own in (control, arm)]
+    with np.errstate(all="ignore"):
+        theta = slope(h, control, arm)
+        share = counts[0] / (counts[0] + counts[1])
+        apart = average(control, 6) - average(arm, 6)
+        averages = average(control) - theta * (1 - share) * apart, average(arm) + theta * share * apart
+        spread = variance(control, 6, 7) / counts[0] + variance(arm, 6, 7) / counts[1]
+        both = theta * covariance(control) / counts[0], theta * covariance(arm) / counts[1]
+        common = share * both[0] + (1 - share) * both[1] - theta**2 * share * (1 - share) * spread
+        together = residual([x + y for x, y in zip(control, arm, strict=True)], theta)
+        variances = [
+            variance(own) / n
+            + part**2 * theta**2 * spread
+            - 2 * part * one
+            + np.maximum(together - residual(own, theta), 0.0) / n
+            for own, n, part, one in ((control, counts[0], 1 - share, both[0]), (arm, counts[1], share, both[1]))
+        ]
+        v_a, v_b, common = (np.where(h > 0, h**2 * each, 0.0).sum(-1) for each in (*variances, common))
+        values = [
+            np.asarray(own[3].sum(-1), float) / np.asarray(number * 1_000_000, float)
+            for own, number in zip((control, arm), exposed, strict=True)
+        ]
+    return contrast(h, averages, (v_a, v_b, common), values, effect, bar, tested, is_guardrail)
+
+
+def slope(h, *arms):
+    """Return the slope of y by the covariate within arms and epochs; 0 without a covariate."""
+    freedom = [np.where(h > 0, np.asarray(own[0], float) - 1, 0.0) for own in arms]
+    both = sum((free * covariance(own)).sum(-1, keepdims=True) for free, own in zip(freedom, arms, strict=True))
+    squares = sum((free * variance(own, 6, 7)).sum(-1, keepdims=True) for free, own in zip(freedom, arms, strict=True))
+    return np.where(squares > 0, both / squares, 0.0)
+
+
+def covariance(own):
+    both = own[0] * own[8] - own[3] * own[6]
+    return np.asarray(both / (np.maximum(own[0], 1) * np.maximum(own[0] - 1, 1)), float)
+
+
+def residual(own, theta):
+    """Return the variance of y less theta times the other value."""
+    return np.maximum(variance(own) - 2 * theta * covariance(own) + theta**2 * variance(own, 6, 7), 0.0)
+
+
+def linearised(own, h):
+    """Return the ratio of sums, and the variance of a unit's linearised value by epoch."""
+    with np.errstate(all="ignore"):
+        base = (h * average(own, 6)).sum(-1, keepdims=True)
+        ratio = (h * average(own)).sum(-1, keepdims=True) / base
+        base = base / h.sum(-1, keepdims=True)
+        return ratio, residual(own, ratio) / base**2
+
+
+def weights(control, arm, fewest):
+    """Return the weight of each epoch; 0 before its burn-in."""
+    n_a, n_b = (np.asarray(each[0], float) for each in (control, arm))
+    with np.errstate(all="ignore"):
+        return np.where(fewest >= BURN_IN, n_a * n_b / (n_a + n_b), 0.0)
+
+
+def sum_variances(h, counts, variances):
+    """Return the variances of both sums over epochs, given units and the variances of a unit; they are not correlated."""
+    with np.errstate(all="ignore"):
+        return *(np.where(h > 0, h**2 * own / n, 0.0).sum(-1) for own, n in zip(variances, counts, strict=True)), 0.0
+
+
+def contrast(h, averages, variances, values, effect, bar, tested, is_guardrail):
+    """Return estimates, interval and log E of two averages by epoch, given the variances of their sums and the covariance."""
+    with np.errstate(all="ignore"):
+        a, b = (np.where(h > 0, h * own, 0.0).sum(-1) for own in averages)
+    v_a, v_b, common = variances
+    time = h.sum(-1)
     deviation = 2.0 * effect / 3.0
     spread = time * deviation**2
     with np.errstate(all="ignore"):
-        error = np.sqrt(v_b + tested**2 * v_a)
+        error = np.sqrt(v_b - 2 * tested * common + tested**2 * v_a)
         sigma = np.where(error > 0, (b - tested * a) / error, np.nan)
         kept = spread / (1 + spread)
         above, below = (
@@ -314,13 +440,13 @@ def mean(control, arm, exposed, effect, bar, tested=1.0, is_guardrail=False):
             for sign in (1, -1)
         )
         reach = (1 + 1 / spread) * (np.log1p(spread) + 2 * bar)
-        square, both, rest = a**2 - reach * v_a, a * b, b**2 - reach * v_b
+        square, both, rest = a**2 - reach * v_a, a * b - reach * common, b**2 - reach * v_b
         root = np.sqrt(np.maximum(both**2 - square * rest, 0.0))
         known = (square > 0) & (a > 0) & (v_a + v_b > 0)
         testable = (a > 0) | (not is_guardrail)
         return {
-            "control": np.asarray(control[3].sum(-1), float) / np.asarray(exposed[0] * 1_000_000, float),
-            "arm": np.asarray(arm[3].sum(-1), float) / np.asarray(exposed[1] * 1_000_000, float),
+            "control": values[0],
+            "arm": values[1],
             "uplift": np.where(a > 0, b / a - 1, np.nan),
             "lower": np.where(known, (both - root) / square, np.nan) - 1,
             "upper": np.where(known, (both + root) / square, np.nan) - 1,
@@ -330,12 +456,14 @@ def mean(control, arm, exposed, effect, bar, tested=1.0, is_guardrail=False):
         }
 
 
-def average(own):
-    return np.asarray(own[3] / np.maximum(own[0], 1), float)
+def average(own, total=3):
+    """Return the mean of a unit, given the place of Σ of units' totals in its counts."""
+    return np.asarray(own[total] / np.maximum(own[0], 1), float)
 
 
-def variance(own):
-    spread = own[0] * own[4] - own[3] * own[3]
+def variance(own, total=3, squares=4):
+    """Return the variance of a unit, given the places of Σ of units' totals and of their squares."""
+    spread = own[0] * own[squares] - own[total] * own[total]
     return np.asarray(spread / (np.maximum(own[0], 1) * np.maximum(own[0] - 1, 1)), float)
 
 
@@ -378,8 +506,7 @@ def tested_ratio(metric):
 def _evaluate(metric, arms, epochs, counts, bar, worse_bar):
     if not epochs:
         return [{"verdict": "NoData", "exposed": 0} for _ in arms[1:]]
-    kind = metric["feedback"], cap_of(metric), window_of(metric)
-    counted_rows = [[counts[*kind, number, arm] for arm in arms] for number, _ in epochs]
+    counted_rows = [[counts[*kind_of(metric), number, arm] for arm in arms] for number, _ in epochs]
     valid = np.array([all(is_valid(row[place]) for row in counted_rows) for place in range(len(arms))])
     sane = valid[1:] & valid[0]
     shares = np.array([buckets for _, buckets in epochs], float).T
@@ -393,8 +520,11 @@ def _evaluate(metric, arms, epochs, counts, bar, worse_bar):
     if metric.get("type", "rate") == "rate":
         events = (np.asarray(each[2], float) for each in (control, arm))
         known = rate(*events, share, [np.asarray(each, float) for each in exposed], effect, bar, tested)
+    elif metric["type"] == "mean":
+        mean_of = adjusted_mean if "covariate" in metric else mean
+        known = mean_of(control, arm, exposed, effect, bar, tested, "margin" in metric)
     else:
-        known = mean(control, arm, exposed, effect, bar, tested, "margin" in metric)
+        known = ratio_of_sums(control, arm, effect, bar, tested, "margin" in metric)
     found = []
     for place in range(len(arms) - 1):
         own = {name: float(values[place]) for name, values in known.items()}
@@ -405,8 +535,14 @@ def _evaluate(metric, arms, epochs, counts, bar, worse_bar):
 
 
 def is_valid(own):
-    exposed, units, positive, total, squares = own
-    return exposed >= units >= positive >= 0 and units * squares >= total**2
+    exposed, units, positive, total, squares, base_units, base_total, base_squares, product = own
+    return (
+        exposed >= units >= positive >= 0
+        and units * squares >= total**2
+        and exposed >= base_units >= 0
+        and base_units * base_squares >= base_total**2
+        and squares * base_squares >= product**2
+    )
 
 
 def improvement(metric, own):

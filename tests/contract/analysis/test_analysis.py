@@ -53,7 +53,23 @@ RAILS = (
 )
 """Outcomes that are guardrails, by the same feedback as the metrics."""
 
-FEEDBACK = ("converted", "complained", "paid")
+RATIO = OutcomeMetric("paid per complaint", "ratio", "increase", 0.5)
+SPENT = OutcomeMetric("spent", "mean", "increase", 0.5, adjusted=True)
+SPENT_RAIL = OutcomeMetric("kept", "mean", "increase", margin=0.6, adjusted=True)
+RATIO_RAIL = OutcomeMetric("kept per complaint", "ratio", "increase", margin=0.6)
+FEEDBACK = {
+    "conversion": ("converted", None),
+    "complaints": ("complained", None),
+    "revenue": ("paid", None),
+    "orders": ("converted", None),
+    "trouble": ("complained", None),
+    "income": ("paid", None),
+    "paid per complaint": ("paid", "complained"),
+    "kept per complaint": ("paid", "complained"),
+    "spent": ("paid", "before<"),
+    "kept": ("paid", "before<"),
+}
+"""Feedback of each metric, and that of a denominator or covariate."""
 EDGE_GUARDRAILS = 1
 
 
@@ -98,9 +114,10 @@ class MadeUp:
         cap: float | None = None,
         rule: WinRule = "anyMetric",
         window_s: int | None = None,
+        metrics: Sequence[OutcomeMetric] = METRICS,
     ) -> None:
         self.window_s = window_s
-        self.outcome_rails, self.cap, self.rule = rails, cap, rule
+        self.metrics, self.outcome_rails, self.cap, self.rule = metrics, rails, cap, rule
         self.random = random.Random(seed)
         self.arms = ["control", *(f"arm-{place}" for place in range(1, arms + 1))]
         self.names = ["stable", *self.arms]
@@ -137,10 +154,14 @@ class MadeUp:
         if self.sticky:
             self.exposures.append({"unit": unit, **place})
         better = 1 + self.lift * max(0, self.names.index(arm) - 1)
+        habit = round(self.random.expovariate(0.1), 6) if any(each.adjusted for each in self.metrics) else 0.0
+        if habit > 3:
+            self.outcomes.append({"unit": unit, "metric": "before<", "value": habit, **place})
+            self.counting.append(True)
         for metric, probability in (("converted", 0.2 * better), ("complained", 0.05), ("paid", 0.3)):
             while self.random.random() < probability:
                 probability /= 3
-                value = 1.0 if metric != "paid" else round(self.random.expovariate(0.1 / better) - 1, 6)
+                value = 1.0 if metric != "paid" else round(self.random.expovariate(0.1 / better) - 1 + 2 * habit, 6)
                 after_s = self.random.randrange(2 * self.window_s) if self.window_s else 0
                 counts = not self.window_s or (at_s < UNTIL_S and after_s <= self.window_s)
                 row = {
@@ -155,13 +176,15 @@ class MadeUp:
 
     def status(self) -> dict[str, Any]:
         outcomes = [
-            {"name": each.name, "role": role, "feedback": feedback, "type": each.type, "goal": each.goal}
+            {"name": each.name, "role": role, "feedback": FEEDBACK[each.name][0], "type": each.type, "goal": each.goal}
+            | ({"denominator": FEEDBACK[each.name][1]} if each.type == "ratio" else {})
+            | ({"covariate": "before"} if each.adjusted else {})
             | ({"minimumEffect": each.minimum_effect} if each.minimum_effect else {})
             | ({"margin": each.margin} if each.margin else {})
             | ({"cap": self.cap} if self.cap and each.type == "mean" else {})
             | ({"window": f"{self.window_s}s"} if self.window_s else {})
-            for role, metrics in (("success", METRICS), ("guardrail", self.outcome_rails))
-            for each, feedback in zip(metrics, FEEDBACK, strict=False)
+            for role, metrics in (("success", self.metrics), ("guardrail", self.outcome_rails))
+            for each in metrics
         ]
         comparison = {
             "arms": [{"name": name, "hash": "0" * 12, "buckets": 100} for name in self.arms],
@@ -210,7 +233,7 @@ class MadeUp:
         (folder / "plan.json").write_text(json.dumps(self.plan()))
         return folder
 
-    def epochs(self) -> list[OutcomeEpoch]:
+    def epochs(self, metrics: Sequence[OutcomeMetric]) -> list[OutcomeEpoch]:
         """As the operator has them of the edges, which have joined and summed by themselves."""
         values: dict[tuple[str, str], list[int]] = {}
         places: dict[tuple[str, str], tuple[str, int, str]] = {}
@@ -233,10 +256,24 @@ class MadeUp:
             exposed = self.matured if self.window_s else self.assigned
             return OutcomeCounts(exposed[epoch, arm], len(own), positive, sum(totals), squares)
 
+        def counts(name: str, epoch: int, arm: str) -> OutcomeCounts:
+            feedback, denominator = FEEDBACK[name]
+            if denominator is None:
+                return outcomes(feedback, epoch, arm)
+            base = outcomes(denominator, epoch, arm)
+            product = sum(
+                sum(values[feedback, unit]) * sum(values[denominator, unit])
+                for metric, unit in values
+                if metric == feedback
+                and (denominator, unit) in values
+                and places[metric, unit] == (feedback, epoch, arm)
+            )
+            return OutcomeCounts(*outcomes(feedback, epoch, arm)[:5], base.units, base.total, base.squares, product)
+
         return [
             OutcomeEpoch(
                 own[1:],
-                [[outcomes(metric, number, arm) for arm in self.arms] for metric in FEEDBACK],
+                [[counts(metric.name, number, arm) for arm in self.arms] for metric in metrics],
             )
             for number, own in enumerate(self.buckets, 1)
             if number not in self.troubled
@@ -263,12 +300,13 @@ class MadeUp:
             )
             for place, name in enumerate(self.arms[1:])
         ]
-        return WinnerInputs(METRICS, arms, self.epochs(), self.alpha, self.undecided_reason(), rule=self.rule)
+        epochs = self.epochs(self.metrics)
+        return WinnerInputs(self.metrics, arms, epochs, self.alpha, self.undecided_reason(), rule=self.rule)
 
     def railed(self) -> list[list[OutcomeFinding]]:
         """The guardrails, by the engine."""
         tests = EDGE_GUARDRAILS + len(self.outcome_rails)
-        epochs = self.epochs()
+        epochs = self.epochs(self.outcome_rails)
         return (
             outcome_comparison.evaluate_guardrails(self.outcome_rails, epochs, self.alpha, harm_tests=tests)
             if epochs
@@ -278,9 +316,9 @@ class MadeUp:
     def judged(self) -> tuple[list[list[OutcomeFinding]], WinnerDecision]:
         """By the engine."""
         seen = self.seen()
-        return outcome_comparison.evaluate_outcomes(METRICS, seen.epochs, self.alpha), experiments_winner.decide_winner(
-            seen
-        )
+        return outcome_comparison.evaluate_outcomes(
+            self.metrics, seen.epochs, self.alpha
+        ), experiments_winner.decide_winner(seen)
 
 
 def same(one: float, other: float) -> bool:
@@ -315,6 +353,27 @@ RAILED = {
     "equal arms without harm": MadeUp(11, 60_000, rails=RAILS, rule="noHarm"),
     "a worse arm without harm": MadeUp(3, 12_000, lift=-0.8, arms=3, rails=RAILS, rule="noHarm"),
 }
+RATIOS = {
+    f"ratios: {name}": MadeUp(seed, metrics=(RATIO,), rails=(RATIO_RAIL,), **fields)
+    for name, seed, fields in (
+        ("equal arms", 11, {"units": 12_000}),
+        ("a better arm", 2, {"units": 12_000, "lift": 0.9, "epochs": 3}),
+        ("a worse arm", 3, {"units": 12_000, "lift": -0.8, "arms": 3}),
+        ("few units", 6, {"units": 40}),
+        ("requests", 5, {"units": 8000, "lift": 0.3, "sticky": False}),
+    )
+}
+
+ADJUSTED = {
+    f"covariate: {name}": MadeUp(seed, metrics=(SPENT,), rails=(SPENT_RAIL,), **fields)
+    for name, seed, fields in (
+        ("equal arms", 11, {"units": 12_000, "epochs": 3}),
+        ("a better arm", 2, {"units": 12_000, "lift": 0.9}),
+        ("a worse arm", 3, {"units": 12_000, "lift": -0.9, "arms": 3}),
+        ("few units", 6, {"units": 40}),
+        ("no unit", 8, {"units": 0}),
+    )
+}
 
 SILENT = ("Unknown", "EdgeSilent", "verdicts wait for the counters of edge-1")
 OF_SAMPLE = ("False", "SampleRatioMismatch", "arm-1 got 9 of 900 units: sample-ratio mismatch")
@@ -330,13 +389,13 @@ BROKEN = {
 
 @pytest.mark.parametrize(
     "life",
-    [*LIVES, *RAILED.values(), *BROKEN.values()],
-    ids=[*map(str, range(len(LIVES))), *RAILED, *BROKEN],
+    [*LIVES, *RAILED.values(), *RATIOS.values(), *ADJUSTED.values(), *BROKEN.values()],
+    ids=[*map(str, range(len(LIVES))), *RAILED, *RATIOS, *ADJUSTED, *BROKEN],
 )
 def test_all_numbers_are_the_engines(analysis: ModuleType, life: MadeUp, tmp_path: Path) -> None:
     found, decision, winner = analysis.analyse(life.write(tmp_path))
     findings, decided = life.judged()
-    for metric, row in zip((*METRICS, *life.outcome_rails), (*findings, *life.railed()), strict=True):
+    for metric, row in zip((*life.metrics, *life.outcome_rails), (*findings, *life.railed()), strict=True):
         for arm, finding in zip(life.arms[1:], row, strict=True):
             own = found[metric.name][arm]
             assert own["verdict"] == finding.verdict, (metric.name, arm)
@@ -365,6 +424,12 @@ def test_the_made_up_guardrails_have_different_verdicts() -> None:
     assert RAILED["a better arm"].judged()[1].decision == "Winner"
     assert RAILED["equal arms without harm"].judged()[1].decision == "Winner"
     assert RAILED["a better arm by every metric"].judged()[1].decision == "Undecided"
+
+
+def test_the_made_up_ratios_have_different_verdicts() -> None:
+    judged = [life.judged()[0] + life.railed() for life in RATIOS.values()]
+    verdicts = {finding.verdict for findings in judged for row in findings for finding in row}
+    assert verdicts >= {"Better", "Worse", "Passed", "Harm", "Undecided"}
 
 
 def test_a_cap_changes_the_mean(analysis: ModuleType, tmp_path: Path) -> None:
@@ -507,7 +572,7 @@ def test_sums_beyond_64_bits_are_exact(analysis: ModuleType) -> None:
     exposures = pd.DataFrame(SEEN)[[*analysis.EXPOSURES]]
     counts = analysis.count(PAID, exposures, pd.DataFrame(largest)[[*analysis.OUTCOMES]])
     total = 999_999_999_999_999 * 10_000
-    assert counts["paid", None, None, 1, "control"] == [1, 1, 1, total, total**2]
+    assert counts["paid", None, None, None, 1, "control"] == [1, 1, 1, total, total**2, 0, 0, 0, 0]
 
 
 def test_a_version_that_it_does_not_know_is_refused(analysis: ModuleType, tmp_path: Path) -> None:

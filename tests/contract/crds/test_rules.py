@@ -27,6 +27,9 @@ def deployment(spec: dict[str, Any], name: str = "digits") -> dict[str, Any]:
     }
 
 
+BY_USER = {"unit": {"header": "x-user-id"}}
+
+
 def experiment(spec: dict[str, Any], name: str = "wide-or-narrow") -> dict[str, Any]:
     return {
         "apiVersion": "serving.sundog.dev/v1alpha1",
@@ -107,6 +110,10 @@ OURS = "is reserved for the operator; expected no name that begins with RAY_, SU
 RESERVED = "reserved key; expected none that begins with serving.sundog.dev/, app.kubernetes.io/, ray.io/"
 TRUST = "archives can run code when they are loaded; expected trustCode: true to accept that"
 NO_EXPOSURE = "0% leaves every arm without units; expected more. Set stopped: true to end an experiment"
+NO_PRODUCT_IN_WINDOW = (
+    "window beside denominator or covariate; expected it without these, because edges keep no products of totals within a"
+    " window"
+)
 NO_EFFECT = (
     "0% cannot be distinguished from no effect; expected a larger effect. Remove the field for the default of about 5 %"
 )
@@ -676,6 +683,21 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     (arm(runtime={"env": [{"name": "KUBERAY_A"}]}), f"spec.arms[0].runtime.env[0].name: KUBERAY_A {OURS}"),
     (arm(runtime={"podLabels": {"serving.sundog.dev/revision": "1"}}), f"spec.arms[0].runtime.podLabels: {RESERVED}"),
+    (
+        arm(runtime={"podLabels": {"kai.scheduler/queue": "team-a"}}),
+        "spec.arms[0].runtime.podLabels: queue of KAI or Volcano, which place pods by a scheduler of their own; expected"
+        " scheduling.queue, a LocalQueue of Kueue",
+    ),
+    (
+        arm(resources={"gpu": {"count": 1, "vendor": "amd", "allocation": "dra"}}),
+        "spec.arms[0].resources.gpu.allocation: dra with vendor amd; expected devicePlugin, because only claims to devices of"
+        " nvidia are known",
+    ),
+    (
+        arm(resources={"gpu": {"count": 1, "allocation": "dra", "sharing": {"mode": "timeSliced"}}}),
+        "spec.arms[0].resources.gpu.allocation: dra with sharing mode timeSliced; expected devicePlugin, because no claim"
+        " shares a device in time",
+    ),
     (arm(runtime={"warmup": {"timeout": "0s"}}), "spec.arms[0].runtime.warmup.timeout: 0s; expected more than 0s"),
     (
         arm_sharing(mode="mig"),
@@ -747,7 +769,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.metrics.guardrails: two guardrails with the same metric; expected one per metric",
     ),
     *[
-        (experiment({"metrics": {"guardrails": [fields]}}), f"spec.metrics.guardrails[0]{said}")
+        (experiment({**BY_USER, "metrics": {"guardrails": [fields]}}), f"spec.metrics.guardrails[0]{said}")
         for fields, said in (
             ({"margin": "5%"}, ": expected exactly one of metric and feedback"),
             (
@@ -776,6 +798,30 @@ RULES: list[tuple[dict[str, Any], str]] = [
                 ".cap: cap without a mean; expected it only with type: mean",
             ),
             (
+                {"feedback": "paid", "name": "spent", "covariate": "paid"},
+                ".covariate: covariate without a mean; expected it only with type: mean",
+            ),
+            (
+                {"feedback": "paid", "name": "spent", "type": "mean", "covariate": "paid", "cap": 5},
+                ".covariate: covariate beside cap; expected one of the two, because edges keep no products of capped totals",
+            ),
+            *(
+                ({"feedback": "paid", "name": "spent", "window": "1h", **own}, f".window: {NO_PRODUCT_IN_WINDOW}")
+                for own in ({"type": "ratio", "denominator": "c"}, {"type": "mean", "covariate": "c"})
+            ),
+            (
+                {"feedback": "paid", "name": "aov", "type": "ratio"},
+                ": type: ratio without denominator; expected the feedback whose sum the ratio is divided by",
+            ),
+            (
+                {"feedback": "paid", "name": "aov", "denominator": "orders"},
+                ".denominator: denominator without a ratio; expected it only with type: ratio",
+            ),
+            (
+                {"feedback": "paid", "name": "aov", "type": "ratio", "denominator": "paid"},
+                ".denominator: same as feedback; expected another one, because this ratio is always 1",
+            ),
+            (
                 {"feedback": "paid", "name": "retries"},
                 ".name: retries is the name of an edge metric; expected another name, because reports show both",
             ),
@@ -783,16 +829,26 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ],
     *[
         (
+            experiment(
+                {"metrics": {role: [{"name": "a", "feedback": "b", "type": "mean", "covariate": "b"}]}, "unit": unit}
+            ),
+            "spec.metrics: covariate while each request is a unit; expected a unit such as header, because a request has no history",
+        )
+        for role in ("success", "guardrails", "secondary")
+        for unit in ({}, {"request": {}})
+    ],
+    *[
+        (
             experiment({"metrics": {role: [{"name": "a", "feedback": "b", "cap": 5}]}}),
-            f"spec.metrics.{role}[0].cap: cap of a rate; expected it only with type: mean",
+            f"spec.metrics.{role}[0].cap: cap without a mean; expected it only with type: mean",
         )
         for role in ("success", "secondary")
     ],
     *[
         (
             experiment({"metrics": {"success": [{"name": "a", "feedback": "b", **given}]}}),
-            "spec.metrics.success[0].expected: fields of another type; expected rate with type: rate, and mean and"
-            " deviation with type: mean",
+            "spec.metrics.success[0].expected: fields of another type; expected rate with type: rate, mean and"
+            " deviation with type: mean, and none of a ratio",
         )
         for given in (
             {"expected": {}},
@@ -800,6 +856,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
             {"expected": {"rate": "4%", "deviation": 2}},
             {"type": "mean", "expected": {"rate": "4%"}},
             {"type": "mean", "expected": {"mean": 2}},
+            {"type": "ratio", "denominator": "c", "expected": {"mean": 2, "deviation": 3}},
         )
     ],
     (
@@ -820,6 +877,43 @@ RULES: list[tuple[dict[str, Any], str]] = [
             "spec.metrics.success: preset or winBy without a success metric; expected one, because an arm wins by these",
         )
         for given in ({"preset": "doNoHarm"}, {"winBy": "anyMetric"})
+    ],
+    *[
+        (
+            experiment({**BY_USER, "metrics": {role: [{"name": "a", "feedback": "b", **fields}]}}),
+            f"spec.metrics.{role}[0]{problem}",
+        )
+        for role in ("success", "secondary")
+        for fields, problem in (
+            (
+                {"type": "rate", "covariate": "c"},
+                ".covariate: covariate without a mean; expected it only with type: mean",
+            ),
+            (
+                {"type": "mean", "covariate": "c", "cap": 5},
+                ".covariate: covariate beside cap; expected one of the two, because edges keep no products of capped totals",
+            ),
+            (
+                {"type": "ratio"},
+                ": type: ratio without denominator; expected the feedback whose sum the ratio is divided by",
+            ),
+            (
+                {"type": "mean", "denominator": "c"},
+                ".denominator: denominator without a ratio; expected it only with type: ratio",
+            ),
+            (
+                {"type": "ratio", "denominator": "b"},
+                ".denominator: same as feedback; expected another one, because this ratio is always 1",
+            ),
+            (
+                {"type": "ratio", "denominator": "c", "cap": 5},
+                ".cap: cap without a mean; expected it only with type: mean",
+            ),
+            *(
+                ({**own, "window": "1h"}, f".window: {NO_PRODUCT_IN_WINDOW}")
+                for own in ({"type": "ratio", "denominator": "c"}, {"type": "mean", "covariate": "c"})
+            ),
+        )
     ],
     (
         experiment({"metrics": {"guardrails": [{"feedback": each, "name": "revenue"} for each in ("a", "b")]}}),

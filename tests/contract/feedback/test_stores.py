@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from itertools import chain, count, repeat
 from pathlib import Path
 
@@ -167,6 +168,49 @@ async def test_units_count_for_a_window_once_it_has_passed(opened: Opener) -> No
     assert later["outcome/m@240s/1/a/sum"] == 7 * MILLION
     assert later["matured/240/1/a"] == 3
     assert not [name for name in later if name.startswith("waiting/")]
+
+
+async def test_the_products_of_a_units_two_totals_are_summed(opened: Opener) -> None:
+    """The two totals may come in any order, by any edge, in one batch or in several."""
+    store, other = await opened(), await opened()
+    products = [("m", "other")]
+
+    async def send(to: OutcomeStore, *events: OutcomeEvent) -> int | None:
+        batch = OutcomeBatch({1: first("a"), 2: first("a")}, events, products=products)
+        assert {*await to.write("s/a", batch)} == {"accepted"}
+        return (await tally(store)).get("product/m*other/1/a")
+
+    assert await send(store, event(1, 1, 2 * MILLION), event(2, 2, 3 * MILLION)) is None
+    assert await send(other, event(3, 1, 10 * MILLION, metric="other"), event(4, 1, MILLION)) == 30 * MILLION**2
+    both = event(5, 2, -1 * MILLION, metric="other"), event(6, 2, 4 * MILLION)
+    assert await send(store, *both) == (30 - 7) * MILLION**2
+    assert await send(other, event(7, 1, metric="third")) == 23 * MILLION**2
+    # Beyond 64 bits.
+    assert await send(other, event(8, 1, 10**15), event(9, 1, 10**15, metric="other")) > 10**29
+
+
+async def test_totals_from_before_the_exposure_are_a_covariate(opened: Opener) -> None:
+    """They name the unit and a time of the 30 days before; a report that names an exposure cannot be older than that."""
+    store, other = await opened(), await opened()
+    told = SignedExposure("a", 1, "a", 1, T0)
+    events = (
+        event(1, 1, 3 * MILLION, at=T0 - 86_400),
+        event(2, 1, 4 * MILLION, at=T0 - WINDOW_S),
+        event(3, 1, at=T0 - WINDOW_S - 1),
+        event(4, 1, at=T0 - 60),
+        event(5, 1, at=T0 - 3600, told=told),
+        event(6, 1, at=T0 - 3600, metric="other"),
+        event(7, 1, 10 * MILLION),
+    )
+    batch = OutcomeBatch({1: first("a")}, events[:2], covariates=[("m", "m")])
+    assert await store.write("s/a", batch) == ["accepted"] * 2
+    results = await other.write("s/a", replace(batch, firsts={}, events=events))
+    assert results == ["duplicate", "duplicate", "late", "late", "late", "late", "accepted"]
+    found = await tally(store)
+    assert (found["outcome/m</1/a/sum"], found["outcome/m</1/a/squares"]) == (7 * MILLION, 49 * MILLION**2)
+    assert (found["outcome/m/1/a/sum"], found["product/m*m</1/a"]) == (10 * MILLION, 70 * MILLION**2)
+    assert found["early"] == 1
+    assert [each.metric async for each in store.outcomes("s/a")] == ["m<", "m<", "m"]
 
 
 async def test_outcomes_are_joined_with_first_exposures(opened: Opener) -> None:

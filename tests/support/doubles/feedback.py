@@ -93,6 +93,8 @@ class Outcomes:
                         caps=taken.get("caps", {}),
                         windows=taken.get("windows", {}),
                         now_s=int(now_s),
+                        covariates=[(metric, covariate) for metric, covariate in taken.get("covariates", ())],
+                        products=[(numerator, denominator) for numerator, denominator in taken.get("products", ())],
                     )
                 )
         for service in services.values():

@@ -498,6 +498,37 @@ async def test_edges_cap_the_totals_of_units() -> None:
     assert told["plan"]["comparison"]["outcomes"][0]["cap"] == 0.5
 
 
+async def test_edges_keep_covariates() -> None:
+    cluster = await serving({1: 0.2, 2: 0.4})
+    spent = {"name": "spent", "feedback": "bought", "type": "mean", "covariate": "visits"}
+    await cluster.kube.apply(experiment(metrics={"success": [spent]}, unit={"header": "x-user-id"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.settle(3)
+    assert entry(cluster)["feedback"]["metrics"] == ["bought", "visits"]
+    assert entry(cluster)["feedback"]["covariates"] == [["bought", "visits"]]
+    told = await ends(cluster)
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
+
+
+async def test_a_ratio_of_two_outcomes_decides() -> None:
+    """Both arms buy as often; arm-1 returns half as much of it."""
+    cluster = await serving({1: 0.4, 2: 0.4})
+    for number, chance in ((1, 0.4), (2, 0.2)):
+        cluster.edges.outcomes.chance[application(NAME, number)] = {"bought": 0.4, "returned": chance}
+    returned = {"name": "returns", "feedback": "returned", "type": "ratio", "denominator": "bought", "goal": "decrease"}
+    await cluster.kube.apply(experiment(metrics={"success": [returned | {"minimumEffect": "20%"}]}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.settle(3)
+    assert entry(cluster)["feedback"] == {
+        "metrics": ["returned", "bought"],
+        "maxUnits": entry(cluster)["feedback"]["maxUnits"],
+        "products": [["returned", "bought"]],
+    }
+    told = await ends(cluster)
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
+    assert found(told, "arm-1", "returns")["ratio"] == pytest.approx(0.5, abs=0.15)
+
+
 def message(told: Json, type_: str) -> str:
     return next(str(c["message"]) for c in told["conditions"] if c["type"] == type_)
 

@@ -25,7 +25,9 @@ T0 = 1_769_000_000
 CAP = 2
 units = st.integers(0, 5)
 arms = st.sampled_from(("a", "b"))
-instants = st.sampled_from((T0 - 1, T0, T0 + 1, T0 + WINDOW_S, T0 + WINDOW_S + 1))
+instants = st.sampled_from(
+    (T0 - WINDOW_S, T0 - WINDOW_S - 1, T0 - 61, T0 - 60, T0 - 1, T0, T0 + 1, T0 + WINDOW_S, T0 + WINDOW_S + 1)
+)
 firsts = st.builds(
     FirstExposure, st.integers(0, 1_999_999).map(lambda us: T0 * 1_000_000 + us), st.integers(0, 2), arms
 )
@@ -50,6 +52,8 @@ batches = st.lists(
         max_units=st.just(4),
         max_events=st.just(12),
         caps=st.just({"m": (CAP,)}),
+        products=st.just((("m", "n"),)),
+        covariates=st.just((("m", "n"), ("n", "n"))),
     ),
     max_size=8,
 )
@@ -119,6 +123,38 @@ def test_an_arm_that_answers_sooner_is_not_ahead() -> None:
     assert found["a"] == matured["a"] // 2
 
 
+def test_windows_and_covariates_of_one_metric_do_not_mix() -> None:
+    """One outcome may have a window and another one a covariate: history is in no window, and products have whole totals."""
+    own, day = MemoryAttempt(), 86_400
+    exposed = {1: FirstExposure(T0 * 1_000_000, 1, "a")}
+    rows = ((3, T0 - day), (5, T0 + 60), (7, T0 + 7200))
+    reported = [OutcomeEvent(bytes([value]), 1, None, "m", value, at) for value, at in rows]
+    batch = OutcomeBatch(
+        exposed,
+        reported,
+        caps={"m": (4,)},
+        windows={"m": (3600,)},
+        covariates=(("m", "m"),),
+        now_s=T0 + 2 * day,
+    )
+    assert write(own, batch) == ["accepted"] * 3
+    section = render_feedback_section("a", "s", own.tally)
+    assert {name: total for name, _, _, _, _, total, _ in section["outcomes"]} == {
+        "m<": 3,
+        "m": 12,
+        "m@4": 4,
+        "m@3600s": 5,
+        "m@4@3600s": 4,
+    }
+    assert section["products"] == [["m*m<", 1, "a", 36]]
+
+
+def test_all_totals_that_a_join_changes_were_asked_for() -> None:
+    event = OutcomeEvent(b"1", 1, None, "m", 1, T0)
+    batch = OutcomeBatch(events=(event,), windows={"m": (60,)}, products=(("m", "n"),), covariates=(("n", "m"),))
+    assert batch.totals == {(1, name) for name in ("m", "m@60s", "m<", "n")}
+
+
 class Replay:
     """The results of all events, joined one by one and summed at the end."""
 
@@ -145,15 +181,25 @@ class Replay:
                 self.counts["unknown"] += 1
             elif any(event.key == other.key for other, _ in self.counted):
                 self.counts["duplicate"] += 1
+            elif event.metric == "n" and event.exposure is None and self._is_history(event, first):
+                self._accept(event._replace(metric="n<"), first)
             elif (event.seconds < first.us // 10**6 and event.timed) or event.seconds > first.us // 10**6 + WINDOW_S:
                 self.counts["late"] += 1
                 self.counts["early"] += event.exposure is not None and event.seconds < first.us // 10**6
-            elif len(self.counted) == 12:
-                self.counts["overflow"] += 1
             else:
-                self.counted.append((event, first))
+                self._accept(event, first)
         for result, count in batch.refused.items():
             self.counts[result] += count
+
+    def _is_history(self, event: OutcomeEvent, first: FirstExposure) -> bool:
+        at = event.seconds - first.us // 10**6
+        return event.timed and -WINDOW_S <= at < -60
+
+    def _accept(self, event: OutcomeEvent, first: FirstExposure) -> None:
+        if len(self.counted) == 12:
+            self.counts["overflow"] += 1
+        else:
+            self.counted.append((event, first))
 
     def outcomes(self) -> list[list[object]]:
         rows = []
@@ -173,6 +219,19 @@ class Replay:
                 rows.append([name, *rest, len(totals), positive, sum(own_totals), squares])
         return sorted(rows)
 
+    def products(self) -> list[list[object]]:
+        """Return the sums of products of units' two totals that are not 0; a sum that was not 0 before is kept as 0."""
+        totals: dict[tuple[str, int], int] = defaultdict(int)
+        places: dict[int, FirstExposure] = {}
+        for event, first in self.counted:
+            totals[event.metric, event.unit] += event.value
+            places[event.unit] = first
+        found: dict[tuple[str, int, str], int] = defaultdict(int)
+        for unit, first in places.items():
+            for own, other in (("m", "n"), ("m", "n<"), ("n", "n<")):
+                found[f"{own}*{other}", first.epoch, first.arm] += totals[own, unit] * totals[other, unit]
+        return sorted([*place, total] for place, total in found.items() if total)
+
 
 @given(batches)
 def test_sums_equal_a_count_from_scratch(batches: list[OutcomeBatch]) -> None:
@@ -188,6 +247,7 @@ def test_sums_equal_a_count_from_scratch(batches: list[OutcomeBatch]) -> None:
         exposed[first.epoch, first.arm] += 1
     assert found["exposed"] == sorted([*place, count] for place, count in exposed.items())
     assert found["outcomes"] == replay.outcomes()
+    assert [row for row in found.get("products", []) if row[-1]] == replay.products()
     assert found["accepted"] == len(replay.counted)
     for name in ("late", "duplicate", "unknown", "future", "invalid", "overflow", "early"):
         assert found[name] == replay.counts[name], name

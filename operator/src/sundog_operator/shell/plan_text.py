@@ -123,11 +123,13 @@ def describe_outcome_goal(outcome: PlanOutcome, baseline: str) -> str:
     """Describe the better direction of an outcome and its minimum effect, or how much worse a guardrail may be."""
     cap = f", at most {outcome.cap:.12g} by unit," if outcome.cap is not None else ""
     cap += f" within {format_duration(outcome.window)} of the first exposure" if outcome.window is not None else ""
+    adjusted = f", adjusted by {outcome.covariate} before the exposure," if outcome.covariate else ""
+    what = f"{outcome.type} of {outcome.feedback}{f' to {outcome.denominator}' if outcome.denominator else ''}{cap}{adjusted}"
     if outcome.margin is not None:
         direction = "below" if outcome.goal == "increase" else "above"
-        return f"{outcome.type} of {outcome.feedback}{cap} may be up to {_percent(outcome.margin)} {direction} {baseline}'s"
+        return f"{what} may be up to {_percent(outcome.margin)} {direction} {baseline}'s"
     minimum = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
-    return f"{outcome.type} of {outcome.feedback}{cap} should {outcome.goal}{minimum}"
+    return f"{what} should {outcome.goal}{minimum}"
 
 
 _WIN_RULES: Final[Mapping[str, str]] = {

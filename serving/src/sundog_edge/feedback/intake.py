@@ -268,6 +268,8 @@ class FeedbackIntake:
                 caps=service.feedback.caps,
                 windows=service.feedback.windows,
                 now_s=int(self._clock()),
+                products=service.feedback.products,
+                covariates=service.feedback.covariates,
             )
             results = await self.store.write(attempt, batch)
             if tracker is not None:

@@ -9,10 +9,15 @@ total itself is kept whole, because later values may be negative.
 A metric with conversion windows has further sums for each window, under the name `metric@3600s`, with a cap `metric@cap@3600s`. They have
 only events until the window after the unit's first exposure, and only units whose window has passed. So arms are compared by units that all
 had the same time, however fast each arm answers. Until then the numbers of a unit wait under the time of its first exposure.
+
+A ratio of two metrics also needs the sum of the product of each unit's two totals, under the name `numerator*denominator`.
+
+A covariate is the unit's total of a metric from before its first exposure, under the name `metric<`: events of that time that name the
+unit, not an exposure. It has sums of its own, and a product with the metric that it adjusts.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +29,9 @@ WINDOW_S = 30 * 24 * 3600
 ACCEPTED = "accepted"
 REJECTED_RESULTS = ("late", "duplicate", "unknown", "future", "invalid", "overflow")
 """Results of items that are counted but are in no sum, in the order of the evidence."""
+
+HISTORY_GAP_S = 60
+"""An event counts for the time before the exposure if it is older by so much. A clock that is a little behind changes no covariate."""
 
 EARLY = "early"
 """Counts those late items that are timed before the signed exposure that they name: one of the two clocks is wrong."""
@@ -58,7 +66,8 @@ class OutcomeBatch:
     """A batch for one write: first exposures by unit, reported events, and the number of refused items by result.
 
     `sticky`: units come again, so their exposures are stored. `dropped`: exposures that were dropped before the write.
-    `caps`: caps of units' totals by metric, in millionths. `windows`: conversion windows by metric, in seconds. Both are the same in all
+    `caps`: caps of units' totals by metric, in millionths. `windows`: conversion windows by metric, in seconds. `products`: pairs of
+    metrics whose totals are multiplied. `covariates`: pairs of a metric and the covariate that adjusts it. All four are the same in all
     batches of an attempt. `now_s`: present Unix time in seconds; needed with windows only.
     """
 
@@ -72,6 +81,13 @@ class OutcomeBatch:
     caps: Mapping[str, Sequence[int]] = field(default_factory=dict)
     windows: Mapping[str, Sequence[int]] = field(default_factory=dict)
     now_s: int = 0
+    products: Sequence[tuple[str, str]] = ()
+    covariates: Sequence[tuple[str, str]] = ()
+
+    @property
+    def pairs(self) -> Sequence[tuple[str, str]]:
+        """Names of totals that are multiplied."""
+        return (*self.products, *((metric, before_exposure(covariate)) for metric, covariate in self.covariates))
 
     @property
     def units(self) -> frozenset[int]:
@@ -81,11 +97,18 @@ class OutcomeBatch:
     @property
     def totals(self) -> frozenset[tuple[int, str]]:
         """(unit, metric) of the sums that the join needs."""
-        return frozenset(
-            (event.unit, name)
-            for event in self.events
-            for name in (event.metric, *(f"{event.metric}@{window}s" for window in self.windows.get(event.metric, ())))
-        )
+        return frozenset((event.unit, name) for event in self.events for name in self._totals_for(event.metric))
+
+    def _totals_for(self, metric: str) -> Iterator[str]:
+        """Yield the names of the totals that an event of the metric changes, or is multiplied with."""
+        yield from (f"{metric}@{window}s" for window in self.windows.get(metric, ()))
+        for total in (metric, before_exposure(metric)) if self.is_covariate(metric) else (metric,):
+            yield total
+            yield from (each for pair in self.pairs if total in pair for each in pair)
+
+    def is_covariate(self, metric: str) -> bool:
+        """Whether the metric is a covariate of another one, or of itself."""
+        return any(metric == covariate for _, covariate in self.covariates)
 
     @property
     def empty(self) -> bool:
@@ -128,6 +151,11 @@ def _cohort(seconds: int, window: int) -> int:
     """Return the start of a cohort, in Unix seconds."""
     width = max(window // COHORTS, 1)
     return seconds // width * width
+
+
+def before_exposure(metric: str) -> str:
+    """Return the name of the totals of a metric from before the units' first exposures."""
+    return f"{metric}<"
 
 
 def join(batch: OutcomeBatch, known: StoredState) -> StoreChange:
@@ -208,7 +236,9 @@ class _Joining:
         if not event.timed:
             # Its arrival is after the exposure, whatever the clock of the edge of that exposure.
             event = event._replace(seconds=max(event.seconds, exposed_at))
-        if not exposed_at <= event.seconds <= exposed_at + WINDOW_S:
+        if self._is_history(event, exposed_at):
+            event = event._replace(metric=before_exposure(event.metric))
+        elif not exposed_at <= event.seconds <= exposed_at + WINDOW_S:
             # A caller knows a signed exposure only after it. By the unit itself a caller may report older events too.
             self.count(EARLY, event.exposure is not None and event.seconds < exposed_at)
             return "late"
@@ -216,6 +246,14 @@ class _Joining:
             return "overflow"
         self._add(event, first)
         return ACCEPTED
+
+    def _is_history(self, event: OutcomeEvent, exposed_at: int) -> bool:
+        """Return whether the event counts for a covariate. One that names an exposure is later than that, whatever its time."""
+        return (
+            event.exposure is None
+            and exposed_at - WINDOW_S <= event.seconds < exposed_at - HISTORY_GAP_S
+            and self._batch.is_covariate(event.metric)
+        )
 
     def _first(self, event: OutcomeEvent) -> FirstExposure | None:
         signed = event.exposure
@@ -230,15 +268,24 @@ class _Joining:
         self.change.events.append((event, first))
         self.count(EVENTS, 1)
         self._add_total(event, first)
+        self._add_products(event, first)
         for window in self._batch.windows.get(event.metric, ()) if self._batch.sticky else ():
             if event.seconds <= first.us // MILLION + window:
                 self._add_total(event, first, window)
+
+    def _add_products(self, event: OutcomeEvent, first: FirstExposure) -> None:
+        """Add the change of the products of its unit's totals."""
+        for pair in self._batch.pairs:
+            if event.metric in pair:
+                other = pair[1] if event.metric == pair[0] else pair[0]
+                more = event.value * (self._total(event.unit, other) or 0)
+                self.count(f"product/{'*'.join(pair)}/{first.epoch}/{first.arm}", more)
 
     def _add_total(self, event: OutcomeEvent, first: FirstExposure, window: int = 0) -> None:
         """Add an event to its unit's total, and the change of that to the sums: those of a window, or without one those of all events."""
         suffix = f"@{window}s" if window else ""
         place = (event.unit, event.metric + suffix)
-        before = self.change.totals.get(place, self._known.totals.get(place))
+        before = self._total(*place)
         after = (before or 0) + event.value
         first_value = event.value if before is None else None
         self.change.totals[place] = after
@@ -246,6 +293,9 @@ class _Joining:
         for cap in self._batch.caps.get(event.metric, ()):
             name = f"{event.metric}@{cap}{suffix}"
             self._sum(name, first, first_value, min(before or 0, cap), min(after, cap), window)
+
+    def _total(self, unit: int, name: str) -> int | None:
+        return self.change.totals.get((unit, name), self._known.totals.get((unit, name)))
 
     def _sum(
         self, name: str, first: FirstExposure, first_value: int | None, before: int, after: int, window: int
@@ -265,6 +315,7 @@ def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) 
     exposed: list[list[Any]] = []
     matured: list[list[Any]] = []
     until: list[list[int]] = []
+    products: list[list[Any]] = []
     outcomes: dict[tuple[str, int, str], dict[str, int]] = {}
     for name, value in tally.items():
         kind, *parts = name.split("/")
@@ -274,6 +325,8 @@ def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) 
             matured.append([int(parts[0]), int(parts[1]), parts[2], value])
         elif kind == UNTIL:
             until.append([int(parts[0]), value])
+        elif kind == "product":
+            products.append([parts[0], int(parts[1]), parts[2], value])
         elif kind == "outcome":
             metric, epoch, arm, column = parts
             outcomes.setdefault((metric, int(epoch), arm), dict.fromkeys(_OUTCOME, 0))[column] = value
@@ -284,6 +337,7 @@ def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) 
         "exposed": sorted(exposed),
         "outcomes": [[*place, *outcomes[place].values()] for place in sorted(outcomes)],
         **({MATURED: sorted(matured), UNTIL: sorted(until)} if until else {}),
+        **({"products": sorted(products)} if products else {}),
         ACCEPTED: tally.get(EVENTS, 0),
         **{name: tally.get(name, 0) for name in (*REJECTED_RESULTS, EARLY)},
     }

@@ -44,7 +44,8 @@ MAX_SEGMENTS = 256
 MAX_OVERRIDES = 16
 MAX_CALLERS = 64
 MAX_NETWORKS = 256
-MAX_METRICS = 35
+MAX_METRICS = 70
+"""35 outcomes of an Experiment, each with a denominator."""
 MAX_MATCHED = 8
 MAX_BYTES = 4 << 20
 _CREDENTIALS = re.compile("//[^/]*@")
@@ -145,6 +146,9 @@ Windows = Annotated[
 ]
 
 
+Pair = Annotated[tuple[MetricName, MetricName], BeforeValidator(list_to_tuple)]
+
+
 class Match(DocumentPart):
     """Headers that send any caller's request to an arm, whatever its bucket. The request needs all of them, with exactly these values."""
 
@@ -157,20 +161,36 @@ class Feedback(DocumentPart):
 
     `caps` are in millionths. For each the edge keeps further sums of the metric, in which a unit's total counts as the cap at most.
     `windows` are in seconds. For each the edge keeps further sums of the metric, of the events until then after a unit's first exposure.
+    `products` are pairs of metrics, numerator and denominator. For each the edge keeps the sum of the products of units' totals.
+    `covariates` are pairs of a metric and the one whose totals from before the first exposure adjust it. They may be the same.
     """
 
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=MAX_METRICS)]
     maxUnits: Annotated[int, Field(gt=0, le=100_000_000)] = 2_000_000  # noqa: N815 - the document's own name
     caps: Annotated[dict[MetricName, Caps], Field(max_length=MAX_METRICS, default_factory=dict)]
     windows: Annotated[dict[MetricName, Windows], Field(max_length=MAX_METRICS, default_factory=dict)]
+    products: Annotated[tuple[Pair, ...], Field(max_length=MAX_METRICS)] = ()
+    covariates: Annotated[tuple[Pair, ...], Field(max_length=MAX_METRICS)] = ()
 
-    _lists = field_validator("metrics", mode="before")(list_to_tuple)
+    _lists = field_validator("metrics", "products", "covariates", mode="before")(list_to_tuple)
 
     @field_validator("metrics")
     @classmethod
     def _are_different(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         _check_unique(value, "metric")
         return value
+
+    @model_validator(mode="after")
+    def _pairs_have_metrics(self) -> Self:
+        _check_unique(("*".join(pair) for pair in self.products), "product")
+        _check_unique(("*".join(pair) for pair in self.covariates), "covariate")
+        for metric, covariate in self.covariates:
+            if not {metric, covariate} <= {*self.metrics}:
+                raise ValueError(f"covariate {covariate} of {metric}; expected two of metrics")
+        for numerator, denominator in self.products:
+            if numerator == denominator or not {numerator, denominator} <= {*self.metrics}:
+                raise ValueError(f"product {numerator}*{denominator}; expected two different ones of metrics")
+        return self
 
 
 class Arm(DocumentPart):

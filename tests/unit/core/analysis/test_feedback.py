@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,6 +50,21 @@ def test_the_wanted_sums_of_the_newest_report_win_and_nothing_is_added() -> None
     assert KNOWN.of("bought", 2, "wide").squares == 2**70
     assert KNOWN.of("bought", 2, "control") == OutcomeSums()
     assert (KNOWN.reported(2, "wide"), KNOWN.reported(2, "control")) == (7, 0)
+
+
+def test_sums_of_products_are_kept_for_wanted_ratios() -> None:
+    wanted = replace(WANTED, products={"bought*seen"})
+    tally = {
+        **TALLY,
+        "product/bought*seen/2/wide": -(2**70),
+        "product/bought*seen/1/wide": 3,
+        "product/other*seen/2/wide": 4,
+    }
+    known, cause = feedback.update_sums(FeedbackSums(), [edge("a", of(tally))], wanted)
+    assert (known, cause) == (replace(KNOWN, products={("bought*seen", 2, "wide"): -(2**70)}), None)
+    assert feedback.parse_sums(json.loads(json.dumps(known.as_json()))) == known
+    # An older edge, or none of them yet.
+    assert feedback.update_sums(FeedbackSums(), [edge("a", of(TALLY))], wanted) == (KNOWN, None)
 
 
 def test_outcomes_that_are_in_no_sum_are_kept() -> None:

@@ -91,6 +91,17 @@ def test_without_harm_each_success_metric_is_a_guardrail_too() -> None:
     assert [(each.name, each.margin) for each in own.outcomes[1:]] == [("revenue", 0.03)]
 
 
+def test_a_guardrail_of_another_denominator_does_not_stand_for_a_ratio() -> None:
+    ratio = {"name": "ctr", "feedback": "clicks", "type": "ratio", "denominator": "views"}
+    for denominator, names in (("views", ["kept"]), ("visits", ["kept", "ctr.noHarm"])):
+        kept = {**ratio, "name": "kept", "denominator": denominator}
+        comparison = frozen(winBy="noHarm", metrics={"success": [ratio], "guardrails": [kept]}).comparison
+        assert comparison is not None
+        assert [each.name for each in comparison.outcomes if each.role == "guardrail"] == names
+        assert comparison.outcomes[-1].type == "ratio"
+        assert comparison.outcomes[-1].denominator == "views"
+
+
 def test_presets_are_part_of_the_plan_and_expected_values_are_not() -> None:
     found = ExperimentSpec.from_json({**SPEC, "metrics": {"success": [CONVERSION]}})
     changed = [
@@ -105,6 +116,21 @@ def test_presets_are_part_of_the_plan_and_expected_values_are_not() -> None:
 
 
 SPEC = {"modelDeployment": "digits", "arms": [{"name": "a"}]}
+
+
+def test_denominators_are_part_of_the_plan() -> None:
+    ratio = {"name": "ctr", "feedback": "clicks", "type": "ratio", "denominator": "views"}
+    found = outcomes(success=[ratio], guardrails=[{**ratio, "name": "ctr-kept", "margin": "2%"}], secondary=[SEEN])
+    assert [(each.type, each.denominator) for each in found][:2] == [("ratio", "views")] * 2
+    assert found[2].denominator is None
+    assert len({plan_hash({"success": [ratio | {"denominator": name}]}) for name in ("views", "visits")}) == 2
+
+
+def test_covariates_are_part_of_the_plan() -> None:
+    spent = {"name": "spent", "feedback": "paid", "type": "mean", "covariate": "paid"}
+    found = outcomes(success=[spent], guardrails=[REVENUE | {"covariate": "visits"}], secondary=[SEEN])
+    assert [each.covariate for each in found] == ["paid", "visits", None]
+    assert len({plan_hash({"success": [spent | {"covariate": name}]}) for name in ("paid", "visits")}) == 2
 
 
 def test_an_outcome_is_no_guardrail_of_the_edge() -> None:

@@ -8,7 +8,14 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from sundog_operator.core.stats import beta_binomial
-from sundog_operator.core.stats.mean_ratio import Contrast, UnitValueSums, make_contrast
+from sundog_operator.core.stats.mean_ratio import (
+    Contrast,
+    UnitPairSums,
+    UnitValueSums,
+    make_adjusted_contrast,
+    make_contrast,
+    make_ratio_contrast,
+)
 
 MILLION = 10**6
 
@@ -170,3 +177,131 @@ def test_growth_is_the_factor_of_units_that_decides() -> None:
     until = float(found.growth(one(1.2), 0.03, bar))
     assert float(found.grown(until).interval(0.03, bar)[1]) <= 1.2
     assert float(found.grown(until / 1.11).interval(0.03, bar)[1]) > 1.2
+
+
+def spent(units: int, seed: int, factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return what units spent after and before their exposure, with a correlation of about 0.8."""
+    draw = np.random.default_rng(seed)
+    before = draw.gamma(2, 50, units).astype(int)
+    return (factor * (before + draw.gamma(2, 40, units))).astype(int), before
+
+
+def test_a_covariate_adjusts_by_the_common_slope() -> None:
+    """By a regression on the covariate with a level of each arm; the variance of the difference is that of its residuals."""
+    arms = spent(3000, 1), spent(1000, 2, 1.1)
+    found = make_adjusted_contrast(*(pair_sums(arm) for arm in arms))
+    after, before = (np.concatenate(each) for each in zip(*arms, strict=True))
+    level = np.repeat([1.0, 0.0], [3000, 1000])
+    design = np.column_stack([level, 1 - level, before - before.mean()])
+    control, treatment, slope = np.linalg.lstsq(design, after, rcond=None)[0]
+    time = 750.0
+    assert (float(found.control) / time, float(found.treatment) / time) == pytest.approx((control, treatment), rel=1e-4)
+    own = [np.var(y - slope * x, ddof=1) for y, x in arms]
+    pooled = np.var(after - slope * before, ddof=1)
+    difference = found.treatment_variance + found.control_variance - 2 * found.covariance
+    expected = sum(max(each, pooled) / len(y) for each, (y, _) in zip(own, arms, strict=True))
+    assert float(difference) / time**2 == pytest.approx(expected, rel=1e-4)
+    plain = make_contrast(*(pair_sums(arm).own for arm in arms))
+    assert float(difference) < 0.5 * float(plain.treatment_variance + plain.control_variance)
+
+
+def test_the_variance_against_another_ratio_includes_the_common_mean_of_the_covariate() -> None:
+    """In samples of 400 and 100 units, the adjusted averages and their covariance vary as the contrast says."""
+    found = [
+        make_adjusted_contrast(pair_sums(spent(400, 2 * seed)), pair_sums(spent(100, 2 * seed + 1)))
+        for seed in range(1500)
+    ]
+    ends = np.array([(float(each.control), float(each.treatment)) for each in found])
+    (control, both), (_, treatment) = np.cov(ends.T)
+    for name, varies in (("control_variance", control), ("treatment_variance", treatment), ("covariance", both)):
+        told = np.mean([float(getattr(each, name)) for each in found])
+        # A variance is at least that of both arms together, which adds a few percent.
+        assert 0.85 < told / varies < 1.25, name
+
+
+def test_without_history_a_covariate_changes_nothing() -> None:
+    arms = [(spent(units, seed)[0], np.zeros(units, int)) for units, seed in ((900, 1), (400, 2))]
+    adjusted = make_adjusted_contrast(*map(pair_sums, arms))
+    plain = make_contrast(*(pair_sums(arm).own for arm in arms))
+    for name in ("control", "treatment", "control_variance", "treatment_variance", "time"):
+        assert float(getattr(adjusted, name)) == pytest.approx(float(getattr(plain, name))), name
+    assert float(adjusted.covariance) == 0
+
+
+def pair_sums(*epochs: tuple[np.ndarray, np.ndarray]) -> UnitPairSums:
+    """Return the sums of one arm, given each unit's numerator and denominator by epoch, whole numbers."""
+
+    def of(values: np.ndarray) -> tuple[int, int, int, int]:
+        return len(values), int(np.count_nonzero(values)), int(values.sum()), int((values**2).sum())
+
+    products = [int((numerator * denominator).sum()) for numerator, denominator in epochs]
+    numerators, denominators = zip(*epochs, strict=True)
+    return UnitPairSums(sums(*map(of, numerators)), sums(*map(of, denominators)), np.array(products, object))
+
+
+def clicks_and_views(units: int, seed: int, clicks: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
+    """Return clicks and views of units; those with many views click more often, so they are correlated."""
+    draw = np.random.default_rng(seed)
+    views = draw.geometric(0.1, units)
+    return draw.binomial(views, np.minimum(clicks * views / 10, 1)), views
+
+
+def test_a_ratio_of_sums_has_the_variance_of_the_delta_method() -> None:
+    """By its formula (Deng et al., arXiv 1803.06336) in each arm; the larger variance of both together replaces a smaller one."""
+    arms = clicks_and_views(3000, 1), clicks_and_views(1000, 2)
+    found = make_ratio_contrast(*(pair_sums(arm) for arm in arms))
+    time = 750.0
+    assert float(found.time) == pytest.approx(time)
+    pooled = tuple(np.concatenate(each) for each in zip(*arms, strict=True))
+
+    def unit_variance(clicks: np.ndarray, views: np.ndarray) -> float:
+        (own, both), (_, other) = np.cov(clicks, views)
+        mean, base = clicks.mean(), views.mean()
+        return float(own / base**2 - 2 * mean * both / base**3 + mean**2 * other / base**4)
+
+    for arm, value, variance in (
+        (arms[0], found.control, found.control_variance),
+        (arms[1], found.treatment, found.treatment_variance),
+    ):
+        assert float(value) / time == pytest.approx(arm[0].sum() / arm[1].sum())
+        expected = max(unit_variance(*arm), unit_variance(*pooled)) / len(arm[0])
+        assert float(variance) / time**2 == pytest.approx(expected)
+
+
+def test_with_denominators_of_one_a_ratio_is_a_mean() -> None:
+    epochs = [(clicks_and_views(units, seed)[0], np.ones(units, int)) for units, seed in ((900, 1), (400, 2))]
+    others = [(clicks_and_views(units, seed)[0], np.ones(units, int)) for units, seed in ((300, 3), (800, 4))]
+    of_ratio = make_ratio_contrast(pair_sums(*epochs), pair_sums(*others))
+    of_mean = make_contrast(pair_sums(*epochs).own, pair_sums(*others).own)
+    for one_of, other in zip(
+        (of_ratio.treatment / of_ratio.control, of_ratio.treatment_variance, of_ratio.time),
+        (of_mean.treatment / of_mean.control, of_mean.treatment_variance, of_mean.time),
+        strict=True,
+    ):
+        assert float(one_of) == pytest.approx(float(other), rel=1e-9)
+
+
+def test_a_ratio_has_the_same_mixture_of_epochs_in_both_arms() -> None:
+    """The ratio doubles from one epoch to the next, and the arms' shares change. Summed over epochs, the arms seem to differ by 50 %."""
+    early, late = (100, 1000), (200, 1000)
+
+    def arm(*units: int) -> UnitPairSums:
+        return pair_sums(
+            *(
+                (np.full(count, own), np.full(count, base))
+                for count, (own, base) in zip(units, (early, late), strict=True)
+            )
+        )
+
+    found = make_ratio_contrast(arm(900, 100), arm(100, 900))
+    assert float(found.treatment) == pytest.approx(float(found.control))
+
+
+def test_a_ratio_needs_a_burn_in_of_both_sums_and_denominators_above_zero() -> None:
+    arm = clicks_and_views(500, 1)
+    few_clicks, few_views = (np.where(np.arange(500) < 29, 1, 0) for _ in range(2))
+    for other in ((few_clicks, arm[1]), (arm[0], few_views), (arm[0], -arm[1])):
+        found = make_ratio_contrast(pair_sums(arm), pair_sums(other))
+        assert float(found.time) == 0
+        assert float(found.log_e(1.0, 0.1, 1)) == -math.inf
+        assert np.isnan(found.interval(0.1, 3.0)).all()

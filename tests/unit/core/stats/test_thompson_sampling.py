@@ -65,6 +65,31 @@ def test_shares_move_to_the_better_arm() -> None:
     assert costs[1] == pytest.approx(0.2 / 3, abs=0.01)
 
 
+def test_shares_move_to_the_better_ratio() -> None:
+    """The second arm has fewer clicks than the first, and more of them per view. The third has no view, so its ratio is unknown."""
+    million = 1_000_000
+
+    def clicked(units: int, clicks: int, views: int) -> OutcomeCounts:
+        own, base = units * clicks * million, units * views * million
+        squares, other, products = (units * each * million**2 for each in (2 * clicks**2, 2 * views**2, clicks * views))
+        return OutcomeCounts(1000, units, units, own, squares, units, base, other, products)
+
+    ratio = OutcomeMetric("clicks per view", "ratio")
+    assert shares_after(clicked(500, 4, 40), clicked(500, 3, 15), metric=ratio)[1] > 0.85
+    none = OutcomeCounts(1000, 500, 500, million, million**2)
+    assert shares_after(clicked(500, 4, 40), clicked(500, 3, 15), none, metric=ratio) == pytest.approx([1 / 3] * 3)
+
+
+def test_a_ratio_is_weighted_by_inverse_propensity() -> None:
+    """The variance is that of the values less the ratio times the denominators, with one more of them."""
+    shares, units = np.array([[0.5, 0.3, 0.2]]), np.array([[100.0, 60.0, 40.0]])
+    moments = 16 * units, 4 * units, 7 * units
+    found = thompson_sampling.estimate_ratios(shares, units, 4 * units, 2 * units, moments)
+    np.testing.assert_allclose(found.value, 2.0)
+    residual, base = 16 - 2 * 2 * 7 + 4 * 4, 2 * units[0] / shares[0]
+    np.testing.assert_allclose(found.variance, residual * (units[0] + 1) / shares[0] ** 2 / base**2)
+
+
 def test_estimates_are_weighted_by_inverse_propensity() -> None:
     """60 outcomes at a share of 0.3 count as much as 100 at 0.5; the variance includes one more outcome."""
     exposed, shares = np.array([1000.0]), np.array([[0.5, 0.3, 0.2]])

@@ -108,6 +108,8 @@ def test_feedback_is_optional_and_names_its_metrics():
     assert (windowed.windows, windowed.caps) == ({"a": (60, 3600)}, {"a": (5,)})
     assert feedback({"metrics": ["a"]}).windows == {}
     many = [f"A-{n}.b_" for n in range(25)]
+    assert feedback({"metrics": ["a", "b"], "products": [["a", "b"]]}).products == (("a", "b"),)
+    assert feedback({"metrics": ["a"], "covariates": [["a", "a"]]}).covariates == (("a", "a"),)
     assert feedback({"metrics": many, "maxUnits": 1, "later": 1}).metrics == (*many,)
 
 
@@ -201,7 +203,15 @@ def test_unknown_fields_are_ignored():
         ((*SERVICE, "auth"), {"apiKeys": "../etc"}, ["services[0].auth.apiKeys", "../etc"]),
         ((*SERVICE, "feedback"), {}, ["services[0].feedback.metrics"]),
         ((*SERVICE, "feedback"), {"metrics": []}, ["services[0].feedback.metrics"]),
-        ((*SERVICE, "feedback"), {"metrics": [f"m{n}" for n in range(36)]}, ["services[0].feedback.metrics", "35"]),
+        ((*SERVICE, "feedback"), {"metrics": ["a", "b"], "products": [["a", "c"]]}, ["a*c", "two different ones of"]),
+        ((*SERVICE, "feedback"), {"metrics": ["a", "b"], "products": [["a", "a"]]}, ["a*a", "two different ones of"]),
+        ((*SERVICE, "feedback"), {"metrics": ["a", "b"], "products": [["a", "b"]] * 2}, ["a*b"]),
+        (
+            (*SERVICE, "feedback"),
+            {"metrics": ["a", "b"], "covariates": [["a", "c"]]},
+            ["covariate c of a", "two of metrics"],
+        ),
+        ((*SERVICE, "feedback"), {"metrics": [f"m{n}" for n in range(71)]}, ["services[0].feedback.metrics", "70"]),
         ((*SERVICE, "feedback"), {"metrics": ["a/b"]}, ["services[0].feedback.metrics[0]", "a/b"]),
         ((*SERVICE, "feedback"), {"metrics": ["a\n"]}, ["services[0].feedback.metrics[0]"]),
         ((*SERVICE, "feedback"), {"metrics": ["m" * 64]}, ["services[0].feedback.metrics[0]"]),

@@ -97,6 +97,18 @@ def test_a_simulation_shows_when(sundog: Any, manifest: Any) -> None:
     assert 0 < found["medianMinutes"] <= found["lateMinutes"] < 14 * 1440
 
 
+def test_a_ratio_is_forecast_by_its_linearised_values(sundog: Any, manifest: Any) -> None:
+    path = manifest({**REVENUE, "type": "ratio", "denominator": "orders"})
+    done = sundog("experiment", "power", "-f", path, "--rps", "1", "--rate", "10%")
+    assert "revenue is a ratio; give control's with --mean and --deviation" in " ".join(done.err.split())
+    options = ("--rps", "1", "--mean", "4", "--deviation", "12", "--runs", "10", "--effect", "10%", "-o", "json")
+    of_ratio, of_mean = (
+        json.loads(sundog("experiment", "power", "-f", manifest(each), *options).out)["effects"]
+        for each in ({**REVENUE, "type": "ratio", "denominator": "orders"}, REVENUE)
+    )
+    assert of_ratio == of_mean
+
+
 def test_a_mean(sundog: Any, manifest: Any) -> None:
     path = manifest(CONVERSION, REVENUE)
     options = ("-f", path, "--rps", "1", "--mean", "4", "--deviation", "12", "--metric", "revenue", "--runs", "10")

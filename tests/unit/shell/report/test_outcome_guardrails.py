@@ -69,3 +69,19 @@ def test_an_interval_that_still_contains_the_limit_is_explained(
     verdict: str, interval: tuple[float, float], noted: bool
 ) -> None:
     assert (ONE_SIDED_NOTE in described(guarded(verdict, interval))) == noted
+
+
+def test_a_ratio_names_both_of_its_outcomes() -> None:
+    basket = {"name": "basket", "feedback": "amount", "type": "ratio", "denominator": "orders", "margin": "3%"}
+    told = outcome(basket, "a", 0.99, 3).model_copy(update={"role": "guardrail", "allowed": 0.97})
+    status = frozen(("a",), metrics={"success": [BOUGHT], "guardrails": [basket]})
+    told_of = with_history(status, [{"control": 10, "a": 10}] * 4, [[told]] * 4)
+    assert "basket guardrail: ratio of amount to orders may be up to 3 % below control's" in described(told_of)
+    metric = next(each for each in report_of(told_of).metrics if each.name == "a: basket")
+    assert (metric.meaning, metric.unit) == ("Ratio of the ratios of sums: arm a to control", "as much as control")
+
+
+def test_a_covariate_is_named() -> None:
+    status = frozen(("a",), unit={"header": "x-user-id"}, metrics={"guardrails": [REVENUE | {"covariate": "visits"}]})
+    line = "revenue guardrail: mean of paid, adjusted by visits before the exposure, may be up to 3 % below control's"
+    assert line in described(status)

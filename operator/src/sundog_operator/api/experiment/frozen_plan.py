@@ -179,7 +179,15 @@ class PlanOutcome(ApiBase):
         " secondary: it is only reported."
     )
     feedback: Text = Field(description="The metric of the feedback API.")
-    type: Literal["rate", "mean"] = Field("rate", description="As in the spec.")
+    type: Literal["rate", "mean", "ratio"] = Field("rate", description="As in the spec.")
+    denominator: Text | None = Field(
+        None, description="Of a ratio: the metric of the feedback API whose sum it is divided by. Absent otherwise."
+    )
+    covariate: Text | None = Field(
+        None,
+        description="Of a mean: the metric of the feedback API whose total from before the first exposure adjusts it. Absent for"
+        " none.",
+    )
     goal: Literal["increase", "decrease"] = Field("increase", description="Which direction is better.")
     minimum_effect: Annotated[float, Field(ge=0)] | None = Field(
         None, description="The smallest relative effect worth detecting, as a share: 0.02 is 2 %."

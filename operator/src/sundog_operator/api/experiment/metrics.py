@@ -44,8 +44,46 @@ _CAP_TEXT = f"{CAP_TEXT} It cannot be changed once the experiment has begun."
 
 _WINDOW_TEXT = (
     "Conversion window: only outcomes until this long after a unit's first exposure count, and only units whose window has"
-    " passed. From 1m to 30d, and shorter than stop.maxDuration; expected only where units come again. Default: all outcomes"
-    " count at once. It cannot be changed once the experiment has begun."
+    " passed. From 1m to 30d, and shorter than stop.maxDuration; expected only where units come again, and without denominator"
+    " and covariate. Default: all outcomes count at once. It cannot be changed once the experiment has begun."
+)
+_TYPE_TEXT = (
+    f"{TYPE_TEXT} ratio: the sum of all units' values, divided by the sum of their values of denominator. Default rate."
+)
+_DENOMINATOR_TEXT = (
+    "Of a ratio: name of another metric in the feedback API. With feedback clicks and denominator views it is the clicks per"
+    " view. Units stay the observations, so that units with many views do not make it seem more certain than it is."
+)
+_COVARIATE_TEXT = (
+    "Of a mean: name of a metric in the feedback API, the same one or another. The mean is adjusted by each unit's total of it"
+    " from the 30 days before its first exposure, which you report with the unit and a time. The better it predicts the"
+    " unit's value, the fewer units are needed. A unit without any counts as 0. Needs a unit other than request."
+)
+
+
+_RATIO_WITHOUT_DENOMINATOR = "type: ratio without denominator; expected the feedback whose sum the ratio is divided by"
+_DENOMINATOR_WITHOUT_RATIO = "denominator without a ratio; expected it only with type: ratio"
+_OTHER_DENOMINATOR_RULE = Rule(
+    cel="!has(self.denominator) || !has(self.feedback) || self.denominator != self.feedback",
+    holds=lambda metric: metric.denominator is None or metric.denominator != metric.feedback,
+    message="same as feedback; expected another one, because this ratio is always 1",
+    field="denominator",
+)
+
+
+_COVARIATE_WITHOUT_MEAN = "covariate without a mean; expected it only with type: mean"
+_NO_CAPPED_COVARIATE_RULE = Rule(
+    cel="!has(self.covariate) || !has(self.cap)",
+    holds=lambda metric: metric.covariate is None or metric.cap is None,
+    message="covariate beside cap; expected one of the two, because edges keep no products of capped totals",
+    field="covariate",
+)
+_NO_PRODUCT_IN_WINDOW_RULE = Rule(
+    cel="!has(self.window) || !has(self.denominator) && !has(self.covariate)",
+    holds=lambda metric: metric.window is None or not set_fields(metric, ("denominator", "covariate")),
+    message="window beside denominator or covariate; expected it without these, because edges keep no products of totals"
+    " within a window",
+    field="window",
 )
 
 
@@ -54,7 +92,9 @@ class FeedbackMetric(ApiBase):
 
     name: OutcomeName = Field(description="Name in status; the names of edge metrics are reserved.")
     feedback: FeedbackName = Field(description="Name of the metric in the feedback API.")
-    type: OutcomeType = Field("rate", description=TYPE_TEXT)
+    type: OutcomeType = Field("rate", description=_TYPE_TEXT)
+    denominator: FeedbackName | None = Field(None, description=_DENOMINATOR_TEXT)
+    covariate: FeedbackName | None = Field(None, description=_COVARIATE_TEXT)
     goal: OutcomeGoal = Field("increase", description="Which direction is better; default increase.")
     cap: Cap | None = Field(None, description=_CAP_TEXT)
     window: PositiveDuration | None = Field(None, description=_WINDOW_TEXT)
@@ -68,9 +108,29 @@ class FeedbackMetric(ApiBase):
         Rule(
             cel="!has(self.cap) || self.type == 'mean'",
             holds=lambda metric: metric.cap is None or metric.type == "mean",
-            message="cap of a rate; expected it only with type: mean",
+            message="cap without a mean; expected it only with type: mean",
             field="cap",
         ),
+        Rule(
+            cel="self.type != 'ratio' || has(self.denominator)",
+            holds=lambda metric: metric.type != "ratio" or metric.denominator is not None,
+            message=_RATIO_WITHOUT_DENOMINATOR,
+        ),
+        Rule(
+            cel="!has(self.denominator) || self.type == 'ratio'",
+            holds=lambda metric: metric.denominator is None or metric.type == "ratio",
+            message=_DENOMINATOR_WITHOUT_RATIO,
+            field="denominator",
+        ),
+        _OTHER_DENOMINATOR_RULE,
+        Rule(
+            cel="!has(self.covariate) || self.type == 'mean'",
+            holds=lambda metric: metric.covariate is None or metric.type == "mean",
+            message=_COVARIATE_WITHOUT_MEAN,
+            field="covariate",
+        ),
+        _NO_CAPPED_COVARIATE_RULE,
+        _NO_PRODUCT_IN_WINDOW_RULE,
     )
 
 
@@ -89,7 +149,8 @@ class ExpectedBaseline(ApiBase):
         None, description="Of a mean: the average over units, with the cap if there is one."
     )
     deviation: _ExpectedNumber | None = Field(
-        None, description="Of a mean: standard deviation of the units, with the cap if there is one."
+        None,
+        description="Of a mean: standard deviation of the units, with the cap if there is one; with a covariate, of what it leaves.",
     )
 
 
@@ -116,7 +177,7 @@ class SuccessMetric(FeedbackMetric):
             " || self.type == 'rate' && has(self.expected.rate) && !has(self.expected.mean) && !has(self.expected.deviation)"
             " || self.type == 'mean' && !has(self.expected.rate) && has(self.expected.mean) && has(self.expected.deviation)",
             holds=_fits_expected,
-            message="fields of another type; expected rate with type: rate, and mean and deviation with type: mean",
+            message="fields of another type; expected rate with type: rate, mean and deviation with type: mean, and none of a ratio",
             field="expected",
         ),
     )
@@ -128,6 +189,9 @@ class ExperimentGuardrail(OutcomeGuardrail):
     name: OutcomeName | None = Field(
         None, description="Name of an outcome in status; the names of edge metrics are reserved."
     )
+    type: OutcomeType | None = Field(None, description=f"Of an outcome. {_TYPE_TEXT}")
+    denominator: FeedbackName | None = Field(None, description=_DENOMINATOR_TEXT)
+    covariate: FeedbackName | None = Field(None, description=_COVARIATE_TEXT)
     cap: Cap | None = Field(None, description=_CAP_TEXT)
     window: PositiveDuration | None = Field(None, description=f"Of an outcome. {_WINDOW_TEXT}")
     margin: LatencyMargin | None = Field(
@@ -161,6 +225,26 @@ class ExperimentGuardrail(OutcomeGuardrail):
             message="floor or max without metric; expected them only with metric",
         ),
         *OUTCOME_GUARDRAIL_RULES,
+        Rule(
+            cel="!has(self.type) || self.type != 'ratio' || has(self.denominator)",
+            holds=lambda guardrail: guardrail.type != "ratio" or guardrail.denominator is not None,
+            message=_RATIO_WITHOUT_DENOMINATOR,
+        ),
+        Rule(
+            cel="!has(self.denominator) || has(self.type) && self.type == 'ratio'",
+            holds=lambda guardrail: guardrail.denominator is None or guardrail.type == "ratio",
+            message=_DENOMINATOR_WITHOUT_RATIO,
+            field="denominator",
+        ),
+        _OTHER_DENOMINATOR_RULE,
+        Rule(
+            cel="!has(self.covariate) || has(self.type) && self.type == 'mean'",
+            holds=lambda guardrail: guardrail.covariate is None or guardrail.type == "mean",
+            message=_COVARIATE_WITHOUT_MEAN,
+            field="covariate",
+        ),
+        _NO_CAPPED_COVARIATE_RULE,
+        _NO_PRODUCT_IN_WINDOW_RULE,
         MAX_FITS_METRIC_RULE,
     )
 
@@ -193,6 +277,12 @@ class ExperimentMetrics(ApiBase):
     def outcome_guardrails(self) -> Sequence[ExperimentGuardrail]:
         """Guardrails that are outcomes."""
         return [each for each in self.guardrails if each.feedback is not None]
+
+    @property
+    def has_covariates(self) -> bool:
+        """Whether any outcome is adjusted by a covariate."""
+        adjusted = [each.covariate for each in (*self.success, *self.secondary)]
+        return any(name is not None for name in (*adjusted, *(each.covariate for each in self.guardrails)))
 
     @property
     def has_outcomes(self) -> bool:

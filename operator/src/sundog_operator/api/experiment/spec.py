@@ -9,7 +9,7 @@ from pydantic import Field
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.experiment.arms import CONTROL, IMMUTABLE_RULE, Arm
 from sundog_operator.api.experiment.metrics import ExperimentMetrics, FeedbackMetric
-from sundog_operator.api.rollout.common import PositiveDuration, Weight
+from sundog_operator.api.rollout.common import PositiveDuration, Weight, set_fields
 from sundog_operator.api.rollout.units import Unit
 from sundog_operator.api.scalars import (
     Alpha,
@@ -95,6 +95,10 @@ def _names(metrics: Sequence[FeedbackMetric]) -> set[str]:
 def _guardrails_have_own_names(spec: "ExperimentSpec") -> bool:
     others = _names(spec.metrics.success) | _names(spec.metrics.secondary)
     return not others & {each.name for each in spec.metrics.outcome_guardrails}
+
+
+_STAYING_UNITS = ("header", "cookie", "json_path", "jwt_claim")
+"""Sources of a unit other than each request."""
 
 
 def _floors_fit(spec: "ExperimentSpec") -> bool:
@@ -195,6 +199,14 @@ class ExperimentSpec(ApiBase):
             holds=lambda spec: (spec.preset is None and spec.win_by is None) or bool(spec.metrics.success),
             message="preset or winBy without a success metric; expected one, because an arm wins by these",
             field="metrics.success",
+        ),
+        Rule(
+            cel="has(self.unit.header) || has(self.unit.cookie) || has(self.unit.jsonPath) || has(self.unit.jwtClaim)"
+            " || self.metrics.success.all(m, !has(m.covariate)) && self.metrics.guardrails.all(m, !has(m.covariate))"
+            " && self.metrics.secondary.all(m, !has(m.covariate))",
+            holds=lambda spec: not spec.metrics.has_covariates or bool(set_fields(spec.unit, _STAYING_UNITS)),
+            message="covariate while each request is a unit; expected a unit such as header, because a request has no history",
+            field="metrics",
         ),
         Rule(
             cel="self.exposureLog.uri == '' || self.metrics.success.size() > 0 || self.metrics.secondary.size() > 0"

@@ -227,12 +227,12 @@ class MetricStatus(ApiBase):
         (),
         description="Events of stable and of that arm, for the decision in basis: failures, slow or failed answers, rejections,"
         " or retries. The arm's requests without a known end count as failures. For an outcome, units: for a rate"
-        " those with a first value above 0, for a mean those with any value.",
+        " those with a first value above 0, for a mean or a ratio those with any value.",
     )
     ratio: float | None = Field(
         None,
         description="Estimate: that arm's rate of events divided by stable's; absent without events. For an outcome: the arm's"
-        " rate or mean divided by control's.",
+        " rate, mean or ratio divided by control's.",
     )
     interval: Annotated[Items[float], Field(max_length=2)] = Field(
         (),

@@ -1,7 +1,7 @@
 """Guardrails: metrics that a canary must not make worse."""
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Final, Protocol
+from typing import Annotated, ClassVar, Final, Literal, Protocol
 
 from pydantic import Field
 
@@ -80,7 +80,7 @@ class OutcomeGuardrail(MetricGuardrail):
 
     name: Name | None = Field(None, description="Name of an outcome in status.")
     feedback: FeedbackName | None = Field(None, description="Name of an outcome's metric in the feedback API.")
-    type: OutcomeType | None = Field(None, description=f"Of an outcome. {TYPE_TEXT}")
+    type: OutcomeType | None = Field(None, description="Type of an outcome.")
     goal: OutcomeGoal | None = Field(None, description="Of an outcome: which direction is better; default increase.")
     cap: Cap | None = Field(None, description=CAP_TEXT)
 
@@ -122,6 +122,7 @@ class RolloutGuardrail(OutcomeGuardrail):
         " checked.",
     )
     name: Name | None = Field(None, description="Name of an outcome or of a Prometheus guardrail.")
+    type: Literal["rate", "mean"] | None = Field(None, description=f"Of an outcome. {TYPE_TEXT} Default rate.")
     prometheus: PrometheusQuery | None = Field(None, description="The Prometheus query.")
     threshold: Threshold | None = Field(None, description="Good values of the query's number.")
     margin: LatencyMargin | None = Field(

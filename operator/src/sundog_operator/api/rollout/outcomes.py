@@ -21,11 +21,11 @@ FeedbackName = Annotated[
     Field(min_length=1, max_length=63, pattern=r"^[A-Za-z][-A-Za-z0-9_.]*$"),
     ExpectedNoun("a feedback metric such as converted"),
 ]
-OutcomeType = Literal["rate", "mean"]
+OutcomeType = Literal["rate", "mean", "ratio"]
 OutcomeGoal = Literal["increase", "decrease"]
 TYPE_TEXT: Final = (
     "rate: share of exposed units whose first value was above 0. mean: average over exposed units of the sum of"
-    " each unit's values, which is 0 if it has none. Default rate."
+    " each unit's values, which is 0 if it has none."
 )
 Cap = Annotated[float, Field(gt=0, le=1_000_000_000_000)]
 CAP_TEXT: Final = (

@@ -43,6 +43,22 @@ def name_sums(outcome: PlanOutcome) -> str:
     return f"{capped}@{window}s" if window else capped
 
 
+def name_other_sums(outcome: PlanOutcome) -> str:
+    """Return the name of the sums of a unit's other value: a ratio's denominator, or a mean's covariate; empty without one."""
+    return outcome.denominator or (f"{outcome.covariate}<" if outcome.covariate else "")
+
+
+def name_product(outcome: PlanOutcome) -> str:
+    """Return the name of the sums of products of a unit's two totals; empty for outcomes with one."""
+    other = name_other_sums(outcome)
+    return f"{outcome.feedback}*{other}" if other else ""
+
+
+def feedback_names(outcome: PlanOutcome) -> tuple[str, ...]:
+    """Return the feedback that an outcome needs: its own, and that of a denominator or a covariate."""
+    return tuple(filter(None, (outcome.feedback, outcome.denominator, outcome.covariate)))
+
+
 def feedback_of_sums(name: str) -> str:
     """Return the feedback of which sums with this name are, with or without a cap or a window."""
     return name.partition("@")[0]
@@ -62,13 +78,14 @@ class OutcomeSums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FeedbackSelection:
-    """The sums to keep: epochs, arms and names of sums of one attempt of a service."""
+    """The sums to keep: epochs, arms, names of sums and of sums of products of one attempt of a service."""
 
     service: str
     attempt: str
     epochs: Collection[int]
     arms: Collection[str]
     metrics: Collection[str]
+    products: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +99,7 @@ class FeedbackSums:
         outcomes: sums by metric, epoch and arm.
         matured: units whose conversion window has passed, by (window in seconds, epoch, arm).
         until: Unix time in seconds before which these were first exposed, by window.
+        products: for ratios and covariates: Σ of the product of units' two totals, in square millionths, by name, epoch and arm.
         overflow: exposures and outcomes of the whole attempt that did not fit; a repeated one counts again.
         unknown: outcomes of the whole attempt whose unit does not belong to it.
         accepted: outcomes of the whole attempt that count, in metrics of no sum too; 0 where edges are of an older release.
@@ -94,6 +112,7 @@ class FeedbackSums:
     sequence: int = 0
     exposed: Mapping[tuple[int, str], int] = field(default_factory=dict)
     outcomes: Mapping[tuple[str, int, str], OutcomeSums] = field(default_factory=dict)
+    products: Mapping[tuple[str, int, str], int] = field(default_factory=dict)
     overflow: int = 0
     unknown: int = 0
     accepted: int = 0
@@ -125,6 +144,7 @@ class FeedbackSums:
             "outcomes": [[*key, *own] for key, own in sorted(self.outcomes.items())],
             **({"matured": [[*key, units] for key, units in sorted(self.matured.items())]} if self.matured else {}),
             **({"until": [[*each] for each in sorted(self.until.items())]} if self.until else {}),
+            **({"products": [[*key, sum_] for key, sum_ in sorted(self.products.items())]} if self.products else {}),
             **{name: count for name in ATTEMPT_COUNTERS if (count := getattr(self, name))},
         }
 
@@ -145,6 +165,10 @@ def parse_sums(stored: Any) -> FeedbackSums:
                 parse_count(units), parse_count(positive), _sum(total), parse_count(squares, _MAX_SUM)
             )
             for metric, epoch, arm, units, positive, total, squares in stored["outcomes"]
+        },
+        {
+            (str(name), parse_count(epoch), str(arm)): _sum(total)
+            for name, epoch, arm, total in stored.get("products", ())
         },
         **{name: parse_count(stored.get(name, 0)) for name in ATTEMPT_COUNTERS},
         matured={
@@ -227,6 +251,11 @@ def _filter_rows(section: Mapping[str, Any], selection: FeedbackSelection) -> Js
             row
             for row in _rows({"matured": [], **section}, "matured", 4)
             if row[1] in selection.epochs and row[2] in selection.arms
+        ],
+        "products": [
+            row
+            for row in (_rows(section, "products", 4) if "products" in section else ())
+            if row[0] in selection.products and row[1] in selection.epochs and row[2] in selection.arms
         ],
     }
 

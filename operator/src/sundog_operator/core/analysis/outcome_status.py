@@ -19,11 +19,18 @@ _LONGEST_S: Final = 10 * 365 * 86400.0
 
 def make_metric(planned: PlanOutcome) -> OutcomeMetric:
     """Return the metric that the tests know."""
-    return OutcomeMetric(planned.name, planned.type, planned.goal, planned.minimum_effect, planned.margin)
+    return OutcomeMetric(
+        planned.name,
+        planned.type,
+        planned.goal,
+        planned.minimum_effect,
+        planned.margin,
+        adjusted=planned.covariate is not None,
+    )
 
 
 def count_events(metric: OutcomeMetric, epochs: Sequence[OutcomeEpoch], index: int, arm_index: int) -> tuple[int, ...]:
-    """Return the counted units of control and of an arm: with a first value above 0 for a rate, with any value for a mean."""
+    """Return the counted units of control and of an arm: with a first value above 0 for a rate, with any value otherwise."""
     if not epochs:
         return ()
     rows = [epoch.outcomes[index] for epoch in epochs]

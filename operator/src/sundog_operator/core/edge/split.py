@@ -43,12 +43,16 @@ class SplitFeedback:
         max_units: the number of returning units whose first exposure is kept.
         caps: (name, cap in millionths) of the outcomes for which edges keep sums of capped totals as well.
         windows: (name, seconds) of the outcomes for which edges keep sums of a conversion window as well.
+        products: (numerator, denominator) of the ratios, for which edges keep sums of products.
+        covariates: (name, covariate) of the means that are adjusted by a total from before the first exposure.
     """
 
     metrics: tuple[str, ...]
     max_units: int
     caps: tuple[tuple[str, int], ...] = ()
     windows: tuple[tuple[str, int], ...] = ()
+    products: tuple[tuple[str, str], ...] = ()
+    covariates: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,12 +171,15 @@ def _make_feedback_fields(split: Split | None) -> Json:
     if split is None or split.feedback is None:
         return {}
     fields: Json = {"metrics": list(split.feedback.metrics), "maxUnits": split.feedback.max_units}
-    for field, pairs in (("caps", split.feedback.caps), ("windows", split.feedback.windows)):
+    for field, numbers in (("caps", split.feedback.caps), ("windows", split.feedback.windows)):
         by_name: dict[str, list[int]] = {}
-        for name, number in pairs:
+        for name, number in numbers:
             by_name.setdefault(name, []).append(number)
         if by_name:
             fields[field] = by_name
+    for field, pairs in (("products", split.feedback.products), ("covariates", split.feedback.covariates)):
+        if pairs:
+            fields[field] = [list(pair) for pair in pairs]
     return {"feedback": fields}
 
 

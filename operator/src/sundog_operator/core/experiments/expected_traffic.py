@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sundog_operator.api import ExpectedBaseline, ExperimentSpec, parse_percent
+from sundog_operator.api import ExpectedBaseline, ExperimentSpec, FeedbackMetric, PlanOutcome, parse_percent
 from sundog_operator.core.edge import units
 from sundog_operator.core.experiments import outcome_evaluation, power
 from sundog_operator.core.experiments.queue import UserExperiment
@@ -99,13 +99,18 @@ def _past_traffic(spec: ExperimentSpec, experiment: UserExperiment) -> PastTraff
     if traffic is None:
         return None
     counted = {
-        (each.feedback, each.type, each.cap, each.window): traffic.control_values[each.name]
+        _kind_of(each): traffic.control_values[each.name]
         for each in outcome_evaluation.planned_outcomes(experiment.status, outcome_evaluation.SUCCESS)
         if each.name in traffic.control_values
     }
     bases = {
-        each.name: ControlBaseline(*counted[each.feedback, each.type, each.cap, each.window])
+        each.name: ControlBaseline(*counted[_kind_of(each)])
         for each in spec.metrics.success
-        if counted.get((each.feedback, each.type, each.cap, each.window), (0.0,))[0] > 0
+        if counted.get(_kind_of(each), (0.0,))[0] > 0
     }
     return PastTraffic(experiment.name, traffic.units_per_second, bases)
+
+
+def _kind_of(metric: FeedbackMetric | PlanOutcome) -> tuple[object, ...]:
+    """Return what two metrics have in common if control's value of one is that of the other."""
+    return metric.feedback, metric.denominator, metric.covariate, metric.type, metric.cap, metric.window

@@ -133,9 +133,12 @@ def _outcomes(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
 
 def _no_harm_guardrails(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
     """Yield a guardrail for each success metric without one of the same outcome."""
-    given = {(each.feedback, each.type or "rate", each.goal or "increase") for each in spec.metrics.outcome_guardrails}
+    given = {
+        (each.feedback, each.denominator, each.type or "rate", each.goal or "increase")
+        for each in spec.metrics.outcome_guardrails
+    }
     for metric in spec.metrics.success:
-        if (metric.feedback, metric.type, metric.goal) not in given:
+        if (metric.feedback, metric.denominator, metric.type, metric.goal) not in given:
             twin = {
                 "role": "guardrail",
                 # Names in a spec have no dot.
@@ -152,6 +155,8 @@ def _plan_outcome(metric: FeedbackMetric, role: Literal["success", "secondary"])
         role=role,
         feedback=metric.feedback,
         type=metric.type,
+        denominator=metric.denominator,
+        covariate=metric.covariate,
         goal=metric.goal,
         cap=metric.cap,
         window=metric.window,
@@ -160,7 +165,14 @@ def _plan_outcome(metric: FeedbackMetric, role: Literal["success", "secondary"])
 
 
 def _plan_guardrail(guardrail: ExperimentGuardrail) -> PlanOutcome:
-    return plan_outcome_guardrail(guardrail).model_copy(update={"window": guardrail.window})
+    planned = plan_outcome_guardrail(guardrail)
+    return planned.model_copy(
+        update={
+            "denominator": guardrail.denominator,
+            "covariate": guardrail.covariate,
+            "window": guardrail.window,
+        }
+    )
 
 
 def plan_hash(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:

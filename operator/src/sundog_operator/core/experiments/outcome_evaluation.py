@@ -1,7 +1,7 @@
 """Evaluation of an experiment's outcomes: findings of its metrics, the winner, and the next weights. Pure."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -23,9 +23,9 @@ from sundog_operator.core.experiments import allocation, sample_ratio, state, wi
 from sundog_operator.core.experiments.allocation import ThompsonRule
 from sundog_operator.core.experiments.evaluation import ObservedTraffic
 from sundog_operator.core.experiments.winner import WinnerDecision
-from sundog_operator.core.stats import outcome_comparison
+from sundog_operator.core.stats import outcome_comparison, outcome_counts
 from sundog_operator.core.stats.findings import MetricVerdict
-from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeCounts, OutcomeEpoch
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
 SUCCESS: Final = "success"
@@ -72,7 +72,14 @@ def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus
         attempt=attempt,
         epochs=frozenset(each.number for each in status.evidence_epochs),
         arms=frozenset(arm.name for arm in status.arms),
-        metrics=frozenset((*map(feedback.name_sums, outcomes), *map(_name_reported_sums, outcomes))),
+        metrics=frozenset(
+            (
+                *map(feedback.name_sums, outcomes),
+                *map(_name_reported_sums, outcomes),
+                *filter(None, map(feedback.name_other_sums, outcomes)),
+            )
+        ),
+        products=frozenset(filter(None, map(feedback.name_product, outcomes))),
     )
 
 
@@ -150,10 +157,10 @@ def evaluate_experiment_outcomes(
     )
     reported = counted.feedback.reported_metrics
     unreported: dict[tuple[str, str], str] = {
-        (each.role, each.name): each.feedback
+        (each.role, each.name): missing
         for own in planned.values()
         for each in own
-        if _name_reported_sums(each) not in reported
+        if (missing := _find_unreported(each, reported))
     }
     return OutcomeEvaluation(
         metrics=tuple(_name_unreported(each, unreported) for each in metrics),
@@ -204,15 +211,23 @@ def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanO
             shares,
             [
                 [
-                    OutcomeCounts(
-                        exposed_by_window[feedback.window_s(metric)][place],
-                        *counted.feedback.of(feedback.name_sums(metric), number, name),
-                    )
+                    _counts(metric, counted, number, name, exposed_by_window[feedback.window_s(metric)][place])
                     for place, name in enumerate(names)
                 ]
                 for metric in planned
             ],
         )
+
+
+def _counts(metric: PlanOutcome, counted: Counters, epoch: int, arm: str, exposed: int) -> OutcomeCounts:
+    """Return the counts of one metric, epoch and arm, given its exposed units."""
+    sums = counted.feedback
+    own = sums.of(feedback.name_sums(metric), epoch, arm)
+    if not (other_name := feedback.name_other_sums(metric)):
+        return OutcomeCounts(exposed, *own)
+    other = sums.of(other_name, epoch, arm)
+    product = sums.products.get((feedback.name_product(metric), epoch, arm), 0)
+    return OutcomeCounts(exposed, *own, other.units, other.total, other.squares, product)
 
 
 def _guardrail_metrics(
@@ -287,6 +302,13 @@ def _make_arm_status(
     return make_status(finding, role, arm, events, finding.sentence(arm, out=out), out=out)
 
 
+def _find_unreported(outcome: PlanOutcome, reported: Collection[str]) -> str:
+    """Return the feedback of an outcome of which no unit has any; empty where all of it was reported."""
+    if _name_reported_sums(outcome) not in reported:
+        return outcome.feedback
+    return outcome.denominator if outcome.denominator and outcome.denominator not in reported else ""
+
+
 def _name_unreported(metric: MetricStatus, feedback_by_metric: Mapping[tuple[str, str], str]) -> MetricStatus:
     """Return a metric without any outcome so far with how to report one, instead of the units that it would need.
 
@@ -343,19 +365,10 @@ def _observed_traffic(
     values = {}
     for index, each in enumerate(planned):
         own = [epoch.outcomes[index][0] for epoch in epochs]
-        count = sum(row.exposed for row in own)
-        if count:
-            values[each.name] = _value(each.type, count, own)
+        if (value := outcome_counts.describe_units(make_metric(each), own)) is not None:
+            values[each.name] = value
     # The warm-up's exact duration is unknown. Its longest one gives too high a rate, which warns too rarely rather than too often.
     evidence_s = elapsed_s - status.plan.warmup_duration.total_seconds()
     if not exposed or not values or not evidence_s > 0:
         return None
     return ObservedTraffic(exposed / evidence_s, values)
-
-
-def _value(type_: str, count: int, own: Sequence[OutcomeCounts]) -> tuple[float, float]:
-    """Return (rate, 0), or (mean, standard deviation) in the values' unit."""
-    if type_ == "rate":
-        return sum(row.positive for row in own) / count, 0.0
-    mean, square = sum(row.total for row in own) / count, sum(row.squares for row in own) / count
-    return mean / MILLIONTHS, math.sqrt(max(0.0, square - mean**2)) / MILLIONTHS

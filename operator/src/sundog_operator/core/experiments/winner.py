@@ -131,7 +131,11 @@ def parse_success_metrics(metrics: Sequence[FeedbackMetric]) -> tuple[OutcomeMet
     """Return a spec's success metrics as they are tested."""
     return tuple(
         OutcomeMetric(
-            each.name, each.type, each.goal, None if each.minimum_effect is None else parse_percent(each.minimum_effect)
+            each.name,
+            each.type,
+            each.goal,
+            None if each.minimum_effect is None else parse_percent(each.minimum_effect),
+            adjusted=each.covariate is not None,
         )
         for each in metrics
     )

@@ -108,13 +108,15 @@ def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
     outcomes = compared.outcomes if compared is not None else status.plan.outcomes
     if not outcomes or not status.evidence_epochs or rollout_state.is_over(status):
         return None
-    names_of = tuple(dict.fromkeys(each.feedback for each in outcomes))
+    names_of = tuple(dict.fromkeys(name for each in outcomes for name in feedback.feedback_names(each)))
     caps = dict.fromkeys(
         (each.feedback, cap) for each in outcomes if (cap := feedback.cap_in_millionths(each)) is not None
     )
     windows = dict.fromkeys((each.feedback, own) for each in outcomes if (own := feedback.window_s(each)))
+    products = dict.fromkeys((each.feedback, each.denominator) for each in outcomes if each.denominator)
+    covariates = dict.fromkeys((each.feedback, each.covariate) for each in outcomes if each.covariate)
     most_units = MAX_ROLLOUT_UNITS if compared is None else experiment_state.max_first_exposures(status)
-    return SplitFeedback(names_of, most_units, tuple(caps), tuple(windows))
+    return SplitFeedback(names_of, most_units, tuple(caps), tuple(windows), tuple(products), tuple(covariates))
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Test and confidence sequence of the ratio of two means, control's and a treatment's, over epochs.
+"""Test and confidence sequence of the ratio of two means, or of two ratios of sums, control's and a treatment's, over epochs.
 
 An epoch has the weight h = n_A·n_B/(n_A + n_B), the inverse variance of a difference between equally variable arms. So an epoch in which
 one arm has few units, as with adaptive weights, hardly counts. The test compares averages over epochs, control's Σh·ȳ_A/Σh with the
@@ -8,6 +8,16 @@ Sources: Waudby-Smith et al. (arXiv 2103.06476), the Lyapunov form; Howard et al
 
 An arm's variance is taken as no smaller than that of both arms together. With heavy tails, an arm without its large values so far has a
 small mean and a small variance. The other arm has usually had such values.
+
+A **ratio of sums** is Σ numerators / Σ denominators over the units of an arm. Units are independent, the parts of a ratio within a unit are
+not. So a unit counts by its linearised value, (numerator − R·denominator) / mean denominator, of which the variance is the ratio's by the
+delta method (Deng et al., arXiv 1803.06336). Both sums have the weights of the epochs: R = Σh·numerator / Σh·denominator (the combined
+ratio estimate of survey sampling). It is the ratio of the arms' units in the same mixture of epochs, and its bias falls with all units, not
+with those of an epoch.
+
+A **mean with a covariate** x, a value of the unit from before its first exposure, is adjusted by it: ȳ − θ·(x̄ − x̄ of both arms). The
+variance is that of y − θ·x, less by the square of their correlation (Deng et al., WSDM 2013). x has nothing to do with the arm, so θ needs
+not be right for the test to hold. It is the slope within arms and epochs so far, which is constant in the long run.
 
 Sums are whole numbers, so variances lose no digits. Their shape is (..., epochs), after any axes of metrics and arms.
 """
@@ -70,6 +80,57 @@ class UnitValueSums:
         return _floats(spread / (np.maximum(self.count, 1) * np.maximum(self.count - 1, 1)))
 
 
+@dataclass(frozen=True, slots=True)
+class UnitPairSums:
+    """Sums over the units of an arm that have two values each.
+
+    Attributes:
+        own: of the value y: that of a mean, or the numerator of a ratio.
+        other: of the value x: the covariate of a mean, or the denominator of a ratio. The count is the same.
+        product: Σx·y.
+    """
+
+    own: UnitValueSums
+    other: UnitValueSums
+    product: Integers
+
+    def plus(self, other: Self) -> Self:
+        """Return the sums of both arms together."""
+        return replace(
+            self,
+            own=self.own.plus(other.own),
+            other=self.other.plus(other.other),
+            product=self.product + other.product,
+        )
+
+    @property
+    def valued(self) -> Integers:
+        """The smaller number of units with y and of units with x."""
+        return np.minimum(self.own.valued, self.other.valued)
+
+    @property
+    def covariance(self) -> Numbers:
+        """Covariance of a unit's x and y; 0 with fewer than two units."""
+        count = self.own.count
+        spread = count * self.product - self.own.total * self.other.total
+        return _floats(spread / (np.maximum(count, 1) * np.maximum(count - 1, 1)))
+
+    def residual_variance(self, slope: Numbers) -> Numbers:
+        """Return the variance of a unit's y − slope·x."""
+        return np.maximum(self.own.variance - 2 * slope * self.covariance + slope**2 * self.other.variance, 0.0)
+
+    def linearise(self, time: Numbers) -> tuple[Numbers, Numbers]:
+        """Return the ratio and the variance of a linearised unit, of shapes (..., 1) and (..., epochs); NaN without weights.
+
+        `time` has the weights of the epochs, shape (..., epochs).
+        """
+        with np.errstate(all="ignore"):
+            denominator = (time * self.other.mean).sum(-1, keepdims=True)
+            ratio = (time * self.own.mean).sum(-1, keepdims=True) / denominator
+            base = denominator / time.sum(-1, keepdims=True)
+            return ratio, self.residual_variance(ratio) / base**2
+
+
 def _floats(wholes: Integers) -> Numbers:
     return np.asarray(wholes, float)
 
@@ -84,6 +145,7 @@ class Contrast:
         control_variance: variance of `control`.
         treatment_variance: variance of `treatment`.
         time: Σh, 0 where no epoch counts yet.
+        covariance: of `control` and `treatment`; other than 0 only where both are adjusted by the same covariate.
     """
 
     control: Numbers
@@ -91,6 +153,7 @@ class Contrast:
     control_variance: Numbers
     treatment_variance: Numbers
     time: Numbers
+    covariance: Numbers | float = 0.0
 
     def grown(self, times: float | Numbers) -> Self:
         """Return the contrast with `times` as many units like those so far."""
@@ -121,7 +184,7 @@ class Contrast:
     def _z(self, ratio: float | Numbers) -> Numbers:
         """Return the z statistic of the difference, in standard errors; NaN where the standard error is 0."""
         with np.errstate(all="ignore"):
-            error = np.sqrt(self.treatment_variance + ratio**2 * self.control_variance)
+            error = np.sqrt(self.treatment_variance - 2 * ratio * self.covariance + ratio**2 * self.control_variance)
             return np.where(error > 0, (self.treatment - ratio * self.control) / error, np.nan)
 
     def interval(self, deviation: float, bar: float) -> tuple[Numbers, Numbers]:
@@ -133,7 +196,7 @@ class Contrast:
         with np.errstate(all="ignore"):
             reach = (1 + 1 / spread) * (np.log1p(spread) + 2 * bar)
             a = self.control**2 - reach * self.control_variance
-            b = self.control * self.treatment
+            b = self.control * self.treatment - reach * self.covariance
             c = self.treatment**2 - reach * self.treatment_variance
             root = np.sqrt(np.maximum(b**2 - a * c, 0.0))
             exists = (a > 0) & (self.control > 0) & (self.control_variance + self.treatment_variance > 0)
@@ -163,20 +226,83 @@ class Contrast:
 
 
 def make_contrast(control: UnitValueSums, treatment: UnitValueSums) -> Contrast:
-    """Return the contrast of two arms over the epochs in which each has its burn-in."""
-    counts, others = _floats(control.count), _floats(treatment.count)
-    least = np.minimum(_floats(control.valued), _floats(treatment.valued))
+    """Return the contrast of two arms' means over the epochs in which each has its burn-in."""
+    time = _weigh_epochs(control, treatment, np.minimum(_floats(control.valued), _floats(treatment.valued)))
     together = control.plus(treatment).variance
-    with np.errstate(all="ignore"):
-        time = np.where(least >= BURN_IN, counts * others / (counts + others), 0.0)
-        of_control, of_treatment = (
-            np.where(time > 0, time**2 * np.maximum(arm.variance, together) / count, 0.0)
-            for arm, count in ((control, counts), (treatment, others))
-        )
-    return Contrast(
-        (time * control.mean).sum(-1),
-        (time * treatment.mean).sum(-1),
-        of_control.sum(-1),
-        of_treatment.sum(-1),
-        time.sum(-1),
+    arms = ((arm.count, arm.mean, np.maximum(arm.variance, together)) for arm in (control, treatment))
+    return _contrast(time, *arms)
+
+
+def make_ratio_contrast(control: UnitPairSums, treatment: UnitPairSums) -> Contrast:
+    """Return the contrast of two arms' ratios of sums over the epochs in which each has its burn-in.
+
+    There is none (a time of 0) while the mean denominator of an arm is not above 0.
+    """
+    least = np.minimum(_floats(control.valued), _floats(treatment.valued))
+    time = _weigh_epochs(control.own, treatment.own, least)
+    bases = ((time * arm.other.mean).sum(-1, keepdims=True) for arm in (control, treatment))
+    time = np.where(np.minimum(*bases) > 0, time, 0.0)
+    _, together = control.plus(treatment).linearise(time)
+    known = ((arm.own.count, *arm.linearise(time)) for arm in (control, treatment))
+    return _contrast(time, *((count, ratio, np.maximum(own, together)) for count, ratio, own in known))
+
+
+def make_adjusted_contrast(control: UnitPairSums, treatment: UnitPairSums) -> Contrast:
+    """Return the contrast of two arms' means, adjusted by a covariate, over the epochs in which each has its burn-in."""
+    time = _weigh_epochs(
+        control.own, treatment.own, np.minimum(_floats(control.own.valued), _floats(treatment.own.valued))
     )
+    counts, others = _floats(control.own.count), _floats(treatment.own.count)
+    with np.errstate(all="ignore"):
+        slope = _slope(time, control, treatment)
+        share = counts / (counts + others)
+        apart = control.other.mean - treatment.other.mean
+        averages = control.own.mean - slope * (1 - share) * apart, treatment.own.mean + slope * share * apart
+        spread = control.other.variance / counts + treatment.other.variance / others
+        shared = slope * control.covariance / counts, slope * treatment.covariance / others
+        covariance = share * shared[0] + (1 - share) * shared[1] - slope**2 * share * (1 - share) * spread
+        together = control.plus(treatment).residual_variance(slope)
+        variances = (
+            arm.own.variance / number
+            + weight**2 * slope**2 * spread
+            - 2 * weight * both
+            + np.maximum(together - arm.residual_variance(slope), 0.0) / number
+            for arm, number, weight, both in (
+                (control, counts, 1 - share, shared[0]),
+                (treatment, others, share, shared[1]),
+            )
+        )
+        sums = [np.where(time > 0, time * average, 0.0).sum(-1) for average in averages]
+        squares = [np.where(time > 0, time**2 * each, 0.0).sum(-1) for each in (*variances, covariance)]
+    return Contrast(sums[0], sums[1], squares[0], squares[1], time.sum(-1), squares[2])
+
+
+def _slope(time: Numbers, *arms: UnitPairSums) -> Numbers:
+    """Return the slope of y by x within arms and epochs, over all epochs that count, shape (..., 1); 0 without a covariate."""
+    freedom = [np.where(time > 0, _floats(arm.own.count) - 1, 0.0) for arm in arms]
+    products = sum((free * arm.covariance).sum(-1, keepdims=True) for free, arm in zip(freedom, arms, strict=True))
+    squares = sum((free * arm.other.variance).sum(-1, keepdims=True) for free, arm in zip(freedom, arms, strict=True))
+    found: Numbers = np.where(squares > 0, products / squares, 0.0)
+    return found
+
+
+def _weigh_epochs(control: UnitValueSums, treatment: UnitValueSums, least: Numbers) -> Numbers:
+    """Return the weight h of each epoch, 0 where `least` is less than the burn-in."""
+    counts, others = _floats(control.count), _floats(treatment.count)
+    with np.errstate(all="ignore"):
+        return np.where(least >= BURN_IN, counts * others / (counts + others), 0.0)
+
+
+def _contrast(
+    time: Numbers, control: tuple[Integers, Numbers, Numbers], treatment: tuple[Integers, Numbers, Numbers]
+) -> Contrast:
+    """Return the contrast of arms given as (units, average, variance of a unit) by epoch, with the epochs' weights."""
+    with np.errstate(all="ignore"):
+        of_control, of_treatment = (
+            np.where(time > 0, time * average, 0.0).sum(-1) for _, average, _ in (control, treatment)
+        )
+        control_variance, treatment_variance = (
+            np.where(time > 0, time**2 * variance / _floats(count), 0.0).sum(-1)
+            for count, _, variance in (control, treatment)
+        )
+    return Contrast(of_control, of_treatment, control_variance, treatment_variance, time.sum(-1))

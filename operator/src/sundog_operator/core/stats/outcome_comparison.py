@@ -1,4 +1,4 @@
-"""Test of whether an experiment's arm is better than control, or not worse by more than a margin: rates or means of units' outcomes.
+"""Test of whether an experiment's arm is better than control, or not worse by more than a margin: rates, means, ratios of units' outcomes.
 
 Each unit counts once, in the epoch and arm of its first exposure, whatever happens later (intention to treat). Outcomes come after the
 exposure, some of them long after. Tests compare arms within an epoch. So a recent epoch has few outcomes in both arms alike, and the ratio
@@ -15,14 +15,18 @@ A **rate** is the share of exposed units whose first event was above 0. Its test
 arm is a draw with the arms' shares. So the error is exact for any number of epochs and any base rate. That needs a split that matches the
 shares, which the sample-ratio test checks.
 
-A **mean** is the sum of units' values by exposed units (`mean_ratio`): asymptotic, with a burn-in.
+A **mean** is the sum of units' values by exposed units (`mean_ratio`): asymptotic, with a burn-in. A covariate from before the exposure
+may adjust it.
+
+A **ratio** is the sum of units' values by the sum of their values of another feedback, its denominator. Units stay the observations, so
+its variance is that of the units' linearised values (`mean_ratio`). It is asymptotic like a mean.
 
 Every test has the level α by the number of tests, for each direction. So P(an arm that is not better is ever called better) ≤ α over all
 arms, metrics and evaluations, under any dependence (Ville's inequality and the union bound).
 
 A **guardrail** is tested against the ratio at its margin instead of 1. It passes if the arm is known to be better than that, which is
 non-inferiority; it is harm if the arm is known to be worse. All guardrails must pass, so passing shares α among arms only. Harm shares α
-among arms and all guardrails, those of the edge included. A margin in percent needs a mean of control above 0.
+among arms and all guardrails, those of the edge included. A margin in percent needs a mean or ratio of control above 0.
 """
 
 import math
@@ -34,7 +38,7 @@ from numpy.typing import NDArray
 
 from sundog_operator.core.stats import count_ratio, mean_ratio, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers
-from sundog_operator.core.stats.mean_ratio import UnitValueSums
+from sundog_operator.core.stats.mean_ratio import Contrast, UnitPairSums, UnitValueSums
 from sundog_operator.core.stats.outcome_counts import (
     MILLIONTHS,
     OutcomeCounts,
@@ -137,7 +141,7 @@ def compare_pairs(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> Out
 
 
 def _compare(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> OutcomeFindings:
-    return (_compare_rates if metric.type == "rate" else _compare_means)(metric, pairs, bars)
+    return (_compare_rates if metric.type == "rate" else _compare_averages)(metric, pairs, bars)
 
 
 def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> OutcomeFindings:
@@ -165,17 +169,12 @@ def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> O
     )
 
 
-def _compare_means(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> OutcomeFindings:
-    """Return the findings of a mean, by the sums of units' values."""
-    control, treatment = (UnitValueSums(arm[0], arm[1], arm[3], arm[4]) for arm in (pairs.control, pairs.treatment))
-    contrast = mean_ratio.make_contrast(control, treatment)
+def _compare_averages(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> OutcomeFindings:
+    """Return the findings of a mean or of a ratio, by the sums of units' values."""
+    contrast, values = _contrast_ratios(pairs) if metric.type == "ratio" else _contrast_means(metric, pairs)
     with np.errstate(all="ignore"):
         ratio = np.where(contrast.control > 0, contrast.treatment / contrast.control, np.nan)
-    means = (
-        _divide(arm.total.sum(-1), exposed * MILLIONTHS)
-        for arm, exposed in zip((control, treatment), pairs.exposed, strict=True)
-    )
-    # Of a mean of 0 or less, no percentage is an allowance.
+    # Of an average of 0 or less, no percentage is an allowance.
     testable = (contrast.control > 0) | (metric.margin is None)
     above, below = (
         np.where(testable, contrast.log_e(metric.tested, metric.deviation, sign), -np.inf) for sign in (1, -1)
@@ -189,7 +188,7 @@ def _compare_means(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> O
     return _with_verdicts(
         metric,
         pairs,
-        means,
+        values,
         ratio,
         contrast.interval(metric.deviation, bars.better),
         (above, below),
@@ -197,6 +196,31 @@ def _compare_means(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> O
         np.zeros(ratio.shape, bool),
         bars,
     )
+
+
+def _contrast_means(metric: OutcomeMetric, pairs: OutcomePairs) -> tuple[Contrast, tuple[Numbers, ...]]:
+    """Return the contrast of means, and control's and each arm's mean over all epochs."""
+    values = tuple(
+        _divide(arm[3].sum(-1), exposed * MILLIONTHS)
+        for arm, exposed in zip((pairs.control, pairs.treatment), pairs.exposed, strict=True)
+    )
+    if metric.adjusted:
+        return mean_ratio.make_adjusted_contrast(_sum_pairs(pairs.control), _sum_pairs(pairs.treatment)), values
+    control, treatment = (UnitValueSums(arm[0], arm[1], arm[3], arm[4]) for arm in (pairs.control, pairs.treatment))
+    return mean_ratio.make_contrast(control, treatment), values
+
+
+def _sum_pairs(arm: mean_ratio.Integers) -> UnitPairSums:
+    """Return the sums of units' two values, given the fields of `OutcomeCounts`."""
+    own, other = UnitValueSums(arm[0], arm[1], arm[3], arm[4]), UnitValueSums(arm[0], arm[5], arm[6], arm[7])
+    return UnitPairSums(own, other, arm[8])
+
+
+def _contrast_ratios(pairs: OutcomePairs) -> tuple[Contrast, tuple[Numbers, ...]]:
+    """Return the contrast of ratios of sums, and control's and each arm's ratio over all epochs."""
+    control, treatment = _sum_pairs(pairs.control), _sum_pairs(pairs.treatment)
+    values = (_divide(arm.own.total.sum(-1), arm.other.total.sum(-1)) for arm in (control, treatment))
+    return mean_ratio.make_ratio_contrast(control, treatment), tuple(values)
 
 
 def _with_verdicts(

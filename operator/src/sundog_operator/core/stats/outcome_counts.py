@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sundog_operator.core.stats import mean_ratio
 from sundog_operator.core.stats.beta_binomial import Numbers
 
-OutcomeType = Literal["rate", "mean"]
+OutcomeType = Literal["rate", "mean", "ratio"]
 OutcomeGoal = Literal["increase", "decrease"]
 MILLIONTHS: Final = 1_000_000
 """Values of feedback are whole numbers of millionths."""
@@ -20,7 +20,7 @@ DEFAULT_EFFECT: Final = 0.05
 _TIMES_THE_EFFECT: Final = 2.0
 """Width of the mixtures by the effect: effects of half to four times the least one are found about as fast as with their own mixture."""
 _USUAL_VARIATION: Final = 3.0
-"""Coefficient of variation of a unit, as of a rate of 10 %; only the mixture of means is tuned by it."""
+"""Coefficient of variation of a unit, as of a rate of 10 %; only the mixture of means and of ratios is tuned by it."""
 _LEAST_RATIO: Final = 1e-6
 _WHOLE: Final = frozenset({int})
 
@@ -31,10 +31,11 @@ class OutcomeMetric:
 
     Attributes:
         name: the name in sentences.
-        type: rate or mean.
+        type: rate, mean, or ratio of sums.
         goal: the better direction.
         minimum_effect: the least relative effect that is worth finding, such as 0.02; None or 0 for none.
         margin: of a guardrail, how much worse than control an arm may be, such as 0.03, below 1 where more is better; else None.
+        adjusted: whether a mean is adjusted by a covariate.
     """
 
     name: str
@@ -42,6 +43,7 @@ class OutcomeMetric:
     goal: OutcomeGoal = "increase"
     minimum_effect: float | None = None
     margin: float | None = None
+    adjusted: bool = False
 
     @property
     def effect(self) -> float:
@@ -60,7 +62,7 @@ class OutcomeMetric:
 
     @property
     def deviation(self) -> float:
-        """Scale of the mixture of means, in standard deviations of a unit."""
+        """Scale of the mixture of means and of ratios of sums, in standard deviations of a unit."""
         return self.scale / _USUAL_VARIATION
 
     @property
@@ -85,6 +87,10 @@ class OutcomeCounts(NamedTuple):
         positive: those whose first event was above 0.
         total: sum of units' totals, in millionths.
         squares: sum of units' squared totals, in squared millionths.
+        other_units: units with an event of the denominator of a ratio, or of the covariate of a mean.
+        other_total: sum of units' totals of that, in millionths.
+        other_squares: sum of these totals' squares, in squared millionths.
+        product: sum of units' two totals multiplied, in squared millionths.
     """
 
     exposed: int = 0
@@ -92,6 +98,10 @@ class OutcomeCounts(NamedTuple):
     positive: int = 0
     total: int = 0
     squares: int = 0
+    other_units: int = 0
+    other_total: int = 0
+    other_squares: int = 0
+    product: int = 0
 
     @property
     def valid(self) -> bool:
@@ -100,7 +110,37 @@ class OutcomeCounts(NamedTuple):
             _WHOLE.issuperset(map(type, self))
             and self.exposed >= self.units >= self.positive >= 0
             and self.units * self.squares >= self.total**2
+            and self.exposed >= self.other_units >= 0
+            and self.other_units * self.other_squares >= self.other_total**2
+            and self.squares * self.other_squares >= self.product**2
         )
+
+
+def describe_units(metric: OutcomeMetric, rows: Sequence[OutcomeCounts]) -> tuple[float, float] | None:
+    """Return (value, standard deviation of a unit) of an arm over its epochs; None without data.
+
+    The deviation of a rate is left out as 0. That of a ratio is of units' linearised values, and that of an adjusted mean of what the
+    covariate leaves, see `mean_ratio`.
+    """
+    count = sum(row.exposed for row in rows)
+    total, squares = sum(row.total for row in rows), sum(row.squares for row in rows)
+    if not count:
+        return None
+    if metric.type == "rate":
+        return sum(row.positive for row in rows) / count, 0.0
+    base, product = sum(row.other_total for row in rows), sum(row.product for row in rows)
+    if metric.type == "mean":
+        mean = total / count
+        variance = squares / count - mean**2
+        of_covariate = sum(row.other_squares for row in rows) / count - (base / count) ** 2
+        if metric.adjusted and of_covariate > 0:
+            variance -= (product / count - mean * base / count) ** 2 / of_covariate
+        return mean / MILLIONTHS, math.sqrt(max(0.0, variance)) / MILLIONTHS
+    if base <= 0:
+        return None
+    ratio = total / base
+    residual = squares - 2 * ratio * product + ratio**2 * sum(row.other_squares for row in rows)
+    return ratio, math.sqrt(max(0.0, residual / count)) / (base / count)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ class OutcomeFinding:
 
     Attributes:
         metric: the metric.
-        control: control's rate or mean over all epochs, a mean in the values' unit; NaN without exposures.
-        arm: the arm's rate or mean.
+        control: control's rate, mean or ratio over all epochs, a mean in the values' unit; NaN without exposures.
+        arm: the arm's rate, mean or ratio.
         uplift: the arm's value divided by control's, minus 1, epoch by epoch; NaN where unknown.
         lower: lower end of the interval of the uplift. Intervals of all arms and metrics hold together at every evaluation; NaN where
             unknown.
@@ -111,8 +111,8 @@ class OutcomeFinding:
 
     def _describe_need(self, control: str) -> str:
         """Return the units that typically decide, and the time until then."""
-        if self.metric.margin is not None and self.metric.type == "mean" and not self.control > 0:
-            return f"a margin in percent needs a mean of {control} above 0"
+        if self.metric.margin is not None and self.metric.type != "rate" and not self.control > 0:
+            return f"a margin in percent needs a {self.metric.type} of {control} above 0"
         if not math.isfinite(self.needed):
             return "no number of units will decide"
         needs = f"needs about {self.needed - self.exposed:.0f} more units"

@@ -17,7 +17,6 @@ from scipy.special import ndtr
 
 from sundog_operator.core.stats import multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers
-from sundog_operator.core.stats.mean_ratio import Integers
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeMetric
 
 _NODES: Final = np.linspace(-6.0, 6.0, 241)
@@ -44,12 +43,49 @@ def estimate_arms(exposed: Numbers, shares: Numbers, events: Numbers, total: Num
         squares: Σy² over units, same shape.
     """
     there = shares > 0
-    share = np.where(there, shares, 1.0)
     units = np.maximum((exposed[:, None] * there).sum(0), 1.0)
-    value = np.where(there, total / share, 0.0).sum(0) / units
-    spread = np.where(there, squares / share**2, 0.0).sum(0)
+    return ArmEstimates(_weigh(total, shares) / units, _variance(shares, events, squares) / units**2)
+
+
+def estimate_ratios(
+    shares: Numbers,
+    events: Numbers,
+    numerator: Numbers,
+    denominator: Numbers,
+    moments: tuple[Numbers, Numbers, Numbers],
+) -> ArmEstimates:
+    """Estimate each arm's ratio of sums, both weighted by inverse propensity; NaN for an arm without a denominator.
+
+    The variance is that of units' linearised values, see `mean_ratio`, with one more typical outcome.
+
+    Args:
+        shares: the arms' shares, of sum 1, shape (epochs, arms); 0 where an arm was dropped.
+        events: units with an outcome, same shape as `shares`, as all that follow.
+        numerator: Σs over units.
+        denominator: Σn over units.
+        moments: Σs², Σn² and Σs·n over units.
+    """
+    squares, other_squares, product = moments
+    base = _weigh(denominator, shares)
+    with np.errstate(all="ignore"):
+        ratio = _weigh(numerator, shares) / base
+        residuals = np.maximum(squares - 2 * ratio * product + ratio**2 * other_squares, 0.0)
+        return ArmEstimates(ratio, _variance(shares, events, residuals) / base**2)
+
+
+def _weigh(total: Numbers, shares: Numbers) -> Numbers:
+    """Return the sums over epochs of totals by inverse propensity, shape (arms,)."""
+    there = shares > 0
+    found: Numbers = np.where(there, total / np.where(there, shares, 1.0), 0.0).sum(0)
+    return found
+
+
+def _variance(shares: Numbers, events: Numbers, squares: Numbers) -> Numbers:
+    """Return the variance of such a sum, with one more typical outcome."""
+    share = np.where(shares > 0, shares, 1.0)
     one_more = squares.sum() / max(float(events.sum()), 1.0) / share.min(0) ** 2
-    return ArmEstimates(value, (spread + one_more) / units**2)
+    found: Numbers = _weigh(squares, shares**2) + one_more
+    return found
 
 
 def probability_best(known: ArmEstimates, sign: int) -> Numbers:
@@ -116,8 +152,7 @@ def next_shares(
     exposed = np.asarray(counts[0].sum(-1), float)
     if not active.size or ((exposed[:, None] * given).sum(0)[active] < least).any():
         return None
-    events, total, squares = (np.asarray(part, float) for part in _parts(metric, counts))
-    known = estimate_arms(exposed, given, events, total, squares)
+    known = _estimate(metric, exposed, given, np.asarray(counts, float))
     found = np.zeros(len(out))
     found[active] = mix_shares(
         probability_best(ArmEstimates(*(part[active] for part in known)), metric.sign), floor, delta
@@ -125,7 +160,11 @@ def next_shares(
     return [float(each) for each in found]
 
 
-def _parts(metric: OutcomeMetric, counts: Integers) -> tuple[Integers, Integers, Integers]:
-    """Return units with an outcome, Σy and Σy², given the fields of `OutcomeCounts`."""
-    _, units, positive, total, squares = counts
-    return (positive, positive, positive) if metric.type == "rate" else (units, total, squares)
+def _estimate(metric: OutcomeMetric, exposed: Numbers, shares: Numbers, counts: Numbers) -> ArmEstimates:
+    """Return each arm's estimate; `counts` are the fields of `OutcomeCounts`, shape (fields, epochs, arms)."""
+    _, units, positive, total, squares, other_units, denominator, other_squares, product = counts
+    if metric.type == "ratio":
+        events, moments = np.maximum(units, other_units), (squares, other_squares, product)
+        return estimate_ratios(shares, events, total, denominator, moments)
+    events, total, squares = (positive, positive, positive) if metric.type == "rate" else (units, total, squares)
+    return estimate_arms(exposed, shares, events, total, squares)

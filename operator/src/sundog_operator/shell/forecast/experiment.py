@@ -51,9 +51,12 @@ _OPTIONS: Final = (
         type=forecast_options.PercentParam(),
         help="Experiment: control's rate of the success metric, such as 3% of its units.",
     ),
-    click.option("--mean", type=float, help="Experiment: control's mean of the success metric by unit."),
+    click.option("--mean", type=float, help="Experiment: control's mean of the success metric by unit, or its ratio."),
     click.option(
-        "--deviation", type=click.FloatRange(0, min_open=True), help="With --mean: standard deviation of the units."
+        "--deviation",
+        type=click.FloatRange(0, min_open=True),
+        help="With --mean: standard deviation of the units; for a ratio, of (value - ratio * denominator) / mean denominator;"
+        " with a covariate, of what it leaves.",
     ),
     click.option(
         "--units",
@@ -158,7 +161,7 @@ def _base(assumptions: ExperimentAssumptions, metric: OutcomeMetric) -> ControlB
             raise click.UsageError(f"{metric.name} is a rate; give control's rate with --rate")
         return ControlBaseline(assumptions.rate)
     if assumptions.mean is None or assumptions.deviation is None:
-        raise click.UsageError(f"{metric.name} is a mean; give control's with --mean and --deviation")
+        raise click.UsageError(f"{metric.name} is a {metric.type}; give control's with --mean and --deviation")
     return ControlBaseline(assumptions.mean, assumptions.deviation)
 
 
@@ -197,8 +200,8 @@ def _effects(assumptions: ExperimentAssumptions, metric: OutcomeMetric, base: Co
 
 
 def _largest_effect(metric: OutcomeMetric, base: ControlBaseline) -> float:
-    """Return the largest possible effect; infinity for a mean."""
-    if metric.type == "mean" or not base.value:
+    """Return the largest possible effect; infinity for a mean or a ratio."""
+    if metric.type != "rate" or not base.value:
         return math.inf
     return 1.0 if metric.sign < 0 else 1 / base.value - 1
 

@@ -74,7 +74,7 @@ class ReportMetric:
         name: name in the plan, with the arm's name if it has one.
         judged: gates wait for it; otherwise it can only do harm, or is an outcome that is no guardrail.
         compared: the two sides of its ratio: an arm and control, or the candidate and stable.
-        type: an event of the edge, or an outcome that is a rate or a mean.
+        type: an event of the edge, or an outcome that is a rate, a mean or a ratio of sums.
         limit: description of the guardrail's limit or of the outcome's goal.
         margin: the ratio beyond which the candidate does harm.
         bounds: points, oldest first.
@@ -85,7 +85,7 @@ class ReportMetric:
     name: str
     judged: bool
     compared: tuple[str, str]
-    type: Literal["event", "rate", "mean"]
+    type: Literal["event", "rate", "mean", "ratio"]
     limit: str
     margin: float
     bounds: tuple[MetricPoint, ...]
@@ -95,7 +95,7 @@ class ReportMetric:
     @property
     def unit(self) -> str:
         """Description of a ratio of 1."""
-        return f"as {'much' if self.type == 'mean' else 'often'} as {self.compared[1]}"
+        return f"as {'much' if self.type in ('mean', 'ratio') else 'often'} as {self.compared[1]}"
 
     @property
     def meaning(self) -> str:
@@ -103,6 +103,8 @@ class ReportMetric:
         arm, base = self.compared
         if self.type == "mean":
             return f"Ratio of the mean by unit: {arm} to {base}"
+        if self.type == "ratio":
+            return f"Ratio of the ratios of sums: {arm} to {base}"
         return f"Ratio of the frequency: {arm} to {base}"
 
 

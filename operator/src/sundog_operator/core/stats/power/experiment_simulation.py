@@ -13,7 +13,7 @@ import numpy as np
 from sundog_operator.core.stats import multiple_testing, outcome_comparison, thompson_sampling
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.mean_ratio import Contrast
-from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeMetric, OutcomePairs
+from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeCounts, OutcomeMetric, OutcomePairs
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.stats.pooled_count_ratio import RatioEvidence, make_mixture
 
@@ -65,7 +65,9 @@ class UnitModel(Protocol):
     """Model of units and their outcomes."""
 
     def look(self, draw: Generator, number: int, shares: Numbers, epoch: int) -> Numbers:
-        """Return the counts that are new since the last look: the fields of `OutcomeCounts`, of shape (5, runs, arms, epochs so far).
+        """Return the counts that are new since the last look: the fields of `OutcomeCounts`, of shape (fields, runs, arms, epochs so far).
+
+        The fields of a ratio may be left out.
 
         Args:
             draw: the random generator.
@@ -116,12 +118,12 @@ def simulate_experiments(
     draw, arms = np.random.default_rng(seed), len(design.shares)
     epochs = 1 if design.adaptive is None else 1 + looks // design.adaptive.every
     shares = np.tile(np.asarray(design.shares, float)[None, :, None], (runs, 1, epochs))
-    counts, epoch = np.zeros((5, runs, arms, epochs)), 0
+    counts, epoch = np.zeros((len(OutcomeCounts._fields), runs, arms, epochs)), 0
     winner, hopeless, ended = np.full(runs, NO_WINNER), np.zeros(runs, bool), np.zeros(runs, int)
     live = np.arange(runs)
     for number in range(looks):
         new = world.look(draw, number, shares[:, :, epoch], epoch)
-        counts[:, live, :, : new.shape[-1]] += new[:, live]
+        counts[: len(new), live, :, : new.shape[-1]] += new[:, live]
         undecided = live[ended[live] == 0]
         won, lost = _decide(design, counts[:, undecided, :, : epoch + 1], shares[undecided, :, : epoch + 1])
         winner[undecided], hopeless[undecided] = won, lost
@@ -158,7 +160,7 @@ def _decide(design: ExperimentDesign, counts: Numbers, shares: Numbers) -> tuple
 
 
 def _next_shares(design: ExperimentDesign, rule: AdaptiveWeights, counts: Numbers, shares: Numbers) -> Numbers:
-    """Return the next shares, shape (arms,), given counts of shape (5, arms, epochs) and shares of shape (arms, epochs)."""
+    """Return the next shares, shape (arms,), given counts of shape (fields, arms, epochs) and shares of shape (arms, epochs)."""
     outcomes: Any = counts.transpose(2, 1, 0)
     found = thompson_sampling.next_shares(
         design.metric,
@@ -235,8 +237,8 @@ class ControlBaseline:
     """Known value of a unit of control.
 
     Attributes:
-        value: its rate in [0, 1], or its mean.
-        deviation: the standard deviation of a unit, for a mean; a rate implies its own.
+        value: its rate in [0, 1], its mean, or its ratio.
+        deviation: the standard deviation of a unit, for a mean; of a unit's linearised value, for a ratio; a rate implies its own.
     """
 
     value: float
@@ -246,6 +248,8 @@ class ControlBaseline:
 @dataclass(frozen=True)
 class NormalUnits:
     """Units at a steady rate, whose values have a known mean and standard deviation: sums over many units are normal.
+
+    Each unit has the denominator 1, so a ratio is a mean of linearised values.
 
     Attributes:
         units: expected units per look.
@@ -262,15 +266,27 @@ class NormalUnits:
         exposed = draw.multinomial(draw.poisson(self.units, len(shares)), shares / shares.sum(-1, keepdims=True))
         totals = draw.normal(exposed * np.asarray(self.values), np.sqrt(exposed) * self.deviation)
         squares = exposed * (np.asarray(self.values) ** 2 + self.deviation**2)
-        found = np.zeros((5, *exposed.shape, epoch + 1))
-        found[..., epoch] = exposed, exposed, exposed, totals * MILLIONTHS, squares * MILLIONTHS**2
+        found = np.zeros((len(OutcomeCounts._fields), *exposed.shape, epoch + 1))
+        totals, squares = totals * MILLIONTHS, squares * MILLIONTHS**2
+        ones = exposed * MILLIONTHS
+        found[..., epoch] = (
+            exposed,
+            exposed,
+            exposed,
+            totals,
+            squares,
+            exposed,
+            ones,
+            ones * MILLIONTHS,
+            totals * MILLIONTHS,
+        )
         return found
 
 
 def make_unit_model(metric: OutcomeMetric, base: ControlBaseline, units: float, effects: Sequence[float]) -> UnitModel:
     """Return a model in which each arm beside control has a relative effect on a metric."""
     values = [base.value, *(base.value * (1 + metric.sign * effect) for effect in effects)]
-    if metric.type == "mean":
+    if metric.type != "rate":
         return NormalUnits(units, values, base.deviation)
     return SteadyUnits(units, [min(max(value, 0.0), 1.0) for value in values])
 
@@ -306,7 +322,7 @@ def group_sequential_units(design: ExperimentDesign, base: ControlBaseline, effe
     values = base.value, base.value * (1 + design.metric.sign * effect)
     if not values[1] - values[0]:
         return math.inf
-    variances = [base.deviation**2 if design.metric.type == "mean" else value * (1 - value) for value in values]
+    variances = [base.deviation**2 if design.metric.type != "rate" else value * (1 - value) for value in values]
     per_unit = variances[0] / control + variances[1] / arm
     return drift**2 * per_unit / (values[1] - values[0]) ** 2
 
