@@ -46,6 +46,7 @@ edge:
   haproxy: {bufferBytes: 65536, requestTimeout: 1m, clientTimeout: 90s, sourceConnections: 0}
   pods: {nodeSelector: {pool: edge}}
 gpu: {aliases: {h100: {example.com/gpu: [H100-SXM]}}}
+spot: {labels: {example.com/tier: [spot]}}
 nodePools:
 - name: l4
   maxNodes: 3

@@ -113,7 +113,7 @@ async def test_a_start_that_finds_no_node_is_named_and_recovers() -> None:
     await cluster.kube.patch_status(ref, {"phase": "Pending", "conditions": [said]}, resource_version=version)
     await cluster.settle(5)
     assert (await message(cluster, "Ready"))[:2] == ("False", "Unschedulable")
-    assert "Insufficient nvidia.com/gpu" in (await message(cluster, "Ready"))[2]
+    assert "1 without enough free nvidia.com/gpu" in (await message(cluster, "Ready"))[2]
     del serve.room["digits-r1"]
     await cluster.settle(30)
     assert await message(cluster, "Ready") == ("True", "Serving", "revision 1 serves")
