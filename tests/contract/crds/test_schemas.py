@@ -55,7 +55,7 @@ def test_the_reference_shows_what_a_change_does() -> None:
     assert "| in place |" in rows["spec.runtime.userConfig"]
     assert "| in place |" in rows["spec.replicas"]
     assert "| **revision**, *cluster* |" in rows["spec.resources.gpu.count"]
-    assert "| in place, *cluster* |" in rows["spec.autoscaling.maxReplicas"]
+    assert "| in place, *cluster* |" in rows["spec.endpoint.gateway.name"]
     assert "| **revision**, *cluster* |" in rows["spec.resources.gpu.memory"]
     assert "| *later* |" in rows["spec.resources.gpu.topology.nodes"]
     assert "In a cluster only: `pvc://`." in rows["spec.model.uri"]
