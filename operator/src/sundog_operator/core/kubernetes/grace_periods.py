@@ -60,10 +60,7 @@ def edge_drain_s(services: Iterable[Mapping[str, Any]]) -> int:
 
     The result doubles from `DEFAULT_EDGE_DRAIN_S`, so that few changes of a timeout change it: each change replaces the edge pods.
     """
-    waits = (
-        float(service.get("requestTimeoutSeconds", 0)) + float((service.get("queue") or {}).get("timeoutSeconds", 0))
-        for service in services
-    )
+    waits = (float(service.get("requestTimeoutSeconds", 0)) + replica_wait_s(service) for service in services)
     needed, drain_s = max(waits, default=0.0) + _EDGE_MARGIN_S, DEFAULT_EDGE_DRAIN_S
     while drain_s < needed:
         drain_s *= 2
