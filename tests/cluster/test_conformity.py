@@ -14,6 +14,7 @@ from real_kubernetes.cluster import BINARIES
 from real_kubernetes.kubeconform import KUBECONFORM, Kubeconform, prepare
 from sundog_operator.api import ModelDeployment
 from sundog_operator.core.edge.http_route import make_route
+from sundog_operator.core.edge.split_document import make_service_entry
 
 VERSIONS = ("1.32.0", "1.36.0")
 CRDS = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
@@ -66,13 +67,14 @@ def test_the_examples(kubeconform: Kubeconform) -> None:
 
 def test_a_route_and_the_gateway_that_is_shown_for_it(kubeconform: Kubeconform) -> None:
     (example,) = documents(ROOT / "examples" / "features" / "gateway.yaml")
-    endpoint = ModelDeployment.parse(example).spec.endpoint
+    spec = ModelDeployment.parse(example).spec
     member = {**example, "metadata": {"name": "digits", "namespace": "vision", "uid": "u"}}
     page = (ROOT / "examples" / "README.md").read_text()
     (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     gateway = yaml.safe_load(shown)
     assert (gateway["metadata"]["name"], gateway["metadata"]["namespace"]) == ("public", "infra")
-    route = make_route(member, endpoint, [endpoint.host])
+    entry = make_service_entry("vision", "digits", spec, "sundog-0", None, host=spec.endpoint.host)
+    route = make_route(member, spec.endpoint, entry)
     assert kubeconform.problems(VERSIONS[-1], [route, gateway]) == []
     (parent,) = route["spec"]["parentRefs"]
     assert parent["sectionName"] in {listener["name"] for listener in gateway["spec"]["listeners"]}

@@ -223,24 +223,30 @@ def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weig
 
 
 @pytest.mark.parametrize(
-    ("timeout", "wait", "seconds"),
+    ("timeout", "wait", "cold_start", "seconds"),
     [
-        ("30s", "5s", 120),
-        ("95s", "5s", 120),
-        ("95s", "5001ms", 240),
-        ("100s", "0s", 120),
-        ("3m35s", "5s", 240),
-        ("1ms", "23h", 122_880),
-        ("23h59m", "23h", 245_760),
+        ("30s", "5s", "", 120),
+        ("95s", "5s", "", 120),
+        ("95s", "5001ms", "", 240),
+        ("100s", "0s", "", 120),
+        ("3m35s", "5s", "", 240),
+        ("1ms", "23h", "", 122_880),
+        ("23h59m", "23h", "", 245_760),
+        ("30s", "5s", "4s", 120),
+        ("30s", "5s", "20m", 1920),
     ],
 )
-def test_both_sides_give_an_edge_that_leaves_the_same_time(timeout: str, wait: str, seconds: int) -> None:
+def test_both_sides_give_an_edge_that_leaves_the_same_time(
+    timeout: str, wait: str, cold_start: str, seconds: int
+) -> None:
     """The operator gives it to the edge's pod, and the edge to its HAProxy."""
     endpoint = {"requestTimeout": timeout, "queue": {"timeout": wait}}
+    scaling = {"minReplicas": 0, "maxReplicas": 1, "coldStartTimeout": cold_start}
+    fields = {"autoscaling": scaling} if cold_start else {}
     services = [
         split_document.make_service_entry("vision", name, ModelDeploymentSpec.from_json(spec), "sundog-0", None)
         for name, spec in (
-            ("digits", {"model": {"uri": "file:///m"}, "endpoint": endpoint}),
+            ("digits", {"model": {"uri": "file:///m"}, "endpoint": endpoint, **fields}),
             ("letters", {"model": {"uri": "file:///m"}}),
         )
     ]

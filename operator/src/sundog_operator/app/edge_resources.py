@@ -229,4 +229,4 @@ async def _apply_route(
         return
     stored = ours or await deps.kube.get(Ref(HTTP_ROUTE, meta["namespace"], meta["name"]))
     if stored is None or objects.is_made_for(stored, model_deployment):
-        await ensure(deps, http_route.make_route(model_deployment, spec.endpoint, entry["hosts"]), stored)
+        await ensure(deps, http_route.make_route(model_deployment, spec.endpoint, entry), stored)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sundog_edge.counting.evidence import ServerCounts
-from sundog_edge.errors import HaproxyRefused
+from sundog_edge.errors import EdgeError, HaproxyRefused
 from sundog_edge.haproxy.client import HaproxyClient, RequestLoad, ServerState
 from sundog_edge.haproxy.names import FALLBACK_PREFIX, GRPC_SUFFIX
 from sundog_edge.haproxy.workers import Worker, Workers
@@ -85,11 +85,13 @@ class ReplicaSync:
         return pause * random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)  # noqa: S311 - no secret hangs on it
 
     async def tick(self) -> None:
-        """Take one step in every worker. Raises HaproxyUnavailable."""
+        """Take one step in every worker. Raises EdgeError or OSError. If only the held slots cannot be set, it comes after the step."""
         now, began = time.monotonic(), time.thread_time()
         changed = self._update_desired(self._split.layout)
+        # They stay for a later step if this one fails.
+        self._unsettled |= changed
         # Before the last replica drains: from then on, a request may have to wait for the next one.
-        await self._split.set_cold(self._cold_slots(self._split.layout), time.time())
+        error = await self._set_cold()
         layout = self._split.layout
         pids = [worker.pid for worker in self._workers.all]
         if now >= self._next_sweep_at or pids != self._pids:
@@ -99,9 +101,19 @@ class ReplicaSync:
             self._next_sweep_at = now + COST_FACTOR * (time.thread_time() - began)
         elif changed or (self._unsettled and now >= self._next_step_at):
             for worker in self._workers.all[:1]:
-                await self._sync_slots(worker, layout, self._unsettled | changed)
+                await self._sync_slots(worker, layout, self._unsettled)
             self._record_servers(layout, layout.leaving)
             self._next_step_at = now + COST_FACTOR * (time.thread_time() - began)
+        if error is not None:
+            raise error
+
+    async def _set_cold(self) -> Exception | None:
+        """Set the slots whose requests are held. Return the error, if any: servers must follow Serve all the same."""
+        try:
+            await self._split.set_cold(self._cold_slots(self._split.layout), time.time())
+        except (EdgeError, OSError) as error:
+            return error
+        return None
 
     async def _sweep(self, layout: Layout) -> None:
         """Sync every slot of every worker."""

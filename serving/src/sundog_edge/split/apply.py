@@ -129,14 +129,18 @@ class SplitApplier:
             )
 
     async def set_cold(self, slots: tuple[str, ...], now: float) -> None:
-        """Set the slots whose requests are held. Raises HaproxyRefused, HaproxyUnavailable or OSError; `check` completes a failure."""
+        """Set the slots whose requests are held.
+
+        Raises OSError; then the next call tries again. Raises HaproxyRefused or HaproxyUnavailable; then `check` completes the change.
+        """
         if self.in_force is None or slots == self.layout.cold:
             return
         layout = replace(self.layout, cold=slots)
         wanted = build_maps(self.in_force.document, layout, self._credentials)
-        self.keep(layout)
         maps = self._with_leaving(wanted, now)
         self._write_maps(maps)
+        # This comes after the maps: a layout with these slots means that nothing is left to do but the workers.
+        self.keep(layout)
         self._maps = wanted
         for worker in self._workers.all:
             await self._push(worker, maps)

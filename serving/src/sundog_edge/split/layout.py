@@ -182,7 +182,8 @@ def fit_layout(layout: Layout, document: SplitDocument) -> Layout:
 
 def max_request_s(service: Service) -> float:
     """Return the longest time that a request of a service may spend at the edge, in seconds, including its wait for a replica."""
-    return service.requestTimeoutSeconds + service.wait_ms / 1000
+    queue_s = service.queue.timeoutSeconds if service.queue else DEFAULT_WAIT_MS / 1000
+    return service.requestTimeoutSeconds + max(queue_s, service.coldStartSeconds or 0.0)
 
 
 def _drain_s(document: SplitDocument) -> int:

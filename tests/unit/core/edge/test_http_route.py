@@ -6,6 +6,7 @@ import pytest
 
 from sundog_operator.api import Condition, Endpoint, ModelDeployment
 from sundog_operator.core.edge.http_route import evaluate_route, make_route
+from sundog_operator.core.edge.split_document import make_service_entry
 from sundog_operator.core.kubernetes import names
 
 HOSTS = ["digits.example.com", "digits.vision.svc"]
@@ -17,19 +18,30 @@ MEMBER = {
 CONTROLLER = "example.com/gateway"
 
 
-def endpoint(**fields: Any) -> Endpoint:
+def model_deployment(endpoint: dict[str, Any], **fields: Any) -> ModelDeployment:
     gateway = {"name": "public", "namespace": "infra"}
     obj = {
         "apiVersion": "serving.sundog.dev/v1alpha1",
         "kind": "ModelDeployment",
         "metadata": {"name": "digits"},
-        "spec": {"model": {"uri": "file:///models/digits"}, "endpoint": {"gateway": gateway, **fields}},
+        "spec": {"model": {"uri": "file:///models/digits"}, "endpoint": {"gateway": gateway, **endpoint}, **fields},
     }
-    return ModelDeployment.parse(obj).spec.endpoint
+    return ModelDeployment.parse(obj)
+
+
+def endpoint(**fields: Any) -> Endpoint:
+    return model_deployment(fields).spec.endpoint
+
+
+def make(endpoint: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """The route of a service with an endpoint and other fields of its spec, by its entry in the split document."""
+    spec = model_deployment(endpoint, **fields).spec
+    entry = make_service_entry("vision", "digits", spec, "sundog-0", None)
+    return make_route(MEMBER, spec.endpoint, {**entry, "hosts": HOSTS})
 
 
 def test_a_route_leads_from_the_gateway_to_the_service() -> None:
-    route = make_route(MEMBER, endpoint(host="digits.example.com", gateway={"name": "public"}), HOSTS)
+    route = make({"host": "digits.example.com", "gateway": {"name": "public"}})
     assert (route["apiVersion"], route["kind"]) == ("gateway.networking.k8s.io/v1", "HTTPRoute")
     assert route["metadata"]["name"] == "digits"
     (owner,) = route["metadata"]["ownerReferences"]
@@ -50,13 +62,13 @@ def test_a_route_leads_from_the_gateway_to_the_service() -> None:
 
 def test_a_gateway_of_another_namespace_and_a_listener_are_named() -> None:
     gateway = {"name": "public", "namespace": "infra", "sectionName": "https"}
-    (parent,) = make_route(MEMBER, endpoint(gateway=gateway), HOSTS)["spec"]["parentRefs"]
+    (parent,) = make({"gateway": gateway})["spec"]["parentRefs"]
     assert (parent["namespace"], parent["sectionName"]) == ("infra", "https")
 
 
 @pytest.mark.parametrize("host", ["", "taken.example.com"])
 def test_no_host_is_asked_for_that_the_edge_does_not_answer_for(host: str) -> None:
-    assert make_route(MEMBER, endpoint(host=host), HOSTS)["spec"]["hostnames"] == HOSTS
+    assert make({"host": host})["spec"]["hostnames"] == HOSTS
 
 
 @pytest.mark.parametrize(
@@ -73,15 +85,28 @@ def test_no_host_is_asked_for_that_the_edge_does_not_answer_for(host: str) -> No
 def test_the_gateway_waits_as_long_as_the_edge_may_and_writes_it_its_own_way(
     waits: str, answers: str, written: str
 ) -> None:
-    asked = endpoint(queue={"timeout": waits}, requestTimeout=answers)
-    (rule,) = make_route(MEMBER, asked, HOSTS)["spec"]["rules"]
+    (rule,) = make({"queue": {"timeout": waits}, "requestTimeout": answers})["spec"]["rules"]
+    assert rule["timeouts"] == {"request": written}
+
+
+@pytest.mark.parametrize(
+    ("fields", "written"),
+    [
+        ({"replicas": 0}, "2m30s"),
+        ({"autoscaling": {"minReplicas": 0, "maxReplicas": 2, "coldStartTimeout": "20m"}}, "20m30s"),
+        ({"autoscaling": {"minReplicas": 0, "maxReplicas": 2, "coldStartTimeout": "1s"}}, "35s"),
+        ({"autoscaling": {"minReplicas": 1, "maxReplicas": 2}}, "35s"),
+    ],
+)
+def test_the_gateway_waits_for_the_first_replica_of_a_service_at_zero(fields: dict[str, Any], written: str) -> None:
+    (rule,) = make({}, **fields)["spec"]["rules"]
     assert rule["timeouts"] == {"request": written}
 
 
 def test_what_is_left_out_later_is_distinguished_by_its_mark() -> None:
     gateway = {"name": "public", "sectionName": "https"}
-    one = make_route(MEMBER, endpoint(gateway=gateway), HOSTS)["metadata"]["annotations"]
-    two = make_route(MEMBER, endpoint(gateway={"name": "public"}), HOSTS)["metadata"]["annotations"]
+    one = make({"gateway": gateway})["metadata"]["annotations"]
+    two = make({"gateway": {"name": "public"}})["metadata"]["annotations"]
     assert one[names.ANNOTATION_MADE_AS] != two[names.ANNOTATION_MADE_AS]
 
 
@@ -99,7 +124,7 @@ def make_condition(
 
 def stored(*conditions: dict[str, Any], parent: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """A route of generation 2 with one controller's answers for the Gateway infra/public."""
-    route = make_route(MEMBER, endpoint(**more), HOSTS)
+    route = make(more)
     route["metadata"]["generation"] = 2
     about = parent or {"name": "public", "namespace": "infra"}
     parents = [{"parentRef": about, "controllerName": CONTROLLER, "conditions": list(conditions)}] if conditions else []

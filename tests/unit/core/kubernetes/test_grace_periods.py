@@ -40,3 +40,14 @@ def test_a_pods_grace_tells_what_it_was_for(timeout: timedelta) -> None:
 def test_an_edges_time_to_drain_doubles_so_that_few_changes_make_its_pods_anew(seconds: int, edge: int) -> None:
     assert grace_periods.edge_drain_s([service(timedelta(seconds=seconds))]) == edge
     assert grace_periods.edge_drain_s([]) == 120
+
+
+@pytest.mark.parametrize(
+    ("cold_start_s", "wait_s", "edge"), [(None, 5, 120), (4, 5, 120), (120, 120, 240), (1200, 1200, 1920)]
+)
+def test_an_edge_has_time_for_a_request_that_waits_for_the_first_replica(
+    cold_start_s: float | None, wait_s: float, edge: int
+) -> None:
+    entry = service(timedelta(seconds=30)) | ({} if cold_start_s is None else {"coldStartSeconds": cold_start_s})
+    assert grace_periods.replica_wait_s(entry) == wait_s
+    assert grace_periods.edge_drain_s([service(timedelta(seconds=30)), entry]) == edge

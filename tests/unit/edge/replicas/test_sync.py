@@ -1,19 +1,23 @@
-"""Polling of clusters, and the log of replicas."""
+"""Polling of clusters, steps of the sync, and the log of replicas."""
 
 import asyncio
+import errno
 import logging
+import math
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
-from sundog_edge.errors import ServeUnavailable
+from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable, ServeUnavailable
 from sundog_edge.haproxy.client import ServerState
+from sundog_edge.haproxy.workers import Worker
 from sundog_edge.replicas import serve_poller, sync
 from sundog_edge.replicas.plan import ServeTargets
 from sundog_edge.replicas.serve_poller import ServePoller
 from sundog_edge.replicas.sync import ReplicaSync
 from sundog_edge.split.document import Cluster
-from sundog_edge.split.layout import SlotAssignment, SlotServer
+from sundog_edge.split.layout import Layout, SlotAssignment, SlotServer
 
 GOOD, SLOW = Cluster(dashboard="http://good"), Cluster(dashboard="http://slow")
 
@@ -169,3 +173,85 @@ async def test_the_address_of_a_silent_head_is_resolved_again(monkeypatch):
     for _ in range(3):
         await answers.poll({"sundog-0": silent})
     assert names.asked == 3
+
+
+class Haproxy:
+    """One worker's servers, and the commands that it got."""
+
+    def __init__(self) -> None:
+        self.present: list[ServerState] = []
+        self.commands: list[str] = []
+        self.away = False
+
+    async def servers(self, pid, slots=None):
+        if self.away:
+            raise HaproxyUnavailable("HAProxy does not answer")
+        return self.present
+
+    async def batch(self, commands, pid):
+        self.commands += commands
+
+
+class Split:
+    """A service that may scale to zero, and an error of its held slots, if any."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        arm = SimpleNamespace(application="digits-r1", maxOngoingRequests=None)
+        service = SimpleNamespace(
+            name="digits",
+            cluster="good",
+            arms=(arm,),
+            maxOngoingRequests=4,
+            requestTimeoutSeconds=30.0,
+            queue=None,
+            coldStartSeconds=120.0,
+        )
+        self.layout = Layout(held=(SlotAssignment("slot0", "digits-r1", "digits", "/digits-r1"),))
+        self.in_force = SimpleNamespace(document=SimpleNamespace(services=(service,)))
+        self.error = error
+
+    async def set_cold(self, slots, now):
+        if self.error is not None:
+            raise self.error
+
+    def record_servers(self, servers, leaving):
+        pass
+
+
+async def make_sync(split: Split) -> tuple[ReplicaSync, Haproxy, ServePoller, Client]:
+    client, haproxy = Client(), Haproxy()
+    poller = ServePoller(client)
+    await poller.poll({"good": GOOD})
+    workers = SimpleNamespace(all=[Worker(1, "a-1", 0.0)])
+    return ReplicaSync(haproxy, workers, split, poller), haproxy, poller, client
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), HaproxyRefused("no"), HaproxyUnavailable("away")]
+)
+async def test_servers_follow_serve_although_the_held_slots_cannot_be_set(error):
+    split = Split(error)
+    synced, haproxy, _, _ = await make_sync(split)
+    with pytest.raises(type(error)) as raised:
+        await synced.tick()
+    assert raised.value is error
+    assert any(command.startswith("add server slot0/127.0.0.1:1 ") for command in haproxy.commands)
+    split.error = None
+    await synced.tick()
+
+
+async def test_a_change_that_a_step_could_not_make_is_made_by_a_later_one():
+    synced, haproxy, poller, client = await make_sync(Split())
+    haproxy.present = [ServerState("slot0", "127.0.0.1:1", "127.0.0.1:1", True, False, False, 1)]
+    await synced.tick()
+    synced._next_sweep_at = math.inf
+    assert haproxy.commands == []
+    client.port = 2
+    await poller.poll({"good": GOOD})
+    haproxy.away = True
+    with pytest.raises(HaproxyUnavailable):
+        await synced.tick()
+    haproxy.away = False
+    synced._next_step_at = 0.0
+    await synced.tick()
+    assert any(command.startswith("add server slot0/127.0.0.1:2 ") for command in haproxy.commands)

@@ -1,7 +1,7 @@
 """The HTTPRoute from a Gateway to a ModelDeployment's Service, and the answer of the Gateway's controller."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from sundog_operator.api import Endpoint
 from sundog_operator.api.conditions import CAMEL_CASE, Conclusion
 from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core.edge.objects import is_made_for, make_own_metadata
-from sundog_operator.core.kubernetes import names, pods
+from sundog_operator.core.kubernetes import grace_periods, names, pods
 
 GATEWAY_GROUP: Final = "gateway.networking.k8s.io"
 API_VERSION: Final = f"{GATEWAY_GROUP}/v1"
@@ -21,21 +21,23 @@ _UNITS: Final = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 Json = dict[str, Any]
 
 
-def make_route(model_deployment: Json, endpoint: Endpoint, hosts: Sequence[str]) -> Json:
+def make_route(model_deployment: Json, endpoint: Endpoint, service: Mapping[str, Any]) -> Json:
     """Return the route of a ModelDeployment whose endpoint names a Gateway.
 
-    `hosts` are the hosts that the edge answers for. The route names `endpoint.host` alone if it is one of them; otherwise another
-    ModelDeployment owns it, or it is empty.
+    `service` is its entry in the split document. The route names `endpoint.host` alone if the edge answers for it; otherwise another
+    ModelDeployment owns it, or it is empty. Its timeout is the longest time that the edge may take, so that the edge's answer comes first.
     """
+    hosts = service["hosts"]
+    longest_s = service["requestTimeoutSeconds"] + grace_periods.replica_wait_s(service)
     meta = make_own_metadata(model_deployment)
     rule = {
         "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
         "backendRefs": [{"kind": "Service", "name": meta["name"], "port": 80}],
-        "timeouts": {"request": _format_duration(endpoint.queue.timeout + endpoint.request_timeout)},
+        "timeouts": {"request": _format_duration(timedelta(seconds=longest_s))},
     }
     spec = {
         "parentRefs": [make_parent_ref(endpoint, meta["namespace"])],
-        "hostnames": [endpoint.host] if endpoint.host in hosts else list(hosts),
+        "hostnames": [endpoint.host] if endpoint.host in hosts else [*hosts],
         "rules": [rule],
     }
     meta["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}

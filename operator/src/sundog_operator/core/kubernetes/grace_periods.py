@@ -46,15 +46,21 @@ def request_timeout_of_grace(worker_pod_grace_s: int) -> timedelta:
     return timedelta(seconds=max(0, worker_pod_grace_s - worker_pod_termination_grace_s(timedelta())))
 
 
+def replica_wait_s(service: Mapping[str, Any]) -> float:
+    """Return the longest time that a request may wait for a replica, in seconds, by its service's entry in a split document.
+
+    Where the service may scale to zero, the wait for its first replica counts too: `coldStartSeconds`.
+    """
+    queue_s = float((service.get("queue") or {}).get("timeoutSeconds", 0))
+    return max(queue_s, float(service.get("coldStartSeconds", 0)))
+
+
 def edge_drain_s(services: Iterable[Mapping[str, Any]]) -> int:
     """Return the seconds that a terminating HAProxy has to finish its requests, for the services of a split document.
 
     The result doubles from `DEFAULT_EDGE_DRAIN_S`, so that few changes of a timeout change it: each change replaces the edge pods.
     """
-    waits = (
-        float(service.get("requestTimeoutSeconds", 0)) + float((service.get("queue") or {}).get("timeoutSeconds", 0))
-        for service in services
-    )
+    waits = (float(service.get("requestTimeoutSeconds", 0)) + replica_wait_s(service) for service in services)
     needed, drain_s = max(waits, default=0.0) + _EDGE_MARGIN_S, DEFAULT_EDGE_DRAIN_S
     while drain_s < needed:
         drain_s *= 2

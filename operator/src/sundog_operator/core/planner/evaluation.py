@@ -9,6 +9,7 @@ from sundog_operator.api.reasons import Cause
 from sundog_operator.core.analysis import arm_pair, counters, evaluate, feedback, rollout_outcomes
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import confirmation
+from sundog_operator.core.kubernetes import grace_periods
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state
@@ -72,5 +73,5 @@ def traffic_for_thresholds(
 def request_deadline_s(split: Mapping[str, Any] | None) -> float:
     """Return the seconds for which a request may wait and run at the edges, by their split and not by the present spec."""
     configured = split or {}
-    queue_s = (configured.get("queue") or {}).get("timeoutSeconds", 0.0)
-    return float(configured.get("requestTimeoutSeconds", DEFAULT_REQUEST_TIMEOUT_S)) + float(queue_s)
+    run_s = float(configured.get("requestTimeoutSeconds", DEFAULT_REQUEST_TIMEOUT_S))
+    return run_s + grace_periods.replica_wait_s(configured)
