@@ -14,8 +14,10 @@ from sundog_operator.core.rollout import state, windows
 UNAVAILABLE_GRACE: Final = timedelta(seconds=30)
 """Time for which a candidate or an arm with traffic may lack a healthy replica while stable has one."""
 EARLIEST_TIME: Final = datetime.min.replace(tzinfo=UTC)
-_NO_PLACE: Final = frozenset({DeploymentReason.UNSCHEDULABLE, DeploymentReason.POD_REFUSED})
-"""Reasons of pods that the cluster has no room for, whatever the revision is."""
+_NO_PLACE: Final = frozenset(
+    {DeploymentReason.UNSCHEDULABLE, DeploymentReason.POD_REFUSED, DeploymentReason.NOT_ADMITTED}
+)
+"""Reasons of pods that the cluster or Kueue has no room for, whatever the revision is."""
 
 AnyRevision = TypeVar("AnyRevision", bound=RevisionStatus)
 
