@@ -52,13 +52,13 @@ def find_failure(context: PlanContext, candidate: RevisionStatus) -> Cause | Non
 def _is_reclaimed(context: PlanContext, candidate: RevisionStatus) -> bool:
     """Whether a candidate with traffic lost all of its nodes, and allows spot nodes.
 
-    A model that crashes or is killed for its memory keeps its pod on the node.
+    A model that crashes or is killed for its memory keeps its pod on the node. A pod that the kubelet evicts does not count.
     """
     revision = context.revision(candidate.revision)
     if revision is None or not context.observed.in_cluster or not has_traffic(context):
         return False
     allows_spot = revisions.spec_of(revision).scheduling.spot != "never"
-    return allows_spot and spot.have_lost_nodes(context.pods_of(candidate.revision))
+    return allows_spot and spot.were_reclaimed(context.pods_of(candidate.revision))
 
 
 def _has_placed_pods(context: PlanContext, candidate: RevisionStatus) -> bool:
