@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from sundog_operator.api import (
     ExperimentSpec,
     ModelDeploymentSpec,
@@ -77,6 +79,16 @@ def test_at_zero_a_candidate_leaves_a_device_for_stable() -> None:
     assert "1 of them for stable" in placement.short.message
     assert find_placement(make_context(0, 2)).fits
     assert find_placement(make_context(0, 1, pod())).fits
+
+
+@pytest.mark.parametrize("leaving", ["deletionTimestamp", "DisruptionTarget"])
+def test_a_candidate_leaves_a_device_for_the_successor_of_a_pod_that_leaves(leaving: str) -> None:
+    ends = pod(deletionTimestamp="now") if leaving == "deletionTimestamp" else pod()
+    if leaving == "DisruptionTarget":
+        ends["status"] = {"conditions": [{"type": leaving, "status": "True"}]}
+    assert find_placement(make_context(1, 1, pod())).fits
+    assert not find_placement(make_context(1, 1, ends)).fits
+    assert find_placement(make_context(1, 2, ends)).fits
 
 
 def test_arms_leave_a_device_for_the_pod_that_stable_lacks() -> None:

@@ -105,11 +105,12 @@ def _count_missing_equal_pods(context: PlanContext, spec: ModelDeploymentSpec) -
 
 
 def count_missing_pods(context: PlanContext, serving: RevisionStatus) -> tuple[int, int]:
-    """Return how many pods of a serving revision have no node yet, and how many of these exist.
+    """Return how many pods of a serving revision have no node to stay on, and how many of these exist.
 
     At zero, the revision needs one replica: its next one, or that of a rollout or an Experiment.
     """
-    placed, waiting = pod_problems.count_placed(context.pods_of(serving.revision))
+    staying = [pod for pod in context.pods_of(serving.revision) if not pod_problems.is_leaving(pod)]
+    placed, waiting = pod_problems.count_placed(staying)
     missing = max(context.count_pods(serving.revision, max(serving.replicas, 1)) - placed, 0)
     return missing, min(waiting, missing)
 

@@ -7,7 +7,7 @@ from sundog_operator.api import Condition, RevisionStatus, format_duration
 from sundog_operator.api.reasons import Cause, DeploymentReason, EndReason
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import confirmation
-from sundog_operator.core.kubernetes import pod_problems, spot
+from sundog_operator.core.kubernetes import spot
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state, windows
 
@@ -62,9 +62,8 @@ def _is_reclaimed(context: PlanContext, candidate: RevisionStatus) -> bool:
 
 
 def _has_placed_pods(context: PlanContext, candidate: RevisionStatus) -> bool:
-    """Whether a pod of the candidate has a node. Then the candidate may have failed on its own."""
-    placed, _ = pod_problems.count_placed(context.pods_of(candidate.revision))
-    return placed > 0
+    """Whether a pod of the candidate has a node and may stay there. Then the candidate may have failed on its own."""
+    return not spot.have_lost_nodes(context.pods_of(candidate.revision))
 
 
 def _is_deadline_fatal(context: PlanContext) -> bool:
