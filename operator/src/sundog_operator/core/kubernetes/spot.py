@@ -66,7 +66,12 @@ def have_lost_nodes(pods: Iterable[Mapping[str, Any]]) -> bool:
 
     A pod that the kubelet evicted for its use of disk or memory has not lost its node: the revision may be the cause.
     """
-    return not any((is_scheduled(pod) and not is_leaving(pod)) or _is_evicted_for_its_use(pod) for pod in pods)
+    return not any(stays_on_node(pod) or _is_evicted_for_its_use(pod) for pod in pods)
+
+
+def stays_on_node(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has its node and may stay there."""
+    return is_scheduled(pod) and not is_leaving(pod)
 
 
 def _is_evicted_for_its_use(pod: Mapping[str, Any]) -> bool:
