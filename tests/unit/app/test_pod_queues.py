@@ -9,7 +9,7 @@ from doubles.kuberay import create_with_status
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.core.kubernetes import kueue, names
 from sundog_operator.errors import DependencyError, Forbidden, NotServed
-from sundog_operator.ports import NODE, POD, WORKLOAD, Object
+from sundog_operator.ports import NODE, POD, WORKLOAD, Object, Ref
 
 GPU = "nvidia.com/gpu"
 NO_QUOTA = (
@@ -97,4 +97,20 @@ async def test_a_canary_goes_into_its_queue_although_no_device_is_free_and_stabl
     assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "NotAdmitted")
     assert (await read_condition(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
     assert (await read_condition(cluster, "Ready"))[0] == "True"
+    assert await cluster.weights() == {1: 100, 2: 0}
+
+
+async def test_a_canary_that_kueue_preempts_gives_its_traffic_back_and_is_not_held_back(cluster: Cluster) -> None:
+    await cluster.apply(**QUEUED)
+    await cluster.until(lambda: cluster.serves(1))
+    await cluster.apply("file:///models/v2", rollout=MANUAL, **QUEUED)
+    await cluster.until(lambda: cluster.at_weight(2, 25))
+    for pod in await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: "2"}):
+        await cluster.kube.delete(Ref(POD, NAMESPACE, pod["metadata"]["name"]))
+    await queued_pod(cluster, 2)
+    assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "NotAdmitted")
+    await cluster.settle(40)
+    last = (await cluster.status())["lastRollout"]
+    assert (last["revision"], last["code"]) == (2, "CapacityLost")
+    assert (await cluster.status()).get("heldBack", []) == []
     assert await cluster.weights() == {1: 100, 2: 0}

@@ -13,19 +13,48 @@ def pod(node: str = "", *, phase: str = "Running", **fields: Any) -> dict[str, A
     return {"metadata": {}, "spec": {"nodeName": node} if node else {}, "status": {"phase": phase}, **fields}
 
 
+OWN_USE: dict[str, Any] = {"status": {"phase": "Failed", "reason": "Evicted"}}
+
+
+def ended_by_kubelet(**status: str) -> dict[str, Any]:
+    disruption = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+    return pod("a", status={"conditions": [disruption], **status})
+
+
 @pytest.mark.parametrize(
     "gone",
     [
-        [],
-        [pod(phase="Pending")],
         [pod("a", metadata={"deletionTimestamp": "now"}), pod(phase="Pending")],
         [pod("a", **EVICTED)],
         [pod("a", phase="Failed")],
+        [ended_by_kubelet(phase="Failed", reason="Terminated")],
     ],
 )
-def test_nodes_are_lost_once_no_pod_may_stay_on_one(gone: list[dict[str, Any]]) -> None:
+def test_pods_are_reclaimed_once_no_pod_may_stay_on_its_node(gone: list[dict[str, Any]]) -> None:
     assert spot.have_lost_nodes(gone)
+    assert spot.were_reclaimed(gone)
     assert not spot.have_lost_nodes([*gone, pod("b")])
+    assert not spot.were_reclaimed([*gone, pod("b")])
+
+
+@pytest.mark.parametrize("unplaced", [[], [pod(phase="Pending")]])
+def test_pods_that_never_had_a_node_are_not_reclaimed(unplaced: list[dict[str, Any]]) -> None:
+    assert spot.have_lost_nodes(unplaced)
+    assert not spot.were_reclaimed(unplaced)
+
+
+@pytest.mark.parametrize(
+    "evicted",
+    [
+        pod("a", **OWN_USE),
+        pod("a", metadata={"deletionTimestamp": "now"}, **OWN_USE),
+        ended_by_kubelet(phase="Running"),
+        ended_by_kubelet(phase="Failed", reason="Evicted"),
+    ],
+)
+def test_a_pod_that_the_kubelet_evicts_for_its_use_is_not_reclaimed(evicted: dict[str, Any]) -> None:
+    assert not spot.have_lost_nodes([evicted])
+    assert not spot.were_reclaimed([evicted, pod(phase="Pending")])
 
 
 def test_without_spot_nodes_a_pod_is_placed_as_before() -> None:

@@ -163,11 +163,16 @@ def _problems(content: Json, installation: Installation | None) -> list[Violatio
 
 
 def find_arm_shortage(
-    stable: Revision, spec: ExperimentSpec, rooms: Mapping[str, AvailableCapacity], replicas: Mapping[str, int]
+    stable: Revision,
+    spec: ExperimentSpec,
+    rooms: Mapping[str, AvailableCapacity],
+    replicas: Mapping[str, int],
+    missing: tuple[int, int] = (0, 0),
 ) -> Cause | None:
     """Return why the arms' replicas do not fit beside the running ones; None where they do, or where capacity is unknown.
 
-    Arms with equal demands are summed. Arms with different devices are checked separately.
+    Arms with equal demands are summed. Arms with different devices are checked separately. `missing` are stable's pods without a node
+    and how many of these exist; they count beside arms with stable's devices.
     """
     known = revisions.spec_of(stable)
     demands: dict[Gpu, tuple[Devices, AvailableCapacity, list[str]]] = {}
@@ -176,11 +181,13 @@ def find_arm_shortage(
         devices, room = accelerators.replica_devices(gpu), rooms.get(arm.name)
         if devices is not None and room is not None:
             demands.setdefault(gpu, (devices, room, []))[2].append(arm.name)
-    short = (
-        capacity.find_shortage(devices, sum(devices.count_pods(replicas[name]) for name in names), room, gpu)
-        for gpu, (devices, room, names) in demands.items()
-    )
-    return next(filter(None, short), None)
+    for gpu, (devices, room, names) in demands.items():
+        lacking, created = missing if gpu == known.resources.gpu else (0, 0)
+        pods = sum(devices.count_pods(replicas[name]) for name in names) + lacking
+        short = capacity.find_shortage(devices, pods, room, gpu, created=created, lacking=lacking)
+        if short is not None:
+            return short
+    return None
 
 
 def planned_buckets(spec: ExperimentSpec) -> dict[str, int]:

@@ -98,5 +98,11 @@ def is_scheduled(pod: Pod) -> bool:
     return bool((pod.get("spec") or {}).get("nodeName")) and not _has_ended(pod)
 
 
+def is_leaving(pod: Pod) -> bool:
+    """Return whether a pod is deleted, or is about to be evicted. Until it has ended, its node's resources are taken."""
+    is_disrupted = find_condition(pod, "DisruptionTarget").get("status") == "True"
+    return "deletionTimestamp" in pod["metadata"] or is_disrupted
+
+
 def _has_ended(pod: Pod) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")

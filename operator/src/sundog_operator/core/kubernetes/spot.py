@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sundog_operator.core.kubernetes.pod_problems import find_condition, is_scheduled
+from sundog_operator.core.kubernetes.pod_problems import find_condition, is_leaving, is_scheduled
 
 Json = dict[str, Any]
 SpotLabels = Mapping[str, Sequence[str]]
@@ -53,14 +53,33 @@ def merge_labels(more: SpotLabels) -> dict[str, tuple[str, ...]]:
     return {key: tuple(dict.fromkeys((*SPOT_LABELS.get(key, ()), *more.get(key, ())))) for key in keys}
 
 
+def were_reclaimed(pods: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether pods were taken off their nodes, and none is left on one.
+
+    Pods without a node are no proof: they may replace pods that the kubelet evicted, or that the operator has not seen.
+    """
+    return have_lost_nodes(pods) and any((pod.get("spec") or {}).get("nodeName") for pod in pods)
+
+
 def have_lost_nodes(pods: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether no pod is on a node where it may stay: each one is gone, waits for a node, ends, or is being evicted."""
-    return not any(map(_stays, pods))
+    """Whether no pod is on a node where it may stay: there is none, or each waits for a node, ends, or is being evicted.
+
+    A pod that the kubelet evicted for its use of disk or memory has not lost its node: the revision may be the cause.
+    """
+    return not any(stays_on_node(pod) or _is_evicted_for_its_use(pod) for pod in pods)
 
 
-def _stays(pod: Mapping[str, Any]) -> bool:
-    is_evicted = find_condition(pod, "DisruptionTarget").get("status") == "True"
-    return is_scheduled(pod) and "deletionTimestamp" not in pod["metadata"] and not is_evicted
+def stays_on_node(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has its node and may stay there."""
+    return is_scheduled(pod) and not is_leaving(pod)
+
+
+def _is_evicted_for_its_use(pod: Mapping[str, Any]) -> bool:
+    """Whether the kubelet evicted a pod, and not because its node shuts down."""
+    reason = (pod.get("status") or {}).get("reason")
+    disruption = find_condition(pod, "DisruptionTarget")
+    is_by_kubelet = disruption.get("status") == "True" and disruption.get("reason") == "TerminationByKubelet"
+    return reason == "Evicted" or (is_by_kubelet and reason != "Terminated")
 
 
 def _make_expressions(more: SpotLabels) -> list[Json]:

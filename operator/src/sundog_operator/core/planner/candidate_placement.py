@@ -7,6 +7,7 @@ from sundog_operator.api import (
     CapacityStatus,
     ModelDeploymentSpec,
     PlanInPlace,
+    RevisionStatus,
     find_in_place_conflict,
 )
 from sundog_operator.api.reasons import Cause, DeploymentReason
@@ -87,12 +88,12 @@ def find_shortage(
 def _find_shortage_beside(context: PlanContext, spec: ModelDeploymentSpec) -> Cause | None:
     """Return the shortage if all of a candidate's pods do not fit beside stable's, those included that stable lacks."""
     own = accelerators.count_pods(spec.resources.gpu, context.replicas)
-    lacking, waiting = _count_missing_pods(context, spec)
+    lacking, waiting = _count_missing_equal_pods(context, spec)
     return find_shortage(context, spec, own + lacking, created=waiting, lacking=lacking)
 
 
-def _count_missing_pods(context: PlanContext, spec: ModelDeploymentSpec) -> tuple[int, int]:
-    """Return how many pods of stable have no node yet, and how many of these exist. Only pods with the spec's needs count."""
+def _count_missing_equal_pods(context: PlanContext, spec: ModelDeploymentSpec) -> tuple[int, int]:
+    """Return the `count_missing_pods` of stable. Only pods with the spec's needs count."""
     serving = context.status.stable
     stable = context.revision(serving.revision) if serving is not None else None
     if serving is None or stable is None:
@@ -100,8 +101,17 @@ def _count_missing_pods(context: PlanContext, spec: ModelDeploymentSpec) -> tupl
     before = revisions.spec_of(stable)
     if (before.resources, before.scheduling) != (spec.resources, spec.scheduling):
         return 0, 0
-    placed, waiting = pod_problems.count_placed(context.pods_of(serving.revision))
-    missing = max(context.count_pods(serving.revision, serving.replicas) - placed, 0)
+    return count_missing_pods(context, serving)
+
+
+def count_missing_pods(context: PlanContext, serving: RevisionStatus) -> tuple[int, int]:
+    """Return how many pods of a serving revision have no node to stay on, and how many of these exist.
+
+    At zero, the revision needs one replica: its next one, or that of a rollout or an Experiment.
+    """
+    staying = [pod for pod in context.pods_of(serving.revision) if not pod_problems.is_leaving(pod)]
+    placed, waiting = pod_problems.count_placed(staying)
+    missing = max(context.count_pods(serving.revision, max(serving.replicas, 1)) - placed, 0)
     return missing, min(waiting, missing)
 
 

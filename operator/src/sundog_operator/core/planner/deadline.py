@@ -3,19 +3,22 @@
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
-from sundog_operator.api import Condition, RevisionStatus, format_duration
+from sundog_operator.api import Condition, RevisionStatus, format_duration, parse_timestamp
 from sundog_operator.api.reasons import Cause, DeploymentReason, EndReason
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.kubernetes import pod_problems, spot
+from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state, windows
 
 UNAVAILABLE_GRACE: Final = timedelta(seconds=30)
 """Time for which a candidate or an arm with traffic may lack a healthy replica while stable has one."""
 EARLIEST_TIME: Final = datetime.min.replace(tzinfo=UTC)
-_NO_PLACE: Final = frozenset({DeploymentReason.UNSCHEDULABLE, DeploymentReason.POD_REFUSED})
-"""Reasons of pods that the cluster has no room for, whatever the revision is."""
+_NO_PLACE: Final = frozenset(
+    {DeploymentReason.UNSCHEDULABLE, DeploymentReason.POD_REFUSED, DeploymentReason.NOT_ADMITTED}
+)
+"""Reasons of pods that the cluster or Kueue has no room for, whatever the revision is."""
 
 AnyRevision = TypeVar("AnyRevision", bound=RevisionStatus)
 
@@ -50,19 +53,18 @@ def find_failure(context: PlanContext, candidate: RevisionStatus) -> Cause | Non
 def _is_reclaimed(context: PlanContext, candidate: RevisionStatus) -> bool:
     """Whether a candidate with traffic lost all of its nodes, and allows spot nodes.
 
-    A model that crashes or is killed for its memory keeps its pod on the node.
+    A model that crashes or is killed for its memory keeps its pod on the node. A pod that the kubelet evicts does not count.
     """
     revision = context.revision(candidate.revision)
     if revision is None or not context.observed.in_cluster or not has_traffic(context):
         return False
     allows_spot = revisions.spec_of(revision).scheduling.spot != "never"
-    return allows_spot and spot.have_lost_nodes(context.pods_of(candidate.revision))
+    return allows_spot and spot.were_reclaimed(context.pods_of(candidate.revision))
 
 
 def _has_placed_pods(context: PlanContext, candidate: RevisionStatus) -> bool:
-    """Whether a pod of the candidate has a node. Then the candidate may have failed on its own."""
-    placed, _ = pod_problems.count_placed(context.pods_of(candidate.revision))
-    return placed > 0
+    """Whether a pod of the candidate has a node and may stay there. Then the candidate may have failed on its own."""
+    return not spot.have_lost_nodes(context.pods_of(candidate.revision))
 
 
 def _is_deadline_fatal(context: PlanContext) -> bool:
@@ -175,17 +177,35 @@ def is_dead(context: PlanContext, candidate: RevisionStatus) -> bool:
 def has_exceeded_deadline(context: PlanContext, candidate: RevisionStatus) -> bool:
     """Whether a candidate without traffic took longer than the progress deadline to become ready.
 
-    Time outside of the windows does not count, nor time before the end of a pause or hold.
+    Time outside of the windows does not count, nor time before the end of a pause or hold. After a rollout of the same revision that
+    lost its nodes, the time begins once a pod has a node.
     """
-    begun = _not_ready_since(context, candidate)
-    if context.spec is None or begun is None:
+    begun = _placed_since(context, candidate) if _awaits_nodes(context, candidate) else EARLIEST_TIME
+    not_ready_since = _not_ready_since(context, candidate)
+    if context.spec is None or begun is None or not_ready_since is None:
         return False
     rollout = context.spec.rollout
     is_fast_rollback = context.progress is not None and state.is_fast_rollback(context.progress)
     counted = () if context.status.stable is None or is_fast_rollback else rollout.windows
     resumed = (candidate.resumed_at, context.progress.resumed_at if context.progress is not None else None)
-    begun = max(begun, *(each or EARLIEST_TIME for each in resumed))
+    begun = max(begun, not_ready_since, *(each or EARLIEST_TIME for each in resumed))
     return windows.has_lasted(counted, begun, context.now, rollout.progress_deadline)
+
+
+def _awaits_nodes(context: PlanContext, candidate: RevisionStatus) -> bool:
+    """Whether the last rollout of the same revision lost its nodes. It is rolled out again at once, and may wait for new ones."""
+    last = context.status.last_rollout
+    return last is not None and last.revision == candidate.revision and held_back_revisions.has_lost_nodes(last)
+
+
+def _placed_since(context: PlanContext, candidate: RevisionStatus) -> datetime | None:
+    """Return since when a candidate has a pod on a node; None without one. The earliest time stands for an unknown one."""
+    scheduled = [
+        pod_problems.find_condition(pod, "PodScheduled").get("lastTransitionTime")
+        for pod in context.pods_of(candidate.revision)
+        if spot.stays_on_node(pod)
+    ]
+    return min((parse_timestamp(at) if at else EARLIEST_TIME for at in scheduled), default=None)
 
 
 def _not_ready_since(context: PlanContext, candidate: RevisionStatus) -> datetime | None:

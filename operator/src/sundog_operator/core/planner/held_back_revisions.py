@@ -16,7 +16,12 @@ _LOST_NODES: Final = (EndReason.CAPACITY_LOST, EndReason.SPOT_RECLAIMED)
 
 def is_failed_rollout(last: LastRollout | None) -> bool:
     """Whether a rollout was aborted or rolled back. The loss of its nodes or quota says nothing about the revision."""
-    return last is not None and last.outcome in HELD_OUTCOMES and last.code not in _LOST_NODES
+    return last is not None and last.outcome in HELD_OUTCOMES and not has_lost_nodes(last)
+
+
+def has_lost_nodes(last: LastRollout) -> bool:
+    """Whether a rollout ended because its nodes or its quota went away."""
+    return last.code in _LOST_NODES
 
 
 def find_hold(status: ModelDeploymentStatus, number: int) -> LastRollout | None:

@@ -10,7 +10,7 @@ from sundog_operator.core.experiments import allocation, arms, freeze, state, tr
 from sundog_operator.core.experiments.arms import PlannedArm
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
 from sundog_operator.core.kubernetes import capacity
-from sundog_operator.core.planner import candidate, desired_state, outcome, recovery
+from sundog_operator.core.planner import candidate, candidate_placement, desired_state, outcome, recovery
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import replica_counts
@@ -163,7 +163,12 @@ def _find_shortage(context: PlanContext, experiment: UserExperiment) -> Cause | 
         for arm in spec.arms
     }
     rooms = {arm: room for (name, arm), room in context.observed.arm_rooms.items() if name == experiment.name}
-    short = arms.find_arm_shortage(stable, spec, rooms, replicas)
+    serving = context.status.stable
+    missing = (0, 0)
+    if serving is not None and context.is_at_zero:
+        # The Experiment also starts stable's replica.
+        missing = candidate_placement.count_missing_pods(context, serving)
+    short = arms.find_arm_shortage(stable, spec, rooms, replicas, missing)
     # Only arms with devices are checked.
     return short if capacity.is_blocking(short, context.observed.installation, has_devices=True) else None
 
