@@ -3,6 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from experiment_statuses import freeze_experiment, stable_revision
 from sundog_operator.api import ExperimentSpec, FrozenPlan, PlanOutcome
 from sundog_operator.core.experiments import arms, freeze
@@ -86,9 +88,26 @@ def test_without_harm_each_success_metric_is_a_guardrail_too() -> None:
         ("spent.noHarm", "guardrail", 0.1, None, 9),
         ("seen", "secondary", None, None, None),
     ]
-    own = frozen(winBy="noHarm", metrics={"success": [spent], "guardrails": [REVENUE]}).comparison
-    assert own is not None
-    assert [(each.name, each.margin) for each in own.outcomes[1:]] == [("revenue", 0.03)]
+
+
+@pytest.mark.parametrize(
+    ("differs", "expected"),
+    [
+        ({}, [("revenue", 0.03, 9, timedelta(days=7))]),
+        ({"cap": 8}, [("revenue", 0.03, 8, timedelta(days=7)), ("spent.noHarm", 0.1, 9, timedelta(days=7))]),
+        ({"window": None}, [("revenue", 0.03, 9, None), ("spent.noHarm", 0.1, 9, timedelta(days=7))]),
+    ],
+)
+def test_a_guardrail_replaces_only_that_of_the_very_same_outcome(
+    differs: dict[str, Any], expected: list[tuple[Any, ...]]
+) -> None:
+    spent = {"name": "spent", "feedback": "paid", "type": "mean", "cap": 9, "window": "7d"}
+    guardrail = {key: own for key, own in {**REVENUE, "cap": 9, "window": "7d", **differs}.items() if own is not None}
+    comparison = frozen(
+        winBy="noHarm", unit={"header": "x-user-id"}, metrics={"success": [spent], "guardrails": [guardrail]}
+    ).comparison
+    assert comparison is not None
+    assert [(each.name, each.margin, each.cap, each.window) for each in comparison.outcomes[1:]] == expected
 
 
 def test_a_guardrail_of_another_denominator_does_not_stand_for_a_ratio() -> None:

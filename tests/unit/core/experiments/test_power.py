@@ -150,6 +150,17 @@ def test_a_guardrail_that_passes_too_late_is_reported(known: dict[str, Any], tak
     assert found == (f"{doubt}: it takes about {takes} at this rate; it stops in 60 minutes" if takes else "")
 
 
+def test_a_window_takes_no_units_of_an_experiment_that_units_end() -> None:
+    given = spec({**CONVERSION, "window": "7d"}, stop={"maxDuration": "14d", "maxUnits": 7200})
+    assert power.horizon(given, A_SECOND) == timedelta(days=7, hours=2)
+    found = power.find_undecidable_metric(given, 1.0, {"conversion": ControlBaseline(0.1)})
+    assert found.endswith("; 3.6e+03 come in an hour, 7.2e+03 in 2 hours")
+    short = spec({**CONVERSION, "window": "7d"}, stop={"maxDuration": "170h"})
+    assert power.horizon(short, A_SECOND) == timedelta(hours=170)
+    found = power.find_undecidable_metric(short, 1.0, {"conversion": ControlBaseline(0.1)})
+    assert found.endswith("; 3.6e+03 come in an hour, 7.2e+03 in 2 hours")
+
+
 def test_requests_are_a_bound_of_units_that_come_again() -> None:
     found = power.find_undecidable_metric(
         spec(stop={"maxDuration": "2h"}), 1.0, {"conversion": ControlBaseline(0.1)}, is_bound=True

@@ -269,6 +269,26 @@ def test_a_limit_ends_it_without_a_verdict(stop: dict[str, Any], minutes: float,
     assert after.verdict.reason.startswith(f"{reason}: ")
 
 
+def test_the_windows_of_the_last_units_pass_before_units_end_it() -> None:
+    metrics = {"success": [{"name": "conversion", "feedback": "converted", "window": "24m"}]}
+    status = running(stop={"maxUnits": 1000, "maxDuration": "2h"}, unit={"header": "x-user-id"}, metrics=metrics)
+    all_units = evidence(units={"stable": 5000, "control": 500, "a": 400, "b": 100})
+    # Since the first minute, half of the units came in 4 minutes.
+    half = evidence(units={"stable": 2500, "control": 250, "a": 200, "b": 50})
+    assert state.time_left_s(status, half, T0 + 5 * MINUTE) == (4 + 25) * 60
+    full = state_machine.tick(status, inputs(9, evidence=all_units))
+    assert (full.phase, full.units_reached_at) == ("Running", T0 + 9 * MINUTE)
+    assert state.time_left_s(full, all_units, T0 + 33 * MINUTE) == 60
+    assert state_machine.tick(full, inputs(33, evidence=all_units)) == full
+    after = state_machine.tick(full, inputs(34, evidence=all_units))
+    assert (after.phase, after.verdict.reason) == (
+        "Concluded",
+        "MaxUnits: took 1000 units (spec.stop.maxUnits: 1000)",
+    )
+    late = state_machine.tick(status, inputs(110, evidence=all_units))
+    assert state_machine.tick(late, inputs(121, evidence=all_units)).verdict.reason.startswith("MaxDuration: ")
+
+
 def test_the_number_of_units_never_falls() -> None:
     status = running(stop={"maxUnits": 1000}, unit={"header": "x-user-id"})
     known = {"stable": 5000, "control": 500, "a": 400, "b": 50}

@@ -104,6 +104,18 @@ def test_without_harm_an_arm_wins_whose_guardrails_have_passed(
     assert decision.winner == ("wide" if standing == ArmStanding.WON else "")
 
 
+@pytest.mark.parametrize("counts", [OutcomeCounts(), of(10, 20)], ids=["NoData", "Invalid"])
+def test_without_harm_no_arm_wins_before_each_success_metric_has_counts(counts: OutcomeCounts) -> None:
+    rows = [[counts] * 2, [of(N, 500)] * 2]
+    decision = winner.decide_winner(
+        WinnerInputs(
+            (CONVERSION, REFUNDS), [ArmInput("wide", PASSED)], [OutcomeEpoch((1, 1), rows)], 0.05, rule="noHarm"
+        )
+    )
+    assert (decision.winner, standings(decision)) == ("", [ArmStanding.HELD])
+    assert decision.reason.startswith("errorRate, latencyP99 passed, but conversion")
+
+
 def test_of_several_arms_without_harm_the_best_one_is_named() -> None:
     decision = decide((1000, 500), (1010, 500), rule="noHarm")
     assert decision.winner == "deep"

@@ -389,6 +389,11 @@ class ExperimentStatus(Status):
     since: Timestamp | None = Field(
         None, description="For a user's Experiment: when all edges applied its first weights."
     )
+    units_reached_at: Timestamp | None = Field(
+        None,
+        description="For a user's Experiment with conversion windows: when it had spec.stop.maxUnits units. It ends once the"
+        " longest window has passed since.",
+    )
     resumed_at: Timestamp | None = Field(
         None,
         description="When a pause ended whose revision was not ready in time, or had not started. Its progressDeadline counts"

@@ -132,13 +132,11 @@ def _outcomes(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
 
 
 def _no_harm_guardrails(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
-    """Yield a guardrail for each success metric without one of the same outcome."""
-    given = {
-        (each.feedback, each.denominator, each.type or "rate", each.goal or "increase")
-        for each in spec.metrics.outcome_guardrails
-    }
+    """Yield a guardrail for each success metric without one of the same outcome, cap and window included."""
+    given = {_outcome_key(_plan_guardrail(each)) for each in spec.metrics.outcome_guardrails}
     for metric in spec.metrics.success:
-        if (metric.feedback, metric.denominator, metric.type, metric.goal) not in given:
+        planned = _plan_outcome(metric, "success")
+        if _outcome_key(planned) not in given:
             twin = {
                 "role": "guardrail",
                 # Names in a spec have no dot.
@@ -146,7 +144,12 @@ def _no_harm_guardrails(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
                 "minimum_effect": None,
                 "margin": parse_percent(DEFAULT_MARGIN),
             }
-            yield _plan_outcome(metric, "success").model_copy(update=twin)
+            yield planned.model_copy(update=twin)
+
+
+def _outcome_key(outcome: PlanOutcome) -> tuple[Any, ...]:
+    """Return what the sums of an outcome depend on, and the direction that is good."""
+    return outcome.feedback, outcome.denominator, outcome.type, outcome.goal, outcome.cap, outcome.window
 
 
 def _plan_outcome(metric: FeedbackMetric, role: Literal["success", "secondary"]) -> PlanOutcome:

@@ -84,10 +84,16 @@ def units_per_second(spec: ExperimentSpec, traffic: ExperimentTraffic) -> float:
 
 
 def horizon(spec: ExperimentSpec, traffic: ExperimentTraffic) -> timedelta:
-    """Return the longest time that it runs: to its duration, or until it has its units."""
+    """Return the longest time that it runs: to its duration, or until it has its units and their conversion windows have passed."""
+    metrics = (*spec.metrics.success, *spec.metrics.outcome_guardrails, *spec.metrics.secondary)
+    return _time_of_units(spec, traffic, max((each.window or timedelta() for each in metrics), default=timedelta()))
+
+
+def _time_of_units(spec: ExperimentSpec, traffic: ExperimentTraffic, window: timedelta) -> timedelta:
+    """Return the longest time until it has its units and their conversion window has passed; at most its duration."""
     rate = units_per_second(spec, traffic)
-    filling = spec.stop.max_units / rate if rate else math.inf
-    return timedelta(seconds=min(spec.stop.max_duration.total_seconds(), filling))
+    filling_s = spec.stop.max_units / rate if rate else math.inf
+    return timedelta(seconds=min(spec.stop.max_duration.total_seconds(), filling_s + window.total_seconds()))
 
 
 def forecast_experiment(
@@ -164,7 +170,8 @@ def expected_duration(spec: ExperimentSpec, traffic: ExperimentTraffic, metric_i
 def _evidence_time(spec: ExperimentSpec, traffic: ExperimentTraffic, metric_index: int) -> tuple[timedelta, timedelta]:
     """Return how long units come that count for a metric before the end, and its conversion window, which each has to pass."""
     window = spec.metrics.success[metric_index].window or timedelta()
-    return max(horizon(spec, traffic) - window, timedelta(seconds=1)), window
+    # Only a spec that is refused has a window as long as its duration.
+    return max(_time_of_units(spec, traffic, window) - window, timedelta(seconds=1)), window
 
 
 @functools.lru_cache

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sundog_operator.api import (
@@ -24,6 +24,8 @@ MAX_EPOCHS: Final = 40
 """Epochs of evidence: the first, one for each dropped arm, change of weights and win, and some for outages of control."""
 MAX_UNITS_KEPT: Final = 100_000_000
 """Units whose first exposure edges keep."""
+_COHORTS: Final = 24
+"""Cohorts of units by window: edges count a cohort when the window of its last unit has passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +138,19 @@ def time_left_s(status: ExperimentStatus, evidence: ExperimentEvaluation | None,
     if status.since is None:
         return math.inf
     limits, lasted_s = frozen_comparison(status), (now - status.since).total_seconds()
-    taken = units_taken(status, evidence)
-    filling_s = lasted_s * (limits.max_units / taken - 1) if taken else math.inf
-    return max(0.0, min(limits.max_duration.total_seconds() - lasted_s, filling_s))
+    if status.units_reached_at is not None:
+        filling_s = (status.units_reached_at - now).total_seconds()
+    else:
+        taken = units_taken(status, evidence)
+        filling_s = max(0.0, lasted_s * (limits.max_units / taken - 1)) if taken else math.inf
+    maturing_s = maturing_time(limits).total_seconds()
+    return max(0.0, min(limits.max_duration.total_seconds() - lasted_s, filling_s + maturing_s))
+
+
+def maturing_time(plan: PlanComparison) -> timedelta:
+    """Return how long after its first exposure a unit counts in every metric: the longest window and its cohort; 0 without one."""
+    longest = max((each.window for each in plan.outcomes if each.window is not None), default=timedelta())
+    return longest + longest / _COHORTS
 
 
 def units_taken(status: ExperimentStatus, evidence: ExperimentEvaluation | None) -> int:

@@ -31,6 +31,7 @@ from sundog_operator.core.experiments.state import (
     has_begun,
     has_won,
     is_frozen,
+    maturing_time,
     target_buckets,
     treatment_arms,
     units_taken,
@@ -214,6 +215,11 @@ def _time_out(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentS
         return end_experiment(status, CONCLUDED, Cause(EndReason.MAX_DURATION, message), inputs.now)
     taken = units_taken(status, inputs.evidence)
     if taken >= limits.max_units:
+        # Edges keep no further units, and conversion windows of the last ones have to pass.
+        if (maturing := maturing_time(limits)) and status.units_reached_at is None:
+            return status.model_copy(update={"units_reached_at": inputs.now})
+        if status.units_reached_at is not None and inputs.now - status.units_reached_at < maturing:
+            return None
         what = "units" if units.is_sticky(status.plan) else "requests"
         message = f"took {taken} {what} (spec.stop.maxUnits: {limits.max_units}){_outcomes_so_far(inputs)}"
         return end_experiment(status, CONCLUDED, Cause(EndReason.MAX_UNITS, message), inputs.now)

@@ -182,7 +182,7 @@ def _standing(arm: ArmInput, findings: Sequence[OutcomeFinding], rule: WinRule) 
     if exclusion := _find_exclusion(arm, by.get(OutcomeVerdict.WORSE, ())):
         return ArmStanding.OUT, exclusion
     if rule == "noHarm":
-        return _no_harm_standing(arm, waiting)
+        return _no_harm_standing(arm, waiting, _without_counts(by))
     if rule == "everyMetric" and (rest := [each for each in findings if each.verdict != OutcomeVerdict.BETTER]):
         without_effect = by.get(OutcomeVerdict.NO_EFFECT, ())
         return (
@@ -191,10 +191,7 @@ def _standing(arm: ArmInput, findings: Sequence[OutcomeFinding], rule: WinRule) 
         )
     sentences = [each.sentence(arm.name) for each in (by.get(OutcomeVerdict.BETTER) or findings)]
     match by:
-        case {OutcomeVerdict.BETTER: _} if missing := [
-            *by.get(OutcomeVerdict.NO_DATA, ()),
-            *by.get(OutcomeVerdict.INVALID, ()),
-        ]:
+        case {OutcomeVerdict.BETTER: _} if missing := _without_counts(by):
             return ArmStanding.HELD, f"{sentences[0]}, but {missing[0].sentence(arm.name)}"
         case {OutcomeVerdict.BETTER: _} if waiting:
             return ArmStanding.HELD, f"{sentences[0]}; waits for {', '.join(waiting)} of {arm.name} to pass"
@@ -214,10 +211,25 @@ def _find_exclusion(arm: ArmInput, worse: Sequence[OutcomeFinding]) -> str:
     return f"{arm.name} cannot win: {worse[0].sentence(arm.name)}" if worse else ""
 
 
-def _no_harm_standing(arm: ArmInput, waiting: Sequence[str]) -> tuple[ArmStanding, str]:
-    """Return the standing of an arm without harm; `waiting` are the guardrails that have not passed."""
+def _without_counts(by: Mapping[OutcomeVerdict, Sequence[OutcomeFinding]]) -> list[OutcomeFinding]:
+    """Return the findings without data or with invalid counts; while there are any, no arm wins."""
+    return [*by.get(OutcomeVerdict.NO_DATA, ()), *by.get(OutcomeVerdict.INVALID, ())]
+
+
+def _no_harm_standing(
+    arm: ArmInput, waiting: Sequence[str], missing: Sequence[OutcomeFinding]
+) -> tuple[ArmStanding, str]:
+    """Return the standing of an arm without harm.
+
+    Args:
+        arm: an arm that is worse by no metric.
+        waiting: the guardrails that have not passed.
+        missing: findings of success metrics that have no usable counts.
+    """
     if waiting or not arm.guardrails:
         return ArmStanding.OPEN, f"{arm.name} waits for {', '.join(waiting) or 'its guardrails'} to pass"
+    if missing:
+        return ArmStanding.HELD, f"{', '.join(sorted(arm.guardrails))} passed, but {missing[0].sentence(arm.name)}"
     return ArmStanding.WON, f"{arm.name} does no harm: {', '.join(sorted(arm.guardrails))} passed"
 
 
