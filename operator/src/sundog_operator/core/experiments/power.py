@@ -85,8 +85,10 @@ def units_per_second(spec: ExperimentSpec, traffic: ExperimentTraffic) -> float:
 
 def horizon(spec: ExperimentSpec, traffic: ExperimentTraffic) -> timedelta:
     """Return the longest time that it runs: to its duration, or until it has its units and their conversion windows have passed."""
-    metrics = (*spec.metrics.success, *spec.metrics.outcome_guardrails, *spec.metrics.secondary)
-    return _time_of_units(spec, traffic, max((each.window or timedelta() for each in metrics), default=timedelta()))
+    of_metrics = [each.window for each in (*spec.metrics.success, *spec.metrics.secondary)]
+    of_guardrails = [each.window for each in spec.metrics.outcome_guardrails]
+    windows = [each for each in (*of_metrics, *of_guardrails) if each is not None]
+    return _time_of_units(spec, traffic, max(windows, default=timedelta()))
 
 
 def _time_of_units(spec: ExperimentSpec, traffic: ExperimentTraffic, window: timedelta) -> timedelta:
