@@ -94,7 +94,7 @@ async def test_each_step_waits_for_outcomes_and_edges_take_them_from_the_end_of_
     assert feedback(cluster) is None
     assert await cluster.go_on(5, functools.partial(has_evidence, cluster))
     await cluster.settle(3)
-    assert feedback(cluster) == {"metrics": ["accepted"], "maxUnits": 2_000_000}
+    assert feedback(cluster) == {"metrics": ["accepted"], "maxUnits": 100_000_000}
     assert await cluster.go_on(60, functools.partial(ended, cluster))
     status = await experiment(cluster)
     assert status["verdict"]["decision"] == "Promoted"

@@ -153,6 +153,22 @@ def test_with_a_problem_every_outcome_waits_and_names_it() -> None:
         assert (found.verdict, found.message, found.eta) == ("Undecided", "kept: edge-0 does not answer", None)
 
 
+@pytest.mark.parametrize(
+    ("early", "canary", "verdict"), [(0, 2000, "Harm"), (0, 3000, "Undecided"), (9000, 2000, "Undecided")]
+)
+def test_a_full_store_opens_no_gate_and_still_shows_harm_unless_clocks_are_wrong_too(
+    early: int, canary: int, verdict: str
+) -> None:
+    status, counts = at_step(1), collected({**EQUAL_25, (2, "canary"): (10_000, canary)})
+    sums = replace(counts.tallies.feedback, overflow=9000, early=early)
+    counts = replace(counts, tallies=replace(counts.tallies, feedback=sums))
+    problem = rollout_outcomes.find_problem(status, counts, None, "")
+    assert problem is not None
+    assert problem.reason == ExperimentReason.FEEDBACK_OVERFLOW
+    (found,) = rollout_outcomes.evaluate_outcomes(status, rollout_limits(status), counts, problem)
+    assert found.verdict == verdict
+
+
 def test_a_wrong_split_and_lost_data_are_problems() -> None:
     away = Cause(ExperimentReason.FEEDBACK_UNAVAILABLE, "edge-0 does not answer")
     fine, status = collected(EQUAL_25), at_step(1)

@@ -68,4 +68,4 @@ def test_a_rollout_asks_for_its_outcomes_from_its_first_evidence_to_its_end() ->
         split = desired_state.desired_split("digits", STATUS, "3b9f", status)
         assert split is not None
         asked.append(split.feedback)
-    assert asked == [None, SplitFeedback(("accepted", "spent"), 2_000_000, (("spent", 2_500_000),)), None]
+    assert asked == [None, SplitFeedback(("accepted", "spent"), 100_000_000, (("spent", 2_500_000),)), None]

@@ -59,7 +59,7 @@ def find_problem(
 def evaluate_outcomes(
     status: ExperimentStatus, limits: EvaluationLimits, collected: CollectedCounts, problem: Cause | None
 ) -> tuple[MetricStatus, ...]:
-    """Return the status of each outcome of the plan. With a problem all stay undecided, so no gate opens by them."""
+    """Return the status of each outcome of the plan. With a problem no gate opens by them, and only a full store still permits harm."""
     planned = status.plan.outcomes or ()
     if not planned:
         return ()
@@ -75,10 +75,24 @@ def evaluate_outcomes(
         )
     ]
     if problem is not None:
-        return tuple(_without_verdict(each, f"{each.name}: {problem.message}") for each in metrics)
+        counts_harm = _allows_harm(status, collected, problem)
+        return tuple(
+            each
+            if counts_harm and each.verdict == OutcomeVerdict.HARM
+            else _without_verdict(each, f"{each.name}: {problem.message}")
+            for each in metrics
+        )
     if limits.has_sticky_units and len(deciding) > 1:
         return tuple(_explain_new_units(each) for each in metrics)
     return tuple(metrics)
+
+
+def _allows_harm(status: ExperimentStatus, collected: CollectedCounts, problem: Cause) -> bool:
+    """Whether a full store is all that is wrong: it refuses later units and outcomes of both arms alike, and has the earlier ones."""
+    epochs = [each.number for each in _comparable_epochs(status.evidence_epochs)]
+    return problem.reason == ExperimentReason.FEEDBACK_OVERFLOW and (
+        data_loss.find_data_loss(collected, ROLLOUT_PAIR.both, epochs, until="", has_all_units=True) is None
+    )
 
 
 def _comparable_epochs(epochs: Sequence[EvidenceEpoch]) -> list[EvidenceEpoch]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from sundog_operator.api import DrainingRevision, ExperimentStatus, ModelDeploymentStatus, PlanGuardrail, RevisionStatus
 from sundog_operator.core.analysis import feedback
@@ -12,9 +12,6 @@ from sundog_operator.core.experiments import state as experiment_state
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import default_plan, header_match, shadow_comparison
 from sundog_operator.core.rollout import state as rollout_state
-
-MAX_ROLLOUT_UNITS: Final = 2_000_000
-"""Sticky units whose first exposure edges keep during a rollout."""
 
 
 def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
@@ -113,10 +110,15 @@ def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
         (each.feedback, cap) for each in outcomes if (cap := feedback.cap_in_millionths(each)) is not None
     )
     windows = dict.fromkeys((each.feedback, own) for each in outcomes if (own := feedback.window_s(each)))
+<<<<<<< HEAD
     products = dict.fromkeys((each.feedback, each.denominator) for each in outcomes if each.denominator)
     covariates = dict.fromkeys((each.feedback, each.covariate) for each in outcomes if each.covariate)
     most_units = MAX_ROLLOUT_UNITS if compared is None else experiment_state.max_first_exposures(status)
     return SplitFeedback(names_of, most_units, tuple(caps), tuple(windows), tuple(products), tuple(covariates))
+=======
+    most_units = experiment_state.MAX_UNITS_KEPT if compared is None else experiment_state.max_first_exposures(status)
+    return SplitFeedback(names_of, most_units, tuple(caps), tuple(windows))
+>>>>>>> fixd
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:
