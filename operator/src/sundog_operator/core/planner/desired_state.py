@@ -110,15 +110,10 @@ def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
         (each.feedback, cap) for each in outcomes if (cap := feedback.cap_in_millionths(each)) is not None
     )
     windows = dict.fromkeys((each.feedback, own) for each in outcomes if (own := feedback.window_s(each)))
-<<<<<<< HEAD
     products = dict.fromkeys((each.feedback, each.denominator) for each in outcomes if each.denominator)
     covariates = dict.fromkeys((each.feedback, each.covariate) for each in outcomes if each.covariate)
-    most_units = MAX_ROLLOUT_UNITS if compared is None else experiment_state.max_first_exposures(status)
-    return SplitFeedback(names_of, most_units, tuple(caps), tuple(windows), tuple(products), tuple(covariates))
-=======
     most_units = experiment_state.MAX_UNITS_KEPT if compared is None else experiment_state.max_first_exposures(status)
-    return SplitFeedback(names_of, most_units, tuple(caps), tuple(windows))
->>>>>>> fixd
+    return SplitFeedback(names_of, most_units, tuple(caps), tuple(windows), tuple(products), tuple(covariates))
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:
