@@ -1,6 +1,7 @@
 """Requests that waited for a replica at zero: counted apart from all others, with the time that they waited."""
 
 import orjson
+import pytest
 
 from sundog_edge.agent.metrics import ScaledToZero, render_metrics
 from sundog_edge.counting.evidence import AgentState, AppliedDocument, build_evidence
@@ -89,3 +90,20 @@ def test_only_services_that_may_scale_to_zero_have_its_metrics():
     labels = 'arm="stable",phase="load",revision="7",service="digits"'
     assert f"sundog_edge_cold_start_seconds_count{{{labels}}} 2.0" in page
     assert f"sundog_edge_cold_start_seconds_sum{{{labels}}} 3.5" in page
+
+
+@pytest.mark.parametrize(
+    ("at_zero", "waking_s", "shown"),
+    [
+        ((), {}, 0.0),
+        (("digits-r7",), {}, 1.0),
+        ((), {"digits-r7": 0.0}, 1.0),
+        ((), {"digits-r7": 120.0}, 1.0),
+        ((), {"digits-r7": 120.1}, 0.0),
+        ((), {"letters-r7": 1.0}, 0.0),
+    ],
+)
+def test_a_service_counts_as_scaled_to_zero_until_its_cold_start_has_taken_too_long(at_zero, waking_s, shown):
+    zero = ScaledToZero(frozenset(at_zero), {}, waking_s)
+    page = render_metrics(Ledger(), AppliedDocument(DOCUMENT, 0.0, {}), {}, "", {}, zero=zero).decode()
+    assert f'sundog_edge_scaled_to_zero{{arm="stable",revision="7",service="digits"}} {shown}' in page.splitlines()

@@ -182,6 +182,7 @@ class Agent:
         # Written before it is shown: so no counter goes back when the agent is killed.
         self._collector.save()
         self._mirror_supervisor.save()
+        now, woken_at = time.time(), self._startups.cold_starts.woken_at
         return render_metrics(
             self._collector.ledger,
             self._split.in_force,
@@ -189,7 +190,11 @@ class Agent:
             self._error,
             self._mirror_supervisor.by_service,
             self.intake,
-            ScaledToZero(self._poller.applications_at_zero, self._startups.phases.sums),
+            ScaledToZero(
+                self._poller.applications_at_zero,
+                self._startups.phases.sums,
+                {application: now - woken for application, woken in woken_at.items()},
+            ),
         )
 
     async def _forget(self) -> None:

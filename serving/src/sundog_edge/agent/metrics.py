@@ -5,6 +5,7 @@ alerts and guardrails on the other counters should see the model. Labels are ser
 number depends on the split document, never on clients.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -29,10 +30,17 @@ _EDGES = tuple(step for step in range(len(EDGES_US)) if step % 50 in {0, 15, 35}
 
 
 class ScaledToZero(NamedTuple):
-    """Applications that Serve has scaled to zero, and (count, sum in seconds) of cold starts by (application, phase)."""
+    """Applications at zero, and cold starts.
+
+    Attributes:
+        applications: applications that Serve has scaled to zero.
+        phases: count and sum in seconds of cold starts by (application, phase).
+        waking_s: seconds since the start of each cold start that runs, by application.
+    """
 
     applications: frozenset[str]
     phases: Mapping[tuple[str, str], tuple[int, float]]
+    waking_s: Mapping[str, float] = {}
 
 
 class _Sum:
@@ -280,7 +288,9 @@ def _edge(
 
 def _cold_starts(in_force: AppliedDocument | None, zero: ScaledToZero) -> Iterator[Metric]:
     wanted = GaugeMetricFamily(
-        "sundog_edge_scaled_to_zero", "1 while a service that may scale to zero wants no replica.", labels=_ARM
+        "sundog_edge_scaled_to_zero",
+        "1 while a service that may scale to zero wants no replica, or its cold start takes no longer than coldStartTimeout.",
+        labels=_ARM,
     )
     phases = SummaryMetricFamily(
         "sundog_edge_cold_start_seconds",
@@ -288,9 +298,12 @@ def _cold_starts(in_force: AppliedDocument | None, zero: ScaledToZero) -> Iterat
         labels=(*_ARM, "phase"),
     )
     for service in in_force.document.services if in_force else ():
-        for arm in service.arms if service.coldStartSeconds is not None else ():
+        if service.coldStartSeconds is None:
+            continue
+        for arm in service.arms:
             labels = (service.name, arm.name, str(arm.revision))
-            wanted.add_metric(labels, int(arm.application in zero.applications))
+            is_starting = zero.waking_s.get(arm.application, math.inf) <= service.coldStartSeconds
+            wanted.add_metric(labels, int(arm.application in zero.applications or is_starting))
             for (application, phase), (count, seconds) in sorted(zero.phases.items()):
                 if application == arm.application:
                     phases.add_metric((*labels, phase), count, seconds)

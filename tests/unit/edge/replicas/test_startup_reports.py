@@ -149,9 +149,12 @@ async def test_after_a_cold_start_a_replica_is_asked_again_and_its_phases_are_su
 
 async def test_a_wake_that_serve_took_back_is_no_cold_start(starts: StartupReports) -> None:
     starts.observe((), {"digits-r1"}, 1.0)
+    assert starts.cold_starts.woken_at == {"digits-r1": 1.0}
     starts.observe({"digits-r1"}, {"digits-r1"}, 2.0)
+    assert starts.cold_starts.woken_at == {}
     starts.observe((), {"digits-r1"}, 5.0)
     starts.observe((), (), 6.0)
+    assert starts.cold_starts.woken_at == {}
     assert starts.cold_starts.last["digits-r1"] == (5.0, 6.0)
 
 
