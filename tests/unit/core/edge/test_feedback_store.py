@@ -101,13 +101,28 @@ def test_a_rollout_wants_it_until_its_end(phase: str, wanted: bool) -> None:
         ([], False),
         ([{"metric": "errorRate"}], False),
         ([{"name": "kept", "feedback": "accepted"}], True),
-        ([{"feedback": "accepted"}], False),
     ],
 )
 def test_a_model_deployment_wants_it_before_its_rollout_begins(guardrails: list[Any], wanted: bool) -> None:
     """Edges restart when they get it."""
     obj = {**MEMBERS[0], "spec": {"model": {"uri": "file:///models/v1"}, "rollout": {"guardrails": guardrails}}}
     assert edge_store.is_needed_by_rollouts_of(obj) is wanted
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        ({"rollout": {"guardrails": [{"name": "kept", "feedback": "accepted"}]}, "replicsa": 2}, True),
+        ({"rollout": {"guardrails": [{"feedback": "accepted"}]}}, True),
+        ({"rollout": {"guardrails": [{"metric": "errorRate"}, 7]}}, False),
+        ({"rollout": {"guardrails": "accepted"}}, False),
+        ({"rollout": ["accepted"]}, False),
+        (None, False),
+    ],
+)
+def test_a_mistake_in_a_spec_does_not_remove_it(spec: dict[str, Any] | None, wanted: bool) -> None:
+    """Its outcomes would be lost, and edges would roll twice."""
+    assert edge_store.is_needed_by_rollouts_of({**MEMBERS[0], "spec": spec}) is wanted
 
 
 def test_it_refuses_instead_of_forgetting_and_outlives_its_pod() -> None:

@@ -47,12 +47,20 @@ def is_needed_by(experiment: Mapping[str, Any]) -> bool:
 def is_needed_by_rollouts_of(model_deployment: Mapping[str, Any]) -> bool:
     """Return whether rollouts of a ModelDeployment have guardrails that are outcomes, by its spec.
 
-    The store is there before a rollout begins, because edges restart when they get it.
+    The store is there before a rollout begins, because edges restart when they get it. A mistake elsewhere in the spec does not remove it.
     """
     try:
         return ModelDeployment.parse({**model_deployment, "status": None}).spec.rollout.has_outcomes
     except SpecError:
-        return False
+        return _names_outcomes(model_deployment.get("spec"))
+
+
+def _names_outcomes(spec: object) -> bool:
+    """Return whether any guardrail of an invalid spec, of whatever shape, names feedback."""
+    rollout = spec.get("rollout") if isinstance(spec, Mapping) else None
+    guardrails = rollout.get("guardrails") if isinstance(rollout, Mapping) else None
+    found = guardrails if isinstance(guardrails, list) else []
+    return any(isinstance(each, Mapping) and bool(each.get("feedback")) for each in found)
 
 
 def make_namespace_store(namespace: str, owners: Iterable[Json]) -> ValkeyStore:
