@@ -35,6 +35,7 @@ class OutcomeMetric:
         goal: the better direction.
         minimum_effect: the least relative effect that is worth finding, such as 0.02; None or 0 for none.
         margin: of a guardrail, how much worse than control an arm may be, such as 0.03, below 1 where more is better; else None.
+        window_s: the conversion window in seconds: units count so long after their exposure; 0 without one.
     """
 
     name: str
@@ -42,6 +43,7 @@ class OutcomeMetric:
     goal: OutcomeGoal = "increase"
     minimum_effect: float | None = None
     margin: float | None = None
+    window_s: float = 0.0
 
     @property
     def effect(self) -> float:
