@@ -134,6 +134,26 @@ def test_presets_are_part_of_the_plan_and_expected_values_are_not() -> None:
     assert "spec.preset or spec.winBy" in freeze.find_changed_fields(plan, changed[0], [])
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        ({}, {"winBy": "anyMetric"}, ""),
+        ({"preset": "doNoHarm"}, {"preset": "doNoHarm", "winBy": "noHarm"}, ""),
+        ({"preset": "doNoHarm"}, {"preset": "clearSignal", "winBy": "noHarm"}, ""),
+        # A preset adds guardrails too.
+        ({"preset": "doNoHarm"}, {"winBy": "noHarm"}, "spec.preset or spec.metrics"),
+        ({"preset": "doNoHarm"}, {"preset": "clearSignal"}, "spec.preset or spec.winBy"),
+    ],
+)
+def test_an_edit_that_resolves_to_the_same_plan_is_none(
+    before: dict[str, Any], after: dict[str, Any], changed: str
+) -> None:
+    metrics = {"success": [CONVERSION]}
+    spec = ExperimentSpec.from_json({**SPEC, "metrics": metrics, **after})
+    planned = arms.plan_arms(stable_revision(), spec)
+    assert freeze.find_changed_fields(frozen(metrics=metrics, **before), spec, planned) == changed
+
+
 SPEC = {"modelDeployment": "digits", "arms": [{"name": "a"}]}
 
 

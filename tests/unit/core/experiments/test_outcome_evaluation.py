@@ -294,6 +294,28 @@ def test_a_metric_with_a_window_is_about_matured_units() -> None:
     }
 
 
+@pytest.mark.parametrize(("window", "share"), [(None, 1), ("15m", 3 / 4), ("1h", None)])
+def test_units_count_only_since_the_first_window_has_passed(window: str | None, share: float | None) -> None:
+    """An hour has passed: with a window of 15m the units of 45 minutes count, so as many more come in 45 minutes."""
+    metric = {"name": "conversion", "feedback": "converted", "window": window}
+    given = {"name": "kept", "feedback": "converted", "window": window, "margin": "1%"}
+    status = running(BY_USER, metrics={"success": [metric], "guardrails": [given], "secondary": [metric]})
+    window_s = {None: 0, "15m": 900, "1h": 3600}[window]
+    name = f"converted@{window_s}s" if window_s else "converted"
+    arms = ("control", "a", "b")
+    feedback = FeedbackSums(
+        "s1",
+        9,
+        {(1, arm): 1000 for arm in ("stable", *arms)},
+        {(name, 1, arm): OutcomeSums(100, 100, 100, 100) for arm in arms},
+        matured={(window_s, 1, arm): 1000 for arm in arms},
+    )
+    for each in evaluate(status, Counters("uid", feedback=feedback)).metrics:
+        assert each.needed is not None
+        expected = None if share is None else (each.needed / 2000 - 1) * 3600 * share
+        assert (None if each.eta is None else each.eta.total_seconds()) == pytest.approx(expected, rel=0.01)
+
+
 def test_before_a_window_has_passed_nothing_is_known_and_reports_have_come() -> None:
     status = running(BY_USER, metrics={"success": [{"name": "conversion", "feedback": "converted", "window": "1h"}]})
     sums = {("converted", 1, arm): OutcomeSums(9, 9, 9, 9) for arm in ("control", "a", "b")}

@@ -7,6 +7,7 @@ from typing import Final
 
 from sundog_operator.api import MetricStatus, PlanOutcome
 from sundog_operator.api.reasons import MetricNote
+from sundog_operator.core.analysis import feedback
 from sundog_operator.core.stats.outcome_counts import OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
@@ -26,6 +27,7 @@ def make_metric(planned: PlanOutcome) -> OutcomeMetric:
         planned.minimum_effect,
         planned.margin,
         adjusted=planned.covariate is not None,
+        window_s=feedback.window_s(planned),
     )
 
 
@@ -60,12 +62,12 @@ def make_status(
     )
 
 
-def mark_unreported(metric: MetricStatus, who: str, feedback: str) -> MetricStatus:
+def mark_unreported(metric: MetricStatus, who: str, reported_as: str) -> MetricStatus:
     """Return an undecided metric without any outcome with how to report one, instead of the units that it would need."""
     if metric.verdict != OutcomeVerdict.UNDECIDED or metric.note is not None:
         return metric
     message = (
-        f"{metric.name} of {who}: no outcome {feedback} of any unit was reported yet; POST it to -/feedback below the"
+        f"{metric.name} of {who}: no outcome {reported_as} of any unit was reported yet; POST it to -/feedback below the"
         " service's URL, with the x-sundog-exposure of its answer"
     )
     return metric.model_copy(update={"message": message, "note": MetricNote.UNREPORTED})

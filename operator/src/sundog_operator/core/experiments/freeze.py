@@ -43,9 +43,11 @@ from sundog_operator.core.rollout.freeze import EVIDENCE_IS_EVALUATED, UNDECIDED
 _NOT_PLANNED: Final[Mapping[str, Any]] = {
     "stopped": True,
     "exposure_log": True,
+    "preset": True,
+    "win_by": True,
     "metrics": {"success": {"__all__": {"expected": True}}},
 }
-"""Fields of a spec on which its plan does not depend."""
+"""Fields of a spec on which its plan does not depend, or only by what they resolve to."""
 
 _RULE_OF_PRESET: Final[Mapping[Preset, WinRule]] = {"clearSignal": "everyMetric", "doNoHarm": "noHarm"}
 
@@ -181,9 +183,14 @@ def _plan_guardrail(guardrail: ExperimentGuardrail) -> PlanOutcome:
 def plan_hash(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
     """Return 16 hex digits of SHA-256 over everything that a plan depends on; not over the fields in `_NOT_PLANNED`.
 
-    Values equal to their defaults are left out, so a release that adds a field changes no plan's hash.
+    Values equal to their defaults are left out, so a release that adds a field changes no plan's hash. A preset and `winBy` count by what
+    they resolve to.
     """
     fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_NOT_PLANNED)
+    if (rule := resolve_win_rule(spec)) != "anyMetric":
+        fields["winBy"] = rule
+    if spec.preset is not None:
+        fields["defaultGuardrails"] = True
     body = json.dumps([fields, [arm.hash for arm in arms]], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
@@ -208,4 +215,4 @@ def find_changed_fields(plan: FrozenPlan, spec: ExperimentSpec, arms: Sequence[P
         "spec.allocation": comparison.allocation != _allocation(spec),
     }
     named = [name for name, differs in found.items() if differs]
-    return ", ".join(named) or "spec.metrics"
+    return ", ".join(named) or "spec.preset or spec.metrics"

@@ -297,8 +297,11 @@ def _finding(
     verdict: OutcomeVerdict = known.verdict[arm]
     if verdict == OutcomeVerdict.NO_DATA:
         return OutcomeFinding(metric, exposed=exposed)
+    counting_s = elapsed_s - metric.window_s
     needed, eta_s = (
-        (exposed * growth, (growth - 1) * elapsed_s) if verdict == OutcomeVerdict.UNDECIDED else (math.nan, math.nan)
+        (exposed * growth, (growth - 1) * counting_s if counting_s > 0 else math.nan)
+        if verdict == OutcomeVerdict.UNDECIDED
+        else (math.nan, math.nan)
     )
     return OutcomeFinding(
         metric,

@@ -36,6 +36,7 @@ class OutcomeMetric:
         minimum_effect: the least relative effect that is worth finding, such as 0.02; None or 0 for none.
         margin: of a guardrail, how much worse than control an arm may be, such as 0.03, below 1 where more is better; else None.
         adjusted: whether a mean is adjusted by a covariate.
+        window_s: the conversion window in seconds: units count so long after their exposure; 0 without one.
     """
 
     name: str
@@ -44,6 +45,7 @@ class OutcomeMetric:
     minimum_effect: float | None = None
     margin: float | None = None
     adjusted: bool = False
+    window_s: float = 0.0
 
     @property
     def effect(self) -> float:

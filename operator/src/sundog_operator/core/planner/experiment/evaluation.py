@@ -2,7 +2,7 @@
 
 from sundog_operator.api import CONTROL, ExperimentStatus, MetricStatus
 from sundog_operator.api.reasons import Cause, MetricNote
-from sundog_operator.core.analysis import counters
+from sundog_operator.core.analysis import counters, feedback
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import confirmation, request_counts, units
@@ -83,7 +83,7 @@ def _with_power_warning(
     if metric.verdict != OutcomeVerdict.UNDECIDED or metric.arm in state.dropped_arms(status) or status.since is None:
         return metric
     if metric.role == "guardrail":
-        lasted_s = (context.now - status.since).total_seconds()
+        lasted_s = max((context.now - status.since).total_seconds() - _window_s(status, metric), 0.0)
         warning = power.find_undecidable_guardrail(metric, lasted_s, state.time_left_s(status, evaluated, context.now))
     else:
         warning = _success_warning(context, metric, evaluated.observed_traffic)
@@ -91,6 +91,12 @@ def _with_power_warning(
         return metric
     message = f"{metric.message}; {warning}"[: transitions.MAX_REASON_CHARS]
     return metric.model_copy(update={"message": message, "note": MetricNote.UNLIKELY})
+
+
+def _window_s(status: ExperimentStatus, metric: MetricStatus) -> int:
+    """Return a metric's conversion window in seconds; 0 without one. Guardrails of the edge have none."""
+    planned = outcome_evaluation.planned_outcomes(status, metric.role or "")
+    return next((feedback.window_s(each) for each in planned if each.name == metric.name), 0)
 
 
 def _success_warning(context: PlanContext, metric: MetricStatus, traffic: ObservedTraffic | None) -> str:
