@@ -307,7 +307,11 @@ def test_units_count_only_since_the_first_window_has_passed(window: str | None, 
         "s1",
         9,
         {(1, arm): 1000 for arm in ("stable", *arms)},
-        {(name, 1, arm): OutcomeSums(100, 100, 100, 100) for arm in arms},
+        {
+            (each, 1, arm): OutcomeSums(*[100 if arm == "control" else 115] * 4)
+            for each in {name, "converted"}
+            for arm in arms
+        },
         matured={(window_s, 1, arm): 1000 for arm in arms},
     )
     for each in evaluate(status, Counters("uid", feedback=feedback)).metrics:
