@@ -182,7 +182,7 @@ def test_a_selector_finds_by_field(kubectl: Kubectl) -> None:
     found = kubectl(
         "get", "mdep", "-n", NAMESPACE, "--field-selector=spec.model.uri=s3://models/digits/v1", "-o", "name"
     )
-    assert found.strip().endswith("/digits")
+    assert "modeldeployment.serving.sundog.dev/digits" in found.split()
     assert kubectl("get", "mdep", "-n", NAMESPACE, "--field-selector=spec.model.uri=s3://other", "-o", "name") == ""
 
 

@@ -31,7 +31,7 @@ FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 KEY = re.compile(r'"([^"]+)":')
 NAMES = {
     *("sundog", "digits", "stable", "canary", "digits-r7", "digits-r8", "x-canary", "x-team"),
-    *("load", "warmup", "argmax", "exact", "size", "revenue"),
+    *("load", "warmup", "argmax", "exact", "size", "revenue", "converted"),
 }
 """Keys of the page's examples that are names: of objects, headers, phases of a start, comparators, reasons and metrics."""
 

@@ -65,11 +65,12 @@ def test_a_manifest_whose_aliases_write_out_to_too_much_is_shown_and_the_rest_go
 
 
 def test_a_spec_that_is_stored_and_not_acted_on_is_shown_at_once(on_server: Any, manifest: Any) -> None:
-    path = str(manifest(scheduling={"queue": "q"}))
+    path = str(manifest(runtime={"placement": "shared"}))
     for done in (on_server("apply", "-f", path), on_server("apply", "-f", path)):
         assert done.code == ExitCode.REFUSED
         assert done.err == (
-            f"error: {path}: ModelDeployment vision/digits: NotYetSupported: spec.scheduling.queue: is not supported yet; leave it out\n"
+            f"error: {path}: ModelDeployment vision/digits: NotYetSupported:"
+            " spec.runtime.placement: shared is not supported yet; expected dedicated\n"
         )
     assert done.out == f"{FULL} unchanged\n"
     manifest()
@@ -84,16 +85,14 @@ def test_an_experiment_that_is_not_acted_on_is_shown_unless_it_is_to_end(
     head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment", "metadata": {"name": "wide"}}
     spec = {
         "modelDeployment": "digits",
-        "arms": [{"name": "wide", "resources": {"gpu": {"allocation": "dra"}}}],
+        "arms": [{"name": "wide", "runtime": {"placement": "shared"}}],
         "stopped": stopped,
     }
     path = tmp_path / "wide.yaml"
     path.write_text(json.dumps({**head, "spec": spec}))
     done = on_server("apply", "-f", str(path))
     assert (done.code, done.out) == (code, "experiment.serving.sundog.dev/wide created\n")
-    assert (
-        "NotYetSupported: spec.arms[0].resources.gpu.allocation: dra is not supported yet" in done.err
-    ) is not stopped
+    assert ("NotYetSupported: spec.arms[0].runtime.placement: is not supported yet" in done.err) is not stopped
 
 
 def test_one_bad_manifest_does_not_keep_the_good_ones_back(on_server: Any, manifest: Any, tmp_path: Path) -> None:

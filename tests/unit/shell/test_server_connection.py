@@ -203,7 +203,10 @@ def test_a_server_that_does_not_answer_is_code_4(sundog: Any, unreachable: Path)
     [
         ("{replicas: many, model:", 'spec.replicas: "many"; expected an integer'),
         ("{modle: 1, model:", "spec.modle: unknown field"),
-        ("{scheduling: {queue: q}, model:", "NotYetSupported: spec.scheduling.queue: is not supported yet"),
+        (
+            "{runtime: {placement: shared}, model:",
+            "NotYetSupported: spec.runtime.placement: shared is not supported yet",
+        ),
         (
             "{rollout: {windows: [{cron: 0 25 * * *, duration: 1h}]}, model:",
             'InvalidSpec: spec.rollout.windows[0].cron: "0 25 * * *" is not a cron line',

@@ -2,10 +2,8 @@
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
-
-import numpy as np
 
 from sundog_operator.api import (
     EvidenceEpoch,
@@ -138,13 +136,13 @@ def _scale_units(
 
     Units count as requests end. Tested counts are of blocks whose dispersion is known, and take unknown outcomes for the worse.
     """
-    events = []
-    for kind, own in zip(kinds, sampled.events, strict=True):
+    factors = []
+    for kind in kinds:
         control, arm = (_rate_factor(kind, counts, now) for counts, now in zip(tested, until_now, strict=True))
         if control is None or arm is None:
             return None
-        events.append(np.where(sampled.is_treatment, arm * own, control * own))
-    return replace(sampled, events=events)
+        factors.append((control, arm))
+    return sampled.scale_events(factors)
 
 
 def _rate_factor(kind: str, tested: ArmCounts, until_now: ArmCounts) -> float | None:

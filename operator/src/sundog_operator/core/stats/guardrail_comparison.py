@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,14 @@ class SampledUnits:
     is_treatment: NDArray[np.bool_]
     requests_before: Numbers
     events_before: Sequence[Numbers]
+
+    def scale_events(self, factors: Sequence[tuple[float, float]]) -> Self:
+        """Return a copy with the events of control's units and of the treatment's multiplied by a factor each, for each metric."""
+        events = [
+            np.where(self.is_treatment, treatment * own, control * own)
+            for own, (control, treatment) in zip(self.events, factors, strict=True)
+        ]
+        return replace(self, events=events)
 
 
 @dataclass(frozen=True, slots=True)
