@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from doubles.cluster import Cluster
 from sundog_edge.counting.evidence import AgentState, AppliedDocument, ServerCounts, build_evidence
 from sundog_edge.counting.ledger import Ledger
+from sundog_edge.feedback import join
 from sundog_edge.replicas.startup_reports import UNKNOWN_STARTUP
 from sundog_edge.split import document as edge_document
 from sundog_edge.split.layout import DEFAULT_DRAIN_S, Layout, fit_layout
@@ -24,6 +25,7 @@ from sundog_operator.core.edge import confirmation, split_document
 from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.edge.buckets import two_arm_ranges
 from sundog_operator.core.edge.split import Split, SplitArm
+from sundog_operator.core.experiments import state
 from sundog_operator.core.kubernetes import grace_periods
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.ray import serve_config
@@ -387,3 +389,7 @@ def test_the_page_shows_documents_that_hold(number: int) -> None:
         case _:
             row = example["counters"][0]
             assert row["assigned"] == sum(row["ends"].values()) + row["inFlight"] + row["lost"]
+
+
+def test_an_operator_waits_for_the_last_cohort_that_an_edge_counts() -> None:
+    assert state.COHORTS == join.COHORTS

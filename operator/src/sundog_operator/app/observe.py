@@ -221,7 +221,7 @@ async def _are_claims_served(deps: Dependencies, deployment: Object, status: Mod
         return False
     except Forbidden:
         # The creation of the template says what is denied.
-        return True
+        pass
     return True
 
 

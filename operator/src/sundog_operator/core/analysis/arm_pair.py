@@ -10,6 +10,7 @@ from sundog_operator.api import (
     ExperimentStatus,
     FrozenPlan,
     PlanGuardrail,
+    PlanOutcome,
 )
 from sundog_operator.core.analysis import edge_reports
 from sundog_operator.core.analysis.blocks import BlocksByEpoch
@@ -118,7 +119,9 @@ def rollout_limits(status: ExperimentStatus) -> EvaluationLimits:
     levels = error_levels(plan, gate_error_share=_gate_share(status) if following == 1 else 1.0)
     return EvaluationLimits(
         guardrails=plan.guardrails,
-        levels=replace(levels, harm_error_share=levels.harm_error_share * edge_harm_share(plan)),
+        levels=replace(
+            levels, harm_error_share=levels.harm_error_share * edge_harm_share(plan.guardrails, plan.outcomes or ())
+        ),
         next_weight=following,
         newest_alone=following == 1,
         newest_alone_for_latency=True,
@@ -127,10 +130,9 @@ def rollout_limits(status: ExperimentStatus) -> EvaluationLimits:
     )
 
 
-def edge_harm_share(plan: FrozenPlan) -> float:
+def edge_harm_share(of_edge: Sequence[PlanGuardrail], outcomes: Sequence[PlanOutcome]) -> float:
     """Return the share of traffic's error of harm that guardrails of the edge have; those that are outcomes have the rest."""
-    of_edge, of_outcomes = len(plan.guardrails), len(plan.outcomes or ())
-    return of_edge / (of_edge + of_outcomes) if of_outcomes else 1.0
+    return len(of_edge) / (len(of_edge) + len(outcomes)) if outcomes else 1.0
 
 
 def error_levels(plan: FrozenPlan, *, arms: int = 1, gate_error_share: float = 1.0) -> ErrorLevels:

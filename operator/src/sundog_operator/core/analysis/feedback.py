@@ -249,7 +249,7 @@ def _filter_rows(section: Mapping[str, Any], selection: FeedbackSelection) -> Js
         ],
         "matured": [
             row
-            for row in _rows({"matured": [], **section}, "matured", 4)
+            for row in (_rows(section, "matured", 4) if "matured" in section else ())
             if row[1] in selection.epochs and row[2] in selection.arms
         ],
         "products": [

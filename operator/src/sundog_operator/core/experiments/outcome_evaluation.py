@@ -15,7 +15,7 @@ from sundog_operator.api import (
     PlanOutcome,
 )
 from sundog_operator.api.reasons import MetricNote
-from sundog_operator.core.analysis import feedback
+from sundog_operator.core.analysis import arm_pair, feedback
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.outcome_status import count_events, make_metric, make_status, mark_unreported
 from sundog_operator.core.edge import units
@@ -182,8 +182,7 @@ def find_harm(metrics: Sequence[MetricStatus]) -> dict[str, str]:
 
 def edge_harm_share(status: ExperimentStatus) -> float:
     """Return the share of an arm's error of harm that guardrails of the edge have; guardrails that are outcomes have the rest."""
-    of_edge, of_outcomes = len(status.plan.guardrails), len(planned_outcomes(status, GUARDRAIL))
-    return of_edge / (of_edge + of_outcomes) if of_outcomes else 1.0
+    return arm_pair.edge_harm_share(status.plan.guardrails, planned_outcomes(status, GUARDRAIL))
 
 
 def _evidence(status: ExperimentStatus, names: Sequence[str]) -> Iterator[tuple[EvidenceEpoch, list[int]]]:

@@ -24,7 +24,7 @@ MAX_EPOCHS: Final = 40
 """Epochs of evidence: the first, one for each dropped arm, change of weights and win, and some for outages of control."""
 MAX_UNITS_KEPT: Final = 100_000_000
 """Units whose first exposure edges keep."""
-_COHORTS: Final = 24
+COHORTS: Final = 24
 """Cohorts of units by window: edges count a cohort when the window of its last unit has passed."""
 
 
@@ -150,7 +150,7 @@ def time_left_s(status: ExperimentStatus, evidence: ExperimentEvaluation | None,
 def maturing_time(plan: PlanComparison) -> timedelta:
     """Return how long after its first exposure a unit counts in every metric: the longest window and its cohort; 0 without one."""
     longest = max((each.window for each in plan.outcomes if each.window is not None), default=timedelta())
-    return longest + longest / _COHORTS
+    return longest + longest / COHORTS
 
 
 def units_taken(status: ExperimentStatus, evidence: ExperimentEvaluation | None) -> int:
