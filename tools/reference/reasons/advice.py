@@ -262,9 +262,13 @@ ADVICE: Final = {
         "kubectl -n NAMESPACE get pods -l app.kubernetes.io/name=sundog-edge-store",
         "Fix what the message names: the store, its Secret, or the network between edges and store.",
     ),
-    "FeedbackStoreReplaced": Advice(EXPERIMENT, _NEXT_PLAN),
+    "FeedbackStoreReplaced": Advice(
+        EXPERIMENT, f"{_NEXT_PLAN} For a rollout, restore the store, then run `sundog retry NAME`."
+    ),
     "FeedbackOverflow": Advice(
-        EXPERIMENT, "Report fewer outcomes for each unit, or let the next Experiment end after fewer units."
+        EXPERIMENT,
+        "Report fewer outcomes for each unit, or let the next Experiment end after fewer units. End a rollout with"
+        " `sundog abort NAME`, or promote it with `sundog promote NAME` if you know that the canary is fine.",
     ),
     "ArmWithoutRequests": Advice(
         _EDGE_LOGS,
@@ -277,7 +281,9 @@ ADVICE: Final = {
         " their arrival. The share falls as further outcomes count.",
     ),
     "RequestsLost": Advice(
-        _EDGE_LOGS, "Check `sundog_edge_log_dropped_total`: an edge had too little CPU, or was killed. Then wait."
+        _EDGE_LOGS,
+        "Check `sundog_edge_log_dropped_total`: an edge had too little CPU, or was killed. Then wait:"
+        " the share falls as further requests count.",
     ),
     # LogWritten
     "LogNotWritten": Advice(EXPERIMENT, "Fix the store that the note names, or its credentials."),

@@ -110,6 +110,15 @@ def test_earlier_gates_count_all_requests_so_far_but_of_sticky_units_only_new_on
     assert (by_user.verdict, by_user.events) == ("Undecided", (30, 30))
 
 
+@pytest.mark.parametrize(("unit", "events"), [(PER_REQUEST, (30, 30)), (BY_USER, (6030, 6030))])
+def test_an_epoch_that_restarts_at_its_weight_keeps_its_users(unit: dict[str, Any], events: tuple[int, int]) -> None:
+    status, few = at_step(2, unit=unit), {(5, "stable"): (100, 30), (5, "canary"): (100, 30)}
+    restarted = (*status.evidence_epochs, EvidenceEpoch(number=5, weight=50, restarts=1))
+    equal = {(4, "stable"): (20_000, 6000), (4, "canary"): (20_000, 6000)}
+    found = evaluate(status.model_copy(update={"evidence_epochs": restarted}), {**EQUAL_25, **equal, **few})
+    assert found.events == events
+
+
 def test_harm_counts_the_outcomes_of_all_weights() -> None:
     few = {(4, "stable"): (100, 30), (4, "canary"): (100, 30)}
     worse = {(2, "stable"): (30_000, 9000), (2, "canary"): (10_000, 2000)}
@@ -162,7 +171,7 @@ def test_a_full_store_opens_no_gate_and_still_shows_harm_unless_clocks_are_wrong
     status, counts = at_step(1), collected({**EQUAL_25, (2, "canary"): (10_000, canary)})
     sums = replace(counts.tallies.feedback, overflow=9000, early=early)
     counts = replace(counts, tallies=replace(counts.tallies, feedback=sums))
-    problem = rollout_outcomes.find_problem(status, counts, None, "")
+    problem = rollout_outcomes.find_problem(status, rollout_limits(status), counts, None, "")
     assert problem is not None
     assert problem.reason == ExperimentReason.FEEDBACK_OVERFLOW
     (found,) = rollout_outcomes.evaluate_outcomes(status, rollout_limits(status), counts, problem)
@@ -172,18 +181,33 @@ def test_a_full_store_opens_no_gate_and_still_shows_harm_unless_clocks_are_wrong
 def test_a_wrong_split_and_lost_data_are_problems() -> None:
     away = Cause(ExperimentReason.FEEDBACK_UNAVAILABLE, "edge-0 does not answer")
     fine, status = collected(EQUAL_25), at_step(1)
-    assert rollout_outcomes.find_problem(status, fine, None, "") is None
-    assert rollout_outcomes.find_problem(status, fine, away, "7 of 9") == away
-    mismatch = rollout_outcomes.find_problem(status, fine, None, "7 of 9")
+    limits = rollout_limits(status)
+    assert rollout_outcomes.find_problem(status, limits, fine, None, "") is None
+    assert rollout_outcomes.find_problem(status, limits, fine, away, "7 of 9") == away
+    mismatch = rollout_outcomes.find_problem(status, limits, fine, None, "7 of 9")
     assert mismatch == (ExperimentReason.SAMPLE_RATIO_MISMATCH, "7 of 9")
-    lost = rollout_outcomes.find_problem(status, collected(EQUAL_25, lost=2000), None, "")
+    lost = rollout_outcomes.find_problem(status, limits, collected(EQUAL_25, lost=2000), None, "")
     assert lost is not None
     assert (lost.reason, lost.message.rpartition("; ")[2]) == (
         ExperimentReason.REQUESTS_LOST,
         "no gate opens by outcomes until the missing share is below the limit",
     )
     without = at_step(1, guardrails=[{"metric": "errorRate"}])
-    assert rollout_outcomes.find_problem(without, fine, away, "7 of 9") is None
+    assert rollout_outcomes.find_problem(without, rollout_limits(without), fine, away, "7 of 9") is None
+
+
+@pytest.mark.parametrize(("canary", "verdict"), [(2000, "Harm"), (3000, "Undecided")])
+def test_lines_lost_at_the_weight_of_the_gate_keep_it_shut_and_hide_no_harm(canary: int, verdict: str) -> None:
+    earlier = {(2, "stable"): (30_000, 9000), (2, "canary"): (10_000, canary)}
+    counts, status = collected({**earlier, (4, "stable"): (500, 150), (4, "canary"): (500, 150)}), at_step(2)
+    lossy = {**counts.tallies.sources["edge/boot"], (4, "canary"): ArmCounts(assigned=500, lost=50)}
+    counts = replace(counts, tallies=replace(counts.tallies, sources={"edge/boot": lossy}))
+    limits = rollout_limits(status)
+    problem = rollout_outcomes.find_problem(status, limits, counts, None, "")
+    assert problem is not None
+    assert problem.message.startswith("50 of 500 requests of canary have no known outcome")
+    (found,) = rollout_outcomes.evaluate_outcomes(status, limits, counts, problem)
+    assert found.verdict == verdict
 
 
 def test_outcomes_and_metrics_of_the_edge_share_the_error_of_harm() -> None:

@@ -74,7 +74,7 @@ def evaluate_rollout(
     mismatch = (
         mismatch_of_units(status, epochs, collected) if limits.has_sticky_units else mismatch_of_requests(counted)
     )
-    problem = rollout_outcomes.find_problem(status, collected, feedback_problem, mismatch)
+    problem = rollout_outcomes.find_problem(status, limits, collected, feedback_problem, mismatch)
     metrics = (*metrics, *rollout_outcomes.evaluate_outcomes(status, limits, collected, problem))
     stable, canary = (collected.tallies.of(status.epoch.number, arm, present).assigned for arm in ROLLOUT_PAIR.both)
     death = find_dead_arm(ROLLOUT_PAIR, limits, collected)

@@ -1,9 +1,9 @@
 """Evaluation of a rollout's guardrails that are outcomes from feedback. Pure.
 
 Each unit counts in the epoch and arm of its first exposure. A gate tests all epochs so far; the last one before all traffic tests the
-newest epoch alone, as for errors. With sticky units every gate does: some units that stable had at an earlier weight are the canary's now,
-and their later outcomes would make the arms more alike. That hides a worse canary from a gate, but never makes a harmless one harmful. So
-harm is tested on all epochs.
+newest epoch alone, as for errors. With sticky units every gate tests only the latest epochs of its own weight: some units that stable had
+at an earlier weight are the canary's now, and their later outcomes would make the arms more alike. That hides a worse canary from a gate,
+but never makes a harmless one harmful. So harm is tested on all epochs. An epoch that restarts at the same weight moves no unit.
 
 The level of harm is that of each other metric. Passing needs every guardrail, so it shares no error.
 """
@@ -11,6 +11,7 @@ The level of harm is that of each other metric. Passing needs every guardrail, s
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Final
 
 from sundog_operator.api import EvidenceEpoch, ExperimentStatus, MetricStatus, PlanOutcome
@@ -42,9 +43,13 @@ def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus
 
 
 def find_problem(
-    status: ExperimentStatus, collected: CollectedCounts, feedback_problem: Cause | None, mismatch: str
+    status: ExperimentStatus,
+    limits: EvaluationLimits,
+    collected: CollectedCounts,
+    feedback_problem: Cause | None,
+    mismatch: str,
 ) -> Cause | None:
-    """Return why the outcomes allow no verdict; None if they do, or if the plan has none."""
+    """Return why the outcomes open no gate; None if they may, or if the plan has none."""
     if not status.plan.outcomes:
         return None
     if feedback_problem is not None:
@@ -52,21 +57,25 @@ def find_problem(
     if mismatch:
         # The test of rates relies on the split.
         return Cause(ExperimentReason.SAMPLE_RATIO_MISMATCH, mismatch)
-    epochs = [each.number for each in _comparable_epochs(status.evidence_epochs)]
-    return data_loss.find_data_loss(collected, ROLLOUT_PAIR.both, epochs, until="no gate opens by outcomes")
+    # Many requests at earlier weights must not hide a loss at the weight of the gate.
+    known = _comparable_epochs(status.evidence_epochs)
+    found = (
+        data_loss.find_data_loss(collected, ROLLOUT_PAIR.both, _numbers(epochs), until="no gate opens by outcomes")
+        for epochs in (known, _gate_epochs(limits, known))
+    )
+    return next(filter(None, found), None)
 
 
 def evaluate_outcomes(
     status: ExperimentStatus, limits: EvaluationLimits, collected: CollectedCounts, problem: Cause | None
 ) -> tuple[MetricStatus, ...]:
-    """Return the status of each outcome of the plan. With a problem no gate opens by them, and only a full store still permits harm."""
+    """Return the status of each outcome of the plan. With a problem no gate opens by them; `_allows_harm` says whether harm is found."""
     planned = status.plan.outcomes or ()
     if not planned:
         return ()
     known = _comparable_epochs(status.evidence_epochs)
-    deciding = [each for each in known if decides(limits, each)]
-    alone = limits.newest_alone or limits.has_sticky_units
-    gates = _count_epochs(status, collected.tallies, planned, deciding[-1:] if alone else deciding)
+    of_gate = _gate_epochs(limits, known)
+    gates = _count_epochs(status, collected.tallies, planned, of_gate)
     harms = _count_epochs(status, collected.tallies, planned, known)
     metrics = [
         _make_status(outcome, gates, harms, index, findings)
@@ -82,15 +91,19 @@ def evaluate_outcomes(
             else _without_verdict(each, f"{each.name}: {problem.message}")
             for each in metrics
         )
-    if limits.has_sticky_units and len(deciding) > 1:
+    if limits.has_sticky_units and len(of_gate) < sum(decides(limits, each) for each in known):
         return tuple(_explain_new_units(each) for each in metrics)
     return tuple(metrics)
 
 
 def _allows_harm(status: ExperimentStatus, collected: CollectedCounts, problem: Cause) -> bool:
-    """Whether a full store is all that is wrong: it refuses later units and outcomes of both arms alike, and has the earlier ones."""
-    epochs = [each.number for each in _comparable_epochs(status.evidence_epochs)]
-    return problem.reason == ExperimentReason.FEEDBACK_OVERFLOW and (
+    """Whether harm can be found despite a problem.
+
+    A full store refuses later units and outcomes of both arms alike, and has the earlier ones. Lines that were lost at the weight of the
+    gate may be few among those of all weights, on which harm is tested.
+    """
+    epochs = _numbers(_comparable_epochs(status.evidence_epochs))
+    return problem.reason in (ExperimentReason.FEEDBACK_OVERFLOW, ExperimentReason.REQUESTS_LOST) and (
         data_loss.find_data_loss(collected, ROLLOUT_PAIR.both, epochs, until="", has_all_units=True) is None
     )
 
@@ -98,6 +111,19 @@ def _allows_harm(status: ExperimentStatus, collected: CollectedCounts, problem: 
 def _comparable_epochs(epochs: Sequence[EvidenceEpoch]) -> list[EvidenceEpoch]:
     """Return the epochs in which both arms have traffic and stable is a fit baseline."""
     return [each for each in epochs if 0 < each.weight < 100 and not each.troubled]
+
+
+def _gate_epochs(limits: EvaluationLimits, known: Sequence[EvidenceEpoch]) -> list[EvidenceEpoch]:
+    """Return the epochs on which the gate is tested, oldest first."""
+    deciding = [each for each in known if decides(limits, each)]
+    if limits.has_sticky_units:
+        latest = takewhile(lambda each: each.weight == deciding[-1].weight, reversed(deciding))
+        return list(latest)[::-1]
+    return deciding[-1:] if limits.newest_alone else deciding
+
+
+def _numbers(epochs: Sequence[EvidenceEpoch]) -> list[int]:
+    return [each.number for each in epochs]
 
 
 def _count_epochs(
