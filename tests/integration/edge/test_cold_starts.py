@@ -27,6 +27,8 @@ class AtZero:
     async def sleep(self) -> None:
         """Scale the application to zero, and wait until the edge knows."""
         self.proxy.always = {"hold": ""}
+        # A wake that finds nothing held would let the next request pass.
+        self.proxy.go_on = asyncio.Semaphore(0)
         self.serve.targets, self.serve.fallback_for, self.serve.at_zero = (
             {"digits-r7": []},
             {"digits-r7"},

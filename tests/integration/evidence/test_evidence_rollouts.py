@@ -45,10 +45,11 @@ FEEDBACK = (b"", b"no JSON", b"[]", b'{"unit": "user-1", "metric": "bought"}', b
 
 
 def rollout(*guardrails: Json) -> Json:
+    watched = {each["metric"] for each in guardrails}
     return {
         "steps": [{"weight": 50, "minDuration": "10s"}],
         "warmup": {"requests": 50, "duration": "10s"},
-        "guardrails": [ERRORS, UNWATCHED, *guardrails],
+        "guardrails": [ERRORS, *([] if UNWATCHED["metric"] in watched else [UNWATCHED]), *guardrails],
     }
 
 
