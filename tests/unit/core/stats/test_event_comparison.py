@@ -117,12 +117,13 @@ def test_returning_users_of_equal_arms_are_rarely_called_better() -> None:
     assert won.sum() <= MOST_FALSE
 
 
-def test_a_p95_that_is_15_percent_lower_wins_in_about_twelve_thousand_requests() -> None:
-    """Of both arms, half of the runs; lognormal latencies with a sigma of 0.5. The least time alone is 12 000 requests at this rate."""
+def test_a_p95_that_is_15_percent_lower_wins_in_three_thousand_requests() -> None:
+    """Of both arms, in half of the runs, with lognormal latencies of sigma 0.5. In four fifths they are fewer than five thousand."""
     ratio = slow_share(0.15) / 0.05
     assert ratio == pytest.approx(0.49, abs=0.01)
     first = first_looks(np.random.default_rng(3), 180, ratio=ratio, rps=20)
-    assert 20 * 10 * np.median(first) <= 6000
+    assert 20 * 10 * np.median(first) <= 3200
+    assert 20 * 10 * np.quantile(first, 0.8) <= 5000
     assert np.isfinite(first).all()
 
 
@@ -136,7 +137,9 @@ def one_run(control: float, treatment: float) -> EventCounts:
 def test_each_direction_has_its_own_counts() -> None:
     """Unknown ends count against the conclusion: they keep an arm from being better by the one and worse by the other counts."""
     few, many = one_run(25, 15), one_run(15, 25)
-    verdicts = [event_comparison.compare_events(SLOW, *each, ALPHA).verdict for each in ((few, few), (many, few), (many, many))]
+    verdicts = [
+        event_comparison.compare_events(SLOW, *each, ALPHA).verdict for each in ((few, few), (many, few), (many, many))
+    ]
     assert verdicts == [OutcomeVerdict.BETTER, OutcomeVerdict.UNDECIDED, OutcomeVerdict.WORSE]
 
 
@@ -144,8 +147,12 @@ def test_without_enough_blocks_nothing_is_decided() -> None:
     counts = one_run(25, 5)
     early = replace(counts, blocks=[each._replace(closed=np.full((1, 1), 11.0)) for each in counts.blocks])
     found = event_comparison.compare_events(SLOW, early, early, ALPHA)
-    assert (found.verdict, found.needed, found.events) == (OutcomeVerdict.UNDECIDED, pytest.approx(math.nan, nan_ok=True), (1500, 300))
-    assert found.sentence("fast").endswith(": no verdict before 120 s of data, so far 110 s")
+    assert (found.verdict, found.needed, found.events) == (
+        OutcomeVerdict.UNDECIDED,
+        pytest.approx(math.nan, nan_ok=True),
+        (1500, 300),
+    )
+    assert found.sentence("fast").endswith(": no verdict before 120 s of data in whole blocks of 30 s, so far 110 s")
 
 
 def test_an_undecided_metric_says_how_many_events_decide() -> None:

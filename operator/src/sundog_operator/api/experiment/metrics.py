@@ -1,12 +1,13 @@
 """Success metrics and guardrails of an Experiment."""
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.rollout.common import MetricName, PositiveDuration, set_fields
+from sundog_operator.api.experiment.edge_metrics import EDGE_METRIC_RULES, ONE_METRIC_RULES, EdgeMetricName
+from sundog_operator.api.rollout.common import PositiveDuration, set_fields
 from sundog_operator.api.rollout.guardrails import (
     MAX_FITS_METRIC_RULE,
     MAX_LATENCY_GUARDRAILS,
@@ -85,39 +86,6 @@ _NO_PRODUCT_IN_WINDOW_RULE = Rule(
     message="window beside denominator or covariate; expected it without these, because edges keep no products of totals"
     " within a window",
     field="window",
-)
-
-
-EdgeMetricName = Literal[MetricName, "rejections"]
-EDGE_METRIC_RULES = (
-    Rule(
-        cel="has(self.metric) != has(self.feedback)",
-        holds=lambda metric: (metric.metric is None) != (metric.feedback is None),
-        message="expected exactly one of metric and feedback",
-    ),
-    Rule(
-        cel="has(self.name) == has(self.feedback)",
-        holds=lambda metric: (metric.name is None) == (metric.feedback is None),
-        message="name without feedback, or feedback without name; expected both or none, because a metric of the edge has its own name",
-        field="name",
-    ),
-    Rule(
-        cel="!has(self.metric) || self.goal == 'decrease'",
-        holds=lambda metric: metric.metric is None or metric.goal == "decrease",
-        message="increase, which is the default, of a metric of the edge; expected decrease, because it counts errors, rejections or slow"
-        " answers",
-        field="goal",
-    ),
-    Rule(
-        cel="!has(self.metric) || self.type == 'rate' && !has(self.denominator) && !has(self.covariate) && !has(self.cap)"
-        " && !has(self.window)",
-        holds=lambda metric: (
-            metric.metric is None
-            or (metric.type == "rate" and not set_fields(metric, ("denominator", "covariate", "cap", "window")))
-        ),
-        message="type, denominator, covariate, cap or window beside metric; expected them only with feedback, because the edge counts"
-        " requests",
-    ),
 )
 
 
@@ -304,25 +272,6 @@ class ExperimentGuardrail(OutcomeGuardrail):
     )
 
 
-ONE_METRIC_RULES = (
-    Rule(
-        cel="self.all(g, !has(g.metric) || self.filter(h, has(h.metric)).exists_one(h, h.metric == g.metric))",
-        holds=lambda metrics: _are_unique(each.metric for each in metrics),
-        message="two entries of the same metric; expected one per metric",
-    ),
-    Rule(
-        cel="self.all(g, !has(g.name) || self.filter(h, has(h.name)).exists_one(h, h.name == g.name))",
-        holds=lambda metrics: _are_unique(each.name for each in metrics),
-        message="two entries with the same name; expected unique names",
-    ),
-)
-
-
-def _are_unique(names: Iterable[str | None]) -> bool:
-    given = [name for name in names if name is not None]
-    return len(given) == len(set(given))
-
-
 class ExperimentMetrics(ApiBase):
     """Metrics of the comparison."""
 
@@ -378,4 +327,5 @@ class ExperimentMetrics(ApiBase):
     @property
     def has_outcomes(self) -> bool:
         """Whether any metric is an outcome, which needs the feedback store."""
-        return any(each.feedback is not None for each in (*self.success, *self.secondary, *self.guardrails))
+        named = [each.feedback for each in (*self.success, *self.secondary)]
+        return bool(self.outcome_guardrails) or any(each is not None for each in named)

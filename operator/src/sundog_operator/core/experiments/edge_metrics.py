@@ -63,7 +63,7 @@ def evaluate_edge_metrics(
     planned, out = planned_edge_metrics(status), state.dropped_arms(status)
     roles = [each.role for each in state.frozen_comparison(status).outcomes]
     alpha = status.plan.alpha or DEFAULT_ALPHA
-    found = {}
+    found: dict[tuple[str, str], Sequence[OutcomeFinding]] = {}
     for each in planned:
         level = alpha / (roles.count(each.role) * max(1, len(arms)))
         missing = _find_missing(status, each, collected)

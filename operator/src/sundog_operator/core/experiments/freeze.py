@@ -162,7 +162,9 @@ def list_edge_guardrails(spec: ExperimentSpec) -> list[MetricGuardrail]:
     """
     found: list[MetricGuardrail] = [*spec.metrics.edge_guardrails]
     for metric in spec.metrics.success if resolve_win_rule(spec) == "noHarm" else ():
-        if metric.metric not in (None, "rejections", *(each.metric for each in found)):
+        if metric.metric is None or metric.metric == "rejections":
+            continue
+        if all(each.metric != metric.metric for each in found):
             found.append(MetricGuardrail(metric=metric.metric, margin=DEFAULT_MARGIN))
     needs_errors = any(each != ERROR_RATE for each in _success_metrics_of_edge(spec))
     if needs_errors and all(each.metric != ERROR_RATE for each in found):

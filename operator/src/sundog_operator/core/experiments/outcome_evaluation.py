@@ -264,27 +264,24 @@ def _guardrail_metrics(
             yield make_status(finding, GUARDRAIL, name, events, finding.sentence(name))
 
 
-def _places(planned: Sequence[PlanOutcome]) -> dict[str, int]:
-    """Return the place of each metric from feedback among the outcomes of an epoch."""
-    return {each.name: place for place, each in enumerate(_from_feedback(planned))}
-
-
 def _count_events(
-    finding: OutcomeFinding, epochs: Sequence[OutcomeEpoch], places: Mapping[str, int], arm_index: int
+    finding: OutcomeFinding, epochs: Sequence[OutcomeEpoch], planned: Sequence[PlanOutcome], arm_index: int
 ) -> tuple[int, ...]:
-    place = places.get(finding.metric.name)
-    return finding.events if place is None else count_events(finding.metric, epochs, place, arm_index)
+    names = [each.name for each in _from_feedback(planned)]
+    if finding.metric.name not in names:
+        return finding.events
+    return count_events(finding.metric, epochs, names.index(finding.metric.name), arm_index)
 
 
 def _success_metrics(
     status: ExperimentStatus, decided: WinnerDecision | None, epochs: Mapping[str, Sequence[OutcomeEpoch]]
 ) -> Iterator[MetricStatus]:
     out = state.dropped_arms(status)
-    places = _places(planned_outcomes(status, SUCCESS))
+    planned = planned_outcomes(status, SUCCESS)
     for arm in decided.arms if decided is not None else ():
         arm_index = compared_arms(status).index(arm.name)
         for finding in arm.findings:
-            events = _count_events(finding, epochs[SUCCESS], places, arm_index)
+            events = _count_events(finding, epochs[SUCCESS], planned, arm_index)
             yield _make_arm_status(finding, SUCCESS, arm.name, events, out=arm.name in out)
 
 
@@ -300,26 +297,20 @@ def _secondary_metrics(
     At most a share α of the discoveries is false.
     """
     names, alpha, out = compared_arms(status), status.plan.alpha or DEFAULT_ALPHA, state.dropped_arms(status)
-    metrics, places, tests = (
-        [make_metric(each) for each in _from_feedback(planned)],
-        _places(planned),
-        len(planned) * (len(names) - 1),
-    )
-    evaluated = (
+    metrics, tests = [make_metric(each) for each in _from_feedback(planned)], len(planned) * (len(names) - 1)
+    evaluated = iter(
         outcome_comparison.evaluate_outcomes(metrics, epochs, alpha, tests=tests, elapsed_s=elapsed_s)
         if epochs
         else [[OutcomeFinding(metric)] * (len(names) - 1) for metric in metrics]
     )
-    findings = [
-        evaluated[places[each.name]] if each.metric is None else of_edge[SECONDARY, each.name] for each in planned
-    ]
+    findings = [next(evaluated) if each.metric is None else of_edge[SECONDARY, each.name] for each in planned]
     discoveries = set(outcome_comparison.find_discoveries(findings, alpha))
     for arm_index, name in enumerate(names[1:], start=1):
         for index, by_arm in enumerate(findings):
             finding = by_arm[arm_index - 1]
-            events = _count_events(finding, epochs, places, arm_index)
+            events = _count_events(finding, epochs, planned, arm_index)
             each = _make_arm_status(finding, SECONDARY, name, events, out=name in out)
-            if (index, arm_index - 1) in discoveries and each.verdict == OutcomeVerdict.UNDECIDED:
+            if (index, arm_index - 1) in discoveries and each.verdict == OutcomeVerdict.UNDECIDED and not finding.held:
                 message = f"{each.message}; differs from control (e-BH over all secondary metrics)"
                 each = each.model_copy(update={"message": message, "note": each.note or MetricNote.DISCOVERY})
             yield each

@@ -49,8 +49,9 @@ def compare_events(metric: OutcomeMetric, ended: EventCounts, past: EventCounts,
     )
     closed = float(ended.closed[0])
     if not (ended.enough.all() and past.enough.all()):
-        least, length = dispersion.MIN_BLOCKS, dispersion.LENGTHS_S[0]
-        return finding.hold(f"no verdict before {least * length} s of data, so far {closed * length:.0f} s")
+        length, longer = dispersion.LENGTHS_S[:2]
+        least = f"{dispersion.MIN_BLOCKS * length} s of data in whole blocks of {longer} s"
+        return finding.hold(f"no verdict before {least}, so far {closed * length:.0f} s")
     if finding.verdict != OutcomeVerdict.UNDECIDED:
         return finding
     growth = float(found.growth()[0])

@@ -150,7 +150,9 @@ def _compare(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> Outcome
     return (_compare_rates if metric.type == "rate" else _compare_averages)(metric, pairs, bars)
 
 
-def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars, dispersion: float | Numbers = 1.0) -> OutcomeFindings:
+def _compare_rates(
+    metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars, dispersion: float | Numbers = 1.0
+) -> OutcomeFindings:
     """Return the findings of a rate, by the events of units alone."""
     control, treatment = (np.asarray(arm[2], float) for arm in (pairs.control, pairs.treatment))
     evidence = RatioEvidence(control, treatment, pairs.weight, make_mixture(metric.scale), metric.tested)

@@ -112,9 +112,7 @@ class RatioEvidence:
             finite = np.clip(np.nan_to_num(np.log(ratio), nan=0.0), -_BEYOND, _BEYOND)
         return ratio * self._tested, self._log_likelihood(finite[..., None])[..., 0]
 
-    def growth(
-        self, ratio: Numbers | None, bar: float | Numbers, bar_below: float | Numbers | None = None
-    ) -> Numbers:
+    def growth(self, ratio: Numbers | None, bar: float | Numbers, bar_below: float | Numbers | None = None) -> Numbers:
         """Return the factor ≥ 1 of events, split as so far, at which log E reaches `bar`, shape (...); infinite where it never does.
 
         With a ratio of shape (...), log E is two-sided against it. With None it is one-sided against the tested ratio, on the side that
