@@ -293,14 +293,20 @@ class ExperimentMetrics(ApiBase):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="[self.success.filter(m, has(m.metric) && m.metric.startsWith('latency')).size(),"
+            cel="self.success.all(m, !has(m.metric)) && self.secondary.all(m, !has(m.metric)) ||"
+            " [self.success.filter(m, has(m.metric) && m.metric.startsWith('latency')).size(),"
             " self.guardrails.filter(m, has(m.metric) && m.metric.startsWith('latency')).size(),"
             f" self.secondary.filter(m, has(m.metric) && m.metric.startsWith('latency')).size()].sum() <= {MAX_LATENCY_GUARDRAILS}",
-            holds=lambda metrics: metrics.latencies <= MAX_LATENCY_GUARDRAILS,
+            holds=lambda metrics: not metrics.has_edge_goals or metrics.latencies <= MAX_LATENCY_GUARDRAILS,
             message=f"more than {MAX_LATENCY_GUARDRAILS} latencies in success, guardrails and secondary; expected at most"
             f" {MAX_LATENCY_GUARDRAILS}, because edges count slow answers for no more",
         ),
     )
+
+    @property
+    def has_edge_goals(self) -> bool:
+        """Whether a success or secondary metric is of the edge."""
+        return any(each.metric is not None for each in (*self.success, *self.secondary))
 
     @property
     def latencies(self) -> int:
