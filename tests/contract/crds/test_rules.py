@@ -27,6 +27,8 @@ def deployment(spec: dict[str, Any], name: str = "digits") -> dict[str, Any]:
     }
 
 
+EDGE = {"goal": "decrease"}
+NAME_OF_FEEDBACK = "name without feedback, or feedback without name; expected both or none, because a metric of the edge has its own name"
 BY_USER = {"unit": {"header": "x-user-id"}}
 
 
@@ -764,6 +766,52 @@ RULES: list[tuple[dict[str, Any], str]] = [
         experiment({"metrics": {"guardrails": [{"metric": "latencyP95", "margin": "0.0%"}]}}),
         "spec.metrics.guardrails[0].margin: 0% lets no canary pass that equals stable; expected more than 0%",
     ),
+    *[
+        (experiment({"metrics": {"success": [fields]}}), f"spec.metrics.success[0]{said}")
+        for fields, said in (
+            (
+                {"metric": "errorRate", **EDGE, "feedback": "paid", "name": "paid"},
+                ": expected exactly one of metric and feedback",
+            ),
+            ({"metric": "errorRate", **EDGE, "name": "errors"}, f".name: {NAME_OF_FEEDBACK}"),
+            ({"feedback": "paid"}, f".name: {NAME_OF_FEEDBACK}"),
+            (
+                {"metric": "latencyP95"},
+                ".goal: increase, which is the default, of a metric of the edge; expected decrease, because it counts errors,"
+                " rejections or slow answers",
+            ),
+            (
+                {"metric": "errorRate", **EDGE, "type": "mean", "cap": 5},
+                ": type, denominator, covariate, cap or window beside metric; expected them only with feedback, because the edge"
+                " counts requests",
+            ),
+            (
+                {"metric": "errorRate", **EDGE, "expected": {"rate": "1%"}},
+                ".expected: expected beside metric; expected it only with feedback, because the edge knows control's value",
+            ),
+        )
+    ],
+    (
+        experiment({"allocation": {"mode": "thompson"}, "metrics": {"success": [{"metric": "errorRate", **EDGE}]}}),
+        "spec.metrics.success: a metric of the edge is first with mode thompson; expected one with feedback first, because"
+        " weights follow units, and the edge counts requests",
+    ),
+    (
+        experiment({"metrics": {"success": [{"metric": "errorRate", **EDGE}] * 2}}),
+        "spec.metrics.success: two entries of the same metric; expected one per metric",
+    ),
+    (
+        experiment(
+            {
+                "metrics": {
+                    "success": [{"metric": f"latencyP{share}", **EDGE} for share in (50, 90, 99)],
+                    "guardrails": [{"metric": "latencyP95"}],
+                }
+            }
+        ),
+        "spec.metrics: more than 3 latencies in success, guardrails and secondary; expected at most 3, because edges count"
+        " slow answers for no more",
+    ),
     (
         experiment({"metrics": {"guardrails": [{"metric": "errorRate"}, {"metric": "errorRate"}]}}),
         "spec.metrics.guardrails: two guardrails with the same metric; expected one per metric",
@@ -1104,7 +1152,7 @@ REPEATED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         experiment({"metrics": {"success": [{"name": "a", "feedback": "b"}, {"name": "a", "feedback": "c"}]}}),
-        "spec.metrics.success[1].name: a appears twice; expected it once",
+        "spec.metrics.success: two entries with the same name; expected unique names",
     ),
 ]
 

@@ -100,6 +100,25 @@ async def test_one_whose_spec_is_refused_since_is_decided_by_its_plan(refused: J
 
 
 @pytest.mark.parametrize("unit", [{"request": {}}, {"header": "x-user-id"}])
+async def test_the_faster_arm_wins_by_what_edges_count_without_feedback(unit: Json) -> None:
+    fast = {application(NAME, 3): Answers(median_ms=15.0)}
+    cluster = await serving({}, edges=2, **fast)
+    faster = {"success": [{"metric": "latencyP95", "goal": "decrease", "minimumEffect": "5%"}]}
+    await cluster.kube.apply(experiment(2, metrics=faster, unit=unit))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    assert "feedback" not in entry(cluster)
+    ended = await ends(cluster)
+    assert (ended["phase"], ended["verdict"]["winner"]) == ("Concluded", "arm-2")
+    assert ended["verdict"]["reason"].startswith("Winner: latencyP95 (share of answers above ")
+    assert condition(ended, "DataQuality") == ("True", "Consistent")
+    rows = {(each["arm"], each["role"], each["name"]): each["verdict"] for each in ended["metrics"]}
+    assert rows["arm-2", "success", "latencyP95"] == "Better"
+    assert rows["arm-2", "guardrail", "errorRate"] == "Passed"
+    assert rows["arm-1", "success", "latencyP95"] in ("Undecided", "NoEffect")
+    assert any(each["role"] == "success" for point in ended["history"] for each in point.get("metrics", ()))
+
+
+@pytest.mark.parametrize("unit", [{"request": {}}, {"header": "x-user-id"}])
 async def test_the_better_arm_wins_by_what_its_units_did_and_stable_has_all_traffic(unit: Json) -> None:
     cluster = await serving({1: 0.2, 2: 0.2, 3: 0.3}, edges=2)
     await cluster.kube.apply(experiment(2, unit=unit))

@@ -74,7 +74,7 @@ from sundog_operator.api.quantities import (
 )
 from sundog_operator.api.resource import API_VERSION, Metadata, OwnerReference
 from sundog_operator.api.rollout.checks import PrometheusQuery, Threshold
-from sundog_operator.api.rollout.common import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION
+from sundog_operator.api.rollout.common import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION, MetricName
 from sundog_operator.api.rollout.guardrails import (
     MAX_LATENCY_GUARDRAILS,
     MetricGuardrail,
@@ -152,6 +152,7 @@ __all__ = [
     "LastRollout",
     "Metadata",
     "MetricGuardrail",
+    "MetricName",
     "MetricStatus",
     "ModelCredentials",
     "ModelDeployment",

@@ -124,12 +124,20 @@ def describe_outcome_goal(outcome: PlanOutcome, baseline: str) -> str:
     cap = f", at most {outcome.cap:.12g} by unit," if outcome.cap is not None else ""
     cap += f" within {format_duration(outcome.window)} of the first exposure" if outcome.window is not None else ""
     adjusted = f", adjusted by {outcome.covariate} before the exposure," if outcome.covariate else ""
+    if outcome.metric is not None:
+        answers = (
+            "share of answers above " + baseline + "'s" if is_latency_metric(outcome.metric) else "share of requests"
+        )
+        return f"{answers} should {outcome.goal}{_describe_minimum(outcome)}"
     what = f"{outcome.type} of {outcome.feedback}{f' to {outcome.denominator}' if outcome.denominator else ''}{cap}{adjusted}"
     if outcome.margin is not None:
         direction = "below" if outcome.goal == "increase" else "above"
         return f"{what} may be up to {_percent(outcome.margin)} {direction} {baseline}'s"
-    minimum = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
-    return f"{what} should {outcome.goal}{minimum}"
+    return f"{what} should {outcome.goal}{_describe_minimum(outcome)}"
+
+
+def _describe_minimum(outcome: PlanOutcome) -> str:
+    return f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
 
 
 _WIN_RULES: Final[Mapping[str, str]] = {
@@ -154,6 +162,10 @@ def baseline_arm(plan: FrozenPlan) -> str:
 
 def describe_guardrail_limit(guardrail: PlanGuardrail, baseline: str) -> str:
     """Describe how much worse than the baseline a candidate, or an arm, may be."""
+    if guardrail.role == "measured":
+        threshold = guardrail.threshold_microseconds
+        above = f"above {baseline}'s, not known yet" if threshold is None else f"above {format_latency(threshold)}"
+        return f"counts answers {above}"
     if guardrail.role == "harm":
         more = "longer" if is_latency_metric(guardrail.metric) else "more"
         return f"for harm only, from {_percent(guardrail.margin)} {more} than {baseline}; no gate waits for it"

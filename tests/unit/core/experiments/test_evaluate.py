@@ -1,6 +1,7 @@
 """Evaluation of arms, with given counts and with simulated ones."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.blocks import Block, BlockCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.dispersion_sums import EpochBlocks
+from sundog_operator.core.edge.reported_counts import SLOW
 from sundog_operator.core.experiments import evaluate, state
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
-from sundog_operator.core.rollout.default_plan import StableTraffic
+from sundog_operator.core.rollout.default_plan import StableTraffic, resolve_thresholds
 
 NOW_S = T0.timestamp()
 FIRST = int(NOW_S) // blocks.BLOCK_S
@@ -39,14 +41,20 @@ class Counts:
         self.blocks: dict[int, Block] = {}
         self.compared = [arm.name for arm in state.treatment_arms(status)]
         self.folded = EpochBlocks.empty(FIRST, len(self.compared))
+        self.replicas = dict.fromkeys(("control", *self.compared), 1)
 
-    def block(self, requests: Mapping[str, int], errors: Mapping[str, int]) -> None:
-        """Add ten seconds."""
+    def block(
+        self,
+        requests: Mapping[str, int],
+        errors: Mapping[str, int],
+        slow: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    ) -> None:
+        """Add ten seconds; `slow` has the slow answers of each latency."""
         own = Block()
         for name, assigned in requests.items():
-            failed = errors.get(name, 0)
-            self.rows[1, name] = self.rows[1, name].plus(ArmCounts(assigned=assigned, errors=failed))
-            own.add(name, BlockCounts(errors=failed, ended=assigned))
+            failed, late = errors.get(name, 0), dict(zip(SLOW, slow.get(name, ()), strict=False))
+            self.rows[1, name] = self.rows[1, name].plus(ArmCounts(assigned=assigned, errors=failed, **late))
+            own.add(name, BlockCounts(errors=failed, ended=assigned, **late))
         self.folded = self.folded.take(own, "control", self.compared)
         following = self.folded.following
         self.blocks = {**{n: b for n, b in self.blocks.items() if n > following - 60}, following - 1: own}
@@ -60,9 +68,7 @@ class Counts:
             now_s=self.folded.following * blocks.BLOCK_S + blocks.GRACE_S,
             timeout_s=1.0,
         )
-        return evaluate.evaluate_experiment(
-            self.status, collected, dict.fromkeys(("control", *self.compared), 1), feedback
-        )
+        return evaluate.evaluate_experiment(self.status, collected, self.replicas, feedback)
 
 
 def simulate(
@@ -232,3 +238,90 @@ def test_only_the_epoch_before_the_first_one_of_evidence_is_a_warm_up() -> None:
     # A long experiment has lost its first epochs, and the epoch before the others may have had other shares.
     long = status.model_copy(update={"evidence_epochs": status.evidence_epochs * state.MAX_EPOCHS})
     assert evaluate.include_warmup(long, shares) == shares
+
+
+P95 = {"metric": "latencyP95", "goal": "decrease", "minimumEffect": "5%"}
+TIMED = StableTraffic(latencies=(940, 10, 50), edges_us=(80_000, 120_000, 500_000))
+
+
+def timed(*names: str, **spec: Any) -> Counts:
+    """Return counts of an experiment whose latency thresholds are known."""
+    status = running(*names, **spec)
+    plan = status.plan.model_copy(update={"guardrails": resolve_thresholds(status.plan.guardrails, TIMED)})
+    return Counts(status.model_copy(update={"plan": plan}))
+
+
+def fill(counts: Counts, slow: Mapping[str, tuple[int, ...]], blocks: int = 60, **errors: int) -> ExperimentEvaluation:
+    for _ in range(blocks):
+        counts.block(dict.fromkeys(("control", *counts.compared), 500), {"control": 5, **errors}, slow)
+    return counts.evaluate()
+
+
+def test_an_arm_wins_by_a_lower_p95_without_feedback() -> None:
+    counts = timed("fast", metrics={"success": [P95]})
+    found = fill(counts, {"control": (25,), "fast": (12,)}, fast=4)
+    decision = found.outcome_decision
+    assert decision is not None
+    assert (decision.decision, decision.winner, decision.leader) == ("Winner", "fast", "fast")
+    assert decision.reason.startswith("latencyP95 (share of answers above 120 ms) of fast is 52 % below control's (-")
+    own = next(each for each in found.metrics if each.role == "success")
+    assert (own.name, own.verdict, own.events, own.ratio) == ("latencyP95", "Better", (1475, 708), pytest.approx(0.48))
+    assert len(own.interval) == 2
+
+
+@pytest.mark.parametrize("errors", [10, 15])
+def test_a_faster_arm_does_not_win_while_its_errors_have_not_passed(errors: int) -> None:
+    """An error is no slow answer, so an arm that fails what takes long looks fast. errorRate is a guardrail without being listed."""
+    few = fill(timed("fast", metrics={"success": [P95]}), {"control": (25,), "fast": (12,)}, 16, fast=errors)
+    assert few.outcome_decision is not None
+    assert few.outcome_decision.decision == ("Undecided" if errors == 10 else "NoWinner")
+    assert "errorRate" in few.outcome_decision.reason
+
+
+@pytest.mark.parametrize(
+    ("replicas", "slow", "verdict"),
+    [(1, 12, "Better"), (2, 12, "Undecided"), (2, 50, "Worse"), (1, 50, "Worse")],
+)
+def test_less_load_per_replica_does_not_make_an_arm_better(replicas: int, slow: int, verdict: str) -> None:
+    counts = timed("fast", metrics={"success": [P95]})
+    counts.replicas["fast"] = replicas
+    found = fill(counts, {"control": (25,), "fast": (slow,)}, fast=4)
+    own = next(each for each in found.metrics if each.role == "success")
+    assert own.verdict == verdict
+    if verdict == "Undecided":
+        assert own.message.endswith(
+            ": not evaluated while each replica of fast has 0.5 times the load of one of stable"
+        )
+        assert found.outcome_decision is not None
+        assert (found.outcome_decision.decision, found.outcome_decision.leader) == ("Undecided", "")
+
+
+def test_a_latency_without_threshold_has_no_data() -> None:
+    found = fill(Counts(running("fast", metrics={"success": [P95]})), {}, 13)
+    own = next(each for each in found.metrics if each.role == "success")
+    assert own.verdict == "NoData"
+    assert own.message.endswith("waits for enough answers of stable to set the threshold")
+
+
+def test_success_metrics_of_the_edge_share_the_error_and_leave_guardrails_theirs() -> None:
+    """Nine tests find later than one. The harm of guardrails has its whole level, and each latency its own slow answers."""
+
+    def blocks_until_better(*names: str, **metrics: Any) -> int:
+        given = {"success": [P95], "guardrails": [{"metric": "latencyP95"}], **metrics}
+        counts = timed(*names, metrics=given)
+        slow = {"control": (30, 30), **dict.fromkeys(names, (30, 26))}
+        for block in range(1, 100):
+            counts.block(dict.fromkeys(("control", *names), 500), {}, slow)
+            if block < 13 or block % 4:
+                continue
+            found = {each.role: each.verdict for each in counts.evaluate().metrics if each.name == "latencyP95"}
+            if found["success"] == "Better":
+                assert set(found) == {"guardrail", "success"}
+                return block
+        raise AssertionError("none was found")
+
+    alone = blocks_until_better("a")
+    assert 16 < alone < blocks_until_better("a", "b", "c")
+    rejections = {"metric": "rejections", "goal": "decrease"}
+    assert alone < blocks_until_better("a", success=[P95, rejections])
+    assert alone == blocks_until_better("a", secondary=[rejections])

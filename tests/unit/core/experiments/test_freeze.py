@@ -7,7 +7,9 @@ import pytest
 
 from experiment_statuses import freeze_experiment, stable_revision
 from sundog_operator.api import ExperimentSpec, FrozenPlan, PlanOutcome
-from sundog_operator.core.experiments import arms, freeze
+from sundog_operator.core.edge import feedback_store
+from sundog_operator.core.experiments import admission, arms, freeze, outcome_evaluation
+from sundog_operator.core.rollout.default_plan import StableTraffic, latency_guardrails, resolve_thresholds
 
 CONVERSION = {"name": "conversion", "feedback": "converted", "minimumEffect": "2%"}
 REVENUE = {"name": "revenue", "feedback": "paid", "type": "mean", "margin": "3%"}
@@ -202,3 +204,64 @@ def test_each_field_of_an_outcome_guardrail_is_part_of_the_plan() -> None:
         {"name": "other"},
     )
     assert len({plan_hash({"guardrails": [REVENUE | each]}) for each in changes}) == len(changes)
+
+
+P95 = {"metric": "latencyP95", "goal": "decrease"}
+REJECTIONS = {"metric": "rejections", "goal": "decrease"}
+
+
+def test_a_latency_to_win_by_is_measured_at_one_threshold_and_errors_must_pass() -> None:
+    status = freeze_experiment(("a",), metrics={"success": [P95], "guardrails": [{"metric": "latencyP95"}]})
+    traffic = StableTraffic(latencies=(940, 10, 50), edges_us=(80_000, 120_000, 500_000))
+    found = resolve_thresholds(status.plan.guardrails, traffic)
+    assert [
+        (each.metric, each.role, each.threshold_microseconds, each.candidate_threshold_microseconds) for each in found
+    ] == [
+        ("latencyP95", "guardrail", 120_000, 132_000),
+        ("errorRate", "guardrail", None, None),
+        ("rejections", "harm", None, None),
+        ("retries", "harm", None, None),
+        ("latencyP95", "measured", 120_000, 120_000),
+    ]
+
+
+def test_by_no_harm_each_success_metric_of_the_edge_is_a_guardrail_too() -> None:
+    plan = frozen(preset="doNoHarm", metrics={"success": [P95, REJECTIONS]})
+    assert {(each.metric, each.margin) for each in plan.guardrails if each.role == "guardrail"} == {
+        ("latencyP95", 0.1),
+        ("errorRate", 0.25),
+        ("rejections", 0.1),
+    }
+    assert plan.comparison is not None
+    assert [each.name for each in plan.comparison.outcomes] == ["latencyP95", "rejections"]
+
+
+def test_the_preset_adds_no_latency_without_room() -> None:
+    success = [P95 | {"metric": f"latencyP{share}"} for share in (50, 90, 99)]
+    plan = frozen(preset="clearSignal", metrics={"success": success})
+    assert len(latency_guardrails(plan.guardrails)) == 3
+    assert edge_guardrails(plan) == ["errorRate"]
+
+
+def test_metrics_of_the_edge_need_no_feedback() -> None:
+    spec = {
+        "modelDeployment": "digits",
+        "arms": [{"name": "a"}],
+        "metrics": {"success": [P95], "secondary": [REJECTIONS]},
+    }
+    stored = {"metadata": {"name": "e", "namespace": "n"}, "spec": spec}
+    assert not feedback_store.is_needed_by(stored)
+    status = freeze_experiment(("a",), metrics=spec["metrics"])
+    assert not feedback_store.is_needed_by(stored | {"status": status.to_json()})
+    assert outcome_evaluation.make_feedback_selection("digits", "uid", status) is None
+
+
+def test_latencies_that_no_harm_adds_count_too() -> None:
+    success = [P95, P95 | {"metric": "latencyP50"}]
+    spec = {"modelDeployment": "digits", "arms": [{"name": "a"}], "metrics": {"success": success}}
+    stored = {"metadata": {"name": "e", "namespace": "n"}, "spec": spec}
+    assert admission.check_admission(stored).spec is not None
+    refused = admission.check_admission({**stored, "spec": {**spec, "winBy": "noHarm"}})
+    assert refused.message.startswith(
+        "spec.metrics: 4 latencies, with a guardrail for each success metric by winBy noHarm"
+    )

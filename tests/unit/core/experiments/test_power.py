@@ -145,7 +145,7 @@ def test_an_experiment_that_stops_too_early_is_reported(
 )
 def test_a_guardrail_that_passes_too_late_is_reported(known: dict[str, Any], takes: str) -> None:
     metric = MetricStatus.from_json({"name": "errorRate", "role": "guardrail", **known})
-    found = power.find_undecidable_guardrail(metric, 1800.0, 3600.0)
+    found = power.find_metric_without_time(metric, 1800.0, 3600.0)
     doubt = "errorRate is unlikely to be decided before the experiment stops"
     assert found == (f"{doubt}: it takes about {takes} at this rate; it stops in 60 minutes" if takes else "")
 

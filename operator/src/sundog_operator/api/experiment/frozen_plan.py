@@ -118,9 +118,10 @@ class PlanGuardrail(ApiBase):
         description="A metric that the edge measures. rejections: 4xx answers, including 429, and requests that clients gave up."
         " retries: requests whose first replica did not answer, so that another one was tried."
     )
-    role: Literal["guardrail", "harm"] = Field(
+    role: Literal["guardrail", "harm", "measured"] = Field(
         "guardrail",
-        description="guardrail: must pass at every evidence gate. harm: causes a rollback, and no gate waits for it.",
+        description="guardrail: must pass at every evidence gate. harm: causes a rollback, and no gate waits for it. measured: of an"
+        " Experiment, a latency of its success or secondary metrics; it is no guardrail, and both arms have one threshold.",
     )
     margin: Annotated[float, Field(ge=0)] = Field(
         description="How much worse than stable the canary may be, as a share: 0.25 is 25 %."
@@ -171,14 +172,17 @@ class PlanArm(ApiBase):
 
 
 class PlanOutcome(ApiBase):
-    """An outcome from feedback, as frozen."""
+    """An outcome from feedback, or a success or secondary metric of the edge, as frozen."""
 
     name: Text = Field(description="As in spec.metrics or spec.rollout.guardrails.")
     role: Literal["success", "guardrail", "secondary"] = Field(
         description="success: an arm may win by it. guardrail: it must pass before an arm wins, or before an evidence gate opens."
         " secondary: it is only reported."
     )
-    feedback: Text = Field(description="The metric of the feedback API.")
+    feedback: Text = Field("", description="The metric of the feedback API; empty for a metric of the edge.")
+    metric: Literal[MetricName, "rejections"] | None = Field(
+        None, description="The metric of the edge; absent for one from feedback."
+    )
     type: Literal["rate", "mean", "ratio"] = Field("rate", description="As in the spec.")
     denominator: Text | None = Field(
         None, description="Of a ratio: the metric of the feedback API whose sum it is divided by. Absent otherwise."
@@ -223,8 +227,8 @@ class PlanComparison(ApiBase):
     )
     outcomes: Annotated[Items[PlanOutcome], Field(max_length=40)] = Field(
         (),
-        description="Metrics from feedback: first those that an arm may win by, then guardrails, then those that are only"
-        " reported.",
+        description="Metrics from feedback or of the edge: first those that an arm may win by, then guardrails, then those that are"
+        " only reported.",
     )
     max_duration: Duration = Field(description="spec.stop.maxDuration.")
     max_units: NonNegativeInt = Field(description="spec.stop.maxUnits.")
@@ -235,6 +239,11 @@ class PlanComparison(ApiBase):
     allocation: PlanAllocation | None = Field(
         None, description="With spec.allocation.mode thompson; absent if weights are fixed."
     )
+
+    @property
+    def feedback_outcomes(self) -> tuple[PlanOutcome, ...]:
+        """Outcomes from feedback, without metrics of the edge."""
+        return tuple(each for each in self.outcomes if each.metric is None)
 
 
 class PlanInPlace(ApiBase):

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
+from sundog_operator.api.experiment.edge_metrics import EDGE_METRIC_RULES, ONE_METRIC_RULES, EdgeMetricName
 from sundog_operator.api.rollout.common import PositiveDuration, set_fields
 from sundog_operator.api.rollout.guardrails import (
     MAX_FITS_METRIC_RULE,
@@ -15,6 +16,7 @@ from sundog_operator.api.rollout.guardrails import (
     OUTCOME_GUARDRAIL_RULES,
     UNIQUE_GUARDRAIL_NAMES_RULE,
     OutcomeGuardrail,
+    is_latency_metric,
 )
 from sundog_operator.api.rollout.outcomes import (
     CAP_TEXT,
@@ -31,7 +33,7 @@ from sundog_operator.api.scalars import (
     PercentText,
     PercentUpTo100Text,
 )
-from sundog_operator.api.schema.rules import ListType, Rule, nonzero_rule
+from sundog_operator.api.schema.rules import Rule, nonzero_rule
 
 MinimumEffect = Annotated[
     PercentText,
@@ -88,10 +90,18 @@ _NO_PRODUCT_IN_WINDOW_RULE = Rule(
 
 
 class FeedbackMetric(ApiBase):
-    """A metric of outcomes: a success metric, by which an arm can win, or a secondary metric."""
+    """A metric from feedback or of the edge: a success metric, by which an arm can win, or a secondary metric."""
 
-    name: OutcomeName = Field(description="Name in status; the names of edge metrics are reserved.")
-    feedback: FeedbackName = Field(description="Name of the metric in the feedback API.")
+    name: OutcomeName | None = Field(
+        None, description="Of feedback: the name in status. The names of edge metrics are reserved."
+    )
+    feedback: FeedbackName | None = Field(None, description="Name of the metric in the feedback API.")
+    metric: EdgeMetricName | None = Field(
+        None,
+        description="Instead of feedback, a metric that the edge measures. It needs goal decrease. A latency is better if fewer answers"
+        " take longer than the time that control exceeded as often as the name says when the plan was frozen. rejections: 4xx answers,"
+        " including 429, and requests that clients gave up.",
+    )
     type: OutcomeType = Field("rate", description=_TYPE_TEXT)
     denominator: FeedbackName | None = Field(None, description=_DENOMINATOR_TEXT)
     covariate: FeedbackName | None = Field(None, description=_COVARIATE_TEXT)
@@ -101,10 +111,17 @@ class FeedbackMetric(ApiBase):
     minimum_effect: MinimumEffect | None = Field(
         None,
         description="The smallest relative effect worth detecting; default about 5 %. The test decides fastest if the"
-        " effect is this large or a few times larger. A smaller effect counts as no effect.",
+        " effect is this large or a few times larger. A smaller effect counts as no effect. Of a latency: the effect on the share"
+        " of slow answers.",
     )
 
+    @property
+    def status_name(self) -> str:
+        """Name in status."""
+        return self.name or self.metric or ""
+
     rules: ClassVar[tuple[Rule, ...]] = (
+        *EDGE_METRIC_RULES,
         Rule(
             cel="!has(self.cap) || self.type == 'mean'",
             holds=lambda metric: metric.cap is None or metric.type == "mean",
@@ -162,7 +179,7 @@ def _fits_expected(metric: "SuccessMetric") -> bool:
 
 
 class SuccessMetric(FeedbackMetric):
-    """A metric of outcomes by which an arm can win."""
+    """A metric by which an arm can win."""
 
     expected: ExpectedBaseline | None = Field(
         None,
@@ -172,6 +189,12 @@ class SuccessMetric(FeedbackMetric):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *FeedbackMetric.rules,
+        Rule(
+            cel="!has(self.metric) || !has(self.expected)",
+            holds=lambda metric: metric.metric is None or metric.expected is None,
+            message="expected beside metric; expected it only with feedback, because the edge knows control's value",
+            field="expected",
+        ),
         Rule(
             cel="!has(self.expected)"
             " || self.type == 'rate' && has(self.expected.rate) && !has(self.expected.mean) && !has(self.expected.deviation)"
@@ -252,7 +275,7 @@ class ExperimentGuardrail(OutcomeGuardrail):
 class ExperimentMetrics(ApiBase):
     """Metrics of the comparison."""
 
-    success: Annotated[Items[SuccessMetric], Field(max_length=5), ListType("map", "name")] = Field(
+    success: Annotated[Items[SuccessMetric], Field(max_length=5), *ONE_METRIC_RULES] = Field(
         (), description="Metrics by which an arm can win."
     )
     guardrails: Annotated[
@@ -264,9 +287,32 @@ class ExperimentMetrics(ApiBase):
     ] = Field(
         (), description=f"Metrics that must not get worse. At most {MAX_LATENCY_GUARDRAILS} of them are latencies."
     )
-    secondary: Annotated[Items[FeedbackMetric], Field(max_length=20), ListType("map", "name")] = Field(
+    secondary: Annotated[Items[FeedbackMetric], Field(max_length=20), *ONE_METRIC_RULES] = Field(
         (), description="Metrics that are reported but decide nothing."
     )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.success.all(m, !has(m.metric)) && self.secondary.all(m, !has(m.metric)) ||"
+            " [self.success.filter(m, has(m.metric) && m.metric.startsWith('latency')).size(),"
+            " self.guardrails.filter(m, has(m.metric) && m.metric.startsWith('latency')).size(),"
+            f" self.secondary.filter(m, has(m.metric) && m.metric.startsWith('latency')).size()].sum() <= {MAX_LATENCY_GUARDRAILS}",
+            holds=lambda metrics: not metrics.has_edge_goals or metrics.latencies <= MAX_LATENCY_GUARDRAILS,
+            message=f"more than {MAX_LATENCY_GUARDRAILS} latencies in success, guardrails and secondary; expected at most"
+            f" {MAX_LATENCY_GUARDRAILS}, because edges count slow answers for no more",
+        ),
+    )
+
+    @property
+    def has_edge_goals(self) -> bool:
+        """Whether a success or secondary metric is of the edge."""
+        return any(each.metric is not None for each in (*self.success, *self.secondary))
+
+    @property
+    def latencies(self) -> int:
+        """Number of latencies, which edges count apart."""
+        names = [each.metric for each in (*self.success, *self.secondary)]
+        return sum(map(is_latency_metric, filter(None, (*names, *(each.metric for each in self.guardrails)))))
 
     @property
     def edge_guardrails(self) -> Sequence[ExperimentGuardrail]:
@@ -286,5 +332,6 @@ class ExperimentMetrics(ApiBase):
 
     @property
     def has_outcomes(self) -> bool:
-        """Whether any metric is an outcome."""
-        return bool(self.success or self.secondary or self.outcome_guardrails)
+        """Whether any metric is an outcome, which needs the feedback store."""
+        named = [each.feedback for each in (*self.success, *self.secondary)]
+        return bool(self.outcome_guardrails) or any(each is not None for each in named)

@@ -89,7 +89,11 @@ def _weights_name_arms(spec: "ExperimentSpec") -> bool:
 
 
 def _names(metrics: Sequence[FeedbackMetric]) -> set[str]:
-    return {each.name for each in metrics}
+    return {each.status_name for each in metrics}
+
+
+def _follows_feedback(spec: "ExperimentSpec") -> bool:
+    return all(each.feedback is not None for each in spec.metrics.success[:1])
 
 
 def _guardrails_have_own_names(spec: "ExperimentSpec") -> bool:
@@ -170,15 +174,23 @@ class ExperimentSpec(ApiBase):
             field="allocation.mode",
         ),
         Rule(
-            cel="self.metrics.success.all(s, self.metrics.secondary.all(t, t.name != s.name))",
+            cel="self.allocation.mode != 'thompson' || self.metrics.success.size() == 0 || has(self.metrics.success[0].feedback)",
+            holds=lambda spec: spec.allocation.mode != "thompson" or _follows_feedback(spec),
+            message="a metric of the edge is first with mode thompson; expected one with feedback first, because weights follow units,"
+            " and the edge counts requests",
+            field="metrics.success",
+        ),
+        Rule(
+            cel="self.metrics.success.all(s, self.metrics.secondary.all(t, (!has(s.name) || !has(t.name) || t.name != s.name)"
+            " && (!has(s.metric) || !has(t.metric) || t.metric != s.metric)))",
             holds=lambda spec: not _names(spec.metrics.success) & _names(spec.metrics.secondary),
             message="name of a success metric; expected another one, because status could not distinguish them",
             field="metrics.secondary",
             applies_to_new_only=True,
         ),
         Rule(
-            cel="self.metrics.guardrails.all(g, !has(g.name) || self.metrics.success.all(s, s.name != g.name)"
-            " && self.metrics.secondary.all(t, t.name != g.name))",
+            cel="self.metrics.guardrails.all(g, !has(g.name) || self.metrics.success.all(s, !has(s.name) || s.name != g.name)"
+            " && self.metrics.secondary.all(t, !has(t.name) || t.name != g.name))",
             holds=_guardrails_have_own_names,
             message="name of another metric; expected another one, because status could not distinguish them",
             field="metrics.guardrails",
@@ -209,8 +221,8 @@ class ExperimentSpec(ApiBase):
             field="metrics",
         ),
         Rule(
-            cel="self.exposureLog.uri == '' || self.metrics.success.size() > 0 || self.metrics.secondary.size() > 0"
-            " || self.metrics.guardrails.exists(g, has(g.feedback))",
+            cel="self.exposureLog.uri == '' || self.metrics.success.exists(m, has(m.feedback))"
+            " || self.metrics.secondary.exists(m, has(m.feedback)) || self.metrics.guardrails.exists(g, has(g.feedback))",
             holds=lambda spec: not spec.exposure_log.uri or spec.metrics.has_outcomes,
             message="nothing to write; expected an outcome in metrics, because exposures are kept only for these",
             field="exposureLog.uri",

@@ -220,7 +220,9 @@ class MetricStatus(ApiBase):
 
     name: Text = Field(description="As in the plan's guardrails or outcomes.")
     role: Text = Field(
-        "", description="As in the plan: guardrail or harm; for an outcome success, guardrail or secondary."
+        "",
+        description="As in the plan: guardrail or harm; for an outcome success, guardrail or secondary. A metric of the edge is"
+        " success or secondary too; its events are requests, and its interval is that of an outcome.",
     )
     arm: Text = Field("", description="The evaluated arm; canary in a rollout.")
     events: Annotated[Items[NonNegativeInt], Field(max_length=2)] = Field(

@@ -28,6 +28,7 @@ def make_metric(planned: PlanOutcome) -> OutcomeMetric:
         planned.margin,
         adjusted=planned.covariate is not None,
         window_s=feedback.window_s(planned),
+        counted="units" if planned.metric is None else "events",
     )
 
 

@@ -35,7 +35,7 @@ def is_needed_by(experiment: Mapping[str, Any]) -> bool:
     if status.plan.outcomes:
         return status.phase not in ("Concluded", "Stopped")
     plan = status.plan.comparison
-    if plan is not None and plan.outcomes:
+    if plan is not None and plan.feedback_outcomes:
         return True
     try:
         metrics = Experiment.parse({**experiment, "status": None}).spec.metrics

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from sundog_operator.api import (
+    MAX_LATENCY_GUARDRAILS,
     Experiment,
     ExperimentGuardrail,
     ExperimentSpec,
@@ -17,6 +18,7 @@ from sundog_operator.api import (
 from sundog_operator.api.memo import Memoized
 from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core.edge import units
+from sundog_operator.core.experiments import freeze
 from sundog_operator.core.experiments.arms import planned_buckets
 from sundog_operator.errors import SpecError
 
@@ -69,7 +71,7 @@ def _check(obj: dict[str, Any]) -> ExperimentAcceptance:
     if empty:
         message = f"spec.exposure: {experiment.spec.exposure} leaves {' and '.join(empty)} without any of the traffic"
         return ExperimentAcceptance(reason=ExperimentReason.INVALID_SPEC, message=message)
-    if problem := _find_window_problem(experiment.spec):
+    if problem := _find_window_problem(experiment.spec) or _find_latency_problem(experiment.spec):
         return ExperimentAcceptance(reason=ExperimentReason.INVALID_SPEC, message=problem)
     return ExperimentAcceptance(experiment.spec)
 
@@ -95,6 +97,17 @@ def _find_window_problem(spec: ExperimentSpec) -> str:
                     f" than spec.stop.maxDuration, which is {format_duration(spec.stop.max_duration)}"
                 )
     return ""
+
+
+def _find_latency_problem(spec: ExperimentSpec) -> str:
+    """Return a sentence about more latencies than edges count, with the guardrails that noHarm adds; empty for none."""
+    latencies = len(freeze.measured_latencies(spec)) + freeze.count_latencies(freeze.list_edge_guardrails(spec))
+    if latencies <= MAX_LATENCY_GUARDRAILS:
+        return ""
+    return (
+        f"spec.metrics: {latencies} latencies, with a guardrail for each success metric by winBy noHarm; expected at most"
+        f" {MAX_LATENCY_GUARDRAILS}, because edges count slow answers for no more"
+    )
 
 
 _ACCEPTED: Final = Memoized(_accept)

@@ -22,12 +22,12 @@ from sundog_operator.core.analysis.data_loss import report_ignored_outcomes
 from sundog_operator.core.analysis.split_mismatch import MISMATCH_LOG_E
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
-from sundog_operator.core.experiments import data_loss, outcome_evaluation, sample_ratio, state, winner
+from sundog_operator.core.experiments import data_loss, edge_metrics, outcome_evaluation, sample_ratio, state, winner
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import replica_counts
-from sundog_operator.core.rollout.default_plan import resolve_thresholds
+from sundog_operator.core.rollout.default_plan import resolve_thresholds, tested_guardrails
 from sundog_operator.core.stats import guardrail_comparison
 from sundog_operator.core.stats.guardrail_comparison import ArmSplit
 
@@ -64,7 +64,12 @@ def evaluate_experiment(
     undecided = (mismatch.message if mismatch is not None else "") or outage or unreachable or missing
     at = datetime.fromtimestamp(collected.now_s, UTC)
     outcomes = outcome_evaluation.evaluate_experiment_outcomes(
-        status, collected.tallies, _guardrails(metrics), undecided, at
+        status,
+        collected.tallies,
+        _guardrails(metrics),
+        undecided,
+        at,
+        _evaluate_edge_metrics(status, limits, collected, replicas),
     )
     return ExperimentEvaluation(
         metrics=(*of_edge, *outcomes.metrics),
@@ -108,7 +113,7 @@ def _limits(status: ExperimentStatus) -> EvaluationLimits:
     levels = arm_pair.error_levels(status.plan, arms=len(state.treatment_arms(status)))
     share = levels.harm_error_share * outcome_evaluation.edge_harm_share(status)
     return EvaluationLimits(
-        guardrails=status.plan.guardrails,
+        guardrails=tested_guardrails(status.plan.guardrails),
         levels=replace(levels, harm_error_share=share),
         next_weight=1.0,
         newest_alone=False,
@@ -125,17 +130,39 @@ def _evaluate_pair(
     replicas: Mapping[str, int],
 ) -> tuple[MetricStatus, ...]:
     """Return the status of each guardrail of one arm, compared with control over the epochs in which both have traffic."""
+    epochs, shares = _compared_epochs(status, pair)
+    counted = epoch_counts.collect_epochs(pair, limits, epochs, shares, collected)
+    metrics = metric_status.evaluate_metrics(
+        pair, limits, epochs, counted, collected, _load_ratio(status, pair.arm, replicas)
+    )
+    return metric_status.exclude_uncounted_metrics(metrics, limits, collected)
+
+
+def _compared_epochs(status: ExperimentStatus, pair: ArmPair) -> tuple[list[EvidenceEpoch], list[float]]:
+    """Return the epochs in which both have traffic, and the arm's share of it."""
     epochs, shares = [], []
     for epoch, by_arm in _buckets_by_epoch(status):
         both = by_arm.get(CONTROL, 0), by_arm.get(pair.arm, 0)
         if min(both) > 0:
             epochs.append(epoch)
             shares.append(both[1] / sum(both))
-    counted = epoch_counts.collect_epochs(pair, limits, epochs, shares, collected)
-    metrics = metric_status.evaluate_metrics(
-        pair, limits, epochs, counted, collected, _load_ratio(status, pair.arm, replicas)
-    )
-    return metric_status.exclude_uncounted_metrics(metrics, limits, collected)
+    return epochs, shares
+
+
+def _evaluate_edge_metrics(
+    status: ExperimentStatus, limits: EvaluationLimits, collected: CollectedCounts, replicas: Mapping[str, int]
+) -> edge_metrics.EdgeFindings:
+    """Return the findings of success and secondary metrics of the edge, for all arms: dropped ones keep their share of the error."""
+    if not edge_metrics.planned_edge_metrics(status):
+        return {}
+    limits = replace(limits, guardrails=edge_metrics.measured_metrics(status))
+    arms = []
+    for pair in make_pairs(status):
+        epochs, shares = _compared_epochs(status, pair)
+        every = epoch_counts.collect_epochs(pair, limits, epochs, shares, collected)
+        counted = [each for epoch, each in zip(epochs, every, strict=True) if not epoch.troubled]
+        arms.append(edge_metrics.ArmComparison(pair.arm, counted, _load_ratio(status, pair.arm, replicas)))
+    return edge_metrics.evaluate_edge_metrics(status, arms, collected)
 
 
 def _buckets_by_epoch(status: ExperimentStatus) -> Iterator[tuple[EvidenceEpoch, dict[str, int]]]:

@@ -61,7 +61,9 @@ def expect_traffic(
         when: when these were counted, in words.
     """
     past = find_past_traffic(spec, experiments)
-    given = {each.name: make_baseline(each.expected) for each in spec.metrics.success if each.expected is not None}
+    given = {
+        each.status_name: make_baseline(each.expected) for each in spec.metrics.success if each.expected is not None
+    }
     bases = {**(past.bases if past is not None else {}), **given}
     sources = ["by spec.metrics.success[].expected"] if given else []
     if past is not None:
@@ -104,7 +106,7 @@ def _past_traffic(spec: ExperimentSpec, experiment: UserExperiment) -> PastTraff
         if each.name in traffic.control_values
     }
     bases = {
-        each.name: ControlBaseline(*counted[_kind_of(each)])
+        each.status_name: ControlBaseline(*counted[_kind_of(each)])
         for each in spec.metrics.success
         if counted.get(_kind_of(each), (0.0,))[0] > 0
     }

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from sundog_operator.api import (
     CONTROL,
+    MAX_LATENCY_GUARDRAILS,
     ArmStatus,
     Epoch,
     ExperimentGuardrail,
@@ -16,14 +17,17 @@ from sundog_operator.api import (
     FeedbackMetric,
     FrozenPlan,
     MetricGuardrail,
+    MetricName,
     PlanAllocation,
     PlanArm,
     PlanComparison,
+    PlanGuardrail,
     PlanOutcome,
     Preset,
     Rollout,
     Verdict,
     WinRule,
+    is_latency_metric,
     parse_percent,
 )
 from sundog_operator.core.edge import units
@@ -33,10 +37,13 @@ from sundog_operator.core.experiments.arms import PlannedArm, planned_buckets
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout.default_plan import (
     DEFAULT_MARGIN,
+    ERROR_RATE,
+    REJECTIONS,
     StableTraffic,
     add_default_guardrails,
     add_harm_guardrails,
     plan_outcome_guardrail,
+    resolve_thresholds,
 )
 from sundog_operator.core.rollout.freeze import EVIDENCE_IS_EVALUATED, UNDECIDED
 
@@ -76,7 +83,7 @@ def freeze(
         unit=units.resolve_unit(spec.unit),
         salt=spec.unit.salt,
         alpha=spec.alpha,
-        guardrails=add_harm_guardrails(_edge_guardrails(spec, traffic), traffic),
+        guardrails=_plan_guardrails(spec, traffic),
         warmup_requests=rollout.warmup.requests,
         warmup_duration=rollout.warmup.duration,
         requests_per_second=traffic.requests_per_second and round(traffic.requests_per_second, 3),
@@ -115,9 +122,54 @@ def resolve_win_rule(spec: ExperimentSpec) -> WinRule:
     return "anyMetric" if spec.preset is None else _RULE_OF_PRESET[spec.preset]
 
 
-def _edge_guardrails(spec: ExperimentSpec, traffic: StableTraffic) -> Sequence[MetricGuardrail]:
-    given = spec.metrics.edge_guardrails
-    return given if spec.preset is None else add_default_guardrails(given, traffic)
+def _plan_guardrails(spec: ExperimentSpec, traffic: StableTraffic) -> tuple[PlanGuardrail, ...]:
+    """Return the guardrails of the edge, and the latencies that are only measured."""
+    given: Sequence[MetricGuardrail] = list_edge_guardrails(spec)
+    measured = measured_latencies(spec)
+    if spec.preset is not None:
+        room = MAX_LATENCY_GUARDRAILS - len(measured) - count_latencies(given)
+        added = add_default_guardrails(given, traffic)
+        given = [each for each in added if each in given or room > 0 or not is_latency_metric(each.metric or "")]
+    planned = add_harm_guardrails(given, traffic)
+    if not measured and REJECTIONS not in _success_metrics_of_edge(spec):
+        return planned
+    if resolve_win_rule(spec) == "noHarm" and REJECTIONS in _success_metrics_of_edge(spec):
+        waits = {"role": "guardrail", "margin": parse_percent(DEFAULT_MARGIN)}
+        planned = tuple(each.model_copy(update=waits) if each.metric == REJECTIONS else each for each in planned)
+    kept = (PlanGuardrail(metric=each, role="measured", margin=0.0) for each in measured)
+    return resolve_thresholds((*planned, *kept), traffic)
+
+
+def measured_latencies(spec: ExperimentSpec) -> tuple[MetricName, ...]:
+    """Return the latencies of success and secondary metrics."""
+    found = (each.metric for each in (*spec.metrics.success, *spec.metrics.secondary))
+    return tuple(each for each in found if each is not None and each != "rejections" and is_latency_metric(each))
+
+
+def count_latencies(guardrails: Sequence[MetricGuardrail]) -> int:
+    """Return how many of the guardrails are latencies."""
+    return sum(is_latency_metric(each.metric or "") for each in guardrails)
+
+
+def _success_metrics_of_edge(spec: ExperimentSpec) -> list[str]:
+    return [each.metric for each in spec.metrics.success if each.metric is not None]
+
+
+def list_edge_guardrails(spec: ExperimentSpec) -> list[MetricGuardrail]:
+    """Return the spec's guardrails of the edge, and those that its success metrics of the edge need.
+
+    By noHarm each success metric needs one. An error is no slow answer and no rejection, so an arm must not win by failing instead.
+    """
+    found: list[MetricGuardrail] = [*spec.metrics.edge_guardrails]
+    for metric in spec.metrics.success if resolve_win_rule(spec) == "noHarm" else ():
+        if metric.metric is None or metric.metric == "rejections":
+            continue
+        if all(each.metric != metric.metric for each in found):
+            found.append(MetricGuardrail(metric=metric.metric, margin=DEFAULT_MARGIN))
+    needs_errors = any(each != ERROR_RATE for each in _success_metrics_of_edge(spec))
+    if needs_errors and all(each.metric != ERROR_RATE for each in found):
+        found.append(MetricGuardrail(metric="errorRate"))
+    return found
 
 
 def _allocation(spec: ExperimentSpec) -> PlanAllocation | None:
@@ -137,6 +189,8 @@ def _no_harm_guardrails(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
     """Yield a guardrail for each success metric without one of the same outcome, cap and window included."""
     given = {_outcome_key(_plan_guardrail(each)) for each in spec.metrics.outcome_guardrails}
     for metric in spec.metrics.success:
+        if metric.feedback is None:
+            continue
         planned = _plan_outcome(metric, "success")
         if _outcome_key(planned) not in given:
             twin = {
@@ -156,9 +210,10 @@ def _outcome_key(outcome: PlanOutcome) -> tuple[Any, ...]:
 
 def _plan_outcome(metric: FeedbackMetric, role: Literal["success", "secondary"]) -> PlanOutcome:
     return PlanOutcome(
-        name=metric.name,
+        name=metric.status_name,
         role=role,
-        feedback=metric.feedback,
+        feedback=metric.feedback or "",
+        metric=metric.metric,
         type=metric.type,
         denominator=metric.denominator,
         covariate=metric.covariate,

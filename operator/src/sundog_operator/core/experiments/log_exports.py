@@ -64,7 +64,7 @@ def find_place_violation(uri: str, allowed: Sequence[str] | None) -> str:
 def next_export_at(status: ExperimentStatus, folder: str) -> datetime | None:
     """Return the time from which the next export is due; None for never, as things are."""
     last, begun, plan = status.exposure_log, status.since, status.plan.comparison
-    if begun is None or plan is None or not plan.outcomes:
+    if begun is None or plan is None or not plan.feedback_outcomes:
         return None
     here = last if last is not None and last.uri.startswith(f"{folder}/") else None
     if is_over(status):

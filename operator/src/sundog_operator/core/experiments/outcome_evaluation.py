@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Final
 
 from sundog_operator.api import (
@@ -21,8 +22,10 @@ from sundog_operator.core.analysis.outcome_status import count_events, make_metr
 from sundog_operator.core.edge import units
 from sundog_operator.core.experiments import allocation, sample_ratio, state, winner
 from sundog_operator.core.experiments.allocation import ThompsonRule
+from sundog_operator.core.experiments.edge_metrics import EdgeFindings
 from sundog_operator.core.experiments.evaluation import ObservedTraffic
 from sundog_operator.core.experiments.winner import WinnerDecision
+from sundog_operator.core.rollout.default_plan import tested_guardrails
 from sundog_operator.core.stats import outcome_comparison, outcome_counts
 from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch
@@ -57,6 +60,11 @@ def planned_outcomes(status: ExperimentStatus, role: str) -> list[PlanOutcome]:
     return [each for each in state.frozen_comparison(status).outcomes if each.role == role]
 
 
+def _from_feedback(planned: Sequence[PlanOutcome]) -> list[PlanOutcome]:
+    """Return the metrics that are not of the edge."""
+    return [each for each in planned if each.metric is None]
+
+
 def compared_arms(status: ExperimentStatus) -> list[str]:
     """Return control and the arms beside it, in the order of the plan; dropped arms keep their place."""
     return [CONTROL, *(arm.name for arm in state.treatment_arms(status))]
@@ -64,7 +72,7 @@ def compared_arms(status: ExperimentStatus) -> list[str]:
 
 def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus) -> feedback.FeedbackSelection | None:
     """Return the selection of outcomes to keep from the edges' reports; None where the plan has no outcomes."""
-    outcomes = state.frozen_comparison(status).outcomes
+    outcomes = state.frozen_comparison(status).feedback_outcomes
     if not outcomes:
         return None
     return feedback.FeedbackSelection(
@@ -111,8 +119,9 @@ def evaluate_experiment_outcomes(
     guardrails: Mapping[str, Mapping[str, str]],
     undecided_reason: str,
     now: datetime,
+    of_edge: EdgeFindings = MappingProxyType({}),
 ) -> OutcomeEvaluation:
-    """Evaluate the outcomes.
+    """Evaluate the outcomes, and decide by them and by success metrics of the edge.
 
     Args:
         status: the status of an experiment with a frozen plan.
@@ -120,11 +129,13 @@ def evaluate_experiment_outcomes(
         guardrails: the verdict of each guardrail of the edge by arm and metric.
         undecided_reason: why the counts allow no decision; empty where they do.
         now: the present time.
+        of_edge: the findings of success and secondary metrics of the edge.
     """
     planned = {role: planned_outcomes(status, role) for role in (SUCCESS, GUARDRAIL, SECONDARY)}
     if not any(planned.values()):
         return OutcomeEvaluation()
-    epochs = {role: list(_epochs(status, counted, own)) for role, own in planned.items()}
+    outcomes = {role: _from_feedback(own) for role, own in planned.items()}
+    epochs = {role: list(_epochs(status, counted, own)) for role, own in outcomes.items()}
     elapsed_s = (now - status.since).total_seconds() if status.since is not None else math.nan
     own_guardrails = list(_guardrail_metrics(status, planned[GUARDRAIL], epochs[GUARDRAIL], elapsed_s))
     decided = None
@@ -148,17 +159,18 @@ def evaluate_experiment_outcomes(
                 undecided_reason=undecided_reason,
                 elapsed_s=elapsed_s,
                 rule=state.frozen_comparison(status).win_by or "anyMetric",
+                of_edge={name: own for (role, name), own in of_edge.items() if role == SUCCESS},
             )
         )
     metrics = (
         *_success_metrics(status, decided, epochs),
         *own_guardrails,
-        *_secondary_metrics(status, planned, epochs, elapsed_s),
+        *_secondary_metrics(status, planned[SECONDARY], epochs[SECONDARY], elapsed_s, of_edge),
     )
     reported = counted.feedback.reported_metrics
     unreported: dict[tuple[str, str], str] = {
         (each.role, each.name): missing
-        for own in planned.values()
+        for own in outcomes.values()
         for each in own
         if (missing := _find_unreported(each, reported))
     }
@@ -166,8 +178,8 @@ def evaluate_experiment_outcomes(
         metrics=tuple(_name_unreported(each, unreported) for each in metrics),
         harm={} if undecided_reason else find_harm(own_guardrails),
         decided=decided,
-        shares=None if undecided_reason else _next_buckets(status, planned[SUCCESS], epochs[SUCCESS], now),
-        observed_traffic=_observed_traffic(status, counted, planned[SUCCESS], epochs[SUCCESS], elapsed_s),
+        shares=None if undecided_reason else _next_buckets(status, outcomes[SUCCESS], epochs[SUCCESS], now),
+        observed_traffic=_observed_traffic(status, counted, outcomes[SUCCESS], epochs[SUCCESS], elapsed_s),
     )
 
 
@@ -182,7 +194,7 @@ def find_harm(metrics: Sequence[MetricStatus]) -> dict[str, str]:
 
 def edge_harm_share(status: ExperimentStatus) -> float:
     """Return the share of an arm's error of harm that guardrails of the edge have; guardrails that are outcomes have the rest."""
-    return arm_pair.edge_harm_share(status.plan.guardrails, planned_outcomes(status, GUARDRAIL))
+    return arm_pair.edge_harm_share(tested_guardrails(status.plan.guardrails), planned_outcomes(status, GUARDRAIL))
 
 
 def _evidence(status: ExperimentStatus, names: Sequence[str]) -> Iterator[tuple[EvidenceEpoch, list[int]]]:
@@ -239,7 +251,7 @@ def _guardrail_metrics(
             metrics,
             epochs,
             status.plan.alpha or DEFAULT_ALPHA,
-            harm_tests=len(status.plan.guardrails) + len(metrics),
+            harm_tests=len(tested_guardrails(status.plan.guardrails)) + len(metrics),
             elapsed_s=elapsed_s,
         )
         if epochs
@@ -252,44 +264,53 @@ def _guardrail_metrics(
             yield make_status(finding, GUARDRAIL, name, events, finding.sentence(name))
 
 
+def _count_events(
+    finding: OutcomeFinding, epochs: Sequence[OutcomeEpoch], planned: Sequence[PlanOutcome], arm_index: int
+) -> tuple[int, ...]:
+    names = [each.name for each in _from_feedback(planned)]
+    if finding.metric.name not in names:
+        return finding.events
+    return count_events(finding.metric, epochs, names.index(finding.metric.name), arm_index)
+
+
 def _success_metrics(
     status: ExperimentStatus, decided: WinnerDecision | None, epochs: Mapping[str, Sequence[OutcomeEpoch]]
 ) -> Iterator[MetricStatus]:
     out = state.dropped_arms(status)
+    planned = planned_outcomes(status, SUCCESS)
     for arm in decided.arms if decided is not None else ():
         arm_index = compared_arms(status).index(arm.name)
-        for index, finding in enumerate(arm.findings):
-            events = count_events(finding.metric, epochs[SUCCESS], index, arm_index)
+        for finding in arm.findings:
+            events = _count_events(finding, epochs[SUCCESS], planned, arm_index)
             yield _make_arm_status(finding, SUCCESS, arm.name, events, out=arm.name in out)
 
 
 def _secondary_metrics(
     status: ExperimentStatus,
-    planned: Mapping[str, Sequence[PlanOutcome]],
-    by_role: Mapping[str, Sequence[OutcomeEpoch]],
+    planned: Sequence[PlanOutcome],
+    epochs: Sequence[OutcomeEpoch],
     elapsed_s: float,
+    of_edge: EdgeFindings,
 ) -> Iterator[MetricStatus]:
     """Yield the secondary metrics, tested at the level of all of them, with a note on discoveries by e-BH.
 
     At most a share α of the discoveries is false.
     """
-    metrics, epochs = [make_metric(each) for each in planned[SECONDARY]], by_role[SECONDARY]
     names, alpha, out = compared_arms(status), status.plan.alpha or DEFAULT_ALPHA, state.dropped_arms(status)
-    if not metrics:
-        return
-    if not epochs:
-        for name in names[1:]:
-            yield from (
-                _make_arm_status(OutcomeFinding(metric), SECONDARY, name, (), out=name in out) for metric in metrics
-            )
-        return
-    findings = outcome_comparison.evaluate_outcomes(metrics, epochs, alpha, elapsed_s=elapsed_s)
+    metrics, tests = [make_metric(each) for each in _from_feedback(planned)], len(planned) * (len(names) - 1)
+    evaluated = iter(
+        outcome_comparison.evaluate_outcomes(metrics, epochs, alpha, tests=tests, elapsed_s=elapsed_s)
+        if epochs
+        else [[OutcomeFinding(metric)] * (len(names) - 1) for metric in metrics]
+    )
+    findings = [next(evaluated) if each.metric is None else of_edge[SECONDARY, each.name] for each in planned]
     discoveries = set(outcome_comparison.find_discoveries(findings, alpha))
     for arm_index, name in enumerate(names[1:], start=1):
-        for index, metric in enumerate(metrics):
-            events = count_events(metric, epochs, index, arm_index)
-            each = _make_arm_status(findings[index][arm_index - 1], SECONDARY, name, events, out=name in out)
-            if (index, arm_index - 1) in discoveries and each.verdict == OutcomeVerdict.UNDECIDED:
+        for index, by_arm in enumerate(findings):
+            finding = by_arm[arm_index - 1]
+            events = _count_events(finding, epochs, planned, arm_index)
+            each = _make_arm_status(finding, SECONDARY, name, events, out=name in out)
+            if (index, arm_index - 1) in discoveries and each.verdict == OutcomeVerdict.UNDECIDED and not finding.held:
                 message = f"{each.message}; differs from control (e-BH over all secondary metrics)"
                 each = each.model_copy(update={"message": message, "note": each.note or MetricNote.DISCOVERY})
             yield each
@@ -346,7 +367,7 @@ def observe_past_traffic(status: ExperimentStatus, attempt: str) -> ObservedTraf
     """Return the observed traffic from an experiment's stored counts; None without them. `attempt` is the experiment's uid."""
     if status.plan.comparison is None or status.since is None or not status.history:
         return None
-    counted, planned = Counters.unpack(status.tallies, attempt), planned_outcomes(status, SUCCESS)
+    counted, planned = Counters.unpack(status.tallies, attempt), _from_feedback(planned_outcomes(status, SUCCESS))
     elapsed_s = (status.history[-1].at - status.since).total_seconds()
     return _observed_traffic(status, counted, planned, list(_epochs(status, counted, planned)), elapsed_s)
 

@@ -241,13 +241,13 @@ def find_undecidable_metric(
     return ""
 
 
-def find_undecidable_guardrail(metric: MetricStatus, lasted_s: float, left_s: float) -> str:
-    """Return a sentence if a guardrail is unlikely to pass before the experiment stops; empty otherwise.
+def find_metric_without_time(metric: MetricStatus, lasted_s: float, left_s: float) -> str:
+    """Return a sentence if a metric with an estimate is unlikely to be decided before the experiment stops; empty otherwise.
 
     A guardrail has to pass before an arm wins.
 
     Args:
-        metric: the guardrail's present status.
+        metric: the present status of a guardrail, or of a success metric of the edge.
         lasted_s: seconds in which its events were counted.
         left_s: seconds until the experiment stops.
     """

@@ -24,7 +24,7 @@ class UserExperiment:
         """True if it has outcome metrics, by its spec or frozen plan, and is not over."""
         spec, plan = self.acceptance.spec, self.status.plan.comparison
         wanted = spec is not None and spec.metrics.has_outcomes
-        return (wanted or (plan is not None and bool(plan.outcomes))) and not is_over(self.status)
+        return (wanted or (plan is not None and bool(plan.feedback_outcomes))) and not is_over(self.status)
 
 
 def order_waiting(experiments: Iterable[UserExperiment]) -> list[UserExperiment]:

@@ -76,11 +76,12 @@ class WinnerInputs:
     Attributes:
         metrics: the plan's success metrics.
         arms: the arms beside control, in the order of the epochs' shares; dropped ones keep their place.
-        epochs: the epochs of evidence; may be empty.
+        epochs: the epochs of evidence, with the outcomes of metrics from feedback; may be empty.
         alpha: the error of each direction.
         undecided_reason: why the counts allow no decision, such as a sample-ratio mismatch; empty where they do.
         elapsed_s: seconds in which units were exposed, to estimate durations.
         rule: the plan's rule for winning.
+        of_edge: findings of the metrics of the edge, by name and arm. They share `alpha` already.
     """
 
     metrics: Sequence[OutcomeMetric]
@@ -90,6 +91,7 @@ class WinnerInputs:
     undecided_reason: str = ""
     elapsed_s: float = math.nan
     rule: WinRule = "anyMetric"
+    of_edge: Mapping[str, Sequence[OutcomeFinding]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,20 +133,35 @@ def parse_success_metrics(metrics: Sequence[FeedbackMetric]) -> tuple[OutcomeMet
     """Return a spec's success metrics as they are tested."""
     return tuple(
         OutcomeMetric(
-            each.name,
+            each.status_name,
             each.type,
             each.goal,
             None if each.minimum_effect is None else parse_percent(each.minimum_effect),
             adjusted=each.covariate is not None,
+            counted="units" if each.metric is None else "events",
         )
         for each in metrics
     )
 
 
+def _evaluate_metrics(inputs: WinnerInputs) -> list[Sequence[OutcomeFinding]]:
+    """Return the findings of each metric by arm, in the order of the plan."""
+    outcomes = [each for each in inputs.metrics if each.name not in inputs.of_edge]
+    found = iter(
+        outcome_comparison.evaluate_outcomes(
+            outcomes,
+            inputs.epochs or [_empty_epoch(len(outcomes), len(inputs.arms))],
+            inputs.alpha,
+            tests=len(inputs.metrics) * len(inputs.arms),
+            elapsed_s=inputs.elapsed_s,
+        )
+    )
+    return [inputs.of_edge[each.name] if each.name in inputs.of_edge else next(found) for each in inputs.metrics]
+
+
 def decide_winner(inputs: WinnerInputs) -> WinnerDecision:
     """Decide who wins by the present data. Any number of evaluations is allowed."""
-    epochs = inputs.epochs or [_empty_epoch(len(inputs.metrics), len(inputs.arms))]
-    by_metric = outcome_comparison.evaluate_outcomes(inputs.metrics, epochs, inputs.alpha, elapsed_s=inputs.elapsed_s)
+    by_metric = _evaluate_metrics(inputs)
     arms = tuple(
         _decide_arm(arm, tuple(findings[index] for findings in by_metric), inputs)
         for index, arm in enumerate(inputs.arms)
@@ -268,8 +285,8 @@ def find_leader(arms: Sequence[ArmDecision]) -> str:
 
 
 def _does_better(finding: OutcomeFinding) -> bool:
-    """Return whether the estimate is better than control's, whatever its certainty."""
-    return finding.uplift > 0 if finding.metric.goal == "increase" else finding.uplift < 0
+    """Return whether the estimate is better than control's, whatever its certainty; never where its counts allow no verdict."""
+    return not finding.held and (finding.uplift > 0 if finding.metric.goal == "increase" else finding.uplift < 0)
 
 
 def _lower_improvement(finding: OutcomeFinding) -> float:

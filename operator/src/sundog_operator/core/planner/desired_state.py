@@ -102,7 +102,7 @@ def _can_be_selected(status: ModelDeploymentStatus, rollout: ExperimentStatus) -
 def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
     """Return the accepted outcomes, from the end of the warm-up: a unit counts where it is first seen, which must be evidence."""
     compared = status.plan.comparison
-    outcomes = compared.outcomes if compared is not None else status.plan.outcomes
+    outcomes = compared.feedback_outcomes if compared is not None else status.plan.outcomes
     if not outcomes or not status.evidence_epochs or rollout_state.is_over(status):
         return None
     names_of = tuple(dict.fromkeys(name for each in outcomes for name in feedback.feedback_names(each)))

@@ -172,6 +172,11 @@ def latency_guardrails(guardrails: Sequence[PlanGuardrail]) -> tuple[PlanGuardra
     return tuple(each for each in guardrails if is_latency_metric(each.metric))
 
 
+def tested_guardrails(guardrails: Sequence[PlanGuardrail]) -> tuple[PlanGuardrail, ...]:
+    """Return the guardrails without latencies that are only measured."""
+    return tuple(each for each in guardrails if each.role != "measured")
+
+
 def resolve_thresholds(guardrails: Sequence[PlanGuardrail], traffic: StableTraffic) -> tuple[PlanGuardrail, ...]:
     """Set the thresholds of latencies to stable's quantiles; keep other guardrails, and thresholds that are known.
 
@@ -189,10 +194,8 @@ def resolve_thresholds(guardrails: Sequence[PlanGuardrail], traffic: StableTraff
 
 
 def _with_threshold(guardrail: PlanGuardrail, threshold_us: int) -> PlanGuardrail:
-    update = {
-        "threshold_microseconds": threshold_us,
-        "candidate_threshold_microseconds": threshold_us + max(round(threshold_us * guardrail.margin), MIN_MARGIN_US),
-    }
+    allowed_us = 0 if guardrail.role == "measured" else max(round(threshold_us * guardrail.margin), MIN_MARGIN_US)
+    update = {"threshold_microseconds": threshold_us, "candidate_threshold_microseconds": threshold_us + allowed_us}
     return guardrail.model_copy(update=update)
 
 

@@ -83,6 +83,10 @@ class EventCounts:
         found = self._each(lambda part: np.broadcast_to(part, self.control.shape)[where])
         return replace(found, units=self.units and self.units.at(where))
 
+    def select(self, where: Sequence[bool]) -> Self:
+        """Return the counts of some metrics, of shape (selected, epochs)."""
+        return self.at(np.asarray(where))
+
     def newest(self, alone: bool | NDArray[np.bool_]) -> Self:
         """Return a copy without the counts of older epochs where `alone` is true; `alone` broadcasts to (...)."""
         units = self.units and self.units.newest(alone)

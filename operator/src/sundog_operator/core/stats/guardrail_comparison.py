@@ -138,7 +138,7 @@ def evaluate_counts(
         epochs = [EpochCounts(0.5, (0, 0), [(0, 0)] * len(metrics), [[(0,) * 6]] * len(metrics))]
     if not metrics:
         return []
-    limits, counts = _limits(metrics, levels), _counts(len(metrics), epochs)
+    limits, counts = _limits(metrics, levels), make_event_counts(len(metrics), epochs)
     alone = np.array([metric.newest_alone for metric in metrics])
     findings = verdicts.evaluate_verdicts(counts, limits, promotes=alone)
     undecided = (findings.verdict == MetricVerdict.UNDECIDED) & np.array([metric.gates for metric in metrics])
@@ -231,8 +231,8 @@ def _limits(metrics: Sequence[GuardrailMetric], levels: ErrorLevels) -> MetricLi
     return MetricLimits(margin, floor, weight, levels.alpha, tests, levels.gate_error_share, levels.mixture)
 
 
-def _counts(metrics: int, epochs: Sequence[EpochCounts]) -> EventCounts:
-    """Return the counts as arrays of shape (metrics, epochs)."""
+def make_event_counts(metrics: int, epochs: Sequence[EpochCounts]) -> EventCounts:
+    """Return the counts as arrays of shape (metrics, epochs), from at least one epoch."""
     events = np.array([[epoch.events[index] for epoch in epochs] for index in range(metrics)], float)
     units = np.array([[epoch.requests for epoch in epochs]] * metrics, float)
     weight = np.array([epoch.weight for epoch in epochs])

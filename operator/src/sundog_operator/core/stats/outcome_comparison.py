@@ -135,35 +135,43 @@ def find_discoveries(findings: Sequence[Sequence[OutcomeFinding]], alpha: float)
     return [places[index] for index in multiple_testing.find_discoveries(log_es, alpha)] if places else []
 
 
-def compare_pairs(metric: OutcomeMetric, pairs: OutcomePairs, bar: float) -> OutcomeFindings:
-    """Return the findings of a metric for many pairs; `bar` is the log E of a rejection."""
-    return _compare(metric, pairs, _Bars(bar, bar))
+def compare_pairs(
+    metric: OutcomeMetric, pairs: OutcomePairs, bar: float, dispersion: Numbers | None = None
+) -> OutcomeFindings:
+    """Return the findings of a metric for many pairs; `bar` is the log E of a rejection.
+
+    `dispersion` is that of a rate whose events depend on each other, at least 1, of the pairs' shape: log E is divided by it.
+    """
+    bars = _Bars(bar, bar)
+    return _compare(metric, pairs, bars) if dispersion is None else _compare_rates(metric, pairs, bars, dispersion)
 
 
 def _compare(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> OutcomeFindings:
     return (_compare_rates if metric.type == "rate" else _compare_averages)(metric, pairs, bars)
 
 
-def _compare_rates(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> OutcomeFindings:
+def _compare_rates(
+    metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars, dispersion: float | Numbers = 1.0
+) -> OutcomeFindings:
     """Return the findings of a rate, by the events of units alone."""
     control, treatment = (np.asarray(arm[2], float) for arm in (pairs.control, pairs.treatment))
     evidence = RatioEvidence(control, treatment, pairs.weight, make_mixture(metric.scale), metric.tested)
     ratio, likelihood = evidence.maximum_likelihood()
     # Log E of a separate ratio per epoch against the best common ratio.
     differs = (
-        count_ratio.log_e(control, treatment, pairs.weight, metric.tested) - likelihood >= bars.better
+        count_ratio.log_e(control, treatment, pairs.weight, metric.tested) - likelihood >= bars.better * dispersion
         if control.shape[-1] > 1
         else np.zeros(ratio.shape, bool)
     )
-    above, below = evidence.above(), evidence.below()
+    above, below = evidence.above() / dispersion, evidence.below() / dispersion
     return _with_verdicts(
         metric,
         pairs,
         (_divide(control.sum(-1), pairs.exposed[0]), _divide(treatment.sum(-1), pairs.exposed[1])),
         ratio,
-        evidence.interval(bars.better),
+        evidence.interval(bars.better * dispersion),
         (above, below),
-        lambda ratio: evidence.growth(ratio, *bars.sides(metric)),
+        lambda ratio: evidence.growth(ratio, *(bar * dispersion for bar in bars.sides(metric))),
         differs,
         bars,
     )

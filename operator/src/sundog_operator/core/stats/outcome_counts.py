@@ -37,6 +37,8 @@ class OutcomeMetric:
         margin: of a guardrail, how much worse than control an arm may be, such as 0.03, below 1 where more is better; else None.
         adjusted: whether a mean is adjusted by a covariate.
         window_s: the conversion window in seconds: units count so long after their exposure; 0 without one.
+        label: what is measured, in sentences; empty for the name.
+        counted: what the observations are called in sentences.
     """
 
     name: str
@@ -46,6 +48,8 @@ class OutcomeMetric:
     margin: float | None = None
     adjusted: bool = False
     window_s: float = 0.0
+    label: str = ""
+    counted: str = "units"
 
     @property
     def effect(self) -> float:

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,8 @@ class OutcomeFinding:
         needed: units of both arms at which the test typically decides at the present rates; infinite for never, NaN once decided.
         eta_s: seconds until then; infinite where unknown.
         verdict: the verdict.
+        events: of a metric of the edge, the events of control and of the arm; `exposed` is then their sum. Empty for outcomes.
+        held: why the counts allow no verdict; empty where they do.
     """
 
     metric: OutcomeMetric
@@ -63,6 +65,13 @@ class OutcomeFinding:
     needed: float = math.nan
     eta_s: float = math.inf
     verdict: OutcomeVerdict = OutcomeVerdict.NO_DATA
+    events: tuple[int, ...] = ()
+    held: str = ""
+
+    def hold(self, why: str) -> Self:
+        """Return the finding without a verdict, and the reason."""
+        verdict = self.verdict if self.verdict == OutcomeVerdict.NO_DATA else OutcomeVerdict.UNDECIDED
+        return replace(self, verdict=verdict, needed=math.nan, eta_s=math.inf, held=why)
 
     @property
     def improvement(self) -> tuple[float, float]:
@@ -71,12 +80,13 @@ class OutcomeFinding:
 
     def sentence(self, arm: str = "the arm", control: str = "control", *, out: bool = False) -> str:
         """Return the finding as a sentence; `out` is for a dropped arm, which gets no more units."""
+        name = self.metric.label or self.metric.name
         match self.verdict:
             case OutcomeVerdict.NO_DATA:
-                return f"{self.metric.name}: nothing was counted yet"
+                return f"{name}: {self.held or 'nothing was counted yet'}"
             case OutcomeVerdict.INVALID:
-                return f"{self.metric.name}: the counters are invalid"
-        observed = f"{self.metric.name} of {arm} {self._describe_uplift(control)}"
+                return f"{name}: the counters are invalid"
+        observed = f"{name} of {arm} {self._describe_uplift(control)}"
         match self.verdict:
             case OutcomeVerdict.HETEROGENEOUS:
                 so = "the arm cannot win by it" if self.metric.margin is None else "it cannot pass"
@@ -91,7 +101,7 @@ class OutcomeFinding:
                 return f"{observed}: worse"
             case OutcomeVerdict.NO_EFFECT:
                 return f"{observed}: less than the minimum effect of {_percent(self.metric.effect)}"
-        need = ARM_IS_OUT if out else self._describe_need(control)
+        need = ARM_IS_OUT if out else self.held or self._describe_need(control)
         return f"{observed}: {need}" if self.metric.margin is None else f"{observed}; {self._describe_margin()}: {need}"
 
     def _describe_margin(self) -> str:
@@ -114,8 +124,8 @@ class OutcomeFinding:
         if self.metric.margin is not None and self.metric.type != "rate" and not self.control > 0:
             return f"a margin in percent needs a {self.metric.type} of {control} above 0"
         if not math.isfinite(self.needed):
-            return "no number of units will decide"
-        needs = f"needs about {self.needed - self.exposed:.0f} more units"
+            return f"no number of {self.metric.counted} will decide"
+        needs = f"needs about {self.needed - self.exposed:.0f} more {self.metric.counted}"
         return f"{needs}, in about {format_rough_duration(self.eta_s)}" if math.isfinite(self.eta_s) else needs
 
 

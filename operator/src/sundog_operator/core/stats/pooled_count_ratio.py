@@ -112,7 +112,7 @@ class RatioEvidence:
             finite = np.clip(np.nan_to_num(np.log(ratio), nan=0.0), -_BEYOND, _BEYOND)
         return ratio * self._tested, self._log_likelihood(finite[..., None])[..., 0]
 
-    def growth(self, ratio: Numbers | None, bar: float, bar_below: float | None = None) -> Numbers:
+    def growth(self, ratio: Numbers | None, bar: float | Numbers, bar_below: float | Numbers | None = None) -> Numbers:
         """Return the factor ≥ 1 of events, split as so far, at which log E reaches `bar`, shape (...); infinite where it never does.
 
         With a ratio of shape (...), log E is two-sided against it. With None it is one-sided against the tested ratio, on the side that
@@ -153,13 +153,13 @@ def _logsumexp(logs: Numbers) -> Numbers:
     return found
 
 
-def _growth(log_weights: Numbers, values: Numbers, bar: float) -> Numbers:
+def _growth(log_weights: Numbers, values: Numbers, bar: float | Numbers) -> Numbers:
     """Return the least f ≥ 1 with log Σ exp(log weight + f·value) ≥ bar, over the last axis.
 
     The sum is convex in f, so Newton's method from above converges.
     """
     with np.errstate(all="ignore"):
-        enough = np.where(values > 0, (bar - log_weights) / values, np.inf).min(-1)
+        enough = np.where(values > 0, (np.asarray(bar)[..., None] - log_weights) / values, np.inf).min(-1)
         found = np.where(np.isfinite(enough), np.maximum(enough, 0.0), 1.0)
         for _ in range(_ROUNDS):
             logs = log_weights + found[..., None] * values

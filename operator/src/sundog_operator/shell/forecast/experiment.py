@@ -152,7 +152,13 @@ def _read(
         )
         raise CommandFailed(f"{file}: {problem}; expected one of {', '.join(names)}")
     index = 0 if assumptions.metric is None else names.index(assumptions.metric)
-    return spec, index, ExperimentTraffic(_units_per_second(assumptions, spec, rps), _base(assumptions, metrics[index]))
+    return (
+        spec,
+        index,
+        ExperimentTraffic(
+            _units_per_second(assumptions, spec, metrics[index], rps), _base(assumptions, metrics[index])
+        ),
+    )
 
 
 def _base(assumptions: ExperimentAssumptions, metric: OutcomeMetric) -> ControlBaseline:
@@ -165,7 +171,14 @@ def _base(assumptions: ExperimentAssumptions, metric: OutcomeMetric) -> ControlB
     return ControlBaseline(assumptions.mean, assumptions.deviation)
 
 
-def _units_per_second(assumptions: ExperimentAssumptions, spec: ExperimentSpec, rps: float | None) -> float:
+def _units_per_second(
+    assumptions: ExperimentAssumptions, spec: ExperimentSpec, metric: OutcomeMetric, rps: float | None
+) -> float:
+    if metric.counted == "events" and edge_units.resolve_unit(spec.unit) != edge_units.PER_REQUEST:
+        raise CommandFailed(
+            f"{metric.name} counts requests, and those of one unit depend on each other; no forecast knows how much. Expected an"
+            " Experiment without spec.unit"
+        )
     if edge_units.resolve_unit(spec.unit) == edge_units.PER_REQUEST:
         if rps is None:
             raise click.UsageError("each request is a unit; give --rps")

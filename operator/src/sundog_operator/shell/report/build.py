@@ -27,6 +27,7 @@ from sundog_operator.core.rollout import (
     prometheus_checks,
     state,
 )
+from sundog_operator.core.rollout.default_plan import tested_guardrails
 from sundog_operator.core.stats import guardrail_comparison
 from sundog_operator.ports import Object
 from sundog_operator.shell.describe_experiment import find_one_sided_note
@@ -101,7 +102,7 @@ def make_report(obj: Object, now: datetime) -> ExperimentReport:
             *(
                 make_guardrail_metric(status, guardrail, points, start, arm)
                 for arm in _compared_arms(status)
-                for guardrail in status.plan.guardrails
+                for guardrail in tested_guardrails(status.plan.guardrails)
             ),
         ),
         seconds=max((end - start).total_seconds(), 1.0),
@@ -272,7 +273,7 @@ def _experiment_quality(status: ExperimentStatus, counters: Counters) -> Iterato
 
 
 def _outcome_quality(status: ExperimentStatus, counters: Counters) -> Iterator[tuple[str, str]]:
-    if planned_outcomes(status.plan):
+    if any(each.metric is None for each in planned_outcomes(status.plan)):
         sums = counters.feedback
         yield (
             "outcomes",

@@ -18,6 +18,7 @@ from sundog_operator.api import (
 from sundog_operator.core.analysis.outcome_status import make_metric
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import state
+from sundog_operator.core.rollout.default_plan import tested_guardrails
 from sundog_operator.core.stats import multiple_testing
 from sundog_operator.shell.describe_experiment import format_interval
 from sundog_operator.shell.plan_text import baseline_arm, describe_guardrail_limit, describe_outcome_goal
@@ -90,7 +91,7 @@ def make_outcome_metric(
         name=_format_name(status.plan, outcome.name, outcome.role, arm),
         judged=outcome.margin is not None,
         compared=_compared_names(arm),
-        type=outcome.type,
+        type=outcome.type if outcome.metric is None else "event",
         limit=describe_outcome_goal(outcome, baseline_arm(status.plan)),
         margin=limit,
         bounds=tuple(
@@ -138,7 +139,10 @@ def _format_name(plan: FrozenPlan, metric: str, role: str, arm: str | None) -> s
 def _has_shared_name(plan: FrozenPlan, name: str) -> bool:
     if plan.comparison is None:
         return False
-    metrics = [*(each.metric for each in plan.guardrails), *(each.name for each in plan.comparison.outcomes)]
+    metrics = [
+        *(each.metric for each in tested_guardrails(plan.guardrails)),
+        *(each.name for each in plan.comparison.outcomes),
+    ]
     return metrics.count(name) > 1
 
 

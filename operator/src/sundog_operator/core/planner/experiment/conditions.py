@@ -117,7 +117,7 @@ def _find_power_problem(
     Once a metric has an estimate, its entry of `status.metrics` has the warning, by the Experiment's own counts.
     """
     estimated = {each.name for each in status.metrics if each.ratio is not None}
-    if not spec.metrics.success or estimated.issuperset(each.name for each in spec.metrics.success):
+    if not spec.metrics.success or estimated.issuperset(each.status_name for each in spec.metrics.success):
         return ""
     others = [each for each in context.observed.user_experiments if each.name != experiment.name]
     # The frozen rate does not change, so neither does the message.

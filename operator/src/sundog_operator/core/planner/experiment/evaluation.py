@@ -82,15 +82,23 @@ def _with_power_warning(
     """Return an undecided metric, with a warning in its message if the remaining time is probably too short."""
     if metric.verdict != OutcomeVerdict.UNDECIDED or metric.arm in state.dropped_arms(status) or status.since is None:
         return metric
-    if metric.role == "guardrail":
+    if metric.role == "guardrail" or _is_won_by_events(status, metric):
         lasted_s = max((context.now - status.since).total_seconds() - _window_s(status, metric), 0.0)
-        warning = power.find_undecidable_guardrail(metric, lasted_s, state.time_left_s(status, evaluated, context.now))
+        warning = power.find_metric_without_time(metric, lasted_s, state.time_left_s(status, evaluated, context.now))
     else:
         warning = _success_warning(context, metric, evaluated.observed_traffic)
     if not warning:
         return metric
     message = f"{metric.message}; {warning}"[: transitions.MAX_REASON_CHARS]
     return metric.model_copy(update={"message": message, "note": MetricNote.UNLIKELY})
+
+
+def _is_won_by_events(status: ExperimentStatus, metric: MetricStatus) -> bool:
+    """Whether a metric is a success metric of the edge, whose events estimate its time as those of a guardrail do."""
+    planned = outcome_evaluation.planned_outcomes(status, outcome_evaluation.SUCCESS)
+    return metric.role == outcome_evaluation.SUCCESS and any(
+        each.metric is not None and each.name == metric.name for each in planned
+    )
 
 
 def _window_s(status: ExperimentStatus, metric: MetricStatus) -> int:
