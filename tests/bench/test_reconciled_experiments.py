@@ -31,6 +31,9 @@ EQUAL_RUNS: Final = int(os.environ.get("SUNDOG_EXPERIMENTS", "1000"))
 MOST_S: Final = 60 * float(os.environ.get("SUNDOG_MINUTES", "inf"))
 POWER_RUNS: Final = max(20, EQUAL_RUNS // 5)
 ALPHA: Final = 0.05
+MISMATCHES: Final = 0.01
+"""Most wrong alarms of a sample-ratio mismatch; its tests have a thousandth each."""
+
 TREATMENTS: Final = (1, 1, 2, 1, 1, 4, 1, 2, 1, 1)
 """Arms beside control of each ten experiments."""
 
@@ -114,13 +117,12 @@ def test_how_often_one_of_equal_arms_is_found_to_differ() -> None:
             f"{np.median([each.units for each in own]):.0f}",
         )
     record.finish()
-    most = ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / len(everything))
-    for wrong in (
-        [each for each in everything if each.winner],
-        [each for each in everything if each.harmed],
-        [each for each in everything if each.mismatched],
+    for level, wrong in (
+        (ALPHA, [each for each in everything if each.winner]),
+        (ALPHA, [each for each in everything if each.harmed]),
+        (MISMATCHES, [each for each in everything if each.mismatched]),
     ):
-        assert len(wrong) / len(everything) <= most, wrong
+        assert len(wrong) / len(everything) <= level + 3 * math.sqrt(level * (1 - level) / len(everything)), wrong
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Cell:
 
     def forecast(self) -> ExperimentForecast:
         traffic = ExperimentTraffic(self.per_hour / 3600, self.base)
-        return power.forecast_experiment(self.spec(self.hours), traffic, 0, self.effect, runs=2000)
+        return power.forecast_experiment(self.spec(self.hours), traffic, 0, self.effect, runs=1000)
 
     def design(self) -> Design:
         better, is_rate = {"arm-1": 1 + self.effect}, self.metric.get("type") != "mean"
@@ -232,7 +234,10 @@ def test_a_better_arm_wins_about_as_soon_as_power_says() -> None:
             share(sum(bool(each.winner) and each.winner != "arm-1" for each in ends), len(ends)),
         )
         record.finish()
-    assert all(0.8 <= ratio <= 1.2 for ratio in ratios.values()), ratios
+    # Of fewer runs than planned the median varies more.
+    assert all(abs(ratio - 1) <= 0.2 * max(1.0, math.sqrt(200 / wins[name][2])) for name, ratio in ratios.items()), (
+        ratios
+    )
     assert all(seen >= promised - 3 * math.sqrt(0.25 / runs) for seen, promised, runs in wins.values()), wins
 
 

@@ -301,7 +301,7 @@ def make_unit_model(metric: OutcomeMetric, base: ControlBaseline, units: float, 
 def expected_units(design: ExperimentDesign, base: ControlBaseline, effect: float) -> float:
     """Return the units of all arms at which half of all experiments are decided, given the first arm's relative effect; infinite for never.
 
-    The expected evidence reaches the bar later than that: whoever looks all the time ends at the first moment at which it is reached.
+    The expected evidence reaches the bar later than that, because an experiment ends at the first moment at which its own evidence does.
     """
     metric, (control, arm, *_) = design.metric, design.shares
     units, ratio = _FEW_UNITS * np.array([control, arm]), 1 + metric.sign * effect
