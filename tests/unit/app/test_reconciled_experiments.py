@@ -27,6 +27,6 @@ def test_amounts_decide_a_mean_once_their_window_has_passed() -> None:
 
 
 def test_a_split_that_loses_users_of_an_arm_is_found() -> None:
-    ended = reconciled_experiments.play(replace(DESIGN, users=replace(USERS, lost={"arm-1": 0.4}), hours=1), seed=1)
+    ended = reconciled_experiments.play(replace(DESIGN, users=replace(USERS, lost={"arm-1": 0.6}), hours=1), seed=1)
     assert ended.mismatched
     assert not ended.winner
