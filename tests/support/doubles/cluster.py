@@ -1,6 +1,6 @@
 """A cluster in memory: API server, Ray, edges and the reconciler, on a clock that the test moves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -56,9 +56,14 @@ def model_deployment(uri: str = "file:///models/v1", name: str = NAME, **spec: A
 class Cluster:
     """Reconciles everything in rounds; a round is one second."""
 
-    def __init__(self, kube: HookedKubernetes | None = None, installation: Installation | None = None) -> None:
+    def __init__(
+        self,
+        kube: HookedKubernetes | None = None,
+        installation: Installation | None = None,
+        schemas: Mapping[str, Any] = STATUS_SCHEMAS,
+    ) -> None:
         self.clock = FakeClock()
-        self.kube = kube or HookedKubernetes(self.clock, schemas=STATUS_SCHEMAS)
+        self.kube = kube or HookedKubernetes(self.clock, schemas=schemas)
         self.serve = FakeServe(self.clock)
         self.serve_apis = FakeServes(self.clock)
         self.kuberay = FakeKubeRay(self.kube, self.serve_apis, NAMESPACE) if installation else None

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sundog_operator.core.stats import group_sequential, outcome_comparison
 from sundog_operator.core.stats.outcome_counts import (
@@ -194,6 +195,14 @@ def test_a_covariate_saves_the_units_that_it_explains(correlation: float) -> Non
 def test_a_better_ratio_wins() -> None:
     found = simulate(ExperimentDesign(RATIO, HALVES), Viewers(400, clicks=(1.0, 1.3), views=(1.0, 0.7)), runs=100)
     assert (found.winner == 0).sum() >= 95
+
+
+@pytest.mark.parametrize("likelihood", [0.7, 4.4, 400.0])
+def test_half_of_all_decisions_come_before_the_expected_evidence_suffices(likelihood: float) -> None:
+    """Scipy's inverse Gaussian distribution has the mean `mu` times `scale`."""
+    shape = likelihood / 2
+    expected = stats.invgauss(mu=1 / shape, scale=shape).median()
+    assert experiment_simulation.median_first_passage(likelihood) == pytest.approx(expected, abs=2e-4)
 
 
 def test_a_ratio_takes_about_as_long_as_its_forecast() -> None:

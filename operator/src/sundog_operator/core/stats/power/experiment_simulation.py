@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
+from scipy.special import log_ndtr, ndtr, rel_entr
 
-from sundog_operator.core.stats import multiple_testing, outcome_comparison, thompson_sampling
+from sundog_operator.core.stats import count_ratio, multiple_testing, outcome_comparison, thompson_sampling
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.mean_ratio import Contrast
 from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeCounts, OutcomeMetric, OutcomePairs
@@ -23,6 +24,12 @@ NO_WINNER: Final = -1
 
 _FEW_UNITS: Final = 100.0
 """Number of units too small to decide, which is scaled to the number that decides."""
+
+_SURE: Final = 1e4
+"""Log likelihood ratio above which the time until a decision is not random."""
+
+_CLOSE: Final = 1e-4
+"""Accuracy of a median, as a share of the time."""
 
 
 @dataclass(frozen=True)
@@ -292,19 +299,55 @@ def make_unit_model(metric: OutcomeMetric, base: ControlBaseline, units: float, 
 
 
 def expected_units(design: ExperimentDesign, base: ControlBaseline, effect: float) -> float:
-    """Return the units of all arms at which the first arm is typically decided, given its relative effect; infinite for never.
+    """Return the units of all arms at which half of all experiments are decided, given the first arm's relative effect; infinite for never.
 
-    Half of all experiments need more.
+    The expected evidence reaches the bar later than that, because an experiment ends at the first moment at which its own evidence does.
     """
     metric, (control, arm, *_) = design.metric, design.shares
-    ratio, bar = 1 + metric.sign * effect, multiple_testing.log_e_threshold(design.alpha / design.tests)
+    units, ratio = _FEW_UNITS * np.array([control, arm]), 1 + metric.sign * effect
+    bar = multiple_testing.log_e_threshold(design.alpha / design.tests)
     growth = _rate_growth if metric.type == "rate" else _mean_growth
-    found = growth(metric, base, _FEW_UNITS * np.array([control, arm]), ratio, None, bar)
+    ways = [(growth(metric, base, units, ratio, None, bar), 1.0)]
     if not math.isnan(metric.worth):
-        found = min(
-            found, growth(metric, base, _FEW_UNITS * np.array([control, arm]), ratio, np.array(metric.worth), bar)
-        )
-    return found * _FEW_UNITS
+        ways.append((growth(metric, base, units, ratio, np.array(metric.worth), bar), metric.worth))
+    found, tested = min(ways)
+    if not math.isfinite(found):
+        return math.inf
+    likelihood = _rate_likelihood if metric.type == "rate" else _mean_likelihood
+    return found * _FEW_UNITS * median_first_passage(found * likelihood(base, units, ratio, tested))
+
+
+def _rate_likelihood(base: ControlBaseline, units: Numbers, ratio: float, tested: float) -> float:
+    """Return the expected log likelihood of the true ratio of rates minus that of a tested one, given the units of control and the arm."""
+    weight = units[1:] / units.sum()
+    true, null = (float(count_ratio.treatment_share(each, weight)[0]) for each in (ratio, tested))
+    return float((units * base.value * [1.0, ratio]).sum() * (rel_entr(true, null) + rel_entr(1 - true, 1 - null)))
+
+
+def _mean_likelihood(base: ControlBaseline, units: Numbers, ratio: float, tested: float) -> float:
+    """Return what `_rate_likelihood` does, of means."""
+    variance = base.deviation**2 * (tested**2 / units[0] + 1 / units[1])
+    return float((base.value * (ratio - tested)) ** 2 / (2 * variance)) if variance else math.inf
+
+
+def median_first_passage(likelihood: float) -> float:
+    """Return the median time until evidence first reaches its bar, as a share of the time at which its expectation does.
+
+    The log likelihood ratio of a true effect moves like a Brownian motion whose variance is twice its drift. So the first time at which it
+    reaches b has an inverse Gaussian distribution, of mean 1 and shape b/2 where time is measured in that of the expectation.
+    Source: Chhikara and Folks, The Inverse Gaussian Distribution (1989), section 3.2.
+
+    Args:
+        likelihood: the expected log likelihood ratio b, above 0, at that time.
+    """
+    shape, low, high = min(likelihood, _SURE) / 2, 0.0, 1.0
+    while high - low > _CLOSE:
+        middle = (low + high) / 2
+        root = math.sqrt(shape / middle)
+        # In logarithms, because the factor exp(2 · shape) of a sure decision is too large for a float.
+        reached = ndtr(root * (middle - 1)) + math.exp(2 * shape + float(log_ndtr(-root * (middle + 1))))
+        low, high = (middle, high) if reached < 0.5 else (low, middle)
+    return high
 
 
 def group_sequential_units(design: ExperimentDesign, base: ControlBaseline, effect: float, drift: float) -> float:
