@@ -92,14 +92,15 @@ class Outcomes:
                         max_events=self.most_events,
                         caps=taken.get("caps", {}),
                         windows=taken.get("windows", {}),
+                        delayed_windows=taken.get("delayedWindows", {}),
                         now_s=int(now_s),
                         covariates=[(metric, covariate) for metric, covariate in taken.get("covariates", ())],
                         products=[(numerator, denominator) for numerator, denominator in taken.get("products", ())],
                     )
                 )
         for service in services.values():
-            if windows := service.get("feedback", {}).get("windows"):
-                self._of(service["attempt"]).write(OutcomeBatch(windows=windows, now_s=int(now_s)))
+            if windows := _windows(service):
+                self._of(service["attempt"]).write(OutcomeBatch(**windows, now_s=int(now_s)))
 
     def _expose(self, now_s: float, service: Json, arm: Json, place: Place, count: int) -> None:
         sticky, first = service["unit"]["kind"] != "request", self._units
@@ -107,10 +108,8 @@ class Outcomes:
         self._units += count
         if sticky:
             seen = FirstExposure(int(now_s * MILLION), place.epoch, place.arm)
-            windows = service["feedback"].get("windows", {})
-            self._of(place.attempt).write(
-                OutcomeBatch(firsts=dict.fromkeys(units, seen), windows=windows, now_s=int(now_s))
-            )
+            firsts = dict.fromkeys(units, seen)
+            self._of(place.attempt).write(OutcomeBatch(firsts=firsts, **_windows(service), now_s=int(now_s)))
         for metric in service["feedback"]["metrics"]:
             chance = self.chance.get(arm["application"], {}).get(metric, 0.0)
             for unit in np.flatnonzero(self._draw.random(count) < chance) + first:
@@ -125,12 +124,18 @@ class Outcomes:
     def sections(self, document: Json) -> dict[str, Json]:
         """Return the report of an edge with this document in force."""
         return {
-            service["name"]: self._section(service["attempt"])
+            service["name"]: self._section(service["attempt"], has_delayed="delayedWindows" in service["feedback"])
             for service in document.get("services", ())
             if "feedback" in service
         }
 
-    def _section(self, attempt: str) -> Json:
+    def _section(self, attempt: str, *, has_delayed: bool) -> Json:
         if self.error:
             return {"attempt": attempt, "error": self.error}
-        return render_feedback_section(attempt, self.store, self._of(attempt).tally)
+        return render_feedback_section(attempt, self.store, self._of(attempt).tally, has_delayed=has_delayed)
+
+
+def _windows(service: Json) -> Json:
+    own = service.get("feedback", {})
+    names = {"windows": "windows", "delayedWindows": "delayed_windows"}
+    return {argument: own[field] for field, argument in names.items() if field in own}

@@ -266,6 +266,10 @@ ADVICE: Final = {
     "FeedbackOverflow": Advice(
         EXPERIMENT, "Report fewer outcomes for each unit, or let the next Experiment end after fewer units."
     ),
+    "EdgeOutdated": Advice(
+        _EDGES,
+        "Upgrade all edges to the operator's release. The share falls as further units come; a new Experiment begins without it.",
+    ),
     "ArmWithoutRequests": Advice(
         _EDGE_LOGS,
         "Fix the edge that does not send the arm its share. Then set `spec.stopped: true` and create another Experiment:"

@@ -122,7 +122,7 @@ def planned_outcomes(plan: FrozenPlan) -> tuple[PlanOutcome, ...]:
 def describe_outcome_goal(outcome: PlanOutcome, baseline: str) -> str:
     """Describe the better direction of an outcome and its minimum effect, or how much worse a guardrail may be."""
     cap = f", at most {outcome.cap:.12g} by unit," if outcome.cap is not None else ""
-    cap += f" within {format_duration(outcome.window)} of the first exposure" if outcome.window is not None else ""
+    cap += _describe_window(outcome)
     adjusted = f", adjusted by {outcome.covariate} before the exposure," if outcome.covariate else ""
     what = f"{outcome.type} of {outcome.feedback}{f' to {outcome.denominator}' if outcome.denominator else ''}{cap}{adjusted}"
     if outcome.margin is not None:
@@ -130,6 +130,14 @@ def describe_outcome_goal(outcome: PlanOutcome, baseline: str) -> str:
         return f"{what} may be up to {_percent(outcome.margin)} {direction} {baseline}'s"
     minimum = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
     return f"{what} should {outcome.goal}{minimum}"
+
+
+def _describe_window(outcome: PlanOutcome) -> str:
+    if outcome.window is None:
+        return ""
+    if outcome.after is None:
+        return f" within {format_duration(outcome.window)} of the first exposure"
+    return f" from {format_duration(outcome.after)} to {format_duration(outcome.window)} after the first exposure"
 
 
 _WIN_RULES: Final[Mapping[str, str]] = {

@@ -7,7 +7,15 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sundog_edge.errors import DocumentError
 from sundog_edge.split.assignment import Segment, build_segments
@@ -139,8 +147,28 @@ Caps = Annotated[
 ]
 
 
+WindowSeconds = Annotated[int, Field(ge=60, le=30 * 86_400)]
 Windows = Annotated[
-    tuple[Annotated[int, Field(ge=60, le=30 * 86_400)], ...],
+    tuple[WindowSeconds, ...],
+    Field(min_length=1, max_length=MAX_METRICS),
+    BeforeValidator(list_to_tuple),
+]
+
+
+def _begins_before_its_end(window: tuple[int, int]) -> tuple[int, int]:
+    begin, end = window
+    if begin >= end:
+        raise ValueError(f"[{begin}, {end}]; expected a window that begins before its end")
+    return window
+
+
+DelayedWindows = Annotated[
+    tuple[
+        Annotated[
+            tuple[WindowSeconds, WindowSeconds], BeforeValidator(list_to_tuple), AfterValidator(_begins_before_its_end)
+        ],
+        ...,
+    ],
     Field(min_length=1, max_length=MAX_METRICS),
     BeforeValidator(list_to_tuple),
 ]
@@ -161,6 +189,7 @@ class Feedback(DocumentPart):
 
     `caps` are in millionths. For each the edge keeps further sums of the metric, in which a unit's total counts as the cap at most.
     `windows` are in seconds. For each the edge keeps further sums of the metric, of the events until then after a unit's first exposure.
+    `delayedWindows` are pairs of seconds: for each the edge keeps further sums, of the events between these times after the exposure.
     `products` are pairs of metrics, numerator and denominator. For each the edge keeps the sum of the products of units' totals.
     `covariates` are pairs of a metric and the one whose totals from before the first exposure adjust it. They may be the same.
     """
@@ -169,6 +198,9 @@ class Feedback(DocumentPart):
     maxUnits: Annotated[int, Field(gt=0, le=100_000_000)] = 2_000_000  # noqa: N815 - the document's own name
     caps: Annotated[dict[MetricName, Caps], Field(max_length=MAX_METRICS, default_factory=dict)]
     windows: Annotated[dict[MetricName, Windows], Field(max_length=MAX_METRICS, default_factory=dict)]
+    delayedWindows: Annotated[  # noqa: N815 - the document's own name
+        dict[MetricName, DelayedWindows], Field(max_length=MAX_METRICS, default_factory=dict)
+    ]
     products: Annotated[tuple[Pair, ...], Field(max_length=MAX_METRICS)] = ()
     covariates: Annotated[tuple[Pair, ...], Field(max_length=MAX_METRICS)] = ()
 
