@@ -290,8 +290,9 @@ async def test_units_that_came_back_mature_too_and_every_visit_needs_an_id_or_a_
     for clock in (NOW, NOW + 115):
         desk.clock = clock
         await desk.take(*(converted(desk.id(unit)) for unit in (1, 2)), converted(desk.id(2), id=f"visit-{clock}"))
-    ahead = [converted(desk.id(3), time=f"2026-01-21T12:{minute}:40Z") for minute in (55, 56, 57, 58)]
-    assert (await desk.take(*ahead))[1]["future"] == 1
+    # 119 s after the exposure; 185 s, which is 60 s ahead of the clock; and too far ahead.
+    times = [converted(desk.id(3), time=f"2026-01-21T12:{at}Z") for at in ("55:09", "56:15", "56:16")]
+    assert (await desk.take(*times))[1]["future"] == 1
     desk.clock = NOW + 245
     section = await desk.section()
     assert (section["matured"], section["undelayed"]) == ([[240, 1, "stable", 3]], 0)
