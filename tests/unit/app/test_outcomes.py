@@ -181,7 +181,7 @@ async def test_units_count_once_their_window_has_passed() -> None:
     assert told["plan"]["comparison"]["outcomes"][0]["window"] == "10m"
 
 
-RETURNING = {"success": [{**BUYING["success"][0], "window": "10m", "after": "2m"}]}
+RETURNING = {"success": [{**BUYING["success"][0], "window": "4m", "after": "2m"}]}
 
 
 async def came_back(*, older: bool = False) -> Cluster:
@@ -198,7 +198,7 @@ async def test_an_arm_wins_by_units_that_came_back_after_a_while() -> None:
     cluster = await came_back()
     await cluster.go_on(1)
     taken = entry(cluster)["feedback"]
-    assert (taken["delayedWindows"], "windows" in taken) == ({"bought": [[120, 600]]}, False)
+    assert (taken["delayedWindows"], "windows" in taken) == ({"bought": [[120, 240]]}, False)
     told = await ends(cluster)
     assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
     assert told["plan"]["comparison"]["outcomes"][0]["after"] == "2m"
@@ -206,11 +206,11 @@ async def test_an_arm_wins_by_units_that_came_back_after_a_while() -> None:
 
 async def test_edges_that_know_no_delay_decide_nothing_by_units_that_came_back() -> None:
     cluster = await came_back(older=True)
-    await cluster.go_on(4)
+    await cluster.go_on(2)
     told = await status(cluster)
     assert condition(told, "DataQuality") == ("False", "FeedbackUnavailable")
     cluster.edges.outcomes.older = False
-    await cluster.go_on(16)
+    await cluster.go_on(9)
     told = await status(cluster)
     assert found(told, "arm-1")["verdict"] == "Better"
     assert (told["verdict"]["winner"], condition(told, "DataQuality")) == ("", ("False", "EdgeOutdated"))
