@@ -49,7 +49,8 @@ def read(folder):
 # %% Count
 # A unit counts once, in the epoch and arm of its first exposure. Values are kept in millionths and as Python's integers, so that sums are
 # exact whole numbers of any size. With a cap, a unit's total above it counts as the cap. With a conversion window, only outcomes within it
-# count, and only units that were first exposed before the time up to which the operator knew all windows to have passed.
+# count, and only units that were first exposed before the time up to which the operator knew all windows to have passed. With `after` the
+# window begins so long after the exposure: a unit came back if it has an outcome from then on.
 
 
 def exposed_of(plan, exposures):
@@ -101,17 +102,22 @@ def kind_of(metric):
 
 
 def window_of(metric):
-    """Return the conversion window in seconds; None for none."""
-    parts = re.findall(r"(\d+)([dhms])", metric.get("window", ""))
-    return sum(int(number) * {"d": 86_400, "h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts) or None
+    """Return when the conversion window begins and ends, in seconds after the exposure; None for none."""
+    return (seconds_of(metric.get("after", "")), seconds_of(metric["window"])) if "window" in metric else None
+
+
+def seconds_of(duration):
+    parts = re.findall(r"(\d+)([dhms])", duration)
+    return sum(int(number) * {"d": 86_400, "h": 3600, "m": 60, "s": 1}[unit] for number, unit in parts)
 
 
 def within_window(plan, exposures, outcomes, window):
     """Return the units whose window has passed, and their outcomes within it."""
-    until = pd.Timestamp(dict(plan["judged"].get("until", ())).get(window, 0), unit="s", tz="UTC")
+    begin, end = window
+    until = pd.Timestamp(dict(plan["judged"].get("until", ())).get(end, 0), unit="s", tz="UTC")
     matured = exposures[exposures["time"] < until]
-    ends = outcomes[UNIT].map(matured.set_index(UNIT)["time"].dt.floor("s")) + window * SECOND
-    return matured, outcomes[outcomes["time"] <= ends]
+    exposed = outcomes[UNIT].map(matured.set_index(UNIT)["time"].dt.floor("s"))
+    return matured, outcomes[outcomes["time"].between(exposed + begin * SECOND, exposed + end * SECOND)]
 
 
 def cap_of(metric):

@@ -114,9 +114,10 @@ class MadeUp:
         cap: float | None = None,
         rule: WinRule = "anyMetric",
         window_s: int | None = None,
+        after_s: int = 0,
         metrics: Sequence[OutcomeMetric] = METRICS,
     ) -> None:
-        self.window_s = window_s
+        self.window_s, self.after_s = window_s, after_s
         self.metrics, self.outcome_rails, self.cap, self.rule = metrics, rails, cap, rule
         self.random = random.Random(seed)
         self.arms = ["control", *(f"arm-{place}" for place in range(1, arms + 1))]
@@ -163,7 +164,7 @@ class MadeUp:
                 probability /= 3
                 value = 1.0 if metric != "paid" else round(self.random.expovariate(0.1 / better) - 1 + 2 * habit, 6)
                 after_s = self.random.randrange(2 * self.window_s) if self.window_s else 0
-                counts = not self.window_s or (at_s < UNTIL_S and after_s <= self.window_s)
+                counts = not self.window_s or (at_s < UNTIL_S and self.after_s <= after_s <= self.window_s)
                 row = {
                     "unit": unit,
                     "metric": metric,
@@ -183,6 +184,7 @@ class MadeUp:
             | ({"margin": each.margin} if each.margin else {})
             | ({"cap": self.cap} if self.cap and each.type == "mean" else {})
             | ({"window": f"{self.window_s}s"} if self.window_s else {})
+            | ({"after": f"{self.after_s}s"} if self.after_s else {})
             for role, metrics in (("success", self.metrics), ("guardrail", self.outcome_rails))
             for each in metrics
         ]
@@ -345,6 +347,7 @@ RAILED = {
     "many epochs": MadeUp(4, 12_000, lift=0.4, epochs=7, rails=RAILS),
     "capped totals": MadeUp(2, 12_000, lift=0.5, rails=RAILS, cap=12.345678),
     "a conversion window": MadeUp(2, 12_000, lift=0.5, rails=RAILS, window_s=90),
+    "units that came back": MadeUp(2, 12_000, lift=0.5, rails=RAILS, window_s=150, after_s=60),
     "few units": MadeUp(6, 40, rails=RAILS),
     "requests": MadeUp(5, 8000, lift=0.3, sticky=False, rails=RAILS),
     "a better arm by every metric": MadeUp(2, 12_000, lift=0.5, rails=RAILS, rule="everyMetric"),

@@ -116,6 +116,13 @@ NO_PRODUCT_IN_WINDOW = (
     "window beside denominator or covariate; expected it without these, because edges keep no products of totals within a"
     " window"
 )
+NO_PRODUCT_AFTER = (
+    "after beside denominator or covariate; expected it with type: rate, or a mean without covariate, because edges keep no"
+    " products of totals of a part of the time"
+)
+AFTER_ALONE = (
+    "after without window; expected window too, such as 7d, because a unit counts once its time to come back has passed"
+)
 NO_EFFECT = (
     "0% cannot be distinguished from no effect; expected a larger effect. Remove the field for the default of about 5 %"
 )
@@ -782,7 +789,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
             ),
             (
                 {"metric": "errorRate", **EDGE, "type": "mean", "cap": 5},
-                ": type, denominator, covariate, cap or window beside metric; expected them only with feedback, because the edge"
+                ": type, denominator, covariate, cap, window or after beside metric; expected them only with feedback, because the edge"
                 " counts requests",
             ),
             (
@@ -854,9 +861,15 @@ RULES: list[tuple[dict[str, Any], str]] = [
                 ".covariate: covariate beside cap; expected one of the two, because edges keep no products of capped totals",
             ),
             *(
-                ({"feedback": "paid", "name": "spent", "window": "1h", **own}, f".window: {NO_PRODUCT_IN_WINDOW}")
-                for own in ({"type": "ratio", "denominator": "c"}, {"type": "mean", "covariate": "c"})
+                ({"feedback": "paid", "name": "spent", **own, **base}, f".{field}: {message}")
+                for base in ({"type": "ratio", "denominator": "c"}, {"type": "mean", "covariate": "c"})
+                for own, field, message in (
+                    ({"window": "1h"}, "window", NO_PRODUCT_IN_WINDOW),
+                    ({"after": "1h"}, "after", NO_PRODUCT_AFTER),
+                )
             ),
+            ({"feedback": "back", "name": "back", "after": "1h"}, f".after: {AFTER_ALONE}"),
+            ({"metric": "errorRate", "after": "1h"}, f".after: {AFTER_ALONE}"),
             (
                 {"feedback": "paid", "name": "aov", "type": "ratio"},
                 ": type: ratio without denominator; expected the feedback whose sum the ratio is divided by",
@@ -958,9 +971,14 @@ RULES: list[tuple[dict[str, Any], str]] = [
                 ".cap: cap without a mean; expected it only with type: mean",
             ),
             *(
-                ({**own, "window": "1h"}, f".window: {NO_PRODUCT_IN_WINDOW}")
-                for own in ({"type": "ratio", "denominator": "c"}, {"type": "mean", "covariate": "c"})
+                ({**own, **base}, f".{field}: {message}")
+                for base in ({"type": "ratio", "denominator": "c"}, {"type": "mean", "covariate": "c"})
+                for own, field, message in (
+                    ({"window": "1h"}, "window", NO_PRODUCT_IN_WINDOW),
+                    ({"after": "1h"}, "after", NO_PRODUCT_AFTER),
+                )
             ),
+            ({"after": "1h"}, f".after: {AFTER_ALONE}"),
         )
     ],
     (

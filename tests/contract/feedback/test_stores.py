@@ -170,6 +170,53 @@ async def test_units_count_for_a_window_once_it_has_passed(opened: Opener) -> No
     assert not [name for name in later if name.startswith("waiting/")]
 
 
+async def test_units_that_come_back_between_two_times_count_once_these_have_passed(opened: Opener) -> None:
+    """Both ends count. Reports come in any order; neither an early event nor another epoch changes what comes later."""
+    store, other = await opened(), await opened()
+    kept = OutcomeBatch(windows={"m": (240,)}, delayed_windows={"m": ((60, 240),), "paid": ((60, 240), (90, 240))})
+    came_back = {1: (60,), 2: (240,), 3: (100, 5), 4: (5, 100, 230)}
+    stayed_away = {5: (59,), 6: (241,), 7: ()}
+    for unit, seconds in {**came_back, **stayed_away}.items():
+        for place, after in enumerate(seconds):
+            own = event(10 * unit + place, unit, at=T0 + after)
+            batch = replace(kept, firsts={unit: first("a")}, events=(own,), now_s=T0 + 9)
+            assert await store.write("s/a", batch) == ["accepted"]
+            # Sent again to another edge, which sees the unit in a later epoch.
+            later = replace(batch, firsts={unit: first("b", 2, T0 + 50)}, caps={"paid": (5,)})
+            assert await other.write("s/a", later) == ["duplicate"]
+    paid = [event(90 + at, 1, at * MILLION, metric="paid", at=T0 + at) for at in (59, 70, 95)]
+    await other.write("s/a", replace(kept, firsts={7: first("a")}, events=paid, caps={"paid": (5 * MILLION,)}))
+    waiting = await tally(store)
+    assert (waiting["outcome/m/1/a/units"], waiting["delayed"]) == (6, waiting["units"] + waiting["events"])
+    assert not [
+        name for name in waiting if name.startswith(("matured/", "outcome/m@", "outcome/paid@60-", "exposed/2"))
+    ]
+    await store.write("s/a", replace(kept, now_s=T0 + 252))
+    found = await tally(other)
+    assert found["matured/240/1/a"] == 7
+    assert {name: found[name] for name in found if name.startswith("outcome/") and name.endswith(("units", "sum"))} == {
+        "outcome/m/1/a/units": 6,
+        "outcome/m/1/a/sum": 9 * MILLION,
+        "outcome/m@240s/1/a/units": 5,
+        "outcome/m@240s/1/a/sum": 8 * MILLION,
+        "outcome/m@60-240s/1/a/units": len(came_back),
+        "outcome/m@60-240s/1/a/sum": 5 * MILLION,
+        "outcome/paid/1/a/units": 1,
+        "outcome/paid/1/a/sum": 224 * MILLION,
+        "outcome/paid@5000000/1/a/units": 1,
+        "outcome/paid@5000000/1/a/sum": 5 * MILLION,
+        "outcome/paid@60-240s/1/a/units": 1,
+        "outcome/paid@60-240s/1/a/sum": 165 * MILLION,
+        "outcome/paid@5000000@60-240s/1/a/units": 1,
+        "outcome/paid@5000000@60-240s/1/a/sum": 5 * MILLION,
+        "outcome/paid@90-240s/1/a/units": 1,
+        "outcome/paid@90-240s/1/a/sum": 95 * MILLION,
+        "outcome/paid@5000000@90-240s/1/a/units": 1,
+        "outcome/paid@5000000@90-240s/1/a/sum": 5 * MILLION,
+    }
+    assert found["outcome/m@60-240s/1/a/positive"] == len(came_back)
+
+
 async def test_the_products_of_a_units_two_totals_are_summed(opened: Opener) -> None:
     """The two totals may come in any order, by any edge, in one batch or in several."""
     store, other = await opened(), await opened()

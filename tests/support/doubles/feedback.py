@@ -56,6 +56,7 @@ class Outcomes:
         error: what edges say while the store does not answer.
         most_events: of an attempt that the store has room for.
         behind_s: how far the clock that times outcomes is behind the edges'.
+        older: whether edges are of an earlier release, which ignores windows that begin after the exposure.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -65,6 +66,7 @@ class Outcomes:
         self.error = ""
         self.most_events = MAX_EVENTS
         self.behind_s = 0.0
+        self.older = False
         self._attempts: dict[str, Attempt] = {}
         self._seen: Counter[Place] = Counter()
         self._due: deque[_Due] = deque()
@@ -91,15 +93,15 @@ class Outcomes:
                         sticky=due.sticky,
                         max_events=self.most_events,
                         caps=taken.get("caps", {}),
-                        windows=taken.get("windows", {}),
+                        **self._windows(taken),
                         now_s=int(now_s),
                         covariates=[(metric, covariate) for metric, covariate in taken.get("covariates", ())],
                         products=[(numerator, denominator) for numerator, denominator in taken.get("products", ())],
                     )
                 )
         for service in services.values():
-            if windows := service.get("feedback", {}).get("windows"):
-                self._of(service["attempt"]).write(OutcomeBatch(windows=windows, now_s=int(now_s)))
+            if windows := self._windows(service.get("feedback", {})):
+                self._of(service["attempt"]).write(OutcomeBatch(**windows, now_s=int(now_s)))
 
     def _expose(self, now_s: float, service: Json, arm: Json, place: Place, count: int) -> None:
         sticky, first = service["unit"]["kind"] != "request", self._units
@@ -107,10 +109,9 @@ class Outcomes:
         self._units += count
         if sticky:
             seen = FirstExposure(int(now_s * MILLION), place.epoch, place.arm)
-            windows = service["feedback"].get("windows", {})
-            self._of(place.attempt).write(
-                OutcomeBatch(firsts=dict.fromkeys(units, seen), windows=windows, now_s=int(now_s))
-            )
+            firsts = dict.fromkeys(units, seen)
+            windows = self._windows(service["feedback"])
+            self._of(place.attempt).write(OutcomeBatch(firsts=firsts, **windows, now_s=int(now_s)))
         for metric in service["feedback"]["metrics"]:
             chance = self.chance.get(arm["application"], {}).get(metric, 0.0)
             for unit in np.flatnonzero(self._draw.random(count) < chance) + first:
@@ -125,12 +126,18 @@ class Outcomes:
     def sections(self, document: Json) -> dict[str, Json]:
         """Return the report of an edge with this document in force."""
         return {
-            service["name"]: self._section(service["attempt"])
+            service["name"]: self._section(
+                service["attempt"], has_delayed="delayed_windows" in self._windows(service["feedback"])
+            )
             for service in document.get("services", ())
             if "feedback" in service
         }
 
-    def _section(self, attempt: str) -> Json:
+    def _section(self, attempt: str, *, has_delayed: bool) -> Json:
         if self.error:
             return {"attempt": attempt, "error": self.error}
-        return render_feedback_section(attempt, self.store, self._of(attempt).tally)
+        return render_feedback_section(attempt, self.store, self._of(attempt).tally, has_delayed=has_delayed)
+
+    def _windows(self, feedback: Json) -> Json:
+        names = {"windows": "windows"} if self.older else {"windows": "windows", "delayedWindows": "delayed_windows"}
+        return {argument: feedback[field] for field, argument in names.items() if field in feedback}

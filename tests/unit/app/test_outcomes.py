@@ -200,6 +200,41 @@ async def test_units_count_once_their_window_has_passed() -> None:
     assert told["plan"]["comparison"]["outcomes"][0]["window"] == "10m"
 
 
+RETURNING = {"success": [{**BUYING["success"][0], "window": "4m", "after": "2m"}]}
+
+
+async def came_back(*, older: bool = False) -> Cluster:
+    """Arm 1 has twice the outcomes of control, two minutes after their first exposures."""
+    cluster = await serving({1: 0.2, 2: 0.4})
+    outcomes = cluster.edges.outcomes
+    outcomes.delay_s, outcomes.behind_s, outcomes.older = 120, -120, older
+    await cluster.kube.apply(experiment(metrics=RETURNING, unit={"header": "x-user-id"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    return cluster
+
+
+async def test_an_arm_wins_by_units_that_came_back_after_a_while() -> None:
+    cluster = await came_back()
+    await cluster.go_on(1)
+    taken = entry(cluster)["feedback"]
+    assert (taken["delayedWindows"], "windows" in taken) == ({"bought": [[120, 240]]}, False)
+    told = await ends(cluster)
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
+    assert told["plan"]["comparison"]["outcomes"][0]["after"] == "2m"
+
+
+async def test_edges_that_know_no_delay_decide_nothing_by_units_that_came_back() -> None:
+    cluster = await came_back(older=True)
+    await cluster.go_on(2)
+    told = await status(cluster)
+    assert condition(told, "DataQuality") == ("False", "FeedbackUnavailable")
+    cluster.edges.outcomes.older = False
+    await cluster.go_on(9)
+    told = await status(cluster)
+    assert found(told, "arm-1")["verdict"] == "Better"
+    assert (told["verdict"]["winner"], condition(told, "DataQuality")) == ("", ("False", "EdgeOutdated"))
+
+
 async def test_an_arm_like_control_wins_if_it_does_no_harm() -> None:
     cluster = await serving({1: 0.3, 2: 0.3})
     await cluster.kube.apply(experiment(preset="doNoHarm"))

@@ -284,6 +284,21 @@ async def test_units_mature_while_no_request_comes(desk: Desk) -> None:
     assert (await desk.section(), desk.store.writes) == (section, writes)
 
 
+async def test_units_that_came_back_mature_too_and_every_visit_needs_an_id_or_a_time(desk: Desk) -> None:
+    desk.document = document(feedback={"metrics": ["converted"], "delayedWindows": {"converted": [[120, 240]]}})
+    assert (await desk.section())["undelayed"] == 0
+    for clock in (NOW, NOW + 115):
+        desk.clock = clock
+        await desk.take(*(converted(desk.id(unit)) for unit in (1, 2)), converted(desk.id(2), id=f"visit-{clock}"))
+    # 119 s after the exposure; 185 s, which is 60 s ahead of the clock; and too far ahead.
+    times = [converted(desk.id(3), time=f"2026-01-21T12:{at}Z") for at in ("55:09", "56:15", "56:16")]
+    assert (await desk.take(*times))[1]["future"] == 1
+    desk.clock = NOW + 245
+    section = await desk.section()
+    assert (section["matured"], section["undelayed"]) == ([[240, 1, "stable", 3]], 0)
+    assert ["converted@120-240s", 1, "stable", 2, 2, 2_000_000, 2 * 10**12] in section["outcomes"]
+
+
 async def test_a_new_attempt_starts_at_zero(desk: Desk) -> None:
     await desk.take(converted(desk.id(1)))
     desk.document = document("d-2")

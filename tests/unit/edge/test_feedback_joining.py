@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -73,27 +74,28 @@ told = st.tuples(st.integers(0, 9), st.integers(0, 400), st.integers(-2, 2), st.
 """Unit, seconds of its event after its exposure, value, seconds since the write before."""
 
 
-@given(st.lists(told, max_size=25))
-def test_sums_of_a_window_are_those_of_matured_units_alone(rows: list[tuple[int, int, int, int]]) -> None:
+@given(st.lists(told, max_size=25), st.sampled_from((0, 70)))
+def test_sums_of_a_window_are_those_of_matured_units_alone(rows: list[tuple[int, int, int, int]], begin: int) -> None:
     """Unit n is first exposed n × 20 s after the start; every second one in arm b."""
     window, now_s, own = MINUTES * 60, T0, MemoryAttempt()
+    name_of = f"m@{begin}-{window}s" if begin else f"m@{window}s"
+    kept = OutcomeBatch(delayed_windows={"m": ((begin, window),)}) if begin else OutcomeBatch(windows={"m": (window,)})
     for number, (unit, after, value, passed) in enumerate(rows):
         now_s += passed
         exposed = FirstExposure((T0 + 20 * unit) * 1_000_000, 1, "ab"[unit % 2])
         happened = OutcomeEvent(bytes([number]), unit, None, "m", value, T0 + 20 * unit + after)
-        assert write(own, OutcomeBatch({unit: exposed}, (happened,), windows={"m": (window,)}, now_s=now_s)) == [
-            "accepted"
-        ]
+        batch = replace(kept, firsts={unit: exposed}, events=(happened,), now_s=now_s)
+        assert write(own, batch) == ["accepted"]
     until = matured_until(now_s, window) if rows else 0
     section = render_feedback_section("a", "s", own.tally)
     assert section.get("until", []) == ([[window, until]] if rows else [])
     for place, arm in enumerate("ab"):
         matured = {unit for unit, *_ in rows if T0 + 20 * unit < until and unit % 2 == place}
-        counted = [row for name, *row in section["outcomes"] if (name, row[1]) == (f"m@{window}s", arm)]
+        counted = [row for name, *row in section["outcomes"] if (name, row[1]) == (name_of, arm)]
         assert [row[-1] for row in section.get("matured", []) if row[2] == arm] == ([len(matured)] if matured else [])
         totals: dict[int, list[int]] = defaultdict(list)
         for unit, after, value, _ in rows:
-            if unit in matured and after <= window:
+            if unit in matured and begin <= after <= window:
                 totals[unit].append(value)
         assert sum(row[4] for row in counted) == sum(map(sum, totals.values()))
         assert sum(row[5] for row in counted) == sum(sum(own) ** 2 for own in totals.values())
@@ -149,10 +151,23 @@ def test_windows_and_covariates_of_one_metric_do_not_mix() -> None:
     assert section["products"] == [["m*m<", 1, "a", 36]]
 
 
+def test_exposures_and_outcomes_that_an_earlier_edge_joins_are_told_apart() -> None:
+    own, later = MemoryAttempt(), OutcomeBatch(delayed_windows={"m": ((60, 240),)}, now_s=T0)
+    first, event = FirstExposure(T0 * 1_000_000, 1, "a"), OutcomeEvent(b"1", 1, None, "m", 1, T0 + 70)
+    assert render_feedback_section("a", "s", own.tally, has_delayed=True)["undelayed"] == 0
+    write(own, OutcomeBatch({1: first}, (event, event, event._replace(key=b"2"))))
+    assert render_feedback_section("a", "s", own.tally, has_delayed=True)["undelayed"] == 3
+    again = event._replace(key=b"3", metric="other"), event._replace(key=b"4", unit=9)
+    write(own, replace(later, firsts={1: first, 2: first}, events=again, refused={"invalid": 5}))
+    assert render_feedback_section("a", "s", own.tally, has_delayed=True)["undelayed"] == 3
+    assert "undelayed" not in render_feedback_section("a", "s", own.tally)
+
+
 def test_all_totals_that_a_join_changes_were_asked_for() -> None:
     event = OutcomeEvent(b"1", 1, None, "m", 1, T0)
-    batch = OutcomeBatch(events=(event,), windows={"m": (60,)}, products=(("m", "n"),), covariates=(("n", "m"),))
-    assert batch.totals == {(1, name) for name in ("m", "m@60s", "m<", "n")}
+    windows = {"windows": {"m": (60,)}, "delayed_windows": {"m": ((60, 90),)}}
+    batch = OutcomeBatch(events=(event,), **windows, products=(("m", "n"),), covariates=(("n", "m"),))
+    assert batch.totals == {(1, name) for name in ("m", "m@60s", "m@60-90s", "m<", "n")}
 
 
 class Replay:

@@ -270,6 +270,10 @@ ADVICE: Final = {
         "Report fewer outcomes for each unit, or let the next Experiment end after fewer units. End a rollout with"
         " `sundog abort NAME`, or promote it with `sundog promote NAME` if you know that the canary is fine.",
     ),
+    "EdgeOutdated": Advice(
+        _EDGES,
+        "Upgrade all edges to the operator's release. The share falls as further units come; a new Experiment begins without it.",
+    ),
     "ArmWithoutRequests": Advice(
         _EDGE_LOGS,
         "Fix the edge that does not send the arm its share. Then set `spec.stopped: true` and create another Experiment:"

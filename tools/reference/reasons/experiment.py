@@ -205,6 +205,12 @@ EXPERIMENT_CONDITIONS: Final = (
             ),
             ReasonText(
                 "False",
+                "EdgeOutdated",
+                "Edges of an earlier release took more than 1 % of the exposures and outcomes of an Experiment with `after`."
+                " These are in no sum of such a metric. No arm can win meanwhile. The message has the numbers.",
+            ),
+            ReasonText(
+                "False",
                 "ClockSkew",
                 "More than 1 % of outcomes are timed before the exposure that they name, or in the future. They are in"
                 " no sum, and an arm with faster outcomes lacks more of them. No arm can win meanwhile. The message has"

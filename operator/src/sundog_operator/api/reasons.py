@@ -121,6 +121,7 @@ class ExperimentReason(StrEnum):
     CONSISTENT = "Consistent"
     CONTROL_DEGRADED = "ControlDegraded"
     CONTROL_UNHEALTHY = "ControlUnhealthy"
+    EDGE_OUTDATED = "EdgeOutdated"
     EDGE_SILENT = "EdgeSilent"
     FEEDBACK_OVERFLOW = "FeedbackOverflow"
     FEEDBACK_STORE_REPLACED = "FeedbackStoreReplaced"

@@ -122,7 +122,7 @@ def planned_outcomes(plan: FrozenPlan) -> tuple[PlanOutcome, ...]:
 def describe_outcome_goal(outcome: PlanOutcome, baseline: str) -> str:
     """Describe the better direction of an outcome and its minimum effect, or how much worse a guardrail may be."""
     cap = f", at most {outcome.cap:.12g} by unit," if outcome.cap is not None else ""
-    cap += f" within {format_duration(outcome.window)} of the first exposure" if outcome.window is not None else ""
+    cap += _describe_window(outcome)
     adjusted = f", adjusted by {outcome.covariate} before the exposure," if outcome.covariate else ""
     if outcome.metric is not None:
         answers = (
@@ -138,6 +138,14 @@ def describe_outcome_goal(outcome: PlanOutcome, baseline: str) -> str:
 
 def _describe_minimum(outcome: PlanOutcome) -> str:
     return f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
+
+
+def _describe_window(outcome: PlanOutcome) -> str:
+    if outcome.window is None:
+        return ""
+    if outcome.after is None:
+        return f" within {format_duration(outcome.window)} of the first exposure"
+    return f" from {format_duration(outcome.after)} to {format_duration(outcome.window)} after the first exposure"
 
 
 _WIN_RULES: Final[Mapping[str, str]] = {

@@ -23,6 +23,7 @@ from sundog_edge.feedback.join import (
     OutcomeBatch,
     matured_until,
     render_feedback_section,
+    window_ends,
 )
 from sundog_edge.feedback.signing_keys import SigningKeys
 from sundog_edge.feedback.store import OutcomeStore, StoreSnapshot
@@ -183,7 +184,8 @@ class FeedbackIntake:
         tally = None if self._snapshot is None else self._snapshot.tallies.get(attempt_name(service))
         if error or self._snapshot is None or tally is None:
             return {"attempt": service.attempt, "error": error or "the store has not been read yet"}
-        return render_feedback_section(service.attempt, self._snapshot.id, tally)
+        has_delayed = service.feedback is not None and bool(service.feedback.delayedWindows)
+        return render_feedback_section(service.attempt, self._snapshot.id, tally, has_delayed=has_delayed)
 
     def _fail(self, error: StoreUnavailable) -> None:
         self.failures += 1
@@ -241,9 +243,10 @@ class FeedbackIntake:
 
     async def _mature(self, service: Service) -> None:
         """Have the store add the units whose window has passed, at the start of each cohort."""
-        windows = service.feedback.windows if service.feedback is not None else {}
+        assert service.feedback is not None
         now_s = int(self._clock())
-        passed = tuple(matured_until(now_s, window) for own in windows.values() for window in own)
+        ends = window_ends(service.feedback.windows, service.feedback.delayedWindows)
+        passed = tuple(matured_until(now_s, end) for end in ends)
         if passed and self._matured.get(attempt_name(service)) != passed:
             await self._write_batch(service, (), {})
             self._matured[attempt_name(service)] = passed
@@ -267,6 +270,7 @@ class FeedbackIntake:
                 service.feedback.maxUnits,
                 caps=service.feedback.caps,
                 windows=service.feedback.windows,
+                delayed_windows=service.feedback.delayedWindows,
                 now_s=int(self._clock()),
                 products=service.feedback.products,
                 covariates=service.feedback.covariates,

@@ -10,6 +10,10 @@ A metric with conversion windows has further sums for each window, under the nam
 only events until the window after the unit's first exposure, and only units whose window has passed. So arms are compared by units that all
 had the same time, however fast each arm answers. Until then the numbers of a unit wait under the time of its first exposure.
 
+A window that begins only some time after the exposure shows whether the unit came back. Its sums are named `metric@86400-604800s`. Edges of
+an earlier release ignore such windows. What they join is in the store but not in these sums, so the others count what they joined
+themselves: the rest is `undelayed`.
+
 A ratio of two metrics also needs the sum of the product of each unit's two totals, under the name `numerator*denominator`.
 
 A covariate is the unit's total of a metric from before its first exposure, under the name `metric<`: events of that time that name the
@@ -46,6 +50,8 @@ COHORTS = 24
 """Units wait for the end of a window in cohorts of about this share of it, by the time of their first exposure."""
 
 SEQUENCE = "sequence"
+DELAYED = "delayed"
+UNDELAYED = "undelayed"
 MATURED = "matured"
 UNTIL = "until"
 UNITS = "units"
@@ -66,9 +72,10 @@ class OutcomeBatch:
     """A batch for one write: first exposures by unit, reported events, and the number of refused items by result.
 
     `sticky`: units come again, so their exposures are stored. `dropped`: exposures that were dropped before the write.
-    `caps`: caps of units' totals by metric, in millionths. `windows`: conversion windows by metric, in seconds. `products`: pairs of
-    metrics whose totals are multiplied. `covariates`: pairs of a metric and the covariate that adjusts it. All four are the same in all
-    batches of an attempt. `now_s`: present Unix time in seconds; needed with windows only.
+    `caps`: caps of units' totals by metric, in millionths. `windows`: conversion windows by metric, in seconds. `delayed_windows`: those
+    that begin some time after the exposure, by metric, as (begin, end) in seconds after it. `products`: pairs of metrics whose totals are
+    multiplied. `covariates`: pairs of a metric and the covariate that adjusts it. All five are the same in all batches of an attempt.
+    `now_s`: present Unix time in seconds; needed with windows only.
     """
 
     firsts: Mapping[int, FirstExposure] = field(default_factory=dict)
@@ -83,6 +90,12 @@ class OutcomeBatch:
     now_s: int = 0
     products: Sequence[tuple[str, str]] = ()
     covariates: Sequence[tuple[str, str]] = ()
+    delayed_windows: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+
+    def windows_of(self, metric: str) -> Iterator[tuple[int, int]]:
+        """Yield the windows of a metric: the seconds after the first exposure at which each begins and ends."""
+        yield from ((0, window) for window in self.windows.get(metric, ()))
+        yield from self.delayed_windows.get(metric, ())
 
     @property
     def pairs(self) -> Sequence[tuple[str, str]]:
@@ -101,7 +114,7 @@ class OutcomeBatch:
 
     def _totals_for(self, metric: str) -> Iterator[str]:
         """Yield the names of the totals that an event of the metric changes, or is multiplied with."""
-        yield from (f"{metric}@{window}s" for window in self.windows.get(metric, ()))
+        yield from (metric + _window_suffix(*window) for window in self.windows_of(metric))
         for total in (metric, before_exposure(metric)) if self.is_covariate(metric) else (metric,):
             yield total
             yield from (each for pair in self.pairs if total in pair for each in pair)
@@ -142,6 +155,18 @@ class StoreChange:
     cleared: set[str] = field(default_factory=set)
 
 
+def window_ends(
+    windows: Mapping[str, Sequence[int]], delayed_windows: Mapping[str, Sequence[tuple[int, int]]]
+) -> list[int]:
+    """Return the ends of all windows in seconds after the exposure, ascending."""
+    delayed = {end for own in delayed_windows.values() for _, end in own}
+    return sorted(delayed.union(*windows.values()))
+
+
+def _window_suffix(begin: int, end: int) -> str:
+    return f"@{begin}-{end}s" if begin else f"@{end}s"
+
+
 def matured_until(now_s: int, window: int) -> int:
     """Return the Unix time in seconds before which units were first exposed whose window has passed; the start of a cohort."""
     return _cohort(max(now_s - window, 0), window)
@@ -180,7 +205,7 @@ class _Joining:
         self.change = StoreChange()
         self._batch = batch
         self._known = known
-        self._windows = sorted({window for own in batch.windows.values() for window in own})
+        self._windows = window_ends(batch.windows, batch.delayed_windows)
 
     def mature(self) -> None:
         """Add the numbers of units whose window has passed."""
@@ -221,6 +246,7 @@ class _Joining:
             return None
         self.change.firsts[unit] = first
         self.count(UNITS, 1)
+        self.count(DELAYED, bool(self._batch.delayed_windows))
         self.count(f"exposed/{first.epoch}/{first.arm}", 1)
         for window in self._windows:
             self._count_matured(window, first, f"{MATURED}/{window}/{first.epoch}/{first.arm}", 1)
@@ -267,11 +293,13 @@ class _Joining:
         self.change.keys.add(event.key)
         self.change.events.append((event, first))
         self.count(EVENTS, 1)
+        self.count(DELAYED, bool(self._batch.delayed_windows))
         self._add_total(event, first)
         self._add_products(event, first)
-        for window in self._batch.windows.get(event.metric, ()) if self._batch.sticky else ():
-            if event.seconds <= first.us // MILLION + window:
-                self._add_total(event, first, window)
+        after = event.seconds - first.us // MILLION
+        for begin, end in self._batch.windows_of(event.metric) if self._batch.sticky else ():
+            if begin <= after <= end:
+                self._add_total(event, first, begin, end)
 
     def _add_products(self, event: OutcomeEvent, first: FirstExposure) -> None:
         """Add the change of the products of its unit's totals."""
@@ -281,9 +309,9 @@ class _Joining:
                 more = event.value * (self._total(event.unit, other) or 0)
                 self.count(f"product/{'*'.join(pair)}/{first.epoch}/{first.arm}", more)
 
-    def _add_total(self, event: OutcomeEvent, first: FirstExposure, window: int = 0) -> None:
+    def _add_total(self, event: OutcomeEvent, first: FirstExposure, begin: int = 0, window: int = 0) -> None:
         """Add an event to its unit's total, and the change of that to the sums: those of a window, or without one those of all events."""
-        suffix = f"@{window}s" if window else ""
+        suffix = _window_suffix(begin, window) if window else ""
         place = (event.unit, event.metric + suffix)
         before = self._total(*place)
         after = (before or 0) + event.value
@@ -310,8 +338,10 @@ class _Joining:
         return self.change.tally.get(name, self._known.tally.get(name, 0))
 
 
-def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) -> dict[str, Any]:
-    """Return the feedback section of one attempt in the evidence."""
+def render_feedback_section(
+    attempt: str, store: str, tally: Mapping[str, int], *, has_delayed: bool = False
+) -> dict[str, Any]:
+    """Return the feedback section of one attempt in the evidence; `has_delayed`: whether it has delayed windows."""
     exposed: list[list[Any]] = []
     matured: list[list[Any]] = []
     until: list[list[int]] = []
@@ -338,6 +368,7 @@ def render_feedback_section(attempt: str, store: str, tally: Mapping[str, int]) 
         "outcomes": [[*place, *outcomes[place].values()] for place in sorted(outcomes)],
         **({MATURED: sorted(matured), UNTIL: sorted(until)} if until else {}),
         **({"products": sorted(products)} if products else {}),
+        **({UNDELAYED: tally.get(UNITS, 0) + tally.get(EVENTS, 0) - tally.get(DELAYED, 0)} if has_delayed else {}),
         ACCEPTED: tally.get(EVENTS, 0),
         **{name: tally.get(name, 0) for name in (*REJECTED_RESULTS, EARLY)},
     }

@@ -2,15 +2,20 @@
 
 import ipaddress
 import re
-from collections import Counter
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sundog_edge.errors import DocumentError
 from sundog_edge.split.assignment import Segment, build_segments
+from sundog_edge.split.feedback import Feedback
 from sundog_edge.split.fields import (
     MAX_INTEGER,
     Address,
@@ -27,12 +32,12 @@ from sundog_edge.split.fields import (
     JsonPath,
     MatchedName,
     MatchedValue,
-    MetricName,
     Name,
     Prefix,
     SecretName,
     Threshold,
     Token,
+    check_unique,
     list_to_tuple,
 )
 from sundog_edge.split.policies import DEFAULT_WAIT_MS, Auth, Cors, Queue, RateLimit
@@ -44,8 +49,6 @@ MAX_SEGMENTS = 256
 MAX_OVERRIDES = 16
 MAX_CALLERS = 64
 MAX_NETWORKS = 256
-MAX_METRICS = 70
-"""35 outcomes of an Experiment, each with a denominator."""
 MAX_MATCHED = 8
 MAX_BYTES = 4 << 20
 _CREDENTIALS = re.compile("//[^/]*@")
@@ -132,65 +135,11 @@ class Override(DocumentPart):
     callers: Callers
 
 
-Caps = Annotated[
-    tuple[Annotated[int, Field(gt=0, le=10**18)], ...],
-    Field(min_length=1, max_length=MAX_METRICS),
-    BeforeValidator(list_to_tuple),
-]
-
-
-Windows = Annotated[
-    tuple[Annotated[int, Field(ge=60, le=30 * 86_400)], ...],
-    Field(min_length=1, max_length=MAX_METRICS),
-    BeforeValidator(list_to_tuple),
-]
-
-
-Pair = Annotated[tuple[MetricName, MetricName], BeforeValidator(list_to_tuple)]
-
-
 class Match(DocumentPart):
     """Headers that send any caller's request to an arm, whatever its bucket. The request needs all of them, with exactly these values."""
 
     arm: Name
     headers: Annotated[dict[MatchedName, MatchedValue], Field(min_length=1, max_length=MAX_MATCHED)]
-
-
-class Feedback(DocumentPart):
-    """Outcomes that clients report to the edge: the names of their metrics, and for how many sticky units first exposures are stored.
-
-    `caps` are in millionths. For each the edge keeps further sums of the metric, in which a unit's total counts as the cap at most.
-    `windows` are in seconds. For each the edge keeps further sums of the metric, of the events until then after a unit's first exposure.
-    `products` are pairs of metrics, numerator and denominator. For each the edge keeps the sum of the products of units' totals.
-    `covariates` are pairs of a metric and the one whose totals from before the first exposure adjust it. They may be the same.
-    """
-
-    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=MAX_METRICS)]
-    maxUnits: Annotated[int, Field(gt=0, le=100_000_000)] = 2_000_000  # noqa: N815 - the document's own name
-    caps: Annotated[dict[MetricName, Caps], Field(max_length=MAX_METRICS, default_factory=dict)]
-    windows: Annotated[dict[MetricName, Windows], Field(max_length=MAX_METRICS, default_factory=dict)]
-    products: Annotated[tuple[Pair, ...], Field(max_length=MAX_METRICS)] = ()
-    covariates: Annotated[tuple[Pair, ...], Field(max_length=MAX_METRICS)] = ()
-
-    _lists = field_validator("metrics", "products", "covariates", mode="before")(list_to_tuple)
-
-    @field_validator("metrics")
-    @classmethod
-    def _are_different(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        _check_unique(value, "metric")
-        return value
-
-    @model_validator(mode="after")
-    def _pairs_have_metrics(self) -> Self:
-        _check_unique(("*".join(pair) for pair in self.products), "product")
-        _check_unique(("*".join(pair) for pair in self.covariates), "covariate")
-        for metric, covariate in self.covariates:
-            if not {metric, covariate} <= {*self.metrics}:
-                raise ValueError(f"covariate {covariate} of {metric}; expected two of metrics")
-        for numerator, denominator in self.products:
-            if numerator == denominator or not {numerator, denominator} <= {*self.metrics}:
-                raise ValueError(f"product {numerator}*{denominator}; expected two different ones of metrics")
-        return self
 
 
 class Arm(DocumentPart):
@@ -279,7 +228,7 @@ class Service(DocumentPart):
     def _table_is_whole(self) -> Self:
         if len(self.arms) > MAX_ARMS:
             raise ValueError(f"service {self.name} has {len(self.arms)} arms; expected at most {MAX_ARMS}")
-        _check_unique((arm.name for arm in self.arms), f"arm name of service {self.name}")
+        check_unique((arm.name for arm in self.arms), f"arm name of service {self.name}")
         try:
             table = build_segments([arm.ranges for arm in self.arms])
         except ValueError as error:
@@ -300,7 +249,7 @@ class Service(DocumentPart):
                 raise ValueError(
                     f"an override of service {self.name} names arm {override.arm!r}; expected an arm of the service"
                 )
-        _check_unique(
+        check_unique(
             (f"{one.header.lower()}: {one.value}" for one in self.overrides), f"override of service {self.name}"
         )
         return self
@@ -352,8 +301,8 @@ class SplitDocument(DocumentPart):
 
     @model_validator(mode="after")
     def _references_hold(self) -> Self:
-        _check_unique((service.name for service in self.services), "service name")
-        _check_unique((host for service in self.services for host in service.hosts), "host")
+        check_unique((service.name for service in self.services), "service name")
+        check_unique((host for service in self.services for host in service.hosts), "host")
         if len(self.networks) > MAX_NETWORKS:
             raise ValueError(f"overrides name {len(self.networks)} networks; expected at most {MAX_NETWORKS}")
         owners: dict[str, tuple[str, str]] = {}
@@ -378,12 +327,6 @@ class SplitDocument(DocumentPart):
             for override in service.overrides
             for network in override.callers.networks
         )
-
-
-def _check_unique(values: Iterable[str], what: str) -> None:
-    repeated = [value for value, count in Counter(values).items() if count > 1]
-    if repeated:
-        raise ValueError(f"{what} {repeated[0]!r} appears twice")
 
 
 def parse_document(raw: bytes, namespace: str) -> SplitDocument:

@@ -1,5 +1,7 @@
 """Types of the split document's fields, and the base of its parts."""
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -45,3 +47,10 @@ class DocumentPart(BaseModel):
 def list_to_tuple(value: Any) -> Any:
     """Return a list as a tuple, which strict validation of Python values needs; other values as they are."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def check_unique(values: Iterable[str], what: str) -> None:
+    """Raise ValueError if a value appears twice; `what` names the values."""
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{what} {repeated[0]!r} appears twice")

@@ -67,6 +67,19 @@ def test_sums_of_products_are_kept_for_wanted_ratios() -> None:
     assert feedback.update_sums(FeedbackSums(), [edge("a", of(TALLY))], wanted) == (KNOWN, None)
 
 
+def test_an_edge_without_delayed_windows_is_not_believed() -> None:
+    """The store is the same, so the others know how much it joined; alone it knows nothing of units that came back."""
+    wanted = replace(WANTED, has_delayed=True)
+    older = edge("a", of({**TALLY, "sequence": 9}))
+    why = "a is of an earlier release, which does not count outcomes by `after`; upgrade it"
+    assert feedback.update_sums(KNOWN, [older], wanted) == (KNOWN, (ExperimentReason.FEEDBACK_UNAVAILABLE, why))
+    tally = {**TALLY, "units": 90, "events": 20, "delayed": 70}
+    newer = edge("b", render_feedback_section("uid", "s1", tally, has_delayed=True))
+    known, cause = feedback.update_sums(FeedbackSums(), [older, newer], wanted)
+    assert (known.sequence, known.undelayed, cause) == (5, 40, None)
+    assert feedback.parse_sums(json.loads(json.dumps(known.as_json()))) == known
+
+
 def test_outcomes_that_are_in_no_sum_are_kept() -> None:
     refused = {"overflow": 4, "unknown": 9, "late": 3, "early": 2, "future": 1}
     known, _ = feedback.update_sums(FeedbackSums(), [edge("a", of({**TALLY, **refused, "events": 8}))], WANTED)

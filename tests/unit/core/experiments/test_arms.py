@@ -149,12 +149,21 @@ BY_USER = {"header": "x-user-id"}
         ),
         ({"window": "30d", "unit": BY_USER, "stop": {"maxDuration": "31d"}}, ""),
         ({"window": "1m", "unit": BY_USER}, ""),
+        ({"window": "1h", "after": "59m59s", "unit": BY_USER}, ""),
+        *(
+            (
+                {"window": "1h", "after": own, "unit": BY_USER},
+                "; expected 1m or more, and less than window, which is 1h",
+            )
+            for own in ("1h", "59s")
+        ),
     ],
 )
 @pytest.mark.parametrize("role", ["success", "guardrails", "secondary"])
 def test_a_window_that_no_unit_could_pass_is_refused(spec: dict[str, Any], message: str, role: str) -> None:
-    window = spec["window"]
-    metric = {"name": "conversion", "feedback": "converted", "window": window}
+    fields = {name: spec[name] for name in ("window", "after") if name in spec}
+    field, found_value = list(fields.items())[-1]
+    metric = {"name": "conversion", "feedback": "converted", **fields}
     obj = {
         "apiVersion": "serving.sundog.dev/v1alpha1",
         "kind": "Experiment",
@@ -163,11 +172,11 @@ def test_a_window_that_no_unit_could_pass_is_refused(spec: dict[str, Any], messa
             "modelDeployment": "digits",
             "arms": [{"name": "wide"}],
             "metrics": {role: [metric]},
-            **{name: value for name, value in spec.items() if name != "window"},
+            **{name: value for name, value in spec.items() if name not in fields},
         },
     }
     found = check_admission(obj)
-    assert found.message == (f"spec.metrics.{role}[0].window: {window}{message}" if message else "")
+    assert found.message == (f"spec.metrics.{role}[0].{field}: {found_value}{message}" if message else "")
     assert (found.spec is None) is bool(message)
 
 

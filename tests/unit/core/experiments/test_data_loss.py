@@ -96,6 +96,18 @@ def test_an_overflow_of_the_store_is_reported_with_its_numbers(overflow: int, re
         )
 
 
+@pytest.mark.parametrize(("undelayed", "reported"), [(0, False), (220, False), (221, True), (1000, True)])
+def test_what_edges_of_an_earlier_release_took_is_reported_with_its_numbers(undelayed: int, reported: bool) -> None:
+    found = data_loss.find_data_loss(running(), collected(lost(0, 1), sums(10_000, undelayed=undelayed)))
+    assert (found is not None) is reported
+    if undelayed == 1000:
+        assert found == (
+            "EdgeOutdated",
+            "edges of an earlier release took 1000 of 22000 exposures and outcomes (4.55 %, limit 1 %): they count for no metric"
+            " with `after`; no arm can win until the missing share is below the limit. Upgrade the edges",
+        )
+
+
 def test_units_beyond_the_limit_are_no_loss() -> None:
     """The experiment has all its units then, and ends; later units do not count."""
     full = running(stop={"maxUnits": 12_000})

@@ -46,6 +46,10 @@ def test_windows_are_part_of_the_plan() -> None:
     )
     assert [each.window for each in found] == [timedelta(days=7), timedelta(minutes=90), None]
     assert len({plan_hash({"success": [CONVERSION | {"window": own}]}) for own in ("1d", "2d")}) == 2
+    back = [CONVERSION | {"window": "7d", "after": own} for own in ("1d", "2d")]
+    found = outcomes(success=[back[0]], guardrails=[REVENUE | {"window": "90m", "after": "1h"}], secondary=[SEEN])
+    assert [each.after for each in found] == [timedelta(days=1), timedelta(hours=1), None]
+    assert len({plan_hash({"success": [own]}) for own in (*back, CONVERSION | {"window": "7d"})}) == 3
 
 
 def frozen(**spec: Any) -> FrozenPlan:
@@ -97,6 +101,7 @@ def test_without_harm_each_success_metric_is_a_guardrail_too() -> None:
     [
         ({}, [("revenue", 0.03, 9, timedelta(days=7))]),
         ({"cap": 8}, [("revenue", 0.03, 8, timedelta(days=7)), ("spent.noHarm", 0.1, 9, timedelta(days=7))]),
+        ({"after": "1d"}, [("revenue", 0.03, 9, timedelta(days=7)), ("spent.noHarm", 0.1, 9, timedelta(days=7))]),
         ({"window": None}, [("revenue", 0.03, 9, None), ("spent.noHarm", 0.1, 9, timedelta(days=7))]),
     ],
 )

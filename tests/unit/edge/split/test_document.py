@@ -106,7 +106,9 @@ def test_feedback_is_optional_and_names_its_metrics():
     assert (feedback({"metrics": ["a"]}).metrics, feedback({"metrics": ["a"]}).maxUnits) == (("a",), 2_000_000)
     windowed = feedback({"metrics": ["a"], "windows": {"a": [60, 3600]}, "caps": {"a": [5]}})
     assert (windowed.windows, windowed.caps) == ({"a": (60, 3600)}, {"a": (5,)})
-    assert feedback({"metrics": ["a"]}).windows == {}
+    assert feedback({"metrics": ["a"]}).windows == feedback({"metrics": ["a"]}).delayedWindows == {}
+    delayed = feedback({"metrics": ["a"], "delayedWindows": {"a": [[60, 61], [86_400, 2_592_000]]}})
+    assert delayed.delayedWindows == {"a": ((60, 61), (86_400, 2_592_000))}
     many = [f"A-{n}.b_" for n in range(25)]
     assert feedback({"metrics": ["a", "b"], "products": [["a", "b"]]}).products == (("a", "b"),)
     assert feedback({"metrics": ["a"], "covariates": [["a", "a"]]}).covariates == (("a", "a"),)
@@ -221,6 +223,19 @@ def test_unknown_fields_are_ignored():
             (*SERVICE, "feedback"),
             {"metrics": ["a"], "windows": {"a": [59]}},
             ["services[0].feedback.windows.a[0]", "59"],
+        ),
+        *(
+            (
+                (*SERVICE, "feedback"),
+                {"metrics": ["a"], "delayedWindows": {"a": [window]}},
+                ["services[0].feedback.delayedWindows.a[0]", *words],
+            )
+            for window, words in (
+                ([60, 60], ["[60, 60]", "expected a window that begins before its end"]),
+                ([59, 60], ["59"]),
+                ([60, 2_592_001], ["2592001"]),
+                ([60], []),
+            )
         ),
         ((*SERVICE, "maxRequestBytes"), 1 << 63, ["services[0].maxRequestBytes"]),
         ((*SERVICE, "epoch"), 1 << 63, ["services[0].epoch"]),

@@ -85,3 +85,9 @@ def test_a_covariate_is_named() -> None:
     status = frozen(("a",), unit={"header": "x-user-id"}, metrics={"guardrails": [REVENUE | {"covariate": "visits"}]})
     line = "revenue guardrail: mean of paid, adjusted by visits before the exposure, may be up to 3 % below control's"
     assert line in described(status)
+
+
+def test_the_time_in_which_units_come_back_is_named() -> None:
+    back = {"name": "kept", "feedback": "visited", "window": "7d", "after": "1d"}
+    status = frozen(("a",), unit={"header": "x-user-id"}, metrics={"success": [back]})
+    assert "kept success: rate of visited from 1d to 7d after the first exposure should increase" in described(status)

@@ -28,13 +28,15 @@ EDGE_METRIC_RULES = (
     ),
     Rule(
         cel="!has(self.metric) || self.type == 'rate' && !has(self.denominator) && !has(self.covariate) && !has(self.cap)"
-        " && !has(self.window)",
+        " && !has(self.window) && !has(self.after)",
         holds=lambda metric: (
             metric.metric is None
-            or (metric.type == "rate" and not set_fields(metric, ("denominator", "covariate", "cap", "window")))
+            or (
+                metric.type == "rate" and not set_fields(metric, ("denominator", "covariate", "cap", "window", "after"))
+            )
         ),
-        message="type, denominator, covariate, cap or window beside metric; expected them only with feedback, because the edge counts"
-        " requests",
+        message="type, denominator, covariate, cap, window or after beside metric; expected them only with feedback, because the edge"
+        " counts requests",
     ),
 )
 

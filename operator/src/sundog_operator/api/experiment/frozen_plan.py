@@ -200,6 +200,9 @@ class PlanOutcome(ApiBase):
         None, description="Of a mean: a unit's total above this counts as this. Absent for none."
     )
     window: Duration | None = Field(None, description="The conversion window. Absent for none.")
+    after: Duration | None = Field(
+        None, description="Of retention: only outcomes at least this long after the exposure count. Absent for all."
+    )
     margin: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="Of a guardrail: how much worse than control, or stable, an arm may be, as a share: 0.03 is 3 %. Absent"

@@ -49,6 +49,11 @@ _WINDOW_TEXT = (
     " passed. From 1m to 30d, and shorter than stop.maxDuration; expected only where units come again, and without denominator"
     " and covariate. Default: all outcomes count at once. It cannot be changed once the experiment has begun."
 )
+_AFTER_TEXT = (
+    "Retention: only outcomes at least this long after a unit's first exposure count, until window after it. A rate is then"
+    " the share of units that came back. Report each return with an id or a time of its own, because equal reports count"
+    " once. At least 1m, and shorter than window, which it needs. It cannot be changed once the experiment has begun."
+)
 _TYPE_TEXT = (
     f"{TYPE_TEXT} ratio: the sum of all units' values, divided by the sum of their values of denominator. Default rate."
 )
@@ -87,6 +92,22 @@ _NO_PRODUCT_IN_WINDOW_RULE = Rule(
     " within a window",
     field="window",
 )
+_AFTER_IN_WINDOW_RULE = Rule(
+    cel="!has(self.after) || has(self.window) || has(self.denominator) || has(self.covariate)",
+    holds=lambda metric: (
+        metric.after is None or metric.window is not None or bool(set_fields(metric, ("denominator", "covariate")))
+    ),
+    message="after without window; expected window too, such as 7d, because a unit counts once its time to come back has passed",
+    field="after",
+)
+_NO_PRODUCT_AFTER_RULE = Rule(
+    cel="!has(self.after) || !has(self.denominator) && !has(self.covariate)",
+    holds=lambda metric: metric.after is None or not set_fields(metric, ("denominator", "covariate")),
+    message="after beside denominator or covariate; expected it with type: rate, or a mean without covariate, because edges"
+    " keep no products of totals of a part of the time",
+    field="after",
+)
+_WINDOW_RULES = (_NO_PRODUCT_IN_WINDOW_RULE, _AFTER_IN_WINDOW_RULE, _NO_PRODUCT_AFTER_RULE)
 
 
 class FeedbackMetric(ApiBase):
@@ -108,6 +129,7 @@ class FeedbackMetric(ApiBase):
     goal: OutcomeGoal = Field("increase", description="Which direction is better; default increase.")
     cap: Cap | None = Field(None, description=_CAP_TEXT)
     window: PositiveDuration | None = Field(None, description=_WINDOW_TEXT)
+    after: PositiveDuration | None = Field(None, description=_AFTER_TEXT)
     minimum_effect: MinimumEffect | None = Field(
         None,
         description="The smallest relative effect worth detecting; default about 5 %. The test decides fastest if the"
@@ -147,7 +169,7 @@ class FeedbackMetric(ApiBase):
             field="covariate",
         ),
         _NO_CAPPED_COVARIATE_RULE,
-        _NO_PRODUCT_IN_WINDOW_RULE,
+        *_WINDOW_RULES,
     )
 
 
@@ -217,6 +239,7 @@ class ExperimentGuardrail(OutcomeGuardrail):
     covariate: FeedbackName | None = Field(None, description=_COVARIATE_TEXT)
     cap: Cap | None = Field(None, description=_CAP_TEXT)
     window: PositiveDuration | None = Field(None, description=f"Of an outcome. {_WINDOW_TEXT}")
+    after: PositiveDuration | None = Field(None, description=f"Of an outcome. {_AFTER_TEXT}")
     margin: LatencyMargin | None = Field(
         None,
         description="How much worse than control an arm may be, in percent of control. Default: 25% for errorRate, 10% for"
@@ -267,7 +290,7 @@ class ExperimentGuardrail(OutcomeGuardrail):
             field="covariate",
         ),
         _NO_CAPPED_COVARIATE_RULE,
-        _NO_PRODUCT_IN_WINDOW_RULE,
+        *_WINDOW_RULES,
         MAX_FITS_METRIC_RULE,
     )
 

@@ -43,6 +43,8 @@ def find_data_loss(
         return Cause(ExperimentReason.REQUESTS_LOST, lost)
     if not has_all_units and (lost := _describe_overflow(collected.tallies.feedback, until)):
         return Cause(ExperimentReason.FEEDBACK_OVERFLOW, lost)
+    if lost := _describe_undelayed(collected.tallies.feedback, until):
+        return Cause(ExperimentReason.EDGE_OUTDATED, lost)
     if lost := _describe_clock_skew(collected.tallies.feedback, until):
         return Cause(ExperimentReason.CLOCK_SKEW, lost)
     return None
@@ -116,6 +118,16 @@ def _describe_overflow(sums: FeedbackSums, until: str) -> str:
     return (
         f"the feedback store had no space for {sums.overflow} exposures and outcomes beside {counted} units"
         f" ({_format_share(sums.overflow, counted + sums.overflow)}): later ones are missing; {until}"
+    )
+
+
+def _describe_undelayed(sums: FeedbackSums, until: str) -> str:
+    counted = sum(sums.exposed.values()) + max(sums.accepted, _count_units_with_outcomes(sums))
+    if not _exceeds_limit(sums.undelayed, counted):
+        return ""
+    return (
+        f"edges of an earlier release took {sums.undelayed} of {counted} exposures and outcomes"
+        f" ({_format_share(sums.undelayed, counted)}): they count for no metric with `after`; {until}. Upgrade the edges"
     )
 
 

@@ -13,7 +13,7 @@ from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.core.edge.reported_counts import PARSE_ERRORS, list_or_empty, parse_count
 from sundog_operator.core.observed import EdgeReport
 
-ATTEMPT_COUNTERS: Final = ("accepted", "overflow", "unknown", "late", "early", "future")
+ATTEMPT_COUNTERS: Final = ("accepted", "overflow", "unknown", "late", "early", "future", "undelayed")
 """Counts of a whole attempt, which are part of no sum."""
 
 _MILLION: Final = 1_000_000
@@ -36,11 +36,17 @@ def window_s(outcome: PlanOutcome) -> int:
     return 0 if outcome.window is None else int(outcome.window.total_seconds())
 
 
+def after_s(outcome: PlanOutcome) -> int:
+    """Return how long after the exposure the conversion window begins in seconds; 0 for at once."""
+    return 0 if outcome.after is None else int(outcome.after.total_seconds())
+
+
 def name_sums(outcome: PlanOutcome) -> str:
     """Return the name of an outcome's sums in the edges' reports; sums with a cap or a conversion window have their own."""
-    cap, window = cap_in_millionths(outcome), window_s(outcome)
+    cap, after, window = cap_in_millionths(outcome), after_s(outcome), window_s(outcome)
     capped = outcome.feedback if cap is None else f"{outcome.feedback}@{cap}"
-    return f"{capped}@{window}s" if window else capped
+    begin = f"{after}-" if after else ""
+    return f"{capped}@{begin}{window}s" if window else capped
 
 
 def name_other_sums(outcome: PlanOutcome) -> str:
@@ -78,7 +84,10 @@ class OutcomeSums(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FeedbackSelection:
-    """The sums to keep: epochs, arms, names of sums and of sums of products of one attempt of a service."""
+    """The sums to keep: epochs, arms, names of sums and of sums of products of one attempt of a service.
+
+    `has_delayed`: some sums are of windows that begin after the exposure, which edges of an earlier release do not keep.
+    """
 
     service: str
     attempt: str
@@ -86,6 +95,7 @@ class FeedbackSelection:
     arms: Collection[str]
     metrics: Collection[str]
     products: Collection[str] = ()
+    has_delayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,7 @@ class FeedbackSums:
         late: outcomes of the whole attempt that are timed before their exposure or too long after it; a repeated one counts again.
         early: those late outcomes that are timed before the signed exposure that they name.
         future: outcomes of the whole attempt that were timed in the future.
+        undelayed: exposures and outcomes of the whole attempt that edges of an earlier release added to no delayed window.
     """
 
     store: str = ""
@@ -119,6 +130,7 @@ class FeedbackSums:
     late: int = 0
     early: int = 0
     future: int = 0
+    undelayed: int = 0
     matured: Mapping[tuple[int, int, str], int] = field(default_factory=dict)
     until: Mapping[int, int] = field(default_factory=dict)
 
@@ -230,6 +242,8 @@ def _read(report: EdgeReport, selection: FeedbackSelection) -> tuple[FeedbackSum
         return None, "reports no feedback"
     if "error" in section:
         return None, f"has no outcomes: {' '.join(str(section['error']).split())[:200]}"
+    if selection.has_delayed and "undelayed" not in section:
+        return None, "is of an earlier release, which does not count outcomes by `after`; upgrade it"
     try:
         return parse_sums({**section, **_filter_rows(section, selection)}), ""
     except PARSE_ERRORS:

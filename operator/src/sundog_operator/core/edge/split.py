@@ -43,6 +43,7 @@ class SplitFeedback:
         max_units: the number of returning units whose first exposure is kept.
         caps: (name, cap in millionths) of the outcomes for which edges keep sums of capped totals as well.
         windows: (name, seconds) of the outcomes for which edges keep sums of a conversion window as well.
+        delayed_windows: (name, (begin, end)) of such outcomes that only count between two times after the exposure, in seconds.
         products: (numerator, denominator) of the ratios, for which edges keep sums of products.
         covariates: (name, covariate) of the means that are adjusted by a total from before the first exposure.
     """
@@ -53,6 +54,7 @@ class SplitFeedback:
     windows: tuple[tuple[str, int], ...] = ()
     products: tuple[tuple[str, str], ...] = ()
     covariates: tuple[tuple[str, str], ...] = ()
+    delayed_windows: tuple[tuple[str, tuple[int, int]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

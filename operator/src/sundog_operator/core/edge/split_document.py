@@ -171,8 +171,14 @@ def _make_feedback_fields(split: Split | None) -> Json:
     if split is None or split.feedback is None:
         return {}
     fields: Json = {"metrics": list(split.feedback.metrics), "maxUnits": split.feedback.max_units}
-    for field, numbers in (("caps", split.feedback.caps), ("windows", split.feedback.windows)):
-        by_name: dict[str, list[int]] = {}
+    delayed = [(name, list(window)) for name, window in split.feedback.delayed_windows]
+    numbers_of: dict[str, Iterable[tuple[str, int | list[int]]]] = {
+        "caps": split.feedback.caps,
+        "windows": split.feedback.windows,
+        "delayedWindows": delayed,
+    }
+    for field, numbers in numbers_of.items():
+        by_name: dict[str, list[int | list[int]]] = {}
         for name, number in numbers:
             by_name.setdefault(name, []).append(number)
         if by_name:

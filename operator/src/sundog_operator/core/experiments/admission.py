@@ -96,6 +96,12 @@ def _find_window_problem(spec: ExperimentSpec) -> str:
                     f"{found}; expected {format_duration(SHORTEST_WINDOW)} to {format_duration(LONGEST_WINDOW)}, and less"
                     f" than spec.stop.maxDuration, which is {format_duration(spec.stop.max_duration)}"
                 )
+            if metric.after is not None and not SHORTEST_WINDOW <= metric.after < metric.window:
+                return (
+                    f"spec.metrics.{role}[{place}].after: {format_duration(metric.after)}; expected"
+                    f" {format_duration(SHORTEST_WINDOW)} or more, and less than window, which is"
+                    f" {format_duration(metric.window)}"
+                )
     return ""
 
 

@@ -115,4 +115,5 @@ def _past_traffic(spec: ExperimentSpec, experiment: UserExperiment) -> PastTraff
 
 def _kind_of(metric: FeedbackMetric | PlanOutcome) -> tuple[object, ...]:
     """Return what two metrics have in common if control's value of one is that of the other."""
-    return metric.feedback, metric.denominator, metric.covariate, metric.type, metric.cap, metric.window
+    kind = metric.type, metric.cap, metric.window, metric.after
+    return metric.feedback, metric.denominator, metric.covariate, *kind

@@ -205,7 +205,8 @@ def _no_harm_guardrails(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
 
 def _outcome_key(outcome: PlanOutcome) -> tuple[Any, ...]:
     """Return what the sums of an outcome depend on, and the direction that is good."""
-    return outcome.feedback, outcome.denominator, outcome.type, outcome.goal, outcome.cap, outcome.window
+    kind = outcome.type, outcome.goal, outcome.cap, outcome.window, outcome.after
+    return outcome.feedback, outcome.denominator, *kind
 
 
 def _plan_outcome(metric: FeedbackMetric, role: Literal["success", "secondary"]) -> PlanOutcome:
@@ -220,6 +221,7 @@ def _plan_outcome(metric: FeedbackMetric, role: Literal["success", "secondary"])
         goal=metric.goal,
         cap=metric.cap,
         window=metric.window,
+        after=metric.after,
         minimum_effect=None if metric.minimum_effect is None else parse_percent(metric.minimum_effect),
     )
 
@@ -231,6 +233,7 @@ def _plan_guardrail(guardrail: ExperimentGuardrail) -> PlanOutcome:
             "denominator": guardrail.denominator,
             "covariate": guardrail.covariate,
             "window": guardrail.window,
+            "after": guardrail.after,
         }
     )
 

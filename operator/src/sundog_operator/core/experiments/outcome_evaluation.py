@@ -88,6 +88,7 @@ def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus
             )
         ),
         products=frozenset(filter(None, map(feedback.name_product, outcomes))),
+        has_delayed=any(each.after is not None for each in outcomes),
     )
 
 

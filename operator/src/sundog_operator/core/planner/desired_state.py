@@ -109,11 +109,18 @@ def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
     caps = dict.fromkeys(
         (each.feedback, cap) for each in outcomes if (cap := feedback.cap_in_millionths(each)) is not None
     )
-    windows = dict.fromkeys((each.feedback, own) for each in outcomes if (own := feedback.window_s(each)))
+    windows = dict.fromkeys(
+        (each.feedback, own) for each in outcomes if (own := feedback.window_s(each)) and each.after is None
+    )
+    delayed = dict.fromkeys(
+        (each.feedback, (own, feedback.window_s(each))) for each in outcomes if (own := feedback.after_s(each))
+    )
     products = dict.fromkeys((each.feedback, each.denominator) for each in outcomes if each.denominator)
     covariates = dict.fromkeys((each.feedback, each.covariate) for each in outcomes if each.covariate)
     most_units = experiment_state.MAX_UNITS_KEPT if compared is None else experiment_state.max_first_exposures(status)
-    return SplitFeedback(names_of, most_units, tuple(caps), tuple(windows), tuple(products), tuple(covariates))
+    return SplitFeedback(
+        names_of, most_units, tuple(caps), tuple(windows), tuple(products), tuple(covariates), tuple(delayed)
+    )
 
 
 def _slow_us(guardrails: Sequence[PlanGuardrail]) -> dict[bool, tuple[int, ...]]:
