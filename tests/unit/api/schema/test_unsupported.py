@@ -174,7 +174,6 @@ REFUSED = [
     (model(credentials={"secretName": "s"}), "spec.model.credentials.secretName: needs pods, which local mode does not have; leave it out"),
     (spec(runtime={"image": "a:b"}), "spec.runtime.image: needs pods, which local mode does not have; leave it out"),
     (spec(runtime={"env": [{"name": "A"}]}), "spec.runtime.env: needs pods, which local mode does not have; leave it out"),
-    (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; expected dedicated"),
     (spec(runtime={"podLabels": {"a": "b"}}), "spec.runtime.podLabels: needs pods, which local mode does not have; leave it out"),
     (spec(resources={"gpu": {"count": 1}}), "spec.resources.gpu.count: 1 needs pods, which local mode does not have; expected 0"),
     (spec(resources={"gpu": {"type": ["h100"]}}), "spec.resources.gpu.type: needs pods, which local mode does not have; leave it out"),
@@ -232,7 +231,6 @@ def test_what_is_supported_in_pods(accepted: ModelDeploymentSpec) -> None:
 
 
 REFUSED_IN_PODS = [
-    (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; expected dedicated"),
     (
         spec(resources={"gpu": {"count": 1, "vendor": "tpu"}}),
         "spec.resources.gpu.vendor: tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron",
