@@ -57,7 +57,7 @@ def merge_groups(stored: Sequence[Mapping[str, Any]], desired: Sequence[Json], s
 def find_deployed_groups(applications: Iterable[str], stored: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     """Return the groups in whose pods these applications in Serve may have replicas.
 
-    An application without a group of its own name is in shared pods. Serve tells no configuration of one that is being deleted.
+    An application without a group of its own name is in shared pods. Serve reports no configuration of one that it is deleting.
     """
     names_of = frozenset(applications)
     own = {group["groupName"] for group in stored}

@@ -1,4 +1,4 @@
-"""What replicas use of the pods that models share, as Serve reports it. Pure."""
+"""Sum the resources of replicas in pods that models share, as Serve reports them. Pure."""
 
 from collections import Counter
 from collections.abc import Collection
