@@ -186,7 +186,7 @@ async def test_a_quota_holds_back_only_a_candidate_that_needs_another_pod(cluste
     await cluster.settle(5)
     assert await told(cluster, "Stalled") == (
         "InsufficientQuota",
-        "revision 3: 1 pod needs 2 CPU, 1 CPU left by the namespace's quota. Raise the quota, or ask for less",
+        "2 CPU needed by 1 more pod, 1 CPU left by requests.cpu of ResourceQuota cpu. Raise the quota, or ask for less",
     )
     await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "cpu"))
     await cluster.settle(5)
@@ -200,7 +200,7 @@ async def test_the_most_pods_hold_back_a_candidate_that_needs_another(cluster: C
     await cluster.settle(5)
     assert await told(cluster, "Stalled") == (
         "InsufficientQuota",
-        "revision 2: 2 more shared pods needed for 10 replicas, and 3 of at most 3 exist. Raise"
+        "2 more shared pods needed for 10 replicas, and 3 of at most 3 exist. Raise"
         " installation.ray.sharedWorkers.maxPods, or use runtime.placement: dedicated",
     )
     await apply(

@@ -69,6 +69,7 @@ def test_every_field_is_either_acted_on_or_refused() -> None:
 
 ACCEPTED = [
     spec(),
+    spec(runtime={"placement": "shared"}),
     spec(rollout={}),
     rollout(strategy="recreate"),
     rollout(strategy="recreate", progressDeadlineAction="pause", notify=[{"webhook": "https://a"}]),
@@ -222,6 +223,7 @@ ACCEPTED_IN_PODS = [
     spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
     spec(scheduling={"queue": "team-a", "spot": "prefer"}),
     spec(scheduling={"spot": "require"}),
+    spec(runtime={"placement": "shared"}),
 ]  # fmt: skip
 
 

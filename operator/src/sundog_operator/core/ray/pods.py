@@ -201,7 +201,7 @@ def _make_worker(
     claims = device_claims.make_pod_claims(names.application(service, revision.number)) if is_claimed else []
     mounted, queue = references.make_mounts(spec), spec.scheduling.queue
     spot_labels = installation.spot.labels
-    container = {
+    container: Json = {
         "env": pods.merge_env(references.make_env(spec), mounted.env),
         "envFrom": references.make_env_from(spec),
         "resources": {
