@@ -145,7 +145,7 @@ def test_helm_waits_for_a_model_and_reports_one_that_does_not_come(life: Life, h
     folder, where = tmp_path / "models", ("--namespace", TEAM)
     helm("install", "models", chart_of(folder, model_deployment(1, **CANARY)), *where, "--wait", "--timeout", "5m")
     assert life.condition("Ready")[0] == "True"
-    refused = chart_of(folder, model_deployment(2, runtime={"placement": "shared"}))
+    refused = chart_of(folder, model_deployment(2, baseline={"uri": "file:///models/v0"}))
     with pytest.raises(ClusterError, match="digits"):
         helm("upgrade", "models", refused, *where, "--wait", "--timeout", "5s")
     assert life.condition("SpecAccepted")[0] == "False"

@@ -76,6 +76,56 @@ def guardrail(**fields: Any) -> dict[str, Any]:
     return deployment({"rollout": {"guardrails": [fields]}})
 
 
+_POD = "expected none, because pods with several models have only the administrator's."
+_OTHERS = "expected none, because the other models of the pod"
+_OWN = "Otherwise use runtime.placement: dedicated"
+SHARED: list[tuple[str, dict[str, Any], str, str]] = [
+    (
+        "resources.gpu.count",
+        {"resources": {"gpu": {"count": 1}}},
+        "1",
+        f"expected 0, because shared pods have no devices. {_OWN}",
+    ),
+    (
+        "model.uri",
+        {"model": {"uri": "pvc://models/digits"}},
+        "pvc://",
+        f"expected another scheme, because shared pods mount no claim. {_OWN}",
+    ),
+    (
+        "model.credentials.secretName",
+        {"model": {"uri": "s3://m/d", "credentials": {"secretName": "s"}}},
+        "set",
+        f"{_OTHERS} could read the Secret. {_OWN}",
+    ),
+    (
+        "model.credentials.serviceAccountName",
+        {"model": {"uri": "s3://m/d", "credentials": {"serviceAccountName": "s"}}},
+        "set",
+        f"{_OTHERS} could act as the ServiceAccount. {_OWN}",
+    ),
+    (
+        "runtime.env",
+        {"runtime": {"placement": "shared", "env": [{"name": "A", "value": "b"}]}},
+        "set",
+        f"{_OTHERS} would have the variables too. {_OWN}",
+    ),
+    ("runtime.podLabels", {"runtime": {"placement": "shared", "podLabels": {"a": "b"}}}, "set", f"{_POD} {_OWN}"),
+    ("scheduling.queue", {"scheduling": {"queue": "team-a"}}, "set", f"{_POD} {_OWN}"),
+    (
+        "scheduling.spot",
+        {"scheduling": {"spot": "prefer"}},
+        "prefer",
+        f"expected never, because pods with several models have only the administrator's tolerations. {_OWN}",
+    ),
+    ("scheduling.priorityClassName", {"scheduling": {"priorityClassName": "high"}}, "set", f"{_POD} {_OWN}"),
+    ("scheduling.runtimeClassName", {"scheduling": {"runtimeClassName": "gvisor"}}, "set", f"{_POD} {_OWN}"),
+    ("scheduling.nodeSelector", {"scheduling": {"nodeSelector": {"a": "b"}}}, "set", f"{_POD} {_OWN}"),
+    ("scheduling.tolerations", {"scheduling": {"tolerations": [{"key": "a"}]}}, "set", f"{_POD} {_OWN}"),
+]
+"""Fields that need pods of a revision's own, with a spec that has one, what is found and what is expected."""
+
+
 def sharing(*, count: int = 1, **fields: Any) -> dict[str, Any]:
     return deployment({"resources": {"gpu": {"count": count, "sharing": fields}}})
 
@@ -260,6 +310,13 @@ RULES: list[tuple[dict[str, Any], str]] = [
         ),
         "spec.rollout.capacity: inPlace with gpu.sharing.mode fraction; expected auto or surge, because a GPU is free only"
         " once all replicas on it are gone",
+    ),
+    *(
+        (
+            deployment({"runtime": {"placement": "shared"}, **spec}),
+            f"spec.{field}: {found} with runtime.placement: shared; {wanted}",
+        )
+        for field, spec, found, wanted in SHARED
     ),
     (
         deployment({"resources": {"gpu": {"memory": "40Gi"}}}),
@@ -1244,6 +1301,7 @@ def test_every_rule_has_an_object_that_trips_only_it(documented: Any) -> None:
 
 
 GOOD: list[dict[str, Any]] = [
+    deployment({"runtime": {"placement": "shared", "image": "example.com/runtime:2"}}),
     *[
         experiment({"preset": preset, "metrics": {"success": [{"name": "a", "feedback": "b", **metric}]}})
         for preset, metric in (

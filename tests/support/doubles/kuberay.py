@@ -5,6 +5,7 @@ from typing import Any
 
 from doubles.serve import FakeServe
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ReplicaStart
 from sundog_operator.core.ray import groups
 from sundog_operator.ports import POD, RAY_CLUSTER, Clock, Kind, Object, Ref
@@ -101,8 +102,11 @@ class FakeKubeRay:
         deployed = self._serves.applications(dashboard)
         changed = False
         for group in obj["spec"].get("workerGroupSpecs", ()):
-            wanted = max(group["minReplicas"], min(group.get("replicas", 0), group["maxReplicas"]))
-            if group["minReplicas"] == 0 and group["groupName"] not in deployed:
+            asked = group.get("replicas", 0)
+            if group["groupName"] == names.SHARED_WORKERS:
+                asked = self._serves.of(dashboard).count_pods(group)
+            wanted = max(group["minReplicas"], min(asked, group["maxReplicas"]))
+            if group["minReplicas"] == 0 and group["groupName"] not in {*deployed, names.SHARED_WORKERS}:
                 wanted = 0
             if group.get("replicas") != wanted:
                 group["replicas"], changed = wanted, True

@@ -1,5 +1,6 @@
 """Ray Serve for the reconciler: applications start after a while, fail on request, and drain when they are removed."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -128,6 +129,16 @@ class FakeServe:
         """Give an application with autoscaling so much load that it needs so many replicas."""
         self._apps[name].load = replicas
         self._apps[name] = self._changed(self._apps[name], self._apps[name].config, self._clock.now())
+
+    def count_pods(self, group: Mapping[str, Any]) -> int:
+        """Return how many pods of a worker group the replicas need that select it, in the best case."""
+        used = {"num_cpus": 0.0, "memory": 0.0}
+        for app in self._apps.values():
+            options = app.config["deployments"][0]["ray_actor_options"]
+            if options.get("label_selector") == group["labels"]:
+                used = {name: amount + options[name] * len(app.replicas) for name, amount in used.items()}
+        offered = {"num_cpus": float(group["resources"]["CPU"]), "memory": float(group["resources"]["memory"])}
+        return max(math.ceil(amount / offered[name]) for name, amount in used.items())
 
     def running(self, name: str) -> int:
         """Replicas that answer."""

@@ -318,7 +318,7 @@ async def test_a_route_stays_as_it_is_while_the_spec_is_refused(cluster: Cluster
     route = await routed(cluster)
     await cluster.round()
     condition = await cluster.condition("RouteAccepted")
-    await cluster.apply(runtime={"placement": "shared"})
+    await cluster.apply(baseline={"uri": "file:///models/v0"})
     await reconcile(cluster)
     await cluster.round()
     assert await cluster.condition("SpecAccepted") == ("False", "NotYetSupported")

@@ -65,12 +65,12 @@ def test_a_manifest_whose_aliases_write_out_to_too_much_is_shown_and_the_rest_go
 
 
 def test_a_spec_that_is_stored_and_not_acted_on_is_shown_at_once(on_server: Any, manifest: Any) -> None:
-    path = str(manifest(runtime={"placement": "shared"}))
+    path = str(manifest(baseline={"uri": "file:///m"}))
     for done in (on_server("apply", "-f", path), on_server("apply", "-f", path)):
         assert done.code == ExitCode.REFUSED
         assert done.err == (
             f"error: {path}: ModelDeployment vision/digits: NotYetSupported:"
-            " spec.runtime.placement: shared is not supported yet; expected dedicated\n"
+            " spec.baseline.uri: is not supported yet; leave it out\n"
         )
     assert done.out == f"{FULL} unchanged\n"
     manifest()
@@ -85,14 +85,16 @@ def test_an_experiment_that_is_not_acted_on_is_shown_unless_it_is_to_end(
     head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment", "metadata": {"name": "wide"}}
     spec = {
         "modelDeployment": "digits",
-        "arms": [{"name": "wide", "runtime": {"placement": "shared"}}],
+        "arms": [{"name": "wide", "resources": {"gpu": {"count": 1, "topology": {"nodes": 2}}}}],
         "stopped": stopped,
     }
     path = tmp_path / "wide.yaml"
     path.write_text(json.dumps({**head, "spec": spec}))
     done = on_server("apply", "-f", str(path))
     assert (done.code, done.out) == (code, "experiment.serving.sundog.dev/wide created\n")
-    assert ("NotYetSupported: spec.arms[0].runtime.placement: is not supported yet" in done.err) is not stopped
+    assert (
+        "NotYetSupported: spec.arms[0].resources.gpu.topology.nodes: 2 is not supported yet" in done.err
+    ) is not stopped
 
 
 def test_one_bad_manifest_does_not_keep_the_good_ones_back(on_server: Any, manifest: Any, tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def test_no_change_is_shown_as_such(served: Any, manifest: Any) -> None:
             {"rollout": {"windows": [{"cron": "0 25 * * *", "duration": "1h"}]}},
             'InvalidSpec: spec.rollout.windows[0].cron: "0 25 * * *" is not a cron line: bad hour; expected one such as 0 9 * * 1-5',
         ),
-        ({"runtime": {"placement": "shared"}}, "NotYetSupported: spec.runtime.placement: shared is not supported yet"),
+        ({"baseline": {"uri": "file:///m"}}, "NotYetSupported: spec.baseline.uri: is not supported yet"),
     ],
 )
 def test_what_would_be_refused_is_shown_and_code_1(

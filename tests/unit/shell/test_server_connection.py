@@ -204,8 +204,8 @@ def test_a_server_that_does_not_answer_is_code_4(sundog: Any, unreachable: Path)
         ("{replicas: many, model:", 'spec.replicas: "many"; expected an integer'),
         ("{modle: 1, model:", "spec.modle: unknown field"),
         (
-            "{runtime: {placement: shared}, model:",
-            "NotYetSupported: spec.runtime.placement: shared is not supported yet",
+            "{baseline: {uri: 'file:///m'}, model:",
+            "NotYetSupported: spec.baseline.uri: is not supported yet",
         ),
         (
             "{rollout: {windows: [{cron: 0 25 * * *, duration: 1h}]}, model:",

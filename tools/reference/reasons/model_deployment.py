@@ -13,8 +13,8 @@ _CAPACITY: Final = (
     " with GPUs meanwhile. The message has the numbers, why other nodes do not match, and what to do."
 )
 _QUOTA: Final = (
-    "The namespace's quota leaves too few GPUs, CPU, memory or pods. The operator starts nothing and keeps checking. The"
-    " message has the numbers."
+    "The namespace's quota, or the installation's limit of shared pods, leaves too few GPUs, CPU, memory or pods. The"
+    " operator starts nothing and keeps checking. The message has the numbers."
 )
 _ABSENT: Final = "A Secret that `spec.endpoint` names does not exist. The edge refuses requests that need it."
 _INCOMPLETE: Final = (

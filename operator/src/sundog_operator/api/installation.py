@@ -166,6 +166,14 @@ class CacheSettings(ApiBase):
     )
 
 
+class SharedWorkers(ApiBase):
+    """Pods that models with `runtime.placement: shared` share, in each RayCluster."""
+
+    cpu: Annotated[Integer, Field(ge=1, le=1024)] = Field(4, description="CPU cores of a pod, for its replicas.")
+    memory: Bytes = Field("8Gi", description="Memory of a pod, for its replicas. Ray's own comes on top.")
+    max_pods: Annotated[Integer, Field(ge=1, le=1000)] = Field(20, description="Most pods of each RayCluster.")
+
+
 class RaySettings(ApiBase):
     """Settings of the RayClusters."""
 
@@ -174,6 +182,7 @@ class RaySettings(ApiBase):
     cache: CacheSettings = CacheSettings()
     head: RayHead = RayHead()
     autoscaler: RayAutoscaler = RayAutoscaler()
+    shared_workers: SharedWorkers = SharedWorkers()
     idle_timeout: PositiveDuration = Field(timedelta(minutes=1), description="How long a worker pod may be idle.")
     gcs_fault_tolerance: FaultTolerance = FaultTolerance()
 
@@ -367,6 +376,10 @@ class Installation(ApiBase):
     prometheus: PrometheusServer = PrometheusServer()
     exposure_logs: ExposureLogSettings = ExposureLogSettings()
     require_digest: bool = Field(False, description="Refuse models without spec.model.digest.")
+
+
+UNKNOWN_INSTALLATION: Final = Installation(ray=RaySettings(shared_workers=SharedWorkers(cpu=1024, memory="1Pi")))
+"""Stands for settings that a client cannot read. It refuses nothing that an administrator may allow."""
 
 
 def parse_installation(text: str, source: str) -> Installation:

@@ -29,6 +29,7 @@ from sundog_operator.core.experiments import arms
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
 from sundog_operator.core.kubernetes import capacity, kueue, names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
+from sundog_operator.core.kubernetes.shared_pods import is_shared
 from sundog_operator.core.observed import EdgeReport, PrometheusResult, ServeState, WebhookResult
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.admission import accept_model_deployment
@@ -81,7 +82,9 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
     route, routes_served = await _read_route(deps, deployment)
     owned = tuple(revisions.revisions_of_owner(stored, uid))
     serves = {name: await read_serve_state(deps, namespace, view) for name, view in views.items()}
-    own_pods = await _list_pods(deps, namespace, name, tuple(views))
+    wanted = accept_model_deployment(deployment, deps.settings.installation).spec
+    shared = any(map(is_shared, (*([wanted] if wanted is not None else []), *map(revisions.spec_of, owned))))
+    own_pods = await _list_pods(deps, namespace, name, tuple(views), shared=shared)
     return ObservedState(
         deployment=deployment,
         revisions=owned,
@@ -225,14 +228,19 @@ async def _are_claims_served(deps: Dependencies, deployment: Object, status: Mod
     return True
 
 
-async def _list_pods(deps: Dependencies, namespace: str, service: str, clusters: Sequence[str]) -> tuple[Object, ...]:
-    """Return the pods of a service's revisions, and the heads and stores of its RayClusters."""
+async def _list_pods(
+    deps: Dependencies, namespace: str, service: str, clusters: Sequence[str], *, shared: bool
+) -> tuple[Object, ...]:
+    """Return the pods of a service's revisions, and the heads, stores and, if wanted, shared pods of its RayClusters."""
     if deps.settings.installation is None:
         return ()
     found = await deps.kube.list(POD, namespace, {names.LABEL_MODEL_DEPLOYMENT: service})
     for cluster in clusters:
         found += await deps.kube.list(POD, namespace, {groups.LABEL_CLUSTER: cluster, groups.LABEL_NODE_TYPE: "head"})
         found += await deps.kube.list(POD, namespace, valkey.store_selector(cluster))
+        if shared:
+            labels = {groups.LABEL_CLUSTER: cluster, groups.LABEL_GROUP: names.SHARED_WORKERS}
+            found += await deps.kube.list(POD, namespace, labels)
     return tuple(found)
 
 

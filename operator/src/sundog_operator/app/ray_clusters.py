@@ -53,7 +53,7 @@ async def ensure_ray_cluster(
         desired: the RayCluster without its groups.
         groups: the wanted worker groups.
         stored: the stored RayCluster; None where it does not exist.
-        deployed: the applications in Serve; None while Serve does not answer.
+        deployed: the groups with a replica in Serve; None while Serve does not answer.
     """
     meta = desired["metadata"]
     if stored is None or not _is_ready(stored):

@@ -14,12 +14,14 @@ from sundog_operator.app.queue.keys import Key
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import split_document
 from sundog_operator.core.kubernetes import accelerators, grace_periods, names
+from sundog_operator.core.kubernetes.shared_pods import is_shared
 from sundog_operator.core.observed import ServeState
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.ray import clusters, pods, serve_config
 from sundog_operator.core.ray.clusters import ClusterView
+from sundog_operator.core.ray.groups import find_deployed_groups
 from sundog_operator.core.revisions import Revision
 from sundog_operator.errors import DependencyError, RayUnavailable
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
@@ -109,10 +111,17 @@ async def _ensure_cluster(
         wanted["spec"] |= {field: stored["spec"][field] for field in kept if field in stored["spec"]}
     serve = serve if serve is not None and serve.known else None
     groups = [
-        _make_group(model_deployment, revision, image, installation, serve, stored)
-        for model_deployment, revision, image in placed
+        _make_group(model_deployment, revision, own_image, installation, serve, stored)
+        for model_deployment, revision, own_image in placed
+        if not is_shared(revisions.spec_of(revision))
     ]
-    deployed = frozenset(serve.applications) if serve is not None else None
+    sharing = [(each, revision) for each, revision, _ in placed if is_shared(revisions.spec_of(revision))]
+    if sharing:
+        groups.append(_make_shared_group(sharing, image, installation, stored))
+    deployed = None
+    if serve is not None:
+        known = stored["spec"].get("workerGroupSpecs") or () if stored is not None else ()
+        deployed = find_deployed_groups(serve.applications, known)
     return await ray_clusters.ensure_ray_cluster(deps, installation, wanted, groups, stored, deployed), failure
 
 
@@ -140,27 +149,50 @@ def _make_group(
         accept_model_deployment(model_deployment, installation).spec,
     )
     kept = None if current else _deployed_bounds(service, revision, serve, stored)
-    bounds = kept or _wanted_bounds(ModelDeploymentStatus.parse(model_deployment.get("status")), revision, current)
-    timeout = current.endpoint.request_timeout if current else _stored_timeout(service, revision, stored)
+    bounds = kept or _count_pods(revision, _wanted_replicas(model_deployment, revision, current))
+    timeout = (
+        current.endpoint.request_timeout
+        if current
+        else _stored_timeout(names.application(service, revision.number), stored)
+    )
     return pods.make_worker_group(service, revision, bounds, image, installation, timeout)
 
 
-def _stored_timeout(service: str, revision: Revision, stored: Object | None) -> timedelta:
-    """Return the `requestTimeout` from which the grace period of a revision's pods was computed; the default without pods."""
-    group = _find_stored_group(names.application(service, revision.number), stored)
+def _make_shared_group(
+    sharing: Sequence[tuple[Object, Revision]], image: str, installation: Installation, stored: Object | None
+) -> Object:
+    """Return the worker group of all revisions that share pods."""
+    known = [(each, revision, accept_model_deployment(each, installation).spec) for each, revision in sharing]
+    return pods.make_shared_group(
+        [revisions.spec_of(revision) for _, revision, _ in known],
+        [_wanted_replicas(*each)[0] for each in known],
+        image,
+        installation,
+        max(
+            current.endpoint.request_timeout if current else _stored_timeout(names.SHARED_WORKERS, stored)
+            for _, _, current in known
+        ),
+    )
+
+
+def _stored_timeout(name: str, stored: Object | None) -> timedelta:
+    """Return the `requestTimeout` from which the grace period of a group's pods was computed; the default without pods."""
+    group = _find_stored_group(name, stored)
     grace = group["template"]["spec"].get("terminationGracePeriodSeconds") if group is not None else None
     return grace_periods.request_timeout_of_grace(grace) if grace else Endpoint().request_timeout
 
 
-def _wanted_bounds(
-    status: ModelDeploymentStatus, revision: Revision, current: ModelDeploymentSpec | None
+def _wanted_replicas(
+    model_deployment: Object, revision: Revision, current: ModelDeploymentSpec | None
 ) -> tuple[int, int]:
+    """Return the fewest and the most replicas of a revision."""
+    status = ModelDeploymentStatus.parse(model_deployment.get("status"))
     replicas = next(
         max(each.replicas, 1) for each in desired_state.revisions_in_status(status) if each.revision == revision.number
     )
     spec = current or revisions.spec_of(revision)
     scale = serve_config.resolve_scale(status, revision.number, spec, replicas)
-    return _count_pods(revision, (scale.fewest, scale.most))
+    return scale.fewest, scale.most
 
 
 def _count_pods(revision: Revision, replicas: tuple[int, int]) -> tuple[int, int]:
@@ -186,9 +218,9 @@ def _deployed_bounds(
     return None if fewest is None or most is None else _count_pods(revision, (fewest, most))
 
 
-def _find_stored_group(application: str, stored: Object | None) -> Object | None:
+def _find_stored_group(name: str, stored: Object | None) -> Object | None:
     groups = stored["spec"].get("workerGroupSpecs") or () if stored is not None else ()
-    return next((each for each in groups if each["groupName"] == application), None)
+    return next((each for each in groups if each["groupName"] == name), None)
 
 
 async def _reconcile_without_model_deployments(

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
-from sundog_operator.api.installation import Installation
+from sundog_operator.api.installation import UNKNOWN_INSTALLATION
 from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core.kubernetes import accelerators, pod_requests
 from sundog_operator.core.kubernetes.pod_requests import CPU, MEMORY, PODS, Amounts
@@ -61,7 +61,7 @@ def find_waiting(deployments: Iterable[Object]) -> Iterator[WaitingDeployment]:
         placed = found.get("RevisionReady")
         if condition is None and placed is not None and placed.reason in _PLACEMENT_REASONS:
             condition = placed
-        spec = accept_model_deployment(obj, Installation()).spec
+        spec = accept_model_deployment(obj, UNKNOWN_INSTALLATION).spec
         if condition is None or spec is None:
             continue
         yield WaitingDeployment(

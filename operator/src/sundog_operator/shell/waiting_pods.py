@@ -15,7 +15,7 @@ _SCALING_REASONS: Final = frozenset({"TriggeredScaleUp", "NotTriggerScaleUp"})
 
 
 def describe_waiting_pods(pods: Iterable[Object], events: Sequence[Object]) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) for each revision with pods that wait for a node: the constraints, and the autoscaler's newest event."""
+    """Yield (name, text) for each revision, and for shared pods, of which some wait for a node: why, and the autoscaler's newest event."""
     groups: dict[str, list[Object]] = {}
     for pod in pods:
         if pod_problems.find_condition(pod, "PodScheduled").get("reason") == DeploymentReason.UNSCHEDULABLE:
@@ -24,7 +24,8 @@ def describe_waiting_pods(pods: Iterable[Object], events: Sequence[Object]) -> I
     for revision, waiting in sorted(groups.items()):
         yield (
             "Pods",
-            f"revision {revision}: {format_count(len(waiting), 'pod')} without a node: {_most_common(waiting)}",
+            f"{f'revision {revision}' if revision else 'shared'}: {format_count(len(waiting), 'pod')} without a node:"
+            f" {_most_common(waiting)}",
         )
         uids = {pod["metadata"]["uid"] for pod in waiting}
         about = [event for event in events if (event.get("regarding") or {}).get("uid") in uids]

@@ -69,6 +69,7 @@ def test_every_field_is_either_acted_on_or_refused() -> None:
 
 ACCEPTED = [
     spec(),
+    spec(runtime={"placement": "shared"}),
     spec(rollout={}),
     rollout(strategy="recreate"),
     rollout(strategy="recreate", progressDeadlineAction="pause", notify=[{"webhook": "https://a"}]),
@@ -174,7 +175,6 @@ REFUSED = [
     (model(credentials={"secretName": "s"}), "spec.model.credentials.secretName: needs pods, which local mode does not have; leave it out"),
     (spec(runtime={"image": "a:b"}), "spec.runtime.image: needs pods, which local mode does not have; leave it out"),
     (spec(runtime={"env": [{"name": "A"}]}), "spec.runtime.env: needs pods, which local mode does not have; leave it out"),
-    (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; expected dedicated"),
     (spec(runtime={"podLabels": {"a": "b"}}), "spec.runtime.podLabels: needs pods, which local mode does not have; leave it out"),
     (spec(resources={"gpu": {"count": 1}}), "spec.resources.gpu.count: 1 needs pods, which local mode does not have; expected 0"),
     (spec(resources={"gpu": {"type": ["h100"]}}), "spec.resources.gpu.type: needs pods, which local mode does not have; leave it out"),
@@ -223,6 +223,7 @@ ACCEPTED_IN_PODS = [
     spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
     spec(scheduling={"queue": "team-a", "spot": "prefer"}),
     spec(scheduling={"spot": "require"}),
+    spec(runtime={"placement": "shared"}),
 ]  # fmt: skip
 
 
@@ -232,7 +233,6 @@ def test_what_is_supported_in_pods(accepted: ModelDeploymentSpec) -> None:
 
 
 REFUSED_IN_PODS = [
-    (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; expected dedicated"),
     (
         spec(resources={"gpu": {"count": 1, "vendor": "tpu"}}),
         "spec.resources.gpu.vendor: tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron",

@@ -159,7 +159,8 @@ class Runtime(ApiBase):
     batching: Batching = Field(Batching(), description="Requests that the model gets together.")
     placement: Literal["dedicated", "shared"] = Field(
         "dedicated",
-        description="dedicated (default): pods of its own. shared: small models share pods of the namespace.",
+        description="dedicated (default): pods of its own. shared: replicas without devices share pods with other models of the"
+        " namespace. In local mode all replicas share the machine.",
     )
     pod_labels: Annotated[
         dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS_RULE, FOREIGN_QUEUES_RULE

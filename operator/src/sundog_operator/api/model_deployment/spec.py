@@ -1,6 +1,7 @@
 """`spec` of a ModelDeployment."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, Final
 
 from pydantic import Field
 
@@ -69,6 +70,90 @@ IN_PLACE_SHARING_RULE = Rule(
 )
 
 
+def _own_pod_rule(field: str, cel: str, holds: Callable[["ModelDeploymentSpec"], bool], message: str) -> Rule:
+    """Make the rule that a field is unset where pods are shared. `cel` and `holds` are true for an unset field."""
+    return Rule(
+        cel=f"self.runtime.placement != 'shared' || {cel}",
+        holds=lambda spec: spec.runtime.placement != "shared" or holds(spec),
+        message=f"{message} Otherwise use runtime.placement: dedicated",
+        field=field,
+    )
+
+
+_OWN_PODS: Final = "set with runtime.placement: shared; expected none, because"
+_OF_THE_POD: Final = f"{_OWN_PODS} pods with several models have only the administrator's."
+SHARED_PLACEMENT_RULES = (
+    _own_pod_rule(
+        "resources.gpu.count",
+        "self.resources.gpu.count == 0",
+        lambda spec: not spec.resources.gpu.count,
+        "{resources.gpu.count} with runtime.placement: shared; expected 0, because shared pods have no devices.",
+    ),
+    _own_pod_rule(
+        "model.uri",
+        "!self.model.uri.startsWith('pvc://')",
+        lambda spec: not spec.model.uri.startswith("pvc://"),
+        "pvc:// with runtime.placement: shared; expected another scheme, because shared pods mount no claim.",
+    ),
+    _own_pod_rule(
+        "model.credentials.secretName",
+        "self.model.credentials.secretName == ''",
+        lambda spec: not spec.model.credentials.secret_name,
+        f"{_OWN_PODS} the other models of the pod could read the Secret.",
+    ),
+    _own_pod_rule(
+        "model.credentials.serviceAccountName",
+        "self.model.credentials.serviceAccountName == ''",
+        lambda spec: not spec.model.credentials.service_account_name,
+        f"{_OWN_PODS} the other models of the pod could act as the ServiceAccount.",
+    ),
+    _own_pod_rule(
+        "runtime.env",
+        "self.runtime.env.size() == 0",
+        lambda spec: not spec.runtime.env,
+        f"{_OWN_PODS} the other models of the pod would have the variables too.",
+    ),
+    _own_pod_rule(
+        "runtime.podLabels", "self.runtime.podLabels.size() == 0", lambda spec: not spec.runtime.pod_labels, _OF_THE_POD
+    ),
+    _own_pod_rule(
+        "scheduling.queue", "self.scheduling.queue == ''", lambda spec: not spec.scheduling.queue, _OF_THE_POD
+    ),
+    _own_pod_rule(
+        "scheduling.spot",
+        "self.scheduling.spot == 'never'",
+        lambda spec: spec.scheduling.spot == "never",
+        "{scheduling.spot} with runtime.placement: shared; expected never, because pods with several models have only"
+        " the administrator's tolerations.",
+    ),
+    _own_pod_rule(
+        "scheduling.priorityClassName",
+        "self.scheduling.priorityClassName == ''",
+        lambda spec: not spec.scheduling.priority_class_name,
+        _OF_THE_POD,
+    ),
+    _own_pod_rule(
+        "scheduling.runtimeClassName",
+        "self.scheduling.runtimeClassName == ''",
+        lambda spec: not spec.scheduling.runtime_class_name,
+        _OF_THE_POD,
+    ),
+    _own_pod_rule(
+        "scheduling.nodeSelector",
+        "self.scheduling.nodeSelector.size() == 0",
+        lambda spec: not spec.scheduling.node_selector,
+        _OF_THE_POD,
+    ),
+    _own_pod_rule(
+        "scheduling.tolerations",
+        "self.scheduling.tolerations.size() == 0",
+        lambda spec: not spec.scheduling.tolerations,
+        _OF_THE_POD,
+    ),
+)
+"""What needs pods of a revision's own. `runtime.image` does not, because each image has its own RayCluster."""
+
+
 def find_in_place_conflict(spec: "ModelDeploymentSpec") -> str:
     """Return why a spec could not have `rollout.capacity: inPlace`; empty if it could. Its present capacity is ignored."""
     rollout = spec.rollout.model_copy(update={"capacity": CAPACITY_IN_PLACE})
@@ -110,4 +195,5 @@ class ModelDeploymentSpec(ApiBase):
         JWT_CLAIM_UNIT_RULE,
         IN_PLACE_REPLICAS_RULE,
         IN_PLACE_SHARING_RULE,
+        *SHARED_PLACEMENT_RULES,
     )

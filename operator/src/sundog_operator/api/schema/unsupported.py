@@ -28,6 +28,7 @@ SUPPORTED_FIELDS = frozenset(
         "spec.runtime.maxOngoingRequests",
         "spec.runtime.batching.maxSize",
         "spec.runtime.batching.maxDelay",
+        "spec.runtime.placement",
         "spec.runtime.warmup.requests",
         "spec.runtime.warmup.timeout",
         "spec.runtime.userConfig",
@@ -202,7 +203,6 @@ UNSUPPORTED_IN_LOCAL_MODE: Mapping[str, str] = {
 
 UNSUPPORTED_FIELDS = frozenset(
     {
-        "spec.runtime.placement",
         "spec.resources.gpu.topology",
         "spec.baseline",
     }
@@ -233,6 +233,7 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
         "spec.arms[].runtime.maxOngoingRequests",
         "spec.arms[].runtime.batching.maxSize",
         "spec.arms[].runtime.batching.maxDelay",
+        "spec.arms[].runtime.placement",
         "spec.arms[].runtime.podLabels",
         "spec.arms[].runtime.userConfig",
         "spec.arms[].runtime.warmup.requests",
@@ -309,12 +310,7 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
 )
 """Paths of single values of an Experiment. An arm may have only what its ModelDeployment supports."""
 
-UNSUPPORTED_EXPERIMENT_FIELDS = frozenset(
-    {
-        "spec.arms[].runtime.placement",
-        "spec.arms[].resources.gpu.topology",
-    }
-)
+UNSUPPORTED_EXPERIMENT_FIELDS = frozenset({"spec.arms[].resources.gpu.topology"})
 """Paths of values of an Experiment, or of parts with everything below them. Only their defaults are accepted."""
 
 _STEP = "spec.rollout.steps[]"

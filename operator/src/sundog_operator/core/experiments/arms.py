@@ -23,6 +23,7 @@ from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.kubernetes import accelerators, capacity
 from sundog_operator.core.kubernetes.accelerators import Devices
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
+from sundog_operator.core.kubernetes.shared_pods import find_too_large
 from sundog_operator.core.revisions import Revision
 
 Json = dict[str, Any]
@@ -159,7 +160,7 @@ def _problems(content: Json, installation: Installation | None) -> list[Violatio
     spec = ModelDeploymentSpec.model_validate(content)
     if installation is not None and installation.require_digest and not spec.model.digest:
         return [Violation("spec.model.digest", "is required by the administrator of Sundog")]
-    return find_unsupported_fields(spec, in_pods=installation is not None)
+    return find_unsupported_fields(spec, in_pods=installation is not None) or find_too_large(spec, installation)
 
 
 def find_arm_shortage(

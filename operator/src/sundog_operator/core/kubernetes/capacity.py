@@ -8,7 +8,7 @@ from typing import Any, Final
 from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.reasons import Cause, DeploymentReason
-from sundog_operator.core.kubernetes import accelerators, names, node_fit, pod_requests, quotas
+from sundog_operator.core.kubernetes import accelerators, names, node_fit, pod_requests, quotas, shared_pods
 from sundog_operator.core.kubernetes.accelerators import Devices
 from sundog_operator.core.kubernetes.node_fit import FittingNodes, NodeNeeds
 from sundog_operator.core.kubernetes.pod_problems import is_scheduled
@@ -134,7 +134,8 @@ def find_available_capacity(
         stored: the ResourceQuotas of its namespace.
         installation: the administrator's settings.
     """
-    devices, requests = accelerators.replica_devices(spec.resources.gpu), pod_requests.worker_requests(spec.resources)
+    devices = accelerators.replica_devices(spec.resources.gpu)
+    requests = shared_pods.worker_requests(spec, installation)
     priority = spec.scheduling.priority_class_name or installation.ray.pods.priority_class_name
     limits = quotas.find_limits(stored, requests, priority)
     resource = devices.resource if devices else ""

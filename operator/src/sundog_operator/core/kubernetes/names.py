@@ -22,6 +22,8 @@ ANNOTATION_MADE_AS = f"{GROUP}/made-as"
 
 RAY_LABEL_APPLICATION = "sundog.dev/application"
 """Ray's node label that places the replicas of a revision on the pods of their worker group."""
+SHARED_WORKERS = "shared"
+"""The worker group of models that share pods. No application has this name, because all end with a revision."""
 
 EDGE = "sundog-edge"
 EDGE_STORE = "sundog-edge-store"

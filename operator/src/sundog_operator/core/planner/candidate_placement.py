@@ -13,6 +13,8 @@ from sundog_operator.api import (
 from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import accelerators, capacity, pod_problems, pod_requests
+from sundog_operator.core.kubernetes.shared_pods import is_shared
+from sundog_operator.core.planner import shared_capacity
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import in_place, state
 from sundog_operator.core.rollout.in_place import ArmReplicas
@@ -63,12 +65,22 @@ def can_fit_without_arms(context: PlanContext, spec: ModelDeploymentSpec) -> boo
     devices, room = accelerators.replica_devices(spec.resources.gpu), context.observed.room
     if room is None or spec.rollout.capacity == CAPACITY_IN_PLACE:
         return False
-    pods = [pod for arm in context.status.arms or () for pod in context.pods_of(arm.revision)]
+    arms = [arm.revision for arm in context.status.arms or ()]
+    if is_shared(spec):
+        return shared_capacity.find_shortage(context, spec, context.replicas, freed=arms) is None
+    pods = [pod for arm in arms for pod in context.pods_of(arm)]
     more = capacity.add_freed_pods(room, devices, pods)
     short = capacity.find_shortage(
         devices, accelerators.count_pods(spec.resources.gpu, context.replicas), more, spec.resources.gpu
     )
     return not capacity.is_blocking(short, context.observed.installation, has_devices=devices is not None)
+
+
+def find_shortage_of_replicas(context: PlanContext, spec: ModelDeploymentSpec, replicas: int) -> Cause | None:
+    """Return the shortage if so many more replicas do not fit; None if they do, or if capacity is unknown."""
+    if is_shared(spec):
+        return shared_capacity.find_shortage(context, spec, replicas)
+    return find_shortage(context, spec, accelerators.count_pods(spec.resources.gpu, replicas))
 
 
 def find_shortage(
@@ -87,6 +99,8 @@ def find_shortage(
 
 def _find_shortage_beside(context: PlanContext, spec: ModelDeploymentSpec) -> Cause | None:
     """Return the shortage if all of a candidate's pods do not fit beside stable's, those included that stable lacks."""
+    if is_shared(spec):
+        return shared_capacity.find_shortage(context, spec, context.replicas)
     own = accelerators.count_pods(spec.resources.gpu, context.replicas)
     lacking, waiting = _count_missing_equal_pods(context, spec)
     return find_shortage(context, spec, own + lacking, created=waiting, lacking=lacking)
@@ -99,7 +113,7 @@ def _count_missing_equal_pods(context: PlanContext, spec: ModelDeploymentSpec) -
     if serving is None or stable is None:
         return 0, 0
     before = revisions.spec_of(stable)
-    if (before.resources, before.scheduling) != (spec.resources, spec.scheduling):
+    if is_shared(before) or (before.resources, before.scheduling) != (spec.resources, spec.scheduling):
         return 0, 0
     return count_missing_pods(context, serving)
 
@@ -141,7 +155,8 @@ def _find_in_place_problem(context: PlanContext, spec: ModelDeploymentSpec) -> s
 def _find_larger_pods(spec: ModelDeploymentSpec, before: ModelDeploymentSpec, number: int) -> str:
     """Return why pods without devices cannot take the place of stable's: they need more, or other nodes. Empty if they can."""
     had, needs = (pod_requests.worker_requests(each.resources) for each in (before, spec))
-    if before.scheduling == spec.scheduling and all(amount <= had.get(name, 0) for name, amount in needs.items()):
+    same_pods = (before.scheduling, is_shared(before)) == (spec.scheduling, is_shared(spec))
+    if same_pods and all(amount <= had.get(name, 0) for name, amount in needs.items()):
         return ""
     return f"replicas of revision {number} have fewer resources or other nodes than the new ones need"
 

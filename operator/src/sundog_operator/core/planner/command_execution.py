@@ -5,7 +5,7 @@ from typing import Any, Final
 from sundog_operator.api import LastCommand
 from sundog_operator.api.reasons import Cause, DeploymentReason, EndReason, PauseReason
 from sundog_operator.core import events, revisions
-from sundog_operator.core.kubernetes import accelerators, names
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import candidate as planner_candidate
 from sundog_operator.core.planner import candidate_placement, deadline, evaluation, outcome
 from sundog_operator.core.planner.context import PlanContext
@@ -182,8 +182,7 @@ def _find_rollback_shortage(context: PlanContext, number: int) -> str:
     spec = context.spec
     if spec is None:
         return ""
-    pods = accelerators.count_pods(spec.resources.gpu, context.replicas)
-    short = candidate_placement.find_shortage(context, spec, pods)
+    short = candidate_placement.find_shortage_of_replicas(context, spec, context.replicas)
     if short is None or candidate_placement.find_placement(context, spec).shared is None:
         return ""
     return f"{short[1]}. Apply the spec of revision {number} to roll it out in place"

@@ -3,14 +3,22 @@
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import Condition, ExperimentStatus, LastRollout, RevisionStatus, model_deployment_conditions
+from sundog_operator.api import (
+    Condition,
+    ExperimentStatus,
+    LastRollout,
+    ModelDeploymentSpec,
+    RevisionStatus,
+    model_deployment_conditions,
+)
 from sundog_operator.api.conditions import Conclusion
-from sundog_operator.api.reasons import DeploymentReason, EndReason, PauseReason
+from sundog_operator.api.reasons import Cause, DeploymentReason, EndReason, PauseReason
 from sundog_operator.core import events
 from sundog_operator.core.edge import confirmation as edge_confirmation
 from sundog_operator.core.edge import http_route, salts, secrets
 from sundog_operator.core.kubernetes import accelerators, pod_problems
-from sundog_operator.core.planner import candidate_placement, deadline, held_back_revisions, outcome
+from sundog_operator.core.kubernetes.shared_pods import is_shared
+from sundog_operator.core.planner import candidate_placement, deadline, held_back_revisions, outcome, shared_capacity
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
@@ -105,15 +113,7 @@ def _capacity_available(context: PlanContext) -> Conclusion:
     newest = context.status.candidate or context.status.stable
     short, in_place = context.capacity_shortage, context.in_place is not None
     if short is None and spec is not None and newest is not None and not in_place and is_wanted(context, newest):
-        placed, waiting = pod_problems.count_placed(context.pods_of(newest.revision))
-        short = candidate_placement.find_shortage(
-            context,
-            spec,
-            context.count_pods(newest.revision, newest.replicas)
-            - placed
-            - terminating_pods.count_terminating(context, newest.revision),
-            created=waiting,
-        )
+        short = _find_missing_room(context, spec, newest)
     if short is not None:
         message = (
             f"revision {context.spec_revision.number}: {short.message}" if context.spec_revision else short.message
@@ -124,6 +124,18 @@ def _capacity_available(context: PlanContext) -> Conclusion:
     # A candidate in place gets devices as stable gives up replicas. The rollout shows how far that is.
     where = ", in place of stable's" if in_place else ""
     return Conclusion("True", DeploymentReason.FITS, f"{accelerators.describe_devices(devices)}{where}")
+
+
+def _find_missing_room(context: PlanContext, spec: ModelDeploymentSpec, newest: RevisionStatus) -> Cause | None:
+    """Return the shortage of the spec's revision, which is deployed; None if its replicas have room, or if capacity is unknown."""
+    number = newest.revision
+    if is_shared(spec):
+        missing = max(newest.replicas - context.readiness(number).running, 0)
+        return shared_capacity.find_shortage(context, spec, missing, of=number)
+    placed, waiting = pod_problems.count_placed(context.pods_of(number))
+    wanted = context.count_pods(number, newest.replicas)
+    more = wanted - placed - terminating_pods.count_terminating(context, number)
+    return candidate_placement.find_shortage(context, spec, more, created=waiting)
 
 
 def _revision_ready(context: PlanContext) -> Conclusion:

@@ -29,6 +29,7 @@ from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.kubernetes import accelerators, names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
 from sundog_operator.core.kubernetes.references import KeysByObject
+from sundog_operator.core.kubernetes.shared_pods import is_shared
 from sundog_operator.core.observed import EdgeReport, PrometheusResult, ServeState, WebhookResult
 from sundog_operator.core.planner import desired_state, held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
@@ -87,7 +88,7 @@ class ObservedState:
         secrets: the keys of each Secret that its endpoint names; None for a Secret that does not exist.
         installation: of a Kubernetes cluster; None in local mode.
         references: other objects that its pods need, as far as the operator looked for them.
-        pods: pods of its revisions, and of the heads and stores of its RayClusters; none in local mode.
+        pods: pods of its revisions, shared ones included, and of the heads and stores of its RayClusters; none in local mode.
         room: free resources for pods of the spec; None if nothing is known, or the operator did not look.
         route: the HTTPRoute of its name, if its endpoint names a Gateway.
         routes_served: whether the API server has the HTTPRoute API, as far as the operator looked.
@@ -244,29 +245,38 @@ class PlanContext:
 
     def pods_of(self, number: int) -> list[Json]:
         """Return the pods of a revision."""
-        return self._pods_with({names.LABEL_MODEL_DEPLOYMENT: self.service, names.LABEL_REVISION: str(number)})
+        return self.find_pods({names.LABEL_MODEL_DEPLOYMENT: self.service, names.LABEL_REVISION: str(number)})
 
     def count_pods(self, number: int, replicas: int) -> int:
-        """Return the number of pods of so many replicas of a revision; one each for an unknown revision."""
+        """Return the number of own pods of so many replicas of a revision; one each for an unknown revision."""
         revision = self.revision(number)
-        return (
-            replicas
-            if revision is None
-            else accelerators.count_pods(revisions.spec_of(revision).resources.gpu, replicas)
-        )
+        if revision is None or self.is_shared(number):
+            return replicas if revision is None else 0
+        return accelerators.count_pods(revisions.spec_of(revision).resources.gpu, replicas)
+
+    def is_shared(self, number: int) -> bool:
+        """Whether a revision's replicas run in pods with those of other models."""
+        revision = self.revision(number)
+        return revision is not None and is_shared(revisions.spec_of(revision))
+
+    def shared_pods_of(self, number: int) -> list[Json]:
+        """Return the pods that models of a revision's RayCluster share; none for a revision with own pods."""
+        labels = {groups.LABEL_CLUSTER: self._cluster_name(number), groups.LABEL_GROUP: names.SHARED_WORKERS}
+        return self.find_pods(labels) if self.is_shared(number) else []
 
     def head_pods_of(self, number: int) -> list[Json]:
         """Return the head pods of a revision's RayCluster."""
-        return self._pods_with({groups.LABEL_CLUSTER: self._cluster_name(number), groups.LABEL_NODE_TYPE: "head"})
+        return self.find_pods({groups.LABEL_CLUSTER: self._cluster_name(number), groups.LABEL_NODE_TYPE: "head"})
 
     def store_pods_of(self, number: int) -> list[Json]:
         """Return the store pods of a revision's RayCluster."""
-        return self._pods_with(valkey.store_selector(self._cluster_name(number)))
+        return self.find_pods(valkey.store_selector(self._cluster_name(number)))
 
     def _cluster_name(self, number: int) -> str:
         return desired_state.clusters_by_revision(self.status).get(number, self.status.cluster)
 
-    def _pods_with(self, labels: Mapping[str, str]) -> list[Json]:
+    def find_pods(self, labels: Mapping[str, str]) -> list[Json]:
+        """Return the observed pods with these labels."""
         return [pod for pod in self.observed.pods if labels.items() <= (pod["metadata"].get("labels") or {}).items()]
 
     def available(self, number: int) -> int:

@@ -1,4 +1,4 @@
-"""Worker groups: one per live revision, in a list that Ray's autoscaler writes to as well.
+"""Worker groups: one per live revision, and one for all that share pods, in a list that Ray's autoscaler writes to as well.
 
 `workerGroupSpecs` is an atomic list, and KubeRay forgets the pods of a group that left it. The autoscaler owns `replicas` and
 `scaleStrategy`. So the operator replaces the whole list under its resourceVersion, and keeps the autoscaler's fields. It appends groups,
@@ -33,7 +33,7 @@ class GroupState:
     Attributes:
         pods: names of the existing pods by group, terminating ones included.
         running: number of pods by group that may have a replica. A pod without a node, or whose image is being pulled, has none.
-        deployed: applications in Serve; None while Serve does not answer.
+        deployed: groups with a replica in Serve, by `find_deployed_groups`; None while Serve does not answer.
     """
 
     pods: Mapping[str, Sequence[str]]
@@ -52,6 +52,16 @@ def merge_groups(stored: Sequence[Mapping[str, Any]], desired: Sequence[Json], s
         elif (draining := _drain_group(group, state)) is not None:
             merged.append(draining)
     return [*merged, *({**group, "replicas": group["minReplicas"]} for group in by_name.values())]
+
+
+def find_deployed_groups(applications: Iterable[str], stored: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Return the groups in whose pods these applications in Serve may have replicas.
+
+    An application without a group of its own name is in shared pods. Serve reports no configuration of one that it is deleting.
+    """
+    names_of = frozenset(applications)
+    own = {group["groupName"] for group in stored}
+    return names_of | {names.SHARED_WORKERS} if names_of - own else names_of
 
 
 def find_orphaned_pods(pods: Iterable[Json], groups: Iterable[Mapping[str, Any]]) -> list[Json]:

@@ -6,11 +6,12 @@ v1.5.0 has no `authOptions`.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
-from sundog_operator.api import Resources, parse_bytes
+from sundog_operator.api import ModelDeploymentSpec, Resources, parse_bytes
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.quantities import parse_quantity
 from sundog_operator.core.kubernetes import (
@@ -21,9 +22,10 @@ from sundog_operator.core.kubernetes import (
     names,
     pods,
     references,
+    shared_pods,
     spot,
 )
-from sundog_operator.core.kubernetes.pod_requests import OVERHEAD_BYTES
+from sundog_operator.core.kubernetes.pod_requests import CPU, MEMORY, OVERHEAD_BYTES
 from sundog_operator.core.kubernetes.pods import PodRequirements
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import valkey
@@ -190,7 +192,7 @@ def make_worker_group(
 def _make_worker(
     service: str, revision: Revision, image: str, installation: Installation, request_timeout: timedelta
 ) -> Json:
-    spec, template = spec_of(revision), installation.ray.pods
+    spec = spec_of(revision)
     devices = accelerators.replica_devices(spec.resources.gpu)
     cpu, memory = _pod_resources(spec.resources, devices.replicas_per_pod if devices else 1)
     limits = {"memory": str(memory + OVERHEAD_BYTES)}
@@ -199,30 +201,16 @@ def _make_worker(
     claims = device_claims.make_pod_claims(names.application(service, revision.number)) if is_claimed else []
     mounted, queue = references.make_mounts(spec), spec.scheduling.queue
     spot_labels = installation.spot.labels
-    own = [
-        {"name": "SUNDOG_CACHE_DIR", "value": CACHE_DIRECTORY},
-        {"name": DRAIN_ENV_VAR, "value": str(grace_periods.node_grace_s(request_timeout))},
-    ]
-    # The user's variables come first, so that they cannot replace Sundog's or the administrator's.
-    env = pods.merge_env(
-        references.make_env(spec), mounted.env, [*own, *ray_environment(), *([] if devices else [NO_DEVICES_ENV])]
-    )
-    container = pods.make_container(
-        template,
-        {
-            "name": "ray-worker",
-            "image": image,
-            "env": env,
-            "envFrom": references.make_env_from(spec),
-            "resources": {
-                "requests": {"cpu": cpu, **limits, **given},
-                "limits": {**limits, **given},
-                **({"claims": [{"name": each["name"]} for each in claims]} if claims else {}),
-            },
-            "volumeMounts": [{"name": _CACHE, "mountPath": CACHE_DIRECTORY}, *mounted.mounts],
-            **_make_probes("/api/local_raylet_healthz", AGENT_PORT),
+    container: Json = {
+        "env": pods.merge_env(references.make_env(spec), mounted.env),
+        "envFrom": references.make_env_from(spec),
+        "resources": {
+            "requests": {"cpu": cpu, **limits, **given},
+            "limits": {**limits, **given},
+            **({"claims": [{"name": each["name"]} for each in claims]} if claims else {}),
         },
-    )
+        "volumeMounts": mounted.mounts,
+    }
     requirements = PodRequirements(
         labels={
             **spec.runtime.pod_labels,
@@ -231,7 +219,7 @@ def _make_worker(
             names.LABEL_REVISION: str(revision.number),
             **({kueue.QUEUE_LABEL: queue} if queue else {}),
         },
-        volumes=[_make_cache_volume(installation.ray.cache.host_path), *mounted.volumes],
+        volumes=mounted.volumes,
         scheduling=spec.scheduling,
         tolerations=[
             *accelerators.device_tolerations(spec.resources.gpu),
@@ -247,9 +235,76 @@ def _make_worker(
         gates=(kueue.ADMISSION_GATE,) if queue else (),
         claims=claims,
     )
-    made = pods.make_pod(template, requirements, [container])
+    return _make_worker_pod(container, requirements, image, installation, request_timeout, has_devices=bool(devices))
+
+
+def _make_worker_pod(
+    own: Json,
+    requirements: PodRequirements,
+    image: str,
+    installation: Installation,
+    request_timeout: timedelta,
+    *,
+    has_devices: bool = False,
+) -> Json:
+    """Return a worker's pod template. `own` are the resources, variables and mounts of its container."""
+    template = installation.ray.pods
+    variables = [
+        {"name": "SUNDOG_CACHE_DIR", "value": CACHE_DIRECTORY},
+        {"name": DRAIN_ENV_VAR, "value": str(grace_periods.node_grace_s(request_timeout))},
+    ]
+    container = pods.make_container(
+        template,
+        {
+            "name": "ray-worker",
+            "image": image,
+            **own,
+            # The user's variables come first, so that they cannot replace Sundog's or the administrator's.
+            "env": pods.merge_env(
+                own.get("env", ()), [*variables, *ray_environment(), *([] if has_devices else [NO_DEVICES_ENV])]
+            ),
+            "volumeMounts": [{"name": _CACHE, "mountPath": CACHE_DIRECTORY}, *own.get("volumeMounts", ())],
+            **_make_probes("/api/local_raylet_healthz", AGENT_PORT),
+        },
+    )
+    cache = _make_cache_volume(installation.ray.cache.host_path)
+    made = pods.make_pod(template, replace(requirements, volumes=[cache, *requirements.volumes]), [container])
     made["spec"]["terminationGracePeriodSeconds"] = grace_periods.worker_pod_termination_grace_s(request_timeout)
     return made
+
+
+def make_shared_group(
+    specs: Sequence[ModelDeploymentSpec],
+    replicas: Sequence[int],
+    image: str,
+    installation: Installation,
+    request_timeout: timedelta,
+) -> Json:
+    """Return the worker group whose pods several models share. Ray's autoscaler adds pods as replicas need them.
+
+    Args:
+        specs: the revisions' specs.
+        replicas: the fewest replicas of each.
+        image: the image of the pods.
+        installation: the administrator's settings.
+        request_timeout: the longest of the services.
+    """
+    settings = installation.ray.shared_workers
+    sizes = [shared_pods.replica_amounts(spec.resources) for spec in specs]
+    # A replica that serves must fit into a new pod, also after the administrator made the pods smaller.
+    cpu = max(settings.cpu, *(math.ceil(size[CPU] / 1000) for size in sizes))
+    memory = max(parse_bytes(settings.memory), *(size[MEMORY] for size in sizes))
+    fewest = max(
+        math.ceil(sum(size[resource] * count for size, count in zip(sizes, replicas, strict=True)) / amount)
+        for resource, amount in ((CPU, cpu * 1000), (MEMORY, memory))
+    )
+    limits = {"memory": str(memory + OVERHEAD_BYTES)}
+    container = {"resources": {"requests": {"cpu": str(cpu), **limits}, "limits": limits}}
+    template = _make_worker_pod(
+        container, PodRequirements(names.labels(names.RAY)), image, installation, request_timeout
+    )
+    bounds = (min(fewest, settings.max_pods), settings.max_pods)
+    return make_group(names.SHARED_WORKERS, bounds, {"CPU": str(cpu), "memory": str(memory)}, template)
 
 
 def _pod_resources(resources: Resources, replicas: int) -> tuple[str, int]:

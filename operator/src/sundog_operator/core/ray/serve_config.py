@@ -16,6 +16,7 @@ from sundog_operator.api import (
     parse_cpu_cores,
 )
 from sundog_operator.core.kubernetes import accelerators, grace_periods, names
+from sundog_operator.core.kubernetes.shared_pods import is_shared
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import load
 from sundog_operator.core.ray.clusters import ClusterView
@@ -96,7 +97,7 @@ def make_application(
         current: the current spec.
         scale: its replicas.
         attempt: a higher number restarts every replica.
-        in_pods: whether its replicas run in the pods of its own worker group.
+        in_pods: whether its replicas run in the pods of a worker group.
     """
     fixed = spec_of(revision)
     return {
@@ -110,11 +111,16 @@ def make_application(
                 fixed,
                 current,
                 scale,
-                names.application(service, revision.number) if in_pods else "",
+                find_group(service, revision) if in_pods else "",
                 current.runtime.user_config if (own := own_user_config(revision)) is None else own,
             )
         ],
     }
+
+
+def find_group(service: str, revision: Revision) -> str:
+    """Return the worker group in whose pods a revision's replicas run."""
+    return names.SHARED_WORKERS if is_shared(spec_of(revision)) else names.application(service, revision.number)
 
 
 def _make_args(namespace: str, service: str, revision: Revision, fixed: ModelDeploymentSpec) -> Json:

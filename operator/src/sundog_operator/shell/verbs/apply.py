@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from sundog_operator.api import find_violations, unknown_fields
-from sundog_operator.api.installation import Installation
+from sundog_operator.api.installation import UNKNOWN_INSTALLATION, Installation
 from sundog_operator.core.experiments import admission
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.errors import SundogError
@@ -56,7 +56,7 @@ def check_documents(documents: Sequence[ManifestObject], *, validate: bool = Tru
 
 def _find_refusal_anywhere(manifest: Object) -> str:
     """Return why the operator will refuse a spec, both in a cluster and in local mode; empty if one of them accepts it."""
-    local, in_cluster = _find_refusal(manifest, None), _find_refusal(manifest, Installation())
+    local, in_cluster = _find_refusal(manifest, None), _find_refusal(manifest, UNKNOWN_INSTALLATION)
     return local and in_cluster
 
 
@@ -80,7 +80,7 @@ async def apply(server: ServerConnection, files: Sequence[Path], validate: bool)
         try:
             after = await _apply(server, document, validate)
             # The administrator's settings are unknown here. Only the existence of pods matters.
-            if refusal := _find_refusal(after, None if server.local else Installation()):
+            if refusal := _find_refusal(after, None if server.local else UNKNOWN_INSTALLATION):
                 raise CommandFailed(f"{document.ref}: {refusal}")
         except SundogError as err:
             click.echo(f"error: {document.source}: {one_line(err)}", err=True)

@@ -10,6 +10,9 @@ import click
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes.shared_pods import is_shared
+from sundog_operator.core.planner.desired_state import live_revisions
+from sundog_operator.core.ray import groups
 from sundog_operator.errors import Forbidden
 from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, POD, Object, Ref
 from sundog_operator.shell import kinds
@@ -86,24 +89,30 @@ async def _read_details(server: ServerConnection, obj: Object, events: Sequence[
     own = [each for each in stored if revisions.is_owned_by(each, meta["uid"])]
     status = ModelDeploymentStatus.parse(obj.get("status"))
     experiment = status.experiment or (status.last_rollout.experiment if status.last_rollout else "")
+    known = [revision for each in own if (revision := revisions.parse_controller_revision(each)) is not None]
+    shared = any(is_shared(revisions.spec_of(each)) for each in known if each.number in live_revisions(status))
     return DeploymentDetails(
         obj=obj,
-        revisions=[revision for each in own if (revision := revisions.parse_controller_revision(each)) is not None],
+        revisions=known,
         experiment=await _read_experiment(server, Ref(EXPERIMENT, server.namespace, experiment))
         if experiment
         else None,
         exception=_find_exception(server, meta["name"], newest_rollout_revision(status)),
         events=own_events,
-        waiting=tuple(describe_waiting_pods(await _read_pods(server, meta["name"]), events)),
+        waiting=tuple(describe_waiting_pods(await _read_pods(server, meta["name"], shared=shared), events)),
     )
 
 
-async def _read_pods(server: ServerConnection, name: str) -> list[Object]:
-    """Return the pods of a ModelDeployment; none in local mode, or without permission."""
+async def _read_pods(server: ServerConnection, name: str, *, shared: bool) -> list[Object]:
+    """Return the pods of a ModelDeployment, and the shared ones if wanted; none in local mode, or without permission."""
     if server.local:
         return []
+    selectors = [
+        {names.LABEL_MODEL_DEPLOYMENT: name},
+        *([{groups.LABEL_GROUP: names.SHARED_WORKERS}] if shared else []),
+    ]
     try:
-        return await server.kube.list(POD, server.namespace, {names.LABEL_MODEL_DEPLOYMENT: name})
+        return [pod for labels in selectors for pod in await server.kube.list(POD, server.namespace, labels)]
     except Forbidden:
         return []
 

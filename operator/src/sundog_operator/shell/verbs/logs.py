@@ -8,8 +8,14 @@ from typing import Final
 import click
 
 from sundog_operator.adapters.local import replica_logs
+from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
-from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
+from sundog_operator.core.kubernetes.shared_pods import is_shared
+from sundog_operator.core.planner import desired_state
+from sundog_operator.core.ray import groups
+from sundog_operator.errors import Forbidden
+from sundog_operator.ports import CONTROLLER_REVISION, MODEL_DEPLOYMENT, POD, Object, Ref
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
 from sundog_operator.shell.verbs.get import get_object
@@ -36,11 +42,11 @@ async def logs(server: ServerConnection, name: str, revision: int | None, follow
 
     Local mode also prints the logs of ended replicas. In a cluster you need permission to get and create `pods/exec`.
     """
-    await get_object(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
+    obj = await get_object(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     if server.state is not None:
         await _print_files(server.state, name, revision, follow, tail)
     else:
-        await _print_pods(server, name, revision, follow, tail)
+        await _print_pods(server, obj, revision, follow, tail)
 
 
 async def _print_files(state: Path, name: str, revision: int | None, follow: bool, tail: int) -> None:
@@ -58,24 +64,51 @@ async def _print_files(state: Path, name: str, revision: int | None, follow: boo
         await asyncio.sleep(_POLL_S)
 
 
-async def _print_pods(server: ServerConnection, name: str, revision: int | None, follow: bool, tail: int) -> None:
+async def _print_pods(server: ServerConnection, obj: Object, revision: int | None, follow: bool, tail: int) -> None:
+    name = obj["metadata"]["name"]
     labels = {names.LABEL_MODEL_DEPLOYMENT: name}
-    if revision is not None:
-        labels[names.LABEL_REVISION] = str(revision)
-    pods = [pod for pod in await server.kube.list(POD, server.namespace, labels) if _is_running(pod)]
-    if not pods:
+    own = [
+        (pod, int(_label(pod, names.LABEL_REVISION))) for pod in await server.kube.list(POD, server.namespace, labels)
+    ]
+    numbers = await _find_shared_revisions(server, obj)
+    shared = (
+        await server.kube.list(POD, server.namespace, {groups.LABEL_GROUP: names.SHARED_WORKERS}) if numbers else []
+    )
+    places = [*own, *((pod, number) for number in numbers for pod in shared)]
+    wanted = [(pod, number) for pod, number in places if _is_running(pod) and revision in (None, number)]
+    if not wanted:
         raise _no_logs(name, revision)
-    await asyncio.gather(*(_print_pod(server, pod, name, follow, tail) for pod in pods))
+    await asyncio.gather(*(_print_pod(server, pod, f"{name}-r{number}", follow, tail) for pod, number in wanted))
 
 
-async def _print_pod(server: ServerConnection, pod: Object, name: str, follow: bool, tail: int) -> None:
-    meta = pod["metadata"]
-    number = (meta.get("labels") or {}).get(names.LABEL_REVISION, "")
-    # `-q` omits the names of the files. A pod has several only where its replicas share a GPU.
+async def _find_shared_revisions(server: ServerConnection, obj: Object) -> list[int]:
+    """Return the revisions with replicas in shared pods; none without permission to list ControllerRevisions."""
+    meta, status = obj["metadata"], ModelDeploymentStatus.parse(obj.get("status"))
+    live, labels = desired_state.live_revisions(status), {names.LABEL_MODEL_DEPLOYMENT: meta["name"]}
+    try:
+        stored = await server.kube.list(CONTROLLER_REVISION, server.namespace, labels)
+    except Forbidden:
+        return []
+    known = [revisions.parse_controller_revision(each) for each in stored if revisions.is_owned_by(each, meta["uid"])]
+    return sorted(
+        each.number for each in known if each is not None and each.number in live and is_shared(revisions.spec_of(each))
+    )
+
+
+async def _print_pod(server: ServerConnection, pod: Object, application: str, follow: bool, tail: int) -> None:
+    name, number = pod["metadata"]["name"], application.rpartition("-")[2]
+    # `-q` omits the names of the files. A pod has several of a revision only where its replicas share it. A shared pod may have none,
+    # and then the pattern names no file.
     options = f"-q -n {tail}{' -F' if follow else ''}"
-    command = ("sh", "-c", f"tail {options} {_FILES}/replica_{name}-r{number}_*.log 2>/dev/null")
-    async for line in _lines(server.kube.output_of(Ref(POD, server.namespace, meta["name"]), _CONTAINER, command)):
-        click.echo(f"r{number} {meta['name']} | {line}")
+    command = f'set -- {_FILES}/replica_{application}_*.log; [ ! -e "$1" ] || tail {options} "$@" 2>/dev/null'
+    async for line in _lines(
+        server.kube.output_of(Ref(POD, server.namespace, name), _CONTAINER, ("sh", "-c", command))
+    ):
+        click.echo(f"{number} {name} | {line}")
+
+
+def _label(pod: Object, key: str) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(key, "0"))
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from sundog_operator.adapters.clock import SystemClock
-from sundog_operator.api.installation import Installation
+from sundog_operator.api.installation import UNKNOWN_INSTALLATION
 from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.neighbours import list_salt_owners
 from sundog_operator.app.observe import observe
@@ -212,8 +212,8 @@ async def make_log_place_check(server: ServerConnection, namespace: str) -> Call
 
 
 async def _make_dependencies(server: ServerConnection, namespace: str) -> Dependencies:
-    """Return the dependencies of a preview, with the administrator's settings if the user may read them, else the defaults."""
-    installation = None if server.local else await find_installation(server.kube, namespace) or Installation()
+    """Return the dependencies of a preview, with the administrator's settings if the user may read them, else unknown ones."""
+    installation = None if server.local else await find_installation(server.kube, namespace) or UNKNOWN_INSTALLATION
     settings = OperatorSettings(installation=installation)
     return Dependencies(server.kube, _UnknownServe(), _UnknownEdges(), _NoWebhooks(), SystemClock(), settings)
 

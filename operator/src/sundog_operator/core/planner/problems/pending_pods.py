@@ -34,6 +34,8 @@ def find_pending_reason(context: PlanContext, number: int) -> Cause | None:
         and terminating_pods.has_enough_terminating(context, number)
     ):
         return pod_problem._replace(message=f"revision {number}: {pod_problem.message}")
+    if _lacks_replicas(context, number) and (shared := pod_problems.find_pod_problem(context.shared_pods_of(number))):
+        return shared._replace(message=f"revision {number}: a shared pod: {shared.message}")
     if (waiting := kueue.find_waiting_pod(context.pods_of(number))) is not None:
         wait = kueue.describe_wait(waiting, context.observed.queued.get(waiting["metadata"]["uid"], ""))
         return wait._replace(message=f"revision {number}: {wait.message}")
@@ -52,6 +54,15 @@ def _find_refusal(context: PlanContext, number: int) -> Cause | None:
     cluster = context.cluster_of(number)
     if cluster is None or not cluster.refusal:
         return None
-    wanted = context.count_pods(number, desired_state.live_revisions(context.status).get(number, 0))
     message = f"revision {number}: KubeRay could not create its pods in RayCluster {cluster.name}: {cluster.refusal}"
-    return Cause(DeploymentReason.POD_REFUSED, message) if len(context.pods_of(number)) < wanted else None
+    is_short = len(context.pods_of(number)) < context.count_pods(number, _count_wanted(context, number))
+    is_short = is_short or (context.is_shared(number) and _lacks_replicas(context, number))
+    return Cause(DeploymentReason.POD_REFUSED, message) if is_short else None
+
+
+def _count_wanted(context: PlanContext, number: int) -> int:
+    return desired_state.live_revisions(context.status).get(number, 0)
+
+
+def _lacks_replicas(context: PlanContext, number: int) -> bool:
+    return context.readiness(number).running < _count_wanted(context, number)

@@ -1,0 +1,62 @@
+"""Room for replicas in pods that several models share: free parts of present pods, and pods to come. Pure."""
+
+from collections.abc import Collection
+
+from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.api.reasons import Cause, DeploymentReason
+from sundog_operator.core.kubernetes import capacity, names, pod_problems, shared_pods
+from sundog_operator.core.planner import desired_state
+from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.ray import groups, shared_workers
+from sundog_operator.core.text import format_count
+
+
+def find_shortage(
+    context: PlanContext,
+    spec: ModelDeploymentSpec,
+    replicas: int,
+    *,
+    of: int | None = None,
+    freed: Collection[int] = (),
+) -> Cause | None:
+    """Return the shortage if so many more replicas of a shared spec do not fit; None if they do, or if capacity is unknown.
+
+    It is unknown while Serve does not answer, and in a RayCluster that the ModelDeployment does not use yet.
+
+    Args:
+        context: the state.
+        spec: an accepted spec.
+        replicas: the replicas that do not run yet.
+        of: the revision that they belong to, if Serve has it already.
+        freed: revisions that end before they start.
+    """
+    installation, cluster = context.observed.installation, _find_cluster(context)
+    serve = context.observed.serves.get(cluster)
+    if installation is None or serve is None or not serve.known:
+        return None
+    settings = installation.ray.shared_workers
+    labels = {groups.LABEL_CLUSTER: cluster, groups.LABEL_GROUP: names.SHARED_WORKERS}
+    pods = [pod for pod in context.find_pods(labels) if not pod_problems.is_leaving(pod)]
+    own = names.application(context.service, of) if of is not None else ""
+    used = shared_workers.sum_used(serve, own, {names.application(context.service, number) for number in freed})
+    free = shared_pods.find_free_amounts(pods, used)
+    more = shared_pods.count_new_pods(replicas, shared_pods.replica_amounts(spec.resources), free, settings)
+    placed, waiting = pod_problems.count_placed(pods)
+    if more and placed + max(more, waiting) > settings.max_pods:
+        message = (
+            f"{format_count(more, 'more shared pod')} needed for {format_count(replicas, 'replica')}, and {placed} of at most"
+            f" {settings.max_pods} exist. Raise installation.ray.sharedWorkers.maxPods, or use runtime.placement: dedicated"
+        )
+        return Cause(DeploymentReason.INSUFFICIENT_QUOTA, message)
+    room = context.observed.room
+    if room is None:
+        return None
+    return capacity.find_shortage(None, more, room, spec.resources.gpu, created=min(waiting, more))
+
+
+def _find_cluster(context: PlanContext) -> str:
+    """Return the RayCluster for the spec's revision; empty if none is in use."""
+    revision = context.spec_revision
+    image = (revision.image if revision is not None else "") or context.observed.image
+    used = sorted(desired_state.needed_clusters(context.status))
+    return next((name for name in used if names.is_ray_cluster_of(name, image)), "")

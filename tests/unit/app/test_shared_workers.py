@@ -1,0 +1,249 @@
+"""Models that share worker pods (`runtime.placement: shared`), in memory with stand-ins for KubeRay and Ray."""
+
+import functools
+from typing import Any
+
+import pytest
+
+from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
+from doubles.kuberay import create_with_status
+from sundog_operator.api.installation import parse_installation
+from sundog_operator.core.kubernetes import names as kubernetes_names
+from sundog_operator.core.ray import groups as ray_groups
+from sundog_operator.ports import MODEL_DEPLOYMENT, POD, RAY_CLUSTER, RESOURCE_QUOTA, Object, Ref
+
+IMAGE = "example.com/runtime:1"
+INSTALLATION = parse_installation(
+    f"{{runtimeImage: '{IMAGE}', ray: {{sharedWorkers: {{cpu: 2, memory: 4Gi, maxPods: 3}}}}}}", "test"
+)
+RAY = kubernetes_names.ray_cluster(0, IMAGE)
+DASHBOARD = f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
+SHARED = {"placement": "shared"}
+SMALL = {"cpu": "500m", "memory": "1Gi"}
+"""Four of these fit into a shared pod."""
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    made = Cluster(installation=INSTALLATION)
+    made.kuberay.node = "n1"  # type: ignore[union-attr]
+    return made
+
+
+async def apply(cluster: Cluster, name: str = NAME, uri: str = "file:///models/v1", **spec: Any) -> None:
+    await cluster.kube.apply(model_deployment(uri, name, **{"runtime": SHARED, "resources": SMALL, **spec}))
+
+
+async def is_ready(cluster: Cluster, *names: str) -> bool:
+    return all([await cluster.condition("Ready", name) == ("True", "Serving") for name in names])
+
+
+async def serve(cluster: Cluster, name: str = NAME, **spec: Any) -> None:
+    await apply(cluster, name, **spec)
+    await cluster.until(functools.partial(is_ready, cluster, name))
+    await cluster.settle(5)
+
+
+async def groups(cluster: Cluster) -> dict[str, tuple[int, int, int]]:
+    stored = await cluster.kube.get(Ref(RAY_CLUSTER, NAMESPACE, RAY))
+    specs = stored["spec"]["workerGroupSpecs"] if stored is not None else ()
+    return {each["groupName"]: (each["minReplicas"], each["maxReplicas"], each["replicas"]) for each in specs}
+
+
+async def pods(cluster: Cluster, group: str = "shared") -> list[Object]:
+    return await cluster.kube.list(POD, NAMESPACE, {ray_groups.LABEL_GROUP: group})
+
+
+async def told(cluster: Cluster, type_: str, name: str = NAME) -> tuple[str, str]:
+    (found,) = (each for each in (await cluster.status(name))["conditions"] if each["type"] == type_)
+    return found["reason"], found["message"]
+
+
+def selectors(cluster: Cluster) -> dict[str, str]:
+    return {
+        app["name"]: app["deployments"][0]["ray_actor_options"]["label_selector"][
+            kubernetes_names.RAY_LABEL_APPLICATION
+        ]
+        for app in cluster.serve_apis.of(DASHBOARD).puts[-1]["applications"]
+    }
+
+
+async def test_small_models_share_pods_beside_one_with_pods_of_its_own(cluster: Cluster) -> None:
+    await serve(cluster, replicas=2)
+    await serve(cluster, "letters", replicas=3)
+    await serve(cluster, "large", runtime={}, resources={"cpu": "4"})
+    # Five quarters of a pod.
+    assert await groups(cluster) == {"shared": (2, 3, 2), "large-r1": (1, 1, 1)}
+    assert selectors(cluster) == {"digits-r1": "shared", "letters-r1": "shared", "large-r1": "large-r1"}
+    labels = [pod["metadata"]["labels"] for pod in await pods(cluster)]
+    assert [each[kubernetes_names.LABEL_NAME] for each in labels] == [kubernetes_names.RAY] * 2
+    assert not any(
+        {kubernetes_names.LABEL_MODEL_DEPLOYMENT, kubernetes_names.LABEL_REVISION} & set(each) for each in labels
+    )
+    assert [(await cluster.status(name))["readyReplicas"] for name in (NAME, "letters", "large")] == [2, 3, 1]
+    writes = len(cluster.kube.writes)
+    await cluster.settle(20)
+    assert len(cluster.kube.writes) == writes, "a pass that changes nothing writes nothing"
+
+
+async def test_rollouts_between_placements_are_promoted_and_taken_back(cluster: Cluster) -> None:
+    await serve(cluster, runtime={})
+    assert await groups(cluster) == {"digits-r1": (1, 1, 1)}
+    await apply(cluster, uri="file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert await groups(cluster) == {"digits-r1": (1, 1, 1), "shared": (1, 3, 1)}
+    await cluster.command("abort revision=2 id=a")
+    await cluster.settle(30)
+    assert (await cluster.weights(), await groups(cluster)) == ({1: 100}, {"digits-r1": (1, 1, 1)})
+    assert await pods(cluster) == []
+    await cluster.command("retry revision=2 id=b")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("promote revision=2 id=c full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.settle(30)
+    assert await groups(cluster) == {"shared": (1, 3, 1)}
+    await apply(cluster, uri="file:///models/v3")
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    assert await groups(cluster) == {"shared": (1, 3, 1)}, "the canary is in the pod of stable"
+    await cluster.command("promote revision=3 id=d full=true")
+    await cluster.until(functools.partial(cluster.serves, 3))
+    await cluster.command("rollback revision=1 id=e")
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.settle(30)
+    assert await groups(cluster) == {"digits-r1": (1, 1, 1)}
+
+
+async def test_the_group_stays_while_serve_has_a_replica_of_it_and_goes_with_the_last(cluster: Cluster) -> None:
+    await serve(cluster, replicas=4)
+    await serve(cluster, "letters")
+    await serve(cluster, "large", runtime={})
+    assert await groups(cluster) == {"shared": (2, 3, 2), "large-r1": (1, 1, 1)}
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, "letters"))
+    await cluster.settle(5)
+    assert await groups(cluster) == {"shared": (1, 3, 1), "large-r1": (1, 1, 1)}
+    assert len(await pods(cluster)) == 1
+    # While Serve does not answer, it still has the application.
+    cluster.serve_apis.of(DASHBOARD).down = True
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
+    await cluster.settle(5)
+    assert (await groups(cluster))["shared"] == (1, 3, 1)
+    cluster.serve_apis.of(DASHBOARD).down = False
+    await cluster.settle(5)
+    assert await groups(cluster) == {"large-r1": (1, 1, 1)}
+    assert await is_ready(cluster, "large")
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, "large"))
+    await cluster.settle(5)
+    assert await cluster.kube.get(Ref(RAY_CLUSTER, NAMESPACE, RAY)) is None
+
+
+async def test_a_replica_larger_than_a_shared_pod_is_refused_with_numbers_and_stable_serves(cluster: Cluster) -> None:
+    await serve(cluster)
+    await apply(cluster, uri="file:///models/v2", resources={"cpu": "2500m", "memory": "5Gi"})
+    await cluster.settle(5)
+    fix = "the size of a shared pod. Ask for less, or use runtime.placement: dedicated"
+    assert await told(cluster, "SpecAccepted") == (
+        "InvalidSpec",
+        f"spec.resources.cpu: 2500m with runtime.placement: shared; expected at most 2 CPU, {fix};"
+        f" spec.resources.memory: 5Gi with runtime.placement: shared; expected at most 4Gi memory, {fix}",
+    )
+    assert await cluster.weights() == {1: 100}
+    assert await groups(cluster) == {"shared": (1, 3, 1)}
+
+
+async def test_smaller_shared_pods_still_hold_the_replicas_that_serve(cluster: Cluster) -> None:
+    await serve(cluster, resources={"cpu": "1500m", "memory": "3Gi"})
+    small = parse_installation(
+        f"{{runtimeImage: '{IMAGE}', ray: {{sharedWorkers: {{cpu: 1, memory: 1Gi, maxPods: 3}}}}}}", "test"
+    )
+    changed = Cluster(cluster.kube, installation=small)
+    changed.serve_apis, changed.kuberay, changed.world = cluster.serve_apis, cluster.kuberay, cluster.world
+    object.__setattr__(changed.world, "settings", Cluster(installation=small).world.settings)
+    await changed.settle(5)
+    assert (await told(changed, "SpecAccepted"))[0] == "InvalidSpec"
+    stored = await changed.kube.get(Ref(RAY_CLUSTER, NAMESPACE, RAY))
+    assert stored is not None
+    (group,) = stored["spec"]["workerGroupSpecs"]
+    assert group["resources"] == {"CPU": "2", "memory": str(3 * 2**30)}
+
+
+async def limit(cluster: Cluster, cpu: str) -> None:
+    limits = {"hard": {"requests.cpu": cpu}, "used": {"requests.cpu": "2"}}
+    meta = {"name": "cpu", "namespace": NAMESPACE}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta}
+    await create_with_status(cluster.kube, RESOURCE_QUOTA, quota, limits)
+
+
+async def test_a_quota_holds_back_only_a_candidate_that_needs_another_pod(cluster: Cluster) -> None:
+    await serve(cluster, replicas=2)
+    await limit(cluster, "3")
+    await apply(cluster, uri="file:///models/v2", replicas=2)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.settle(5)
+    await serve(cluster, "letters")
+    await apply(cluster, uri="file:///models/v3", replicas=2, rollout={"capacity": "surge"})
+    await cluster.settle(5)
+    assert await told(cluster, "Stalled") == (
+        "InsufficientQuota",
+        "2 CPU needed by 1 more pod, 1 CPU left by requests.cpu of ResourceQuota cpu. Raise the quota, or ask for less",
+    )
+    await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "cpu"))
+    await cluster.settle(5)
+    assert 3 in await cluster.weights()
+
+
+async def test_the_most_pods_hold_back_a_candidate_that_needs_another(cluster: Cluster) -> None:
+    await serve(cluster, replicas=10)
+    assert await groups(cluster) == {"shared": (3, 3, 3)}
+    await apply(cluster, uri="file:///models/v2", replicas=10, rollout={"capacity": "surge"})
+    await cluster.settle(5)
+    assert await told(cluster, "Stalled") == (
+        "InsufficientQuota",
+        "2 more shared pods needed for 10 replicas, and 3 of at most 3 exist. Raise"
+        " installation.ray.sharedWorkers.maxPods, or use runtime.placement: dedicated",
+    )
+    await apply(
+        cluster,
+        uri="file:///models/v2",
+        replicas=10,
+        rollout={"capacity": "auto", "steps": [{"weight": 20, "gate": "manual"}]},
+    )
+    await cluster.until(functools.partial(cluster.at_weight, 2, 20))
+    assert (await cluster.status())["capacity"]["mode"] == "inPlace"
+    assert await groups(cluster) == {"shared": (3, 3, 3)}
+
+
+async def test_what_a_shared_pod_waits_for_is_told_by_the_revision_that_lacks_replicas(cluster: Cluster) -> None:
+    await serve(cluster)
+    kuberay, serve_api = cluster.kuberay, cluster.serve_apis.of(DASHBOARD)
+    assert kuberay is not None
+    serve_api.room = {"letters-r1": 0}
+    kuberay.refusals[RAY] = "exceeded quota: cpu"
+    await apply(cluster, "letters", replicas=4)
+    await cluster.settle(5)
+    reason, message = await told(cluster, "RevisionReady", "letters")
+    assert (reason, message) == (
+        "PodRefused",
+        f"revision 1: KubeRay could not create its pods in RayCluster {RAY}: exceeded quota: cpu",
+    )
+    kuberay.refusals = {}
+    kuberay.node = ""
+    await cluster.settle(3)
+    *_, waiting = await pods(cluster)
+    unplaced = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/1 nodes are available",
+    }
+    await cluster.kube.patch_status(
+        Ref(POD, NAMESPACE, waiting["metadata"]["name"]),
+        {"phase": "Pending", "conditions": [unplaced]},
+        resource_version=waiting["metadata"]["resourceVersion"],
+    )
+    await cluster.settle(3)
+    reason, message = await told(cluster, "RevisionReady", "letters")
+    assert (reason, message.startswith("revision 1: a shared pod: ")) == ("Unschedulable", True)
+    assert await is_ready(cluster, NAME)
+    assert (await told(cluster, "RevisionReady"))[0] == "Ready"
