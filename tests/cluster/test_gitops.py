@@ -1,72 +1,18 @@
 """Git's tools apply a manifest again and again while its rollout runs: no conflict, no drift, no new generation."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from charting.lifecycle import CANARY, MDEP, TEAM, Life, model_deployment
+from git_syncs import APPLIES, Syncs, syncing
 from real_kubernetes.binaries import HELM
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.helm import Helm
 from real_kubernetes.instance import ClusterError
-from real_kubernetes.kubectl import Kubectl
-
-EVERY_S = 2.0
-APPLIES = {
-    "argocd": ("apply", "--server-side", "--field-manager=argocd-controller"),
-    "flux": ("apply", "--server-side", "--field-manager=kustomize-controller"),
-    "client-side": ("apply",),
-}
-
-
-@dataclass
-class Syncs:
-    """What a tool met that applied one manifest again and again."""
-
-    count: int = 0
-    generations: set[int] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def syncing(kubectl: Kubectl, apply: tuple[str, ...], manifest: dict[str, Any]) -> Iterator[Syncs]:
-    """Apply the manifest at once and then every two seconds, and look for drift each time, until the context ends."""
-    syncs, ended, text = Syncs(), threading.Event(), json.dumps(manifest)
-
-    def sync() -> None:
-        applying, looking = (*apply, "-f", "-"), ("diff", *apply[1:], "-f", "-")
-        done = kubectl.run(*applying, stdin=text)
-        if done.returncode:
-            syncs.problems.append(f"kubectl {' '.join(applying)}: {done.stdout}{done.stderr}")
-        # kubectl reads the object and then asks what an apply would make of it: a status that is written in between looks like a
-        # difference. Drift is there at the second look as well.
-        looks = [kubectl.run(*looking, stdin=text)]
-        if looks[0].returncode:
-            looks.append(kubectl.run(*looking, stdin=text))
-        if all(look.returncode for look in looks):
-            syncs.problems.append(f"kubectl {' '.join(looking)}: {looks[-1].stdout}{looks[-1].stderr}")
-        found = kubectl.get("-n", TEAM, MDEP, manifest["metadata"]["name"])
-        syncs.generations.add(int(found["metadata"]["generation"]))
-        syncs.count += 1
-
-    def work() -> None:
-        while not ended.wait(EVERY_S):
-            sync()
-
-    sync()
-    thread = threading.Thread(target=work, name="sync")
-    thread.start()
-    try:
-        yield syncs
-    finally:
-        ended.set()
-        thread.join()
 
 
 def rolled_out(life: Life, syncs: Syncs) -> None:
@@ -108,7 +54,7 @@ def test_a_second_manager_that_applies_every_two_seconds_meets_nothing(
         rolled_out(life, syncs)
 
     assert syncs.problems == []
-    assert syncs.generations == {before + 1}
+    assert syncs.generations("digits") == {before + 1}
 
 
 def test_the_operator_owns_the_status_and_nothing_else(life: Life, api_server: Cluster) -> None:

@@ -364,14 +364,16 @@ class Team:
         failing: int = 0,
         slow: int = 0,
         users: int = 0,
+        metric: str = "",
     ) -> Iterator["Traffic"]:
         """Clients in a pod that ask by the name of the Service as long as the block runs, and so many more that take seconds for a request.
 
-        They do so for so many users. No request of theirs may fail but those that the revision `failing` answers.
+        They do so for so many users, and report as `metric` once for each whether a digit was read wrongly. No request of theirs may fail
+        but those that the revision `failing` answers.
         """
         pod = f"{name}-clients"
         url = f"http://{name}.{self.namespace}.svc/"
-        numbers = map(str, (clients, pause_s, slow, users))
+        numbers = map(str, (clients, pause_s, slow, users, *filter(None, [metric])))
         spec = pod_spec("python", digit_traffic.__file__, url, *numbers)
         folder = {"name": "held-out", "mountPath": str(digit_traffic.IMAGES.parent)}
         spec["containers"][0]["volumeMounts"].append(folder)

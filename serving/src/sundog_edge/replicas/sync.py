@@ -283,13 +283,14 @@ class ReplicaSync:
                 continue
             states = by_slot.get(assignment.slot, ())
             up: list[SlotServer] = []
+            wanted: set[str] = set()
             for slot in (assignment.slot, assignment.slot + GRPC_SUFFIX):
                 present = by_slot.get(slot, ())
                 servers = desired_servers(self._desired[slot], present) if slot in self._desired else {}
                 up += [servers[server.name] for server in present if server.up and server.name in servers]
-            for level, message in health_changes(
-                assignment, self._up_servers.get(assignment.application, ()), up, states
-            ):
+                wanted |= servers.keys()
+            before = self._up_servers.get(assignment.application, ())
+            for level, message in health_changes(assignment, before, up, wanted):
                 LOG.log(level, "%s", message)
             self._up_servers[assignment.application] = tuple(up)
             replicas = [server for server in states if not server.name.startswith(FALLBACK_PREFIX)]
@@ -313,24 +314,23 @@ def _is_unsettled(server: ServerState) -> bool:
 
 
 def health_changes(
-    assignment: SlotAssignment, before: Iterable[SlotServer], now: Iterable[SlotServer], states: Iterable[ServerState]
+    assignment: SlotAssignment, before: Iterable[SlotServer], now: Iterable[SlotServer], wanted: Collection[str]
 ) -> list[tuple[int, str]]:
     """Return level and log line for replicas that started to answer, failed or left. gRPC servers are the same processes and are skipped.
 
-    HAProxy logs this too, but without a time, and with the slot's name in place of the application's.
+    `wanted` are the names of all servers that stay: one that fails is down, any other one leaves as Serve has decided. HAProxy logs this
+    too, but without a time, and with the slot's name in place of the application's.
     """
     was, has = ({server.name for server in each if not (server.check_port or server.backup)} for each in (before, now))
-    leaving = {server.name for server in states if server.draining or server.maintenance}
-    known = {server.name for server in states}
     of = f"of {assignment.application} ({assignment.slot})"
     lines = [(logging.INFO, f"replica {name} {of} answers") for name in sorted(has - was)]
     for name in sorted(was - has):
-        if name in leaving or name not in known:
-            lines.append((logging.INFO, f"replica {name} {of} leaves"))
-        else:
+        if name in wanted:
             lines.append(
                 (logging.WARNING, f"replica {name} {of} is down: it refuses connections or fails its health check")
             )
+        else:
+            lines.append((logging.INFO, f"replica {name} {of} leaves"))
     return lines
 
 

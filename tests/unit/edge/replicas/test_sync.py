@@ -112,12 +112,9 @@ def test_changes_of_a_replica_are_logged_with_its_application():
     names = ("stays", "comes", "fails", "drains", "went")
     stays, comes, fails, drains, went = (SlotServer("slot2", name, name, 0) for name in names)
     call = SlotServer("slot2", "call", "call", 0, check_port=1)
-    states = [
-        *(ServerState("slot2", name, name, True, False, False, 1) for name in ("stays", "comes")),
-        ServerState("slot2", "fails", "fails", False, False, False, 1),
-        ServerState("slot2", "drains", "drains", True, True, False, 1),
-    ]
-    lines = sync.health_changes(holding, (stays, fails, drains, went, call), (stays, comes), states)
+    lines = sync.health_changes(
+        holding, (stays, fails, drains, went, call), (stays, comes), {"stays", "comes", "fails"}
+    )
     assert lines == [
         (logging.INFO, "replica comes of digits-r7 (slot2) answers"),
         (logging.INFO, "replica drains of digits-r7 (slot2) leaves"),
@@ -255,3 +252,23 @@ async def test_a_change_that_a_step_could_not_make_is_made_by_a_later_one():
     synced._next_step_at = 0.0
     await synced.tick()
     assert any(command.startswith("add server slot0/127.0.0.1:2 ") for command in haproxy.commands)
+
+
+async def test_a_replica_that_goes_to_zero_is_logged_as_leaving(caplog):
+    caplog.set_level(logging.INFO)
+    synced, haproxy, poller, client = await make_sync(Split())
+    haproxy.present = [ServerState("slot0", "127.0.0.1:1", "127.0.0.1:1", True, False, False, 1)]
+    await synced.tick()
+    synced._next_sweep_at, client.targets = math.inf, no_replica
+    await poller.poll({"good": GOOD})
+    await synced.tick()
+    assert "set server slot0/127.0.0.1:1 state drain" in haproxy.commands
+    assert [(each.levelname, each.message) for each in caplog.records] == [
+        ("INFO", "replica 127.0.0.1:1 of digits-r1 (slot0) answers"),
+        ("INFO", "replica 127.0.0.1:1 of digits-r1 (slot0) leaves"),
+    ]
+
+
+async def no_replica(cluster):
+    del cluster
+    return ServeTargets({"digits-r1": ()}, {}, frozenset({"digits-r1"}))
