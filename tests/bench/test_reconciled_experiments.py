@@ -1,4 +1,4 @@
-"""Experiments through the whole reconciler: how often equal arms win, and how soon a better arm does, beside `sundog power`.
+"""Experiments through the whole reconciler: how often equal arms win, and how soon a better arm does, beside `sundog experiment power`.
 
 Seeds are fixed, and the machine's speed does not matter. Takes some 40 minutes of a core. `SUNDOG_EXPERIMENTS=200` runs fewer, and
 `SUNDOG_MINUTES=10` ends each part after that time with the experiments that it has.
@@ -208,7 +208,7 @@ CELLS: Final = (
 
 
 def test_a_better_arm_wins_about_as_soon_as_power_says() -> None:
-    title = "An arm that is better by exactly `minimumEffect`: units of all arms until it wins at the median, beside `sundog power`"
+    title = "An arm that is better by exactly `minimumEffect`: units of all arms until it wins (median), beside `sundog experiment power`"
     columns = ("metric", "arms", "runs", "forecast", "simulated by `power`", "observed", "observed / forecast")
     record = Record("reconciled_power", title, (*columns, "wins, forecast", "wins", "wrong wins"))
     ratios, wins = dict[str, float](), dict[str, tuple[float, float, int]]()

@@ -69,5 +69,5 @@ def test_in_a_cluster_each_running_pod_is_asked(
     monkeypatch.setattr(KubernetesClient, "output_of", output_of)
     assert on_server("logs", "digits", "--tail", "7").out == "r1 w1 | one\nr1 w1 | two\nr1 w1 | three\n"
     files = "/tmp/ray/session_latest/logs/serve/replica_digits-r1_*.log"
-    assert asked == [("w1", "ray-worker", f"tail -q -n 7 {files} 2>/dev/null")]
+    assert asked == [("w1", "ray-worker", f'set -- {files}; [ ! -e "$1" ] || tail -q -n 7 "$@" 2>/dev/null')]
     assert on_server("logs", "digits", "--revision", "2").code == ExitCode.NOT_FOUND
