@@ -57,6 +57,7 @@ class ReplicaSync:
         self._draining_since: dict[tuple[int, str, str], float] = {}
         self._drain_limits: dict[str, float] = {}
         self._proven: dict[tuple[int, str], frozenset[str]] = {}
+        self._refusals: dict[tuple[int, str], str] = {}
         self._desired: dict[str, DesiredSlot] = {}
         self._desired_inputs: tuple[object, ...] = ()
         self._unsettled: set[str] = set()
@@ -97,6 +98,7 @@ class ReplicaSync:
         if now >= self._next_sweep_at or pids != self._pids:
             self._pids = pids
             self._proven = {key: names for key, names in self._proven.items() if key[0] in pids}
+            self._refusals = {key: text for key, text in self._refusals.items() if key[0] in pids}
             await self._sweep(layout)
             self._next_sweep_at = now + COST_FACTOR * (time.thread_time() - began)
         elif changed or (self._unsettled and now >= self._next_step_at):
@@ -166,16 +168,20 @@ class ReplicaSync:
             if commands or any(_is_unsettled(server) for server in present):
                 self._unsettled.add(slot)
             if commands:
-                await self._run_commands(worker, commands)
+                await self._run_commands(worker, slot, commands)
         self._record_health(layout, by_slot, slots)
         return {slot.removesuffix(GRPC_SUFFIX) for slot, own in by_slot.items() if own}
 
-    async def _run_commands(self, worker: Worker, commands: Sequence[str]) -> None:
+    async def _run_commands(self, worker: Worker, slot: str, commands: Sequence[str]) -> None:
+        place = worker.pid, slot
         try:
             await self._haproxy.batch(commands, worker.pid)
+            self._refusals.pop(place, None)
         except HaproxyRefused as error:
             # For example, a deletion while a connection is closing. The next step sees the true state and retries.
-            LOG.info("%s", error)
+            if self._refusals.get(place) != str(error):
+                LOG.info("%s", error)
+            self._refusals[place] = str(error)
 
     async def running(self) -> dict[str, dict[str, int]]:
         """Return running requests of all workers by service and application, including applications that left the document."""

@@ -269,6 +269,32 @@ async def test_a_replica_that_goes_to_zero_is_logged_as_leaving(caplog):
     ]
 
 
+async def test_a_refusal_that_repeats_is_logged_once(caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    synced, haproxy, _, _ = await make_sync(Split())
+    refuses = True
+
+    async def batch(commands, pid):
+        del commands, pid
+        if refuses:
+            raise HaproxyRefused("Server still has connections")
+
+    monkeypatch.setattr(haproxy, "batch", batch)
+
+    async def tick(times):
+        for _ in range(times):
+            synced._next_sweep_at = 0.0
+            await synced.tick()
+
+    await tick(3)
+    assert [each.message for each in caplog.records] == ["Server still has connections"]
+    refuses = False
+    await tick(1)
+    refuses = True
+    await tick(2)
+    assert [each.message for each in caplog.records] == ["Server still has connections"] * 2
+
+
 async def no_replica(cluster):
     del cluster
     return ServeTargets({"digits-r1": ()}, {}, frozenset({"digits-r1"}))
