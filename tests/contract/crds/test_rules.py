@@ -851,7 +851,8 @@ RULES: list[tuple[dict[str, Any], str]] = [
             ),
             (
                 {"metric": "errorRate", **EDGE, "expected": {"rate": "1%"}},
-                ".expected: expected beside metric; expected it only with feedback, because the edge knows control's value",
+                ".expected: expected beside metric; expected it only with feedback, because the forecast before the start does not"
+                " cover it",
             ),
         )
     ],
