@@ -11,6 +11,7 @@ from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout.default_plan import StableTraffic
 
 T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
+_UNKNOWN = StableTraffic()
 
 
 def stable_revision() -> Revision:
@@ -18,12 +19,12 @@ def stable_revision() -> Revision:
     return Revision(7, revisions.content_hash(content), content)
 
 
-def freeze_experiment(names: Sequence[str], **spec: Any) -> ExperimentStatus:
+def freeze_experiment(names: Sequence[str], traffic: StableTraffic = _UNKNOWN, **spec: Any) -> ExperimentStatus:
     """Return the status of an experiment with these arms that has a plan and no traffic."""
     given = ExperimentSpec.from_json({"modelDeployment": "digits", "arms": [{"name": name} for name in names], **spec})
     stable = stable_revision()
     planned = [(arm, 8 + place) for place, arm in enumerate(arms.plan_arms(stable, given))]
-    return freeze.freeze(given, Rollout(), (7, stable.hash), planned, StableTraffic(), T0)
+    return freeze.freeze(given, Rollout(), (7, stable.hash), planned, traffic, T0)
 
 
 def begin_experiment(names: Sequence[str], **spec: Any) -> ExperimentStatus:

@@ -854,8 +854,8 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ],
     (
         experiment({"metrics": {"success": [{"metric": "errorRate", **EDGE, "expected": {"rate": "1%"}}]}}),
-        "spec.metrics.success[0].expected: expected beside metric; expected it only with feedback, because the edge knows"
-        " control's value",
+        "spec.metrics.success[0].expected: expected beside metric; expected it only with feedback, because the"
+        " forecast before the start does not cover it",
     ),
     (
         experiment({"allocation": {"mode": "thompson"}, "metrics": {"success": [{"metric": "errorRate", **EDGE}]}}),

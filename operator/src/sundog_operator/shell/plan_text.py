@@ -171,9 +171,10 @@ def baseline_arm(plan: FrozenPlan) -> str:
 def describe_guardrail_limit(guardrail: PlanGuardrail, baseline: str) -> str:
     """Describe how much worse than the baseline a candidate, or an arm, may be."""
     if guardrail.role == "measured":
-        threshold = guardrail.threshold_microseconds
-        above = f"above {baseline}'s, not known yet" if threshold is None else f"above {format_latency(threshold)}"
-        return f"counts answers {above}"
+        threshold, own = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
+        if threshold is None or own is None:
+            return f"counts answers above {baseline}'s, not known yet"
+        return f"counts answers above {format_latency(own)}, of {baseline} above {format_latency(threshold)}"
     if guardrail.role == "harm":
         more = "longer" if is_latency_metric(guardrail.metric) else "more"
         return f"for harm only, from {_percent(guardrail.margin)} {more} than {baseline}; no gate waits for it"

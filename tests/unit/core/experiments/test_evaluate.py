@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiment_statuses import T0, begin_experiment
-from sundog_operator.api import EvidenceEpoch, ExperimentStatus
+from sundog_operator.api import EvidenceEpoch, ExperimentStatus, MetricStatus
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core.analysis import blocks
 from sundog_operator.core.analysis.arm_counts import ArmCounts
@@ -263,7 +263,8 @@ def test_an_arm_wins_by_a_lower_p95_without_feedback() -> None:
     decision = found.outcome_decision
     assert decision is not None
     assert (decision.decision, decision.winner, decision.leader) == ("Winner", "fast", "fast")
-    assert decision.reason.startswith("latencyP95 (share of answers above 120 ms) of fast is 52 % below control's (-")
+    label = "latencyP95 (share of answers above 119 ms, of control above 120 ms)"
+    assert decision.reason.startswith(f"{label} of fast is 52 % below control's (-")
     own = next(each for each in found.metrics if each.role == "success")
     assert (own.name, own.verdict, own.events, own.ratio) == ("latencyP95", "Better", (1475, 708), pytest.approx(0.48))
     assert len(own.interval) == 2
@@ -280,7 +281,7 @@ def test_a_faster_arm_does_not_win_while_its_errors_have_not_passed(errors: int)
 
 @pytest.mark.parametrize(
     ("replicas", "slow", "verdict"),
-    [(1, 12, "Better"), (2, 12, "Undecided"), (2, 50, "Worse"), (1, 50, "Worse")],
+    [(1, 12, "Better"), (2, 12, "Undecided"), (2, 50, "Undecided"), (1, 50, "NoEffect")],
 )
 def test_less_load_per_replica_does_not_make_an_arm_better(replicas: int, slow: int, verdict: str) -> None:
     counts = timed("fast", metrics={"success": [P95]})
@@ -289,11 +290,69 @@ def test_less_load_per_replica_does_not_make_an_arm_better(replicas: int, slow: 
     own = next(each for each in found.metrics if each.role == "success")
     assert own.verdict == verdict
     if verdict == "Undecided":
+        assert found.loads == (0.5,)
         assert own.message.endswith(
-            ": not evaluated while each replica of fast has 0.5 times the load of one of stable"
+            ": not evaluated: replicas of fast have 0.5 times the load of control's in this epoch; expected 0.83 to 1.2 times."
+            " Use exposure: 100% and equal weights, or wait for all replicas"
         )
         assert found.outcome_decision is not None
         assert (found.outcome_decision.decision, found.outcome_decision.leader) == ("Undecided", "")
+
+
+@pytest.mark.parametrize("metric", ["latencyP95", "errorRate", "rejections"])
+def test_evidence_of_unequal_load_does_not_make_an_arm_better_later(metric: str) -> None:
+    counts = timed("fast", metrics={"success": [P95 | {"metric": metric}], "guardrails": [{"metric": "errorRate"}]})
+    for _ in range(60):
+        counts.block(
+            dict.fromkeys(("control", "fast"), 500), {"control": 20, "fast": 5}, {"control": (25,), "fast": (12,)}
+        )
+    (epoch,) = counts.status.evidence_epochs
+    marked = epoch.model_copy(update={"unequal_load": True})
+    if metric != "rejections":
+        assert success(counts.evaluate()).verdict == "Better"
+    counts.status = counts.status.model_copy(update={"evidence_epochs": (marked,)})
+    own = success(counts.evaluate())
+    assert own.verdict == "Undecided"
+    assert "not evaluated: replicas had unequal load in this epoch; a new one begins" in own.message
+    # The next epoch has no counts yet.
+    following = epoch.model_copy(update={"number": 2})
+    counts.status = counts.status.model_copy(update={"evidence_epochs": (marked, following)})
+    assert success(counts.evaluate()).verdict == "NoData"
+
+
+def success(evaluation: ExperimentEvaluation) -> MetricStatus:
+    return next(each for each in evaluation.metrics if each.role == "success")
+
+
+def test_more_errors_under_unequal_load_still_keep_an_arm_from_winning() -> None:
+    counts = timed("fast", metrics={"success": [{"metric": "errorRate", "goal": "decrease"}]})
+    counts.replicas["fast"] = 2
+    assert success(fill(counts, {}, fast=20)).verdict == "Worse"
+
+
+@pytest.mark.parametrize(("errors", "verdict"), [(10, "Better"), (12, "Undecided")])
+def test_an_arm_does_not_win_by_failing_what_is_slow(errors: int, verdict: str) -> None:
+    """Errors rise from 2 % to 2.4 %, within the margin, and slow answers fall from 1 % to 0.6 %."""
+    counts = timed("fast", metrics={"success": [P95 | {"metric": "latencyP99"}]})
+    own = success(fill(counts, {"control": (5,), "fast": (3,)}, 240, control=10, fast=errors))
+    assert own.verdict == verdict
+    if verdict == "Undecided":
+        assert "errors and rejections rose by 0.4 % of all requests, slow answers fell by 0.4 %" in own.message
+
+
+def test_no_arm_wins_by_a_latency_of_which_a_millisecond_is_much() -> None:
+    counts = timed("fast", metrics={"success": [P95]})
+    plan = counts.status.plan
+    short = StableTraffic(latencies=(940, 10, 50), edges_us=(3_000, 4_900, 9_000))
+    unknown = [
+        each.model_copy(update={"threshold_microseconds": None}) if each.role == "measured" else each
+        for each in plan.guardrails
+    ]
+    guardrails = resolve_thresholds(unknown, short)
+    counts.status = counts.status.model_copy(update={"plan": plan.model_copy(update={"guardrails": guardrails})})
+    own = success(fill(counts, {"control": (25,), "fast": (12,)}, fast=4))
+    assert own.verdict == "Undecided"
+    assert "latencyP95 of control is 4.9 ms; expected at least 5 ms" in own.message
 
 
 def test_a_latency_without_threshold_has_no_data() -> None:

@@ -226,8 +226,43 @@ def test_a_latency_to_win_by_is_measured_at_one_threshold_and_errors_must_pass()
         ("errorRate", "guardrail", None, None),
         ("rejections", "harm", None, None),
         ("retries", "harm", None, None),
-        ("latencyP95", "measured", 120_000, 120_000),
+        ("latencyP95", "measured", 120_000, 119_000),
     ]
+
+
+def test_thresholds_come_from_the_same_answers_and_all_or_none_are_known() -> None:
+    """The slowest 1 % are beyond the last bucket, so the p99 is unknown at first."""
+    half = StableTraffic(latencies=(940, 30, 10, 20), edges_us=(80_000, 120_000, 500_000))
+    slower = StableTraffic(latencies=(500, 0, 500), edges_us=(80_000, 120_000, 500_000))
+    metrics = {"success": [P95, P95 | {"metric": "latencyP99"}], "guardrails": [{"metric": "latencyP95"}]}
+    unknown = latency_guardrails(freeze_experiment(("a",), traffic=half, metrics=metrics).plan.guardrails)
+    assert [each.threshold_microseconds for each in unknown] == [None] * 3
+    found = latency_guardrails(resolve_thresholds(unknown, slower))
+    assert [each.threshold_microseconds for each in found] == [500_000] * 3
+    first = found[0].model_copy(update={"threshold_microseconds": 7})
+    assert resolve_thresholds([first, *unknown[1:]], slower)[0] == first
+
+
+@pytest.mark.parametrize(
+    ("success", "guardrails", "floor"),
+    [
+        ([P95 | {"metric": "latencyP99"}], [], 0.001),
+        ([P95], [], 0.005),
+        ([REJECTIONS], [], 0.01),
+        ([P95 | {"metric": "latencyP99"}], [{"metric": "errorRate"}], 0.01),
+    ],
+)
+def test_an_unlisted_error_rate_grants_no_more_than_the_latency_to_win_by(
+    success: list[dict[str, str]], guardrails: list[dict[str, str]], floor: float
+) -> None:
+    plan = frozen(metrics={"success": success, "guardrails": guardrails})
+    assert [each.floor for each in plan.guardrails if each.metric == "errorRate"] == [pytest.approx(floor)]
+
+
+def test_rejections_that_nobody_has_pass_by_no_harm() -> None:
+    plan = frozen(winBy="noHarm", metrics={"success": [REJECTIONS]})
+    floors = {each.metric: each.floor for each in plan.guardrails if each.role == "guardrail"}
+    assert floors == {"errorRate": 0.01, "rejections": 0.01}
 
 
 def test_by_no_harm_each_success_metric_of_the_edge_is_a_guardrail_too() -> None:

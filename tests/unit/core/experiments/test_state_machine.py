@@ -1,5 +1,6 @@
 """Life of an experiment, tick by tick, with the test's clock."""
 
+import math
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -120,6 +121,20 @@ def test_epochs_with_unfit_control_are_no_evidence() -> None:
     assert resumed.paused is None
     renewed = state_machine.tick(resumed, inputs(20, evidence=evidence()))
     assert [(epoch.number, epoch.troubled) for epoch in renewed.evidence_epochs] == [(2, True), (3, False)]
+
+
+def test_an_epoch_with_unequal_load_is_marked_and_another_follows_once_loads_are_equal() -> None:
+    won = OutcomeDecision("Winner", "a", "faster")
+    status = running()
+    assert state_machine.tick(status, inputs(4, evidence=evidence(loads=(1.0, math.nan)))) == status
+    marked = state_machine.tick(status, inputs(5, evidence=evidence(loads=(1.0, 0.5), outcome_decision=won)))
+    assert (marked.phase, [each.unequal_load for each in marked.evidence_epochs]) == ("Running", [True])
+    for loads in ((1.0, 0.5), (1.0, math.nan)):
+        assert state_machine.tick(marked, inputs(6, evidence=evidence(loads=loads))) == marked
+    renewed = state_machine.tick(marked, inputs(7, evidence=evidence(loads=(1.0, 1.2))))
+    assert [(each.number, each.unequal_load) for each in renewed.evidence_epochs] == [(2, True), (3, None)]
+    many = marked.model_copy(update={"evidence_epochs": marked.evidence_epochs * state.MAX_EPOCHS_FOR_LOAD})
+    assert state_machine.tick(many, inputs(7, evidence=evidence(loads=(1.0, 1.2)))) == many
 
 
 OUTAGE = BaselineHealth(Cause(PauseReason.CONTROL_UNHEALTHY, "20 % of control's requests failed"), settled=False)

@@ -219,6 +219,11 @@ def test_guardrails_that_are_outcomes_are_frozen_beside_the_default_ones() -> No
     assert len({each.plan.hash for each in (frozen({}), frozen({"guardrails": wider}))} | {plan.hash}) == 3
 
 
+def test_a_plan_with_an_outcome_keeps_its_hash() -> None:
+    spec = {"guardrails": [{"name": "conversion", "feedback": "converted"}]}
+    assert frozen(spec, StableTraffic()).plan.hash == "c53e81d232c73739"
+
+
 def test_a_plan_without_outcomes_has_no_trace_of_them() -> None:
     plan = frozen({}).plan
     assert plan.outcomes is None

@@ -143,6 +143,12 @@ def test_each_direction_has_its_own_counts() -> None:
     assert verdicts == [OutcomeVerdict.BETTER, OutcomeVerdict.UNDECIDED, OutcomeVerdict.WORSE]
 
 
+def test_invalid_counts_stay_invalid_while_a_finding_is_held() -> None:
+    broken = replace(one_run(25, 15), control=np.full((1, 1), -1.0))
+    found = event_comparison.compare_events(SLOW, broken, broken, ALPHA).hold("not evaluated")
+    assert found.verdict == OutcomeVerdict.INVALID
+
+
 def test_without_enough_blocks_nothing_is_decided() -> None:
     counts = one_run(25, 5)
     early = replace(counts, blocks=[each._replace(closed=np.full((1, 1), 11.0)) for each in counts.blocks])

@@ -121,7 +121,7 @@ class PlanGuardrail(ApiBase):
     role: Literal["guardrail", "harm", "measured"] = Field(
         "guardrail",
         description="guardrail: must pass at every evidence gate. harm: causes a rollback, and no gate waits for it. measured: of an"
-        " Experiment, a latency of its success or secondary metrics; it is no guardrail, and both arms have one threshold.",
+        " Experiment, a latency of its success or secondary metrics; it is no guardrail.",
     )
     margin: Annotated[float, Field(ge=0)] = Field(
         description="How much worse than stable the canary may be, as a share: 0.25 is 25 %."
@@ -148,7 +148,7 @@ class PlanGuardrail(ApiBase):
     candidate_threshold_microseconds: Annotated[Integer, Field(ge=1)] | None = Field(
         None,
         description="For a latency: that time plus the margin, at least 1 ms more. The canary may exceed it no more often than"
-        " stable exceeds its own.",
+        " stable exceeds its own. With the role measured, 1 ms less than stable's, or a fifth if that is less.",
     )
 
 

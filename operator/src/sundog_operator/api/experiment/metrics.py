@@ -214,7 +214,7 @@ class SuccessMetric(FeedbackMetric):
         Rule(
             cel="!has(self.metric) || !has(self.expected)",
             holds=lambda metric: metric.metric is None or metric.expected is None,
-            message="expected beside metric; expected it only with feedback, because the edge knows control's value",
+            message="expected beside metric; expected it only with feedback, because the forecast before the start does not cover it",
             field="expected",
         ),
         Rule(

@@ -126,6 +126,11 @@ class EvidenceEpoch(ApiBase):
         False,
         description="Whether stable was no valid baseline in it. Gates ignore such an epoch; harm is still checked.",
     )
+    unequal_load: bool | None = Field(
+        None,
+        description="Of a user's Experiment: true once replicas of an arm had more than 1.2 times or less than 1/1.2 of the load of"
+        " stable's. No arm wins by a metric of the edge in such an epoch. Absent otherwise.",
+    )
     restarts: NonNegativeInt = Field(
         0,
         description="Earlier epochs of evidence at the same weight, such as before an outage of stable. The last gate uses only"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from sundog_operator.api import (
+    CONTROL,
     DEFAULT_ALPHA,
     ExperimentStatus,
     PlanGuardrail,
@@ -19,9 +20,16 @@ from sundog_operator.core.analysis.outcome_status import make_metric
 from sundog_operator.core.edge import units
 from sundog_operator.core.experiments import state
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout.default_plan import ERROR_RATE, REJECTIONS, format_latency, latency_guardrails
-from sundog_operator.core.rollout.replica_counts import MAX_COMPARABLE_RATIO
+from sundog_operator.core.rollout.default_plan import (
+    ERROR_RATE,
+    MIN_WIN_THRESHOLD_US,
+    REJECTIONS,
+    format_latency,
+    latency_guardrails,
+)
+from sundog_operator.core.rollout.replica_counts import MAX_COMPARABLE_RATIO, is_comparable
 from sundog_operator.core.stats import event_comparison, guardrail_comparison
+from sundog_operator.core.stats.event_counts import EventCounts
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
@@ -38,11 +46,13 @@ class ArmComparison:
     Attributes:
         arm: its name.
         counted: the epochs of evidence in which both have traffic, with an event for each of `measured_metrics`.
+        equal: those of them in which all replicas had about the same load.
         load: the load of one of its replicas, divided by that of one of control's; NaN without healthy replicas.
     """
 
     arm: str
     counted: Sequence[EpochComparison]
+    equal: Sequence[EpochComparison]
     load: float
 
 
@@ -81,24 +91,40 @@ def _evaluate(
     metric = _make_metric(outcome, measured[index])
     if missing:
         return OutcomeFinding(metric).hold(missing)
-    if not arm.counted:
-        return OutcomeFinding(metric)
+    held = "" if out else _describe_load(status, arm)
+    if not arm.counted or (out and not arm.equal):
+        return OutcomeFinding(metric).hold(held)
     is_this = [place == index for place in range(len(measured))]
     ended, past = (
-        guardrail_comparison.make_event_counts(len(measured), epochs).select(is_this)
-        for epochs in ([each.gate for each in arm.counted], [each.harm for each in arm.counted])
+        guardrail_comparison.make_event_counts(len(measured), epochs)
+        # Without any epoch of equal load the present one has none either, and no arm is better.
+        for epochs in ([each.gate for each in arm.equal or arm.counted], [each.harm for each in arm.counted])
     )
-    finding = event_comparison.compare_events(metric, ended, past, level)
-    held = "" if out or not is_latency_metric(outcome.name) else _describe_load(finding.verdict, arm)
-    return finding.hold(held) if held and not finding.held else finding
+    finding = event_comparison.compare_events(metric, ended.select(is_this), past.select(is_this), level)
+    if is_latency_metric(outcome.name):
+        finding = _without_worse(finding)
+        held = held or _describe_short_latency(measured[index])
+        if not held and finding.verdict == OutcomeVerdict.BETTER:
+            held = _describe_trade(ended, index)
+    can_hold = not finding.held and finding.verdict != OutcomeVerdict.WORSE
+    return finding.hold(held) if held and can_hold else finding
+
+
+def _without_worse(finding: OutcomeFinding) -> OutcomeFinding:
+    """Return a latency's finding. The arm has the lower threshold, so more slow answers do not show that it is worse than control."""
+    verdict = OutcomeVerdict.NO_EFFECT if finding.verdict == OutcomeVerdict.WORSE else finding.verdict
+    return replace(finding, worse=-math.inf, verdict=verdict)
 
 
 def _make_metric(outcome: PlanOutcome, measured: PlanGuardrail) -> OutcomeMetric:
-    metric, threshold = make_metric(outcome), measured.threshold_microseconds
+    metric = make_metric(outcome)
+    control, arm = measured.threshold_microseconds, measured.candidate_threshold_microseconds
     if not is_latency_metric(outcome.name):
         return metric
-    above = "above control's" if threshold is None else f"above {format_latency(threshold)}"
-    return replace(metric, label=f"{outcome.name} (share of answers {above})")
+    above = f"{CONTROL}'s"
+    if control is not None and arm is not None:
+        above = f"{format_latency(arm)}, of {CONTROL} above {format_latency(control)}"
+    return replace(metric, label=f"{outcome.name} (share of answers above {above})")
 
 
 def _find_missing(status: ExperimentStatus, outcome: PlanOutcome, collected: CollectedCounts) -> str:
@@ -114,13 +140,47 @@ def _find_missing(status: ExperimentStatus, outcome: PlanOutcome, collected: Col
     return f"{', '.join(pods)} does not count answers by several latencies yet" if pods else ""
 
 
-def _describe_load(verdict: OutcomeVerdict, arm: ArmComparison) -> str:
-    """Return why replicas' loads may explain a verdict on a latency, or the one that it may get; empty if they cannot."""
+def _describe_load(status: ExperimentStatus, arm: ArmComparison) -> str:
+    """Return why replicas' loads may explain a verdict, or the one that it may get; empty if they cannot."""
     if math.isnan(arm.load):
         return "not evaluated while an arm has no healthy replica"
-    has_more, has_less = arm.load > MAX_COMPARABLE_RATIO, arm.load < 1 / MAX_COMPARABLE_RATIO
-    by_more = has_more and verdict in (OutcomeVerdict.WORSE, OutcomeVerdict.NO_EFFECT)
-    by_less = has_less and verdict in (OutcomeVerdict.BETTER, OutcomeVerdict.UNDECIDED)
-    if not by_more and not by_less:
+    newest = status.evidence_epochs[-1] if status.evidence_epochs else None
+    if not is_comparable(arm.load):
+        return (
+            f"not evaluated: replicas of {arm.arm} have {arm.load:.3g} times the load of {CONTROL}'s in this epoch; expected"
+            f" {1 / MAX_COMPARABLE_RATIO:.2g} to {MAX_COMPARABLE_RATIO:g} times. Use exposure: 100% and equal weights, or wait for"
+            " all replicas"
+        )
+    if newest is None or not newest.unequal_load:
         return ""
-    return f"not evaluated while each replica of {arm.arm} has {arm.load:.3g} times the load of one of {names.STABLE}"
+    if len(status.evidence_epochs) < state.MAX_EPOCHS_FOR_LOAD:
+        return "not evaluated: replicas had unequal load in this epoch; a new one begins once all loads are equal"
+    return (
+        f"not evaluated: replicas had unequal load in this epoch, and there were {len(status.evidence_epochs)}. Start another"
+        " Experiment with a constant number of replicas"
+    )
+
+
+def _describe_short_latency(measured: PlanGuardrail) -> str:
+    """Return why control's latency is too short to win by; empty if it is not."""
+    threshold = measured.threshold_microseconds
+    if threshold is None or threshold >= MIN_WIN_THRESHOLD_US:
+        return ""
+    return (
+        f"not evaluated: {measured.metric} of {CONTROL} is {format_latency(threshold)}; expected at least"
+        f" {format_latency(MIN_WIN_THRESHOLD_US)}, because processes of one model differ by tenths of a millisecond. Use another"
+        " metric"
+    )
+
+
+def _describe_trade(ended: EventCounts, index: int) -> str:
+    """Return why an arm with fewer slow answers may only fail or reject them; empty if it does not. `index` is the latency's."""
+    control, arm, of_control, of_arm = ended.sums
+    change = arm / of_arm - control / of_control
+    rise, fall = float(change[-len(_RATES) :].sum()), float(-change[index])
+    if rise < fall:
+        return ""
+    return (
+        f"not evaluated: errors and rejections rose by {100 * rise:.2g} % of all requests, slow answers fell by"
+        f" {100 * fall:.2g} %; expected a smaller rise. Find out what the arm fails or rejects"
+    )

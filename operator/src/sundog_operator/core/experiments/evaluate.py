@@ -63,6 +63,7 @@ def evaluate_experiment(
     missing = next((each.message for each in (feedback_problem, lost) if each is not None), "")
     undecided = (mismatch.message if mismatch is not None else "") or outage or unreachable or missing
     at = datetime.fromtimestamp(collected.now_s, UTC)
+    has_edge_metrics = bool(edge_metrics.planned_edge_metrics(status))
     outcomes = outcome_evaluation.evaluate_experiment_outcomes(
         status,
         collected.tallies,
@@ -87,6 +88,7 @@ def evaluate_experiment(
         feedback_problem=feedback_problem,
         data_loss=lost,
         ignored_outcomes_message=report_ignored_outcomes(collected),
+        loads=tuple(_load_ratio(status, pair.arm, replicas) for pair in pairs if has_edge_metrics),
     )
 
 
@@ -160,8 +162,10 @@ def _evaluate_edge_metrics(
     for pair in make_pairs(status):
         epochs, shares = _compared_epochs(status, pair)
         every = epoch_counts.collect_epochs(pair, limits, epochs, shares, collected)
-        counted = [each for epoch, each in zip(epochs, every, strict=True) if not epoch.troubled]
-        arms.append(edge_metrics.ArmComparison(pair.arm, counted, _load_ratio(status, pair.arm, replicas)))
+        counted = [(epoch, each) for epoch, each in zip(epochs, every, strict=True) if not epoch.troubled]
+        equal = [each for epoch, each in counted if not epoch.unequal_load]
+        load = _load_ratio(status, pair.arm, replicas)
+        arms.append(edge_metrics.ArmComparison(pair.arm, [each for _, each in counted], equal, load))
     return edge_metrics.evaluate_edge_metrics(status, arms, collected)
 
 

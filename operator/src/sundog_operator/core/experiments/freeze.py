@@ -42,8 +42,8 @@ from sundog_operator.core.rollout.default_plan import (
     StableTraffic,
     add_default_guardrails,
     add_harm_guardrails,
+    latency_floor,
     plan_outcome_guardrail,
-    resolve_thresholds,
 )
 from sundog_operator.core.rollout.freeze import EVIDENCE_IS_EVALUATED, UNDECIDED
 
@@ -130,14 +130,23 @@ def _plan_guardrails(spec: ExperimentSpec, traffic: StableTraffic) -> tuple[Plan
         room = MAX_LATENCY_GUARDRAILS - len(measured) - count_latencies(given)
         added = add_default_guardrails(given, traffic)
         given = [each for each in added if each in given or room > 0 or not is_latency_metric(each.metric or "")]
-    planned = add_harm_guardrails(given, traffic)
-    if not measured and REJECTIONS not in _success_metrics_of_edge(spec):
-        return planned
-    if resolve_win_rule(spec) == "noHarm" and REJECTIONS in _success_metrics_of_edge(spec):
-        waits = {"role": "guardrail", "margin": parse_percent(DEFAULT_MARGIN)}
-        planned = tuple(each.model_copy(update=waits) if each.metric == REJECTIONS else each for each in planned)
-    kept = (PlanGuardrail(metric=each, role="measured", margin=0.0) for each in measured)
-    return resolve_thresholds((*planned, *kept), traffic)
+    kept = [PlanGuardrail(metric=each, role="measured", margin=0.0) for each in measured]
+    return _fit_to_success_metrics(spec, add_harm_guardrails(given, traffic, measured=kept))
+
+
+def _fit_to_success_metrics(spec: ExperimentSpec, planned: Sequence[PlanGuardrail]) -> tuple[PlanGuardrail, ...]:
+    """Return the guardrails that success metrics of the edge need of errors and rejections.
+
+    An errorRate that is not listed grants no more than a latency to win by grants of slow answers: an arm must not fail these instead.
+    """
+    success = _success_metrics_of_edge(spec)
+    floor = next(each.floor for each in planned if each.metric == ERROR_RATE)
+    if all(each.metric != ERROR_RATE for each in spec.metrics.edge_guardrails):
+        floor = min([floor, *(latency_floor(each) for each in success if is_latency_metric(each))])
+    updates: dict[str, dict[str, Any]] = {ERROR_RATE: {"floor": floor}}
+    if resolve_win_rule(spec) == "noHarm" and REJECTIONS in success:
+        updates[REJECTIONS] = {"role": "guardrail", "margin": parse_percent(DEFAULT_MARGIN), "floor": floor}
+    return tuple(each.model_copy(update=updates.get(each.metric, {})) for each in planned)
 
 
 def measured_latencies(spec: ExperimentSpec) -> tuple[MetricName, ...]:

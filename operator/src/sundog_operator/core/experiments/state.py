@@ -24,6 +24,8 @@ MAX_EPOCHS: Final = 40
 """Epochs of evidence: the first, one for each dropped arm, change of weights and win, and some for outages of control."""
 MAX_UNITS_KEPT: Final = 100_000_000
 """Units whose first exposure edges keep."""
+MAX_EPOCHS_FOR_LOAD: Final = 20
+"""Epochs of evidence up to which one with unequal load of replicas is followed by another; the others are kept for outages and weights."""
 COHORTS: Final = 24
 """Cohorts of units by window: edges count a cohort when the window of its last unit has passed."""
 

@@ -8,6 +8,7 @@ of a dropped arm, and no other buckets move. With `onWin: pause`, weights stay a
 first epoch is the warm-up, which is no evidence; the second has the same weights. No function reads a clock or calls another system.
 """
 
+import math
 from collections.abc import Callable
 
 from sundog_operator.api import (
@@ -23,6 +24,7 @@ from sundog_operator.core.edge import buckets, units
 from sundog_operator.core.experiments.dropped_arms import drop, merge_dropped_metrics
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.experiments.state import (
+    MAX_EPOCHS_FOR_LOAD,
     NO_WINNER,
     WINNER,
     ArmState,
@@ -40,6 +42,7 @@ from sundog_operator.core.experiments.transitions import MAX_REASON_CHARS, as_ev
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import baseline_outage
 from sundog_operator.core.rollout.default_plan import needs_threshold
+from sundog_operator.core.rollout.replica_counts import is_comparable
 from sundog_operator.core.rollout.state import CONCLUDED, RUNNING, STOPPED, is_over
 
 
@@ -58,6 +61,7 @@ def tick(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus
         _confirm,
         _warm_up,
         _learn_thresholds,
+        _watch_load,
         _decide,
         _move_weights,
         _time_out,
@@ -163,6 +167,22 @@ def _learn_thresholds(status: ExperimentStatus, inputs: ExperimentInputs) -> Exp
 def _with_thresholds(status: ExperimentStatus, evidence: ExperimentEvaluation) -> ExperimentStatus:
     plan = status.plan.model_copy(update={"guardrails": evidence.guardrails or status.plan.guardrails})
     return status.model_copy(update={"plan": plan})
+
+
+def _watch_load(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
+    """Mark an epoch once replicas had unequal load, and begin another when loads are equal again."""
+    newest = status.evidence_epochs[-1] if status.evidence_epochs else None
+    loads = inputs.evidence.loads if inputs.evidence is not None else ()
+    if newest is None or newest.number != status.epoch.number or status.phase != RUNNING or status.paused is not None:
+        return None
+    if not newest.unequal_load:
+        if all(math.isnan(each) or is_comparable(each) for each in loads):
+            return None
+        marked = newest.model_copy(update={"unequal_load": True})
+        return status.model_copy(update={"evidence_epochs": (*status.evidence_epochs[:-1], marked)})
+    if not loads or not all(map(is_comparable, loads)) or len(status.evidence_epochs) >= MAX_EPOCHS_FOR_LOAD:
+        return None
+    return as_evidence(with_shares(status, target_buckets(status), inputs.now), again=True)
 
 
 def _decide(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:

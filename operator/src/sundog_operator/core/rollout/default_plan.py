@@ -30,6 +30,9 @@ MIN_TIMED_ANSWERS: Final = 100
 MIN_MARGIN_US: Final = 1000
 """Least latency margin: two processes of one model differ permanently by some tenths of a millisecond, in either direction."""
 
+MIN_WIN_THRESHOLD_US: Final = 5 * MIN_MARGIN_US
+"""Least latency by which an arm can win: with a shorter one, the millisecond is too large a part of it."""
+
 ERROR_RATE: Final = "errorRate"
 REJECTIONS: Final = "rejections"
 RETRIES: Final = "retries"
@@ -96,18 +99,24 @@ def resolve_guardrails(rollout: Rollout, traffic: StableTraffic) -> tuple[PlanGu
 
 
 def add_harm_guardrails(
-    given: Sequence[MetricGuardrail], traffic: StableTraffic, harm_alone: Sequence[MetricGuardrail] = ()
+    given: Sequence[MetricGuardrail],
+    traffic: StableTraffic,
+    harm_alone: Sequence[MetricGuardrail] = (),
+    measured: Sequence[PlanGuardrail] = (),
 ) -> tuple[PlanGuardrail, ...]:
-    """Return guardrails as frozen, and those for harm alone. Errors, rejections and retries are always checked for harm."""
+    """Return guardrails as frozen, those for harm alone, and latencies that are only measured.
+
+    Errors, rejections and retries are always checked for harm.
+    """
     kept = (_plan_guardrail(each, traffic).model_copy(update={"role": "harm", "floor": 0.0}) for each in harm_alone)
-    resolved = resolve_thresholds([*(_plan_guardrail(each, traffic) for each in given), *kept], traffic)
-    known = {each.metric for each in resolved}
+    planned = [*(_plan_guardrail(each, traffic) for each in given), *kept]
+    known = {each.metric for each in planned}
     hidden = (
         PlanGuardrail(metric=metric, role="harm", margin=ERROR_MARGIN)
         for metric in (ERROR_RATE, REJECTIONS, RETRIES)
         if metric not in known
     )
-    return (*resolved, *hidden)
+    return resolve_thresholds([*planned, *hidden, *measured], traffic)
 
 
 def add_default_guardrails(given: Sequence[MetricGuardrail], traffic: StableTraffic) -> tuple[MetricGuardrail, ...]:
@@ -137,7 +146,7 @@ def _plan_guardrail(guardrail: MetricGuardrail, traffic: StableTraffic) -> PlanG
         floor = _parse_percent(guardrail.floor or ("0.5%" if traffic.is_busy else "1%"))
         ceiling = None if guardrail.max is None else _parse_percent(guardrail.max)
         return PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor, max=ceiling)
-    floor = _latency_floor(guardrail.metric) if guardrail.floor is None else _parse_percent(guardrail.floor)
+    floor = latency_floor(guardrail.metric) if guardrail.floor is None else _parse_percent(guardrail.floor)
     longest = None if guardrail.max is None else parse_duration(guardrail.max) // timedelta(microseconds=1)
     return PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor, max_microseconds=longest)
 
@@ -157,7 +166,7 @@ def plan_outcome_guardrail(guardrail: OutcomeGuardrail) -> PlanOutcome:
     )
 
 
-def _latency_floor(metric: str) -> float:
+def latency_floor(metric: str) -> float:
     """Return a tenth of the share that is slow by definition. When nothing is slow, as at night, no ratio could pass."""
     return round((1 - latency_quantile(metric)) / 10, 6)
 
@@ -190,11 +199,19 @@ def resolve_thresholds(guardrails: Sequence[PlanGuardrail], traffic: StableTraff
     known = {metric: microseconds for metric, microseconds in found.items() if microseconds is not None}
     if len(known) < len(found):
         return tuple(guardrails)
-    return tuple(_with_threshold(each, known[each.metric]) if each.metric in known else each for each in guardrails)
+    return tuple(
+        _with_threshold(each, known[each.metric])
+        if each.metric in known and each.threshold_microseconds is None
+        else each
+        for each in guardrails
+    )
 
 
 def _with_threshold(guardrail: PlanGuardrail, threshold_us: int) -> PlanGuardrail:
-    allowed_us = 0 if guardrail.role == "measured" else max(round(threshold_us * guardrail.margin), MIN_MARGIN_US)
+    allowed_us = max(round(threshold_us * guardrail.margin), MIN_MARGIN_US)
+    if guardrail.role == "measured":
+        # An arm wins if it is faster even with a millisecond more for each answer. By a fifth at most, so that some time is left.
+        allowed_us = -min(MIN_MARGIN_US, threshold_us // 5)
     update = {"threshold_microseconds": threshold_us, "candidate_threshold_microseconds": threshold_us + allowed_us}
     return guardrail.model_copy(update=update)
 

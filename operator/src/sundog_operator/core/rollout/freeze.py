@@ -349,6 +349,10 @@ def plan_hash(plan: FrozenPlan) -> str:
     absent = {name for name in ("in_place", "harm_shares", "early_harm", "outcomes") if getattr(plan, name) is None}
     absent |= {"mixture"} if plan.mixture in (None, MIXTURE) else set()
     fields = plan.model_dump(mode="json", by_alias=True, exclude={"comparison", *absent})
+    for outcome in fields.get("outcomes", ()):
+        for name in ("metric", "after"):
+            if outcome[name] is None:
+                del outcome[name]
     body = json.dumps(fields, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 

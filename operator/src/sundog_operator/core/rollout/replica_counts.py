@@ -64,6 +64,11 @@ def pool_load_ratio(buckets: int, arm: int, of_stable: int, stable: int) -> floa
     return (buckets / arm) / (of_stable / stable)
 
 
+def is_comparable(ratio: float) -> bool:
+    """Whether replicas of two arms have about the same load; false for NaN."""
+    return 1 / MAX_COMPARABLE_RATIO <= ratio <= MAX_COMPARABLE_RATIO
+
+
 def load_ratio(weight: int, stable: int, canary: int) -> float:
     """Return the load of a canary replica relative to one of stable at a weight in percent; NaN if an arm has no replica or traffic."""
     if not stable or not canary or weight in (0, 100):

@@ -4,8 +4,8 @@ It is the test of a rate of outcomes (`pooled_count_ratio`) with the events of r
 depend on each other. So each log E is divided by the dispersion, as for guardrails: that over blocks of time, and over groups of units
 where these stay with an arm. Dividing keeps an E-value: E^(1/φ) has an expectation of at most 1 where E has (Jensen).
 
-Better is tested by the counts of ended requests, worse by those of all past ones: each takes requests with an unknown end against its own
-conclusion.
+Better is tested by the counts of ended requests, worse by those of all past ones. Of errors, each takes requests with an unknown end
+against its own conclusion. Of slow answers and rejections, an unknown end is no event.
 """
 
 from dataclasses import replace
@@ -23,8 +23,8 @@ def compare_events(metric: OutcomeMetric, ended: EventCounts, past: EventCounts,
 
     Args:
         metric: a rate to decrease.
-        ended: counts of requests that have ended, of shape (1, epochs); the arm's unknown ends count as events.
-        past: counts of all past requests, of that shape; control's unknown ends count as events.
+        ended: counts of requests that have ended, of shape (1, epochs); of errors, the arm's unknown ends count as events.
+        past: counts of all past requests, of that shape; of errors, control's unknown ends count as events.
         level: the error of each direction of this test.
     """
     if not (ended.valid[0] and past.valid[0]):

@@ -69,8 +69,9 @@ class OutcomeFinding:
     held: str = ""
 
     def hold(self, why: str) -> Self:
-        """Return the finding without a verdict, and the reason."""
-        verdict = self.verdict if self.verdict == OutcomeVerdict.NO_DATA else OutcomeVerdict.UNDECIDED
+        """Return the finding without a verdict, and the reason; counts that are missing or invalid stay so."""
+        has_counts = self.verdict not in (OutcomeVerdict.NO_DATA, OutcomeVerdict.INVALID)
+        verdict = OutcomeVerdict.UNDECIDED if has_counts else self.verdict
         return replace(self, verdict=verdict, needed=math.nan, eta_s=math.inf, held=why)
 
     @property
