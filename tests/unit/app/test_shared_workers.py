@@ -136,6 +136,38 @@ async def test_the_group_stays_while_serve_has_a_replica_of_it_and_goes_with_the
     assert await cluster.kube.get(Ref(RAY_CLUSTER, NAMESPACE, RAY)) is None
 
 
+async def test_the_last_shared_application_keeps_its_pods_until_it_has_drained(cluster: Cluster) -> None:
+    await serve(cluster)
+    await serve(cluster, "large", runtime={})
+    (pod,) = await pods(cluster)
+    cluster.serve_apis.of(DASHBOARD).drain_s = 10.0
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
+    await cluster.settle(8)
+    assert [each["metadata"]["uid"] for each in await pods(cluster)] == [pod["metadata"]["uid"]]
+    await cluster.settle(8)
+    assert await groups(cluster) == {"large-r1": (1, 1, 1)}
+    assert await pods(cluster) == []
+
+
+@pytest.mark.parametrize("before", [SHARED, {}])
+async def test_a_model_of_the_same_name_with_other_pods_leaves_those_of_the_old_one_until_it_has_drained(
+    cluster: Cluster, before: Object
+) -> None:
+    await serve(cluster, "large", runtime={})
+    await serve(cluster, runtime=before)
+    old, new = ("shared", "digits-r2") if before else ("digits-r1", "shared")
+    (pod,) = await pods(cluster, old)
+    cluster.serve_apis.of(DASHBOARD).drain_s = 10.0
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
+    await apply(cluster, runtime=SHARED if not before else {})
+    # The edges still send requests to the old application until the new one is ready.
+    await cluster.until(functools.partial(cluster.serves, 2))
+    assert [each["metadata"]["uid"] for each in await pods(cluster, old)] == [pod["metadata"]["uid"]]
+    await cluster.settle(20)
+    assert set(await groups(cluster)) == {"large-r1", new}
+    assert await pods(cluster, old) == []
+
+
 async def test_a_replica_larger_than_a_shared_pod_is_refused_with_numbers_and_stable_serves(cluster: Cluster) -> None:
     await serve(cluster)
     await apply(cluster, uri="file:///models/v2", resources={"cpu": "2500m", "memory": "5Gi"})

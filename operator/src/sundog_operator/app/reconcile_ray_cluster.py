@@ -118,10 +118,7 @@ async def _ensure_cluster(
     sharing = [(each, revision) for each, revision, _ in placed if is_shared(revisions.spec_of(revision))]
     if sharing:
         groups.append(_make_shared_group(sharing, image, installation, stored))
-    deployed = None
-    if serve is not None:
-        known = stored["spec"].get("workerGroupSpecs") or () if stored is not None else ()
-        deployed = find_deployed_groups(serve.applications, known)
+    deployed = find_deployed_groups(serve) if serve is not None else None
     return await ray_clusters.ensure_ray_cluster(deps, installation, wanted, groups, stored, deployed), failure
 
 
