@@ -182,6 +182,18 @@ async def test_a_replica_larger_than_a_shared_pod_is_refused_with_numbers_and_st
     assert await groups(cluster) == {"shared": (1, 3, 1)}
 
 
+async def test_a_refused_spec_does_not_raise_the_fewest_replicas_of_a_model_that_scales(cluster: Cluster) -> None:
+    scaling = {"minReplicas": 1, "maxReplicas": 8, "targetOngoingRequests": 2}
+    await serve(cluster, autoscaling=scaling)
+    cluster.serve_apis.of(DASHBOARD).load("digits-r1", 8)
+    await cluster.settle(5)
+    assert await groups(cluster) == {"shared": (1, 3, 2)}
+    await apply(cluster, autoscaling=scaling, resources={"cpu": "9", "memory": "1Gi"})
+    await cluster.settle(5)
+    assert (await told(cluster, "SpecAccepted"))[0] == "InvalidSpec"
+    assert await groups(cluster) == {"shared": (1, 3, 2)}
+
+
 async def test_smaller_shared_pods_still_hold_the_replicas_that_serve(cluster: Cluster) -> None:
     await serve(cluster, resources={"cpu": "1500m", "memory": "3Gi"})
     small = parse_installation(
