@@ -94,13 +94,13 @@ SHARED: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     (
         "model.credentials.secretName",
-        {"model": {"uri": "s3://m/d", "credentials": {"secretName": "s"}}},
+        {"model": {"uri": "s3://models/d", "credentials": {"secretName": "s"}}},
         "set",
         f"{_OTHERS} could read the Secret. {_OWN}",
     ),
     (
         "model.credentials.serviceAccountName",
-        {"model": {"uri": "s3://m/d", "credentials": {"serviceAccountName": "s"}}},
+        {"model": {"uri": "s3://models/d", "credentials": {"serviceAccountName": "s"}}},
         "set",
         f"{_OTHERS} could act as the ServiceAccount. {_OWN}",
     ),
