@@ -134,7 +134,7 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
 async def _find_deployed_names(deps: Dependencies, namespace: str) -> set[str]:
     """Return the names of the worker groups and applications of all RayClusters, as far as Serve answers; none in local mode.
 
-    A deleted ModelDeployment's may be left. With the same name, one in shared pods could not be told from one with pods of its own.
+    A deleted ModelDeployment may have left some. A name must not go from shared pods to pods of its own, nor back.
     """
     found: set[str] = set()
     if deps.settings.installation is None:
