@@ -831,7 +831,8 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.metrics.guardrails[0].margin: 0% lets no canary pass that equals stable; expected more than 0%",
     ),
     *[
-        (experiment({"metrics": {"success": [fields]}}), f"spec.metrics.success[0]{said}")
+        (experiment({"metrics": {role: [fields]}}), f"spec.metrics.{role}[0]{said}")
+        for role in ("success", "secondary")
         for fields, said in (
             (
                 {"metric": "errorRate", **EDGE, "feedback": "paid", "name": "paid"},
@@ -849,21 +850,29 @@ RULES: list[tuple[dict[str, Any], str]] = [
                 ": type, denominator, covariate, cap, window or after beside metric; expected them only with feedback, because the edge"
                 " counts requests",
             ),
-            (
-                {"metric": "errorRate", **EDGE, "expected": {"rate": "1%"}},
-                ".expected: expected beside metric; expected it only with feedback, because the edge knows control's value",
-            ),
         )
     ],
+    (
+        experiment({"metrics": {"success": [{"metric": "errorRate", **EDGE, "expected": {"rate": "1%"}}]}}),
+        "spec.metrics.success[0].expected: expected beside metric; expected it only with feedback, because the edge knows"
+        " control's value",
+    ),
     (
         experiment({"allocation": {"mode": "thompson"}, "metrics": {"success": [{"metric": "errorRate", **EDGE}]}}),
         "spec.metrics.success: a metric of the edge is first with mode thompson; expected one with feedback first, because"
         " weights follow units, and the edge counts requests",
     ),
-    (
-        experiment({"metrics": {"success": [{"metric": "errorRate", **EDGE}] * 2}}),
-        "spec.metrics.success: two entries of the same metric; expected one per metric",
-    ),
+    *[
+        (experiment({"metrics": {role: entries}}), f"spec.metrics.{role}: {said}")
+        for role in ("success", "secondary")
+        for entries, said in (
+            ([{"metric": "errorRate", **EDGE}] * 2, "two entries of the same metric; expected one per metric"),
+            (
+                [{"name": "a", "feedback": "b"}, {"name": "a", "feedback": "c"}],
+                "two entries with the same name; expected unique names",
+            ),
+        )
+    ],
     (
         experiment(
             {
@@ -984,10 +993,11 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     *[
         (
-            experiment({"metrics": {role: [{"name": "a", "feedback": "b", "window": "0s"}]}}),
-            f"spec.metrics.{role}[0].window: 0s; expected more than 0s",
+            experiment({"metrics": {role: [{"name": "a", "feedback": "b", "window": "7d", field: "0s"}]}}),
+            f"spec.metrics.{role}[0].{field}: 0s; expected more than 0s",
         )
         for role in ("success", "guardrails", "secondary")
+        for field in ("window", "after")
     ],
     *[
         (
