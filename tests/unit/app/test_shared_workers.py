@@ -8,8 +8,10 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from doubles.kuberay import create_with_status
 from sundog_operator.api.installation import parse_installation
+from sundog_operator.app.observe import observe
 from sundog_operator.core.kubernetes import names as kubernetes_names
 from sundog_operator.core.ray import groups as ray_groups
+from sundog_operator.errors import Forbidden, NotServed
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, RAY_CLUSTER, RESOURCE_QUOTA, Object, Ref
 
 IMAGE = "example.com/runtime:1"
@@ -147,6 +149,16 @@ async def test_the_last_shared_application_keeps_its_pods_until_it_has_drained(c
     await cluster.settle(8)
     assert await groups(cluster) == {"large-r1": (1, 1, 1)}
     assert await pods(cluster) == []
+
+
+@pytest.mark.parametrize("error", [Forbidden("rayclusters is forbidden (403)"), NotServed("no rayclusters (404)")])
+async def test_a_first_revision_needs_no_list_of_rayclusters(cluster: Cluster, error: Exception) -> None:
+    def refuse(verb: str, ref: Ref) -> Exception | None:
+        return error if (verb, ref.kind) == ("list", RAY_CLUSTER) else None
+
+    await apply(cluster)
+    cluster.kube.faults = refuse
+    assert (await observe(cluster.world, await cluster.get())).taken == ()
 
 
 @pytest.mark.parametrize("before", [SHARED, {}])

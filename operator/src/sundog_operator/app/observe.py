@@ -139,7 +139,12 @@ async def _find_deployed_names(deps: Dependencies, namespace: str) -> set[str]:
     found: set[str] = set()
     if deps.settings.installation is None:
         return found
-    for cluster, used in await deps.kube.views(RAY_CLUSTER, namespace, find_worker_groups):
+    try:
+        clusters = await deps.kube.views(RAY_CLUSTER, namespace, find_worker_groups)
+    except (Forbidden, NotServed):
+        # A user who previews a change may not list them, and KubeRay may come later.
+        return found
+    for cluster, used in clusters:
         found |= used
         if used:
             serve = await read_serve_state(deps, namespace, await read_cluster_view(deps, namespace, cluster))
