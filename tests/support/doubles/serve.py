@@ -43,6 +43,7 @@ class FakeServe:
         down: the REST API does not answer.
         started: what every replica tells of its start.
         forgotten: the controller is not running: an empty answer that means "unknown".
+        drain_s: seconds for which an application that is removed is still there, without a configuration, and its replicas with it.
     """
 
     def __init__(self, clock: Clock, start_s: float = 3.0) -> None:
@@ -57,6 +58,8 @@ class FakeServe:
         self._ended: list[datetime] = []
         self.down = False
         self.forgotten = True
+        self.drain_s = 0.0
+        self._draining: dict[str, tuple[_App, datetime]] = {}
         self.started = ReplicaStart()
         self.puts: list[Mapping[str, Any]] = []
         self._apps: dict[str, _App] = {}
@@ -66,7 +69,9 @@ class FakeServe:
             raise RayUnavailable(f"GET {dashboard}: down")
         if self.forgotten:
             return ServeState(known=False)
-        return ServeState(known=True, applications={name: self._state(name, app) for name, app in self._apps.items()})
+        states = {name: self._state(name, app) for name, app in self._apps.items()}
+        deleting = {name: ApplicationState(name, "DELETING", "", {}, ()) for name in self._list_draining()}
+        return ServeState(known=True, applications={**deleting, **states})
 
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         if self.down:
@@ -78,9 +83,14 @@ class FakeServe:
         self.forgotten = False
         self.puts.append(document)
         now, had = self._clock.now(), self._placed()
+        self._draining |= {name: (app, now) for name, app in self._apps.items() if name not in wanted}
         self._apps = {name: self._changed(self._apps.get(name), config, now) for name, config in wanted.items()}
         self._ended += [now] * max(0, had - self._placed())
         self._place()
+
+    def _list_draining(self) -> dict[str, _App]:
+        now = self._clock.now()
+        return {name: app for name, (app, at) in self._draining.items() if (now - at).total_seconds() < self.drain_s}
 
     def start_of(self, name: str) -> dict[str, Any] | None:
         """Return the report of an application's replica about its start."""
@@ -133,7 +143,7 @@ class FakeServe:
     def count_pods(self, group: Mapping[str, Any]) -> int:
         """Return how many pods of a worker group the replicas need that select it, in the best case."""
         used = {"num_cpus": 0.0, "memory": 0.0}
-        for app in self._apps.values():
+        for app in (*self._apps.values(), *self._list_draining().values()):
             options = app.config["deployments"][0]["ray_actor_options"]
             if options.get("label_selector") == group["labels"]:
                 used = {name: amount + options[name] * len(app.replicas) for name, amount in used.items()}

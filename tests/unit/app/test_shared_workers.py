@@ -8,8 +8,10 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from doubles.kuberay import create_with_status
 from sundog_operator.api.installation import parse_installation
+from sundog_operator.app.observe import observe
 from sundog_operator.core.kubernetes import names as kubernetes_names
 from sundog_operator.core.ray import groups as ray_groups
+from sundog_operator.errors import Forbidden, NotServed
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, RAY_CLUSTER, RESOURCE_QUOTA, Object, Ref
 
 IMAGE = "example.com/runtime:1"
@@ -136,6 +138,48 @@ async def test_the_group_stays_while_serve_has_a_replica_of_it_and_goes_with_the
     assert await cluster.kube.get(Ref(RAY_CLUSTER, NAMESPACE, RAY)) is None
 
 
+async def test_the_last_shared_application_keeps_its_pods_until_it_has_drained(cluster: Cluster) -> None:
+    await serve(cluster)
+    await serve(cluster, "large", runtime={})
+    (pod,) = await pods(cluster)
+    cluster.serve_apis.of(DASHBOARD).drain_s = 10.0
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
+    await cluster.settle(8)
+    assert [each["metadata"]["uid"] for each in await pods(cluster)] == [pod["metadata"]["uid"]]
+    await cluster.settle(8)
+    assert await groups(cluster) == {"large-r1": (1, 1, 1)}
+    assert await pods(cluster) == []
+
+
+@pytest.mark.parametrize("error", [Forbidden("rayclusters is forbidden (403)"), NotServed("no rayclusters (404)")])
+async def test_a_first_revision_needs_no_list_of_rayclusters(cluster: Cluster, error: Exception) -> None:
+    def refuse(verb: str, ref: Ref) -> Exception | None:
+        return error if (verb, ref.kind) == ("list", RAY_CLUSTER) else None
+
+    await apply(cluster)
+    cluster.kube.faults = refuse
+    assert (await observe(cluster.world, await cluster.get())).taken == ()
+
+
+@pytest.mark.parametrize("before", [SHARED, {}])
+async def test_a_model_of_the_same_name_with_other_pods_leaves_those_of_the_old_one_until_it_has_drained(
+    cluster: Cluster, before: Object
+) -> None:
+    await serve(cluster, "large", runtime={})
+    await serve(cluster, runtime=before)
+    old, new = ("shared", "digits-r2") if before else ("digits-r1", "shared")
+    (pod,) = await pods(cluster, old)
+    cluster.serve_apis.of(DASHBOARD).drain_s = 10.0
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
+    await apply(cluster, runtime=SHARED if not before else {})
+    # The edges still send requests to the old application until the new one is ready.
+    await cluster.until(functools.partial(cluster.serves, 2))
+    assert [each["metadata"]["uid"] for each in await pods(cluster, old)] == [pod["metadata"]["uid"]]
+    await cluster.settle(20)
+    assert set(await groups(cluster)) == {"large-r1", new}
+    assert await pods(cluster, old) == []
+
+
 async def test_a_replica_larger_than_a_shared_pod_is_refused_with_numbers_and_stable_serves(cluster: Cluster) -> None:
     await serve(cluster)
     await apply(cluster, uri="file:///models/v2", resources={"cpu": "2500m", "memory": "5Gi"})
@@ -148,6 +192,18 @@ async def test_a_replica_larger_than_a_shared_pod_is_refused_with_numbers_and_st
     )
     assert await cluster.weights() == {1: 100}
     assert await groups(cluster) == {"shared": (1, 3, 1)}
+
+
+async def test_a_refused_spec_does_not_raise_the_fewest_replicas_of_a_model_that_scales(cluster: Cluster) -> None:
+    scaling = {"minReplicas": 1, "maxReplicas": 8, "targetOngoingRequests": 2}
+    await serve(cluster, autoscaling=scaling)
+    cluster.serve_apis.of(DASHBOARD).load("digits-r1", 8)
+    await cluster.settle(5)
+    assert await groups(cluster) == {"shared": (1, 3, 2)}
+    await apply(cluster, autoscaling=scaling, resources={"cpu": "9", "memory": "1Gi"})
+    await cluster.settle(5)
+    assert (await told(cluster, "SpecAccepted"))[0] == "InvalidSpec"
+    assert await groups(cluster) == {"shared": (1, 3, 2)}
 
 
 async def test_smaller_shared_pods_still_hold_the_replicas_that_serve(cluster: Cluster) -> None:

@@ -99,6 +99,14 @@ def test_who_uses_what_and_what_still_fits(on_server: Any, server: Any, manifest
     assert "audio" not in text
 
 
+def test_replicas_that_wait_for_shared_pods_need_no_memory_for_ray(on_server: Any, server: Any, manifest: Any) -> None:
+    shared = {"placement": "shared"}
+    on_server("apply", "-f", str(manifest(replicas=2, runtime=shared, resources={"cpu": "1", "memory": "1Gi"})))
+    server.do(hold_back)
+    (waiting,) = on_server("capacity", "-o", "json").json["waiting"]
+    assert (waiting["pods"], waiting["requestsOfEachPod"]) == (2, {"cpu": 1000, "memory": GIB})
+
+
 def test_all_namespaces_have_a_column(on_server: Any, server: Any) -> None:
     server.do(fill)
     done = on_server("capacity", "-A")

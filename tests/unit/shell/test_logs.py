@@ -7,9 +7,11 @@ import orjson
 import pytest
 
 from doubles.cluster import NAMESPACE
+from doubles.kuberay import create_with_status
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.core.kubernetes import names
-from sundog_operator.ports import Object, Ref, ref_of
+from sundog_operator.core.ray import groups
+from sundog_operator.ports import POD, Object, Ref, ref_of
 from sundog_operator.shell.exit_codes import ExitCode
 
 
@@ -69,5 +71,35 @@ def test_in_a_cluster_each_running_pod_is_asked(
     monkeypatch.setattr(KubernetesClient, "output_of", output_of)
     assert on_server("logs", "digits", "--tail", "7").out == "r1 w1 | one\nr1 w1 | two\nr1 w1 | three\n"
     files = "/tmp/ray/session_latest/logs/serve/replica_digits-r1_*.log"
-    assert asked == [("w1", "ray-worker", f'set -- {files}; [ ! -e "$1" ] || tail -q -n 7 "$@" 2>/dev/null')]
+    command = f'set -- {files}; [ ! -e "$1" ] || tail -q -n 7 "$@" 2>/dev/null'
+    assert asked == [("w1", "ray-worker", command)]
     assert on_server("logs", "digits", "--revision", "2").code == ExitCode.NOT_FOUND
+
+
+def test_a_shared_model_has_logs_and_waiting_pods_in_those_of_its_raycluster_alone(
+    on_server: Any, server: Any, manifest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_server("apply", "-f", str(manifest(runtime={"placement": "shared"})))
+    server.serve_revision(1)
+    unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node"}
+
+    async def pods(cluster: Any) -> None:
+        own = (await cluster.status())["cluster"]
+        for name, ray in (("own", own), ("foreign", "another")):
+            for suffix, status in (("", {"phase": "Running"}), ("-waits", {"conditions": [unplaced]})):
+                meta = {"name": name + suffix, "namespace": NAMESPACE, "labels": groups.shared_pod_labels(ray)}
+                made: Object = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": []}}
+                await create_with_status(cluster.kube, POD, made, status)
+
+    server.do(pods)
+    asked: list[str] = []
+
+    async def output_of(_self: Any, pod: Ref, *_: Any) -> Any:
+        asked.append(pod.name)
+        yield b"one"
+
+    monkeypatch.setattr(KubernetesClient, "output_of", output_of)
+    assert on_server("logs", "digits").out == "r1 own | one\n"
+    assert asked == ["own"]
+    (waiting,) = on_server("describe", "digits", "-o", "json").json["waitingPods"]
+    assert "1 pod without a node" in waiting

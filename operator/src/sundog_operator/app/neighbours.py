@@ -1,7 +1,7 @@
 """Read the other ModelDeployments and Experiments of a namespace, as far as they affect a ModelDeployment."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
@@ -63,10 +63,10 @@ def _has_unhandled_command(deployment: Object, status: ModelDeploymentStatus) ->
     return bool(text) and (last is None or last.id != commands.parse_command(text).id)
 
 
-def taken_revision_numbers(name: str, stored: Sequence[revisions.StoredRevision]) -> tuple[int, ...]:
-    """Return the revision numbers that ControllerRevisions with this ModelDeployment's name pattern use."""
+def taken_revision_numbers(name: str, used: Iterable[str]) -> tuple[int, ...]:
+    """Return the revision numbers in those of the used names that have this ModelDeployment's name pattern."""
     pattern = re.compile(re.escape(name) + r"-r([0-9]+)")
-    matches = (pattern.fullmatch(each.name) for each in stored)
+    matches = map(pattern.fullmatch, used)
     return tuple(int(match[1]) for match in matches if match)
 
 

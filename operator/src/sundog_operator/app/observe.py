@@ -36,7 +36,7 @@ from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.context import ObservedState, RolloutAttempt
 from sundog_operator.core.planner.webhook_gate import is_rollout_held, make_webhook_request
 from sundog_operator.core.ray import groups, valkey
-from sundog_operator.core.ray.clusters import ClusterView, find_refusal
+from sundog_operator.core.ray.clusters import ClusterView, find_refusal, find_worker_groups
 from sundog_operator.core.rollout import prometheus_checks, state
 from sundog_operator.errors import DependencyError, Forbidden, NotServed, RayUnavailable
 from sundog_operator.ports import (
@@ -88,7 +88,9 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
     return ObservedState(
         deployment=deployment,
         revisions=owned,
-        taken=taken_revision_numbers(name, stored),
+        taken=taken_revision_numbers(
+            name, [*(each.name for each in stored), *(() if owned else await _find_deployed_names(deps, namespace))]
+        ),
         rollouts=rollouts,
         experiment_names=frozenset(each.name for each in experiments),
         clusters=views,
@@ -127,6 +129,27 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         storeless=await _find_store_problem(deps, namespace, user_experiments, _find_attempt(rollouts, stored_status)),
         arm_rooms=await _read_arm_capacity(deps, namespace, stored_status, user_experiments, owned),
     )
+
+
+async def _find_deployed_names(deps: Dependencies, namespace: str) -> set[str]:
+    """Return the names of the worker groups and applications of all RayClusters, as far as Serve answers; none in local mode.
+
+    A deleted ModelDeployment may have left some. A name must not go from shared pods to pods of its own, nor back.
+    """
+    found: set[str] = set()
+    if deps.settings.installation is None:
+        return found
+    try:
+        clusters = await deps.kube.views(RAY_CLUSTER, namespace, find_worker_groups)
+    except (Forbidden, NotServed):
+        # A user who previews a change may not list them, and KubeRay may come later.
+        return found
+    for cluster, used in clusters:
+        found |= used
+        if used:
+            serve = await read_serve_state(deps, namespace, await read_cluster_view(deps, namespace, cluster))
+            found |= serve.applications.keys()
+    return found
 
 
 async def _find_store_problem(
@@ -239,8 +262,7 @@ async def _list_pods(
         found += await deps.kube.list(POD, namespace, {groups.LABEL_CLUSTER: cluster, groups.LABEL_NODE_TYPE: "head"})
         found += await deps.kube.list(POD, namespace, valkey.store_selector(cluster))
         if shared:
-            labels = {groups.LABEL_CLUSTER: cluster, groups.LABEL_GROUP: names.SHARED_WORKERS}
-            found += await deps.kube.list(POD, namespace, labels)
+            found += await deps.kube.list(POD, namespace, groups.shared_pod_labels(cluster))
     return tuple(found)
 
 

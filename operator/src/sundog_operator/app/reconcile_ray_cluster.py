@@ -117,11 +117,8 @@ async def _ensure_cluster(
     ]
     sharing = [(each, revision) for each, revision, _ in placed if is_shared(revisions.spec_of(revision))]
     if sharing:
-        groups.append(_make_shared_group(sharing, image, installation, stored))
-    deployed = None
-    if serve is not None:
-        known = stored["spec"].get("workerGroupSpecs") or () if stored is not None else ()
-        deployed = find_deployed_groups(serve.applications, known)
+        groups.append(_make_shared_group(sharing, image, installation, serve, stored))
+    deployed = find_deployed_groups(serve) if serve is not None else None
     return await ray_clusters.ensure_ray_cluster(deps, installation, wanted, groups, stored, deployed), failure
 
 
@@ -159,13 +156,17 @@ def _make_group(
 
 
 def _make_shared_group(
-    sharing: Sequence[tuple[Object, Revision]], image: str, installation: Installation, stored: Object | None
+    sharing: Sequence[tuple[Object, Revision]],
+    image: str,
+    installation: Installation,
+    serve: ServeState | None,
+    stored: Object | None,
 ) -> Object:
     """Return the worker group of all revisions that share pods."""
     known = [(each, revision, accept_model_deployment(each, installation).spec) for each, revision in sharing]
     return pods.make_shared_group(
         [revisions.spec_of(revision) for _, revision, _ in known],
-        [_wanted_replicas(*each)[0] for each in known],
+        [_fewest_replicas(*each, serve) for each in known],
         image,
         installation,
         max(
@@ -173,6 +174,15 @@ def _make_shared_group(
             for _, _, current in known
         ),
     )
+
+
+def _fewest_replicas(
+    model_deployment: Object, revision: Revision, current: ModelDeploymentSpec | None, serve: ServeState | None
+) -> int:
+    """Return the fewest replicas of a revision. For an invalid spec Serve's autoscaling goes on."""
+    name = model_deployment["metadata"]["name"]
+    scaled = None if current else _deployed_scale(name, revision, serve)
+    return (scaled or _wanted_replicas(model_deployment, revision, current))[0]
 
 
 def _stored_timeout(name: str, stored: Object | None) -> timedelta:
@@ -211,11 +221,17 @@ def _deployed_bounds(
     if serve is None:
         group = _find_stored_group(application, stored)
         return (group["minReplicas"], group["maxReplicas"]) if group is not None else None
-    app = serve.applications.get(application)
+    scaled = _deployed_scale(service, revision, serve)
+    return None if scaled is None else _count_pods(revision, scaled)
+
+
+def _deployed_scale(service: str, revision: Revision, serve: ServeState | None) -> tuple[int, int] | None:
+    """Return the fewest and the most replicas of Serve's autoscaling; None without, or while Serve does not answer."""
+    app = serve.applications.get(names.application(service, revision.number)) if serve is not None else None
     deployments = app.config.get("deployments") or () if app is not None else ()
     scaling = next((each.get("autoscaling_config") for each in deployments), None) or {}
     fewest, most = scaling.get("min_replicas"), scaling.get("max_replicas")
-    return None if fewest is None or most is None else _count_pods(revision, (fewest, most))
+    return None if fewest is None or most is None else (fewest, most)
 
 
 def _find_stored_group(name: str, stored: Object | None) -> Object | None:

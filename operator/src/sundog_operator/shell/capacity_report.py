@@ -13,6 +13,7 @@ from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core.kubernetes import accelerators, pod_requests
 from sundog_operator.core.kubernetes.pod_requests import CPU, MEMORY, PODS, Amounts
 from sundog_operator.core.kubernetes.quotas import QuotaUse
+from sundog_operator.core.kubernetes.shared_pods import is_shared, replica_amounts
 from sundog_operator.core.kubernetes.usage import ResourceClass, Usage
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.ports import Object
@@ -26,7 +27,7 @@ class WaitingDeployment:
     """A ModelDeployment whose pods wait for resources, or whose next revision has not started for lack of them.
 
     Attributes:
-        pods: pods that it needs in all.
+        pods: pods that it needs in all, or replicas in shared pods.
         requests: the requests of each of them.
         message: why it waits, as its condition has it. It names the revision.
     """
@@ -67,8 +68,11 @@ def find_waiting(deployments: Iterable[Object]) -> Iterator[WaitingDeployment]:
         yield WaitingDeployment(
             namespace=obj["metadata"]["namespace"],
             name=obj["metadata"]["name"],
+            # Replicas in shared pods have none of the overhead of a pod.
             pods=accelerators.count_pods(spec.resources.gpu, _count_replicas(spec)),
-            requests=pod_requests.worker_requests(spec.resources),
+            requests=replica_amounts(spec.resources)
+            if is_shared(spec)
+            else pod_requests.worker_requests(spec.resources),
             reason=condition.reason,
             message=condition.message,
         )

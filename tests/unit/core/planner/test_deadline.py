@@ -6,16 +6,20 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import (
+    Condition,
     LastRollout,
     ModelDeploymentSpec,
     ModelDeploymentStatus,
     RevisionStatus,
     parse_timestamp,
 )
+from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import deadline
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.planner.context import ObservedState, PlanContext
+from sundog_operator.core.ray import groups
+from sundog_operator.core.revisions import Revision
 
 SINCE = parse_timestamp("2026-11-30T00:00:00Z")
 SPEC: dict[str, Any] = {
@@ -34,11 +38,19 @@ def pod(scheduled_at: str = "", **metadata: Any) -> dict[str, Any]:
     }
 
 
-def has_exceeded_deadline(code: str, *pods: dict[str, Any], revision: int = 2) -> bool:
-    """Whether revision 2 is late after an hour, after a rollout of `revision` ended with `code`."""
+def shared_pod(scheduled_at: str = "") -> dict[str, Any]:
+    made = pod(scheduled_at)
+    return {**made, "metadata": {"name": "shared", "labels": groups.shared_pod_labels("ray")}}
+
+
+def make_context(code: str, pods: tuple[dict[str, Any], ...], revision: int = 2, placement: str = "") -> PlanContext:
+    """Return the state an hour after revision 2 began, after a rollout of `revision` ended with `code`."""
+    wanted = {**SPEC, **({"runtime": {"placement": placement}} if placement else {})}
+    spec = ModelDeploymentSpec.from_json(wanted)
+    content = revisions.content_of(spec)
     observed = ObservedState(
-        deployment={"metadata": {"name": "digits", "namespace": "ns", "uid": "u"}, "spec": SPEC},
-        revisions=(),
+        deployment={"metadata": {"name": "digits", "namespace": "ns", "uid": "u"}, "spec": wanted},
+        revisions=(Revision(2, revisions.content_hash(content), content),),
         taken=(),
         rollouts=(),
         experiment_names=frozenset(),
@@ -53,11 +65,20 @@ def has_exceeded_deadline(code: str, *pods: dict[str, Any], revision: int = 2) -
         for number in (1, 2)
     )
     last = LastRollout(experiment="", revision=revision, outcome="Aborted", code=code, reason="", at=SINCE)
-    status = ModelDeploymentStatus(stable=stable, candidate=candidate, last_rollout=last)
-    spec = ModelDeploymentSpec.from_json(SPEC)
+    waiting = Condition(
+        type="RevisionReady", status="False", reason="Unschedulable", message="", last_transition_time=SINCE
+    )
+    status = ModelDeploymentStatus(
+        cluster="ray", stable=stable, candidate=candidate, last_rollout=last, conditions=(waiting,)
+    )
     now = SINCE + timedelta(hours=1)
-    context = PlanContext(observed, now, "digits", status, status, ModelDeploymentAcceptance(spec), spec)
-    return deadline.has_exceeded_deadline(context, candidate)
+    return PlanContext(observed, now, "digits", status, status, ModelDeploymentAcceptance(spec), spec)
+
+
+def has_exceeded_deadline(code: str, *pods: dict[str, Any], revision: int = 2, placement: str = "") -> bool:
+    context = make_context(code, pods, revision, placement)
+    assert context.status.candidate is not None
+    return deadline.has_exceeded_deadline(context, context.status.candidate)
 
 
 @pytest.mark.parametrize("code", ["CapacityLost", "SpotReclaimed"])
@@ -75,3 +96,21 @@ def test_the_deadline_begins_once_a_pod_has_a_node() -> None:
 def test_waiting_for_a_node_counts_after_any_other_end() -> None:
     assert has_exceeded_deadline("StopCommand", pod())
     assert has_exceeded_deadline("CapacityLost", pod(), revision=1)
+
+
+def test_the_deadline_of_a_candidate_in_shared_pods_begins_once_one_has_a_node() -> None:
+    old = shared_pod("2026-11-29T00:00:00Z")
+    assert has_exceeded_deadline("CapacityLost", old, placement="shared")
+    assert not has_exceeded_deadline("CapacityLost", shared_pod(), placement="shared")
+
+
+def test_a_candidate_fails_on_its_own_while_a_shared_pod_has_a_node() -> None:
+    def find(*pods: dict[str, Any]) -> str:
+        context = make_context("StopCommand", pods, placement="shared")
+        assert context.status.candidate is not None
+        cause = deadline.find_failure(context, context.status.candidate.model_copy(update={"lost_since": SINCE}))
+        assert cause is not None
+        return cause.reason
+
+    assert find(shared_pod("2026-11-30T00:00:00Z")) == "CandidateUnavailable"
+    assert find(shared_pod()) == "CapacityLost"

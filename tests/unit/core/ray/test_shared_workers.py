@@ -38,9 +38,11 @@ def test_shared_placement_is_translated_as_its_golden_file_has_it() -> None:
     assert translated == json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 
-def state(name: str, config: dict[str, Any], target: int, running: int) -> ApplicationState:
+def state(
+    name: str, config: dict[str, Any], target: int = 1, running: int = 1, status: str = "RUNNING"
+) -> ApplicationState:
     replicas = tuple(ReplicaState(str(index), "RUNNING") for index in range(running))
-    return ApplicationState(name, "RUNNING", "", config, (DeploymentState("Model", "HEALTHY", "", target, replicas),))
+    return ApplicationState(name, status, "", config, (DeploymentState("Model", "HEALTHY", "", target, replicas),))
 
 
 def test_replicas_that_wait_use_shared_pods_too_except_those_that_are_asked_about() -> None:
@@ -53,11 +55,12 @@ def test_replicas_that_wait_use_shared_pods_too_except_those_that_are_asked_abou
             "digits-r6": state("digits-r6", made, 1, 2),
             "large-r7": state("large-r7", own_pod, 9, 9),
             "ending-r1": state("ending-r1", {}, 0, 1),
+            "failed-r7": state("failed-r7", made, 8, 0, "DEPLOY_FAILED"),
         },
     )
-    assert shared_workers.sum_used(serve, "", ()) == {"cpu": 3000, "memory": 6 * GIB}
-    assert shared_workers.sum_used(serve, "digits-r7", ()) == {"cpu": 1500, "memory": 3 * GIB}
-    assert shared_workers.sum_used(serve, "", {"digits-r7"}) == {"cpu": 1000, "memory": 2 * GIB}
+    assert shared_workers.sum_used(serve, ()) == {"cpu": 3000, "memory": 6 * GIB}
+    assert shared_workers.sum_used(serve, {"digits-r7"}) == {"cpu": 1500, "memory": 3 * GIB}
+    assert shared_workers.sum_used(serve, (), {"digits-r7"}) == {"cpu": 1000, "memory": 2 * GIB}
 
 
 def test_new_pods_are_those_for_replicas_that_present_pods_do_not_hold() -> None:
@@ -68,7 +71,13 @@ def test_new_pods_are_those_for_replicas_that_present_pods_do_not_hold() -> None
     assert shared_pods.count_new_pods(3, size, {"cpu": 1900, "memory": 3 * GIB}, settings) == 1
 
 
-def test_an_application_without_a_group_of_its_name_holds_the_shared_group() -> None:
-    stored = [{"groupName": "large-r1"}, {"groupName": "shared"}]
-    assert find_deployed_groups(["large-r1"], stored) == {"large-r1"}
-    assert find_deployed_groups(["large-r1", "digits-r7"], stored) == {"large-r1", "digits-r7", "shared"}
+def test_an_application_holds_the_group_that_it_selects_and_one_without_configuration_any() -> None:
+    own = make_application(ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}}))
+    sharing = make_application(shared("500m", "1Gi"))
+
+    def find(config: dict[str, Any]) -> frozenset[str]:
+        return find_deployed_groups(ServeState(known=True, applications={"digits-r7": state("digits-r7", config)}))
+
+    assert find(own) == {"digits-r7"}
+    assert find(sharing) == {"shared"}
+    assert find({}) == {"digits-r7", "shared"}

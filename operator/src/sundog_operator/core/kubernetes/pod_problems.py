@@ -35,7 +35,12 @@ _MAX_MESSAGE: Final = 300
 def find_pod_problem(pods: Iterable[Pod]) -> Cause | None:
     """Return the most important problem of the pods; None without one. Terminating pods do not count."""
     found = [each for pod in pods if "deletionTimestamp" not in pod["metadata"] for each in _problems(pod)]
-    return min(found, key=lambda each: (PRECEDENCE.index(each.reason), each.message), default=None)
+    return most_important(found)
+
+
+def most_important(problems: Iterable[Cause]) -> Cause | None:
+    """Return the most important of problems of pods; None without one."""
+    return min(problems, key=lambda each: (PRECEDENCE.index(each.reason), each.message), default=None)
 
 
 def _problems(pod: Pod) -> Iterator[Cause]:

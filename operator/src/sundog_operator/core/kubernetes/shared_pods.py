@@ -74,10 +74,11 @@ def count_new_pods(replicas: int, size: Amounts, free: Amounts, settings: Shared
 
     The result assumes the best case: what is free in several pods is in one.
     """
-    per_pod = _count_fitting(pod_amounts(settings), size)
-    left = max(replicas - _count_fitting(free, size), 0)
+    per_pod = count_fitting(pod_amounts(settings), size)
+    left = max(replicas - count_fitting(free, size), 0)
     return math.ceil(left / max(per_pod, 1))
 
 
-def _count_fitting(room: Amounts, size: Amounts) -> int:
+def count_fitting(room: Amounts, size: Amounts) -> int:
+    """Return how many replicas of a size fit into an amount."""
     return min(room[resource] // amount for resource, amount in size.items() if amount)

@@ -261,8 +261,11 @@ class PlanContext:
 
     def shared_pods_of(self, number: int) -> list[Json]:
         """Return the pods that models of a revision's RayCluster share; none for a revision with own pods."""
-        labels = {groups.LABEL_CLUSTER: self._cluster_name(number), groups.LABEL_GROUP: names.SHARED_WORKERS}
-        return self.find_pods(labels) if self.is_shared(number) else []
+        return self.find_pods(groups.shared_pod_labels(self._cluster_name(number))) if self.is_shared(number) else []
+
+    def worker_pods_of(self, number: int) -> list[Json]:
+        """Return the pods in which replicas of a revision run: its own, or shared ones."""
+        return self.shared_pods_of(number) if self.is_shared(number) else self.pods_of(number)
 
     def head_pods_of(self, number: int) -> list[Json]:
         """Return the head pods of a revision's RayCluster."""

@@ -59,12 +59,12 @@ def _is_reclaimed(context: PlanContext, candidate: RevisionStatus) -> bool:
     if revision is None or not context.observed.in_cluster or not has_traffic(context):
         return False
     allows_spot = revisions.spec_of(revision).scheduling.spot != "never"
-    return allows_spot and spot.were_reclaimed(context.pods_of(candidate.revision))
+    return allows_spot and spot.were_reclaimed(context.worker_pods_of(candidate.revision))
 
 
 def _has_placed_pods(context: PlanContext, candidate: RevisionStatus) -> bool:
     """Whether a pod of the candidate has a node and may stay there. Then the candidate may have failed on its own."""
-    return not spot.have_lost_nodes(context.pods_of(candidate.revision))
+    return not spot.have_lost_nodes(context.worker_pods_of(candidate.revision))
 
 
 def _is_deadline_fatal(context: PlanContext) -> bool:
@@ -202,7 +202,7 @@ def _placed_since(context: PlanContext, candidate: RevisionStatus) -> datetime |
     """Return since when a candidate has a pod on a node; None without one. The earliest time stands for an unknown one."""
     scheduled = [
         pod_problems.find_condition(pod, "PodScheduled").get("lastTransitionTime")
-        for pod in context.pods_of(candidate.revision)
+        for pod in context.worker_pods_of(candidate.revision)
         if spot.stays_on_node(pod)
     ]
     return min((parse_timestamp(at) if at else EARLIEST_TIME for at in scheduled), default=None)

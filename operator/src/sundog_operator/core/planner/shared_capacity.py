@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.api.reasons import Cause, DeploymentReason
+from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import capacity, names, pod_problems, shared_pods
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
@@ -35,9 +36,8 @@ def find_shortage(
     if installation is None or serve is None or not serve.known:
         return None
     settings = installation.ray.shared_workers
-    labels = {groups.LABEL_CLUSTER: cluster, groups.LABEL_GROUP: names.SHARED_WORKERS}
-    pods = [pod for pod in context.find_pods(labels) if not pod_problems.is_leaving(pod)]
-    own = names.application(context.service, of) if of is not None else ""
+    pods = [pod for pod in context.find_pods(groups.shared_pod_labels(cluster)) if not pod_problems.is_leaving(pod)]
+    own = {names.application(context.service, of)} if of is not None else ()
     used = shared_workers.sum_used(serve, own, {names.application(context.service, number) for number in freed})
     free = shared_pods.find_free_amounts(pods, used)
     more = shared_pods.count_new_pods(replicas, shared_pods.replica_amounts(spec.resources), free, settings)
@@ -52,6 +52,26 @@ def find_shortage(
     if room is None:
         return None
     return capacity.find_shortage(None, more, room, spec.resources.gpu, created=min(waiting, more))
+
+
+def has_room_for_missing(context: PlanContext, number: int) -> bool:
+    """Whether the replicas of a shared revision that do not run fit into the pods that run.
+
+    Replicas of other models that wait too do not count: what one of them waits for is no problem of this revision.
+    """
+    revision = context.revision(number)
+    if revision is None:
+        return False
+    pods = [
+        pod
+        for pod in context.shared_pods_of(number)
+        if not pod_problems.is_leaving(pod) and pod_problems.find_pod_problem([pod]) is None
+    ]
+    serve = context.serve_state_of(number)
+    free = shared_pods.find_free_amounts(pods, shared_workers.sum_used(serve, serve.applications))
+    missing = desired_state.live_revisions(context.status).get(number, 0) - context.readiness(number).running
+    size = shared_pods.replica_amounts(revisions.spec_of(revision).resources)
+    return missing <= shared_pods.count_fitting(free, size)
 
 
 def _find_cluster(context: PlanContext) -> str:

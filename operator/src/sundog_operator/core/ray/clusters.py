@@ -138,6 +138,12 @@ def make_ray_cluster_object(namespace: str, name: str, model_deployments: Iterab
     }
 
 
+def find_worker_groups(obj: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
+    """Return the name of a RayCluster and those of its worker groups; no groups for a foreign one."""
+    known = (obj.get("spec") or {}).get("workerGroupSpecs") or () if is_managed_by_sundog(obj) else ()
+    return obj["metadata"]["name"], frozenset(group["groupName"] for group in known)
+
+
 def is_managed_by_sundog(obj: Mapping[str, Any]) -> bool:
     """Return whether an object has Sundog's manager label. The operator never adopts, changes or deletes objects without it."""
     return has_managed_by_label(obj["metadata"].get("labels") or {})

@@ -15,6 +15,7 @@ from typing import Any, Final
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.pods import fingerprint
 from sundog_operator.core.kubernetes.subset import contains
+from sundog_operator.core.observed import ServeState
 
 LABEL_GROUP: Final = "ray.io/group"
 LABEL_CLUSTER: Final = "ray.io/cluster"
@@ -54,14 +55,28 @@ def merge_groups(stored: Sequence[Mapping[str, Any]], desired: Sequence[Json], s
     return [*merged, *({**group, "replicas": group["minReplicas"]} for group in by_name.values())]
 
 
-def find_deployed_groups(applications: Iterable[str], stored: Iterable[Mapping[str, Any]]) -> frozenset[str]:
-    """Return the groups in whose pods these applications in Serve may have replicas.
+def find_deployed_groups(serve: ServeState) -> frozenset[str]:
+    """Return the groups in whose pods applications in Serve may have replicas.
 
-    An application without a group of its own name is in shared pods. Serve reports no configuration of one that it is deleting.
+    Serve reports no configuration of an application that it is deleting. Such a one may be in pods of its own, or in shared ones: the
+    groups of its ModelDeployment may be of a later one with the same name.
     """
-    names_of = frozenset(applications)
-    own = {group["groupName"] for group in stored}
-    return names_of | {names.SHARED_WORKERS} if names_of - own else names_of
+    found: set[str] = set()
+    for name, app in serve.applications.items():
+        selected = {find_selected_group(each) for each in app.config.get("deployments") or ()} - {""}
+        found |= selected or {name, names.SHARED_WORKERS}
+    return frozenset(found)
+
+
+def find_selected_group(deployment: Mapping[str, Any]) -> str:
+    """Return the worker group that a deployment of an application in Serve selects; empty if it selects none."""
+    selector = (deployment.get("ray_actor_options") or {}).get("label_selector") or {}
+    return str(selector.get(names.RAY_LABEL_APPLICATION, ""))
+
+
+def shared_pod_labels(cluster: str) -> dict[str, str]:
+    """Return the labels of the shared pods of a RayCluster."""
+    return {LABEL_CLUSTER: cluster, LABEL_GROUP: names.SHARED_WORKERS}
 
 
 def find_orphaned_pods(pods: Iterable[Json], groups: Iterable[Mapping[str, Any]]) -> list[Json]:

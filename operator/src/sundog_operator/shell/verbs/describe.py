@@ -11,7 +11,7 @@ from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.shared_pods import is_shared
-from sundog_operator.core.planner.desired_state import live_revisions
+from sundog_operator.core.planner.desired_state import clusters_by_revision, live_revisions
 from sundog_operator.core.ray import groups
 from sundog_operator.errors import Forbidden
 from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, POD, Object, Ref
@@ -90,7 +90,8 @@ async def _read_details(server: ServerConnection, obj: Object, events: Sequence[
     status = ModelDeploymentStatus.parse(obj.get("status"))
     experiment = status.experiment or (status.last_rollout.experiment if status.last_rollout else "")
     known = [revision for each in own if (revision := revisions.parse_controller_revision(each)) is not None]
-    shared = any(is_shared(revisions.spec_of(each)) for each in known if each.number in live_revisions(status))
+    live, places = live_revisions(status), clusters_by_revision(status)
+    shared = {places[each.number] for each in known if each.number in live and is_shared(revisions.spec_of(each))}
     return DeploymentDetails(
         obj=obj,
         revisions=known,
@@ -99,18 +100,15 @@ async def _read_details(server: ServerConnection, obj: Object, events: Sequence[
         else None,
         exception=_find_exception(server, meta["name"], newest_rollout_revision(status)),
         events=own_events,
-        waiting=tuple(describe_waiting_pods(await _read_pods(server, meta["name"], shared=shared), events)),
+        waiting=tuple(describe_waiting_pods(await _read_pods(server, meta["name"], sorted(shared)), events)),
     )
 
 
-async def _read_pods(server: ServerConnection, name: str, *, shared: bool) -> list[Object]:
-    """Return the pods of a ModelDeployment, and the shared ones if wanted; none in local mode, or without permission."""
+async def _read_pods(server: ServerConnection, name: str, shared: Sequence[str]) -> list[Object]:
+    """Return the pods of a ModelDeployment and the shared pods of these RayClusters; none in local mode, or without permission."""
     if server.local:
         return []
-    selectors = [
-        {names.LABEL_MODEL_DEPLOYMENT: name},
-        *([{groups.LABEL_GROUP: names.SHARED_WORKERS}] if shared else []),
-    ]
+    selectors = [{names.LABEL_MODEL_DEPLOYMENT: name}, *map(groups.shared_pod_labels, shared)]
     try:
         return [pod for labels in selectors for pod in await server.kube.list(POD, server.namespace, labels)]
     except Forbidden:

@@ -70,29 +70,33 @@ async def _print_pods(server: ServerConnection, obj: Object, revision: int | Non
     own = [
         (pod, int(_label(pod, names.LABEL_REVISION))) for pod in await server.kube.list(POD, server.namespace, labels)
     ]
-    numbers = await _find_shared_revisions(server, obj)
-    shared = (
-        await server.kube.list(POD, server.namespace, {groups.LABEL_GROUP: names.SHARED_WORKERS}) if numbers else []
-    )
-    places = [*own, *((pod, number) for number in numbers for pod in shared)]
+    shared = [
+        (pod, number)
+        for number, cluster in (await _find_shared_revisions(server, obj)).items()
+        for pod in await server.kube.list(POD, server.namespace, groups.shared_pod_labels(cluster))
+    ]
+    places = [*own, *shared]
     wanted = [(pod, number) for pod, number in places if _is_running(pod) and revision in (None, number)]
     if not wanted:
         raise _no_logs(name, revision)
     await asyncio.gather(*(_print_pod(server, pod, f"{name}-r{number}", follow, tail) for pod, number in wanted))
 
 
-async def _find_shared_revisions(server: ServerConnection, obj: Object) -> list[int]:
-    """Return the revisions with replicas in shared pods; none without permission to list ControllerRevisions."""
+async def _find_shared_revisions(server: ServerConnection, obj: Object) -> dict[int, str]:
+    """Return the RayCluster of each revision with replicas in shared pods; none without permission to list ControllerRevisions."""
     meta, status = obj["metadata"], ModelDeploymentStatus.parse(obj.get("status"))
     live, labels = desired_state.live_revisions(status), {names.LABEL_MODEL_DEPLOYMENT: meta["name"]}
     try:
         stored = await server.kube.list(CONTROLLER_REVISION, server.namespace, labels)
     except Forbidden:
-        return []
+        return {}
     known = [revisions.parse_controller_revision(each) for each in stored if revisions.is_owned_by(each, meta["uid"])]
-    return sorted(
-        each.number for each in known if each is not None and each.number in live and is_shared(revisions.spec_of(each))
-    )
+    places = desired_state.clusters_by_revision(status)
+    return {
+        each.number: places[each.number]
+        for each in sorted(filter(None, known), key=lambda each: each.number)
+        if each.number in live and is_shared(revisions.spec_of(each))
+    }
 
 
 async def _print_pod(server: ServerConnection, pod: Object, application: str, follow: bool, tail: int) -> None:

@@ -4,9 +4,14 @@ from typing import Final
 
 from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.core.kubernetes import kueue, pod_problems, references
-from sundog_operator.core.planner import desired_state
+from sundog_operator.core.planner import desired_state, shared_capacity
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
+
+_NOT_STARTED: Final = frozenset(
+    {DeploymentReason.UNSCHEDULABLE, DeploymentReason.IMAGE_PULL_BACK_OFF, DeploymentReason.CREATE_CONTAINER_ERROR}
+)
+"""Problems of a pod before anything runs in it."""
 
 _NO_CLAIMS: Final = (
     "spec.resources.gpu.allocation: dra, and the API server does not serve ResourceClaimTemplates of resource.k8s.io/v1; expected"
@@ -34,7 +39,7 @@ def find_pending_reason(context: PlanContext, number: int) -> Cause | None:
         and terminating_pods.has_enough_terminating(context, number)
     ):
         return pod_problem._replace(message=f"revision {number}: {pod_problem.message}")
-    if _lacks_replicas(context, number) and (shared := pod_problems.find_pod_problem(context.shared_pods_of(number))):
+    if (shared := _find_shared_problem(context, number)) is not None:
         return shared._replace(message=f"revision {number}: a shared pod: {shared.message}")
     if (waiting := kueue.find_waiting_pod(context.pods_of(number))) is not None:
         wait = kueue.describe_wait(waiting, context.observed.queued.get(waiting["metadata"]["uid"], ""))
@@ -49,6 +54,14 @@ def find_pending_reason(context: PlanContext, number: int) -> Cause | None:
     return _find_refusal(context, number)
 
 
+def _find_shared_problem(context: PlanContext, number: int) -> Cause | None:
+    """Return why no shared pod is there for replicas that lack one. A model of another may have ended a pod that is there."""
+    pods = context.shared_pods_of(number)
+    problems = [each for pod in pods if (each := pod_problems.find_pod_problem([pod])) is not None]
+    found = [each for each in problems if each.reason in _NOT_STARTED]
+    return pod_problems.most_important(found) if found and _lacks_shared_pods(context, number) else None
+
+
 def _find_refusal(context: PlanContext, number: int) -> Cause | None:
     """Return the refusal if the API server rejects pods of KubeRay, for example because of a quota."""
     cluster = context.cluster_of(number)
@@ -56,7 +69,7 @@ def _find_refusal(context: PlanContext, number: int) -> Cause | None:
         return None
     message = f"revision {number}: KubeRay could not create its pods in RayCluster {cluster.name}: {cluster.refusal}"
     is_short = len(context.pods_of(number)) < context.count_pods(number, _count_wanted(context, number))
-    is_short = is_short or (context.is_shared(number) and _lacks_replicas(context, number))
+    is_short = is_short or (context.is_shared(number) and _lacks_shared_pods(context, number))
     return Cause(DeploymentReason.POD_REFUSED, message) if is_short else None
 
 
@@ -64,5 +77,6 @@ def _count_wanted(context: PlanContext, number: int) -> int:
     return desired_state.live_revisions(context.status).get(number, 0)
 
 
-def _lacks_replicas(context: PlanContext, number: int) -> bool:
-    return context.readiness(number).running < _count_wanted(context, number)
+def _lacks_shared_pods(context: PlanContext, number: int) -> bool:
+    is_short = context.readiness(number).running < _count_wanted(context, number)
+    return is_short and not shared_capacity.has_room_for_missing(context, number)
