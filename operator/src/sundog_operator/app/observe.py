@@ -89,7 +89,11 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         deployment=deployment,
         revisions=owned,
         taken=taken_revision_numbers(
-            name, [*(each.name for each in stored), *(() if owned else await _find_deployed_names(deps, namespace))]
+            name,
+            [
+                *(each.name for each in stored),
+                *(() if owned or wanted is None else await _find_deployed_names(deps, namespace)),
+            ],
         ),
         rollouts=rollouts,
         experiment_names=frozenset(each.name for each in experiments),

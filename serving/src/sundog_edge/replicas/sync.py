@@ -169,6 +169,8 @@ class ReplicaSync:
                 self._unsettled.add(slot)
             if commands:
                 await self._run_commands(worker, slot, commands)
+            else:
+                self._refusals.pop((worker.pid, slot), None)
         self._record_health(layout, by_slot, slots)
         return {slot.removesuffix(GRPC_SUFFIX) for slot, own in by_slot.items() if own}
 

@@ -20,6 +20,8 @@ from sundog_operator.core.rollout.evaluation import BaselineHealth
 
 MINUTE = timedelta(minutes=1)
 READY = ArmState(available=1)
+CONVERSION = {"name": "conversion", "feedback": "converted"}
+FAILING = {"metric": "errorRate", "goal": "decrease"}
 
 
 def frozen(names: tuple[str, ...] = ("a", "b"), **spec: Any) -> ExperimentStatus:
@@ -125,7 +127,7 @@ def test_epochs_with_unfit_control_are_no_evidence() -> None:
 
 def test_an_epoch_with_unequal_load_is_marked_and_another_follows_once_loads_are_equal() -> None:
     won = OutcomeDecision("Winner", "a", "faster")
-    status = running()
+    status = running(metrics={"success": [FAILING]})
     assert state_machine.tick(status, inputs(4, evidence=evidence(loads=(1.0, math.nan)))) == status
     marked = state_machine.tick(status, inputs(5, evidence=evidence(loads=(1.0, 0.5), outcome_decision=won)))
     assert (marked.phase, [each.unequal_load for each in marked.evidence_epochs]) == ("Running", [True])
@@ -135,6 +137,19 @@ def test_an_epoch_with_unequal_load_is_marked_and_another_follows_once_loads_are
     assert [(each.number, each.unequal_load) for each in renewed.evidence_epochs] == [(2, True), (3, None)]
     many = marked.model_copy(update={"evidence_epochs": marked.evidence_epochs * state.MAX_EPOCHS_FOR_LOAD})
     assert state_machine.tick(many, inputs(7, evidence=evidence(loads=(1.0, 1.2)))) == many
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"metrics": {"success": [CONVERSION], "secondary": [FAILING]}},
+        {"metrics": {"success": [CONVERSION, FAILING]}, "allocation": {"mode": "thompson"}},
+    ],
+)
+def test_unequal_load_restarts_no_epoch_at_the_cost_of_other_metrics(spec: dict[str, Any]) -> None:
+    marked = state_machine.tick(running(**spec), inputs(5, evidence=evidence(loads=(1.0, 0.5))))
+    assert [each.unequal_load for each in marked.evidence_epochs] == [True]
+    assert state_machine.tick(marked, inputs(7, evidence=evidence(loads=(1.0, 1.0)))) == marked
 
 
 OUTAGE = BaselineHealth(Cause(PauseReason.CONTROL_UNHEALTHY, "20 % of control's requests failed"), settled=False)

@@ -153,11 +153,11 @@ def _describe_load(status: ExperimentStatus, arm: ArmComparison) -> str:
         )
     if newest is None or not newest.unequal_load:
         return ""
-    if len(status.evidence_epochs) < state.MAX_EPOCHS_FOR_LOAD:
+    if state.restarts_for_load(status):
         return "not evaluated: replicas had unequal load in this epoch; a new one begins once all loads are equal"
     return (
-        f"not evaluated: replicas had unequal load in this epoch, and there were {len(status.evidence_epochs)}. Start another"
-        " Experiment with a constant number of replicas"
+        "not evaluated: replicas had unequal load in this epoch, and no other one begins for that. Start another Experiment with a"
+        " constant number of replicas"
     )
 
 

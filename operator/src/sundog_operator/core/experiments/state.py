@@ -77,6 +77,17 @@ def frozen_comparison(status: ExperimentStatus) -> PlanComparison:
     return status.plan.comparison
 
 
+def restarts_for_load(status: ExperimentStatus) -> bool:
+    """Whether an epoch in which replicas had unequal load is followed by another one once their loads are equal.
+
+    Other metrics pay for it: weights that follow outcomes wait longer, and means need a burn-in in each epoch. So a success metric of the
+    edge is needed, and fixed weights.
+    """
+    plan = frozen_comparison(status)
+    wins_by_edge = any(each.role == "success" and each.metric is not None for each in plan.outcomes)
+    return wins_by_edge and plan.allocation is None and len(status.evidence_epochs) < MAX_EPOCHS_FOR_LOAD
+
+
 def has_begun(status: ExperimentStatus) -> bool:
     """Return whether the arms ever had traffic."""
     return is_frozen(status) and status.epoch.number > 0

@@ -24,7 +24,6 @@ from sundog_operator.core.edge import buckets, units
 from sundog_operator.core.experiments.dropped_arms import drop, merge_dropped_metrics
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.experiments.state import (
-    MAX_EPOCHS_FOR_LOAD,
     NO_WINNER,
     WINNER,
     ArmState,
@@ -34,6 +33,7 @@ from sundog_operator.core.experiments.state import (
     has_won,
     is_frozen,
     maturing_time,
+    restarts_for_load,
     target_buckets,
     treatment_arms,
     units_taken,
@@ -170,7 +170,7 @@ def _with_thresholds(status: ExperimentStatus, evidence: ExperimentEvaluation) -
 
 
 def _watch_load(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
-    """Mark an epoch once replicas had unequal load, and begin another when loads are equal again."""
+    """Mark an epoch once replicas had unequal load, and begin another when loads are equal again, if that is worth it."""
     newest = status.evidence_epochs[-1] if status.evidence_epochs else None
     loads = inputs.evidence.loads if inputs.evidence is not None else ()
     if newest is None or newest.number != status.epoch.number or status.phase != RUNNING or status.paused is not None:
@@ -180,7 +180,7 @@ def _watch_load(status: ExperimentStatus, inputs: ExperimentInputs) -> Experimen
             return None
         marked = newest.model_copy(update={"unequal_load": True})
         return status.model_copy(update={"evidence_epochs": (*status.evidence_epochs[:-1], marked)})
-    if not loads or not all(map(is_comparable, loads)) or len(status.evidence_epochs) >= MAX_EPOCHS_FOR_LOAD:
+    if not loads or not all(map(is_comparable, loads)) or not restarts_for_load(status):
         return None
     return as_evidence(with_shares(status, target_buckets(status), inputs.now), again=True)
 

@@ -23,7 +23,7 @@ STOPPED_BY_USER: Final = Cause(EndReason.STOPPED_BY_USER, "spec.stopped is true"
 def is_on_stable(context: PlanContext, status: ExperimentStatus) -> bool:
     """Whether the control of an Experiment is stable, by number and content.
 
-    A new ModelDeployment of the same name numbers its revisions from 1 again.
+    A new ModelDeployment of the same name may use the same numbers again.
     """
     stable, control = context.revision(context.stable_number or 0), state.frozen_comparison(status).arms[0]
     is_same = stable is None or stable.hash == control.hash
