@@ -69,8 +69,8 @@ class Replica:
         return web.json_response({self.prefix: self.prefix[1:]})
 
     async def _startup(self, _: web.Request) -> web.Response:
-        """The question of the agent, which is no client's request."""
-        return web.json_response({}, status=404)
+        """Answer the agent, or a client, without any phase. It is not in `seen`."""
+        return web.json_response({})
 
     async def _linger(self, query: Mapping[str, str]) -> None:
         await asyncio.sleep(float(query.get("sleep", 0)))
