@@ -1301,6 +1301,13 @@ def test_no_outcome_has_the_name_of_what_is_judged_of_an_arm_anyway() -> None:
         assert find_violations(experiment({"metrics": {"success": [{"name": name, "feedback": "b"}]}})), name
 
 
+def test_entries_that_name_nothing_do_not_share_a_name(documented: Any) -> None:
+    nameless = experiment({"metrics": {"success": [{}], "secondary": [{}]}})
+    said = {f"spec.metrics.{role}[0]: expected exactly one of metric and feedback" for role in ("success", "secondary")}
+    assert {str(each) for each in find_violations(nameless)} == said
+    assert {f"{each.path}: {each.message}" for each in documented["Experiment"].denials(nameless)} == said
+
+
 def test_every_rule_has_an_object_that_trips_only_it(documented: Any) -> None:
     tripped: set[tuple[str, tuple[str, str]]] = set()
     for obj, *_ in [*RULES, *KEYS]:

@@ -89,7 +89,8 @@ def _weights_name_arms(spec: "ExperimentSpec") -> bool:
 
 
 def _names(metrics: Sequence[FeedbackMetric]) -> set[str]:
-    return {each.status_name for each in metrics}
+    # An entry that names nothing breaks a rule of its own.
+    return {each.status_name for each in metrics} - {""}
 
 
 def _follows_feedback(spec: "ExperimentSpec") -> bool:
