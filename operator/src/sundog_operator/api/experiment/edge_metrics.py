@@ -1,18 +1,18 @@
-"""Rules of success and secondary metrics that are of the edge instead of feedback."""
+"""Rules of metrics that may be of the edge instead of feedback."""
 
-from collections.abc import Iterable
 from typing import Literal
 
 from sundog_operator.api.rollout.common import MetricName, set_fields
-from sundog_operator.api.schema.rules import Rule
+from sundog_operator.api.schema.rules import Rule, unique_rule
 
 EdgeMetricName = Literal[MetricName, "rejections"]
+ONE_SOURCE_RULE = Rule(
+    cel="has(self.metric) != has(self.feedback)",
+    holds=lambda metric: (metric.metric is None) != (metric.feedback is None),
+    message="expected exactly one of metric and feedback",
+)
 EDGE_METRIC_RULES = (
-    Rule(
-        cel="has(self.metric) != has(self.feedback)",
-        holds=lambda metric: (metric.metric is None) != (metric.feedback is None),
-        message="expected exactly one of metric and feedback",
-    ),
+    ONE_SOURCE_RULE,
     Rule(
         cel="has(self.name) == has(self.feedback)",
         holds=lambda metric: (metric.name is None) == (metric.feedback is None),
@@ -41,19 +41,6 @@ EDGE_METRIC_RULES = (
 )
 
 ONE_METRIC_RULES = (
-    Rule(
-        cel="self.all(g, !has(g.metric) || self.filter(h, has(h.metric)).exists_one(h, h.metric == g.metric))",
-        holds=lambda metrics: _are_unique(each.metric for each in metrics),
-        message="two entries of the same metric; expected one per metric",
-    ),
-    Rule(
-        cel="self.all(g, !has(g.name) || self.filter(h, has(h.name)).exists_one(h, h.name == g.name))",
-        holds=lambda metrics: _are_unique(each.name for each in metrics),
-        message="two entries with the same name; expected unique names",
-    ),
+    unique_rule("metric", "two entries of the same metric; expected one per metric"),
+    unique_rule("name", "two entries with the same name; expected unique names"),
 )
-
-
-def _are_unique(names: Iterable[str | None]) -> bool:
-    given = [name for name in names if name is not None]
-    return len(given) == len(set(given))

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.experiment.arms import Bucket
+from sundog_operator.api.experiment.edge_metrics import EdgeMetricName
 from sundog_operator.api.model_deployment.status import NonNegativeInt, WholePercent
 from sundog_operator.api.rollout.common import Comparator, MetricName, PartComparator
 from sundog_operator.api.rollout.lifecycle import NotificationReceiver
@@ -180,9 +181,7 @@ class PlanOutcome(ApiBase):
         " secondary: it is only reported."
     )
     feedback: Text = Field("", description="The metric of the feedback API; empty for a metric of the edge.")
-    metric: Literal[MetricName, "rejections"] | None = Field(
-        None, description="The metric of the edge; absent for one from feedback."
-    )
+    metric: EdgeMetricName | None = Field(None, description="The metric of the edge; absent for one from feedback.")
     type: Literal["rate", "mean", "ratio"] = Field("rate", description="As in the spec.")
     denominator: Text | None = Field(
         None, description="Of a ratio: the metric of the feedback API whose sum it is divided by. Absent otherwise."

@@ -6,7 +6,12 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.experiment.edge_metrics import EDGE_METRIC_RULES, ONE_METRIC_RULES, EdgeMetricName
+from sundog_operator.api.experiment.edge_metrics import (
+    EDGE_METRIC_RULES,
+    ONE_METRIC_RULES,
+    ONE_SOURCE_RULE,
+    EdgeMetricName,
+)
 from sundog_operator.api.rollout.common import PositiveDuration, set_fields
 from sundog_operator.api.rollout.guardrails import (
     MAX_FITS_METRIC_RULE,
@@ -247,11 +252,7 @@ class ExperimentGuardrail(OutcomeGuardrail):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="has(self.metric) != has(self.feedback)",
-            holds=lambda guardrail: (guardrail.metric is None) != (guardrail.feedback is None),
-            message="expected exactly one of metric and feedback",
-        ),
+        ONE_SOURCE_RULE,
         Rule(
             cel="has(self.feedback) || !has(self.name) && !has(self.type) && !has(self.goal)",
             holds=lambda guardrail: (

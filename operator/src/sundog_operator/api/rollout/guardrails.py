@@ -1,7 +1,7 @@
 """Guardrails: metrics that a canary must not make worse."""
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Final, Literal, Protocol
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ from sundog_operator.api.scalars import (
     Name,
     PercentUpTo100Text,
 )
-from sundog_operator.api.schema.rules import ExpectedNoun, Rule, nonzero_rule
+from sundog_operator.api.schema.rules import ExpectedNoun, Rule, nonzero_rule, unique_rule
 
 
 def is_latency_metric(metric: str) -> bool:
@@ -190,16 +190,7 @@ def _is_plain_latency(guardrail: RolloutGuardrail) -> bool:
     return is_latency_metric(guardrail.metric or "") and not set_fields(guardrail, ("margin", "floor", "max"))
 
 
-def _has_unique_metrics(guardrails: Sequence[MetricGuardrail]) -> bool:
-    metrics = [guardrail.metric for guardrail in guardrails if guardrail.metric is not None]
-    return len(metrics) == len(set(metrics))
-
-
-ONE_GUARDRAIL_PER_METRIC_RULE = Rule(
-    cel="self.all(g, !has(g.metric) || self.filter(h, has(h.metric)).exists_one(h, h.metric == g.metric))",
-    holds=_has_unique_metrics,
-    message="two guardrails with the same metric; expected one per metric",
-)
+ONE_GUARDRAIL_PER_METRIC_RULE = unique_rule("metric", "two guardrails with the same metric; expected one per metric")
 MAX_LATENCY_GUARDRAILS: Final = 3
 """Latency guardrails of one spec. Edges count slow answers for this many thresholds."""
 
@@ -216,18 +207,4 @@ MAX_LATENCY_GUARDRAILS_RULE = Rule(
 )
 
 
-class _Named(Protocol):
-    @property
-    def name(self) -> str | None: ...
-
-
-def _has_unique_names(guardrails: Sequence[_Named]) -> bool:
-    names = [guardrail.name for guardrail in guardrails if guardrail.name is not None]
-    return len(names) == len(set(names))
-
-
-UNIQUE_GUARDRAIL_NAMES_RULE = Rule(
-    cel="self.all(g, !has(g.name) || self.filter(h, has(h.name)).exists_one(h, h.name == g.name))",
-    holds=_has_unique_names,
-    message="two guardrails with the same name; expected unique names",
-)
+UNIQUE_GUARDRAIL_NAMES_RULE = unique_rule("name", "two guardrails with the same name; expected unique names")

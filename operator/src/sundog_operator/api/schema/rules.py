@@ -1,7 +1,7 @@
 """Properties of values beyond their shape: markers in annotations, and rules beside the fields that they check."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,6 +89,20 @@ class Rule:
 
     def _named(self) -> list[str]:
         return _PLACEHOLDER.findall(self.message)
+
+
+def unique_rule(field: str, message: str) -> Rule:
+    """Make the rule of a list that no two entries have the same value of a field, which an entry may leave out."""
+    return Rule(
+        cel=f"self.all(g, !has(g.{field}) || self.filter(h, has(h.{field})).exists_one(h, h.{field} == g.{field}))",
+        holds=lambda entries: _are_unique(getattr(each, field) for each in entries),
+        message=message,
+    )
+
+
+def _are_unique(values: Iterable[str | None]) -> bool:
+    given = [value for value in values if value is not None]
+    return len(given) == len(set(given))
 
 
 def nonzero_rule(message: str) -> Rule:

@@ -73,16 +73,36 @@ def evaluate_edge_metrics(
     planned, out = planned_edge_metrics(status), state.dropped_arms(status)
     roles = [each.role for each in state.frozen_comparison(status).outcomes]
     alpha = status.plan.alpha or DEFAULT_ALPHA
+    counts = [_count_events(arm, len(measured_metrics(status))) for arm in arms]
     found: dict[tuple[str, str], Sequence[OutcomeFinding]] = {}
     for each in planned:
         level = alpha / (roles.count(each.role) * max(1, len(arms)))
         missing = _find_missing(status, each, collected)
-        found[each.role, each.name] = [_evaluate(status, each, arm, level, missing, out=arm.arm in out) for arm in arms]
+        found[each.role, each.name] = [
+            _evaluate(status, each, arm, own, level, missing, out=arm.arm in out)
+            for arm, own in zip(arms, counts, strict=True)
+        ]
     return found
 
 
+def _count_events(arm: ArmComparison, metrics: int) -> tuple[EventCounts, EventCounts] | None:
+    """Return the counts of ended and of all past requests, of shape (metrics, epochs); None without an epoch."""
+    if not arm.counted:
+        return None
+    # Without any epoch of equal load the present one has none either, and no arm is better.
+    ended, past = [each.gate for each in arm.equal or arm.counted], [each.harm for each in arm.counted]
+    return guardrail_comparison.make_event_counts(metrics, ended), guardrail_comparison.make_event_counts(metrics, past)
+
+
 def _evaluate(
-    status: ExperimentStatus, outcome: PlanOutcome, arm: ArmComparison, level: float, missing: str, *, out: bool
+    status: ExperimentStatus,
+    outcome: PlanOutcome,
+    arm: ArmComparison,
+    counts: tuple[EventCounts, EventCounts] | None,
+    level: float,
+    missing: str,
+    *,
+    out: bool,
 ) -> OutcomeFinding:
     measured = measured_metrics(status)
     index = next(
@@ -92,14 +112,10 @@ def _evaluate(
     if missing:
         return OutcomeFinding(metric).hold(missing)
     held = "" if out else _describe_load(status, arm)
-    if not arm.counted or (out and not arm.equal):
+    if counts is None or (out and not arm.equal):
         return OutcomeFinding(metric).hold(held)
+    ended, past = counts
     is_this = [place == index for place in range(len(measured))]
-    ended, past = (
-        guardrail_comparison.make_event_counts(len(measured), epochs)
-        # Without any epoch of equal load the present one has none either, and no arm is better.
-        for epochs in ([each.gate for each in arm.equal or arm.counted], [each.harm for each in arm.counted])
-    )
     finding = event_comparison.compare_events(metric, ended.select(is_this), past.select(is_this), level)
     if is_latency_metric(outcome.name):
         finding = _without_worse(finding)

@@ -1,6 +1,6 @@
 """Desired state that follows from statuses alone: the live revisions and the split. Nothing else may decide them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,8 @@ from sundog_operator.core.edge import units
 from sundog_operator.core.edge.split import Split, SplitArm, SplitFeedback, make_stable_split
 from sundog_operator.core.experiments import state as experiment_state
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes.shared_pods import is_shared
+from sundog_operator.core.revisions import Revision, spec_of
 from sundog_operator.core.rollout import default_plan, header_match, shadow_comparison
 from sundog_operator.core.rollout import state as rollout_state
 
@@ -27,6 +29,13 @@ def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
     if status.stable is not None:
         live[status.stable.revision] = status.stable.replicas
     return live
+
+
+def find_shared_places(status: ModelDeploymentStatus, known: Iterable[Revision]) -> dict[int, str]:
+    """Return the RayCluster of each live revision whose replicas run in shared pods, by its number. `known` are all of its revisions."""
+    live, places = live_revisions(status), clusters_by_revision(status)
+    shared = sorted(each.number for each in known if each.number in live and is_shared(spec_of(each)))
+    return {number: places[number] for number in shared}
 
 
 def revisions_in_status(status: ModelDeploymentStatus) -> list[RevisionStatus | DrainingRevision]:

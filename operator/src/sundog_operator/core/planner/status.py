@@ -182,6 +182,6 @@ def _measure_cold_start(context: PlanContext, number: int, stored: Startup) -> S
 
 def _wanted_since(context: PlanContext, known: RevisionStatus) -> datetime | None:
     """Return since when a revision should run: the first one since the creation, any other since it got its role."""
-    is_first = known.revision == min((each.number for each in context.observed.revisions), default=1)
-    is_first = is_first and context.status.startup is None
+    first = min((each.number for each in context.observed.revisions), default=1)
+    is_first = known.revision == first and context.status.startup is None
     return (context.created if is_first else None) or known.since

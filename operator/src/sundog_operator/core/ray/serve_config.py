@@ -111,14 +111,14 @@ def make_application(
                 fixed,
                 current,
                 scale,
-                find_group(service, revision) if in_pods else "",
+                _find_group(service, revision) if in_pods else "",
                 current.runtime.user_config if (own := own_user_config(revision)) is None else own,
             )
         ],
     }
 
 
-def find_group(service: str, revision: Revision) -> str:
+def _find_group(service: str, revision: Revision) -> str:
     """Return the worker group in whose pods a revision's replicas run."""
     return names.SHARED_WORKERS if is_shared(spec_of(revision)) else names.application(service, revision.number)
 

@@ -10,8 +10,7 @@ import click
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.kubernetes.shared_pods import is_shared
-from sundog_operator.core.planner.desired_state import clusters_by_revision, live_revisions
+from sundog_operator.core.planner.desired_state import find_shared_places
 from sundog_operator.core.ray import groups
 from sundog_operator.errors import Forbidden
 from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, POD, Object, Ref
@@ -90,8 +89,7 @@ async def _read_details(server: ServerConnection, obj: Object, events: Sequence[
     status = ModelDeploymentStatus.parse(obj.get("status"))
     experiment = status.experiment or (status.last_rollout.experiment if status.last_rollout else "")
     known = [revision for each in own if (revision := revisions.parse_controller_revision(each)) is not None]
-    live, places = live_revisions(status), clusters_by_revision(status)
-    shared = {places[each.number] for each in known if each.number in live and is_shared(revisions.spec_of(each))}
+    shared = {*find_shared_places(status, known).values()}
     return DeploymentDetails(
         obj=obj,
         revisions=known,

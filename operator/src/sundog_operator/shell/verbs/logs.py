@@ -11,7 +11,6 @@ from sundog_operator.adapters.local import replica_logs
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.kubernetes.shared_pods import is_shared
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.ray import groups
 from sundog_operator.errors import Forbidden
@@ -79,28 +78,23 @@ async def _print_pods(server: ServerConnection, obj: Object, revision: int | Non
     wanted = [(pod, number) for pod, number in places if _is_running(pod) and revision in (None, number)]
     if not wanted:
         raise _no_logs(name, revision)
-    await asyncio.gather(*(_print_pod(server, pod, f"{name}-r{number}", follow, tail) for pod, number in wanted))
+    await asyncio.gather(*(_print_pod(server, pod, name, number, follow, tail) for pod, number in wanted))
 
 
 async def _find_shared_revisions(server: ServerConnection, obj: Object) -> dict[int, str]:
     """Return the RayCluster of each revision with replicas in shared pods; none without permission to list ControllerRevisions."""
     meta, status = obj["metadata"], ModelDeploymentStatus.parse(obj.get("status"))
-    live, labels = desired_state.live_revisions(status), {names.LABEL_MODEL_DEPLOYMENT: meta["name"]}
+    labels = {names.LABEL_MODEL_DEPLOYMENT: meta["name"]}
     try:
         stored = await server.kube.list(CONTROLLER_REVISION, server.namespace, labels)
     except Forbidden:
         return {}
     known = [revisions.parse_controller_revision(each) for each in stored if revisions.is_owned_by(each, meta["uid"])]
-    places = desired_state.clusters_by_revision(status)
-    return {
-        each.number: places[each.number]
-        for each in sorted(filter(None, known), key=lambda each: each.number)
-        if each.number in live and is_shared(revisions.spec_of(each))
-    }
+    return desired_state.find_shared_places(status, filter(None, known))
 
 
-async def _print_pod(server: ServerConnection, pod: Object, application: str, follow: bool, tail: int) -> None:
-    name, number = pod["metadata"]["name"], application.rpartition("-")[2]
+async def _print_pod(server: ServerConnection, pod: Object, service: str, number: int, follow: bool, tail: int) -> None:
+    name, application = pod["metadata"]["name"], names.application(service, number)
     # `-q` omits the names of the files. A pod has several of a revision only where its replicas share it. A shared pod may have none,
     # and then the pattern names no file.
     options = f"-q -n {tail}{' -F' if follow else ''}"
@@ -108,7 +102,7 @@ async def _print_pod(server: ServerConnection, pod: Object, application: str, fo
     async for line in _lines(
         server.kube.output_of(Ref(POD, server.namespace, name), _CONTAINER, ("sh", "-c", command))
     ):
-        click.echo(f"{number} {name} | {line}")
+        click.echo(f"r{number} {name} | {line}")
 
 
 def _label(pod: Object, key: str) -> str:
