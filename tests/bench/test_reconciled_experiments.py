@@ -1,6 +1,6 @@
 """Experiments through the whole reconciler: how often equal arms win, and how soon a better arm does, beside `sundog experiment power`.
 
-Seeds are fixed, and the machine's speed does not matter. Takes some 40 minutes of a core. `SUNDOG_EXPERIMENTS=200` runs fewer, and
+Seeds are fixed, and the machine's speed does not matter. Takes some 50 minutes of a core. `SUNDOG_EXPERIMENTS=200` runs fewer, and
 `SUNDOG_MINUTES=10` ends each part after that time with the experiments that it has.
 """
 
