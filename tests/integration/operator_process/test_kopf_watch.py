@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,9 +14,11 @@ from aiohttp import web
 
 from doubles.hooked_kubernetes import HookedKubernetes
 from fake_ray_head import end
+from sundog_operator.adapters import kopf_watch
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.kopf_watch import KopfWatch, WatchTarget
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
+from sundog_operator.adapters.kubernetes_connection import Login
 from sundog_operator.adapters.memory_kubernetes.http_server import make_application
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import CONFIG_MAP, SECRET, Kind, Object, Ref
@@ -164,3 +168,37 @@ async def test_a_kind_that_is_served_only_later(store: HookedKubernetes, tmp_pat
         hidden = False
         watch.restart()
         await told.until(lambda t: "a" in t.names())
+
+
+async def test_a_thread_that_does_not_end_logs_nothing_after_the_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the last line of the operator's log would not say why it ended."""
+    monkeypatch.setattr(kopf_watch, "_JOIN_TIMEOUT_S", 0.01)
+    began, ended = threading.Event(), threading.Event()
+
+    async def login() -> Login:
+        logging.getLogger("kopf.requests").error("early")
+        began.set()
+        ended.wait(PATIENCE_S)
+        logging.getLogger("kopf.requests").error("late")
+        return Login(
+            "http://127.0.0.1:1",
+            verify=False,
+            ca_file=None,
+            certificate_file=None,
+            key_file=None,
+            authorization=None,
+        )
+
+    watch = KopfWatch(lambda: [WatchTarget(CONFIG_MAP)], Told(), login)
+    running = asyncio.ensure_future(watch.run())
+    assert await asyncio.to_thread(began.wait, PATIENCE_S)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await watch.wait_until_ended()
+    assert watch.thread.is_alive()
+    ended.set()
+    await asyncio.to_thread(watch.thread.join, PATIENCE_S)
+    assert not watch.thread.is_alive()
+    assert {"early"} == {record.message for record in caplog.records if record.name == "kopf.requests"}

@@ -107,9 +107,15 @@ class KopfWatch:
             self._restart.set()
 
     async def wait_until_ended(self) -> None:
-        """Wait until the thread of a cancelled `run` has ended, but only a few seconds. After that it delivers nothing."""
+        """Wait until the thread of a cancelled `run` has ended, but only a few seconds. After that it delivers and logs nothing.
+
+        kopf's requests outlive its end: they retry, and log each attempt, for as long as the process lives.
+        """
         if self.thread.is_alive():
             await asyncio.to_thread(self.thread.join, _JOIN_TIMEOUT_S)
+        if self.thread.is_alive():
+            for handler in logging.getLogger().handlers:
+                handler.addFilter(lambda _: threading.current_thread() is not self.thread)
 
     def namespaces(self) -> Sequence[str]:
         """Return the namespaces to watch from the next start on; empty for all.

@@ -203,7 +203,7 @@ async def run_operator(options: OperatorOptions) -> ExitCode:
             await _connect(options, metrics, stack), lease, options.identity, clock, random.SystemRandom().random
         )
         watcher = ObjectWatcher(client, options, metrics)
-        # Wait for kopf's thread. Else it may log errors after the line that explains why the process ends.
+        # Else kopf's thread may log errors after the last line, which says why the process ends.
         stack.push_async_callback(watcher.kopf.wait_until_ended)
         dependencies = Dependencies(
             FencedKubernetes(watcher.kube, lambda: elector.leads),
@@ -227,8 +227,8 @@ async def run_operator(options: OperatorOptions) -> ExitCode:
             finally:
                 # Another process can lead at once.
                 await elector.release()
-        log.info("stopped as requested")
-        return ExitCode.OK
+    log.info("stopped as requested")
+    return ExitCode.OK
 
 
 def _prometheus(session: aiohttp.ClientSession, installation: Installation) -> HttpPrometheus | None:
