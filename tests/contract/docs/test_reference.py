@@ -18,6 +18,7 @@ from reference.reasons import (
     PAUSE_REASONS,
     START_FAILURE_REASONS,
 )
+from sundog_operator.core.kubernetes.references import ADMINISTRATOR_VARIABLES
 
 ROOT = Path(__file__).parents[3]
 PAGES = ROOT / "docs" / "reference"
@@ -124,6 +125,12 @@ def test_every_environment_variable_is_on_the_page() -> None:
     variables = {value for value in found if VARIABLE.fullmatch(value)} - NO_VARIABLES
     assert variables | SINGLE_WORDS == first_column("environment-variables.md")
     assert set(text("environment-variables.md").split("`")) >= READ_BY_LIBRARIES
+
+
+def test_keys_of_a_secret_replace_no_documented_variable_of_the_administrator() -> None:
+    page = text("environment-variables.md").partition("\n## Model server\n")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^\| `(SUNDOG_\w+)`", page, re.MULTILINE))
+    assert set(ADMINISTRATOR_VARIABLES) == documented - {"SUNDOG_CACHE_DIR", "SUNDOG_PVC_ROOT"}
 
 
 def test_every_label_annotation_and_finalizer_is_on_the_page() -> None:

@@ -8,7 +8,7 @@ import pytest
 from sundog_operator.api import ModelDeploymentSpec, find_violations
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.core import revisions
-from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes import names, references
 from sundog_operator.core.kubernetes.pod_requests import OVERHEAD_BYTES
 from sundog_operator.core.ray import pods, valkey
 from sundog_operator.core.ray.groups import GroupState
@@ -184,6 +184,16 @@ def test_a_user_s_fields_are_in_the_pods_of_the_revision_and_yield_where_they_mu
     assert {"name": "sundog-model", "mountPath": "/mnt/pvc/models", "readOnly": True} in container["volumeMounts"]
     claim = {"claimName": "models", "readOnly": True}
     assert {"name": "sundog-model", "persistentVolumeClaim": claim} in spec["volumes"]
+
+
+def test_keys_of_a_secret_replace_no_variable_of_the_administrator() -> None:
+    """The keys are variables of the container, unless it has one of the name."""
+    text = "{runtimeImage: r, ray: {pods: {env: [{name: SUNDOG_MODEL_MAX_BYTES, value: '5'}]}}}"
+    model = {"uri": "s3://models/v1", "credentials": {"secretName": "read"}}
+    reserved = dict.fromkeys(references.ADMINISTRATOR_VARIABLES, "")
+    env = env_of(worker(revision(model=model), text)[2])
+    assert env.items() >= {**reserved, "SUNDOG_MODEL_MAX_BYTES": "5"}.items()
+    assert not reserved.keys() & env_of(worker(revision())[2]).keys()
 
 
 def test_a_folder_of_the_node_may_take_the_place_of_a_pod_s_own_cache() -> None:

@@ -16,6 +16,17 @@ KeysByObject = Mapping[tuple[ReferenceKind, str], frozenset[str] | None]
 PVC_ROOT: Final = "/mnt/pvc"
 """The model server expects the volume of a claim in a directory with the claim's name under this one."""
 DOCKER_CONFIG: Final = "/var/run/secrets/sundog/docker"
+ADMINISTRATOR_VARIABLES: Final = (
+    "SUNDOG_CACHE_MAX_BYTES",
+    "SUNDOG_FAST_PATH",
+    "SUNDOG_GRPC_PEERS",
+    "SUNDOG_LOAD_MAX_SECONDS",
+    "SUNDOG_MODEL_MAX_BYTES",
+    "SUNDOG_SOURCE_ALLOW_HOSTS",
+    "SUNDOG_SOURCE_MAX_SECONDS",
+    "SUNDOG_SOURCE_MIN_BYTES_PER_SECOND",
+)
+"""Variables of the model server that only `installation.ray.pods.env` sets. An empty one counts as not set."""
 _PVC: Final = "pvc://"
 _OCI: Final = "oci://"
 _CLAIM: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
@@ -106,8 +117,15 @@ def _find_reason(reference: ObjectReference, found: KeysByObject) -> str:
 
 
 def make_env(spec: ModelDeploymentSpec) -> list[Json]:
-    """Return the variables of `runtime.env` in the form of a container's `env`."""
-    return [_make_variable(variable) for variable in spec.runtime.env]
+    """Return the variables of `runtime.env` in the form of a container's `env`.
+
+    Beside a Secret, whose keys are variables too, the administrator's are empty. So no key replaces one that the administrator did not set.
+    """
+    reserved = ADMINISTRATOR_VARIABLES if spec.model.credentials.secret_name else ()
+    return [
+        *({"name": name, "value": ""} for name in reserved),
+        *(_make_variable(variable) for variable in spec.runtime.env),
+    ]
 
 
 def _make_variable(variable: EnvVar) -> Json:
