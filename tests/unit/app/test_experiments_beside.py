@@ -117,9 +117,27 @@ async def test_the_revisions_of_arms_push_none_out_of_the_history_that_has_serve
         await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, OWN))
         await cluster.settle(20)
     stored = {each["metadata"]["name"] for each in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)}
-    assert len(stored) == 11
+    assert len(stored) == 12
     await cluster.command("rollback revision=1 id=back")
     await cluster.until(functools.partial(cluster.serves, 1))
+
+
+async def test_no_arm_gets_the_number_of_one_that_was_removed() -> None:
+    """Serve and KubeRay may still have applications and pods of that name."""
+    recreate = {"rollout": {"strategy": "recreate"}}
+    cluster = await serving(rps=0, **recreate)
+    # So many revisions served that the history has no room for others.
+    for place in range(2, 13):
+        await cluster.apply(f"file:///models/v{place}", **recreate)
+        await cluster.until(functools.partial(cluster.serves, place))
+    numbers = []
+    for run in ("first", "second"):
+        await cluster.kube.apply(experiment(arms=[{"name": "a", "model": {"uri": f"file:///models/{run}"}}]))
+        await cluster.until(functools.partial(in_phase, cluster, "Running"))
+        numbers.append((await cluster.status())["arms"][0]["revision"])
+        await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, OWN))
+        await cluster.settle(20)
+    assert numbers == [13, 14]
 
 
 @pytest.mark.parametrize("exposure", ["33%", "100%"])

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def test_rollback_goes_to_the_revision_that_served_before(canary: Any, server: A
 
 
 @pytest.mark.parametrize(
-    ("verb", "problem"), [("retry", "nothing to retry"), ("rollback", "no revision before 1 ever served")]
+    ("verb", "problem"), [("retry", "nothing to retry"), ("rollback", "no revision was stable before 1")]
 )
 def test_what_there_is_nothing_for_is_shown_with_the_object(
     on_server: Any, server: Any, manifest: Any, verb: str, problem: str
@@ -234,8 +234,10 @@ def test_no_wait_writes_the_annotation_and_returns(canary: Any, server: Any) -> 
     assert stored["metadata"]["annotations"] == {"serving.sundog.dev/command": f"promote revision=2 id={ident}"}
 
 
-def _status(stable: int | None, candidate: int | None = None, held: int | None = None) -> ModelDeploymentStatus:
-    document: dict[str, Any] = {}
+def _status(
+    stable: int | None, candidate: int | None = None, held: int | None = None, before: Sequence[int] = ()
+) -> ModelDeploymentStatus:
+    document: dict[str, Any] = {"stableBefore": list(before)}
     if stable:
         document["stable"] = {"revision": stable}
     if candidate:
@@ -247,24 +249,25 @@ def _status(stable: int | None, candidate: int | None = None, held: int | None =
 
 
 @pytest.mark.parametrize(
-    ("status", "known", "failed", "wanted"),
+    ("status", "known", "wanted"),
     [
-        (_status(3), [1, 2, 3], set(), 2),
-        (_status(3), [1, 2, 3], {2}, 1),
-        (_status(3, candidate=4), [1, 3, 4], set(), 3),
-        (_status(1), [1, 2], {2}, "no revision before 1 ever served. Choose one with --to; the history has 1, 2"),
-        (_status(None), [1], set(), "no revision serves yet"),
+        (_status(3, before=[2, 1]), [1, 2, 3], 2),
+        # Revision 2 was a candidate that failed, or an arm of an Experiment.
+        (_status(3, before=[1]), [1, 2, 3], 1),
+        (_status(1, before=[3]), [1, 2, 3], 3),
+        (_status(3, before=[2, 1]), [1, 3], 1),
+        (_status(3, candidate=4, before=[1]), [1, 3, 4], 3),
+        (_status(1), [1, 2], "no revision was stable before 1. Choose one with --to; the history has 1, 2"),
+        (_status(None), [1], "no revision serves yet"),
     ],
 )
-def test_which_revision_a_rollback_goes_to(
-    status: ModelDeploymentStatus, known: list[int], failed: set[int], wanted: int | str
-) -> None:
+def test_which_revision_a_rollback_goes_to(status: ModelDeploymentStatus, known: list[int], wanted: int | str) -> None:
     revisions = [Revision(number, "", {}) for number in known]
     if isinstance(wanted, int):
-        assert find_previous_revision(status, revisions, frozenset(failed)) == wanted
+        assert find_previous_revision(status, revisions) == wanted
         return
     with pytest.raises(CommandFailed, match=wanted):
-        find_previous_revision(status, revisions, frozenset(failed))
+        find_previous_revision(status, revisions)
 
 
 def test_which_revision_is_retried() -> None:

@@ -192,7 +192,8 @@ def _commit_rollout(
 def _surplus_revisions(context: PlanContext) -> tuple[str, ...]:
     """Return the ControllerRevisions beyond the history limit.
 
-    None while the spec is refused: the rollback window and the wanted revision are then unknown.
+    None while the spec is refused: the rollback window and the wanted revision are then unknown. The highest number always stays, because
+    the next revision gets the one after it. A name that goes to another revision would find the pods of the first one.
     """
     if context.spec is None:
         return ()
@@ -202,6 +203,7 @@ def _surplus_revisions(context: PlanContext) -> tuple[str, ...]:
     if context.status.candidate is not None:
         kept.add(context.status.candidate.revision)
     kept.update(arm.revision for arm in context.status.arms or ())
+    kept.add(max(context.observed.taken, default=0))
     kept.update(rollback_window.revisions_in_window(context.spec.rollout, context.status.stable_before))
     surplus = revisions.find_surplus(context.observed.revisions, kept, context.status.stable_before)
     return tuple(names.application(context.service, revision.number) for revision in surplus)

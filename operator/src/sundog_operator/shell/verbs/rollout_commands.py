@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import click
 
-from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
+from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import commands, state
+from sundog_operator.core.rollout import commands
 from sundog_operator.errors import Conflict, DependencyError, Forbidden, NotFound
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
@@ -265,32 +265,22 @@ async def _find_previous(server: ServerConnection, obj: Object) -> int:
     known = [
         r for each in stored if revisions.is_owned_by(each, uid) and (r := revisions.parse_controller_revision(each))
     ]
-    experiments = await server.kube.list(EXPERIMENT, server.namespace, labels)
-    failed = find_failed_revisions([each for each in experiments if revisions.is_owned_by(each, uid)])
-    return find_previous_revision(ModelDeploymentStatus.parse(obj.get("status")), known, failed)
+    return find_previous_revision(ModelDeploymentStatus.parse(obj.get("status")), known)
 
 
-def find_failed_revisions(experiments: Sequence[Object]) -> frozenset[int]:
-    """Return the revisions whose rollouts all ended without a promotion."""
-    promoted: set[int] = set()
-    stopped: set[int] = set()
-    for experiment in experiments:
-        label = str((experiment["metadata"].get("labels") or {}).get(names.LABEL_REVISION, ""))
-        number = int(label) if label.isdecimal() else 0
-        phase = ExperimentStatus.parse(experiment.get("status")).phase
-        (promoted if phase == state.CONCLUDED else stopped).add(number)
-    return frozenset(stopped - promoted)
+def find_previous_revision(status: ModelDeploymentStatus, known: Sequence[Revision]) -> int:
+    """Return the stable revision during a rollout, else the one that was stable before it. Raises CommandFailed.
 
-
-def find_previous_revision(status: ModelDeploymentStatus, known: Sequence[Revision], failed: frozenset[int]) -> int:
-    """Return the stable revision during a rollout, else the newest earlier one that ever served. Raises CommandFailed."""
+    An arm of an Experiment never was stable, however much traffic it had.
+    """
     if status.stable is None:
         raise CommandFailed("nothing to roll back: no revision serves yet")
     stable = status.stable.revision
     if status.candidate is not None:
         return stable
-    earlier = [revision.number for revision in known if revision.number < stable and revision.number not in failed]
-    if not earlier:
-        history = ", ".join(str(number) for number in sorted(revision.number for revision in known))
-        raise CommandFailed(f"no revision before {stable} ever served. Choose one with --to; the history has {history}")
-    return max(earlier)
+    numbers = sorted(revision.number for revision in known)
+    before = next((number for number in status.stable_before if number in numbers), None)
+    if before is None:
+        history = ", ".join(str(number) for number in numbers)
+        raise CommandFailed(f"no revision was stable before {stable}. Choose one with --to; the history has {history}")
+    return before
