@@ -485,6 +485,27 @@ async def test_a_stop_command_ends_it() -> None:
     assert (await status(cluster))["verdict"]["reason"] == "StopCommand: by command right"
 
 
+@pytest.mark.parametrize("command", ["stop revision=1 id=c", "rollback revision=1 id=c"])
+async def test_a_command_that_ended_it_is_accepted_although_the_status_was_not_written(command: str) -> None:
+    """The Experiment is written first. If the next write fails, nothing is under way in the next pass."""
+    cluster = await serving()
+    if command.startswith("stop"):
+        await cluster.kube.apply(experiment())
+        await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    else:
+        await cluster.apply("file:///models/v2")
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    faults = [Conflict("somebody else wrote")]
+    cluster.kube.faults = lambda verb, ref: (
+        faults.pop() if faults and (verb, ref.kind) == ("status", MODEL_DEPLOYMENT) else None
+    )
+    await cluster.command(command)
+    await cluster.settle(5)
+    assert not faults
+    assert (await cluster.status())["lastCommand"]["result"] == "Accepted"
+    await cluster.until(functools.partial(cluster.serves, 1))
+
+
 @pytest.mark.parametrize(("stop", "reason"), [({"maxDuration": "6m"}, "MaxDuration"), ({"maxUnits": 5000}, "MaxUnits")])
 async def test_its_limits_end_it_without_a_verdict(stop: Json, reason: str) -> None:
     cluster = await serving()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from doubles.clock import FakeClock
-from sundog_operator.adapters.cached.shared import MAX_AGE_S, SharedEdges, SharedServe
+from sundog_operator.adapters.cached.shared import FAILURE_FACTOR, MAX_AGE_S, SharedEdges, SharedServe
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.errors import RayUnavailable, ServeRefused
 from sundog_operator.ports import Object
@@ -115,6 +115,30 @@ async def test_a_cancelled_caller_does_not_cancel_the_others(clock: FakeClock) -
     first.cancel()
     serve.slow.set()
     assert (await second).known
+
+
+@pytest.mark.parametrize("evidence", [None, {}])
+async def test_a_failure_that_took_long_is_repeated_later_than_an_answer(
+    clock: FakeClock, evidence: dict[str, Any] | None
+) -> None:
+    """Else a pod that drops packets would take a second of every pass of its namespace."""
+    asked: list[str] = []
+
+    class SlowEdges(Edges):
+        async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
+            asked.append("")
+            clock.advance(1.0)
+            return [EdgeReport("a", ready=True, terminating=False, evidence=evidence)]
+
+    shared = SharedEdges(SlowEdges(), clock)
+    pods: list[Object] = [{"metadata": {"name": "a", "uid": "a", "resourceVersion": "1"}}]
+    await shared.read(pods)
+    clock.advance(MAX_AGE_S)
+    await shared.read(pods)
+    assert len(asked) == (1 if evidence is None else 2)
+    clock.advance(FAILURE_FACTOR)
+    await shared.read(pods)
+    assert len(asked) == (2 if evidence is None else 3)
 
 
 async def test_services_of_a_namespace_share_the_reports_of_its_edges(clock: FakeClock) -> None:

@@ -1,14 +1,18 @@
 """Sends one request to Serve or an edge for all callers that ask at about the same time."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.ports import Clock, Edges, Object, Serve
 
 MAX_AGE_S: Final = 0.5
+FAILURE_FACTOR: Final = 3.0
+"""How many times as long as a failed request its error counts, so that a host that drops packets takes a quarter of the time at most."""
 _RETENTION_S: Final = 60.0
 
 T = TypeVar("T")
@@ -16,40 +20,45 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Answer(Generic[T]):
-    """An answer, or a request that is not answered yet. `at` is the time of the request."""
+    """An answer, or a request that is not answered yet. `began` is the time of the request, `until` that at which another one is sent."""
 
-    at: float
+    began: float
     future: "asyncio.Future[T]"
+    until: float = math.inf
 
 
 class RequestCoalescer(Generic[T]):
-    """Shares answers by key. Callers within `fresh_s` after a request get the same answer, or the same error."""
+    """Shares answers by key. Callers within `MAX_AGE_S` after an answer get the same one, or the same error.
 
-    def __init__(self, clock: Clock, fresh_s: float = MAX_AGE_S) -> None:
+    An error that took long counts longer (`FAILURE_FACTOR`).
+    """
+
+    def __init__(self, clock: Clock, is_answer: Callable[[T], bool] = lambda _: True) -> None:
+        """`is_answer` tells an answer from a result that stands for an error."""
         self._clock = clock
-        self._fresh_s = fresh_s
+        self._is_answer = is_answer
         self._answers: dict[str, _Answer[T]] = {}
 
     async def get(self, key: str, ask: Callable[[], Awaitable[T]]) -> T:
         """Return the shared answer; the first caller sends the request. Raises the errors of `ask`."""
         now = self._clock.monotonic()
         answer = self._answers.get(key)
-        if answer is None or now - answer.at >= self._fresh_s:
-            self._answers = {each: old for each, old in self._answers.items() if now - old.at < _RETENTION_S}
+        if answer is None or now >= answer.until:
+            self._answers = {each: old for each, old in self._answers.items() if now - old.began < _RETENTION_S}
             # A task of its own, so that a cancelled caller does not cancel the request of the others.
             answer = self._answers[key] = _Answer(now, asyncio.ensure_future(ask()))
-            answer.future.add_done_callback(_consume_error)
+            answer.future.add_done_callback(partial(self._finish, answer))
         return await asyncio.shield(answer.future)
+
+    def _finish(self, answer: _Answer[T], future: "asyncio.Future[T]") -> None:
+        now = self._clock.monotonic()
+        # Reading the error here keeps asyncio from logging it when every caller was cancelled.
+        has_failed = future.cancelled() or future.exception() is not None or not self._is_answer(future.result())
+        answer.until = now + max(MAX_AGE_S, FAILURE_FACTOR * (now - answer.began) if has_failed else 0.0)
 
     def forget(self, key: str) -> None:
         """Send a new request next time."""
         self._answers.pop(key, None)
-
-
-def _consume_error(future: "asyncio.Future[Any]") -> None:
-    """Read the error, because asyncio logs an unread one when every caller was cancelled."""
-    if not future.cancelled():
-        future.exception()
 
 
 class SharedServe:
@@ -76,7 +85,9 @@ class SharedEdges:
 
     def __init__(self, edges: Edges, clock: Clock) -> None:
         self._edges = edges
-        self._reports: RequestCoalescer[EdgeReport] = RequestCoalescer(clock)
+        self._reports: RequestCoalescer[EdgeReport] = RequestCoalescer(
+            clock, lambda report: report.evidence is not None
+        )
 
     async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
         """See the port. Callers with the same uid and resourceVersion of a pod share its report."""

@@ -37,7 +37,8 @@ def execute_command(context: PlanContext) -> None:
         _find_id_reuse(context, command) or command.problem or ("" if was_run else _find_refusal(context, command))
     )
     result = "Rejected" if problem else "Accepted"
-    if not problem and not was_run:
+    # A rollback has parts that only the status has.
+    if not problem and (not was_run or command.verb == "rollback"):
         _run(context, command)
     recorded: dict[str, Any] = {
         "id": command.id,
@@ -82,10 +83,10 @@ def _is_giving_back(context: PlanContext, number: int) -> bool:
 
 
 def _was_run(context: PlanContext, command: RolloutCommand) -> bool:
-    """Whether the rollout has executed it already. The operator may have stopped before it wrote this status."""
+    """Whether the Experiment has executed it already. The operator may have stopped before it wrote this status."""
     name = context.before.experiment
-    attempt = next((rollout for rollout in context.observed.rollouts if rollout.name == name), None)
-    return attempt is not None and attempt.status.last_command == command.id
+    experiments = (*context.observed.rollouts, *context.observed.user_experiments)
+    return any(each.name == name and each.status.last_command == command.id for each in experiments)
 
 
 def _refuse_steering(context: PlanContext, command: RolloutCommand) -> str:
@@ -252,7 +253,8 @@ def _run(context: PlanContext, command: RolloutCommand) -> None:
         case "retry":
             _retry(context, command.revision)
         case "stop":
-            cleanup.stop_experiment(context, Cause(EndReason.STOP_COMMAND, f"by command {command.id}"))
+            cause = Cause(EndReason.STOP_COMMAND, f"by command {command.id}")
+            cleanup.stop_experiment(context, cause, command.id)
         case "abort" if context.progress is None:
             outcome.abort_candidate(context, f"by command {command.id}")
         case _:
@@ -279,8 +281,8 @@ def _retry(context: PlanContext, number: int) -> None:
 def _roll_back(context: PlanContext, command: RolloutCommand) -> None:
     """Go back to an earlier revision at once. The spec's revision is held back until the spec changes or a retry."""
     reason = f"rollback to revision {command.revision} by command {command.id}"
-    cleanup.stop_experiment(context, Cause(EndReason.ROLLED_BACK, reason))
-    outcome.drop_candidate(context, outcome.RolloutEnd.of("RolledBack", reason))
+    cleanup.stop_experiment(context, Cause(EndReason.ROLLED_BACK, reason), command.id)
+    outcome.drop_candidate(context, outcome.RolloutEnd.of("RolledBack", reason), command.id)
     planner_candidate.hold_back(context, reason)
     if command.revision != context.stable_number:
         planner_candidate.start_rollback(context, command.revision)

@@ -160,16 +160,17 @@ def release_hold(context: PlanContext, number: int) -> None:
     )
 
 
-def drop_candidate(context: PlanContext, end: RolloutEnd) -> None:
+def drop_candidate(context: PlanContext, end: RolloutEnd, command: str = "") -> None:
     """Stop the Experiment of a candidate, then drop the candidate. One in place first gives its traffic back.
 
-    If a command in the same pass ended the rollout already, its outcome stays.
+    If a command in the same pass ended the rollout already, its outcome stays. `command` is the id of the command that drops it.
     """
     candidate, attempt = context.status.candidate, context.rollout
     if context.is_giving_back:
         return
     if attempt is not None and context.progress is not None:
         stopped = transitions.stop(context.progress, Cause(end.code, end.text), context.now)
+        stopped = stopped.model_copy(update={"last_command": command or stopped.last_command})
         context.commit_rollout(stopped)
         if not state.is_over(stopped):
             return

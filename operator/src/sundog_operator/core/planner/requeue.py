@@ -54,7 +54,15 @@ def requeue_after_s(context: PlanContext) -> float:
     )
     if is_collecting and (context.evaluation or context.shadow) is not None and truths["TrafficSynced"] == "True":
         return EVIDENCE_POLL_S
-    return WAITING_POLL_S if is_collecting and truths["TrafficSynced"] == "True" else POLL_S
+    is_waiting = is_collecting and truths["TrafficSynced"] == "True"
+    return WAITING_POLL_S if is_waiting or _is_held_up(context) else POLL_S
+
+
+def _is_held_up(context: PlanContext) -> bool:
+    """Whether nothing can change within a moment: somebody holds the rollout, or an edge does not answer."""
+    is_paused = context.progress is not None and context.progress.paused is not None
+    is_silent = any(edge.evidence is None for edge in context.observed.edges if edge.ready or edge.terminating)
+    return context.is_held or is_paused or is_silent
 
 
 def _is_waiting_for_window(context: PlanContext) -> bool:

@@ -12,12 +12,13 @@ from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.rollout.state import STOPPED
 
 
-def stop_experiment(context: PlanContext, cause: Cause) -> None:
-    """Stop the active Experiment, with all traffic on stable."""
+def stop_experiment(context: PlanContext, cause: Cause, command: str = "") -> None:
+    """Stop the active Experiment, with all traffic on stable. `command` is the id of the command that does."""
     experiment, progress = context.experiment, context.experiment_progress
     if experiment is None or progress is None:
         return
     ended = transitions.end_experiment(progress, STOPPED, cause, context.now)
+    ended = ended.model_copy(update={"last_command": command or ended.last_command})
     context.experiment_statuses[experiment.name] = ended
     finish_experiment(context, experiment, ended)
 
