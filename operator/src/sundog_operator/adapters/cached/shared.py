@@ -34,7 +34,7 @@ class RequestCoalescer(Generic[T]):
     """
 
     def __init__(self, clock: Clock, is_answer: Callable[[T], bool] = lambda _: True) -> None:
-        """`is_answer` tells an answer from a result that stands for an error."""
+        """`is_answer` returns False for a result that stands for an error."""
         self._clock = clock
         self._is_answer = is_answer
         self._answers: dict[str, _Answer[T]] = {}

@@ -59,7 +59,7 @@ def requeue_after_s(context: PlanContext) -> float:
 
 
 def _is_held_up(context: PlanContext) -> bool:
-    """Whether nothing can change within a moment: somebody holds the rollout, or an edge does not answer."""
+    """Whether nothing can change within a moment: a user holds the rollout, or an edge does not answer."""
     is_paused = context.progress is not None and context.progress.paused is not None
     is_silent = any(edge.evidence is None for edge in context.observed.edges if edge.ready or edge.terminating)
     return context.is_held or is_paused or is_silent
