@@ -84,9 +84,12 @@ def _is_giving_back(context: PlanContext, number: int) -> bool:
 
 def _was_run(context: PlanContext, command: RolloutCommand) -> bool:
     """Whether the Experiment has executed it already. The operator may have stopped before it wrote this status."""
-    name = context.before.experiment
-    experiments = (*context.observed.rollouts, *context.observed.user_experiments)
-    return any(each.name == name and each.status.last_command == command.id for each in experiments)
+    name, observed = context.before.experiment, context.observed
+    statuses = (
+        *(each.status for each in observed.rollouts if each.name == name),
+        *(each.status for each in observed.user_experiments if each.name == name),
+    )
+    return any(status.last_command == command.id for status in statuses)
 
 
 def _refuse_steering(context: PlanContext, command: RolloutCommand) -> str:
