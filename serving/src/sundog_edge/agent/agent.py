@@ -149,14 +149,16 @@ class Agent:
         return self.healthy and self._split.in_force is not None and self._settled
 
     async def evidence(self, query: EvidenceQuery = FULL_QUERY) -> dict[str, Any]:
-        """Return the requested part of the evidence document, with HAProxy's present counts; without HAProxy, with the last read ones.
+        """Return the requested part of the evidence document, with HAProxy's present counts.
 
+        Without HAProxy, it has the last read ones, and no requests in flight of services: these are unknown.
         Raises OSError if the counters cannot be written.
         """
-        running: dict[str, dict[str, int]] = {}
+        running: dict[str, dict[str, int]] | None = None
         with contextlib.suppress(EdgeError):
             await self._collector.settle()
-            running = await self._replica_sync.running()
+            # Without a listed worker nothing is read, and an old one may still run requests.
+            running = await self._replica_sync.running() if self._workers.all else None
             await self._mirror_supervisor.settle()
         # Written before it is shown: so no counter of a boot goes back, whatever is killed next.
         self._collector.save()
