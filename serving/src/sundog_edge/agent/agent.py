@@ -15,6 +15,7 @@ from sundog_edge.agent.metrics import ScaledToZero, render_metrics
 from sundog_edge.agent.periodic_task import PeriodicTask
 from sundog_edge.counting.collector import CounterCollector
 from sundog_edge.counting.evidence import FULL_QUERY, AgentState, EvidenceQuery, build_evidence
+from sundog_edge.counting.sum_retention import forget_sums
 from sundog_edge.errors import DocumentError, EdgeError, HaproxyUnavailable
 from sundog_edge.feedback.intake import FeedbackIntake
 from sundog_edge.feedback.signing_keys import SigningKeyFile
@@ -204,7 +205,9 @@ class Agent:
         if in_force is not None:
             attempts = {(service.name, service.attempt) for service in in_force.document.services}
             await self._collector.forget(attempts)
-            self._mirror_supervisor.forget(self._collector.ledger.boots, attempts)
+            services = forget_sums(self._collector.ledger, in_force.document, time.time())
+            self._mirror_supervisor.forget(self._collector.ledger.boots, attempts, services)
+            self.intake.forget_others(services)
 
     async def _mirror(self) -> None:
         in_force = self._split.in_force
