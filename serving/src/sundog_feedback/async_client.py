@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -80,14 +81,21 @@ class AsyncFeedback(BaseClient):
             await self._has_events.wait()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._flush_now.wait(), self._linger_s)
-            while body := self._outbox.take():
+            while body := self._outbox.take(time.monotonic()):
                 try:
-                    self._outbox.settle(await self._retrying(self._post, body))
+                    answer: Any = await self._retrying(self._post, body)
                 except (httpx.HTTPError, DeliveryFailed) as error:
                     self._outbox.drop_batch(str(error) or type(error).__name__)
+                else:
+                    self._outbox.settle(answer, time.monotonic())
             self._has_events.clear()
-            self._flush_now.clear()
-            self._is_empty.set()
+            if (pause_s := self._outbox.pause_s(time.monotonic())) is None:
+                self._flush_now.clear()
+                self._is_empty.set()
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._has_events.wait(), pause_s)
+                self._has_events.set()
 
     async def _post(self, body: bytes) -> Any:
         return parse_response(await self._http.post(self._url, content=body))

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -107,16 +108,17 @@ class Feedback(BaseClient):
                     self._outbox.drop_batch(str(error) or type(error).__name__)
             else:
                 with self._changed:
-                    self._outbox.settle(answer)
+                    self._outbox.settle(answer, time.monotonic())
             with self._changed:
                 self._changed.notify_all()
 
     def _next_batch(self) -> bytes:
         """Return the next body, after a pause in which more events can join it; empty when the client is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._outbox))
+            while not self._closed and (pause_s := self._outbox.pause_s(time.monotonic())) != 0:
+                self._changed.wait(pause_s)
             self._changed.wait_for(lambda: self._closed or self._flushing, self._linger_s)
-            return self._outbox.take()
+            return self._outbox.take(time.monotonic())
 
     def _post(self, body: bytes) -> Any:
         if self._abandoned.is_set():

@@ -329,6 +329,12 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
     )
     assert confirmation.count_in_flight("digits", 8, reports) == 3
     assert confirmation.find_edge_problems("digits", reports) == [("edge-0", "Secret keys is missing or empty")]
+    unread = build_evidence(replace(seen, running=None), AppliedDocument(document, 1.0, {}), Ledger(), 2.0)
+    reports.append(EdgeReport("edge-1", ready=True, terminating=False, evidence=json.loads(json.dumps(unread))))
+    assert confirmation.confirm("digits", split, reports).confirmed
+    assert confirmation.count_in_flight("digits", 8, reports) is None
+    # Operators of an earlier release read a missing value as 0, and none of them expects null.
+    assert "inFlight" not in unread["services"]["digits"]
 
 
 def test_of_replicas_that_an_edge_has_not_looked_at_nothing_is_known() -> None:

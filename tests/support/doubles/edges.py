@@ -29,7 +29,7 @@ class FakeEdges:
         silent: pods whose agent does not answer.
         of_one_latency: pods of before there were several, which ignore what they do not know of their document.
         young: pods whose agent has not looked at HAProxy's servers yet.
-        in_flight: application → requests that do not end.
+        in_flight: application → requests that do not end; None while HAProxy cannot be asked.
         problems: what edges lack for every service.
         mirrored: pod → rows of its evidence about copies of requests.
         traffic: the requests that come; none unless a test asks for some.
@@ -45,7 +45,7 @@ class FakeEdges:
         self.silent: set[str] = set()
         self.of_one_latency: set[str] = set()
         self.young: set[str] = set()
-        self.in_flight: dict[str, int] = {}
+        self.in_flight: dict[str, int] | None = {}
         self.problems: list[str] = []
         self.mirrored: dict[str, list[dict[str, Any]]] = {}
         self.traffic = Traffic()
@@ -131,7 +131,7 @@ class FakeEdges:
             edge=name,
             namespace=self._namespace,
             servers={each: ServerCounts(up=self._serve.running(each)) for each in seen},
-            running={service["name"]: self.in_flight for service in services},
+            running=None if self.in_flight is None else {service["name"]: self.in_flight for service in services},
             problems={service["name"]: self.problems for service in services},
             mirrored=self.mirrored.get(name, ()),
             feedback=self.outcomes.sections(self._in_force.get(name, {})),

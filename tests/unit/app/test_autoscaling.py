@@ -93,7 +93,7 @@ async def test_requests_that_replicas_admit_write_nothing_because_ray_serve_sees
     assert [write.ref for write in list(cluster.kube.writes)[writes:] if write.changed] == []
 
 
-@pytest.mark.parametrize("away", ["edges", "Serve", "spec"])
+@pytest.mark.parametrize("away", ["edges", "HAProxy", "Serve", "spec"])
 async def test_what_is_unknown_changes_no_replicas(away: str) -> None:
     cluster, serve = await serving()
     cluster.edges.in_flight = {STABLE: 11}
@@ -103,6 +103,8 @@ async def test_what_is_unknown_changes_no_replicas(away: str) -> None:
     match away:
         case "edges":
             cluster.edges.silent = {"sundog-edge-0"}
+        case "HAProxy":
+            cluster.edges.in_flight = None
         case "Serve":
             serve.down = True
         case _:

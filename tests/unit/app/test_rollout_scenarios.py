@@ -611,9 +611,12 @@ async def test_an_edge_that_takes_no_split_stops_the_rollout_and_is_named(cluste
     assert cluster.serve.running("digits-r1") == 0
 
 
-async def test_a_revision_with_requests_in_flight_is_kept_until_their_deadline(cluster: Cluster) -> None:
+@pytest.mark.parametrize("in_flight", [{"digits-r1": 1}, None], ids=["some", "not read by the edge"])
+async def test_a_revision_with_requests_in_flight_is_kept_until_their_deadline(
+    cluster: Cluster, in_flight: dict[str, int] | None
+) -> None:
     await served(cluster, rollout={"strategy": "recreate"})
-    cluster.edges.in_flight = {"digits-r1": 1}
+    cluster.edges.in_flight = in_flight
     await cluster.apply("file:///models/v2", rollout={"strategy": "recreate"})
     await cluster.until(functools.partial(cluster.serves, 2))
     await cluster.settle(25)

@@ -16,6 +16,8 @@ from sundog_edge.feedback.join import OutcomeBatch
 from sundog_edge.feedback.signing_keys import NO_KEYS, SigningKeys
 from sundog_edge.split.assignment import unit_hash
 from sundog_edge.split.document import SplitDocument, parse_document
+from sundog_feedback import Counts
+from sundog_feedback.outbox import REPEAT_AFTER_S, Outbox
 from waiting import PATIENCE_S
 
 KEY, OLD, OTHER = (bytes([number]) * 32 for number in range(3))
@@ -112,6 +114,29 @@ async def test_an_outcome_of_an_attempt_that_has_ended_is_late_and_in_no_sum(des
     desk.clock = NOW + 500
     desk.intake.update_trackers()
     assert (await desk.take(converted(ahead)))[1]["unknown"] == 1
+
+
+async def test_a_client_repeats_a_request_with_unknown_units_and_each_outcome_counts_once(desk: Desk) -> None:
+    """An edge names the first twenty problems only. It learns of some units between the two requests."""
+    outbox = Outbox(capacity=100)
+    for number in range(90):
+        outbox.put({"unit": f"u{number}", "metric": "converted", "value": 1 if number else "no"})
+    desk.lines = [(unit_hash(b"u%d" % number), int(desk.clock - 9) * 10**6) for number in range(30)]
+    answer = await desk.intake.take("digits", outbox.take(0))
+    outbox.settle(answer.document, 0)
+    assert (len(outbox), outbox.take(1), outbox.pause_s(1)) == (89, b"", REPEAT_AFTER_S - 1)
+    assert outbox.counts == Counts(accepted=29, refused=1)
+    event = {"unit": "u1", "metric": "converted", "id": "2"}
+    assert [outbox.put(event) for _ in range(12)].count(True) == 11, "what waits takes room, too"
+    desk.lines = [(unit_hash(b"u%d" % number), int(desk.clock - 9) * 10**6) for number in range(30, 70)]
+    repeated = outbox.take(REPEAT_AFTER_S)
+    assert len(json.loads(repeated)) == 89
+    answer = await desk.intake.take("digits", repeated)
+    outbox.settle(answer.document, 2)
+    assert outbox.counts == Counts(accepted=69, refused=21, dropped=1)
+    (outcome,) = (await desk.section())["outcomes"]
+    assert outcome == ["converted", 1, "stable", 69, 69, 69 * 10**6, 69 * 10**12]
+    assert (len(outbox), outbox.pause_s(3)) == (11, 0)
 
 
 async def test_each_item_has_its_own_result(desk: Desk) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from sundog_edge.feedback.events import parse_items
 from sundog_feedback import AsyncFeedback, Counts, Feedback
+from sundog_feedback import outbox as outboxes
 from sundog_feedback.outbox import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Outbox
 from sundog_feedback.retry import DeliveryFailed, RetryableDeliveryError, parse_response
 from waiting import PATIENCE_S
@@ -125,17 +126,21 @@ async def test_retries_end_after_a_while(report: Report) -> None:
 
 
 async def test_single_refusals_are_counted(report: Report, caplog) -> None:
-    problem = {
-        "item": 1,
-        "result": "unknown",
-        "field": "exposure",
-        "found": "a text that is none",
-        "expected": "an exposure",
-    }
-    answer = {"accepted": 1, "duplicate": 1, "unknown": 1, "problems": [problem]}
+    problem = {"item": 1, "result": "invalid", "field": "metric", "found": "'m'", "expected": "one of n"}
+    answer = {"accepted": 1, "duplicate": 1, "invalid": 1, "problems": [problem]}
     counts = await report(Server(httpx.Response(207, json=answer)), *map(event, range(3)))
     assert counts == Counts(accepted=1, duplicate=1, refused=1)
-    assert "'field': 'exposure'" in caplog.text
+    assert "'field': 'metric'" in caplog.text
+
+
+async def test_unknown_events_are_sent_once_more(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outboxes, "REPEAT_AFTER_S", 0.01)
+    problems = [{"item": 0, "result": "invalid"}, {"item": 2, "result": "unknown"}, {"item": 3, "result": "unknown"}]
+    first = {"accepted": 1, "duplicate": 0, "invalid": 1, "unknown": 2, "problems": problems}
+    again = {"accepted": 1, "duplicate": 0, "unknown": 1, "problems": [{"item": 1, "result": "unknown"}]}
+    server = Server(httpx.Response(207, json=first), httpx.Response(207, json=again))
+    assert await report(server, *map(event, range(4))) == Counts(accepted=2, refused=2)
+    assert [[each["exposure"] for each in body] for body in server.bodies] == [["e0", "e1", "e2", "e3"], ["e2", "e3"]]
 
 
 @pytest.mark.parametrize(
@@ -254,9 +259,9 @@ async def test_a_closed_client_drops_events(report: Report) -> None:
 def test_a_full_outbox_drops_the_newest_and_counts() -> None:
     outbox = Outbox(capacity=3)
     assert [outbox.put(event(number)) for number in range(5)] == [True, True, True, False, False]
-    assert [each["exposure"] for each in json.loads(outbox.take())] == ["e0", "e1", "e2"]
+    assert [each["exposure"] for each in json.loads(outbox.take(0))] == ["e0", "e1", "e2"]
     assert outbox.put(event()) is False, "what is under way takes room, too"
-    outbox.settle({"accepted": 3})
+    outbox.settle({"accepted": 3}, 0)
     assert outbox.put(event()) is True
     assert outbox.counts == Counts(accepted=3, dropped=3)
 
@@ -266,10 +271,10 @@ def test_a_batch_is_not_larger_than_an_edge_accepts() -> None:
     for number in range(500):
         outbox.put({"unit": f"{number}-{'x' * 4000}", "metric": "m"})
     sizes, items = [], 0
-    while body := outbox.take():
+    while body := outbox.take(0):
         sizes.append(len(body))
         items += len(json.loads(body))
-        outbox.settle({"accepted": 1})
+        outbox.settle({"accepted": 1}, 0)
     assert (max(sizes) <= MAX_BATCH_BYTES + 2, items) == (True, 500)
     assert outbox.counts == Counts(accepted=len(sizes), refused=500 - len(sizes))
 

@@ -15,6 +15,7 @@ from sundog_edge.agent.metrics import ScaledToZero, render_metrics
 from sundog_edge.agent.periodic_task import PeriodicTask
 from sundog_edge.counting.collector import CounterCollector
 from sundog_edge.counting.evidence import FULL_QUERY, AgentState, EvidenceQuery, build_evidence
+from sundog_edge.counting.sum_retention import forget_sums
 from sundog_edge.errors import DocumentError, EdgeError, HaproxyUnavailable
 from sundog_edge.feedback.intake import FeedbackIntake
 from sundog_edge.feedback.signing_keys import SigningKeyFile
@@ -149,14 +150,16 @@ class Agent:
         return self.healthy and self._split.in_force is not None and self._settled
 
     async def evidence(self, query: EvidenceQuery = FULL_QUERY) -> dict[str, Any]:
-        """Return the requested part of the evidence document, with HAProxy's present counts; without HAProxy, with the last read ones.
+        """Return the requested part of the evidence document, with HAProxy's present counts.
 
+        Without HAProxy, it has the last read ones, and no requests in flight of services: these are unknown.
         Raises OSError if the counters cannot be written.
         """
-        running: dict[str, dict[str, int]] = {}
+        running: dict[str, dict[str, int]] | None = None
         with contextlib.suppress(EdgeError):
             await self._collector.settle()
-            running = await self._replica_sync.running()
+            # Without a listed worker nothing is read, and an old one may still run requests.
+            running = await self._replica_sync.running() if self._workers.all else None
             await self._mirror_supervisor.settle()
         # Written before it is shown: so no counter of a boot goes back, whatever is killed next.
         self._collector.save()
@@ -202,7 +205,9 @@ class Agent:
         if in_force is not None:
             attempts = {(service.name, service.attempt) for service in in_force.document.services}
             await self._collector.forget(attempts)
-            self._mirror_supervisor.forget(self._collector.ledger.boots, attempts)
+            services = forget_sums(self._collector.ledger, in_force.document, time.time())
+            self._mirror_supervisor.forget(self._collector.ledger.boots, attempts, services)
+            self.intake.forget_others(services)
 
     async def _mirror(self) -> None:
         in_force = self._split.in_force

@@ -1,8 +1,8 @@
 """Render `/metrics` in Prometheus' text format, from the same ledger as the evidence. Pure.
 
-Counters add up the rows of all epochs, units, origins and boots, including dropped ones, so they only rise. Probes have a separate counter:
-alerts and guardrails on the other counters should see the model. Labels are service, arm, revision, end and fixed words. So their
-number depends on the split document, never on clients.
+Counters add up the rows of all epochs, units, origins and boots, including dropped ones, so they only rise until their series ends (see
+`counting.sum_retention`). Probes have a separate counter: alerts and guardrails on the other counters should see the model. Labels are
+service, arm, revision, end and fixed words. So their number depends on the split documents of a day, never on clients.
 """
 
 import math

@@ -40,7 +40,7 @@ class AgentState:
     Attributes:
         error: why the newest document was refused; empty if it was not.
         servers: replicas by application.
-        running: running requests by service and application, including applications that left the document.
+        running: running requests by service and application, including applications that left the document; None if not read.
         problems: problems with Secrets and TLS by service.
         feedback: feedback of the services that take it.
         mirrored: rows of mirrored requests.
@@ -52,7 +52,7 @@ class AgentState:
     namespace: str
     error: str = ""
     servers: Mapping[str, ServerCounts] = field(default_factory=dict)
-    running: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    running: Mapping[str, Mapping[str, int]] | None = field(default_factory=dict)
     problems: Mapping[str, Sequence[str]] = field(default_factory=dict)
     feedback: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     mirrored: Sequence[Mapping[str, Any]] = ()
@@ -142,21 +142,24 @@ def _details(ledger: Ledger, query: EvidenceQuery) -> dict[str, Any]:
 def _service(
     service: Service, in_force: AppliedDocument | None, agent: AgentState, boots: Sequence[Boot]
 ) -> dict[str, Any]:
-    applications = {arm.application for arm in service.arms}
-    running = agent.running.get(service.name, {})
     refused = [(boot.id, boot.refused[service.name]) for boot in boots if service.name in boot.refused]
     return {
         "attempt": service.attempt,
         "epoch": service.epoch,
         "since": in_force.since.get(service.name, in_force.applied_at) if in_force else 0.0,
         "arms": {arm.name: _arm(arm, agent) for arm in service.arms},
-        "inFlight": {name: running.get(name, 0) for name in sorted({*running, *applications})},
+        **({} if agent.running is None else {"inFlight": _in_flight(service, agent.running.get(service.name, {}))}),
         "refused": [{"boot": boot, **dict.fromkeys(SERVICE_REFUSALS, 0), **kinds} for boot, kinds in refused],
         "problems": list(agent.problems.get(service.name, ())),
         **({"feedback": agent.feedback[service.name]} if service.name in agent.feedback else {}),
         **({"match": service.match.model_dump()} if service.match else {}),
         **({"shadow": {"arm": service.shadow.arm, "mirroring": agent.mirroring}} if service.shadow else {}),
     }
+
+
+def _in_flight(service: Service, running: Mapping[str, int]) -> dict[str, int]:
+    applications = {arm.application for arm in service.arms}
+    return {name: running.get(name, 0) for name in sorted({*running, *applications})}
 
 
 def _arm(arm: Arm, agent: AgentState) -> dict[str, Any]:

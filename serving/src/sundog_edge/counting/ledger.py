@@ -115,6 +115,7 @@ class Ledger:
         past_probes: sums of dropped rows of probes.
         past_held: sums of dropped rows of requests that waited for a replica of an application scaled to zero.
         gone: sums of dropped boots.
+        named_at: Unix seconds at which a document last named a sum, by its name, and a service.
         first_seen: trackers of first exposures by `service/attempt`.
     """
 
@@ -127,6 +128,7 @@ class Ledger:
     past_probes: dict[str, RowCounters] = field(default_factory=dict)
     past_held: dict[str, RowCounters] = field(default_factory=dict)
     gone: Boot = field(default_factory=lambda: Boot("gone", 0, 0.0))
+    named_at: dict[str, float] = field(default_factory=dict)
     first_seen: Mapping[str, FirstExposureTracker] = field(default_factory=dict)
     _cells: dict[bytes, _Cell] = field(default_factory=dict)
 
@@ -225,8 +227,8 @@ class Ledger:
     def forget(self, before: float, attempts: Collection[tuple[str, str]]) -> None:
         """Drop boots that ended before `before`, and samples and revisions of attempts without rows.
 
-        Samples and revisions of `attempts`, the (service, attempt)s in force, stay. So do the sums of rows. For each service in force, the
-        newest other sample of one arm stays too: operators read from it how units behaved before the attempt.
+        Samples and revisions of `attempts`, the (service, attempt)s in force, stay. So do the sums of rows (see `sum_retention`). For each
+        service in force, the newest other sample of one arm stays too: operators read from it how units behaved before the attempt.
         """
         gone = [boot for boot in self.boots.values() if boot.ended_at and boot.ended_at < before]
         for boot in gone:
@@ -255,9 +257,12 @@ class Ledger:
     def _keep_sums(self, key: str, row: RowCounters) -> None:
         parts = RowKey.of(key)
         row.blocks, row.groups = TimeBlockCounts(len(ROW_COLUMNS)), {}
-        name = f"{parts.service}/{self.revision(parts)}/{parts.arm}"
         past = {PROBE_ORIGIN: self.past_probes, HELD_ORIGIN: self.past_held}.get(parts.origin, self.past)
-        past.setdefault(name, RowCounters()).merge(row)
+        past.setdefault(self.sum_name(parts), RowCounters()).merge(row)
+
+    def sum_name(self, key: RowKey) -> str:
+        """Return the name of the sum of a row and all others of its arm's revision."""
+        return f"{key.service}/{self.revision(key)}/{key.arm}"
 
     def record_revisions(self, document: SplitDocument) -> None:
         """Store the revision of each arm of a document."""
@@ -276,6 +281,7 @@ class Ledger:
             "strays": self.strays,
             "revisions": self.revisions,
             "gone": self.gone.as_json(),
+            "namedAt": self.named_at,
             "past": {name: row.as_json() for name, row in self.past.items()},
             "pastProbes": {name: row.as_json() for name, row in self.past_probes.items()},
             "pastHeld": {name: row.as_json() for name, row in self.past_held.items()},
@@ -298,6 +304,7 @@ class Ledger:
         ledger.revisions = dict(stored["revisions"])
         ledger.gone = Boot.from_json(stored["gone"])
         ledger.past = {name: RowCounters(**row) for name, row in stored["past"].items()}
+        ledger.named_at = dict(stored.get("namedAt", {}))
         # Older agents, which did not separate probes or held requests, have not written these.
         ledger.past_probes = {name: RowCounters(**row) for name, row in stored.get("pastProbes", {}).items()}
         ledger.past_held = {name: RowCounters(**row) for name, row in stored.get("pastHeld", {}).items()}

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -163,6 +163,10 @@ class FeedbackIntake:
         except StoreUnavailable as error:
             self._fail(error)
             raise
+
+    def forget_others(self, services: Collection[str]) -> None:
+        """Drop the results of all services but these."""
+        self.results = Counter({key: count for key, count in self.results.items() if key[0] in services})
 
     async def finish(self) -> None:
         """Write the waiting exposures and close the store, at the end of the agent. They are lost if the store does not answer."""

@@ -17,6 +17,7 @@ from sundog_edge.state_dir import StateDir
 
 FAST_CHECK_MS = 100
 _FATAL_IDS = 100_000
+"""Each named request has an entry, also one that succeeds: no rule of HAProxy 2.8 can add one after its own 502."""
 
 
 def render_server_options(server: SlotServer) -> str:

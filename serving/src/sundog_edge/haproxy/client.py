@@ -133,7 +133,7 @@ class HaproxyClient:
             answer = await self._send(_join_commands(chunk, pid), pid)
             for line in answer.splitlines():
                 if not _EXPECTED.match(line.strip()):
-                    raise HaproxyRefused(f"HAProxy worker {pid}: {line.strip()} ({chunk[0]} …)")
+                    raise HaproxyRefused(f"HAProxy worker {pid}: {line.strip()} ({_excerpt(chunk[0])} …)")
 
     async def processes(self) -> list[WorkerProcess]:
         """Return the workers, current first."""
@@ -304,6 +304,11 @@ class HaproxyClient:
             raise HaproxyRefused(f"HAProxy refused to reload: {' '.join(answer.split())[:300]}")
 
 
+def _excerpt(command: str) -> str:
+    """Return what a message may show of a command. Further words may be a secret, such as the value of a map's entry."""
+    return " ".join(command.split()[:3])[:100]
+
+
 def _check_command(command: str) -> str:
     """Return the command if it is a single one. Raises HaproxyRefused: no value in a command may begin another command."""
     line, mark, payload = command.partition(" <<\n")
@@ -311,7 +316,7 @@ def _check_command(command: str) -> str:
     if found or "\x00" in payload or (mark and (payload.startswith("\n") or "\n\n" in payload)):
         unsafe = repr(found[0]) if found else "an empty line in its payload"
         raise HaproxyRefused(
-            f"command {line[:100]!r} was not sent: it contains {unsafe}, which would begin another command"
+            f"command {_excerpt(line)!r} was not sent: it contains {unsafe}, which would begin another command"
         )
     return command
 
@@ -320,7 +325,9 @@ def _join_commands(commands: Sequence[str], pid: int) -> str:
     """Join commands for one worker to one line. Raises HaproxyRefused unless each is a single command without a payload."""
     for command in commands:
         if "\n" in _check_command(command):
-            raise HaproxyRefused(f"command {command[:100]!r} was not sent: expected no payload among several commands")
+            raise HaproxyRefused(
+                f"command {_excerpt(command)!r} was not sent: expected no payload among several commands"
+            )
     return "; ".join([commands[0], *(f"@!{pid} {command}" for command in commands[1:])])
 
 

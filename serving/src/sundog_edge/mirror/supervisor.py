@@ -115,8 +115,11 @@ class MirrorSupervisor:
             found[service] = sampled + self._sampled_of((boot, key), own), _sum((before, own))
         return found
 
-    def forget(self, boots: Collection[str], attempts: Collection[tuple[str, str]]) -> None:
-        """Drop counts of boots that the ledger has dropped, except those of the (service, attempt)s in force; their sums stay."""
+    def forget(self, boots: Collection[str], attempts: Collection[tuple[str, str]], services: Collection[str]) -> None:
+        """Drop counts of boots that the ledger has dropped, except those of the (service, attempt)s in force.
+
+        Their sums stay while the service is one of `services` or has counts.
+        """
         counts = self.counts
         gone = {
             (boot, key) for boot, key in counts if boot not in boots and tuple(key.split("/")[:2]) not in attempts
@@ -128,6 +131,8 @@ class MirrorSupervisor:
             self._gone[service] = sampled + self._sampled_of((boot, key), own), _sum((before, own))
             for by_key in (self._past, self._unreported, self.sampled):
                 by_key.pop((boot, key), None)
+        stay = {*services, *(key.partition("/")[0] for _, key in counts.keys() - gone)}
+        self._gone = {service: sums for service, sums in self._gone.items() if service in stay}
 
     def _sampled_of(self, key: CountsKey, own: MirrorCounts) -> int:
         # The mirror may have reported requests that came after the last reading of HAProxy.

@@ -15,7 +15,7 @@ RESOLVE_S = 5.0
 """Validity of the address of Serve's own proxy while Serve answers. A new head has another address."""
 
 POLL_WAIT_S = 0.5
-"""Longest wait of a polling round for slow clusters."""
+"""Longest wait of a polling round for clusters that it asks."""
 
 
 class ServePoller:
@@ -32,6 +32,7 @@ class ServePoller:
         self.version = object()
         self.cost_s = 0.0
         self._client = client
+        self._counted_s = 0.0
         self._silent_clusters: set[str] = set()
         self._resolved: dict[str, tuple[str, float]] = {}
         self._last_results: tuple[object, ...] = ({}, {}, {}, {})
@@ -51,23 +52,26 @@ class ServePoller:
     async def poll(self, clusters: Mapping[str, Cluster]) -> None:
         """Poll every cluster concurrently, except clusters that still owe an answer. So a hanging cluster delays no other.
 
-        A different result replaces the object `version`. `cost_s` is the agent's CPU time.
+        It waits only for those that it asks now. A different result replaces the object `version`. `cost_s` is the CPU time of parsing
+        since the last round: other tasks of the agent run during the wait.
         """
-        began = time.thread_time()
         for name in self._polls.keys() - clusters.keys():
             self._polls.pop(name).cancel()
-        for name, cluster in clusters.items():
-            if name not in self._polls:
-                self._polls[name] = asyncio.create_task(self._poll_cluster(name, cluster))
-        if self._polls:
-            await asyncio.wait(self._polls.values(), timeout=POLL_WAIT_S)
+        started = {
+            name: asyncio.create_task(self._poll_cluster(name, cluster))
+            for name, cluster in clusters.items()
+            if name not in self._polls
+        }
+        self._polls |= started
+        if started:
+            await asyncio.wait(started.values(), timeout=POLL_WAIT_S)
         for name in [name for name, task in self._polls.items() if task.done()]:
             self._polls.pop(name).result()
         for name in self.targets.keys() - clusters.keys():
             del self.targets[name]
             del self.calls[name]
             del self.at_zero[name]
-        self.cost_s = time.thread_time() - began
+        self.cost_s, self._counted_s = self._client.parse_s - self._counted_s, self._client.parse_s
         now = dict(self.targets), dict(self.calls), dict(self.at_zero), dict(self.fallbacks)
         if now != self._last_results:
             self._last_results = now

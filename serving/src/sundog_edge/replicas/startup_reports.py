@@ -55,6 +55,7 @@ class StartupReports:
             del self.known[gone]
             self._due_at.pop(gone, None)
         self.cold_starts.forget_others(prefixes)
+        self.phases.forget_others(prefixes)
         now = time.monotonic()
         due = [name for name in prefixes if addresses.get(name) and now >= self._due_at.get(name, now)]
         urls = {
@@ -85,7 +86,7 @@ class StartupReports:
 
 
 class ColdStartPhases:
-    """Sums of the phases of all cold starts since the agent's start, in seconds by application and phase.
+    """Sums of the phases of all cold starts since the agent's start, in seconds by application of the document and phase.
 
     - `process`: until the replica's process began: a pod, its node and image, Ray.
     - phases that the replica reports, such as `download`, `load` and `warmup`
@@ -110,6 +111,11 @@ class ColdStartPhases:
         for phase, seconds in {**phases, "total": cold.answers_at - cold.woken_at}.items():
             count, total = self.sums.get((application, phase), (0, 0.0))
             self.sums[application, phase] = (count + 1, total + seconds)
+
+    def forget_others(self, applications: Collection[str]) -> None:
+        """Forget applications that are in no document any more."""
+        self.sums = {key: own for key, own in self.sums.items() if key[0] in applications}
+        self._counted = {name: at for name, at in self._counted.items() if name in applications}
 
 
 def parse_startup(answer: Any) -> StartupReport:

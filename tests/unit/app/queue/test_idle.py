@@ -183,6 +183,8 @@ def test_requests_that_wait_at_the_edges_end_its_rest(
     reports = [EdgeReport(str(count), True, False, {"services": {NAME: {"inFlight": count}}}) for count in counts]
     assert has_unmet_load(NAME, found, app, reports) is expected
     assert not has_unmet_load(NAME, found, None, reports)
+    unread = EdgeReport("unread", True, False, {"services": {NAME: {}}})
+    assert not has_unmet_load(NAME, found, app, [*reports, unread])
 
 
 def test_the_secrets_of_its_endpoint_are_looked_at_and_what_its_pods_have_found_is_not() -> None:

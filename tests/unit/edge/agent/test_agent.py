@@ -17,11 +17,13 @@ from feedback_stores import MemoryStore
 from sundog_edge.agent import agent as loops
 from sundog_edge.agent.agent import Agent, AgentOptions
 from sundog_edge.agent.periodic_task import PeriodicTask
+from sundog_edge.counting.collector import CounterCollector
 from sundog_edge.counting.evidence import AppliedDocument
 from sundog_edge.counting.log_pipe import open_for_haproxy
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
 from sundog_edge.feedback.join import FirstExposure
-from sundog_edge.haproxy.workers import Workers
+from sundog_edge.haproxy.workers import Worker, Workers
+from sundog_edge.mirror.counts import MirrorCounts
 from sundog_edge.replicas.sync import ReplicaSync
 from sundog_edge.security.secrets import SecretsDir
 from sundog_edge.split import apply as split_apply
@@ -277,6 +279,45 @@ async def test_a_failed_document_is_retried_and_its_error_is_shown_until_then(fo
     assert (document["generation"], document["error"]) == (2, "")
     await agent._control()
     assert failing_twice == [2, 2, 2]
+
+
+async def test_requests_in_flight_are_left_out_while_haproxy_cannot_be_asked(following, monkeypatch):
+    agent, split = following
+    split.write_text(json.dumps(taking_feedback("d-1")))
+    failing(monkeypatch, [])
+    await agent._control()
+
+    async def in_flight() -> dict[str, int] | None:
+        return (await agent.evidence())["services"]["digits"].get("inFlight")
+
+    assert await in_flight() is None, "no worker is listed"
+    agent._workers._known = {"abcd-1": Worker(1, "abcd-1", 0.0)}
+    assert await in_flight() is None, "no master listens"
+
+    async def read(self, *_):
+        return {}
+
+    monkeypatch.setattr(CounterCollector, "settle", read)
+    monkeypatch.setattr(ReplicaSync, "running", read)
+    assert await in_flight() == {"digits-r1": 0}
+
+
+async def test_counts_of_services_that_no_document_has_named_for_a_day_are_forgotten(following, monkeypatch):
+    agent, split = following
+    split.write_text(json.dumps(taking_feedback("d-1")))
+    failing(monkeypatch, [])
+    await agent._control()
+    ledger, mirrored = agent._collector.ledger, agent._mirror_supervisor
+    for service in ("digits", "left"):
+        ledger.gone.refused[service] = {"auth": 1}
+        agent.intake.results[service, "accepted"] = 1
+        mirrored._gone[service] = (1, MirrorCounts())
+    await agent._forget()
+    assert {*ledger.gone.refused} == {*mirrored.by_service} == {"digits", "left"}
+    ledger.named_at = dict.fromkeys(ledger.named_at, 0.0)
+    await agent._forget()
+    assert {*ledger.gone.refused} == {*mirrored.by_service} == {"digits"}
+    assert {*agent.intake.results} == {("digits", "accepted")}
 
 
 async def test_a_changed_document_is_applied_without_the_pause_of_the_failed_one(following, monkeypatch):

@@ -98,6 +98,20 @@ async def test_a_map_entry_that_would_be_two_is_not_sent(master: Master, entries
     assert master.asked == []
 
 
+async def test_an_error_shows_no_value_of_a_map(master: Master) -> None:
+    master.said = "entry not found.\n"
+    haproxy, path = HaproxyClient(master.path), Path("/s/signing.map")
+    refused = [
+        haproxy.change_map(7, path, {"newest": "c2VjcmV0"}, {"newest": "czNjcmV0"}),
+        haproxy.batch([f"set map {path} newest czNjcmV0 ; show info"], 7),
+        haproxy.batch([f"set map {path} newest czNjcmV0 <<\nczNjcmV0\n"], 7),
+    ]
+    for change in refused:
+        with pytest.raises(HaproxyRefused, match=r"set map /s/signing\.map\W") as raised:
+            await change
+        assert "czNjcmV0" not in str(raised.value)
+
+
 async def test_a_path_with_other_letters_and_a_payload_are_sent(master: Master) -> None:
     await HaproxyClient(master.path).command("add map /home/josé/s/hosts.map <<\na 1; 2\nb 2\n", 7)
     assert master.asked == ["@!7 add map /home/josé/s/hosts.map <<"]

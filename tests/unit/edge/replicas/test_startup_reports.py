@@ -145,6 +145,8 @@ async def test_after_a_cold_start_a_replica_is_asked_again_and_its_phases_are_su
         "answers": (1, 0.25),
         "total": (1, 3.0),
     }
+    await starts.tick(None, {})
+    assert starts.phases.sums == {}
 
 
 async def test_a_wake_that_serve_took_back_is_no_cold_start(starts: StartupReports) -> None:

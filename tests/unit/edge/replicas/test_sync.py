@@ -13,11 +13,12 @@ from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable, ServeUnavaila
 from sundog_edge.haproxy.client import ServerState
 from sundog_edge.haproxy.workers import Worker
 from sundog_edge.replicas import serve_poller, sync
-from sundog_edge.replicas.plan import ServeTargets
+from sundog_edge.replicas.plan import ServeClient, ServeTargets
 from sundog_edge.replicas.serve_poller import ServePoller
 from sundog_edge.replicas.sync import ReplicaSync
 from sundog_edge.split.document import Cluster
 from sundog_edge.split.layout import Layout, SlotAssignment, SlotServer
+from waiting import PATIENCE_S
 
 GOOD, SLOW = Cluster(dashboard="http://good"), Cluster(dashboard="http://slow")
 
@@ -26,6 +27,7 @@ class Client:
     """Two clusters: one answers at once, the other after `go_on`."""
 
     def __init__(self) -> None:
+        self.parse_s = 0.0
         self.asked: Counter[str] = Counter()
         self.go_on = asyncio.Event()
         self.port = 1
@@ -44,8 +46,12 @@ async def test_a_hanging_cluster_delays_no_other_and_has_one_poll_at_a_time(monk
     client = Client()
     answers = ServePoller(client)
     await answers.poll({"good": GOOD, "slow": SLOW})
-    first = answers.version
-    await answers.poll({"good": GOOD, "slow": SLOW})
+    first, client.parse_s = answers.version, 0.25
+    # Later rounds do not wait for it at all.
+    monkeypatch.setattr(serve_poller, "POLL_WAIT_S", None)
+    async with asyncio.timeout(PATIENCE_S):
+        await answers.poll({"good": GOOD, "slow": SLOW})
+    assert answers.cost_s == 0.25, "not the time of other tasks"
     assert client.asked == {"http://good": 2, "http://slow": 1}
     assert answers.version is first
     client.port = 2
@@ -56,6 +62,16 @@ async def test_a_hanging_cluster_delays_no_other_and_has_one_poll_at_a_time(monk
     await answers.poll({"good": GOOD, "slow": SLOW})
     await answers.poll({"good": GOOD, "slow": SLOW})
     assert client.asked["http://slow"] == 2
+    assert answers.cost_s == 0
+
+
+async def test_parsing_of_answers_is_measured_even_if_they_are_unusable():
+    client = ServeClient(None, None)
+    client._parse(b'{"target_groups": []}', GOOD)
+    before = client.parse_s
+    with pytest.raises(ServeUnavailable):
+        client._parse(b"{}", GOOD)
+    assert client.parse_s > before > 0
 
 
 async def test_an_application_at_zero_is_known_until_its_cluster_is_gone(monkeypatch):

@@ -76,10 +76,10 @@ def find_idle_deployment(deployment: Object) -> IdleDeployment | None:
 def has_unmet_load(
     service: str, found: IdleDeployment, app: ApplicationState | None, reports: Sequence[EdgeReport]
 ) -> bool:
-    """Return whether the requests at the edges need more replicas than Ray Serve's autoscaling has asked for."""
-    if found.autoscaling is None or app is None:
-        return False
+    """Return whether the requests at the edges are known to need more replicas than Ray Serve's autoscaling has asked for."""
     requests = confirmation.count_in_flight(service, found.revision, reports)
+    if found.autoscaling is None or app is None or requests is None:
+        return False
     target = sum(deployment.target_replicas for deployment in app.deployments)
     running = sum(deployment.running for deployment in app.deployments)
     waits = load.can_wait_at_edges(requests, running, found.max_ongoing_requests)

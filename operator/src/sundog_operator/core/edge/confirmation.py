@@ -121,12 +121,16 @@ def _count_healthy(service: str, application: str, report: EdgeReport) -> int | 
     return max(counts, default=None)
 
 
-def count_in_flight(service: str, revision: int, reports: Iterable[EdgeReport]) -> int:
-    """Count the requests in flight to a revision over all edges that answer, ready or not."""
+def count_in_flight(service: str, revision: int, reports: Iterable[EdgeReport]) -> int | None:
+    """Count the requests in flight to a revision over all edges that answer, ready or not; None if one of them cannot know.
+
+    An edge leaves `inFlight` out while its HAProxy cannot be asked. Older edges report 0 then.
+    """
     application = names.application(service, revision)
-    return sum(
-        int((_find_service(service, report) or {}).get("inFlight", {}).get(application, 0)) for report in reports
-    )
+    found = [own for report in reports if (own := _find_service(service, report)) is not None]
+    if any(own.get("inFlight") is None for own in found):
+        return None
+    return sum(int(own["inFlight"].get(application, 0)) for own in found)
 
 
 def _find_service(service: str, report: EdgeReport) -> Mapping[str, Any] | None:

@@ -64,6 +64,7 @@ def _adopt_stable_cluster(context: PlanContext) -> None:
 
 def _is_drained(context: PlanContext, retiring: DrainingRevision) -> bool:
     deadline = timedelta(seconds=evaluation.request_deadline_s(context.observed.split))
+    # Not known is not idle.
     is_idle = confirmation.count_in_flight(context.service, retiring.revision, context.observed.edges) == 0
     waited = context.now - retiring.since
     return waited >= DRAIN_GRACE and (is_idle or waited >= deadline + DRAIN_GRACE)

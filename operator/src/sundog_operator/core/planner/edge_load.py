@@ -35,7 +35,7 @@ def _is_seen_by_serve(context: PlanContext, spec: ModelDeploymentSpec, stable: i
     requests = confirmation.count_in_flight(context.service, stable, context.observed.edges)
     revision, running = context.revision(stable), context.readiness(stable).running
     runtime = (revisions.spec_of(revision) if revision is not None else spec).runtime
-    return not load.can_wait_at_edges(requests, running, runtime.max_ongoing_requests)
+    return requests is not None and not load.can_wait_at_edges(requests, running, runtime.max_ongoing_requests)
 
 
 def _count_needed(context: PlanContext) -> int | None:
@@ -52,4 +52,4 @@ def _count_needed(context: PlanContext) -> int | None:
     # The first arm is stable's, which `max` prefers among equal ones.
     largest = max(weights, key=lambda number: weights[number])
     requests = confirmation.count_in_flight(context.service, largest, context.observed.edges)
-    return load.replicas_for_requests(requests, weights[largest], spec.autoscaling)
+    return None if requests is None else load.replicas_for_requests(requests, weights[largest], spec.autoscaling)
