@@ -321,6 +321,8 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
     evidence = json.loads(json.dumps(build_evidence(seen, AppliedDocument(document, 1.0, {}), Ledger(), 2.0)))
     reports = [EdgeReport("edge-0", ready=True, terminating=False, evidence=evidence)]
     assert confirmation.confirm("digits", split, reports).confirmed
+    assert confirmation.confirm("digits", split, reports, written["services"][0]["hash"]).confirmed
+    assert not confirmation.confirm("digits", split, reports, "5f0c9a3e1b7d2c4a").confirmed
     assert not confirmation.confirm(
         "digits", edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 8), reports
     ).confirmed

@@ -161,14 +161,18 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
     ),
     ConditionText(
         "TrafficSynced",
-        "Every edge has applied the split, and can use the Secrets of the endpoint.",
+        "Every edge has applied the split and the endpoint, and can use the Secrets of the endpoint.",
         (
-            ReasonText("True", "InForce", "Every edge confirmed the split."),
-            ReasonText("Unknown", "Confirming", "Not every edge has confirmed the split yet. This lasts 30 s at most."),
+            ReasonText("True", "InForce", "Every edge confirmed the split and the endpoint."),
+            ReasonText(
+                "Unknown",
+                "Confirming",
+                "Not every edge has confirmed the split and the endpoint yet. This lasts 30 s at most.",
+            ),
             ReasonText(
                 "False",
                 "EdgeNotConfirmed",
-                "An edge has not confirmed the split for 30 s. The message names its pod and the cause.",
+                "An edge has not confirmed the split or an edit of the endpoint for 30 s. The message names its pod and the cause.",
             ),
             ReasonText("False", "NothingServes", "No revision is ready for traffic, so there is no split."),
             ReasonText("False", "SecretNotFound", _ABSENT),

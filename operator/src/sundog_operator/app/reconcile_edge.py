@@ -168,34 +168,20 @@ def _make_entry(
     owned: Sequence[Revision],
     previous: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
-    """Return the entry of one ModelDeployment; None where it can have none yet.
-
-    With an invalid spec the endpoint stays as it was, and the split still follows the status, so that an abort works. After the status was
-    lost, the whole entry stays as it was until the planner has recovered the status.
-    """
+    """Return the entry of one ModelDeployment; None where it can have none yet."""
     meta = model_deployment["metadata"]
-    name, status, known = (
-        meta["name"],
-        ModelDeploymentStatus.parse(model_deployment.get("status")),
-        split_document.find_service_entry(previous, meta["name"]),
-    )
-    if not status.cluster:
-        return known
+    status = ModelDeploymentStatus.parse(model_deployment.get("status"))
     uid, rollout = desired_state.find_active_experiment(status, experiments)
-    split = desired_state.desired_split(model_deployment, status, uid, rollout)
-    limits = {revision.number: revisions.spec_of(revision).runtime.max_ongoing_requests for revision in owned}
-    spec = accept_model_deployment(model_deployment, deps.settings.installation).spec
-    if spec is None and known is not None:
-        return split_document.update_service_entry(known, status.cluster, name, split, limits)
-    if spec is None:
-        stable = revisions.find_by_number(owned, status.stable.revision if status.stable else None)
-        spec = revisions.spec_of(stable) if stable else None
-    if spec is None:
-        return None
     domain = deps.settings.cluster_domain
-    host = "" if hosts.find_conflicting_deployment(model_deployment, model_deployments, domain) else spec.endpoint.host
-    return split_document.make_service_entry(
-        meta["namespace"], name, spec, status.cluster, split, host=host, limits=limits, domain=domain
+    return desired_state.desired_entry(
+        model_deployment,
+        status,
+        desired_state.desired_split(model_deployment, status, uid, rollout),
+        accept_model_deployment(model_deployment, deps.settings.installation).spec,
+        split_document.find_service_entry(previous, meta["name"]),
+        owned,
+        has_host=not hosts.find_conflicting_deployment(model_deployment, model_deployments, domain),
+        domain=domain,
     )
 
 

@@ -148,6 +148,7 @@ def _service(
     return {
         "attempt": service.attempt,
         "epoch": service.epoch,
+        "hash": service.hash,
         "since": in_force.since.get(service.name, in_force.applied_at) if in_force else 0.0,
         "arms": {arm.name: _arm(arm, agent) for arm in service.arms},
         "inFlight": {name: running.get(name, 0) for name in sorted({*running, *applications})},
