@@ -317,6 +317,7 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
         servers={"digits-r7": ServerCounts(up=2)},
         running={"digits": {"digits-r8": 3}},
         problems={"digits": ["Secret keys is missing or empty"]},
+        admitting={"digits": False},
     )
     evidence = json.loads(json.dumps(build_evidence(seen, AppliedDocument(document, 1.0, {}), Ledger(), 2.0)))
     reports = [EdgeReport("edge-0", ready=True, terminating=False, evidence=evidence)]
@@ -331,6 +332,7 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
     )
     assert confirmation.count_in_flight("digits", 8, reports) == 3
     assert confirmation.find_edge_problems("digits", reports) == [("edge-0", "Secret keys is missing or empty")]
+    assert confirmation.refuses_every_caller("digits", reports)
 
 
 def test_of_replicas_that_an_edge_has_not_looked_at_nothing_is_known() -> None:

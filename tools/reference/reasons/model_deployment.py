@@ -32,6 +32,11 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             ReasonText("False", "NoHealthyReplica", _NO_REPLICA),
             ReasonText("False", "SecretNotFound", _ABSENT),
             ReasonText("False", "SecretIncomplete", _INCOMPLETE),
+            ReasonText(
+                "False",
+                "SecretInvalid",
+                "No edge can use any key of the Secrets in `spec.endpoint.auth`, so edges refuse every request.",
+            ),
         ),
         "Without a stable revision: the reason of `SpecAccepted` if that is False, else the reason of `RevisionReady`.",
     ),

@@ -46,6 +46,7 @@ class AgentState:
         mirrored: rows of mirrored requests.
         mirroring: whether a mirror runs.
         starts: startup reports by application, of one replica each.
+        admitting: whether a credential is loaded, by service; only services with `auth`.
     """
 
     edge: str
@@ -58,6 +59,7 @@ class AgentState:
     mirrored: Sequence[Mapping[str, Any]] = ()
     mirroring: bool = False
     starts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    admitting: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ def _service(
         "inFlight": {name: running.get(name, 0) for name in sorted({*running, *applications})},
         "refused": [{"boot": boot, **dict.fromkeys(SERVICE_REFUSALS, 0), **kinds} for boot, kinds in refused],
         "problems": list(agent.problems.get(service.name, ())),
+        **({"hasCredentials": agent.admitting[service.name]} if service.name in agent.admitting else {}),
         **({"feedback": agent.feedback[service.name]} if service.name in agent.feedback else {}),
         **({"match": service.match.model_dump()} if service.match else {}),
         **({"shadow": {"arm": service.shadow.arm, "mirroring": agent.mirroring}} if service.shadow else {}),

@@ -103,6 +103,12 @@ def find_edge_problems(service: str, reports: Iterable[EdgeReport]) -> list[tupl
     ]
 
 
+def refuses_every_caller(service: str, reports: Iterable[EdgeReport]) -> bool:
+    """Return whether every ready edge requires a credential for a service and has none. Edges of earlier releases do not report it."""
+    serving = [_find_service(service, report) or {} for report in reports if report.ready and not report.terminating]
+    return bool(serving) and all(found.get("hasCredentials") is False for found in serving)
+
+
 def healthy_replicas(service: str, revision: int, reports: Iterable[EdgeReport]) -> int:
     """Return the smallest number of a revision's healthy replicas over all ready edges. An edge without a count counts as 0.
 

@@ -361,6 +361,9 @@ def _ready(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusi
     synced = conclusions["TrafficSynced"]
     if synced.reason in (DeploymentReason.SECRET_NOT_FOUND, DeploymentReason.SECRET_INCOMPLETE):
         return synced
+    refuses_all = edge_confirmation.refuses_every_caller(context.service, context.observed.edges)
+    if synced.reason == DeploymentReason.SECRET_INVALID and refuses_all:
+        return synced._replace(message=f"{synced.message}; until then the edge rejects every request")
     if context.is_at_zero and synced.status != "False":
         return _ready_at_zero(stable, conclusions["RevisionReady"])
     healthy = edge_confirmation.reported_replicas(context.service, stable.revision, context.observed.edges)
