@@ -95,7 +95,7 @@ def comparable_reports(service: str, reports: Sequence[EdgeReport]) -> object:
 
 
 def _comparable_entry(service: str, report: EdgeReport) -> tuple[dict[str, Any] | None, str]:
-    """Return what an edge reports about a service, and its error about the newest document where no hash tells more."""
+    """Return what an edge reports about a service, and its error about the newest document where there is no hash."""
     services = (report.evidence or {}).get("services")
     entry = services.get(service) if isinstance(services, Mapping) else None
     if not isinstance(entry, Mapping):
