@@ -290,6 +290,17 @@ def test_a_plain_release_has_the_lease_of_an_operator_without_a_configured_one()
     assert service_account.lease(SMALLEST) == LEASE_NAME
 
 
+@pytest.mark.parametrize("release", [RELEASE, "sundog-operator"])
+def test_the_operator_lets_the_test_of_its_release_in(release: str) -> None:
+    rendered = templates(SMALLEST, release)
+    pod, policy = (yaml.safe_load(rendered[f"templates/{path}.yaml"]) for path in ("tests/ready", "networkpolicy"))
+    (source,) = [each for each in policy["spec"]["ingress"][0]["from"] if "namespaceSelector" not in each]
+    assert source["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert policy["metadata"]["labels"].items() - pod["metadata"]["labels"].items() == {
+        ("app.kubernetes.io/name", "sundog-operator")
+    }
+
+
 def test_two_releases_in_one_namespace_share_nothing_and_not_their_lease() -> None:
     first, second = (
         {**values("namespaced"), "fullnameOverride": name, "watchNamespaces": [team]}

@@ -317,10 +317,13 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
         servers={"digits-r7": ServerCounts(up=2)},
         running={"digits": {"digits-r8": 3}},
         problems={"digits": ["Secret keys is missing or empty"]},
+        admitting={"digits": False},
     )
     evidence = json.loads(json.dumps(build_evidence(seen, AppliedDocument(document, 1.0, {}), Ledger(), 2.0)))
     reports = [EdgeReport("edge-0", ready=True, terminating=False, evidence=evidence)]
     assert confirmation.confirm("digits", split, reports).confirmed
+    assert confirmation.confirm("digits", split, reports, written["services"][0]["hash"]).confirmed
+    assert not confirmation.confirm("digits", split, reports, "5f0c9a3e1b7d2c4a").confirmed
     assert not confirmation.confirm(
         "digits", edge_split.make_stable_split("digits", "1f0c9a3e-5d2b", 8), reports
     ).confirmed
@@ -329,6 +332,7 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
     )
     assert confirmation.count_in_flight("digits", 8, reports) == 3
     assert confirmation.find_edge_problems("digits", reports) == [("edge-0", "Secret keys is missing or empty")]
+    assert confirmation.refuses_every_caller("digits", reports)
     unread = build_evidence(replace(seen, running=None), AppliedDocument(document, 1.0, {}), Ledger(), 2.0)
     reports.append(EdgeReport("edge-1", ready=True, terminating=False, evidence=json.loads(json.dumps(unread))))
     assert confirmation.confirm("digits", split, reports).confirmed

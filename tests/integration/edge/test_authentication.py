@@ -89,7 +89,8 @@ async def test_keys_are_rotated_without_a_reload(edge, keyed):
     await answers(edge, 401, x_api_key=BOB)
 
     async def told() -> bool:
-        return (await edge.evidence())["services"]["digits"]["problems"] == ["Secret clients is missing or empty"]
+        seen = (await edge.evidence())["services"]["digits"]
+        return seen["problems"] == ["Secret clients is missing or empty"] and seen["hasCredentials"] is False
 
     await edge.comes_true(told, "the missing Secret is told")
     assert await current(edge) == pid
@@ -107,6 +108,7 @@ async def test_a_broken_key_harms_nobody_else(edge, keyed):
     ]
     assert await status(edge, x_api_key=BOB) == 200
     assert await status(edge, x_api_key="short") == 401
+    assert (await edge.evidence())["services"]["digits"]["hasCredentials"] is True
     for folder in (edge.root / "s").rglob("*"):
         if folder.is_file() and not folder.name.endswith(".json"):
             assert BOB.encode() not in folder.read_bytes()

@@ -96,7 +96,7 @@ async def test_lines_that_the_pipe_could_not_hold_are_lost_by_name(edge, digits)
 
 
 async def test_a_bad_document_changes_nothing_and_says_why(edge, digits):
-    good = edge.document(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])]))
+    good = edge.document(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])], hash="b2"))
 
     async def refused(words: str) -> bool:
         error = (await edge.evidence())["document"]["error"]
@@ -116,7 +116,9 @@ async def test_a_bad_document_changes_nothing_and_says_why(edge, digits):
         edge.write(content)
         await edge.comes_true(lambda words=words: refused(words), words)
         assert (await edge.get("/digits/")).status == 200
-        assert (await edge.evidence())["document"]["generation"] < good["generation"]
+        evidence = await edge.evidence()
+        assert evidence["document"]["generation"] < good["generation"]
+        assert evidence["services"]["digits"]["hash"] == ""
         assert await edge.status("/readyz") == 200
     edge.write(good)
 
@@ -125,6 +127,7 @@ async def test_a_bad_document_changes_nothing_and_says_why(edge, digits):
         return seen["generation"] == good["generation"] and seen["error"] == ""
 
     await edge.comes_true(taken, "the good document")
+    assert (await edge.evidence())["services"]["digits"]["hash"] == "b2"
 
 
 async def test_a_document_behind_a_swapped_link_is_followed(edge, serve, digits):

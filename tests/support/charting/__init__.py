@@ -37,9 +37,9 @@ def values(case: str) -> dict[str, Any]:
     return loaded
 
 
-def templates(given: Values) -> dict[str, str]:
+def templates(given: Values, release: str = RELEASE) -> dict[str, str]:
     """Return each template's text by its path in the chart. Raises helm_python's HelmError if `helm template` would fail."""
-    rendered = chart().render(dict(given), name=RELEASE, namespace=NAMESPACE)
+    rendered = chart().render(dict(given), name=release, namespace=NAMESPACE)
     return {path.removeprefix("sundog/"): text for path, text in sorted(rendered.items())}
 
 

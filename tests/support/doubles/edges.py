@@ -31,6 +31,7 @@ class FakeEdges:
         young: pods whose agent has not looked at HAProxy's servers yet.
         in_flight: application → requests that do not end; None while HAProxy cannot be asked.
         problems: what edges lack for every service.
+        admitting: pod → whether it has a credential for services; pods of before that was reported are left out.
         mirrored: pod → rows of its evidence about copies of requests.
         traffic: the requests that come; none unless a test asks for some.
         outcomes: what becomes of them.
@@ -47,6 +48,7 @@ class FakeEdges:
         self.young: set[str] = set()
         self.in_flight: dict[str, int] | None = {}
         self.problems: list[str] = []
+        self.admitting: dict[str, bool] = {}
         self.mirrored: dict[str, list[dict[str, Any]]] = {}
         self.traffic = Traffic()
         self.outcomes = Outcomes()
@@ -133,6 +135,7 @@ class FakeEdges:
             servers={each: ServerCounts(up=self._serve.running(each)) for each in seen},
             running=None if self.in_flight is None else {service["name"]: self.in_flight for service in services},
             problems={service["name"]: self.problems for service in services},
+            admitting={service["name"]: self.admitting[name] for service in services if name in self.admitting},
             mirrored=self.mirrored.get(name, ()),
             feedback=self.outcomes.sections(self._in_force.get(name, {})),
             starts={each: start for each in seen if (start := self._serve.start_of(each)) is not None},

@@ -11,7 +11,7 @@ from sundog_operator.api.installation import Installation, NetworkPolicySettings
 from sundog_operator.app.controller import Controller
 from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key
-from sundog_operator.app.reconcile_edge import UNCONFIRMED_RESYNC_S, reconcile_edge
+from sundog_operator.app.reconcile_edge import RESYNC_S, UNCONFIRMED_RESYNC_S, reconcile_edge
 from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import Conflict, DependencyError, Forbidden, Invalid, NotServed, SundogError
 from sundog_operator.ports import (
@@ -143,6 +143,28 @@ async def test_what_is_somebody_elses_is_never_touched(cluster: Cluster, kind: K
     await reconcile(cluster)
     assert await cluster.kube.get(Ref(kind, NAMESPACE, names.EDGE)) == theirs
     assert not await exists(cluster, DEPLOYMENT)
+
+
+@pytest.mark.parametrize("kind", [SECRET, SERVICE_ACCOUNT, ROLE_BINDING, POD_DISRUPTION_BUDGET, SERVICE, DEPLOYMENT])
+async def test_an_object_whose_label_others_have_changed_is_reported_and_stops_no_traffic(
+    cluster: Cluster, kind: Kind
+) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    await reconcile(cluster)
+    ref = Ref(kind, NAMESPACE, names.EDGE)
+    stored = await cluster.kube.get(ref)
+    assert stored is not None
+    stored["metadata"]["labels"][names.LABEL_MANAGED_BY] = "theirs"
+    theirs = await cluster.kube.replace(stored)
+    await cluster.apply(endpoint={**ENDPOINT, "requestTimeout": "7s"})
+    assert await reconcile(cluster) == RESYNC_S
+    config_map = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
+    assert config_map is not None
+    (digits, _) = json.loads(config_map["data"]["split.json"])["services"]
+    assert digits["requestTimeoutSeconds"] == 7
+    assert await cluster.kube.get(ref) == theirs
+    await cluster.round()
+    assert await cluster.condition("SpecAccepted") == ("False", "NotOwned")
 
 
 async def test_a_service_of_somebody_else_is_reported_and_the_others_get_theirs(cluster: Cluster) -> None:

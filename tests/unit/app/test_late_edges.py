@@ -61,6 +61,27 @@ async def test_of_several_one_goes_at_a_time_and_never_the_last_that_serves() ->
     assert len(await edges(cluster)) == 3
 
 
+async def test_an_edit_of_the_endpoint_that_an_edge_misses_is_reported_and_moves_no_traffic() -> None:
+    cluster = Cluster()
+    await cluster.apply()
+    await cluster.until(lambda: cluster.serves(1))
+    await cluster.add_edge("sundog-edge-1")
+    await cluster.settle(3)
+    assert await cluster.condition("TrafficSynced") == ("True", "InForce")
+    cluster.edges.stale = {"sundog-edge-1"}
+    await cluster.apply(endpoint={"rateLimit": {"perClient": "5/s"}})
+    await cluster.settle(10)
+    assert await cluster.condition("TrafficSynced") == ("Unknown", "Confirming")
+    assert await cluster.condition("Promoted") == ("True", "Promoted"), "the split is in force"
+    await cluster.settle(30)
+    (synced,) = [each for each in (await cluster.status())["conditions"] if each["type"] == "TrafficSynced"]
+    assert (synced["status"], synced["reason"]) == ("False", "EdgeNotConfirmed")
+    assert synced["message"] == "the newest settings are not in force after 30 s: sundog-edge-1 has older settings"
+    cluster.edges.stale = set()
+    await cluster.settle(3)
+    assert await cluster.condition("TrafficSynced") == ("True", "InForce")
+
+
 async def _is(cluster: Cluster, wanted: set[str]) -> bool:
     return await edges(cluster) == wanted
 

@@ -104,6 +104,24 @@ async def test_what_an_edge_cannot_use_is_reported_while_it_serves(cluster: Clus
     assert await cluster.condition("TrafficSynced") == ("True", "InForce")
 
 
+async def test_an_edge_that_lets_no_caller_in_is_not_ready(cluster: Cluster) -> None:
+    await put(cluster, ann="short")
+    await cluster.add_edge("sundog-edge-1")
+    cluster.edges.problems, cluster.edges.admitting = (
+        ["Secret keys file ann is not an API key"],
+        {"sundog-edge-0": False},
+    )
+    await cluster.settle(20)
+    assert await cluster.condition("Ready") == ("True", "Serving"), "the other edge lets callers in"
+    cluster.edges.admitting = {"sundog-edge-0": False, "sundog-edge-1": False}
+    await cluster.settle(2)
+    assert await cluster.condition("Ready") == ("False", "SecretInvalid")
+    assert await cluster.condition("TrafficSynced") == ("False", "SecretInvalid")
+    cluster.edges.problems, cluster.edges.admitting = [], {}
+    await cluster.settle(2)
+    assert await cluster.condition("Ready") == ("True", "Serving")
+
+
 async def test_the_url_says_how_to_come(cluster: Cluster) -> None:
     await cluster.settle(10)
     assert (await cluster.status())["url"] == f"http://{NAME}.{NAMESPACE}.svc"

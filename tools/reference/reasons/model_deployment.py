@@ -32,6 +32,11 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             ReasonText("False", "NoHealthyReplica", _NO_REPLICA),
             ReasonText("False", "SecretNotFound", _ABSENT),
             ReasonText("False", "SecretIncomplete", _INCOMPLETE),
+            ReasonText(
+                "False",
+                "SecretInvalid",
+                "No edge can use any key of the Secrets in `spec.endpoint.auth`, so edges refuse every request.",
+            ),
         ),
         "Without a stable revision: the reason of `SpecAccepted` if that is False, else the reason of `RevisionReady`.",
     ),
@@ -161,14 +166,18 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
     ),
     ConditionText(
         "TrafficSynced",
-        "Every edge has applied the split, and can use the Secrets of the endpoint.",
+        "Every edge has applied the split and the endpoint, and can use the Secrets of the endpoint.",
         (
-            ReasonText("True", "InForce", "Every edge confirmed the split."),
-            ReasonText("Unknown", "Confirming", "Not every edge has confirmed the split yet. This lasts 30 s at most."),
+            ReasonText("True", "InForce", "Every edge confirmed the split and the endpoint."),
+            ReasonText(
+                "Unknown",
+                "Confirming",
+                "Not every edge has confirmed the split and the endpoint yet. This lasts 30 s at most.",
+            ),
             ReasonText(
                 "False",
                 "EdgeNotConfirmed",
-                "An edge has not confirmed the split for 30 s. The message names its pod and the cause.",
+                "An edge has not confirmed the split or an edit of the endpoint for 30 s. The message names its pod and the cause.",
             ),
             ReasonText("False", "NothingServes", "No revision is ready for traffic, so there is no split."),
             ReasonText("False", "SecretNotFound", _ABSENT),

@@ -104,9 +104,11 @@ async def apply_secrets(
 async def apply_shared_objects(
     deps: Dependencies, namespace: str, model_deployments: Sequence[Object], installation: Installation
 ) -> None:
-    """Apply the shared objects, and delete the policies where they are disabled. Raises DependencyError."""
+    """Apply the shared objects except foreign ones, and delete the policies where they are disabled. Raises DependencyError."""
     for wanted in make_shared_objects(namespace, model_deployments, installation):
-        await ensure(deps, wanted, await deps.kube.get(ref_of(wanted)))
+        stored = await deps.kube.get(ref_of(wanted))
+        if stored is None or is_managed_by_sundog(stored):
+            await ensure(deps, wanted, stored)
     if not installation.network_policies.enabled:
         for policy in await deps.kube.list(NETWORK_POLICY, namespace, objects.EDGE_SELECTOR):
             await deps.kube.delete(ref_of(policy), uid=policy["metadata"]["uid"])

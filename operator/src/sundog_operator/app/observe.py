@@ -71,7 +71,8 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
     rays = [Ref(RAY_CLUSTER, namespace, name) for name in sorted(desired_state.needed_clusters(stored_status))]
     views = {ref.name: await read_cluster_view(deps, namespace, ref.name) for ref in rays}
     config_map, edge_deployment = (Ref(kind, namespace, names.EDGE) for kind in (CONFIG_MAP, DEPLOYMENT))
-    split = split_document.find_service_entry(await deps.kube.view(config_map, split_document.read_document), name)
+    document = await deps.kube.view(config_map, split_document.read_document)
+    split = split_document.find_service_entry(document, name)
     pods = await list_edge_pods(deps, namespace)
     rollouts = tuple(each.rollout for each in experiments if each.rollout is not None and each.is_of(name, uid))
     user_experiments = tuple(
@@ -114,8 +115,16 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         url=_make_url(pods, namespace, name, tls=_has_tls(deps, deployment, split)),
         split=split,
         host_taken_by=hosts.find_conflicting_deployment(
-            deployment, (each.object for each in others), deps.settings.cluster_domain
+            deployment,
+            # The others of the namespace have no hosts at the edge.
+            (
+                each.object
+                for each in others
+                if each.clusters or split_document.find_service_entry(document, each.object["metadata"]["name"])
+            ),
+            deps.settings.cluster_domain,
         ),
+        domain=deps.settings.cluster_domain,
         image=deps.settings.runtime_image,
         secrets=await read_secrets(deps, deployment),
         installation=deps.settings.installation,

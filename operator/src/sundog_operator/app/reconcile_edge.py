@@ -54,7 +54,7 @@ async def _reconcile(deps: Dependencies, key: Key) -> float | None:
     deployments = sorted(await deps.kube.list(MODEL_DEPLOYMENT, key.namespace), key=hosts.creation_order)
     config_map = await deps.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE))
     deployment = await deps.kube.get(Ref(DEPLOYMENT, key.namespace, names.EDGE))
-    if any(stored is not None and not is_managed_by_sundog(stored) for stored in (config_map, deployment)):
+    if _is_foreign(config_map):
         return RESYNC_S
     previous = split_document.read_document(config_map)
     model_deployments = [
@@ -68,13 +68,17 @@ async def _reconcile(deps: Dependencies, key: Key) -> float | None:
     installation = deps.settings.installation
     if installation is None:
         await ensure(deps, objects.make_config_map(key.namespace, model_deployments, document), config_map)
+        if _is_foreign(deployment):
+            return RESYNC_S
         wanted = objects.make_local_deployment(key.namespace, model_deployments, deps.settings.edge_image)
         await ensure(deps, wanted, deployment)
         return IDLE_RESYNC_S
-    if await edge_resources.find_foreign_shared_objects(deps, key.namespace, installation):
-        return RESYNC_S
     stored = (config_map, deployment)
     return await _apply_cluster_edge(deps, key.namespace, model_deployments, installation, stored, (previous, document))
+
+
+def _is_foreign(stored: Object | None) -> bool:
+    return stored is not None and not is_managed_by_sundog(stored)
 
 
 async def _make_document(
@@ -116,9 +120,13 @@ async def _apply_cluster_edge(
     """
     (config_map, deployment), document = stored, documents[1]
     # A Secret is copied before the document names it, and removed in a later pass than its name.
-    if not await edge_resources.apply_secrets(deps, namespace, model_deployments, documents):
-        return RESYNC_S
+    is_own = await edge_resources.apply_secrets(deps, namespace, model_deployments, documents)
+    # Traffic moves whatever else is foreign, so that a bad canary can be rolled back.
     await ensure(deps, objects.make_config_map(namespace, model_deployments, document), config_map)
+    is_own &= not await edge_resources.find_foreign_shared_objects(deps, namespace, installation)
+    # A first pod must not run with a ServiceAccount or a Secret of others.
+    if _is_foreign(deployment) or (deployment is None and not is_own):
+        return RESYNC_S
     await edge_resources.apply_shared_objects(deps, namespace, model_deployments, installation)
     needs_store = await edge_store.is_needed(deps, namespace)
     feedback = needs_store and await edge_store.apply_edge_store(deps, namespace, model_deployments, installation)
@@ -140,7 +148,7 @@ async def _apply_cluster_edge(
         raise errors[0]
     if not has_pods:
         return UNCONFIRMED_RESYNC_S
-    return RESYNC_S if needs_store else IDLE_RESYNC_S
+    return IDLE_RESYNC_S if is_own and not needs_store else RESYNC_S
 
 
 def _log_dropped_overrides(
@@ -168,34 +176,20 @@ def _make_entry(
     owned: Sequence[Revision],
     previous: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
-    """Return the entry of one ModelDeployment; None where it can have none yet.
-
-    With an invalid spec the endpoint stays as it was, and the split still follows the status, so that an abort works. After the status was
-    lost, the whole entry stays as it was until the planner has recovered the status.
-    """
+    """Return the entry of one ModelDeployment; None where it can have none yet."""
     meta = model_deployment["metadata"]
-    name, status, known = (
-        meta["name"],
-        ModelDeploymentStatus.parse(model_deployment.get("status")),
-        split_document.find_service_entry(previous, meta["name"]),
-    )
-    if not status.cluster:
-        return known
+    status = ModelDeploymentStatus.parse(model_deployment.get("status"))
     uid, rollout = desired_state.find_active_experiment(status, experiments)
-    split = desired_state.desired_split(model_deployment, status, uid, rollout)
-    limits = {revision.number: revisions.spec_of(revision).runtime.max_ongoing_requests for revision in owned}
-    spec = accept_model_deployment(model_deployment, deps.settings.installation).spec
-    if spec is None and known is not None:
-        return split_document.update_service_entry(known, status.cluster, name, split, limits)
-    if spec is None:
-        stable = revisions.find_by_number(owned, status.stable.revision if status.stable else None)
-        spec = revisions.spec_of(stable) if stable else None
-    if spec is None:
-        return None
     domain = deps.settings.cluster_domain
-    host = "" if hosts.find_conflicting_deployment(model_deployment, model_deployments, domain) else spec.endpoint.host
-    return split_document.make_service_entry(
-        meta["namespace"], name, spec, status.cluster, split, host=host, limits=limits, domain=domain
+    return desired_state.desired_entry(
+        model_deployment,
+        status,
+        desired_state.desired_split(model_deployment, status, uid, rollout),
+        accept_model_deployment(model_deployment, deps.settings.installation).spec,
+        split_document.find_service_entry(previous, meta["name"]),
+        owned,
+        has_host=not hosts.find_conflicting_deployment(model_deployment, model_deployments, domain),
+        domain=domain,
     )
 
 

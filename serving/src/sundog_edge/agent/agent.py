@@ -175,6 +175,7 @@ class Agent:
             self._mirror_supervisor.rows,
             self._mirror_supervisor.ready,
             self._startups.known,
+            self._split.admitting,
         )
         return build_evidence(state, self._split.in_force, self._collector.ledger, time.time(), query)
 

@@ -46,6 +46,7 @@ class AgentState:
         mirrored: rows of mirrored requests.
         mirroring: whether a mirror runs.
         starts: startup reports by application, of one replica each.
+        admitting: whether a credential is loaded, by service; only services with `auth`.
     """
 
     edge: str
@@ -58,6 +59,7 @@ class AgentState:
     mirrored: Sequence[Mapping[str, Any]] = ()
     mirroring: bool = False
     starts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    admitting: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +148,13 @@ def _service(
     return {
         "attempt": service.attempt,
         "epoch": service.epoch,
+        "hash": service.hash,
         "since": in_force.since.get(service.name, in_force.applied_at) if in_force else 0.0,
         "arms": {arm.name: _arm(arm, agent) for arm in service.arms},
         **({} if agent.running is None else {"inFlight": _in_flight(service, agent.running.get(service.name, {}))}),
         "refused": [{"boot": boot, **dict.fromkeys(SERVICE_REFUSALS, 0), **kinds} for boot, kinds in refused],
         "problems": list(agent.problems.get(service.name, ())),
+        **({"hasCredentials": agent.admitting[service.name]} if service.name in agent.admitting else {}),
         **({"feedback": agent.feedback[service.name]} if service.name in agent.feedback else {}),
         **({"match": service.match.model_dump()} if service.match else {}),
         **({"shadow": {"arm": service.shadow.arm, "mirroring": agent.mirroring}} if service.shadow else {}),

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from sundog_edge.errors import SecretError
 from sundog_edge.split.document import SplitDocument
+from sundog_edge.split.policies import Auth
 
 JWKS_FILE = "jwks.json"
 MIN_KEY_CHARACTERS = 16
@@ -37,6 +38,7 @@ class CallerCredentials:
         tokens: `<secret>/<SHA-256 of the key id>` → `<algorithm>|<key>`: the path of a public key, or base64url of a shared one.
         public_keys: PEM by file name.
         problems: problems by Secret.
+        admitting: whether a caller can have a credential, by service; only services with `auth`.
         signing_key: the key that signs exposures.
     """
 
@@ -44,6 +46,7 @@ class CallerCredentials:
     tokens: Mapping[str, str] = field(default_factory=dict)
     public_keys: Mapping[str, bytes] = field(default_factory=dict)
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    admitting: Mapping[str, bool] = field(default_factory=dict)
     signing_key: bytes = b""
 
 
@@ -63,18 +66,29 @@ def load_credentials(
     tokens: dict[str, str] = {}
     public_keys: dict[str, bytes] = {}
     problems: dict[str, tuple[str, ...]] = {}
+    with_keys: set[str] = set()
+    with_tokens: set[str] = set()
     for secret in sorted({service.auth.apiKeys for service in document.services} - {""}):
         clients, problems[secret] = parse_api_keys(secrets.get(secret, {}))
         keys |= {f"{secret}/{digest}": client for digest, client in clients.items()}
+        with_keys |= {secret} if clients else set()
     for secret in sorted({service.auth.jwt.jwks for service in document.services if service.auth.jwt}):
         found, of_secret = parse_jwks(secrets.get(secret, {}))
         problems[secret] = (*problems.get(secret, ()), *of_secret)
+        with_tokens |= {secret} if found else set()
         for key_id, (algorithm, key) in found.items():
             rendered = key if isinstance(key, str) else path_of(key_file_name(key))
             tokens[f"{secret}/{key_id}"] = f"{algorithm}|{rendered}"
             if isinstance(key, bytes):
                 public_keys[key_file_name(key)] = key
-    return CallerCredentials(keys, tokens, public_keys, {secret: found for secret, found in problems.items() if found})
+    admitting = {
+        service.name: service.auth.apiKeys in with_keys
+        or (service.auth.jwt is not None and service.auth.jwt.jwks in with_tokens)
+        for service in document.services
+        if service.auth != Auth()
+    }
+    broken = {secret: found for secret, found in problems.items() if found}
+    return CallerCredentials(keys, tokens, public_keys, broken, admitting)
 
 
 def parse_api_keys(files: Files) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -121,6 +135,8 @@ def parse_jwks(files: Files) -> tuple[dict[str, tuple[str, str | bytes]], tuple[
         if key_id in found:
             problems.append(f"key {number} of {JWKS_FILE} has the kid of another key")
         found.setdefault(key_id, key)
+    if not found and not problems:
+        problems.append(f"{JWKS_FILE} has no key for signatures")
     if len(found) == 1:
         found.setdefault("", next(iter(found.values())))
     return found, tuple(problems)

@@ -92,6 +92,11 @@ class SplitApplier:
             for service in (document.services if document else ())
         }
 
+    @property
+    def admitting(self) -> Mapping[str, bool]:
+        """Whether a caller can have a credential of each service with `auth`."""
+        return self._credentials.admitting
+
     def _secret_problems(self, secret: str) -> tuple[str, ...]:
         return (*self._certificates.problems.get(secret, ()), *self._credentials.problems.get(secret, ()))
 

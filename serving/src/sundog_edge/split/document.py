@@ -194,7 +194,7 @@ class Service(DocumentPart):
     """One service of the namespace. A service without arms answers 503.
 
     `experiment` is the Experiment that the split belongs to, a rollout's or a user's; empty for none. A service with `coldStartSeconds` may
-    scale to zero: so long may a request wait for the first replica.
+    scale to zero: so long may a request wait for the first replica. `hash` is the operator's name for this version of the entry.
     """
 
     name: Name
@@ -221,6 +221,7 @@ class Service(DocumentPart):
     shadow: Shadow | None = None
     rateLimit: RateLimit = RateLimit()  # noqa: N815
     feedback: Feedback | None = None
+    hash: Token | Literal[""] = ""
 
     _lists = field_validator("hosts", "arms", "overrides", mode="before")(list_to_tuple)
 

@@ -12,7 +12,7 @@ from doubles.watched_cluster import TICK_S, WatchedCluster, watched_cluster
 from sundog_operator.adapters.cached.secrets import SECRET_TTL_S
 from sundog_operator.app import reconcile_model_deployment, reconcile_ray_cluster
 from sundog_operator.app.queue import idle
-from sundog_operator.app.queue.idle import find_idle_deployment, has_unmet_load
+from sundog_operator.app.queue.idle import comparable_reports, find_idle_deployment, has_unmet_load
 from sundog_operator.core.observed import ApplicationState, DeploymentState, EdgeReport, ReplicaState
 from sundog_operator.core.planner.requeue import RESYNC_S
 from sundog_operator.ports import SECRET, Ref
@@ -185,6 +185,15 @@ def test_requests_that_wait_at_the_edges_end_its_rest(
     assert not has_unmet_load(NAME, found, None, reports)
     unread = EdgeReport("unread", True, False, {"services": {NAME: {}}})
     assert not has_unmet_load(NAME, found, app, [*reports, unread])
+
+
+def test_an_error_of_an_edge_that_reports_no_hash_ends_its_rest() -> None:
+    def seen(error: str, **entry: str) -> object:
+        evidence = {"document": {"error": error}, "services": {NAME: entry}}
+        return comparable_reports(NAME, [EdgeReport("edge-0", True, False, evidence)])
+
+    assert seen("no") != seen("")
+    assert seen("no", hash="a") == seen("", hash="a") != seen("", hash="b")
 
 
 def test_the_secrets_of_its_endpoint_are_looked_at_and_what_its_pods_have_found_is_not() -> None:

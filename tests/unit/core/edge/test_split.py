@@ -1,5 +1,6 @@
 """An endpoint and a rollout's unit in the split document."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -228,6 +229,46 @@ def test_why_an_edge_has_another_split_in_force_is_shown_with_what_it_has() -> N
         ((pod, waits),) = found.waiting
         assert (found.confirmed, pod) == (False, "edge-0")
         assert waits.endswith(f" ({why})")
+
+
+@pytest.mark.parametrize(
+    ("reported", "error", "waits"),
+    [
+        ({"hash": "b2"}, "", None),
+        # Another service may be the reason.
+        ({"hash": "b2"}, "generation 9 cannot be applied", None),
+        ({"hash": "a1"}, "", "has older settings"),
+        ({"hash": "a1"}, "generation 9 cannot be applied", "has older settings (generation 9 cannot be applied)"),
+        # An edge of this release with a document of an earlier operator.
+        ({"hash": ""}, "", "has older settings"),
+        # An edge of an earlier release.
+        ({}, "", None),
+        ({}, "no", "cannot apply the newest document (no)"),
+    ],
+)
+def test_an_edge_confirms_the_settings_of_its_service_by_their_hash(
+    reported: dict[str, Any], error: str, waits: str | None
+) -> None:
+    report = in_force(())
+    assert report.evidence is not None
+    report.evidence["services"]["digits"] |= reported
+    edge = replace(report, evidence={**report.evidence, "document": {"error": error}})
+    split = edge_split.Split("3b9f", "3b9f", 2, (edge_split.SplitArm("stable", 7, 100, ((0, 10_000),)),))
+    assert confirmation.confirm("digits", split, [edge], "b2").waiting == ((("edge-0", waits),) if waits else ())
+    assert confirmation.confirm("digits", split, [edge]).confirmed, "traffic has moved in any case"
+
+
+def test_the_hash_of_an_entry_follows_all_its_fields_and_nothing_else() -> None:
+    split = running({"steps": STEPS})
+    entry = service(split)
+    kept = split_document.update_service_entry(json.loads(json.dumps(entry)), "sundog-0", "digits", split, {})
+    assert kept["hash"] == entry["hash"] == service(split)["hash"]
+    others = [
+        service(split, endpoint={"auth": {"apiKeys": {"secretName": "keys"}}}),
+        service(replace(split, epoch=split.epoch + 1)),
+        split_document.update_service_entry(entry, "sundog-0", "digits", split, {1: 8}),
+    ]
+    assert len({each["hash"] for each in (entry, *others)}) == 4
 
 
 def test_an_edge_that_is_not_ready_says_why() -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import jwt
 import pytest
@@ -18,8 +19,15 @@ from hypothesis import strategies as st
 from sundog_edge.errors import SecretError
 from sundog_edge.security import secrets as security_secrets
 from sundog_edge.security.certificates import MAX_PEM_BYTES, build_pem, make_self_signed
-from sundog_edge.security.credentials import MAX_KEYS_PER_SET, key_file_name, parse_api_keys, parse_jwks
+from sundog_edge.security.credentials import (
+    MAX_KEYS_PER_SET,
+    key_file_name,
+    load_credentials,
+    parse_api_keys,
+    parse_jwks,
+)
 from sundog_edge.security.secrets import MAX_FILE_BYTES, SecretsDir
+from sundog_edge.split.policies import Auth
 
 GOOD = b"0123456789abcdef"
 
@@ -94,6 +102,34 @@ def test_a_broken_key_set_is_a_problem(files, wrong):
     found, problems = parse_jwks(files)
     assert found == {}
     assert problems[0].startswith(wrong)
+
+
+@pytest.mark.parametrize(
+    ("auth", "admits"),
+    [
+        ({}, None),
+        ({"apiKeys": "keys"}, True),
+        ({"apiKeys": "short"}, False),
+        ({"apiKeys": "absent"}, False),
+        ({"jwt": {"jwks": "jwks"}}, True),
+        ({"jwt": {"jwks": "encrypting"}}, False),
+        # API keys are no keys of tokens.
+        ({"jwt": {"jwks": "keys"}}, False),
+        ({"apiKeys": "short", "jwt": {"jwks": "jwks"}}, True),
+    ],
+)
+def test_a_service_lets_callers_in_by_any_usable_key(auth, admits):
+    secrets = {
+        "keys": {"ada": GOOD},
+        "short": {"ada": b"short"},
+        "jwks": jwks(member(CURVE)),
+        "encrypting": jwks(member(CURVE, use="enc")),
+    }
+    service = Mock(auth=Auth.model_validate(auth))
+    service.name = "digits"
+    loaded = load_credentials(Mock(services=[service]), secrets, str)
+    assert loaded.admitting.get("digits") is admits
+    assert bool(loaded.problems) >= (admits is False), "where no caller is let in, a problem says why"
 
 
 def test_valid_keys_of_a_set_count_and_determine_their_algorithms():

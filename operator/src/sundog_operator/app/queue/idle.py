@@ -89,19 +89,19 @@ def has_unmet_load(
 def comparable_reports(service: str, reports: Sequence[EdgeReport]) -> object:
     """Return the parts of the edges' reports that matter for an idle service."""
     return tuple(
-        (each.uid, each.ready, each.terminating, each.error, each.unready, _comparable_entry(service, each))
+        (each.uid, each.ready, each.terminating, each.error, each.unready, *_comparable_entry(service, each))
         for each in reports
     )
 
 
-def _comparable_entry(service: str, report: EdgeReport) -> dict[str, Any] | None:
+def _comparable_entry(service: str, report: EdgeReport) -> tuple[dict[str, Any] | None, str]:
+    """Return what an edge reports about a service, and its error about the newest document where there is no hash."""
     services = (report.evidence or {}).get("services")
     entry = services.get(service) if isinstance(services, Mapping) else None
-    return (
-        {key: value for key, value in entry.items() if key not in _IGNORED_FIELDS}
-        if isinstance(entry, Mapping)
-        else None
-    )
+    if not isinstance(entry, Mapping):
+        return None, ""
+    kept = {key: value for key, value in entry.items() if key not in _IGNORED_FIELDS}
+    return kept, "" if "hash" in entry else confirmation.find_document_error(report)
 
 
 class IdleKeys:

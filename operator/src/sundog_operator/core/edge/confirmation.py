@@ -22,8 +22,11 @@ class Confirmation:
     waiting: tuple[tuple[str, str], ...]
 
 
-def confirm(service: str, split: Split, reports: Sequence[EdgeReport]) -> Confirmation:
-    """Check that every ready or terminating edge has a split in force. Without such an edge nothing is confirmed."""
+def confirm(service: str, split: Split, reports: Sequence[EdgeReport], entry_hash: str = "") -> Confirmation:
+    """Check that every ready or terminating edge has a split in force. Without such an edge nothing is confirmed.
+
+    With `entry_hash`, edges must have the whole entry with this hash in force. Decisions about traffic need the split alone.
+    """
     serving = [report for report in reports if report.ready or report.terminating]
     if not serving:
         waiting = tuple((report.pod, _explain_not_ready(report)) for report in reports)
@@ -31,7 +34,7 @@ def confirm(service: str, split: Split, reports: Sequence[EdgeReport]) -> Confir
     waiting = tuple(
         (report.pod, difference + _document_error(report))
         for report in serving
-        if (difference := _find_difference(service, split, report))
+        if (difference := _find_difference(service, split, report) or _find_other_entry(service, entry_hash, report))
     )
     return Confirmation(not waiting, waiting)
 
@@ -42,8 +45,24 @@ def _explain_not_ready(report: EdgeReport) -> str:
 
 def _document_error(report: EdgeReport) -> str:
     """Return the error that an edge reports about the newest document, in parentheses; empty without one."""
-    error = ((report.evidence or {}).get("document") or {}).get("error")
+    error = find_document_error(report)
     return f" ({error})" if error else ""
+
+
+def find_document_error(report: EdgeReport) -> str:
+    """Return the error that an edge reports about the newest document; empty without one."""
+    return str(((report.evidence or {}).get("document") or {}).get("error") or "")
+
+
+def _find_other_entry(service: str, entry_hash: str, report: EdgeReport) -> str:
+    """Return how an edge's entry differs from the one with this hash; empty where it does not, or where nothing shows that it does."""
+    found = (_find_service(service, report) or {}).get("hash")
+    if not entry_hash or found == entry_hash:
+        return ""
+    if found is not None:
+        return "has older settings"
+    # Edges of earlier releases report no hash.
+    return "cannot apply the newest document" if find_document_error(report) else ""
 
 
 def _find_difference(service: str, split: Split, report: EdgeReport) -> str:
@@ -82,6 +101,12 @@ def find_edge_problems(service: str, reports: Iterable[EdgeReport]) -> list[tupl
         for report in reports
         for problem in (_find_service(service, report) or {}).get("problems") or ()
     ]
+
+
+def refuses_every_caller(service: str, reports: Iterable[EdgeReport]) -> bool:
+    """Return whether every ready edge requires a credential for a service and has none. Edges of earlier releases do not report it."""
+    serving = [_find_service(service, report) or {} for report in reports if report.ready and not report.terminating]
+    return bool(serving) and all(found.get("hasCredentials") is False for found in serving)
 
 
 def healthy_replicas(service: str, revision: int, reports: Iterable[EdgeReport]) -> int:

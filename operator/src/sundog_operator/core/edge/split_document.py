@@ -1,5 +1,6 @@
 """The split document: the JSON by which the operator configures the edges of a namespace."""
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ def make_service_entry(
         domain: the cluster's DNS domain.
     """
     endpoint = spec.endpoint
-    return {
+    entry = {
         "name": name,
         "hosts": names.hosts(name, namespace, host, domain),
         "cluster": cluster,
@@ -69,6 +70,13 @@ def make_service_entry(
         **_make_admission_fields(endpoint),
         **_make_override_fields(endpoint, split),
     }
+    return _with_hash(entry)
+
+
+def _with_hash(entry: Json) -> Json:
+    """Return an entry with the hash of all its other fields. Edges report it, so the operator knows which entry they have in force."""
+    hashed = orjson.dumps({**entry, "hash": ""}, option=orjson.OPT_SORT_KEYS)
+    return {**entry, "hash": hashlib.sha256(hashed).hexdigest()[:16]}
 
 
 def _make_cold_start_fields(spec: ModelDeploymentSpec) -> Json:
@@ -193,7 +201,7 @@ def update_service_entry(known: Json, cluster: str, name: str, split: Split | No
     """Return a known entry with another cluster and the fields that the split decides. All other fields stay."""
     kept = {field: value for field, value in known.items() if field not in _OPTIONAL_SPLIT_FIELDS}
     overrides = _keep_choosable_overrides(known.get("overrides", ()), split)
-    return {**kept, "cluster": cluster, **make_split_fields(name, split, limits), **overrides}
+    return _with_hash({**kept, "cluster": cluster, **make_split_fields(name, split, limits), **overrides})
 
 
 def _make_arm(service: str, arm: SplitArm, limits: Mapping[int, int]) -> Json:

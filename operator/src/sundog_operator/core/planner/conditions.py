@@ -216,14 +216,16 @@ def _traffic_synced(context: PlanContext) -> Conclusion:
     split = context.desired_split()
     if split is None:
         return Conclusion("False", DeploymentReason.NOTHING_SERVES, "no revision is ready for traffic")
-    confirmation = edge_confirmation.confirm(context.service, split, context.observed.edges)
+    wanted = context.wanted_entry_hash(split)
+    confirmation = edge_confirmation.confirm(context.service, split, context.observed.edges, wanted)
     if confirmation.confirmed:
         return Conclusion("True", DeploymentReason.IN_FORCE, f"every edge has epoch {split.epoch} in force")
     stored = context.stored_condition("TrafficSynced")
     if stored is not None and _is_confirmation_late(context, stored):
         waiting = "; ".join(f"{pod} {why}" for pod, why in confirmation.waiting)
         waiting += f": {context.observed.edge_refusal}" if context.observed.edge_refusal else ""
-        message = f"epoch {split.epoch} is not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"
+        missing = "the newest settings are" if context.is_split_confirmed else f"epoch {split.epoch} is"
+        message = f"{missing} not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"
         return Conclusion("False", DeploymentReason.EDGE_NOT_CONFIRMED, message)
     return Conclusion("Unknown", DeploymentReason.CONFIRMING, "waits for the edges to confirm the split")
 
@@ -345,7 +347,7 @@ def _promoted(context: PlanContext, traffic_synced: Conclusion) -> Conclusion:
         return Conclusion(
             "False", DeploymentReason.NOT_PROMOTED, f"revision {context.spec_revision.number} does not have all traffic"
         )
-    if traffic_synced.status != "True":
+    if not context.is_split_confirmed:
         return Conclusion("False", DeploymentReason.CONFIRMING, traffic_synced.message)
     return Conclusion("True", DeploymentReason.PROMOTED, f"revision {context.spec_revision.number} has all traffic")
 
@@ -359,6 +361,9 @@ def _ready(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusi
     synced = conclusions["TrafficSynced"]
     if synced.reason in (DeploymentReason.SECRET_NOT_FOUND, DeploymentReason.SECRET_INCOMPLETE):
         return synced
+    refuses_all = edge_confirmation.refuses_every_caller(context.service, context.observed.edges)
+    if synced.reason == DeploymentReason.SECRET_INVALID and refuses_all:
+        return synced._replace(message=f"{synced.message}; until then the edge rejects every request")
     if context.is_at_zero and synced.status != "False":
         return _ready_at_zero(stable, conclusions["RevisionReady"])
     healthy = edge_confirmation.reported_replicas(context.service, stable.revision, context.observed.edges)

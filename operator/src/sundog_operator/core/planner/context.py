@@ -84,6 +84,7 @@ class ObservedState:
         url: its address at the edge; empty while no edge runs.
         split: its entry in the stored split document; None if there is none.
         host_taken_by: the ModelDeployment that has the requested host; empty if the host is free.
+        domain: the cluster's DNS domain.
         image: the default for an empty `runtime.image`.
         secrets: the keys of each Secret that its endpoint names; None for a Secret that does not exist.
         installation: of a Kubernetes cluster; None in local mode.
@@ -116,6 +117,7 @@ class ObservedState:
     url: str = ""
     split: Mapping[str, Any] | None = None
     host_taken_by: str = ""
+    domain: str = names.CLUSTER_DOMAIN
     image: str = ""
     secrets: KeysBySecret = field(default_factory=dict)
     installation: Installation | None = None
@@ -299,6 +301,20 @@ class PlanContext:
             )
         uid = self.rollout.uid if self.rollout else ""
         return desired_state.desired_split(self.observed.deployment, self.status, uid, self.progress)
+
+    def wanted_entry_hash(self, split: Split) -> str:
+        """Return the hash of the entry that the split document should have after this plan; empty where it has none."""
+        entry = desired_state.desired_entry(
+            self.observed.deployment,
+            self.status,
+            split,
+            self.spec,
+            self.observed.split,
+            self.observed.revisions,
+            has_host=not self.observed.host_taken_by,
+            domain=self.observed.domain,
+        )
+        return str((entry or {}).get("hash", ""))
 
     @property
     def created(self) -> datetime | None:

@@ -4,14 +4,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sundog_operator.api import DrainingRevision, ExperimentStatus, ModelDeploymentStatus, PlanGuardrail, RevisionStatus
+from sundog_operator.api import (
+    DrainingRevision,
+    ExperimentStatus,
+    ModelDeploymentSpec,
+    ModelDeploymentStatus,
+    PlanGuardrail,
+    RevisionStatus,
+)
+from sundog_operator.core import revisions
 from sundog_operator.core.analysis import feedback
-from sundog_operator.core.edge import units
+from sundog_operator.core.edge import split_document, units
 from sundog_operator.core.edge.split import Split, SplitArm, SplitFeedback, make_stable_split
 from sundog_operator.core.experiments import state as experiment_state
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.shared_pods import is_shared
-from sundog_operator.core.revisions import Revision, spec_of
+from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import default_plan, header_match, shadow_comparison
 from sundog_operator.core.rollout import state as rollout_state
 
@@ -34,7 +42,7 @@ def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
 def find_shared_places(status: ModelDeploymentStatus, known: Iterable[Revision]) -> dict[int, str]:
     """Return the RayCluster of each live revision whose replicas run in shared pods, by its number. `known` are all of its revisions."""
     live, places = live_revisions(status), clusters_by_revision(status)
-    shared = sorted(each.number for each in known if each.number in live and is_shared(spec_of(each)))
+    shared = sorted(each.number for each in known if each.number in live and is_shared(revisions.spec_of(each)))
     return {number: places[number] for number in shared}
 
 
@@ -100,6 +108,49 @@ def desired_split(
         experiment=status.experiment,
     )
     return _with_clusters(split, status)
+
+
+def desired_entry(
+    deployment: Mapping[str, Any],
+    status: ModelDeploymentStatus,
+    split: Split | None,
+    spec: ModelDeploymentSpec | None,
+    known: Mapping[str, Any] | None,
+    owned: Sequence[Revision],
+    *,
+    has_host: bool,
+    domain: str,
+) -> dict[str, Any] | None:
+    """Return a ModelDeployment's entry in the split document; None where it can have none yet.
+
+    With an invalid spec the endpoint stays as it was, and the split still follows the status, so that an abort works. After the status was
+    lost, the whole entry stays as it was until the planner has recovered the status.
+
+    Args:
+        deployment: the stored ModelDeployment.
+        status: its status.
+        split: its desired split.
+        spec: its spec; None where it is refused.
+        known: its stored entry.
+        owned: its revisions.
+        has_host: whether no other ModelDeployment has its `endpoint.host`.
+        domain: the cluster's DNS domain.
+    """
+    meta, stored = deployment["metadata"], None if known is None else dict(known)
+    if not status.cluster:
+        return stored
+    limits = {revision.number: revisions.spec_of(revision).runtime.max_ongoing_requests for revision in owned}
+    if spec is None and stored is not None:
+        return split_document.update_service_entry(stored, status.cluster, meta["name"], split, limits)
+    if spec is None:
+        stable = revisions.find_by_number(owned, status.stable.revision if status.stable else None)
+        spec = revisions.spec_of(stable) if stable else None
+    if spec is None:
+        return None
+    host = spec.endpoint.host if has_host else ""
+    return split_document.make_service_entry(
+        meta["namespace"], meta["name"], spec, status.cluster, split, host=host, limits=limits, domain=domain
+    )
 
 
 def _can_be_selected(status: ModelDeploymentStatus, rollout: ExperimentStatus) -> bool:
