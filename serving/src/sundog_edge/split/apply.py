@@ -66,7 +66,7 @@ class SplitApplier:
         self.signing_keys = NO_KEYS
         self._grpc = False
         self._tls = CertificateSync(haproxy, workers, state)
-        self._credentials, self._certificates = NO_CREDENTIALS, self._tls.read_stored()
+        self._credentials, self._certificates = NO_CREDENTIALS, self._tls.check(self._tls.read_stored())
         if self.in_force is not None:
             self._credentials, self._certificates = self._read_secrets(self.in_force.document)
             self._tls.write(self._certificates)
@@ -206,7 +206,8 @@ class SplitApplier:
         self.signing_keys = self._signing.read()
         credentials = replace(credentials, signing_key=self.signing_keys.signing)
         present = [secret for secret, files in secrets.items() if files]
-        return credentials, keep_last_good(load_certificates(document, secrets), self._certificates, present)
+        found = self._tls.check(load_certificates(document, secrets))
+        return credentials, keep_last_good(found, self._certificates, present)
 
     async def _put(
         self, document: SplitDocument, credentials: CallerCredentials, certificates: Certificates, now: float
