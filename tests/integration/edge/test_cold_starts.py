@@ -178,6 +178,24 @@ async def test_the_last_replica_drains_when_serve_scales_to_zero_and_the_next_re
         assert await second == 200
 
 
+async def test_requests_that_were_held_at_a_reload_do_not_wait_for_each_other(edge, zero):
+    arms = [edge.arm("stable", "digits-r7", [[0, 10_000]])]
+    async with aiohttp.ClientSession() as session:
+        tasks = await zero.hold(5, session)
+        # Another header in the document needs a reload. The replaced worker has the requests, and gets no replica.
+        unit = {"kind": "header", "name": "x-account"}
+        await edge.apply(edge.service("digits", arms, coldStartSeconds=LONG_S, unit=unit))
+
+        async def all_there() -> bool:
+            return len(zero.proxy.seen) == 5
+
+        # The proxy still holds the first one.
+        await edge.comes_true(all_there, "all five requests at Serve's proxy")
+        for _ in tasks:
+            zero.proxy.go_on.release()
+        assert Counter(await asyncio.gather(*tasks)) == {200: 5}
+
+
 async def test_a_reload_and_a_restarted_agent_know_that_requests_are_held(edge, zero):
     await edge.kill_agent()
     await edge.start_agent()

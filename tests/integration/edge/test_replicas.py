@@ -8,6 +8,7 @@ import pytest
 
 from sundog_edge.errors import HaproxyUnavailable
 from sundog_edge.haproxy.client import HaproxyClient
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
@@ -18,6 +19,13 @@ async def one_arm(edge, **changes) -> None:
 
 async def servers(edge) -> dict[str, int]:
     return (await edge.evidence())["services"]["digits"]["arms"]["stable"]["servers"]
+
+
+async def queued(edge) -> int:
+    """Requests that wait for a replica."""
+    haproxy = HaproxyClient(edge.root / "s" / "master.sock")
+    answer = await haproxy.command("show stat -1 2 -1", (await haproxy.processes())[0].pid)
+    return sum(int(row["qcur"]) for row in csv.DictReader(answer.removeprefix("# ").splitlines()))
 
 
 async def test_a_replica_killed_under_load_fails_no_request(edge, serve, replica_process):
@@ -230,12 +238,6 @@ async def test_a_limit_change_reaches_replicas_that_are_already_there(edge, serv
     await edge.up("digits", stable=1)
     await one_arm(edge, maxOngoingRequests=1)
 
-    haproxy = HaproxyClient(edge.root / "s" / "master.sock")
-
-    async def queued() -> int:
-        answer = await haproxy.command("show stat -1 2 -1", (await haproxy.processes())[0].pid)
-        return sum(int(row["qcur"]) for row in csv.DictReader(answer.removeprefix("# ").splitlines()))
-
     async def one_at_a_time() -> bool:
         replica.seen.clear()
         replica.entered.clear()
@@ -244,7 +246,7 @@ async def test_a_limit_change_reaches_replicas_that_are_already_there(edge, serv
         second = asyncio.create_task(edge.get("/digits/"))
 
         async def known() -> bool:
-            return second.done() or await queued() == 1
+            return second.done() or await queued(edge) == 1
 
         await edge.comes_true(known, "the second request answered or waiting")
         waits = not second.done() and len(replica.seen) == 1
@@ -253,6 +255,34 @@ async def test_a_limit_change_reaches_replicas_that_are_already_there(edge, serv
         return waits and len(replica.seen) == 2
 
     await edge.comes_true(one_at_a_time, "the second request waits for the first")
+
+
+async def test_requests_that_wait_for_an_arm_are_answered_by_it_although_it_leaves(edge, serve, replicas):
+    leaving, staying = await replicas("digits-r8"), await replicas("digits-r7")
+    serve.targets = {"digits-r8": [leaving.address], "digits-r7": [staying.address]}
+    limits = {"maxOngoingRequests": 1, "queue": {"maxRequests": 9, "timeoutSeconds": PATIENCE_S}}
+    arms = [edge.arm("stable", "digits-r7", []), edge.arm("canary", "digits-r8", [[0, 10_000]], revision=8)]
+    await edge.apply(edge.service("digits", arms, **limits))
+    await edge.up("digits", stable=1, canary=1)
+    requests = [asyncio.create_task(edge.get("/digits/?hold")) for _ in range(4)]
+
+    async def all_wait() -> bool:
+        return len(leaving.seen) == 1 and await queued(edge) == 3
+
+    await edge.comes_true(all_wait, "one request at the replica, three in the queue")
+    # The servers follow the first document before the second one is read.
+    for _ in range(2):
+        await one_arm(edge, **limits)
+    assert (await edge.get("/digits/")).headers["x-sundog-arm"] == "stable"
+    for _ in requests:
+        leaving.go_on.release()
+    assert [answer.status for answer in await asyncio.gather(*requests)] == [200] * 4
+    assert (len(leaving.seen), len(staying.seen)) == (4, 1)
+
+    async def nothing_is_left() -> bool:
+        return json.loads((edge.root / "s" / "layout.json").read_text())["leaving"] == []
+
+    await edge.comes_true(nothing_is_left, "the slot is free")
 
 
 async def test_an_application_that_left_gives_its_slot_back(edge, serve, replicas):

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tritonclient.grpc import service_pb2 as protocol
 from tritonclient.grpc import service_pb2_grpc as service
 
@@ -18,6 +18,8 @@ from sundog_runtime.protocol.grpc_service import METHODS, add_to_server
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
+
+WEAK = "cannot be loaded by HAProxy: ca md too weak"
 
 
 def certificate(host: str) -> dict[str, bytes]:
@@ -42,6 +44,26 @@ def certificate(host: str) -> dict[str, bytes]:
             serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
         ),
     }
+
+
+def weak_certificate(host: str) -> dict[str, bytes]:
+    """The same, but a CA that signs by SHA-1 has issued it: well-formed, and OpenSSL refuses it. Nobody checks the signature itself."""
+    files = certificate(host)
+    subject, issuer = (x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in (host, "old CA"))
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(serialization.load_pem_private_key(files["tls__key"], None).public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .sign(rsa.generate_private_key(65537, 1024), hashes.SHA256())
+    )
+    by_sha_256, by_sha_1 = (bytes.fromhex(f"06092a864886f70d0101{last}") for last in ("0b", "05"))
+    der = made.public_bytes(serialization.Encoding.DER).replace(by_sha_256, by_sha_1)
+    return files | {"tls__crt": x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)}
 
 
 def print_of(files: dict[str, bytes]) -> str:
@@ -186,6 +208,35 @@ async def test_a_broken_secret_is_reported_and_harms_nobody_else(edge, digits):
     edge.secret("letters-tls", **other)
     await is_shown(edge, "letters.vision.svc", print_of(other))
     await edge.comes_true(problems, "no problem is left")
+
+
+async def test_a_certificate_that_openssl_refuses_is_reported_and_harms_nobody_else(edge, digits):
+    good, weak = certificate("digits.vision.svc"), weak_certificate("letters.vision.svc")
+    edge.secret("digits-tls", **good)
+    edge.secret("letters-tls", **weak)
+    await edge.apply(*services(edge))
+    await is_shown(edge, "digits.vision.svc", print_of(good))
+
+    async def told(*names: str) -> bool:
+        seen = (await edge.evidence())["services"]
+        found = {name: [*seen[name]["problems"]] for name in seen}
+        return [name for name in sorted(found) if any(WEAK in problem for problem in found[name])] == [*names]
+
+    await edge.comes_true(lambda: told("letters"), "the weak certificate is a problem of its service alone")
+    edge.secret("digits-tls", **weak_certificate("digits.vision.svc"))
+    await edge.comes_true(lambda: told("digits", "letters"), "the weak certificate in place of a good one")
+    await edge.apply(*services(edge, epoch=1))
+    assert await shown(edge, "digits.vision.svc") == print_of(good)
+    await edge.kill_agent()
+    await edge.stop_haproxy()
+    # As an edge without this check left it behind.
+    stored = edge.root / "s" / "certificates"
+    (stored / "old-tls.pem").write_bytes(weak["tls__crt"] + weak["tls__key"])
+    with (stored / "list.txt").open("a") as file:
+        file.write(f"{stored}/old-tls.pem old.vision.svc\n")
+    await edge.start()
+    assert await shown(edge, "digits.vision.svc") == print_of(good)
+    await edge.comes_true(lambda: told("digits", "letters"), "the same problems")
 
 
 async def test_what_a_certificate_was_is_served_while_its_secret_is_broken_and_ends_with_it(edge, digits):

@@ -105,7 +105,7 @@ class Agent:
             PeriodicTask(self._apply_newest),
             PeriodicTask(self._renew_secrets, interval_s=SECRETS_PERIOD_S, retry_s=RETRY_S),
             PeriodicTask(self._enable_grpc, retry_s=RETRY_S),
-            PeriodicTask(self._check_maps),
+            PeriodicTask(self._check_maps, retry_s=RETRY_S),
         )
 
     async def run(self) -> None:

@@ -318,17 +318,23 @@ def plan_commands(
     limit_s: float = MIN_DRAIN_S,
     *,
     cold: bool = False,
+    leaving_load: int | None = None,
 ) -> list[str]:
     """Return commands that bring one slot of one worker closer to `servers`, the desired ones by name.
 
     HAProxy's own state records the steps of a removal, so that any agent can continue: drain, then maintenance after the last request or
-    `limit_s`, then deletion. `draining_s`: seconds since a server was first seen draining. In a `cold` slot requests wait for the first
-    replica, which is up as soon as Serve lists it, half a second before HAProxy's first check.
+    `limit_s`, then deletion. `draining_s`: seconds since a server was first seen draining or in a slot that is leaving. In a `cold` slot
+    requests wait for the first replica, which is up as soon as Serve lists it, half a second before HAProxy's first check.
+    `leaving_load`: running and waiting requests of a slot that is leaving; None for any other slot.
     """
     commands: list[str] = []
     names = {server.name for server in present}
     for server in present:
-        commands += _restore(server) if server.name in servers else _remove(server, running, draining_s, limit_s)
+        commands += (
+            _restore(server)
+            if server.name in servers
+            else _remove(server, running, draining_s, limit_s, leaving_load=leaving_load)
+        )
     for name, server_to_add in servers.items():
         if name not in names:
             commands += _add(slot, server_to_add)
@@ -350,14 +356,17 @@ def _remove(
     running: Mapping[tuple[str, str], int],
     draining_s: Mapping[tuple[str, str], float],
     limit_s: float,
+    *,
+    leaving_load: int | None,
 ) -> list[str]:
     key = (server.slot, server.name)
     where = f"{server.slot}/{server.name}"
     if server.maintenance:
         return [f"del server {where}"]
-    if not server.draining:
+    # A draining server takes no request from its slot's queue. No new request comes to a slot that is leaving: it needs no draining.
+    if leaving_load is None and not server.draining:
         return [f"set server {where} state drain"]
-    if running.get(key, 0) == 0:
+    if (running.get(key, 0) if leaving_load is None else leaving_load) == 0:
         return [f"set server {where} state maint"]
     if draining_s.get(key, 0.0) > limit_s:
         return [f"shutdown sessions server {where}", f"set server {where} state maint"]

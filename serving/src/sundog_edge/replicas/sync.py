@@ -144,7 +144,9 @@ class ReplicaSync:
         known: dict[str, list[SlotServer]] = defaultdict(list)
         for server in self._split.layout.servers:
             known[server.slot].append(server)
-        draining = [slot for slot, own in by_slot.items() if any(server.draining for server in own)]
+        draining = [
+            slot for slot, own in by_slot.items() if slot not in self._desired or any(server.draining for server in own)
+        ]
         load = await self._haproxy.load(worker.pid, draining) if draining else _NO_LOAD
         self._unsettled -= {*slots}
         for slot in {*slots, *by_slot}:
@@ -160,12 +162,13 @@ class ReplicaSync:
                 self._draining_seconds(worker, present),
                 limit_s,
                 cold=slot in layout.cold,
+                leaving_load=None if slot in self._desired else load.backends.get(slot, 0),
             )
             commands += _maxconn_commands(servers, present, known.get(slot, ()))
             proven = self._proven[worker.pid, slot] = find_proven(self._proven.get((worker.pid, slot), ()), present)
             if slot in self._desired:
                 commands += plan_slow_replicas(self._desired[slot], present, proven)
-            if commands or any(_is_unsettled(server) for server in present):
+            if commands or any(slot not in self._desired or _is_unsettled(server) for server in present):
                 self._unsettled.add(slot)
             if commands:
                 await self._run_commands(worker, slot, commands)
@@ -277,7 +280,7 @@ class ReplicaSync:
         ages: dict[tuple[str, str], float] = {}
         for server in present:
             key = (worker.pid, server.slot, server.name)
-            if server.draining:
+            if server.draining or server.slot not in self._desired:
                 ages[server.slot, server.name] = now - self._draining_since.setdefault(key, now)
             else:
                 self._draining_since.pop(key, None)

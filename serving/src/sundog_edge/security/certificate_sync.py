@@ -2,8 +2,15 @@
 
 import datetime as dt
 import logging
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from sundog_edge.errors import HaproxyRefused
+from sundog_edge.haproxy import program
 from sundog_edge.haproxy.client import HaproxyClient
 from sundog_edge.haproxy.workers import Worker, Workers
 from sundog_edge.security.certificates import Certificates, make_self_signed
@@ -12,6 +19,9 @@ from sundog_edge.state_dir import HaproxyProcessSettings, StateDir, write_atomic
 LOG = logging.getLogger(__name__)
 DEFAULT_CERTIFICATE = "_default"
 """Name of the default certificate. No Secret can have this name."""
+
+_ALERT = re.compile(r"\[ALERT\].* parsing \[[^]]*:(\d+)\] : (?:.*': )?(.+?)\.?$")
+"""HAProxy's message about one line of a configuration: the line's number and the reason, which follows a file in quotes."""
 
 
 class CertificateSync:
@@ -22,6 +32,29 @@ class CertificateSync:
         self._workers = workers
         self._state = state
         self._desired: Certificates | None = None
+        self._checked: dict[bytes, str] = {}
+
+    def check(self, found: Certificates) -> Certificates:
+        """Return `found` with a problem in place of each certificate that HAProxy does not load. Each is checked once.
+
+        Raises HaproxyRefused, SettingsError or OSError if none can be checked.
+        """
+        unknown = {secret: pem for secret, pem in found.pems.items() if pem not in self._checked}
+        refused = find_refused(self._state, unknown)
+        self._checked = {
+            pem: refused.get(secret, "") if secret in unknown else self._checked[pem]
+            for secret, pem in found.pems.items()
+        }
+        problems = {
+            secret: (
+                f"cannot be loaded by HAProxy: {self._checked[pem]}; "
+                "expected signatures by SHA-256 and RSA keys of 2048 bits, or stronger ones",
+            )
+            for secret, pem in found.pems.items()
+            if self._checked[pem]
+        }
+        pems = {secret: pem for secret, pem in found.pems.items() if secret not in problems}
+        return replace(found, pems=pems, problems={**found.problems, **problems})
 
     def write(self, desired: Certificates) -> None:
         """Write the files with which the next worker starts. Certificates are written before the list that names them."""
@@ -96,12 +129,53 @@ def write_certificate_list(state: StateDir, desired: Certificates) -> None:
     write_if_changed(state.certificate_list, content)
 
 
+def find_refused(state: StateDir, pems: Mapping[str, bytes]) -> dict[str, str]:
+    """Return why HAProxy refuses certificates, by name, without those that it loads. Its OpenSSL has limits that no other library has.
+
+    Raises HaproxyRefused for another error, SettingsError where HAProxy is missing, and OSError.
+    """
+    if not pems:
+        return {}
+    with tempfile.TemporaryDirectory(dir=state.root) as created:
+        folder = Path(created)
+        # Each certificate has the line of its number.
+        names = dict(enumerate(pems, start=4))
+        for number in names:
+            (folder / f"{number}.pem").write_bytes(pems[names[number]])
+        # HAProxy reads every line although an earlier one is wrong. A check opens no socket.
+        binds = "".join(f"    bind unix@{folder}/socket ssl crt {folder}/{number}.pem\n" for number in names)
+        config = folder / "check.cfg"
+        config.write_text(f"frontend check\n    mode http\n    timeout client 1s\n{binds}")
+        checked = subprocess.run(
+            [program.find_haproxy(), "-c", "-f", str(config)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    if checked.returncode == 0:
+        return {}
+    alerts = [match for line in checked.stderr.splitlines() if (match := _ALERT.match(line))]
+    refused = {names[int(match[1])]: match[2] for match in alerts if int(match[1]) in names}
+    if not refused:
+        raise HaproxyRefused(f"HAProxy cannot check certificates: {' '.join(checked.stderr.split())[:300]}")
+    # Once more without them: so the others are known to load together.
+    return refused | find_refused(state, {name: pem for name, pem in pems.items() if name not in refused})
+
+
 def ensure_files(state: StateDir) -> None:
-    """Create a valid list of certificates: HAProxy does not start without one, or with one that names a missing file."""
+    """Create a valid list of certificates: HAProxy does not start without one, or with one that names a file that it cannot load.
+
+    Raises as `find_refused` does.
+    """
     if not state.certificate(DEFAULT_CERTIFICATE).exists():
         write_atomically(state.certificate(DEFAULT_CERTIFICATE), make_self_signed(dt.datetime.now(dt.UTC)))
     lines = state.certificate_list.read_text().splitlines() if state.certificate_list.exists() else []
-    valid = [line for line in lines if (state.root / line.split(" ", 1)[0]).exists()]
+    present = {line: path for line in lines if (path := state.root / line.split(" ", 1)[0]).exists()}
+    refused = find_refused(state, {line: path.read_bytes() for line, path in present.items()})
+    for line, reason in refused.items():
+        LOG.warning("certificate %s is left out: HAProxy cannot load it: %s", present[line].stem, reason)
+    valid = [line for line in present if line not in refused]
     if valid != lines or not lines:
         write_atomically(
             state.certificate_list,

@@ -18,7 +18,7 @@ from sundog_edge.haproxy import program
 from sundog_edge.haproxy.client import HaproxyClient
 from sundog_edge.haproxy.config import render_config
 from sundog_edge.haproxy.maps import MAP_NAMES, TABLE_MAPS, Maps, build_maps, render_map
-from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
+from sundog_edge.haproxy.names import BOOT_VARIABLE, FALLBACK_PREFIX, LOG_VARIABLE
 from sundog_edge.haproxy.rules.handover import MAP as RELAY_MAP
 from sundog_edge.haproxy.workers import Worker, Workers
 from sundog_edge.security.certificate_sync import CertificateSync
@@ -66,7 +66,7 @@ class SplitApplier:
         self.signing_keys = NO_KEYS
         self._grpc = False
         self._tls = CertificateSync(haproxy, workers, state)
-        self._credentials, self._certificates = NO_CREDENTIALS, self._tls.read_stored()
+        self._credentials, self._certificates = NO_CREDENTIALS, self._tls.check(self._tls.read_stored())
         if self.in_force is not None:
             self._credentials, self._certificates = self._read_secrets(self.in_force.document)
             self._tls.write(self._certificates)
@@ -211,7 +211,8 @@ class SplitApplier:
         self.signing_keys = self._signing.read()
         credentials = replace(credentials, signing_key=self.signing_keys.signing)
         present = [secret for secret, files in secrets.items() if files]
-        return credentials, keep_last_good(load_certificates(document, secrets), self._certificates, present)
+        found = self._tls.check(load_certificates(document, secrets))
+        return credentials, keep_last_good(found, self._certificates, present)
 
     async def _put(
         self, document: SplitDocument, credentials: CallerCredentials, certificates: Certificates, now: float
@@ -276,6 +277,29 @@ class SplitApplier:
                     # The worker has ended, or a version without handover started it.
                     LOG.info("%s", error)
 
+    async def _release_held(self) -> None:
+        """Have Serve's own proxy take as many held requests at a time as a replica.
+
+        A replaced worker gets no replica, and HAProxy changes no limit in it. So it would pass its held requests one after another.
+        """
+        current, document = self._workers.current, self.in_force.document if self.in_force else None
+        if current is None or document is None or not self.layout.cold:
+            return
+        limits = {
+            self.layout.slot_of[arm.application]: arm.maxOngoingRequests or service.maxOngoingRequests
+            for service in document.services
+            for arm in service.arms
+            if arm.application in self.layout.cold_applications
+        }
+        try:
+            servers = await self._haproxy.servers(current.pid, limits)
+            proxies = [server for server in servers if server.name.startswith(FALLBACK_PREFIX)]
+            await self._haproxy.batch(
+                [f"set maxconn server {each.slot}/{each.name} {limits[each.slot]}" for each in proxies], current.pid
+            )
+        except HaproxyRefused as error:
+            LOG.info("%s", error)
+
     async def _reload(self, layout: Layout) -> None:
         settings = HaproxyProcessSettings.load(self._state)
         if settings is None:
@@ -283,6 +307,7 @@ class SplitApplier:
         before = self._state.config.read_bytes()
         await check_config(render_config(settings, layout, self._state), self._state)
         write_atomically(self._state.config, render_config(settings, layout, self._state).encode())
+        await self._release_held()
         try:
             await self._haproxy.reload()
         except (HaproxyRefused, HaproxyUnavailable):

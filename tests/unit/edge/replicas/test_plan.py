@@ -244,6 +244,22 @@ def test_a_server_leaves_in_steps(state, running, drained_s, commands):
     assert plan_commands("slot0", {}, [state], {key: running}, {key: drained_s}) == commands
 
 
+@pytest.mark.parametrize(
+    ("state", "load", "seconds", "commands"),
+    [
+        (server("b:1"), 3, 59, []),
+        (server("b:1", draining=True), 3, 59, []),
+        (server("b:1"), 0, 0, ["set server slot0/b:1 state maint"]),
+        (server("b:1"), 3, 61, ["shutdown sessions server slot0/b:1", "set server slot0/b:1 state maint"]),
+        (server("b:1", maintenance=True), 3, 5, ["del server slot0/b:1"]),
+    ],
+    ids=["wait", "drained before", "idle", "deadline", "delete"],
+)
+def test_a_server_of_a_slot_that_is_leaving_takes_the_queue_until_the_slot_is_idle(state, load, seconds, commands):
+    """The server itself has no request: a draining one would leave the queue to nobody."""
+    assert plan_commands("slot0", {}, [state], {}, {("slot0", "b:1"): seconds}, leaving_load=load) == commands
+
+
 SLOW = {"slow": True, "failing": True}
 
 

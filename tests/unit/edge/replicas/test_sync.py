@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable, ServeUnavailable
-from sundog_edge.haproxy.client import ServerState
+from sundog_edge.haproxy.client import RequestLoad, ServerState
 from sundog_edge.haproxy.workers import Worker
 from sundog_edge.replicas import serve_poller, sync
 from sundog_edge.replicas.plan import ServeClient, ServeTargets
@@ -194,7 +194,11 @@ class Haproxy:
     def __init__(self) -> None:
         self.present: list[ServerState] = []
         self.commands: list[str] = []
+        self.sessions = 0
         self.away = False
+
+    async def load(self, pid, slots=None):
+        return RequestLoad(dict.fromkeys(slots or (), self.sessions), {})
 
     async def servers(self, pid, slots=None):
         if self.away:
@@ -268,6 +272,22 @@ async def test_a_change_that_a_step_could_not_make_is_made_by_a_later_one():
     synced._next_step_at = 0.0
     await synced.tick()
     assert any(command.startswith("add server slot0/127.0.0.1:2 ") for command in haproxy.commands)
+
+
+async def test_the_replicas_of_an_application_that_left_do_not_drain_while_requests_wait_for_them():
+    split = Split()
+    synced, haproxy, _, _ = await make_sync(split)
+    haproxy.present = [ServerState("slot0", "127.0.0.1:1", "127.0.0.1:1", True, False, False, 1)]
+    await synced.tick()
+    synced._next_sweep_at, haproxy.sessions = math.inf, 2
+    split.layout = Layout(leaving=split.layout.held)
+    for _ in range(2):
+        synced._next_step_at = 0.0
+        await synced.tick()
+    assert haproxy.commands == []
+    synced._next_step_at, haproxy.sessions = 0.0, 0
+    await synced.tick()
+    assert haproxy.commands == ["set server slot0/127.0.0.1:1 state maint"]
 
 
 async def test_a_replica_that_goes_to_zero_is_logged_as_leaving(caplog):
