@@ -116,7 +116,7 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         split=split,
         host_taken_by=hosts.find_conflicting_deployment(
             deployment,
-            # The others of the namespace have no hosts at the edge.
+            # Others without a RayCluster have no hosts at the edge, whatever they ask for.
             (
                 each.object
                 for each in others

@@ -1,6 +1,7 @@
 """The split document: the JSON by which the operator configures the edges of a namespace."""
 
 import hashlib
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -75,8 +76,8 @@ def make_service_entry(
 
 def _with_hash(entry: Json) -> Json:
     """Return an entry with the hash of all its other fields. Edges report it, so the operator knows which entry they have in force."""
-    hashed = orjson.dumps({**entry, "hash": ""}, option=orjson.OPT_SORT_KEYS)
-    return {**entry, "hash": hashlib.sha256(hashed).hexdigest()[:16]}
+    hashed = json.dumps({**entry, "hash": ""}, sort_keys=True)
+    return {**entry, "hash": hashlib.sha256(hashed.encode()).hexdigest()[:16]}
 
 
 def _make_cold_start_fields(spec: ModelDeploymentSpec) -> Json:
