@@ -106,6 +106,7 @@ async def test_what_an_edge_cannot_use_is_reported_while_it_serves(cluster: Clus
 
 async def test_an_edge_that_lets_no_caller_in_is_not_ready(cluster: Cluster) -> None:
     await put(cluster, ann="short")
+    await cluster.settle(3)
     await cluster.add_edge("sundog-edge-1")
     cluster.edges.problems, cluster.edges.admitting = (
         ["Secret keys file ann is not an API key"],
