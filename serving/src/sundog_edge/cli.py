@@ -1,6 +1,7 @@
 """The command `sundog-edge`: `haproxy` starts HAProxy, `agent` runs beside it. Neither ends the other."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -13,10 +14,12 @@ import click
 
 from sundog_edge import memory_limit
 from sundog_edge.counting.log_pipe import open_for_haproxy
-from sundog_edge.errors import EdgeError
+from sundog_edge.errors import EdgeError, SettingsError
 from sundog_edge.haproxy import program as haproxy_program
+from sundog_edge.haproxy.client import HaproxyClient
 from sundog_edge.haproxy.config import render_config
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
+from sundog_edge.haproxy.rules.handover import MAP as RELAY_MAP
 from sundog_edge.security import certificate_sync
 from sundog_edge.split.apply import check_config, ensure_map_files
 from sundog_edge.split.layout import Layout
@@ -158,6 +161,8 @@ def drain(pid: int, delay_seconds: float) -> None:
     Example: sundog-edge drain --pid 1 --delay-seconds 5
     """
     time.sleep(delay_seconds)
+    with contextlib.suppress(EdgeError, OSError):
+        asyncio.run(_stop_relays(_find_state(pid)))
     try:
         os.kill(pid, signal.SIGUSR1)
         while True:
@@ -167,6 +172,22 @@ def drain(pid: int, delay_seconds: float) -> None:
         return
     except PermissionError:
         raise click.ClickException(f"--pid {pid}: the process belongs to another user") from None
+
+
+def _find_state(pid: int) -> StateDir:
+    """Return the state directory of a running HAProxy, from its command line. Raises OSError, and SettingsError for another program."""
+    arguments = [os.fsdecode(each) for each in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+    if "-f" not in arguments:
+        raise SettingsError(f"--pid {pid}: found {arguments[0]}; expected HAProxy with -f and a file")
+    return StateDir(Path(arguments[arguments.index("-f") + 1]).parent)
+
+
+async def _stop_relays(state: StateDir) -> None:
+    """Have replaced workers answer what still reaches them: a draining HAProxy takes no request of theirs."""
+    client = HaproxyClient(state.master_socket)
+    for process in await client.processes():
+        if process.old:
+            await client.stop_relay(process.pid, state.map(RELAY_MAP))
 
 
 @main.command()

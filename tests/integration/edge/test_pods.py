@@ -86,6 +86,37 @@ async def test_a_leaving_edge_finishes_its_requests_and_applies_and_reports_unti
     assert await asyncio.wait_for(edge.agent.wait(), PATIENCE_S) == 0
 
 
+async def test_a_leaving_edge_answers_on_a_connection_that_is_older_than_a_reload(edge, digits):
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
+
+    async def ask() -> bytes:
+        writer.write(b"GET /digits/ HTTP/1.1\r\nhost: x\r\n\r\n")
+        return await asyncio.wait_for(reader.readuntil(b"}"), PATIENCE_S)
+
+    assert b" 200 " in await ask()
+    slow = asyncio.create_task(edge.get("/digits/?hold"))
+    await asyncio.wait_for(digits["stable"].entered.wait(), PATIENCE_S)
+    # Another header in the document needs a reload.
+    arms = [edge.arm("stable", "digits-r7", [[0, 10000]])]
+    await edge.apply(edge.service("digits", arms, unit={"kind": "header", "name": "x-account"}))
+    drain = await asyncio.create_subprocess_exec(*COMMAND, "drain", "--pid", str(edge.haproxy.pid), "--delay-seconds=0")
+
+    async def refuses() -> bool:
+        try:
+            _, anew = await asyncio.open_connection("127.0.0.1", edge.http_port)
+        except ConnectionError:
+            return True
+        anew.close()
+        return False
+
+    await edge.comes_true(refuses, "no new connection")
+    assert b" 200 " in await ask()
+    writer.close()
+    digits["stable"].go_on.release()
+    assert (await slow).status == 200
+    assert await asyncio.wait_for(drain.wait(), PATIENCE_S) == 0
+
+
 async def test_a_drain_waits_before_it_closes_the_door(edge, digits):
     began = time.monotonic()
     drain = await asyncio.create_subprocess_exec(*COMMAND, "drain", "--pid", str(edge.haproxy.pid), "--delay-seconds=2")

@@ -297,6 +297,10 @@ class HaproxyClient:
         """Have a replaced worker hand every further request to its successor. `path` is the map that enables this."""
         await self._run_silent(f"add map {path} {SUCCESSOR_KEY} 1", pid, path)
 
+    async def stop_relay(self, pid: int, path: Path) -> None:
+        """Have a replaced worker answer requests itself again: its successor is about to close its socket."""
+        await self._run_silent(f"clear map {path}", pid, path)
+
     async def reload(self) -> None:
         """Start a new worker with the configuration file; the old one finishes its requests."""
         answer = await self.command("reload", timeout_s=RELOAD_S)
