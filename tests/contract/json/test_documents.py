@@ -337,6 +337,7 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
     reports.append(EdgeReport("edge-1", ready=True, terminating=False, evidence=json.loads(json.dumps(unread))))
     assert confirmation.confirm("digits", split, reports).confirmed
     assert confirmation.count_in_flight("digits", 8, reports) is None
+    assert confirmation.count_in_flight("digits", 8, [reports[0], replace(reports[1], ready=False)]) == 3
     # Operators of an earlier release read a missing value as 0, and none of them expects null.
     assert "inFlight" not in unread["services"]["digits"]
 

@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 
-from doubles.cluster import NAMESPACE, Cluster
+from doubles.cluster import NAME, NAMESPACE, Cluster
 from sundog_operator.api.installation import Installation
+from sundog_operator.app.controller import RECONCILERS
 from sundog_operator.app.dependencies import OperatorSettings
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.edge.objects import LOST_AFTER, is_gone
+from sundog_operator.core.planner.requeue import RESYNC_S
 from sundog_operator.ports import POD, Ref
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+KEY = Key("modeldeployment", NAMESPACE, NAME)
 
 
 async def edges(cluster: Cluster) -> set[str]:
@@ -77,9 +81,23 @@ async def test_an_edit_of_the_endpoint_that_an_edge_misses_is_reported_and_moves
     (synced,) = [each for each in (await cluster.status())["conditions"] if each["type"] == "TrafficSynced"]
     assert (synced["status"], synced["reason"]) == ("False", "EdgeNotConfirmed")
     assert synced["message"] == "the newest settings are not in force after 30 s: sundog-edge-1 has older settings"
+    assert await RECONCILERS["modeldeployment"](cluster.world, KEY) == RESYNC_S
     cluster.edges.stale = set()
     await cluster.settle(3)
     assert await cluster.condition("TrafficSynced") == ("True", "InForce")
+
+
+async def test_an_abort_replaces_no_edge_that_was_late_for_another_reason_before() -> None:
+    cluster = await aborted(command="pause revision=2 id=wait")
+    cluster.edges.stale = {"sundog-edge-1"}
+    await cluster.apply("file:///models/v2", endpoint={"rateLimit": {"perClient": "5/s"}})
+    await cluster.settle(70)
+    assert await cluster.condition("TrafficSynced") == ("False", "EdgeNotConfirmed")
+    await cluster.command("abort revision=2 id=stop")
+    await cluster.settle(20)
+    assert len(await edges(cluster)) == 3
+    await cluster.settle(50)
+    assert len(await edges(cluster)) == 2
 
 
 async def _is(cluster: Cluster, wanted: set[str]) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from sundog_edge.errors import HaproxyRefused
+from sundog_edge.errors import EdgeError, HaproxyRefused
 from sundog_edge.haproxy import program
 from sundog_edge.haproxy.client import HaproxyClient
 from sundog_edge.haproxy.workers import Worker, Workers
@@ -22,6 +22,9 @@ DEFAULT_CERTIFICATE = "_default"
 
 _ALERT = re.compile(r"\[ALERT\].* parsing \[[^]]*:(\d+)\] : (?:.*': )?(.+?)\.?$")
 """HAProxy's message about one line of a configuration: the line's number and the reason, which follows a file in quotes."""
+_FIRST_LINE = 4
+"""The line of the first certificate in a configuration that checks them."""
+_CHECK_S = 30.0
 
 
 class CertificateSync:
@@ -33,25 +36,30 @@ class CertificateSync:
         self._state = state
         self._desired: Certificates | None = None
         self._checked: dict[bytes, str] = {}
+        self._check_error = ""
 
     def check(self, found: Certificates) -> Certificates:
         """Return `found` with a problem in place of each certificate that HAProxy does not load. Each is checked once.
 
-        Raises HaproxyRefused, SettingsError or OSError if none can be checked.
+        While HAProxy cannot check any, they are used unchecked: traffic must move.
         """
         unknown = {secret: pem for secret, pem in found.pems.items() if pem not in self._checked}
-        refused = find_refused(self._state, unknown)
-        self._checked = {
-            pem: refused.get(secret, "") if secret in unknown else self._checked[pem]
-            for secret, pem in found.pems.items()
-        }
+        known = {pem: reason for pem, reason in self._checked.items() if pem in found.pems.values()}
+        try:
+            refused, error = find_refused(self._state, unknown), ""
+            known |= {pem: refused.get(secret, "") for secret, pem in unknown.items()}
+        except EdgeError as failed:
+            error = str(failed)
+            if error != self._check_error:
+                LOG.warning("certificates are used unchecked: %s", error)
+        self._checked, self._check_error = known, error
         problems = {
             secret: (
-                f"cannot be loaded by HAProxy: {self._checked[pem]}; "
+                f"cannot be loaded by HAProxy: {reason}; "
                 "expected signatures by SHA-256 and RSA keys of 2048 bits, or stronger ones",
             )
             for secret, pem in found.pems.items()
-            if self._checked[pem]
+            if (reason := known.get(pem))
         }
         pems = {secret: pem for secret, pem in found.pems.items() if secret not in problems}
         return replace(found, pems=pems, problems={**found.problems, **problems})
@@ -132,18 +140,34 @@ def write_certificate_list(state: StateDir, desired: Certificates) -> None:
 def find_refused(state: StateDir, pems: Mapping[str, bytes]) -> dict[str, str]:
     """Return why HAProxy refuses certificates, by name, without those that it loads. Its OpenSSL has limits that no other library has.
 
-    Raises HaproxyRefused for another error, SettingsError where HAProxy is missing, and OSError.
+    Raises HaproxyRefused where it cannot check them, SettingsError where HAProxy is missing.
     """
     if not pems:
         return {}
+    try:
+        returncode, stderr = _run_check(state, pems)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HaproxyRefused(f"HAProxy cannot check certificates: {error}") from None
+    if returncode == 0:
+        return {}
+    alerts = [match for line in stderr.splitlines() if (match := _ALERT.match(line))]
+    names = dict(enumerate(pems, start=_FIRST_LINE))
+    refused = {names[int(match[1])]: match[2] for match in alerts if int(match[1]) in names}
+    if not refused:
+        raise HaproxyRefused(f"HAProxy cannot check certificates: {' '.join(stderr.split())[:300]}")
+    # Once more without them: so the others are known to load together.
+    return refused | find_refused(state, {name: pem for name, pem in pems.items() if name not in refused})
+
+
+def _run_check(state: StateDir, pems: Mapping[str, bytes]) -> tuple[int, str]:
+    """Return the exit code and the messages of HAProxy's check of a configuration with one line for each certificate."""
     with tempfile.TemporaryDirectory(dir=state.root) as created:
         folder = Path(created)
-        # Each certificate has the line of its number.
-        names = dict(enumerate(pems, start=4))
-        for number in names:
-            (folder / f"{number}.pem").write_bytes(pems[names[number]])
+        binds = ""
         # HAProxy reads every line although an earlier one is wrong. A check opens no socket.
-        binds = "".join(f"    bind unix@{folder}/socket ssl crt {folder}/{number}.pem\n" for number in names)
+        for number, pem in enumerate(pems.values(), start=_FIRST_LINE):
+            (folder / f"{number}.pem").write_bytes(pem)
+            binds += f"    bind 127.0.0.1:1 ssl crt {folder}/{number}.pem\n"
         config = folder / "check.cfg"
         config.write_text(f"frontend check\n    mode http\n    timeout client 1s\n{binds}")
         checked = subprocess.run(
@@ -152,27 +176,22 @@ def find_refused(state: StateDir, pems: Mapping[str, bytes]) -> dict[str, str]:
             text=True,
             errors="replace",
             check=False,
+            timeout=_CHECK_S,
         )
-    if checked.returncode == 0:
-        return {}
-    alerts = [match for line in checked.stderr.splitlines() if (match := _ALERT.match(line))]
-    refused = {names[int(match[1])]: match[2] for match in alerts if int(match[1]) in names}
-    if not refused:
-        raise HaproxyRefused(f"HAProxy cannot check certificates: {' '.join(checked.stderr.split())[:300]}")
-    # Once more without them: so the others are known to load together.
-    return refused | find_refused(state, {name: pem for name, pem in pems.items() if name not in refused})
+    return checked.returncode, checked.stderr
 
 
 def ensure_files(state: StateDir) -> None:
-    """Create a valid list of certificates: HAProxy does not start without one, or with one that names a file that it cannot load.
-
-    Raises as `find_refused` does.
-    """
+    """Create a valid list of certificates: HAProxy does not start without one, or with one that names a file that it cannot load."""
     if not state.certificate(DEFAULT_CERTIFICATE).exists():
         write_atomically(state.certificate(DEFAULT_CERTIFICATE), make_self_signed(dt.datetime.now(dt.UTC)))
     lines = state.certificate_list.read_text().splitlines() if state.certificate_list.exists() else []
     present = {line: path for line in lines if (path := state.root / line.split(" ", 1)[0]).exists()}
-    refused = find_refused(state, {line: path.read_bytes() for line, path in present.items()})
+    try:
+        refused = find_refused(state, {line: path.read_bytes() for line, path in present.items()})
+    except EdgeError as error:
+        LOG.warning("certificates are used unchecked: %s", error)
+        refused = {}
     for line, reason in refused.items():
         LOG.warning("certificate %s is left out: HAProxy cannot load it: %s", present[line].stem, reason)
     valid = [line for line in present if line not in refused]

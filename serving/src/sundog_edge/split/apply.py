@@ -307,8 +307,8 @@ class SplitApplier:
         before = self._state.config.read_bytes()
         await check_config(render_config(settings, layout, self._state), self._state)
         write_atomically(self._state.config, render_config(settings, layout, self._state).encode())
-        await self._release_held()
         try:
+            await self._release_held()
             await self._haproxy.reload()
         except (HaproxyRefused, HaproxyUnavailable):
             write_atomically(self._state.config, before)

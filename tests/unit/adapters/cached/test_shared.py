@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from doubles.clock import FakeClock
-from sundog_operator.adapters.cached.shared import FAILURE_FACTOR, MAX_AGE_S, SharedEdges, SharedServe
+from sundog_operator.adapters.cached.shared import FAILURE_FACTOR, MAX_AGE_S, MAX_FAILURE_S, SharedEdges, SharedServe
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.errors import RayUnavailable, ServeRefused
 from sundog_operator.ports import Object
@@ -139,6 +139,23 @@ async def test_a_failure_that_took_long_is_repeated_later_than_an_answer(
     clock.advance(FAILURE_FACTOR)
     await shared.read(pods)
     assert len(asked) == (2 if evidence is None else 3)
+
+
+async def test_a_failure_that_took_very_long_hides_no_recovery(clock: FakeClock) -> None:
+    asked: list[str] = []
+
+    class Hanging(Serve):
+        async def read(self, dashboard: str, namespace: str) -> ServeState:
+            asked.append(dashboard)
+            clock.advance(10.0)
+            raise RayUnavailable(dashboard)
+
+    shared = SharedServe(Hanging(), clock)
+    for _ in range(2):
+        with pytest.raises(RayUnavailable):
+            await shared.read(HEAD, "vision")
+        clock.advance(MAX_FAILURE_S)
+    assert len(asked) == 2
 
 
 async def test_services_of_a_namespace_share_the_reports_of_its_edges(clock: FakeClock) -> None:

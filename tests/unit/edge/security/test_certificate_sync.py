@@ -4,7 +4,6 @@ import stat
 
 import pytest
 
-from sundog_edge.errors import HaproxyRefused
 from sundog_edge.haproxy import program
 from sundog_edge.security.certificate_sync import CertificateSync, ensure_files
 from sundog_edge.security.certificates import Certificates
@@ -66,7 +65,14 @@ def test_haproxy_starts_without_a_stored_certificate_that_it_does_not_load(state
     assert state.certificate_list.read_text().splitlines() == [lines[0], lines[2]]
 
 
-def test_a_check_that_fails_for_another_reason_blames_no_certificate(state):
-    (state.root.parent / "haproxy").write_text("#!/bin/sh\necho '[ALERT] (9) : config : out of memory' >&2\nexit 1\n")
-    with pytest.raises(HaproxyRefused, match=r"HAProxy cannot check certificates: .*out of memory"):
-        CertificateSync(None, None, state).check(Certificates({"a": GOOD}))
+def test_certificates_are_used_unchecked_while_the_check_fails_for_another_reason(state, caplog):
+    haproxy, working = state.root.parent / "haproxy", (state.root.parent / "haproxy").read_text()
+    haproxy.write_text("#!/bin/sh\necho '[ALERT] (9) : config : out of memory' >&2\nexit 1\n")
+    sync, given = CertificateSync(None, None, state), Certificates({"a": GOOD, "b": WEAK})
+    for _ in range(2):
+        assert sync.check(given) == given
+    (message,) = caplog.messages
+    assert "used unchecked: HAProxy cannot check certificates" in message
+    assert "out of memory" in message
+    haproxy.write_text(working)
+    assert sync.check(given).pems == {"a": GOOD}

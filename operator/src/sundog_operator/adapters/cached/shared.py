@@ -12,7 +12,9 @@ from sundog_operator.ports import Clock, Edges, Object, Serve
 
 MAX_AGE_S: Final = 0.5
 FAILURE_FACTOR: Final = 3.0
-"""How many times as long as a failed request its error counts, so that a host that drops packets takes a quarter of the time at most."""
+"""How many times as long as a failed request its error counts, so that a host that drops packets takes little of the time."""
+MAX_FAILURE_S: Final = 5.0
+"""Longest time for which an error counts. A recovery is seen no later than that."""
 _RETENTION_S: Final = 60.0
 
 T = TypeVar("T")
@@ -30,7 +32,7 @@ class _Answer(Generic[T]):
 class RequestCoalescer(Generic[T]):
     """Shares answers by key. Callers within `MAX_AGE_S` after an answer get the same one, or the same error.
 
-    An error that took long counts longer (`FAILURE_FACTOR`).
+    An error that took long counts longer (`FAILURE_FACTOR`, `MAX_FAILURE_S`).
     """
 
     def __init__(self, clock: Clock, is_answer: Callable[[T], bool] = lambda _: True) -> None:
@@ -54,7 +56,8 @@ class RequestCoalescer(Generic[T]):
         now = self._clock.monotonic()
         # Reading the error here keeps asyncio from logging it when every caller was cancelled.
         has_failed = future.cancelled() or future.exception() is not None or not self._is_answer(future.result())
-        answer.until = now + max(MAX_AGE_S, FAILURE_FACTOR * (now - answer.began) if has_failed else 0.0)
+        kept_s = FAILURE_FACTOR * (now - answer.began) if has_failed else 0.0
+        answer.until = now + min(max(MAX_AGE_S, kept_s), MAX_FAILURE_S)
 
     def forget(self, key: str) -> None:
         """Send a new request next time."""

@@ -147,15 +147,19 @@ def _count_healthy(service: str, application: str, report: EdgeReport) -> int | 
 
 
 def count_in_flight(service: str, revision: int, reports: Iterable[EdgeReport]) -> int | None:
-    """Count the requests in flight to a revision over all edges that answer, ready or not; None if one of them cannot know.
+    """Count the requests in flight to a revision over all edges that answer, ready or not; None if one that may have requests cannot know.
 
-    An edge leaves `inFlight` out while its HAProxy cannot be asked. Older edges report 0 then.
+    An edge leaves `inFlight` out while its HAProxy cannot be asked. Older edges report 0 then. One that is neither ready nor terminating
+    gets no requests, so the others count without it.
     """
-    application = names.application(service, revision)
-    found = [own for report in reports if (own := _find_service(service, report)) is not None]
-    if any(own.get("inFlight") is None for own in found):
-        return None
-    return sum(int(own["inFlight"].get(application, 0)) for own in found)
+    application, total = names.application(service, revision), 0
+    for report in reports:
+        own = _find_service(service, report)
+        in_flight = own.get("inFlight") if own is not None else {}
+        if in_flight is None and (report.ready or report.terminating):
+            return None
+        total += int((in_flight or {}).get(application, 0))
+    return total
 
 
 def _find_service(service: str, report: EdgeReport) -> Mapping[str, Any] | None:

@@ -26,16 +26,20 @@ def requeue_after_s(context: PlanContext) -> float:
         return 0.0
     if (requested_s := _experiment_requeue_s(context)) is not None:
         return requested_s
+    is_confirmed = context.is_split_confirmed
     if (
         context.status.candidate is None
         and context.status.queued is None
         and not context.status.retiring
-        and truths["Ready"] == truths["TrafficSynced"] == "True"
+        and truths["Ready"] == "True"
+        and is_confirmed
     ):
         # There is no watch on replicas, nor on load.
         is_settled = context.status.ready_replicas == context.status.replicas and context.status.edge_load is None
-        return RESYNC_S if is_settled else WAITING_POLL_S
-    if _is_waiting_for_window(context) and truths["TrafficSynced"] == "True":
+        # Edges confirm an edit of the endpoint within a moment, unless they are late.
+        is_awaited = truths["TrafficSynced"] == "Unknown" or secret_problem(context) is not None
+        return RESYNC_S if is_settled and not is_awaited else WAITING_POLL_S
+    if _is_waiting_for_window(context) and is_confirmed:
         return WAITING_POLL_S
     if truths.get("Stalled") == "True" and context.status.stable is None:
         return RESYNC_S
@@ -52,10 +56,9 @@ def requeue_after_s(context: PlanContext) -> float:
         and progress.epoch.confirmed
         and not context.is_giving_back
     )
-    if is_collecting and (context.evaluation or context.shadow) is not None and truths["TrafficSynced"] == "True":
+    if is_collecting and (context.evaluation or context.shadow) is not None and is_confirmed:
         return EVIDENCE_POLL_S
-    is_waiting = is_collecting and truths["TrafficSynced"] == "True"
-    return WAITING_POLL_S if is_waiting or _is_held_up(context) else POLL_S
+    return WAITING_POLL_S if (is_collecting and is_confirmed) or _is_held_up(context) else POLL_S
 
 
 def _is_held_up(context: PlanContext) -> bool:

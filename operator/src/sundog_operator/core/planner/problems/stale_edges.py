@@ -12,6 +12,8 @@ from sundog_operator.core.planner.context import PlanContext
 
 REPLACE_GRACE: Final = timedelta(seconds=30)
 """Time after `TrafficSynced` reports a late edge, which it does after 30 s."""
+ABORT_GRACE: Final = timedelta(seconds=60)
+"""Time after an abort. Edges may have been late before it for another reason, such as an edit of the endpoint."""
 
 
 def replace_stale_edge(context: PlanContext) -> tuple[EdgeReport, ...]:
@@ -21,12 +23,13 @@ def replace_stale_edge(context: PlanContext) -> tuple[EdgeReport, ...]:
     """
     last, synced = context.status.last_rollout, context.stored_condition("TrafficSynced")
     failed = {last.revision} if last is not None and held_back_revisions.is_failed_rollout(last) else set()
-    is_aborted = context.is_giving_back or any(
-        _is_draining(context, revision) for revision in failed | _dropped_revisions(context)
+    aborted = failed | _dropped_revisions(context)
+    is_drained_long = any(
+        each.revision in aborted and context.now - each.since >= ABORT_GRACE for each in context.status.retiring
     )
     if (
         not context.observed.in_cluster
-        or not is_aborted
+        or not (context.is_giving_back or is_drained_long)
         or synced is None
         or synced.reason != DeploymentReason.EDGE_NOT_CONFIRMED
     ):
@@ -50,7 +53,3 @@ def _dropped_revisions(context: PlanContext) -> set[int]:
     """Return the revisions of dropped arms of the active Experiment."""
     arms = context.experiment_progress.arms if context.experiment_progress is not None else ()
     return {arm.revision for arm in arms if arm.dropped is not None and arm.revision is not None}
-
-
-def _is_draining(context: PlanContext, revision: int) -> bool:
-    return any(retiring.revision == revision for retiring in context.status.retiring)
