@@ -371,6 +371,15 @@ class Edge:
             total.update({kind: count for kind, count in boot.items() if kind != "boot" and count})
         return dict(total)
 
+    async def refuses_connections(self) -> bool:
+        """Whether nobody listens on the HTTP port any more."""
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.http_port)
+        except OSError:
+            return True
+        writer.close()
+        return False
+
     async def raw(self, request: bytes, *, half_close: bool = False) -> bytes:
         """Everything that is answered on one connection to `request`, until it is closed or the time is over."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.http_port)

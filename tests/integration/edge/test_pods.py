@@ -100,16 +100,7 @@ async def test_a_leaving_edge_answers_on_a_connection_that_is_older_than_a_reloa
     arms = [edge.arm("stable", "digits-r7", [[0, 10000]])]
     await edge.apply(edge.service("digits", arms, unit={"kind": "header", "name": "x-account"}))
     drain = await asyncio.create_subprocess_exec(*COMMAND, "drain", "--pid", str(edge.haproxy.pid), "--delay-seconds=0")
-
-    async def refuses() -> bool:
-        try:
-            _, anew = await asyncio.open_connection("127.0.0.1", edge.http_port)
-        except ConnectionError:
-            return True
-        anew.close()
-        return False
-
-    await edge.comes_true(refuses, "no new connection")
+    await edge.comes_true(edge.refuses_connections, "no new connection")
     assert b" 200 " in await ask()
     writer.close()
     digits["stable"].go_on.release()

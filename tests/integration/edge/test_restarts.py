@@ -366,16 +366,7 @@ async def test_a_worker_that_is_stopped_for_good_answers_what_comes_last(edge, d
     writer.write(request)
     assert b" 200 " in await reader.readuntil(b"}")
     edge.haproxy.send_signal(signal.SIGUSR1)
-
-    async def closed() -> bool:
-        try:
-            _, other = await asyncio.open_connection("127.0.0.1", edge.http_port)
-        except OSError:
-            return True
-        other.close()
-        return False
-
-    await edge.comes_true(closed, "no new connections")
+    await edge.comes_true(edge.refuses_connections, "no new connections")
     writer.write(request)
     assert b" 200 " in await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()

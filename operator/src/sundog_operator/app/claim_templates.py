@@ -7,7 +7,7 @@ from sundog_operator.app.apply import create_object
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import accelerators, device_claims, names
-from sundog_operator.core.ray.clusters import is_managed_by_sundog
+from sundog_operator.core.ray.clusters import is_foreign
 from sundog_operator.core.revisions import Revision, is_owned_by, owner_reference
 from sundog_operator.errors import Conflict, DependencyError, Invalid, NotServed
 from sundog_operator.ports import CONTROLLER_REVISION, RESOURCE_CLAIM_TEMPLATE, Object, Ref
@@ -42,7 +42,7 @@ async def ensure_claim_template(
     except NotServed as err:
         log.debug("%s: not created: %s", ref, err)
         return
-    if stored is not None and not is_managed_by_sundog(stored):
+    if is_foreign(stored):
         raise Conflict(f"{ref}: exists and was not made by Sundog; rename or delete it")
     owner = await deps.kube.get(Ref(CONTROLLER_REVISION, namespace, name))
     if stored is not None and owner is not None and not is_owned_by(stored, owner["metadata"]["uid"]):

@@ -13,7 +13,7 @@ from sundog_operator.core import events
 from sundog_operator.core.edge import deployment, http_route, network_policies, objects, secrets, split_document
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.admission import accept_model_deployment
-from sundog_operator.core.ray.clusters import has_managed_by_label, is_managed_by_sundog
+from sundog_operator.core.ray.clusters import has_managed_by_label, is_foreign
 from sundog_operator.errors import DependencyError, Forbidden, Invalid, NotServed, SundogError
 from sundog_operator.ports import HTTP_ROUTE, NETWORK_POLICY, SECRET, SERVICE, Object, Ref, ref_of
 
@@ -81,7 +81,7 @@ async def apply_secrets(
     """
     ref = Ref(SECRET, namespace, names.EDGE)
     stored = await deps.kube.get(ref)
-    if stored is not None and not is_managed_by_sundog(stored):
+    if is_foreign(stored):
         return False
     needed = secrets.ordered_secret_names(
         documents, [model_deployment["metadata"]["name"] for model_deployment in model_deployments]
@@ -107,7 +107,7 @@ async def apply_shared_objects(
     """Apply the shared objects except foreign ones, and delete the policies where they are disabled. Raises DependencyError."""
     for wanted in make_shared_objects(namespace, model_deployments, installation):
         stored = await deps.kube.get(ref_of(wanted))
-        if stored is None or is_managed_by_sundog(stored):
+        if not is_foreign(stored):
             await ensure(deps, wanted, stored)
     if not installation.network_policies.enabled:
         for policy in await deps.kube.list(NETWORK_POLICY, namespace, objects.EDGE_SELECTOR):

@@ -18,7 +18,7 @@ from sundog_operator.core.edge import hosts, objects, split_document
 from sundog_operator.core.kubernetes import grace_periods, names
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.admission import accept_model_deployment
-from sundog_operator.core.ray.clusters import ClusterView, is_managed_by_sundog
+from sundog_operator.core.ray.clusters import ClusterView, is_foreign
 from sundog_operator.core.revisions import Revision
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -54,7 +54,7 @@ async def _reconcile(deps: Dependencies, key: Key) -> float | None:
     deployments = sorted(await deps.kube.list(MODEL_DEPLOYMENT, key.namespace), key=hosts.creation_order)
     config_map = await deps.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE))
     deployment = await deps.kube.get(Ref(DEPLOYMENT, key.namespace, names.EDGE))
-    if _is_foreign(config_map):
+    if is_foreign(config_map):
         return RESYNC_S
     previous = split_document.read_document(config_map)
     model_deployments = [
@@ -68,17 +68,13 @@ async def _reconcile(deps: Dependencies, key: Key) -> float | None:
     installation = deps.settings.installation
     if installation is None:
         await ensure(deps, objects.make_config_map(key.namespace, model_deployments, document), config_map)
-        if _is_foreign(deployment):
+        if is_foreign(deployment):
             return RESYNC_S
         wanted = objects.make_local_deployment(key.namespace, model_deployments, deps.settings.edge_image)
         await ensure(deps, wanted, deployment)
         return IDLE_RESYNC_S
     stored = (config_map, deployment)
     return await _apply_cluster_edge(deps, key.namespace, model_deployments, installation, stored, (previous, document))
-
-
-def _is_foreign(stored: Object | None) -> bool:
-    return stored is not None and not is_managed_by_sundog(stored)
 
 
 async def _make_document(
@@ -125,7 +121,7 @@ async def _apply_cluster_edge(
     await ensure(deps, objects.make_config_map(namespace, model_deployments, document), config_map)
     is_own &= not await edge_resources.find_foreign_shared_objects(deps, namespace, installation)
     # A first pod must not run with a ServiceAccount or a Secret of others.
-    if _is_foreign(deployment) or (deployment is None and not is_own):
+    if is_foreign(deployment) or (deployment is None and not is_own):
         return RESYNC_S
     await edge_resources.apply_shared_objects(deps, namespace, model_deployments, installation)
     needs_store = await edge_store.is_needed(deps, namespace)

@@ -43,7 +43,7 @@ async def _reconcile(deps: Dependencies, key: Key) -> float | None:
     deployments = await deps.kube.list(MODEL_DEPLOYMENT, key.namespace)
     model_deployments = _find_model_deployments(deployments, key.name)
     stored = await deps.kube.get(Ref(RAY_CLUSTER, key.namespace, key.name))
-    if stored is not None and not clusters.is_managed_by_sundog(stored):
+    if clusters.is_foreign(stored):
         return RESYNC_S
     if stored is not None and "deletionTimestamp" in stored["metadata"]:
         await ray_clusters.release_finalizer(deps, stored)

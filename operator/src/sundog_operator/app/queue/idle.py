@@ -77,8 +77,10 @@ def has_unmet_load(
     service: str, found: IdleDeployment, app: ApplicationState | None, reports: Sequence[EdgeReport]
 ) -> bool:
     """Return whether the requests at the edges are known to need more replicas than Ray Serve's autoscaling has asked for."""
+    if found.autoscaling is None or app is None:
+        return False
     requests = confirmation.count_in_flight(service, found.revision, reports)
-    if found.autoscaling is None or app is None or requests is None:
+    if requests is None:
         return False
     target = sum(deployment.target_replicas for deployment in app.deployments)
     running = sum(deployment.running for deployment in app.deployments)

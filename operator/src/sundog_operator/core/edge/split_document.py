@@ -1,7 +1,5 @@
 """The split document: the JSON by which the operator configures the edges of a namespace."""
 
-import hashlib
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -19,7 +17,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.split import Split, SplitArm
-from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes import names, pods
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.scaling import find_scaling
 
@@ -76,8 +74,7 @@ def make_service_entry(
 
 def _with_hash(entry: Json) -> Json:
     """Return an entry with the hash of all its other fields. Edges report it, so the operator knows which entry they have in force."""
-    hashed = json.dumps({**entry, "hash": ""}, sort_keys=True)
-    return {**entry, "hash": hashlib.sha256(hashed.encode()).hexdigest()[:16]}
+    return {**entry, "hash": pods.fingerprint({**entry, "hash": ""})}
 
 
 def _make_cold_start_fields(spec: ModelDeploymentSpec) -> Json:

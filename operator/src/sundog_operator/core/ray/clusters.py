@@ -149,6 +149,11 @@ def is_managed_by_sundog(obj: Mapping[str, Any]) -> bool:
     return has_managed_by_label(obj["metadata"].get("labels") or {})
 
 
+def is_foreign(stored: Mapping[str, Any] | None) -> bool:
+    """Return whether an object exists that Sundog does not manage."""
+    return stored is not None and not is_managed_by_sundog(stored)
+
+
 def has_managed_by_label(labels: Mapping[str, str]) -> bool:
     """Return the same as `is_managed_by_sundog`, by the object's labels."""
     return labels.get(names.LABEL_MANAGED_BY) == names.MANAGER
