@@ -42,7 +42,6 @@ NOT_ASKED_FOR = {
             "serviceaccounts": {names.EDGE},
             "services": {names.EDGE},
             "deployments.apps": {names.EDGE},
-            "poddisruptionbudgets.policy": {names.EDGE},
             "roles.rbac.authorization.k8s.io": {names.EDGE},
             "rolebindings.rbac.authorization.k8s.io": {names.EDGE},
             "networkpolicies.networking.k8s.io": POLICIES,
@@ -93,6 +92,7 @@ def live(audited: Cluster, life: Life) -> None:
     life.until_weight(25)
     life.command("abort revision=2 id=a")
     life.until(lambda: life.condition("Stalled") == ("True", "Aborted"), "an end of the canary")
+    two_pods(kubectl, life)
     more_rollouts_than_are_kept(life)
     another_image(kubectl, life)
     a_port_for_tls(kubectl, life)
@@ -105,6 +105,21 @@ def live(audited: Cluster, life: Life) -> None:
     a_status_that_somebody_else_writes_too(audited, life)
     kubectl("-n", TEAM, "delete", MDEP, "--all")
     life.until(lambda: not kubectl.get("-n", TEAM, "controllerrevisions")["items"], "nothing of it left")
+
+
+def two_pods(kubectl: Kubectl, life: Life) -> None:
+    """A second and a third pod, for which a disruption budget comes and changes; it goes with their revision."""
+
+    def budgets() -> list[int]:
+        found = kubectl.get("-n", TEAM, "poddisruptionbudgets", "-l", f"{names.LABEL_NAME}={names.RAY}")["items"]
+        return [each["spec"]["minAvailable"] for each in found]
+
+    for replicas in (2, 3):
+        life.apply(2, **CANARY, **KEYS, replicas=replicas)
+        life.until(lambda kept=replicas - 1: budgets() == [kept], f"the disruption budget of {replicas} pods")
+    life.apply(3, **RECREATE, **KEYS)
+    life.until_serves(3)
+    life.until(lambda: not budgets(), "no disruption budget of one pod")
 
 
 def more_rollouts_than_are_kept(life: Life) -> None:

@@ -10,7 +10,7 @@ from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster, model_deployment
 from doubles.kuberay import create_with_status
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.observe import observe
-from sundog_operator.app.queue.keys import Key
+from sundog_operator.app.queue.keys import Key, keys_for
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.app.reconcile_ray_cluster import reconcile_ray_cluster
 from sundog_operator.core.kubernetes import names as kubernetes_names
@@ -26,6 +26,7 @@ from sundog_operator.ports import (
     MODEL_DEPLOYMENT,
     NODE,
     POD,
+    POD_DISRUPTION_BUDGET,
     RAY_CLUSTER,
     RESOURCE_QUOTA,
     SECRET,
@@ -34,6 +35,7 @@ from sundog_operator.ports import (
     Kind,
     Object,
     Ref,
+    ref_of,
 )
 from sundog_operator.shell.preview.model_deployment import preview_model_deployment
 
@@ -1249,3 +1251,80 @@ async def test_a_kept_revision_stays_where_it_is_when_the_next_one_has_another_r
     assert [each["revision"] for each in (await cluster.status())["kept"]] == [1]
     assert set(await groups(cluster, first)) == {"digits-r1", "digits-r2"}
     assert set(await groups(cluster, second)) == {"digits-r3"}
+
+
+async def budgets(cluster: Cluster) -> dict[str, int]:
+    """The number of pods that each disruption budget of a worker group keeps."""
+    found = await cluster.kube.list(POD_DISRUPTION_BUDGET, NAMESPACE, {kubernetes_names.LABEL_NAME: "sundog-ray"})
+    return {
+        each["spec"]["selector"]["matchLabels"][ray_groups.LABEL_GROUP]: each["spec"]["minAvailable"] for each in found
+    }
+
+
+async def test_a_node_drain_may_evict_one_pod_of_each_group_at_a_time(cluster: Cluster) -> None:
+    await served(cluster, replicas=4)
+    assert await budgets(cluster) == {"digits-r1": 3}
+    (budget,) = await cluster.kube.list(POD_DISRUPTION_BUDGET, NAMESPACE, {kubernetes_names.LABEL_NAME: "sundog-ray"})
+    selected = await cluster.kube.list(POD, NAMESPACE, budget["spec"]["selector"]["matchLabels"])
+    workers = await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_MODEL_DEPLOYMENT: NAME})
+    assert selected == workers
+    assert [each["kind"] for each in budget["metadata"]["ownerReferences"]] == ["RayCluster"]
+
+    await cluster.apply("file:///models/v2", replicas=4, rollout={"steps": [{"weight": 50, "gate": "manual"}]})
+    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    assert await budgets(cluster) == {"digits-r1": 3, "digits-r2": 1}
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.settle(30)
+    assert await budgets(cluster) == {"digits-r2": 3}
+
+
+async def test_a_single_pod_has_no_budget_which_would_block_drains(cluster: Cluster) -> None:
+    autoscaling = {"minReplicas": 1, "maxReplicas": 3}
+    await served(cluster, autoscaling=autoscaling)
+    for replicas, wanted in ((3, {"digits-r1": 2}), (2, {"digits-r1": 1}), (1, {})):
+        scaled = await ray(cluster)
+        scaled["spec"]["workerGroupSpecs"][0]["replicas"] = replicas  # as Ray's autoscaler does
+        await cluster.kube.replace(scaled)
+        await cluster.settle(20)
+        assert await budgets(cluster) == wanted
+
+
+async def test_a_budget_that_is_deleted_comes_back(cluster: Cluster) -> None:
+    await served(cluster, replicas=2)
+    (budget,) = await cluster.kube.list(POD_DISRUPTION_BUDGET, NAMESPACE, {ray_groups.LABEL_CLUSTER: RAY})
+    assert keys_for(budget) == [Key("raycluster", NAMESPACE, RAY)]
+    await cluster.kube.delete(ref_of(budget))
+    await cluster.settle(20)
+    assert await budgets(cluster) == {"digits-r1": 1}
+
+
+async def test_an_administrator_who_has_budgets_of_their_own_turns_them_off() -> None:
+    without = parse_installation("runtimeImage: example.com/runtime:1\nray: {disruptionBudgets: false}", "test")
+    cluster = Cluster(installation=INSTALLATION)
+    await served(cluster, replicas=2)
+    assert await budgets(cluster) == {"digits-r1": 1}
+    cluster.world = replace(cluster.world, settings=replace(cluster.world.settings, installation=without))
+    await cluster.settle(20)
+    assert await budgets(cluster) == {}
+
+
+async def test_a_budget_of_others_stays_and_a_failing_one_stops_no_rollout(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meta = {"name": f"{RAY}-digits-r1", "namespace": NAMESPACE}
+    theirs = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": meta, "spec": {"minAvailable": 7}}
+    created = await cluster.kube.create(theirs)
+    await served(cluster, replicas=2)
+    assert await cluster.kube.get(ref_of(created)) == created
+
+    apply = cluster.kube.apply
+
+    async def refuse_budgets(obj: Object) -> Object:
+        if obj["kind"] == "PodDisruptionBudget":
+            raise Forbidden("poddisruptionbudgets: forbidden")
+        return await apply(obj)
+
+    monkeypatch.setattr(cluster.kube, "apply", refuse_budgets)
+    await cluster.apply("file:///models/v2", replicas=2, rollout=RECREATE)
+    await cluster.until(functools.partial(cluster.serves, 2))

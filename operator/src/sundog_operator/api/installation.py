@@ -184,6 +184,11 @@ class RaySettings(ApiBase):
     autoscaler: RayAutoscaler = RayAutoscaler()
     shared_workers: SharedWorkers = SharedWorkers()
     idle_timeout: PositiveDuration = Field(timedelta(minutes=1), description="How long a worker pod may be idle.")
+    disruption_budgets: bool = Field(
+        True,
+        description="Whether each worker group of two or more pods has a PodDisruptionBudget, so that node drains evict one of them"
+        " at a time. Set it to false if budgets of your own select these pods: Kubernetes evicts no pod with two.",
+    )
     gcs_fault_tolerance: FaultTolerance = FaultTolerance()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.apply import ensure_created
+from sundog_operator.app.apply import ensure, ensure_created
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.valkey_store import apply_valkey
@@ -20,7 +20,16 @@ from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.groups import GroupState
 from sundog_operator.core.ray.valkey import ValkeyServer, ValkeyStore
 from sundog_operator.errors import DependencyError
-from sundog_operator.ports import POD, RAY_CLUSTER, SECRET, STATEFUL_SET, Object, Ref, ref_of
+from sundog_operator.ports import (
+    POD,
+    POD_DISRUPTION_BUDGET,
+    RAY_CLUSTER,
+    SECRET,
+    STATEFUL_SET,
+    Object,
+    Ref,
+    ref_of,
+)
 
 log = logging.getLogger("sundog.operator")
 
@@ -76,6 +85,23 @@ async def ensure_ray_cluster(
     if _has_own_store(installation):
         await _ensure_store(deps, installation, stored)
     return stored
+
+
+async def apply_disruption_budgets(deps: Dependencies, installation: Installation, cluster: Object) -> None:
+    """Apply the PodDisruptionBudgets of a stored RayCluster's workers, and delete those that are not needed. Raises DependencyError.
+
+    Budgets of the same names that others made stay as they are.
+    """
+    meta = cluster["metadata"]
+    stored = await deps.kube.list(POD_DISRUPTION_BUDGET, meta["namespace"], {ray_groups.LABEL_CLUSTER: meta["name"]})
+    unneeded = {each["metadata"]["name"]: each for each in stored if clusters.is_managed_by_sundog(each)}
+    wanted = ray_groups.make_disruption_budgets(cluster) if installation.ray.disruption_budgets else []
+    for budget in wanted:
+        found = unneeded.pop(budget["metadata"]["name"], None) or await deps.kube.get(ref_of(budget))
+        if not clusters.is_foreign(found):
+            await ensure(deps, budget, found)
+    for budget in unneeded.values():
+        await deps.kube.delete(ref_of(budget), uid=budget["metadata"]["uid"])
 
 
 async def release_finalizer(deps: Dependencies, stored: Object) -> None:

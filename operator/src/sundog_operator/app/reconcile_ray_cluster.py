@@ -80,7 +80,7 @@ async def _read_serve(deps: Dependencies, key: Key, view: ClusterView) -> ServeS
 async def _ensure_cluster(
     deps: Dependencies, key: Key, model_deployments: list[Object], stored: Object | None, serve: ServeState | None
 ) -> tuple[Object, DependencyError | None]:
-    """Return the RayCluster, and the failure of a claim template, which the others of the RayCluster need not wait for."""
+    """Return the RayCluster, and the failure of a claim template or disruption budget, for which no application need wait."""
     installation = deps.settings.installation
     if installation is None:
         image = deps.settings.runtime_image
@@ -119,7 +119,12 @@ async def _ensure_cluster(
     if sharing:
         groups.append(_make_shared_group(sharing, image, installation, serve, stored))
     deployed = find_deployed_groups(serve) if serve is not None else None
-    return await ray_clusters.ensure_ray_cluster(deps, installation, wanted, groups, stored, deployed), failure
+    stored = await ray_clusters.ensure_ray_cluster(deps, installation, wanted, groups, stored, deployed)
+    try:
+        await ray_clusters.apply_disruption_budgets(deps, installation, stored)
+    except DependencyError as err:
+        failure = failure or err
+    return stored, failure
 
 
 def _find_placed_revisions(

@@ -64,18 +64,18 @@ def keys_for(obj: Object) -> list[Key]:
             | "ServiceAccount"
             | "Role"
             | "RoleBinding"
-            | "PodDisruptionBudget"
             | "NetworkPolicy"
             | "StatefulSet"
         ):
             return _edge_keys(meta)
+        case "PodDisruptionBudget":
+            return [*_edge_keys(meta), *_cluster_keys(meta)]
         case "HTTPRoute":
             return [*_edge_keys(meta), *([Key("modeldeployment", namespace, owner)] if owner else [])]
         case "Pod":
-            cluster = (meta.get("labels") or {}).get(groups.LABEL_CLUSTER)
             return [
                 *_edge_keys(meta),
-                *([Key("raycluster", namespace, cluster)] if cluster else []),
+                *_cluster_keys(meta),
                 *([Key("modeldeployment", namespace, owner)] if owner else []),
             ]
         case _:
@@ -91,3 +91,8 @@ def _deployments_of_experiment(experiment: Object, owner: str | None) -> list[st
 def _edge_keys(meta: dict[str, Any]) -> list[Key]:
     name = (meta.get("labels") or {}).get(names.LABEL_NAME)
     return [edge_key(meta["namespace"])] if name in (names.EDGE, names.EDGE_STORE) else []
+
+
+def _cluster_keys(meta: dict[str, Any]) -> list[Key]:
+    cluster = (meta.get("labels") or {}).get(groups.LABEL_CLUSTER)
+    return [Key("raycluster", meta["namespace"], cluster)] if cluster else []

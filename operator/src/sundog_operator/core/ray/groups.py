@@ -16,6 +16,7 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.pods import fingerprint
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.observed import ServeState
+from sundog_operator.core.revisions import owner_reference
 
 LABEL_GROUP: Final = "ray.io/group"
 LABEL_CLUSTER: Final = "ray.io/cluster"
@@ -147,3 +148,31 @@ def make_group(application: str, bounds: tuple[int, int], resources: Mapping[str
         "rayStartParams": {"object-store-memory": str(OBJECT_STORE_BYTES)},
         "template": {**template, "metadata": {**template["metadata"], "annotations": annotations}},
     }
+
+
+def make_disruption_budgets(cluster: Json) -> list[Json]:
+    """Return the PodDisruptionBudgets of a stored RayCluster: one for each worker group of two or more pods.
+
+    A node drain may evict one pod of a group at a time, and the next one once its replacement runs. The number is absolute, because
+    Kubernetes computes `maxUnavailable` by a `/scale`, which a RayCluster lacks.
+    """
+    meta = cluster["metadata"]
+    return [
+        {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {
+                "name": f"{meta['name']}-{group['groupName']}",
+                "namespace": meta["namespace"],
+                "labels": {**names.labels(names.RAY), LABEL_CLUSTER: meta["name"]},
+                "ownerReferences": [owner_reference(cluster, controller=True)],
+            },
+            "spec": {
+                "minAvailable": group["replicas"] - 1,
+                "unhealthyPodEvictionPolicy": "AlwaysAllow",
+                "selector": {"matchLabels": {LABEL_CLUSTER: meta["name"], LABEL_GROUP: group["groupName"]}},
+            },
+        }
+        for group in cluster["spec"].get("workerGroupSpecs") or ()
+        if group.get("replicas", 0) > 1
+    ]
