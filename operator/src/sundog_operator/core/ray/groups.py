@@ -156,23 +156,29 @@ def make_disruption_budgets(cluster: Json) -> list[Json]:
     A node drain may evict one pod of a group at a time, and the next one once its replacement runs. The number is absolute, because
     Kubernetes computes `maxUnavailable` by a `/scale`, which a RayCluster lacks.
     """
+    counted = ((group["groupName"], _count_wanted(group)) for group in cluster["spec"].get("workerGroupSpecs") or ())
+    return [_make_disruption_budget(cluster, name, count) for name, count in counted if count > 1]
+
+
+def _count_wanted(group: Mapping[str, Any]) -> int:
+    """Return the number of pods that KubeRay keeps for a group. The autoscaler may not have raised `replicas` to a new minimum yet."""
+    return max(int(group.get("replicas", 0)), int(group.get("minReplicas", 0)))
+
+
+def _make_disruption_budget(cluster: Json, group: str, count: int) -> Json:
     meta = cluster["metadata"]
-    return [
-        {
-            "apiVersion": "policy/v1",
-            "kind": "PodDisruptionBudget",
-            "metadata": {
-                "name": f"{meta['name']}-{group['groupName']}",
-                "namespace": meta["namespace"],
-                "labels": {**names.labels(names.RAY), LABEL_CLUSTER: meta["name"]},
-                "ownerReferences": [owner_reference(cluster, controller=True)],
-            },
-            "spec": {
-                "minAvailable": group["replicas"] - 1,
-                "unhealthyPodEvictionPolicy": "AlwaysAllow",
-                "selector": {"matchLabels": {LABEL_CLUSTER: meta["name"], LABEL_GROUP: group["groupName"]}},
-            },
-        }
-        for group in cluster["spec"].get("workerGroupSpecs") or ()
-        if group.get("replicas", 0) > 1
-    ]
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {
+            "name": f"{meta['name']}-{group}",
+            "namespace": meta["namespace"],
+            "labels": {**names.labels(names.RAY), LABEL_CLUSTER: meta["name"]},
+            "ownerReferences": [owner_reference(cluster, controller=True)],
+        },
+        "spec": {
+            "minAvailable": count - 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": {LABEL_CLUSTER: meta["name"], LABEL_GROUP: group}},
+        },
+    }
