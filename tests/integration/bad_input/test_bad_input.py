@@ -97,7 +97,7 @@ def test_kubectl_gets_the_same_message(bed: Any, tmp_path: Path) -> None:
         ),
         (
             {"rollout": {"strategy": "blueGreen"}},
-            "spec.rollout.strategy: blueGreen is not supported yet; canary, shadow and recreate are",
+            "spec.rollout.strategy: blueGreen is not supported yet; expected canary, shadow or recreate",
         ),
     ],
     ids=["scheduling", "gpu", "scheme", "strategy"],

@@ -367,8 +367,11 @@ async def test_requests_that_wait_for_a_replica_are_in_flight_for_the_operator_a
     async def counted() -> bool:
         return (await edge.evidence())["services"]["digits"]["inFlight"] == {"digits-r7": 7}
 
+    async def admitted() -> bool:
+        return len(replica.seen) == 2
+
     await edge.comes_true(counted, "all seven in flight")
-    assert len(replica.seen) == 2
+    await edge.comes_true(admitted, "two at the replica")
     rows = (await edge.evidence())["counters"]
     assert sum(row["inFlight"] for row in rows) == 7
     for _ in asked:

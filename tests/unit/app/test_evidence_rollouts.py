@@ -13,7 +13,7 @@ import edge_reference
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from doubles.traffic import Answers, Traffic, Users
-from sundog_operator.core.analysis import split_mismatch, unit_groups
+from sundog_operator.core.analysis import evaluate, unit_groups
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
 
@@ -50,7 +50,7 @@ async def test_promote_is_refused_while_the_split_is_wrong_and_taken_once_it_is_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = ["600 of 1000 requests"]
-    monkeypatch.setattr(split_mismatch, "mismatch_of_requests", lambda _: found[0])
+    monkeypatch.setattr(evaluate, "mismatch_of_requests", lambda _: found[0])
     cluster = await served(20, SHORT)
     assert await cluster.go_on(3, functools.partial(paused, cluster))
 
@@ -360,7 +360,7 @@ async def test_an_operator_that_dies_again_and_again_decides_the_same(lives: int
     status = await experiment(cluster)
     assert status["verdict"]["decision"] == "RolledBack"
     assert next(deaths) > 10
-    assert "errorRate is " in status["verdict"]["reason"]
+    assert status["verdict"]["reason"].startswith("RolledBack: errorRate")
     stored, sent = await counted(cluster), await came(cluster)
     assert max(stored) == max(sent)
     assert all(stored[key] <= sent[key] for key in sent)

@@ -90,6 +90,14 @@ def test_earlier_behavior_finds_what_a_test_without_it_does_not() -> None:
         assert found >= 0.8 > blind + 0.2
 
 
+def test_a_treatment_without_events_has_an_upper_bound_and_no_lower_one() -> None:
+    counts = drawn(0.0, 0.5, runs=3)
+    lower, upper = counts.interval(np.full(3, math.log(20)))
+    assert (lower == 0).all()
+    assert (upper < 0.1).all()
+    assert (counts.test(upper).log_e(-1) >= math.log(20) - 1e-3).all()
+
+
 def test_the_estimate_is_that_of_the_rates_and_in_the_interval() -> None:
     counts = drawn(1.6, 0.5, runs=20)
     lower, upper = counts.interval(np.full(20, math.log(20)))

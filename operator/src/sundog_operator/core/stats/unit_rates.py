@@ -116,11 +116,12 @@ class UnitEvents:
     def _end(self, centre: Numbers, bar: Numbers, sign: int) -> Numbers:
         """Return the log ratio at which log E reaches the bar; infinite where it is not found.
 
-        The search is by secants, because the root of twice log E is nearly linear in the log ratio.
+        The search is by secants, because the root of twice log E is nearly linear in the log ratio. A centre that the test rejects, as of
+        a treatment without events, is a bound itself.
         """
         middle = self.test(np.exp(centre))
         least = middle.log_e(sign)
-        wanted, before, reached_before = np.sqrt(2 * (bar - least)), centre, np.zeros(centre.shape)
+        wanted, before, reached_before = np.sqrt(2 * np.maximum(bar - least, 0.0)), centre, np.zeros(centre.shape)
         end: Numbers = centre - sign * wanted * np.sqrt(middle.error)
         for _ in range(_MOVES):
             log_e = self.test(np.exp(end)).log_e(sign)
@@ -133,7 +134,7 @@ class UnitEvents:
             before, reached_before, end = end, reached, np.clip(end + move, centre - _FAR, centre + _FAR)
         # With few units of the treatment, log E may not reach the bar at any ratio.
         is_found = np.abs(self.test(np.exp(end)).log_e(sign) - bar) < _CLOSE
-        return np.where(is_found, end, -sign * np.inf)
+        return np.where(is_found, end, np.where(least >= bar, centre, -sign * np.inf))
 
     def test(self, ratio: float | Numbers) -> "UnitTest":
         """Return the statistics of the test against a ratio of the rates, the treatment's to control's; it broadcasts to (...)."""
