@@ -14,6 +14,7 @@ from sundog_runtime.sources import fetch
 from sundog_runtime.sources.cache import ENTRY_FILE, ModelCache, cache_root
 from sundog_runtime.sources.fetch import FetchedModel, fetch_model
 from sundog_runtime.sources.file_digests import read_tree, tree_digest
+from sundog_runtime.sources.http_session import WebSession
 from sundog_runtime.sources.listing import ModelListing, RemoteObject
 from sundog_runtime.sources.uri import BucketUri
 
@@ -90,3 +91,18 @@ def test_an_entry_of_an_earlier_version_is_not_taken_for_an_archive(held: list[M
     held += [OBJECT]
     assert (fetched(DIGEST).root / "predictor.py").read_bytes() == b"good = True"
     lease.release()
+
+
+def test_an_object_whose_size_the_store_does_not_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+
+    async def probe(*_: object) -> tuple[int | None, str, bool]:
+        return None, '"v1"', False
+
+    async def read(*_: object, **__: object) -> AsyncGenerator[bytes, None]:
+        yield b"weights"
+
+    monkeypatch.setattr(WebSession, "probe", probe)
+    monkeypatch.setattr(WebSession, "read", read)
+    found = fetch_model(BucketUri("s3", "models", "m.pt2", directory=False), "", "vision")
+    assert (found.root / "m.pt2").read_bytes() == b"weights"
