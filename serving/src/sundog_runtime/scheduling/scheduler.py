@@ -255,7 +255,9 @@ class Scheduler:
 
     def _withdraw(self, entry: _Entry) -> None:
         with self._changed:
-            self._batches.discard(entry)
+            was_waiting = self._batches.discard(entry)
+        if was_waiting:
+            self._metrics.record_wait(self._clock() - entry.arrived)
 
     def _expire(self, entry: _Entry) -> None:
         self._withdraw(entry)
