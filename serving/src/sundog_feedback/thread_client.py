@@ -74,17 +74,17 @@ class Feedback(BaseClient):
                 self._flushing -= 1
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Send waiting events for at most `timeout_s` seconds, and drop the rest."""
+        """Send waiting events, and drop the rest after `timeout_s` seconds. A request that still runs then ends in the background."""
         if self._is_forked:
             return
+        deadline = time.monotonic() + timeout_s
         self.flush(timeout_s)
         with self._changed:
             self._closed = True
             self._outbox.drop_all("the client was closed")
             self._abandoned.set()
             self._changed.notify_all()
-        self._thread.join(timeout_s)
-        self._http.close()
+        self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def __enter__(self) -> Self:
         return self
@@ -100,17 +100,19 @@ class Feedback(BaseClient):
         return os.getpid() != self._process
 
     def _run(self) -> None:
-        while body := self._next_batch():
-            try:
-                answer = self._retrying(self._post, body)
-            except (httpx.HTTPError, DeliveryFailed) as error:
+        # Only this thread knows when its last request has ended.
+        with self._http:
+            while body := self._next_batch():
+                try:
+                    answer = self._retrying(self._post, body)
+                except (httpx.HTTPError, DeliveryFailed) as error:
+                    with self._changed:
+                        self._outbox.drop_batch(str(error) or type(error).__name__)
+                else:
+                    with self._changed:
+                        self._outbox.settle(answer, time.monotonic())
                 with self._changed:
-                    self._outbox.drop_batch(str(error) or type(error).__name__)
-            else:
-                with self._changed:
-                    self._outbox.settle(answer, time.monotonic())
-            with self._changed:
-                self._changed.notify_all()
+                    self._changed.notify_all()
 
     def _next_batch(self) -> bytes:
         """Return the next body, after a pause in which more events can join it; empty when the client is closed."""

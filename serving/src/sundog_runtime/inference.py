@@ -135,8 +135,8 @@ class Inference:
             _raise_if_values_missing(error, query.batch)
             raise
         finally:
+            self._metrics.record_wait((work.started or time.monotonic()) - work.requested)
             if work.started:
-                self._metrics.record_wait(work.started - work.requested)
                 self._metrics.record_pass(1, work.seconds)
 
     def _encode(self, query: DecodedRequest, output: Any) -> EncodedResponse:

@@ -13,7 +13,7 @@ import numpy as np
 from sundog_runtime.errors import Problem, WarmupFailed
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.protocol.plain_json import encode_json
-from sundog_runtime.scheduling.batch_assembly import batch_key, join_batches, split_output
+from sundog_runtime.scheduling.batch_assembly import NOT_ROWS, batch_key, join_batches, split_output
 from sundog_runtime.scheduling.model_thread import as_exception
 from sundog_runtime.signature import Signature, check_outputs
 from sundog_runtime.telemetry.logs import LOGGER_NAME
@@ -33,10 +33,12 @@ def warm_up(
 
     To be called on the model's thread; an asynchronous generator runs on `loop`, as it does for requests.
 
-    With `max_rows` above 1 the model then gets that many rows at once, as batching does. If it fails on that, or returns
-    another number of rows, `stop_batching` is called with the reason. Without an example and declared inputs the warm-up is
-    skipped. Raises WarmupFailed if the model raises on its example, if an answer differs from its declaration, or if the
-    answer to the model's own example is not finite. Zeros may give NaN; then other numbers must not.
+    With `max_rows` above 1 the model then gets that many rows at once, as batching does, and one row less if its output is
+    not one array. If it fails on that, or returns another number of rows, `stop_batching` is called with the reason.
+
+    Without an example and declared inputs the warm-up is skipped. Raises WarmupFailed if the model raises on its example, if
+    an answer differs from its declaration, or if the answer to the model's own example is not finite. Zeros may give NaN;
+    then other numbers must not.
     """
     if not requests:
         return 0
@@ -160,17 +162,21 @@ def _warm_up_batched(
     times = max(1, max_rows // rows)
     try:
         for _ in range(min(2, requests)):
-            output = model.predict(join_batches([example] * times))
+            output = to_plain(model.predict(join_batches([example] * times)))
+        has_rows = split_output(output, [rows] * times) is not None
+        # A constant, such as the names of classes, can have as many items as one number of rows.
+        if has_rows and not isinstance(output, np.ndarray):
+            fewer = _without_last_row(join_batches([example] * times))
+            has_rows = split_output(to_plain(model.predict(fewer)), [rows * times - 1]) is not None
     except Exception as error:  # noqa: BLE001 (a model that fails on many rows may still work with one)
         stop_batching(f"{rows * times} rows at once raised {type(error).__name__}: {error}")
         return
-    try:
-        parts = split_output(to_plain(output), [rows] * times)
-    except Problem:
-        # Not finite: logged above already, and not related to the number of rows.
-        return
-    if parts is None:
-        stop_batching("its outputs do not have as many rows as its inputs")
+    if not has_rows:
+        stop_batching(NOT_ROWS)
+
+
+def _without_last_row(batch: Any) -> Any:
+    return {name: array[:-1] for name, array in batch.items()} if isinstance(batch, dict) else batch[:-1]
 
 
 def to_arrays(batch: Any) -> Any:

@@ -279,7 +279,7 @@ def test_a_batch_is_not_larger_than_an_edge_accepts() -> None:
     assert outbox.counts == Counts(accepted=len(sizes), refused=500 - len(sizes))
 
 
-def test_send_never_waits_and_close_waits_up_to_its_timeout() -> None:
+def test_send_never_waits_and_close_waits_up_to_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     hangs, entered, answered = threading.Event(), threading.Event(), threading.Event()
 
     def server(request: httpx.Request) -> httpx.Response:
@@ -294,10 +294,16 @@ def test_send_never_waits_and_close_waits_up_to_its_timeout() -> None:
     taken = [feedback.send(**event(number)) for number in range(100)]
     assert taken.count(True) == 9
     assert feedback.flush(0.01) is False
+    joins: list[float] = []
+    monkeypatch.setattr(feedback._thread, "join", joins.append)
     feedback.close(0.01)
+    assert joins == [0], "the flush has used the time"
     assert not answered.is_set(), "it waited for the server"
     assert feedback.counts == Counts(dropped=101)
+    assert not feedback._http.is_closed, "a request uses it"
     hangs.set()
+    threading.Thread.join(feedback._thread, PATIENCE_S)
+    assert feedback._http.is_closed
 
 
 def test_an_answer_is_parsed_by_its_status() -> None:

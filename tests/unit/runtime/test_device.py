@@ -1,6 +1,6 @@
 """Networks on an accelerator. Torch's `meta` device stands in: like CUDA it refuses the CPU's tensors, but it computes only shapes."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def test_generated_tokens_go_where_the_first_ones_were() -> None:
             return type("Output", (dict,), {"logits": torch.tensor([[[0.0, 1.0]]])})({"cache": None})
 
     settings = TransformersSettings.model_validate({"maxNewTokens": 3})
-    model = TransformersModel(Network(), CPU, None, "generation", settings, SentenceEncoding(), 2, 0)
+    model = TransformersModel(Network(), CPU, None, "generation", settings, SentenceEncoding(), {}, 0)
     assert list(generate_tokens(model, torch.zeros(1, 1, device="meta"), set())) == [1, 1, 1]
     assert seen == ["meta", "meta", "meta"]
 
@@ -243,6 +243,52 @@ def test_a_device_is_lost_when_it_refuses_everything_after_an_error() -> None:
     assert once.lost_reason == ""
     assert lost.lost_reason.startswith("CUDA error: device-side assert triggered")
     assert DeviceWatch(refuses).wrap(lambda batch: batch)(1) == 1
+
+
+class LosingStreams:
+    """Models whose second item costs the device, as both kinds of generators."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+        self.watch = DeviceWatch(self.refuse)
+
+    def refuse(self) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    def steps(self, _: Any) -> Iterator[int]:
+        try:
+            yield 1
+            self.refuse()
+        finally:
+            self.closed += 1
+
+    async def items(self, _: Any) -> AsyncIterator[int]:
+        for step in self.steps(None):
+            yield step
+
+
+def test_a_device_that_is_lost_in_a_stream_is_noticed() -> None:
+    model = LosingStreams()
+    predict = model.watch.wrap(model.steps)
+    abandoned = predict(None)
+    assert next(abandoned) == 1
+    abandoned.close()
+    assert (model.closed, model.watch.lost_reason) == (1, "")
+    with pytest.raises(torch.AcceleratorError):
+        list(predict(None))
+    assert model.watch.lost_reason.startswith("CUDA error")
+
+
+async def test_a_device_that_is_lost_in_an_asynchronous_stream_is_noticed() -> None:
+    model = LosingStreams()
+    predict = model.watch.wrap(model.items)
+    abandoned = predict(None)
+    assert await anext(abandoned) == 1
+    await abandoned.aclose()
+    assert (model.closed, model.watch.lost_reason) == (1, "")
+    with pytest.raises(torch.AcceleratorError):
+        [item async for item in predict(None)]
+    assert model.watch.lost_reason.startswith("CUDA error")
 
 
 async def test_a_replica_whose_device_is_lost_is_unhealthy(

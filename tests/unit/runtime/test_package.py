@@ -128,6 +128,26 @@ def test_declared_inputs_are_kept_and_tried(workshop: Path) -> None:
     assert "batchable   no" in done.output
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("scores, scores[:, :2]", "a prediction returned a tuple or list of arrays; expected one array, or a dict"),
+        ("scores, scores", "a prediction returned a tuple or list of arrays; expected one array, or a dict"),
+        ('{"words": [["a"], ["b", "c"]]}', ""),
+    ],
+)
+def test_outputs_that_cannot_be_declared(workshop: Path, returned: str, message: str) -> None:
+    forward = f"scores = self.second(torch.relu(self.first(x)))\n        return {returned}"
+    (workshop / "net.py").write_text(NET.replace("return self.second(torch.relu(self.first(x)))", forward))
+    done = sundog(package, "model", "--entrypoint", "net:Net", "--weights", "weights.pt")
+    if message:
+        assert (done.exit_code, done.output.count("\n")) == (1, 1)
+        assert done.output.startswith(f"Error: LoadFailed: {message}")
+    else:
+        assert done.exit_code == 0, done.output
+        assert "outputs" not in written(workshop / "model")
+
+
 @pytest.mark.extended
 def test_an_exported_program_needs_trust(workshop: Path) -> None:
     program = torch.export.export(Net().eval(), (torch.zeros(2, 4),), dynamic_shapes=({0: torch.export.Dim("b")},))

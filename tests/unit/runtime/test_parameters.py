@@ -22,7 +22,7 @@ from sundog_runtime.signature import Signature
 from sundog_runtime.tensors import TensorSpec
 
 MODEL = LoadedModel("python", "", lambda batch: batch, Signature((TensorSpec("x", "float32", (-1, 2)),)))
-GIVEN = {"language": "de", "seed": 7, "temperature": 0.5, "verbose": True, "stop": None}
+GIVEN = {"language": "de", "seed": 7, "classification_threshold": 0.5, "verbose": True, "stop": None}
 
 
 def model_parameters_of(query: DecodedRequest) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -150,6 +150,17 @@ async def test_a_stream_is_one_pass_that_waited_once(stream: Any, code: str) -> 
     assert metrics.pass_time.total > 0
 
 
+async def test_the_wait_of_a_stream_that_never_began_is_recorded(stream: Any, log: list[Any]) -> None:
+    client, release = await stream(STREAMING), threading.Event()
+    client.replica._thread.post(release.wait)
+    connection = Connection([1], timeout="0.01")
+    messages = await all_of(connection, connection.run(client))
+    release.set()
+    assert b"DeadlineExceeded" in messages[-1]["body"]
+    metrics = client.replica.metrics
+    assert (log, sum(metrics.queue_wait.counts), sum(metrics.batch_size.counts)) == ([], 1, 0)
+
+
 @pytest.mark.parametrize("code", [STREAMING, ASYNCHRONOUS], ids=["sync", "async"])
 async def test_a_stream_is_warmed_up(stream: Any, log: list[Any], code: str) -> None:
     """Run it to its end, four times, in the loop of the requests, to which its objects belong."""

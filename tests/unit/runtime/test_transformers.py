@@ -18,6 +18,8 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -119,7 +121,7 @@ async def test_tokens_where_there_is_no_tokenizer(
 
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [([[2, 8]], "a token outside of 0 to 7"), ([[-1]], "a token outside of 0 to 7"), ([[2] * 13], "at most 12")],
+    [([[2, 8]], "a value outside of 0 to 7"), ([[-1]], "a value outside of 0 to 7"), ([[2] * 13], "at most 12")],
 )
 async def test_tokens_outside_of_the_network_s_limits_are_refused(
     tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]], ids: list[list[int]], message: str
@@ -128,6 +130,28 @@ async def test_tokens_outside_of_the_network_s_limits_are_refused(
     answer = await client.post("/", json={"inputs": ids})
     assert answer.status_code == 400
     assert message in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("name", "limit"), [("token_type_ids", 2), ("position_ids", 12)])
+def test_indexes_beyond_a_table_are_refused(tmp_path: Path, name: str, limit: int) -> None:
+    save(tmp_path, bert(BertModel))
+    (tmp_path / "model.yaml").write_text(
+        "inputs:\n- {name: input_ids, dtype: int64, shape: [-1, -1]}\n"
+        f"- {{name: {name}, dtype: int64, shape: [-1, -1]}}\n"
+    )
+    model, ids = load(tmp_path), np.array([[2, 4, 3]])
+    model.predict({"input_ids": ids, name: np.full_like(ids, limit - 1)})
+    with pytest.raises(Problem, match=f"{name}' holds a value outside of 0 to {limit - 1}") as caught:
+        model.predict({"input_ids": ids, name: np.full_like(ids, limit)})
+    assert (caught.value.status, caught.value.code) == (400, "OutOfRange")
+
+
+def test_tokens_beyond_the_positions_of_a_network_that_counts_them_from_after_padding(tmp_path: Path) -> None:
+    config = RobertaConfig(vocab_size=8, max_position_embeddings=12, pad_token_id=1, **SMALL)
+    model = load(save(tmp_path, RobertaModel(config)))
+    model.predict(np.full((1, 10), 5))
+    with pytest.raises(Problem, match="has 11 tokens; expected at most 10"):
+        model.predict(np.full((1, 11), 5))
 
 
 def test_a_text_longer_than_the_network_accepts_is_cut(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ Ray shows a replica only its own devices, so the first one of the process belong
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
+from inspect import isasyncgen, isgenerator
 from typing import Any
 
 import torch
@@ -121,16 +123,35 @@ class DeviceWatch:
     lost_reason: str = field(default="", init=False)
 
     def wrap(self, predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return `predict` with the check. An error of `predict` is raised to the request."""
+        """Return `predict` with the check, also at each step of a generator that it returns. Its errors are raised to the request."""
 
         def watched(batch: Any) -> Any:
-            try:
-                return predict(batch)
-            except torch.AcceleratorError as error:
-                self._check(error)
-                raise
+            with self._checked():
+                result = predict(batch)
+            if isgenerator(result):
+                return self._watch_steps(result)
+            return self._watch_items(result) if isasyncgen(result) else result
 
         return watched
+
+    def _watch_steps(self, generator: Any) -> Generator[Any, None, None]:
+        with self._checked():
+            yield from generator
+
+    async def _watch_items(self, generator: Any) -> AsyncGenerator[Any, None]:
+        # Closed explicitly, as `yield from` does: if the client goes away, the model's own `finally` must run then.
+        with self._checked():
+            async with aclosing(generator):
+                async for item in generator:
+                    yield item
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.AcceleratorError as error:
+            self._check(error)
+            raise
 
     def _check(self, error: Exception) -> None:
         try:

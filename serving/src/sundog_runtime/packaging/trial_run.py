@@ -116,15 +116,26 @@ def infer_signature(model: LoadedModel, batch: Any, output: Any) -> Signature:
     """Return the declared signature, completed by what `batch` and its `output` show.
 
     The first size is any (-1) if twice the rows give twice the rows; the other sizes are those of the example.
+    Raises LoadFailed for outputs without names.
     """
     declared = model.signature
     inputs = declared.inputs or _specs_of(batch, _input_name(model))
     outputs = declared.outputs
     if outputs or model.is_streaming:
         return Signature(_with_rows(model, inputs, batch, output), outputs)
+    _check_names(output)
     return Signature(
         _with_rows(model, inputs, batch, output), _any_rows(_specs_of(output, "outputs"), _scales(model, batch, output))
     )
+
+
+def _check_names(output: Any) -> None:
+    for item in output.values() if isinstance(output, dict) else [output]:
+        if isinstance(item, list) and any(isinstance(each, np.ndarray) for each in item):
+            raise LoadFailed(
+                "a prediction returned a tuple or list of arrays; expected one array, or a dict of name to array. Return a"
+                " dict."
+            )
 
 
 def _with_rows(model: LoadedModel, inputs: tuple[TensorSpec, ...], batch: Any, output: Any) -> tuple[TensorSpec, ...]:
@@ -140,10 +151,9 @@ def _scales(model: LoadedModel, batch: Any, output: Any) -> bool:
     if model.is_streaming:
         return False
     try:
-        twice = run_model(model, _twice(batch))
+        once, doubled = _arrays(output), _arrays(run_model(model, _twice(batch)))
     except (StartError, ValueError):
         return False
-    once, doubled = _arrays(output), _arrays(twice)
     return bool(once) and all(
         name in doubled
         and array.ndim > 0

@@ -9,14 +9,15 @@ from typing import Any
 from sundog_runtime.context import Parameter, Parameters, parameters_of
 from sundog_runtime.errors import bad_input
 
-_UNSUPPORTED_PREFIXES = ("classification", "shared_memory_", "sequence_")
+_UNSUPPORTED = "classification"
+_UNSUPPORTED_PREFIXES = ("shared_memory_", "sequence_")
 _TENSOR_FORMAT = frozenset({"binary_data", "binary_data_output", "binary_data_size"})
 
 
 def check_parameters(names: Iterable[str], where: str) -> None:
     """Check parameter names. Raises Problem 400 for one that requests another kind of answer than this server gives."""
     for name in names:
-        if name.startswith(_UNSUPPORTED_PREFIXES):
+        if name == _UNSUPPORTED or name.startswith(_UNSUPPORTED_PREFIXES):
             raise bad_input("UnsupportedParameter", f"{where} has the parameter {name[:60]!r}, which is not supported")
 
 

@@ -8,7 +8,8 @@ Requests are batched along the first axis where that cannot change the answer of
   batched;
 - names, types and all further sizes are equal, and so are the clients' parameters (`context.parameters`).
 
-The outputs must be arrays or lists with as many rows as the inputs, one or several by name.
+The outputs must be arrays or lists with as many rows as the inputs, one or several by name. A list that holds arrays, as
+a tuple of outputs becomes, is never split: its length can equal the number of rows by chance.
 """
 
 from collections.abc import Hashable, Sequence
@@ -18,6 +19,9 @@ import numpy as np
 
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.tensors import Array
+
+NOT_ROWS = "its outputs are not arrays or lists of values with as many rows as its inputs"
+"""The reason why requests are not batched if `split_output` returns None."""
 
 
 def find_unbatchable_reason(model: LoadedModel) -> str:
@@ -61,7 +65,7 @@ def join_batches(batches: Sequence[Any]) -> Any:
 
 
 def split_output(output: Any, rows: Sequence[int]) -> list[Any] | None:
-    """Return each request's part of `output` (a result of `tensors.to_plain`); None if its rows are not those of the inputs."""
+    """Return each request's part of `output` (a result of `tensors.to_plain`); None if it does not have the rows of the inputs."""
     if isinstance(output, dict):
         named = {name: split_output(value, rows) for name, value in output.items()}
         if not named or any(parts is None or isinstance(output[name], dict) for name, parts in named.items()):
@@ -72,13 +76,19 @@ def split_output(output: Any, rows: Sequence[int]) -> list[Any] | None:
     if isinstance(output, np.ndarray):
         if not output.ndim or output.shape[0] != sum(rows):
             return None
-    elif not isinstance(output, list) or len(output) != sum(rows):
+    elif not isinstance(output, list) or len(output) != sum(rows) or any(map(_begins_with_array, output)):
         return None
     parts, begin = [], 0
     for count in rows:
         parts.append(output[begin : begin + count])
         begin += count
     return parts
+
+
+def _begins_with_array(value: Any) -> bool:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, np.ndarray)
 
 
 def _is_rows(array: Array) -> bool:

@@ -15,7 +15,13 @@ from typing import Any, TypeAlias, TypeVar
 from sundog_runtime.context import NO_PARAMETERS, RequestContext, call_for
 from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.formats.loaded_model import LoadedModel
-from sundog_runtime.scheduling.batch_assembly import batch_key, find_unbatchable_reason, join_batches, split_output
+from sundog_runtime.scheduling.batch_assembly import (
+    NOT_ROWS,
+    batch_key,
+    find_unbatchable_reason,
+    join_batches,
+    split_output,
+)
 from sundog_runtime.scheduling.batch_queue import BatchQueue, QueuedRequest
 from sundog_runtime.scheduling.execution_mode import (
     PassDurations,
@@ -249,7 +255,9 @@ class Scheduler:
 
     def _withdraw(self, entry: _Entry) -> None:
         with self._changed:
-            self._batches.discard(entry)
+            was_waiting = self._batches.discard(entry)
+        if was_waiting:
+            self._metrics.record_wait(self._clock() - entry.arrived)
 
     def _expire(self, entry: _Entry) -> None:
         self._withdraw(entry)
@@ -328,7 +336,7 @@ class Scheduler:
             return None
         parts = split_output(output, [entry.rows for entry in batch])
         if parts is None:
-            self.stop_batching("its outputs do not have as many rows as its inputs")
+            self.stop_batching(NOT_ROWS)
             return None
         return [(part, None) for part in parts]
 

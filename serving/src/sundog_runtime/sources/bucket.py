@@ -171,8 +171,7 @@ async def _find(bucket: _Bucket, key: str, shown: str, web: WebSession, limits: 
             with attempt, _as_start_error(shown):
                 if isinstance(bucket, GCSStore):
                     return _found(await obstore.head_async(bucket, key))
-                size, etag, _ = await web.probe(await bucket.object(key), shown)
-                return BucketObject(key, size or 0, etag)
+                return BucketObject(key, *await web.probe(await bucket.object(key), shown))
     except ModelNotFound:
         pass
     return None
@@ -249,7 +248,14 @@ def _remote(bucket: _Bucket, uri: BucketUri, found: BucketObject, name: str, web
         if isinstance(bucket, GCSStore)
         else partial(_read, bucket, found, shown, web)
     )
-    return RemoteObject(name, found.size, found.etag, read, unpack=found.key == uri.key and is_archive(name))
+    return RemoteObject(
+        name,
+        found.size,
+        found.etag,
+        read,
+        supports_ranges=found.supports_ranges,
+        unpack=found.key == uri.key and is_archive(name),
+    )
 
 
 async def _read(

@@ -12,11 +12,15 @@ _ROOT = "ListBucketResult"
 
 @dataclass(frozen=True, slots=True)
 class BucketObject:
-    """An object: its whole key, its bytes, and its ETag in quotes, as in the header."""
+    """An object: its whole key, its bytes (None if the store does not report them), and its ETag in quotes, as in the header.
+
+    `supports_ranges`: whether it can be read from an offset.
+    """
 
     key: str
-    size: int
+    size: int | None
     etag: str
+    supports_ranges: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class _Fetch:
 
     async def run(self) -> FetchedModel:
         """Return the model. With a digest, the cache is searched without a request to the store; otherwise the store is asked first."""
-        pinned = self._pinned_digest()
+        pinned = self._pinned_identity()
         if pinned and (found := await asyncio.to_thread(self._cached, _key(pinned))):
             return found
         started = time.monotonic()
@@ -77,8 +77,18 @@ class _Fetch:
             key = _key(pinned or self._identity(listing))
             return await self._wait_or_make(key, listing)
 
-    def _pinned_digest(self) -> str:
-        return self.uri.digest if isinstance(self.uri, ArtefactUri) else self.digest
+    def _pinned_identity(self) -> str:
+        """Return the identity that the digest gives the model; empty without a digest."""
+        if isinstance(self.uri, ArtefactUri):
+            return self.uri.digest
+        # An archive's digest does not cover its unpacked files. They have entries of their own, so that a cached entry that
+        # must have the digest itself is never taken for one of them. Other replicas may still use an entry of that kind.
+        return f"archive:{self.digest}" if self.digest and self._names_archive() else self.digest
+
+    def _names_archive(self) -> bool:
+        if isinstance(self.uri, WebUri):
+            return is_archive(self.uri.path)
+        return isinstance(self.uri, BucketUri) and not self.uri.directory and is_archive(self.uri.key)
 
     def _identity(self, listing: ModelListing) -> str:
         # A model without identity can be loaded but not shared, because a later change could not be detected.
@@ -129,7 +139,12 @@ class _Fetch:
             is_valid = (
                 facts is not None
                 and tree_digest(entries) == facts.tree
-                and self._has_expected_digest(entries, facts.file_name)
+                # Artefacts and archives were compared with the digest when the entry was made.
+                and (
+                    isinstance(self.uri, ArtefactUri)
+                    or self._names_archive()
+                    or self._has_expected_digest(entries, facts.file_name)
+                )
             )
         except StartError:
             is_valid = False
@@ -141,17 +156,18 @@ class _Fetch:
         return FetchedModel(root, facts.file_name, entries, lease, self.seconds)
 
     def _has_expected_digest(self, entries: tuple[FileEntry, ...], file_name: str) -> bool:
-        """Whether the files have the model's digest. An archive's digest is that of its bytes, checked before it was unpacked."""
-        if not self.digest or self._is_checked_elsewhere():
-            return True
-        return self.digest == (f"sha256:{entries[0].sha256}" if file_name else tree_digest(entries))
+        """Whether the files themselves have the model's digest, if it has one."""
+        return not self.digest or self.digest == (f"sha256:{entries[0].sha256}" if file_name else tree_digest(entries))
 
-    def _is_checked_elsewhere(self) -> bool:
+    def _is_verified(self, listing: ModelListing) -> bool:
+        """Whether the downloaded bytes were compared with the digest before they were unpacked: an artefact, or one archive.
+
+        The listing decides: the store may hold a directory with the name of an archive.
+        """
         if isinstance(self.uri, ArtefactUri):
             return True
-        return (isinstance(self.uri, WebUri) and is_archive(self.uri.path)) or (
-            isinstance(self.uri, BucketUri) and not self.uri.directory and is_archive(self.uri.key)
-        )
+        first = listing.objects[0]
+        return len(listing.objects) == 1 and first.unpack and self.digest == f"sha256:{first.sha256}"
 
     def _discard(self, key: str) -> None:
         lease = self.cache.acquire_exclusive(key)
@@ -193,7 +209,7 @@ class _Fetch:
         entries = read_tree(root)
         _check_hashes(entries, listing)
         file_name = "" if any(remote.unpack for remote in listing.objects) else listing.file_name
-        if not self._has_expected_digest(entries, file_name):
+        if not self._is_verified(listing) and not self._has_expected_digest(entries, file_name):
             found = tree_digest(entries)
             raise DigestMismatch(
                 f"the downloaded model has the digest {found}; expected {self.digest}, which is model.digest"

@@ -1,5 +1,6 @@
 """When waiting requests run, and which of them together; how rows are joined and split."""
 
+import asyncio
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sundog_runtime.scheduling.batch_assembly import batch_key, join_batches, split_output
+from sundog_runtime.formats.loaded_model import LoadedModel
+from sundog_runtime.scheduling.batch_assembly import NOT_ROWS, batch_key, join_batches, split_output
 from sundog_runtime.scheduling.batch_queue import BatchQueue, QueuedRequest
+from sundog_runtime.signature import Signature
+from sundog_runtime.tensors import TensorSpec
+from sundog_runtime.warmup import warm_up
 
 PASS_SECONDS = 0.01
 
@@ -232,6 +237,8 @@ def test_batches_that_cannot_be_joined(batch: Any) -> None:
         {},
         {"scores": np.zeros((3, 2)), "model": "x"},
         {"scores": {"deep": np.zeros((3, 2))}},
+        [np.zeros((3, 2)), np.zeros((3, 5)), np.zeros(3)],
+        {"layers": [[np.zeros(3), np.zeros(3)]] * 3},
     ],
 )
 def test_outputs_that_are_not_rows(output: Any) -> None:
@@ -240,3 +247,14 @@ def test_outputs_that_are_not_rows(output: Any) -> None:
 
 def test_lists_are_split_too() -> None:
     assert split_output({"names": ["a", "b", "c"]}, [1, 2]) == [{"names": ["a"]}, {"names": ["b", "c"]}]
+
+
+@pytest.mark.parametrize(("constant", "reasons"), [(8, [NOT_ROWS]), (0, [])])
+async def test_the_warm_up_detects_an_output_of_constant_length(constant: int, reasons: list[str]) -> None:
+    def predict(batch: Any) -> Any:
+        return {"scores": batch, "classes": ["a"] * (constant or len(batch))}
+
+    model = LoadedModel("python", "", predict, Signature((TensorSpec("x", "float32", (-1, 4)),)))
+    found: list[str] = []
+    warm_up(model, 1, asyncio.get_running_loop(), 8, found.append)
+    assert found == reasons

@@ -220,8 +220,11 @@ async def test_a_request_past_its_deadline_is_not_computed(make: Callable[..., S
     assert len(scheduler._batches) == 0
     with pytest.raises(Problem):
         await scheduler.infer(rows(14), RequestContext(deadline=time.monotonic()))
+    assert sum(scheduler._metrics.queue_wait.counts) == 1
     gate.go.set()
     await tasks[0]
+    assert sum(scheduler._metrics.queue_wait.counts) == 2
+    assert scheduler._metrics.queue_wait.total > 0
     assert (await scheduler.infer(rows(1), RequestContext()))[0, 0] == 2
     assert not any({13, 14} & set(call[:, 0]) for call in gate.calls)
 

@@ -180,14 +180,29 @@ def _assemble(
     if task == "generation" and not network.can_generate():
         raise LoadFailed(f"config.task is generation; {name} cannot generate")
     text = network.config.get_text_config()
-    limits = [getattr(text, "max_position_embeddings", None), settings.max_length, sentences.max_length]
+    found = getattr(text, "max_position_embeddings", None)
+    positions = found if isinstance(found, int) else 0
+    limits = [positions - _first_position(network), settings.max_length, sentences.max_length]
     if tokenizer is not None:
         limits.append(tokenizer.model_max_length)
         if network.config.pad_token_id is None:
             network.config.pad_token_id = tokenizer.pad_token_id
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit <= MAX_TOKENS]
     vocabulary = getattr(text, "vocab_size", None) or 0
-    return TransformersModel(network, device, tokenizer, task, settings, sentences, vocabulary, min(known, default=0))
+    # A network without a table of token types finds them in that of the tokens.
+    sizes = {
+        "input_ids": vocabulary,
+        "token_type_ids": getattr(text, "type_vocab_size", vocabulary),
+        "position_ids": positions,
+    }
+    index_limits = {name: size for name, size in sizes.items() if isinstance(size, int) and size > 0}
+    return TransformersModel(network, device, tokenizer, task, settings, sentences, index_limits, min(known, default=0))
+
+
+def _first_position(network: Any) -> int:
+    """Return the position of the first token. Networks like RoBERTa count from after the position of padding."""
+    padding = (getattr(part, "padding_idx", None) for part in network.modules() if hasattr(part, "position_embeddings"))
+    return max((index + 1 for index in padding if isinstance(index, int)), default=0)
 
 
 def _example(signature: Signature) -> Callable[[], Any] | None:

@@ -1,5 +1,6 @@
 """A loaded transformers model with its settings."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -26,7 +27,11 @@ class TransformersSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class TransformersModel:
-    """A network of the library with everything that a call needs. `max_length` is in tokens, 0 without a limit."""
+    """A network of the library with everything that a call needs.
+
+    `index_limits` are sizes of the network's tables, by the input whose values are indexes into it. `max_length` is in
+    tokens, 0 without a limit.
+    """
 
     network: Any
     device: Device
@@ -34,5 +39,5 @@ class TransformersModel:
     task: TransformersTask
     settings: TransformersSettings
     sentences: SentenceEncoding
-    vocabulary: int
+    index_limits: Mapping[str, int]
     max_length: int

@@ -54,10 +54,12 @@ def prepare_arguments(model: TransformersModel, batch: Any, names: list[str]) ->
     if names == ["text"] and model.tokenizer is not None:
         return dict(model.device.to_device(_tokenize(model, batch)))
     arguments = to_tensors(batch if isinstance(batch, dict) else {names[0]: batch})
+    for name, limit in model.index_limits.items():
+        indexes = arguments.get(name)
+        if isinstance(indexes, torch.Tensor) and (int(indexes.min()) < 0 or int(indexes.max()) >= limit):
+            raise bad_input("OutOfRange", f"input {name!r} holds a value outside of 0 to {limit - 1}")
     ids = arguments.get("input_ids")
     if isinstance(ids, torch.Tensor):
-        if model.vocabulary and (int(ids.min()) < 0 or int(ids.max()) >= model.vocabulary):
-            raise bad_input("OutOfRange", f"input 'input_ids' holds a token outside of 0 to {model.vocabulary - 1}")
         if model.max_length and ids.shape[-1] > model.max_length:
             found = f"input 'input_ids' has {ids.shape[-1]} tokens"
             raise bad_input("WrongShape", f"{found}; expected at most {model.max_length}")
