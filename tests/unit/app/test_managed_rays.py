@@ -392,15 +392,24 @@ async def test_a_foreign_token_is_left_alone(cluster: Cluster) -> None:
     assert await rays(cluster) == []
 
 
-@pytest.mark.parametrize(("address", "kept"), [("", ["other"]), ("redis.example.com:6379", None)])
+@pytest.mark.parametrize(
+    ("store", "kept"),
+    [
+        ({"redisAddress": f"{RAY}-valkey:6379"}, ["other"]),
+        # Made with an external Redis, which nothing else cleans up. The current settings do not matter.
+        ({"redisAddress": "redis.example.com:6379"}, None),
+        # The store was switched off later. KubeRay removes its finalizer only from a RayCluster with a store.
+        (None, ["other"]),
+    ],
+    ids=["own", "external", "none"],
+)
 async def test_a_cluster_on_its_way_out_is_let_go_without_the_clean_up_of_its_own_store(
-    cluster: Cluster, address: str, kept: list[str] | None
+    cluster: Cluster, store: Object | None, kept: list[str] | None
 ) -> None:
     await served(cluster)
     stored = await ray(cluster)
-    if address:
-        # Made with an external Redis, which nothing else cleans up. The current settings do not matter.
-        stored["spec"]["gcsFaultToleranceOptions"]["redisAddress"] = address
+    del stored["spec"]["gcsFaultToleranceOptions"]
+    stored["spec"] |= {"gcsFaultToleranceOptions": store} if store else {}
     stored["metadata"]["finalizers"] = ["ray.io/gcs-ft-redis-cleanup-finalizer", "other"]
     stored["metadata"]["deletionTimestamp"] = "2026-11-25T13:00:00Z"
     calls: list[Object] = []

@@ -108,10 +108,12 @@ async def release_finalizer(deps: Dependencies, stored: Object) -> None:
     """Remove the finalizer of KubeRay's store clean-up from a RayCluster that is being deleted. Raises DependencyError.
 
     The store is deleted with its RayCluster anyway. The clean-up is a Job, which cannot be created in a namespace that is being deleted, so
-    the namespace would never go away.
+    the namespace would never go away. Without a store in its spec, KubeRay would not remove the finalizer at all. KubeRay cleans up an
+    external store.
     """
     finalizers = stored["metadata"].get("finalizers") or []
-    if deps.settings.installation is None or not valkey.has_own_store(stored) or REDIS_CLEANUP not in finalizers:
+    is_external = "gcsFaultToleranceOptions" in stored["spec"] and not valkey.has_own_store(stored)
+    if deps.settings.installation is None or is_external or REDIS_CLEANUP not in finalizers:
         return
     kept = [each for each in finalizers if each != REDIS_CLEANUP]
     await deps.kube.replace({**stored, "metadata": {**stored["metadata"], "finalizers": kept}})
