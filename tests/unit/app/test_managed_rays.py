@@ -154,7 +154,10 @@ async def head(cluster: Cluster, **autoscaler: Any) -> Object:
         **kubernetes_names.labels(kubernetes_names.RAY),
     }
     meta = {"name": f"{RAY}-head-x", "namespace": NAMESPACE, "labels": labels}
-    made = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"restartPolicy": "Never"}}
+    options = (await ray(cluster))["spec"].get("gcsFaultToleranceOptions")
+    env = [{"name": "RAY_REDIS_ADDRESS", "value": options["redisAddress"]}] if options else []
+    spec = {"restartPolicy": "Never", "containers": [{"name": "ray-head", "env": env}]}
+    made = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
     containers = [{"name": "ray-head", "state": {"running": {}}}, {"name": "autoscaler", "state": autoscaler}]
     await create_with_status(cluster.kube, POD, made, {"phase": "Running", "containerStatuses": containers})
     return made
@@ -538,6 +541,16 @@ async def test_without_fault_tolerance_there_is_no_store() -> None:
     (name,) = await rays(cluster)
     assert "gcsFaultToleranceOptions" not in (await ray(cluster, name))["spec"]
     assert await cluster.kube.list(STATEFUL_SET, NAMESPACE) == []
+
+
+async def test_a_store_that_is_turned_on_under_a_ready_head_has_its_secret() -> None:
+    without = "ray: {gcsFaultTolerance: {enabled: false}}\nruntimeImage: example.com/runtime:1"
+    cluster = Cluster(installation=parse_installation(without, "test"))
+    await served(cluster)
+    cluster.world = replace(cluster.world, settings=replace(cluster.world.settings, installation=INSTALLATION))
+    await cluster.settle(20)
+    assert await cluster.kube.get(Ref(STATEFUL_SET, NAMESPACE, f"{RAY}-valkey")) is not None
+    assert await password(cluster) is not None
 
 
 async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> None:

@@ -120,8 +120,8 @@ async def release_finalizer(deps: Dependencies, stored: Object) -> None:
 
 
 async def _replace_heads(deps: Dependencies, cluster: Object, pods: Sequence[Object]) -> None:
-    keeps_state = "gcsFaultToleranceOptions" in cluster["spec"]
-    for head in heads.find_heads_without_autoscaler(pods, keeps_state=keeps_state):
+    store = (cluster["spec"].get("gcsFaultToleranceOptions") or {}).get("redisAddress", "")
+    for head in heads.find_heads_without_autoscaler(pods, store):
         log.warning("%s: container %s has ended; the head is replaced", ref_of(head), heads.AUTOSCALER_CONTAINER)
         await deps.kube.delete(ref_of(head), uid=head["metadata"]["uid"])
 
@@ -172,8 +172,10 @@ async def _wait_for_former_store(deps: Dependencies, meta: Object, stored: Objec
 
 async def _ensure_store(deps: Dependencies, installation: Installation, cluster: Object) -> None:
     wanted, store = installation.ray.gcs_fault_tolerance, valkey.make_cluster_store(cluster)
-    secret = Ref(SECRET, store.namespace, store.name)
-    if not _is_ready(cluster) and await deps.kube.get(secret) is None:
+    secret, stateful_set = Ref(SECRET, store.namespace, store.name), Ref(STATEFUL_SET, store.namespace, store.name)
+    # A ready head may be older than its store, whose Secret then does not exist yet.
+    may_lack_secret = not _is_ready(cluster) or await deps.kube.get(stateful_set) is None
+    if may_lack_secret and await deps.kube.get(secret) is None:
         await _delete_store_pods(deps, store)
         password = randomness.token_hex(TOKEN_BYTES)
         await deps.kube.create(valkey.make_secret(store, {names.PASSWORD_KEY: password}))
