@@ -553,6 +553,30 @@ async def test_a_store_that_is_turned_on_under_a_ready_head_has_its_secret() -> 
     assert await password(cluster) is not None
 
 
+async def test_a_store_whose_stateful_set_is_deleted_gets_the_claim_of_the_settings_and_its_secret(
+    cluster: Cluster,
+) -> None:
+    await served(cluster)
+    cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]
+    fast = "ray: {gcsFaultTolerance: {storage: {className: fast}}}\nruntimeImage: example.com/runtime:1"
+    settings = replace(cluster.world.settings, installation=parse_installation(fast, "test"))
+    cluster.world, before = replace(cluster.world, settings=settings), await password(cluster)
+    await cluster.settle(3)
+    store = Ref(STATEFUL_SET, NAMESPACE, f"{RAY}-valkey")
+    assert await claim_classes(cluster, store) == [None], "a claim cannot change"
+    await cluster.kube.delete(store)
+    await cluster.settle(3)
+    assert await claim_classes(cluster, store) == ["fast"]
+    assert await password(cluster) == before
+
+
+async def claim_classes(cluster: Cluster, store: Ref) -> list[str | None]:
+    found = await cluster.kube.get(store)
+    assert found is not None
+    assert found["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "data", "its claim is data-STORE-0"
+    return [each["spec"].get("storageClassName") for each in found["spec"]["volumeClaimTemplates"]]
+
+
 async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> None:
     await served(cluster, autoscaling={"minReplicas": 2, "maxReplicas": 5}, replicas=9)
     assert await groups(cluster) == {"digits-r1": (2, 5, 2)}

@@ -68,7 +68,7 @@ class OperatorMetrics:
             "sundog_watch_missed", "Changed objects that a list found and a watch did not deliver, by kind.", "kind"
         )
         self._leads = self._gauge("leader_election_master_status", "1 in the process that leads.", "name")
-        # Every program of controller-runtime has the metric above. Alerts tell Sundog's processes from the others by this one.
+        # Every program of controller-runtime has the metric above. Alerts find Sundog's processes by this one.
         self._leader = self._gauge("sundog_operator_leader", "1 in the process that leads, 0 in the others.")
         self._identity = identity
         self._running: dict[Key, float] = {}
