@@ -18,7 +18,7 @@ from sundog_operator.core.observed import ReplicaStart
 from sundog_operator.core.ray import clusters
 from sundog_operator.core.ray import groups as ray_groups
 from sundog_operator.core.revisions import owner_reference
-from sundog_operator.errors import Conflict, DependencyError, Forbidden
+from sundog_operator.errors import Conflict, DependencyError, Forbidden, Invalid
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -575,6 +575,32 @@ async def claim_classes(cluster: Cluster, store: Ref) -> list[str | None]:
     assert found is not None
     assert found["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "data", "its claim is data-STORE-0"
     return [each["spec"].get("storageClassName") for each in found["spec"]["volumeClaimTemplates"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "replicas"),
+    [
+        (Invalid("RayCluster x", ["spec: Too long"]), 2),
+        (DependencyError("etcdserver: request is too large"), 2),
+        (Conflict("the autoscaler changed it"), 1),
+    ],
+    ids=["invalid", "too large", "conflict"],
+)
+async def test_models_are_deployed_to_a_cluster_whose_change_is_refused(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, error: Exception, replicas: int
+) -> None:
+    await served(cluster)
+
+    async def refuse(_: Object) -> Object:
+        raise error
+
+    monkeypatch.setattr(cluster.kube, "replace", refuse)
+    await cluster.apply(replicas=2)
+    await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
+    with pytest.raises(type(error)):
+        await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
+    (deployment,) = application(cluster, "digits-r1")["deployments"]
+    assert deployment["num_replicas"] == replicas
 
 
 async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> None:

@@ -19,7 +19,7 @@ from sundog_operator.core.ray import pods as ray_pods
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.groups import GroupState
 from sundog_operator.core.ray.valkey import ValkeyServer, ValkeyStore
-from sundog_operator.errors import DependencyError
+from sundog_operator.errors import Conflict, DependencyError, NotFound, SundogError
 from sundog_operator.ports import (
     POD,
     POD_DISRUPTION_BUDGET,
@@ -51,10 +51,11 @@ async def ensure_ray_cluster(
     groups: list[Object],
     stored: Object | None,
     deployed: frozenset[str] | None,
-) -> Object:
-    """Apply a RayCluster, its token, its store and its worker groups. Return the stored RayCluster.
+) -> tuple[Object, SundogError | None]:
+    """Apply a RayCluster, its token, its store and its worker groups. Return the stored RayCluster, and why it could not be changed.
 
-    Raises DependencyError, and Conflict where another client changed it meanwhile, as Ray's autoscaler does.
+    Such a failure need not stop what runs on the RayCluster as it is. Raises DependencyError, Invalid for a new one, and Conflict where
+    another client changed it meanwhile, as Ray's autoscaler does.
 
     Args:
         deps: the dependencies.
@@ -64,7 +65,7 @@ async def ensure_ray_cluster(
         stored: the stored RayCluster; None where it does not exist.
         deployed: the groups with a replica in Serve; None while Serve does not answer.
     """
-    meta = desired["metadata"]
+    meta, failure = desired["metadata"], None
     if stored is None or not _is_ready(stored):
         # A ready cluster has its Secrets. They are not kept in memory, so each check is a request to the API server.
         if _has_own_store(installation):
@@ -78,13 +79,18 @@ async def ensure_ray_cluster(
         changed = ray_pods.update_ray_cluster(stored, desired, groups, _make_group_state(pods, deployed))
         if changed is not None:
             await _ensure_token(deps, meta["namespace"], meta["ownerReferences"])
-            stored = await deps.kube.replace(changed)
+            try:
+                stored = await deps.kube.replace(changed)
+            except (Conflict, NotFound):
+                raise
+            except SundogError as err:
+                failure = err
         for pod in ray_groups.find_orphaned_pods(pods, [*(stored["spec"].get("workerGroupSpecs") or ()), *groups]):
             await deps.kube.delete(ref_of(pod), uid=pod["metadata"]["uid"])
         await _replace_heads(deps, stored, pods)
     if _has_own_store(installation):
         await _ensure_store(deps, installation, stored)
-    return stored
+    return stored, failure
 
 
 async def apply_disruption_budgets(deps: Dependencies, installation: Installation, cluster: Object) -> None:
