@@ -2,7 +2,11 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from string import Template
 from typing import Any
 
 import promql_parser
@@ -16,6 +20,16 @@ DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
 RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 METRIC = re.compile(r"\b(?:sundog|controller_runtime|workqueue|leader_election|rest_client)_[a-z0-9_]+")
 SUFFIX = re.compile(r"_(total|bucket|sum|count)$")
+# Series that every program of controller-runtime has, in good and in bad health. `0+5x30` is a counter that rises by 5 a minute.
+PROCESS_SERIES = {
+    'leader_election_master_status{name="$name", $target}': ("1x30", "0x30"),
+    'controller_runtime_reconcile_errors_total{controller="raycluster", $target}': ("0x30", "0+5x30"),
+    'workqueue_queue_duration_seconds_bucket{name="$name", le="60.0", $target}': ("0x30", "0+5x30"),
+    'workqueue_queue_duration_seconds_bucket{name="$name", le="+Inf", $target}': ("0x30", "0+5x30"),
+    'workqueue_longest_running_processor_seconds{name="$name", $target}': ("0x30", "900x30"),
+}
+SUNDOG = {"name": "sundog", "target": 'namespace="sundog-system", job="a", instance="a"'}
+KUBERAY = {"name": "raycluster", "target": 'namespace="kuberay", job="b", instance="b"'}
 # As Grafana fills them in.
 VARIABLES = {"$__rate_interval": "5m", "$namespace": ".*", "$service": ".*"}
 
@@ -75,6 +89,35 @@ def test_the_leader_of_one_release_is_none_of_another_one() -> None:
     (expression,) = [rule["expr"] for rule in RULES if rule["alert"] == "SundogNoLeader"]
     parsed: Any = promql_parser.parse(expression)
     assert set(parsed.lhs.lhs.modifier.labels) == {"namespace", "job"}
+
+
+def firing(folder: Path, series: dict[str, str]) -> set[str]:
+    """The alerts that fire after half an hour, by promtool."""
+    if (promtool := shutil.which("promtool")) is None:
+        pytest.skip("promtool is not installed")
+    inputs = [{"series": name, "values": samples} for name, samples in series.items()]
+    # promtool prints what it got where it expected something else. No alert has this name.
+    asked = {"expr": 'ALERTS{alertstate="firing"}', "eval_time": "30m", "exp_samples": [{"labels": "none", "value": 1}]}
+    tests = [{"interval": "1m", "input_series": inputs, "promql_expr_test": [asked]}]
+    (folder / "rules.yaml").write_text(yaml.safe_dump(ALERTS))
+    (folder / "test.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": tests}))
+    ran = subprocess.run([promtool, "test", "rules", "test.yaml"], cwd=folder, capture_output=True, text=True)
+    assert "got:" in ran.stderr + ran.stdout, ran
+    return set(re.findall(r'alertname="(\w+)"', ran.stderr + ran.stdout))
+
+
+def series_of(program: dict[str, str], *, bad: bool) -> dict[str, str]:
+    every = {Template(name).substitute(program): samples[bad] for name, samples in PROCESS_SERIES.items()}
+    return every | (
+        {f"sundog_operator_leader{{{SUNDOG['target']}}}": ("1x30", "0x30")[bad]} if program is SUNDOG else {}
+    )
+
+
+def test_alerts_about_the_operator_follow_no_other_program(tmp_path: Path) -> None:
+    assert firing(tmp_path, series_of(SUNDOG, bad=False) | series_of(KUBERAY, bad=True)) == set()
+    every = {"SundogNoLeader", "SundogReconcileErrors", "SundogWorkWaits", "SundogPassHangs"}
+    assert firing(tmp_path, series_of(SUNDOG, bad=True) | series_of(KUBERAY, bad=False)) == every
+    assert firing(tmp_path, series_of(KUBERAY, bad=False)) == {"SundogNoLeader"}, "no process of Sundog is left"
 
 
 def test_no_alert_and_no_panel_has_the_name_of_another() -> None:

@@ -12,6 +12,7 @@ from sundog_operator.adapters import edges
 from sundog_operator.adapters.cached.shared import SharedEdges
 from sundog_operator.adapters.edges import HttpEdges
 from sundog_operator.adapters.ray_serve import RayServe, fixed_token
+from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import Edges, Object
 
 
@@ -144,6 +145,45 @@ async def test_an_unchanged_serve_status_is_parsed_once() -> None:
         assert await serve.read(dashboard, "vision") is first
         message = ""
         assert (await serve.read(dashboard, "vision")).applications["a"].message == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"applications": [' + b"{}," * 200_000 + b"{}]}", "250000 values"),
+        (b'{"applications": "' + b"x" * 9_000_000 + b'"}', "8388608 bytes"),
+    ],
+    ids=["values", "bytes"],
+)
+async def test_a_serve_status_that_would_take_much_memory_is_refused(body: bytes, found: str) -> None:
+    async with TestServer(serving(body)) as server, aiohttp.ClientSession() as session:
+        with pytest.raises(RayUnavailable, match=f"the answer has over {found}"):
+            await RayServe(session, fixed_token("")).read(str(server.make_url("/ray")), "vision")
+
+
+async def test_a_serve_status_that_nobody_reads_is_forgotten() -> None:
+    clock = FakeClock()
+    async with TestServer(serving(b'{"applications": {}}')) as server, aiohttp.ClientSession() as session:
+        serve = RayServe(session, fixed_token(""), clock.monotonic)
+        former, current = (str(server.make_url(path)) for path in ("/former", "/current"))
+        await serve.read(former, "vision")
+        clock.advance(30)
+        await serve.read(current, "vision")
+        assert set(serve._answers) == {former, current}
+        clock.advance(30)
+        await serve.read(current, "vision")
+        assert set(serve._answers) == {current}
+
+
+def serving(body: bytes) -> web.Application:
+    """Heads of Ray, one per path, that all answer this."""
+
+    async def tell(_: web.Request) -> web.Response:
+        return web.Response(body=body)
+
+    app = web.Application()
+    app.router.add_get("/{head}/api/serve/applications/", tell)
+    return app
 
 
 async def serve_in_parts(request: web.Request) -> web.StreamResponse:

@@ -102,9 +102,10 @@ def test_requests_leadership_and_gaps(metrics: OperatorMetrics) -> None:
     assert of(metrics, "rest_client_requests_total", code="200", **host) == 1
     assert of(metrics, "rest_client_requests_total", code="<error>", **host) == 1
     assert of(metrics, "sundog_watch_missed_total", kind="Pod") == 2
-    assert of(metrics, "leader_election_master_status", name="a") == 0
-    metrics.set_leading(leads=True)
-    assert of(metrics, "leader_election_master_status", name="a") == 1
+    for leads in (False, True):
+        metrics.set_leading(leads=leads)
+        assert of(metrics, "leader_election_master_status", name="a") == leads
+        assert of(metrics, "sundog_operator_leader") == leads
 
 
 async def test_an_event_is_recorded_once_and_decisions_are_counted(metrics: OperatorMetrics) -> None:

@@ -85,6 +85,30 @@ async def test_an_error_of_one_key_only_delays_that_key(
     assert operator.queue._due == {MODEL: cluster.clock.monotonic() + again_s}
 
 
+async def test_a_namespace_whose_passes_hang_leaves_a_worker_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator, passes = Controller(Cluster().world), list[Key]()
+
+    async def reconcile(_: Dependencies, key: Key) -> float | None:
+        passes.append(key)
+        await (asyncio.Event().wait() if key.namespace == NAMESPACE else asyncio.sleep(0))
+        return None
+
+    monkeypatch.setattr(controller, "RECONCILERS", {"modeldeployment": reconcile})
+    for number in range(20):
+        operator.queue.add(Key("modeldeployment", NAMESPACE, f"digits-{number}"))
+    others = [Key("modeldeployment", "audio", f"words-{number}") for number in range(3)]
+    for key in others:
+        operator.queue.add(key)
+    working = asyncio.ensure_future(operator.work())
+    try:
+        for _ in range(100):
+            await asyncio.sleep(0)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    assert [key for key in passes if key.namespace != NAMESPACE] == others
+
+
 async def test_what_the_api_server_finds_wrong_is_reported_in_its_words_and_is_no_panic(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

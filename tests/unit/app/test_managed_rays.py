@@ -18,7 +18,7 @@ from sundog_operator.core.observed import ReplicaStart
 from sundog_operator.core.ray import clusters
 from sundog_operator.core.ray import groups as ray_groups
 from sundog_operator.core.revisions import owner_reference
-from sundog_operator.errors import Conflict, DependencyError, Forbidden
+from sundog_operator.errors import Conflict, DependencyError, Forbidden, Invalid
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -154,7 +154,10 @@ async def head(cluster: Cluster, **autoscaler: Any) -> Object:
         **kubernetes_names.labels(kubernetes_names.RAY),
     }
     meta = {"name": f"{RAY}-head-x", "namespace": NAMESPACE, "labels": labels}
-    made = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"restartPolicy": "Never"}}
+    options = (await ray(cluster))["spec"].get("gcsFaultToleranceOptions")
+    env = [{"name": "RAY_REDIS_ADDRESS", "value": options["redisAddress"]}] if options else []
+    spec = {"restartPolicy": "Never", "containers": [{"name": "ray-head", "env": env}]}
+    made = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
     containers = [{"name": "ray-head", "state": {"running": {}}}, {"name": "autoscaler", "state": autoscaler}]
     await create_with_status(cluster.kube, POD, made, {"phase": "Running", "containerStatuses": containers})
     return made
@@ -392,15 +395,24 @@ async def test_a_foreign_token_is_left_alone(cluster: Cluster) -> None:
     assert await rays(cluster) == []
 
 
-@pytest.mark.parametrize(("address", "kept"), [("", ["other"]), ("redis.example.com:6379", None)])
+@pytest.mark.parametrize(
+    ("store", "kept"),
+    [
+        ({"redisAddress": f"{RAY}-valkey:6379"}, ["other"]),
+        # Made with an external Redis, which nothing else cleans up. The current settings do not matter.
+        ({"redisAddress": "redis.example.com:6379"}, None),
+        # The store was switched off later. KubeRay removes its finalizer only from a RayCluster with a store.
+        (None, ["other"]),
+    ],
+    ids=["own", "external", "none"],
+)
 async def test_a_cluster_on_its_way_out_is_let_go_without_the_clean_up_of_its_own_store(
-    cluster: Cluster, address: str, kept: list[str] | None
+    cluster: Cluster, store: Object | None, kept: list[str] | None
 ) -> None:
     await served(cluster)
     stored = await ray(cluster)
-    if address:
-        # Made with an external Redis, which nothing else cleans up. The current settings do not matter.
-        stored["spec"]["gcsFaultToleranceOptions"]["redisAddress"] = address
+    del stored["spec"]["gcsFaultToleranceOptions"]
+    stored["spec"] |= {"gcsFaultToleranceOptions": store} if store else {}
     stored["metadata"]["finalizers"] = ["ray.io/gcs-ft-redis-cleanup-finalizer", "other"]
     stored["metadata"]["deletionTimestamp"] = "2026-11-25T13:00:00Z"
     calls: list[Object] = []
@@ -529,6 +541,66 @@ async def test_without_fault_tolerance_there_is_no_store() -> None:
     (name,) = await rays(cluster)
     assert "gcsFaultToleranceOptions" not in (await ray(cluster, name))["spec"]
     assert await cluster.kube.list(STATEFUL_SET, NAMESPACE) == []
+
+
+async def test_a_store_that_is_turned_on_under_a_ready_head_has_its_secret() -> None:
+    without = "ray: {gcsFaultTolerance: {enabled: false}}\nruntimeImage: example.com/runtime:1"
+    cluster = Cluster(installation=parse_installation(without, "test"))
+    await served(cluster)
+    cluster.world = replace(cluster.world, settings=replace(cluster.world.settings, installation=INSTALLATION))
+    await cluster.settle(20)
+    assert await cluster.kube.get(Ref(STATEFUL_SET, NAMESPACE, f"{RAY}-valkey")) is not None
+    assert await password(cluster) is not None
+
+
+async def test_a_store_whose_stateful_set_is_deleted_gets_the_claim_of_the_settings_and_its_secret(
+    cluster: Cluster,
+) -> None:
+    await served(cluster)
+    cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]
+    fast = "ray: {gcsFaultTolerance: {storage: {className: fast}}}\nruntimeImage: example.com/runtime:1"
+    settings = replace(cluster.world.settings, installation=parse_installation(fast, "test"))
+    cluster.world, before = replace(cluster.world, settings=settings), await password(cluster)
+    await cluster.settle(3)
+    store = Ref(STATEFUL_SET, NAMESPACE, f"{RAY}-valkey")
+    assert await claim_classes(cluster, store) == [None], "a claim cannot change"
+    await cluster.kube.delete(store)
+    await cluster.settle(3)
+    assert await claim_classes(cluster, store) == ["fast"]
+    assert await password(cluster) == before
+
+
+async def claim_classes(cluster: Cluster, store: Ref) -> list[str | None]:
+    found = await cluster.kube.get(store)
+    assert found is not None
+    assert found["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "data", "its claim is data-STORE-0"
+    return [each["spec"].get("storageClassName") for each in found["spec"]["volumeClaimTemplates"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "replicas"),
+    [
+        (Invalid("RayCluster x", ["spec: Too long"]), 2),
+        (DependencyError("etcdserver: request is too large"), 2),
+        (Conflict("the autoscaler changed it"), 1),
+    ],
+    ids=["invalid", "too large", "conflict"],
+)
+async def test_models_are_deployed_to_a_cluster_whose_change_is_refused(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, error: Exception, replicas: int
+) -> None:
+    await served(cluster)
+
+    async def refuse(_: Object) -> Object:
+        raise error
+
+    monkeypatch.setattr(cluster.kube, "replace", refuse)
+    await cluster.apply(replicas=2)
+    await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
+    with pytest.raises(type(error)):
+        await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
+    (deployment,) = application(cluster, "digits-r1")["deployments"]
+    assert deployment["num_replicas"] == replicas
 
 
 async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> None:

@@ -98,6 +98,31 @@ async def test_a_kind_that_may_not_be_listed_is_waited_for() -> None:
     assert not watching.kube.ready
 
 
+async def test_a_leader_that_may_not_list_a_kind_lists_less_and_less_often_and_says_that_nothing_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Forbidding(Client):
+        lists = 0
+
+        async def snapshot(self, kind: Kind, *_: Any) -> Snapshot:
+            self.lists += kind == RAY_CLUSTER
+            if kind == RAY_CLUSTER and self.lists < 10:
+                raise Forbidden("may not list rayclusters")
+            return await super().snapshot(kind)
+
+    waited: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waited.append(seconds)
+
+    await watching_of(Forbidding(), Installation()).list_until_complete(wait)
+    assert waited == [2, 4, 8, 16, 32, 64, 120, 120, 120]
+    expected = (
+        "leading, but reconciling nothing until every kind can be listed; retry in 120 s: may not list rayclusters"
+    )
+    assert caplog.messages[-1] == expected
+
+
 async def test_a_namespace_that_went_with_its_roles_is_shown_once_and_not_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

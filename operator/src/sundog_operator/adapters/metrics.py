@@ -68,6 +68,8 @@ class OperatorMetrics:
             "sundog_watch_missed", "Changed objects that a list found and a watch did not deliver, by kind.", "kind"
         )
         self._leads = self._gauge("leader_election_master_status", "1 in the process that leads.", "name")
+        # Every program of controller-runtime has the metric above. Alerts find Sundog's processes by this one.
+        self._leader = self._gauge("sundog_operator_leader", "1 in the process that leads, 0 in the others.")
         self._identity = identity
         self._running: dict[Key, float] = {}
         for kind in get_args(KeyKind):
@@ -128,6 +130,7 @@ class OperatorMetrics:
     def set_leading(self, *, leads: bool) -> None:
         """Set whether this process leads now."""
         self._leads.labels(self._identity).set(leads)
+        self._leader.set(leads)
 
     def measure(self, depth: Callable[[], int], cached: Callable[[], Iterable[tuple[str, int]]]) -> None:
         """Report at each scrape the length of the queue, and the number of cached objects by kind."""

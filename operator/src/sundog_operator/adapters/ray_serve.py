@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
@@ -14,7 +16,13 @@ from sundog_operator.core.observed import ApplicationState, DeploymentState, Rep
 from sundog_operator.errors import RayUnavailable, ServeRefused
 from sundog_operator.ports import SECRET, Clock, Kubernetes, Ref
 
-MAX_RESPONSE_BYTES: Final = 32 * 2**20
+MAX_RESPONSE_BYTES: Final = 8 * 2**20
+MAX_RESPONSE_VALUES: Final = 250_000
+"""Limits of an answer. 200 applications (100 ModelDeployments during rollouts), each with ten replicas, ten that ended and 4 kB of
+configuration, take 4.5 MiB and 100 000 values. Values are limited too, because small ones take 25 times their bytes in memory.
+"""
+STATE_TTL_S: Final = 60.0
+"""Dashboards that were not read for this long are forgotten."""
 _PATH: Final = "/api/serve/applications/"
 _ADVERTISEMENT: Final = "For further information visit"
 TOKEN_TTL_S: Final = 30.0
@@ -25,32 +33,39 @@ TokenSource = Callable[[str], Awaitable[str]]
 """Returns the token of a namespace's clusters; empty where there is none. Raises DependencyError."""
 
 
+@dataclass(frozen=True, slots=True)
+class _ParsedAnswer:
+    """The last answer of a dashboard: its digest, its parsed state, and the monotonic time at which it was read."""
+
+    digest: bytes
+    state: ServeState
+    at: float
+
+
 class RayServe:
     """`ports.Serve`. The clusters of a namespace share one token.
 
     Answers come from pods that run tenants' code. So their size and time are limited, and redirects and addresses in them are not followed.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, tokens: TokenSource) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, tokens: TokenSource, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._session = session
         self._tokens = tokens
-        self._states: dict[str, tuple[bytes, ServeState]] = {}
-        """The digest of each dashboard's last answer, and its parsed state: without a rollout, answers hardly ever change."""
+        self._monotonic = monotonic
+        self._answers: dict[str, _ParsedAnswer] = {}
+        """By dashboard: without a rollout, answers hardly ever change."""
 
     async def read(self, dashboard: str, namespace: str) -> ServeState:
         """Return the deployed applications. Raises RayUnavailable."""
-        known = self._states.pop(dashboard, None)
+        known = self._answers.pop(dashboard, None)
         body = await self._request("GET", dashboard, namespace)
-        digest = hashlib.sha256(body).digest()
-        if known is None or known[0] != digest:
-            try:
-                known = digest, parse_serve_state(orjson.loads(body))
-            except (ValueError, KeyError, TypeError, AttributeError) as err:
-                raise RayUnavailable(
-                    f"{dashboard}{_PATH}: the answer is not a Serve status ({type(err).__name__})"
-                ) from err
-        self._states[dashboard] = known
-        return known[1]
+        digest, now = hashlib.sha256(body).digest(), self._monotonic()
+        state = known.state if known is not None and known.digest == digest else _parse(dashboard, body)
+        self._answers = {each: old for each, old in self._answers.items() if now - old.at < STATE_TTL_S}
+        self._answers[dashboard] = _ParsedAnswer(digest, state, now)
+        return state
 
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """Replace the whole application list. Raises RayUnavailable, ServeRefused."""
@@ -117,6 +132,16 @@ def last_line(body: bytes, limit: int = 300) -> str:
     stripped = (line.strip() for line in body.decode("utf-8", "replace").splitlines())
     lines = [line for line in stripped if line and not line.startswith(_ADVERTISEMENT)]
     return lines[-1][:limit] if lines else "no reason given"
+
+
+def _parse(dashboard: str, body: bytes) -> ServeState:
+    # A comma, brace or bracket in a text counts too, which is a small part of a real answer.
+    if body.count(b",") + body.count(b"{") + body.count(b"[") > MAX_RESPONSE_VALUES:
+        raise RayUnavailable(f"{dashboard}{_PATH}: the answer has over {MAX_RESPONSE_VALUES} values")
+    try:
+        return parse_serve_state(orjson.loads(body))
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise RayUnavailable(f"{dashboard}{_PATH}: the answer is not a Serve status ({type(err).__name__})") from err
 
 
 def parse_serve_state(answer: Mapping[str, Any]) -> ServeState:

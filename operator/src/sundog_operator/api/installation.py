@@ -107,7 +107,7 @@ class StorageClaim(ApiBase):
     """A volume claim. Without a size there is no claim, and the data is lost with its pod."""
 
     size: MinimumBytes = "1Gi"
-    class_name: ObjectName = Field("", description="Empty means the cluster's default StorageClass.")
+    class_name: ObjectName = Field("", description="Empty means the default one. A change applies to new stores.")
 
 
 Address = Annotated[

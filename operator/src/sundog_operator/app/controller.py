@@ -71,7 +71,14 @@ class Controller:
         self._deps = deps
         self._namespace = namespace
         self._observer = observer
-        self.queue: WorkQueue[Key] = WorkQueue(deps.clock, random.random, observer)
+        # All passes of a namespace may wait for a Serve that does not answer, for seconds each. One worker is left to the others.
+        self.queue: WorkQueue[Key] = WorkQueue(
+            deps.clock,
+            random.random,
+            observer,
+            group_of=lambda key: key.namespace,
+            group_limit=deps.settings.workers - 1,
+        )
 
     async def run(self) -> None:
         """Run the watches and the workers until cancelled."""

@@ -19,7 +19,7 @@ from sundog_operator.core.ray import pods as ray_pods
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.groups import GroupState
 from sundog_operator.core.ray.valkey import ValkeyServer, ValkeyStore
-from sundog_operator.errors import DependencyError
+from sundog_operator.errors import Conflict, DependencyError, NotFound, SundogError
 from sundog_operator.ports import (
     POD,
     POD_DISRUPTION_BUDGET,
@@ -51,10 +51,11 @@ async def ensure_ray_cluster(
     groups: list[Object],
     stored: Object | None,
     deployed: frozenset[str] | None,
-) -> Object:
-    """Apply a RayCluster, its token, its store and its worker groups. Return the stored RayCluster.
+) -> tuple[Object, SundogError | None]:
+    """Apply a RayCluster, its token, its store and its worker groups. Return the stored RayCluster, and why it could not be changed.
 
-    Raises DependencyError, and Conflict where another client changed it meanwhile, as Ray's autoscaler does.
+    Such a failure need not stop what runs on the RayCluster as it is. Raises DependencyError, Invalid for a new one, and Conflict where
+    another client changed it meanwhile, as Ray's autoscaler does.
 
     Args:
         deps: the dependencies.
@@ -64,7 +65,7 @@ async def ensure_ray_cluster(
         stored: the stored RayCluster; None where it does not exist.
         deployed: the groups with a replica in Serve; None while Serve does not answer.
     """
-    meta = desired["metadata"]
+    meta, failure = desired["metadata"], None
     if stored is None or not _is_ready(stored):
         # A ready cluster has its Secrets. They are not kept in memory, so each check is a request to the API server.
         if _has_own_store(installation):
@@ -78,13 +79,18 @@ async def ensure_ray_cluster(
         changed = ray_pods.update_ray_cluster(stored, desired, groups, _make_group_state(pods, deployed))
         if changed is not None:
             await _ensure_token(deps, meta["namespace"], meta["ownerReferences"])
-            stored = await deps.kube.replace(changed)
+            try:
+                stored = await deps.kube.replace(changed)
+            except (Conflict, NotFound):
+                raise
+            except SundogError as err:
+                failure = err
         for pod in ray_groups.find_orphaned_pods(pods, [*(stored["spec"].get("workerGroupSpecs") or ()), *groups]):
             await deps.kube.delete(ref_of(pod), uid=pod["metadata"]["uid"])
         await _replace_heads(deps, stored, pods)
     if _has_own_store(installation):
         await _ensure_store(deps, installation, stored)
-    return stored
+    return stored, failure
 
 
 async def apply_disruption_budgets(deps: Dependencies, installation: Installation, cluster: Object) -> None:
@@ -108,18 +114,20 @@ async def release_finalizer(deps: Dependencies, stored: Object) -> None:
     """Remove the finalizer of KubeRay's store clean-up from a RayCluster that is being deleted. Raises DependencyError.
 
     The store is deleted with its RayCluster anyway. The clean-up is a Job, which cannot be created in a namespace that is being deleted, so
-    the namespace would never go away.
+    the namespace would never go away. Without a store in its spec, KubeRay would not remove the finalizer at all. KubeRay cleans up an
+    external store.
     """
     finalizers = stored["metadata"].get("finalizers") or []
-    if deps.settings.installation is None or not valkey.has_own_store(stored) or REDIS_CLEANUP not in finalizers:
+    is_external = "gcsFaultToleranceOptions" in stored["spec"] and not valkey.has_own_store(stored)
+    if deps.settings.installation is None or is_external or REDIS_CLEANUP not in finalizers:
         return
     kept = [each for each in finalizers if each != REDIS_CLEANUP]
     await deps.kube.replace({**stored, "metadata": {**stored["metadata"], "finalizers": kept}})
 
 
 async def _replace_heads(deps: Dependencies, cluster: Object, pods: Sequence[Object]) -> None:
-    keeps_state = "gcsFaultToleranceOptions" in cluster["spec"]
-    for head in heads.find_heads_without_autoscaler(pods, keeps_state=keeps_state):
+    store = (cluster["spec"].get("gcsFaultToleranceOptions") or {}).get("redisAddress", "")
+    for head in heads.find_heads_without_autoscaler(pods, store):
         log.warning("%s: container %s has ended; the head is replaced", ref_of(head), heads.AUTOSCALER_CONTAINER)
         await deps.kube.delete(ref_of(head), uid=head["metadata"]["uid"])
 
@@ -170,8 +178,10 @@ async def _wait_for_former_store(deps: Dependencies, meta: Object, stored: Objec
 
 async def _ensure_store(deps: Dependencies, installation: Installation, cluster: Object) -> None:
     wanted, store = installation.ray.gcs_fault_tolerance, valkey.make_cluster_store(cluster)
-    secret = Ref(SECRET, store.namespace, store.name)
-    if not _is_ready(cluster) and await deps.kube.get(secret) is None:
+    secret, stateful_set = Ref(SECRET, store.namespace, store.name), Ref(STATEFUL_SET, store.namespace, store.name)
+    # A ready head may be older than its store, whose Secret then does not exist yet.
+    may_lack_secret = not _is_ready(cluster) or await deps.kube.get(stateful_set) is None
+    if may_lack_secret and await deps.kube.get(secret) is None:
         await _delete_store_pods(deps, store)
         password = randomness.token_hex(TOKEN_BYTES)
         await deps.kube.create(valkey.make_secret(store, {names.PASSWORD_KEY: password}))

@@ -23,7 +23,7 @@ from sundog_operator.core.ray import clusters, pods, serve_config
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.groups import find_deployed_groups
 from sundog_operator.core.revisions import Revision
-from sundog_operator.errors import DependencyError, RayUnavailable
+from sundog_operator.errors import DependencyError, RayUnavailable, SundogError
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
 
 RESYNC_S = 15.0
@@ -79,8 +79,8 @@ async def _read_serve(deps: Dependencies, key: Key, view: ClusterView) -> ServeS
 
 async def _ensure_cluster(
     deps: Dependencies, key: Key, model_deployments: list[Object], stored: Object | None, serve: ServeState | None
-) -> tuple[Object, DependencyError | None]:
-    """Return the RayCluster, and the failure of a claim template or disruption budget, for which no application need wait."""
+) -> tuple[Object, SundogError | None]:
+    """Return the RayCluster, and a failure for which no application need wait: of its change, a claim template or a disruption budget."""
     installation = deps.settings.installation
     if installation is None:
         image = deps.settings.runtime_image
@@ -96,7 +96,7 @@ async def _ensure_cluster(
             model_deployment, _owned_by(model_deployment, owned), key.name, deps.settings.runtime_image
         )
     ]
-    failure: DependencyError | None = None
+    failure: SundogError | None = None
     for model_deployment, revision, _ in placed:
         try:
             await ensure_claim_template(deps, model_deployment["metadata"], revision, installation)
@@ -119,7 +119,8 @@ async def _ensure_cluster(
     if sharing:
         groups.append(_make_shared_group(sharing, image, installation, serve, stored))
     deployed = find_deployed_groups(serve) if serve is not None else None
-    stored = await ray_clusters.ensure_ray_cluster(deps, installation, wanted, groups, stored, deployed)
+    stored, refusal = await ray_clusters.ensure_ray_cluster(deps, installation, wanted, groups, stored, deployed)
+    failure = refusal or failure
     try:
         await ray_clusters.apply_disruption_budgets(deps, installation, stored)
     except DependencyError as err:

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -126,14 +126,35 @@ class ObjectWatcher:
             self._forbidden_namespaces = forbidden
             self.kopf.restart()
 
-    async def _resync(self) -> None:
+    async def list_until_complete(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """List every kind, again after a growing delay while that fails. Decisions need the last leader's writes."""
+        for delay_s in self._retry_delays():
+            try:
+                await self.list_all()
+            except DependencyError as err:
+                message = "leading, but reconciling nothing until every kind can be listed; retry in %g s: %s"
+                log.warning(message, delay_s, one_line(err), extra={"reason": type(err).__name__})
+                await sleep(delay_s)
+            else:
+                break
+
+    def _retry_delays(self) -> Iterator[float]:
+        delay_s = min(_RETRY_S, self._resync_s)
         while True:
-            first = not self.kube.ready
+            yield delay_s
+            delay_s = min(2 * delay_s, self._resync_s)
+
+    async def _resync(self) -> None:
+        delays = self._retry_delays()
+        while True:
+            # A required kind that is not served yet may be installed at any moment.
+            retry_s = _RETRY_S
             try:
                 await self.list_all()
             except DependencyError as err:
                 log.warning("listing objects failed: %s", one_line(err), extra={"reason": type(err).__name__})
-            await asyncio.sleep(_RETRY_S if first and not self.kube.ready else self._resync_s)
+                retry_s = next(delays)
+            await asyncio.sleep(self._resync_s if self.kube.ready else retry_s)
 
     async def _list(self, kind: Kind) -> None:
         first, lacked = not self.kube.synced(kind), self.kube.lacks(kind)
@@ -255,14 +276,7 @@ async def _lead(
         group.create_task(elector.keep())
         metrics.set_leading(leads=True)
         group.create_task(log_crd_skew(client, API_VERSION))
-        # Decisions need the last leader's writes.
-        while True:
-            try:
-                await watcher.list_all()
-                break
-            except DependencyError as err:
-                log.warning("leading, but still waiting for a first list: %s", one_line(err))
-                await asyncio.sleep(_RETRY_S)
+        await watcher.list_until_complete()
         log.info("all objects are listed; reconciling")
         group.create_task(controller.work())
 

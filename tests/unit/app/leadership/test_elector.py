@@ -1,15 +1,24 @@
 """Leader election: one leader at a time, for any clocks, networks and process failures."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from doubles.clock import FakeClock
 from doubles.hooked_kubernetes import HookedKubernetes
-from sundog_operator.app.leadership.elector import LEASE_S, RENEW_DEADLINE_S, RETRY_S, Elector, LeadershipLost
+from sundog_operator.app.leadership.elector import (
+    _JITTER,
+    LEASE_S,
+    RENEW_DEADLINE_S,
+    RETRY_S,
+    Elector,
+    LeadershipLost,
+)
 from sundog_operator.app.leadership.fence import FencedKubernetes, FencedServe
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import CONFIG_MAP, LEASE, Object, Ref
@@ -121,6 +130,13 @@ async def test_a_released_lease_is_taken_at_the_next_try(kube: HookedKubernetes,
     await waiting
     await first.release()
     assert (await holder(kube))["holderIdentity"] == "b", "who does not lead gives nothing away"
+
+
+def test_the_guide_says_how_long_no_process_leads_after_a_crash() -> None:
+    # A follower may see the last renewal a longest delay late, and the end of the Lease as late again.
+    longest_s = LEASE_S + 2 * RETRY_S * (1 + _JITTER)
+    guide = Path(__file__).parents[4] / "docs" / "guides" / "monitoring.md"
+    assert f"another leads within {math.ceil(longest_s)} s" in " ".join(guide.read_text().split())
 
 
 async def test_who_cannot_renew_stops_before_another_begins(kube: HookedKubernetes, clock: FakeClock) -> None:

@@ -122,6 +122,24 @@ async def test_failures_come_back_later_and_later_until_one_pass_is_well(
     assert queue.failed("a") == 0.2
 
 
+async def test_a_group_leaves_a_worker_to_others_and_keeps_its_order(clock: FakeClock) -> None:
+    queue: WorkQueue[str] = WorkQueue(clock, lambda: 0.0, group_of=lambda key: key[0], group_limit=2)
+    for key in ("a1", "a2", "a3", "a4", "b1"):
+        queue.add(key)
+    assert [await taken(queue) for _ in range(4)] == ["a1", "a2", "b1", None]
+    assert queue.depth == 2
+    queue.add("a1")
+    queue.add("a5")
+    assert await taken(queue) is None
+    queue.done("a2")
+    assert [await taken(queue) for _ in range(2)] == ["a3", None]
+    queue.done("a3")
+    queue.done("a1")
+    assert [await taken(queue) for _ in range(3)] == ["a4", "a1", None]
+    queue.done("a1")
+    assert [await taken(queue) for _ in range(2)] == ["a5", None]
+
+
 def test_back_off_is_bounded_and_jitter_only_shortens_it() -> None:
     assert backoff_s(1000, 0.0) == MAX_DELAY_S
     assert backoff_s(3, 0.99) > backoff_s(3, 0.0) / 2 - 1e-9

@@ -9,7 +9,8 @@ from sundog_operator.core.ray.heads import find_heads_without_autoscaler
 
 def pod(node_type: str = "head", policy: str = "Never", **status: Any) -> dict[str, Any]:
     labels = {"ray.io/node-type": node_type}
-    return {"metadata": {"name": node_type, "labels": labels}, "spec": {"restartPolicy": policy}, "status": status}
+    spec = {"restartPolicy": policy, "containers": [{"env": [{"name": "RAY_REDIS_ADDRESS", "value": STORE}]}]}
+    return {"metadata": {"name": node_type, "labels": labels}, "spec": spec, "status": status}
 
 
 def containers(state: dict[str, Any], name: str = "autoscaler") -> dict[str, Any]:
@@ -19,6 +20,7 @@ def containers(state: dict[str, Any], name: str = "autoscaler") -> dict[str, Any
     }
 
 
+STORE = "demo-valkey:6379"
 ENDED = {"terminated": {"exitCode": 1}}
 WORKER = pod("worker", phase="Running")
 
@@ -38,16 +40,24 @@ WORKER = pod("worker", phase="Running")
     ids=("ended", "without an error", "runs", "starts", "no status", "kubelet restarts it", "a worker", "another"),
 )
 def test_the_autoscaler_s_end_is_a_head_s(found: dict[str, Any], is_replaced: bool) -> None:
-    assert find_heads_without_autoscaler([found, WORKER], keeps_state=True) == ([found] if is_replaced else [])
+    assert find_heads_without_autoscaler([found, WORKER], STORE) == ([found] if is_replaced else [])
 
 
 def test_one_that_is_going_is_not_deleted_again() -> None:
     going = pod(**containers(ENDED))
     going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert find_heads_without_autoscaler([going], keeps_state=True) == []
+    assert find_heads_without_autoscaler([going], STORE) == []
 
 
-def test_without_a_store_it_is_replaced_only_while_no_worker_runs() -> None:
+@pytest.mark.parametrize(
+    ("of_head", "of_cluster"),
+    [("", ""), ("", STORE), (STORE, ""), ("redis.example.com:6379", STORE)],
+    ids=["no store", "a later store", "a former store", "another store"],
+)
+def test_one_whose_state_the_next_does_not_have_is_replaced_only_while_no_worker_runs(
+    of_head: str, of_cluster: str
+) -> None:
     head = pod(**containers(ENDED))
-    assert find_heads_without_autoscaler([head, WORKER], keeps_state=False) == []
-    assert find_heads_without_autoscaler([head, pod("worker", phase="Pending")], keeps_state=False) == [head]
+    head["spec"]["containers"][0] = {"env": [{"name": "RAY_REDIS_ADDRESS", "value": of_head}]} if of_head else {}
+    assert find_heads_without_autoscaler([head, WORKER], of_cluster) == []
+    assert find_heads_without_autoscaler([head, pod("worker", phase="Pending")], of_cluster) == [head]

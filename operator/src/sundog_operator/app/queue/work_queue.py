@@ -1,9 +1,9 @@
-"""The work queue: a key waits at most once, and is never reconciled twice at the same time."""
+"""The work queue: a key waits at most once, and is never reconciled twice at the same time. No group of keys takes all workers."""
 
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final, Generic, Protocol, TypeVar
 
 from sundog_operator.ports import Clock
@@ -47,11 +47,24 @@ class WorkQueue(Generic[K]):
     """Keys that wait for a worker, with delays.
 
     A key that is added during its pass comes back after the pass, so no change is lost. If a key is added several times, the earliest time
-    wins.
+    wins. Keys of one group leave workers to other groups, because passes of a group may all wait for the same slow service.
     """
 
-    def __init__(self, clock: Clock, jitter: Callable[[], float], observer: QueueObserver | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        jitter: Callable[[], float],
+        observer: QueueObserver | None = None,
+        *,
+        group_of: Callable[[K], Hashable] = lambda key: key,
+        group_limit: int = 1,
+    ) -> None:
+        """`group_limit` is how many keys of a group, by `group_of`, are taken at the same time; at least one."""
         self._observer = observer or _NoObserver()
+        self._group_of = group_of
+        self._group_limit = max(group_limit, 1)
+        self._held: dict[Hashable, list[tuple[float, int, K]]] = {}
+        """Heaps of due keys by group, which `_heap` gets back one by one as keys of the group are released."""
         self._clock = clock
         self._jitter = jitter
         self._due: dict[K, float] = {}
@@ -102,7 +115,23 @@ class WorkQueue(Generic[K]):
 
     def _release(self, key: K) -> None:
         self._active.discard(key)
+        self._admit_held(self._group_of(key))
         self._wake()
+
+    def _admit_held(self, group: Hashable) -> None:
+        """Return a group's first held key that a worker may take to the heap."""
+        held = self._held.pop(group, [])
+        while held:
+            item = heapq.heappop(held)
+            heapq.heappush(self._heap, item)
+            due, _, key = item
+            if self._due.get(key) == due and key not in self._active:
+                break
+        if held:
+            self._held[group] = held
+
+    def _is_full(self, group: Hashable) -> bool:
+        return sum(self._group_of(each) == group for each in self._active) >= self._group_limit
 
     def _wake(self) -> None:
         """Wake all waiting workers. Each change has its own event, so a worker that is about to wait for it finds it set."""
@@ -122,6 +151,8 @@ class WorkQueue(Generic[K]):
                 break
             elif key in self._active:
                 parked.append(heapq.heappop(self._heap))
+            elif self._is_full(group := self._group_of(key)):
+                heapq.heappush(self._held.setdefault(group, []), heapq.heappop(self._heap))
             else:
                 heapq.heappop(self._heap)
                 del self._due[key]
