@@ -250,7 +250,7 @@ def _kind_problem(obj: Object) -> str:
     if not kind or not version:
         missing = " and ".join(name for name in ("apiVersion", "kind") if not obj.get(name))
         return f"found no {missing}; expected {', '.join(RESOURCE_TYPES)} of {API_VERSION}, or Secret of v1"
-    if kind not in RESOURCE_TYPES or not _is_ours(obj):
+    if str(kind) not in RESOURCE_TYPES or not _is_ours(obj):
         return (
             f"kind {kind!r} of {version!r} is not supported; "
             f"expected {', '.join(RESOURCE_TYPES)} of {API_VERSION}, or Secret of v1"

@@ -148,6 +148,15 @@ class TestErrors:
         code, status = await ask(session, "GET", MDEPS)
         assert (code, status["message"]) == (503, "the disk is full")
 
+    async def test_of_an_unexpected_error(self, session: aiohttp.ClientSession, kube: HookedKubernetes) -> None:
+        kube.faults = lambda _verb, _ref: KeyError("uid")
+        code, status = await ask(session, "GET", MDEPS)
+        assert (code, status["reason"], status["message"]) == (
+            500,
+            "InternalError",
+            "in sundog itself: KeyError: 'uid'",
+        )
+
 
 class TestWrites:
     async def test_strict_apply_refuses_unknown_fields(self, session: aiohttp.ClientSession, mdep: Any) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from sundog_operator.adapters.memory_kubernetes.selectors import ObjectSelection
 from sundog_operator.adapters.memory_kubernetes.store import KINDS_WITH_STATUS
 from sundog_operator.errors import DependencyError, NotFound, SundogError
 from sundog_operator.ports import KINDS, NAMESPACE, Clock, Kind, Object, Ref
+
+logger = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 3 * 1024 * 1024
 _BOOKMARK_S = 60.0
@@ -310,6 +313,13 @@ async def _answer(kind: Kind, handler: Handler, request: web.Request) -> web.Str
             raise BadRequest("dryRun: supported only for apply; expected none. Remove it")
         return await handler(kind, request)
     except (SundogError, ValueError) as error:
+        code, status = make_failure_status(error, kind, request.match_info.get("name", ""))
+        return _json_response(status, status=code)
+    except Exception as error:
+        if isinstance(error, web.HTTPException) or "watch" in request.query:
+            # aiohttp answers with the first, and breaks the connection of a stream that has begun.
+            raise
+        logger.exception("%s %s failed", request.method, request.path)
         code, status = make_failure_status(error, kind, request.match_info.get("name", ""))
         return _json_response(status, status=code)
 

@@ -114,7 +114,7 @@ async def _preview(server: ServerConnection, document: ManifestObject, documents
     desired = make_new_object(document.object) if stored is None else _with_spec(stored, document.object.get("spec"))
     observed = await observe(dependencies, desired)
     secrets = {
-        each.ref.name: frozenset({**(each.object.get("data") or {}), **(each.object.get("stringData") or {})})
+        each.ref.name: _secret_keys(each.object)
         for each in documents
         if (each.ref.kind, each.ref.namespace) == (SECRET, namespace)
     }
@@ -126,6 +126,12 @@ async def _preview(server: ServerConnection, document: ManifestObject, documents
     applied = None if stored is None else await _dry_run_apply(server, document.object)
     preview = preview_model_deployment(document.object, stored, observed, dependencies.clock.now(), applied)
     return _with_missing_files(server, document, preview)
+
+
+def _secret_keys(secret: Object) -> frozenset[str]:
+    """Return the keys of a Secret of a manifest. The API server refuses maps of another type."""
+    maps = (secret.get("data"), secret.get("stringData"))
+    return frozenset(key for each in maps if isinstance(each, dict) for key in each)
 
 
 def _with_spec(stored: Object, spec: Any) -> Object:
