@@ -205,10 +205,23 @@ class TestWrites:
         stored = await kube.apply(mdep())
         for wanted in ({"uid": "other"}, {"resourceVersion": "999"}):
             assert (await ask(session, "DELETE", f"{MDEPS}/digits", {"preconditions": wanted}))[0] == 409
-        code, _ = await ask(session, "DELETE", f"{MDEPS}/digits", {"propagationPolicy": "Orphan"})
-        assert code == 400
+        for body, query in (({"propagationPolicy": "Orphan"}, {}), ({}, {"propagationPolicy": "Orphan"})):
+            assert (await ask(session, "DELETE", f"{MDEPS}/digits", body, **query))[0] == 400
         code, status = await ask(session, "DELETE", f"{MDEPS}/digits")
         assert (code, status["details"]["uid"]) == (200, stored["metadata"]["uid"])
+
+    async def test_a_dry_run_of_a_delete_checks_and_deletes_nothing(
+        self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any
+    ) -> None:
+        body: Object = {"dryRun": ["All"]}
+        assert (await ask(session, "DELETE", f"{MDEPS}/digits", body))[0] == 404
+        stored = await kube.apply(mdep())
+        other = {"preconditions": {"uid": "other"}}
+        assert (await ask(session, "DELETE", f"{MDEPS}/digits", body | other))[0] == 409
+        code, status = await ask(session, "DELETE", f"{MDEPS}/digits", body)
+        assert (code, status["status"], status["details"]["uid"]) == (200, "Success", stored["metadata"]["uid"])
+        assert (await ask(session, "DELETE", f"{MDEPS}/digits", None, dryRun="All"))[0] == 200
+        assert await kube.get(DIGITS) == stored
 
 
 class TestWatch:
@@ -360,6 +373,8 @@ class TestKubectl:
         assert code == 1
         assert "spec.nonsense" in output
         await kube.apply(config_map("split", stored))
+        code, output = await kubectl("delete", "mdep", "digits", "--dry-run=server")
+        assert (code, await kube.get(DIGITS)) == (0, stored), output
         code, output = await kubectl("delete", "mdep", "digits")
         assert (code, output) == (0, 'modeldeployment.serving.sundog.dev "digits" deleted\n')
         assert await kube.get(DIGITS) is None
