@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from doubles.cluster import NAMESPACE
+from sundog_operator.adapters.kubernetes_errors import make_error
+from sundog_operator.errors import DependencyError, Forbidden, RequestRefused
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
 from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.local import state_dir_paths
@@ -104,6 +106,32 @@ def test_one_bad_manifest_does_not_keep_the_good_ones_back(on_server: Any, manif
     assert done.code == ExitCode.REFUSED
     assert done.out == f"{FULL} created\n"
     assert done.err.startswith(f"error: {tmp_path}/bad.yaml: line ")
+
+
+@pytest.mark.parametrize(("verb", "left_out"), [("apply", "not applied"), ("delete", "not deleted")])
+def test_an_object_that_the_server_denies_keeps_no_other_back(
+    on_server: Any, server: Any, manifest: Any, tmp_path: Path, verb: str, left_out: str
+) -> None:
+    files = [part for name in "abc" for part in ("-f", str(manifest(name=name, file=f"{name}.yaml")))]
+    if verb == "delete":
+        on_server("apply", *files)
+    full = FULL.replace("digits", "{}") + (" deleted\n" if verb == "delete" else " created\n")
+    kube = server.cluster.kube
+    kube.faults = lambda called, ref: Forbidden("no role") if (called, ref.name) == (verb, "a") else None
+    done = on_server(verb, *files)
+    assert (done.code, done.out) == (ExitCode.REFUSED, full.format("b") + full.format("c"))
+    assert "ModelDeployment vision/a: no role (403)" in done.err
+    kube.faults = lambda called, ref: DependencyError("full") if (called, ref.name) == (verb, "a") else None
+    done = on_server(verb, *files)
+    assert (done.code, done.out) == (ExitCode.UNREACHABLE, "")
+    assert done.err.splitlines()[1:] == [f"{left_out}: ModelDeployment vision/b, ModelDeployment vision/c"]
+
+
+def test_a_refusal_is_no_lost_server() -> None:
+    codes = {code: type(make_error("x", code, {})) for code in (400, 403, 413, 500, 401, 429, 503)}
+    assert [codes[code] for code in (400, 413, 500)] == [RequestRefused] * 3
+    assert [codes[code] for code in (401, 429, 503)] == [DependencyError] * 3
+    assert codes[403] == Forbidden
 
 
 def test_nothing_to_apply_is_shown(on_server: Any, tmp_path: Path) -> None:
