@@ -25,6 +25,13 @@ def test_apply_creates_changes_and_leaves_alone(on_server: Any, manifest: Any) -
     assert on_server("apply", "-f", path).out == f"{FULL} configured\n"
 
 
+def test_a_changed_secret_is_no_unchanged_one(on_server: Any, tmp_path: Path) -> None:
+    path = tmp_path / "secret.yaml"
+    for key, result in (("one", "created"), ("one", "unchanged"), ("two", "configured")):
+        path.write_text(f"apiVersion: v1\nkind: Secret\nmetadata: {{name: keys}}\nstringData: {{ann: {key}}}\n")
+        assert on_server("apply", "-f", str(path)).out == f"secret/keys {result}\n"
+
+
 def test_an_apply_without_change_is_unchanged_while_the_operator_works(
     on_server: Any, server: Any, manifest: Any
 ) -> None:

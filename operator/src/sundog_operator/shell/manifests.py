@@ -47,7 +47,9 @@ def is_unchanged(before: Object | None, after: Object) -> bool:
 
 def _content(obj: Object) -> tuple[Any, ...]:
     meta = obj["metadata"]
-    return meta["uid"], meta.get("generation"), meta.get("labels"), meta.get("annotations")
+    # Secrets have no generation.
+    content = meta.get("generation") or [obj.get(field) for field in ("data", "type", "immutable")]
+    return meta["uid"], content, meta.get("labels"), meta.get("annotations")
 
 
 @dataclass(frozen=True, slots=True)
