@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from doubles.cluster import NAMESPACE
+from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.kubernetes_errors import make_error
 from sundog_operator.errors import DependencyError, Forbidden, RequestRefused
-from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref, WatchEvent
 from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.local import state_dir_paths
 
@@ -188,6 +189,16 @@ def test_get_prints_documents(on_server: Any, manifest: Any) -> None:
     assert [item["metadata"]["name"] for item in listed["items"]] == ["digits"]
     assert on_server("get", "-o", "name").out == f"{FULL}\n"
     assert on_server("get", "mdep/digits", "-o", "name").out == f"{FULL}\n"
+
+
+def test_documents_of_a_watch_are_apart(on_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def watch(*_: Any) -> Any:
+        for name in ("a", "b"):
+            yield WatchEvent("ADDED", {"kind": "ModelDeployment", "metadata": {"name": name, "namespace": NAMESPACE}})
+
+    monkeypatch.setattr(KubernetesClient, "watch", watch)
+    documents = yaml.safe_load_all(on_server("get", "-w", "-o", "yaml").out)
+    assert [document["metadata"]["name"] for document in documents] == ["a", "b"]
 
 
 def test_what_get_prints_can_be_applied(on_server: Any, manifest: Any, tmp_path: Path) -> None:
