@@ -1,5 +1,7 @@
 """`sundog logs` in local mode and in a cluster, and the exceptions that `describe` shows."""
 
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +11,28 @@ import pytest
 from doubles.cluster import NAMESPACE
 from doubles.kuberay import create_with_status
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
+from sundog_operator.adapters.local.object_directories import ObjectDirectories
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import groups
-from sundog_operator.ports import POD, Object, Ref, ref_of
+from sundog_operator.ports import POD, RAY_CLUSTER, Object, Ref, ref_of
 from sundog_operator.shell.exit_codes import ExitCode
+
+AFTER_THE_START_OF_THE_CLOCK = datetime(2026, 11, 26, tzinfo=UTC).timestamp()
 
 
 @pytest.fixture
 def replicas(local_state: Path) -> Path:
     """Write logs of two revisions."""
-    folder = local_state / "ray" / "0" / "session_latest" / "logs" / "serve"
+    base = local_state / "ray"
+    base.mkdir(exist_ok=True)
+    entry = ObjectDirectories(base, RAY_CLUSTER).get_or_create(Ref(RAY_CLUSTER, NAMESPACE, "ray"))
+    folder = entry.directory / "session_latest" / "logs" / "serve"
     folder.mkdir(parents=True)
     raised = {"time": "2026-11-29T05:00:00", "exception": "Called from …\nValueError: wrong"}
     (folder / "replica_digits-r1_Model_aaa.log").write_text("one\ntwo\n")
     (folder / "replica_digits-r2_Model_bbb.log").write_bytes(b"three\n" + orjson.dumps(raised) + b"\n")
+    for path in folder.iterdir():
+        os.utime(path, (AFTER_THE_START_OF_THE_CLOCK, AFTER_THE_START_OF_THE_CLOCK))
     return folder
 
 

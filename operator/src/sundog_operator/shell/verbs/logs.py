@@ -43,21 +43,21 @@ async def logs(server: ServerConnection, name: str, revision: int | None, follow
     """
     obj = await get_object(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     if server.state is not None:
-        await _print_files(server.state, name, revision, follow, tail)
+        await _print_files(server.state, obj, revision, follow, tail)
     else:
         await _print_pods(server, obj, revision, follow, tail)
 
 
-async def _print_files(state: Path, name: str, revision: int | None, follow: bool, tail: int) -> None:
+async def _print_files(state: Path, obj: Object, revision: int | None, follow: bool, tail: int) -> None:
     readers: dict[Path, replica_logs.ReplicaLogReader] = {}
     while True:
-        for file in replica_logs.find_logs(state, name, revision):
+        for file in replica_logs.find_logs(state, obj, revision):
             known = readers.get(file.path)
             reader = readers.setdefault(file.path, replica_logs.ReplicaLogReader(file.path))
             for line in reader.last(tail) if known is None else reader.more():
                 click.echo(f"{file.label} | {line}")
         if not readers and not follow:
-            raise _no_logs(name, revision)
+            raise _no_logs(obj["metadata"]["name"], revision)
         if not follow:
             return
         await asyncio.sleep(_POLL_S)
