@@ -9,7 +9,8 @@ SundogError
     │   └── AlreadyExists
     ├── NotFound           the object does not exist
     ├── NotServed          the API server does not serve this kind
-    ├── Forbidden          the API server denies the request
+    ├── RequestRefused     the API server answers that it does not do what is asked
+    │   └── Forbidden      a permission is missing, or admission rejects the object
     ├── RayUnavailable     Serve's REST API does not answer: its state is unknown, not empty
     └── ServeRefused       Serve answered 4xx to our document
 
@@ -63,7 +64,11 @@ class NotServed(DependencyError):
     """The API server does not serve the kind of the object."""
 
 
-class Forbidden(DependencyError):
+class RequestRefused(DependencyError):
+    """The API server answered with an error that concerns this request alone."""
+
+
+class Forbidden(RequestRefused):
     """The API server denies the request because a permission is missing or admission rejects it."""
 
 

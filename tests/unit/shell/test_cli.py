@@ -12,7 +12,15 @@ import click
 import pytest
 
 from reference.cli import EXAMPLE_PREFIX
-from sundog_operator.errors import Conflict, DependencyError, NotFound, RayUnavailable, SpecError, SundogError
+from sundog_operator.errors import (
+    Conflict,
+    DependencyError,
+    Forbidden,
+    NotFound,
+    RayUnavailable,
+    SpecError,
+    SundogError,
+)
 from sundog_operator.shell import cli
 from sundog_operator.shell.exit_codes import EXIT_CODE_MEANINGS, CommandFailed, ExitCode, exit_code_of
 from waiting import PATIENCE_S
@@ -140,6 +148,7 @@ def test_no_command_shows_the_overview(sundog: Any) -> None:
         (NotFound("x"), ExitCode.NOT_FOUND),
         (Conflict("x"), ExitCode.REFUSED),
         (DependencyError("x"), ExitCode.UNREACHABLE),
+        (Forbidden("x"), ExitCode.REFUSED),
         (RayUnavailable("x"), ExitCode.UNREACHABLE),
         (SpecError("Invalid", "x"), ExitCode.REFUSED),
         (SundogError("x"), ExitCode.REFUSED),

@@ -1,5 +1,7 @@
 """`sundog logs` in local mode and in a cluster, and the exceptions that `describe` shows."""
 
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +11,30 @@ import pytest
 from doubles.cluster import NAMESPACE
 from doubles.kuberay import create_with_status
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
+from sundog_operator.adapters.local.object_directories import ObjectDirectories
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import groups
-from sundog_operator.ports import POD, Object, Ref, ref_of
+from sundog_operator.errors import DependencyError, Forbidden
+from sundog_operator.ports import POD, RAY_CLUSTER, Object, Ref, ref_of
 from sundog_operator.shell.exit_codes import ExitCode
+from sundog_operator.shell.verbs import logs as logs_module
+
+AFTER_THE_START_OF_THE_CLOCK = datetime(2026, 11, 26, tzinfo=UTC).timestamp()
 
 
 @pytest.fixture
 def replicas(local_state: Path) -> Path:
     """Write logs of two revisions."""
-    folder = local_state / "ray" / "0" / "session_latest" / "logs" / "serve"
+    base = local_state / "ray"
+    base.mkdir(exist_ok=True)
+    entry = ObjectDirectories(base, RAY_CLUSTER).get_or_create(Ref(RAY_CLUSTER, NAMESPACE, "ray"))
+    folder = entry.directory / "session_latest" / "logs" / "serve"
     folder.mkdir(parents=True)
     raised = {"time": "2026-11-29T05:00:00", "exception": "Called from …\nValueError: wrong"}
     (folder / "replica_digits-r1_Model_aaa.log").write_text("one\ntwo\n")
     (folder / "replica_digits-r2_Model_bbb.log").write_bytes(b"three\n" + orjson.dumps(raised) + b"\n")
+    for path in folder.iterdir():
+        os.utime(path, (AFTER_THE_START_OF_THE_CLOCK, AFTER_THE_START_OF_THE_CLOCK))
     return folder
 
 
@@ -74,6 +86,58 @@ def test_in_a_cluster_each_running_pod_is_asked(
     command = f'set -- {files}; [ ! -e "$1" ] || tail -q -n 7 "$@" 2>/dev/null'
     assert asked == [("w1", "ray-worker", command)]
     assert on_server("logs", "digits", "--revision", "2").code == ExitCode.NOT_FOUND
+
+
+def _create_pod(server: Any, name: str) -> None:
+    labels = {names.LABEL_MODEL_DEPLOYMENT: "digits", names.LABEL_REVISION: "1"}
+    meta = {"name": name, "namespace": NAMESPACE, "labels": labels}
+    made: Object = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": []}}
+    server.do(lambda cluster: create_with_status(cluster.kube, POD, made, {"phase": "Running"}))
+
+
+def test_a_pod_that_ends_keeps_no_lines_of_others_back(
+    on_server: Any, server: Any, manifest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_server("apply", "-f", str(manifest()))
+    ended = {"w1"}
+    for name in ("w1", "w2"):
+        _create_pod(server, name)
+
+    async def output_of(_self: Any, pod: Ref, *_: Any) -> Any:
+        if pod.name in ended:
+            raise DependencyError(f"{pod.name}: it ended")
+        yield b"one"
+
+    monkeypatch.setattr(KubernetesClient, "output_of", output_of)
+    done = on_server("logs", "digits")
+    assert (done.code, done.out, done.err) == (0, "r1 w2 | one\n", "error: w1: it ended\n")
+    ended.add("w2")
+    assert on_server("logs", "digits").code == ExitCode.UNREACHABLE
+
+
+def test_new_replicas_are_followed_and_broken_streams_resumed(
+    on_server: Any, server: Any, manifest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_server("apply", "-f", str(manifest()))
+    _create_pod(server, "w1")
+    tails: list[str] = []
+
+    async def output_of(_self: Any, pod: Ref, _container: str, command: Any) -> Any:
+        tails.append(f"{pod.name} {command[-1].partition('tail -q ')[2].partition(' -F')[0]}")
+        yield b"a line\n"
+        if pod.name == "w2":
+            raise Forbidden("enough")
+        if len(tails) == 2:
+            _create_pod(server, "w2")
+            server.do(lambda cluster: cluster.kube.delete(Ref(POD, NAMESPACE, "w1")))
+        raise DependencyError("w1: the stream broke")
+
+    monkeypatch.setattr(KubernetesClient, "output_of", output_of)
+    monkeypatch.setattr(logs_module, "_LIST_S", 0.0)
+    done = on_server("logs", "digits", "-f", "--tail", "7")
+    assert (done.code, tails) == (ExitCode.REFUSED, ["w1 -n 7", "w1 -n 0", "w2 -n 7"])
+    assert done.out == "r1 w1 | a line\nr1 w1 | a line\nr1 w2 | a line\n"
+    assert done.err == "error: w1: the stream broke\nerror: enough\n"
 
 
 def test_a_shared_model_has_logs_and_waiting_pods_in_those_of_its_raycluster_alone(

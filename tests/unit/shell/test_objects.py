@@ -8,7 +8,10 @@ import pytest
 import yaml
 
 from doubles.cluster import NAMESPACE
-from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
+from sundog_operator.adapters.kubernetes_client import KubernetesClient
+from sundog_operator.adapters.kubernetes_errors import make_error
+from sundog_operator.errors import DependencyError, Forbidden, RequestRefused
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref, WatchEvent
 from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.local import state_dir_paths
 
@@ -21,6 +24,13 @@ def test_apply_creates_changes_and_leaves_alone(on_server: Any, manifest: Any) -
     assert on_server("apply", "-f", path).out == f"{FULL} unchanged\n"
     manifest("file:///models/v2")
     assert on_server("apply", "-f", path).out == f"{FULL} configured\n"
+
+
+def test_a_changed_secret_is_no_unchanged_one(on_server: Any, tmp_path: Path) -> None:
+    path = tmp_path / "secret.yaml"
+    for key, result in (("one", "created"), ("one", "unchanged"), ("two", "configured")):
+        path.write_text(f"apiVersion: v1\nkind: Secret\nmetadata: {{name: keys}}\nstringData: {{ann: {key}}}\n")
+        assert on_server("apply", "-f", str(path)).out == f"secret/keys {result}\n"
 
 
 def test_an_apply_without_change_is_unchanged_while_the_operator_works(
@@ -106,6 +116,32 @@ def test_one_bad_manifest_does_not_keep_the_good_ones_back(on_server: Any, manif
     assert done.err.startswith(f"error: {tmp_path}/bad.yaml: line ")
 
 
+@pytest.mark.parametrize(("verb", "left_out"), [("apply", "not applied"), ("delete", "not deleted")])
+def test_an_object_that_the_server_denies_keeps_no_other_back(
+    on_server: Any, server: Any, manifest: Any, tmp_path: Path, verb: str, left_out: str
+) -> None:
+    files = [part for name in "abc" for part in ("-f", str(manifest(name=name, file=f"{name}.yaml")))]
+    if verb == "delete":
+        on_server("apply", *files)
+    full = FULL.replace("digits", "{}") + (" deleted\n" if verb == "delete" else " created\n")
+    kube = server.cluster.kube
+    kube.faults = lambda called, ref: Forbidden("no role") if (called, ref.name) == (verb, "a") else None
+    done = on_server(verb, *files)
+    assert (done.code, done.out) == (ExitCode.REFUSED, full.format("b") + full.format("c"))
+    assert "ModelDeployment vision/a: no role (403)" in done.err
+    kube.faults = lambda called, ref: DependencyError("full") if (called, ref.name) == (verb, "a") else None
+    done = on_server(verb, *files)
+    assert (done.code, done.out) == (ExitCode.UNREACHABLE, "")
+    assert done.err.splitlines()[1:] == [f"{left_out}: ModelDeployment vision/b, ModelDeployment vision/c"]
+
+
+def test_a_refusal_is_no_lost_server() -> None:
+    codes = {code: type(make_error("x", code, {})) for code in (400, 403, 413, 500, 401, 429, 503)}
+    assert [codes[code] for code in (400, 413, 500)] == [RequestRefused] * 3
+    assert [codes[code] for code in (401, 429, 503)] == [DependencyError] * 3
+    assert codes[403] == Forbidden
+
+
 def test_nothing_to_apply_is_shown(on_server: Any, tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     done = on_server("apply", "-f", str(tmp_path / "empty.yaml"))
@@ -153,6 +189,16 @@ def test_get_prints_documents(on_server: Any, manifest: Any) -> None:
     assert [item["metadata"]["name"] for item in listed["items"]] == ["digits"]
     assert on_server("get", "-o", "name").out == f"{FULL}\n"
     assert on_server("get", "mdep/digits", "-o", "name").out == f"{FULL}\n"
+
+
+def test_documents_of_a_watch_are_apart(on_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def watch(*_: Any) -> Any:
+        for name in ("a", "b"):
+            yield WatchEvent("ADDED", {"kind": "ModelDeployment", "metadata": {"name": name, "namespace": NAMESPACE}})
+
+    monkeypatch.setattr(KubernetesClient, "watch", watch)
+    documents = yaml.safe_load_all(on_server("get", "-w", "-o", "yaml").out)
+    assert [document["metadata"]["name"] for document in documents] == ["a", "b"]
 
 
 def test_what_get_prints_can_be_applied(on_server: Any, manifest: Any, tmp_path: Path) -> None:

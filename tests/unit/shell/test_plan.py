@@ -8,6 +8,7 @@ import pytest
 
 from doubles.cluster import NAMESPACE, Cluster
 from doubles.kuberay import create_with_status
+from sundog_operator.errors import Forbidden
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, NODE, Ref
 from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.preview.model_deployment import find_server_violations
@@ -348,6 +349,35 @@ def test_what_would_be_refused_is_shown_and_code_1(
     assert preview["outcome"] == "refused"
     assert preview["problems"][0].startswith(problem)
     assert preview["lines"] == ["revision 1 keeps serving"]
+
+
+ADMISSION = 'admission webhook "policy" denied the request: no team'
+RBAC = 'modeldeployments.serving.sundog.dev "digits" is forbidden: User "ci" cannot patch resource "modeldeployments"'
+
+
+@pytest.mark.parametrize("kind", ["ModelDeployment", "Experiment", "Secret"])
+@pytest.mark.parametrize(("refusal", "code"), [(ADMISSION, ExitCode.REFUSED), (RBAC, ExitCode.OK)])
+def test_a_refusal_of_the_server_counts_unless_only_this_user_lacks_the_permission(
+    on_server: Any, server: Any, tmp_path: Path, kind: str, refusal: str, code: ExitCode
+) -> None:
+    spec = {"ModelDeployment": "{model: {uri: 'file:///m'}}", "Experiment": "{modelDeployment: a, arms: [{name: b}]}"}
+    api = "v1" if kind == "Secret" else "serving.sundog.dev/v1alpha1"
+    path = tmp_path / "new.yaml"
+    path.write_text(f"apiVersion: {api}\nkind: {kind}\nmetadata: {{name: digits}}\nspec: {spec.get(kind)}\n")
+    server.cluster.kube.faults = lambda verb, _ref: Forbidden(refusal) if verb == "apply" else None
+    done = on_server("plan", "-f", str(path))
+    assert done.code == code, done
+    assert (refusal in done.out + done.err) is (kind != "Secret" or code == ExitCode.REFUSED)
+    assert ("✗" in done.out) is (kind != "Secret" and code == ExitCode.REFUSED)
+
+
+@pytest.mark.parametrize("data", ["data: [a]", "stringData: [a: b]"])
+def test_a_mistyped_secret_beside_a_model_is_refused(on_server: Any, manifest: Any, data: str) -> None:
+    path = manifest(endpoint={"auth": {"apiKeys": {"secretName": "keys"}}})
+    path.write_text(f"{path.read_text()}\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: keys}}\n{data}\n")
+    done = on_server("plan", "-f", str(path))
+    assert (done.code, done.out.splitlines()[0]) == (1, f"ModelDeployment {NAMESPACE}/digits would be created")
+    assert f"Secret {NAMESPACE}/keys: {data.partition(':')[0]}: list; expected an object" in done.err
 
 
 def test_what_is_stored_already_is_refused_by_no_api_server() -> None:

@@ -191,6 +191,8 @@ def test_a_plan_of_a_manifest(sundog: Any, manifest: Any) -> None:
     path = manifest(rollout=rollout)
     found = estimate(sundog, "-f", str(path), "--rps", "100", "--errors", "5%", "--times", "1")
     assert [found[name] for name in ("weight", "margin", "maxDuration")] == [40, 0.5, "20m"]
+    path.write_text(f"{path.read_text()}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: vision}}\n")
+    assert estimate(sundog, "-f", str(path), "--rps", "100", "--errors", "5%", "--times", "1") == found
 
 
 def test_the_last_gate_behind_shadows_has_what_they_leave_of_alpha(sundog: Any, manifest: Any) -> None:

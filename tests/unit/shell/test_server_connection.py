@@ -239,6 +239,25 @@ def test_a_plan_of_good_manifests_is_code_4_if_the_server_does_not_answer(
     assert "the API server does not answer" in done.err
 
 
+@pytest.mark.parametrize("verb", ["plan", "apply"])
+@pytest.mark.parametrize(("text", "context"), [("", ""), ("contexts: [a]", ""), (None, "nowhere"), ("a: [", "")])
+def test_manifests_are_checked_although_the_kubeconfig_is_unusable(
+    sundog: Any, server: Any, tmp_path: Path, verb: str, text: str | None, context: str
+) -> None:
+    if text is not None:
+        server.kubeconfig.write_text(text)
+    options = ("--kubeconfig", str(server.kubeconfig), *(("--context", context) if context else ()))
+    for change, code in (("{model:", ExitCode.UNREACHABLE), ("{replicas: many, model:", ExitCode.REFUSED)):
+        (tmp_path / "a.yaml").write_text(MANIFEST.replace("{model:", change))
+        done = sundog(verb, "-f", str(tmp_path / "a.yaml"), *options)
+        assert (done.code, done.out) == (code, "")
+        *mistakes, server_line = done.err.splitlines()
+        assert [f"{tmp_path}/a.yaml: ModelDeployment default/tiny: spec.replicas: " in line for line in mistakes] == [
+            True
+        ] * (code == ExitCode.REFUSED)
+        assert server_line.startswith("error: ")
+
+
 @pytest.mark.parametrize("uri", ["file:///models/v1", "pvc://models/v1"])
 def test_a_model_that_only_a_cluster_or_a_local_instance_can_load_is_valid_without_a_server(
     sundog: Any, tmp_path: Path, uri: str

@@ -143,6 +143,9 @@ class LibraryConnection:
             return cls(ApiClient(configuration))
         except (ConfigException, OSError, yaml.YAMLError) as error:
             raise DependencyError(f"no configuration for a Kubernetes API server: {error}") from error
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            # The library reads an empty or mistyped file without a check.
+            raise DependencyError(f"{kubeconfig or 'the cluster of this pod'}: not a kubeconfig: {error}") from error
 
     @property
     def host(self) -> str:

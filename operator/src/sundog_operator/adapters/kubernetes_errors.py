@@ -3,8 +3,19 @@
 import aiohttp
 import orjson
 
-from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, Invalid, NotFound, NotServed
+from sundog_operator.errors import (
+    AlreadyExists,
+    Conflict,
+    DependencyError,
+    Forbidden,
+    Invalid,
+    NotFound,
+    NotServed,
+    RequestRefused,
+)
 from sundog_operator.ports import Object
+
+_REFUSES_EVERY_REQUEST = frozenset({401, 408, 429, 502, 503, 504})
 
 
 class ObjectNotFound(NotFound):
@@ -25,7 +36,9 @@ async def read_error(subject: str, response: aiohttp.ClientResponse) -> Exceptio
     if not isinstance(status, dict) or status.get("kind") != "Status":
         # From a proxy, or for a path that the server does not have. The object may exist.
         message = f"{subject}: the API server answered {response.status} {response.reason}"
-        return NotServed(message) if response.status == 404 else DependencyError(message)
+        if response.status == 404:
+            return NotServed(message)
+        return RequestRefused(message) if response.status in (400, 413) else DependencyError(message)
     return make_error(subject, response.status, status)
 
 
@@ -44,4 +57,5 @@ def make_error(subject: str, code: int, status: Object) -> Exception:
     if code == 422:
         causes = [f"{cause.get('field', '')}: {cause.get('message', '')}" for cause in details.get("causes") or ()]
         return Invalid(subject, causes or [str(status.get("message"))])
-    return DependencyError(f"{message} ({code})")
+    is_refusal = code >= 400 and code not in _REFUSES_EVERY_REQUEST
+    return (RequestRefused if is_refusal else DependencyError)(f"{message} ({code})")

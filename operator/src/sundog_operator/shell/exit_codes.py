@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
-from sundog_operator.errors import Conflict, DependencyError, NotFound, SundogError
+from sundog_operator.errors import Conflict, DependencyError, NotFound, NotServed, RequestRefused, SundogError
 
 
 class ExitCode(IntEnum):
@@ -47,7 +47,7 @@ def exit_code_of(error: SundogError) -> ExitCode:
             return error.exit_code
         case NotFound():
             return ExitCode.NOT_FOUND
-        case Conflict():
+        case Conflict() | RequestRefused() | NotServed():
             return ExitCode.REFUSED
         case DependencyError():
             return ExitCode.UNREACHABLE

@@ -47,7 +47,9 @@ def is_unchanged(before: Object | None, after: Object) -> bool:
 
 def _content(obj: Object) -> tuple[Any, ...]:
     meta = obj["metadata"]
-    return meta["uid"], meta.get("generation"), meta.get("labels"), meta.get("annotations")
+    # Secrets have no generation.
+    content = meta.get("generation") or [obj.get(field) for field in ("data", "type", "immutable")]
+    return meta["uid"], content, meta.get("labels"), meta.get("annotations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,7 @@ def _kind_problem(obj: Object) -> str:
     if not kind or not version:
         missing = " and ".join(name for name in ("apiVersion", "kind") if not obj.get(name))
         return f"found no {missing}; expected {', '.join(RESOURCE_TYPES)} of {API_VERSION}, or Secret of v1"
-    if kind not in RESOURCE_TYPES or not _is_ours(obj):
+    if str(kind) not in RESOURCE_TYPES or not _is_ours(obj):
         return (
             f"kind {kind!r} of {version!r} is not supported; "
             f"expected {', '.join(RESOURCE_TYPES)} of {API_VERSION}, or Secret of v1"

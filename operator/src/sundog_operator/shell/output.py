@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sundog_operator.ports import Kind, Object
+from sundog_operator.ports import Kind, Object, Ref
 
 OutputFormat = Literal["table", "wide", "json", "yaml", "name"]
 OUTPUT_FORMATS: Final = ("table", "wide", "json", "yaml", "name")
@@ -35,6 +35,12 @@ TEXT_OUTPUT_OPTION: Final = click.option(
 def format_full_name(kind: Kind, name: str) -> str:
     """Format an object's name as kubectl prints it, such as `modeldeployment.serving.sundog.dev/digits`."""
     return f"{kind.kind.lower()}{'.' + kind.group if kind.group else ''}/{name}"
+
+
+def print_left_out(what: str, refs: Sequence[Ref]) -> None:
+    """Print on standard error the objects that a command did not get to, because the API server was lost."""
+    if refs:
+        click.echo(f"{what}: {', '.join(map(str, refs))}", err=True)
 
 
 def print_json(document: Any) -> None:

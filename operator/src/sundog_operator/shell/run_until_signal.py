@@ -9,14 +9,18 @@ from typing import Any
 
 @contextlib.contextmanager
 def handle_signals(numbers: Sequence[signal.Signals], handler: Callable[[], object]) -> Iterator[None]:
-    """Call `handler` in the running event loop at each of these signals while the context is open."""
+    """Call `handler` in the running event loop at each of these signals while the context is open.
+
+    A signal that is ignored stays so, such as SIGHUP under `nohup`.
+    """
     loop = asyncio.get_running_loop()
-    for number in numbers:
+    handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in handled:
         loop.add_signal_handler(number, handler)
     try:
         yield
     finally:
-        for number in numbers:
+        for number in handled:
             loop.remove_signal_handler(number)
 
 

@@ -130,9 +130,11 @@ def _namespace(kubeconfig: Path, context: str | None) -> str:
             continue
         if isinstance(document, dict):
             current = current or str(document.get("current-context") or "")
-            for entry in document.get("contexts") or ():
-                contexts.setdefault(str(entry.get("name")), entry.get("context") or {})
-    return str((contexts.get(current) or {}).get("namespace") or "")
+            entries = document.get("contexts")
+            for entry in entries if isinstance(entries, list) else ():
+                if isinstance(entry, dict) and isinstance(entry.get("context"), dict):
+                    contexts.setdefault(str(entry.get("name")), entry["context"])
+    return str(contexts.get(current, {}).get("namespace") or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +174,21 @@ def with_server(
         names = ("kubeconfig", "context", "state_dir", "instance", "namespace", "verbose")
         plugin = click.get_current_context().find_root().info_name == PLUGIN_NAME
         selection = ServerSelection(**{name: options.pop(name) for name in names}, plugin=plugin)
+
+        def fail(message: str, namespace: str = selection.namespace or "default") -> CommandFailed:
+            return fail_offline(find_offline_problems(namespace=namespace, **options), message)
+
         try:
             target = resolve_target(selection, os.environ)
         except CommandFailed as err:
-            problems = find_offline_problems(namespace=selection.namespace or "default", **options)
-            raise fail_offline(problems, str(err)) from None
+            raise fail(str(err)) from None
         if selection.verbose or target.note:
             click.echo(target.note or f"using {target.description}, namespace {target.namespace}", err=True)
-        return asyncio.run(_with_connection(target, lambda server: command(server, **options)))
+        return asyncio.run(
+            _with_connection(
+                target, lambda server: command(server, **options), lambda message: fail(message, target.namespace)
+            )
+        )
 
     for option in reversed(_OPTIONS):
         wrapped = option(wrapped)
@@ -197,13 +206,20 @@ def fail_offline(problems: "Sequence[ManifestProblem]", message: str) -> Command
     return CommandFailed(message, ExitCode.REFUSED if has_mistake else ExitCode.UNREACHABLE)
 
 
-async def _with_connection(target: ServerTarget, use: Callable[[ServerConnection], Awaitable[T]]) -> T:
+async def _with_connection(
+    target: ServerTarget, use: Callable[[ServerConnection], Awaitable[T]], fail: Callable[[str], CommandFailed]
+) -> T:
+    """Return the result of `use`. Raises the result of `fail` if the kubeconfig is unusable."""
     from sundog_operator.adapters.kubernetes_client import KubernetesClient
+    from sundog_operator.errors import DependencyError
 
-    if target.local:
-        kube = KubernetesClient.local(target.kubeconfig, manager=FIELD_MANAGER)
-    else:
-        kube = await KubernetesClient.connect(target.kubeconfig, context=target.context, manager=FIELD_MANAGER)
+    try:
+        if target.local:
+            kube = KubernetesClient.local(target.kubeconfig, manager=FIELD_MANAGER)
+        else:
+            kube = await KubernetesClient.connect(target.kubeconfig, context=target.context, manager=FIELD_MANAGER)
+    except DependencyError as err:
+        raise fail(str(err)) from None
     try:
         state = target.kubeconfig.parent if target.local else None
         return await use(ServerConnection(kube, target.namespace, state))
@@ -224,7 +240,7 @@ def complete_names(ctx: click.Context, _parameter: click.Parameter, incomplete: 
     options: dict[str, Any] = {name: ctx.params.get(name) for name in option_names}
     selection = ServerSelection(**options)
     try:
-        return asyncio.run(_with_connection(resolve_target(selection, os.environ), names))
+        return asyncio.run(_with_connection(resolve_target(selection, os.environ), names, CommandFailed))
     except Exception:  # noqa: BLE001 a completion that fails must not disturb the prompt
         return []
 

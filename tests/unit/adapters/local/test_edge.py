@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ import pytest
 from background import in_background
 from sundog_operator.adapters.local import ports_allocation
 from sundog_operator.adapters.local.edge import LocalEdge
-from sundog_operator.adapters.local.ports_allocation import allocate_port
+from sundog_operator.adapters.local.ports_allocation import PortClaims, allocate_port
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.ports import EVENT, POD, Object
@@ -68,6 +69,28 @@ async def test_edges_that_come_at_once_have_ports_of_their_own(
     assert preferred in ports
     assert sorted(ports) == sorted(set(ports))
     assert len(ports) == 3 * len(TEAMS)
+
+
+async def test_instances_that_start_at_once_share_no_port(
+    tmp_path: Path, state: StateDirectory, clock: Any, table: Any
+) -> None:
+    preferred, pods = allocate_port(), []
+    async with contextlib.AsyncExitStack() as stack:
+        for path in (state.path, tmp_path / "other"):
+            kube = MemoryKubernetes(clock)
+            await kube.create(config_map("one"))
+            await kube.create(deployment("one"))
+            edge = LocalEdge(kube, path, clock, http_port=preferred, https_port=0, table=table)
+            await stack.enter_async_context(in_background(edge.run()))
+            async with asyncio.timeout(PATIENCE_S):
+                while not (found := await kube.list(POD)):  # noqa: ASYNC110 the fake cluster has no events
+                    await asyncio.sleep(0)
+            pods += found
+    first, second = (pod["spec"]["containers"][0]["ports"][0]["containerPort"] for pod in pods)
+    assert first == preferred != second
+    claims = PortClaims()
+    assert claims.claim(preferred), "the end of an instance ends its claims"
+    claims.release()
 
 
 @pytest.fixture

@@ -148,6 +148,15 @@ class TestErrors:
         code, status = await ask(session, "GET", MDEPS)
         assert (code, status["message"]) == (503, "the disk is full")
 
+    async def test_of_an_unexpected_error(self, session: aiohttp.ClientSession, kube: HookedKubernetes) -> None:
+        kube.faults = lambda _verb, _ref: KeyError("uid")
+        code, status = await ask(session, "GET", MDEPS)
+        assert (code, status["reason"], status["message"]) == (
+            500,
+            "InternalError",
+            "in sundog itself: KeyError: 'uid'",
+        )
+
 
 class TestWrites:
     async def test_strict_apply_refuses_unknown_fields(self, session: aiohttp.ClientSession, mdep: Any) -> None:
@@ -196,10 +205,23 @@ class TestWrites:
         stored = await kube.apply(mdep())
         for wanted in ({"uid": "other"}, {"resourceVersion": "999"}):
             assert (await ask(session, "DELETE", f"{MDEPS}/digits", {"preconditions": wanted}))[0] == 409
-        code, _ = await ask(session, "DELETE", f"{MDEPS}/digits", {"propagationPolicy": "Orphan"})
-        assert code == 400
+        for body, query in (({"propagationPolicy": "Orphan"}, {}), ({}, {"propagationPolicy": "Orphan"})):
+            assert (await ask(session, "DELETE", f"{MDEPS}/digits", body, **query))[0] == 400
         code, status = await ask(session, "DELETE", f"{MDEPS}/digits")
         assert (code, status["details"]["uid"]) == (200, stored["metadata"]["uid"])
+
+    async def test_a_dry_run_of_a_delete_checks_and_deletes_nothing(
+        self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any
+    ) -> None:
+        body: Object = {"dryRun": ["All"]}
+        assert (await ask(session, "DELETE", f"{MDEPS}/digits", body))[0] == 404
+        stored = await kube.apply(mdep())
+        other = {"preconditions": {"uid": "other"}}
+        assert (await ask(session, "DELETE", f"{MDEPS}/digits", body | other))[0] == 409
+        code, status = await ask(session, "DELETE", f"{MDEPS}/digits", body)
+        assert (code, status["status"], status["details"]["uid"]) == (200, "Success", stored["metadata"]["uid"])
+        assert (await ask(session, "DELETE", f"{MDEPS}/digits", None, dryRun="All"))[0] == 200
+        assert await kube.get(DIGITS) == stored
 
 
 class TestWatch:
@@ -351,6 +373,8 @@ class TestKubectl:
         assert code == 1
         assert "spec.nonsense" in output
         await kube.apply(config_map("split", stored))
+        code, output = await kubectl("delete", "mdep", "digits", "--dry-run=server")
+        assert (code, await kube.get(DIGITS)) == (0, stored), output
         code, output = await kubectl("delete", "mdep", "digits")
         assert (code, output) == (0, 'modeldeployment.serving.sundog.dev "digits" deleted\n')
         assert await kube.get(DIGITS) is None

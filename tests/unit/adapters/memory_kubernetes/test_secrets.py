@@ -47,6 +47,8 @@ async def test_a_key_that_is_taken_out_is_revoked(kube: MemoryKubernetes) -> Non
     ("content", "message"),
     [
         ({"stringData": {"pin": 428571}}, "stringData[pin]: int; expected a string. Put it in quotes."),
+        ({"stringData": [{"ann": "hunter2!"}]}, "stringData: list; expected an object, such as {key: value}"),
+        ({"data": ["hunter2!"], "stringData": {"a": "b"}}, "data: list; expected an object, such as {key: value}"),
         ({"data": {"ann": "hunter2!"}}, "data[ann]: not base64. Put plain text in stringData."),
         ({"stringData": {"../ann": "hunter2!"}}, "data[../ann]: invalid key; expected letters, digits, -, _ and ."),
         ({"stringData": {"..": "hunter2!"}}, "data[..]: invalid key; expected letters, digits, -, _ and ."),

@@ -161,6 +161,15 @@ async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(wor
         (text().replace("serving.sundog.dev/v1alpha1", "serving.sundog.dev/v2"), "a.yaml: apiVersion: "),
         (text().replace("serving.sundog.dev/v1alpha1", "serving.sundg.dev/v1alpha1"), "a.yaml: kind 'ModelDeployment'"),
         (text().replace("ModelDeployment", "ModelDeploymnet"), "a.yaml: kind 'ModelDeploymnet'"),
+        (text().replace("ModelDeployment", "[ModelDeployment]"), "a.yaml: kind ['ModelDeployment']"),
+        (text().replace("{name: a", "{name: a, labels: [b]"), "default/a: metadata.labels: list; expected an object"),
+        (text().replace("{name: a", "{name: a, annotations: b"), "a: metadata.annotations: str; expected an object"),
+        (
+            text().replace("{name: a", "{name: a, finalizers: [{}]"),
+            "finalizers: a list of dict; expected a list of str",
+        ),
+        (text().replace("{name: a", "{name: a, ownerReferences: b"), "metadata.ownerReferences: str; expected a list"),
+        (text().replace("{name: a", "{name: a, ownerReferences: [{}]"), "ownerReferences[0].uid: missing; expected"),
     ],
 )
 async def test_a_mistake_is_shown_once_and_keeps_what_serves(world: World, bad: str, message: str) -> None:
@@ -177,6 +186,20 @@ async def test_a_mistake_is_shown_once_and_keeps_what_serves(world: World, bad: 
     world.write("a.yaml", text("a", "v3"))
     await world.settle()
     assert await world.uris() == {"a": "v3"}
+
+
+async def test_an_unexpected_error_is_a_problem_of_its_object_alone(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.kube.faults = lambda _verb, ref: KeyError("uid") if ref.name == "a" else None
+    world.write("a.yaml", text("a"))
+    world.write("b.yaml", text("b"))
+    await world.settle()
+    assert await world.uris() == {"b": "v1"}
+    assert world.view.now == [
+        f"{world.folder}/a.yaml: ModelDeployment default/a: in sundog itself: KeyError: 'uid'. The log has the traceback"
+    ]
+    assert "Traceback" in caplog.text
 
 
 async def test_what_is_refused_stands_until_it_is_fixed(world: World) -> None:

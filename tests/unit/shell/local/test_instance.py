@@ -21,8 +21,15 @@ from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import Clock, Kubernetes
 from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.local import instance, state_dir_paths
-from sundog_operator.shell.local.instance import InstanceParts, StopRequest, run_instance, stop_leftover_instance
+from sundog_operator.shell.local.instance import (
+    STOP_SIGNALS,
+    InstanceParts,
+    StopRequest,
+    run_instance,
+    stop_leftover_instance,
+)
 from sundog_operator.shell.local.views import LineView
+from sundog_operator.shell.run_until_signal import handle_signals
 from waiting import PATIENCE_S, comes_true
 
 
@@ -199,6 +206,18 @@ def test_a_path_that_does_not_exist_is_code_2(sundog: Any, tmp_path: Path) -> No
     done = sundog("local", "up", str(tmp_path / "absent"))
     assert done.code == ExitCode.USAGE
     assert len(done.err.splitlines()) == 1
+
+
+async def test_a_signal_that_is_ignored_at_the_start_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest()
+    try:
+        with handle_signals(STOP_SIGNALS, stop.request):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_closed_terminal_ends_it_as_ctrl_c_does(state_dir: Path, manifests: Path) -> None:

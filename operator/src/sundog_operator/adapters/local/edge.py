@@ -25,7 +25,7 @@ from sundog_operator.adapters.local.edge_directory import (
 )
 from sundog_operator.adapters.local.object_directories import ObjectDirectories, ObjectDirectory
 from sundog_operator.adapters.local.object_reconciler import POLL_S, ObjectReconciler
-from sundog_operator.adapters.local.ports_allocation import LOOPBACK
+from sundog_operator.adapters.local.ports_allocation import LOOPBACK, PortClaims
 from sundog_operator.adapters.local.process_table import ProcessCommand, ProcessTable, SystemProcessTable
 from sundog_operator.adapters.local.processes import Processes
 from sundog_operator.adapters.local.state_directory import StateDirectory, write_atomically
@@ -82,6 +82,7 @@ class LocalEdge:
         self._preferred = {HAPROXY: http_port, HTTPS: https_port}
         self._cli = cli
         self._edges: dict[Ref, EdgeDirectory] = {}
+        self._claims = PortClaims()
         self._session: aiohttp.ClientSession | None = None
 
     async def run(self) -> None:
@@ -101,6 +102,7 @@ class LocalEdge:
                 await edges.run((CONFIG_MAP, _edge_of_config_map), (POD, _edge_of_pod))
         finally:
             self._session = None
+            self._claims.release()
 
     async def stop_all(self) -> None:
         """End every HAProxy and agent, after `run` was cancelled. Raises DependencyError when a process survives."""
@@ -157,6 +159,7 @@ class LocalEdge:
             return 0.0
         edge = EdgeDirectory(entry)
         await self._stop(edge)
+        self._claims.release(port for part in PARTS for port in edge.ports(part))
         await self._kube.delete(_pod_ref(ref))
         await asyncio.to_thread(self._directories.remove, entry)
         for part in PARTS:
@@ -202,7 +205,7 @@ class LocalEdge:
                 continue
             await self._processes.clear(edge.process_name(part))
             for listener in LISTENERS[part]:
-                if not await asyncio.to_thread(ports_allocation.is_port_free, edge.port(listener)):
+                if not await asyncio.to_thread(self._claims.claim, edge.port(listener)):
                     taken[listener] = await asyncio.to_thread(ports_allocation.describe_holder, edge.port(listener))
         if not taken:
             return
@@ -236,8 +239,8 @@ class LocalEdge:
         port = self._preferred.get(listener, 0)
         return (
             port
-            if port and port not in taken and ports_allocation.is_port_free(port)
-            else ports_allocation.allocate_port(taken)
+            if port and port not in taken and self._claims.claim(port)
+            else ports_allocation.allocate_port(taken, is_free=self._claims.claim)
         )
 
     async def _ensure_pod(self, edge: EdgeDirectory, deployment: Object) -> None:
@@ -276,7 +279,7 @@ class LocalEdge:
             return "ProcessExited", part.failure
         await self._processes.clear(process)
         for port in edge.ports(name):
-            if not await asyncio.to_thread(ports_allocation.is_port_free, port):
+            if not await asyncio.to_thread(self._claims.claim, port):
                 holder = await asyncio.to_thread(ports_allocation.describe_holder, port)
                 message = (
                     f"port {port} of the edge's {name}: held by {holder}."

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import random
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -130,11 +130,47 @@ def is_port_free(port: int) -> bool:
     return True
 
 
-def allocate_port(taken: Collection[int] = (), singles: Collection[int] = SINGLE_PORTS) -> int:
+class PortClaims:
+    """Claims single ports for one instance until its servers listen, and as long as this process lives.
+
+    HAProxy binds with SO_REUSEPORT, so two that start at once would share a port without an error. A claim is a UDP socket
+    of that number, which only one process can bind.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: dict[int, socket.socket] = {}
+
+    def claim(self, port: int) -> bool:
+        """Claim a port. Return False when another instance claims it or a server listens on it."""
+        if port not in self._sockets:
+            claim = socket.socket(type=socket.SOCK_DGRAM)
+            try:
+                claim.bind((LOOPBACK, port))
+            except OSError:
+                claim.close()
+                return False
+            self._sockets[port] = claim
+        if is_port_free(port):
+            return True
+        self.release((port,))
+        return False
+
+    def release(self, ports: Iterable[int] | None = None) -> None:
+        """End the claims of some ports, by default of all."""
+        for port in [*self._sockets] if ports is None else ports:
+            if (claim := self._sockets.pop(port, None)) is not None:
+                claim.close()
+
+
+def allocate_port(
+    taken: Collection[int] = (),
+    singles: Collection[int] = SINGLE_PORTS,
+    is_free: Callable[[int], bool] = is_port_free,
+) -> int:
     """Return a free port of the loopback interface that is not in `taken`. Raises DependencyError when there is none."""
     candidates = [port for port in singles if port not in taken]
     random.shuffle(candidates)
-    found = next(filter(is_port_free, candidates), None)
+    found = next(filter(is_free, candidates), None)
     if found is None:
         raise DependencyError(
             f"ports {min(singles)} to {max(singles)}: none is free, and an edge needs three. End servers there."

@@ -8,7 +8,12 @@ from typing import Final
 
 import orjson
 
-_FILES: Final = "ray/*/session_latest/logs/serve/replica_*.log"
+from sundog_operator.adapters.local.object_directories import ObjectDirectories
+from sundog_operator.adapters.local.state_directory import StateDirectory
+from sundog_operator.api import parse_timestamp
+from sundog_operator.ports import RAY_CLUSTER, Object
+
+_FILES: Final = "session_latest/logs/serve/replica_*.log"
 _TAIL_BYTES: Final = 2**20
 """Bytes at the end of a file that are read first."""
 
@@ -27,14 +32,22 @@ class LogFile:
         return f"r{self.revision} {self.replica}"
 
 
-def find_logs(state: Path, service: str, revision: int | None = None) -> list[LogFile]:
-    """Return the logs of all replicas of a ModelDeployment or of one revision, ended ones included, in order of the last write."""
-    pattern = re.compile(rf"replica_{re.escape(service)}-r(\d+)_(?:.*_)?([^_]+)\.log")
+def find_logs(state: Path, deployment: Object, revision: int | None = None) -> list[LogFile]:
+    """Return the logs of all replicas of a ModelDeployment or of one revision, ended ones included, in order of the last write.
+
+    Logs that ended before its creation are those of a deleted ModelDeployment of the same name.
+    """
+    meta, base = deployment["metadata"], StateDirectory.at(state).ray
+    created = parse_timestamp(meta["creationTimestamp"]).timestamp()
+    pattern = re.compile(rf"replica_{re.escape(meta['name'])}-r(\d+)_(?:.*_)?([^_]+)\.log")
+    clusters = ObjectDirectories(base, RAY_CLUSTER).all() if base.is_dir() else []
     found: list[tuple[float, LogFile]] = []
-    for path in state.glob(_FILES):
-        match = pattern.fullmatch(path.name)
-        if match is not None and revision in (None, int(match[1])):
-            found.append((path.stat().st_mtime, LogFile(path, int(match[1]), match[2])))
+    for path in (
+        each for one in clusters if one.ref.namespace == meta["namespace"] for each in one.directory.glob(_FILES)
+    ):
+        match, written = pattern.fullmatch(path.name), path.stat().st_mtime
+        if match is not None and revision in (None, int(match[1])) and written >= created:
+            found.append((written, LogFile(path, int(match[1]), match[2])))
     return [file for _, file in sorted(found, key=lambda each: (each[0], each[1].path))]
 
 
@@ -74,9 +87,9 @@ class ReplicaLogReader:
         return [line.decode("utf-8", "replace") for line in complete]
 
 
-def find_last_exception(state: Path, service: str, revision: int) -> str:
+def find_last_exception(state: Path, deployment: Object, revision: int) -> str:
     """Return the newest exception in the logs of a revision, such as `2026-11-29T05:23:09.000+00:00 ValueError: wrong`; else empty."""
-    found = [each for file in find_logs(state, service, revision) for each in _exceptions(file.path)]
+    found = [each for file in find_logs(state, deployment, revision) for each in _exceptions(file.path)]
     return " ".join(max(found)) if found else ""
 
 

@@ -45,7 +45,7 @@ def make_failure_status(error: Exception, kind: Kind, name: str) -> tuple[int, O
         "apiVersion": "v1",
         "metadata": {},
         "status": "Failure",
-        "message": str(error),
+        "message": str(error) if code != 500 else f"in sundog itself: {type(error).__name__}: {error}",
         "reason": reason,
         "details": details,
         "code": code,

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from sundog_operator.adapters.memory_kubernetes import discovery, http_requests,
 from sundog_operator.adapters.memory_kubernetes.failures import BadRequest, make_failure_status
 from sundog_operator.adapters.memory_kubernetes.history import Expired, Subscription
 from sundog_operator.adapters.memory_kubernetes.memory import MemoryKubernetes
+from sundog_operator.adapters.memory_kubernetes.object_metadata import check_preconditions
 from sundog_operator.adapters.memory_kubernetes.selectors import ObjectSelection
 from sundog_operator.adapters.memory_kubernetes.store import KINDS_WITH_STATUS
 from sundog_operator.errors import DependencyError, NotFound, SundogError
 from sundog_operator.ports import KINDS, NAMESPACE, Clock, Kind, Object, Ref
+
+logger = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 3 * 1024 * 1024
 _BOOKMARK_S = 60.0
@@ -175,7 +179,7 @@ class _RequestHandlers:
     async def delete(self, kind: Kind, request: web.Request) -> web.StreamResponse:
         ref = http_requests.object_ref(kind, request)
         options = await http_requests.read_object(request) if request.can_read_body else {}
-        if options.get("propagationPolicy", "Background") == "Orphan":
+        if (options.get("propagationPolicy") or request.query.get("propagationPolicy")) == "Orphan":
             raise BadRequest(
                 "propagationPolicy: Orphan; expected Background or Foreground, because dependents are deleted with their last owner"
             )
@@ -183,9 +187,12 @@ class _RequestHandlers:
         if obj is None:
             raise NotFound(f"{ref} does not exist")
         preconditions = options.get("preconditions") or {}
-        await self._kube.delete(
-            ref, uid=preconditions.get("uid"), resource_version=preconditions.get("resourceVersion")
-        )
+        uid, version = preconditions.get("uid"), preconditions.get("resourceVersion")
+        # kubectl sends dryRun in the body, other clients in the query.
+        if options.get("dryRun") or "dryRun" in request.query:
+            check_preconditions(ref, obj, uid=uid, revision=version)
+        else:
+            await self._kube.delete(ref, uid=uid, resource_version=version)
         details = {"name": ref.name, "group": kind.group, "kind": kind.plural, "uid": obj["metadata"]["uid"]}
         return _json_response(
             {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
@@ -306,12 +313,23 @@ class _RequestHandlers:
 
 async def _answer(kind: Kind, handler: Handler, request: web.Request) -> web.StreamResponse:
     try:
-        if "dryRun" in request.query and not http_requests.is_apply(request):
-            raise BadRequest("dryRun: supported only for apply; expected none. Remove it")
+        _check_dry_run(request)
         return await handler(kind, request)
     except (SundogError, ValueError) as error:
         code, status = make_failure_status(error, kind, request.match_info.get("name", ""))
         return _json_response(status, status=code)
+    except Exception as error:
+        if isinstance(error, web.HTTPException) or "watch" in request.query:
+            # aiohttp answers with the first, and breaks the connection of a stream that has begun.
+            raise
+        logger.exception("%s %s failed", request.method, request.path)
+        code, status = make_failure_status(error, kind, request.match_info.get("name", ""))
+        return _json_response(status, status=code)
+
+
+def _check_dry_run(request: web.Request) -> None:
+    if "dryRun" in request.query and not (http_requests.is_apply(request) or request.method == "DELETE"):
+        raise BadRequest("dryRun: supported only for apply and delete; expected none. Remove it")
 
 
 def _authentication(token: str) -> Any:

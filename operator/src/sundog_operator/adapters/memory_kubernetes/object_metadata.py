@@ -1,5 +1,6 @@
 """Sets and checks the parts of an object that belong to the API server: type, name and system metadata."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import orjson
@@ -27,11 +28,37 @@ def normalize_object(ref: Ref, obj: Object) -> Object:
     except TypeError as error:
         raise Invalid(str(ref), [str(error)]) from None
     metadata: dict[str, Any] = copy.get("metadata") or {}
+    if found := [*_type_violations(metadata), *(secrets.find_type_violations(copy) if ref.kind == SECRET else ())]:
+        raise Invalid(str(ref), found)
     metadata.pop("managedFields", None)
     metadata |= _identity(ref)
     if ref.kind == SECRET:
         secrets.fold_string_data(copy)
     return copy | {"apiVersion": ref.kind.api_version, "kind": ref.kind.kind, "metadata": metadata}
+
+
+def _type_violations(metadata: Any) -> Iterator[str]:
+    """Yield one line per field of the metadata whose type no code after this can read."""
+    if not isinstance(metadata, dict):
+        yield f"metadata: {type(metadata).__name__}; expected an object"
+        return
+    for field in ("labels", "annotations"):
+        if not isinstance(metadata.get(field) or {}, dict):
+            yield f"metadata.{field}: {type(metadata[field]).__name__}; expected an object, such as {{team: search}}"
+    for field, type_, expected in (("finalizers", str, "strings"), ("ownerReferences", dict, "objects")):
+        items = metadata.get(field) or []
+        if not isinstance(items, list) or not all(isinstance(item, type_) for item in items):
+            yield f"metadata.{field}: {_describe_type(items)}; expected a list of {expected}"
+        elif field == "ownerReferences":
+            for position, item in enumerate(items):
+                if not isinstance(item.get("uid"), str):
+                    yield f"metadata.ownerReferences[{position}].uid: {_describe_type(item.get('uid'))}; expected a string"
+
+
+def _describe_type(value: Any) -> str:
+    if isinstance(value, list):
+        return f"a list of {', '.join(sorted({type(item).__name__ for item in value}))}"
+    return "missing" if value is None else type(value).__name__
 
 
 def make_empty_object(ref: Ref) -> Object:

@@ -98,8 +98,8 @@ def read_only_object(file: Path, kind: type[R], hint: str = "") -> R:
     """Return the one object of a kind in a manifest. Raises CommandFailed, with the hint if there is none."""
     documents, problems = manifests.read_all_manifests((file,), "default")
     found = [each for each in documents if each.object["kind"] == kind.__name__]
-    if problems:
-        raise CommandFailed(str(problems[0]))
+    if mistake := next((each for each in problems if not each.skipped), None):
+        raise CommandFailed(str(mistake))
     if len(found) != 1:
         problem = f"{file}: found {len(found)} {kind.__name__}s; expected one"
         raise CommandFailed(f"{problem}; {hint}" if hint and documents and not found else problem)

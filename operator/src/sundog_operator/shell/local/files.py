@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -18,6 +19,8 @@ from sundog_operator.shell.local.manifest_origins import ManifestOrigin, OriginS
 from sundog_operator.shell.local.views import InstanceView
 from sundog_operator.shell.manifests import ManifestObject, ManifestReading
 from sundog_operator.shell.server_connection import FIELD_MANAGER
+
+log = logging.getLogger("sundog.local")
 
 _RESCAN_MS: Final = 2000
 _GRACE_S: Final = 5.0
@@ -169,15 +172,24 @@ class ManifestFiles:
             before = await self._kube.get(ref)
             stored = await self._kube.apply(document.object, manager=FIELD_MANAGER, strict=True)
         except SundogError as err:
-            reason = f"{ref}: {'; '.join(err.causes)}" if isinstance(err, Invalid) else one_line(err)
-            self._refused[ref] = f"{document.source}: {reason}"
-            self._view.problem(self._refused[ref])
+            self._refuse(document, f"{ref}: {'; '.join(err.causes)}" if isinstance(err, Invalid) else one_line(err))
+            return
+        except Exception as err:
+            # One object must not end an instance that serves others.
+            log.exception("%s cannot be applied", ref)
+            self._refuse(
+                document, f"{ref}: in sundog itself: {type(err).__name__}: {one_line(err)}. The log has the traceback"
+            )
             return
         self._refused.pop(ref, None)
         self._record_origin(document, stored)
         self._applied.add(ref)
         if not manifests.is_unchanged(before, stored):
             self._view.notice(f"{ref} {'changed' if before else 'created'} from {document.source}")
+
+    def _refuse(self, document: ManifestObject, reason: str) -> None:
+        self._refused[document.ref] = f"{document.source}: {reason}"
+        self._view.problem(self._refused[document.ref])
 
     def _find_removed(self, reading: ManifestReading) -> set[Ref]:
         """Return objects that came from a file and are in no manifest any more. Unreadable and empty files remove none."""

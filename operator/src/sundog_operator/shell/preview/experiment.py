@@ -69,12 +69,10 @@ def preview_experiment(
     """
     desired = make_new_object(manifest) if stored is None else {**stored, "spec": manifest.get("spec") or {}}
     status = ExperimentStatus.parse((stored or {}).get("status"))
-    is_running = state.has_begun(status) and not is_over(status)
-    kept = ("the running Experiment keeps its plan",) if is_running else ()
     acceptance = check_admission(desired)
     problems = find_server_violations(manifest, desired, stored) or _find_refusals(acceptance, status, observed)
     if problems:
-        return _make_preview(manifest, "refused", problems=problems, lines=kept)
+        return _make_preview(manifest, "refused", problems=problems, lines=describe_kept_plan(stored))
     warnings = (
         *_describe_log_refusal(acceptance.spec, log_refusal),
         *_describe_shared_salt(manifest, acceptance, status, known_salts),
@@ -87,6 +85,13 @@ def preview_experiment(
         (end,) if end or spec is None else tuple(_describe_changes(spec, stored, status, observed, now, comes=comes))
     )
     return _make_preview(manifest, "create" if stored is None else "change", lines=(*lines, *warnings))
+
+
+def describe_kept_plan(stored: Object | None) -> tuple[str, ...]:
+    """Return a line for the plan that a refused manifest leaves in force, if there is one."""
+    status = ExperimentStatus.parse((stored or {}).get("status"))
+    is_running = state.has_begun(status) and not is_over(status)
+    return ("the running Experiment keeps its plan",) if is_running else ()
 
 
 def _make_preview(

@@ -42,7 +42,6 @@ PreviewOutcome = Literal["create", "change", "unchanged", "refused"]
 _REVISION_PARTS: Final = ("model", "runtime", "resources", "scheduling")
 _DECIDING_GATES: Final = frozenset({"evidence", "manual", "webhook", "analysis", "shadow"})
 """Gates that need more than time to pass."""
-
 _IN_PLACE: Final = "runtime.userConfig"
 
 
@@ -79,11 +78,11 @@ def preview_model_deployment(
     name = f"{manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
     desired = _merge(manifest, stored, applied)
     if problems := find_server_violations(manifest, desired, stored):
-        return Preview(name, "refused", problems=problems, lines=_kept_revision(stored))
+        return Preview(name, "refused", problems=problems, lines=describe_kept_revision(stored))
     acceptance = accept_model_deployment(desired, observed.installation)
     if acceptance.spec is None:
-        problem = f"{acceptance.reason}: {acceptance.message}"
-        return Preview(name, "refused", problems=(problem,), lines=_kept_revision(stored))
+        problems = (f"{acceptance.reason}: {acceptance.message}",)
+        return Preview(name, "refused", problems=problems, lines=describe_kept_revision(stored))
     running = _status(stored).experiment
     # Experiments that would start anyway are no effect of the manifest.
     user_experiments = tuple(each for each in observed.user_experiments if each.name == running)
@@ -134,9 +133,9 @@ def _status(stored: Object | None) -> ModelDeploymentStatus:
     return ModelDeploymentStatus.parse((stored or {}).get("status"))
 
 
-def _kept_revision(stored: Object | None) -> tuple[str, ...]:
-    stable = _status(stored).stable
-    return (f"revision {stable.revision} keeps serving",) if stable is not None else ()
+def describe_kept_revision(stored: Object | None) -> tuple[str, ...]:
+    """Return a line for the revision that a refused manifest leaves serving, if there is one."""
+    return (f"revision {stable.revision} keeps serving",) if (stable := _status(stored).stable) is not None else ()
 
 
 def _find_revision_number(spec: ModelDeploymentSpec, observed: ObservedState, plan: ReconcilePlan) -> int:

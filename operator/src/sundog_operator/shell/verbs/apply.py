@@ -21,7 +21,7 @@ from sundog_operator.shell.manifests import (
     is_unchanged,
     read_all_manifests,
 )
-from sundog_operator.shell.output import format_full_name
+from sundog_operator.shell.output import format_full_name, print_left_out
 from sundog_operator.shell.server_connection import ServerConnection, with_server
 from sundog_operator.shell.url_options import LocalPath
 
@@ -76,7 +76,7 @@ async def apply(server: ServerConnection, files: Sequence[Path], validate: bool)
     for problem in problems:
         problem.print()
     worst = ExitCode.REFUSED if has_mistakes(problems) else ExitCode.OK
-    for document in documents:
+    for position, document in enumerate(documents):
         try:
             after = await _apply(server, document, validate)
             # The administrator's settings are unknown here. Only the existence of pods matters.
@@ -84,8 +84,10 @@ async def apply(server: ServerConnection, files: Sequence[Path], validate: bool)
                 raise CommandFailed(f"{document.ref}: {refusal}")
         except SundogError as err:
             click.echo(f"error: {document.source}: {one_line(err)}", err=True)
-            worst = max(worst, exit_code_of(err))
-            if worst == ExitCode.UNREACHABLE:
+            code = exit_code_of(err)
+            worst = max(worst, code)
+            if code == ExitCode.UNREACHABLE:
+                print_left_out("not applied", [each.ref for each in documents[position + 1 :]])
                 break
     if not documents and worst == ExitCode.OK:
         raise CommandFailed(f"no ModelDeployment, Experiment or Secret in {', '.join(map(str, files))}")

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from sundog_operator.errors import NotFound, SundogError
 from sundog_operator.ports import Ref
 from sundog_operator.shell import kinds
-from sundog_operator.shell.exit_codes import ExitCode
+from sundog_operator.shell.exit_codes import ExitCode, exit_code_of, one_line
 from sundog_operator.shell.manifests import ManifestProblem, has_mistakes, read_all_manifests
-from sundog_operator.shell.output import format_full_name
+from sundog_operator.shell.output import format_full_name, print_left_out
 from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
 from sundog_operator.shell.url_options import LocalPath
 
@@ -41,13 +42,24 @@ async def delete(server: ServerConnection, what: tuple[str, ...], files: Sequenc
     refs = [*(Ref(kind, server.namespace, name) for name in names), *(document.ref for document in documents)]
     if not refs and not problems:
         raise click.UsageError("give NAME or -f")
-    for ref in refs:
-        obj = await server.kube.get(ref)
-        if obj is None:
-            if not ignore_not_found:
-                click.echo(f"error: {ref} does not exist", err=True)
-                worst = max(worst, ExitCode.NOT_FOUND)
-            continue
+    for position, ref in enumerate(refs):
+        try:
+            await _delete(server, ref, ignore_not_found)
+        except SundogError as err:
+            click.echo(f"error: {one_line(err)}", err=True)
+            code = exit_code_of(err)
+            worst = max(worst, code)
+            if code == ExitCode.UNREACHABLE:
+                print_left_out("not deleted", refs[position + 1 :])
+                break
+    return worst
+
+
+async def _delete(server: ServerConnection, ref: Ref, ignore_not_found: bool) -> None:
+    """Delete an object and print that. Raises SundogError."""
+    obj = await server.kube.get(ref)
+    if obj is not None:
         await server.kube.delete(ref, uid=obj["metadata"]["uid"])
         click.echo(f"{format_full_name(ref.kind, ref.name)} deleted")
-    return worst
+    elif not ignore_not_found:
+        raise NotFound(f"{ref} does not exist")

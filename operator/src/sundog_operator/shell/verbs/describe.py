@@ -96,7 +96,7 @@ async def _read_details(server: ServerConnection, obj: Object, events: Sequence[
         experiment=await _read_experiment(server, Ref(EXPERIMENT, server.namespace, experiment))
         if experiment
         else None,
-        exception=_find_exception(server, meta["name"], newest_rollout_revision(status)),
+        exception=_find_exception(server, obj, newest_rollout_revision(status)),
         events=own_events,
         waiting=tuple(describe_waiting_pods(await _read_pods(server, meta["name"], sorted(shared)), events)),
     )
@@ -118,13 +118,13 @@ async def _read_experiment(server: ServerConnection, ref: Ref) -> Object | None:
     return None if experiment is None else await add_live_counts(server, experiment)
 
 
-def _find_exception(server: ServerConnection, name: str, revision: int | None) -> str:
+def _find_exception(server: ServerConnection, obj: Object, revision: int | None) -> str:
     """Return the last exception of a revision's model; empty if its replicas' logs are not on this machine."""
     if server.state is None or revision is None:
         return ""
     from sundog_operator.adapters.local import replica_logs
 
-    return replica_logs.find_last_exception(server.state, name, revision)
+    return replica_logs.find_last_exception(server.state, obj, revision)
 
 
 def _find_newest(events: Sequence[Object], obj: Object) -> list[Object]:

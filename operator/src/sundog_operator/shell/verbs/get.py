@@ -80,12 +80,16 @@ async def _watch(
 ) -> None:
     """Print every object, and print it again when its line changes."""
     printed: dict[tuple[str, str], list[str]] = {}
+    is_first = True
     is_table = form in ("table", "wide")
     async for event in server.kube.watch(kind, namespace):
         meta = event.object.get("metadata") or {}
         if event.type in ("SYNCED", "DELETED") or (names and meta["name"] not in names):
             continue
         if not is_table:
+            if form == "yaml" and not is_first:
+                click.echo("---")
+            is_first = False
             print_objects(kind, [event.object], form, single=True)
             continue
         headers, rows = output.make_table(kind, [event.object], wide=form == "wide", namespaces=namespace is None)

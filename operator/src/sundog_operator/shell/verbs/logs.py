@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,15 +14,31 @@ from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.ray import groups
-from sundog_operator.errors import Forbidden
+from sundog_operator.errors import DependencyError, Forbidden
 from sundog_operator.ports import CONTROLLER_REVISION, MODEL_DEPLOYMENT, POD, Object, Ref
-from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
+from sundog_operator.shell.exit_codes import CommandFailed, ExitCode, one_line
 from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
 from sundog_operator.shell.verbs.get import get_object
 
 _POLL_S: Final = 0.5
+_LIST_S: Final = 5.0
 _CONTAINER: Final = "ray-worker"
 _FILES: Final = "/tmp/ray/session_latest/logs/serve"  # noqa: S108 in the pod
+
+
+@dataclass(slots=True)
+class _PodLog:
+    """The log of a revision in a pod.
+
+    Attributes:
+        has_lines: whether lines of it were printed.
+        failure: why its last stream ended early; None if none did.
+    """
+
+    pod: str
+    revision: int
+    has_lines: bool = False
+    failure: DependencyError | None = None
 
 
 @click.command(epilog="Example: sundog logs digits --revision 2 -f")
@@ -39,33 +56,75 @@ _FILES: Final = "/tmp/ray/session_latest/logs/serve"  # noqa: S108 in the pod
 async def logs(server: ServerConnection, name: str, revision: int | None, follow: bool, tail: int) -> None:
     """Print the logs of a ModelDeployment's replicas: their start, and the output, logs and exceptions of models by request id.
 
-    Local mode also prints the logs of ended replicas. In a cluster you need permission to get and create `pods/exec`.
+    With -f it also follows replicas that start later. Local mode also prints the logs of ended replicas.
+    In a cluster you need permission to get and create `pods/exec`.
     """
     obj = await get_object(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     if server.state is not None:
-        await _print_files(server.state, name, revision, follow, tail)
+        await _print_files(server.state, obj, revision, follow, tail)
     else:
         await _print_pods(server, obj, revision, follow, tail)
 
 
-async def _print_files(state: Path, name: str, revision: int | None, follow: bool, tail: int) -> None:
+async def _print_files(state: Path, obj: Object, revision: int | None, follow: bool, tail: int) -> None:
     readers: dict[Path, replica_logs.ReplicaLogReader] = {}
     while True:
-        for file in replica_logs.find_logs(state, name, revision):
+        for file in replica_logs.find_logs(state, obj, revision):
             known = readers.get(file.path)
             reader = readers.setdefault(file.path, replica_logs.ReplicaLogReader(file.path))
             for line in reader.last(tail) if known is None else reader.more():
                 click.echo(f"{file.label} | {line}")
         if not readers and not follow:
-            raise _no_logs(name, revision)
+            raise _no_logs(obj["metadata"]["name"], revision)
         if not follow:
             return
         await asyncio.sleep(_POLL_S)
 
 
 async def _print_pods(server: ServerConnection, obj: Object, revision: int | None, follow: bool, tail: int) -> None:
-    name = obj["metadata"]["name"]
-    labels = {names.LABEL_MODEL_DEPLOYMENT: name}
+    """Print the logs of all pods at once. With `follow`, look for new pods, and resume streams that ended.
+
+    A pod that fails is a line on standard error. Raises Forbidden, and the error of a pod if all fail without `follow`.
+    """
+    meta, logs = obj["metadata"], dict[tuple[str, int], _PodLog]()
+    running: dict[tuple[str, int], asyncio.Task[None]] = {}
+    try:
+        while True:
+            for key in await _find_pods(server, obj, revision):
+                log = logs.setdefault(key, _PodLog(*key))
+                if key not in running:
+                    running[key] = asyncio.create_task(_print_pod(server, log, meta["name"], follow, tail))
+            if not follow:
+                break
+            await _await_errors(running, _LIST_S)
+            # A new revision can have replicas in the pods of another RayCluster.
+            obj = await server.kube.get(Ref(MODEL_DEPLOYMENT, meta["namespace"], meta["name"])) or obj
+        if not logs:
+            raise _no_logs(meta["name"], revision)
+        await asyncio.gather(*running.values())
+        failures = [log.failure for log in logs.values() if log.failure is not None]
+        if len(failures) == len(logs):
+            raise failures[-1]
+    finally:
+        for task in running.values():
+            task.cancel()
+
+
+async def _await_errors(running: dict[tuple[str, int], asyncio.Task[None]], seconds: float) -> None:
+    """Wait for some time, and remove the streams that end meanwhile. Raises the first error of one."""
+    pause = asyncio.create_task(asyncio.sleep(seconds))
+    try:
+        while not pause.done():
+            await asyncio.wait((pause, *running.values()), return_when=asyncio.FIRST_COMPLETED)
+            for key in [key for key, task in running.items() if task.done()]:
+                running.pop(key).result()
+    finally:
+        pause.cancel()
+
+
+async def _find_pods(server: ServerConnection, obj: Object, revision: int | None) -> list[tuple[str, int]]:
+    """Return (pod, revision) of all running replicas, or of one revision."""
+    labels = {names.LABEL_MODEL_DEPLOYMENT: obj["metadata"]["name"]}
     own = [
         (pod, int(_label(pod, names.LABEL_REVISION))) for pod in await server.kube.list(POD, server.namespace, labels)
     ]
@@ -74,11 +133,11 @@ async def _print_pods(server: ServerConnection, obj: Object, revision: int | Non
         for number, cluster in (await _find_shared_revisions(server, obj)).items()
         for pod in await server.kube.list(POD, server.namespace, groups.shared_pod_labels(cluster))
     ]
-    places = [*own, *shared]
-    wanted = [(pod, number) for pod, number in places if _is_running(pod) and revision in (None, number)]
-    if not wanted:
-        raise _no_logs(name, revision)
-    await asyncio.gather(*(_print_pod(server, pod, name, number, follow, tail) for pod, number in wanted))
+    return [
+        (pod["metadata"]["name"], number)
+        for pod, number in (*own, *shared)
+        if _is_running(pod) and revision in (None, number)
+    ]
 
 
 async def _find_shared_revisions(server: ServerConnection, obj: Object) -> dict[int, str]:
@@ -93,16 +152,24 @@ async def _find_shared_revisions(server: ServerConnection, obj: Object) -> dict[
     return desired_state.find_shared_places(status, filter(None, known))
 
 
-async def _print_pod(server: ServerConnection, pod: Object, service: str, number: int, follow: bool, tail: int) -> None:
-    name, application = pod["metadata"]["name"], names.application(service, number)
+async def _print_pod(server: ServerConnection, log: _PodLog, service: str, follow: bool, tail: int) -> None:
+    """Print a log until its stream ends. Lines that were printed before are not printed again."""
+    application = names.application(service, log.revision)
     # `-q` omits the names of the files. A pod has several of a revision only where its replicas share it. A shared pod may have none,
     # and then the pattern names no file.
-    options = f"-q -n {tail}{' -F' if follow else ''}"
+    options = f"-q -n {0 if log.has_lines else tail}{' -F' if follow else ''}"
     command = f'set -- {_FILES}/replica_{application}_*.log; [ ! -e "$1" ] || tail {options} "$@" 2>/dev/null'
-    async for line in _lines(
-        server.kube.output_of(Ref(POD, server.namespace, name), _CONTAINER, ("sh", "-c", command))
-    ):
-        click.echo(f"r{number} {name} | {line}")
+    pod = Ref(POD, server.namespace, log.pod)
+    try:
+        async for line in _lines(server.kube.output_of(pod, _CONTAINER, ("sh", "-c", command))):
+            log.has_lines = True
+            click.echo(f"r{log.revision} {log.pod} | {line}")
+    except Forbidden:
+        raise
+    except DependencyError as err:
+        if str(err) != str(log.failure):
+            click.echo(f"error: {one_line(err)}", err=True)
+        log.failure = err
 
 
 def _label(pod: Object, key: str) -> str:

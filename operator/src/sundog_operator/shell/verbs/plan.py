@@ -1,7 +1,8 @@
 """`sundog plan`."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,14 +18,20 @@ from sundog_operator.core.edge import salts
 from sundog_operator.core.edge.salts import SaltOwner
 from sundog_operator.core.experiments import log_exports
 from sundog_operator.core.observed import EdgeReport, ServeState, WebhookResult
-from sundog_operator.errors import DependencyError, SundogError
+from sundog_operator.errors import Conflict, DependencyError, Invalid, NotFound, RequestRefused
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
-from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
+from sundog_operator.shell.exit_codes import CommandFailed, ExitCode, one_line
 from sundog_operator.shell.installation import find_installation
 from sundog_operator.shell.manifests import ManifestObject, has_mistakes, read_all_manifests
 from sundog_operator.shell.output import TEXT_OUTPUT_OPTION, print_document
-from sundog_operator.shell.preview.experiment import preview_experiment
-from sundog_operator.shell.preview.model_deployment import Preview, make_new_object, preview_model_deployment
+from sundog_operator.shell.preview.experiment import describe_kept_plan, preview_experiment
+from sundog_operator.shell.preview.model_deployment import (
+    Preview,
+    describe_kept_revision,
+    find_server_violations,
+    make_new_object,
+    preview_model_deployment,
+)
 from sundog_operator.shell.server_connection import ServerConnection, fail_offline, with_server
 from sundog_operator.shell.verbs.apply import FILES_OPTION, check_documents, find_offline_problems
 
@@ -36,6 +43,31 @@ _OUTCOMES: Final = {
 }
 _FILE: Final = "file://"
 _SALTED: Final[Mapping[Kind, salts.SaltOwnerKind]] = {EXPERIMENT: "Experiment", MODEL_DEPLOYMENT: "ModelDeployment"}
+
+
+_IS_NOT_CHECKED: Final = re.compile(r'User ".*" cannot \w+ resource|does not support dry run')
+"""Answers of Kubernetes to a dry run that say nothing of the apply: the user may lack a permission that who applies has."""
+
+
+@dataclass(frozen=True, slots=True)
+class _DryRun:
+    """The API server's answer to the dry run of an apply.
+
+    Attributes:
+        applied: the object as it would be stored; None if that is unknown.
+        problems: why the apply would be refused.
+        note: why it is unknown whether the apply would be refused; else empty.
+    """
+
+    applied: Object | None = None
+    problems: tuple[str, ...] = ()
+    note: str = ""
+
+    def add_note(self, preview: Preview) -> Preview:
+        """Return the preview with the note, unless it is refused anyway."""
+        if not self.note or preview.outcome == "refused":
+            return preview
+        return replace(preview, lines=(*preview.lines, self.note))
 
 
 class _UnknownServe:
@@ -88,6 +120,7 @@ async def plan(server: ServerConnection, files: Sequence[Path], output: str) -> 
             for document in documents
             if document.ref.kind in (MODEL_DEPLOYMENT, EXPERIMENT)
         ]
+        secrets = [(each, await _dry_run_apply(server, each)) for each in documents if each.ref.kind == SECRET]
     except DependencyError as err:
         raise fail_offline([*problems, *check_documents(documents)], f"not compared with the cluster: {err}") from None
     for problem in problems:
@@ -100,10 +133,11 @@ async def plan(server: ServerConnection, files: Sequence[Path], output: str) -> 
     else:
         for each in previews:
             _print(each)
-    for document in documents:
-        if document.ref.kind == SECRET:
-            click.echo(f"skipped: {document.source}: {document.ref}: Secrets are not previewed", err=True)
-    refused = any(each.outcome == "refused" for each in previews)
+    for document, dry_run in secrets:
+        outcome = f"error: {document.source}" if dry_run.problems else f"skipped: {document.source}"
+        reason = "; ".join(dry_run.problems) or "Secrets are not previewed"
+        click.echo(f"{outcome}: {document.ref}: {reason}", err=True)
+    refused = any(each.outcome == "refused" for each in previews) or any(each.problems for _, each in secrets)
     return ExitCode.REFUSED if refused or has_mistake else ExitCode.OK
 
 
@@ -112,9 +146,12 @@ async def _preview(server: ServerConnection, document: ManifestObject, documents
     namespace = document.ref.namespace
     stored, dependencies = await server.kube.get(document.ref), await _make_dependencies(server, namespace)
     desired = make_new_object(document.object) if stored is None else _with_spec(stored, document.object.get("spec"))
+    dry_run = await _dry_run_apply(server, document)
+    if dry_run.problems:
+        return _refuse(document, stored, desired, dry_run, describe_kept_revision(stored))
     observed = await observe(dependencies, desired)
     secrets = {
-        each.ref.name: frozenset({**(each.object.get("data") or {}), **(each.object.get("stringData") or {})})
+        each.ref.name: _secret_keys(each.object)
         for each in documents
         if (each.ref.kind, each.ref.namespace) == (SECRET, namespace)
     }
@@ -123,9 +160,14 @@ async def _preview(server: ServerConnection, document: ManifestObject, documents
         secrets={**observed.secrets, **secrets},
         salts=_merge_salts(observed.salts, documents, namespace),
     )
-    applied = None if stored is None else await _dry_run_apply(server, document.object)
-    preview = preview_model_deployment(document.object, stored, observed, dependencies.clock.now(), applied)
-    return _with_missing_files(server, document, preview)
+    preview = preview_model_deployment(document.object, stored, observed, dependencies.clock.now(), dry_run.applied)
+    return dry_run.add_note(_with_missing_files(server, document, preview))
+
+
+def _secret_keys(secret: Object) -> frozenset[str]:
+    """Return the keys of a Secret of a manifest. The API server refuses maps of another type."""
+    maps = (secret.get("data"), secret.get("stringData"))
+    return frozenset(key for each in maps if isinstance(each, dict) for key in each)
 
 
 def _with_spec(stored: Object, spec: Any) -> Object:
@@ -134,12 +176,26 @@ def _with_spec(stored: Object, spec: Any) -> Object:
     return {**stored, "metadata": {**meta, "generation": meta.get("generation", 0) + 1}, "spec": spec}
 
 
-async def _dry_run_apply(server: ServerConnection, manifest: Object) -> Object | None:
-    """Return the object as the API server would store it; None if it refuses or the user lacks permission."""
+async def _dry_run_apply(server: ServerConnection, document: ManifestObject) -> _DryRun:
+    """Return the API server's answer to a dry run. Raises DependencyError if there is none."""
     try:
-        return await server.kube.apply(manifest, dry_run=True)
-    except SundogError:
-        return None
+        return _DryRun(await server.kube.apply(document.object, dry_run=True))
+    except Invalid as err:
+        return _DryRun(problems=err.causes)
+    except (RequestRefused, Conflict, NotFound) as err:
+        reason = one_line(err).removeprefix(f"{document.ref}: ")
+        if isinstance(err, NotFound) or _IS_NOT_CHECKED.search(reason):
+            return _DryRun(note=f"the API server's admission is unknown: {reason}")
+        return _DryRun(problems=(reason,))
+
+
+def _refuse(
+    document: ManifestObject, stored: Object | None, desired: Object, dry_run: _DryRun, kept: tuple[str, ...]
+) -> Preview:
+    """Preview an object that the API server refuses, in our own words where there are some."""
+    ref, own = document.ref, find_server_violations(document.object, desired, stored)
+    name, problems = f"{ref.namespace}/{ref.name}", own or dry_run.problems
+    return Preview(name, "refused", lines=kept, problems=problems, kind=ref.kind.kind)
 
 
 def _with_missing_files(server: ServerConnection, document: ManifestObject, preview: Preview) -> Preview:
@@ -171,6 +227,12 @@ async def _preview_experiment(
     """Preview an Experiment of `documents`, which are applied together."""
     namespace = document.ref.namespace
     stored, dependencies = await server.kube.get(document.ref), await _make_dependencies(server, namespace)
+    dry_run = await _dry_run_apply(server, document)
+    if dry_run.problems:
+        desired = (
+            make_new_object(document.object) if stored is None else _with_spec(stored, document.object.get("spec"))
+        )
+        return _refuse(document, stored, desired, dry_run, describe_kept_plan(stored))
     name = (document.object.get("spec") or {}).get("modelDeployment")
     ref = Ref(MODEL_DEPLOYMENT, namespace, name) if isinstance(name, str) and name else None
     deployment = await server.kube.get(ref) if ref is not None else None
@@ -185,7 +247,7 @@ async def _preview_experiment(
         log_refusal=await make_log_place_check(server, namespace),
         known_salts=_merge_salts(known, documents, namespace),
     )
-    return _with_missing_files(server, document, preview)
+    return dry_run.add_note(_with_missing_files(server, document, preview))
 
 
 def _merge_salts(

@@ -14,7 +14,7 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import commands
-from sundog_operator.errors import Conflict, DependencyError, Forbidden, NotFound
+from sundog_operator.errors import Conflict, DependencyError, NotFound, RequestRefused
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
@@ -146,7 +146,7 @@ def _explain_lost_server(ref: Ref, explanation: str) -> Iterator[None]:
     """Add the state of a command to the error if the API server is gone, for example because its instance stops."""
     try:
         yield
-    except (Conflict, NotFound, Forbidden):
+    except (Conflict, NotFound, RequestRefused):
         raise
     except DependencyError as lost:
         raise CommandFailed(f"{ref}: {explanation} ({lost})", ExitCode.UNREACHABLE) from None
