@@ -320,6 +320,34 @@ def test_evidence_of_unequal_load_does_not_make_an_arm_better_later(metric: str)
     assert success(counts.evaluate()).verdict == "NoData"
 
 
+@pytest.mark.parametrize(
+    ("removed", "pays"),
+    [
+        ({"unequal_load": True}, ()),
+        ({"unequal_load": True, "tested": True}, ("success",)),
+        ({"troubled": True}, ("success", "guardrail")),
+        ({}, ("success", "guardrail", "harm")),
+    ],
+)
+def test_each_test_pays_for_evidence_that_it_left_out(removed: dict[str, bool], pays: tuple[str, ...]) -> None:
+    """Intervals show the levels. The last case is an epoch that the status does not list any more."""
+    success = {"metric": "errorRate", "goal": "decrease"}
+    counts = timed("fast", metrics={"success": [success], "guardrails": [{"metric": "latencyP95"}]})
+    fill(counts, {"control": (25,), "fast": (25,)}, control=25, fast=22)
+    (epoch,) = counts.status.evidence_epochs
+    earlier = epoch.model_copy(update={"number": 0, **removed})
+
+    def evaluate_roles(*epochs: EvidenceEpoch) -> dict[str, MetricStatus]:
+        counts.status = counts.status.model_copy(update={"evidence_epochs": epochs})
+        return {each.role: each for each in counts.evaluate().metrics if len(each.interval) == 2}
+
+    before = evaluate_roles(epoch)
+    after = evaluate_roles(earlier, epoch) if removed else evaluate_roles(epoch.model_copy(update={"restarts": 1}))
+    assert before["success"].verdict == "Better"
+    assert after["success"].verdict == ("Undecided" if "success" in pays else "Better")
+    assert {role for role, own in after.items() if own.interval != before[role].interval} == set(pays)
+
+
 def success(evaluation: ExperimentEvaluation) -> MetricStatus:
     return next(each for each in evaluation.metrics if each.role == "success")
 

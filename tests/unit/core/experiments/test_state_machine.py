@@ -17,6 +17,7 @@ from sundog_operator.core.experiments import arms, freeze, state, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.experiments.state import ArmState, ExperimentInputs
 from sundog_operator.core.rollout.evaluation import BaselineHealth
+from sundog_operator.core.stats import multiple_testing
 
 MINUTE = timedelta(minutes=1)
 READY = ArmState(available=1)
@@ -135,6 +136,11 @@ def test_an_epoch_with_unequal_load_is_marked_and_another_follows_once_loads_are
         assert state_machine.tick(marked, inputs(6, evidence=evidence(loads=loads))) == marked
     renewed = state_machine.tick(marked, inputs(7, evidence=evidence(loads=(1.0, 1.2))))
     assert [(each.number, each.unequal_load) for each in renewed.evidence_epochs] == [(2, True), (3, None)]
+    # Only tests of the edge leave the epoch out, and none had used it.
+    assert state.evidence_share(renewed, equal_load=True) == state.evidence_share(status, equal_load=True)
+    tested = state_machine.tick(status, inputs(5, evidence=evidence(loads=(1.0, 0.5), has_equal_blocks=True)))
+    assert state.evidence_share(tested, equal_load=True) < 0.1 * state.evidence_share(status, equal_load=True)
+    assert state.evidence_share(tested) == state.evidence_share(status)
     many = marked.model_copy(update={"evidence_epochs": marked.evidence_epochs * state.MAX_EPOCHS_FOR_LOAD})
     assert state_machine.tick(many, inputs(7, evidence=evidence(loads=(1.0, 1.2)))) == many
 
@@ -263,6 +269,8 @@ def test_the_number_of_epochs_is_bounded_and_excluded_ones_go_first() -> None:
     assert known == sorted(known)
     assert known[-1] == status.epoch.number
     assert not status.evidence_epochs[-1].troubled
+    # Each outage removed tested evidence, also those that are not listed any more.
+    assert state.evidence_share(status) == multiple_testing.evidence_share(state.MAX_EPOCHS)
     well = [epoch.model_copy(update={"troubled": epoch.number == 4}) for epoch in status.evidence_epochs]
     harmed = status.model_copy(update={"evidence_epochs": tuple(well)})
     after = state_machine.tick(harmed, inputs(999, evidence=evidence(harm={"a": "worse"})))
@@ -283,7 +291,7 @@ def test_a_learned_latency_threshold_restarts_the_evidence() -> None:
     )
     after = state_machine.tick(status, inputs(9, evidence=evidence(guardrails=known)))
     assert after.plan.guardrails == known
-    assert [epoch.number for epoch in after.evidence_epochs] == [3]
+    assert [(epoch.number, epoch.restarts) for epoch in after.evidence_epochs] == [(3, 1)]
 
 
 @pytest.mark.parametrize(

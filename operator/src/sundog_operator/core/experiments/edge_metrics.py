@@ -69,7 +69,7 @@ def measured_metrics(status: ExperimentStatus) -> tuple[PlanGuardrail, ...]:
 def evaluate_edge_metrics(
     status: ExperimentStatus, arms: Sequence[ArmComparison], collected: CollectedCounts
 ) -> EdgeFindings:
-    """Return the findings; `arms` are all arms beside control. The arms and the metrics of one role share α."""
+    """Return the findings; `arms` are all arms beside control. The arms and the metrics of one role share α, and so do sets of evidence."""
     planned, out = planned_edge_metrics(status), state.dropped_arms(status)
     roles = [each.role for each in state.frozen_comparison(status).outcomes]
     alpha = status.plan.alpha or DEFAULT_ALPHA
@@ -77,9 +77,10 @@ def evaluate_edge_metrics(
     found: dict[tuple[str, str], Sequence[OutcomeFinding]] = {}
     for each in planned:
         level = alpha / (roles.count(each.role) * max(1, len(arms)))
+        levels = [level * state.evidence_share(status, equal_load=equal) for equal in (True, False)]
         missing = _find_missing(status, each, collected)
         found[each.role, each.name] = [
-            _evaluate(status, each, arm, own, level, missing, out=arm.arm in out)
+            _evaluate(status, each, arm, own, levels, missing, out=arm.arm in out)
             for arm, own in zip(arms, counts, strict=True)
         ]
     return found
@@ -99,7 +100,7 @@ def _evaluate(
     outcome: PlanOutcome,
     arm: ArmComparison,
     counts: tuple[EventCounts, EventCounts] | None,
-    level: float,
+    levels: Sequence[float],
     missing: str,
     *,
     out: bool,
@@ -116,7 +117,7 @@ def _evaluate(
         return OutcomeFinding(metric).hold(held)
     ended, past = counts
     is_this = [place == index for place in range(len(measured))]
-    finding = event_comparison.compare_events(metric, ended.select(is_this), past.select(is_this), level)
+    finding = event_comparison.compare_events(metric, ended.select(is_this), past.select(is_this), *levels)
     if is_latency_metric(outcome.name):
         finding = _without_worse(finding)
         held = held or _describe_short_latency(measured[index])

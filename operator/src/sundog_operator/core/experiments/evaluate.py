@@ -28,7 +28,7 @@ from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import replica_counts
 from sundog_operator.core.rollout.default_plan import resolve_thresholds, tested_guardrails
-from sundog_operator.core.stats import guardrail_comparison
+from sundog_operator.core.stats import dispersion, guardrail_comparison, multiple_testing
 from sundog_operator.core.stats.guardrail_comparison import ArmSplit
 
 
@@ -89,6 +89,7 @@ def evaluate_experiment(
         data_loss=lost,
         ignored_outcomes_message=report_ignored_outcomes(collected),
         loads=tuple(_load_ratio(status, pair.arm, replicas) for pair in pairs if has_edge_metrics),
+        has_equal_blocks=_has_equal_blocks(status, collected),
     )
 
 
@@ -111,9 +112,15 @@ def make_pairs(status: ExperimentStatus) -> list[ArmPair]:
 
 
 def _limits(status: ExperimentStatus) -> EvaluationLimits:
-    """Return the limits of the tests. The arms share the error. All epochs are evidence of one ratio, whatever their weights."""
-    levels = arm_pair.error_levels(status.plan, arms=len(state.treatment_arms(status)))
+    """Return the limits of the tests. The arms share the error. All epochs are evidence of one ratio, whatever their weights.
+
+    Gates leave out epochs in which control was unfit; harm uses all that the status lists.
+    """
+    levels = arm_pair.error_levels(
+        status.plan, arms=len(state.treatment_arms(status)), gate_error_share=state.evidence_share(status)
+    )
     share = levels.harm_error_share * outcome_evaluation.edge_harm_share(status)
+    share *= multiple_testing.evidence_share(state.unlisted_epochs(status))
     return EvaluationLimits(
         guardrails=tested_guardrails(status.plan.guardrails),
         levels=replace(levels, harm_error_share=share),
@@ -167,6 +174,14 @@ def _evaluate_edge_metrics(
         load = _load_ratio(status, pair.arm, replicas)
         arms.append(edge_metrics.ArmComparison(pair.arm, [each for _, each in counted], equal, load))
     return edge_metrics.evaluate_edge_metrics(status, arms, collected)
+
+
+def _has_equal_blocks(status: ExperimentStatus, collected: CollectedCounts) -> bool:
+    """Whether the epochs in which replicas had equal load have enough blocks for a verdict."""
+    used = [each.number for each in status.evidence_epochs if not (each.troubled or each.unequal_load)]
+    ended = collected.tallies.ended_blocks
+    lengths = zip(*(ended[number].lengths for number in used if number in ended), strict=True)
+    return bool(dispersion.has_enough_blocks([sum(each.closed for each in epochs) for epochs in lengths]))
 
 
 def _buckets_by_epoch(status: ExperimentStatus) -> Iterator[tuple[EvidenceEpoch, dict[str, int]]]:

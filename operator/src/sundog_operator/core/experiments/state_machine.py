@@ -160,8 +160,8 @@ def _learn_thresholds(status: ExperimentStatus, inputs: ExperimentInputs) -> Exp
         return None
     if not needs_threshold(status.plan.guardrails) or needs_threshold(evidence.guardrails):
         return None
-    known = _with_thresholds(status, evidence).model_copy(update={"evidence_epochs": ()})
-    return as_evidence(with_shares(known, target_buckets(status), inputs.now), again=True)
+    known = _with_thresholds(status, evidence)
+    return as_evidence(with_shares(known, target_buckets(status), inputs.now), again=True, alone=True)
 
 
 def _with_thresholds(status: ExperimentStatus, evidence: ExperimentEvaluation) -> ExperimentStatus:
@@ -172,13 +172,14 @@ def _with_thresholds(status: ExperimentStatus, evidence: ExperimentEvaluation) -
 def _watch_load(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
     """Mark an epoch once replicas had unequal load, and begin another when loads are equal again, if that is worth it."""
     newest = status.evidence_epochs[-1] if status.evidence_epochs else None
-    loads = inputs.evidence.loads if inputs.evidence is not None else ()
+    evidence = inputs.evidence or ExperimentEvaluation()
+    loads = evidence.loads
     if newest is None or newest.number != status.epoch.number or status.phase != RUNNING or status.paused is not None:
         return None
     if not newest.unequal_load:
         if all(math.isnan(each) or is_comparable(each) for each in loads):
             return None
-        marked = newest.model_copy(update={"unequal_load": True})
+        marked = newest.model_copy(update={"unequal_load": True, "tested": evidence.has_equal_blocks or None})
         return status.model_copy(update={"evidence_epochs": (*status.evidence_epochs[:-1], marked)})
     if not loads or not all(map(is_comparable, loads)) or not restarts_for_load(status):
         return None
