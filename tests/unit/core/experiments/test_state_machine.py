@@ -141,8 +141,19 @@ def test_an_epoch_with_unequal_load_is_marked_and_another_follows_once_loads_are
     tested = state_machine.tick(status, inputs(5, evidence=evidence(loads=(1.0, 0.5), has_equal_blocks=True)))
     assert state.evidence_share(tested, equal_load=True) < 0.1 * state.evidence_share(status, equal_load=True)
     assert state.evidence_share(tested) == state.evidence_share(status)
+    later = state_machine.tick(marked, inputs(6, evidence=evidence(loads=(1.0, 1.3))))
+    assert [(each.overloaded, each.tested) for each in later.evidence_epochs] == [(("b",), True)]
+    assert state_machine.tick(later, inputs(7, evidence=evidence(loads=(1.0, 0.5)))) == later
     many = marked.model_copy(update={"evidence_epochs": marked.evidence_epochs * state.MAX_EPOCHS_FOR_LOAD})
     assert state_machine.tick(many, inputs(7, evidence=evidence(loads=(1.0, 1.2)))) == many
+
+
+def test_a_latency_that_has_to_pass_gets_an_epoch_of_equal_load() -> None:
+    status = running(metrics={"success": [CONVERSION], "guardrails": [{"metric": "latencyP95"}]})
+    unequal, equal = (evidence(loads=(1.0, load), guardrails=status.plan.guardrails) for load in (0.5, 1.0))
+    marked = state_machine.tick(status, inputs(5, evidence=unequal))
+    renewed = state_machine.tick(marked, inputs(7, evidence=equal))
+    assert [each.unequal_load for each in renewed.evidence_epochs] == [True, None]
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def _evaluate(
     metric = _make_metric(outcome, measured[index])
     if missing:
         return OutcomeFinding(metric).hold(missing)
-    held = "" if out else _describe_load(status, arm)
+    held = "" if out else describe_load(status, arm.arm, arm.load)
     if counts is None or (out and not arm.equal):
         return OutcomeFinding(metric).hold(held)
     ended, past = counts
@@ -157,14 +157,17 @@ def _find_missing(status: ExperimentStatus, outcome: PlanOutcome, collected: Col
     return f"{', '.join(pods)} does not count answers by several latencies yet" if pods else ""
 
 
-def _describe_load(status: ExperimentStatus, arm: ArmComparison) -> str:
-    """Return why replicas' loads may explain a verdict, or the one that it may get; empty if they cannot."""
-    if math.isnan(arm.load):
+def describe_load(status: ExperimentStatus, arm: str, load: float) -> str:
+    """Return why replicas' loads may explain a verdict, or the one that it may get; empty if they cannot.
+
+    `load` is that of one of the arm's replicas, divided by that of one of control's.
+    """
+    if math.isnan(load):
         return "not evaluated while an arm has no healthy replica"
     newest = status.evidence_epochs[-1] if status.evidence_epochs else None
-    if not is_comparable(arm.load):
+    if not is_comparable(load):
         return (
-            f"not evaluated: replicas of {arm.arm} have {arm.load:.3g} times the load of {CONTROL}'s in this epoch; expected"
+            f"not evaluated: replicas of {arm} have {load:.3g} times the load of {CONTROL}'s in this epoch; expected"
             f" {1 / MAX_COMPARABLE_RATIO:.2g} to {MAX_COMPARABLE_RATIO:g} times. Use exposure: 100% and equal weights, or wait for"
             " all replicas"
         )

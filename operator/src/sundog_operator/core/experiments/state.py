@@ -11,6 +11,7 @@ from sundog_operator.api import (
     ArmStatus,
     ExperimentStatus,
     PlanComparison,
+    is_latency_metric,
 )
 from sundog_operator.api.reasons import Cause, PauseReason
 from sundog_operator.core.edge import buckets
@@ -81,12 +82,14 @@ def frozen_comparison(status: ExperimentStatus) -> PlanComparison:
 def restarts_for_load(status: ExperimentStatus) -> bool:
     """Whether an epoch in which replicas had unequal load is followed by another one once their loads are equal.
 
-    Other metrics pay for it: weights that follow outcomes wait longer, and means need a burn-in in each epoch. So a success metric of the
-    edge is needed, and fixed weights.
+    Other metrics pay for it: weights that follow outcomes wait longer, and means need a burn-in in each epoch. So weights have to be fixed,
+    and a win has to need a metric of the edge: a success metric, or a latency that has to pass.
     """
     plan = frozen_comparison(status)
-    wins_by_edge = any(each.role == "success" and each.metric is not None for each in plan.outcomes)
-    return wins_by_edge and plan.allocation is None and len(status.evidence_epochs) < MAX_EPOCHS_FOR_LOAD
+    needs_edge = any(each.role == "success" and each.metric is not None for each in plan.outcomes) or any(
+        each.role == "guardrail" and is_latency_metric(each.metric) for each in status.plan.guardrails
+    )
+    return needs_edge and plan.allocation is None and len(status.evidence_epochs) < MAX_EPOCHS_FOR_LOAD
 
 
 def unlisted_epochs(status: ExperimentStatus) -> int:
