@@ -550,6 +550,36 @@ async def test_a_status_that_is_lost_is_taken_up_again() -> None:
     assert len(cluster.edges.weights_seen) == seen
 
 
+async def test_a_status_that_cannot_be_recovered_for_a_while_begins_nothing_anew() -> None:
+    """The spec is refused meanwhile and the edge is silent, so nothing shows how many replicas serve."""
+    cluster = await serving()
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.go_on(5, functools.partial(counts, cluster))
+    before = await status(cluster)
+    await cluster.apply(replicas=-1)
+    cluster.edges.silent.add("sundog-edge-0")
+    await cluster.settle(3)
+    stored = await cluster.get()
+    await cluster.kube.patch_status(
+        Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), {}, resource_version=stored["metadata"]["resourceVersion"]
+    )
+    await cluster.settle(5)
+    assert "arms" not in await cluster.status()
+    meanwhile = await status(cluster)
+    assert (meanwhile["phase"], condition(meanwhile, "Running")) == (
+        "Running",
+        ("False", "WaitsForModelDeployment"),
+    )
+    cluster.edges.silent.clear()
+    await cluster.apply()
+    await cluster.settle(10)
+    after = await status(cluster)
+    assert (after["phase"], condition(after, "Running")) == ("Running", ("True", "Running"))
+    assert after["epoch"]["number"] == before["epoch"]["number"]
+    assert after["evidenceEpochs"] == before["evidenceEpochs"]
+
+
 async def test_an_arm_that_equals_control_is_named_after_it_is_applied() -> None:
     cluster = await serving()
     await cluster.kube.apply(experiment(arms=[{"name": "alike"}]))

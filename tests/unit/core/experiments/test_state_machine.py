@@ -63,6 +63,15 @@ def test_it_begins_once_all_arms_are_ready_and_all_edges_have_confirmed() -> Non
     assert confirmed.evidence_epochs == ()
 
 
+@pytest.mark.parametrize("phase", ["Pending", "Queued"])
+def test_what_has_begun_goes_on_from_any_phase_in_its_epoch(phase: str) -> None:
+    """Earlier releases stored such a phase while the status of the ModelDeployment was lost."""
+    status = state_machine.tick(running(), inputs(9, evidence=evidence(harm={"a": "worse"})))
+    status = state_machine.tick(status, inputs(9.5))
+    waiting = status.model_copy(update={"phase": phase})
+    assert state_machine.tick(waiting, inputs(10, arms={"a": ArmState(available=0)})) == status
+
+
 def test_the_warm_up_is_no_evidence() -> None:
     status = state_machine.tick(state_machine.tick(frozen(), inputs()), inputs(1))
     cold = ExperimentEvaluation(requests=3)

@@ -114,7 +114,12 @@ def _restart_evidence(status: ExperimentStatus, inputs: ExperimentInputs) -> Exp
 
 
 def _begin(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
-    if status.phase == RUNNING or not inputs.confirmed:
+    if status.phase == RUNNING:
+        return None
+    if has_begun(status):
+        # A second begin would be an epoch without evidence.
+        return status.model_copy(update={"phase": RUNNING})
+    if not inputs.confirmed:
         return None
     arms = [inputs.arms.get(arm.name, ArmState()) for arm in treatment_arms(status)]
     if any(arm.available < arm.desired for arm in arms):
