@@ -401,13 +401,20 @@ async def test_what_runs_with_a_spec_that_is_refused_since_goes_on_until_that_sa
     assert (await status(cluster))["verdict"]["reason"] == "StoppedByUser: spec.stopped is true"
 
 
-async def test_one_with_a_refused_spec_that_is_stopped_never_begins() -> None:
-    cluster = await serving()
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_one_with_a_refused_spec_that_is_stopped_ends_before_it_begins(is_served: bool) -> None:
+    """With a ModelDeployment and without one; `stopped` has precedence over what is missing or refused."""
+    cluster = await serving() if is_served else Cluster()
+    await cluster.kube.apply(experiment(exposure="0%"))
+    await cluster.settle(3)
+    assert condition(await status(cluster), "Stalled") == ("True", "InvalidSpec")
     await cluster.kube.apply(experiment(exposure="0%", stopped=True))
-    await cluster.go_on(3)
+    await cluster.settle(20)
     experiment_status = await status(cluster)
-    assert condition(experiment_status, "Stalled") == ("True", "InvalidSpec")
-    assert experiment_status["phase"] == "Pending"
+    assert (experiment_status["phase"], experiment_status["verdict"]["code"]) == ("Stopped", "StoppedByUser")
+    assert condition(experiment_status, "Stalled")[0] == "Absent"
+    assert condition(experiment_status, "Ready") == ("True", "Stopped")
+    assert condition(experiment_status, "SpecAccepted") == ("False", "InvalidSpec")
 
 
 def configs(cluster: Cluster) -> dict[str, Json]:
