@@ -437,6 +437,7 @@ def test_changed_fields_of_an_edit_are_named() -> None:
         return freeze.find_changed_fields(frozen().plan, edited, arms.plan_arms(stable_revision(), edited))
 
     assert differences() == differences(stopped=True) == ""
+    assert differences(exposure="30.0%") == differences(weights={"control": 20, "a": 20, "b": 20}) == ""
     assert differences(exposure="40%") == "spec.exposure or spec.weights"
     assert differences(arms=[{"name": "a"}]) == "spec.arms"
     assert differences(unit={"header": "x"}, alpha=0.1) == "spec.unit, spec.alpha"
