@@ -34,7 +34,7 @@ from sundog_operator.core.experiments.exposure_log import (
 )
 from sundog_operator.core.experiments.winner import ArmInput, WinnerDecision, WinnerInputs
 from sundog_operator.core.rollout.default_plan import StableTraffic
-from sundog_operator.core.stats import outcome_comparison, sample_ratio
+from sundog_operator.core.stats import multiple_testing, outcome_comparison, sample_ratio
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding
 
@@ -124,6 +124,7 @@ class MadeUp:
         self.names = ["stable", *self.arms]
         self.buckets = [self._shares() for _ in range(epochs)]
         self.alpha = 0.05
+        self.level = self.alpha * multiple_testing.evidence_share(len(troubled))
         self.lift, self.sticky, self.off, self.troubled, self.quality = lift, sticky, off, troubled, quality
         self.exposures: list[dict[str, Any]] = []
         self.outcomes: list[dict[str, Any]] = []
@@ -303,14 +304,14 @@ class MadeUp:
             for place, name in enumerate(self.arms[1:])
         ]
         epochs = self.epochs(self.metrics)
-        return WinnerInputs(self.metrics, arms, epochs, self.alpha, self.undecided_reason(), rule=self.rule)
+        return WinnerInputs(self.metrics, arms, epochs, self.level, self.undecided_reason(), rule=self.rule)
 
     def railed(self) -> list[list[OutcomeFinding]]:
         """The guardrails, by the engine."""
         tests = EDGE_GUARDRAILS + len(self.outcome_rails)
         epochs = self.epochs(self.outcome_rails)
         return (
-            outcome_comparison.evaluate_guardrails(self.outcome_rails, epochs, self.alpha, harm_tests=tests)
+            outcome_comparison.evaluate_guardrails(self.outcome_rails, epochs, self.level, harm_tests=tests)
             if epochs
             else []
         )
@@ -319,7 +320,7 @@ class MadeUp:
         """By the engine."""
         seen = self.seen()
         return outcome_comparison.evaluate_outcomes(
-            self.metrics, seen.epochs, self.alpha
+            self.metrics, seen.epochs, self.level
         ), experiments_winner.decide_winner(seen)
 
 

@@ -367,9 +367,9 @@ async def test_beyond_its_bounds_a_store_counts_and_keeps_nothing(store: Outcome
         "overflow",
         "duplicate",
     ]
-    assert await store.write("s/a", OutcomeBatch(events=(event(10, 9, told=exposure),), **bounds)) == ["unknown"]
+    assert await store.write("s/a", OutcomeBatch(events=(event(10, 9, told=exposure),), **bounds)) == ["overflow"]
     found = await tally(store)
-    assert (found["units"], found["events"], found["overflow"], found["unknown"]) == (2, 2, 15, 2)
+    assert (found["units"], found["events"], found["overflow"], found["unknown"]) == (2, 2, 15, 1)
 
 
 async def test_what_is_kept_can_be_read_as_it_came(store: OutcomeStore) -> None:

@@ -401,13 +401,20 @@ async def test_what_runs_with_a_spec_that_is_refused_since_goes_on_until_that_sa
     assert (await status(cluster))["verdict"]["reason"] == "StoppedByUser: spec.stopped is true"
 
 
-async def test_one_with_a_refused_spec_that_is_stopped_never_begins() -> None:
-    cluster = await serving()
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_one_with_a_refused_spec_that_is_stopped_ends_before_it_begins(is_served: bool) -> None:
+    """With a ModelDeployment and without one; `stopped` has precedence over what is missing or refused."""
+    cluster = await serving() if is_served else Cluster()
+    await cluster.kube.apply(experiment(exposure="0%"))
+    await cluster.settle(3)
+    assert condition(await status(cluster), "Stalled") == ("True", "InvalidSpec")
     await cluster.kube.apply(experiment(exposure="0%", stopped=True))
-    await cluster.go_on(3)
+    await cluster.settle(20)
     experiment_status = await status(cluster)
-    assert condition(experiment_status, "Stalled") == ("True", "InvalidSpec")
-    assert experiment_status["phase"] == "Pending"
+    assert (experiment_status["phase"], experiment_status["verdict"]["code"]) == ("Stopped", "StoppedByUser")
+    assert condition(experiment_status, "Stalled")[0] == "Absent"
+    assert condition(experiment_status, "Ready") == ("True", "Stopped")
+    assert condition(experiment_status, "SpecAccepted") == ("False", "InvalidSpec")
 
 
 def configs(cluster: Cluster) -> dict[str, Json]:
@@ -548,6 +555,36 @@ async def test_a_status_that_is_lost_is_taken_up_again() -> None:
     assert await phase(cluster) == "Running"
     assert [arm["revision"] for arm in (await cluster.status())["arms"]] == [2]
     assert len(cluster.edges.weights_seen) == seen
+
+
+async def test_a_status_that_cannot_be_recovered_for_a_while_begins_nothing_anew() -> None:
+    """The spec is refused meanwhile and the edge is silent, so nothing shows how many replicas serve."""
+    cluster = await serving()
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.go_on(5, functools.partial(counts, cluster))
+    before = await status(cluster)
+    await cluster.apply(replicas=-1)
+    cluster.edges.silent.add("sundog-edge-0")
+    await cluster.settle(3)
+    stored = await cluster.get()
+    await cluster.kube.patch_status(
+        Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), {}, resource_version=stored["metadata"]["resourceVersion"]
+    )
+    await cluster.settle(5)
+    assert "arms" not in await cluster.status()
+    meanwhile = await status(cluster)
+    assert (meanwhile["phase"], condition(meanwhile, "Running")) == (
+        "Running",
+        ("False", "WaitsForModelDeployment"),
+    )
+    cluster.edges.silent.clear()
+    await cluster.apply()
+    await cluster.settle(10)
+    after = await status(cluster)
+    assert (after["phase"], condition(after, "Running")) == ("Running", ("True", "Running"))
+    assert after["epoch"]["number"] == before["epoch"]["number"]
+    assert after["evidenceEpochs"] == before["evidenceEpochs"]
 
 
 async def test_an_arm_that_equals_control_is_named_after_it_is_applied() -> None:

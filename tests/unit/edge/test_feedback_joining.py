@@ -151,6 +151,15 @@ def test_windows_and_covariates_of_one_metric_do_not_mix() -> None:
     assert section["products"] == [["m*m<", 1, "a", 36]]
 
 
+def test_a_signed_report_of_a_unit_beyond_the_limit_is_overflow_alone() -> None:
+    """By the unit alone an edge does not know whether another one exposed it just now."""
+    own = MemoryAttempt()
+    signed = OutcomeEvent(b"1", 1, SignedExposure("attempt", 1, "a", 1, T0), "m", 1, T0)
+    results = write(own, OutcomeBatch(events=(signed, signed._replace(key=b"2", exposure=None)), max_units=0))
+    assert results == ["overflow", "unknown"]
+    assert (own.tally["overflow"], own.tally["unknown"]) == (1, 1)
+
+
 def test_exposures_and_outcomes_that_an_earlier_edge_joins_are_told_apart() -> None:
     own, later = MemoryAttempt(), OutcomeBatch(delayed_windows={"m": ((60, 240),)}, now_s=T0)
     first, event = FirstExposure(T0 * 1_000_000, 1, "a"), OutcomeEvent(b"1", 1, None, "m", 1, T0 + 70)
@@ -179,21 +188,19 @@ class Replay:
         self.counts: dict[str, int] = defaultdict(int)
 
     def expose(self, unit: int, first: FirstExposure) -> None:
-        if unit not in self.first:
-            if len(self.first) < 4:
-                self.first[unit] = first
-            else:
-                self.counts["overflow"] += 1
+        if len(self.first) < 4:
+            self.first.setdefault(unit, first)
 
     def write(self, batch: OutcomeBatch) -> None:
         for unit, first in batch.firsts.items():
             self.expose(unit, first)
+            self.counts["overflow"] += unit not in self.first
         for event in batch.events:
             if event.exposure is not None:
                 self.expose(event.unit, FirstExposure(T0 * 1_000_000, event.exposure.epoch, event.exposure.arm))
             first = self.first.get(event.unit)
             if first is None:
-                self.counts["unknown"] += 1
+                self.counts["unknown" if event.exposure is None else "overflow"] += 1
             elif any(event.key == other.key for other, _ in self.counted):
                 self.counts["duplicate"] += 1
             elif event.metric == "n" and event.exposure is None and self._is_history(event, first):

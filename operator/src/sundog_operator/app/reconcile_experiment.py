@@ -13,6 +13,7 @@ from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.status_writer import write_status
 from sundog_operator.core.experiments import state, transitions
 from sundog_operator.core.experiments.admission import ExperimentAcceptance, check_admission
+from sundog_operator.core.planner.experiment.start import STOPPED_BY_USER
 from sundog_operator.core.rollout.state import STOPPED, is_over
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
@@ -48,9 +49,12 @@ async def reconcile_experiment(deps: Dependencies, key: Key) -> float | None:
 async def _find_blocked_status(
     deps: Dependencies, stored: Object, acceptance: ExperimentAcceptance, before: ExperimentStatus
 ) -> ExperimentStatus | None:
-    """Return the status of an Experiment with an invalid spec or without its ModelDeployment; None for all others."""
+    """Return the status of an Experiment with an invalid spec or without its ModelDeployment; None for all others.
+
+    The pass of the ModelDeployment ends one that is stopped, whatever else its spec contains.
+    """
     now = deps.clock.now().replace(microsecond=0)
-    if acceptance.spec is None and not state.is_frozen(before):
+    if acceptance.spec is None and not acceptance.stopped and not state.is_frozen(before):
         return _make_blocked_status(stored, before, acceptance.reason, acceptance.message, deps)
     name = str((stored.get("spec") or {}).get("modelDeployment"))
     deployment = await deps.kube.get(Ref(MODEL_DEPLOYMENT, stored["metadata"]["namespace"], name))
@@ -60,6 +64,9 @@ async def _find_blocked_status(
     if state.has_begun(before):
         ended = transitions.end_experiment(before, STOPPED, Cause(EndReason.MODEL_DEPLOYMENT_NOT_FOUND, missing), now)
         return _make_blocked_status(stored, ended, ExperimentReason.MODEL_DEPLOYMENT_NOT_FOUND, missing, deps)
+    if acceptance.stopped:
+        ended = transitions.end_experiment(before, STOPPED, STOPPED_BY_USER, now)
+        return _make_blocked_status(stored, ended, STOPPED_BY_USER.reason, STOPPED_BY_USER.message, deps)
     waiting = before.model_copy(update={"phase": "Pending"})
     message = f"{missing}; create it to start the Experiment"
     return _make_blocked_status(stored, waiting, ExperimentReason.MODEL_DEPLOYMENT_NOT_FOUND, message, deps)
@@ -72,12 +79,12 @@ def _make_blocked_status(
     now, generation = deps.clock.now().replace(microsecond=0), stored["metadata"]["generation"]
     conditions = experiment_conditions(status.conditions, generation=generation, at=now)
     is_waiting = reason == ExperimentReason.MODEL_DEPLOYMENT_NOT_FOUND and not is_over(status)
-    mark_stalled = conditions.mark_false if is_waiting else conditions.mark_true
+    is_stopped = reason == EndReason.STOPPED_BY_USER
+    mark_stalled = conditions.mark_false if is_waiting or is_stopped else conditions.mark_true
     mark_stalled("Stalled", reason, message, at=now)
-    for condition_type in (
-        "Ready",
-        "Running",
-        *(() if reason == ExperimentReason.MODEL_DEPLOYMENT_NOT_FOUND else ("SpecAccepted",)),
-    ):
+    is_accepted = reason in (ExperimentReason.MODEL_DEPLOYMENT_NOT_FOUND, EndReason.STOPPED_BY_USER)
+    for condition_type in ("Ready", "Running", *(() if is_accepted else ("SpecAccepted",))):
         conditions.mark_false(condition_type, reason, message, at=now)
+    if is_stopped:
+        conditions.mark_true("Ready", status.phase, message, at=now)
     return status.model_copy(update={"observed_generation": generation, "conditions": conditions.conditions()})

@@ -189,7 +189,7 @@ def join(batch: OutcomeBatch, known: StoredState) -> StoreChange:
     joining.mature()
     joining.count("overflow", batch.dropped)
     for unit, first in batch.firsts.items():
-        joining.expose(unit, first)
+        joining.count("overflow", joining.expose(unit, first) is None)
     for event in batch.events:
         joining.change.results.append(joining.take(event))
     for result, count in (Counter(joining.change.results) + Counter(batch.refused)).items():
@@ -242,7 +242,6 @@ class _Joining:
         if stored is not None:
             return stored
         if self._tally(UNITS) >= self._batch.max_units:
-            self.count("overflow", 1)
             return None
         self.change.firsts[unit] = first
         self.count(UNITS, 1)
@@ -255,7 +254,8 @@ class _Joining:
     def take(self, event: OutcomeEvent) -> str:
         first = self._first(event)
         if first is None:
-            return "unknown"
+            # A signed exposure is of this attempt. Another report of it finds no room either.
+            return "overflow" if event.exposure is not None else "unknown"
         if event.key in self._known.keys or event.key in self.change.keys:
             return "duplicate"
         exposed_at = first.us // MILLION

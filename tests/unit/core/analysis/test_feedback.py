@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sundog_edge.feedback import events, join
 from sundog_edge.feedback.join import render_feedback_section
 from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core.analysis import feedback
@@ -77,6 +78,19 @@ def test_an_edge_without_delayed_windows_is_not_believed() -> None:
     newer = edge("b", render_feedback_section("uid", "s1", tally, has_delayed=True))
     known, cause = feedback.update_sums(FeedbackSums(), [older, newer], wanted)
     assert (known.sequence, known.undelayed, cause) == (5, 40, None)
+    assert feedback.parse_sums(json.loads(json.dumps(known.as_json()))) == known
+
+
+def test_the_largest_sums_that_edges_can_have_are_read() -> None:
+    """All events of an attempt have the largest value and are of one unit."""
+    total = -join.MAX_EVENTS * events.MAX_VALUE * events.MILLION
+    row = {"units": 1, "positive": 0, "sum": total, "squares": total**2}
+    largest = {**TALLY, **{f"outcome/bought/2/wide/{name}": value for name, value in row.items()}}
+    largest["product/bought*seen/2/wide"] = -(total**2)
+    wanted = replace(WANTED, products={"bought*seen"})
+    known, cause = feedback.update_sums(FeedbackSums(), [edge("a", of(largest))], wanted)
+    assert cause is None
+    assert known.of("bought", 2, "wide") == OutcomeSums(1, 0, total, total**2)
     assert feedback.parse_sums(json.loads(json.dumps(known.as_json()))) == known
 
 

@@ -320,6 +320,66 @@ def test_evidence_of_unequal_load_does_not_make_an_arm_better_later(metric: str)
     assert success(counts.evaluate()).verdict == "NoData"
 
 
+UNEQUAL, OVERLOADED = {"unequal_load": True}, {"unequal_load": True, "overloaded": ("fast",)}
+
+
+@pytest.mark.parametrize(
+    ("slow", "mark", "verdict"),
+    [
+        (12, {}, "Passed"),
+        (12, UNEQUAL, "Suspended"),
+        (12, OVERLOADED, "Suspended"),
+        (60, {}, "Harm"),
+        # An arm that is slower with less load does harm.
+        (60, UNEQUAL, "Harm"),
+        (60, OVERLOADED, "Suspended"),
+    ],
+)
+def test_a_latency_guardrail_is_not_decided_by_counts_of_unequal_load(
+    slow: int, mark: dict[str, Any], verdict: str
+) -> None:
+    """Loads are equal again at present, as at dawn after a night with few requests for the arm. Failures count as ever."""
+    metrics = {"success": [{"name": "conversion", "feedback": "converted"}], "guardrails": [{"metric": "latencyP95"}]}
+    counts = timed("fast", metrics=metrics)
+    (epoch,) = counts.status.evidence_epochs
+    counts.status = counts.status.model_copy(update={"evidence_epochs": (epoch.model_copy(update=mark),)})
+    found = fill(counts, {"control": (25,), "fast": (slow,)}, fast=5)
+    own = next(each for each in found.metrics if each.name == "latencyP95")
+    assert (found.loads, own.verdict) == ((1.0,), verdict)
+    assert set(found.harm) == ({"fast"} if verdict == "Harm" else set())
+    if verdict == "Suspended":
+        assert own.message.endswith("unequal load in this epoch; a new one begins once all loads are equal")
+    assert fill(counts, {"control": (25,), "fast": (25,)}, fast=50).harm["fast"].startswith("arm fast: ")
+
+
+@pytest.mark.parametrize(
+    ("removed", "pays"),
+    [
+        ({"unequal_load": True}, ()),
+        ({"unequal_load": True, "tested": True}, ("success", "guardrail")),
+        ({"troubled": True}, ("success", "guardrail")),
+        ({}, ("success", "guardrail", "harm")),
+    ],
+)
+def test_each_test_pays_for_evidence_that_it_left_out(removed: dict[str, bool], pays: tuple[str, ...]) -> None:
+    """Intervals show the levels. The last case is an epoch that the status does not list any more."""
+    success = {"metric": "errorRate", "goal": "decrease"}
+    counts = timed("fast", metrics={"success": [success], "guardrails": [{"metric": "latencyP95"}]})
+    fill(counts, {"control": (25,), "fast": (25,)}, control=25, fast=22)
+    (epoch,) = counts.status.evidence_epochs
+    earlier = epoch.model_copy(update={"number": 0, **removed})
+
+    def evaluate_roles(*epochs: EvidenceEpoch) -> dict[str, MetricStatus]:
+        counts.status = counts.status.model_copy(update={"evidence_epochs": epochs})
+        return {each.role: each for each in counts.evaluate().metrics if len(each.interval) == 2}
+
+    before = evaluate_roles(epoch)
+    after = evaluate_roles(earlier, epoch) if removed else evaluate_roles(epoch.model_copy(update={"restarts": 1}))
+    assert before["success"].verdict == "Better"
+    assert after["success"].verdict == ("Undecided" if "success" in pays else "Better")
+    assert {role for role, own in after.items() if own.interval != before[role].interval} == set(pays)
+
+
 def success(evaluation: ExperimentEvaluation) -> MetricStatus:
     return next(each for each in evaluation.metrics if each.role == "success")
 

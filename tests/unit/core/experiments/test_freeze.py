@@ -191,6 +191,25 @@ def plan_hash(metrics: dict[str, Any]) -> str:
     return freeze.plan_hash(spec, arms.plan_arms(stable_revision(), spec))
 
 
+@pytest.mark.parametrize(
+    ("spelled", "hash_"),
+    [
+        ({"exposure": "20.0%", "weights": {"control": 50, "a": 50}}, "32a188b12284ea2f"),
+        ({"exposure": "20%", "weights": {"control": 40, "a": 60}}, "0233f90c50c79838"),
+    ],
+)
+def test_plans_of_earlier_releases_do_not_differ_from_an_unchanged_spec(spelled: dict[str, Any], hash_: str) -> None:
+    """Earlier releases hashed exposure and weights as they were written."""
+    status = freeze_experiment(("a",), **spelled)
+    earlier = status.plan.model_copy(update={"hash": hash_})
+    spec = ExperimentSpec.from_json({"modelDeployment": "digits", "arms": [{"name": "a"}], **spelled})
+    planned = arms.plan_arms(stable_revision(), spec)
+    assert freeze.find_changed_fields(earlier, spec, planned) == ""
+    assert freeze.find_changed_fields(status.plan, spec, planned) == ""
+    more = spec.model_copy(update={"exposure": "21%"})
+    assert freeze.find_changed_fields(earlier, more, planned) == "spec.exposure or spec.weights"
+
+
 def test_plans_of_earlier_releases_keep_their_hashes() -> None:
     """Else an upgrade would refuse the spec of every experiment that runs."""
     edge = [{"metric": "errorRate", "margin": "25%", "floor": "0.5%"}, {"metric": "latencyP99", "max": "500ms"}]

@@ -110,6 +110,28 @@ def test_an_epoch_with_unfit_control_decides_nothing() -> None:
     assert found.decided.winner == ""
 
 
+def test_evidence_after_an_outage_needs_more_because_earlier_evidence_was_tested() -> None:
+    """All tests of outcomes pay, and so do the intervals: for success metrics, secondary ones and guardrails."""
+    spent, kept = {"name": "spent", "feedback": "spent"}, {"name": "kept", "feedback": "bought", "margin": "5%"}
+    metrics = {"success": [{"name": "conversion", "feedback": "bought"}], "secondary": [spent], "guardrails": [kept]}
+    first = running(BY_USER, metrics=metrics)
+    (epoch,) = first.evidence_epochs
+    outage = epoch.model_copy(update={"number": 0, "troubled": True})
+    unlisted = epoch.model_copy(update={"restarts": 1})
+    counters = counted({"control": 100, "a": 160, "b": 100})
+    sums = {("spent", *key): own for (_, *key), own in counters.feedback.outcomes.items()}
+    counters = replace(counters, feedback=replace(counters.feedback, outcomes={**counters.feedback.outcomes, **sums}))
+    found = [
+        evaluate(first.model_copy(update={"evidence_epochs": epochs}), counters).metrics
+        for epochs in ((epoch,), (outage, epoch), (unlisted,))
+    ]
+    assert found[1] == found[2]
+    for role, verdict in (("success", "Better"), ("secondary", "Better"), ("guardrail", "Passed")):
+        before, after = (next(each for each in own if (each.arm, each.role) == ("a", role)) for own in found[:2])
+        assert (before.verdict, after.verdict) == (verdict, "Undecided")
+        assert after.interval[0] < before.interval[0] < before.interval[1] < after.interval[1]
+
+
 def test_invalid_counts_are_shown_and_decide_nothing() -> None:
     found = evaluate(running(BY_USER), counted({"control": 100, "a": 250, "b": 90}), "the split is off")
     assert found.metrics[0].verdict == "Better"

@@ -89,8 +89,8 @@ def test_units_end_an_experiment_before_its_time() -> None:
         (
             spec(stop={"maxDuration": "2h"}),
             {"conversion": ControlBaseline(0.1)},
-            "conversion is unlikely to be decided before the experiment stops: an effect of 10 % needs about 3.03e+04 units,"
-            " 8 hours at this rate; 3.6e+03 come in an hour, 7.2e+03 in 2 hours",
+            "conversion is unlikely to be decided before the experiment stops: an effect of 10 % needs about 3.13e+04 units,"
+            " 9 hours at this rate; 3.6e+03 come in an hour, 7.2e+03 in 2 hours",
         ),
         (
             spec(stop={"maxUnits": 100}),
@@ -165,7 +165,7 @@ def test_requests_are_a_bound_of_units_that_come_again() -> None:
     found = power.find_undecidable_metric(
         spec(stop={"maxDuration": "2h"}), 1.0, {"conversion": ControlBaseline(0.1)}, is_bound=True
     )
-    assert " units, at least 8 hours at this rate; at most 3.6e+03 come in an hour, 7.2e+03 in 2 hours" in found
+    assert " units, at least 9 hours at this rate; at most 3.6e+03 come in an hour, 7.2e+03 in 2 hours" in found
 
 
 def test_without_traffic_nothing_is_reported() -> None:

@@ -17,6 +17,7 @@ from sundog_operator.core.experiments import arms, freeze, state, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.experiments.state import ArmState, ExperimentInputs
 from sundog_operator.core.rollout.evaluation import BaselineHealth
+from sundog_operator.core.stats import multiple_testing
 
 MINUTE = timedelta(minutes=1)
 READY = ArmState(available=1)
@@ -60,6 +61,15 @@ def test_it_begins_once_all_arms_are_ready_and_all_edges_have_confirmed() -> Non
     confirmed = state_machine.tick(begun, inputs(6))
     assert (confirmed.epoch.confirmed, confirmed.since) == (True, T0 + 6 * MINUTE)
     assert confirmed.evidence_epochs == ()
+
+
+@pytest.mark.parametrize("phase", ["Pending", "Queued"])
+def test_what_has_begun_goes_on_from_any_phase_in_its_epoch(phase: str) -> None:
+    """Earlier releases stored such a phase while the status of the ModelDeployment was lost."""
+    status = state_machine.tick(running(), inputs(9, evidence=evidence(harm={"a": "worse"})))
+    status = state_machine.tick(status, inputs(9.5))
+    waiting = status.model_copy(update={"phase": phase})
+    assert state_machine.tick(waiting, inputs(10, arms={"a": ArmState(available=0)})) == status
 
 
 def test_the_warm_up_is_no_evidence() -> None:
@@ -135,8 +145,24 @@ def test_an_epoch_with_unequal_load_is_marked_and_another_follows_once_loads_are
         assert state_machine.tick(marked, inputs(6, evidence=evidence(loads=loads))) == marked
     renewed = state_machine.tick(marked, inputs(7, evidence=evidence(loads=(1.0, 1.2))))
     assert [(each.number, each.unequal_load) for each in renewed.evidence_epochs] == [(2, True), (3, None)]
+    # Only tests of the edge leave the epoch out, and none had used it.
+    assert state.evidence_share(renewed, equal_load=True) == state.evidence_share(status, equal_load=True)
+    tested = state_machine.tick(status, inputs(5, evidence=evidence(loads=(1.0, 0.5), has_equal_blocks=True)))
+    assert state.evidence_share(tested, equal_load=True) < 0.1 * state.evidence_share(status, equal_load=True)
+    assert state.evidence_share(tested) == state.evidence_share(status)
+    later = state_machine.tick(marked, inputs(6, evidence=evidence(loads=(1.0, 1.3))))
+    assert [(each.overloaded, each.tested) for each in later.evidence_epochs] == [(("b",), True)]
+    assert state_machine.tick(later, inputs(7, evidence=evidence(loads=(1.0, 0.5)))) == later
     many = marked.model_copy(update={"evidence_epochs": marked.evidence_epochs * state.MAX_EPOCHS_FOR_LOAD})
     assert state_machine.tick(many, inputs(7, evidence=evidence(loads=(1.0, 1.2)))) == many
+
+
+def test_a_latency_that_has_to_pass_gets_an_epoch_of_equal_load() -> None:
+    status = running(metrics={"success": [CONVERSION], "guardrails": [{"metric": "latencyP95"}]})
+    unequal, equal = (evidence(loads=(1.0, load), guardrails=status.plan.guardrails) for load in (0.5, 1.0))
+    marked = state_machine.tick(status, inputs(5, evidence=unequal))
+    renewed = state_machine.tick(marked, inputs(7, evidence=equal))
+    assert [each.unequal_load for each in renewed.evidence_epochs] == [True, None]
 
 
 @pytest.mark.parametrize(
@@ -263,6 +289,8 @@ def test_the_number_of_epochs_is_bounded_and_excluded_ones_go_first() -> None:
     assert known == sorted(known)
     assert known[-1] == status.epoch.number
     assert not status.evidence_epochs[-1].troubled
+    # Each outage removed tested evidence, also those that are not listed any more.
+    assert state.evidence_share(status) == multiple_testing.evidence_share(state.MAX_EPOCHS)
     well = [epoch.model_copy(update={"troubled": epoch.number == 4}) for epoch in status.evidence_epochs]
     harmed = status.model_copy(update={"evidence_epochs": tuple(well)})
     after = state_machine.tick(harmed, inputs(999, evidence=evidence(harm={"a": "worse"})))
@@ -283,7 +311,7 @@ def test_a_learned_latency_threshold_restarts_the_evidence() -> None:
     )
     after = state_machine.tick(status, inputs(9, evidence=evidence(guardrails=known)))
     assert after.plan.guardrails == known
-    assert [epoch.number for epoch in after.evidence_epochs] == [3]
+    assert [(epoch.number, epoch.restarts) for epoch in after.evidence_epochs] == [(3, 1)]
 
 
 @pytest.mark.parametrize(
@@ -409,6 +437,7 @@ def test_changed_fields_of_an_edit_are_named() -> None:
         return freeze.find_changed_fields(frozen().plan, edited, arms.plan_arms(stable_revision(), edited))
 
     assert differences() == differences(stopped=True) == ""
+    assert differences(exposure="30.0%") == differences(weights={"control": 20, "a": 20, "b": 20}) == ""
     assert differences(exposure="40%") == "spec.exposure or spec.weights"
     assert differences(arms=[{"name": "a"}]) == "spec.arms"
     assert differences(unit={"header": "x"}, alpha=0.1) == "spec.unit, spec.alpha"

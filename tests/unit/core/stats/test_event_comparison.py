@@ -138,21 +138,22 @@ def test_each_direction_has_its_own_counts() -> None:
     """Unknown ends count against the conclusion: they keep an arm from being better by the one and worse by the other counts."""
     few, many = one_run(25, 15), one_run(15, 25)
     verdicts = [
-        event_comparison.compare_events(SLOW, *each, ALPHA).verdict for each in ((few, few), (many, few), (many, many))
+        event_comparison.compare_events(SLOW, *each, ALPHA, ALPHA).verdict
+        for each in ((few, few), (many, few), (many, many))
     ]
     assert verdicts == [OutcomeVerdict.BETTER, OutcomeVerdict.UNDECIDED, OutcomeVerdict.WORSE]
 
 
 def test_invalid_counts_stay_invalid_while_a_finding_is_held() -> None:
     broken = replace(one_run(25, 15), control=np.full((1, 1), -1.0))
-    found = event_comparison.compare_events(SLOW, broken, broken, ALPHA).hold("not evaluated")
+    found = event_comparison.compare_events(SLOW, broken, broken, ALPHA, ALPHA).hold("not evaluated")
     assert found.verdict == OutcomeVerdict.INVALID
 
 
 def test_without_enough_blocks_nothing_is_decided() -> None:
     counts = one_run(25, 5)
     early = replace(counts, blocks=[each._replace(closed=np.full((1, 1), 11.0)) for each in counts.blocks])
-    found = event_comparison.compare_events(SLOW, early, early, ALPHA)
+    found = event_comparison.compare_events(SLOW, early, early, ALPHA, ALPHA)
     assert (found.verdict, found.needed, found.events) == (
         OutcomeVerdict.UNDECIDED,
         pytest.approx(math.nan, nan_ok=True),
@@ -162,7 +163,7 @@ def test_without_enough_blocks_nothing_is_decided() -> None:
 
 
 def test_an_undecided_metric_says_how_many_events_decide() -> None:
-    found = event_comparison.compare_events(SLOW, one_run(3, 2.7), one_run(3, 2.7), ALPHA)
+    found = event_comparison.compare_events(SLOW, one_run(3, 2.7), one_run(3, 2.7), ALPHA, ALPHA)
     assert found.verdict == OutcomeVerdict.UNDECIDED
     assert found.exposed < found.needed < math.inf
     assert found.eta_s == pytest.approx((found.needed / found.exposed - 1) * 600)

@@ -263,6 +263,9 @@ def test_secondary_metrics_are_found_together() -> None:
     findings = outcome_comparison.evaluate_outcomes(metrics, [OutcomeEpoch((1, 1), rows)], 0.05)
     assert outcome_comparison.find_discoveries(findings, 0.05) == [(number, 0) for number in range(3, 10)]
     assert outcome_comparison.find_discoveries([], 0.05) == []
+    # A held finding is still one of ten tests, and helps no other one.
+    held = [[each.hold("unequal load")] if number > 3 else [each] for number, (each,) in enumerate(findings)]
+    assert outcome_comparison.find_discoveries(held, 0.05) == []
 
 
 @pytest.mark.parametrize("differing", [0, 1])

@@ -129,12 +129,23 @@ class EvidenceEpoch(ApiBase):
     unequal_load: bool | None = Field(
         None,
         description="Of a user's Experiment: true once replicas of an arm had more than 1.2 times or less than 1/1.2 of the load of"
-        " stable's. No arm wins by a metric of the edge in such an epoch. Absent otherwise.",
+        " stable's. No arm wins by a metric of the edge, and no latency passes, by such an epoch. Absent otherwise.",
+    )
+    overloaded: Annotated[Items[Text], Field(max_length=11)] | None = Field(
+        None,
+        description="With unequalLoad: the arms of which replicas had more than 1.2 times the load of stable's. A latency in it is"
+        " no harm of theirs. Absent without any.",
+    )
+    tested: bool | None = Field(
+        None,
+        description="With unequalLoad: true if tests had used its counts, or earlier ones with equal load, before. Then alpha is"
+        " divided once more. Absent otherwise.",
     )
     restarts: NonNegativeInt = Field(
         0,
         description="Earlier epochs of evidence at the same weight, such as before an outage of stable. The last gate uses only"
-        " the newest epoch. The first gets nine tenths of alpha, each further one nine tenths of the rest.",
+        " the newest epoch. The first gets nine tenths of alpha, each further one nine tenths of the rest. In a user's"
+        " Experiment: earlier epochs of evidence that are not listed any more.",
     )
 
 

@@ -102,6 +102,7 @@ class EvaluationLimits:
         has_sticky_units: whether all requests of a unit go to one arm.
         bake: the canary's percent in bake epochs, which decide no gate but are tested for harm; None without a bake, or
             without other epochs.
+        equal_load: whether gates leave out epochs in which replicas had unequal load.
     """
 
     guardrails: Sequence[PlanGuardrail]
@@ -111,6 +112,7 @@ class EvaluationLimits:
     newest_alone_for_latency: bool
     has_sticky_units: bool
     bake: int | None = None
+    equal_load: bool = False
 
 
 def rollout_limits(status: ExperimentStatus) -> EvaluationLimits:
@@ -157,4 +159,4 @@ def _bake(plan: FrozenPlan) -> int | None:
 
 def decides(limits: EvaluationLimits, epoch: EvidenceEpoch) -> bool:
     """Whether gates use an epoch; a bake comes after the gates."""
-    return not epoch.troubled and epoch.weight != limits.bake
+    return not (epoch.troubled or (limits.equal_load and epoch.unequal_load)) and epoch.weight != limits.bake

@@ -20,8 +20,12 @@ _MILLION: Final = 1_000_000
 _MAX_NAMED_EDGES: Final = 3
 """Edges that a message names."""
 
-_MAX_SUM: Final = 2**128
-"""Limit of sums of millionths and of their squares; a higher one is invalid."""
+_MAX_SUM: Final = 2**144
+"""Limit of sums of millionths, of their squares and products; a higher one is invalid.
+
+Edges accept 4 million events of at most 10⁹ in an attempt. If all are of one unit, its total is 4 · 10²¹ millionths, and the square of that
+is 1.6 · 10⁴³.
+"""
 
 Json = dict[str, Any]
 

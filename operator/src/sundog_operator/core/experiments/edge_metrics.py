@@ -69,7 +69,7 @@ def measured_metrics(status: ExperimentStatus) -> tuple[PlanGuardrail, ...]:
 def evaluate_edge_metrics(
     status: ExperimentStatus, arms: Sequence[ArmComparison], collected: CollectedCounts
 ) -> EdgeFindings:
-    """Return the findings; `arms` are all arms beside control. The arms and the metrics of one role share α."""
+    """Return the findings; `arms` are all arms beside control. The arms and the metrics of one role share α, and so do sets of evidence."""
     planned, out = planned_edge_metrics(status), state.dropped_arms(status)
     roles = [each.role for each in state.frozen_comparison(status).outcomes]
     alpha = status.plan.alpha or DEFAULT_ALPHA
@@ -77,9 +77,10 @@ def evaluate_edge_metrics(
     found: dict[tuple[str, str], Sequence[OutcomeFinding]] = {}
     for each in planned:
         level = alpha / (roles.count(each.role) * max(1, len(arms)))
+        levels = [level * state.evidence_share(status, equal_load=equal) for equal in (True, False)]
         missing = _find_missing(status, each, collected)
         found[each.role, each.name] = [
-            _evaluate(status, each, arm, own, level, missing, out=arm.arm in out)
+            _evaluate(status, each, arm, own, levels, missing, out=arm.arm in out)
             for arm, own in zip(arms, counts, strict=True)
         ]
     return found
@@ -99,7 +100,7 @@ def _evaluate(
     outcome: PlanOutcome,
     arm: ArmComparison,
     counts: tuple[EventCounts, EventCounts] | None,
-    level: float,
+    levels: Sequence[float],
     missing: str,
     *,
     out: bool,
@@ -111,12 +112,12 @@ def _evaluate(
     metric = _make_metric(outcome, measured[index])
     if missing:
         return OutcomeFinding(metric).hold(missing)
-    held = "" if out else _describe_load(status, arm)
+    held = "" if out else describe_load(status, arm.arm, arm.load)
     if counts is None or (out and not arm.equal):
         return OutcomeFinding(metric).hold(held)
     ended, past = counts
     is_this = [place == index for place in range(len(measured))]
-    finding = event_comparison.compare_events(metric, ended.select(is_this), past.select(is_this), level)
+    finding = event_comparison.compare_events(metric, ended.select(is_this), past.select(is_this), *levels)
     if is_latency_metric(outcome.name):
         finding = _without_worse(finding)
         held = held or _describe_short_latency(measured[index])
@@ -156,14 +157,17 @@ def _find_missing(status: ExperimentStatus, outcome: PlanOutcome, collected: Col
     return f"{', '.join(pods)} does not count answers by several latencies yet" if pods else ""
 
 
-def _describe_load(status: ExperimentStatus, arm: ArmComparison) -> str:
-    """Return why replicas' loads may explain a verdict, or the one that it may get; empty if they cannot."""
-    if math.isnan(arm.load):
+def describe_load(status: ExperimentStatus, arm: str, load: float) -> str:
+    """Return why replicas' loads may explain a verdict, or the one that it may get; empty if they cannot.
+
+    `load` is that of one of the arm's replicas, divided by that of one of control's.
+    """
+    if math.isnan(load):
         return "not evaluated while an arm has no healthy replica"
     newest = status.evidence_epochs[-1] if status.evidence_epochs else None
-    if not is_comparable(arm.load):
+    if not is_comparable(load):
         return (
-            f"not evaluated: replicas of {arm.arm} have {arm.load:.3g} times the load of {CONTROL}'s in this epoch; expected"
+            f"not evaluated: replicas of {arm} have {load:.3g} times the load of {CONTROL}'s in this epoch; expected"
             f" {1 / MAX_COMPARABLE_RATIO:.2g} to {MAX_COMPARABLE_RATIO:g} times. Use exposure: 100% and equal weights, or wait for"
             " all replicas"
         )

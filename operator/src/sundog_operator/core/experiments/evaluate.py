@@ -1,10 +1,11 @@
 """Evaluation of an experiment. The tests that compare a canary with stable compare each treatment arm with control."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from sundog_operator.api import CONTROL, EvidenceEpoch, ExperimentStatus, MetricStatus
+from sundog_operator.api import CONTROL, EvidenceEpoch, ExperimentStatus, MetricStatus, is_latency_metric
 from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.core.analysis import (
     arm_pair,
@@ -28,7 +29,8 @@ from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import replica_counts
 from sundog_operator.core.rollout.default_plan import resolve_thresholds, tested_guardrails
-from sundog_operator.core.stats import guardrail_comparison
+from sundog_operator.core.stats import dispersion, guardrail_comparison, multiple_testing
+from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.guardrail_comparison import ArmSplit
 
 
@@ -63,7 +65,9 @@ def evaluate_experiment(
     missing = next((each.message for each in (feedback_problem, lost) if each is not None), "")
     undecided = (mismatch.message if mismatch is not None else "") or outage or unreachable or missing
     at = datetime.fromtimestamp(collected.now_s, UTC)
-    has_edge_metrics = bool(edge_metrics.planned_edge_metrics(status))
+    depends_on_load = bool(edge_metrics.planned_edge_metrics(status)) or any(
+        is_latency_metric(each.metric) for each in limits.guardrails
+    )
     outcomes = outcome_evaluation.evaluate_experiment_outcomes(
         status,
         collected.tallies,
@@ -88,7 +92,8 @@ def evaluate_experiment(
         feedback_problem=feedback_problem,
         data_loss=lost,
         ignored_outcomes_message=report_ignored_outcomes(collected),
-        loads=tuple(_load_ratio(status, pair.arm, replicas) for pair in pairs if has_edge_metrics),
+        loads=tuple(_load_ratio(status, pair.arm, replicas) for pair in pairs if depends_on_load),
+        has_equal_blocks=_has_equal_blocks(status, collected),
     )
 
 
@@ -132,12 +137,51 @@ def _evaluate_pair(
     replicas: Mapping[str, int],
 ) -> tuple[MetricStatus, ...]:
     """Return the status of each guardrail of one arm, compared with control over the epochs in which both have traffic."""
-    epochs, shares = _compared_epochs(status, pair)
-    counted = epoch_counts.collect_epochs(pair, limits, epochs, shares, collected)
-    metrics = metric_status.evaluate_metrics(
-        pair, limits, epochs, counted, collected, _load_ratio(status, pair.arm, replicas)
-    )
+    load, found = _load_ratio(status, pair.arm, replicas), {}
+    for is_latency in (False, True):
+        own = _limits_of_kind(status, limits, pair, is_latency=is_latency)
+        compared = [
+            (epoch, share)
+            for epoch, share in zip(*_compared_epochs(status, pair), strict=True)
+            if not (is_latency and pair.arm in (epoch.overloaded or ()))
+        ]
+        epochs, shares = [epoch for epoch, _ in compared], [share for _, share in compared]
+        counted = epoch_counts.collect_epochs(pair, own, epochs, shares, collected)
+        for metric in metric_status.evaluate_metrics(pair, own, epochs, counted, collected, load):
+            found[metric.name] = _suspend_under_load(status, metric, load) if is_latency else metric
+    metrics = tuple(found[each.metric] for each in limits.guardrails)
     return metric_status.exclude_uncounted_metrics(metrics, limits, collected)
+
+
+def _limits_of_kind(
+    status: ExperimentStatus, limits: EvaluationLimits, pair: ArmPair, *, is_latency: bool
+) -> EvaluationLimits:
+    """Return the limits of an arm's latencies, or of its other guardrails.
+
+    Gates leave out epochs in which control was unfit, those of latencies also epochs with unequal load. Harm uses all that are listed, but
+    no latency of an overloaded arm.
+    """
+    own = tuple(each for each in limits.guardrails if is_latency_metric(each.metric) == is_latency)
+    removed = sum(bool(each.tested and pair.arm in (each.overloaded or ())) for each in status.evidence_epochs)
+    share = limits.levels.harm_error_share * len(own) / max(1, len(limits.guardrails))
+    share *= multiple_testing.evidence_share(state.unlisted_epochs(status) + (removed if is_latency else 0))
+    gate_share = state.evidence_share(status, equal_load=is_latency)
+    levels = replace(limits.levels, gate_error_share=gate_share, harm_error_share=share)
+    return replace(limits, guardrails=own, levels=levels, equal_load=is_latency)
+
+
+def _suspend_under_load(status: ExperimentStatus, metric: MetricStatus, load: float) -> MetricStatus:
+    """Return a latency guardrail; suspended while its counts are of unequal load, unless earlier ones decide."""
+    is_known = any(
+        each.metric == metric.name and each.threshold_microseconds is not None for each in status.plan.guardrails
+    )
+    is_open = metric.verdict in (MetricVerdict.UNDECIDED, MetricVerdict.NO_DATA)
+    why = "" if math.isnan(load) else edge_metrics.describe_load(status, metric.arm, load)
+    if not (why and is_known and is_open):
+        return metric
+    return metric.model_copy(
+        update={"verdict": metric_status.SUSPENDED, "message": f"{metric.message}; {why}", "eta": None}
+    )
 
 
 def _compared_epochs(status: ExperimentStatus, pair: ArmPair) -> tuple[list[EvidenceEpoch], list[float]]:
@@ -167,6 +211,14 @@ def _evaluate_edge_metrics(
         load = _load_ratio(status, pair.arm, replicas)
         arms.append(edge_metrics.ArmComparison(pair.arm, [each for _, each in counted], equal, load))
     return edge_metrics.evaluate_edge_metrics(status, arms, collected)
+
+
+def _has_equal_blocks(status: ExperimentStatus, collected: CollectedCounts) -> bool:
+    """Whether the epochs in which replicas had equal load have enough blocks for a verdict."""
+    used = [each.number for each in status.evidence_epochs if not (each.troubled or each.unequal_load)]
+    ended = collected.tallies.ended_blocks
+    lengths = zip(*(ended[number].lengths for number in used if number in ended), strict=True)
+    return bool(dispersion.has_enough_blocks([sum(each.closed for each in epochs) for epochs in lengths]))
 
 
 def _buckets_by_epoch(status: ExperimentStatus) -> Iterator[tuple[EvidenceEpoch, dict[str, int]]]:

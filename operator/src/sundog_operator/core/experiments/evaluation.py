@@ -58,6 +58,7 @@ class ExperimentEvaluation:
         data_loss: why too much data is missing for a winner; None if there is enough.
         ignored_outcomes_message: sentence about outcomes that no arm counts; empty if they are few.
         loads: load of a replica of each active arm relative to one of stable, NaN if unknown; empty without metrics of the edge.
+        has_equal_blocks: whether the epochs in which replicas had equal load have enough blocks for a verdict.
         guardrails: the plan's guardrails, with those latency thresholds that are known.
     """
 
@@ -77,3 +78,4 @@ class ExperimentEvaluation:
     data_loss: Cause | None = None
     ignored_outcomes_message: str = ""
     loads: tuple[float, ...] = ()
+    has_equal_blocks: bool = False

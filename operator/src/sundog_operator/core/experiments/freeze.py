@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final, Literal
 
 from sundog_operator.api import (
@@ -251,8 +252,17 @@ def plan_hash(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
     """Return 16 hex digits of SHA-256 over everything that a plan depends on; not over the fields in `_NOT_PLANNED`.
 
     Values equal to their defaults are left out, so a release that adds a field changes no plan's hash. A preset and `winBy` count by what
-    they resolve to.
+    they resolve to. Exposure and equal weights count alike however they are written.
     """
+    exact = Decimal(spec.exposure.removesuffix("%")).normalize()
+    written = spec.model_copy(update={"exposure": f"{exact:f}%"})
+    without_weights = written.model_copy(update={"weights": {}})
+    is_equal = planned_buckets(without_weights) == planned_buckets(written)
+    return _hash_as_written(without_weights if is_equal else written, arms)
+
+
+def _hash_as_written(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
+    """Return the hash of a plan as earlier releases stored it: with exposure and weights as they are written."""
     fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_NOT_PLANNED)
     if (rule := resolve_win_rule(spec)) != "anyMetric":
         fields["winBy"] = rule
@@ -265,7 +275,7 @@ def plan_hash(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
 def find_changed_fields(plan: FrozenPlan, spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
     """Return the names of spec fields that changed since the plan was frozen; empty where none did."""
     comparison = plan.comparison
-    if comparison is None or plan_hash(spec, arms) == plan.hash:
+    if comparison is None or plan.hash in (plan_hash(spec, arms), _hash_as_written(spec, arms)):
         return ""
     planned = [(arm.name, arm.hash) for arm in comparison.arms if arm.name != CONTROL]
     shares = [arm.buckets for arm in comparison.arms]

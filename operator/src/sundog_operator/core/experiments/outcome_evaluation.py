@@ -156,7 +156,7 @@ def evaluate_experiment_outcomes(
                     for arm in state.treatment_arms(status)
                 ],
                 epochs=epochs[SUCCESS],
-                alpha=status.plan.alpha or DEFAULT_ALPHA,
+                alpha=_alpha(status),
                 undecided_reason=undecided_reason,
                 elapsed_s=elapsed_s,
                 rule=state.frozen_comparison(status).win_by or "anyMetric",
@@ -196,6 +196,11 @@ def find_harm(metrics: Sequence[MetricStatus]) -> dict[str, str]:
 def edge_harm_share(status: ExperimentStatus) -> float:
     """Return the share of an arm's error of harm that guardrails of the edge have; guardrails that are outcomes have the rest."""
     return arm_pair.edge_harm_share(tested_guardrails(status.plan.guardrails), planned_outcomes(status, GUARDRAIL))
+
+
+def _alpha(status: ExperimentStatus) -> float:
+    """Return the error of each direction for the present set of evidence."""
+    return (status.plan.alpha or DEFAULT_ALPHA) * state.evidence_share(status)
 
 
 def _evidence(status: ExperimentStatus, names: Sequence[str]) -> Iterator[tuple[EvidenceEpoch, list[int]]]:
@@ -251,7 +256,7 @@ def _guardrail_metrics(
         outcome_comparison.evaluate_guardrails(
             metrics,
             epochs,
-            status.plan.alpha or DEFAULT_ALPHA,
+            _alpha(status),
             harm_tests=len(tested_guardrails(status.plan.guardrails)) + len(metrics),
             elapsed_s=elapsed_s,
         )
@@ -297,7 +302,7 @@ def _secondary_metrics(
 
     At most a share α of the discoveries is false.
     """
-    names, alpha, out = compared_arms(status), status.plan.alpha or DEFAULT_ALPHA, state.dropped_arms(status)
+    names, alpha, out = compared_arms(status), _alpha(status), state.dropped_arms(status)
     metrics, tests = [make_metric(each) for each in _from_feedback(planned)], len(planned) * (len(names) - 1)
     evaluated = iter(
         outcome_comparison.evaluate_outcomes(metrics, epochs, alpha, tests=tests, elapsed_s=elapsed_s)

@@ -11,11 +11,13 @@ from sundog_operator.api import (
     ArmStatus,
     ExperimentStatus,
     PlanComparison,
+    is_latency_metric,
 )
 from sundog_operator.api.reasons import Cause, PauseReason
 from sundog_operator.core.edge import buckets
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.stats import multiple_testing
 
 HARM: Final = "Harm"
 WINNER: Final = "Winner"
@@ -80,12 +82,34 @@ def frozen_comparison(status: ExperimentStatus) -> PlanComparison:
 def restarts_for_load(status: ExperimentStatus) -> bool:
     """Whether an epoch in which replicas had unequal load is followed by another one once their loads are equal.
 
-    Other metrics pay for it: weights that follow outcomes wait longer, and means need a burn-in in each epoch. So a success metric of the
-    edge is needed, and fixed weights.
+    Other metrics pay for it: weights that follow outcomes wait longer, and means need a burn-in in each epoch. So weights have to be fixed,
+    and a win has to need a metric of the edge: a success metric, or a latency that has to pass.
     """
     plan = frozen_comparison(status)
-    wins_by_edge = any(each.role == "success" and each.metric is not None for each in plan.outcomes)
-    return wins_by_edge and plan.allocation is None and len(status.evidence_epochs) < MAX_EPOCHS_FOR_LOAD
+    needs_edge = any(each.role == "success" and each.metric is not None for each in plan.outcomes) or any(
+        each.role == "guardrail" and is_latency_metric(each.metric) for each in status.plan.guardrails
+    )
+    return needs_edge and plan.allocation is None and len(status.evidence_epochs) < MAX_EPOCHS_FOR_LOAD
+
+
+def unlisted_epochs(status: ExperimentStatus) -> int:
+    """Return how many epochs of evidence the status no longer lists, so that no test uses them."""
+    return status.evidence_epochs[-1].restarts if status.evidence_epochs else 0
+
+
+def evidence_share(status: ExperimentStatus, *, equal_load: bool = False) -> float:
+    """Return the share of a test's error for the present set of evidence.
+
+    Each removal of an epoch that tests have used leaves another set, which has another chance to be wrong.
+
+    Args:
+        status: the status of an experiment with a frozen plan.
+        equal_load: whether the test leaves out epochs with unequal load too, not only those in which control was unfit.
+    """
+    removed = [
+        each for each in status.evidence_epochs if each.troubled or (equal_load and each.unequal_load and each.tested)
+    ]
+    return multiple_testing.evidence_share(unlisted_epochs(status) + len(removed))
 
 
 def has_begun(status: ExperimentStatus) -> bool:

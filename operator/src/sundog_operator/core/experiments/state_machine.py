@@ -14,6 +14,7 @@ from collections.abc import Callable
 from sundog_operator.api import (
     CONTROL,
     Epoch,
+    EvidenceEpoch,
     ExperimentStatus,
     PauseStatus,
     Verdict,
@@ -28,6 +29,7 @@ from sundog_operator.core.experiments.state import (
     WINNER,
     ArmState,
     ExperimentInputs,
+    active_arms,
     frozen_comparison,
     has_begun,
     has_won,
@@ -42,7 +44,7 @@ from sundog_operator.core.experiments.transitions import MAX_REASON_CHARS, as_ev
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import baseline_outage
 from sundog_operator.core.rollout.default_plan import needs_threshold
-from sundog_operator.core.rollout.replica_counts import is_comparable
+from sundog_operator.core.rollout.replica_counts import MAX_COMPARABLE_RATIO, is_comparable
 from sundog_operator.core.rollout.state import CONCLUDED, RUNNING, STOPPED, is_over
 
 
@@ -112,7 +114,12 @@ def _restart_evidence(status: ExperimentStatus, inputs: ExperimentInputs) -> Exp
 
 
 def _begin(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
-    if status.phase == RUNNING or not inputs.confirmed:
+    if status.phase == RUNNING:
+        return None
+    if has_begun(status):
+        # A second begin would be an epoch without evidence.
+        return status.model_copy(update={"phase": RUNNING})
+    if not inputs.confirmed:
         return None
     arms = [inputs.arms.get(arm.name, ArmState()) for arm in treatment_arms(status)]
     if any(arm.available < arm.desired for arm in arms):
@@ -160,8 +167,8 @@ def _learn_thresholds(status: ExperimentStatus, inputs: ExperimentInputs) -> Exp
         return None
     if not needs_threshold(status.plan.guardrails) or needs_threshold(evidence.guardrails):
         return None
-    known = _with_thresholds(status, evidence).model_copy(update={"evidence_epochs": ()})
-    return as_evidence(with_shares(known, target_buckets(status), inputs.now), again=True)
+    known = _with_thresholds(status, evidence)
+    return as_evidence(with_shares(known, target_buckets(status), inputs.now), again=True, alone=True)
 
 
 def _with_thresholds(status: ExperimentStatus, evidence: ExperimentEvaluation) -> ExperimentStatus:
@@ -172,17 +179,28 @@ def _with_thresholds(status: ExperimentStatus, evidence: ExperimentEvaluation) -
 def _watch_load(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
     """Mark an epoch once replicas had unequal load, and begin another when loads are equal again, if that is worth it."""
     newest = status.evidence_epochs[-1] if status.evidence_epochs else None
-    loads = inputs.evidence.loads if inputs.evidence is not None else ()
-    if newest is None or newest.number != status.epoch.number or status.phase != RUNNING or status.paused is not None:
+    evidence = inputs.evidence or ExperimentEvaluation()
+    if newest is None or newest.number != status.epoch.number or status.phase != RUNNING:
         return None
-    if not newest.unequal_load:
-        if all(math.isnan(each) or is_comparable(each) for each in loads):
-            return None
-        marked = newest.model_copy(update={"unequal_load": True})
-        return status.model_copy(update={"evidence_epochs": (*status.evidence_epochs[:-1], marked)})
-    if not loads or not all(map(is_comparable, loads)) or not restarts_for_load(status):
+    if not all(math.isnan(each) or is_comparable(each) for each in evidence.loads):
+        marked = _mark_load(newest, status, evidence)
+        epochs = (*status.evidence_epochs[:-1], marked)
+        return None if marked == newest else status.model_copy(update={"evidence_epochs": epochs})
+    is_equal = bool(evidence.loads) and all(map(is_comparable, evidence.loads))
+    if not (newest.unequal_load and is_equal) or status.paused is not None or not restarts_for_load(status):
         return None
     return as_evidence(with_shares(status, target_buckets(status), inputs.now), again=True)
+
+
+def _mark_load(newest: EvidenceEpoch, status: ExperimentStatus, evidence: ExperimentEvaluation) -> EvidenceEpoch:
+    """Return the newest epoch, marked with the present unequal loads."""
+    known, loads = newest.overloaded or (), zip(active_arms(status), evidence.loads, strict=True)
+    over = {arm.name for arm, load in loads if load > MAX_COMPARABLE_RATIO}.union(known)
+    # Harm of latencies used the epoch until its arm was overloaded, also if no other test did.
+    tested = newest.tested or len(over) > len(known) if newest.unequal_load else evidence.has_equal_blocks
+    overloaded = tuple(arm.name for arm in status.arms if arm.name in over)
+    update = {"unequal_load": True, "tested": tested or None, "overloaded": overloaded or None}
+    return newest.model_copy(update=update)
 
 
 def _decide(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:

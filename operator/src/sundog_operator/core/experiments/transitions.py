@@ -12,7 +12,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core.edge import buckets
-from sundog_operator.core.experiments.state import MAX_EPOCHS, has_begun, has_won, target_buckets
+from sundog_operator.core.experiments.state import MAX_EPOCHS, has_begun, has_won, target_buckets, unlisted_epochs
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import baseline_outage
 from sundog_operator.core.rollout.freeze import UNDECIDED
@@ -56,12 +56,15 @@ def with_shares(status: ExperimentStatus, shares: Mapping[str, int], now: dateti
     return status.model_copy(update={"arms": arms, "epoch": epoch})
 
 
-def as_evidence(status: ExperimentStatus, *, again: bool) -> ExperimentStatus:
-    """Add the epoch that begins to the evidence; without `again`, return the status unchanged."""
+def as_evidence(status: ExperimentStatus, *, again: bool, alone: bool = False) -> ExperimentStatus:
+    """Add the epoch that begins to the evidence; without `again`, return the status unchanged. With `alone`, remove the earlier epochs."""
     if not again:
         return status
-    shares = target_buckets(status)
-    epoch = EvidenceEpoch(number=status.epoch.number, buckets=tuple(shares[arm.name] for arm in status.arms))
-    return status.model_copy(
-        update={"evidence_epochs": (*baseline_outage.trim_epochs(status.evidence_epochs, MAX_EPOCHS), epoch)}
+    shares, earlier = target_buckets(status), status.evidence_epochs
+    kept = () if alone else baseline_outage.trim_epochs(earlier, MAX_EPOCHS)
+    epoch = EvidenceEpoch(
+        number=status.epoch.number,
+        buckets=tuple(shares[arm.name] for arm in status.arms),
+        restarts=unlisted_epochs(status) + len(earlier) - len(kept),
     )
+    return status.model_copy(update={"evidence_epochs": (*kept, epoch)})

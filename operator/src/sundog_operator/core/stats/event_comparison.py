@@ -18,14 +18,17 @@ from sundog_operator.core.stats.outcome_counts import OutcomeMetric, OutcomePair
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeFindings, OutcomeVerdict
 
 
-def compare_events(metric: OutcomeMetric, ended: EventCounts, past: EventCounts, level: float) -> OutcomeFinding:
+def compare_events(
+    metric: OutcomeMetric, ended: EventCounts, past: EventCounts, level: float, worse_level: float
+) -> OutcomeFinding:
     """Return the finding of one metric of one arm.
 
     Args:
         metric: a rate to decrease.
         ended: counts of requests that have ended, of shape (1, epochs); of errors, the arm's unknown ends count as events.
         past: counts of all past requests, of that shape; of errors, control's unknown ends count as events.
-        level: the error of each direction of this test.
+        level: the error of better, and of each end of the interval.
+        worse_level: the error of worse.
     """
     if not (ended.valid[0] and past.valid[0]):
         return OutcomeFinding(metric, verdict=OutcomeVerdict.INVALID)
@@ -33,7 +36,7 @@ def compare_events(metric: OutcomeMetric, ended: EventCounts, past: EventCounts,
         return OutcomeFinding(metric)
     control, arm, control_requests, arm_requests = (float(each[0]) for each in ended.sums)
     events = int(control), int(arm)
-    found, against = (compare_counts(metric, counts, level) for counts in (ended, past))
+    found, against = compare_counts(metric, ended, level), compare_counts(metric, past, worse_level)
     finding = OutcomeFinding(
         metric,
         control=control / control_requests,

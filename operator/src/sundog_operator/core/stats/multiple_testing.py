@@ -39,6 +39,15 @@ def epoch_error_share(number: int) -> float:
     return (1 - _LEFT) * _LEFT ** min(number - 1, _MOST)
 
 
+def evidence_share(removed: int) -> float:
+    """Return the share of a test's error that a set of evidence has, if tests used so many sets of which a part was removed before.
+
+    The first set has nine tenths. The k-th later one has 6/(π²k²) of the rest, because these shares have a sum of 1. An experiment may have
+    many sets, and the share falls by k² alone; that of `epoch_error_share` falls to a tenth with each.
+    """
+    return 1 - _LEFT if removed < 1 else _LEFT * 6 / (math.pi * removed) ** 2
+
+
 def log_e_threshold(alpha: float) -> float:
     """Return log(1/α), the log E at which a null is rejected at level α (Ville)."""
     return math.log(1 / alpha)

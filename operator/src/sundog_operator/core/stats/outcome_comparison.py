@@ -128,10 +128,17 @@ def _evaluate_metrics(
 def find_discoveries(findings: Sequence[Sequence[OutcomeFinding]], alpha: float) -> list[tuple[int, int]]:
     """Return the secondary metrics that differ from control's, as (metric, arm) indices, with a false discovery rate of at most α (e-BH).
 
-    The rate holds at the evaluation at which the experiment stops. The E of a difference is the mean of both directions' E.
+    The rate holds at the evaluation at which the experiment stops. The E of a difference is the mean of both directions' E. Held findings
+    count as tests, but their counts allow no verdict, so they must not lower the threshold of others.
     """
     places = [(metric, arm) for metric, row in enumerate(findings) for arm in range(len(row))]
-    log_es = np.array([np.logaddexp(each.better, each.worse) - math.log(2) for row in findings for each in row])
+    log_es = np.array(
+        [
+            -math.inf if each.held else np.logaddexp(each.better, each.worse) - math.log(2)
+            for row in findings
+            for each in row
+        ]
+    )
     return [places[index] for index in multiple_testing.find_discoveries(log_es, alpha)] if places else []
 
 

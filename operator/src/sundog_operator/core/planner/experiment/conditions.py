@@ -43,12 +43,16 @@ def set_conditions(context: PlanContext) -> None:
 
 
 def _with_phase(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
-    if is_over(status) or (context.experiment is not None and context.experiment.name == experiment.name):
+    if is_over(status) or state.has_begun(status) or _is_active(context, experiment):
         return status
     waits = context.experiment_waits.get(experiment.name)
     return status.model_copy(
         update={"phase": "Queued" if waits and waits.reason == ExperimentReason.QUEUED else "Pending"}
     )
+
+
+def _is_active(context: PlanContext, experiment: UserExperiment) -> bool:
+    return context.experiment is not None and context.experiment.name == experiment.name
 
 
 def _with_conditions(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
@@ -145,13 +149,13 @@ def _with_plan_note(status: ExperimentStatus, message: str) -> str:
 def _running(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> Conclusion:
     if is_over(status):
         return Conclusion("False", status.verdict.code or status.phase, status.verdict.reason)
-    if status.phase == RUNNING:
+    waits = context.experiment_waits.get(experiment.name)
+    if status.phase == RUNNING and (waits is None or _is_active(context, experiment)):
         dropped = [f"arm {arm.name} was dropped: {arm.dropped}" for arm in state.treatment_arms(status) if arm.dropped]
         won = [status.paused.message] if state.has_won(status) and status.paused is not None else []
         return Conclusion("True", RUNNING, "; ".join([*won, _shares(status), *dropped]))
-    if context.experiment is not None and context.experiment.name == experiment.name:
+    if _is_active(context, experiment):
         return Conclusion("False", ExperimentReason.ARMS_STARTING, _starting(context))
-    waits = context.experiment_waits.get(experiment.name)
     return Conclusion("False", *waits) if waits else Conclusion("False", ExperimentReason.PENDING, "")
 
 

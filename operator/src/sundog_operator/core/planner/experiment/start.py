@@ -55,7 +55,8 @@ def start_next_experiment(context: PlanContext) -> None:
         is_active = context.experiment is not None and experiment.name == context.experiment.name
         if is_active or experiment.name in context.experiment_statuses:
             continue
-        if experiment.acceptance.spec is None and not state.is_frozen(experiment.status):
+        acceptance = experiment.acceptance
+        if acceptance.spec is None and not acceptance.stopped and not state.is_frozen(experiment.status):
             continue
         if (ending := _find_end(context, experiment)) is not None:
             ended = transitions.end_experiment(experiment.status, STOPPED, ending, context.now)

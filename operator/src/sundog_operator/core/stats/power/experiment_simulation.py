@@ -67,6 +67,11 @@ class ExperimentDesign:
     tests: int = 1
     adaptive: AdaptiveWeights | None = None
 
+    @property
+    def log_e_bar(self) -> float:
+        """Log E at which an arm wins by the first set of evidence."""
+        return multiple_testing.log_e_threshold(self.alpha * multiple_testing.evidence_share(0) / self.tests)
+
 
 class UnitModel(Protocol):
     """Model of units and their outcomes."""
@@ -153,9 +158,7 @@ def _decide(design: ExperimentDesign, counts: Numbers, shares: Numbers) -> tuple
     control: Any = np.broadcast_to(counts[:, :, :1], counts[:, :, 1:].shape)
     others: Any = counts[:, :, 1:]
     pairs = OutcomePairs(control, others, shares[:, 1:] / (shares[:, 1:] + shares[:, :1]))
-    found = outcome_comparison.compare_pairs(
-        design.metric, pairs, multiple_testing.log_e_threshold(design.alpha / design.tests)
-    )
+    found = outcome_comparison.compare_pairs(design.metric, pairs, design.log_e_bar)
     least = found.lower if design.metric.goal == "increase" else -found.upper
     better = found.verdict == OutcomeVerdict.BETTER
     surest = np.where(better, np.nan_to_num(least, nan=-np.inf), -np.inf).argmax(-1)
@@ -305,7 +308,7 @@ def expected_units(design: ExperimentDesign, base: ControlBaseline, effect: floa
     """
     metric, (control, arm, *_) = design.metric, design.shares
     units, ratio = _FEW_UNITS * np.array([control, arm]), 1 + metric.sign * effect
-    bar = multiple_testing.log_e_threshold(design.alpha / design.tests)
+    bar = design.log_e_bar
     growth = _rate_growth if metric.type == "rate" else _mean_growth
     ways = [(growth(metric, base, units, ratio, None, bar), 1.0)]
     if not math.isnan(metric.worth):
