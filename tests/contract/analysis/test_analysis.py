@@ -34,7 +34,7 @@ from sundog_operator.core.experiments.exposure_log import (
 )
 from sundog_operator.core.experiments.winner import ArmInput, WinnerDecision, WinnerInputs
 from sundog_operator.core.rollout.default_plan import StableTraffic
-from sundog_operator.core.stats import multiple_testing, outcome_comparison, sample_ratio
+from sundog_operator.core.stats import error_shares, outcome_comparison, sample_ratio
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding
 
@@ -124,7 +124,7 @@ class MadeUp:
         self.names = ["stable", *self.arms]
         self.buckets = [self._shares() for _ in range(epochs)]
         self.alpha = 0.05
-        self.level = self.alpha * multiple_testing.evidence_share(len(troubled))
+        self.level = self.alpha * error_shares.evidence_share(len(troubled))
         self.lift, self.sticky, self.off, self.troubled, self.quality = lift, sticky, off, troubled, quality
         self.exposures: list[dict[str, Any]] = []
         self.outcomes: list[dict[str, Any]] = []

@@ -320,19 +320,22 @@ def test_evidence_of_unequal_load_does_not_make_an_arm_better_later(metric: str)
     assert success(counts.evaluate()).verdict == "NoData"
 
 
-UNEQUAL, OVERLOADED = {"unequal_load": True}, {"unequal_load": True, "overloaded": ("fast",)}
+UNEQUAL = {"unequal_load": True}
+UNDERLOADED, OVERLOADED = UNEQUAL | {"underloaded": ("fast",)}, UNEQUAL | {"overloaded": ("fast",)}
 
 
 @pytest.mark.parametrize(
     ("slow", "mark", "verdict"),
     [
         (12, {}, "Passed"),
-        (12, UNEQUAL, "Suspended"),
-        (12, OVERLOADED, "Suspended"),
+        (12, UNDERLOADED, "Suspended"),
+        # Another arm had other load, or this one was as fast with more.
+        (12, UNEQUAL, "Passed"),
+        (12, OVERLOADED, "Passed"),
         (60, {}, "Harm"),
         # An arm that is slower with less load does harm.
-        (60, UNEQUAL, "Harm"),
-        (60, OVERLOADED, "Suspended"),
+        (60, UNDERLOADED, "Harm"),
+        (60, OVERLOADED, "Undecided"),
     ],
 )
 def test_a_latency_guardrail_is_not_decided_by_counts_of_unequal_load(
@@ -347,6 +350,8 @@ def test_a_latency_guardrail_is_not_decided_by_counts_of_unequal_load(
     own = next(each for each in found.metrics if each.name == "latencyP95")
     assert (found.loads, own.verdict) == ((1.0,), verdict)
     assert set(found.harm) == ({"fast"} if verdict == "Harm" else set())
+    if verdict == "Undecided":
+        assert own.message.endswith(" while arm fast had more load")
     if verdict == "Suspended":
         assert own.message.endswith("unequal load in this epoch; a new one begins once all loads are equal")
     assert fill(counts, {"control": (25,), "fast": (25,)}, fast=50).harm["fast"].startswith("arm fast: ")
@@ -356,12 +361,13 @@ def test_a_latency_guardrail_is_not_decided_by_counts_of_unequal_load(
     ("removed", "pays"),
     [
         ({"unequal_load": True}, ()),
-        ({"unequal_load": True, "tested": True}, ("success", "guardrail")),
+        ({"unequal_load": True, "tested": True}, ("success",)),
+        ({"unequal_load": True, "tested": True, "underloaded": ("fast",)}, ("success", "guardrail")),
         ({"troubled": True}, ("success", "guardrail")),
         ({}, ("success", "guardrail", "harm")),
     ],
 )
-def test_each_test_pays_for_evidence_that_it_left_out(removed: dict[str, bool], pays: tuple[str, ...]) -> None:
+def test_each_test_pays_for_evidence_that_it_left_out(removed: dict[str, Any], pays: tuple[str, ...]) -> None:
     """Intervals show the levels. The last case is an epoch that the status does not list any more."""
     success = {"metric": "errorRate", "goal": "decrease"}
     counts = timed("fast", metrics={"success": [success], "guardrails": [{"metric": "latencyP95"}]})

@@ -17,7 +17,7 @@ from sundog_operator.core.experiments import arms, freeze, state, state_machine
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.experiments.state import ArmState, ExperimentInputs
 from sundog_operator.core.rollout.evaluation import BaselineHealth
-from sundog_operator.core.stats import multiple_testing
+from sundog_operator.core.stats import error_shares
 
 MINUTE = timedelta(minutes=1)
 READY = ArmState(available=1)
@@ -150,6 +150,7 @@ def test_an_epoch_with_unequal_load_is_marked_and_another_follows_once_loads_are
     tested = state_machine.tick(status, inputs(5, evidence=evidence(loads=(1.0, 0.5), has_equal_blocks=True)))
     assert state.evidence_share(tested, equal_load=True) < 0.1 * state.evidence_share(status, equal_load=True)
     assert state.evidence_share(tested) == state.evidence_share(status)
+    assert [(each.overloaded, each.underloaded) for each in marked.evidence_epochs] == [(None, ("b",))]
     later = state_machine.tick(marked, inputs(6, evidence=evidence(loads=(1.0, 1.3))))
     assert [(each.overloaded, each.tested) for each in later.evidence_epochs] == [(("b",), True)]
     assert state_machine.tick(later, inputs(7, evidence=evidence(loads=(1.0, 0.5)))) == later
@@ -290,7 +291,7 @@ def test_the_number_of_epochs_is_bounded_and_excluded_ones_go_first() -> None:
     assert known[-1] == status.epoch.number
     assert not status.evidence_epochs[-1].troubled
     # Each outage removed tested evidence, also those that are not listed any more.
-    assert state.evidence_share(status) == multiple_testing.evidence_share(state.MAX_EPOCHS)
+    assert state.evidence_share(status) == error_shares.evidence_share(state.MAX_EPOCHS)
     well = [epoch.model_copy(update={"troubled": epoch.number == 4}) for epoch in status.evidence_epochs]
     harmed = status.model_copy(update={"evidence_epochs": tuple(well)})
     after = state_machine.tick(harmed, inputs(999, evidence=evidence(harm={"a": "worse"})))

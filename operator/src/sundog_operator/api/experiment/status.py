@@ -129,12 +129,17 @@ class EvidenceEpoch(ApiBase):
     unequal_load: bool | None = Field(
         None,
         description="Of a user's Experiment: true once replicas of an arm had more than 1.2 times or less than 1/1.2 of the load of"
-        " stable's. No arm wins by a metric of the edge, and no latency passes, by such an epoch. Absent otherwise.",
+        " stable's. No arm wins by a metric of the edge in such an epoch. Absent otherwise.",
     )
     overloaded: Annotated[Items[Text], Field(max_length=11)] | None = Field(
         None,
         description="With unequalLoad: the arms of which replicas had more than 1.2 times the load of stable's. A latency in it is"
         " no harm of theirs. Absent without any.",
+    )
+    underloaded: Annotated[Items[Text], Field(max_length=11)] | None = Field(
+        None,
+        description="With unequalLoad: the arms of which replicas had less than 1/1.2 of the load of stable's. None of their"
+        " latencies passes by it. Absent without any.",
     )
     tested: bool | None = Field(
         None,

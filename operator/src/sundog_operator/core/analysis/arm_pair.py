@@ -23,7 +23,7 @@ from sundog_operator.core.rollout.default_plan import (
     StableTraffic,
 )
 from sundog_operator.core.rollout.freeze import MIXTURE
-from sundog_operator.core.stats import multiple_testing
+from sundog_operator.core.stats import error_shares
 from sundog_operator.core.stats.guardrail_comparison import (
     ErrorLevels,
 )
@@ -102,7 +102,8 @@ class EvaluationLimits:
         has_sticky_units: whether all requests of a unit go to one arm.
         bake: the canary's percent in bake epochs, which decide no gate but are tested for harm; None without a bake, or
             without other epochs.
-        equal_load: whether gates leave out epochs in which replicas had unequal load.
+        loaded_arm: an arm whose gates leave out epochs in which its replicas had less load than control's, and whose harm leaves out
+            those in which they had more; empty without one.
     """
 
     guardrails: Sequence[PlanGuardrail]
@@ -112,7 +113,7 @@ class EvaluationLimits:
     newest_alone_for_latency: bool
     has_sticky_units: bool
     bake: int | None = None
-    equal_load: bool = False
+    loaded_arm: str = ""
 
 
 def rollout_limits(status: ExperimentStatus) -> EvaluationLimits:
@@ -148,7 +149,7 @@ def error_levels(plan: FrozenPlan, *, arms: int = 1, gate_error_share: float = 1
 def _gate_share(status: ExperimentStatus) -> float:
     """Return the share of the error for the current gate if it tests the newest epoch alone; restarted epochs use the rest."""
     deciding = [each for each in status.evidence_epochs if 0 < each.weight < 100 and each.weight != _bake(status.plan)]
-    return multiple_testing.epoch_error_share(1 + (deciding[-1].restarts if deciding else 0))
+    return error_shares.epoch_error_share(1 + (deciding[-1].restarts if deciding else 0))
 
 
 def _bake(plan: FrozenPlan) -> int | None:
@@ -159,4 +160,10 @@ def _bake(plan: FrozenPlan) -> int | None:
 
 def decides(limits: EvaluationLimits, epoch: EvidenceEpoch) -> bool:
     """Whether gates use an epoch; a bake comes after the gates."""
-    return not (epoch.troubled or (limits.equal_load and epoch.unequal_load)) and epoch.weight != limits.bake
+    is_fit = not epoch.troubled and limits.loaded_arm not in (epoch.underloaded or ())
+    return is_fit and epoch.weight != limits.bake
+
+
+def shows_harm(limits: EvaluationLimits, epoch: EvidenceEpoch) -> bool:
+    """Whether harm is tested on an epoch."""
+    return limits.loaded_arm not in (epoch.overloaded or ())

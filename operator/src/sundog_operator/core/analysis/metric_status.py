@@ -14,7 +14,13 @@ from sundog_operator.api import (
     is_latency_metric,
 )
 from sundog_operator.core.analysis import blocks, edge_reports
-from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, EvaluationLimits, decides
+from sundog_operator.core.analysis.arm_pair import (
+    ArmPair,
+    CollectedCounts,
+    EvaluationLimits,
+    decides,
+    shows_harm,
+)
 from sundog_operator.core.analysis.epoch_counts import EpochComparison, later_than_allowed
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import header_match, replica_counts
@@ -46,11 +52,12 @@ def evaluate_metrics(
 ) -> tuple[MetricStatus, ...]:
     """Return the status of each metric of an arm. `times` is the load of its replicas relative to control's."""
     gates = [each.gate for each, epoch in zip(counted, epochs, strict=True) if decides(limits, epoch)]
-    harms = [each.harm for each in counted]
+    harms = [each.harm for each, epoch in zip(counted, epochs, strict=True) if shows_harm(limits, epoch)]
     findings = _test_metrics(limits, gates)
     harmful = findings if gates == harms else _test_metrics(limits, harms)
+    doubt = "if all lost requests failed" if len(harms) == len(counted) else f"while {pair.who} had more load"
     chosen = [
-        _choose_finding(guardrail, _ChosenFinding(finding, gates), _ChosenFinding(harm, harms))
+        _choose_finding(guardrail, _ChosenFinding(finding, gates), _ChosenFinding(harm, harms), doubt)
         for guardrail, finding, harm in zip(limits.guardrails, findings, harmful, strict=True)
     ]
     closed = int(gates[-1].blocks[0][0][0]) if gates and gates[-1].blocks else 0
@@ -135,11 +142,11 @@ def _test_metrics(limits: EvaluationLimits, epochs: Sequence[EpochCounts]) -> li
 
 @dataclass(frozen=True, slots=True)
 class _ChosenFinding:
-    """The finding of a metric that decides, its epochs, and whether it is harm only if all lost requests failed."""
+    """The finding of a metric that decides, its epochs, and why it is no harm although it says so; empty where that is certain."""
 
     finding: MetricFinding
     epochs: Sequence[EpochCounts]
-    harm_by_losses: bool = False
+    doubt: str = ""
 
     def events(self, index: int) -> tuple[int, int]:
         """Return the events of (control, the arm), for the metric with that index."""
@@ -148,13 +155,16 @@ class _ChosenFinding:
         return control, arm
 
 
-def _choose_finding(guardrail: PlanGuardrail, gate: _ChosenFinding, harm: _ChosenFinding) -> _ChosenFinding:
-    """Choose the finding of the decision: harm if there is any, or if no gate waits for the metric; else the gate's."""
+def _choose_finding(guardrail: PlanGuardrail, gate: _ChosenFinding, harm: _ChosenFinding, doubt: str) -> _ChosenFinding:
+    """Choose the finding of the decision: harm if there is any, or if no gate waits for the metric; else the gate's.
+
+    `doubt`: why a gate may find harm where the test for harm does not.
+    """
     if harm.finding.verdict == MetricVerdict.HARM or guardrail.role == "harm":
         return harm
     if gate.finding.basis == DecisionBasis.THIS_STEP:
         return replace(gate, epochs=gate.epochs[-1:])
-    return replace(gate, harm_by_losses=gate.finding.verdict == MetricVerdict.HARM)
+    return replace(gate, doubt=doubt if gate.finding.verdict == MetricVerdict.HARM else "")
 
 
 def _make_status(
@@ -162,8 +172,8 @@ def _make_status(
 ) -> MetricStatus:
     finding = chosen.finding
     verdict, message = finding.verdict, finding.sentence(_name(pair, guardrail), pair.control, pair.who)
-    if chosen.harm_by_losses:
-        verdict, message = MetricVerdict.UNDECIDED, f"{message} if all lost requests failed"
+    if chosen.doubt:
+        verdict, message = MetricVerdict.UNDECIDED, f"{message} {chosen.doubt}"
     final = str(verdict)
     if is_latency_metric(guardrail.metric) and guardrail.threshold_microseconds is None:
         final = str(MetricVerdict.UNDECIDED)

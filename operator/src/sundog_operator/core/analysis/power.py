@@ -11,7 +11,7 @@ from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanSt
 from sundog_operator.core.analysis import forecast
 from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
 from sundog_operator.core.rollout import state
-from sundog_operator.core.stats import dispersion, multiple_testing
+from sundog_operator.core.stats import dispersion, error_shares
 from sundog_operator.core.stats.event_counts import MetricLimits
 from sundog_operator.core.stats.power.expected_sample_size import ExpectedSampleSize, estimate_sample_size
 
@@ -82,7 +82,7 @@ def _typical(
 ) -> ExpectedSampleSize | None:
     alpha = plan.alpha or DEFAULT_ALPHA
     tests = forecast.harm_test_count(plan)
-    share = multiple_testing.epoch_error_share(1) if following == 100 else 1.0
+    share = error_shares.epoch_error_share(1) if following == 100 else 1.0
     limits = MetricLimits(errors.margin, errors.floor, following / 100, alpha, tests, share)
     return estimate_sample_size(service.errors, times, step.weight / 100, limits)
 

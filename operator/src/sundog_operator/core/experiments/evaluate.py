@@ -29,7 +29,7 @@ from sundog_operator.core.experiments.winner import WinnerDecision
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import replica_counts
 from sundog_operator.core.rollout.default_plan import resolve_thresholds, tested_guardrails
-from sundog_operator.core.stats import dispersion, guardrail_comparison, multiple_testing
+from sundog_operator.core.stats import dispersion, error_shares, guardrail_comparison
 from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.guardrail_comparison import ArmSplit
 
@@ -140,12 +140,7 @@ def _evaluate_pair(
     load, found = _load_ratio(status, pair.arm, replicas), {}
     for is_latency in (False, True):
         own = _limits_of_kind(status, limits, pair, is_latency=is_latency)
-        compared = [
-            (epoch, share)
-            for epoch, share in zip(*_compared_epochs(status, pair), strict=True)
-            if not (is_latency and pair.arm in (epoch.overloaded or ()))
-        ]
-        epochs, shares = [epoch for epoch, _ in compared], [share for _, share in compared]
+        epochs, shares = _compared_epochs(status, pair)
         counted = epoch_counts.collect_epochs(pair, own, epochs, shares, collected)
         for metric in metric_status.evaluate_metrics(pair, own, epochs, counted, collected, load):
             found[metric.name] = _suspend_under_load(status, metric, load) if is_latency else metric
@@ -158,27 +153,35 @@ def _limits_of_kind(
 ) -> EvaluationLimits:
     """Return the limits of an arm's latencies, or of its other guardrails.
 
-    Gates leave out epochs in which control was unfit, those of latencies also epochs with unequal load. Harm uses all that are listed, but
-    no latency of an overloaded arm.
+    Gates leave out epochs in which control was unfit, those of latencies also epochs in which the arm had less load. Harm uses all that are
+    listed, but no latency of an overloaded arm.
     """
     own = tuple(each for each in limits.guardrails if is_latency_metric(each.metric) == is_latency)
-    removed = sum(bool(each.tested and pair.arm in (each.overloaded or ())) for each in status.evidence_epochs)
+    loaded_arm = pair.arm if is_latency else ""
+    tested, unlisted = [each for each in status.evidence_epochs if each.tested], state.unlisted_epochs(status)
+    overloaded = sum(loaded_arm in (each.overloaded or ()) for each in tested)
+    unfit = sum(
+        each.troubled or (each in tested and loaded_arm in (each.underloaded or ())) for each in status.evidence_epochs
+    )
     share = limits.levels.harm_error_share * len(own) / max(1, len(limits.guardrails))
-    share *= multiple_testing.evidence_share(state.unlisted_epochs(status) + (removed if is_latency else 0))
-    gate_share = state.evidence_share(status, equal_load=is_latency)
-    levels = replace(limits.levels, gate_error_share=gate_share, harm_error_share=share)
-    return replace(limits, guardrails=own, levels=levels, equal_load=is_latency)
+    levels = replace(
+        limits.levels,
+        gate_error_share=error_shares.evidence_share(unlisted + unfit),
+        harm_error_share=share * error_shares.evidence_share(unlisted + overloaded),
+    )
+    return replace(limits, guardrails=own, levels=levels, loaded_arm=loaded_arm)
 
 
 def _suspend_under_load(status: ExperimentStatus, metric: MetricStatus, load: float) -> MetricStatus:
-    """Return a latency guardrail; suspended while its counts are of unequal load, unless earlier ones decide."""
+    """Return a latency guardrail; suspended while its counts are of less load than control's, unless earlier ones decide."""
     is_known = any(
         each.metric == metric.name and each.threshold_microseconds is not None for each in status.plan.guardrails
     )
     is_open = metric.verdict in (MetricVerdict.UNDECIDED, MetricVerdict.NO_DATA)
-    why = "" if math.isnan(load) else edge_metrics.describe_load(status, metric.arm, load)
-    if not (why and is_known and is_open):
+    had_less = bool(status.evidence_epochs) and metric.arm in (status.evidence_epochs[-1].underloaded or ())
+    if math.isnan(load) or not (is_known and is_open and had_less):
         return metric
+    why = edge_metrics.describe_load(status, metric.arm, load)
     return metric.model_copy(
         update={"verdict": metric_status.SUSPENDED, "message": f"{metric.message}; {why}", "eta": None}
     )

@@ -310,7 +310,9 @@ def _secondary_metrics(
         else [[OutcomeFinding(metric)] * (len(names) - 1) for metric in metrics]
     )
     findings = [next(evaluated) if each.metric is None else of_edge[SECONDARY, each.name] for each in planned]
-    discoveries = set(outcome_comparison.find_discoveries(findings, alpha))
+    by_edge = any(each.metric is not None for each in planned)
+    share = state.evidence_share(status, equal_load=by_edge)
+    discoveries = set(outcome_comparison.find_discoveries(findings, (status.plan.alpha or DEFAULT_ALPHA) * share))
     for arm_index, name in enumerate(names[1:], start=1):
         for index, by_arm in enumerate(findings):
             finding = by_arm[arm_index - 1]

@@ -17,7 +17,7 @@ from sundog_operator.api.reasons import Cause, PauseReason
 from sundog_operator.core.edge import buckets
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.stats import multiple_testing
+from sundog_operator.core.stats import error_shares
 
 HARM: Final = "Harm"
 WINNER: Final = "Winner"
@@ -109,7 +109,7 @@ def evidence_share(status: ExperimentStatus, *, equal_load: bool = False) -> flo
     removed = [
         each for each in status.evidence_epochs if each.troubled or (equal_load and each.unequal_load and each.tested)
     ]
-    return multiple_testing.evidence_share(unlisted_epochs(status) + len(removed))
+    return error_shares.evidence_share(unlisted_epochs(status) + len(removed))
 
 
 def has_begun(status: ExperimentStatus) -> bool:

@@ -194,13 +194,25 @@ def _watch_load(status: ExperimentStatus, inputs: ExperimentInputs) -> Experimen
 
 def _mark_load(newest: EvidenceEpoch, status: ExperimentStatus, evidence: ExperimentEvaluation) -> EvidenceEpoch:
     """Return the newest epoch, marked with the present unequal loads."""
-    known, loads = newest.overloaded or (), zip(active_arms(status), evidence.loads, strict=True)
-    over = {arm.name for arm, load in loads if load > MAX_COMPARABLE_RATIO}.union(known)
-    # Harm of latencies used the epoch until its arm was overloaded, also if no other test did.
-    tested = newest.tested or len(over) > len(known) if newest.unequal_load else evidence.has_equal_blocks
-    overloaded = tuple(arm.name for arm in status.arms if arm.name in over)
-    update = {"unequal_load": True, "tested": tested or None, "overloaded": overloaded or None}
-    return newest.model_copy(update=update)
+    loads = {arm.name: load for arm, load in zip(active_arms(status), evidence.loads, strict=True)}
+    more = {name for name, load in loads.items() if load > MAX_COMPARABLE_RATIO}
+    less = {name for name, load in loads.items() if load < 1 / MAX_COMPARABLE_RATIO}
+    overloaded, underloaded = (
+        tuple(arm.name for arm in status.arms if arm.name in found.union(known or ()))
+        for found, known in ((more, newest.overloaded), (less, newest.underloaded))
+    )
+    # Tests of an arm's latencies used the epoch until its own load was unequal, also if no other test did.
+    known_arms = len(newest.overloaded or ()) + len(newest.underloaded or ())
+    is_new = len(overloaded) + len(underloaded) > known_arms
+    tested = newest.tested or is_new if newest.unequal_load else evidence.has_equal_blocks
+    return newest.model_copy(
+        update={
+            "unequal_load": True,
+            "tested": tested or None,
+            "overloaded": overloaded or None,
+            "underloaded": underloaded or None,
+        }
+    )
 
 
 def _decide(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:

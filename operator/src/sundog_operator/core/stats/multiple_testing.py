@@ -1,17 +1,10 @@
-"""Thresholds and shared error of several tests and arms."""
+"""Thresholds of several tests and arms."""
 
 import math
-from typing import Final
 
 import numpy as np
 
 from sundog_operator.core.stats.beta_binomial import Numbers
-
-_LEFT: Final = 0.1
-"""Share of the error that is left for epochs that start again: few rollouts have any, and each takes two thirds more events."""
-
-_MOST: Final = 99
-"""Epochs after which the share stays, so that a float can represent it."""
 
 
 def find_discoveries(log_es: Numbers, alpha: float) -> list[int]:
@@ -28,24 +21,6 @@ def find_discoveries(log_es: Numbers, alpha: float) -> list[int]:
 def allowed_ratio(margin: float | Numbers, weight: float | Numbers) -> float | Numbers:
     """Return the largest ratio that costs all traffic at most the margin, 1 + margin/weight; `weight` is the treatment's share of it."""
     return 1 + np.asarray(margin) / weight
-
-
-def epoch_error_share(number: int) -> float:
-    """Return the share of a newest-epoch gate's error that the n-th epoch at the same weight may spend; `number` counts from 1.
-
-    The first epoch has nine tenths, and each further epoch nine tenths of the rest. So all of them together never spend more than the
-    error.
-    """
-    return (1 - _LEFT) * _LEFT ** min(number - 1, _MOST)
-
-
-def evidence_share(removed: int) -> float:
-    """Return the share of a test's error that a set of evidence has, if tests used so many sets of which a part was removed before.
-
-    The first set has nine tenths. The k-th later one has 6/(π²k²) of the rest, because these shares have a sum of 1. An experiment may have
-    many sets, and the share falls by k² alone; that of `epoch_error_share` falls to a tenth with each.
-    """
-    return 1 - _LEFT if removed < 1 else _LEFT * 6 / (math.pi * removed) ** 2
 
 
 def log_e_threshold(alpha: float) -> float:

@@ -11,7 +11,13 @@ from typing import Any, Final, Protocol
 import numpy as np
 from scipy.special import log_ndtr, ndtr, rel_entr
 
-from sundog_operator.core.stats import count_ratio, multiple_testing, outcome_comparison, thompson_sampling
+from sundog_operator.core.stats import (
+    count_ratio,
+    error_shares,
+    multiple_testing,
+    outcome_comparison,
+    thompson_sampling,
+)
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.mean_ratio import Contrast
 from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeCounts, OutcomeMetric, OutcomePairs
@@ -70,7 +76,7 @@ class ExperimentDesign:
     @property
     def log_e_bar(self) -> float:
         """Log E at which an arm wins by the first set of evidence."""
-        return multiple_testing.log_e_threshold(self.alpha * multiple_testing.evidence_share(0) / self.tests)
+        return multiple_testing.log_e_threshold(self.alpha * error_shares.evidence_share(0) / self.tests)
 
 
 class UnitModel(Protocol):

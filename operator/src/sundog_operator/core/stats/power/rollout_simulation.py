@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.stats import dispersion, early_harm, multiple_testing, verdicts
+from sundog_operator.core.stats import dispersion, early_harm, error_shares, multiple_testing, verdicts
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.dispersion import BlockMoments
 from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
@@ -58,7 +58,7 @@ class SimulatedPlan:
 
     def limits(self, step: int) -> MetricLimits:
         """Return the limits of a step's gate."""
-        share = multiple_testing.epoch_error_share(1) if self.promotes(step) else 1.0
+        share = error_shares.epoch_error_share(1) if self.promotes(step) else 1.0
         return MetricLimits(self.margin, self.floor, self._following(step), self.alpha, self.metrics, share)
 
     def promotes(self, step: int) -> bool:
