@@ -15,7 +15,15 @@ from fake_ray_head import end
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes.http_server import serve_http
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
-from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, Invalid, NotServed
+from sundog_operator.errors import (
+    AlreadyExists,
+    Conflict,
+    DependencyError,
+    Forbidden,
+    Invalid,
+    NotServed,
+    RequestRefused,
+)
 from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, Object, Ref, WatchEvent
 from waiting import PATIENCE_S
 
@@ -218,7 +226,8 @@ class TestErrors:
             (409, {"reason": "AlreadyExists"}, AlreadyExists),
             (409, {"reason": "Conflict"}, Conflict),
             (422, {"reason": "Invalid"}, Invalid),
-            (500, {"reason": "InternalError"}, DependencyError),
+            (500, {"reason": "InternalError"}, RequestRefused),
+            (500, {}, DependencyError),
         ],
     )
     async def test_carry_the_message_of_the_server(

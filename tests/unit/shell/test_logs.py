@@ -1,6 +1,8 @@
 """`sundog logs` in local mode and in a cluster, and the exceptions that `describe` shows."""
 
+import asyncio
 import os
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from sundog_operator.adapters.local.object_directories import ObjectDirectories
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import groups
 from sundog_operator.errors import DependencyError, Forbidden
-from sundog_operator.ports import POD, RAY_CLUSTER, Object, Ref, ref_of
+from sundog_operator.ports import MODEL_DEPLOYMENT, POD, RAY_CLUSTER, Object, Ref, ref_of
 from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.verbs import logs as logs_module
+from waiting import PATIENCE_S
 
 AFTER_THE_START_OF_THE_CLOCK = datetime(2026, 11, 26, tzinfo=UTC).timestamp()
 
@@ -137,7 +140,35 @@ def test_new_replicas_are_followed_and_broken_streams_resumed(
     done = on_server("logs", "digits", "-f", "--tail", "7")
     assert (done.code, tails) == (ExitCode.REFUSED, ["w1 -n 7", "w1 -n 0", "w2 -n 7"])
     assert done.out == "r1 w1 | a line\nr1 w1 | a line\nr1 w2 | a line\n"
-    assert done.err == "error: w1: the stream broke\nerror: enough\n"
+    assert done.err == "error: w1: the stream broke\n" * 2 + "error: enough\n"
+
+
+def test_streams_go_on_while_the_api_server_does_not_answer_and_end_with_the_model(
+    on_server: Any, server: Any, manifest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_server("apply", "-f", str(manifest()))
+    _create_pod(server, "w1")
+    asked = threading.Event()
+
+    def be_away(called: str, _: Ref) -> Exception | None:
+        asked.set()
+        return DependencyError("away") if called == "get" else None
+
+    async def output_of(*_: Any) -> Any:
+        yield b"one\n"
+        server.cluster.kube.faults = be_away
+        await asyncio.to_thread(asked.wait, PATIENCE_S)
+        yield b"two\n"
+        server.cluster.kube.faults = lambda *_: None
+        server.do(lambda cluster: cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits")))
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(KubernetesClient, "output_of", output_of)
+    monkeypatch.setattr(logs_module, "_LIST_S", 0.0)
+    done = on_server("logs", "digits", "-f")
+    assert (done.code, done.out) == (ExitCode.NOT_FOUND, "r1 w1 | one\nr1 w1 | two\n")
+    assert "away" in done.err
+    assert done.err.endswith("error: ModelDeployment vision/digits was deleted\n")
 
 
 def test_a_shared_model_has_logs_and_waiting_pods_in_those_of_its_raycluster_alone(

@@ -57,5 +57,7 @@ def make_error(subject: str, code: int, status: Object) -> Exception:
     if code == 422:
         causes = [f"{cause.get('field', '')}: {cause.get('message', '')}" for cause in details.get("causes") or ()]
         return Invalid(subject, causes or [str(status.get("message"))])
-    is_refusal = code >= 400 and code not in _REFUSES_EVERY_REQUEST
+    # An error of etcd is 500 without a reason, and the write may have happened.
+    is_unknown = code == 500 and status.get("reason") != "InternalError"
+    is_refusal = code >= 400 and code not in _REFUSES_EVERY_REQUEST and not is_unknown
     return (RequestRefused if is_refusal else DependencyError)(f"{message} ({code})")

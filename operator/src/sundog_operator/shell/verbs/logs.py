@@ -89,16 +89,16 @@ async def _print_pods(server: ServerConnection, obj: Object, revision: int | Non
     meta, logs = obj["metadata"], dict[tuple[str, int], _PodLog]()
     running: dict[tuple[str, int], asyncio.Task[None]] = {}
     try:
+        found = await _find_pods(server, obj, revision)
         while True:
-            for key in await _find_pods(server, obj, revision):
+            for key in found:
                 log = logs.setdefault(key, _PodLog(*key))
                 if key not in running:
                     running[key] = asyncio.create_task(_print_pod(server, log, meta["name"], follow, tail))
             if not follow:
                 break
             await _await_errors(running, _LIST_S)
-            # A new revision can have replicas in the pods of another RayCluster.
-            obj = await server.kube.get(Ref(MODEL_DEPLOYMENT, meta["namespace"], meta["name"])) or obj
+            found = await _find_pods_again(server, Ref(MODEL_DEPLOYMENT, meta["namespace"], meta["name"]), revision)
         if not logs:
             raise _no_logs(meta["name"], revision)
         await asyncio.gather(*running.values())
@@ -120,6 +120,23 @@ async def _await_errors(running: dict[tuple[str, int], asyncio.Task[None]], seco
                 running.pop(key).result()
     finally:
         pause.cancel()
+
+
+async def _find_pods_again(server: ServerConnection, ref: Ref, revision: int | None) -> list[tuple[str, int]]:
+    """Return the pods of the ModelDeployment as it is now: a new revision can have replicas in those of another RayCluster.
+
+    None while the API server does not answer, as streams go on then. Raises Forbidden, and CommandFailed if it was deleted.
+    """
+    try:
+        obj = await server.kube.get(ref)
+        if obj is not None:
+            return await _find_pods(server, obj, revision)
+    except Forbidden:
+        raise
+    except DependencyError as err:
+        click.echo(f"error: {one_line(err)}", err=True)
+        return []
+    raise CommandFailed(f"{ref} was deleted", ExitCode.NOT_FOUND)
 
 
 async def _find_pods(server: ServerConnection, obj: Object, revision: int | None) -> list[tuple[str, int]]:
@@ -162,7 +179,7 @@ async def _print_pod(server: ServerConnection, log: _PodLog, service: str, follo
     pod = Ref(POD, server.namespace, log.pod)
     try:
         async for line in _lines(server.kube.output_of(pod, _CONTAINER, ("sh", "-c", command))):
-            log.has_lines = True
+            log.has_lines, log.failure = True, None
             click.echo(f"r{log.revision} {log.pod} | {line}")
     except Forbidden:
         raise

@@ -135,7 +135,7 @@ async def plan(server: ServerConnection, files: Sequence[Path], output: str) -> 
             _print(each)
     for document, dry_run in secrets:
         outcome = f"error: {document.source}" if dry_run.problems else f"skipped: {document.source}"
-        reason = "; ".join(dry_run.problems) or "Secrets are not previewed"
+        reason = "; ".join(dry_run.problems) or dry_run.note or "Secrets are not previewed"
         click.echo(f"{outcome}: {document.ref}: {reason}", err=True)
     refused = any(each.outcome == "refused" for each in previews) or any(each.problems for _, each in secrets)
     return ExitCode.REFUSED if refused or has_mistake else ExitCode.OK
