@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -25,6 +26,7 @@ from real_kubernetes.kubectl import WAIT_S
 from real_local import NET
 from real_serving import USER, Json, Serving, Team, has_store
 from sundog_operator.api.installation import parse_installation
+from sundog_operator.api.quantities import parse_quantity
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import groups, pods, token
@@ -163,7 +165,7 @@ def test_the_api_server_keeps_each_row_of_accelerators_as_it_was_made(team: Team
     # Only the check of a pod knows the operators of an affinity.
     placed = dry_run(team, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": row}, "spec": asked})["spec"]
     assert placed.get("affinity") == asked.get("affinity")
-    assert contains(placed["containers"][0]["resources"], asked["containers"][0]["resources"])
+    assert amounts(placed["containers"][0]["resources"]) == amounts(asked["containers"][0]["resources"])
     assert placed.get("resourceClaims") == asked.get("resourceClaims")
     assert contains(placed.get("schedulingGates", []), asked.get("schedulingGates", []))
     template = make_claim_template(row)
@@ -171,6 +173,14 @@ def test_the_api_server_keeps_each_row_of_accelerators_as_it_was_made(team: Team
         metadata = {**template["metadata"], "namespace": team.namespace, "ownerReferences": []}
         # The API server checks the types of the CEL.
         assert contains(dry_run(team, {**template, "metadata": metadata})["spec"], template["spec"])
+
+
+def amounts(resources: Json) -> dict[str, dict[str, Decimal]]:
+    """Return the requests and limits. A pod's quantities are stored in another form, such as 3 for 3000m."""
+    return {
+        part: {name: parse_quantity(str(amount)) for name, amount in resources.get(part, {}).items()}
+        for part in ("requests", "limits")
+    }
 
 
 def dry_run(team: Team, obj: Json) -> Json:

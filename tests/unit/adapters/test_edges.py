@@ -150,8 +150,8 @@ async def test_an_unchanged_serve_status_is_parsed_once() -> None:
 @pytest.mark.parametrize(
     ("body", "found"),
     [
-        (b'{"applications": [' + b"{}," * 200_000 + b"{}]}", "250000 values"),
-        (b'{"applications": "' + b"x" * 9_000_000 + b'"}', "8388608 bytes"),
+        (b'{"applications": [' + b"{}," * 600_000 + b"{}]}", "1000000 values"),
+        (b'{"applications": "' + b"x" * 17_000_000 + b'"}', "16777216 bytes"),
     ],
     ids=["values", "bytes"],
 )

@@ -1381,22 +1381,30 @@ async def test_an_administrator_who_has_budgets_of_their_own_turns_them_off() ->
     assert await budgets(cluster) == {}
 
 
-async def test_a_budget_of_others_stays_and_a_failing_one_stops_no_rollout(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_budget_of_others_stays_as_it_is(cluster: Cluster) -> None:
     meta = {"name": f"{RAY}-digits-r1", "namespace": NAMESPACE}
     theirs = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": meta, "spec": {"minAvailable": 7}}
     created = await cluster.kube.create(theirs)
     await served(cluster, replicas=2)
     assert await cluster.kube.get(ref_of(created)) == created
 
+
+@pytest.mark.parametrize("refusal", [Forbidden("no role"), Invalid("budget", ["a policy"])])
+async def test_models_are_deployed_to_a_cluster_whose_budget_is_refused(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    await served(cluster)
     apply = cluster.kube.apply
 
     async def refuse_budgets(obj: Object) -> Object:
         if obj["kind"] == "PodDisruptionBudget":
-            raise Forbidden("poddisruptionbudgets: forbidden")
+            raise refusal
         return await apply(obj)
 
     monkeypatch.setattr(cluster.kube, "apply", refuse_budgets)
-    await cluster.apply("file:///models/v2", replicas=2, rollout=RECREATE)
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.apply(replicas=2)
+    await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
+    with pytest.raises(type(refusal)):
+        await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
+    (deployment,) = application(cluster, "digits-r1")["deployments"]
+    assert deployment["num_replicas"] == 2

@@ -16,8 +16,8 @@ from sundog_operator.core.observed import ApplicationState, DeploymentState, Rep
 from sundog_operator.errors import RayUnavailable, ServeRefused
 from sundog_operator.ports import SECRET, Clock, Kubernetes, Ref
 
-MAX_RESPONSE_BYTES: Final = 8 * 2**20
-MAX_RESPONSE_VALUES: Final = 250_000
+MAX_RESPONSE_BYTES: Final = 16 * 2**20
+MAX_RESPONSE_VALUES: Final = 1_000_000
 """Limits of an answer. 200 applications (100 ModelDeployments during rollouts), each with ten replicas, ten that ended and 4 kB of
 configuration, take 4.5 MiB and 100 000 values. Values are limited too, because small ones take 25 times their bytes in memory.
 """

@@ -123,7 +123,7 @@ async def _ensure_cluster(
     failure = refusal or failure
     try:
         await ray_clusters.apply_disruption_budgets(deps, installation, stored)
-    except DependencyError as err:
+    except SundogError as err:
         failure = failure or err
     return stored, failure
 

@@ -61,3 +61,9 @@ def test_one_whose_state_the_next_does_not_have_is_replaced_only_while_no_worker
     head["spec"]["containers"][0] = {"env": [{"name": "RAY_REDIS_ADDRESS", "value": of_head}]} if of_head else {}
     assert find_heads_without_autoscaler([head, WORKER], of_cluster) == []
     assert find_heads_without_autoscaler([head, pod("worker", phase="Pending")], of_cluster) == [head]
+
+
+def test_the_store_of_a_head_is_found_behind_an_injected_container() -> None:
+    head = pod(**containers(ENDED))
+    head["spec"]["containers"].insert(0, {"name": "istio-proxy"})
+    assert find_heads_without_autoscaler([head, WORKER], STORE) == [head]

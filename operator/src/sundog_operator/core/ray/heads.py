@@ -8,7 +8,7 @@ from sundog_operator.core.ray.groups import LABEL_NODE_TYPE
 AUTOSCALER_CONTAINER: Final = "autoscaler"
 """KubeRay's name for the container beside the head's."""
 _STORE_ADDRESS: Final = "RAY_REDIS_ADDRESS"
-"""KubeRay sets this variable of the head's first container to the `redisAddress` that the RayCluster had then."""
+"""KubeRay sets this variable of the head's container to the `redisAddress` that the RayCluster had then."""
 
 Json = dict[str, Any]
 
@@ -45,7 +45,8 @@ def _phase(pod: Json) -> str:
 
 
 def _store_address(head: Json) -> str:
-    variables: Iterable[Json] = head["spec"]["containers"][0].get("env") or ()
+    # An injected container may be the first.
+    variables = (each for container in head["spec"]["containers"] for each in container.get("env") or ())
     return next((each.get("value", "") for each in variables if each["name"] == _STORE_ADDRESS), "")
 
 
