@@ -50,6 +50,7 @@ class Server:
         self.cluster: Cluster
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
+        self._round = asyncio.Lock()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
 
@@ -79,6 +80,16 @@ class Server:
             assert time.monotonic() < deadline, f"{what}: {self.do(lambda cluster: cluster.status())}"
         return value
 
+    def pause(self) -> None:
+        """End the reconciler's work, the present round included: it would write what it read before."""
+        self.operator.clear()
+
+        async def end_round(_: Cluster) -> None:
+            async with self._round:
+                pass
+
+        self.do(end_round)
+
     def serve_revision(self, number: int) -> None:
         """Wait until a revision is stable and ready, without a rollout under way."""
 
@@ -103,8 +114,9 @@ class Server:
 
     async def _work(self) -> None:
         while True:
-            if self.operator.is_set():
-                await self.cluster.round()
+            async with self._round:
+                if self.operator.is_set():
+                    await self.cluster.round()
             await asyncio.sleep(0.005)
 
 

@@ -63,7 +63,7 @@ def test_arms_are_shown_as_the_edges_count_them_now(
     server.serve_revision(1)
     local("apply", "-f", str(manifest("file:///models/v2")))
     server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
-    server.operator.clear()
+    server.pause()
     port, evidence = agent
     server.do(lambda cluster: edge(cluster, port))
     uid = server.do(lambda cluster: cluster.experiment("digits-r2"))["metadata"]["uid"]

@@ -19,7 +19,7 @@ def served(on_server: Any, server: Any, manifest: Any) -> Any:
     """Let revision 1 serve."""
     on_server("apply", "-f", str(manifest()))
     server.serve_revision(1)
-    server.operator.clear()
+    server.pause()
     return on_server
 
 
@@ -72,7 +72,7 @@ def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_s
 ) -> None:
     served("apply", "-f", str(manifest("file:///models/v2")))
     server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
-    server.operator.clear()
+    server.pause()
 
     async def had(cluster: Any) -> None:
         stored = await cluster.experiment("digits-r2")
@@ -191,7 +191,7 @@ def test_no_secret_of_an_address_is_shown(served: Any, manifest: Any) -> None:
 def test_a_return_within_the_window_has_no_steps(served: Any, server: Any, manifest: Any) -> None:
     served("apply", "-f", str(manifest("file:///models/v2", rollout={"strategy": "recreate"})))
     server.serve_revision(2)
-    server.operator.clear()
+    server.pause()
     assert plan(served, manifest(rollout={"rollbackWindow": {}}))["lines"][-1] == (
         "returns to revision 1, within rollbackWindow: all traffic at once, without steps, when all its replicas are ready"
     )
@@ -217,7 +217,7 @@ def test_what_becomes_of_a_rollout_that_is_under_way_is_shown(served: Any, serve
     manual = {"steps": [{"weight": 10, "gate": "manual"}]}
     served("apply", "-f", str(manifest("file:///models/v2", rollout=manual)))
     server.until(lambda cluster: cluster.at_weight(2, 10), "10 % for revision 2")
-    server.operator.clear()
+    server.pause()
     expected = "the rollout of revision 2, which has 10 % of the traffic"
     for policy, line in (("queue", f"waits for the end of {expected}"), ("restart", f"ends {expected}")):
         path = manifest("file:///models/v3", rollout={**manual, "onNewRevision": policy})
@@ -229,7 +229,7 @@ def test_what_becomes_of_a_rollout_that_is_under_way_is_shown(served: Any, serve
         return bool((await cluster.status()).get("queued") == 3)
 
     server.until(waits, "revision 3 waits")
-    server.operator.clear()
+    server.pause()
     assert plan(served, queued)["lines"][-1] == "revision 3 waits until the rollout of revision 2 has ended"
     assert "waits" in next(line for line in served("describe", "digits").out.splitlines() if line.startswith("r3"))
 
@@ -406,7 +406,7 @@ def test_what_is_stored_already_is_refused_by_no_api_server() -> None:
 def test_a_running_rollout_is_ended_by_another_revision(served: Any, server: Any, manifest: Any) -> None:
     served("apply", "-f", str(manifest("file:///models/v2")))
     server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
-    server.operator.clear()
+    server.pause()
     assert plan(served, manifest("file:///models/v2"))["lines"] == [
         "nothing changes",
         "revision 2 is being rolled out: 25 % (manual gate) → 50 % (manual gate) → 100 %",

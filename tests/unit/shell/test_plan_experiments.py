@@ -37,7 +37,7 @@ def served(on_server: Any, server: Any, manifest: Any) -> Any:
     warmup = {"warmup": {"requests": 200, "duration": "1m"}}
     on_server("apply", "-f", str(manifest(runtime={"userConfig": {"threshold": 0.5}}, rollout=warmup)))
     server.serve_revision(1)
-    server.operator.clear()
+    server.pause()
     return on_server
 
 
@@ -147,7 +147,7 @@ def begin(call: Any, server: Any, path: Path) -> None:
         return bool((await cluster.experiment("ab")).get("status", {}).get("phase") == "Running")
 
     server.until(runs, "the experiment runs")
-    server.operator.clear()
+    server.pause()
 
 
 def test_how_long_it_takes_is_shown_by_what_the_last_one_has_counted(served: Any, server: Any, experiment: Any) -> None:
@@ -272,7 +272,7 @@ def test_it_waits_for_a_rollout_and_while_the_spec_is_paused(
 ) -> None:
     served("apply", "-f", str(manifest("file:///models/v2")))
     server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
-    server.operator.clear()
+    server.pause()
     served("apply", "-f", str(manifest("file:///models/v2", paused=True)))
     assert plan(served, experiment())["lines"][0] == (
         "waits until the rollout of revision 2 has ended and spec.paused of ModelDeployment digits is false"

@@ -17,7 +17,7 @@ def rolling(on_server: Any, server: Any, manifest: Any) -> Any:
     for number in (2, 3):
         on_server("apply", "-f", str(manifest(f"file:///models/v{number}")))
         server.until(lambda cluster, n=number: cluster.at_weight(n, 25), "25 %")
-    server.operator.clear()
+    server.pause()
     return on_server
 
 

@@ -37,7 +37,7 @@ def test_promote_walks_the_steps_of_the_candidate(canary: Any, server: Any) -> N
 
 
 def test_a_command_that_is_not_handled_yet_is_not_overwritten(canary: Any, server: Any) -> None:
-    server.operator.clear()
+    server.pause()
     assert canary("promote", "digits", "--no-wait").code == 0
     done = canary("abort", "digits", "--no-wait")
     assert done.code == ExitCode.REFUSED
@@ -72,7 +72,7 @@ def annotations(server: Any) -> Any:
 
 
 def test_of_two_commands_at_once_the_first_stays(canary: Any, server: Any, written_after_reading: Any) -> None:
-    server.operator.clear()
+    server.pause()
     written_after_reading(1, **{COMMAND: THEIRS})
     done = canary("pause", "digits", "--no-wait")
     assert done.code == ExitCode.REFUSED
@@ -89,7 +89,7 @@ def test_what_else_is_written_meanwhile_keeps_no_command_back(
 
 
 def test_whose_command_is_overwritten_is_shown_by_what(canary: Any, server: Any, written_after_reading: Any) -> None:
-    server.operator.clear()
+    server.pause()
     written_after_reading(2, **{COMMAND: THEIRS})
     done = canary("pause", "digits")
     assert done.code == ExitCode.REFUSED
@@ -183,7 +183,7 @@ def test_who_stops_an_experiment_by_its_own_name_is_shown_whose_it_is(canary: An
 
 
 def test_without_an_operator_the_wait_ends_with_code_5(canary: Any, server: Any) -> None:
-    server.operator.clear()
+    server.pause()
     done = canary("promote", "digits", "--timeout", "0.5")
     assert done.code == ExitCode.TIMEOUT
     assert "no operator handled the command within 0.5 s" in done.err
@@ -193,7 +193,7 @@ def test_without_an_operator_the_wait_ends_with_code_5(canary: Any, server: Any)
 def test_what_becomes_of_a_command_is_shown_where_the_api_server_goes_away(
     canary: Any, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.operator.clear()
+    server.pause()
     get, annotate = KubernetesClient.get, KubernetesClient.annotate
     written = False
 
@@ -227,7 +227,7 @@ def test_what_becomes_of_a_command_is_shown_where_the_api_server_goes_away(
 
 
 def test_no_wait_writes_the_annotation_and_returns(canary: Any, server: Any) -> None:
-    server.operator.clear()
+    server.pause()
     done = canary("promote", "digits", "--no-wait")
     ident = done.out.split()[-1]
     stored = server.do(lambda cluster: cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits")))

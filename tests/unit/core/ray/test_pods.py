@@ -221,6 +221,12 @@ def test_the_cache_is_a_pod_s_own_unless_an_administrator_names_a_folder_of_the_
     assert "sundog-cache" not in str(cluster(text)), "a head loads no model"
 
 
+def test_a_user_can_take_no_label_of_the_administrator() -> None:
+    text = "runtimeImage: example.com/runtime:1\nray: {pods: {labels: {zone: restricted}}}"
+    metadata, _, _ = worker(revision(runtime={"podLabels": {"zone": "open", "team": "vision"}}), text)
+    assert (metadata["labels"]["zone"], metadata["labels"]["team"]) == ("restricted", "vision")
+
+
 def test_a_user_can_take_no_label_of_ours() -> None:
     runtime = {"podLabels": {"app.kubernetes.io/name": "sundog-edge", "ray.io/cluster": "other"}}
     refused = find_violations(
@@ -253,6 +259,13 @@ def test_the_head_runs_no_model_and_its_token_comes_from_a_secret() -> None:
         assert int(env_of(container)["RAY_max_direct_call_object_size"]) > 200_000
     assert spec["autoscalerOptions"]["version"] == "v2"
     assert spec["enableInTreeAutoscaling"] is True
+
+
+def test_the_container_with_the_token_runs_the_administrator_s_image_alone() -> None:
+    text = "runtimeImage: example.com/runtime:1"
+    made = pods.make_ray_cluster("vision", "sundog-x-0", [], "example.com/a-user-s:1", installation(text))["spec"]
+    (head,) = made["headGroupSpec"]["template"]["spec"]["containers"]
+    assert (head["image"], made["autoscalerOptions"]["image"]) == ("example.com/a-user-s:1", "example.com/runtime:1")
 
 
 def test_of_the_head_only_the_autoscaler_mounts_the_token_of_the_api_server() -> None:

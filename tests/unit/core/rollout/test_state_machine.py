@@ -584,6 +584,17 @@ def test_the_promotion_names_a_last_gate_without_evidence() -> None:
     assert settle(hurried, LATER * 2, found).verdict.reason.endswith(": step 2 at 50 % by command promote")
 
 
+def test_steps_after_all_traffic_are_taken_before_stable_goes() -> None:
+    steps = [{"weight": 50, "gate": "manual"}, {"weight": 100}, {"pause": {"duration": "1h"}}, {"pause": {}}]
+    status = settle(collecting(steps=steps), LATER, None)
+    for minutes, reached in ((1, 3), (30, 3), (61, 4), (600, 4)):
+        status = steering.execute_command(status, RolloutCommand("a", "promote", 8), T0) if minutes == 1 else status
+        status = settle(status, LATER + timedelta(minutes=minutes), None)
+        assert (index(status), state.canary_weight(status), status.phase) == (reached, 100, "Running")
+    promoted = settle(steering.execute_command(status, RolloutCommand("b", "promote", 8), T0), LATER * 700, None)
+    assert (promoted.phase, promoted.verdict.reason) == ("Concluded", "Promoted: after step 4 at 100 %")
+
+
 def test_an_older_status_without_recorded_steps_is_read() -> None:
     stored = collecting().to_json()
     assert "withoutEvidence" not in stored

@@ -121,7 +121,7 @@ def _make_head(installation: Installation, image: str) -> Json:
             **_make_probes("/api/gcs_healthz", CONTAINER_PORTS["dashboard"]),
         },
     )
-    # The head keeps the account that KubeRay creates for its autoscaler, with permissions for this RayCluster alone.
+    # The head keeps the account that KubeRay creates for its autoscaler. It may change all pods and RayClusters of the namespace.
     own = template.model_copy(update={"service_account_name": ""})
     requirements = PodRequirements(names.labels(names.RAY), volumes=[pods.make_account_volume(_ACCOUNT)])
     return pods.make_pod(own, requirements, [container])
@@ -140,7 +140,12 @@ def _make_probes(path: str, port: int) -> Json:
 
 
 def _make_autoscaler(installation: Installation) -> Json:
-    own = {"env": ray_environment(), "volumeMounts": [pods.make_account_mount(_ACCOUNT)]}
+    # KubeRay would take the head's image, which may be a user's. Only this container has the token of the head's account.
+    own = {
+        "image": installation.runtime_image,
+        "env": ray_environment(),
+        "volumeMounts": [pods.make_account_mount(_ACCOUNT)],
+    }
     container = pods.make_container(installation.ray.pods, own)
     return {
         "version": "v2",
@@ -213,7 +218,8 @@ def _make_worker(
     }
     requirements = PodRequirements(
         labels={
-            **spec.runtime.pod_labels,
+            # Policies may select pods by the administrator's labels.
+            **{key: value for key, value in spec.runtime.pod_labels.items() if key not in installation.ray.pods.labels},
             **names.labels(names.RAY),
             names.LABEL_MODEL_DEPLOYMENT: service,
             names.LABEL_REVISION: str(revision.number),

@@ -39,6 +39,7 @@ from sundog_operator.core.rollout.state import (
     is_held,
     is_over,
     is_traffic_held,
+    step_index,
 )
 from sundog_operator.core.rollout.steering import resume
 from sundog_operator.core.rollout.transitions import (
@@ -217,7 +218,8 @@ def _shift_traffic(status: ExperimentStatus, inputs: RolloutInputs) -> Experimen
             return move_towards_weight(status, reached, inputs.now) if reached > canary_weight(status) else None
     elif inputs.available < step_replicas(step, inputs.replicas):
         return None
-    if step.weight == 100 and gate_in_force(status) == "none":
+    # Stable would be gone for steps that follow at 100 %.
+    if step.weight == 100 and gate_in_force(status) == "none" and step_index(status) == len(status.plan.steps):
         return conclude(status, inputs)
     shifted = with_weight(status, step.weight, inputs.now)
     return count_as_evidence(shifted, inputs) if inputs.evidence is not None and _needs_no_warmup(status) else shifted
