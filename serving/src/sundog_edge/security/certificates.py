@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -57,15 +57,16 @@ def build_pem(files: Mapping[str, bytes]) -> bytes:
             raise SecretError(f"has no file {name}" if files else "is missing or empty")
     try:
         chain = x509.load_pem_x509_certificates(files[CERTIFICATE_FILE])
-    except ValueError:
+    except (ValueError, InternalError):
         raise SecretError(f"{CERTIFICATE_FILE} is not a PEM certificate") from None
     try:
         key = serialization.load_pem_private_key(files[KEY_FILE], password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):
+        # The last one stands for errors of OpenSSL that the library does not know, such as that of an X448 key of another length.
         raise SecretError(f"{KEY_FILE} is not a PEM private key without a password") from None
     try:
         certified = chain[0].public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, InternalError):
         raise SecretError(f"{CERTIFICATE_FILE} has a key of a type that is not supported") from None
     if key.public_key() != certified:
         raise SecretError(f"{KEY_FILE} does not belong to {CERTIFICATE_FILE}")

@@ -154,7 +154,7 @@ def _signing_members(members: Iterable[Any]) -> list[Any]:
 def _token_key(member: Any) -> tuple[str, tuple[str, str | bytes]]:
     try:
         parsed = jwt.PyJWK(member)
-    except (jwt.PyJWTError, AttributeError, TypeError, ValueError):
+    except Exception:  # noqa: BLE001 the library raises more than it documents, such as KeyError for a key without `k`
         raise SecretError("is not readable, or its algorithm is not supported") from None
     key_id = parsed.key_id
     if key_id is not None and not isinstance(key_id, str):

@@ -92,6 +92,7 @@ CURVE = ec.generate_private_key(ec.SECP256R1())
         (jwks(*[{}] * (MAX_KEYS_PER_SET + 1)), f"jwks.json does not have 1 to {MAX_KEYS_PER_SET} keys"),
         (jwks("x"), "key 0 of jwks.json is not readable"),
         (jwks({"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}), "key 0 of jwks.json is not readable"),
+        (jwks({"kty": "oct", "alg": "HS256"}), "key 0 of jwks.json is not readable"),
         (jwks(member(ed25519.Ed25519PrivateKey.generate())), "key 0 of jwks.json is for 'EdDSA'"),
         (jwks(member(CURVE, kid=7)), "key 0 of jwks.json has a kid that is not a string"),
         (jwks(shared(b"k" * 31, alg="HS256")), "key 0 of jwks.json is shared; expected at least 32 bytes"),
@@ -189,6 +190,15 @@ def test_a_certificate_with_an_unsupported_key_is_a_problem():
     pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
     with pytest.raises(SecretError, match=r"tls\.crt has a key of a type that is not supported"):
         build_pem({"tls.crt": pem, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key})
+
+
+def test_a_key_that_openssl_fails_on_is_a_problem():
+    """An X448 key of the length of an X25519 key."""
+    certificate, _, _ = make_self_signed(dt.datetime.now(dt.UTC)).partition(b"-----BEGIN PRIVATE KEY-----")
+    der = bytes.fromhex("302e020100300506032b656f04220420") + bytes(32)
+    pem = b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(der) + b"-----END PRIVATE KEY-----\n"
+    with pytest.raises(SecretError, match=r"tls\.key is not a PEM private key"):
+        build_pem({"tls.crt": certificate, "tls.key": pem})
 
 
 def test_secrets_are_read_from_the_kubelets_layout(tmp_path: Path):
