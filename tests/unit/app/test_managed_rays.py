@@ -577,6 +577,16 @@ async def claim_classes(cluster: Cluster, store: Ref) -> list[str | None]:
     return [each["spec"].get("storageClassName") for each in found["spec"]["volumeClaimTemplates"]]
 
 
+async def replicas_after_refusal(cluster: Cluster, refusal: Exception) -> int:
+    """Ask for two replicas; the pass of the RayCluster ends with the refusal. Return how many Serve was asked for."""
+    await cluster.apply(replicas=2)
+    await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
+    with pytest.raises(type(refusal)):
+        await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
+    (deployment,) = application(cluster, "digits-r1")["deployments"]
+    return int(deployment["num_replicas"])
+
+
 @pytest.mark.parametrize(
     ("error", "replicas"),
     [
@@ -595,12 +605,7 @@ async def test_models_are_deployed_to_a_cluster_whose_change_is_refused(
         raise error
 
     monkeypatch.setattr(cluster.kube, "replace", refuse)
-    await cluster.apply(replicas=2)
-    await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
-    with pytest.raises(type(error)):
-        await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
-    (deployment,) = application(cluster, "digits-r1")["deployments"]
-    assert deployment["num_replicas"] == replicas
+    assert await replicas_after_refusal(cluster, error) == replicas
 
 
 async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> None:
@@ -1402,9 +1407,4 @@ async def test_models_are_deployed_to_a_cluster_whose_budget_is_refused(
         return await apply(obj)
 
     monkeypatch.setattr(cluster.kube, "apply", refuse_budgets)
-    await cluster.apply(replicas=2)
-    await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
-    with pytest.raises(type(refusal)):
-        await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
-    (deployment,) = application(cluster, "digits-r1")["deployments"]
-    assert deployment["num_replicas"] == 2
+    assert await replicas_after_refusal(cluster, refusal) == 2

@@ -41,10 +41,9 @@ def find_logs(state: Path, deployment: Object, revision: int | None = None) -> l
     created = parse_timestamp(meta["creationTimestamp"]).timestamp()
     pattern = re.compile(rf"replica_{re.escape(meta['name'])}-r(\d+)_(?:.*_)?([^_]+)\.log")
     clusters = ObjectDirectories(base, RAY_CLUSTER).all() if base.is_dir() else []
+    own = [each.directory for each in clusters if each.ref.namespace == meta["namespace"]]
     found: list[tuple[float, LogFile]] = []
-    for path in (
-        each for one in clusters if one.ref.namespace == meta["namespace"] for each in one.directory.glob(_FILES)
-    ):
+    for path in (path for directory in own for path in directory.glob(_FILES)):
         match, written = pattern.fullmatch(path.name), path.stat().st_mtime
         if match is not None and revision in (None, int(match[1])) and written >= created:
             found.append((written, LogFile(path, int(match[1]), match[2])))

@@ -315,14 +315,14 @@ async def _answer(kind: Kind, handler: Handler, request: web.Request) -> web.Str
     try:
         _check_dry_run(request)
         return await handler(kind, request)
-    except (SundogError, ValueError) as error:
-        code, status = make_failure_status(error, kind, request.match_info.get("name", ""))
-        return _json_response(status, status=code)
+    except web.HTTPException:
+        raise
     except Exception as error:
-        if isinstance(error, web.HTTPException) or "watch" in request.query:
-            # aiohttp answers with the first, and breaks the connection of a stream that has begun.
-            raise
-        logger.exception("%s %s failed", request.method, request.path)
+        if not isinstance(error, SundogError | ValueError):
+            if "watch" in request.query:
+                # aiohttp breaks the connection of a stream that has begun.
+                raise
+            logger.exception("%s %s failed", request.method, request.path)
         code, status = make_failure_status(error, kind, request.match_info.get("name", ""))
         return _json_response(status, status=code)
 

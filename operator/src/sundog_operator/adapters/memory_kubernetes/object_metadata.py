@@ -1,13 +1,13 @@
 """Sets and checks the parts of an object that belong to the API server: type, name and system metadata."""
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, Literal
 
 import orjson
 
 from sundog_operator.adapters.memory_kubernetes import secrets
 from sundog_operator.errors import Conflict, Invalid
-from sundog_operator.ports import SECRET, Object, Ref
+from sundog_operator.ports import CONFIG_MAP, SECRET, Kind, Object, Ref
 
 Subresource = Literal["", "status"]
 
@@ -20,6 +20,9 @@ _SERVER_FIELDS = (
     "deletionGracePeriodSeconds",
 )
 
+_MAPS: Final[Mapping[Kind, tuple[str, ...]]] = {CONFIG_MAP: ("data", "binaryData"), SECRET: ("data", "stringData")}
+"""Fields that code after the type check reads as maps."""
+
 
 def normalize_object(ref: Ref, obj: Object) -> Object:
     """Return a copy of an object as plain JSON, with its type and name. Raises Invalid."""
@@ -28,7 +31,7 @@ def normalize_object(ref: Ref, obj: Object) -> Object:
     except TypeError as error:
         raise Invalid(str(ref), [str(error)]) from None
     metadata: dict[str, Any] = copy.get("metadata") or {}
-    if found := [*_type_violations(metadata), *(secrets.find_type_violations(copy) if ref.kind == SECRET else ())]:
+    if found := [*_type_violations(metadata), *_map_violations(copy, _MAPS.get(ref.kind, ()))]:
         raise Invalid(str(ref), found)
     metadata.pop("managedFields", None)
     metadata |= _identity(ref)
@@ -42,9 +45,7 @@ def _type_violations(metadata: Any) -> Iterator[str]:
     if not isinstance(metadata, dict):
         yield f"metadata: {type(metadata).__name__}; expected an object"
         return
-    for field in ("labels", "annotations"):
-        if not isinstance(metadata.get(field) or {}, dict):
-            yield f"metadata.{field}: {type(metadata[field]).__name__}; expected an object, such as {{team: search}}"
+    yield from _map_violations(metadata, ("labels", "annotations"), "metadata.")
     for field, type_, expected in (("finalizers", str, "strings"), ("ownerReferences", dict, "objects")):
         items = metadata.get(field) or []
         if not isinstance(items, list) or not all(isinstance(item, type_) for item in items):
@@ -53,6 +54,12 @@ def _type_violations(metadata: Any) -> Iterator[str]:
             for position, item in enumerate(items):
                 if not isinstance(item.get("uid"), str):
                     yield f"metadata.ownerReferences[{position}].uid: {_describe_type(item.get('uid'))}; expected a string"
+
+
+def _map_violations(obj: Object, fields: Iterable[str], prefix: str = "") -> Iterator[str]:
+    for field in fields:
+        if not isinstance(obj.get(field) or {}, dict):
+            yield f"{prefix}{field}: {type(obj[field]).__name__}; expected an object, such as {{key: value}}"
 
 
 def _describe_type(value: Any) -> str:

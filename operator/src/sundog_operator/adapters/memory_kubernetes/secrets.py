@@ -14,13 +14,6 @@ _TLS = "kubernetes.io/tls"
 _TLS_KEYS = ("tls.crt", "tls.key")
 
 
-def find_type_violations(obj: Object) -> Iterator[str]:
-    """Yield one line per map of a Secret that is no map."""
-    for field in ("data", "stringData"):
-        if not isinstance(obj.get(field) or {}, dict):
-            yield f"{field}: {type(obj[field]).__name__}; expected an object, such as {{key: value}}"
-
-
 def fold_string_data(obj: Object) -> None:
     """Move the texts of `stringData` into `data`, in place. A value that is not text stays, and validation rejects it."""
     obj.setdefault("type", "Opaque")

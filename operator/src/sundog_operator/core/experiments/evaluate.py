@@ -138,9 +138,9 @@ def _evaluate_pair(
 ) -> tuple[MetricStatus, ...]:
     """Return the status of each guardrail of one arm, compared with control over the epochs in which both have traffic."""
     load, found = _load_ratio(status, pair.arm, replicas), {}
+    epochs, shares = _compared_epochs(status, pair)
     for is_latency in (False, True):
         own = _limits_of_kind(status, limits, pair, is_latency=is_latency)
-        epochs, shares = _compared_epochs(status, pair)
         counted = epoch_counts.collect_epochs(pair, own, epochs, shares, collected)
         for metric in metric_status.evaluate_metrics(pair, own, epochs, counted, collected, load):
             found[metric.name] = _suspend_under_load(status, metric, load) if is_latency else metric
@@ -157,17 +157,18 @@ def _limits_of_kind(
     listed, but no latency of an overloaded arm.
     """
     own = tuple(each for each in limits.guardrails if is_latency_metric(each.metric) == is_latency)
-    loaded_arm = pair.arm if is_latency else ""
-    tested, unlisted = [each for each in status.evidence_epochs if each.tested], state.unlisted_epochs(status)
-    overloaded = sum(loaded_arm in (each.overloaded or ()) for each in tested)
-    unfit = sum(
-        each.troubled or (each in tested and loaded_arm in (each.underloaded or ())) for each in status.evidence_epochs
-    )
+    loaded_arm, unlisted = pair.arm if is_latency else "", state.unlisted_epochs(status)
+    overloaded = [each for each in status.evidence_epochs if each.tested and loaded_arm in (each.overloaded or ())]
+    unfit = [
+        each
+        for each in status.evidence_epochs
+        if each.troubled or (each.tested and loaded_arm in (each.underloaded or ()))
+    ]
     share = limits.levels.harm_error_share * len(own) / max(1, len(limits.guardrails))
     levels = replace(
         limits.levels,
-        gate_error_share=error_shares.evidence_share(unlisted + unfit),
-        harm_error_share=share * error_shares.evidence_share(unlisted + overloaded),
+        gate_error_share=error_shares.evidence_share(unlisted + len(unfit)),
+        harm_error_share=share * error_shares.evidence_share(unlisted + len(overloaded)),
     )
     return replace(limits, guardrails=own, levels=levels, loaded_arm=loaded_arm)
 

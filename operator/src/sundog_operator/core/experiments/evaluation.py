@@ -57,7 +57,8 @@ class ExperimentEvaluation:
         feedback_problem: why outcomes from edges cannot be used; None if they can, or if there are none.
         data_loss: why too much data is missing for a winner; None if there is enough.
         ignored_outcomes_message: sentence about outcomes that no arm counts; empty if they are few.
-        loads: load of a replica of each active arm relative to one of stable, NaN if unknown; empty without metrics of the edge.
+        loads: load of a replica of each active arm relative to one of stable, NaN if unknown; empty without metrics of the edge and
+            latency guardrails.
         has_equal_blocks: whether the epochs in which replicas had equal load have enough blocks for a verdict.
         guardrails: the plan's guardrails, with those latency thresholds that are known.
     """

@@ -198,9 +198,9 @@ def edge_harm_share(status: ExperimentStatus) -> float:
     return arm_pair.edge_harm_share(tested_guardrails(status.plan.guardrails), planned_outcomes(status, GUARDRAIL))
 
 
-def _alpha(status: ExperimentStatus) -> float:
-    """Return the error of each direction for the present set of evidence."""
-    return (status.plan.alpha or DEFAULT_ALPHA) * state.evidence_share(status)
+def _alpha(status: ExperimentStatus, *, equal_load: bool = False) -> float:
+    """Return the error of each direction for the present set of evidence; `equal_load` as of `state.evidence_share`."""
+    return (status.plan.alpha or DEFAULT_ALPHA) * state.evidence_share(status, equal_load=equal_load)
 
 
 def _evidence(status: ExperimentStatus, names: Sequence[str]) -> Iterator[tuple[EvidenceEpoch, list[int]]]:
@@ -311,8 +311,7 @@ def _secondary_metrics(
     )
     findings = [next(evaluated) if each.metric is None else of_edge[SECONDARY, each.name] for each in planned]
     by_edge = any(each.metric is not None for each in planned)
-    share = state.evidence_share(status, equal_load=by_edge)
-    discoveries = set(outcome_comparison.find_discoveries(findings, (status.plan.alpha or DEFAULT_ALPHA) * share))
+    discoveries = set(outcome_comparison.find_discoveries(findings, _alpha(status, equal_load=by_edge)))
     for arm_index, name in enumerate(names[1:], start=1):
         for index, by_arm in enumerate(findings):
             finding = by_arm[arm_index - 1]

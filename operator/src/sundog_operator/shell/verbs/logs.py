@@ -125,7 +125,7 @@ async def _await_errors(running: dict[tuple[str, int], asyncio.Task[None]], seco
 async def _find_pods_again(server: ServerConnection, ref: Ref, revision: int | None) -> list[tuple[str, int]]:
     """Return the pods of the ModelDeployment as it is now: a new revision can have replicas in those of another RayCluster.
 
-    None while the API server does not answer, as streams go on then. Raises Forbidden, and CommandFailed if it was deleted.
+    No pods while the API server does not answer: streams that are open go on. Raises Forbidden, and CommandFailed if it was deleted.
     """
     try:
         obj = await server.kube.get(ref)

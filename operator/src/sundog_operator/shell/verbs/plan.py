@@ -145,11 +145,10 @@ async def _preview(server: ServerConnection, document: ManifestObject, documents
     """Preview a ModelDeployment of `documents`, which are applied together."""
     namespace = document.ref.namespace
     stored, dependencies = await server.kube.get(document.ref), await _make_dependencies(server, namespace)
-    desired = make_new_object(document.object) if stored is None else _with_spec(stored, document.object.get("spec"))
     dry_run = await _dry_run_apply(server, document)
     if dry_run.problems:
-        return _refuse(document, stored, desired, dry_run, describe_kept_revision(stored))
-    observed = await observe(dependencies, desired)
+        return _refuse(document, stored, dry_run, describe_kept_revision(stored))
+    observed = await observe(dependencies, _make_desired(document, stored))
     secrets = {
         each.ref.name: _secret_keys(each.object)
         for each in documents
@@ -168,6 +167,11 @@ def _secret_keys(secret: Object) -> frozenset[str]:
     """Return the keys of a Secret of a manifest. The API server refuses maps of another type."""
     maps = (secret.get("data"), secret.get("stringData"))
     return frozenset(key for each in maps if isinstance(each, dict) for key in each)
+
+
+def _make_desired(document: ManifestObject, stored: Object | None) -> Object:
+    """Return the object as it would be after an apply."""
+    return make_new_object(document.object) if stored is None else _with_spec(stored, document.object.get("spec"))
 
 
 def _with_spec(stored: Object, spec: Any) -> Object:
@@ -189,11 +193,9 @@ async def _dry_run_apply(server: ServerConnection, document: ManifestObject) -> 
         return _DryRun(problems=(reason,))
 
 
-def _refuse(
-    document: ManifestObject, stored: Object | None, desired: Object, dry_run: _DryRun, kept: tuple[str, ...]
-) -> Preview:
+def _refuse(document: ManifestObject, stored: Object | None, dry_run: _DryRun, kept: tuple[str, ...]) -> Preview:
     """Preview an object that the API server refuses, in our own words where there are some."""
-    ref, own = document.ref, find_server_violations(document.object, desired, stored)
+    ref, own = document.ref, find_server_violations(document.object, _make_desired(document, stored), stored)
     name, problems = f"{ref.namespace}/{ref.name}", own or dry_run.problems
     return Preview(name, "refused", lines=kept, problems=problems, kind=ref.kind.kind)
 
@@ -229,10 +231,7 @@ async def _preview_experiment(
     stored, dependencies = await server.kube.get(document.ref), await _make_dependencies(server, namespace)
     dry_run = await _dry_run_apply(server, document)
     if dry_run.problems:
-        desired = (
-            make_new_object(document.object) if stored is None else _with_spec(stored, document.object.get("spec"))
-        )
-        return _refuse(document, stored, desired, dry_run, describe_kept_plan(stored))
+        return _refuse(document, stored, dry_run, describe_kept_plan(stored))
     name = (document.object.get("spec") or {}).get("modelDeployment")
     ref = Ref(MODEL_DEPLOYMENT, namespace, name) if isinstance(name, str) and name else None
     deployment = await server.kube.get(ref) if ref is not None else None
