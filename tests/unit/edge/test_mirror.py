@@ -285,9 +285,32 @@ def test_binary_tensors_are_compared_as_numbers() -> None:
     assert not any(
         answers_agree(forgiving, one, another) for one, another in itertools.permutations((endless, finite, other), 2)
     )
-    assert (
-        answers_agree(Comparator(), binary(("BYTES", [1], b"\1\0\0\0a")), binary(("BYTES", [1], b"\1\0\0\0b"))) is False
-    )
+
+
+@pytest.mark.parametrize(
+    ("datatype", "one", "other"),
+    [
+        ("BYTES", b"\1\0\0\0a", b"\1\0\0\0b"),
+        ("BYTES", b"\2\0\0\0ab\0\0\0\0", b"\1\0\0\0a\1\0\0\0b"),
+        ("BYTES", b"\1\0\0\0\xfe", b"\1\0\0\0\xff"),
+        ("FP8", b"\1\2", b"\1\3"),
+    ],
+    ids=str,
+)
+def test_binary_texts_and_unknown_types_are_no_numbers(datatype: str, one: bytes, other: bytes) -> None:
+    stable, candidate = (binary((datatype, [2], data)) for data in (one, other))
+    for comparator in (Comparator(), Comparator(kind="tolerance", atol=99.0, rtol=9.0)):
+        assert answers_agree(comparator, stable, stable)
+        assert answers_agree(comparator, stable, candidate) is False
+    assert answers_agree(Comparator(kind="argmax"), stable, candidate) is None
+
+
+def test_binary_texts_equal_those_in_json() -> None:
+    data = "$.outputs[0].data"
+    texts = plain({"outputs": [{"data": ["\u00e4b", ""]}]})
+    assert answers_agree(Comparator(path=data), binary(("BYTES", [2], b"\3\0\0\0\xc3\xa4b\0\0\0\0")), texts)
+    for damaged in (b"\3\0\0\0ab", b"\1\0"):
+        assert answers_agree(Comparator(path=data), binary(("BYTES", [1], damaged)), texts) is None
 
 
 def test_bfloat16_is_compared_as_numbers() -> None:

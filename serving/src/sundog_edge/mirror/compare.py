@@ -120,13 +120,26 @@ def _with_tensors(document: Any, tail: bytes) -> Any:
 
 
 def _read_tensor(datatype: str, data: bytes) -> list[Any]:
-    """Return the numbers of a tensor; the bytes of a type without numbers, such as BYTES."""
+    """Return the numbers or texts of a tensor; one text for an unknown type. Raises struct.error for another size."""
+    if datatype == "BYTES":
+        return list(_split_texts(data))
     if datatype == "BF16":
         datatype, data = "FP32", _widen(data)
     letter = _STRUCT_FORMATS.get(datatype)
     if letter is None:
-        return list(data)
+        return [data.hex()]
     return list(struct.unpack(f"<{len(data) // struct.calcsize(letter)}{letter}", data))
+
+
+def _split_texts(data: bytes) -> Iterator[str]:
+    """Yield the texts of a BYTES tensor. The length of each is before it, in four bytes."""
+    start = 0
+    while start < len(data):
+        (size,) = struct.unpack_from("<I", data, start)
+        (text,) = struct.unpack_from(f"{size}s", data, start + 4)
+        # Other bytes than UTF-8 stay different from every text.
+        yield text.decode(errors="surrogateescape")
+        start += 4 + size
 
 
 def _widen(data: bytes) -> bytes:
