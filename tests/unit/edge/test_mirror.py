@@ -196,10 +196,14 @@ def test_equality_is_that_of_json(one: Any, other: Any, same: bool) -> None:
         ),
         ([1, 1, 1], [2, 2, 2], True),
         ([1, 2], "a", False),
+        ({"outputs": [{"data": [3], "shape": [1]}]}, {"outputs": [{"data": [7], "shape": [1]}]}, False),
+        ({"outputs": [{"data": [3, 7], "shape": [2, 1]}]}, {"outputs": [{"data": [3.0, 7.0], "shape": [2, 1]}]}, True),
+        ({"outputs": [{"data": [3, 7], "shape": [2, 1]}]}, {"outputs": [{"data": [3, 8], "shape": [2, 1]}]}, False),
+        ([[1]], [[0, 1]], False),
     ],
     ids=str,
 )
-def test_argmax_compares_indexes_only(one: Any, other: Any, same: bool) -> None:
+def test_argmax_compares_indexes_of_rows_and_the_number_of_a_row_with_one(one: Any, other: Any, same: bool) -> None:
     assert answers_agree(Comparator(kind="argmax"), plain(one), plain(other)) == same
 
 

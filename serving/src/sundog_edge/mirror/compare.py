@@ -189,10 +189,15 @@ def _is_close(one: Any, other: Any, atol: float, rtol: float) -> bool:
 
 
 def _has_same_argmax(one: Any, other: Any) -> bool:
-    expected = [_argmax(row) for row in _rows(one)]
+    expected = [_decision(row) for row in _rows(one)]
     if not expected:
         raise Incomparable("stable's answer has no array of numbers")
-    return expected == [_argmax(row) for row in _rows(other)]
+    return _is_equal(expected, [_decision(row) for row in _rows(other)])
+
+
+def _decision(row: Sequence[float]) -> int | list[float]:
+    """Return what a row decides: the place of its largest number, or a single number itself, such as a label or one probability."""
+    return [*row] if len(row) == 1 else _argmax(row)
 
 
 def _argmax(row: Sequence[float]) -> int:

@@ -19,7 +19,7 @@ class PartComparator(_ComparedPart):
     """When a part of two answers to the same request agrees.
 
     `exact` compares JSON values. `tolerance` allows `atol + rtol·|stable's number|` for each number. `argmax` wants the largest
-    number of each row in the same place. `path` selects the part; empty selects the whole answer.
+    number of each row in the same place, and a row's only number to be equal. `path` selects the part; empty selects the whole answer.
     """
 
     kind: Literal["exact", "tolerance", "argmax"] = "exact"
