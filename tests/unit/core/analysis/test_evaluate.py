@@ -146,6 +146,19 @@ def test_a_gate_passes_only_a_candidate_that_is_known_to_answer_in_time(slower: 
     assert metric(judge(at_step(1), timed(rows, 0, 6000)), "latencyP95").verdict == "Passed", "without a longest time"
 
 
+@pytest.mark.parametrize(
+    ("answers", "verdict"), [(True, "Passed"), (False, "Undecided")], ids=["ended worker", "silent edge"]
+)
+def test_requests_of_ended_workers_are_forgotten_with_their_times(answers: bool, verdict: str) -> None:
+    before, now = timed(GOOD, 6000, 0), timed([{**each, "boot": "b2"} for each in GOOD], 6000, 0)
+    status, reports = at_step(1, LONGEST), (now,) if answers else (silent(), replace(now, pod="edge-1"))
+    look = CountScope([each.number for each in status.evidence_epochs], status.epoch.number, NOW, 30)
+    known = take((before, reports[-1]), look)
+    counted = counters.update_counters(known, reports, counters.collect_blocks(ATTEMPT, reports), look)
+    result = metric(evaluate.evaluate_rollout(status, collected(counted, reports)), "latencyP95")
+    assert (result.verdict, "6000 of 12000 requests" in result.message) == (verdict, not answers)
+
+
 def test_requests_of_unknown_latency_count_as_slow_and_rejections_do_not() -> None:
     rows = arms(2, {"ok": 270, "client4xx": 30, "slow": 15}, {"ok": 90, "client4xx": 10, "slow": 1})
     assert metric(judge(at_step(1, LONGEST), timed(rows, 5400, 0)), "latencyP95").verdict == "Passed"

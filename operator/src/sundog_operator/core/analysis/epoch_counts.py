@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sundog_operator.api import (
@@ -215,10 +215,20 @@ def later_than_allowed(
 
     A request may have taken longer unless it was answered in time or rejected. Edges count thresholds to the microsecond, other times by
     bucket, and not by block: so these are all requests until now. New slow requests only keep a gate closed.
+
+    Buckets are not stored. The requests of processes that report no more are left out with their buckets, or all would seem to have taken
+    longer. Those of an edge that does not answer are kept.
     """
     longest = {each.metric: each.max_microseconds for each in limits.guardrails if each.max_microseconds is not None}
     newest = next((each.number for each in reversed(epochs) if decides(limits, each)), 0)
-    tally, attempt = collected.tallies.of(newest, pair.arm, collected.present), collected.tallies.attempt
+    present, unanswered = collected.present, {report.pod for report in collected.reports if report.evidence is None}
+    sources = {
+        source: rows
+        for source, rows in collected.tallies.sources.items()
+        if source in present or source.partition("/")[0] in unanswered
+    }
+    tally = replace(collected.tallies, sources=sources).of(newest, pair.arm, present)
+    attempt = collected.tallies.attempt
     return {
         metric: (
             max(
