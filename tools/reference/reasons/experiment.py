@@ -97,7 +97,6 @@ EXPERIMENT_CONDITIONS: Final = (
             ReasonText(
                 "False", "Inconclusive", "A step took longer than `maxDuration`, and `onInconclusive` is `rollback`."
             ),
-            ReasonText("False", "NoData", "An arm had no requests, and `onNoData` is `rollback`."),
             ReasonText("False", "SampleRatioMismatch", "For 5 minutes, requests did not reach the arms by weight."),
             ReasonText(
                 "False",

@@ -145,6 +145,8 @@ def describe_pause(status: ExperimentStatus) -> str:
         case PauseReason.INCONCLUSIVE:
             message = status.paused.message if status.paused else ""
             return f"paused because it took too long: {message or describe_missing_evidence(status)}"
+        case PauseReason.NO_DATA if gate_in_force(status) == SHADOW and status.paused is not None:
+            return f"paused because it took too long: {status.paused.message or describe_missing_evidence(status)}"
         case PauseReason.NO_DATA:
             return "paused because an arm has no requests"
         case PauseReason.PROGRESS_DEADLINE_EXCEEDED:

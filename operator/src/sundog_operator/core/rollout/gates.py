@@ -191,7 +191,16 @@ def _apply_policy(status: ExperimentStatus, inputs: RolloutInputs, policy: str, 
             # The policy replaces evidence, but not the checks of Prometheus.
             return None if unmet else _advance_by_policy(updated, inputs, reason)
         case _:
-            return updated.model_copy(update={"paused": PauseStatus(reason=reason, since=inputs.now, message=unmet)})
+            return updated.model_copy(
+                update={"paused": PauseStatus(reason=reason, since=inputs.now, message=_pause_message(updated, reason))}
+            )
+
+
+def _pause_message(status: ExperimentStatus, reason: str) -> str:
+    """Return what a step that is paused for its time lacked; empty if its metrics say it."""
+    if reason == PauseReason.NO_DATA and status.shadow is not None and gate_in_force(status) == SHADOW:
+        return status.shadow.message
+    return prometheus_checks.find_blocking_check(status)
 
 
 def _advance_by_policy(status: ExperimentStatus, inputs: RolloutInputs, reason: str) -> ExperimentStatus | None:
