@@ -231,7 +231,7 @@ def test_no_number_is_no_success_and_inconclusive_in_the_end(policy: str, phase:
     assert (walk.status.phase, walk.status.paused.reason if walk.status.paused else "") == (phase, paused)
     assert walk.at == {"pause": (1, 25), "rollback": (1, 0), "promote": (2, 50)}[policy]
     if policy == "pause":
-        result = "paused because it took too long: check oom cannot reach Prometheus: Refused: 5 times in a row"
+        result = "paused because check oom cannot reach Prometheus: Refused: 5 times in a row"
         assert explanations.describe_pause(walk.status) == result
     passed = [(each.step, each.by) for each in walk.status.without_evidence or ()]
     by = "onInconclusive: promote, because check oom has no number"
@@ -268,6 +268,14 @@ def test_a_failing_check_is_not_passed_for_taking_too_long() -> None:
     assert walk.at == (1, 25)
     walk.ticks(6, oom=0)
     assert walk.status.phase == state.CONCLUDED
+
+
+def test_a_step_that_took_too_long_names_the_check_that_it_waited_for() -> None:
+    step = {"weight": 25, "minDuration": "0s", "maxDuration": "2m"}
+    walk = Walk(step, guardrails=[OOM], warmup={"duration": "0s"})
+    walk.minutes(2, oom=1)
+    walk.ticks(12)
+    assert explanations.describe_pause(walk.status).startswith("paused because it took too long: check oom gives 1, ")
 
 
 def test_an_analysis_ends_after_so_many_good_checks() -> None:

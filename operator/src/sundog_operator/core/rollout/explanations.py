@@ -143,10 +143,9 @@ def describe_pause(status: ExperimentStatus) -> str:
     """Describe why the rollout is paused."""
     match status.paused.reason if status.paused else PauseReason.MANUAL:
         case PauseReason.INCONCLUSIVE:
-            message = status.paused.message if status.paused else ""
-            return f"paused because it took too long: {message or describe_missing_evidence(status)}"
-        case PauseReason.NO_DATA if gate_in_force(status) == SHADOW and status.paused is not None:
-            return f"paused because it took too long: {status.paused.message or describe_missing_evidence(status)}"
+            return _describe_long_step(status)
+        case PauseReason.NO_DATA if gate_in_force(status) == SHADOW:
+            return _describe_long_step(status)
         case PauseReason.NO_DATA:
             return "paused because an arm has no requests"
         case PauseReason.PROGRESS_DEADLINE_EXCEEDED:
@@ -157,6 +156,12 @@ def describe_pause(status: ExperimentStatus) -> str:
             return f"paused until {names.STABLE} has been healthy for 5 minutes: {status.paused.message}"
         case _:
             return "paused by command"
+
+
+def _describe_long_step(status: ExperimentStatus) -> str:
+    """Describe why a step paused that evidence or copies decide. Without a message, its time is over and its metrics say why."""
+    message = status.paused.message if status.paused else ""
+    return f"paused because {message or f'it took too long: {describe_missing_evidence(status)}'}"
 
 
 def _describe_evidence_gate(status: ExperimentStatus) -> str:

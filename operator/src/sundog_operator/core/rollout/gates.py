@@ -197,10 +197,11 @@ def _apply_policy(status: ExperimentStatus, inputs: RolloutInputs, policy: str, 
 
 
 def _pause_message(status: ExperimentStatus, reason: str) -> str:
-    """Return what a step that is paused for its time lacked; empty if its metrics say it."""
+    """Return why a step is paused; empty if its metrics say it."""
     if reason == PauseReason.NO_DATA and status.shadow is not None and gate_in_force(status) == SHADOW:
-        return status.shadow.message
-    return prometheus_checks.find_blocking_check(status)
+        return f"it took too long: {status.shadow.message}"
+    unmet = prometheus_checks.find_blocking_check(status)
+    return f"it took too long: {unmet}" if unmet and reason == PauseReason.INCONCLUSIVE else unmet
 
 
 def _advance_by_policy(status: ExperimentStatus, inputs: RolloutInputs, reason: str) -> ExperimentStatus | None:
