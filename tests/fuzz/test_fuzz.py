@@ -135,7 +135,7 @@ def test_no_bytes_get_anything_but_a_documented_answer(target: str, tmp_path: Pa
     corpus.mkdir()
     for number, seed in enumerate(SEEDS[target]):
         (corpus / str(number)).write_bytes(seed)
-    options = (f"-runs={RUNS}", "-seed=1", "-max_len=4096", "-timeout=10", "-rss_limit_mb=4096")
+    options = (f"-runs={RUNS}", "-seed=1", "-max_len=4096", f"-timeout={patience(10):.0f}", "-rss_limit_mb=4096")
     done = subprocess.run(
         [sys.executable, str(FOLDER / "targets.py"), target, *options, str(corpus)],
         cwd=tmp_path,
