@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from math import nextafter
 from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema
+import numpy as np
 import orjson
 import pytest
 import schemathesis
@@ -88,6 +90,17 @@ def test_requests_that_the_schema_refuses_are_refused(body: Any) -> None:
     assert not jsonschema.Draft202012Validator(schema).is_valid(body)
     with pytest.raises(Problem):
         decode_plain(ONE, orjson.dumps(body))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_numbers_are_refused_from_where_they_are_rounded_to_infinity(dtype: str) -> None:
+    model = model_of(TensorSpec("x", dtype, (-1,)))
+    schema = document_of(model)["paths"]["/"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    largest = schema["anyOf"][0]["properties"]["inputs"]["anyOf"][0]["items"]["maximum"]
+    for number in (largest, -largest):
+        assert np.isfinite(decode_plain(model, orjson.dumps({"inputs": [number]})).batch).all()
+        with pytest.raises(Problem, match=f"of {dtype}"):
+            decode_plain(model, orjson.dumps({"inputs": [nextafter(number, 2 * number)]}))
 
 
 def test_large_inputs_and_unknown_ones_have_no_example() -> None:

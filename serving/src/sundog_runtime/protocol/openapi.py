@@ -4,7 +4,7 @@ JSON Schema cannot express all rules, such as that a tensor has as many values a
 and answers 400.
 """
 
-from math import prod
+from math import nextafter, prod
 from typing import Any
 
 import numpy as np
@@ -215,8 +215,14 @@ def _scalar(spec: TensorSpec) -> Json:
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
-    largest = float(np.finfo(dtype).max)
+    largest = _largest(np.finfo(dtype))
     return {"type": ["number", "null"] if spec.allow_nan else "number", "minimum": -largest, "maximum": largest}
+
+
+def _largest(limits: np.finfo[Any]) -> float:
+    """Return the largest number that a dtype rounds to a finite one: less than half a step beyond its largest value."""
+    half_step = 2.0 ** (limits.maxexp - limits.nmant - 2)
+    return nextafter(float(limits.max) + half_step, 0.0)
 
 
 def _has_example(inputs: tuple[TensorSpec, ...]) -> bool:
