@@ -118,15 +118,6 @@ def assert_still_open(team: Team) -> None:
     assert logs(team).splitlines()[-1] == "open"
 
 
-def evict(team: Team, pod: Json) -> str:
-    """Evict a pod as `kubectl drain` does, by the eviction API. Return why it was refused; empty if it was not."""
-    name = pod["metadata"]["name"]
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": NAMESPACE}}
-    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction"
-    done = team.serving.kubectl.run("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
-    return "" if done.returncode == 0 else done.stderr
-
-
 def test_a_scale_down_lets_them_end(team: Team) -> None:
     with running_requests(team):
         edit(team, replicas=1)
@@ -168,9 +159,9 @@ def test_a_reload_of_haproxy_lets_them_end(team: Team) -> None:
 def test_the_drain_of_a_node_lets_them_end(team: Team) -> None:
     with running_requests(team):
         (worker, other), edge = team.workers(name=NAME), team.edges()[0]
-        assert evict(team, worker) == ""
-        assert "disruption budget" in evict(team, other)
-        assert evict(team, edge) == ""
+        assert team.evict(worker) == ""
+        assert "disruption budget" in team.evict(other)
+        assert team.evict(edge) == ""
         team.until(lambda: is_terminating(team, worker) and is_terminating(team, edge), "both to end")
         assert_still_open(team)
     team.until(lambda: len(team.edges()) == 2, "two edges")

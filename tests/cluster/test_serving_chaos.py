@@ -28,7 +28,9 @@ STEPS = [{"weight": weight, "gate": "time", "minDuration": "10s"} for weight in 
 # Both replicas of the candidate have traffic, and it waits for all that is to be lost.
 HELD = [{"weight": 60, "gate": "manual"}]
 SEED = int(os.environ.get("SUNDOG_CHAOS_SEED") or random.randrange(2**32))
-"""Of the moments at which operators die. The test prints it, and takes one that was printed."""
+"""Of the moments at which operators die, and of the order of changes. The tests print it, and take one that was printed."""
+CHANGES_S = 60 * float(os.environ.get("SUNDOG_CHAOS_MINUTES", "30"))
+"""Time in which random changes begin. Each kind of them comes once at least."""
 
 needs_store = pytest.mark.skipif(not has_store(), reason="neither valkey-server nor redis-server is installed")
 
@@ -203,3 +205,82 @@ def test_a_worker_that_goes_loses_nothing_and_is_replaced(digits: Team, traffic:
     digits.until(lambda: is_ready(digits.workers(), but=gone, count=len(workers)), "another worker")
     digits.until(lambda: replicas(digits, "stable") == len(workers), "as many replicas as before")
     assert digits.condition_state("Ready")[0] == "True"
+
+
+def scale(team: Team, points: random.Random) -> None:
+    count = points.randint(1, 3)
+    team.kubectl("scale", "mdep/digits", f"--replicas={count}")
+    team.until(lambda: team.status()["stable"]["replicas"] == count, f"{count} replicas wanted")
+
+
+def promote(team: Team, points: random.Random) -> None:
+    team.until_stable(roll_out(team))
+
+
+def abort(team: Team, points: random.Random) -> None:
+    """Abort a rollout in its middle, and take the change out of the manifest, as a team does in Git."""
+    before = model(team)
+    roll_out(team, HELD)
+    team.until_canary(60)
+    team.sundog("abort", "digits")
+    team.until(lambda: "candidate" not in team.status(), "the end of the rollout")
+    team.apply(manifest(team, before, HELD))
+
+
+def drain(team: Team, points: random.Random) -> None:
+    """Evict an edge and a worker, as a drain of their node does. A lone worker has no other that could answer meanwhile."""
+    workers = team.workers()
+    evict(team, points.choice(team.edges()))
+    if len(workers) > 1:
+        evict(team, points.choice(workers))
+
+
+def evict(team: Team, pod: Json) -> None:
+    team.until(lambda: team.evict(pod) == "", "an eviction that the budget allows")
+
+
+def lose_worker(team: Team, points: random.Random) -> None:
+    workers = team.workers()
+    if len(workers) > 1:
+        delete(team, points.choice(workers))
+
+
+def lose_operator(team: Team, points: random.Random) -> None:
+    team.until(team.serving.kill_leader, "a leader to kill")
+
+
+def until_calm(team: Team) -> None:
+    """Wait until all is over that the last change began: no rollout, as many pods as replicas, and none that ends."""
+
+    def is_calm() -> bool:
+        status, wanted = team.status(), team.get()["spec"]["replicas"]
+        pods = [*team.workers(), *team.edges()]
+        return (
+            "candidate" not in status
+            and replicas(team, "stable") == wanted
+            and is_ready(pods, but="", count=wanted + 2)
+            and not any("deletionTimestamp" in pod["metadata"] for pod in pods)
+            and team.condition_state("Ready")[0] == "True"
+        )
+
+    team.until(is_calm, "an end of the last change")
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(CHANGES_S + patience(2 * 900))
+def test_half_an_hour_of_random_changes_loses_no_request(digits: Team, traffic: Traffic) -> None:
+    """Scales, rollouts, drains and losses in a random order, each while a random number of further clients ask."""
+    if digits.serving.cluster.instance is None:
+        pytest.skip("the operator's processes are not on this machine")
+    changes = [scale, promote, abort, drain, lose_worker, lose_operator]
+    points, began, made = random.Random(SEED), time.monotonic(), 0
+    sys.stdout.write(f"SUNDOG_CHAOS_SEED={SEED}\n")
+    while made < len(changes) or time.monotonic() - began < CHANGES_S:
+        for change in points.sample(changes, len(changes)):
+            with digits.traffic(clients=points.randint(1, 8), pod="digits-burst") as burst:
+                change(digits, points)
+                burst.more(points.randint(20, 200))
+                until_calm(digits)
+            made += 1
+            sys.stdout.write(f"{time.monotonic() - began:.0f} s: {change.__name__}\n")
+    sys.stdout.write(f"{made} changes, {traffic.counts()['sent']} requests\n")

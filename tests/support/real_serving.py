@@ -355,6 +355,18 @@ class Team:
     def edges(self) -> "list[Json]":
         return self.pods(f"{names.LABEL_NAME}={names.EDGE}")
 
+    def evict(self, pod: Json) -> str:
+        """Evict a pod as `kubectl drain` does, by the eviction API. Return why it was refused; empty if it was not."""
+        name = pod["metadata"]["name"]
+        eviction = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": self.namespace},
+        }
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/eviction"
+        done = self.serving.kubectl.run("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+        return "" if done.returncode == 0 else done.stderr
+
     @contextlib.contextmanager
     def traffic(
         self,
@@ -365,13 +377,14 @@ class Team:
         slow: int = 0,
         users: int = 0,
         metric: str = "",
+        pod: str = "",
     ) -> Iterator["Traffic"]:
         """Clients in a pod that ask by the name of the Service as long as the block runs, and so many more that take seconds for a request.
 
         They do so for so many users, and report as `metric` once for each whether a digit was read wrongly. No request of theirs may fail
-        but those that the revision `failing` answers.
+        but those that the revision `failing` answers. More clients at the same time need a name of their own for their pod.
         """
-        pod = f"{name}-clients"
+        pod = pod or f"{name}-clients"
         url = f"http://{name}.{self.namespace}.svc/"
         numbers = map(str, (clients, pause_s, slow, users, *filter(None, [metric])))
         spec = pod_spec("python", digit_traffic.__file__, url, *numbers)
