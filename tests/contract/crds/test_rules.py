@@ -158,6 +158,7 @@ SCHEMES = "; expected a URI that starts with one of file://, pvc://, s3://, gs:/
 ONE_STEP = "expected exactly one of weight, pause, headers, scale, analysis, webhook and shadow"
 VERIFIED = {"auth": {"jwt": {"jwksSecretName": "issuer"}}}
 ONE_UNIT = "expected at most one of header, cookie, jsonPath, jwtClaim and request"
+DEVICES = "may give a container all devices of its node; expected devices in resources.gpu"
 OURS = "is reserved for the operator; expected no name that begins with RAY_, SUNDOG_, KUBERAY_"
 RESERVED = "reserved key; expected none that begins with serving.sundog.dev/, app.kubernetes.io/, ray.io/"
 TRUST = "archives can run code when they are loaded; expected trustCode: true to accept that"
@@ -248,6 +249,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     (deployment({"runtime": {"env": [{"name": "RAY_ADDRESS"}]}}), f"spec.runtime.env[0].name: RAY_ADDRESS {OURS}"),
     (deployment({"runtime": {"env": [{"name": "SUNDOG_X"}]}}), f"spec.runtime.env[0].name: SUNDOG_X {OURS}"),
+    (
+        deployment({"runtime": {"env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}}),
+        f"spec.runtime.env[0].name: NVIDIA_VISIBLE_DEVICES {DEVICES}",
+    ),
     (
         deployment({"resources": {"gpu": {"count": 1, "vendor": "amd", "allocation": "dra"}}}),
         "spec.resources.gpu.allocation: dra with vendor amd; expected devicePlugin, because only claims to devices of nvidia"
@@ -748,6 +753,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.arms[0].runtime.env[0].valueFrom: expected exactly one of secretKeyRef and configMapKeyRef",
     ),
     (arm(runtime={"env": [{"name": "KUBERAY_A"}]}), f"spec.arms[0].runtime.env[0].name: KUBERAY_A {OURS}"),
+    (
+        arm(runtime={"env": [{"name": "AMD_VISIBLE_DEVICES"}]}),
+        f"spec.arms[0].runtime.env[0].name: AMD_VISIBLE_DEVICES {DEVICES}",
+    ),
     (arm(runtime={"podLabels": {"serving.sundog.dev/revision": "1"}}), f"spec.arms[0].runtime.podLabels: {RESERVED}"),
     (
         arm(runtime={"podLabels": {"kai.scheduler/queue": "team-a"}}),

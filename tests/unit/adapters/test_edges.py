@@ -102,6 +102,46 @@ async def test_an_answer_over_the_limit_is_not_read_completely(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        b'{"version": 1, "a": [' + b"{}," * 400_000 + b"{}]}",
+        b'{"version": 1, "a": [' + b'{"":' * 800 + b"1" + b"}" * 800 + b"]}" + b'{"":' * 400_000,
+        b'{"version": 1, "a": [' + b"[]," * 600_000 + b"{}]}",
+        b'{"version": 1, "a": ["' + b"\xf0\x9f\x98\x80" * 100_000 + b'"' + b',"\xf0\x9f\x98\x80"' * 600_000 + b"]}",
+    ],
+    ids=["objects", "nested", "arrays", "wide texts"],
+)
+async def test_an_answer_that_would_take_much_memory_is_not_decoded(body: bytes) -> None:
+    assert len(body) < edges.MAX_EVIDENCE_BYTES
+    with pytest.raises(edges.NoEvidenceError, match=r"may take \d+ bytes of memory; expected at most 67108864"):
+        edges.parse_evidence(body)
+
+
+async def test_answers_of_many_pods_of_a_namespace_are_limited_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may make pods may make many that look like edges."""
+
+    async def evidence(_: web.Request) -> web.Response:
+        return web.Response(body=b'{"version": 1}')
+
+    monkeypatch.setattr(edges, "MAX_NAMESPACE_MEMORY", 700)
+    clock, app = FakeClock(), web.Application()
+    app.router.add_get("/evidence", evidence)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        found = [
+            {**pod(server.port), "metadata": {"name": f"edge-{n}", "uid": f"{n}", "namespace": namespace}}
+            for n, namespace in enumerate(("vision", "vision", "vision", "other"))
+        ]
+        asking = HttpEdges(session, clock.monotonic)
+        for _ in range(2):
+            reports = [(await asking.read([each]))[0] for each in found]
+            assert [each.evidence is not None for each in reports] == [True, True, False, True]
+        assert "of all edges of namespace vision may take" in reports[2].error
+        clock.advance(61)
+        (report,) = await asking.read(found[2:3])
+        assert report.evidence is not None, "the others are gone"
+
+
+@pytest.mark.parametrize(
     ("body", "message"),
     [
         (b"the counters cannot\n be written: no space\n", ": the counters cannot be written: no space"),

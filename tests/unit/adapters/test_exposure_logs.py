@@ -12,16 +12,18 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from doubles.outcomes import MemoryOutcomes, section
 from fake_ray_head import end
 from sundog_edge.feedback import export
 from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
-from sundog_operator.adapters import exposure_logs
+from sundog_operator.adapters import exports, exposure_logs, log_tables
 from sundog_operator.adapters.exposure_logs import EdgeExposureLogWriter
 from sundog_operator.adapters.log_tables import Format
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
+from sundog_operator.core.experiments.exposure_log import ExposureLogReader
 from sundog_operator.core.observed import ExposureLogResult
 from sundog_operator.ports import Object
 from waiting import PATIENCE_S
@@ -55,7 +57,6 @@ class Edge:
     store: MemoryOutcomes = field(default_factory=MemoryOutcomes)
     port: int = 0
     ready: bool = True
-    longest_s: float = PATIENCE_S
 
     def fill(self, units: int = 3) -> None:
         self.store.exposed = [
@@ -79,7 +80,7 @@ class Edge:
         self, number: int = 1, *, form: Format = "parquet", final: bool = False, **changes: Any
     ) -> ExposureLogResult:
         place = f"file://{self.folder}/{number:06d}"
-        return await EdgeExposureLogWriter(self.longest_s).write(
+        return await EdgeExposureLogWriter(PATIENCE_S).write(
             experiment(**changes), self.pods, place, form, AT, final=final
         )
 
@@ -231,12 +232,85 @@ async def test_one_is_written_at_a_time(edge: Edge) -> None:
     assert [answer.problem for answer in answers] == [""] * 3
 
 
-async def test_an_edge_that_hangs_is_given_up(edge: Edge) -> None:
+async def test_namespaces_take_turns(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    async def write(_self: EdgeExposureLogWriter, experiment: Object, *_: object, **_final: bool) -> ExposureLogReader:
+        written.append(experiment["metadata"]["namespace"])
+        await asyncio.sleep(0)
+        return ExposureLogReader()
+
+    monkeypatch.setattr(EdgeExposureLogWriter, "_export", write)
+    monkeypatch.setattr(ExposureLogReader, "is_whole", True)
+    logs = EdgeExposureLogWriter()
+    asked = [
+        {**experiment(), "metadata": {**experiment()["metadata"], "namespace": namespace}}
+        for namespace in ("many", "many", "many", "vision")
+    ]
+    await asyncio.gather(*(logs.write(each, edge.pods, "file:///", "parquet", AT, final=False) for each in asked))
+    assert written == ["many", "vision", "many", "many"]
+
+
+def answering(*lines: bytes) -> web.Application:
+    """An agent whose export is a head and these lines."""
+
+    async def export_(_: web.Request) -> web.Response:
+        head = {"version": 1, "events": 0, "feedback": {}}
+        return web.Response(body=b"\n".join([json.dumps({"head": head}).encode(), *lines]))
+
+    app = web.Application()
+    app.router.add_get("/feedback/{service}/{attempt}/export", export_)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ([b"a" * (exports.MAX_LINE_BYTES + 1)], "a line has over 4194304 bytes; expected fewer"),
+        ([b"{" * 300_000, b""], "a line of 300000 bytes may take over 33554432 bytes of memory"),
+        (
+            [json.dumps({"exposure": ["0", 1, 1, "a" * 1024]}).encode(), b""],
+            "exposure: a line of 1053 bytes; expected at most 1024",
+        ),
+        (
+            [json.dumps({"exposure": [f"{unit:x}", 1, 1, "a"]}).encode() for unit in range(4)],
+            "the log has 3 exposures; expected at most 2. Use `sundog experiment export`, which has no limit.",
+        ),
+        (
+            [json.dumps({"outcome": ["0", "m", 1, "a", 1, 1]}).encode()] * 100,
+            "the files have ",
+        ),
+    ],
+    ids=["line", "memory", "row", "exposures", "files"],
+)
+async def test_an_export_without_end_is_given_up(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, lines: list[bytes], problem: str
+) -> None:
+    monkeypatch.setattr(exposure_logs, "MAX_EXPOSURES", 2)
+    monkeypatch.setattr(exposure_logs, "MAX_FILES_BYTES", 300)
+    monkeypatch.setattr(log_tables, "ROWS_PER_BLOCK", 1)
+    async with TestServer(answering(*lines)) as server:
+        edge.port = server.port or 0
+        answer = await edge.write(form="jsonl")
+    assert answer.problem.startswith(f"pod sundog-edge-0: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "read_timeout_s", "problem"),
+    [
+        (0.2, PATIENCE_S, "file://{}/1: not written within 0.2 s"),
+        (PATIENCE_S, 0.2, "the edge's export takes over 0.2 s"),
+    ],
+)
+async def test_an_edge_that_hangs_is_given_up(
+    edge: Edge, timeout_s: float, read_timeout_s: float, problem: str
+) -> None:
     class Hanging(MemoryOutcomes):
         async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
             await asyncio.Event().wait()
             yield self.exposed[0]
 
-    edge.store, edge.longest_s = Hanging(), 0.2
-    answer = await edge.write()
-    assert answer.problem == f"file://{edge.folder}/000001: not written within 0.2 s"
+    edge.store = Hanging()
+    logs = EdgeExposureLogWriter(timeout_s, read_timeout_s=read_timeout_s)
+    answer = await logs.write(experiment(), edge.pods, f"file://{edge.folder}/1", "parquet", AT, final=False)
+    assert answer.problem == problem.format(edge.folder)

@@ -12,7 +12,9 @@ from sundog_operator.app.controller import Controller
 from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key
 from sundog_operator.app.reconcile_edge import RESYNC_S, UNCONFIRMED_RESYNC_S, reconcile_edge
+from sundog_operator.core.edge import network_policies
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.revisions import owner_reference
 from sundog_operator.errors import Conflict, DependencyError, Forbidden, Invalid, NotServed, SundogError
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -24,6 +26,7 @@ from sundog_operator.ports import (
     NETWORK_POLICY,
     POD,
     POD_DISRUPTION_BUDGET,
+    RAY_CLUSTER,
     ROLE,
     ROLE_BINDING,
     SECRET,
@@ -32,6 +35,7 @@ from sundog_operator.ports import (
     Kind,
     Object,
     Ref,
+    ref_of,
 )
 
 SHARED = (CONFIG_MAP, SECRET, SERVICE_ACCOUNT, ROLE, ROLE_BINDING, POD_DISRUPTION_BUDGET, SERVICE, DEPLOYMENT)
@@ -269,6 +273,35 @@ async def test_network_policies_come_and_go_with_the_installations_word(cluster:
     await reconcile(cluster)
     left = [policy["metadata"]["name"] for policy in await cluster.kube.list(NETWORK_POLICY, NAMESPACE)]
     assert left == ["theirs"]
+
+
+@pytest.mark.parametrize("name", [names.RAY, names.EDGE, names.VALKEY])
+async def test_network_policies_stay_until_the_last_pod_of_the_namespace_has_ended(cluster: Cluster, name: str) -> None:
+    world = cluster.world
+    policies = NetworkPolicySettings(enabled=True, operator_namespace="sundog-system")
+    strict = OperatorSettings.of(Installation(network_policies=policies), "test")
+    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, strict)
+    (owner,) = [obj for obj in await cluster.kube.list(MODEL_DEPLOYMENT, NAMESPACE) if obj["metadata"]["name"] == NAME]
+    for policy in network_policies.make_policies(NAMESPACE, policies):
+        policy["metadata"]["ownerReferences"] = [owner_reference(owner, controller=False)]
+        await cluster.kube.apply(policy)
+    await reconcile(cluster)
+    made = await cluster.kube.list(NETWORK_POLICY, NAMESPACE)
+    assert not any(obj["metadata"].get("ownerReferences") for obj in made), "an earlier release gave them owners"
+    chart = {**names.labels("sundog-operator"), names.LABEL_MANAGED_BY: "Helm"}
+    pods = [{"name": "ending", "labels": names.labels(name)}, {"name": "operator", "labels": chart}]
+    for meta in pods:
+        await cluster.kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": NAMESPACE, **meta}})
+    for deployment in (NAME, "other"):
+        await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, deployment))
+    for obj in await cluster.kube.list(RAY_CLUSTER, NAMESPACE):
+        assert await reconcile(cluster) == RESYNC_S, "a RayCluster may still make a pod"
+        await cluster.kube.delete(ref_of(obj))
+    assert await reconcile(cluster) == RESYNC_S
+    assert len(await cluster.kube.list(NETWORK_POLICY, NAMESPACE)) == 5
+    await cluster.kube.delete(Ref(POD, NAMESPACE, "ending"))
+    assert await reconcile(cluster) is None
+    assert await cluster.kube.list(NETWORK_POLICY, NAMESPACE) == []
 
 
 async def test_the_edge_answers_for_the_full_names_of_its_own_cluster(cluster: Cluster) -> None:

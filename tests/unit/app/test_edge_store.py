@@ -27,6 +27,7 @@ from sundog_operator.ports import (
     Kind,
     Object,
     Ref,
+    ref_of,
 )
 
 STORE = (SECRET, SERVICE, STATEFUL_SET)
@@ -60,6 +61,11 @@ async def put_secret(cluster: Cluster, name: str, **keys: str) -> None:
     ours = {"labels": names.labels(name)} if name == names.RAY else {}
     meta = {"name": name, "namespace": NAMESPACE, **ours}
     await cluster.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": data})
+
+
+async def put_pod(cluster: Cluster, name: str) -> Object:
+    meta = {"name": f"{name}-0", "namespace": NAMESPACE, "labels": names.labels(name)}
+    return await cluster.kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta})
 
 
 async def experiment(cluster: Cluster, name: str = "wide-or-narrow", **metrics: Any) -> Object:
@@ -270,9 +276,14 @@ async def test_its_network_policy_follows_the_installations_word(cluster: Cluste
     assert await there(cluster, [NETWORK_POLICY]) == []
     installed(cluster, WALLED)
     await reconcile(cluster)
+    pod = await put_pod(cluster, names.EDGE_STORE)
     await cluster.kube.delete(EXPERIMENT_REF)
+    await reconcile(cluster, 2)
+    assert await there(cluster) == ["NetworkPolicy"], "its pod is still ending"
+    assert edge_key(NAMESPACE) in keys_for(pod)
+    await cluster.kube.delete(ref_of(pod))
     await reconcile(cluster)
-    assert await there(cluster, [NETWORK_POLICY]) == []
+    assert await there(cluster) == []
 
 
 async def test_the_edge_is_woken_by_experiments_and_by_what_becomes_of_the_store(cluster: Cluster) -> None:

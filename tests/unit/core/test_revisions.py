@@ -145,6 +145,12 @@ def test_a_stored_revision_reads_back_and_means_the_same_spec() -> None:
     assert again.replicas == 1
 
 
+def test_a_stored_revision_with_a_variable_that_is_refused_by_now_is_read() -> None:
+    content = {"model": {"uri": "file:///m"}, "runtime": {"env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}}
+    revision = Revision(1, revisions.content_hash(content), content, "sundog/runtime:1")
+    assert [each.name for each in revisions.spec_of(revision).runtime.env] == ["NVIDIA_VISIBLE_DEVICES"]
+
+
 def test_a_revision_of_another_format_is_not_read() -> None:
     assert revisions.parse_controller_revision({"revision": 1, "data": {"format": "v9", "content": {}}}) is None
     assert revisions.parse_controller_revision({"revision": 1}) is None

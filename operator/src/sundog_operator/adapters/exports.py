@@ -12,10 +12,11 @@ from urllib.parse import quote
 
 import aiohttp
 
-from sundog_operator.adapters.edges import find_agent_port, is_ready
+from sundog_operator.adapters.edges import estimate_memory, find_agent_port, is_ready
 from sundog_operator.adapters.http_body import read_body
 from sundog_operator.adapters.log_tables import BufferedTable, Format, make_table
 from sundog_operator.core.experiments.exposure_log import (
+    MAX_ROW_BYTES,
     ExposureLogReader,
     ExposureRow,
     FlagIdentity,
@@ -30,6 +31,9 @@ from sundog_operator.ports import Object
 PLAN_FILE: Final = "plan.json"
 CONNECT_TIMEOUT_S: Final = 10.0
 _READ_TIMEOUT_S: Final = 60.0
+MAX_LINE_BYTES: Final = 4 * 2**20
+_MAX_LINE_MEMORY: Final = 32 * 2**20
+"""Limits of a line, and of what it takes when decoded. The sums of 40 epochs and 14 arms with ten metrics take 0.6 MB."""
 _MAX_ERROR_CHARS: Final = 500
 """Characters of a remote error text that a message quotes."""
 
@@ -71,11 +75,16 @@ def find_ready_edge(pods: Iterable[Object]) -> Object | None:
 
 
 async def fetch_export(
-    experiment: Object, find: Callable[[], Awaitable[EdgeAgent]], folder: Path, form: Format, most: int | None = None
+    experiment: Object,
+    find: Callable[[], Awaitable[EdgeAgent]],
+    folder: Path,
+    form: Format,
+    most: int | None = None,
+    most_bytes: int | None = None,
 ) -> tuple[ExposureLogReader, list[Path]]:
     """Write the export of an edge to files in a folder. Return the reader of its lines, and the files.
 
-    `most` limits the exposures. Raises ExportError, FormatMissing, aiohttp.InvalidURL, and the errors of `find`.
+    `most` limits the exposures, `most_bytes` the files. Raises ExportError, FormatMissing, aiohttp.InvalidURL, and the errors of `find`.
     """
     files = {kind: folder / f"{name}.{form}" for kind, name in ((ExposureRow, "exposures"), (OutcomeRow, "outcomes"))}
     flag = FlagIdentity.of(experiment)
@@ -94,10 +103,18 @@ async def fetch_export(
                 )
                 raise InvalidExposureLog(f"status {response.status}: {text}")
             async for line in _lines_of(response):
-                if (row := lines.read(line)) is not None:
-                    tables[type(row)].add(row)
+                if (row := lines.read(line)) is not None and tables[type(row)].add(row) and most_bytes is not None:
+                    _check_size(files.values(), most_bytes)
             lines.check()
     return lines, [*files.values()]
+
+
+def _check_size(files: Iterable[Path], most_bytes: int) -> None:
+    """Raise InvalidExposureLog if files are larger than the limit together."""
+    if (size := sum(file.stat().st_size for file in files)) > most_bytes:
+        raise InvalidExposureLog(
+            f"the files have {size} bytes; expected at most {most_bytes}. Use `sundog experiment export`, which has no limit."
+        )
 
 
 def write_plan(experiment: Object, lines: ExposureLogReader, folder: Path, now: datetime) -> Path:
@@ -134,7 +151,7 @@ def _one_line(text: str) -> str:
 
 
 async def _lines_of(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Yield the lines of an answer, of any length; text after the last line break is dropped. Raises TimeoutError."""
+    """Yield the lines of an answer; text after the last line break is dropped. Raises TimeoutError, InvalidExposureLog."""
     rest = b""
     chunks: Any = response.content.iter_any()
     while True:
@@ -143,7 +160,13 @@ async def _lines_of(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         if chunk is None:
             return
         *complete, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise InvalidExposureLog(f"a line has over {MAX_LINE_BYTES} bytes; expected fewer")
         for line in complete:
+            if len(line) > MAX_ROW_BYTES and estimate_memory(line) > _MAX_LINE_MEMORY:
+                raise InvalidExposureLog(
+                    f"a line of {len(line)} bytes may take over {_MAX_LINE_MEMORY} bytes of memory"
+                )
             yield line
         # Reading buffered chunks never waits; this lets other tasks run.
         await asyncio.sleep(0)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 from sundog_operator.adapters import export_destinations, exports
 from sundog_operator.adapters.edges import find_agent_port
@@ -21,21 +22,34 @@ CLAIMS_ROOT: Final = Path("/claims")
 """Directory in which the chart mounts the claims of the allowed destinations, each by its name."""
 
 MAX_EXPORT_S: Final = 1800.0
-"""Limit of one export. An edge ends its own part after ten minutes."""
+"""Limit of one export, its files at their destination included."""
+
+MAX_READ_S: Final = 660.0
+"""Limit of the edge's part of an export, which the edge ends after ten minutes."""
+
+MAX_FILES_BYTES: Final = 224 * 2**20
+"""Limit of an export's files. They are in the operator's `/tmp`, which has 256 MiB in the chart: beyond that its pod is evicted."""
 
 
 class EdgeExposureLogWriter:
-    """`ports.ExposureLogs`. It writes one log at a time: each takes memory for its units and disk space for its files."""
+    """`ports.ExposureLogs`. It writes one log at a time: each takes memory for its units and disk space for its files.
 
-    def __init__(self, timeout_s: float = MAX_EXPORT_S, claims: Path = CLAIMS_ROOT) -> None:
-        self._timeout_s, self._claims = timeout_s, claims
+    Namespaces take turns, so that one with many logs, or with an edge that hangs, delays the others by one log.
+    """
+
+    def __init__(
+        self, timeout_s: float = MAX_EXPORT_S, claims: Path = CLAIMS_ROOT, read_timeout_s: float = MAX_READ_S
+    ) -> None:
+        self._timeout_s, self._claims, self._read_timeout_s = timeout_s, claims, read_timeout_s
         self._lock = asyncio.Lock()
+        self._namespace_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def write(
         self, experiment: Object, pods: Sequence[Object], folder_uri: str, form: Format, at: datetime, *, final: bool
     ) -> ExposureLogResult:
         """See the port."""
-        async with self._lock:
+        turn = self._namespace_locks.setdefault(experiment["metadata"]["namespace"], asyncio.Lock())
+        async with turn, self._lock:
             try:
                 async with asyncio.timeout(self._timeout_s):
                     lines = await self._export(experiment, pods, folder_uri, form, at, final=final)
@@ -58,7 +72,13 @@ class EdgeExposureLogWriter:
             return _make_agent(experiment["metadata"]["namespace"], pods)
 
         with tempfile.TemporaryDirectory(prefix="sundog-log-") as scratch:
-            lines, files = await exports.fetch_export(experiment, find_agent, Path(scratch), form, MAX_EXPOSURES)
+            try:
+                async with asyncio.timeout(self._read_timeout_s):
+                    lines, files = await exports.fetch_export(
+                        experiment, find_agent, Path(scratch), form, MAX_EXPOSURES, MAX_FILES_BYTES
+                    )
+            except TimeoutError:
+                raise ExportError(f"the edge's export takes over {self._read_timeout_s:g} s") from None
             if behind := lines.behind(evaluated_sums(experiment)):
                 raise ExportError(behind)
             if final and not lines.is_unchanged:

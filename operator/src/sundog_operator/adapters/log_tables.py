@@ -51,11 +51,13 @@ class BufferedTable:
         self._table = table
         self._rows: list[LogRow] = []
 
-    def add(self, row: LogRow) -> None:
-        """Append one row. Raises OSError."""
+    def add(self, row: LogRow) -> bool:
+        """Append one row, and return whether the file grew. Raises OSError."""
         self._rows.append(row)
-        if len(self._rows) >= ROWS_PER_BLOCK:
-            self._flush()
+        if len(self._rows) < ROWS_PER_BLOCK:
+            return False
+        self._flush()
+        return True
 
     def _flush(self) -> None:
         if self._rows:

@@ -13,9 +13,22 @@ from sundog_operator.core import events
 from sundog_operator.core.edge import deployment, http_route, network_policies, objects, secrets, split_document
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.admission import accept_model_deployment
-from sundog_operator.core.ray.clusters import has_managed_by_label, is_foreign
+from sundog_operator.core.ray.clusters import has_managed_by_label, is_foreign, is_managed_by_sundog
 from sundog_operator.errors import DependencyError, Forbidden, Invalid, NotServed, SundogError
-from sundog_operator.ports import HTTP_ROUTE, NETWORK_POLICY, SECRET, SERVICE, Object, Ref, ref_of
+from sundog_operator.ports import (
+    DEPLOYMENT,
+    HTTP_ROUTE,
+    NETWORK_POLICY,
+    POD,
+    RAY_CLUSTER,
+    SECRET,
+    SERVICE,
+    STATEFUL_SET,
+    Kind,
+    Object,
+    Ref,
+    ref_of,
+)
 
 log = logging.getLogger("sundog.operator")
 
@@ -29,7 +42,7 @@ def make_shared_objects(
         *objects.make_rbac(namespace, model_deployments, deployment.service_account_name(installation)),
         objects.make_disruption_budget(namespace, model_deployments),
         objects.make_edge_service(namespace, model_deployments),
-        *(network_policies.make_policies(namespace, model_deployments, policies) if policies.enabled else []),
+        *(network_policies.make_policies(namespace, policies) if policies.enabled else []),
     ]
 
 
@@ -112,6 +125,25 @@ async def apply_shared_objects(
     if not installation.network_policies.enabled:
         for policy in await deps.kube.list(NETWORK_POLICY, namespace, objects.EDGE_SELECTOR):
             await deps.kube.delete(ref_of(policy), uid=policy["metadata"]["uid"])
+
+
+async def delete_policies(deps: Dependencies, namespace: str) -> bool:
+    """Delete the policies of a namespace without an edge after its last pod. Return whether policies stay. Raises DependencyError.
+
+    Pods that end may still serve requests for `requestTimeout`, and their owners may still make others.
+    """
+    policies = await _list_own(deps, NETWORK_POLICY, namespace)
+    for kind in (RAY_CLUSTER, DEPLOYMENT, STATEFUL_SET, POD) if policies else ():
+        if await _list_own(deps, kind, namespace):
+            return True
+    for policy in policies:
+        await deps.kube.delete(ref_of(policy), uid=policy["metadata"]["uid"])
+    return False
+
+
+async def _list_own(deps: Dependencies, kind: Kind, namespace: str) -> list[Object]:
+    # In the operator's own namespace, the chart's objects have the label of Sundog too.
+    return [obj for obj in await deps.kube.list(kind, namespace, names.PART_OF_SUNDOG) if is_managed_by_sundog(obj)]
 
 
 async def apply_pods(

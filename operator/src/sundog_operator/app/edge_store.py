@@ -19,6 +19,7 @@ from sundog_operator.ports import (
     EXPERIMENT,
     MODEL_DEPLOYMENT,
     NETWORK_POLICY,
+    POD,
     SECRET,
     SERVICE,
     STATEFUL_SET,
@@ -86,7 +87,7 @@ async def apply_edge_store(
 async def _apply_own_store(
     deps: Dependencies, namespace: str, model_deployments: Sequence[Object], installation: Installation
 ) -> None:
-    policy = network_policies.make_store_policy(namespace, model_deployments)
+    policy = network_policies.make_store_policy(namespace)
     stored = await deps.kube.get(ref_of(policy))
     if installation.network_policies.enabled:
         await ensure(deps, policy, stored)
@@ -99,7 +100,8 @@ async def _apply_own_store(
 async def delete_edge_store(deps: Dependencies, namespace: str, deployment: Object | None) -> None:
     """Delete Sundog's objects of the store, once no new edge pod needs it. Raises DependencyError.
 
-    `deployment` is the edge's Deployment before this pass. All kinds but Secrets are in memory, and the Secret is deleted first.
+    `deployment` is the edge's Deployment before this pass. All kinds but Secrets are in memory, and the Secret is deleted first. The policy
+    is deleted by the pass that the end of the store's pod causes.
     """
     stored = [
         obj for kind in _KINDS[1:] for obj in await deps.kube.list(kind, namespace, feedback_store.STORE_SELECTOR)
@@ -107,6 +109,8 @@ async def delete_edge_store(deps: Dependencies, namespace: str, deployment: Obje
     if not stored and (deployment is None or not edge_deployment.has_feedback_store(deployment)):
         return
     secret = await deps.kube.get(Ref(SECRET, namespace, names.EDGE_STORE))
+    pods = await deps.kube.list(POD, namespace, feedback_store.STORE_SELECTOR)
+    has_server = bool(pods) or any(obj["kind"] == STATEFUL_SET.kind for obj in stored)
     for obj in [*([secret] if secret is not None else []), *stored]:
-        if is_managed_by_sundog(obj):
+        if is_managed_by_sundog(obj) and not (has_server and obj["kind"] == NETWORK_POLICY.kind):
             await deps.kube.delete(ref_of(obj), uid=obj["metadata"]["uid"])

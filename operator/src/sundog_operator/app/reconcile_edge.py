@@ -62,10 +62,11 @@ async def _reconcile(deps: Dependencies, key: Key) -> float | None:
         for obj in deployments
         if _assigned_cluster(obj) or split_document.find_service_entry(previous, obj["metadata"]["name"])
     ]
-    if not model_deployments:
-        return None
-    document = await _make_document(deps, key.namespace, model_deployments, previous)
     installation = deps.settings.installation
+    if not model_deployments:
+        is_draining = installation is not None and await edge_resources.delete_policies(deps, key.namespace)
+        return RESYNC_S if is_draining else None
+    document = await _make_document(deps, key.namespace, model_deployments, previous)
     if installation is None:
         await ensure(deps, objects.make_config_map(key.namespace, model_deployments, document), config_map)
         if is_foreign(deployment):

@@ -169,3 +169,12 @@ async def test_services_of_a_namespace_share_the_reports_of_its_edges(clock: Fak
     await shared.read(pods)
     assert sorted(edges.asked) == ["a", "b", "b"], "a pod that changed, such as by becoming ready, is asked again"
     assert await shared.read([]) == []
+
+
+async def test_an_answer_that_nobody_may_get_any_more_is_dropped(clock: FakeClock) -> None:
+    """Whoever edits a pod again and again must not fill the memory with its answers."""
+    shared = SharedEdges(Edges(), clock)
+    for version in range(3):
+        await shared.read([{"metadata": {"name": "edge-0", "uid": "u", "resourceVersion": f"{version}"}}])
+        clock.advance(MAX_FAILURE_S)
+    assert list(shared._reports._answers) == ["u/2"]

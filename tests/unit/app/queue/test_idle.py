@@ -194,6 +194,7 @@ def test_an_error_of_an_edge_that_reports_no_hash_ends_its_rest() -> None:
 
     assert seen("no") != seen("")
     assert seen("no", hash="a") == seen("", hash="a") != seen("", hash="b")
+    assert len(repr(seen("", hash="a" * 10_000))) < 500, "the state is kept, whatever a pod reports"
 
 
 def test_the_secrets_of_its_endpoint_are_looked_at_and_what_its_pods_have_found_is_not() -> None:

@@ -166,7 +166,6 @@ def test_it_is_found_by_a_label_that_no_edge_has() -> None:
 def test_its_objects_go_after_the_last_modeldeployment() -> None:
     store = edge_store.make_namespace_store("vision", MEMBERS)
     made = [edge_store.make_secret(store, "p", "k"), valkey.make_service(store), stateful_set()]
-    made.append(network_policies.make_store_policy("vision", MEMBERS))
     for obj in made:
         meta = obj["metadata"]
         assert meta["name"] == "sundog-edge-store", obj["kind"]
@@ -216,7 +215,7 @@ def test_edges_without_it_are_as_they_were() -> None:
 
 
 def test_the_store_answers_the_edges_of_its_namespace_alone_and_asks_for_names_at_most() -> None:
-    policy = network_policies.make_store_policy("vision", MEMBERS)
+    policy = network_policies.make_store_policy("vision")
     labels = stateful_set()["spec"]["template"]["metadata"]["labels"]
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
     assert policy["spec"]["ingress"] == [

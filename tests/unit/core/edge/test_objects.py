@@ -190,9 +190,7 @@ def allowed(policies: list[dict[str, Any]], name: str, port: int) -> list[dict[s
 
 
 def test_agents_and_ray_answer_only_whom_they_must() -> None:
-    policies = network_policies.make_policies(
-        "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
-    )
+    policies = network_policies.make_policies("vision", parse_installation(ADMINISTRATOR, "test").network_policies)
     operator = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "sundog-system"}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "sundog-operator"}},
@@ -241,9 +239,7 @@ def within(address: IPv4Address | IPv6Address, block: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("name", ["sundog-edge", "sundog-ray-heads", "sundog-ray-workers"])
 def test_pods_reach_everything_but_the_credentials_of_their_node(name: str) -> None:
-    policies = network_policies.make_policies(
-        "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
-    )
+    policies = network_policies.make_policies("vision", parse_installation(ADMINISTRATOR, "test").network_policies)
     rules = asked(policies, name)
     assert rules is not None
     for address in ("169.254.169.254", "fd00:ec2::254"):
@@ -264,7 +260,7 @@ def test_agents_and_autoscalers_reach_an_api_server_on_a_node_and_nobody_needs_t
 ) -> None:
     """Some plugins count neither pods nor nodes among addresses."""
     policies = network_policies.make_policies(
-        "vision", MEMBERS, parse_installation(ADMINISTRATOR + given, "test").network_policies
+        "vision", parse_installation(ADMINISTRATOR + given, "test").network_policies
     )
     for name in ("sundog-edge", "sundog-ray-heads"):
         by_port = [rule["ports"] for rule in asked(policies, name) or () if "to" not in rule]
@@ -273,9 +269,7 @@ def test_agents_and_autoscalers_reach_an_api_server_on_a_node_and_nobody_needs_t
 
 
 def test_a_store_of_rays_asks_for_names_at_most() -> None:
-    policies = network_policies.make_policies(
-        "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
-    )
+    policies = network_policies.make_policies("vision", parse_installation(ADMINISTRATOR, "test").network_policies)
     assert asked(policies, "sundog-valkey") == [
         {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
     ]
@@ -283,9 +277,7 @@ def test_a_store_of_rays_asks_for_names_at_most() -> None:
 
 def test_every_pod_of_ray_has_a_policy_of_egress_and_policies_that_add_up_add_nothing() -> None:
     """All policies that select a pod apply, so the one for all of Ray must not mention egress."""
-    policies = network_policies.make_policies(
-        "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
-    )
+    policies = network_policies.make_policies("vision", parse_installation(ADMINISTRATOR, "test").network_policies)
     assert asked(policies, "sundog-ray") is None
     selected = {
         policy["metadata"]["name"]: policy["spec"]["podSelector"]["matchLabels"].get("ray.io/node-type")

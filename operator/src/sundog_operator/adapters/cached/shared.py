@@ -15,7 +15,6 @@ FAILURE_FACTOR: Final = 3.0
 """How many times as long as a failed request its error counts, so that a host that drops packets takes little of the time."""
 MAX_FAILURE_S: Final = 5.0
 """Longest time for which an error counts. A recovery is seen no later than that."""
-_RETENTION_S: Final = 60.0
 
 T = TypeVar("T")
 
@@ -46,7 +45,7 @@ class RequestCoalescer(Generic[T]):
         now = self._clock.monotonic()
         answer = self._answers.get(key)
         if answer is None or now >= answer.until:
-            self._answers = {each: old for each, old in self._answers.items() if now - old.began < _RETENTION_S}
+            self._answers = {each: old for each, old in self._answers.items() if now < old.until}
             # A task of its own, so that a cancelled caller does not cancel the request of the others.
             answer = self._answers[key] = _Answer(now, asyncio.ensure_future(ask()))
             answer.future.add_done_callback(partial(self._finish, answer))

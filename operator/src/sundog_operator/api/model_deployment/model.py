@@ -25,6 +25,8 @@ from sundog_operator.api.schema.rules import Confidential, ExpectedNoun, ListTyp
 
 ModelFormat = Literal["auto", "torch", "exported", "torchscript", "transformers", "python"]
 RESERVED_VARIABLE_PREFIXES = ("RAY_", "SUNDOG_", "KUBERAY_")
+DEVICE_VARIABLES = ("NVIDIA_VISIBLE_DEVICES", "NVIDIA_IMEX_CHANNELS", "AMD_VISIBLE_DEVICES", "HABANA_VISIBLE_DEVICES")
+"""Variables by which some container runtimes give devices of the node to a container, beyond those that Kubernetes allocates."""
 RESERVED_LABEL_PREFIXES = ("serving.sundog.dev/", "app.kubernetes.io/", "ray.io/")
 
 
@@ -97,6 +99,11 @@ class EnvVar(ApiBase):
             cel="!(" + " || ".join(f"self.startsWith('{prefix}')" for prefix in RESERVED_VARIABLE_PREFIXES) + ")",
             holds=lambda name: not name.startswith(RESERVED_VARIABLE_PREFIXES),
             message=f"{{}} is reserved for the operator; expected no name that begins with {', '.join(RESERVED_VARIABLE_PREFIXES)}",
+        ),
+        Rule(
+            cel="!(self in [" + ", ".join(f"'{name}'" for name in DEVICE_VARIABLES) + "])",
+            holds=lambda name: name not in DEVICE_VARIABLES,
+            message="{} may give a container all devices of its node; expected devices in resources.gpu",
         ),
     ] = Field(description="Name of the variable.")
     value: Annotated[str, Field(max_length=32768), Confidential()] | None = Field(None, description="Its value.")

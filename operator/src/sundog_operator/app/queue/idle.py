@@ -4,9 +4,11 @@ Watches report changes of objects in the API server, but nothing reports changes
 reads those once for all idle keys of a namespace, and enqueues the keys whose observed state has changed.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from sundog_operator.api import Autoscaling, ModelDeployment, ModelDeploymentStatus
 from sundog_operator.app.queue.keys import Key
@@ -96,14 +98,18 @@ def comparable_reports(service: str, reports: Sequence[EdgeReport]) -> object:
     )
 
 
-def _comparable_entry(service: str, report: EdgeReport) -> tuple[dict[str, Any] | None, str]:
-    """Return what an edge reports about a service, and its error about the newest document where there is no hash."""
+def _comparable_entry(service: str, report: EdgeReport) -> tuple[str, str]:
+    """Return a digest of what an edge reports about a service, and its error about the newest document where there is no hash.
+
+    The state of an idle key is kept, and a pod that only looks like an edge may report much.
+    """
     services = (report.evidence or {}).get("services")
     entry = services.get(service) if isinstance(services, Mapping) else None
     if not isinstance(entry, Mapping):
-        return None, ""
+        return "", ""
     kept = {key: value for key, value in entry.items() if key not in _IGNORED_FIELDS}
-    return kept, "" if "hash" in entry else confirmation.find_document_error(report)
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return digest, "" if "hash" in entry else confirmation.find_document_error(report)
 
 
 class IdleKeys:

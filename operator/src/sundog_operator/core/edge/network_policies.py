@@ -2,9 +2,11 @@
 
 There is one for the edges, one for all Ray pods, one for Ray heads, one for Ray workers, and one for Ray's stores. While the edges have a
 store, there is one for it too. The policies need a network plugin that enforces them. Kubelet probes always pass.
+
+They have no owners: the garbage collector would delete them with the last ModelDeployment, while pods still end their requests. The
+operator deletes them after the last pod.
 """
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from sundog_operator.api.installation import NetworkPolicySettings
@@ -41,8 +43,8 @@ _EDGES: Final = {"podSelector": {"matchLabels": objects.EDGE_SELECTOR}}
 Json = dict[str, Any]
 
 
-def make_policies(namespace: str, owners: Sequence[Json], settings: NetworkPolicySettings) -> list[Json]:
-    """Return the policies of a namespace. `owners` are the edge's owners; the policies are deleted with it."""
+def make_policies(namespace: str, settings: NetworkPolicySettings) -> list[Json]:
+    """Return the policies of a namespace with an edge."""
     operator = _make_peer(settings.operator_namespace, OPERATOR_NAME)
     scrapers = [dict(peer) for peer in settings.metrics_from]
     ray = {"podSelector": _RAY_PODS}
@@ -59,21 +61,20 @@ def make_policies(namespace: str, owners: Sequence[Json], settings: NetworkPolic
     ]
     store = [{"ports": [_make_port(valkey.PORT)], "from": [ray]}]
     return [
-        _make_policy(namespace, owners, names.EDGE, _EDGES["podSelector"], ingress=edge, egress=egress),
-        _make_policy(namespace, owners, names.RAY, _RAY_PODS, ingress=ray_ingress),
+        _make_policy(namespace, names.EDGE, _EDGES["podSelector"], ingress=edge, egress=egress),
+        _make_policy(namespace, names.RAY, _RAY_PODS, ingress=ray_ingress),
         # A model holds Ray's token and so can run a task in the head. Heads therefore have the same egress limits as workers.
-        _make_policy(namespace, owners, names.RAY_HEADS, _HEADS, egress=egress),
-        _make_policy(namespace, owners, names.RAY_WORKERS, _WORKERS, egress=_make_egress()),
-        _make_policy(namespace, owners, names.VALKEY, _STORES, ingress=store, egress=[_make_dns_rule()]),
+        _make_policy(namespace, names.RAY_HEADS, _HEADS, egress=egress),
+        _make_policy(namespace, names.RAY_WORKERS, _WORKERS, egress=_make_egress()),
+        _make_policy(namespace, names.VALKEY, _STORES, ingress=store, egress=[_make_dns_rule()]),
     ]
 
 
-def make_store_policy(namespace: str, owners: Sequence[Json]) -> Json:
+def make_store_policy(namespace: str) -> Json:
     """Return the policy of the edges' store. The store answers only the edges of its namespace."""
     ingress = [{"ports": [_make_port(valkey.PORT)], "from": [_EDGES]}]
     made = _make_policy(
         namespace,
-        owners,
         names.EDGE_STORE,
         {"matchLabels": feedback_store.STORE_SELECTOR},
         ingress=ingress,
@@ -120,7 +121,6 @@ def _make_port(first: int, last: int = 0) -> Json:
 
 def _make_policy(
     namespace: str,
-    owners: Sequence[Json],
     name: str,
     selector: Json,
     *,
@@ -132,6 +132,6 @@ def _make_policy(
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {**objects.make_shared_metadata(namespace, owners), "name": name},
+        "metadata": {"name": name, "namespace": namespace, "labels": names.labels(names.EDGE)},
         "spec": {"podSelector": selector, "policyTypes": [direction.capitalize() for direction in rules], **rules},
     }

@@ -28,6 +28,9 @@ EXPORT_VERSION: Final = 1
 FORMAT_VERSION: Final = 2
 """Version of the files: of the rows of the two tables, and of the plan document."""
 
+MAX_ROW_BYTES: Final = 1024
+"""Longest line of an exposure or an outcome. With the longest names it has some 250 bytes, and thousands are buffered."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _INTERNAL_FIELDS: Final = ("tallies", "history", "notices", "deliveries", "exposureLog")
 """Status fields that only the operator uses."""
@@ -137,6 +140,8 @@ class ExposureLogReader:
             if kind in ("head", "end"):
                 # Sums of squares outgrow 64 bits, beyond which orjson would round them.
                 content = json.loads(line)[kind]
+            elif len(line) > MAX_ROW_BYTES:
+                raise InvalidExposureLog(f"{kind}: a line of {len(line)} bytes; expected at most {MAX_ROW_BYTES}")
             if (not self.head) != (kind == "head") or self.end:
                 raise InvalidExposureLog(f"{kind}: unexpected line; expected one head first and one end last")
             match kind:
@@ -159,11 +164,14 @@ class ExposureLogReader:
 
     def _start_units(self) -> None:
         exposed = _exposed_in(self.head)
-        if self.most is not None and exposed > self.most:
-            raise InvalidExposureLog(
-                f"the log has {exposed} exposures; expected at most {self.most}. Use `sundog experiment export`, which has no limit."
-            )
+        self._check_most(exposed)
         self._units = SeenUnits(exposed)
+
+    def _check_most(self, exposures: int) -> None:
+        if self.most is not None and exposures > self.most:
+            raise InvalidExposureLog(
+                f"the log has {exposures} exposures; expected at most {self.most}. Use `sundog experiment export`, which has no limit."
+            )
 
     def _exposure(self, unit: str, us: int, epoch: int, arm: str) -> ExposureRow | None:
         self._exposure_lines += 1
@@ -171,6 +179,7 @@ class ExposureLogReader:
         if not self._units.add(int(unit, 16)):
             return None
         self.exposures += 1
+        self._check_most(self.exposures)
         return ExposureRow(unit, _EPOCH + timedelta(microseconds=us), epoch, arm)
 
     def _outcome(self, unit: str, metric: str, epoch: int, arm: str, value: int, seconds: int) -> OutcomeRow:
