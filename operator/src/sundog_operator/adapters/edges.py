@@ -16,14 +16,14 @@ from sundog_operator.core.observed import EdgeReport
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import Object
 
-MAX_EVIDENCE_BYTES: Final = 8 * 2**20
-MAX_EVIDENCE_MEMORY: Final = 64 * 2**20
+MAX_EVIDENCE_BYTES: Final = 16 * 2**20
+MAX_EVIDENCE_MEMORY: Final = 128 * 2**20
 """Limits of an answer, and of what it takes when decoded (`estimate_memory`): small objects take 40 times their bytes.
 
-900 rows with full histograms take 5.8 MB and 59 MiB. Those of 14 arms with all their blocks, and samples of units of three attempts,
+1800 rows with full histograms take 12 MB and 118 MiB. Those of 14 arms with all their blocks, and samples of units of three attempts,
 take 4.2 MB and 12 MiB.
 """
-MAX_NAMESPACE_MEMORY: Final = 192 * 2**20
+MAX_NAMESPACE_MEMORY: Final = 256 * 2**20
 """Limit of the last answers of all edges of a namespace. A tenant may make many pods that look like edges."""
 _HELD_S: Final = 60.0
 """Time for which an answer counts."""
