@@ -646,9 +646,19 @@ def test_a_lasting_sample_ratio_mismatch_pauses_and_then_stops() -> None:
     assert (stopped.verdict.decision, stopped.verdict.reason) == ("Undecided", "SampleRatioMismatch: 600 of 1000")
 
 
+def test_a_sample_ratio_mismatch_that_returns_has_its_whole_grace_again() -> None:
+    mismatched, days = make_evaluation(mismatch="600 of 1000"), timedelta(days=3)
+    over = settle(settle(collecting(), LATER, mismatched), LATER * 2, make_evaluation())
+    returned = settle(over, days, mismatched)
+    assert (returned.phase, returned.paused and returned.paused.since) == ("Running", T0 + LATER)
+    assert settle(returned, days + timedelta(seconds=299), mismatched) == returned
+    assert settle(returned, days + timedelta(seconds=300), mismatched).phase == "Stopped"
+
+
 def test_a_split_that_matches_again_waits_for_a_user() -> None:
     paused = settle(collecting(), LATER, make_evaluation(mismatch="600 of 1000"))
-    assert settle(paused, timedelta(hours=5), make_evaluation(passed=True)).paused == paused.paused
+    waiting = settle(paused, timedelta(hours=5), make_evaluation(passed=True))
+    assert waiting.paused == PauseStatus(reason="SampleRatio", since=T0 + LATER)
     resumed = steering.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + LATER)
     assert index(settle(resumed, LATER, make_evaluation(passed=True))) == 2
 

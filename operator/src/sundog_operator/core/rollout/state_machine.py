@@ -157,15 +157,20 @@ def _hold_step_time(status: ExperimentStatus, inputs: RolloutInputs) -> Experime
 
 
 def _pause_on_mismatch(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
-    """Pause on a sample-ratio mismatch; stop if it lasts, so that stable gets all traffic."""
-    if inputs.evidence is None or not inputs.evidence.mismatch or status.phase != RUNNING:
+    """Pause on a sample-ratio mismatch; stop if it lasts, so that stable gets all traffic. The pause outlasts the mismatch."""
+    if inputs.evidence is None or status.phase != RUNNING:
         return None
-    paused = status.paused
-    if paused is None or paused.reason not in (PauseReason.SAMPLE_RATIO, PauseReason.MANUAL):
-        return status.model_copy(update={"paused": PauseStatus(reason=PauseReason.SAMPLE_RATIO, since=inputs.now)})
-    if paused.reason == PauseReason.MANUAL or inputs.now - paused.since < MISMATCH_GRACE:
+    paused, since = status.paused, inputs.now if inputs.evidence.mismatch else None
+    if paused is not None and paused.reason == PauseReason.SAMPLE_RATIO:
+        if (paused.mismatch_since is None) != (since is None):
+            return status.model_copy(update={"paused": paused.model_copy(update={"mismatch_since": since})})
+        if paused.mismatch_since is None or inputs.now - paused.mismatch_since < MISMATCH_GRACE:
+            return None
+        return stop(status, Cause(EndReason.SAMPLE_RATIO_MISMATCH, inputs.evidence.mismatch), inputs.now)
+    if since is None or (paused is not None and paused.reason == PauseReason.MANUAL):
         return None
-    return stop(status, Cause(EndReason.SAMPLE_RATIO_MISMATCH, inputs.evidence.mismatch), inputs.now)
+    begun = PauseStatus(reason=PauseReason.SAMPLE_RATIO, since=inputs.now, mismatch_since=since)
+    return status.model_copy(update={"paused": begun})
 
 
 def _pause_on_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
