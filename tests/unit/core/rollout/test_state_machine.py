@@ -461,6 +461,18 @@ def test_a_pause_by_hand_takes_nothing_of_a_steps_time() -> None:
     assert settle(resumed, timedelta(hours=30, minutes=30), make_evaluation()).paused is not None
 
 
+@pytest.mark.parametrize("reason", ["Manual", "Inconclusive", "ControlUnhealthy"])
+@pytest.mark.parametrize("step", [{"weight": 25, "gate": "time", "minDuration": "30m"}, {"pause": {"duration": "30m"}}])
+def test_a_step_by_time_waits_for_what_a_pause_and_a_hold_left_of_its_time(step: dict[str, Any], reason: str) -> None:
+    begun = settle(frozen(steps=[step, {"weight": 50, "gate": "manual"}]), timedelta(0), None)
+    paused = begun.model_copy(update={"paused": PauseStatus(reason=reason, since=T0 + timedelta(minutes=10))})
+    resumed = steering.execute_command(paused, RESUME, T0 + timedelta(hours=2))
+    held = settle(resumed, timedelta(hours=2, minutes=5), None, held=True)
+    back = settle(held, timedelta(hours=9), None)
+    assert index(settle(back, timedelta(hours=9, minutes=14), None, opens_at=OPENS)) == 1
+    assert index(settle(back, timedelta(hours=9, minutes=15), None)) == 2
+
+
 PAUSE = RolloutCommand("p", "pause", 8)
 RESUME = RolloutCommand("r", "resume", 8)
 

@@ -58,7 +58,7 @@ class StepStatus(ApiBase):
     )
     held_since: Timestamp | None = Field(
         None,
-        description="Since when the spec holds it, or its windows do. Windows do not hold the gates evidence, shadow and bake.",
+        description="Since when the spec holds it, or its windows do. Windows do not hold the gates time and bake.",
     )
     short_since: Timestamp | None = Field(
         None,

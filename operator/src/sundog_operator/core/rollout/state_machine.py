@@ -22,7 +22,6 @@ from sundog_operator.core.rollout import (
 )
 from sundog_operator.core.rollout.default_plan import needs_threshold
 from sundog_operator.core.rollout.explanations import explain
-from sundog_operator.core.rollout.freeze import BAKE
 from sundog_operator.core.rollout.gates import pass_gate, time_out_evidence, time_out_shadow
 from sundog_operator.core.rollout.replica_counts import step_replicas
 from sundog_operator.core.rollout.state import (
@@ -31,6 +30,7 @@ from sundog_operator.core.rollout.state import (
     PENDING,
     ROLLED_BACK,
     RUNNING,
+    WINDOWLESS_GATES,
     RolloutInputs,
     canary_weight,
     current_step,
@@ -144,7 +144,7 @@ def _hold_step_time(status: ExperimentStatus, inputs: RolloutInputs) -> Experime
     step = status.step
     if step is None or step.gate not in PAUSABLE_GATES:
         return None
-    held = inputs.held or (inputs.opens_at is not None and step.gate != BAKE)
+    held = inputs.held or (inputs.opens_at is not None and step.gate not in WINDOWLESS_GATES)
     if held == (step.held_since is not None):
         return None
     if held:
