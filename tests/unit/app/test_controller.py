@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
+from sundog_operator.api.installation import Installation
 from sundog_operator.app import controller
 from sundog_operator.app.controller import Controller
 from sundog_operator.app.dependencies import Dependencies
@@ -107,6 +108,30 @@ async def test_a_namespace_whose_passes_hang_leaves_a_worker_to_the_others(monke
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
     assert [key for key in passes if key.namespace != NAMESPACE] == others
+
+
+@pytest.mark.parametrize(("watched", "at_once"), [((), 3), ((NAMESPACE,), 4), ((NAMESPACE, "audio"), 3)])
+async def test_the_only_watched_namespace_has_every_worker(
+    watched: tuple[str, ...], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, passes = Controller(Cluster(installation=Installation(watch_namespaces=watched)).world), list[Key]()
+
+    async def reconcile(_: Dependencies, key: Key) -> float | None:
+        passes.append(key)
+        await asyncio.Event().wait()
+        return None
+
+    monkeypatch.setattr(controller, "RECONCILERS", {"modeldeployment": reconcile})
+    for number in range(20):
+        operator.queue.add(Key("modeldeployment", NAMESPACE, f"digits-{number}"))
+    working = asyncio.ensure_future(operator.work())
+    try:
+        for _ in range(100):
+            await asyncio.sleep(0)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    assert len(passes) == at_once
 
 
 async def test_what_the_api_server_finds_wrong_is_reported_in_its_words_and_is_no_panic(

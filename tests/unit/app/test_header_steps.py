@@ -179,3 +179,24 @@ async def test_requests_by_header_are_counted_apart_and_are_no_evidence() -> Non
     assert "headerRequests" not in status["arms"][0]
     assert {tuple(metric["events"]) for metric in status["metrics"]} <= {(), (0, 0)}
     assert await cluster.weights() == {1: 75, 2: 25}, "no harm is seen in what was not assigned"
+
+
+async def test_counts_of_a_rollout_that_nothing_evaluates_go_on_after_an_edge_lost_its_counters() -> None:
+    cluster = await begun()
+    await cluster.until(functools.partial(at_step, cluster, 2))
+    await cluster.command("promote revision=2 id=a")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    pod = await cluster.kube.get(Ref(POD, NAMESPACE, "sundog-edge-0"))
+    assert pod is not None
+    uid = (await cluster.experiment("digits-r2"))["metadata"]["uid"]
+    edge, epoch = cluster.edges.counting(pod), (await status_of(cluster))["epoch"]["number"]
+    for count in (50, 20):
+        for origin, counted in (("assigned", count), ("override", 2 * count)):
+            place = Place(NAME, uid, epoch, "canary", origin)
+            edge.answered(cluster.clock.now().timestamp(), place, "ok", [900] * counted)
+        await cluster.settle(20, seconds=10)
+        edge.restart(cluster.clock.now().timestamp(), forgetting=True)
+    status = await status_of(cluster)
+    (canary,) = (arm for arm in status["arms"] if arm["name"] == "canary")
+    assert not status["plan"].get("guardrails")
+    assert (canary["requests"], canary["headerRequests"]) == (70, 140)

@@ -1264,6 +1264,32 @@ async def test_a_pod_that_kuberay_may_not_make_is_reported_in_the_api_servers_wo
     assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "Deploying")
 
 
+async def test_a_cluster_that_is_too_large_is_reported_while_stable_serves(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cluster.apply(rollout=MANUAL)
+    await cluster.until(lambda: cluster.serves(1))
+
+    async def refuse(_: Object) -> Object:
+        raise DependencyError("RayCluster x: etcdserver:\nrequest is too large (500)")
+
+    cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265").room["digits-r2"] = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(cluster.kube, "replace", refuse)
+        await cluster.apply("file:///models/v2", rollout=MANUAL)
+        await cluster.settle(5)
+        status, reason, message = await read_condition(cluster, "RevisionReady")
+        assert (status, reason) == ("False", "PodRefused")
+        prefix = (
+            f"revision 2: its pods could not be added to RayCluster {RAY}: RayCluster x: etcdserver: request is too"
+        )
+        assert message.startswith(prefix)
+        assert "Shorten the values" in message
+        assert await cluster.condition("Ready") == ("True", "Serving")
+    await cluster.settle(10)
+    assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "Deploying")
+
+
 async def test_a_head_that_kuberay_may_not_make_is_reported_likewise(cluster: Cluster) -> None:
     await cluster.apply()
     cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ import yaml
 from doubles.cluster import NAMESPACE
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.kubernetes_errors import make_error
-from sundog_operator.errors import DependencyError, Forbidden, RequestRefused
+from sundog_operator.errors import DependencyError, Forbidden, NotServed, RequestRefused
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref, WatchEvent
 from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.local import state_dir_paths
@@ -116,19 +116,29 @@ def test_one_bad_manifest_does_not_keep_the_good_ones_back(on_server: Any, manif
     assert done.err.startswith(f"error: {tmp_path}/bad.yaml: line ")
 
 
+@pytest.mark.parametrize(
+    ("error", "code"), [(Forbidden("no role"), ExitCode.REFUSED), (NotServed("no role"), ExitCode.UNREACHABLE)]
+)
 @pytest.mark.parametrize(("verb", "left_out"), [("apply", "not applied"), ("delete", "not deleted")])
 def test_an_object_that_the_server_denies_keeps_no_other_back(
-    on_server: Any, server: Any, manifest: Any, tmp_path: Path, verb: str, left_out: str
+    on_server: Any,
+    server: Any,
+    manifest: Any,
+    tmp_path: Path,
+    verb: str,
+    left_out: str,
+    error: DependencyError,
+    code: ExitCode,
 ) -> None:
     files = [part for name in "abc" for part in ("-f", str(manifest(name=name, file=f"{name}.yaml")))]
     if verb == "delete":
         on_server("apply", *files)
     full = FULL.replace("digits", "{}") + (" deleted\n" if verb == "delete" else " created\n")
     kube = server.cluster.kube
-    kube.faults = lambda called, ref: Forbidden("no role") if (called, ref.name) == (verb, "a") else None
+    kube.faults = lambda called, ref: error if (called, ref.name) == (verb, "a") else None
     done = on_server(verb, *files)
-    assert (done.code, done.out) == (ExitCode.REFUSED, full.format("b") + full.format("c"))
-    assert "ModelDeployment vision/a: no role (403)" in done.err
+    assert (done.code, done.out) == (code, full.format("b") + full.format("c"))
+    assert "ModelDeployment vision/a: no role" in done.err
     kube.faults = lambda called, ref: DependencyError("full") if (called, ref.name) == (verb, "a") else None
     done = on_server(verb, *files)
     assert (done.code, done.out) == (ExitCode.UNREACHABLE, "")

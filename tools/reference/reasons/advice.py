@@ -78,7 +78,8 @@ ADVICE: Final = {
     ),
     "PodRefused": Advice(
         _QUOTA,
-        "Raise the quota, set the limits that it requires (`spec.resources`), or adapt the pod standard or policy.",
+        "Raise the quota, set the limits that it requires (`spec.resources`), or adapt the pod standard or policy."
+        " Shorten `runtime.env` if the RayCluster is too large.",
     ),
     "ImagePullBackOff": Advice(_POD, "Fix the name of the image, the registry, or `imagePullSecrets`."),
     "CreateContainerError": Advice(_POD, "Fix what the kubelet's message names."),

@@ -144,7 +144,8 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             ReasonText(
                 "False",
                 "PodRefused",
-                "The API server refuses a pod of it, for example because of a quota. The message has the cause.",
+                "The API server refuses a pod of it, for example because of a quota, or the RayCluster that has its pods, for"
+                " example because of its size. The message has the cause.",
             ),
             ReasonText("False", "ImagePullBackOff", "The node cannot pull an image."),
             ReasonText("False", "CreateContainerError", "The kubelet cannot create a container."),

@@ -71,13 +71,15 @@ class Controller:
         self._deps = deps
         self._namespace = namespace
         self._observer = observer
-        # All passes of a namespace may wait for a Serve that does not answer, for seconds each. One worker is left to the others.
+        # All passes of a namespace may wait for a Serve that does not answer, for seconds each. One worker is left to the others, if any.
+        installation = deps.settings.installation
+        has_others = installation is None or len(installation.watch_namespaces) != 1
         self.queue: WorkQueue[Key] = WorkQueue(
             deps.clock,
             random.random,
             observer,
             group_of=lambda key: key.namespace,
-            group_limit=deps.settings.workers - 1,
+            group_limit=deps.settings.workers - has_others,
         )
 
     async def run(self) -> None:

@@ -89,6 +89,7 @@ class Dependencies:
         exposure_logs: None where exposure logs cannot be written.
         exposure_log_requests: writes of exposure logs and their last results.
         replicas: the applications at the last pass.
+        rejected_clusters: why the API server rejected the last write of a RayCluster, by (namespace, name).
     """
 
     kube: Kubernetes
@@ -109,3 +110,4 @@ class Dependencies:
         default_factory=BackgroundRequests, compare=False
     )
     replicas: ReplicaTracker = field(default_factory=ReplicaTracker, compare=False)
+    rejected_clusters: dict[tuple[str, str], str] = field(default_factory=dict, compare=False)

@@ -3,7 +3,8 @@
 import logging
 import secrets as randomness
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from sundog_operator.api.installation import Installation
@@ -41,7 +42,8 @@ def resolve_cluster_view(deps: Dependencies, namespace: str, name: str, obj: Obj
     """Return the state of a RayCluster. Its address is the one in the status in local mode, else the name of its head's Service."""
     installation = deps.settings.installation
     address = names.head_address(name, namespace, installation.cluster_domain) if installation else ""
-    return clusters.parse_cluster_view(name, obj, address)
+    rejection = deps.rejected_clusters.get((namespace, name), "")
+    return replace(clusters.parse_cluster_view(name, obj, address), rejection=rejection)
 
 
 async def ensure_ray_cluster(
@@ -73,14 +75,17 @@ async def ensure_ray_cluster(
         await _ensure_token(deps, meta["namespace"], meta["ownerReferences"])
     if stored is None:
         initial = [{**group, "replicas": group["minReplicas"]} for group in groups]
-        stored = await deps.kube.create({**desired, "spec": {**desired["spec"], "workerGroupSpecs": initial}})
+        made = {**desired, "spec": {**desired["spec"], "workerGroupSpecs": initial}}
+        stored = await _write(deps, meta, deps.kube.create(made))
     else:
         pods = await deps.kube.list(POD, meta["namespace"], {ray_groups.LABEL_CLUSTER: meta["name"]})
         changed = ray_pods.update_ray_cluster(stored, desired, groups, _make_group_state(pods, deployed))
-        if changed is not None:
+        if changed is None:
+            deps.rejected_clusters.pop((meta["namespace"], meta["name"]), None)
+        else:
             await _ensure_token(deps, meta["namespace"], meta["ownerReferences"])
             try:
-                stored = await deps.kube.replace(changed)
+                stored = await _write(deps, meta, deps.kube.replace(changed))
             except (Conflict, NotFound):
                 raise
             except SundogError as err:
@@ -91,6 +96,18 @@ async def ensure_ray_cluster(
     if _has_own_store(installation):
         await _ensure_store(deps, installation, stored)
     return stored, failure
+
+
+async def _write(deps: Dependencies, meta: Object, write: Awaitable[Object]) -> Object:
+    """Return the result of a write of a RayCluster. Raises SundogError, and keeps why the API server rejected the write."""
+    try:
+        stored = await write
+    except SundogError as err:
+        if clusters.is_rejection(err):
+            deps.rejected_clusters[meta["namespace"], meta["name"]] = clusters.describe_rejection(err)
+        raise
+    deps.rejected_clusters.pop((meta["namespace"], meta["name"]), None)
+    return stored
 
 
 async def apply_disruption_budgets(deps: Dependencies, installation: Installation, cluster: Object) -> None:

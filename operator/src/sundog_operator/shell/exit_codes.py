@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
-from sundog_operator.errors import Conflict, DependencyError, NotFound, NotServed, RequestRefused, SundogError
+from sundog_operator.errors import Conflict, DependencyError, NotFound, RequestRefused, SundogError
 
 
 class ExitCode(IntEnum):
@@ -25,7 +25,7 @@ EXIT_CODE_MEANINGS: Final[Mapping[ExitCode, str]] = {
     ExitCode.REFUSED: "refused or failed: an invalid manifest, a rejected command, a failed check or prediction, an incomplete response",
     ExitCode.USAGE: "the command line is wrong, for example it names a file that does not exist",
     ExitCode.NOT_FOUND: "a named object does not exist",
-    ExitCode.UNREACHABLE: "the API server or the endpoint cannot be reached",
+    ExitCode.UNREACHABLE: "the API server or the endpoint cannot be reached, or the kind is not served",
     ExitCode.TIMEOUT: "no response in time",
     ExitCode.INTERNAL: "an error in sundog itself",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
@@ -47,7 +47,7 @@ def exit_code_of(error: SundogError) -> ExitCode:
             return error.exit_code
         case NotFound():
             return ExitCode.NOT_FOUND
-        case Conflict() | RequestRefused() | NotServed():
+        case Conflict() | RequestRefused():
             return ExitCode.REFUSED
         case DependencyError():
             return ExitCode.UNREACHABLE

@@ -5,6 +5,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -90,7 +91,9 @@ def test_kinds_of_events_are_counted_apart() -> None:
 def test_only_requests_that_were_assigned_count() -> None:
     origins = [{**row(ok=5), "origin": origin} for origin in ("override", "probe")]
     foreign = [{**row(ok=5), "attempt": "another"}, *origins]
-    assert take(NOTHING, report(*foreign)) == NOTHING
+    counted = take(NOTHING, report(*foreign))
+    assert replace(counted, forced={}) == NOTHING
+    assert counted.over_epochs("canary", forced=True).assigned == 5
 
 
 def test_a_departed_edge_keeps_its_counts_and_its_running_requests_are_lost() -> None:

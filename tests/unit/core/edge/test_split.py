@@ -177,7 +177,7 @@ def test_what_is_reached_by_header_alone_carries_traffic() -> None:
         assert split_document.find_applications_with_traffic(document, "sundog-0", {"digits"}) == carried
 
 
-def test_requests_that_chose_their_arm_are_counted_apart() -> None:
+def test_only_requests_that_were_assigned_are_counted() -> None:
     def row(origin: str, assigned: int, failed: int) -> dict[str, Any]:
         where = {"attempt": "uid", "arm": "canary", "origin": origin}
         return {**where, "assigned": assigned, "ends": {"ok": assigned - failed, "server5xx": failed}}
@@ -185,7 +185,6 @@ def test_requests_that_chose_their_arm_are_counted_apart() -> None:
     rows = [row("assigned", 10, 1), row("override", 5, 4), row("probe", 99, 99), row("assigned", 20, 0)]
     reports = [EdgeReport("edge-0", True, False, {"counters": rows})]
     assert request_counts.count_requests_and_errors("uid", "canary", reports) == (30, 1)
-    assert request_counts.count_requests_and_errors("uid", "canary", reports, forced=True) == (5, 4)
     assert request_counts.count_requests_and_errors("uid", "stable", reports) == (0, 0)
 
 

@@ -461,6 +461,18 @@ def test_a_pause_by_hand_takes_nothing_of_a_steps_time() -> None:
     assert settle(resumed, timedelta(hours=30, minutes=30), make_evaluation()).paused is not None
 
 
+@pytest.mark.parametrize("reason", ["Manual", "Inconclusive", "ControlUnhealthy"])
+@pytest.mark.parametrize("step", [{"weight": 25, "gate": "time", "minDuration": "30m"}, {"pause": {"duration": "30m"}}])
+def test_a_step_by_time_waits_for_what_a_pause_and_a_hold_left_of_its_time(step: dict[str, Any], reason: str) -> None:
+    begun = settle(frozen(steps=[step, {"weight": 50, "gate": "manual"}]), timedelta(0), None)
+    paused = begun.model_copy(update={"paused": PauseStatus(reason=reason, since=T0 + timedelta(minutes=10))})
+    resumed = steering.execute_command(paused, RESUME, T0 + timedelta(hours=2))
+    held = settle(resumed, timedelta(hours=2, minutes=5), None, held=True)
+    back = settle(held, timedelta(hours=9), None)
+    assert index(settle(back, timedelta(hours=9, minutes=14), None, opens_at=OPENS)) == 1
+    assert index(settle(back, timedelta(hours=9, minutes=15), None)) == 2
+
+
 PAUSE = RolloutCommand("p", "pause", 8)
 RESUME = RolloutCommand("r", "resume", 8)
 
@@ -646,9 +658,19 @@ def test_a_lasting_sample_ratio_mismatch_pauses_and_then_stops() -> None:
     assert (stopped.verdict.decision, stopped.verdict.reason) == ("Undecided", "SampleRatioMismatch: 600 of 1000")
 
 
+def test_a_sample_ratio_mismatch_that_returns_has_its_whole_grace_again() -> None:
+    mismatched, days = make_evaluation(mismatch="600 of 1000"), timedelta(days=3)
+    over = settle(settle(collecting(), LATER, mismatched), LATER * 2, make_evaluation())
+    returned = settle(over, days, mismatched)
+    assert (returned.phase, returned.paused and returned.paused.since) == ("Running", T0 + LATER)
+    assert settle(returned, days + timedelta(seconds=299), mismatched) == returned
+    assert settle(returned, days + timedelta(seconds=300), mismatched).phase == "Stopped"
+
+
 def test_a_split_that_matches_again_waits_for_a_user() -> None:
     paused = settle(collecting(), LATER, make_evaluation(mismatch="600 of 1000"))
-    assert settle(paused, timedelta(hours=5), make_evaluation(passed=True)).paused == paused.paused
+    waiting = settle(paused, timedelta(hours=5), make_evaluation(passed=True))
+    assert waiting.paused == PauseStatus(reason="SampleRatio", since=T0 + LATER)
     resumed = steering.execute_command(paused, RolloutCommand("r", "resume", 8), T0 + LATER)
     assert index(settle(resumed, LATER, make_evaluation(passed=True))) == 2
 

@@ -58,7 +58,7 @@ class StepStatus(ApiBase):
     )
     held_since: Timestamp | None = Field(
         None,
-        description="Since when the spec holds it, or its windows do. Windows do not hold the gates evidence, shadow and bake.",
+        description="Since when the spec holds it, or its windows do. Windows do not hold the gates time and bake.",
     )
     short_since: Timestamp | None = Field(
         None,
@@ -93,6 +93,9 @@ class PauseStatus(ApiBase):
     )
     message: Message = Field("", description="The same with numbers, if there are any.")
     since: Timestamp = Field(description="Since when.")
+    mismatch_since: Timestamp | None = Field(
+        None, description="For SampleRatio: since when requests do not match the weights; none once they do again."
+    )
 
 
 class TrafficReturnStatus(ApiBase):

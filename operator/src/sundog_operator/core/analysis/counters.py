@@ -16,7 +16,7 @@ from sundog_operator.api import ArmStatus
 from sundog_operator.core.analysis import edge_reports, packed_json, unit_groups
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, MOST_IN_A_BLOCK, Block, BlockCounts, BlocksByEpoch
-from sundog_operator.core.analysis.counters_json import first_kinds, parse_folded, parse_row
+from sundog_operator.core.analysis.counters_json import first_kinds, parse_folded, parse_row, rows_as_json
 from sundog_operator.core.analysis.dispersion_sums import DispersionSums, EpochBlocks
 from sundog_operator.core.analysis.feedback import FeedbackSums, parse_sums
 from sundog_operator.core.edge.reported_counts import (
@@ -33,6 +33,7 @@ from sundog_operator.core.edge.reported_counts import (
     list_or_empty,
     parse_count,
 )
+from sundog_operator.core.edge.request_counts import ORIGIN_ASSIGNED, ORIGIN_OVERRIDE
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
 
@@ -45,6 +46,9 @@ _MAX_JSON_BYTES: Final = 4 << 20
 MAX_PACKED_CHARS: Final = 524_288
 """Limit of packed counters in a status."""
 Json = dict[str, Any]
+MutableCounts = dict[str, dict[tuple[int, str], ArmCounts]]
+CountsBySource = Mapping[str, Mapping[tuple[int, str], ArmCounts]]
+"""Counts of each edge process, by epoch and arm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +63,16 @@ class Counters:
             wait, is computed at every evaluation, and is not stored.
         groups: counts by unit group.
         feedback: sums of outcomes.
+        forced: counts like `sources`, of requests that a header or an override sent to an arm. They are no evidence.
     """
 
     attempt: str
-    sources: Mapping[str, Mapping[tuple[int, str], ArmCounts]] = field(default_factory=dict)
+    sources: CountsBySource = field(default_factory=dict)
     folded: Mapping[int, EpochBlocks] = field(default_factory=dict)
     ended_blocks: Mapping[int, EpochBlocks] = field(default_factory=dict, compare=False)
     groups: unit_groups.GroupsBySource = field(default_factory=dict)
     feedback: FeedbackSums = field(default_factory=FeedbackSums)
+    forced: CountsBySource = field(default_factory=dict)
 
     def of(self, epoch: int, arm: str, present: Collection[str] = ()) -> ArmCounts:
         """Return an arm's counts in an epoch over all sources. At sources that are not present, running requests count as lost."""
@@ -86,9 +92,10 @@ class Counters:
             return self.feedback.exposed.get((epoch, arm), 0)
         return max(self.of(epoch, arm).assigned, self.feedback.reported(epoch, arm))
 
-    def over_epochs(self, arm: str) -> ArmCounts:
-        """Return an arm's counts over all sources and epochs, including epochs that are no evidence."""
-        rows = (counts for own in self.sources.values() for (_, name), counts in own.items() if name == arm)
+    def over_epochs(self, arm: str, *, forced: bool = False) -> ArmCounts:
+        """Return an arm's counts over all sources and epochs, including epochs that are no evidence; with `forced`, those of `forced`."""
+        sources = self.forced if forced else self.sources
+        rows = (counts for own in sources.values() for (_, name), counts in own.items() if name == arm)
         return functools.reduce(ArmCounts.plus, rows, ArmCounts())
 
     def pack(self) -> str:
@@ -97,7 +104,7 @@ class Counters:
         If the text is too long to store or to unpack, the groups of the oldest epochs are left out. Requests without a group then count as
         requests of one unit.
         """
-        if not self.sources and not self.feedback.store:
+        if not self.sources and not self.forced and not self.feedback.store:
             return ""
         written, epochs = (
             packed_json.encode_json(self.as_json()),
@@ -128,10 +135,8 @@ class Counters:
             "attempt": self.attempt,
             "columns": list(ArmCounts._fields[:columns]),
             "events": kinds,
-            "sources": {
-                source: {f"{epoch}/{arm}": list(counts[:columns]) for (epoch, arm), counts in sorted(rows.items())}
-                for source, rows in sorted(self.sources.items())
-            },
+            "sources": rows_as_json(self.sources, columns),
+            **({"forced": rows_as_json(self.forced, columns)} if self.forced else {}),
             "epochs": {
                 str(epoch): {
                     "following": each.following,
@@ -162,7 +167,7 @@ class Counters:
         """Return how many columns of counts are stored, by the same rule as `_stored_kinds`."""
         used = (
             number
-            for rows in self.sources.values()
+            for rows in (*self.sources.values(), *self.forced.values())
             for counts in rows.values()
             for number, count in enumerate(counts, start=1)
             if count
@@ -176,10 +181,13 @@ class Counters:
             if not stored or stored["version"] != FORMAT_VERSION or stored["attempt"] != attempt:
                 return cls(attempt)
             at = column_indexes(stored["columns"])
-            sources = {
-                source: dict(parse_row(key, counts, at) for key, counts in rows.items())
-                for source, rows in stored["sources"].items()
-            }
+            sources, forced = (
+                {
+                    source: dict(parse_row(key, counts, at) for key, counts in rows.items())
+                    for source, rows in each.items()
+                }
+                for each in (stored["sources"], stored.get("forced", {}))
+            )
             kinds = parse_count(stored.get("events", LEGACY_EVENT_COUNT))
             # The status of an older operator has no requests by block. Its blocks are folded again from those that edges still have.
             folded = {
@@ -188,7 +196,8 @@ class Counters:
             sums = parse_sums(stored["feedback"]) if "feedback" in stored else FeedbackSums()
         except PARSE_ERRORS:
             return cls(attempt)
-        return cls(attempt, sources, folded, groups=unit_groups.from_json(stored.get("groups", {})), feedback=sums)
+        groups = unit_groups.from_json(stored.get("groups", {}))
+        return cls(attempt, sources, folded, groups=groups, feedback=sums, forced=forced)
 
 
 def counted_until_s(reports: Iterable[EdgeReport], now_s: float) -> float:
@@ -223,20 +232,11 @@ def update_counters(
     before: Counters, reports: Sequence[EdgeReport], blocks: BlocksByEpoch, scope: CountScope
 ) -> Counters:
     """Return the counters after the reports of every edge and the blocks in these reports. Rows that cannot be parsed are skipped."""
-    reported: dict[str, dict[tuple[int, str], ArmCounts]] = {}
-    for source, row in edge_reports.assigned_rows(before.attempt, reports):
-        own = reported.setdefault(source, {})
-        try:
-            key, counts = edge_reports.parse_key(row), edge_reports.parse_arm_counts(row)
-        except PARSE_ERRORS:
-            continue
-        own[key] = own.get(key, ArmCounts()).plus(counts)
-    sources = {name: dict(rows) for name, rows in before.sources.items()}
-    for source, rows in reported.items():
-        known = sources.setdefault(source, {})
-        known.update({key: known.get(key, ArmCounts()).merge_newer(counts) for key, counts in rows.items()})
+    reported, forced = (_collect_rows(before.attempt, reports, origin) for origin in (ORIGIN_ASSIGNED, ORIGIN_OVERRIDE))
+    sources, forced_sources = _merge_reported(before.sources, reported), _merge_reported(before.forced, forced)
     unanswered = {report.pod for report in reports if report.evidence is None}
-    present = {source for source in sources if source in reported or source.partition("/")[0] in unanswered}
+    present = {source for source in (*sources, *forced_sources) if source.partition("/")[0] in unanswered}
+    present |= {*reported, *forced}
     known_groups, reported_groups = (
         {source: {key: own for key, own in rows.items() if key[0] in scope.epochs} for source, rows in each.items()}
         for each in (before.groups, edge_reports.collect_groups(before.attempt, reports))
@@ -244,12 +244,39 @@ def update_counters(
     groups = unit_groups.update_groups(known_groups, reported_groups, present)
     folded = _fold(before, reports, blocks, scope)
     ended_blocks = _fold(replace(before, folded=folded), reports, blocks, replace(scope, timeout_s=0.0))
-    return Counters(before.attempt, _merge_departed(sources, present), folded, ended_blocks, groups, before.feedback)
+    return Counters(
+        before.attempt,
+        _merge_departed(sources, present),
+        folded,
+        ended_blocks,
+        groups,
+        before.feedback,
+        _merge_departed(forced_sources, present),
+    )
 
 
-def _merge_departed(
-    sources: dict[str, dict[tuple[int, str], ArmCounts]], present: Collection[str]
-) -> dict[str, dict[tuple[int, str], ArmCounts]]:
+def _collect_rows(attempt: str, reports: Sequence[EdgeReport], origin: str) -> MutableCounts:
+    """Return the reported counts of an origin. Rows that cannot be parsed are skipped."""
+    found: MutableCounts = {}
+    for source, row in edge_reports.rows_of_origin(attempt, reports, origin):
+        own = found.setdefault(source, {})
+        try:
+            key, counts = edge_reports.parse_key(row), edge_reports.parse_arm_counts(row)
+        except PARSE_ERRORS:
+            continue
+        own[key] = own.get(key, ArmCounts()).plus(counts)
+    return found
+
+
+def _merge_reported(known: CountsBySource, reported: CountsBySource) -> MutableCounts:
+    sources = {name: dict(rows) for name, rows in known.items()}
+    for source, rows in reported.items():
+        own = sources.setdefault(source, {})
+        own.update({key: own.get(key, ArmCounts()).merge_newer(counts) for key, counts in rows.items()})
+    return sources
+
+
+def _merge_departed(sources: MutableCounts, present: Collection[str]) -> MutableCounts:
     """Merge the counts of departed processes if there are many. Those that may report again are not merged, or they would count twice."""
     absent = sorted(source for source in sources if source not in present and source != unit_groups.DEPARTED_SOURCE)
     if len(sources) <= _MAX_SOURCES or not absent:
@@ -365,7 +392,7 @@ def _count_started_before(row: Mapping[str, Any], before_s: float) -> int:
     return sum(running for start, running in running_since if start < before_s)
 
 
-def monotonic_totals(arm: ArmStatus, reported: tuple[int, int], counted: Counters | None) -> tuple[int, int]:
-    """Return an arm's requests and errors. They never become fewer, so the counts of edges that are gone remain."""
+def monotonic_totals(arm: ArmStatus, counted: Counters | None) -> tuple[int, int]:
+    """Return an arm's requests and errors. They never become fewer than in a status whose counters were lost."""
     own = counted.over_epochs(arm.name) if counted is not None else ArmCounts()
-    return max(arm.requests, reported[0], own.assigned), max(arm.errors, reported[1], own.errors)
+    return max(arm.requests, own.assigned), max(arm.errors, own.errors)

@@ -23,6 +23,16 @@ def parse_row(key: str, counts: Sequence[int], at: Mapping[str, int]) -> tuple[t
     return (int(epoch), arm), ArmCounts(**{name: parse_count(counts[at[name]]) for name in stored})
 
 
+def rows_as_json(
+    sources: Mapping[str, Mapping[tuple[int, str], ArmCounts]], columns: int
+) -> dict[str, dict[str, list[int]]]:
+    """Return rows as `parse_row` reads them, by source, with so many columns."""
+    return {
+        source: {f"{epoch}/{arm}": list(counts[:columns]) for (epoch, arm), counts in sorted(rows.items())}
+        for source, rows in sorted(sources.items())
+    }
+
+
 def parse_folded(stored: Mapping[str, Any], kinds: int) -> EpochBlocks:
     """Return the folded blocks of an epoch. Raises `PARSE_ERRORS`."""
     lengths = tuple(

@@ -15,6 +15,7 @@ from sundog_operator.core.edge.reported_counts import (
     parse_count,
     parse_failed_first_attempts,
 )
+from sundog_operator.core.edge.request_counts import ORIGIN_ASSIGNED
 from sundog_operator.core.observed import EdgeReport
 
 
@@ -26,9 +27,14 @@ def reported_attempts(service: str, reports: Iterable[EdgeReport]) -> set[str]:
 
 def assigned_rows(attempt: str, reports: Iterable[EdgeReport]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (source, row) of each row of assigned requests of an attempt; skip entries that are not rows."""
+    return rows_of_origin(attempt, reports, ORIGIN_ASSIGNED)
+
+
+def rows_of_origin(attempt: str, reports: Iterable[EdgeReport], origin: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (source, row) of each row of an attempt and an origin; skip entries that are not rows."""
     for report in reports:
         for row in list_or_empty((report.evidence or {}).get("counters")):
-            if isinstance(row, Mapping) and row.get("attempt") == attempt and row.get("origin") == "assigned":
+            if isinstance(row, Mapping) and row.get("attempt") == attempt and row.get("origin") == origin:
                 yield f"{report.pod}/{row.get('boot')}", row
 
 

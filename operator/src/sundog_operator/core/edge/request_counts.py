@@ -11,18 +11,14 @@ ORIGIN_OVERRIDE: Final = "override"
 """Origins of requests: assigned by weight, or sent to an arm by an override or a header."""
 
 
-def count_requests_and_errors(
-    attempt: str, arm: str, reports: Iterable[EdgeReport], *, forced: bool = False
-) -> tuple[int, int]:
-    """Return (requests, errors) of an arm over all epochs and boots of the edges that answer.
+def count_requests_and_errors(attempt: str, arm: str, reports: Iterable[EdgeReport]) -> tuple[int, int]:
+    """Return (requests, errors) that were assigned to an arm, over all epochs and boots of the edges that answer.
 
-    Count the requests that were assigned to the arm or, with `forced`, those that a header or an override sent there. `ERRORS` lists the
-    ends that are errors.
+    `ERRORS` lists the ends that are errors.
     """
-    origin = ORIGIN_OVERRIDE if forced else ORIGIN_ASSIGNED
     requests = errors = 0
     for row in (row for report in reports for row in (report.evidence or {}).get("counters", ())):
-        if (row.get("attempt"), row.get("arm"), row.get("origin")) == (attempt, arm, origin):
+        if (row.get("attempt"), row.get("arm"), row.get("origin")) == (attempt, arm, ORIGIN_ASSIGNED):
             ends = row.get("ends", {})
             requests += int(row.get("assigned", 0))
             errors += sum(int(ends.get(end, 0)) for end in ERRORS)

@@ -19,9 +19,9 @@ DEFAULT_REQUEST_TIMEOUT_S: Final = 30.0
 
 
 def evaluate_rollout(context: PlanContext) -> Counters | None:
-    """Set the context's `evaluation` of the active attempt, and return the updated counters; None if nothing is evaluated."""
+    """Set the context's `evaluation` of the active attempt if it is evaluated, and return the updated counters; None without an attempt."""
     progress, attempt = context.progress, context.rollout
-    if progress is None or attempt is None or not state.is_evaluated(progress) or state.is_over(progress):
+    if progress is None or attempt is None or state.is_over(progress):
         return None
     stable, candidate = state.arm_revisions(progress)
     edges, waits_s = context.observed.edges, request_deadline_s(context.observed.split)
@@ -30,6 +30,8 @@ def evaluate_rollout(context: PlanContext) -> Counters | None:
     scope = counters.CountScope(epochs, progress.epoch.number, now_s, waits_s)
     blocks = counters.collect_blocks(attempt.uid, edges)
     counted = counters.update_counters(Counters.unpack(progress.tallies, attempt.uid), edges, blocks, scope)
+    if not state.is_evaluated(progress):
+        return counted
     selection = rollout_outcomes.make_feedback_selection(context.service, attempt.uid, progress)
     counted, problem = update_feedback(counted, edges, selection)
     if problem is not None:

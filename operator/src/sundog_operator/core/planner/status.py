@@ -8,10 +8,9 @@ from typing import Final
 from sundog_operator.api import ArmStatus, CapacityStatus, ExperimentStatus, MetricStatus, RevisionStatus, Startup
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import counters
+from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.edge import request_counts
 from sundog_operator.core.kubernetes import accelerators, names, pod_problems, pod_requests
-from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import candidate_placement, desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status
@@ -52,25 +51,23 @@ def report_counts(
 ) -> ExperimentStatus:
     """Return the status with the requests of each arm: at each transition, else once a minute.
 
-    A status must not change with each request. `counted` includes edges that are gone; None if nothing is evaluated.
+    A status must not change with each request. `counted` includes edges that are gone; None if nothing is counted.
     """
     if context.rollout is None or not (moved or context.is_report_due(status)):
         return status
-    arms = tuple(_with_counts(arm, context.rollout.uid, context.observed.edges, counted) for arm in status.arms)
+    arms = tuple(_with_counts(arm, counted) for arm in status.arms)
     if arms == status.arms and status.metrics == before.metrics:
         return status
     return status.model_copy(update={"arms": arms, "counted_at": context.now})
 
 
-def _with_counts(arm: ArmStatus, attempt: str, edges: Sequence[EdgeReport], counted: Counters | None) -> ArmStatus:
-    requests, errors = counters.monotonic_totals(
-        arm, request_counts.count_requests_and_errors(attempt, arm.name, edges), counted
-    )
+def _with_counts(arm: ArmStatus, counted: Counters | None) -> ArmStatus:
+    requests, errors = counters.monotonic_totals(arm, counted)
     update: dict[str, int] = {"requests": requests, "errors": errors}
-    header_requests, header_errors = request_counts.count_requests_and_errors(attempt, arm.name, edges, forced=True)
-    if header_requests:
-        update["header_requests"] = max(arm.header_requests or 0, header_requests)
-        update["header_errors"] = max(arm.header_errors or 0, header_errors)
+    forced = counted.over_epochs(arm.name, forced=True) if counted is not None else ArmCounts()
+    if forced.assigned:
+        update["header_requests"] = max(arm.header_requests or 0, forced.assigned)
+        update["header_errors"] = max(arm.header_errors or 0, forced.errors)
     return arm.model_copy(update=update)
 
 

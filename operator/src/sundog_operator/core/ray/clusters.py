@@ -9,6 +9,7 @@ from typing import Any, Final
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.pod_problems import find_condition
 from sundog_operator.core.revisions import owner_reference
+from sundog_operator.errors import Invalid, RequestRefused
 
 MAX_MEMBERS = 100
 SERVE_PORT = "8000"
@@ -17,6 +18,8 @@ GRPC_ENDPOINT = "serve-grpc"
 """Key of the port of Serve's own gRPC proxy in `status.endpoints` of a RayCluster."""
 DASHBOARD_PORT = "8265"
 _MAX_MESSAGE: Final = 300
+_TOO_LARGE: Final = re.compile(r"too large|larger than max", re.IGNORECASE)
+_SHORTEN: Final = "It has the runtime.env of every model on it. Shorten the values, or move them into a ConfigMap"
 _SUBJECT: Final = re.compile(r'^pods "[^"]*" is ')
 _POD: Final = re.compile(r"[a-z0-9.-]*-(worker|head)-[a-z0-9]{5}\b")
 """A pod name in KubeRay's messages. It differs with each attempt, and a status must not change with each."""
@@ -31,6 +34,7 @@ class ClusterView:
     Attributes:
         problem: why Serve's REST API cannot be called; empty when it can.
         refusal: why KubeRay cannot create or delete a pod; empty when it can.
+        rejection: why the API server rejected the operator's last write of the RayCluster; empty if it did not.
     """
 
     name: str
@@ -40,6 +44,7 @@ class ClusterView:
     grpc_port: str = GRPC_PORT
     problem: str = ""
     refusal: str = ""
+    rejection: str = ""
 
     @property
     def dashboard(self) -> str:
@@ -97,6 +102,17 @@ def find_refusal(owner: Mapping[str, Any]) -> str:
     lines = (line.strip() for line in str(condition.get("message") or "").splitlines())
     message = next((line for line in lines if line not in ("", reason)), reason)
     return _POD.sub("a pod", _SUBJECT.sub("", message))[:_MAX_MESSAGE]
+
+
+def is_rejection(error: Exception) -> bool:
+    """Return whether the API server or etcd rejected a write for its content. That it is too large is an error without a reason."""
+    return isinstance(error, Invalid | RequestRefused) or _TOO_LARGE.search(str(error)) is not None
+
+
+def describe_rejection(error: Exception) -> str:
+    """Return a rejection as one line, with what helps against an object that is too large."""
+    text = " ".join(str(error).split())[:_MAX_MESSAGE]
+    return f"{text}. {_SHORTEN}" if _TOO_LARGE.search(text) else text
 
 
 def assign_cluster(taken: Iterable[str], image: str = "") -> str:

@@ -37,8 +37,10 @@ MISMATCH_GRACE: Final = timedelta(minutes=5)
 """Time that a sample-ratio mismatch may last before stable gets all traffic."""
 MAX_EVIDENCE_EPOCHS: Final = 32
 """The status has room for 40 epochs; a rollout needs 23: one for each step, and one more when latency thresholds become known."""
-PAUSABLE_GATES: Final = ("evidence", SHADOW, BAKE)
-"""Gates whose time stops while the rollout is held. A bake continues outside of windows, because its traffic does."""
+PAUSABLE_GATES: Final = ("evidence", SHADOW, "time", BAKE)
+"""Gates whose time stops while the rollout is paused or held."""
+WINDOWLESS_GATES: Final = ("time", BAKE)
+"""Gates whose time continues outside of windows, because the traffic does that they wait with."""
 DECIDING_GATES: Final = ("evidence", "manual")
 """Gates at which evidence of traffic, or a person, decides that traffic may advance."""
 GIVE_BACK_TIMEOUT: Final = timedelta(minutes=15)

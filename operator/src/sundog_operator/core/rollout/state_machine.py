@@ -22,7 +22,6 @@ from sundog_operator.core.rollout import (
 )
 from sundog_operator.core.rollout.default_plan import needs_threshold
 from sundog_operator.core.rollout.explanations import explain
-from sundog_operator.core.rollout.freeze import BAKE
 from sundog_operator.core.rollout.gates import pass_gate, time_out_evidence, time_out_shadow
 from sundog_operator.core.rollout.replica_counts import step_replicas
 from sundog_operator.core.rollout.state import (
@@ -31,6 +30,7 @@ from sundog_operator.core.rollout.state import (
     PENDING,
     ROLLED_BACK,
     RUNNING,
+    WINDOWLESS_GATES,
     RolloutInputs,
     canary_weight,
     current_step,
@@ -144,7 +144,7 @@ def _hold_step_time(status: ExperimentStatus, inputs: RolloutInputs) -> Experime
     step = status.step
     if step is None or step.gate not in PAUSABLE_GATES:
         return None
-    held = inputs.held or (inputs.opens_at is not None and step.gate != BAKE)
+    held = inputs.held or (inputs.opens_at is not None and step.gate not in WINDOWLESS_GATES)
     if held == (step.held_since is not None):
         return None
     if held:
@@ -157,15 +157,20 @@ def _hold_step_time(status: ExperimentStatus, inputs: RolloutInputs) -> Experime
 
 
 def _pause_on_mismatch(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
-    """Pause on a sample-ratio mismatch; stop if it lasts, so that stable gets all traffic."""
-    if inputs.evidence is None or not inputs.evidence.mismatch or status.phase != RUNNING:
+    """Pause on a sample-ratio mismatch; stop if it lasts, so that stable gets all traffic. The pause outlasts the mismatch."""
+    if inputs.evidence is None or status.phase != RUNNING:
         return None
-    paused = status.paused
-    if paused is None or paused.reason not in (PauseReason.SAMPLE_RATIO, PauseReason.MANUAL):
-        return status.model_copy(update={"paused": PauseStatus(reason=PauseReason.SAMPLE_RATIO, since=inputs.now)})
-    if paused.reason == PauseReason.MANUAL or inputs.now - paused.since < MISMATCH_GRACE:
+    paused, since = status.paused, inputs.now if inputs.evidence.mismatch else None
+    if paused is not None and paused.reason == PauseReason.SAMPLE_RATIO:
+        if (paused.mismatch_since is None) != (since is None):
+            return status.model_copy(update={"paused": paused.model_copy(update={"mismatch_since": since})})
+        if paused.mismatch_since is None or inputs.now - paused.mismatch_since < MISMATCH_GRACE:
+            return None
+        return stop(status, Cause(EndReason.SAMPLE_RATIO_MISMATCH, inputs.evidence.mismatch), inputs.now)
+    if since is None or (paused is not None and paused.reason == PauseReason.MANUAL):
         return None
-    return stop(status, Cause(EndReason.SAMPLE_RATIO_MISMATCH, inputs.evidence.mismatch), inputs.now)
+    begun = PauseStatus(reason=PauseReason.SAMPLE_RATIO, since=inputs.now, mismatch_since=since)
+    return status.model_copy(update={"paused": begun})
 
 
 def _pause_on_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:

@@ -59,7 +59,7 @@ def resume(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
     """Resume. A step that took too long starts its time again, or it would pause at once. A manual pause takes no time of a step."""
     paused, step = status.paused, status.step
     if paused is not None and step is not None and step.since is not None and step.gate in PAUSABLE_GATES:
-        late = paused.reason in (PauseReason.INCONCLUSIVE, PauseReason.NO_DATA)
+        late = paused.reason in (PauseReason.INCONCLUSIVE, PauseReason.NO_DATA) and step.gate != "time"
         begun = max(paused.since, step.since)
         # The end of a hold gives the step the time that it lasted during the pause.
         ended = now if step.held_since is None else max(step.held_since, begun)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sundog_operator.errors import NotFound, SundogError
+from sundog_operator.errors import NotFound, NotServed, SundogError
 from sundog_operator.ports import Ref
 from sundog_operator.shell import kinds
 from sundog_operator.shell.exit_codes import ExitCode, exit_code_of, one_line
@@ -49,7 +49,7 @@ async def delete(server: ServerConnection, what: tuple[str, ...], files: Sequenc
             click.echo(f"error: {one_line(err)}", err=True)
             code = exit_code_of(err)
             worst = max(worst, code)
-            if code == ExitCode.UNREACHABLE:
+            if code == ExitCode.UNREACHABLE and not isinstance(err, NotServed):
                 print_left_out("not deleted", refs[position + 1 :])
                 break
     return worst

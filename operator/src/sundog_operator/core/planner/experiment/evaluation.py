@@ -5,7 +5,7 @@ from sundog_operator.api.reasons import Cause, MetricNote
 from sundog_operator.core.analysis import counters, feedback
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.edge import confirmation, request_counts, units
+from sundog_operator.core.edge import confirmation, units
 from sundog_operator.core.experiments import dropped_arms, evaluate, outcome_evaluation, power, state, transitions
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, ObservedTraffic
 from sundog_operator.core.experiments.queue import UserExperiment
@@ -118,7 +118,6 @@ def _success_warning(context: PlanContext, metric: MetricStatus, traffic: Observ
 
 def report_counts(
     context: PlanContext,
-    experiment: UserExperiment,
     status: ExperimentStatus,
     before: ExperimentStatus,
     counted: Counters | None,
@@ -135,8 +134,7 @@ def report_counts(
     is_sticky = units.is_sticky(status.plan)
     arms = []
     for arm in status.arms:
-        reported = request_counts.count_requests_and_errors(experiment.uid, arm.name, context.observed.edges)
-        requests, errors = counters.monotonic_totals(arm, reported, counted)
+        requests, errors = counters.monotonic_totals(arm, counted)
         assigned = known_units.get(arm.name, 0 if is_sticky else requests)
         update = {"requests": requests, "errors": errors, "units": max(arm.units, assigned)}
         arms.append(arm.model_copy(update=update))

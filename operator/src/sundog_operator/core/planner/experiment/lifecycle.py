@@ -104,7 +104,7 @@ def advance_experiment(context: PlanContext) -> None:
         evidence=context.experiment_evaluation,
     )
     ticked = state_machine.tick(evaluation.report_metrics(context, progress), inputs)
-    after = evaluation.report_counts(context, experiment, ticked, progress, counted, moved=False)
+    after = evaluation.report_counts(context, ticked, progress, counted, moved=False)
     if after != progress or (context.experiment_evaluation is not None and context.has_terminating_edge(progress)):
         _commit(context, experiment, progress, after, counted)
 
@@ -118,7 +118,7 @@ def _commit(
 ) -> None:
     """Set the status of the Experiment to write, with the counts that led to it, and its events."""
     tallies = counted.pack() if counted is not None else before.tallies
-    committed = evaluation.report_counts(context, experiment, after, before, counted, moved=True).model_copy(
+    committed = evaluation.report_counts(context, after, before, counted, moved=True).model_copy(
         update={"tallies": tallies}
     )
     if committed == before:

@@ -63,11 +63,15 @@ def _find_shared_problem(context: PlanContext, number: int) -> Cause | None:
 
 
 def _find_refusal(context: PlanContext, number: int) -> Cause | None:
-    """Return the refusal if the API server rejects pods of KubeRay, for example because of a quota."""
+    """Return the refusal if the API server rejects pods of KubeRay, such as by a quota, or the RayCluster that has them."""
     cluster = context.cluster_of(number)
-    if cluster is None or not cluster.refusal:
+    if cluster is None or not (cluster.refusal or cluster.rejection):
         return None
-    message = f"revision {number}: KubeRay could not create its pods in RayCluster {cluster.name}: {cluster.refusal}"
+    message = (
+        f"revision {number}: its pods could not be added to RayCluster {cluster.name}: {cluster.rejection}"
+        if cluster.rejection
+        else f"revision {number}: KubeRay could not create its pods in RayCluster {cluster.name}: {cluster.refusal}"
+    )
     is_short = len(context.pods_of(number)) < context.count_pods(number, _count_wanted(context, number))
     is_short = is_short or (context.is_shared(number) and _lacks_shared_pods(context, number))
     return Cause(DeploymentReason.POD_REFUSED, message) if is_short else None
