@@ -82,7 +82,8 @@ class MemoryStore:
     async def outcomes(self, attempt: str) -> AsyncIterator[ExportedOutcome]:
         self._answer()
         for event, first in self.attempts[attempt].events:
-            yield ExportedOutcome(event.unit, event.metric, first.epoch, first.arm, event.value, event.seconds)
+            place = first.epoch, first.arm
+            yield ExportedOutcome(event.unit, event.metric, *place, event.value, event.seconds, event.properties)
 
     async def close(self) -> None:
         pass

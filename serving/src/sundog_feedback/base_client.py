@@ -28,6 +28,7 @@ class Outcome(TypedDict, total=False):
     """An outcome of an exposure (the answer's header `x-sundog-exposure`) or of a unit.
 
     An outcome that is sent twice counts once, unless `event_id` or `time` (RFC 3339) differ. `value` is 1 by default.
+    `properties` are kept beside the outcome and exported with it.
     """
 
     metric: Required[str]
@@ -36,6 +37,7 @@ class Outcome(TypedDict, total=False):
     value: float
     event_id: str | None
     time: str | None
+    properties: Mapping[str, str | float | bool] | None
 
 
 class BaseClient:
@@ -66,7 +68,16 @@ def make_event(
     value: float = 1,
     event_id: str | None = None,
     time: str | None = None,
+    properties: Mapping[str, str | float | bool] | None = None,
 ) -> dict[str, Any]:
     """Return an outcome in the edge's format."""
-    members = {"exposure": exposure, "unit": unit, "metric": metric, "value": value, "id": event_id, "time": time}
+    members = {
+        "exposure": exposure,
+        "unit": unit,
+        "metric": metric,
+        "value": value,
+        "id": event_id,
+        "time": time,
+        "properties": properties or None,
+    }
     return {name: member for name, member in members.items() if member is not None}

@@ -163,11 +163,16 @@ def _find_unknown(events: Sequence[bytes], problems: Sequence[Mapping[str, Any]]
 def _encode(event: Mapping[str, Any]) -> bytes:
     """Return an event as JSON that an edge can read; empty if there is none. One unreadable event would lose the whole batch."""
     try:
-        for number in (event.get("value"), event.get("unit")):
+        properties = dict(event.get("properties") or {})
+        for number in (event.get("value"), event.get("unit"), *properties.values()):
+            if isinstance(number, list | tuple | dict):
+                # The edge would refuse it, and a number in it may be unreadable.
+                return b""
             if isinstance(number, int):
                 # Readers of JSON need not accept integers beyond the range of a float.
                 float(number)
         # A lone surrogate has no UTF-8, so `encode` refuses it; escaped in JSON, the edge would refuse it.
-        return json.dumps(event, allow_nan=False, ensure_ascii=False).encode()
+        members = {**event, "properties": properties} if properties else event
+        return json.dumps(members, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, OverflowError, RecursionError):
         return b""

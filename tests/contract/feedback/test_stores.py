@@ -22,7 +22,7 @@ from ports import free_port
 from sundog_edge.errors import SettingsError, StoreUnavailable
 from sundog_edge.feedback.events import OutcomeEvent
 from sundog_edge.feedback.exposure import SignedExposure
-from sundog_edge.feedback.join import WINDOW_S, FirstExposure, OutcomeBatch
+from sundog_edge.feedback.join import WINDOW_S, FirstExposure, OutcomeBatch, render_feedback_section
 from sundog_edge.feedback.open_store import open_store
 from sundog_edge.feedback.redis_store import RedisStore
 from sundog_edge.feedback.sqlite_store import SqliteStore
@@ -45,8 +45,9 @@ def event(
     metric: str = "m",
     at: int = T0 + 5,
     told: SignedExposure | None = None,
+    properties: str = "",
 ):
-    return OutcomeEvent(key(number), unit, told, metric, value, at)
+    return OutcomeEvent(key(number), unit, told, metric, value, at, properties=properties)
 
 
 def first(arm: str = "a", epoch: int = 1, at: int = T0) -> FirstExposure:
@@ -382,9 +383,39 @@ async def test_what_is_kept_can_be_read_as_it_came(store: OutcomeStore) -> None:
     assert {each.unit: each[1:] for each in [each async for each in store.exposures("s/a")]} == firsts
     outcomes = [each async for each in store.outcomes("s/a")]
     assert outcomes == [
-        (units[n], "mn"[n % 2], firsts[units[n]].epoch, firsts[units[n]].arm, n - 600, T0 + n) for n in range(1200)
+        (units[n], "mn"[n % 2], firsts[units[n]].epoch, firsts[units[n]].arm, n - 600, T0 + n, "") for n in range(1200)
     ]
     assert [each async for each in store.exposures("s/b")] == [each async for each in store.outcomes("s/b")] == []
+
+
+async def test_properties_are_stored_until_their_bytes_reach_the_limit(store: OutcomeStore) -> None:
+    """An outcome counts with or without its properties."""
+    plan = '{"plan":"é"}'
+    with_plan = tuple(event(number, number, properties=plan) for number in range(3))
+    batch = OutcomeBatch({unit: first() for unit in range(5)}, max_property_bytes=2 * len(plan.encode()))
+    assert await store.write("s/a", replace(batch, events=(event(3, 3), *with_plan))) == ["accepted"] * 4
+    assert await store.write("s/a", replace(batch, events=(with_plan[0], event(4, 4)))) == ["duplicate", "accepted"]
+    found = await tally(store)
+    assert (found["events"], found["outcome/m/1/a/sum"], found["propertiesDropped"]) == (5, 5 * MILLION, 1)
+    stored = [(each.unit, each.properties) async for each in store.outcomes("s/a")]
+    assert stored == [(3, ""), (0, plan), (1, plan), (2, ""), (4, "")]
+    await store.write("s/b", OutcomeBatch({1: first()}, (event(1, 1, properties=plan),)))
+    assert render_feedback_section("a", "x", found)["propertiesDropped"] == 1
+    assert "propertiesDropped" not in render_feedback_section("b", "x", await tally(store, "s/b"))
+
+
+async def test_edges_of_an_earlier_release_share_a_file_with_properties(tmp_path: Path) -> None:
+    """They insert rows of eight columns, and what they remove takes its properties with it."""
+    place = tmp_path / "feedback.db"
+    store = SqliteStore(place)
+    events = tuple(event(number, 1, properties='{"plan":"pro"}') for number in range(3))
+    await store.write("s/a", OutcomeBatch({1: first()}, events))
+    with closing(sqlite3.connect(place)) as earlier, earlier:
+        earlier.execute("INSERT INTO events VALUES (1, 4, ?, 'm', 1, 'a', 7, 8)", (bytes(8),))
+        earlier.execute("DELETE FROM events WHERE attempt = 1 AND number <= 2")
+        assert earlier.execute("SELECT number FROM properties").fetchall() == [(3,)]
+    assert [each.properties async for each in store.outcomes("s/a")] == ['{"plan":"pro"}', ""]
+    await store.close()
 
 
 async def test_an_attempt_that_nobody_names_is_forgotten_after_a_week(opened: Opener) -> None:
@@ -553,7 +584,7 @@ def limited_files(folder: Path) -> Iterator[str]:
 async def test_a_full_disk_takes_nothing_and_loses_nothing(
     without_room: Callable[[Path], AbstractContextManager[str]], tmp_path: Path
 ) -> None:
-    large = OutcomeBatch({unit: first() for unit in range(1, 400)}, tuple(event(n, n) for n in range(400)))
+    large = OutcomeBatch({unit: first() for unit in range(1, 600)}, tuple(event(n, n) for n in range(600)))
     with ExitStack() as stack:
         folder = stack.enter_context(small_disk(tmp_path)) if without_room is full_disk else tmp_path
         store = SqliteStore(folder / "feedback.db")
@@ -565,7 +596,7 @@ async def test_a_full_disk_takes_nothing_and_loses_nothing(
                     await store.write("s/a", large)
         assert await tally(store) == before
         # What was refused can be sent again.
-        assert await store.write("s/a", large) == ["duplicate", *["accepted"] * 399]
+        assert await store.write("s/a", large) == ["duplicate", *["accepted"] * 599]
         await store.close()
 
 

@@ -141,21 +141,24 @@ async def test_an_outcome_is_counted_for_the_arm_and_epoch_of_its_exposure(feedi
     told = [await exposure_of(edge, f"user-{number}") for number in range(20)]
     exposures = [read(text) for text in told]
     items = [{"exposure": text, "metric": "revenue", "value": number / 4} for number, text in enumerate(told)]
+    items[3]["properties"] = {"plan": "pro"}
     status, answer = await post(edge, items)
     assert (status, answer["accepted"], answer["problems"]) == (200, 20, [])
     arms = Counter(exposure.arm for exposure in exposures)
-    found = await section(edge, exposed=[[0, arm, arms[arm]] for arm in sorted(arms)])
+    found = await section(edge, accepted=20, exposed=[[0, arm, arms[arm]] for arm in sorted(arms)])
     by_arm = {arm: [n * 250_000 for n, exposure in enumerate(exposures) if exposure.arm == arm] for arm in arms}
     assert found["outcomes"] == [
         ["revenue", 0, arm, len(own), sum(value > 0 for value in own), sum(own), sum(value**2 for value in own)]
         for arm, own in sorted(by_arm.items())
     ]
-    async with edge.session.get(f"http://127.0.0.1:{edge.agent_port}/feedback/digits/digits-attempt/export") as answer:
+    path = "/feedback/digits/digits-attempt/export?properties=true"
+    async with edge.session.get(f"http://127.0.0.1:{edge.agent_port}{path}") as answer:
         lines = [json.loads(line) for line in (await answer.text()).splitlines()]
     assert [*Counter(key for line in lines for key in line).items()] == [
         *(("head", 1), ("exposure", 20), ("outcome", 20), ("end", 1))
     ]
     assert lines[-1]["end"]["feedback"] == found
+    assert [line["outcome"][6:] for line in lines if "outcome" in line][2:4] == [[], ['{"plan":"pro"}']]
     # A unit stays where it was first, whatever it is shown later.
     unit, first = "user-0", exposures[0]
     swapped = halves(edge, epoch=1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import signal
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from scipy.stats import chisquare
 
@@ -32,6 +34,12 @@ EXPOSED, FLOOR = 9000, 1350
 NEW, AGAIN, FEW = 200, 40, 50
 DIES_IN = 3
 """The epoch in which the operator is killed."""
+
+OPERATOR = "operator"
+PARTS = (OPERATOR, "edge-0-agent", "edge-0-haproxy")
+"""All that runs: the agent has the store of outcomes."""
+
+CLIENTS = 8
 
 Json = dict[str, Any]
 
@@ -195,7 +203,7 @@ async def test_weights_follow_the_better_arm_and_it_wins_whatever_dies_meanwhile
             await move(site, epoch)
     # What is sure at every evaluation is not the same at every evaluation: a win by a little is one by more later.
     await buyers.come()
-    await tell(site, buyers, 0)
+    await tell_while_all_die(site, buyers)
     obj = await settled(site, buyers)
     assert obj["status"]["verdict"]["winner"] == "wide"
 
@@ -204,6 +212,53 @@ async def test_weights_follow_the_better_arm_and_it_wins_whatever_dies_meanwhile
     await dies_and_says_the_same(site, buyers, obj)
     await redone_from_its_log(site, obj, tmp_path / "out")
     await ends(site, buyers, obj)
+
+
+async def tell_while_all_die(site: Any, buyers: Buyers) -> None:
+    """Each part is killed twice, at random, in the middle of reports. Each outcome is sent until it is acknowledged."""
+    dice, parts = random.Random(SALT), [*PARTS, *PARTS]
+    dice.shuffle(parts)
+    for part in parts:
+        await buyers.come(FEW)
+        due = buyers.late_ones(0)
+        waiting, dies_at = iter(enumerate(due)), dice.randrange(FEW // 2)
+        pid = None if part == OPERATOR else site.up.pid(part)
+
+        async def report(waiting: Any = waiting, dies_at: int = dies_at, part: str = part) -> None:
+            for place, user in waiting:
+                if place == dies_at:
+                    await die(site, part)
+                await comes_true(lambda user=user: is_acknowledged(site, buyers.item(user)), f"{user} is told: {part}")
+
+        await asyncio.gather(*(report() for _ in range(CLIENTS)))
+        if pid is not None:
+            await comes_true(lambda part=part, pid=pid: is_replaced(site, part, pid), f"the next {part}")
+
+
+async def die(site: Any, part: str) -> None:
+    if part != OPERATOR:
+        site.kill(part)
+        return
+    site.up.process.kill()
+    await asyncio.to_thread(site.up.process.wait, 60)
+    site.up.start()
+
+
+async def is_replaced(site: Any, part: str, pid: int) -> bool:
+    return bool(site.up.is_replaced(part, pid))
+
+
+async def is_acknowledged(site: Any, item: Json) -> bool:
+    """Whether the outcome is stored. If an answer was lost, the one before may have been written: then this one is a duplicate."""
+    try:
+        status, answer = await site.report(SERVICE, [item])
+    except aiohttp.ClientError:
+        return False
+    if status != 200:
+        assert status in (502, 503, 504), answer
+        return False
+    assert answer["accepted"] + answer["duplicate"] == 1, answer
+    return True
 
 
 def agrees_with_the_split(site: Any, buyers: Buyers, obj: Json) -> None:

@@ -62,7 +62,7 @@ class Edge:
         self.store.exposed = [
             ExportedExposure(unit, 1_750_000_000_000_000 + unit, 1, "control") for unit in range(units)
         ]
-        self.store.told = [ExportedOutcome(1, "bought", 1, "control", 1_500_000, 1_750_000_000)]
+        self.store.told = [ExportedOutcome(1, "bought", 1, "control", 1_500_000, 1_750_000_000, '{"plan":"pro"}')]
 
     @property
     def pods(self) -> list[Object]:
@@ -123,7 +123,8 @@ async def test_compressed_lines_have_the_same_rows(edge: Edge) -> None:
     for name in ("exposures", "outcomes"):
         lines = gzip.decompress((edge.folder / f"000002/{name}.jsonl.gz").read_bytes()).splitlines()
         rows = [{**row, "time": datetime.fromisoformat(row["time"])} for row in map(json.loads, lines)]
-        assert rows == parquet.read_table(edge.folder / f"000001/{name}.parquet").to_pylist()
+        table = parquet.read_table(edge.folder / f"000001/{name}.parquet").to_pylist()
+        assert rows == [row | {key: json.loads(row[key]) for key in row if key == "properties"} for row in table]
 
 
 async def test_a_table_without_rows_has_a_version_too(edge: Edge) -> None:

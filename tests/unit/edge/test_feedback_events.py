@@ -71,7 +71,7 @@ def test_an_invalid_body_is_refused(body, message):
 
 
 def test_an_item_is_an_event():
-    assert event()[1:] == (77, ONE, "converted", 1_000_000, 1_769_000_000, False)
+    assert event()[1:] == (77, ONE, "converted", 1_000_000, 1_769_000_000, False, "")
     assert event(time=None) == event()
     assert event(time="2026-01-21T12:53:20Z").timed
     assert event(value=True).value == 1_000_000
@@ -80,6 +80,13 @@ def test_an_item_is_an_event():
     assert event(value=10**9).value == 10**15
     assert event(time="2026-01-21T12:53:20Z").seconds == datetime(2026, 1, 21, 12, 53, 20, tzinfo=UTC).timestamp()
     assert event(time="2026-01-21t14:53:20.999999999+02:00").seconds == 1_769_000_000
+
+
+def test_properties_are_kept_as_json_and_distinguish_no_events():
+    found = event(properties={"plan": "pro", "items": 3, "new": True, "ratio": 0.5})
+    assert found.properties == '{"items":3,"new":true,"plan":"pro","ratio":0.5}'
+    assert found._replace(properties="") == event() == event(properties={})
+    assert len(event(properties={"a": "é" * 252}).properties.encode()) == 512
 
 
 def test_a_unit_is_read_as_the_edge_reads_it():
@@ -91,7 +98,7 @@ def test_a_unit_is_read_as_the_edge_reads_it():
 REFUSED = [
     (7, "invalid", "", "a number", "an object"),
     (None, "invalid", "", "null", "an object"),
-    (item(weight=1), "invalid", "'weight'", "a field", "none but exposure, id, metric, time, unit, value"),
+    (item(weight=1), "invalid", "'weight'", "a field", "none but exposure, id, metric, properties, time, unit, value"),
     (item(unit="u"), "invalid", "exposure", "both of exposure and unit", "one of the two"),
     ({"metric": "converted"}, "invalid", "exposure", "neither of exposure and unit", "one of the two"),
     ({"exposure": "known"}, "invalid", "metric", "nothing", "one of converted, revenue"),
@@ -112,6 +119,13 @@ REFUSED = [
     (item(time="9999-12-31T23:59:59-12:00"), "future", "time", "'9999", "no more than 60 s from now"),
     (item(time="2026-01-21T12:54:21Z"), "future", "time", "'2026", "no more than 60 s from now"),
     (item(time=1_769_000_000), "invalid", "time", "1769000000", "RFC 3339"),
+    (item(properties=None), "invalid", "properties", "null", "an object of at most 8 names of 1 to 64 characters"),
+    (item(properties={str(n): n for n in range(9)}), "invalid", "properties", "9 names", "at most 8 names"),
+    (item(properties={"": 1}), "invalid", "properties", "a name of 0 characters", "1 to 64 characters"),
+    (item(properties={"x" * 65: 1}), "invalid", "properties", "a name of 65 characters", "1 to 64 characters"),
+    (item(properties={"a": None}), "invalid", "properties", "null as 'a'", "a string, a number or a boolean"),
+    (item(properties={"a": [1]}), "invalid", "properties", "a list as 'a'", "a string, a number or a boolean"),
+    (item(properties={"a": "é" * 253}), "invalid", "properties", "514 bytes", "at most 512 bytes as JSON"),
     (item(exposure="forged"), "unknown", "exposure", "a text that is none", "an exposure of this service's attempt"),
     (
         item(exposure="ended"),
@@ -187,7 +201,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
-fields = st.sampled_from(("exposure", "unit", "metric", "value", "id", "time")) | st.text(max_size=3)
+fields = st.sampled_from(("exposure", "unit", "metric", "value", "id", "time", "properties")) | st.text(max_size=3)
 told_values = json_values | st.sampled_from(("known", "converted", "2026-01-21T12:00:00Z", 1, True))
 
 

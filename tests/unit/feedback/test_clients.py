@@ -84,13 +84,22 @@ def event(number: int = 0, **members: object) -> dict[str, object]:
 
 async def test_events_are_sent_together_with_all_their_members(report: Report) -> None:
     server = Server()
-    members = {"event_id": "order-7", "time": "2026-01-31T12:00:00Z", "value": 2.5}
-    counts = await report(server, event(1), {"unit": "ada", "metric": "n", **members}, headers={"x-api-key": "k"})
+    members = {"event_id": "order-7", "time": "2026-01-31T12:00:00Z", "value": 2.5, "properties": {"plan": "pro"}}
+    counts = await report(
+        server, event(1, properties={}), {"unit": "ada", "metric": "n", **members}, headers={"x-api-key": "k"}
+    )
     assert counts == Counts(accepted=2)
     assert server.bodies == [
         [
             {"exposure": "e1", "metric": "m", "value": 1},
-            {"unit": "ada", "metric": "n", "value": 2.5, "id": "order-7", "time": "2026-01-31T12:00:00Z"},
+            {
+                "unit": "ada",
+                "metric": "n",
+                "value": 2.5,
+                "id": "order-7",
+                "time": "2026-01-31T12:00:00Z",
+                "properties": {"plan": "pro"},
+            },
         ]
     ]
     assert server.urls == ["http://digits.test/-/feedback"]
@@ -183,8 +192,16 @@ async def test_events_that_cannot_be_sent_raise_nothing(report: Report) -> None:
 
 @pytest.mark.parametrize(
     "poison",
-    [{"event_id": "\ud800"}, {"exposure": "\udfff"}, {"value": 10**400}, {"exposure": None, "unit": 10**400}],
-    ids=["half a character", "the other half", "value", "unit"],
+    [
+        {"event_id": "\ud800"},
+        {"exposure": "\udfff"},
+        {"value": 10**400},
+        {"exposure": None, "unit": 10**400},
+        {"properties": {"a": 10**400}},
+        {"properties": {"a": [10**400]}},
+        {"properties": "text"},
+    ],
+    ids=["half a character", "the other half", "value", "unit", "property", "nested property", "no properties"],
 )
 async def test_an_unreadable_event_does_not_affect_others(report: Report, poison: dict[str, object]) -> None:
     server = Server()

@@ -98,7 +98,8 @@ def edge() -> Iterator[Edge]:
 def fill(store: MemoryOutcomes, units: int = 3) -> None:
     store.exposed = [ExportedExposure(unit, 1_750_000_000_000_000 + unit, 1, "control") for unit in range(units)]
     store.told = [
-        ExportedOutcome(unit, "converted", 1, "control", 1_500_000, 1_750_000_000 + unit) for unit in range(0, units, 2)
+        ExportedOutcome(unit, "converted", 1, "control", 1_500_000, 1_750_000_000 + unit, '{"plan":"pro"}' * (unit > 0))
+        for unit in range(0, units, 2)
     ]
 
 
@@ -155,6 +156,7 @@ def test_all_of_it_is_written_to_three_files(exported: Any, edge: Edge, tmp_path
         "arm": "control",
         **evaluation,
     }
+    assert rows(tmp_path / "out/outcomes.jsonl")[0]["properties"] == {}
     assert rows(tmp_path / "out/outcomes.jsonl")[1] == {
         "version": 2,
         "unit": "0000000000000002",
@@ -163,6 +165,7 @@ def test_all_of_it_is_written_to_three_files(exported: Any, edge: Edge, tmp_path
         "time": "2025-06-15T15:06:42Z",
         "epoch": 1,
         "arm": "control",
+        "properties": {"plan": "pro"},
         **evaluation,
     }
     assert (plan["version"], plan["complete"]) == (2, True)

@@ -130,7 +130,8 @@ def write_plan(experiment: Object, lines: ExposureLogReader, folder: Path, now: 
 
 def _path(experiment: Object) -> str:
     service, attempt = experiment["spec"]["modelDeployment"], experiment["metadata"]["uid"]
-    return f"/feedback/{quote(service, safe='')}/{quote(attempt, safe='')}/export"
+    # Edges of an earlier release export outcomes without properties.
+    return f"/feedback/{quote(service, safe='')}/{quote(attempt, safe='')}/export?properties=true"
 
 
 @contextmanager

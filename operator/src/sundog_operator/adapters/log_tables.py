@@ -12,6 +12,7 @@ import orjson
 
 from sundog_operator.core.experiments.exposure_log import (
     FORMAT_VERSION,
+    PROPERTIES_COLUMN,
     FlagIdentity,
     LogRow,
     column_types,
@@ -81,7 +82,7 @@ def make_table(path: Path, form: Format, row: type[LogRow], flag: FlagIdentity) 
 
 
 class _JsonLines:
-    """One JSON object per row, with the names of the columns; times as in RFC 3339, without loss of digits."""
+    """One JSON object per row, with the names of the columns; times as in RFC 3339, without loss of digits, properties as an object."""
 
     def __init__(self, path: Path, flag: FlagIdentity, *, compressed: bool) -> None:
         self._flag = flag
@@ -90,6 +91,8 @@ class _JsonLines:
 
     def write(self, rows: Sequence[LogRow]) -> None:
         columns = make_columns(rows, self._flag)
+        if own := columns.get(PROPERTIES_COLUMN):
+            columns[PROPERTIES_COLUMN] = [*map(orjson.Fragment, own)]
         lines = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
         self._file.write(b"".join(orjson.dumps(line, option=orjson.OPT_UTC_Z) + b"\n" for line in lines))
 

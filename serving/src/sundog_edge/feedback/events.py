@@ -22,13 +22,20 @@ ATTEMPT_SKEW_S = 60
 
 MAX_ID_CHARACTERS = 200
 MAX_UNIT_BYTES = 4096
+MAX_PROPERTIES = 8
+MAX_PROPERTY_NAME_CHARACTERS = 64
+MAX_PROPERTIES_BYTES = 512
 KEY_BYTES = 16
 _EXCERPT_CHARACTERS = 60
 _EXPECTED_EXPOSURE = "an exposure of this service's attempt that is in force"
+_EXPECTED_PROPERTIES = (
+    f"an object of at most {MAX_PROPERTIES} names of 1 to {MAX_PROPERTY_NAME_CHARACTERS} characters, each with a string,"
+    f" a number or a boolean, of at most {MAX_PROPERTIES_BYTES} bytes as JSON"
+)
 _NO_ID = "a text that is none (it is not repeated)"
 """The same for all texts: so no answer, and no log of it, repeats an id or shows whose it is."""
 
-_MEMBERS = frozenset({"exposure", "unit", "metric", "value", "id", "time"})
+_MEMBERS = frozenset({"exposure", "unit", "metric", "value", "id", "time", "properties"})
 # RFC 3339's part of ISO 8601; Python accepts more.
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})")
 
@@ -56,6 +63,7 @@ class OutcomeEvent(NamedTuple):
         value: in millionths.
         seconds: Unix time.
         timed: whether the event had a time; otherwise `seconds` is its arrival.
+        properties: a JSON object that is kept beside the event and that no sum depends on; empty for none.
     """
 
     key: bytes
@@ -65,6 +73,7 @@ class OutcomeEvent(NamedTuple):
     value: int
     seconds: int
     timed: bool = True
+    properties: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +121,16 @@ def parse_item(item: Any, context: ParseContext) -> OutcomeEvent | ItemRefusal:
     seconds = _parse_time(item.get("time"), context.now)
     if isinstance(seconds, ItemRefusal):
         return seconds
+    properties = _parse_properties(item.get("properties", {}))
+    if isinstance(properties, ItemRefusal):
+        return properties
     found = _find_unit(item, context)
     if isinstance(found, ItemRefusal):
         return found
     unit, exposure = found
     value = round(item.get("value", 1) * MILLION)
     timed = item.get("time") is not None
-    return OutcomeEvent(_key(item, unit, value), unit, exposure, item["metric"], value, seconds, timed)
+    return OutcomeEvent(_key(item, unit, value), unit, exposure, item["metric"], value, seconds, timed, properties)
 
 
 def _check_members(item: Mapping[str, Any], context: ParseContext) -> ItemRefusal | None:
@@ -166,6 +178,24 @@ def _parse_time(text: Any, now: float) -> int | ItemRefusal:
     if seconds > now + MAX_FUTURE_S:
         return ItemRefusal("future", "time", _excerpt(text), f"no more than {MAX_FUTURE_S} s from now")
     return seconds
+
+
+def _parse_properties(properties: Any) -> str | ItemRefusal:
+    """Return properties as JSON, in the order of their names; empty for none. No refusal repeats a value."""
+    if not isinstance(properties, dict):
+        return ItemRefusal("invalid", "properties", _describe_type(properties), _EXPECTED_PROPERTIES)
+    if len(properties) > MAX_PROPERTIES:
+        return ItemRefusal("invalid", "properties", f"{len(properties)} names", _EXPECTED_PROPERTIES)
+    for name, value in properties.items():
+        if not 0 < len(name) <= MAX_PROPERTY_NAME_CHARACTERS:
+            return ItemRefusal("invalid", "properties", f"a name of {len(name)} characters", _EXPECTED_PROPERTIES)
+        if not isinstance(value, str | int | float):
+            found = f"{_describe_type(value)} as {_excerpt(name)}"
+            return ItemRefusal("invalid", "properties", found, _EXPECTED_PROPERTIES)
+    encoded = orjson.dumps(properties, option=orjson.OPT_SORT_KEYS) if properties else b""
+    if len(encoded) > MAX_PROPERTIES_BYTES:
+        return ItemRefusal("invalid", "properties", f"{len(encoded)} bytes", _EXPECTED_PROPERTIES)
+    return encoded.decode()
 
 
 def _find_unit(item: Mapping[str, Any], context: ParseContext) -> tuple[int, SignedExposure | None] | ItemRefusal:

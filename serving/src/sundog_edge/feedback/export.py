@@ -2,7 +2,8 @@
 
 The first line names the attempt and has the sums at the start of the export. The last line has the sums at its end, and the number of lines
 of each kind. If both have the same sequence, the sums match the lines. A unit is the hash in exposures; a value is in millionths. An
-exposure may come more than once. Outcomes come in the order of their acceptance.
+exposure may come more than once. Outcomes come in the order of their acceptance. An outcome with properties has them, as JSON text, only if
+the request asks for them: readers of an earlier release accept no further member.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ SectionRenderer = Callable[[str, str, Mapping[str, int]], dict[str, Any]]
 
 
 async def export_lines(
-    store: OutcomeStore, section: SectionRenderer, service: str, attempt: str
+    store: OutcomeStore, section: SectionRenderer, service: str, attempt: str, *, properties: bool = False
 ) -> AsyncIterator[bytes]:
     """Yield the lines of one attempt in blocks of some hundreds. Raises EdgeError."""
     name = f"{service}/{attempt}"
@@ -48,11 +49,17 @@ async def export_lines(
     for kind, rows in stored:
         async for row in rows:
             counts[f"{kind}s"] += 1
-            block.append(_line(kind, (f"{row.unit:016x}", *row[1:])))
+            block.append(_line(kind, (f"{row.unit:016x}", *_members(row, properties=properties))))
             if len(block) == _BLOCK_LINES:
                 yield b"".join(block)
                 block.clear()
     yield b"".join([*block, _line("end", {**counts, **await _sums(store, section, name, attempt)})])
+
+
+def _members(row: ExportedExposure | ExportedOutcome, *, properties: bool) -> tuple[Any, ...]:
+    """Return the members of a row after its unit."""
+    has_none = isinstance(row, ExportedOutcome) and not (properties and row.properties)
+    return row[1:-1] if has_none else row[1:]
 
 
 async def _sums(store: OutcomeStore, section: SectionRenderer, name: str, attempt: str) -> dict[str, Any]:
@@ -78,7 +85,8 @@ def make_export_handler(
         if exporting.locked():
             return web.Response(status=503, headers={"retry-after": "10"}, text="another export is under way\n")
         async with exporting:
-            return await _answer(request, export_lines(source, section, service, attempt))
+            properties = request.query.get("properties") == "true"
+            return await _answer(request, export_lines(source, section, service, attempt, properties=properties))
 
     return export
 

@@ -46,6 +46,9 @@ MAX_EVENTS = 4_000_000
 STREAM_EVENTS = 1_000_000
 """Newest events of one attempt that are stored one by one. No sum depends on them."""
 
+MAX_PROPERTY_BYTES = 64 * 2**20
+"""Bytes of the properties of one attempt that are stored. Further events are stored without them, so that they never fill the store."""
+
 COHORTS = 24
 """Units wait for the end of a window in cohorts of about this share of it, by the time of their first exposure."""
 
@@ -56,6 +59,8 @@ MATURED = "matured"
 UNTIL = "until"
 UNITS = "units"
 EVENTS = "events"
+PROPERTY_BYTES = "propertyBytes"
+PROPERTIES_DROPPED = "propertiesDropped"
 _OUTCOME = ("units", "positive", "sum", "squares")
 
 
@@ -85,6 +90,7 @@ class OutcomeBatch:
     sticky: bool = True
     max_units: int = 2_000_000
     max_events: int = MAX_EVENTS
+    max_property_bytes: int = MAX_PROPERTY_BYTES
     caps: Mapping[str, Sequence[int]] = field(default_factory=dict)
     windows: Mapping[str, Sequence[int]] = field(default_factory=dict)
     now_s: int = 0
@@ -291,7 +297,7 @@ class _Joining:
 
     def _add(self, event: OutcomeEvent, first: FirstExposure) -> None:
         self.change.keys.add(event.key)
-        self.change.events.append((event, first))
+        self.change.events.append((self._limit_properties(event), first))
         self.count(EVENTS, 1)
         self.count(DELAYED, bool(self._batch.delayed_windows))
         self._add_total(event, first)
@@ -300,6 +306,15 @@ class _Joining:
         for begin, end in self._batch.windows_of(event.metric) if self._batch.sticky else ():
             if begin <= after <= end:
                 self._add_total(event, first, begin, end)
+
+    def _limit_properties(self, event: OutcomeEvent) -> OutcomeEvent:
+        """Return the event, without its properties if the attempt has no room for them."""
+        size = len(event.properties.encode())
+        if self._tally(PROPERTY_BYTES) + size > self._batch.max_property_bytes:
+            self.count(PROPERTIES_DROPPED, bool(size))
+            return event._replace(properties="")
+        self.count(PROPERTY_BYTES, size)
+        return event
 
     def _add_products(self, event: OutcomeEvent, first: FirstExposure) -> None:
         """Add the change of the products of its unit's totals."""
@@ -369,6 +384,7 @@ def render_feedback_section(
         **({MATURED: sorted(matured), UNTIL: sorted(until)} if until else {}),
         **({"products": sorted(products)} if products else {}),
         **({UNDELAYED: tally.get(UNITS, 0) + tally.get(EVENTS, 0) - tally.get(DELAYED, 0)} if has_delayed else {}),
+        **({PROPERTIES_DROPPED: tally[PROPERTIES_DROPPED]} if PROPERTIES_DROPPED in tally else {}),
         ACCEPTED: tally.get(EVENTS, 0),
         **{name: tally.get(name, 0) for name in (*REJECTED_RESULTS, EARLY)},
     }

@@ -180,6 +180,8 @@ class RedisStore:
                 "arm": first.arm,
                 "value": event.value,
                 "seconds": event.seconds,
+                # Also without any: a stream holds names once for as long as entries have the same ones.
+                "properties": event.properties,
             }
             pipe.xadd(self._key(attempt, "events"), entry, maxlen=self._stream_events, approximate=True)
         written = {name: str(value) for name, value in change.tally.items()}
@@ -242,7 +244,15 @@ def _outcome(entry: Mapping[bytes, bytes]) -> ExportedOutcome:
     if not entry.keys() >= {*names}:
         raise ValueError("an entry of the stream is not an outcome")
     unit, metric, epoch, arm, value, seconds = (entry[name] for name in names)
-    return ExportedOutcome(unpack_unit(unit), metric.decode(), int(epoch), arm.decode(), int(value), int(seconds))
+    return ExportedOutcome(
+        unpack_unit(unit),
+        metric.decode(),
+        int(epoch),
+        arm.decode(),
+        int(value),
+        int(seconds),
+        entry.get(b"properties", b"").decode(),
+    )
 
 
 def _tally(found: Mapping[bytes, bytes]) -> dict[str, int]:

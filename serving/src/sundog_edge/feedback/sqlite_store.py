@@ -46,10 +46,16 @@ CREATE TABLE IF NOT EXISTS totals
 CREATE TABLE IF NOT EXISTS events
     (attempt INTEGER, number INTEGER, unit BLOB, metric TEXT, epoch INTEGER, arm TEXT, value INTEGER, seconds INTEGER,
      PRIMARY KEY (attempt, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS properties
+    (attempt INTEGER, number INTEGER, properties TEXT NOT NULL, PRIMARY KEY (attempt, number)) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS properties_of_removed_events AFTER DELETE ON events
+    BEGIN DELETE FROM properties WHERE attempt = old.attempt AND number = old.number; END;
 """
+# Edges of an earlier release insert events by the number of columns, so `properties` is a table. They run the trigger too.
 _OF_NAMED_ATTEMPT = "attempt = (SELECT number FROM attempts WHERE name = ?)"
 _EXPOSURES = f"SELECT unit, us, epoch, arm FROM units WHERE {_OF_NAMED_ATTEMPT} AND unit > ? ORDER BY unit LIMIT ?"  # noqa: S608
-_OUTCOMES = f"""SELECT number, unit, metric, epoch, arm, value, seconds FROM events
+_OUTCOMES = f"""SELECT number, unit, metric, epoch, arm, value, seconds, IFNULL(properties, '')
+    FROM events LEFT JOIN properties USING (attempt, number)
     WHERE {_OF_NAMED_ATTEMPT} AND number > ? ORDER BY number LIMIT ?"""  # noqa: S608 - constant text
 
 
@@ -177,6 +183,14 @@ class SqliteStore:
                 for place, (event, first) in enumerate(change.events, events + 1)
             ),
         )
+        connection.executemany(
+            "INSERT INTO properties VALUES (?, ?, ?)",
+            (
+                (number, place, event.properties)
+                for place, (event, _) in enumerate(change.events, events + 1)
+                if event.properties
+            ),
+        )
         newest = events + len(change.events)
         connection.execute(
             "DELETE FROM events WHERE attempt = ? AND number <= ?", (number, newest - self._stream_events)
@@ -202,7 +216,8 @@ class SqliteStore:
             forgotten = connection.execute(
                 "SELECT number FROM attempts WHERE named < ?", (now - RETENTION_S,)
             ).fetchall()
-            for table in COLLECTIONS:
+            # At once is faster than by the trigger.
+            for table in ("properties", *COLLECTIONS):
                 connection.executemany(f"DELETE FROM {table} WHERE attempt = ?", forgotten)  # noqa: S608 - constant names
             connection.executemany("DELETE FROM attempts WHERE number = ?", forgotten)
 

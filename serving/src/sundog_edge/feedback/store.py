@@ -27,7 +27,10 @@ class ExportedExposure(NamedTuple):
 
 
 class ExportedOutcome(NamedTuple):
-    """One accepted outcome, with the epoch and arm of its unit's first exposure. `value` is in millionths, `seconds` is Unix time."""
+    """One accepted outcome, with the epoch and arm of its unit's first exposure.
+
+    `value` is in millionths, `seconds` is Unix time, `properties` is a JSON object or empty.
+    """
 
     unit: int
     metric: str
@@ -35,6 +38,7 @@ class ExportedOutcome(NamedTuple):
     arm: str
     value: int
     seconds: int
+    properties: str = ""
 
 
 @dataclass(frozen=True, slots=True)

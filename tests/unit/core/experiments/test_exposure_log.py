@@ -86,6 +86,16 @@ def test_a_value_is_exact(millionths: int) -> None:
     assert round(row.value * 1_000_000) == millionths
 
 
+def test_properties_are_an_object_that_may_be_absent() -> None:
+    """Edges of an earlier release export none."""
+    with_plan = {"outcome": [*OUTCOME["outcome"], '{"plan":"pro"}']}
+    rows, _ = read(head(), OUTCOME, with_plan)
+    assert [row.properties for row in rows] == ["{}", '{"plan":"pro"}']
+    for invalid in ("", "{", "[]", '"text"'):
+        with pytest.raises(InvalidExposureLog, match="not a line"):
+            read(head(), {"outcome": [*OUTCOME["outcome"], invalid]})
+
+
 def test_sums_beyond_64_bits_are_exact() -> None:
     lines = ExposureLogReader()
     squares = 123_456_789_012_345_678_901_234_567_891

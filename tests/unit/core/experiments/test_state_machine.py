@@ -82,6 +82,25 @@ def test_the_warm_up_is_no_evidence() -> None:
     assert [arm.ranges for arm in after.arms] == [arm.ranges for arm in status.arms]
 
 
+@pytest.mark.parametrize("warmup", [{}, {"warmup_requests": 0}])
+def test_the_warm_up_goes_on_until_latency_thresholds_are_known(warmup: dict[str, Any]) -> None:
+    """Then no test has used evidence that is removed once they are, and the first set has its whole share of the error."""
+    status = frozen(metrics={"guardrails": [{"metric": "latencyP95", "margin": "10%"}]})
+    status = status.model_copy(update={"plan": status.plan.model_copy(update=warmup)})
+    unknown = status.plan.guardrails
+    status = state_machine.tick(state_machine.tick(status, inputs()), inputs(1))
+    assert status.epoch.confirmed
+    few = ExperimentEvaluation(requests=199, guardrails=unknown)
+    assert state_machine.tick(status, inputs(600, evidence=few)) == status
+    known = tuple(each.model_copy(update={"threshold_microseconds": 5000}) for each in unknown)
+    after = state_machine.tick(status, inputs(601, evidence=replace(few, guardrails=known)))
+    assert (after.plan.guardrails, after.evidence_epochs[-1].restarts) == (known, 0)
+    assert state.evidence_share(after) == error_shares.evidence_share(0)
+    # Answers that come without their times must not keep out everything else.
+    untimed = state_machine.tick(status, inputs(601, evidence=replace(few, requests=200)))
+    assert [epoch.number for epoch in untimed.evidence_epochs] == [2]
+
+
 def test_harm_drops_an_arm_at_once_and_moves_no_other_bucket() -> None:
     status = running()
     after = state_machine.tick(

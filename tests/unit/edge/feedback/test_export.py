@@ -69,8 +69,8 @@ def client_of(store: Memory | None) -> TestClient[web.Request, web.Application]:
     return TestClient(TestServer(app))
 
 
-async def read(store: Memory) -> list[Any]:
-    async with client_of(store) as client, client.get(PATH) as response:
+async def read(store: Memory, query: str = "") -> list[Any]:
+    async with client_of(store) as client, client.get(PATH + query) as response:
         assert response.status == 200
         assert response.content_type == "application/x-ndjson"
         text = (await response.read()).decode()
@@ -91,6 +91,15 @@ async def test_all_rows_come_as_lines_between_head_and_end() -> None:
         '{"outcome":["0000000000000001","converted",1,"control",1500000,1]}',
     ]
     assert end.startswith('{"end": {"exposures": 2, "outcomes": 2, "events": 2, "feedback": ')
+
+
+async def test_properties_come_if_they_are_asked_for() -> None:
+    """A reader of an earlier release does not ask, and accepts no further member."""
+    store = many(2)
+    store.outcome_rows[0] = store.outcome_rows[0]._replace(properties='{"plan":"pro"}')
+    assert [len(content) for kind, content in await read(store) if kind == "outcome"] == [6, 6]
+    rows = [content for kind, content in await read(store, "?properties=true") if kind == "outcome"]
+    assert [row[6:] for row in rows] == [['{"plan":"pro"}'], []]
 
 
 @pytest.mark.parametrize("units", [0, 1, 499, 500, 501, 1200])

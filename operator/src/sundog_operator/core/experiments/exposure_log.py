@@ -35,6 +35,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _INTERNAL_FIELDS: Final = ("tallies", "history", "notices", "deliveries", "exposureLog")
 """Status fields that only the operator uses."""
 
+NO_PROPERTIES: Final = "{}"
+
 Json = dict[str, Any]
 
 
@@ -52,7 +54,7 @@ class ExposureRow(NamedTuple):
 
 
 class OutcomeRow(NamedTuple):
-    """Outcome of a unit, with epoch and arm of its first exposure. `value` is as reported."""
+    """Outcome of a unit, with epoch and arm of its first exposure. `value` is as reported; `properties` is a JSON object."""
 
     unit: str
     metric: str
@@ -60,6 +62,7 @@ class OutcomeRow(NamedTuple):
     time: datetime
     epoch: int
     arm: str
+    properties: str = NO_PROPERTIES
 
 
 LogRow = ExposureRow | OutcomeRow
@@ -79,6 +82,7 @@ class FlagIdentity(NamedTuple):
         return cls(meta["name"], f"{meta['namespace']}/{experiment['spec']['modelDeployment']}", meta["uid"])
 
 
+PROPERTIES_COLUMN: Final = "properties"
 _VERSION_COLUMN: Final = "version"
 # Attributes of OpenTelemetry's event `feature_flag.evaluation`.
 _FLAG_KEY: Final = "feature_flag.key"
@@ -182,9 +186,20 @@ class ExposureLogReader:
         self._check_most(self.exposures)
         return ExposureRow(unit, _EPOCH + timedelta(microseconds=us), epoch, arm)
 
-    def _outcome(self, unit: str, metric: str, epoch: int, arm: str, value: int, seconds: int) -> OutcomeRow:
+    def _outcome(
+        self,
+        unit: str,
+        metric: str,
+        epoch: int,
+        arm: str,
+        value: int,
+        seconds: int,
+        properties: str = NO_PROPERTIES,
+    ) -> OutcomeRow:
         self.outcomes += 1
-        return OutcomeRow(unit, metric, value / MILLIONTHS, _EPOCH + timedelta(seconds=seconds), epoch, arm)
+        if properties is not NO_PROPERTIES and not isinstance(orjson.loads(properties), dict):
+            raise TypeError("properties: not an object")
+        return OutcomeRow(unit, metric, value / MILLIONTHS, _EPOCH + timedelta(seconds=seconds), epoch, arm, properties)
 
     def check(self) -> None:
         """Raise InvalidExposureLog if lines are missing."""

@@ -5,11 +5,14 @@
 
 Weights are the plan's from the first epoch on, until an arm is dropped, unless the plan lets them follow outcomes. Stable gets the buckets
 of a dropped arm, and no other buckets move. With `onWin: pause`, weights stay after a win, in a new epoch, unless the winner does harm. The
-first epoch is the warm-up, which is no evidence; the second has the same weights. No function reads a clock or calls another system.
+first epoch is the warm-up, which is no evidence; the second has the same weights. The warm-up goes on until latency thresholds are known:
+evidence from before would be removed then, and each further set of evidence has a smaller share of the error. No function reads a clock or
+calls another system.
 """
 
 import math
 from collections.abc import Callable
+from typing import Final
 
 from sundog_operator.api import (
     CONTROL,
@@ -43,9 +46,12 @@ from sundog_operator.core.experiments.state import (
 from sundog_operator.core.experiments.transitions import MAX_REASON_CHARS, as_evidence, end_experiment, with_shares
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import baseline_outage
-from sundog_operator.core.rollout.default_plan import needs_threshold
+from sundog_operator.core.rollout.default_plan import MIN_TIMED_ANSWERS, needs_threshold
 from sundog_operator.core.rollout.replica_counts import MAX_COMPARABLE_RATIO, is_comparable
 from sundog_operator.core.rollout.state import CONCLUDED, RUNNING, STOPPED, is_over
+
+_MAX_THRESHOLD_REQUESTS: Final = 2 * MIN_TIMED_ANSWERS
+"""Requests of each arm for which the warm-up waits for latency thresholds. Not every answer is timed, such as a failed one."""
 
 
 def tick(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus:
@@ -125,7 +131,7 @@ def _begin(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStat
     if any(arm.available < arm.desired for arm in arms):
         return None
     begun = with_shares(status.model_copy(update={"phase": RUNNING}), target_buckets(status), inputs.now)
-    return as_evidence(begun, again=_has_no_warmup(status))
+    return as_evidence(begun, again=_has_no_warmup(status) and not needs_threshold(status.plan.guardrails))
 
 
 def _has_no_warmup(status: ExperimentStatus) -> bool:
@@ -151,6 +157,8 @@ def _warm_up(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentSt
         return None
     waited = status.epoch.since is not None and inputs.now - status.epoch.since >= status.plan.warmup_duration
     if not waited and evidence.requests < status.plan.warmup_requests:
+        return None
+    if needs_threshold(evidence.guardrails) and evidence.requests < _MAX_THRESHOLD_REQUESTS:
         return None
     return as_evidence(with_shares(_with_thresholds(status, evidence), target_buckets(status), inputs.now), again=True)
 
