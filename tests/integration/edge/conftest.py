@@ -153,6 +153,7 @@ class FakeServe:
     def __init__(self) -> None:
         self.targets: dict[str, list[str]] = {}
         self.grpc: dict[str, dict[str, int]] = {}
+        self.grpc_port = 0
         self.prefixes: dict[str, str] = {}
         self.fallback_for: set[str] = set()
         self.at_zero: set[str] = set()
@@ -182,7 +183,8 @@ class FakeServe:
         groups = [self._group(name, addresses) for name, addresses in self.targets.items()]
         groups += [self._calls(name, ports) for name, ports in self.grpc.items()]
         applications = {name: {"deployments": {"model": {"target_num_replicas": 0}}} for name in self.at_zero}
-        return web.json_response({"target_groups": groups, "applications": applications})
+        options = {"port": self.grpc_port, "grpc_servicer_functions": ["add_to_server"]} if self.grpc_port else {}
+        return web.json_response({"target_groups": groups, "applications": applications, "grpc_options": options})
 
     def _calls(self, name: str, ports: dict[str, int]) -> dict[str, Any]:
         """The gRPC ports of replicas, by their HTTP addresses; as Serve has it, Serve's own proxy is named where there are none."""

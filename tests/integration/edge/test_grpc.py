@@ -76,6 +76,19 @@ class Model:
         return answer.SerializeToString()
 
 
+class Proxy(Model):
+    """Serve's own proxy for gRPC: it holds calls until their application has a replica."""
+
+    def __init__(self, application: str) -> None:
+        super().__init__(application)
+        self.woken = asyncio.Event()
+
+    async def ModelInfer(self, body, context):
+        self.seen.append({})
+        await asyncio.wait_for(self.woken.wait(), PATIENCE_S)
+        return await super().ModelInfer(body, context)
+
+
 REPLICA_PROCESS = """
 import asyncio
 import sys
@@ -342,6 +355,94 @@ async def test_calls_that_ask_nothing_of_the_model_are_probes(edge, called):
         return found == {"assigned": (1, 1), "probe": (48, 48)}
 
     await edge.comes_true(counted, "48 probes and one prediction")
+
+
+@pytest.fixture
+async def proxy(edge, serve, replicas) -> AsyncIterator[Proxy]:
+    """Serve's own proxy, while service `digits` is at zero and has never had a replica in the life of this edge."""
+    await replicas("digits-r7", int(serve.fallback.rpartition(":")[2]))
+    found = await Proxy("digits-r7").start()
+    serve.targets, serve.fallback_for, serve.at_zero = {"digits-r7": []}, {"digits-r7"}, {"digits-r7"}
+    serve.grpc, serve.grpc_port = {"digits-r7": {}}, found.port
+    yield found
+    await found.server.stop(None)
+
+
+async def at_zero(edge, proxy: Proxy, cold_s: float, **changes) -> None:
+    """Apply the service, and wait until a call reaches Serve's proxy and is held there. That call is given up."""
+    arms = [edge.arm("stable", "digits-r7", [[0, 10_000]])]
+    await edge.apply(edge.service("digits", arms, coldStartSeconds=cold_s, attempt="zero", **changes))
+    async with channel(edge) as opened:
+
+        async def known() -> bool:
+            return "slot0-grpc" in (edge.root / "s" / "maps" / "cold.map").read_text()
+
+        async def reached() -> bool:
+            await code(opened, timeout=0.2)
+            return bool(proxy.seen)
+
+        await edge.comes_true(known, "the slot's calls held")
+        await edge.comes_true(reached, "a call at Serve's proxy")
+        await edge.comes_true(lambda: none_in_flight(edge), "that call given up")
+
+
+async def none_in_flight(edge) -> bool:
+    return not any(row["inFlight"] for row in await rows(edge, "zero"))
+
+
+async def test_calls_at_zero_start_a_replica_and_are_answered_by_it(edge, serve, replicas, models, proxy):
+    await at_zero(edge, proxy, 3 * PATIENCE_S)
+    before = len(proxy.seen)
+    # Beyond a buffer, a message that waits holds up its connection.
+    async with channel(edge) as opened, channel(edge) as other:
+        calls = [asyncio.create_task(call(opened, "x", 3 * PATIENCE_S)) for _ in range(19)]
+        calls.append(asyncio.create_task(call(other, "x" * 40_000, 3 * PATIENCE_S)))
+
+        async def all_held() -> bool:
+            assert not any(each.done() for each in calls)
+            return sum(row["inFlight"] for row in await rows(edge, "zero")) == 20
+
+        await edge.comes_true(all_held, "20 calls held")
+        assert len(proxy.seen) == before + 1, "one call is enough to make Serve start a replica"
+        replica, model = await replicas("digits-r7"), await models("digits-r7")
+        serve.at_zero, serve.fallback_for = set(), set()
+        serve.targets, serve.grpc = {"digits-r7": [replica.address]}, {"digits-r7": {replica.address: model.port}}
+
+        async def queue_answered() -> bool:
+            return len(model.seen) == 19
+
+        await edge.comes_true(queue_answered, "the calls in HAProxy's queue answered by the replica")
+        proxy.woken.set()
+        assert [len(answer.id) for answer in await asyncio.gather(*calls)] == [*[1] * 19, 40_000]
+        await edge.up("digits", stable=1)
+
+        async def assigned() -> bool:
+            return await code(opened) == "OK" and any(row["origin"] == "assigned" for row in await rows(edge, "zero"))
+
+        await edge.comes_true(assigned, "a call that was not held")
+    held = sum(row["ends"]["ok"] for row in await rows(edge, "zero") if row["origin"] == "held")
+    evidence = [row["ends"] for row in await rows(edge, "zero") if row["origin"] == "assigned"]
+    assert held >= 20
+    assert [{end for end, count in ends.items() if count} for ends in evidence] == [{"ok"}]
+
+
+async def test_calls_at_zero_without_a_replica_in_time_are_unavailable_and_may_be_retried(edge, proxy):
+    await at_zero(edge, proxy, 3 * PATIENCE_S)
+    arms = [edge.arm("stable", "digits-r7", [[0, 10_000]])]
+    await edge.apply(edge.service("digits", arms, coldStartSeconds=0.5, requestTimeoutSeconds=0.5, attempt="late"))
+
+    async def refused(opened) -> tuple[str, str, str]:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(opened)
+        pause = dict(caught.value.trailing_metadata()).get("grpc-retry-pushback-ms", "")
+        return caught.value.code().name, caught.value.details(), pause
+
+    async with channel(edge) as opened:
+        found = {*await asyncio.gather(*(refused(opened) for _ in range(5)))}
+    # The first one waited at Serve's proxy, the others in HAProxy's queue.
+    assert {each[0] for each in found} == {"UNAVAILABLE"}
+    assert {each[2] for each in found} == {"1000"}
+    assert {row["origin"] for row in await rows(edge, "late")} == {"held"}
 
 
 async def rows(edge, attempt: str) -> list[dict]:

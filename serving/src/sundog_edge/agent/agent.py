@@ -248,7 +248,8 @@ class Agent:
         await self._split.renew(time.time())
 
     async def _enable_grpc(self) -> None:
-        if any(self._poller.calls.values()):
+        # Serve's own port matters too: a call may have to start the first replica.
+        if any((*self._poller.calls.values(), *self._poller.grpc_ports.values())):
             await self._split.enable_grpc(time.time())
 
     async def _check_maps(self) -> None:

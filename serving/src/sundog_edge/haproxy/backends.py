@@ -84,7 +84,8 @@ def _fallback_responses() -> str:
 def render_grpc_defaults(state: StateDir, *, shadowed: bool = False) -> str:
     """Return `defaults call`: the same for gRPC, where the path stays and a header names the application."""
     mirrored = shadow.request_rules() if shadowed else ""
-    return _defaults("call", grpc.error_responses() + grpc.request_rules(state) + mirrored, grpc.outcome_rules(), state)
+    outcomes = grpc.outcome_rules() + cold_start.call_deadline_rules()
+    return _defaults("call", grpc.error_responses() + grpc.request_rules(state) + mirrored, outcomes, state)
 
 
 def _fatal_request_rules() -> str:

@@ -72,15 +72,14 @@ TABLE_MAPS = ("ranges", "overrides", "matches")
 def build_maps(document: SplitDocument, layout: Layout, credentials: CallerCredentials = NO_CREDENTIALS) -> Maps:
     """Return the content of all maps for a document whose applications have slots in `layout`."""
     slots = layout.slot_of
-    twins = ("", GRPC_SUFFIX) if layout.grpc else ("",)
     networks = sorted(document.networks)
     maps: Maps = (
         {name: {} for name in MAP_NAMES}
-        | build_policy_maps(document, slots, credentials, twins)
+        | build_policy_maps(document, slots, credentials, layout.twins)
         | cors.build_cors_maps(document)
     )
     maps["prefixes"] = {
-        holding.slot + twin: holding.prefix for holding in (*layout.leaving, *layout.held) for twin in twins
+        holding.slot + twin: holding.prefix for holding in (*layout.leaving, *layout.held) for twin in layout.twins
     }
     if layout.grpc:
         maps["applications"] = {
@@ -107,9 +106,10 @@ def _cold(document: SplitDocument, layout: Layout) -> dict[str, str]:
         if service.coldStartSeconds
     }
     return {
-        holding.slot: str(limits[holding.service])
+        holding.slot + twin: str(limits[holding.service])
         for holding in layout.held
         if holding.slot in layout.cold and holding.service in limits
+        for twin in layout.twins
     }
 
 

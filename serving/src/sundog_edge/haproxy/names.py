@@ -21,6 +21,9 @@ GRPC_SUFFIX = "-grpc"
 HAS_POLICY = "{ var(txn.policy) -m found }"
 """Condition: whether the service has a policy."""
 
+IS_HELD = "{ var(txn.held) -m found }"
+"""Condition: whether the request's application is scaled to zero. The variable is the request's time in milliseconds."""
+
 ROWS_TABLE = "rows"
 MAX_ROWS = 20_000
 BLOCKS_TABLE = "blocks"

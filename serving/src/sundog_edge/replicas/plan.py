@@ -41,11 +41,12 @@ GrpcPorts = Mapping[str, Mapping[str, int]]
 
 
 class ServeTargets(NamedTuple):
-    """Serve's answer about one cluster: the replicas' HTTP and gRPC ports, and the applications that are scaled to zero."""
+    """Serve's answer about one cluster: the replicas' HTTP and gRPC ports, what is scaled to zero, and its own proxy's port for gRPC."""
 
     http: ReplicaAddresses
     grpc: GrpcPorts
     at_zero: frozenset[str] = frozenset()
+    grpc_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,16 @@ def parse_scaled_to_zero(answer: Any) -> frozenset[str]:
     return frozenset(
         name for name, each in (applications or {}).items() if isinstance(each, dict) and _has_no_target(each)
     )
+
+
+def parse_grpc_port(answer: Any) -> int:
+    """Parse the port at which Serve's own proxy takes gRPC; 0 if it takes none, or for another shape."""
+    options = answer.get("grpc_options") if isinstance(answer, dict) else None
+    # Serve opens the port only with such functions.
+    if not isinstance(options, dict) or not options.get("grpc_servicer_functions"):
+        return 0
+    port = options.get("port")
+    return port if type(port) is int and 0 < port < 1 << 16 else 0
 
 
 def _has_no_target(application: Mapping[str, Any]) -> bool:
@@ -191,9 +202,8 @@ class ServeClient:
         began = time.thread_time()
         try:
             answer = orjson.loads(body)
-            return ServeTargets(
-                parse_http_targets(answer, cluster), parse_grpc_targets(answer, cluster), parse_scaled_to_zero(answer)
-            )
+            http, grpc = parse_http_targets(answer, cluster), parse_grpc_targets(answer, cluster)
+            return ServeTargets(http, grpc, parse_scaled_to_zero(answer), parse_grpc_port(answer))
         finally:
             self.parse_s += time.thread_time() - began
 
@@ -205,7 +215,7 @@ class DesiredSlot:
     Attributes:
         listed: addresses of replicas from Serve; None while Serve does not answer, empty if it lists no replica.
         fallback: address of Serve's own proxy; empty for none.
-        check_ports: port of the health check by address, for gRPC ports.
+        check_ports: port of the health check by address, for gRPC ports, the fallback's included.
         request_s: longest duration of a request, in seconds.
         may_be_cold: whether the application may scale to zero.
         at_zero: whether Serve has scaled the application to zero.
@@ -253,7 +263,10 @@ def desired_servers(desired: DesiredSlot, present: Sequence[ServerState]) -> dic
     if desired.fallback:
         name = f"{FALLBACK_PREFIX}-{desired.fallback}"
         limit = FALLBACK_MAXCONN if desired.may_be_cold else 0
-        servers[name] = SlotServer(desired.slot, name, desired.fallback, limit, True, desired.fallback_check_ms)
+        check_port = ports.get(desired.fallback, 0)
+        servers[name] = SlotServer(
+            desired.slot, name, desired.fallback, limit, True, desired.fallback_check_ms, check_port
+        )
     return servers
 
 

@@ -21,6 +21,8 @@ POLL_WAIT_S = 0.5
 class ServePoller:
     """The last answer of each cluster's Serve: its replicas, what it has scaled to zero, and the numeric address of its own proxy.
 
+    `grpc_ports` has that proxy's port for gRPC, 0 for none. Like `fallbacks`, it keeps what Serve last reported.
+
     A cluster that no longer answers has no entry in `targets`: its replicas are unknown, which differs from no replicas.
     """
 
@@ -29,13 +31,14 @@ class ServePoller:
         self.calls: dict[str, GrpcPorts] = {}
         self.at_zero: dict[str, frozenset[str]] = {}
         self.fallbacks: dict[str, str] = {}
+        self.grpc_ports: dict[str, int] = {}
         self.version = object()
         self.cost_s = 0.0
         self._client = client
         self._counted_s = 0.0
         self._silent_clusters: set[str] = set()
         self._resolved: dict[str, tuple[str, float]] = {}
-        self._last_results: tuple[object, ...] = ({}, {}, {}, {})
+        self._last_results: tuple[object, ...] = ({}, {}, {}, {}, {})
         self._polls: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -48,6 +51,12 @@ class ServePoller:
     def applications_at_zero(self) -> frozenset[str]:
         """Applications of all clusters that Serve has scaled to zero."""
         return frozenset(name for names in self.at_zero.values() for name in names)
+
+    def grpc_fallback(self, cluster: str) -> tuple[str, int]:
+        """Return the address of a cluster's own proxy for gRPC, and the proxy's HTTP port; empty and 0 for none."""
+        host, _, http_port = self.fallbacks.get(cluster, "").rpartition(":")
+        port = self.grpc_ports.get(cluster, 0)
+        return (f"{host}:{port}", int(http_port)) if host and port else ("", 0)
 
     async def poll(self, clusters: Mapping[str, Cluster]) -> None:
         """Poll every cluster concurrently, except clusters that still owe an answer. So a hanging cluster delays no other.
@@ -72,7 +81,7 @@ class ServePoller:
             del self.calls[name]
             del self.at_zero[name]
         self.cost_s, self._counted_s = self._client.parse_s - self._counted_s, self._client.parse_s
-        now = dict(self.targets), dict(self.calls), dict(self.at_zero), dict(self.fallbacks)
+        now = dict(self.targets), dict(self.calls), dict(self.at_zero), dict(self.fallbacks), dict(self.grpc_ports)
         if now != self._last_results:
             self._last_results = now
             self.version = object()
@@ -81,7 +90,8 @@ class ServePoller:
         if cluster.fallback and self._needs_resolution(name, cluster.fallback):
             await self._resolve(name, cluster.fallback)
         try:
-            self.targets[name], self.calls[name], self.at_zero[name] = await self._client.targets(cluster)
+            found = await self._client.targets(cluster)
+            self.targets[name], self.calls[name], self.at_zero[name], self.grpc_ports[name] = found
             self._silent_clusters.discard(name)
         except ServeUnavailable as error:
             self.targets.pop(name, None)

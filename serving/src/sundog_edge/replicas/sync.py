@@ -161,7 +161,7 @@ class ReplicaSync:
                 load.servers,
                 self._draining_seconds(worker, present),
                 limit_s,
-                cold=slot in layout.cold,
+                cold=slot.removesuffix(GRPC_SUFFIX) in layout.cold,
                 leaving_load=None if slot in self._desired else load.backends.get(slot, 0),
             )
             commands += _maxconn_commands(servers, present, known.get(slot, ()))
@@ -223,7 +223,7 @@ class ReplicaSync:
                 )
                 if layout.grpc:
                     desired[assignment.slot + GRPC_SUFFIX] = self._desired_grpc_slot(
-                        assignment, services[assignment.service], check_ms
+                        assignment, services[assignment.service], check_ms, fallback_check_ms
                     )
         before, self._desired, self._desired_inputs = self._desired, desired, inputs
         # A leaving slot keeps its limit.
@@ -256,18 +256,24 @@ class ReplicaSync:
             at_zero=self._is_at_zero(assignment, service),
         )
 
-    def _desired_grpc_slot(self, assignment: SlotAssignment, service: Service, check_ms: int) -> DesiredSlot:
-        # Serve's own proxy is no backup here: its gRPC port is not in the document.
+    def _desired_grpc_slot(
+        self, assignment: SlotAssignment, service: Service, check_ms: int, fallback_check_ms: int
+    ) -> DesiredSlot:
+        may_be_cold = service.coldStartSeconds is not None
+        # For calls, Serve's own proxy only has to start the first replica.
+        fallback, fallback_port = self._poller.grpc_fallback(service.cluster) if may_be_cold else ("", 0)
         calls = self._poller.calls.get(service.cluster)
         listed = {} if calls is None else calls.get(assignment.application, {})
         return DesiredSlot(
             assignment.slot + GRPC_SUFFIX,
             None if calls is None else tuple(listed),
-            "",
+            fallback,
             _max_ongoing_requests(assignment, service),
             check_ms,
-            check_ports=listed,
+            fallback_check_ms,
+            check_ports={**listed, fallback: fallback_port},
             request_s=max_request_s(service),
+            may_be_cold=may_be_cold,
             at_zero=self._is_at_zero(assignment, service),
         )
 

@@ -113,7 +113,7 @@ class SplitApplier:
         self.in_force = in_force
 
     async def enable_grpc(self, now: float) -> None:
-        """Give every slot its twin for gRPC. The first replica with a gRPC port needs this. Raises as `apply` does."""
+        """Give every slot its twin for gRPC. The first Serve with a gRPC port needs this. Raises as `apply` does."""
         if self.in_force is not None and not self.layout.grpc:
             self._grpc = True
             await self._put(self.in_force.document, self._credentials, self._certificates, now)
@@ -286,10 +286,11 @@ class SplitApplier:
         if current is None or document is None or not self.layout.cold:
             return
         limits = {
-            self.layout.slot_of[arm.application]: arm.maxOngoingRequests or service.maxOngoingRequests
+            self.layout.slot_of[arm.application] + twin: arm.maxOngoingRequests or service.maxOngoingRequests
             for service in document.services
             for arm in service.arms
             if arm.application in self.layout.cold_applications
+            for twin in self.layout.twins
         }
         try:
             servers = await self._haproxy.servers(current.pid, limits)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from sundog_edge.haproxy.names import GRPC_SUFFIX
 from sundog_edge.split.document import Service, SplitDocument
 from sundog_edge.split.policies import DEFAULT_WAIT_MS
 
@@ -57,7 +58,7 @@ class Layout:
         matches: names of headers in matches.
         waits: longest wait in milliseconds by slot, where it is not the default.
         public_keys: names of files.
-        grpc: whether every slot has a twin for gRPC. Twins come with the first replica that offers gRPC.
+        grpc: whether every slot has a twin for gRPC. Twins come with the first Serve that offers gRPC.
         shadow: whether the rules of mirroring exist. They come with the first service that needs them, like the next two.
         cors: whether the rules for browsers exist.
         compression: whether HAProxy may compress answers.
@@ -88,6 +89,11 @@ class Layout:
     def slot_of(self) -> dict[str, str]:
         """Slot by application, for the applications in the document."""
         return {holding.application: holding.slot for holding in self.held}
+
+    @property
+    def twins(self) -> tuple[str, ...]:
+        """Suffixes of a slot's backends: none for HTTP, and that of gRPC if it has twins."""
+        return ("", GRPC_SUFFIX) if self.grpc else ("",)
 
     @property
     def cold_applications(self) -> frozenset[str]:

@@ -15,6 +15,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
 from sundog_operator.core.planner import deadline
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.planner.context import ObservedState, PlanContext
@@ -43,7 +44,25 @@ def shared_pod(scheduled_at: str = "") -> dict[str, Any]:
     return {**made, "metadata": {"name": "shared", "labels": groups.shared_pod_labels("ray")}}
 
 
-def make_context(code: str, pods: tuple[dict[str, Any], ...], revision: int = 2, placement: str = "") -> PlanContext:
+def serve_with_shared(application: str, replicas: int) -> ServeState:
+    """Return a Serve with running replicas of 1 CPU and 1 MiB of an application in shared pods."""
+    selected = {names.RAY_LABEL_APPLICATION: names.SHARED_WORKERS}
+    options = {"num_cpus": 1, "memory": 2**20, "label_selector": selected}
+    running = tuple(ReplicaState(f"{application}-{number}", "RUNNING") for number in range(replicas))
+    model = DeploymentState("model", "HEALTHY", "", replicas, running)
+    config = {"deployments": [{"ray_actor_options": options}]}
+    return ServeState(
+        known=True, applications={application: ApplicationState(application, "RUNNING", "", config, (model,))}
+    )
+
+
+def make_context(
+    code: str,
+    pods: tuple[dict[str, Any], ...],
+    revision: int = 2,
+    placement: str = "",
+    serve: ServeState | None = None,
+) -> PlanContext:
     """Return the state an hour after revision 2 began, after a rollout of `revision` ended with `code`."""
     wanted = {**SPEC, **({"runtime": {"placement": placement}} if placement else {})}
     spec = ModelDeploymentSpec.from_json(wanted)
@@ -55,7 +74,7 @@ def make_context(code: str, pods: tuple[dict[str, Any], ...], revision: int = 2,
         rollouts=(),
         experiment_names=frozenset(),
         clusters={},
-        serves={},
+        serves={"ray": serve} if serve is not None else {},
         clusters_of_others=(),
         edges=(),
         pods=pods,
@@ -114,3 +133,20 @@ def test_a_candidate_fails_on_its_own_while_a_shared_pod_has_a_node() -> None:
 
     assert find(shared_pod("2026-11-30T00:00:00Z")) == "CandidateUnavailable"
     assert find(shared_pod()) == "CapacityLost"
+
+
+@pytest.mark.parametrize(("others", "is_full"), [(3, False), (4, True)])
+def test_a_shared_pod_that_other_models_fill_is_no_place_of_a_candidate_whose_own_is_gone(
+    others: int, is_full: bool
+) -> None:
+    left = shared_pod("2026-11-29T00:00:00Z")
+    requests = {"cpu": "4", "memory": "9Gi"}
+    left["spec"]["containers"] = [{"name": "ray-worker", "resources": {"requests": requests}}]
+    context = make_context("CapacityLost", (left,), placement="shared", serve=serve_with_shared("letters-r1", others))
+    candidate = context.status.candidate
+    assert candidate is not None
+    cause = deadline.find_failure(context, candidate.model_copy(update={"lost_since": SINCE}))
+    assert cause is not None
+    assert cause.reason == ("CapacityLost" if is_full else "CandidateUnavailable")
+    # It has its whole time once it gets a place.
+    assert deadline.has_exceeded_deadline(context, candidate) is not is_full

@@ -15,6 +15,7 @@ from sundog_edge.replicas.plan import (
     desired_servers,
     drain_limit_s,
     find_proven,
+    parse_grpc_port,
     parse_grpc_targets,
     parse_http_targets,
     parse_scaled_to_zero,
@@ -74,6 +75,26 @@ def test_at_zero_no_replica_stays_and_serves_own_proxy_gets_one_request_at_a_tim
     }
     (proxy,) = desired_servers(DesiredSlot("slot0", (), "10.0.0.1:8000", 8), []).values()
     assert proxy.maxconn == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "port"),
+    [
+        ({"port": 9000, "grpc_servicer_functions": ["a.b"]}, 9000),
+        ({"port": 9000, "grpc_servicer_functions": []}, 0),
+        ({"port": "9000", "grpc_servicer_functions": ["a.b"]}, 0),
+        ({"port": 1 << 16, "grpc_servicer_functions": ["a.b"]}, 0),
+        (None, 0),
+    ],
+)
+def test_serves_own_proxy_takes_calls_where_serve_was_given_functions_for_them(options, port):
+    assert parse_grpc_port({"grpc_options": options}) == port
+
+
+def test_serves_own_proxy_for_grpc_is_checked_at_its_http_port():
+    desired = DesiredSlot("slot0-grpc", (), "10.0.0.1:9000", 8, check_ports={"10.0.0.1:9000": 8000}, may_be_cold=True)
+    (proxy,) = desired_servers(desired, []).values()
+    assert render_server_options(proxy).endswith(" port 8000 check-proto h1 proto h2 maxconn 1 backup")
 
 
 def test_a_replica_of_a_cold_slot_is_up_before_its_first_check_and_one_of_another_slot_is_not():

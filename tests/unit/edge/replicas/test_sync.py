@@ -5,6 +5,7 @@ import errno
 import logging
 import math
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -255,6 +256,26 @@ async def test_servers_follow_serve_although_the_held_slots_cannot_be_set(error)
     assert any(command.startswith("add server slot0/127.0.0.1:1 ") for command in haproxy.commands)
     split.error = None
     await synced.tick()
+
+
+@pytest.mark.parametrize(("cold_s", "known"), [(120.0, True), (None, False)])
+async def test_calls_of_a_service_that_may_scale_to_zero_have_serves_own_proxy_as_backup(monkeypatch, cold_s, known):
+    split = Split()
+    split.layout = replace(split.layout, grpc=True, cold=("slot0",))
+    split.in_force.document.services[0].coldStartSeconds = cold_s
+    synced, haproxy, poller, client = await make_sync(split)
+    poller.fallbacks["good"] = "10.0.0.1:8000"
+
+    async def woken(cluster):
+        return ServeTargets({"digits-r1": ("10.0.0.2:3",)}, {"digits-r1": {"10.0.0.2:4": 3}}, frozenset(), 9000)
+
+    monkeypatch.setattr(client, "targets", woken)
+    await poller.poll({"good": GOOD})
+    await synced.tick()
+    proxies = [each for each in haproxy.commands if each.startswith("add server slot0-grpc/fallback-10.0.0.1:9000 ")]
+    assert [" port 8000 " in each for each in proxies] == [True] * known
+    # Calls that wait need no check of the first replica either.
+    assert "set server slot0-grpc/10.0.0.2:4 health up" in haproxy.commands
 
 
 async def test_a_change_that_a_step_could_not_make_is_made_by_a_later_one():

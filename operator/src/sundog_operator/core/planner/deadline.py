@@ -1,14 +1,14 @@
 """Progress deadlines and failures of a candidate."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from sundog_operator.api import Condition, RevisionStatus, format_duration, parse_timestamp
 from sundog_operator.api.reasons import Cause, DeploymentReason, EndReason
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.kubernetes import pod_problems, spot
-from sundog_operator.core.planner import held_back_revisions
+from sundog_operator.core.planner import held_back_revisions, shared_capacity
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state, windows
 
@@ -64,7 +64,15 @@ def _is_reclaimed(context: PlanContext, candidate: RevisionStatus) -> bool:
 
 def _has_placed_pods(context: PlanContext, candidate: RevisionStatus) -> bool:
     """Whether a pod of the candidate has a node and may stay there. Then the candidate may have failed on its own."""
-    return not spot.have_lost_nodes(context.worker_pods_of(candidate.revision))
+    return not spot.have_lost_nodes(_find_own_places(context, candidate))
+
+
+def _find_own_places(context: PlanContext, candidate: RevisionStatus) -> list[dict[str, Any]]:
+    """Return the pods in which replicas of the candidate may be: not shared pods on a node that other models fill."""
+    pods = context.worker_pods_of(candidate.revision)
+    if not shared_capacity.is_filled_by_others(context, candidate.revision):
+        return pods
+    return [pod for pod in pods if not spot.stays_on_node(pod)]
 
 
 def _is_deadline_fatal(context: PlanContext) -> bool:
@@ -202,7 +210,7 @@ def _placed_since(context: PlanContext, candidate: RevisionStatus) -> datetime |
     """Return since when a candidate has a pod on a node; None without one. The earliest time stands for an unknown one."""
     scheduled = [
         pod_problems.find_condition(pod, "PodScheduled").get("lastTransitionTime")
-        for pod in context.worker_pods_of(candidate.revision)
+        for pod in _find_own_places(context, candidate)
         if spot.stays_on_node(pod)
     ]
     return min((parse_timestamp(at) if at else EARLIEST_TIME for at in scheduled), default=None)

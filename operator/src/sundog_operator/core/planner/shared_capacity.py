@@ -5,7 +5,7 @@ from collections.abc import Collection
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.core import revisions
-from sundog_operator.core.kubernetes import capacity, names, pod_problems, shared_pods
+from sundog_operator.core.kubernetes import capacity, names, pod_problems, shared_pods, spot
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.ray import groups, shared_workers
@@ -72,6 +72,20 @@ def has_room_for_missing(context: PlanContext, number: int) -> bool:
     missing = desired_state.live_revisions(context.status).get(number, 0) - context.readiness(number).running
     size = shared_pods.replica_amounts(revisions.spec_of(revision).resources)
     return missing <= shared_pods.count_fitting(free, size)
+
+
+def is_filled_by_others(context: PlanContext, number: int) -> bool:
+    """Whether no replica of a shared revision fits beside those of other models into the pods that stay on their nodes.
+
+    False for a revision with own pods, and while Serve does not answer. What is free in several pods counts as if it were in one.
+    """
+    revision, serve = context.revision(number), context.serve_state_of(number)
+    if revision is None or not context.is_shared(number) or not serve.known:
+        return False
+    pods = [pod for pod in context.shared_pods_of(number) if spot.stays_on_node(pod)]
+    used = shared_workers.sum_used(serve, serve.applications, {names.application(context.service, number)})
+    size = shared_pods.replica_amounts(revisions.spec_of(revision).resources)
+    return shared_pods.count_fitting(shared_pods.find_free_amounts(pods, used), size) < 1
 
 
 def _find_cluster(context: PlanContext) -> str:

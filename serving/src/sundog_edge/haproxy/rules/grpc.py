@@ -4,6 +4,7 @@ The edge's own answers have the HTTP status of the problem, a `grpc-status`, and
 """
 
 from sundog_edge.counting.log_lines import GIVEN_UP_OUTCOME
+from sundog_edge.haproxy.names import IS_HELD
 from sundog_edge.haproxy.problems import IS_GRPC, render_grpc_problem
 from sundog_edge.split.layout import Layout
 from sundog_edge.state_dir import StateDir
@@ -37,6 +38,9 @@ _UNITS = {
 
 _EARLY_MS = 10
 """Milliseconds by which a server's clock may end a deadline too early."""
+
+_HELD_MARGIN_MS = 1000
+"""Milliseconds by which the deadline of a held call exceeds the edge's, whose answer says that no replica started."""
 
 _PREFIX_BYTES = 5
 """Bytes before a message: its compression flag and its length."""
@@ -100,6 +104,7 @@ def request_rules(state: StateDir) -> str:
     http-request del-header grpc-internal- -m beg
     http-request del-header ^(grpc-(previous-rpc-attempts|retry-pushback-ms|status)|lb-cost-bin)$ -m reg
     http-request set-var(txn.deadline) var(txn.split),field(3,|),add(0)
+    http-request set-var(txn.deadline) var(txn.held),add({_HELD_MARGIN_MS}) if {IS_HELD}
 {deadlines}\
     http-request set-var(txn.own) bool(true) if {{ var(txn.asked) -m found }} {{ var(txn.asked),sub(txn.deadline) lt 0 }}
     http-request set-var(txn.deadline) var(txn.asked) if {{ var(txn.own) -m bool }}
