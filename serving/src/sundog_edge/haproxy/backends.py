@@ -25,14 +25,14 @@ def render_server_options(server: SlotServer) -> str:
     limit = f" maxconn {server.maxconn}" if server.maxconn else ""
     # A gRPC port does not answer HTTP checks. The replica's HTTP port does, and both belong to one process.
     grpc_check = f" port {server.check_port} check-proto h1 proto h2" if server.check_port else ""
+    # After a failed check, HAProxy checks again at once, and the second failure takes the server down: a busy machine sometimes delays a
+    # check, and all requests that wait at zero would be answered 503. If no replica answers in time, the agent retains slow ones.
+    checks = f"check inter {server.check_ms} fastinter {FAST_CHECK_MS}"
+    health = f"fall {FALL} rise {RISE}{grpc_check}{limit}"
     if server.backup:
-        return f"{server.address} check inter {server.check_ms} fall 1 rise 1{grpc_check}{limit} backup"
-    # A server that refuses a request's connection is down at once. After a failed check, HAProxy checks again at once, and the second
-    # failure takes the server down: a busy machine sometimes delays a check. If no replica answers in time, the agent retains slow ones.
-    return (
-        f"{server.address} check inter {server.check_ms} fastinter {FAST_CHECK_MS} downinter {CHECK_MS} "
-        f"observe layer4 error-limit 1 on-error mark-down fall {FALL} rise {RISE}{grpc_check}{limit}"
-    )
+        return f"{server.address} {checks} {health} backup"
+    # A server that refuses a request's connection is down at once.
+    return f"{server.address} {checks} downinter {CHECK_MS} observe layer4 error-limit 1 on-error mark-down {health}"
 
 
 def render_tables() -> str:

@@ -99,6 +99,10 @@ def test_the_warm_up_goes_on_until_latency_thresholds_are_known(warmup: dict[str
     # Answers that come without their times must not keep out everything else.
     untimed = state_machine.tick(status, inputs(601, evidence=replace(few, requests=200)))
     assert [epoch.number for epoch in untimed.evidence_epochs] == [2]
+    # Nor must an arm that fails stay untested.
+    failing = status.model_copy(update={"arms": tuple(arm.model_copy(update={"errors": 20}) for arm in status.arms)})
+    harmed = state_machine.tick(failing, inputs(600, evidence=few))
+    assert [epoch.number for epoch in harmed.evidence_epochs] == [2]
 
 
 def test_harm_drops_an_arm_at_once_and_moves_no_other_bucket() -> None:

@@ -52,6 +52,8 @@ from sundog_operator.core.rollout.state import CONCLUDED, RUNNING, STOPPED, is_o
 
 _MAX_THRESHOLD_REQUESTS: Final = 2 * MIN_TIMED_ANSWERS
 """Requests of each arm for which the warm-up waits for latency thresholds. Not every answer is timed, such as a failed one."""
+_MAX_THRESHOLD_FAILURES: Final = 20
+"""Failed requests of an arm that end this wait, because harm is tested after the warm-up alone."""
 
 
 def tick(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus:
@@ -158,7 +160,9 @@ def _warm_up(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentSt
     waited = status.epoch.since is not None and inputs.now - status.epoch.since >= status.plan.warmup_duration
     if not waited and evidence.requests < status.plan.warmup_requests:
         return None
-    if needs_threshold(evidence.guardrails) and evidence.requests < _MAX_THRESHOLD_REQUESTS:
+    failures = max((arm.errors for arm in status.arms), default=0)
+    is_brief = evidence.requests < _MAX_THRESHOLD_REQUESTS and failures < _MAX_THRESHOLD_FAILURES
+    if needs_threshold(evidence.guardrails) and is_brief:
         return None
     return as_evidence(with_shares(_with_thresholds(status, evidence), target_buckets(status), inputs.now), again=True)
 
