@@ -29,15 +29,7 @@ IMPORT_S = patience(900)
 def start(instance: Instance, binaries: Binaries, slot: Slot) -> None:
     """Starts a node beside a control plane that runs, and waits until it is Ready. Raises ClusterError."""
     _write_configuration(instance, slot)
-    instance.start(
-        "kube-scheduler",
-        (
-            str(binaries.path("kube-scheduler")),
-            f"--kubeconfig={instance.kubeconfig}",
-            "--leader-elect=false",
-            "--secure-port=0",
-        ),
-    )
+    start_scheduler(instance, binaries)
     _start_inside(instance, "containerd", ("containerd", "--config", str(HERE / "containerd.toml")))
     await_answer(instance, "containerd", lambda: _ctr(instance, "version") is not None)
     for write in (write_pause_image, write_base_image):
@@ -58,6 +50,19 @@ def start(instance: Instance, binaries: Binaries, slot: Slot) -> None:
     kubectl = Kubectl(instance.kubeconfig, binaries.path("kubectl"))
     await_answer(instance, "kubelet", lambda: kubectl.succeeds("get", "node", NAME))
     kubectl.wait("--for=condition=Ready", f"node/{NAME}")
+
+
+def start_scheduler(instance: Instance, binaries: Binaries) -> None:
+    """Starts the scheduler, outside of the node."""
+    instance.start(
+        "kube-scheduler",
+        (
+            str(binaries.path("kube-scheduler")),
+            f"--kubeconfig={instance.kubeconfig}",
+            "--leader-elect=false",
+            "--secure-port=0",
+        ),
+    )
 
 
 def stop(instance: Instance) -> None:
