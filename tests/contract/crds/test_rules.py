@@ -158,7 +158,10 @@ SCHEMES = "; expected a URI that starts with one of file://, pvc://, s3://, gs:/
 ONE_STEP = "expected exactly one of weight, pause, headers, scale, analysis, webhook and shadow"
 VERIFIED = {"auth": {"jwt": {"jwksSecretName": "issuer"}}}
 ONE_UNIT = "expected at most one of header, cookie, jsonPath, jwtClaim and request"
-DEVICES = "may give a container all devices of its node; expected devices in resources.gpu"
+DEVICES = (
+    "NVIDIA_VISIBLE_DEVICES, NVIDIA_IMEX_CHANNELS, AMD_VISIBLE_DEVICES, HABANA_VISIBLE_DEVICES may give a container all devices of its"
+    " node; expected value void or none for these, and devices in resources.gpu"
+)
 OURS = "is reserved for the operator; expected no name that begins with RAY_, SUNDOG_, KUBERAY_"
 RESERVED = "reserved key; expected none that begins with serving.sundog.dev/, app.kubernetes.io/, ray.io/"
 TRUST = "archives can run code when they are loaded; expected trustCode: true to accept that"
@@ -251,7 +254,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (deployment({"runtime": {"env": [{"name": "SUNDOG_X"}]}}), f"spec.runtime.env[0].name: SUNDOG_X {OURS}"),
     (
         deployment({"runtime": {"env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}}),
-        f"spec.runtime.env[0].name: NVIDIA_VISIBLE_DEVICES {DEVICES}",
+        f"spec.runtime.env[0]: {DEVICES}",
     ),
     (
         deployment({"resources": {"gpu": {"count": 1, "vendor": "amd", "allocation": "dra"}}}),
@@ -755,7 +758,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (arm(runtime={"env": [{"name": "KUBERAY_A"}]}), f"spec.arms[0].runtime.env[0].name: KUBERAY_A {OURS}"),
     (
         arm(runtime={"env": [{"name": "AMD_VISIBLE_DEVICES"}]}),
-        f"spec.arms[0].runtime.env[0].name: AMD_VISIBLE_DEVICES {DEVICES}",
+        f"spec.arms[0].runtime.env[0]: {DEVICES}",
     ),
     (arm(runtime={"podLabels": {"serving.sundog.dev/revision": "1"}}), f"spec.arms[0].runtime.podLabels: {RESERVED}"),
     (
@@ -1331,6 +1334,7 @@ def test_every_rule_has_an_object_that_trips_only_it(documented: Any) -> None:
 
 GOOD: list[dict[str, Any]] = [
     deployment({"runtime": {"placement": "shared", "image": "example.com/runtime:2"}}),
+    deployment({"runtime": {"env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]}}),
     *[
         experiment({"preset": preset, "metrics": {"success": [{"name": "a", "feedback": "b", **metric}]}})
         for preset, metric in (

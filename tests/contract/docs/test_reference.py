@@ -28,6 +28,8 @@ VARIABLE = re.compile(r"_?[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|RAY_[a-z_]+")
 LABEL = re.compile(r"(?:[a-z0-9-]+\.)+[a-z]+/[a-z][A-Za-z0-9.-]*")
 
 NO_VARIABLES = {
+    # Refused, and named above the tables.
+    *("AMD_VISIBLE_DEVICES", "HABANA_VISIBLE_DEVICES", "NVIDIA_IMEX_CHANNELS"),
     *("A100_NVLINK_80GB", "H100_NVLINK_80GB", "H100_PCIE"),
     *("FLAG_NOT_FOUND", "INVALID_CONTEXT", "PARSE_ERROR", "TARGETING_KEY_MISSING", "TARGETING_MATCH"),
     *(

@@ -117,30 +117,6 @@ async def test_an_answer_that_would_take_much_memory_is_not_decoded(body: bytes)
         edges.parse_evidence(body)
 
 
-async def test_answers_of_many_pods_of_a_namespace_are_limited_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever may make pods may make many that look like edges."""
-
-    async def evidence(_: web.Request) -> web.Response:
-        return web.Response(body=b'{"version": 1}')
-
-    monkeypatch.setattr(edges, "MAX_NAMESPACE_MEMORY", 700)
-    clock, app = FakeClock(), web.Application()
-    app.router.add_get("/evidence", evidence)
-    async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        found = [
-            {**pod(server.port), "metadata": {"name": f"edge-{n}", "uid": f"{n}", "namespace": namespace}}
-            for n, namespace in enumerate(("vision", "vision", "vision", "other"))
-        ]
-        asking = HttpEdges(session, clock.monotonic)
-        for _ in range(2):
-            reports = [(await asking.read([each]))[0] for each in found]
-            assert [each.evidence is not None for each in reports] == [True, True, False, True]
-        assert "of all edges of namespace vision may take" in reports[2].error
-        clock.advance(61)
-        (report,) = await asking.read(found[2:3])
-        assert report.evidence is not None, "the others are gone"
-
-
 @pytest.mark.parametrize(
     ("body", "message"),
     [

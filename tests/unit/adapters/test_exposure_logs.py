@@ -270,8 +270,8 @@ def answering(*lines: bytes) -> web.Application:
         ([b"a" * (exports.MAX_LINE_BYTES + 1)], "a line has over 4194304 bytes; expected fewer"),
         ([b"{" * 300_000, b""], "a line of 300000 bytes may take over 33554432 bytes of memory"),
         (
-            [json.dumps({"exposure": ["0", 1, 1, "a" * 1024]}).encode(), b""],
-            "exposure: a line of 1053 bytes; expected at most 1024",
+            [json.dumps({"exposure": ["0", 1, 1, "a" * 2048]}).encode(), b""],
+            "exposure: a line of 2077 bytes; expected at most 2048",
         ),
         (
             [json.dumps({"exposure": [f"{unit:x}", 1, 1, "a"]}).encode() for unit in range(4)],

@@ -87,7 +87,9 @@ async def test_pause_holds_a_timed_gate_until_resume(cluster: Cluster) -> None:
     assert await cluster.weights() == {1: 75, 2: 25}
     assert (await cluster.condition("Progressing"))[1] == "Paused"
     await cluster.command("resume revision=2 id=r")
-    await cluster.until(functools.partial(cluster.serves, 2), rounds=10)
+    await cluster.settle(10)
+    assert await cluster.weights() == {1: 75, 2: 25}, "the pause took nothing of its time"
+    await cluster.until(functools.partial(cluster.serves, 2))
 
 
 async def answer(cluster: Cluster, command: str) -> tuple[str, str]:

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import aiohttp
@@ -23,10 +21,6 @@ MAX_EVIDENCE_MEMORY: Final = 128 * 2**20
 1800 rows with full histograms take 12 MB and 118 MiB. Those of 14 arms with all their blocks, and samples of units of three attempts,
 take 4.2 MB and 12 MiB.
 """
-MAX_NAMESPACE_MEMORY: Final = 256 * 2**20
-"""Limit of the last answers of all edges of a namespace. A tenant may make many pods that look like edges."""
-_HELD_S: Final = 60.0
-"""Time for which an answer counts."""
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
 _MAX_ERROR_CHARS: Final = 200
 _PORT_NAME: Final = "agent"
@@ -36,26 +30,14 @@ class NoEvidenceError(SundogError):
     """An edge's answer is not an evidence document."""
 
 
-@dataclass(frozen=True, slots=True)
-class _HeldAnswer:
-    """The memory that a pod's last answer may take, in bytes, until a monotonic time."""
-
-    namespace: str
-    memory: int
-    until: float
-
-
 class HttpEdges:
     """`ports.Edges`: GET /evidence of each pod's agent port.
 
-    Pods are found by a label, so answers may come from pods of tenants: the memory that they take is limited.
+    Pods are found by a label, so answers may come from pods of tenants: the memory that each takes is limited.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
-        self._monotonic = monotonic
-        self._held: dict[str, _HeldAnswer] = {}
-        """By the pod's uid."""
 
     async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
         """Return one report per pod, in the order given."""
@@ -95,25 +77,11 @@ class HttpEdges:
                     return None, f"GET {url}: status {response.status}{_error_text(body)}"
                 if len(body) > MAX_EVIDENCE_BYTES:
                     return None, f"GET {url}: {len(body)} bytes; expected at most {MAX_EVIDENCE_BYTES}"
-            self._hold(pod, estimate_memory(body))
             return parse_evidence(body), ""
         except NoEvidenceError as err:
             return None, f"GET {url}: {err}"
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as err:
             return None, f"GET {url}: {type(err).__name__}"
-
-    def _hold(self, pod: Object, memory: int) -> None:
-        """Count an answer against the limit of its namespace. Raises NoEvidenceError."""
-        namespace, uid = str(pod["metadata"].get("namespace", "")), str(pod["metadata"].get("uid", ""))
-        now = self._monotonic()
-        self._held = {each: held for each, held in self._held.items() if held.until > now and each != uid}
-        others = sum(held.memory for held in self._held.values() if held.namespace == namespace)
-        if others + memory > MAX_NAMESPACE_MEMORY:
-            raise NoEvidenceError(
-                f"the answers of all edges of namespace {namespace} may take {others + memory} bytes of memory;"
-                f" expected at most {MAX_NAMESPACE_MEMORY}"
-            )
-        self._held[uid] = _HeldAnswer(namespace, memory, now + _HELD_S)
 
 
 def estimate_memory(body: bytes) -> int:

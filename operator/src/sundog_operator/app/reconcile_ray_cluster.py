@@ -252,6 +252,7 @@ async def _reconcile_without_model_deployments(
 
     An owner without a status is not planned yet, for example after a restore from a backup. The cluster must then keep serving.
     """
+    deps.rejected_clusters.pop((key.namespace, key.name), None)
     if stored is None or deps.settings.installation is None:
         return None
     owners = {ref["uid"] for ref in stored["metadata"].get("ownerReferences") or ()}

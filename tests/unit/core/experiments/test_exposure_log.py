@@ -91,6 +91,11 @@ def test_properties_are_an_object_that_may_be_absent() -> None:
     with_plan = {"outcome": [*OUTCOME["outcome"], '{"plan":"pro"}']}
     rows, _ = read(head(), OUTCOME, with_plan)
     assert [row.properties for row in rows] == ["{}", '{"plan":"pro"}']
+    # As many quotes as the edge accepts, with the longest names.
+    quotes = json.dumps({"a": '"' * 252}, separators=(",", ":"))
+    assert len(quotes) == 512
+    ((row,), _) = read(head(), {"outcome": [UNIT, "m" * 63, 2, "a" * 63, 10**15, 10**10, quotes]})
+    assert row.properties == quotes
     for invalid in ("", "{", "[]", '"text"'):
         with pytest.raises(InvalidExposureLog, match="not a line"):
             read(head(), {"outcome": [*OUTCOME["outcome"], invalid]})

@@ -100,11 +100,6 @@ class EnvVar(ApiBase):
             holds=lambda name: not name.startswith(RESERVED_VARIABLE_PREFIXES),
             message=f"{{}} is reserved for the operator; expected no name that begins with {', '.join(RESERVED_VARIABLE_PREFIXES)}",
         ),
-        Rule(
-            cel="!(self in [" + ", ".join(f"'{name}'" for name in DEVICE_VARIABLES) + "])",
-            holds=lambda name: name not in DEVICE_VARIABLES,
-            message="{} may give a container all devices of its node; expected devices in resources.gpu",
-        ),
     ] = Field(description="Name of the variable.")
     value: Annotated[str, Field(max_length=32768), Confidential()] | None = Field(None, description="Its value.")
     value_from: EnvSource | None = Field(None, description="Source of its value.")
@@ -114,6 +109,13 @@ class EnvVar(ApiBase):
             cel="!has(self.value) || !has(self.valueFrom)",
             holds=lambda var: var.value is None or var.value_from is None,
             message="expected at most one of value and valueFrom",
+        ),
+        Rule(
+            cel="!(self.name in [" + ", ".join(f"'{name}'" for name in DEVICE_VARIABLES) + "])"
+            " || (has(self.value) && (self.value == 'void' || self.value == 'none'))",
+            holds=lambda var: var.name not in DEVICE_VARIABLES or var.value in ("void", "none"),
+            message=f"{', '.join(DEVICE_VARIABLES)} may give a container all devices of its node; expected value void or none for"
+            " these, and devices in resources.gpu",
         ),
     )
 

@@ -28,8 +28,10 @@ EXPORT_VERSION: Final = 1
 FORMAT_VERSION: Final = 2
 """Version of the files: of the rows of the two tables, and of the plan document."""
 
-MAX_ROW_BYTES: Final = 1024
-"""Longest line of an exposure or an outcome. With the longest names it has some 250 bytes, and thousands are buffered."""
+MAX_ROW_BYTES: Final = 2048
+"""Longest line of an exposure or an outcome; thousands are buffered. With the longest names it has some 250 bytes, and 1024 more with
+properties of 512 bytes, in which each quote is escaped.
+"""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _INTERNAL_FIELDS: Final = ("tallies", "history", "notices", "deliveries", "exposureLog")
