@@ -1,6 +1,7 @@
 """Requests that schemathesis makes from a deployment's own OpenAPI document, good and bad ones, against a running replica."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,13 +106,22 @@ def test_no_request_gets_a_500_or_what_the_document_does_not_say(server: Server)
         def attempt(case: schemathesis.Case, accept: str) -> None:
             response = case.call(base_url=server.url, headers={"accept": accept}, timeout=PATIENCE_S)
             # Sums of numbers near the largest are infinite in the model, which is no fault of the server.
-            assert response.status_code != 500 or response.json()["code"] == "OutputNotFinite", response.text
+            is_overflow = response.status_code == 500 and response.json()["code"] == "OutputNotFinite"
+            assert response.status_code != 500 or (is_overflow and _has_huge_number(response.request.body)), (
+                response.text
+            )
             # That as many values are sent as a shape counts is a rule that a schema cannot say.
             case.validate_response(response, excluded_checks=[positive_data_acceptance])
 
         attempt()
     assert httpx.get(f"{server.url}/v2/health/ready", timeout=PATIENCE_S).status_code == 200
     assert server.process.memory_info().rss - before < GROWTH_BYTES
+
+
+def _has_huge_number(body: bytes | str | None) -> bool:
+    """Whether a request's JSON text has a number that some additions may bring beyond float32's largest one, 3.4e38."""
+    text = body.encode() if isinstance(body, str) else body or b""
+    return any(abs(float(number)) > 1e30 for number in re.findall(rb"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?", text))
 
 
 @pytest.mark.extended

@@ -177,7 +177,7 @@ async def test_a_serve_status_that_would_take_much_memory_is_refused(body: bytes
             await RayServe(session, fixed_token("")).read(str(server.make_url("/ray")), "vision")
 
 
-async def test_a_serve_status_that_nobody_reads_is_forgotten() -> None:
+async def test_a_serve_status_that_is_read_no_more_is_forgotten() -> None:
     clock = FakeClock()
     async with TestServer(serving(b'{"applications": {}}')) as server, aiohttp.ClientSession() as session:
         serve = RayServe(session, fixed_token(""), clock.monotonic)

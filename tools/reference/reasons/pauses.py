@@ -17,7 +17,9 @@ PAUSE_REASONS: Final = (
         "`maxDuration` of a step is over, and a guardrail has neither passed nor shown harm, or Prometheus has no number.",
     ),
     ReasonText(_ROLLOUT, "NoData", "An arm has no requests, or the canary answered no copy of a shadow step."),
-    ReasonText(_ROLLOUT, "SampleRatio", "Requests do not reach the arms by weight. After 5 minutes it ends."),
+    ReasonText(
+        _ROLLOUT, "SampleRatio", "Requests do not reach the arms by weight. If that lasts for 5 minutes, it ends."
+    ),
     ReasonText(
         _ROLLOUT,
         "ProgressDeadlineExceeded",

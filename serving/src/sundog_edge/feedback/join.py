@@ -47,7 +47,7 @@ STREAM_EVENTS = 1_000_000
 """Newest events of one attempt that are stored one by one. No sum depends on them."""
 
 MAX_PROPERTY_BYTES = 64 * 2**20
-"""Bytes of the properties of one attempt that are stored. Further events are stored without them, so that they never fill the store."""
+"""Bytes of one attempt's properties that are stored. Further events are stored without, so that an attempt's never fill the store."""
 
 COHORTS = 24
 """Units wait for the end of a window in cohorts of about this share of it, by the time of their first exposure."""

@@ -171,8 +171,8 @@ async def test_services_of_a_namespace_share_the_reports_of_its_edges(clock: Fak
     assert await shared.read([]) == []
 
 
-async def test_an_answer_that_nobody_may_get_any_more_is_dropped(clock: FakeClock) -> None:
-    """Whoever edits a pod again and again must not fill the memory with its answers."""
+async def test_answers_for_earlier_versions_of_a_pod_are_dropped(clock: FakeClock) -> None:
+    """A pod that is edited again and again must not fill the memory with its answers."""
     shared = SharedEdges(Edges(), clock)
     for version in range(3):
         await shared.read([{"metadata": {"name": "edge-0", "uid": "u", "resourceVersion": f"{version}"}}])

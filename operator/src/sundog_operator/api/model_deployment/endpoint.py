@@ -109,7 +109,8 @@ class Queue(ApiBase):
     """Requests that wait at the edge."""
 
     max_requests: Annotated[Integer, Field(ge=0, le=100_000)] = Field(
-        1000, description="Greatest number of waiting requests; default 1000. 0 means none may wait."
+        1000,
+        description="Greatest number of waiting requests at each edge, HTTP and gRPC each; default 1000. 0 means none may wait.",
     )
     timeout: Annotated[Duration, WITHIN_A_DAY_RULE] = Field(
         timedelta(seconds=5), description="Longest wait, less than a day; default 5s."

@@ -178,7 +178,8 @@ class Autoscaling(ApiBase):
     )
     cold_start_timeout: Annotated[PositiveDuration, WITHIN_A_DAY_RULE] = Field(
         timedelta(minutes=2),
-        description="With minReplicas 0, how long a request may wait for the first replica; default 2m. Then it is answered 503.",
+        description="With minReplicas 0, how long a request may wait for the first replica; default 2m. Then it is answered"
+        " 503, or UNAVAILABLE by gRPC.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
