@@ -255,7 +255,7 @@ async def is_acknowledged(site: Any, item: Json) -> bool:
     except aiohttp.ClientError:
         return False
     if status != 200:
-        assert status in (502, 503, 504), answer
+        assert status in (429, 502, 503, 504), answer
         return False
     assert answer["accepted"] + answer["duplicate"] == 1, answer
     return True
