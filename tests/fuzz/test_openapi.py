@@ -105,11 +105,11 @@ def test_no_request_gets_a_500_or_what_the_document_does_not_say(server: Server)
         )
         def attempt(case: schemathesis.Case, accept: str) -> None:
             response = case.call(base_url=server.url, headers={"accept": accept}, timeout=PATIENCE_S)
-            # Sums of numbers near the largest are infinite in the model, which is no fault of the server.
-            is_overflow = response.status_code == 500 and response.json()["code"] == "OutputNotFinite"
-            assert response.status_code != 500 or (is_overflow and _has_huge_number(response.request.body)), (
-                response.text
-            )
+            if response.status_code == 500:
+                # Sums of numbers near the largest are infinite in the model, which is no fault of the server.
+                is_overflow = response.json()["code"] == "OutputNotFinite" and _has_huge_number(response.request.body)
+                assert is_overflow, response.text
+                return
             # That as many values are sent as a shape counts is a rule that a schema cannot say.
             case.validate_response(response, excluded_checks=[positive_data_acceptance])
 

@@ -10,7 +10,6 @@ from experiment_statuses import T0, begin_experiment
 from sundog_operator.api import (
     EvidenceEpoch,
     ExperimentStatus,
-    HistoryPoint,
     PauseStatus,
 )
 from sundog_operator.core.analysis.arm_counts import ArmCounts
@@ -67,20 +66,6 @@ def test_each_arm_and_metric_has_its_units() -> None:
     assert (found.decided.decision, found.decided.winner) == ("Winner", "a")
     assert found.observed_traffic is not None
     assert found.observed_traffic.control_values == {"conversion": (0.1, 0.0)}
-
-
-@pytest.mark.parametrize(("warmup", "seconds"), [(None, 3600 - 60), (timedelta(minutes=40), 1200)])
-def test_the_rate_of_units_is_that_after_the_warm_up(warmup: timedelta | None, seconds: float) -> None:
-    """A warm-up that waits for latency thresholds may be longer than planned."""
-    status = running(BY_USER)
-    if warmup is not None:
-        points = ((T0, 0), (T0 + warmup, 1), (T0 + HOUR, 1))
-        history = tuple(HistoryPoint(at=at, epoch=epoch, weight=40, requests=(), errors=()) for at, epoch in points)
-        status = status.model_copy(update={"history": history})
-    assert status.plan.warmup_duration == timedelta(minutes=1)
-    found = evaluate(status, counted({"control": 100, "a": 250, "b": 90}))
-    assert found.observed_traffic is not None
-    assert found.observed_traffic.units_per_second == pytest.approx(4000 / seconds)
 
 
 def test_a_metric_that_was_never_reported_shows_how_to_report_it() -> None:

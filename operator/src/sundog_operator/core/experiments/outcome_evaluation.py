@@ -394,18 +394,9 @@ def _observed_traffic(
         own = [epoch.outcomes[index][0] for epoch in epochs]
         if (value := outcome_counts.describe_units(make_metric(each), own)) is not None:
             values[each.name] = value
-    evidence_s = elapsed_s - _warmup_s(status, min(numbers, default=0))
+    # The warm-up's exact duration is unknown. Its planned one gives too high a rate, which warns too rarely rather than too often. Where
+    # the warm-up waited for latency thresholds, the rate is too low.
+    evidence_s = elapsed_s - status.plan.warmup_duration.total_seconds()
     if not exposed or not values or not evidence_s > 0:
         return None
     return ObservedTraffic(exposed / evidence_s, values)
-
-
-def _warmup_s(status: ExperimentStatus, first: int) -> float:
-    """Return the seconds from the start to epoch `first`, or somewhat more: the history keeps some points only.
-
-    More gives too high a rate of units, which warns too rarely rather than too often.
-    """
-    begun = next((point.at for point in status.history if point.epoch >= first), None)
-    if begun is None or status.since is None:
-        return status.plan.warmup_duration.total_seconds()
-    return (begun - status.since).total_seconds()
