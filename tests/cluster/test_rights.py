@@ -44,7 +44,6 @@ NOT_ASKED_FOR = {
             "deployments.apps": {names.EDGE},
             "roles.rbac.authorization.k8s.io": {names.EDGE},
             "rolebindings.rbac.authorization.k8s.io": {names.EDGE},
-            "networkpolicies.networking.k8s.io": POLICIES,
         }.items()
         for name in owned
     },
@@ -105,6 +104,9 @@ def live(audited: Cluster, life: Life) -> None:
     a_status_that_somebody_else_writes_too(audited, life)
     kubectl("-n", TEAM, "delete", MDEP, "--all")
     life.until(lambda: not kubectl.get("-n", TEAM, "controllerrevisions")["items"], "nothing of it left")
+    # The operator deletes them after the last pod.
+    selector = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
+    life.until(lambda: not kubectl.get("-n", TEAM, "networkpolicies", "-l", selector)["items"], "no policy left")
 
 
 def two_pods(kubectl: Kubectl, life: Life) -> None:
