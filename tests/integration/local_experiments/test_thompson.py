@@ -239,9 +239,13 @@ async def die(site: Any, part: str) -> None:
     if part != OPERATOR:
         site.kill(part)
         return
+    await kill_operator(site)
+    site.up.start()
+
+
+async def kill_operator(site: Any) -> None:
     site.up.process.kill()
     await asyncio.to_thread(site.up.process.wait, 60)
-    site.up.start()
 
 
 async def is_replaced(site: Any, part: str, pid: int) -> bool:
@@ -320,8 +324,7 @@ def counted_once(site: Any, buyers: Buyers, obj: Json) -> None:
 
 async def dies_and_says_the_same(site: Any, buyers: Buyers, obj: Json) -> None:
     """A new operator and a new agent come to what the old ones knew."""
-    site.up.process.kill()
-    await asyncio.to_thread(site.up.process.wait, 60)
+    await kill_operator(site)
     site.kill("edge-0-agent")
     site.up.start()
     again = await settled(site, buyers)

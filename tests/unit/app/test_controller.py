@@ -86,6 +86,17 @@ async def test_an_error_of_one_key_only_delays_that_key(
     assert operator.queue._due == {MODEL: cluster.clock.monotonic() + again_s}
 
 
+async def work_for_a_while(operator: Controller) -> None:
+    """Let the workers take all keys that they may take at once."""
+    working = asyncio.ensure_future(operator.work())
+    try:
+        for _ in range(100):
+            await asyncio.sleep(0)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
 async def test_a_namespace_whose_passes_hang_leaves_a_worker_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     operator, passes = Controller(Cluster().world), list[Key]()
 
@@ -100,13 +111,7 @@ async def test_a_namespace_whose_passes_hang_leaves_a_worker_to_the_others(monke
     others = [Key("modeldeployment", "audio", f"words-{number}") for number in range(3)]
     for key in others:
         operator.queue.add(key)
-    working = asyncio.ensure_future(operator.work())
-    try:
-        for _ in range(100):
-            await asyncio.sleep(0)
-    finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+    await work_for_a_while(operator)
     assert [key for key in passes if key.namespace != NAMESPACE] == others
 
 
@@ -124,13 +129,7 @@ async def test_the_only_watched_namespace_has_every_worker(
     monkeypatch.setattr(controller, "RECONCILERS", {"modeldeployment": reconcile})
     for number in range(20):
         operator.queue.add(Key("modeldeployment", NAMESPACE, f"digits-{number}"))
-    working = asyncio.ensure_future(operator.work())
-    try:
-        for _ in range(100):
-            await asyncio.sleep(0)
-    finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+    await work_for_a_while(operator)
     assert len(passes) == at_once
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
-from sundog_operator.errors import Conflict, DependencyError, NotFound, RequestRefused, SundogError
+from sundog_operator.errors import Conflict, DependencyError, NotFound, NotServed, RequestRefused, SundogError
 
 
 class ExitCode(IntEnum):
@@ -38,6 +38,11 @@ class CommandFailed(SundogError):
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.REFUSED) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def is_server_lost(error: SundogError) -> bool:
+    """Return whether requests for other objects would fail as well. A kind that is not served concerns its own objects alone."""
+    return exit_code_of(error) == ExitCode.UNREACHABLE and not isinstance(error, NotServed)
 
 
 def exit_code_of(error: SundogError) -> ExitCode:

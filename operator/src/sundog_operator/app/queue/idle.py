@@ -4,8 +4,6 @@ Watches report changes of objects in the API server, but nothing reports changes
 reads those once for all idle keys of a namespace, and enqueues the keys whose observed state has changed.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +13,7 @@ from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.edge import secrets as edge_secrets
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes.pods import fingerprint
 from sundog_operator.core.observed import ApplicationState, EdgeReport
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.ray import load
@@ -99,7 +98,7 @@ def comparable_reports(service: str, reports: Sequence[EdgeReport]) -> object:
 
 
 def _comparable_entry(service: str, report: EdgeReport) -> tuple[str, str]:
-    """Return a digest of what an edge reports about a service, and its error about the newest document where there is no hash.
+    """Return a fingerprint of what an edge reports about a service, and its error about the newest document where there is no hash.
 
     The state of an idle key is kept, and a pod that only looks like an edge may report much.
     """
@@ -108,8 +107,7 @@ def _comparable_entry(service: str, report: EdgeReport) -> tuple[str, str]:
     if not isinstance(entry, Mapping):
         return "", ""
     kept = {key: value for key, value in entry.items() if key not in _IGNORED_FIELDS}
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-    return digest, "" if "hash" in entry else confirmation.find_document_error(report)
+    return fingerprint(kept), "" if "hash" in entry else confirmation.find_document_error(report)
 
 
 class IdleKeys:

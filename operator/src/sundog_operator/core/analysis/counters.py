@@ -16,7 +16,14 @@ from sundog_operator.api import ArmStatus
 from sundog_operator.core.analysis import edge_reports, packed_json, unit_groups
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, MOST_IN_A_BLOCK, Block, BlockCounts, BlocksByEpoch
-from sundog_operator.core.analysis.counters_json import first_kinds, parse_folded, parse_row, rows_as_json
+from sundog_operator.core.analysis.counters_json import (
+    CountsBySource,
+    MutableCounts,
+    first_kinds,
+    parse_folded,
+    parse_rows,
+    rows_as_json,
+)
 from sundog_operator.core.analysis.dispersion_sums import DispersionSums, EpochBlocks
 from sundog_operator.core.analysis.feedback import FeedbackSums, parse_sums
 from sundog_operator.core.edge.reported_counts import (
@@ -46,9 +53,6 @@ _MAX_JSON_BYTES: Final = 4 << 20
 MAX_PACKED_CHARS: Final = 524_288
 """Limit of packed counters in a status."""
 Json = dict[str, Any]
-MutableCounts = dict[str, dict[tuple[int, str], ArmCounts]]
-CountsBySource = Mapping[str, Mapping[tuple[int, str], ArmCounts]]
-"""Counts of each edge process, by epoch and arm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +185,7 @@ class Counters:
             if not stored or stored["version"] != FORMAT_VERSION or stored["attempt"] != attempt:
                 return cls(attempt)
             at = column_indexes(stored["columns"])
-            sources, forced = (
-                {
-                    source: dict(parse_row(key, counts, at) for key, counts in rows.items())
-                    for source, rows in each.items()
-                }
-                for each in (stored["sources"], stored.get("forced", {}))
-            )
+            sources, forced = parse_rows(stored["sources"], at), parse_rows(stored.get("forced", {}), at)
             kinds = parse_count(stored.get("events", LEGACY_EVENT_COUNT))
             # The status of an older operator has no requests by block. Its blocks are folded again from those that edges still have.
             folded = {
@@ -234,9 +232,7 @@ def update_counters(
     """Return the counters after the reports of every edge and the blocks in these reports. Rows that cannot be parsed are skipped."""
     reported, forced = (_collect_rows(before.attempt, reports, origin) for origin in (ORIGIN_ASSIGNED, ORIGIN_OVERRIDE))
     sources, forced_sources = _merge_reported(before.sources, reported), _merge_reported(before.forced, forced)
-    unanswered = {report.pod for report in reports if report.evidence is None}
-    present = {source for source in (*sources, *forced_sources) if source.partition("/")[0] in unanswered}
-    present |= {*reported, *forced}
+    present = {*reported, *forced, *edge_reports.find_silent_sources((*sources, *forced_sources), reports)}
     known_groups, reported_groups = (
         {source: {key: own for key, own in rows.items() if key[0] in scope.epochs} for source, rows in each.items()}
         for each in (before.groups, edge_reports.collect_groups(before.attempt, reports))

@@ -15,18 +15,27 @@ from sundog_operator.core.edge.reported_counts import (
 _LATER_COLUMNS: Final = ("retried", *SLOW[1:])
 """Columns that older statuses do not have."""
 
+CountsBySource = Mapping[str, Mapping[tuple[int, str], ArmCounts]]
+"""Counts of each edge process, by epoch and arm."""
+MutableCounts = dict[str, dict[tuple[int, str], ArmCounts]]
 
-def parse_row(key: str, counts: Sequence[int], at: Mapping[str, int]) -> tuple[tuple[int, str], ArmCounts]:
-    """Return (epoch, arm) and the counts of a stored row. Raises `PARSE_ERRORS`."""
+
+def parse_rows(stored: Mapping[str, Mapping[str, Sequence[int]]], at: Mapping[str, int]) -> MutableCounts:
+    """Return stored rows by source; `at` has the place of each column. Raises `PARSE_ERRORS`."""
+    return {
+        source: dict(_parse_row(key, counts, at) for key, counts in rows.items()) for source, rows in stored.items()
+    }
+
+
+def _parse_row(key: str, counts: Sequence[int], at: Mapping[str, int]) -> tuple[tuple[int, str], ArmCounts]:
+    """Return (epoch, arm) and the counts of a stored row."""
     epoch, _, arm = key.partition("/")
     stored = (name for name in ArmCounts._fields if name in at or name not in _LATER_COLUMNS)
     return (int(epoch), arm), ArmCounts(**{name: parse_count(counts[at[name]]) for name in stored})
 
 
-def rows_as_json(
-    sources: Mapping[str, Mapping[tuple[int, str], ArmCounts]], columns: int
-) -> dict[str, dict[str, list[int]]]:
-    """Return rows as `parse_row` reads them, by source, with so many columns."""
+def rows_as_json(sources: CountsBySource, columns: int) -> dict[str, dict[str, list[int]]]:
+    """Return rows as `parse_rows` reads them, with so many columns."""
     return {
         source: {f"{epoch}/{arm}": list(counts[:columns]) for (epoch, arm), counts in sorted(rows.items())}
         for source, rows in sorted(sources.items())

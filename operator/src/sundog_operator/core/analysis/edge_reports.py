@@ -25,6 +25,12 @@ def reported_attempts(service: str, reports: Iterable[EdgeReport]) -> set[str]:
     return {str(row.get("attempt")) for row in rows if isinstance(row, Mapping) and row.get("service") == service}
 
 
+def find_silent_sources(sources: Iterable[str], reports: Iterable[EdgeReport]) -> set[str]:
+    """Return the sources of edges that do not answer now, and may report again."""
+    silent = {report.pod for report in reports if report.evidence is None}
+    return {source for source in sources if source.partition("/")[0] in silent}
+
+
 def assigned_rows(attempt: str, reports: Iterable[EdgeReport]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (source, row) of each row of assigned requests of an attempt; skip entries that are not rows."""
     return rows_of_origin(attempt, reports, ORIGIN_ASSIGNED)

@@ -12,6 +12,7 @@ from sundog_operator.api import (
 from sundog_operator.core.analysis import (
     counters,
     dispersion_sums,
+    edge_reports,
     stable_traffic,
     unit_groups,
     unit_samples,
@@ -221,21 +222,19 @@ def later_than_allowed(
     """
     longest = {each.metric: each.max_microseconds for each in limits.guardrails if each.max_microseconds is not None}
     newest = next((each.number for each in reversed(epochs) if decides(limits, each)), 0)
-    present, unanswered = collected.present, {report.pod for report in collected.reports if report.evidence is None}
-    sources = {
-        source: rows
-        for source, rows in collected.tallies.sources.items()
-        if source in present or source.partition("/")[0] in unanswered
-    }
-    tally = replace(collected.tallies, sources=sources).of(newest, pair.arm, present)
-    attempt = collected.tallies.attempt
+    tallies, present = collected.tallies, collected.present
+    kept = present | edge_reports.find_silent_sources(tallies.sources, collected.reports)
+    sources = {source: rows for source, rows in tallies.sources.items() if source in kept}
+    tally = replace(tallies, sources=sources).of(newest, pair.arm, present)
     return {
         metric: (
             max(
                 0,
                 tally.assigned
                 - tally.rejections
-                - stable_traffic.count_answers_within(attempt, pair.arm, newest, collected.reports, microseconds),
+                - stable_traffic.count_answers_within(
+                    tallies.attempt, pair.arm, newest, collected.reports, microseconds
+                ),
             ),
             tally.assigned,
         )

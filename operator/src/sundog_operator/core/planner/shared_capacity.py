@@ -1,6 +1,7 @@
 """Room for replicas in pods that several models share: free parts of present pods, and pods to come. Pure."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.api.reasons import Cause, DeploymentReason
@@ -9,6 +10,7 @@ from sundog_operator.core.kubernetes import capacity, names, pod_problems, share
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.ray import groups, shared_workers
+from sundog_operator.core.revisions import Revision
 from sundog_operator.core.text import format_count
 
 
@@ -67,11 +69,8 @@ def has_room_for_missing(context: PlanContext, number: int) -> bool:
         for pod in context.shared_pods_of(number)
         if not pod_problems.is_leaving(pod) and pod_problems.find_pod_problem([pod]) is None
     ]
-    serve = context.serve_state_of(number)
-    free = shared_pods.find_free_amounts(pods, shared_workers.sum_used(serve, serve.applications))
     missing = desired_state.live_revisions(context.status).get(number, 0) - context.readiness(number).running
-    size = shared_pods.replica_amounts(revisions.spec_of(revision).resources)
-    return missing <= shared_pods.count_fitting(free, size)
+    return missing <= _count_fitting(context, revision, pods)
 
 
 def is_filled_by_others(context: PlanContext, number: int) -> bool:
@@ -79,13 +78,21 @@ def is_filled_by_others(context: PlanContext, number: int) -> bool:
 
     False for a revision with own pods, and while Serve does not answer. What is free in several pods counts as if it were in one.
     """
-    revision, serve = context.revision(number), context.serve_state_of(number)
-    if revision is None or not context.is_shared(number) or not serve.known:
+    revision = context.revision(number)
+    if revision is None or not context.is_shared(number) or not context.serve_state_of(number).known:
         return False
     pods = [pod for pod in context.shared_pods_of(number) if spot.stays_on_node(pod)]
-    used = shared_workers.sum_used(serve, serve.applications, {names.application(context.service, number)})
+    return _count_fitting(context, revision, pods, {names.application(context.service, number)}) < 1
+
+
+def _count_fitting(
+    context: PlanContext, revision: Revision, pods: Sequence[dict[str, Any]], freed: Collection[str] = ()
+) -> int:
+    """Return how many replicas of a revision fit into pods beside all that runs, but the applications `freed`."""
+    serve = context.serve_state_of(revision.number)
+    used = shared_workers.sum_used(serve, serve.applications, freed)
     size = shared_pods.replica_amounts(revisions.spec_of(revision).resources)
-    return shared_pods.count_fitting(shared_pods.find_free_amounts(pods, used), size) < 1
+    return shared_pods.count_fitting(shared_pods.find_free_amounts(pods, used), size)
 
 
 def _find_cluster(context: PlanContext) -> str:

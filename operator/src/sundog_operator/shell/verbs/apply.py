@@ -11,9 +11,9 @@ from sundog_operator.api import find_violations, unknown_fields
 from sundog_operator.api.installation import UNKNOWN_INSTALLATION, Installation
 from sundog_operator.core.experiments import admission
 from sundog_operator.core.planner.admission import accept_model_deployment
-from sundog_operator.errors import NotServed, SundogError
+from sundog_operator.errors import SundogError
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Object
-from sundog_operator.shell.exit_codes import CommandFailed, ExitCode, exit_code_of, one_line
+from sundog_operator.shell.exit_codes import CommandFailed, ExitCode, exit_code_of, is_server_lost, one_line
 from sundog_operator.shell.manifests import (
     ManifestObject,
     ManifestProblem,
@@ -84,9 +84,8 @@ async def apply(server: ServerConnection, files: Sequence[Path], validate: bool)
                 raise CommandFailed(f"{document.ref}: {refusal}")
         except SundogError as err:
             click.echo(f"error: {document.source}: {one_line(err)}", err=True)
-            code = exit_code_of(err)
-            worst = max(worst, code)
-            if code == ExitCode.UNREACHABLE and not isinstance(err, NotServed):
+            worst = max(worst, exit_code_of(err))
+            if is_server_lost(err):
                 print_left_out("not applied", [each.ref for each in documents[position + 1 :]])
                 break
     if not documents and worst == ExitCode.OK:

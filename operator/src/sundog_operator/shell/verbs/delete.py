@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from sundog_operator.errors import NotFound, NotServed, SundogError
+from sundog_operator.errors import NotFound, SundogError
 from sundog_operator.ports import Ref
 from sundog_operator.shell import kinds
-from sundog_operator.shell.exit_codes import ExitCode, exit_code_of, one_line
+from sundog_operator.shell.exit_codes import ExitCode, exit_code_of, is_server_lost, one_line
 from sundog_operator.shell.manifests import ManifestProblem, has_mistakes, read_all_manifests
 from sundog_operator.shell.output import format_full_name, print_left_out
 from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
@@ -47,9 +47,8 @@ async def delete(server: ServerConnection, what: tuple[str, ...], files: Sequenc
             await _delete(server, ref, ignore_not_found)
         except SundogError as err:
             click.echo(f"error: {one_line(err)}", err=True)
-            code = exit_code_of(err)
-            worst = max(worst, code)
-            if code == ExitCode.UNREACHABLE and not isinstance(err, NotServed):
+            worst = max(worst, exit_code_of(err))
+            if is_server_lost(err):
                 print_left_out("not deleted", refs[position + 1 :])
                 break
     return worst
