@@ -1290,6 +1290,30 @@ async def test_a_cluster_that_is_too_large_is_reported_while_stable_serves(
     assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "Deploying")
 
 
+async def test_the_refusal_of_a_cluster_is_forgotten_with_its_last_model_deployment(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = cluster.kube.create
+
+    async def refuse(obj: Object) -> Object:
+        if obj["kind"] == RAY_CLUSTER.kind:
+            raise DependencyError("RayCluster x: request is too large (500)")
+        return await create(obj)
+
+    monkeypatch.setattr(cluster.kube, "create", refuse)
+    await cluster.apply()
+    await cluster.settle(5)
+    assert (await read_condition(cluster, "RevisionReady"))[1] == "PodRefused"
+    ref = Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME)
+    deleted = await cluster.kube.get(ref)
+    assert deleted is not None
+    await cluster.kube.delete(ref)
+    for key in keys_for(deleted):
+        if key.kind == "raycluster":
+            await reconcile_ray_cluster(cluster.world, key)
+    assert cluster.world.rejected_clusters == {}
+
+
 async def test_a_head_that_kuberay_may_not_make_is_reported_likewise(cluster: Cluster) -> None:
     await cluster.apply()
     cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]
