@@ -229,7 +229,10 @@ def test_the_configuration_has_every_slot_its_servers_and_every_header():
         slots=17,
         units=("header:x-a", "cookie:sid", "jsonPath:$.a[0]", "jwtClaim:cognito:username"),
         overrides=("x-b",),
-        servers=(SlotServer("slot3", "10.0.0.1:1", "10.0.0.1:1", 6),),
+        servers=(
+            SlotServer("slot3", "10.0.0.1:1", "10.0.0.1:1", 6),
+            SlotServer("slot4", "proxy", "10.0.0.2:1", 0, backup=True),
+        ),
     )
     text = render_config(HaproxyProcessSettings(http_bind="0.0.0.0:80"), layout, STATE)
     assert "backend slot16 from arm" in text
@@ -238,6 +241,8 @@ def test_the_configuration_has_every_slot_its_servers_and_every_header():
         "backend slot3 from arm\n    timeout queue 5000ms\n    server 10.0.0.1:1 10.0.0.1:1 check inter 500 "
         "fastinter 100 downinter 500 observe layer4 error-limit 1 on-error mark-down fall 2 rise 1 maxconn 6\n" in text
     )
+    # One late check of the proxy of Serve does not answer what waits at zero.
+    assert "    server proxy 10.0.0.2:1 check inter 500 fastinter 100 fall 2 rise 1 backup\n" in text
     assert "    bind 0.0.0.0:80\n" in text
     assert "req.fhdr(x-a,1)" in text
     (claim,) = (line for line in text.splitlines() if "$.cognito:username" in line)

@@ -135,14 +135,17 @@ def test_a_candidate_fails_on_its_own_while_a_shared_pod_has_a_node() -> None:
     assert find(shared_pod()) == "CapacityLost"
 
 
-@pytest.mark.parametrize(("others", "is_full"), [(3, False), (4, True)])
+@pytest.mark.parametrize(
+    ("application", "replicas", "is_full"),
+    [("letters-r1", 3, False), ("letters-r1", 4, True), pytest.param("digits-r2", 4, False, id="its-own")],
+)
 def test_a_shared_pod_that_other_models_fill_is_no_place_of_a_candidate_whose_own_is_gone(
-    others: int, is_full: bool
+    application: str, replicas: int, is_full: bool
 ) -> None:
     left = shared_pod("2026-11-29T00:00:00Z")
     requests = {"cpu": "4", "memory": "9Gi"}
     left["spec"]["containers"] = [{"name": "ray-worker", "resources": {"requests": requests}}]
-    context = make_context("CapacityLost", (left,), placement="shared", serve=serve_with_shared("letters-r1", others))
+    context = make_context("CapacityLost", (left,), placement="shared", serve=serve_with_shared(application, replicas))
     candidate = context.status.candidate
     assert candidate is not None
     cause = deadline.find_failure(context, candidate.model_copy(update={"lost_since": SINCE}))
