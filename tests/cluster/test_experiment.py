@@ -12,8 +12,9 @@ import pytest
 
 from git_syncs import SELF_HEAL, Syncs, syncing
 from measuring.record import Record
-from real_serving import CLAIM, Json, Team, Traffic
+from real_serving import CLAIM, Json, Team, Traffic, processes_of
 from sundog_operator.core.analysis.counters import Counters
+from sundog_operator.core.kubernetes import names
 from waiting import patience
 
 pytestmark = pytest.mark.timeout(patience(1200))
@@ -111,12 +112,37 @@ def compared(vision: Team) -> Iterator[Compared]:
     vision.kubectl("delete", "mdep", READS, LETTERS)
 
 
-def test_the_arm_that_reads_better_wins_and_its_columns_show_it(compared: Compared) -> None:
+def kill_store(team: Team) -> None:
+    """End the server of the namespace's outcomes without a warning, and wait until its pod has started another one."""
+    selector = f"{names.LABEL_NAME}={names.EDGE_STORE}"
+    [pod] = team.pods(selector)
+    [server] = [each for each in processes_of(pod) if each.name().endswith("-server")]
+    server.kill()
+
+    def is_back() -> bool:
+        [status] = team.pods(selector)[0]["status"]["containerStatuses"]
+        return bool(status["ready"]) and status["restartCount"] == 1
+
+    team.until(is_back, "the store is back")
+
+
+def kill_parts(compared: Compared) -> None:
+    """End the store, the leading operator and an edge, each in the middle of reports."""
+    team = compared.team
+    team.until(lambda: sum(units for units, _ in compared.counted().values()) > 50, "some outcomes are counted")
+    kill_store(team)
+    team.until(team.serving.kill_leader, "a leader to kill")
+    team.kubectl("delete", "pod", team.edges()[0]["metadata"]["name"], "--wait=false")
+
+
+def test_the_arm_that_reads_better_wins_whatever_dies_meanwhile(compared: Compared) -> None:
     team, began = compared.team, time.monotonic()
     team.until(lambda: compared.status().get("phase") == "Running", "the arms have their traffic")
     compared.record.add(
         "from the end of the first sync until the arms have their traffic", f"{time.monotonic() - began:.0f}s"
     )
+    if team.serving.cluster.instance is not None:
+        kill_parts(compared)
     team.until(lambda: (compared.status().get("paused") or {}).get("reason") == "Won", "an arm has won")
     compared.record.add("from the end of the first sync until an arm has won", f"{time.monotonic() - began:.0f}s")
     status, shown = compared.status(), compared.columns()
