@@ -236,6 +236,12 @@ async def _stop_relays(state: StateDir) -> None:
     default=None,
     help="File with the password of the store's server.",
 )
+@click.option(
+    "--store-username-file",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="File with the user of that password. Default: the server's default user.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def agent(
     state_dir: Path,
@@ -251,6 +257,7 @@ def agent(
     signing_key: Path | None,
     store: str,
     store_password_file: Path | None,
+    store_username_file: Path | None,
     log_level: str,
 ) -> None:
     """Run the agent until SIGTERM or SIGINT.
@@ -283,6 +290,7 @@ def agent(
             signing_key=signing_key,
             store=store,
             store_password_file=store_password_file,
+            store_username_file=store_username_file,
         )
     except EdgeError as error:
         raise click.ClickException(str(error)) from None

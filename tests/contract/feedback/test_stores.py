@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -689,6 +690,67 @@ async def test_a_password_that_is_no_text_is_reported_and_does_not_end_the_agent
     password.write_text(PASSWORD)
     assert (await store.read([])).tallies == {}
     await store.close()
+
+
+GUIDE = Path(__file__).parents[3] / "docs/guides/multi-tenancy.md"
+
+
+def documented_user(server: RedisServer, name: str) -> None:
+    """Add the user of that name to the server, as the guide does."""
+    (line,) = re.findall(rf"^(ACL SETUSER {name} .*)$", GUIDE.read_text(), re.MULTILINE)
+    with redis.Redis(port=server.port, password=PASSWORD) as plain:
+        plain.execute_command(*line.replace("PASSWORD", f"password-of-{name}").split())
+
+
+async def test_a_user_of_a_namespace_does_all_that_edges_do_and_reaches_no_other_namespace(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    documented_user(server, "vision-edges")
+    username, password = tmp_path / "username", tmp_path / "password"
+    username.write_text("vision-edges\n")
+    password.write_text("password-of-vision-edges\n")
+    vision, speech = (
+        open_store(f"redis://127.0.0.1:{server.port}", namespace, password, username)
+        for namespace in ("vision", "speech")
+    )
+    await vision.name(["s/old"], T0 - 2 * RETENTION_S)
+    batch = OutcomeBatch({1: first()}, (event(1, 1, properties='{"a":1}'),), caps={"m": (3 * MILLION, 10 * MILLION)})
+    for attempt in ("s/a", "s/old"):
+        assert await vision.write(attempt, batch) == ["accepted"]
+    assert (await vision.read(["s/a"])).tallies["s/a"]
+    assert [unit async for unit, *_ in vision.exposures("s/a")] == [1]
+    assert [each.unit async for each in vision.outcomes("s/a")] == [1]
+    await vision.name(["s/a"], T0)
+    assert (await vision.read(["s/old"])).tallies == {"s/old": {}}
+    await vision.close()
+
+    for work in (speech.read(["s/a"]), speech.write("s/a", batch), anext(speech.exposures("s/a"))):
+        with pytest.raises(StoreUnavailable, match="permission"):
+            await work
+    await speech.close()
+    password.write_text(PASSWORD)
+    with pytest.raises(StoreUnavailable, match="username-password"):
+        await vision.read([])
+
+
+def test_a_user_of_a_namespace_runs_the_commands_of_ray_on_its_keys_alone(server: RedisServer) -> None:
+    """Ray 2.60 sends these, and `DEL DUMMY` at each connection. A rejected one would end its head."""
+    documented_user(server, "vision-ray")
+    with redis.Redis(port=server.port, username="vision-ray", password="password-of-vision-ray") as ray:
+        ray.execute_command("DEL", "DUMMY")
+        for command in ("PING", "INFO SENTINEL", "INFO CLUSTER", "SCAN 0 MATCH RAYvision.1a2b@*"):
+            ray.execute_command(*command.split())
+        for command in (
+            *("HSET {} k v", "HSETNX {} k v", "HGET {} k", "HMGET {} k", "HGETALL {}", "HSCAN {} 0"),
+            *("HEXISTS {} k", "HDEL {} k", "INCRBY {}Counter 1", "DEL {}", "UNLINK {}"),
+        ):
+            ray.execute_command(*command.format("RAYvision.1a2b@JOB").split())
+            for other in ("RAYvision-2.1a2b@JOB", "RAYspeech.1a2b@JOB", "sundog:{vision}:attempts"):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    ray.execute_command(*command.format(other).split())
+        for command in ("FLUSHALL", "KEYS *", "CONFIG GET *", "ACL LIST", "EVAL return(1) 0", "PUBLISH a b"):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                ray.execute_command(*command.split())
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ def test_what_is_written_is_read_back() -> None:
         ("edge: {resources: {limits: {memory: lots}}}", "lots"),
         ("ray: {gcsFaultTolerance: {external: {passwordSecretName: x}}}", "external.address: empty with passwordSecretName"),
         ("ray: {gcsFaultTolerance: {external: {address: redis}}}", "redis; expected an address such as"),
+        ("ray: {gcsFaultTolerance: {external: {address: 'r:1', usernameFromSecret: true}}}", "passwordSecretName: empty with username"),
         ("edge: {haproxy: {bufferBytes: 16383}}", "edge.haproxy.bufferBytes: 16383; expected 16384 to 1048576"),
         ("edge: {haproxy: {bufferBytes: 1Mi}}", 'edge.haproxy.bufferBytes: "1Mi"; expected an integer'),
         ("edge: {haproxy: {clientTimeout: 0s}}", "edge.haproxy.clientTimeout: 0s; expected more than 0s"),

@@ -259,6 +259,9 @@ async def test_a_store_of_somebody_else_is_used_once_its_password_is_there(clust
     await reconcile(cluster)
     assert await takes_feedback(cluster)
     assert await edge_store.find_store_problem(cluster.world, NAMESPACE, installation) is None
+    with_user = parse_installation(EXTERNAL.replace("redis}}}", "redis, usernameFromSecret: true}}}"), "test")
+    problem = await edge_store.find_store_problem(cluster.world, NAMESPACE, with_user)
+    assert problem == ("SecretIncomplete", "Secret redis of the outcome store: has no key username; add it")
     assert await there(cluster) == ["Secret"]
     await cluster.kube.delete(EXPERIMENT_REF)
     await reconcile(cluster)

@@ -1,6 +1,7 @@
 """RayClusters in a Kubernetes cluster, in memory with stand-ins for KubeRay and Ray."""
 
 import functools
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -98,6 +99,21 @@ async def test_a_first_revision_gets_a_cluster_with_a_store_a_token_and_a_group(
     assert len(pods) == 2
     (deployment,) = application(cluster, "digits-r1")["deployments"]
     assert deployment["ray_actor_options"]["label_selector"] == {kubernetes_names.RAY_LABEL_APPLICATION: "digits-r1"}
+
+
+async def test_a_cluster_in_a_redis_of_somebody_else_has_a_prefix_of_its_namespace_and_keeps_it() -> None:
+    text = "ray: {gcsFaultTolerance: {external: {address: 'redis.example.com:6379'}}}"
+    cluster = Cluster(installation=parse_installation(f"runtimeImage: example.com/runtime:1\n{text}", "test"))
+    await served(cluster)
+    options = (await ray(cluster))["spec"]["gcsFaultToleranceOptions"]
+    assert re.fullmatch(r"vision\.[0-9a-f]{16}", options["externalStorageNamespace"])
+    cluster.world = replace(cluster.world, settings=replace(cluster.world.settings, installation=INSTALLATION))
+    await cluster.settle(5)
+    assert (await ray(cluster))["spec"]["gcsFaultToleranceOptions"] == {
+        **options,
+        "redisAddress": f"{RAY}-valkey:6379",
+        "redisPassword": {"valueFrom": {"secretKeyRef": {"name": f"{RAY}-valkey", "key": "password"}}},
+    }
 
 
 async def test_the_durations_of_the_phases_of_a_start_are_reported_for_the_newest_revision(cluster: Cluster) -> None:

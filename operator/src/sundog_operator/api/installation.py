@@ -122,6 +122,10 @@ class ExternalStore(ApiBase):
 
     address: Address = Field("", description="Empty means that Sundog runs a store where one is needed.")
     password_secret_name: ObjectName = ""
+    username_from_secret: bool = Field(
+        False,
+        description="Whether the Secret of each namespace has the key username too. Without it all use the store's default user.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -129,6 +133,12 @@ class ExternalStore(ApiBase):
             holds=lambda store: store.address != "" or not store.password_secret_name,
             message="empty with passwordSecretName; expected an address",
             field="address",
+        ),
+        Rule(
+            cel="self.passwordSecretName != '' || !self.usernameFromSecret",
+            holds=lambda store: store.password_secret_name != "" or not store.username_from_secret,
+            message="empty with usernameFromSecret; expected the Secret with the keys username and password",
+            field="passwordSecretName",
         ),
     )
 

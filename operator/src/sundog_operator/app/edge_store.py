@@ -48,18 +48,18 @@ async def find_store_problem(deps: Dependencies, namespace: str, installation: I
         return Cause(
             ExperimentReason.NOT_OWNED, f"{', '.join(found)}: exists and was not made by Sundog; rename or delete it"
         )
-    name = installation.feedback.store.external.password_secret_name
-    if not name:
+    if not installation.feedback.store.external.password_secret_name:
         return None
+    name, keys = feedback_store.credentials(installation)
     secret = await deps.kube.get(Ref(SECRET, namespace, name))
     if secret is None:
         return Cause(
             ExperimentReason.SECRET_NOT_FOUND, f"Secret {name} of the outcome store: does not exist; create it"
         )
-    if names.PASSWORD_KEY not in (secret.get("data") or {}):
+    if missing := [key for key in keys if key not in (secret.get("data") or {})]:
         return Cause(
             ExperimentReason.SECRET_INCOMPLETE,
-            f"Secret {name} of the outcome store: has no key {names.PASSWORD_KEY}; add it",
+            f"Secret {name} of the outcome store: has no key {' and no key '.join(missing)}; add it",
         )
     return None
 

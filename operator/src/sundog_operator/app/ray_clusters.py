@@ -35,6 +35,7 @@ from sundog_operator.ports import (
 log = logging.getLogger("sundog.operator")
 
 TOKEN_BYTES: Final = 32
+_STORAGE_NAME_BYTES: Final = 8
 REDIS_CLEANUP: Final = "ray.io/gcs-ft-redis-cleanup-finalizer"
 
 
@@ -75,7 +76,8 @@ async def ensure_ray_cluster(
         await _ensure_token(deps, meta["namespace"], meta["ownerReferences"])
     if stored is None:
         initial = [{**group, "replicas": group["minReplicas"]} for group in groups]
-        made = {**desired, "spec": {**desired["spec"], "workerGroupSpecs": initial}}
+        named = ray_pods.name_storage(desired, randomness.token_hex(_STORAGE_NAME_BYTES))
+        made = {**named, "spec": {**named["spec"], "workerGroupSpecs": initial}}
         stored = await _write(deps, meta, deps.kube.create(made))
     else:
         pods = await deps.kube.list(POD, meta["namespace"], {ray_groups.LABEL_CLUSTER: meta["name"]})

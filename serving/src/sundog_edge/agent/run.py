@@ -39,6 +39,7 @@ def run(
     signing_key: Path | None,
     store: str,
     store_password_file: Path | None,
+    store_username_file: Path | None,
 ) -> None:
     """Run until SIGTERM or SIGINT. The split document comes from the file `split`, or without a file from `config_map`.
 
@@ -47,7 +48,7 @@ def run(
     secrets = SecretsDir(secrets_dir) if split is not None else ComposedSecrets(state.secrets)
     options = AgentOptions(
         *(state, split or state.split, edge_name, namespace, ray_token_file, secrets, settle_seconds, signing_key),
-        store=open_store(store, namespace, store_password_file) if store else None,
+        store=open_store(store, namespace, store_password_file, store_username_file) if store else None,
     )
     account = ServiceAccount.of_pod() if config_map else None
     source = ClusterSource(lambda: ApiServer(account, namespace), state, config_map) if account else None

@@ -8,7 +8,9 @@ from sundog_edge.feedback.sqlite_store import SqliteStore
 from sundog_edge.feedback.store import OutcomeStore
 
 
-def open_store(url: str, namespace: str, password_file: Path | None = None) -> OutcomeStore:
+def open_store(
+    url: str, namespace: str, password_file: Path | None = None, username_file: Path | None = None
+) -> OutcomeStore:
     """Return the store at `sqlite:///PATH` or `redis://HOST:PORT`, not yet connected. Raises SettingsError for another URL."""
     parts = urlsplit(url)
     # The path is not parsed as a URL: it may contain `?` and `#`.
@@ -23,6 +25,6 @@ def open_store(url: str, namespace: str, password_file: Path | None = None) -> O
         # Imported only if needed: the import of the Redis client is slow.
         from sundog_edge.feedback.redis_store import RedisStore
 
-        return RedisStore(parts.hostname, port, password_file, namespace)
+        return RedisStore(parts.hostname, port, password_file, namespace, username_file=username_file)
     shown = f"{parts.scheme}://…" if "@" in url else repr(url[:80])
     raise SettingsError(f"--store: found {shown}; expected sqlite:///PATH or redis://HOST:PORT")

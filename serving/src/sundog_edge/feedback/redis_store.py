@@ -46,6 +46,7 @@ class RedisStore:
         password_file: Path | None,
         namespace: str = "",
         stream_events: int = STREAM_EVENTS,
+        username_file: Path | None = None,
     ) -> None:
         self._address = f"{host}:{port}"
         # Braces keep all keys of a transaction on one node of a cluster.
@@ -54,7 +55,7 @@ class RedisStore:
         self._redis = client.Redis(
             host=host,
             port=port,
-            credential_provider=_PasswordFile(password_file) if password_file else None,
+            credential_provider=_CredentialFiles(password_file, username_file) if password_file else None,
             socket_timeout=_ANSWER_S,
             socket_connect_timeout=_ANSWER_S,
             # A sent command may have run: the caller decides whether to retry.
@@ -217,16 +218,17 @@ class RedisStore:
             await pipe.execute()
 
 
-class _PasswordFile(CredentialProvider):
-    """The password, read at every connection: its file may be replaced at any time."""
+class _CredentialFiles(CredentialProvider):
+    """The password, and its user if it is not the default one, read at every connection: files may be replaced at any time."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, password: Path, username: Path | None) -> None:
+        self._files = [password] if username is None else [username, password]
 
-    def get_credentials(self) -> tuple[str]:
-        return (self._file.read_text().strip(),)
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        *username, password = (file.read_text().strip() for file in self._files)
+        return (username[0], password) if username else (password,)
 
-    async def get_credentials_async(self) -> tuple[str]:
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
         return await asyncio.to_thread(self.get_credentials)
 
 

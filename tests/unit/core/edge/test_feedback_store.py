@@ -203,6 +203,20 @@ def test_a_store_of_somebody_else_is_used_with_its_password_or_without() -> None
     assert [source["secret"]["name"] for source in volume["projected"]["sources"]] == ["sundog-edge-store", "redis"]
     assert feedback_options(deployment(OPEN))[1:] == ["--store=redis://redis.example.com:6380"]
 
+    made = deployment(EXTERNAL.replace("redis}}}", "redis, usernameFromSecret: true}}}"))
+    assert feedback_options(made)[2:] == [
+        "--store-password-file=/var/run/secrets/sundog-feedback/password",
+        "--store-username-file=/var/run/secrets/sundog-feedback/username",
+    ]
+    (volume,) = [each for each in made["spec"]["template"]["spec"]["volumes"] if each["name"] == "sundog-feedback"]
+    assert [
+        (source["secret"]["name"], source["secret"]["items"][0]["key"]) for source in volume["projected"]["sources"]
+    ] == [
+        ("sundog-edge-store", "signing-key"),
+        ("redis", "password"),
+        ("redis", "username"),
+    ]
+
 
 def test_edges_without_it_are_as_they_were() -> None:
     without = deployment(feedback=False)

@@ -308,6 +308,31 @@ def test_a_redis_of_somebody_else_is_used_with_its_password() -> None:
     assert "redisPassword" not in cluster(without)["spec"]["gcsFaultToleranceOptions"]
 
 
+def test_a_redis_of_somebody_else_can_have_a_user_and_keys_for_each_namespace() -> None:
+    external = "{address: 'redis.example.com:6380', passwordSecretName: redis, usernameFromSecret: true}"
+    text = f"ray: {{gcsFaultTolerance: {{external: {external}}}}}"
+    options = {
+        "redisAddress": "redis.example.com:6380",
+        "redisPassword": {"valueFrom": {"secretKeyRef": {"name": "redis", "key": "password"}}},
+        "redisUsername": {"valueFrom": {"secretKeyRef": {"name": "redis", "key": "username"}}},
+    }
+    made = cluster(text)
+    assert made["spec"]["gcsFaultToleranceOptions"] == options
+    named = pods.name_storage(made, "1a2b")
+    assert named["spec"]["gcsFaultToleranceOptions"] == {**options, "externalStorageNamespace": "vision.1a2b"}
+    assert pods.name_storage(cluster(), "1a2b") == cluster(), "a store of its own"
+    off = cluster("ray: {gcsFaultTolerance: {enabled: false}}")
+    assert pods.name_storage(off, "1a2b") == off
+
+    # A head of a RayCluster finds its state only under the same prefix, also if it has none of ours.
+    assert pods.update_ray_cluster(named, made, [], NOBODY) is None
+    for stored, kept in ((named, "vision.1a2b"), (made, None)):
+        after = pods.update_ray_cluster(stored, cluster(text.replace("6380", "6381")), [], NOBODY)
+        assert after is not None
+        assert after["spec"]["gcsFaultToleranceOptions"]["redisAddress"] == "redis.example.com:6381"
+        assert after["spec"]["gcsFaultToleranceOptions"].get("externalStorageNamespace") == kept
+
+
 def test_the_store_has_a_password_of_its_own_that_is_in_no_argument() -> None:
     made = cluster()
     secret = valkey.make_secret(valkey.make_cluster_store(made), {"password": "p4ssw0rd"})

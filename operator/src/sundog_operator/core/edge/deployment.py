@@ -212,20 +212,20 @@ def _make_volumes() -> list[Json]:
 
 
 def _feedback_options(installation: Installation) -> list[str]:
-    password = feedback_store.password_secret_name(installation)
+    _, keys = feedback_store.credentials(installation)
     return [
         f"--signing-key={_FEEDBACK}/{names.SIGNING_KEY}",
         f"--store={feedback_store.store_url(installation)}",
-        *([f"--store-password-file={_FEEDBACK}/{names.PASSWORD_KEY}"] if password else []),
+        *(f"--store-{key}-file={_FEEDBACK}/{key}" for key in keys),
     ]
 
 
 def _make_feedback_volume(installation: Installation) -> Json:
-    """Return one volume with the signing key and, if there is one, the store's password. Only the agent mounts it."""
-    password = feedback_store.password_secret_name(installation)
+    """Return one volume with the signing key and, if there are any, the store's credentials. Only the agent mounts it."""
+    secret, keys = feedback_store.credentials(installation)
     sources = [
         _make_secret_source(names.EDGE_STORE, names.SIGNING_KEY),
-        *([_make_secret_source(password, names.PASSWORD_KEY)] if password else []),
+        *(_make_secret_source(secret, key) for key in keys),
     ]
     return {"name": _FEEDBACK_VOLUME, "projected": {"sources": sources}}
 

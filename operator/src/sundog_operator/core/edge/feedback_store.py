@@ -91,7 +91,12 @@ def store_url(installation: Installation) -> str:
     return f"redis://{installation.feedback.store.external.address or valkey.store_address(names.EDGE_STORE)}"
 
 
-def password_secret_name(installation: Installation) -> str:
-    """Return the Secret with the store's password; empty for an external store without one."""
+def credentials(installation: Installation) -> tuple[str, tuple[str, ...]]:
+    """Return the Secret for the store's clients and its keys that they need; no keys for an external store without a password."""
     external = installation.feedback.store.external
-    return external.password_secret_name if external.address else names.EDGE_STORE
+    if not external.address:
+        return names.EDGE_STORE, (names.PASSWORD_KEY,)
+    if not external.password_secret_name:
+        return "", ()
+    username = (names.USERNAME_KEY,) if external.username_from_secret else ()
+    return external.password_secret_name, (names.PASSWORD_KEY, *username)

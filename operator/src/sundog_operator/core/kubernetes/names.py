@@ -36,6 +36,7 @@ RAY_HEADS = "sundog-ray-heads"
 RAY_WORKERS = "sundog-ray-workers"
 VALKEY = "sundog-valkey"
 PASSWORD_KEY = "password"  # noqa: S105 the name of a key
+USERNAME_KEY = "username"
 SPLIT_KEY = "split.json"
 CLUSTER_DOMAIN = "cluster.local"
 SERVE_DEPLOYMENT = "Model"

@@ -58,6 +58,8 @@ DRAIN_ENV_VAR: Final = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 CACHE_DIRECTORY: Final = "/var/cache/sundog"
 _CACHE: Final = "sundog-cache"
 _ACCOUNT: Final = "sundog-account"
+_FAULT_TOLERANCE: Final = "gcsFaultToleranceOptions"
+_STORAGE_NAMESPACE: Final = "externalStorageNamespace"
 
 Json = dict[str, Any]
 
@@ -163,9 +165,32 @@ def _make_fault_tolerance(cluster: str, installation: Installation) -> Json:
     address = wanted.external.address or valkey.store_address(names.valkey(cluster))
     if not wanted.external.address:
         secret = names.valkey(cluster)
-    key = {"name": secret, "key": names.PASSWORD_KEY}
-    password = {"redisPassword": {"valueFrom": {"secretKeyRef": key}}} if secret else {}
-    return {"gcsFaultToleranceOptions": {"redisAddress": address, **password}}
+    keys = {"redisPassword": names.PASSWORD_KEY} if secret else {}
+    if wanted.external.username_from_secret:
+        keys["redisUsername"] = names.USERNAME_KEY
+    credentials = {field: {"valueFrom": {"secretKeyRef": {"name": secret, "key": key}}} for field, key in keys.items()}
+    return {_FAULT_TOLERANCE: {"redisAddress": address, **credentials}}
+
+
+def name_storage(cluster: Json, unique: str) -> Json:
+    """Return a new RayCluster with a prefix of its keys in an external store, `RAY<namespace>.<unique>@`.
+
+    KubeRay would take the uid, which is unknown when an administrator writes the rule for the keys of a namespace. No namespace's name has
+    a dot, so none is the beginning of another's prefix.
+    """
+    options = cluster["spec"].get(_FAULT_TOLERANCE)
+    if options is None or valkey.has_own_store(cluster):
+        return cluster
+    named = {**options, _STORAGE_NAMESPACE: f"{cluster['metadata']['namespace']}.{unique}"}
+    return {**cluster, "spec": {**cluster["spec"], _FAULT_TOLERANCE: named}}
+
+
+def _keep_storage_name(stored: Json, spec: Json) -> Json:
+    """Return the spec with the stored prefix. With another one, the next head would not find its state."""
+    name = (stored["spec"].get(_FAULT_TOLERANCE) or {}).get(_STORAGE_NAMESPACE)
+    if not name or _FAULT_TOLERANCE not in spec:
+        return spec
+    return {**spec, _FAULT_TOLERANCE: {**spec[_FAULT_TOLERANCE], _STORAGE_NAMESPACE: name}}
 
 
 def make_worker_group(
@@ -333,6 +358,7 @@ def update_ray_cluster(stored: Json, desired: Json, groups: list[Json], state: G
     The fields that KubeRay, its autoscaler and the API server added stay. The Ray version stays too, because the pods have its image.
     """
     spec = {**desired["spec"], "rayVersion": stored["spec"].get("rayVersion", desired["spec"]["rayVersion"])}
+    spec = _keep_storage_name(stored, spec)
     stored_groups = stored["spec"].get("workerGroupSpecs") or []
     merged = merge_groups(stored_groups, groups, state)
     meta, wanted_meta = stored["metadata"], desired["metadata"]
@@ -357,4 +383,4 @@ def update_ray_cluster(stored: Json, desired: Json, groups: list[Json], state: G
     }
 
 
-_REPLACED_FIELDS: Final = ("headGroupSpec", "autoscalerOptions", "gcsFaultToleranceOptions", "enableInTreeAutoscaling")
+_REPLACED_FIELDS: Final = ("headGroupSpec", "autoscalerOptions", _FAULT_TOLERANCE, "enableInTreeAutoscaling")
