@@ -1302,6 +1302,8 @@ async def test_a_cluster_that_is_too_large_is_reported_while_stable_serves(
         assert message.startswith(prefix)
         assert "Shorten the values" in message
         assert await cluster.condition("Ready") == ("True", "Serving")
+        (_, ungrown) = cluster.world.rejected_clusters[NAMESPACE, RAY]
+        assert ungrown == {"digits-r2"}, "the node of a pod of stable may be lost meanwhile"
     await cluster.settle(10)
     assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "Deploying")
 

@@ -89,7 +89,8 @@ class Dependencies:
         exposure_logs: None where exposure logs cannot be written.
         exposure_log_requests: writes of exposure logs and their last results.
         replicas: the applications at the last pass.
-        rejected_clusters: why the API server rejected the last write of a RayCluster, by (namespace, name).
+        rejected_clusters: why the API server rejected the last write of a RayCluster, and the groups that it would have enlarged, by
+            (namespace, name).
     """
 
     kube: Kubernetes
@@ -110,4 +111,4 @@ class Dependencies:
         default_factory=BackgroundRequests, compare=False
     )
     replicas: ReplicaTracker = field(default_factory=ReplicaTracker, compare=False)
-    rejected_clusters: dict[tuple[str, str], str] = field(default_factory=dict, compare=False)
+    rejected_clusters: dict[tuple[str, str], tuple[str, frozenset[str]]] = field(default_factory=dict, compare=False)

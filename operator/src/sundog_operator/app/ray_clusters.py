@@ -43,8 +43,8 @@ def resolve_cluster_view(deps: Dependencies, namespace: str, name: str, obj: Obj
     """Return the state of a RayCluster. Its address is the one in the status in local mode, else the name of its head's Service."""
     installation = deps.settings.installation
     address = names.head_address(name, namespace, installation.cluster_domain) if installation else ""
-    rejection = deps.rejected_clusters.get((namespace, name), "")
-    return replace(clusters.parse_cluster_view(name, obj, address), rejection=rejection)
+    rejection, ungrown = deps.rejected_clusters.get((namespace, name), ("", frozenset[str]()))
+    return replace(clusters.parse_cluster_view(name, obj, address), rejection=rejection, ungrown_groups=ungrown)
 
 
 async def ensure_ray_cluster(
@@ -78,7 +78,7 @@ async def ensure_ray_cluster(
         initial = [{**group, "replicas": group["minReplicas"]} for group in groups]
         named = ray_pods.name_storage(desired, randomness.token_hex(_STORAGE_NAME_BYTES))
         made = {**named, "spec": {**named["spec"], "workerGroupSpecs": initial}}
-        stored = await _write(deps, meta, deps.kube.create(made))
+        stored = await _write(deps, made, None, deps.kube.create(made))
     else:
         pods = await deps.kube.list(POD, meta["namespace"], {ray_groups.LABEL_CLUSTER: meta["name"]})
         changed = ray_pods.update_ray_cluster(stored, desired, groups, _make_group_state(pods, deployed))
@@ -87,7 +87,7 @@ async def ensure_ray_cluster(
         else:
             await _ensure_token(deps, meta["namespace"], meta["ownerReferences"])
             try:
-                stored = await _write(deps, meta, deps.kube.replace(changed))
+                stored = await _write(deps, changed, stored, deps.kube.replace(changed))
             except (Conflict, NotFound):
                 raise
             except SundogError as err:
@@ -100,16 +100,19 @@ async def ensure_ray_cluster(
     return stored, failure
 
 
-async def _write(deps: Dependencies, meta: Object, write: Awaitable[Object]) -> Object:
+async def _write(deps: Dependencies, changed: Object, stored: Object | None, write: Awaitable[Object]) -> Object:
     """Return the result of a write of a RayCluster. Raises SundogError, and keeps why the API server rejected the write."""
+    meta = changed["metadata"]
     try:
-        stored = await write
+        written = await write
     except SundogError as err:
         if clusters.is_rejection(err):
-            deps.rejected_clusters[meta["namespace"], meta["name"]] = clusters.describe_rejection(err)
+            before, after = ((each or {"spec": {}})["spec"].get("workerGroupSpecs") or () for each in (stored, changed))
+            ungrown = ray_groups.find_grown_groups(before, after)
+            deps.rejected_clusters[meta["namespace"], meta["name"]] = clusters.describe_rejection(err), ungrown
         raise
     deps.rejected_clusters.pop((meta["namespace"], meta["name"]), None)
-    return stored
+    return written
 
 
 async def apply_disruption_budgets(deps: Dependencies, installation: Installation, cluster: Object) -> None:

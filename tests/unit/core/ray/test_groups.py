@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_operator.core.ray.groups import GroupState, make_group, merge_groups
+from sundog_operator.core.ray.groups import GroupState, find_grown_groups, make_group, merge_groups
 
 TEMPLATE = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "ray-worker", "image": "i"}]}}
 
@@ -64,6 +64,16 @@ def test_pods_that_never_ran_do_not_hold_the_ceiling_up() -> None:
     unplaced = seen({"digits-r7": 5}, running={"digits-r7": 1})
     (after,) = merge_groups([stored("digits-r7", 5, 5, 5)], [group("digits-r7", 2, 2)], unplaced)
     assert (after["maxReplicas"], after["replicas"]) == (2, 5)
+
+
+def test_groups_with_more_or_larger_pods_have_grown() -> None:
+    before = [stored("same", 3, 1, 4), stored("fewer", 3, 2, 4), stored("max", 3, 1, 4), stored("size"), stored("gone")]
+    larger = {**stored("size"), "resources": {"CPU": "2", "memory": "1000"}}
+    other = {**stored("same", 3, 1, 4), "template": {}}
+    after = [other, stored("fewer", 1, 0, 2), stored("max", 3, 1, 5), larger, stored("new")]
+    assert find_grown_groups(before, after) == {"max", "size", "new"}
+    assert find_grown_groups([stored("replicas")], [stored("replicas", 2)]) == {"replicas"}
+    assert find_grown_groups([stored("fewest", 2, 1, 2)], [stored("fewest", 2, 2, 2)]) == {"fewest"}
 
 
 def test_a_group_goes_in_steps() -> None:

@@ -35,6 +35,7 @@ class ClusterView:
         problem: why Serve's REST API cannot be called; empty when it can.
         refusal: why KubeRay cannot create or delete a pod; empty when it can.
         rejection: why the API server rejected the operator's last write of the RayCluster; empty if it did not.
+        ungrown_groups: the worker groups to which that write would have given pods.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ClusterView:
     problem: str = ""
     refusal: str = ""
     rejection: str = ""
+    ungrown_groups: frozenset[str] = frozenset()
 
     @property
     def dashboard(self) -> str:

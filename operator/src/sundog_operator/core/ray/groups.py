@@ -22,6 +22,7 @@ LABEL_GROUP: Final = "ray.io/group"
 LABEL_CLUSTER: Final = "ray.io/cluster"
 LABEL_NODE_TYPE: Final = "ray.io/node-type"
 AUTOSCALER_FIELDS: Final = ("replicas", "scaleStrategy")
+_PODS_FIELDS: Final = ("replicas", "minReplicas", "maxReplicas")
 OBJECT_STORE_BYTES: Final = 200_000_000
 """Requests go directly to replicas, so Ray's object store stays almost empty."""
 
@@ -54,6 +55,17 @@ def merge_groups(stored: Sequence[Mapping[str, Any]], desired: Sequence[Json], s
         elif (draining := _drain_group(group, state)) is not None:
             merged.append(draining)
     return [*merged, *({**group, "replicas": group["minReplicas"]} for group in by_name.values())]
+
+
+def find_grown_groups(stored: Iterable[Mapping[str, Any]], wanted: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Return the wanted groups that may have more or larger pods than the stored ones."""
+    before = {group["groupName"]: group for group in stored}
+    return frozenset(group["groupName"] for group in wanted if _is_larger(group, before.get(group["groupName"], {})))
+
+
+def _is_larger(group: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+    has_more = any(int(group.get(key) or 0) > int(stored.get(key) or 0) for key in _PODS_FIELDS)
+    return has_more or group.get("resources") != stored.get("resources")
 
 
 def find_deployed_groups(serve: ServeState) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""What a revision in shared pods waits for, and what it does not."""
+"""What a revision waits for, and what it does not."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.planner.context import ObservedState, PlanContext
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
 from sundog_operator.core.ray import groups, serve_config
+from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.revisions import Revision
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -37,9 +38,11 @@ UNPLACED = pod(
 CRASHING = pod("b", containerStatuses=[{"name": "ray-worker", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}])
 
 
-def find(*pods: dict[str, Any], neighbours: int) -> str:
+def find(
+    *pods: dict[str, Any], neighbours: int = 0, placement: str = "shared", cluster: ClusterView | None = None
+) -> str:
     """Return why the replica of a model does not run, beside so many replicas of another that run, and one that does not."""
-    spec = ModelDeploymentSpec.from_json(SPEC)
+    spec = ModelDeploymentSpec.from_json({**SPEC, "runtime": {"placement": placement}})
     content = revisions.content_of(spec)
     revision = Revision(1, revisions.content_hash(content), content)
     scale = serve_config.ReplicaScale(1, 1)
@@ -57,7 +60,7 @@ def find(*pods: dict[str, Any], neighbours: int) -> str:
         taken=(),
         rollouts=(),
         experiment_names=frozenset(),
-        clusters={},
+        clusters={"ray": cluster} if cluster is not None else {},
         serves={"ray": ServeState(known=True, applications={app.name: app for app in apps})},
         clusters_of_others=(),
         edges=(),
@@ -85,3 +88,21 @@ def test_the_problem_of_a_shared_pod_is_that_of_a_model_only_if_it_needs_the_pod
     pods: list[dict[str, Any]], neighbours: int, reason: str
 ) -> None:
     assert find(*pods, neighbours=neighbours) == reason
+
+
+@pytest.mark.parametrize(
+    ("placement", "ungrown", "refusal", "reason"),
+    [
+        ("dedicated", "digits-r1", "", "PodRefused"),
+        ("shared", "shared", "", "PodRefused"),
+        ("dedicated", "digits-r2", "", ""),
+        ("shared", "digits-r1", "", ""),
+        ("dedicated", "digits-r2", "exceeded quota", "PodRefused"),
+    ],
+    ids=["new", "new shared", "lost its node", "shared, lost its node", "KubeRay is refused its pod too"],
+)
+def test_a_rejected_raycluster_is_a_reason_only_where_it_would_have_given_pods(
+    placement: str, ungrown: str, refusal: str, reason: str
+) -> None:
+    view = ClusterView("ray", refusal=refusal, rejection="too large", ungrown_groups=frozenset({ungrown}))
+    assert find(placement=placement, cluster=view) == reason

@@ -3,7 +3,7 @@
 from typing import Final
 
 from sundog_operator.api.reasons import Cause, DeploymentReason
-from sundog_operator.core.kubernetes import kueue, pod_problems, references
+from sundog_operator.core.kubernetes import kueue, names, pod_problems, references
 from sundog_operator.core.planner import desired_state, shared_capacity
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
@@ -63,13 +63,20 @@ def _find_shared_problem(context: PlanContext, number: int) -> Cause | None:
 
 
 def _find_refusal(context: PlanContext, number: int) -> Cause | None:
-    """Return the refusal if the API server rejects pods of KubeRay, such as by a quota, or the RayCluster that has them."""
+    """Return the refusal if the API server rejects pods of KubeRay, such as by a quota, or the RayCluster that has them.
+
+    A rejected RayCluster is no reason for a revision to which it would have given no pods: that one lacks them for another reason.
+    """
     cluster = context.cluster_of(number)
-    if cluster is None or not (cluster.refusal or cluster.rejection):
+    if cluster is None:
+        return None
+    group = names.SHARED_WORKERS if context.is_shared(number) else names.application(context.service, number)
+    is_rejected = group in cluster.ungrown_groups
+    if not (cluster.refusal or is_rejected):
         return None
     message = (
         f"revision {number}: its pods could not be added to RayCluster {cluster.name}: {cluster.rejection}"
-        if cluster.rejection
+        if is_rejected
         else f"revision {number}: KubeRay could not create its pods in RayCluster {cluster.name}: {cluster.refusal}"
     )
     is_short = len(context.pods_of(number)) < context.count_pods(number, _count_wanted(context, number))
