@@ -65,11 +65,8 @@ class ControllerObserver(QueueObserver, Protocol):
 class Controller:
     """Reconciles all keys until cancelled."""
 
-    def __init__(
-        self, deps: Dependencies, namespace: str | None = None, observer: ControllerObserver | None = None
-    ) -> None:
+    def __init__(self, deps: Dependencies, observer: ControllerObserver | None = None) -> None:
         self._deps = deps
-        self._namespace = namespace
         self._observer = observer
         # All passes of a namespace may wait for a Serve that does not answer, for seconds each. One worker is left to the others, if any.
         installation = deps.settings.installation
@@ -117,7 +114,7 @@ class Controller:
     async def _watch(self, kind: ObjectKind) -> None:
         while True:
             try:
-                async for event in self._deps.kube.watch(kind, self._namespace):
+                async for event in self._deps.kube.watch(kind):
                     if event.type == "SYNCED":
                         continue
                     if kind == SECRET:

@@ -120,12 +120,10 @@ def is_manifest(name: str) -> bool:
     return name.endswith(_SUFFIXES) and not name.startswith(".")
 
 
-def read_manifests(root: Path, namespace: str, *, force_namespace: bool = False) -> ManifestReading:
+def read_manifests(root: Path, namespace: str) -> ManifestReading:
     """Read every manifest at a path. If two documents describe an object, the first one counts."""
     paths, unreadable = find_manifest_files(root)
-    return _merge(
-        ((path, *read_manifest_file(path, namespace, force_namespace=force_namespace)) for path in paths), unreadable
-    )
+    return _merge(((path, *read_manifest_file(path, namespace)) for path in paths), unreadable)
 
 
 def read_all_manifests(files: Sequence[Path], namespace: str) -> tuple[list[ManifestObject], list[ManifestProblem]]:
@@ -161,9 +159,7 @@ def _merge(
     return ManifestReading(tuple(documents.values()), tuple(problems), frozenset(empty))
 
 
-def read_manifest_file(
-    path: Path, namespace: str, *, force_namespace: bool = False
-) -> tuple[list[ManifestObject], list[ManifestProblem]]:
+def read_manifest_file(path: Path, namespace: str) -> tuple[list[ManifestObject], list[ManifestProblem]]:
     """Return (documents, problems) of one file. Never raises for the content of a file."""
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -175,22 +171,19 @@ def read_manifest_file(
                 str(path), err.strerror or str(err) if isinstance(err, OSError) else "file is not UTF-8 text"
             )
         ]
-    return parse_manifest(text, str(path), path, namespace, force_namespace=force_namespace)
+    return parse_manifest(text, str(path), path, namespace)
 
 
 def parse_manifest(
-    text: str, source: str, path: Path | None, namespace: str, *, force_namespace: bool = False
+    text: str, source: str, path: Path | None, namespace: str
 ) -> tuple[list[ManifestObject], list[ManifestProblem]]:
-    """Return (documents, problems) of a text.
-
-    Objects without a namespace get `namespace`. With `force_namespace`, an object of another namespace is a problem.
-    """
+    """Return (documents, problems) of a text. Objects without a namespace get `namespace`."""
     documents: list[ManifestObject] = []
     problems: list[ManifestProblem] = []
     try:
         for raw in strict_yaml.load_all(text):
             for item in _items(raw):
-                result = _parse_document(item, source, path, namespace, force_namespace)
+                result = _parse_document(item, source, path, namespace)
                 (documents if isinstance(result, ManifestObject) else problems).append(result)  # type: ignore[arg-type]
     except strict_yaml.InvalidYaml as err:
         problems.append(ManifestProblem(source, str(err)))
@@ -207,9 +200,7 @@ def _items(raw: Any) -> Iterator[Any]:
         yield raw
 
 
-def _parse_document(
-    raw: Any, source: str, path: Path | None, namespace: str, force: bool
-) -> ManifestObject | ManifestProblem:
+def _parse_document(raw: Any, source: str, path: Path | None, namespace: str) -> ManifestObject | ManifestProblem:
     if not isinstance(raw, dict):
         return ManifestProblem(
             source, f"document is a {type(raw).__name__}; expected an object with apiVersion and kind"
@@ -220,7 +211,7 @@ def _parse_document(
         return ManifestProblem(source, f"{raw.get('kind', 'a document')} cannot be written as JSON: {err}")
     if problem := _kind_problem(obj):
         return ManifestProblem(source, problem, skipped=not _is_ours(obj), name=_name_of(obj))
-    if problem := _metadata_problem(obj, namespace, force):
+    if problem := _metadata_problem(obj):
         return ManifestProblem(source, problem)
     obj["metadata"]["namespace"] = obj["metadata"].get("namespace") or namespace
     obj.pop("status", None)
@@ -260,16 +251,14 @@ def _kind_problem(obj: Object) -> str:
     return "" if version == API_VERSION else f"apiVersion: found {version!r}; expected {API_VERSION}"
 
 
-def _metadata_problem(obj: Object, namespace: str, force: bool) -> str:
+def _metadata_problem(obj: Object) -> str:
     """Return why the metadata are invalid; empty if they are valid."""
     if problem := _name_problem(obj.get("metadata")):
         return f"{obj['kind']}: {problem}"
     meta = obj["metadata"]
-    found = meta.get("namespace") or namespace
-    if not isinstance(found, str):
-        return f"{obj['kind']} {meta['name']}: metadata.namespace: {found!r} is not a string"
-    if force and found != namespace:
-        return f"{obj['kind']} {meta['name']}: metadata.namespace: found {found!r}; expected {namespace!r}"
+    namespace = meta.get("namespace") or ""
+    if not isinstance(namespace, str):
+        return f"{obj['kind']} {meta['name']}: metadata.namespace: {namespace!r} is not a string"
     return ""
 
 

@@ -14,14 +14,12 @@ ProbeCheck = Callable[[], str]
 STALE_AFTER_S: Final = 60.0
 
 
-def make_heartbeat_check(
-    last_heartbeat_s: Callable[[], float], what: str, stale_s: float = STALE_AFTER_S
-) -> ProbeCheck:
+def make_heartbeat_check(last_heartbeat_s: Callable[[], float], what: str) -> ProbeCheck:
     """Return a check that a loop still runs. `last_heartbeat_s` returns the time.monotonic of its last turn."""
 
     def check() -> str:
         age_s = time.monotonic() - last_heartbeat_s()
-        return f"{what} has not run for {age_s:.0f} s" if age_s > stale_s else ""
+        return f"{what} has not run for {age_s:.0f} s" if age_s > STALE_AFTER_S else ""
 
     return check
 

@@ -72,13 +72,12 @@ def compile_on_batches(
     network: CompiledNetwork,
     predict: Callable[[Any], Any],
     batches: Iterator[Any],
-    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Run the network on `batches`, so that it is compiled before the replica is ready.
 
     Errors of the network itself are only logged here: the warm-up reports them in more detail.
     """
-    started, count = clock(), 0
+    started, count = time.monotonic(), 0
     try:
         for batch in batches:
             predict(batch)
@@ -87,7 +86,9 @@ def compile_on_batches(
         _logger.warning("the network raised %s during compilation: %s", type(error).__name__, one_line(error, 300))
     if network.is_compiled:
         directory = os.environ.get(_DIRECTORY) or "a temporary directory"
-        _logger.info("compiled for %d shapes in %.1f s; the code is in %s", count, clock() - started, directory)
+        _logger.info(
+            "compiled for %d shapes in %.1f s; the code is in %s", count, time.monotonic() - started, directory
+        )
 
 
 def make_compile_batches(example: Callable[[], Any] | None, signature: Signature, *, batchable: bool) -> Iterator[Any]:

@@ -104,29 +104,23 @@ class WebSession:
             raise TransientSourceError(f"{what}: {_describe_error(error)}") from None
         raise SourceRefused(f"{what}: more than {MAX_REDIRECTS} redirects")
 
-    async def probe(
-        self, url: URL, what: str, headers: Mapping[str, str] | None = None, *, allow_other_hosts: bool = False
-    ) -> tuple[int | None, str, bool]:
+    async def probe(self, url: URL, what: str) -> tuple[int | None, str, bool]:
         """Return size, strong ETag and whether ranges are supported, by a request for the first byte."""
-        async with self.get(
-            url, what, {**(headers or {}), "Range": "bytes=0-0"}, allow_other_hosts=allow_other_hosts
-        ) as response:
+        async with self.get(url, what, {"Range": "bytes=0-0"}) as response:
             etag = _strong(response.headers.get("ETag", ""))
             total = _total(response)
             if response.status == 416 and total == 0:
                 return 0, etag, True
             # An empty object has no first byte, and not every store reports its size with this answer.
             if response.status == 416:
-                return await self._whole(url, what, headers, allow_other_hosts=allow_other_hosts)
+                return await self._whole(url, what)
             if response.status == 206:
                 return total, etag, total is not None
             check_status(response, what)
             return response.content_length, etag, False
 
-    async def _whole(
-        self, url: URL, what: str, headers: Mapping[str, str] | None, *, allow_other_hosts: bool
-    ) -> tuple[int | None, str, bool]:
-        async with self.get(url, what, headers, allow_other_hosts=allow_other_hosts) as response:
+    async def _whole(self, url: URL, what: str) -> tuple[int | None, str, bool]:
+        async with self.get(url, what) as response:
             check_status(response, what)
             return response.content_length, _strong(response.headers.get("ETag", "")), False
 

@@ -38,7 +38,6 @@ async def serve_http(
     clock: Clock,
     *,
     token: str,
-    host: str = "127.0.0.1",
     port: int = 0,
     columns: Mapping[str, Sequence[tables.Column]] | None = None,
 ) -> AsyncIterator[str]:
@@ -51,7 +50,7 @@ async def serve_http(
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         bound = runner.addresses[0]
         yield f"http://{bound[0]}:{bound[1]}"

@@ -36,17 +36,14 @@ class MemoryKubernetes:
         *,
         schemas: Mapping[str, Schema] | None = None,
         admit: Admit | None = None,
-        manager: str = FIELD_MANAGER,
         journal: ObjectJournal | None = None,
     ) -> None:
         """Args:
         schemas: the openAPIV3Schema of each CRD, by kind.
         admit: checks an object before it is stored.
-        manager: the field manager of calls that name none.
         journal: stores the objects on disk.
         """
         self.store = ObjectStore(clock, schemas=schemas or {}, admit=admit, journal=journal)
-        self.manager = manager
 
     @classmethod
     def open(
@@ -56,7 +53,6 @@ class MemoryKubernetes:
         *,
         schemas: Mapping[str, Schema] | None = None,
         admit: Admit | None = None,
-        manager: str = FIELD_MANAGER,
     ) -> Self:
         """Open a server whose objects are in an SQLite file; each write is on disk when its call returns.
 
@@ -64,7 +60,7 @@ class MemoryKubernetes:
         """
         journal = ObjectJournal(path)
         try:
-            return cls(clock, schemas=schemas, admit=admit, manager=manager, journal=journal)
+            return cls(clock, schemas=schemas, admit=admit, journal=journal)
         except BaseException:
             journal.close()
             raise
@@ -105,7 +101,7 @@ class MemoryKubernetes:
     async def create(self, obj: Object, *, manager: str | None = None, strict: bool = False) -> Object:
         """See the port. With `strict` a field that the schema lacks is invalid. Also raises Invalid."""
         return await self._write(
-            "create", _ref(obj), lambda: self.store.create(obj, manager or self.manager, strict=strict)
+            "create", _ref(obj), lambda: self.store.create(obj, manager or FIELD_MANAGER, strict=strict)
         )
 
     async def apply(
@@ -121,7 +117,7 @@ class MemoryKubernetes:
 
         With `strict` a field that the schema lacks is invalid; else it is dropped. A `dry_run` stores nothing.
         """
-        act = partial(self.store.apply, obj, manager or self.manager, force=force, strict=strict, dry_run=dry_run)
+        act = partial(self.store.apply, obj, manager or FIELD_MANAGER, force=force, strict=strict, dry_run=dry_run)
         if dry_run:
             await self.enter("apply", _ref(obj))
             return act().object
@@ -132,7 +128,7 @@ class MemoryKubernetes:
         ref = _ref(obj)
         if not obj["metadata"].get("resourceVersion"):
             raise ValueError(f"{ref}: metadata.resourceVersion is missing, and a replace needs it")
-        return await self._write("replace", ref, lambda: self.store.update(ref, lambda _: obj, self.manager))
+        return await self._write("replace", ref, lambda: self.store.update(ref, lambda _: obj, FIELD_MANAGER))
 
     async def patch_status(self, ref: Ref, status: Mapping[str, Any], *, resource_version: str) -> Object:
         """See the port. Also raises Invalid."""
@@ -142,7 +138,7 @@ class MemoryKubernetes:
             return obj | {"status": dict(status)}
 
         return await self._write(
-            "status", ref, lambda: self.store.update(ref, replace, self.manager, subresource="status")
+            "status", ref, lambda: self.store.update(ref, replace, FIELD_MANAGER, subresource="status")
         )
 
     async def annotate(self, ref: Ref, annotations: Mapping[str, str | None]) -> Object:
@@ -153,7 +149,7 @@ class MemoryKubernetes:
             obj["metadata"]["annotations"] = {key: value for key, value in merged.items() if value is not None}
             return obj
 
-        return await self._write("annotate", ref, lambda: self.store.update(ref, merge, self.manager))
+        return await self._write("annotate", ref, lambda: self.store.update(ref, merge, FIELD_MANAGER))
 
     async def update(
         self,
@@ -168,7 +164,7 @@ class MemoryKubernetes:
         return await self._write(
             "status" if subresource else "patch",
             ref,
-            lambda: self.store.update(ref, change, manager or self.manager, subresource=subresource, strict=strict),
+            lambda: self.store.update(ref, change, manager or FIELD_MANAGER, subresource=subresource, strict=strict),
         )
 
     async def delete(self, ref: Ref, *, uid: str | None = None, resource_version: str | None = None) -> None:

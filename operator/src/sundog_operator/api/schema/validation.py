@@ -45,24 +45,24 @@ class Violation:
         return f"{self.path}: {self.message}"
 
 
-def validate(part: type[P], obj: object, path: str = "") -> tuple[P | None, list[Violation]]:
+def validate(part: type[P], obj: object) -> tuple[P | None, list[Violation]]:
     """Return the typed value, or None and the violations. Rules are checked only if all shapes are valid, as the API server does."""
     node = build_node_tree(part)
     if not isinstance(obj, Mapping):
-        return None, [Violation(path or "the object", f"{format_value(obj)}; expected an object")]
+        return None, [Violation("the object", f"{format_value(obj)}; expected an object")]
     written = prune(obj, node)
     try:
         value = part.from_json(written)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
-        return None, [_shape_violation(detail, node, path) for detail in details]
-    broken = list(_rule_violations(value, node, path, written))
+        return None, [_shape_violation(detail, node) for detail in details]
+    broken = list(_rule_violations(value, node, "", written))
     return (None, broken) if broken else (value, [])
 
 
-def find_unknown_fields(part: type[ApiBase], obj: object, path: str = "") -> list[Violation]:
+def find_unknown_fields(part: type[ApiBase], obj: object) -> list[Violation]:
     """Return violations for unknown fields, which the API server prunes."""
-    return list(_unknown(obj, build_node_tree(part), path))
+    return list(_unknown(obj, build_node_tree(part), ""))
 
 
 def unknown_field_message(name: str, known: Iterable[str]) -> str:
@@ -72,9 +72,9 @@ def unknown_field_message(name: str, known: Iterable[str]) -> str:
     return f"unknown field; did you mean {by_lower[near[0]]}?" if near else "unknown field"
 
 
-def find_changed_immutables(part: type[P], old: P, new: P, path: str = "") -> list[Violation]:
+def find_changed_immutables(part: type[P], old: P, new: P) -> list[Violation]:
     """Return violations for immutable fields that differ."""
-    return list(_change_violations(old, new, build_node_tree(part), path))
+    return list(_change_violations(old, new, build_node_tree(part), ""))
 
 
 def prune(obj: Any, node: Node) -> Any:
@@ -111,17 +111,18 @@ def _kind_of(value: object) -> str:
     return next((name for type_, name in names.items() if isinstance(value, type_)), f"a {type(value).__name__}")
 
 
-def _shape_violation(detail: ErrorDetails, node: Node, path: str) -> Violation:
+def _shape_violation(detail: ErrorDetails, node: Node) -> Violation:
     location = detail["loc"]
     is_key = location[-1:] == ("[key]",)
-    place, target = _locate(node, location[:-2] if is_key else location, path)
+    place, target = _locate(node, location[:-2] if is_key else location)
     if is_key and target.key is not None:
         prefix = "key of" if detail["type"] == "string_too_long" else "key"
         return Violation(place, f"{prefix} {_sentence(detail, target.key)}")
     return Violation(place, _sentence(detail, target))
 
 
-def _locate(node: Node, location: Location, path: str) -> tuple[str, Node]:
+def _locate(node: Node, location: Location) -> tuple[str, Node]:
+    path = ""
     for step in location:
         if node.kind == "object":
             path = f"{path}.{step}" if path else str(step)

@@ -53,21 +53,19 @@ class DigitsDataset:
     held_out_labels: torch.Tensor
 
 
-def read_digits(seed: int = SEED) -> DigitsDataset:
+def read_digits() -> DigitsDataset:
     """Return scikit-learn's data, with the same share of each digit in both parts."""
     images, labels = load_digits().images, load_digits().target
     train, held_out = train_test_split(
-        range(len(labels)), test_size=HELD_OUT_IMAGES, random_state=seed, stratify=labels
+        range(len(labels)), test_size=HELD_OUT_IMAGES, random_state=SEED, stratify=labels
     )
     tensor = torch.tensor(images, dtype=torch.float32), torch.tensor(labels)
     return DigitsDataset(tensor[0][train], tensor[1][train], tensor[0][held_out], tensor[1][held_out])
 
 
-def train(
-    recipe: TrainingRecipe, digits: DigitsDataset, progress: ProgressCallback, seed: int = SEED
-) -> torch.nn.Module:
+def train(recipe: TrainingRecipe, digits: DigitsDataset, progress: ProgressCallback) -> torch.nn.Module:
     """Train with Adam on the cross entropy, with a learning rate that falls to zero."""
-    torch.manual_seed(seed)
+    torch.manual_seed(SEED)
     net = make_network(recipe.code)
     optimizer = torch.optim.Adam(net.parameters(), recipe.rate)
     batches = -(-len(digits.labels) // _BATCH)
