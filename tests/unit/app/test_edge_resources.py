@@ -98,6 +98,29 @@ async def test_pods_wait_for_the_token_of_ray(cluster: Cluster) -> None:
     assert await exists(cluster, DEPLOYMENT)
 
 
+async def test_pods_outlive_an_autoscaler_that_sets_no_replicas_and_back(cluster: Cluster) -> None:
+    """At zero a request may be at an edge for longer. Pods that could wait for it are not replaced when a replica is back."""
+
+    async def grace_s() -> int:
+        stored = await cluster.kube.get(Ref(DEPLOYMENT, NAMESPACE, names.EDGE))
+        assert stored is not None
+        return int(stored["spec"]["template"]["spec"]["terminationGracePeriodSeconds"])
+
+    await put_secret(cluster, names.RAY, token="t")
+    found = []
+    for replicas in (1, 0, 2):
+        await cluster.apply(endpoint=ENDPOINT, replicas=replicas)
+        await reconcile(cluster)
+        found.append(await grace_s())
+    assert found == [160, 280, 280]
+    # What replaces the pods anyway shortens their time again.
+    world = cluster.world
+    settings = OperatorSettings.of(Installation(edge_image="edge:2"), "test")
+    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
+    await reconcile(cluster)
+    assert await grace_s() == 160
+
+
 async def test_a_secret_is_there_before_it_is_named_and_goes_after_its_name(cluster: Cluster) -> None:
     await put_secret(cluster, "keys", ann="a")
     await put_secret(cluster, "next", ann="b")

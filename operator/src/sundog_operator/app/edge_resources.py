@@ -158,7 +158,8 @@ async def apply_pods(
 ) -> bool:
     """Apply the Deployment once Ray's token exists, and return whether it exists. Raises DependencyError.
 
-    A pod that starts before the token would get it a minute late.
+    A pod that starts before the token would get it a minute late. A shorter drain time alone replaces no pod: an autoscaler that sets
+    `replicas: 0` and back would otherwise replace all of them each time.
 
     Args:
         deps: the dependencies.
@@ -171,7 +172,16 @@ async def apply_pods(
     """
     if stored is None and await deps.kube.get(Ref(SECRET, namespace, names.RAY)) is None:
         return False
-    wanted = deployment.make_deployment(namespace, model_deployments, installation, feedback=feedback, drain_s=drain_s)
+
+    def make(seconds: int) -> Object:
+        return deployment.make_deployment(
+            namespace, model_deployments, installation, feedback=feedback, drain_s=seconds
+        )
+
+    wanted = make(drain_s)
+    if stored is not None and (longer_s := deployment.find_drain_s(stored)) > drain_s:
+        former = make(longer_s)
+        wanted = former if deployment.is_made_alike(stored, former) else wanted
     await ensure(deps, wanted, stored)
     return True
 
