@@ -1,4 +1,4 @@
-"""Scale to zero on a cluster: the pod goes, requests wake it, and each of them is answered.
+"""Scale to zero on a cluster: the pod goes, requests by HTTP and by gRPC wake it, and each of them is answered.
 
 One ModelDeployment goes through all of it, in the order of the tests; each begins with what it finds.
 """
@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import httpx
+import numpy as np
 import pytest
+import tritonclient.grpc
 
 from measuring.record import Record
 from real_local import condition
@@ -129,6 +131,20 @@ def test_its_pod_goes_and_the_first_request_brings_one_and_is_answered(sleepy: S
     assert len(sleepy.workers()) == 1
     startup = sleepy.until_measured(before, "the first request")
     assert {"scheduled", "image", "ray", "load", "total"} <= startup.keys()
+
+
+def test_a_grpc_call_at_zero_is_held_and_answered(sleepy: Sleepy) -> None:
+    sleepy.until_zero()
+    before, held = sleepy.woken_at(), sum(sleepy.gauge("sundog_edge_held_total"))
+    image = tritonclient.grpc.InferInput("image", (1, 8, 8), "FP32")
+    image.set_data_from_numpy(np.zeros((1, 8, 8), np.float32))
+    began = time.monotonic()
+    with tritonclient.grpc.InferenceServerClient(f"{httpx.URL(sleepy.url).host}:80") as client:
+        answer = client.infer(NAME, [image], headers={"sundog-service": NAME}, client_timeout=2 * PATIENCE_S)
+    sleepy.record.add("a gRPC call: answered", f"{time.monotonic() - began:.1f}s")
+    assert answer.as_numpy("outputs").shape == (1, 10)
+    sleepy.team.until(lambda: sum(sleepy.gauge("sundog_edge_held_total")) > held, "it was held")
+    sleepy.until_measured(before, "a gRPC call")
 
 
 def test_twenty_requests_at_zero_get_twenty_answers(sleepy: Sleepy) -> None:
