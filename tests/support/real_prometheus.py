@@ -18,12 +18,12 @@ MISSING: Final = "" if shutil.which("prometheus") else "prometheus is not instal
 
 
 @contextmanager
-def prometheus(folder: Path, targets: Sequence[str]) -> Iterator[str]:
-    """The URL of one that scrapes these `host:port` every second, until it is left."""
+def prometheus(folder: Path, targets: Sequence[str], **labels: str) -> Iterator[str]:
+    """The URL of one that scrapes these `host:port` every second, and adds labels, until it is left."""
     binary = shutil.which("prometheus")
     assert binary is not None, MISSING
     config, address = folder / "prometheus.yml", f"127.0.0.1:{free_port()}"
-    scraped = [{"job_name": "tests", "static_configs": [{"targets": list(targets)}]}]
+    scraped = [{"job_name": "tests", "static_configs": [{"targets": list(targets), "labels": labels}]}]
     config.write_text(
         yaml.safe_dump({"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": scraped})
     )

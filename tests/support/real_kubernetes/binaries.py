@@ -1,4 +1,4 @@
-"""Build the programs that tests start from their Go modules: a Kubernetes, and stores.
+"""Build the programs that tests start from their Go modules: a Kubernetes, what it is used with, and stores.
 
 A user has each program once: all checkouts share `sundog/test-binaries` in the XDG cache folder. A module that
 changes gets a folder of its own there. `SUNDOG_TEST_BINARIES` names a folder that holds all programs instead.
@@ -54,9 +54,13 @@ KUBECONFORM = Build("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform
 POLICIES = Build("network-policies", "sundog.dev/tests/cluster/network-policies", ("network-policies",))
 VERSITYGW = Build("versitygw", "github.com/versity/versitygw/cmd/versitygw", ("versitygw",))
 FAKE_GCS = Build("fake-gcs-server", "github.com/fsouza/fake-gcs-server", ("fake-gcs-server",))
+KEDA = (
+    Build("keda", "github.com/kedacore/keda/v2/cmd/operator", ("keda-operator",)),
+    Build("keda", "github.com/kedacore/keda/v2/cmd/adapter", ("keda-metrics-apiserver",)),
+)
 CLUSTER = (KUBERNETES, KUBERAY, COREDNS, HELM, KUBECONFORM)
 """Programs that `make e2e` needs."""
-ALL = (*CLUSTER, POLICIES, VERSITYGW, FAKE_GCS)
+ALL = (*CLUSTER, POLICIES, VERSITYGW, FAKE_GCS, *KEDA)
 
 _BUILD_OF = {program: build for build in ALL for program in build.programs}
 

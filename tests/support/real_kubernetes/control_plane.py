@@ -64,6 +64,9 @@ def start(instance: Instance, binaries: Binaries, addresses: Addresses | None = 
     (pki / "api.crt").write_text(certificate.certificate)
     (pki / "api.key").write_text(certificate.key)
     (pki / "sa.key").write_text(signing_key())
+    proxy = self_signed("front-proxy")
+    (pki / "proxy.crt").write_text(proxy.certificate)
+    (pki / "proxy.key").write_text(proxy.key)
     (pki / "tokens.csv").write_text(f'{token},admin,admin,"system:masters"\n')
     _start_etcd_and_api(instance, binaries, addresses, port)
     instance.kubeconfig.write_text(kubeconfig(server, certificate.certificate, token))
@@ -123,6 +126,13 @@ def _start_etcd_and_api(instance: Instance, binaries: Binaries, addresses: Addre
             f"--service-account-key-file={pki / 'sa.key'}",
             f"--service-account-signing-key-file={pki / 'sa.key'}",
             "--service-account-issuer=https://kubernetes.default.svc",
+            # API servers of others, such as KEDA's, know callers by what this one says of them.
+            f"--requestheader-client-ca-file={pki / 'proxy.crt'}",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={pki / 'proxy.crt'}",
+            f"--proxy-client-key-file={pki / 'proxy.key'}",
             f"--service-cluster-ip-range={addresses.services}",
             "--authorization-mode=RBAC,Node",
             "--allow-privileged=true",

@@ -1,0 +1,170 @@
+"""KEDA scales a ModelDeployment by the requests at its edges, through `/scale`: up, to zero, and back from it.
+
+Prometheus, KEDA and Kubernetes' HPA are real ones. One ModelDeployment goes through all of it, in the order of the tests.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+import real_prometheus
+from real_kubernetes import keda
+from real_kubernetes.binaries import KEDA
+from real_kubernetes.cluster import BINARIES
+from real_local import condition
+from real_serving import CLAIM, Json, Serving, Team
+from sundog_operator.core.edge.objects import AGENT_PORT
+from sundog_operator.core.kubernetes import names
+from waiting import PATIENCE_S, patience
+
+pytestmark = [
+    pytest.mark.timeout(patience(1800)),
+    pytest.mark.skipif(bool(real_prometheus.MISSING), reason=real_prometheus.MISSING),
+]
+
+NAME = NAMESPACE = "elastic"
+PREDICTOR = """
+import asyncio
+
+
+class Predictor:
+    def load(self, path, config):
+        pass
+
+    async def predict(self, batch):
+        await asyncio.sleep(1)
+        return batch
+"""
+CLIENTS = 6
+"""With 4 requests for each replica they need two."""
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """The service, and its address on the tests' own node."""
+
+    team: Team
+    url: str
+
+    @contextmanager
+    def asked(self, clients: int) -> Iterator[Counter[int]]:
+        """The answers by status, while so many clients ask without a pause. Each is 200."""
+        stopped, answers = threading.Event(), Counter[int]()
+
+        def ask() -> None:
+            headers = {"host": f"{NAME}.{NAMESPACE}.svc"}
+            with httpx.Client(timeout=2 * PATIENCE_S, trust_env=False, headers=headers) as client:
+                while not stopped.is_set():
+                    answers[client.post(self.url, json={"inputs": [1]}).status_code] += 1
+
+        with ThreadPoolExecutor(clients) as pool:
+            asking = [pool.submit(ask) for _ in range(clients)]
+            try:
+                yield answers
+            finally:
+                stopped.set()
+        for each in asking:
+            each.result()
+        assert answers.keys() == {200}
+
+    def replicas(self) -> tuple[int, int]:
+        """Return the number that KEDA has set, and how many of them are ready."""
+        obj = self.team.get(NAME)
+        return obj["spec"]["replicas"], obj["status"].get("stable", {}).get("readyReplicas", 0)
+
+    def is_at_zero(self) -> bool:
+        ready = condition(self.team.get(NAME), "Ready")
+        return ready.get("status") == "True" and "has no replica; the next request starts one" in ready["message"]
+
+    def workers(self) -> list[Json]:
+        return self.team.list("pods", f"ray.io/node-type=worker,{names.LABEL_MODEL_DEPLOYMENT}={NAME}")
+
+
+def make_service() -> Json:
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": NAME},
+        "spec": {
+            "model": {"uri": f"pvc://{CLAIM}/v1", "entrypoint": "predictor:Predictor"},
+            "resources": {"cpu": "100m", "memory": "1Gi"},
+            "replicas": 0,
+        },
+    }
+
+
+def make_scaled_object(prometheus: str) -> Json:
+    query = f'sum(sundog_edge_in_flight{{namespace="{NAMESPACE}", service="{NAME}"}})'
+    trigger = {"serverAddress": prometheus, "query": query, "threshold": "4"}
+    at_once = {"scaleDown": {"stabilizationWindowSeconds": 0}}
+    return {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": {"name": NAME},
+        "spec": {
+            "scaleTargetRef": {
+                "apiVersion": "serving.sundog.dev/v1alpha1",
+                "kind": "ModelDeployment",
+                "name": NAME,
+            },
+            "minReplicaCount": 0,
+            "maxReplicaCount": 2,
+            "pollingInterval": 2,
+            "cooldownPeriod": 5,
+            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": at_once}},
+            "triggers": [{"type": "prometheus", "metadata": trigger}],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def elastic(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elastic]:
+    """A service that serves. Prometheus has the addresses of its edges, whose pods outlive each change of `replicas`."""
+    cluster = serving.cluster
+    with serving.team_with_models(NAMESPACE, {"v1/predictor.py": PREDICTOR}) as team:
+        assert cluster.instance is not None
+        BINARIES.build(KEDA)
+        team.apply(make_service())
+        team.until(lambda: team.status(NAME).get("stable"), f"{NAME} serves")
+        address = team.get(NAME, "service")["spec"]["clusterIP"]
+        edges = [f"{edge['status']['podIP']}:{AGENT_PORT}" for edge in team.edges()]
+        folder = tmp_path_factory.mktemp("prometheus")
+        with (
+            real_prometheus.prometheus(folder, edges, namespace=NAMESPACE) as url,
+            keda.running(cluster.instance, BINARIES, cluster.kubectl),
+        ):
+            try:
+                team.apply(make_scaled_object(url))
+                yield Elastic(team, f"http://{address}/")
+            finally:
+                team.kubectl("delete", "scaledobject", NAME)
+                team.kubectl("delete", "mdep", NAME)
+
+
+def test_more_requests_get_more_replicas_and_none_is_lost(elastic: Elastic) -> None:
+    team = elastic.team
+    with elastic.asked(CLIENTS) as answers:
+        team.until(lambda: elastic.replicas() == (2, 2), "two replicas by the number of requests")
+        # An edit of another field keeps the number.
+        change = '{"spec": {"runtime": {"userConfig": {"seen": 1}}}}'
+        team.kubectl("patch", "mdep", NAME, "--type=merge", "-p", change)
+        before = answers.total()
+        team.until(lambda: answers.total() > before + 5 * CLIENTS, "more answers")
+        assert elastic.replicas()[0] == 2
+
+
+def test_without_requests_it_goes_to_zero(elastic: Elastic) -> None:
+    elastic.team.until(lambda: elastic.replicas() == (0, 0) and elastic.is_at_zero(), "it is at zero, and Ready")
+    elastic.team.until(lambda: not elastic.workers(), "its pods are gone")
+
+
+def test_requests_at_zero_are_held_and_then_have_a_replica(elastic: Elastic) -> None:
+    with elastic.asked(1) as answers:
+        elastic.team.until(lambda: elastic.replicas()[0] == 1, "KEDA sees the request that waits, and sets a number")
+        elastic.team.until(lambda: answers.total() > 5, "answers")
