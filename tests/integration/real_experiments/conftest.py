@@ -13,9 +13,12 @@ import pytest
 
 from real_local import GROUP, Up, is_ready
 from sundog_operator.core.analysis.counters import Counters
-from waiting import comes_true, eventually
+from waiting import PATIENCE_S, comes_true, eventually, patience
 
 EXPERIMENTS = f"{GROUP}/namespaces/default/experiments"
+VERDICT_S = patience(900)
+"""The limit of a verdict, which takes two or three minutes of data."""
+
 Json = dict[str, Any]
 
 
@@ -29,7 +32,7 @@ class Site:
     service: str = ""
     name: str = ""
 
-    async def serve(self, service: str, predictor: str, user_config: Json, **rollout: Any) -> None:
+    async def serve(self, service: str, predictor: str, user_config: Json) -> None:
         """Serve a predictor until the end of the test."""
         (self.folder / "model.py").write_text(predictor)
         self.service = service
@@ -40,7 +43,7 @@ class Site:
             "spec": {
                 "model": {"uri": f"file://{self.folder}", "format": "python", "entrypoint": "model:Model"},
                 "runtime": {"userConfig": user_config, "warmup": {"requests": 0}},
-                "rollout": {"warmup": {"requests": 20, "duration": "10s"}, **rollout},
+                "rollout": {"warmup": {"requests": 20, "duration": "10s"}},
             },
         }
         await self.apply(service, json.dumps(document))
@@ -90,7 +93,7 @@ class Site:
             assert status.get("phase") not in ("Stopped", "Concluded"), status["verdict"]
             return obj if (status.get("paused") or {}).get("reason") == "Won" else None
 
-        return dict(await self.until(won, "an arm has won"))
+        return dict(await self.until(won, "an arm has won", VERDICT_S))
 
     async def judged(self, ready: Callable[[Json], bool]) -> tuple[Json, Json]:
         """The Experiment and the store's sums, once the sums are as wanted and the operator has written all that is in them."""
@@ -103,11 +106,20 @@ class Site:
             known = Counters.unpack(obj["status"].get("tallies", ""), obj["metadata"]["uid"]).feedback
             return (obj, told) if known.sequence == told["sequence"] else None
 
-        found: tuple[Json, Json] = await self.until(written, "all outcomes are judged")
+        found: tuple[Json, Json] = await self.until(written, "all outcomes are judged", VERDICT_S)
         return found
 
-    async def until(self, probe: Callable[[], Any], what: str) -> Any:
-        return await asyncio.to_thread(eventually, probe, what)
+    async def concludes(self) -> Json:
+        """The Experiment, once it has ended by its verdict."""
+
+        def concluded() -> Json | None:
+            obj = self.read()
+            return obj if (obj.get("status") or {}).get("phase") == "Concluded" else None
+
+        return dict(await self.until(concluded, "the experiment has ended", VERDICT_S))
+
+    async def until(self, probe: Callable[[], Any], what: str, within: float = PATIENCE_S) -> Any:
+        return await asyncio.to_thread(eventually, probe, what, within)
 
     async def ask(self, url: str, inputs: Any, user: str = "") -> tuple[int, Mapping[str, str], Any]:
         """The status, headers and document of one answer."""

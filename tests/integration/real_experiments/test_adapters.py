@@ -91,7 +91,7 @@ async def test_the_adapter_that_reads_better_wins_and_is_served_in_place(site: A
     reading = Reading(site, url, images, labels)
     running = asyncio.create_task(reading.run())
     try:
-        obj = await site.until(lambda: concluded(site), "an adapter has won")
+        obj = await site.concludes()
     finally:
         reading.stop()
         await running
@@ -115,8 +115,3 @@ async def test_the_adapter_that_reads_better_wins_and_is_served_in_place(site: A
 
     await comes_true(is_served, "the winner's answers from stable")
     assert stable(site.up.read(site.service)) == 1
-
-
-def concluded(site: Any) -> Any:
-    obj = site.read()
-    return obj if (obj.get("status") or {}).get("phase") == "Concluded" else None

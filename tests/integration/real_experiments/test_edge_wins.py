@@ -81,7 +81,7 @@ async def test_the_arm_that_fails_less_and_is_faster_wins_without_feedback(site:
         await site.begin(
             "sound",
             {"sound": settings("sound")},
-            unit={"header": "x-user-id"},
+            unit={"header": "x-user-id", "salt": "edge"},
             winBy="everyMetric",
             metrics={"success": metrics},
         )
