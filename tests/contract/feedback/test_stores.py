@@ -748,7 +748,15 @@ def test_a_user_of_a_namespace_runs_the_commands_of_ray_on_its_keys_alone(server
             for other in ("RAYvision-2.1a2b@JOB", "RAYspeech.1a2b@JOB", "sundog:{vision}:attempts"):
                 with pytest.raises(redis.exceptions.NoPermissionError):
                     ray.execute_command(*command.format(other).split())
-        for command in ("FLUSHALL", "KEYS *", "CONFIG GET *", "ACL LIST", "EVAL return(1) 0", "PUBLISH a b"):
+        for command in (
+            "FLUSHALL",
+            "KEYS *",
+            "CONFIG GET *",
+            "ACL LIST",
+            "EVAL return(1) 0",
+            "FUNCTION FLUSH",
+            "PUBLISH a b",
+        ):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 ray.execute_command(*command.split())
 

@@ -101,9 +101,24 @@ async def test_a_first_revision_gets_a_cluster_with_a_store_a_token_and_a_group(
     assert deployment["ray_actor_options"]["label_selector"] == {kubernetes_names.RAY_LABEL_APPLICATION: "digits-r1"}
 
 
+EXTERNAL_STORE = parse_installation(
+    "runtimeImage: example.com/runtime:1\nray: {gcsFaultTolerance: {external: {address: 'redis.example.com:6379'}}}",
+    "test",
+)
+
+
+async def test_a_cluster_that_moves_to_a_redis_of_somebody_else_has_a_prefix_there(cluster: Cluster) -> None:
+    await served(cluster)
+    cluster.world = replace(cluster.world, settings=replace(cluster.world.settings, installation=EXTERNAL_STORE))
+    await cluster.settle(5)
+    options = (await ray(cluster))["spec"]["gcsFaultToleranceOptions"]
+    assert re.fullmatch(r"vision\.[0-9a-f]{16}", options["externalStorageNamespace"])
+    await cluster.settle(5)
+    assert (await ray(cluster))["spec"]["gcsFaultToleranceOptions"] == options
+
+
 async def test_a_cluster_in_a_redis_of_somebody_else_has_a_prefix_of_its_namespace_and_keeps_it() -> None:
-    text = "ray: {gcsFaultTolerance: {external: {address: 'redis.example.com:6379'}}}"
-    cluster = Cluster(installation=parse_installation(f"runtimeImage: example.com/runtime:1\n{text}", "test"))
+    cluster = Cluster(installation=EXTERNAL_STORE)
     await served(cluster)
     options = (await ray(cluster))["spec"]["gcsFaultToleranceOptions"]
     assert re.fullmatch(r"vision\.[0-9a-f]{16}", options["externalStorageNamespace"])

@@ -74,10 +74,11 @@ async def ensure_ray_cluster(
         if _has_own_store(installation):
             await _wait_for_former_store(deps, meta, stored)
         await _ensure_token(deps, meta["namespace"], meta["ownerReferences"])
+    if stored is None or not ray_pods.has_external_store(stored):
+        desired = ray_pods.name_storage(desired, randomness.token_hex(_STORAGE_NAME_BYTES))
     if stored is None:
         initial = [{**group, "replicas": group["minReplicas"]} for group in groups]
-        named = ray_pods.name_storage(desired, randomness.token_hex(_STORAGE_NAME_BYTES))
-        made = {**named, "spec": {**named["spec"], "workerGroupSpecs": initial}}
+        made = {**desired, "spec": {**desired["spec"], "workerGroupSpecs": initial}}
         stored = await _write(deps, made, None, deps.kube.create(made))
     else:
         pods = await deps.kube.list(POD, meta["namespace"], {ray_groups.LABEL_CLUSTER: meta["name"]})

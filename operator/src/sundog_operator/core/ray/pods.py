@@ -172,16 +172,20 @@ def _make_fault_tolerance(cluster: str, installation: Installation) -> Json:
     return {_FAULT_TOLERANCE: {"redisAddress": address, **credentials}}
 
 
+def has_external_store(cluster: Json) -> bool:
+    """Return whether a RayCluster keeps its state in a Redis that others operate."""
+    return _FAULT_TOLERANCE in cluster["spec"] and not valkey.has_own_store(cluster)
+
+
 def name_storage(cluster: Json, unique: str) -> Json:
-    """Return a new RayCluster with a prefix of its keys in an external store, `RAY<namespace>.<unique>@`.
+    """Return a RayCluster that is new in its external store with a prefix of its keys there, `RAY<namespace>.<unique>@`.
 
     KubeRay would take the uid, which is unknown when an administrator writes the rule for the keys of a namespace. No namespace's name has
     a dot, so none is the beginning of another's prefix.
     """
-    options = cluster["spec"].get(_FAULT_TOLERANCE)
-    if options is None or valkey.has_own_store(cluster):
+    if not has_external_store(cluster):
         return cluster
-    named = {**options, _STORAGE_NAMESPACE: f"{cluster['metadata']['namespace']}.{unique}"}
+    named = {**cluster["spec"][_FAULT_TOLERANCE], _STORAGE_NAMESPACE: f"{cluster['metadata']['namespace']}.{unique}"}
     return {**cluster, "spec": {**cluster["spec"], _FAULT_TOLERANCE: named}}
 
 
