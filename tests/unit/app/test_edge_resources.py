@@ -113,6 +113,16 @@ async def test_pods_outlive_an_autoscaler_that_sets_no_replicas_and_back(cluster
         await reconcile(cluster)
         found.append(await grace_s())
     assert found == [160, 280, 280]
+    for timeout in ("1h", "30s"):
+        await cluster.apply(endpoint={**ENDPOINT, "requestTimeout": timeout}, replicas=2)
+        await reconcile(cluster)
+        found.append(await grace_s())
+    assert found[3] > 3600
+    assert found[4] == 160
+    await cluster.apply(endpoint=ENDPOINT, replicas=0)
+    await reconcile(cluster)
+    assert await grace_s() == 280
+    await cluster.apply(endpoint=ENDPOINT, replicas=1)
     # What replaces the pods anyway shortens their time again.
     world = cluster.world
     settings = OperatorSettings.of(Installation(edge_image="edge:2"), "test")

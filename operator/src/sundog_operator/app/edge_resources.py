@@ -155,11 +155,11 @@ async def apply_pods(
     *,
     feedback: bool,
     drain_s: int,
+    kept_drain_s: int,
 ) -> bool:
     """Apply the Deployment once Ray's token exists, and return whether it exists. Raises DependencyError.
 
-    A pod that starts before the token would get it a minute late. A shorter drain time alone replaces no pod: an autoscaler that sets
-    `replicas: 0` and back would otherwise replace all of them each time.
+    A pod that starts before the token would get it a minute late.
 
     Args:
         deps: the dependencies.
@@ -169,6 +169,8 @@ async def apply_pods(
         stored: the stored Deployment.
         feedback: whether agents use the store of the edges.
         drain_s: how long a terminating HAProxy may finish its requests, in seconds.
+        kept_drain_s: the longest such time for which pods are kept that need only `drain_s`. An autoscaler that sets `replicas: 0` and
+            back would otherwise replace all of them each time.
     """
     if stored is None and await deps.kube.get(Ref(SECRET, namespace, names.RAY)) is None:
         return False
@@ -179,7 +181,7 @@ async def apply_pods(
         )
 
     wanted = make(drain_s)
-    if stored is not None and (longer_s := deployment.find_drain_s(stored)) > drain_s:
+    if stored is not None and drain_s < (longer_s := deployment.find_drain_s(stored)) <= kept_drain_s:
         former = make(longer_s)
         wanted = former if deployment.is_made_alike(stored, former) else wanted
     await ensure(deps, wanted, stored)

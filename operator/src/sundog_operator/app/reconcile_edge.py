@@ -19,6 +19,7 @@ from sundog_operator.core.kubernetes import grace_periods, names
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.ray.clusters import ClusterView, is_foreign
+from sundog_operator.core.ray.scaling import COLD_START_ON_REQUEST
 from sundog_operator.core.revisions import Revision
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -135,6 +136,7 @@ async def _apply_cluster_edge(
         deployment,
         feedback=feedback,
         drain_s=grace_periods.edge_drain_s(document["services"]),
+        kept_drain_s=grace_periods.edge_drain_s(document["services"], COLD_START_ON_REQUEST),
     )
     if not needs_store:
         await edge_store.delete_edge_store(deps, namespace, deployment)

@@ -3,7 +3,8 @@
 Edge pods are replaced only
 - at an upgrade, or when an administrator changes settings or restarts them;
 - when the namespace's first Experiment with outcome metrics appears, and after the last one is gone;
-- when the longest `requestTimeout` of the services needs another drain time: 120 s, 240 s, 480 s and so on.
+- when the longest `requestTimeout` of the services needs another drain time: 120 s, 240 s, 480 s and so on. One that was needed only
+  because `replicas` were 0 is kept.
 
 No field depends on a revision or on a Secret of the namespace.
 """

@@ -55,12 +55,16 @@ def replica_wait_s(service: Mapping[str, Any]) -> float:
     return max(queue_s, float(service.get("coldStartSeconds", 0)))
 
 
-def edge_drain_s(services: Iterable[Mapping[str, Any]]) -> int:
+def edge_drain_s(services: Iterable[Mapping[str, Any]], least_wait: timedelta = timedelta()) -> int:
     """Return the seconds that a terminating HAProxy has to finish its requests, for the services of a split document.
 
-    The result doubles from `DEFAULT_EDGE_DRAIN_S`, so that few changes of a timeout change it: each change replaces the edge pods.
+    The result doubles from `DEFAULT_EDGE_DRAIN_S`, so that few changes of a timeout change it: most changes replace the edge pods.
+    `least_wait` is a time that a request to any of the services may wait for a replica.
     """
-    waits = (float(service.get("requestTimeoutSeconds", 0)) + replica_wait_s(service) for service in services)
+    least_s = least_wait.total_seconds()
+    waits = (
+        float(service.get("requestTimeoutSeconds", 0)) + max(replica_wait_s(service), least_s) for service in services
+    )
     needed, drain_s = max(waits, default=0.0) + _EDGE_MARGIN_S, DEFAULT_EDGE_DRAIN_S
     while drain_s < needed:
         drain_s *= 2

@@ -9,6 +9,8 @@ from sundog_operator.api import Autoscaling, ModelDeploymentSpec
 _ON_REQUEST: Final = Autoscaling(min_replicas=0, max_replicas=1, scale_to_zero_delay=timedelta(minutes=1))
 """Scaling with `replicas: 0`: a request starts one replica, which stays for a minute after the last request."""
 
+COLD_START_ON_REQUEST: Final = _ON_REQUEST.cold_start_timeout
+
 
 def find_scaling(spec: ModelDeploymentSpec) -> Autoscaling | None:
     """Return the scaling of a service; None with a fixed number of replicas."""
