@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
@@ -86,7 +87,7 @@ class Elastic:
         return self.team.list("pods", f"ray.io/node-type=worker,{names.LABEL_MODEL_DEPLOYMENT}={NAME}")
 
 
-def make_service() -> Json:
+def make_service(**more: Any) -> Json:
     return {
         "apiVersion": "serving.sundog.dev/v1alpha1",
         "kind": "ModelDeployment",
@@ -94,7 +95,7 @@ def make_service() -> Json:
         "spec": {
             "model": {"uri": f"pvc://{CLAIM}/v1", "entrypoint": "predictor:Predictor"},
             "resources": {"cpu": "100m", "memory": "1Gi"},
-            "replicas": 0,
+            **more,
         },
     }
 
@@ -130,7 +131,7 @@ def elastic(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with serving.team_with_models(NAMESPACE, {"v1/predictor.py": PREDICTOR}) as team:
         assert cluster.instance is not None
         BINARIES.build(KEDA)
-        team.apply(make_service())
+        team.apply(make_service(replicas=0))
         team.until(lambda: team.status(NAME).get("stable"), f"{NAME} serves")
         address = team.get(NAME, "service")["spec"]["clusterIP"]
         edges = [f"{edge['status']['podIP']}:{AGENT_PORT}" for edge in team.edges()]
@@ -143,17 +144,17 @@ def elastic(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 team.apply(make_scaled_object(url))
                 yield Elastic(team, f"http://{address}/")
             finally:
-                team.kubectl("delete", "scaledobject", NAME)
                 team.kubectl("delete", "mdep", NAME)
+                # KEDA has to take its finalizer off.
+                team.kubectl("delete", "scaledobject", NAME)
 
 
 def test_more_requests_get_more_replicas_and_none_is_lost(elastic: Elastic) -> None:
     team = elastic.team
     with elastic.asked(CLIENTS) as answers:
         team.until(lambda: elastic.replicas() == (2, 2), "two replicas by the number of requests")
-        # An edit of another field keeps the number.
-        change = '{"spec": {"runtime": {"userConfig": {"seen": 1}}}}'
-        team.kubectl("patch", "mdep", NAME, "--type=merge", "-p", change)
+        # Git without `replicas` keeps the number.
+        team.apply(make_service(runtime={"userConfig": {"seen": 1}}))
         before = answers.total()
         team.until(lambda: answers.total() > before + 5 * CLIENTS, "more answers")
         assert elastic.replicas()[0] == 2

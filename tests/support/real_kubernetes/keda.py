@@ -34,15 +34,15 @@ def running(instance: Instance, binaries: Binaries, kubectl: Kubectl) -> Iterato
     # They exceed what a client-side apply can remember.
     kubectl("apply", "--server-side", *files)
     kubectl.wait("--for=condition=Established", "crd/scaledobjects.keda.sh")
-    kubectl.apply(*_make_objects(port))
     try:
+        kubectl.apply(*_make_objects(port))
         _start(instance, binaries, port)
         kubectl.wait("--for=condition=Available", f"apiservice/{API_SERVICE}")
         yield
     finally:
-        # Without a server behind it, each later discovery of resources would fail.
-        kubectl("delete", f"apiservice/{API_SERVICE}")
         instance.stop(METRICS, OPERATOR)
+        # Without a server behind it, each later discovery of resources would fail.
+        kubectl("delete", f"apiservice/{API_SERVICE}", "--ignore-not-found")
 
 
 def _start(instance: Instance, binaries: Binaries, port: int) -> None:
