@@ -29,6 +29,9 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "dra-types": {"count": 1, "type": ["h100", "a100-80gb"], "memory": "70Gi", "allocation": "dra"},
     "dra-mig": {"count": 1, "sharing": {"mode": "mig", "profile": "1g.10gb"}, "allocation": "dra"},
     "dra-fraction": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.5"}, "allocation": "dra"},
+    "nodes": {"count": 2, "topology": {"nodes": 2}},
+    "nodes-gaudi": {"count": 1, "vendor": "gaudi", "topology": {"nodes": 3}},
+    "nodes-dra": {"count": 2, "allocation": "dra", "topology": {"nodes": 2}},
     "queue": {"count": 1},
     "spot-preferred": {"count": 1},
     "spot-required": {"count": 1, "type": ["h100", "l4"]},
@@ -45,7 +48,8 @@ IMAGE: Final = "example.com/runtime:1"
 def make_row(row: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the worker group and the Serve application of a row."""
     resources = {"cpu": "1500m", "memory": "1Gi", "gpu": ROWS[row]}
-    asked = {"model": {"uri": "file:///models/v1"}, "resources": resources, "scheduling": SCHEDULING.get(row, {})}
+    model = {"uri": "file:///models/v1", **({"format": "python"} if "topology" in ROWS[row] else {})}
+    asked = {"model": model, "resources": resources, "scheduling": SCHEDULING.get(row, {})}
     spec = ModelDeploymentSpec.from_json(asked)
     content = revisions.content_of(spec)
     revision = Revision(7, revisions.content_hash(content), content)

@@ -130,6 +130,11 @@ def sharing(*, count: int = 1, **fields: Any) -> dict[str, Any]:
     return deployment({"resources": {"gpu": {"count": count, "sharing": fields}}})
 
 
+def over_pods(format_: str = "python", *, count: int = 1, **spec: Any) -> dict[str, Any]:
+    gpu = {"count": count, "topology": {"nodes": 2}, **spec.pop("gpu", {})}
+    return deployment({"model": {"uri": "file:///m", "format": format_}, "resources": {"gpu": gpu}, **spec})
+
+
 def arm(**fields: Any) -> dict[str, Any]:
     return experiment({"arms": [{"name": "wide", **fields}]})
 
@@ -318,6 +323,27 @@ RULES: list[tuple[dict[str, Any], str]] = [
         ),
         "spec.rollout.capacity: inPlace with gpu.sharing.mode fraction; expected auto or surge, because a GPU is free only"
         " once all replicas on it are gone",
+    ),
+    (
+        over_pods(count=0),
+        "spec.resources.gpu.topology.nodes: 2 with count 0; expected 1, or a count of 1 or more",
+    ),
+    (
+        over_pods(gpu={"sharing": {"mode": "fraction", "fraction": "0.5"}}),
+        "spec.resources.gpu.topology.nodes: 2 with sharing mode fraction; expected 1, or mode exclusive",
+    ),
+    *(
+        (
+            over_pods(format_),
+            f"spec.model.format: {format_} with gpu.topology.nodes 2; expected python, because only a predictor class can use"
+            " the devices of several pods",
+        )
+        for format_ in ("auto", "torch")
+    ),
+    (
+        over_pods(scheduling={"queue": "team-a"}),
+        "spec.scheduling.queue: team-a with gpu.topology.nodes 2; expected none, because Kueue admits each pod alone, and a"
+        " part of a replica would hold quota",
     ),
     *(
         (
@@ -775,6 +801,16 @@ RULES: list[tuple[dict[str, Any], str]] = [
         arm(resources={"gpu": {"count": 1, "allocation": "dra", "sharing": {"mode": "timeSliced"}}}),
         "spec.arms[0].resources.gpu.allocation: dra with sharing mode timeSliced; expected devicePlugin, because no claim"
         " shares a device in time",
+    ),
+    (
+        arm(resources={"gpu": {"topology": {"nodes": 2}}}),
+        "spec.arms[0].resources.gpu.topology.nodes: 2 with count 0; expected 1, or a count of 1 or more",
+    ),
+    (
+        arm(
+            resources={"gpu": {"count": 1, "topology": {"nodes": 2}, "sharing": {"mode": "mig", "profile": "1g.10gb"}}}
+        ),
+        "spec.arms[0].resources.gpu.topology.nodes: 2 with sharing mode mig; expected 1, or mode exclusive",
     ),
     (arm(runtime={"warmup": {"timeout": "0s"}}), "spec.arms[0].runtime.warmup.timeout: 0s; expected more than 0s"),
     (

@@ -58,7 +58,7 @@ def test_the_reference_shows_what_a_change_does() -> None:
     assert "| in place |" in rows["spec.autoscaling.maxReplicas"]
     assert "| in place, *cluster* |" in rows["spec.endpoint.gateway.name"]
     assert "| **revision**, *cluster* |" in rows["spec.resources.gpu.memory"]
-    assert "| *later* |" in rows["spec.resources.gpu.topology.nodes"]
+    assert "| *later* |" in rows["spec.resources.gpu.topology.interconnect"]
     assert "In a cluster only: `pvc://`." in rows["spec.model.uri"]
     assert "Not supported yet: `tpu`." in rows["spec.resources.gpu.vendor"]
 

@@ -33,7 +33,7 @@ EVENTS = {each.reason for each in reference.EVENTS}
 TOLD = FAILURES | EVENTS | {each.reason for table in TABLES.values() for text in table for each in text.reasons}
 
 SALTED = {"header": "x-user-id", "salt": "s"}
-LATER = [{"name": "wide", "resources": {"gpu": {"count": 1, "topology": {"nodes": 2}}}}]
+LATER = [{"name": "wide", "resources": {"gpu": {"count": 1, "topology": {"interconnect": "nvlink"}}}}]
 """An arm that asks for what is not supported yet."""
 
 

@@ -95,16 +95,15 @@ def test_an_experiment_that_is_not_acted_on_is_shown_unless_it_is_to_end(
     head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment", "metadata": {"name": "wide"}}
     spec = {
         "modelDeployment": "digits",
-        "arms": [{"name": "wide", "resources": {"gpu": {"count": 1, "topology": {"nodes": 2}}}}],
+        "arms": [{"name": "wide", "resources": {"gpu": {"count": 1, "topology": {"interconnect": "nvlink"}}}}],
         "stopped": stopped,
     }
     path = tmp_path / "wide.yaml"
     path.write_text(json.dumps({**head, "spec": spec}))
     done = on_server("apply", "-f", str(path))
     assert (done.code, done.out) == (code, "experiment.serving.sundog.dev/wide created\n")
-    assert (
-        "NotYetSupported: spec.arms[0].resources.gpu.topology.nodes: 2 is not supported yet" in done.err
-    ) is not stopped
+    refused = "NotYetSupported: spec.arms[0].resources.gpu.topology.interconnect: nvlink is not supported yet"
+    assert (refused in done.err) is not stopped
 
 
 def test_one_bad_manifest_does_not_keep_the_good_ones_back(on_server: Any, manifest: Any, tmp_path: Path) -> None:

@@ -223,6 +223,7 @@ ACCEPTED_IN_PODS = [
     spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
     spec(scheduling={"queue": "team-a", "spot": "prefer"}),
     spec(scheduling={"spot": "require"}),
+    spec(model={"uri": "pvc://models/d", "format": "python"}, resources={"gpu": {"count": 8, "topology": {"nodes": 2}}}),
     spec(runtime={"placement": "shared"}),
 ]  # fmt: skip
 
@@ -243,8 +244,8 @@ REFUSED_IN_PODS = [
         " expected exclusive, mig, fraction or timeSliced",
     ),
     (
-        spec(resources={"gpu": {"count": 1, "topology": {"nodes": 2}}}),
-        "spec.resources.gpu.topology.nodes: 2 is not supported yet; expected 1",
+        spec(resources={"gpu": {"count": 1, "topology": {"interconnect": "nvlink"}}}),
+        "spec.resources.gpu.topology.interconnect: nvlink is not supported yet; expected any",
     ),
 ]  # fmt: skip
 
@@ -285,8 +286,8 @@ def test_every_field_of_an_experiment_is_either_acted_on_or_refused() -> None:
     ("refused", "message"),
     [
         (
-            experiment(arm={"resources": {"gpu": {"count": 1, "topology": {"nodes": 2}}}}),
-            "spec.arms[0].resources.gpu.topology.nodes: 2 is not supported yet; expected 1",
+            experiment(arm={"resources": {"gpu": {"count": 1, "topology": {"nodes": 2, "interconnect": "nvlink"}}}}),
+            "spec.arms[0].resources.gpu.topology.interconnect: nvlink is not supported yet; expected any",
         ),
     ],
 )
@@ -297,7 +298,7 @@ def test_what_of_an_experiment_is_not_supported_yet(refused: Experiment, message
 def test_experiments_of_users_and_of_rollouts_are_accepted() -> None:
     label = {"serving.sundog.dev/rollout": "true"}
     owner = [{"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "name": "digits", "uid": "u"}]
-    later = {"resources": {"gpu": {"count": 1, "topology": {"nodes": 2}}}}
+    later = {"resources": {"gpu": {"count": 1, "topology": {"interconnect": "nvlink"}}}}
     of_rollout = experiment({"labels": label, "ownerReferences": owner}, later)
     assert is_rollout_experiment(of_rollout)
     assert find_unsupported_experiment_fields(of_rollout) == []

@@ -201,6 +201,10 @@ def test_an_exposure_that_leaves_an_arm_without_traffic_is_refused() -> None:
         ),
         ({"model": {"uri": "pvc://a/b"}}, "spec.arms[0].model.uri: pvc:// needs pods that mount the claim"),
         ({"model": {"format": "exported"}}, "spec.arms[0].model.format: "),
+        (
+            {"resources": {"gpu": {"count": 1, "topology": {"nodes": 2}}}},
+            "spec.arms[0].model.format: auto with gpu.topology.nodes 2; expected python",
+        ),
     ],
 )
 def test_an_invalid_arm_is_reported_by_its_field(arm: dict[str, Any], message: str) -> None:

@@ -342,6 +342,20 @@ def test_a_fraction_needs_a_device_for_each_pod_of_replicas() -> None:
     )
 
 
+def test_a_replica_over_several_pods_needs_all_of_their_devices() -> None:
+    gpu = Gpu.from_json({"count": 2, "topology": {"nodes": 3}})
+    devices = accelerators.replica_devices(gpu)
+    assert devices is not None
+    assert [devices.count_pods(replicas) for replicas in (0, 1, 2)] == [0, 3, 6]
+    assert accelerators.describe_devices(devices) == f"2 {GPU} for each of the 3 pods of each replica"
+    found = room([node("a", 2), node("b", 4)], gpu=gpu.to_json(), count=2)
+    assert capacity.find_shortage(devices, devices.count_pods(1), found, gpu) is None
+    assert capacity.find_shortage(devices, devices.count_pods(2), found, gpu) == (
+        "InsufficientCapacity",
+        f"12 {GPU} needed (6 × 2), 6 of 6 free on 2 nodes. {NODES_FIX}",
+    )
+
+
 def test_replicas_that_share_a_device_are_said_to_be_without_isolation() -> None:
     assert accelerators.describe_devices(TWO) == f"2 {GPU} for each replica"
     shared = Devices(GPU, "GPU", 1, 2, 0.5)

@@ -35,6 +35,9 @@ def test_pods_are_reclaimed_once_no_pod_may_stay_on_its_node(gone: list[dict[str
     assert spot.were_reclaimed(gone)
     assert not spot.have_lost_nodes([*gone, pod("b")])
     assert not spot.were_reclaimed([*gone, pod("b")])
+    # A replica over two pods has lost one of them.
+    assert spot.were_reclaimed([*gone, pod("b")], 2)
+    assert not spot.were_reclaimed([*gone, pod("b"), pod("c")], 2)
 
 
 @pytest.mark.parametrize("unplaced", [[], [pod(phase="Pending")]])

@@ -1,5 +1,6 @@
 """Room that a candidate, or the arms of an Experiment, must leave for stable."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +71,24 @@ def make_context(replicas: int, free: int, *pods: dict[str, Any]) -> PlanContext
 
 def find_placement(context: PlanContext) -> candidate_placement.CandidatePlacement:
     return candidate_placement.find_placement(context, ModelDeploymentSpec.from_json(SPEC))
+
+
+@pytest.mark.parametrize(("free", "spare"), [(1, 0), (2, 1)])
+def test_a_spare_replica_in_place_needs_room_for_all_of_its_pods(free: int, spare: int) -> None:
+    wanted = {**SPEC, "rollout": {"capacity": "inPlace"}, "replicas": 2}
+    wanted["resources"] = {"gpu": {"count": 1, "topology": {"nodes": 2}}}
+    del wanted["autoscaling"]
+    spec = ModelDeploymentSpec.from_json(wanted)
+    content = revisions.content_of(spec)
+    observed = replace(
+        make_context(2, free).observed, revisions=(Revision(1, revisions.content_hash(content), content),)
+    )
+    status = make_context(2, free).status
+    context = PlanContext(observed, NOW, "digits", status, status, ModelDeploymentAcceptance(spec), spec)
+    placement = candidate_placement.find_placement(context, spec)
+    assert placement.fits
+    assert placement.shared is not None
+    assert placement.shared.spare == spare
 
 
 def test_at_zero_a_candidate_leaves_a_device_for_stable() -> None:

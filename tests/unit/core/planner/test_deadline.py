@@ -62,9 +62,12 @@ def make_context(
     revision: int = 2,
     placement: str = "",
     serve: ServeState | None = None,
+    nodes: int = 1,
 ) -> PlanContext:
     """Return the state an hour after revision 2 began, after a rollout of `revision` ended with `code`."""
     wanted = {**SPEC, **({"runtime": {"placement": placement}} if placement else {})}
+    if nodes > 1:
+        wanted["resources"] = {"gpu": {"count": 1, "topology": {"nodes": nodes}}}
     spec = ModelDeploymentSpec.from_json(wanted)
     content = revisions.content_of(spec)
     observed = ObservedState(
@@ -94,8 +97,10 @@ def make_context(
     return PlanContext(observed, now, "digits", status, status, ModelDeploymentAcceptance(spec), spec)
 
 
-def has_exceeded_deadline(code: str, *pods: dict[str, Any], revision: int = 2, placement: str = "") -> bool:
-    context = make_context(code, pods, revision, placement)
+def has_exceeded_deadline(
+    code: str, *pods: dict[str, Any], revision: int = 2, placement: str = "", nodes: int = 1
+) -> bool:
+    context = make_context(code, pods, revision, placement, nodes=nodes)
     assert context.status.candidate is not None
     return deadline.has_exceeded_deadline(context, context.status.candidate)
 
@@ -110,6 +115,22 @@ def test_after_the_loss_of_its_nodes_a_candidate_waits_for_others_without_a_dead
 def test_the_deadline_begins_once_a_pod_has_a_node() -> None:
     assert not has_exceeded_deadline("CapacityLost", pod("2026-11-30T00:50:00Z"), pod())
     assert has_exceeded_deadline("CapacityLost", pod("2026-11-30T00:40:00Z"), pod("2026-11-30T00:50:00Z"))
+
+
+def test_the_deadline_of_a_replica_over_two_pods_begins_once_both_have_nodes() -> None:
+    early, late = pod("2026-11-30T00:30:00Z"), pod("2026-11-30T00:50:00Z")
+    assert has_exceeded_deadline("CapacityLost", early, pod("2026-11-30T00:31:00Z"), nodes=2)
+    assert not has_exceeded_deadline("CapacityLost", early, late, nodes=2)
+    assert not has_exceeded_deadline("CapacityLost", early, pod(), nodes=2)
+
+
+@pytest.mark.parametrize(("nodes", "reason"), [(1, "CandidateUnavailable"), (2, "CapacityLost")])
+def test_a_replica_over_two_pods_fails_on_its_own_only_while_both_have_nodes(nodes: int, reason: str) -> None:
+    context = make_context("StopCommand", (pod("2026-11-30T00:00:00Z"), pod()), nodes=nodes)
+    assert context.status.candidate is not None
+    cause = deadline.find_failure(context, context.status.candidate.model_copy(update={"lost_since": SINCE}))
+    assert cause is not None
+    assert cause.reason == reason
 
 
 def test_waiting_for_a_node_counts_after_any_other_end() -> None:

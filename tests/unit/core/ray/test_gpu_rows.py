@@ -19,6 +19,7 @@ def translation(row: str) -> dict[str, Any]:
     template = make_claim_template(row)
     pod, labels = group["template"]["spec"], group["template"]["metadata"]["labels"]
     queue = {key: value for key, value in labels.items() if key == kueue.QUEUE_LABEL}
+    args, (deployment,) = application["args"], application["deployments"]
     return {
         "pod": {
             "resources": pod["containers"][0]["resources"],
@@ -27,8 +28,9 @@ def translation(row: str) -> dict[str, Any]:
         },
         "workerGroup": {key: group[key] for key in ("labels", "minReplicas", "maxReplicas", "resources")},
         "replica": {
-            "args.gpu": application["args"]["gpu"],
-            "ray_actor_options": application["deployments"][0]["ray_actor_options"],
+            **({"args.gpu": args["gpu"]} if "gpu" in args else {}),
+            "ray_actor_options": deployment["ray_actor_options"],
+            **{key: value for key, value in deployment.items() if key.startswith("placement_group_")},
         },
         **({"claimTemplate": template} if template is not None else {}),
     }

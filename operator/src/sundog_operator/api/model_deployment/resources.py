@@ -82,7 +82,9 @@ class GpuTopology(ApiBase):
     """Placement of one replica's GPUs."""
 
     nodes: Annotated[Integer, Field(ge=1, le=64)] = Field(
-        1, description="Number of nodes over which a replica is spread; default 1."
+        1,
+        description="Pods over which a replica is spread, each with all of resources; default 1. Replicas with count 8 and nodes 2 have"
+        " 16 devices. More than 1 needs model.format python.",
     )
     interconnect: Literal["any", "nvlink"] = Field("any", description="Connection that the GPUs need; default any.")
 
@@ -144,6 +146,18 @@ class Gpu(ApiBase):
             holds=lambda gpu: gpu.sharing.mode in ("exclusive", "mig", "fraction") or gpu.allocation != "dra",
             message="dra with sharing mode {sharing.mode}; expected devicePlugin, because no claim shares a device in time",
             field="allocation",
+        ),
+        Rule(
+            cel="self.topology.nodes == 1 || self.count > 0",
+            holds=lambda gpu: gpu.topology.nodes == 1 or gpu.count > 0,
+            message="{topology.nodes} with count 0; expected 1, or a count of 1 or more",
+            field="topology.nodes",
+        ),
+        Rule(
+            cel="self.topology.nodes == 1 || self.sharing.mode == 'exclusive'",
+            holds=lambda gpu: gpu.topology.nodes == 1 or gpu.sharing.mode == "exclusive",
+            message="{topology.nodes} with sharing mode {sharing.mode}; expected 1, or mode exclusive",
+            field="topology.nodes",
         ),
     )
 

@@ -69,6 +69,24 @@ IN_PLACE_SHARING_RULE = Rule(
     field="rollout.capacity",
 )
 
+NODES_RULES = (
+    Rule(
+        cel="self.resources.gpu.topology.nodes == 1 || self.model.format == 'python'",
+        holds=lambda spec: spec.resources.gpu.topology.nodes == 1 or spec.model.format == "python",
+        message="{model.format} with gpu.topology.nodes {resources.gpu.topology.nodes}; expected python, because only a predictor"
+        " class can use the devices of several pods",
+        field="model.format",
+    ),
+    Rule(
+        cel="self.resources.gpu.topology.nodes == 1 || self.scheduling.queue == ''",
+        holds=lambda spec: spec.resources.gpu.topology.nodes == 1 or not spec.scheduling.queue,
+        message="{scheduling.queue} with gpu.topology.nodes {resources.gpu.topology.nodes}; expected none, because Kueue admits each"
+        " pod alone, and a part of a replica would hold quota",
+        field="scheduling.queue",
+    ),
+)
+"""What a replica over several pods needs."""
+
 
 def _own_pod_rule(field: str, cel: str, holds: Callable[["ModelDeploymentSpec"], bool], message: str) -> Rule:
     """Make the rule that a field is unset where pods are shared. `cel` and `holds` are true for an unset field."""
@@ -195,5 +213,6 @@ class ModelDeploymentSpec(ApiBase):
         JWT_CLAIM_UNIT_RULE,
         IN_PLACE_REPLICAS_RULE,
         IN_PLACE_SHARING_RULE,
+        *NODES_RULES,
         *SHARED_PLACEMENT_RULES,
     )

@@ -172,6 +172,7 @@ CLUSTER_ONLY_FIELDS = frozenset(
         "spec.resources.gpu.sharing.profile",
         "spec.resources.gpu.sharing.fraction",
         "spec.resources.gpu.allocation",
+        "spec.resources.gpu.topology.nodes",
         "spec.scheduling.queue",
         "spec.scheduling.spot",
         "spec.scheduling.priorityClassName",
@@ -203,7 +204,7 @@ UNSUPPORTED_IN_LOCAL_MODE: Mapping[str, str] = {
 
 UNSUPPORTED_FIELDS = frozenset(
     {
-        "spec.resources.gpu.topology",
+        "spec.resources.gpu.topology.interconnect",
         "spec.baseline",
     }
 )
@@ -248,6 +249,7 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
         "spec.arms[].resources.gpu.sharing.profile",
         "spec.arms[].resources.gpu.sharing.fraction",
         "spec.arms[].resources.gpu.allocation",
+        "spec.arms[].resources.gpu.topology.nodes",
         "spec.weights",
         "spec.exposure",
         "spec.unit.header",
@@ -310,7 +312,7 @@ SUPPORTED_EXPERIMENT_FIELDS = frozenset(
 )
 """Paths of single values of an Experiment. An arm may have only what its ModelDeployment supports."""
 
-UNSUPPORTED_EXPERIMENT_FIELDS = frozenset({"spec.arms[].resources.gpu.topology"})
+UNSUPPORTED_EXPERIMENT_FIELDS = frozenset({"spec.arms[].resources.gpu.topology.interconnect"})
 """Paths of values of an Experiment, or of parts with everything below them. Only their defaults are accepted."""
 
 _STEP = "spec.rollout.steps[]"

@@ -111,7 +111,7 @@ _RAY_PRECISION: Final = Decimal("0.0001")
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """The devices of one pod.
+    """The devices of one pod, and how pods and replicas correspond.
 
     Attributes:
         resource: the pod's resource, or the DeviceClass of its claim.
@@ -120,6 +120,7 @@ class Devices:
         replicas_per_pod: more than 1 only where replicas share the pod's one device.
         fraction: the part of one device that a replica gets; None where it gets all of the pod's devices.
         is_claimed: whether the pod has a claim (Dynamic Resource Allocation), and requests nothing of a device plugin.
+        pods_per_replica: more than 1 only where a replica has the devices of several pods.
     """
 
     resource: str
@@ -128,10 +129,11 @@ class Devices:
     replicas_per_pod: int = 1
     fraction: float | None = None
     is_claimed: bool = False
+    pods_per_replica: int = 1
 
     def count_pods(self, replicas: int) -> int:
         """Return the number of pods of so many replicas."""
-        return -(-replicas // self.replicas_per_pod)
+        return -(-replicas // self.replicas_per_pod) * self.pods_per_replica
 
 
 def replica_devices(gpu: Gpu) -> Devices | None:
@@ -149,11 +151,11 @@ def replica_devices(gpu: Gpu) -> Devices | None:
         share = Decimal(gpu.sharing.fraction)
         rounded = float(share.quantize(_RAY_PRECISION, ROUND_DOWN))
         return Devices(resource, ray_name, gpu.count, int(1 // share), rounded, is_claimed)
-    return Devices(resource, ray_name, gpu.count, is_claimed=is_claimed)
+    return Devices(resource, ray_name, gpu.count, is_claimed=is_claimed, pods_per_replica=gpu.topology.nodes)
 
 
 def count_pods(gpu: Gpu, replicas: int) -> int:
-    """Return the number of pods of so many replicas: one each, unless replicas share a device."""
+    """Return the number of pods of so many replicas: one each, unless replicas share a device or are spread over pods."""
     devices = replica_devices(gpu)
     return replicas if devices is None else devices.count_pods(replicas)
 
@@ -164,16 +166,27 @@ def describe_devices(devices: Devices) -> str:
     if shared > 1:
         return f"{given} for every {shared} replicas, which share it without isolation"
     others = ", shared with other pods without isolation" if devices.resource == _TIME_SLICED_RESOURCE else ""
-    return f"{given} for each replica{others}"
+    pods = f" of the {devices.pods_per_replica} pods of each replica" if devices.pods_per_replica > 1 else " replica"
+    return f"{given} for each{pods}{others}"
 
 
 def actor_options(devices: Devices | None) -> Json:
-    """Return the resources that a replica requests from Ray."""
-    if devices is None:
+    """Return the devices that a replica's process requests from Ray: none where it is spread over pods."""
+    if devices is None or devices.pods_per_replica > 1:
         return {}
     if devices.ray_name == RAY_GPU:
         return {"num_gpus": devices.count if devices.fraction is None else devices.fraction}
     return {"resources": {devices.ray_name: devices.count}}
+
+
+def make_bundles(devices: Devices, others: Json) -> list[Json]:
+    """Return the bundles of the placement group of a replica that is spread over pods: one device in each.
+
+    `others` are the CPU and the memory of a pod, by Ray's names. One bundle for each pod has them, so no two of these share a pod. Ray
+    places them first, and then fills their pods: all pods of a group are either empty or full.
+    """
+    device = {devices.ray_name: 1}
+    return [{**others, **device}, *([device] * (devices.count - 1))] * devices.pods_per_replica
 
 
 def device_tolerations(gpu: Gpu) -> list[Json]:

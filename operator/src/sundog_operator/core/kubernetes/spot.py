@@ -53,20 +53,20 @@ def merge_labels(more: SpotLabels) -> dict[str, tuple[str, ...]]:
     return {key: tuple(dict.fromkeys((*SPOT_LABELS.get(key, ()), *more.get(key, ())))) for key in keys}
 
 
-def were_reclaimed(pods: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether pods were taken off their nodes, and none is left on one.
+def were_reclaimed(pods: Sequence[Mapping[str, Any]], needed: int = 1) -> bool:
+    """Whether pods were taken off their nodes, and fewer than `needed` are left on one.
 
     Pods without a node are no proof: they may replace pods that the kubelet evicted, or that the operator has not seen.
     """
-    return have_lost_nodes(pods) and any((pod.get("spec") or {}).get("nodeName") for pod in pods)
+    return have_lost_nodes(pods, needed) and any((pod.get("spec") or {}).get("nodeName") for pod in pods)
 
 
-def have_lost_nodes(pods: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether no pod is on a node where it may stay: there is none, or each waits for a node, ends, or is being evicted.
+def have_lost_nodes(pods: Iterable[Mapping[str, Any]], needed: int = 1) -> bool:
+    """Whether fewer pods than a replica needs are on a node where they may stay. The others wait for a node, end, or are being evicted.
 
     A pod that the kubelet evicted for its use of disk or memory has not lost its node: the revision may be the cause.
     """
-    return not any(stays_on_node(pod) or _is_evicted_for_its_use(pod) for pod in pods)
+    return sum(stays_on_node(pod) or _is_evicted_for_its_use(pod) for pod in pods) < needed
 
 
 def stays_on_node(pod: Mapping[str, Any]) -> bool:

@@ -54,7 +54,7 @@ def find_placement(context: PlanContext, spec: ModelDeploymentSpec) -> Candidate
         devices is not None
         and room is not None
         and room.on_nodes is not None
-        and find_shortage(context, spec, 1) is None
+        and find_shortage_of_replicas(context, spec, 1) is None
     )
     spare = 1 if is_free else 0
     return CandidatePlacement(True, shared=PlanInPlace(spare=spare))

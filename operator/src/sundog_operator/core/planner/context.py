@@ -256,6 +256,10 @@ class PlanContext:
             return replicas if revision is None else 0
         return accelerators.count_pods(revisions.spec_of(revision).resources.gpu, replicas)
 
+    def pods_per_replica(self, number: int) -> int:
+        """Return in how many pods one replica of a revision runs; 1 where several replicas share a pod."""
+        return max(self.count_pods(number, 1), 1)
+
     def is_shared(self, number: int) -> bool:
         """Whether a revision's replicas run in pods with those of other models."""
         revision = self.revision(number)

@@ -31,10 +31,13 @@ def has_traffic(context: PlanContext) -> bool:
 def find_failure(context: PlanContext, candidate: RevisionStatus) -> Cause | None:
     """Return why a rollout must stop now; None if it may continue."""
     if _is_reclaimed(context, candidate):
-        message = (
-            f"no pod of revision {candidate.revision} is left on a node; it allows spot nodes, and is rolled out again"
+        needed, pods = context.pods_per_replica(candidate.revision), f"revision {candidate.revision}"
+        left = (
+            f"no pod of {pods} is left on a node"
+            if needed == 1
+            else f"fewer than the {needed} pods of a replica of {pods} are left on nodes"
         )
-        return Cause(EndReason.SPOT_RECLAIMED, message)
+        return Cause(EndReason.SPOT_RECLAIMED, f"{left}; it allows spot nodes, and is rolled out again")
     readiness = context.readiness(candidate.revision)
     if readiness.failed and (not readiness.retryable or has_traffic(context)):
         return Cause(readiness.reason, readiness.message)
@@ -51,7 +54,7 @@ def find_failure(context: PlanContext, candidate: RevisionStatus) -> Cause | Non
 
 
 def _is_reclaimed(context: PlanContext, candidate: RevisionStatus) -> bool:
-    """Whether a candidate with traffic lost all of its nodes, and allows spot nodes.
+    """Whether a candidate with traffic lost so many of its nodes that no replica is left, and allows spot nodes.
 
     A model that crashes or is killed for its memory keeps its pod on the node. A pod that the kubelet evicts does not count.
     """
@@ -59,12 +62,14 @@ def _is_reclaimed(context: PlanContext, candidate: RevisionStatus) -> bool:
     if revision is None or not context.observed.in_cluster or not has_traffic(context):
         return False
     allows_spot = revisions.spec_of(revision).scheduling.spot != "never"
-    return allows_spot and spot.were_reclaimed(context.worker_pods_of(candidate.revision))
+    pods = context.worker_pods_of(candidate.revision)
+    return allows_spot and spot.were_reclaimed(pods, context.pods_per_replica(candidate.revision))
 
 
 def _has_placed_pods(context: PlanContext, candidate: RevisionStatus) -> bool:
-    """Whether a pod of the candidate has a node and may stay there. Then the candidate may have failed on its own."""
-    return not spot.have_lost_nodes(_find_own_places(context, candidate))
+    """Whether the pods of a replica of the candidate have nodes and may stay there. Then the candidate may have failed on its own."""
+    needed = context.pods_per_replica(candidate.revision)
+    return not spot.have_lost_nodes(_find_own_places(context, candidate), needed)
 
 
 def _find_own_places(context: PlanContext, candidate: RevisionStatus) -> list[dict[str, Any]]:
@@ -207,13 +212,15 @@ def _awaits_nodes(context: PlanContext, candidate: RevisionStatus) -> bool:
 
 
 def _placed_since(context: PlanContext, candidate: RevisionStatus) -> datetime | None:
-    """Return since when a candidate has a pod on a node; None without one. The earliest time stands for an unknown one."""
+    """Return since when a candidate has the pods of a replica on nodes; None without. The earliest time stands for an unknown one."""
     scheduled = [
         pod_problems.find_condition(pod, "PodScheduled").get("lastTransitionTime")
         for pod in _find_own_places(context, candidate)
         if spot.stays_on_node(pod)
     ]
-    return min((parse_timestamp(at) if at else EARLIEST_TIME for at in scheduled), default=None)
+    times = sorted(parse_timestamp(at) if at else EARLIEST_TIME for at in scheduled)
+    needed = context.pods_per_replica(candidate.revision)
+    return times[needed - 1] if len(times) >= needed else None
 
 
 def _not_ready_since(context: PlanContext, candidate: RevisionStatus) -> datetime | None:

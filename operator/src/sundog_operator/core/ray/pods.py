@@ -207,7 +207,7 @@ def make_worker_group(
 ) -> Json:
     """Return the worker group of a revision. Running pods keep the drain time that they started with.
 
-    A pod has one replica, or as many as share its device. `bounds` are numbers of pods.
+    A pod has one replica, as many as share its device, or a part of one. `bounds` are numbers of pods.
     """
     application = names.application(service, revision.number)
     spec = spec_of(revision)

@@ -16,6 +16,7 @@ from sundog_operator.api import (
     parse_cpu_cores,
 )
 from sundog_operator.core.kubernetes import accelerators, grace_periods, names
+from sundog_operator.core.kubernetes.accelerators import Devices
 from sundog_operator.core.kubernetes.shared_pods import is_shared
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import load
@@ -145,8 +146,9 @@ def _make_args(namespace: str, service: str, revision: Revision, fixed: ModelDep
         },
         "warmup": {"requests": runtime.warmup.requests, "timeoutSeconds": runtime.warmup.timeout.total_seconds()},
         "cpu": parse_cpu_cores(fixed.resources.cpu),
-        # Omitted without devices, so that revisions of older releases keep their `args`.
-        **({"gpu": _make_gpu_args(gpu)} if gpu.count else {}),
+        # Omitted without devices, so that revisions of older releases keep their `args`. The process of a replica that is spread over
+        # pods has none of its own.
+        **({"gpu": _make_gpu_args(gpu)} if gpu.count and gpu.topology.nodes == 1 else {}),
     }
 
 
@@ -164,7 +166,9 @@ def _make_deployment(
     group: str,
     user_config: Mapping[str, Any],
 ) -> Json:
-    placement = {"label_selector": {names.RAY_LABEL_APPLICATION: group}} if group else {}
+    selector = {names.RAY_LABEL_APPLICATION: group} if group else {}
+    devices = accelerators.replica_devices(fixed.resources.gpu)
+    amounts = {"cpu": parse_cpu_cores(fixed.resources.cpu), "memory": parse_bytes(fixed.resources.memory)}
     return {
         "name": names.SERVE_DEPLOYMENT,
         **_make_scaling(scale),
@@ -176,11 +180,28 @@ def _make_deployment(
             "maxRequestBytes": parse_bytes(current.endpoint.max_request_bytes),
         },
         "ray_actor_options": {
-            "num_cpus": parse_cpu_cores(fixed.resources.cpu),
-            "memory": parse_bytes(fixed.resources.memory),
-            **accelerators.actor_options(accelerators.replica_devices(fixed.resources.gpu)),
-            **placement,
+            "num_cpus": amounts["cpu"],
+            "memory": amounts["memory"],
+            **accelerators.actor_options(devices),
+            **({"label_selector": selector} if selector else {}),
         },
+        **_make_placement_group(devices, {"CPU": amounts["cpu"], "memory": amounts["memory"]}, selector),
+    }
+
+
+def _make_placement_group(devices: Devices | None, others: Json, selector: Json) -> Json:
+    """Return the placement group of each replica; empty unless a replica is spread over pods.
+
+    Serve puts the replica's process into the first bundle, where it takes the CPU and the memory. Its actors and tasks are in the group
+    too, and take the devices.
+    """
+    if devices is None or devices.pods_per_replica == 1:
+        return {}
+    return {
+        "placement_group_bundles": accelerators.make_bundles(devices, others),
+        "placement_group_strategy": "PACK",
+        # One selector counts for all bundles. Serve does not apply the selector of the process to the others.
+        **({"placement_group_bundle_label_selector": [selector]} if selector else {}),
     }
 
 
