@@ -5,7 +5,7 @@ import gc
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -16,6 +16,7 @@ from ray.util.metrics import Counter, Gauge
 from sundog_runtime.arguments import parse_arguments
 from sundog_runtime.errors import StartError
 from sundog_runtime.event_loop_watchdog import watch_event_loop
+from sundog_runtime.placement_group import PlacementGroupCheck
 from sundog_runtime.protocol.grpc_service import GrpcHandler, GrpcMethods
 from sundog_runtime.telemetry.logs import LOGGER_NAME, SERVE_LOGGER_NAME, disable_request_logs, install_json_formatter
 from sundog_runtime.telemetry.model_output import capture_model_output
@@ -43,6 +44,9 @@ class _Model(GrpcMethods):
         arguments = parse_arguments(args)
         install_json_formatter(arguments.service, arguments.revision, logging.getLogger(SERVE_LOGGER_NAME))
         capture_model_output()
+        self._group = _make_group_check()
+        if self._group is not None:
+            await self._group.check()
         with _log_start_error():
             self._replica = await Replica.start(args, build)
         exporter = RayMetricsExporter(self._replica.metrics, arguments.service, arguments.revision, Counter, Gauge)
@@ -70,6 +74,8 @@ class _Model(GrpcMethods):
         with _log_start_error():
             await self._replica.check_health()
         self._start_watchdog()
+        if self._group is not None:
+            await self._group.check()
 
     def _start_watchdog(self) -> None:
         """Watch the event loop once the replica has started. Until then `StartAttempts` watches the start."""
@@ -86,6 +92,24 @@ def _freeze_garbage_collection() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def _make_group_check() -> PlacementGroupCheck | None:
+    """Return the check of the replica's placement group; None for a replica without, which runs in one pod."""
+    group = ray.util.get_current_placement_group()
+    if group is None:
+        return None
+    node = ray.get_runtime_context().get_node_id()
+    return PlacementGroupCheck(lambda: ray.util.placement_group_table(group), _read_draining_nodes, node)
+
+
+def _read_draining_nodes() -> Collection[str]:
+    """Return the ids of the nodes that drain; none with a Ray release whose internals are not known."""
+    if not ray.__version__.startswith(f"{KNOWN_RAY}."):
+        return ()
+    from sundog_runtime.serve_internals import read_draining_nodes
+
+    return read_draining_nodes()
 
 
 def _install_fast_path(app: Any) -> None:

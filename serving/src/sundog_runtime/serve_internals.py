@@ -1,4 +1,4 @@
-"""Serve's internals: the one module that puts Sundog's HTTP protocol into a replica's server.
+"""Ray's internals: the one module that puts Sundog's HTTP protocol into a replica's server, and reads which nodes drain.
 
 Serve has no public way to choose the protocol of a replica's HTTP server, nor to count requests that its application did
 not see. This module therefore first checks that everything is as in the Serve release that it was written for. If
@@ -8,11 +8,11 @@ anything differs, Serve's own path stays, which answers every request alike but 
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import uvicorn
-from ray._private import worker
+from ray._private import state, worker
 from ray.serve._private.common import RequestMetadata, RequestProtocol
 from ray.serve._private.http_util import RequestIdMiddleware
 from ray.serve._private.tracing_utils import is_tracing_enabled
@@ -54,6 +54,12 @@ def install_fast_path(answer: AnswerAtOnce, paths: Iterable[str], *, is_on: bool
             _logger.info("fast path enabled")
 
     replica._maybe_start_direct_ingress_servers = start_with_fast_path
+
+
+def read_draining_nodes() -> Collection[str]:
+    """Return the ids of the nodes that drain. Nothing public has them."""
+    draining: dict[str, int] = state.state.get_draining_nodes()
+    return draining.keys()
 
 
 def _log_disabled(reason: str) -> None:

@@ -19,7 +19,7 @@ SOURCE = Path(sundog_runtime.__file__).parent
 INTERNALS = SOURCE / "serve_internals.py"
 
 MODULES = {
-    "ray._private": ("worker",),
+    "ray._private": ("state", "worker"),
     "ray.serve._private.common": ("RequestMetadata", "RequestProtocol"),
     "ray.serve._private.http_util": ("RequestIdMiddleware",),
     "ray.serve._private.tracing_utils": ("is_tracing_enabled",),
@@ -28,6 +28,7 @@ MODULES = {
 
 ATTRIBUTES = {
     "ray._private.worker:Worker": ("actors", "actor_id"),
+    "ray._private.state:GlobalState": ("get_draining_nodes",),
     "ray.serve._private.replica:ReplicaActor": ("_replica_impl",),
     "ray.serve._private.replica:Replica": (
         *(
