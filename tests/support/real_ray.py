@@ -26,6 +26,12 @@ _MARK = "SUNDOG_TEST_RAY"
 _LOOPBACK = "127.0.0.1"
 _UNREGISTERED = "Failed to get node info"
 _REPLICA_PORTS = 100
+_OBJECT_STORE_BYTES = 100_000_000
+_RAY = str(Path(sys.executable).with_name("ray"))
+_NODE_PORTS = (
+    *("node-manager-port", "object-manager-port", "metrics-export-port", "runtime-env-agent-port"),
+    *("dashboard-agent-listen-port", "dashboard-agent-grpc-port"),
+)
 
 
 @dataclass
@@ -38,6 +44,8 @@ class RayServe:
     metrics: str = ""
     http_options: dict[str, Any] = field(default_factory=dict)
     grpc_options: dict[str, Any] = field(default_factory=dict)
+    address: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def request(self, method: str, url: str, document: Any = None) -> Any:
         """The JSON of an answer, None for an empty one. Raises urllib's HTTPError for 4xx and 5xx."""
@@ -103,6 +111,48 @@ class RayServe:
             if target["port"] not in proxies
         ]
 
+    def add_node(self, labels: Mapping[str, str], resources: Mapping[str, str]) -> psutil.Process:
+        """Start another Ray node, as KubeRay does for a pod of a worker group. Return its first process."""
+        ports = dict(zip(_NODE_PORTS, free_ports(len(_NODE_PORTS)), strict=True))
+        options = {
+            "address": self.address,
+            "node-ip-address": _LOOPBACK,
+            **ports,
+            "min-worker-port": 0,
+            "max-worker-port": 0,
+            "num-cpus": resources["CPU"],
+            "num-gpus": resources["GPU"],
+            "memory": resources["memory"],
+            "labels": ",".join(f"{key}={value}" for key, value in labels.items()),
+            "object-store-memory": _OBJECT_STORE_BYTES,
+            "include-log-monitor": "false",
+        }
+        before = self._raylets()
+        command = [_RAY, "start", *(f"--{name}={value}" for name, value in options.items())]
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (added,) = self._raylets() - before
+        return added
+
+    def _raylets(self) -> set[psutil.Process]:
+        found = set()
+        for process in _processes(self.environment[_MARK], self.directory):
+            with contextlib.suppress(psutil.Error):
+                if process.name() == "raylet":
+                    found.add(process)
+        return found
+
+
+def end_node(first: psutil.Process) -> None:
+    """End a node without notice, with everything that runs there."""
+    processes = [*first.children(recursive=True), first]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=PATIENCE_S)
+
 
 @contextlib.contextmanager
 def running_ray(environment: Mapping[str, str] | None = None) -> Iterator[RayServe]:
@@ -165,12 +215,11 @@ def _start(directory: Path, mark: str, more: Mapping[str, str]) -> RayServe:
         "temp-dir": directory,
         "num-cpus": 4,
         "num-gpus": 0,
-        "object-store-memory": 100_000_000,
+        "object-store-memory": _OBJECT_STORE_BYTES,
         "include-log-monitor": "false",
     }
-    ray = Path(sys.executable).with_name("ray")
     command = [
-        str(ray),
+        _RAY,
         "start",
         "--head",
         "--disable-usage-stats",
@@ -197,6 +246,8 @@ def _start(directory: Path, mark: str, more: Mapping[str, str]) -> RayServe:
             "grpc_servicer_functions": ["sundog_runtime.protocol.grpc_service.add_to_server"],
             "enable_reflection": False,
         },
+        address=f"{_LOOPBACK}:{gcs}",
+        environment=environment,
     )
     eventually(lambda: _answers(started), "Serve's REST API")
     return started
