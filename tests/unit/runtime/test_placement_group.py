@@ -37,7 +37,7 @@ class Ray:
 
 @pytest.mark.parametrize(
     "lost",
-    [table(OWN, "", state="RESCHEDULING"), table(OWN, "node-c"), {}],
+    [table(OWN, "node-b", state="RESCHEDULING"), table(OWN, "node-c"), {}],
     ids=["not placed again", "placed again", "removed"],
 )
 async def test_a_replica_that_lost_a_pod_is_unhealthy_from_then_on(lost: dict[str, Any]) -> None:
