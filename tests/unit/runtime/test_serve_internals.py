@@ -215,7 +215,7 @@ async def test_after_its_start_a_replica_freezes_garbage_collection(
 
     model: Any = _Model.__new__(_Model)
     model._replica = SimpleNamespace(reconfigure=start, check_health=lambda: asyncio.sleep(0))
-    model._watching = None
+    model._watching, model._group = None, None
     await model.reconfigure({})
     # Garbage is collected before the freeze; otherwise it would stay for good.
     assert calls == ["collect", "freeze"]
