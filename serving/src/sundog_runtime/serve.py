@@ -46,7 +46,7 @@ class _Model(GrpcMethods):
         capture_model_output()
         self._group = _make_group_check()
         if self._group is not None:
-            await self._group.check()
+            await self._group.start()
         with _log_start_error():
             self._replica = await Replica.start(args, build)
         exporter = RayMetricsExporter(self._replica.metrics, arguments.service, arguments.revision, Counter, Gauge)
@@ -104,11 +104,13 @@ def _make_group_check() -> PlacementGroupCheck | None:
 
 
 def _read_draining_nodes() -> Collection[str]:
-    """Return the ids of the nodes that drain; none with a Ray release whose internals are not known."""
+    """Return the ids of the nodes that drain; none where Ray's internals are not as known, which the fast path logs."""
     if not ray.__version__.startswith(f"{KNOWN_RAY}."):
         return ()
-    from sundog_runtime.serve_internals import read_draining_nodes
-
+    try:
+        from sundog_runtime.serve_internals import read_draining_nodes
+    except ImportError:
+        return ()
     return read_draining_nodes()
 
 

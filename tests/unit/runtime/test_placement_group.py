@@ -32,7 +32,7 @@ class Ray:
         return found
 
     def make_check(self) -> PlacementGroupCheck:
-        return PlacementGroupCheck(self.read_group, lambda: self.draining, OWN)
+        return PlacementGroupCheck(self.read_group, lambda: self.draining, OWN, pause_s=0)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,23 @@ async def test_serve_moves_a_replica_only_from_its_own_draining_node() -> None:
 
 async def test_an_error_of_ray_says_nothing_about_the_pods() -> None:
     check = Ray(OSError("no answer"), WHOLE, OSError("no answer"), table(OWN, "node-c")).make_check()
-    for _ in range(3):
+    await check.start()
+    await check.check()
+    with pytest.raises(RuntimeError, match="gone"):
         await check.check()
+
+
+async def test_a_replica_whose_pods_are_unknown_does_not_start() -> None:
+    with pytest.raises(RuntimeError, match="did not name"):
+        await Ray(*[OSError("no answer")] * 10).make_check().start()
+
+
+async def test_a_lost_pod_is_seen_even_if_ray_does_not_tell_what_drains() -> None:
+    def fail() -> tuple[str, ...]:
+        raise AttributeError("get_draining_nodes")
+
+    check = PlacementGroupCheck(Ray(WHOLE, table(OWN, "node-c")).read_group, fail, OWN)
+    await check.start()
     with pytest.raises(RuntimeError, match="gone"):
         await check.check()
 

@@ -112,7 +112,7 @@ EXPERIMENT_CONDITIONS: Final = (
             ReasonText(
                 "False",
                 "SpotReclaimed",
-                "The candidate lost all of its spot nodes. All traffic is on stable, and the operator starts another attempt.",
+                "The candidate lost its spot nodes. All traffic is on stable, and the operator starts another attempt.",
             ),
             ReasonText("False", "ProgressDeadlineExceeded", _DEADLINE),
             ReasonText("False", "NotYetSupported", _UNSUPPORTED),

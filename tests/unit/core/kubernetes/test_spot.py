@@ -40,6 +40,14 @@ def test_pods_are_reclaimed_once_no_pod_may_stay_on_its_node(gone: list[dict[str
     assert not spot.were_reclaimed([*gone, pod("b"), pod("c")], 2)
 
 
+@pytest.mark.parametrize("others", [[], [pod(phase="Pending")]])
+def test_a_pod_that_is_left_is_no_proof_of_what_the_other_pods_of_its_replica_were_lost_to(
+    others: list[dict[str, Any]],
+) -> None:
+    assert spot.have_lost_nodes([pod("b"), *others], 2)
+    assert not spot.were_reclaimed([pod("b"), *others], 2)
+
+
 @pytest.mark.parametrize("unplaced", [[], [pod(phase="Pending")]])
 def test_pods_that_never_had_a_node_are_not_reclaimed(unplaced: list[dict[str, Any]]) -> None:
     assert spot.have_lost_nodes(unplaced)

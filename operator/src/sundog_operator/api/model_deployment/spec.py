@@ -188,7 +188,9 @@ class ModelDeploymentSpec(ApiBase):
     runtime: Runtime = Field(
         Runtime(), description="How the model runs. A change makes a new revision, except in userConfig."
     )
-    resources: Resources = Field(Resources(), description="Resources of one replica. A change makes a new revision.")
+    resources: Resources = Field(
+        Resources(), description="Resources of one replica, or of each of its pods. A change makes a new revision."
+    )
     replicas: ReplicaCount = Field(
         1,
         description="Number of replicas; default 1. 0 means one on request, which ends a minute after the last request."

@@ -58,7 +58,8 @@ def were_reclaimed(pods: Sequence[Mapping[str, Any]], needed: int = 1) -> bool:
 
     Pods without a node are no proof: they may replace pods that the kubelet evicted, or that the operator has not seen.
     """
-    return have_lost_nodes(pods, needed) and any((pod.get("spec") or {}).get("nodeName") for pod in pods)
+    taken = ((pod.get("spec") or {}).get("nodeName") and not stays_on_node(pod) for pod in pods)
+    return have_lost_nodes(pods, needed) and any(taken)
 
 
 def have_lost_nodes(pods: Iterable[Mapping[str, Any]], needed: int = 1) -> bool:
