@@ -222,7 +222,9 @@ async def test_a_signal_that_is_ignored_at_the_start_stays_ignored() -> None:
 
 def test_a_closed_terminal_ends_it_as_ctrl_c_does(state_dir: Path, manifests: Path) -> None:
     code = (
-        "import asyncio\n"
+        "import asyncio, signal\n"
+        # Whoever runs the tests by nohup has it ignored.
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from sundog_operator.shell.local.instance import STOP_SIGNALS, StopRequest\n"
         "from sundog_operator.shell.run_until_signal import handle_signals\n"
         "async def main():\n"
