@@ -3,15 +3,10 @@
 Prometheus, KEDA and Kubernetes' HPA are real ones. One ModelDeployment goes through all of it, in the order of the tests.
 """
 
-import threading
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 
 import real_prometheus
@@ -22,7 +17,7 @@ from real_local import condition
 from real_serving import CLAIM, Json, Serving, Team
 from sundog_operator.core.edge.objects import AGENT_PORT
 from sundog_operator.core.kubernetes import names
-from waiting import PATIENCE_S, patience
+from waiting import patience
 
 pytestmark = [
     pytest.mark.timeout(patience(1800)),
@@ -48,31 +43,9 @@ CLIENTS = 6
 
 @dataclass(frozen=True)
 class Elastic:
-    """The service, and its address on the tests' own node."""
+    """The service."""
 
     team: Team
-    url: str
-
-    @contextmanager
-    def asked(self, clients: int) -> Iterator[Counter[int]]:
-        """The answers by status, while so many clients ask without a pause. Each is 200."""
-        stopped, answers = threading.Event(), Counter[int]()
-
-        def ask() -> None:
-            headers = {"host": f"{NAME}.{NAMESPACE}.svc"}
-            with httpx.Client(timeout=2 * PATIENCE_S, trust_env=False, headers=headers) as client:
-                while not stopped.is_set():
-                    answers[client.post(self.url, json={"inputs": [1]}).status_code] += 1
-
-        with ThreadPoolExecutor(clients) as pool:
-            asking = [pool.submit(ask) for _ in range(clients)]
-            try:
-                yield answers
-            finally:
-                stopped.set()
-        for each in asking:
-            each.result()
-        assert answers.keys() == {200}
 
     def replicas(self) -> tuple[int, int]:
         """Return the number that KEDA has set, and how many of them are ready."""
@@ -133,7 +106,6 @@ def elastic(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Itera
         BINARIES.build(KEDA)
         team.apply(make_service(replicas=0))
         team.until(lambda: team.status(NAME).get("stable"), f"{NAME} serves")
-        address = team.get(NAME, "service")["spec"]["clusterIP"]
         edges = [f"{edge['status']['podIP']}:{AGENT_PORT}" for edge in team.edges()]
         folder = tmp_path_factory.mktemp("prometheus")
         with (
@@ -142,7 +114,7 @@ def elastic(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Itera
         ):
             try:
                 team.apply(make_scaled_object(url))
-                yield Elastic(team, f"http://{address}/")
+                yield Elastic(team)
             finally:
                 team.kubectl("delete", "mdep", NAME)
                 # KEDA has to take its finalizer off.
@@ -151,7 +123,7 @@ def elastic(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def test_more_requests_get_more_replicas_and_none_is_lost(elastic: Elastic) -> None:
     team = elastic.team
-    with elastic.asked(CLIENTS) as answers:
+    with team.asked(NAME, CLIENTS, [1]) as answers:
         team.until(lambda: elastic.replicas() == (2, 2), "two replicas by the number of requests")
         # Git without `replicas` keeps the number.
         team.apply(make_service(runtime={"userConfig": {"seen": 1}}))
@@ -166,6 +138,6 @@ def test_without_requests_it_goes_to_zero(elastic: Elastic) -> None:
 
 
 def test_requests_at_zero_are_held_and_then_have_a_replica(elastic: Elastic) -> None:
-    with elastic.asked(1) as answers:
+    with elastic.team.asked(NAME, 1, [1]) as answers:
         elastic.team.until(lambda: elastic.replicas()[0] == 1, "KEDA sees the request that waits, and sets a number")
         elastic.team.until(lambda: answers.total() > 5, "answers")

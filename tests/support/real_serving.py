@@ -9,7 +9,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +88,7 @@ def values() -> Json:
         "head": {"resources": {**little, "limits": {"memory": "4Gi"}}},
         "autoscaler": {"resources": {**little, "limits": {"memory": "1Gi"}}},
         "idleTimeout": "10s",
+        "sharedWorkers": {"cpu": 1, "memory": "2Gi", "maxPods": 2},
         # No claim: the tests' node makes no volumes.
         "gcsFaultTolerance": {"enabled": has_store(), "image": BASE, "storage": {"size": ""}},
     }
@@ -401,6 +405,29 @@ class Team:
             traffic.lost_nothing(failing)
         finally:
             self.kubectl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=true")
+
+    @contextlib.contextmanager
+    def asked(self, name: str, clients: int, inputs: object) -> "Iterator[Counter[tuple[int, str]]]":
+        """The answers by status and revision, while so many clients on the tests' own node ask a service. Each must be 200."""
+        stopped, answers = threading.Event(), Counter[tuple[int, str]]()
+        url = f"http://{self.get(name, 'service')['spec']['clusterIP']}/"
+
+        def ask() -> None:
+            headers = {"host": f"{name}.{self.namespace}.svc"}
+            with httpx.Client(timeout=2 * PATIENCE_S, trust_env=False, headers=headers) as client:
+                while not stopped.is_set():
+                    answer = client.post(url, json={"inputs": inputs})
+                    answers[answer.status_code, answer.headers.get("x-sundog-revision", "")] += 1
+
+        with ThreadPoolExecutor(clients) as pool:
+            asking = [pool.submit(ask) for _ in range(clients)]
+            try:
+                yield answers
+            finally:
+                stopped.set()
+        for each in asking:
+            each.result()
+        assert {status for status, _ in answers} == {200}
 
     def diagnosis(self) -> str:
         shown = (
