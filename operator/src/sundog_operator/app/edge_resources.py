@@ -11,7 +11,7 @@ from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.event_recorder import record_events
 from sundog_operator.core import events
 from sundog_operator.core.edge import deployment, http_route, network_policies, objects, secrets, split_document
-from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes import names, pods
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.ray.clusters import has_managed_by_label, is_foreign, is_managed_by_sundog
 from sundog_operator.errors import DependencyError, Forbidden, Invalid, NotServed, SundogError
@@ -183,7 +183,7 @@ async def apply_pods(
     wanted = make(drain_s)
     if stored is not None and drain_s < (longer_s := deployment.find_drain_s(stored)) <= kept_drain_s:
         former = make(longer_s)
-        wanted = former if deployment.is_made_alike(stored, former) else wanted
+        wanted = former if pods.is_made_alike(stored, former) else wanted
     await ensure(deps, wanted, stored)
     return True
 

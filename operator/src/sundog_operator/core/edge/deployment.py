@@ -89,12 +89,6 @@ def find_drain_s(stored: Mapping[str, Any]) -> int:
     return max(0, int(grace_s) - termination_grace_s(0))
 
 
-def is_made_alike(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Return whether a Deployment was made with the spec of another one, whatever others have changed in it since."""
-    made, other = (each["metadata"].get("annotations") or {} for each in (stored, wanted))
-    return bool(made.get(names.ANNOTATION_MADE_AS) == other.get(names.ANNOTATION_MADE_AS))
-
-
 def service_account_name(installation: Installation) -> str:
     """Return the name of the pods' ServiceAccount: the one in the administrator's settings, else Sundog's own."""
     return installation.edge.pods.service_account_name or names.EDGE

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sundog_operator.api import Scheduling
 from sundog_operator.api.installation import PodTemplate
+from sundog_operator.core.kubernetes import names
 
 RESTRICTED_POD: Final[Mapping[str, Any]] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 RESTRICTED_CONTAINER: Final[Mapping[str, Any]] = {
@@ -152,6 +153,15 @@ def merge_env(*layers: Iterable[Mapping[str, Any]]) -> list[Json]:
 def fingerprint(value: Any) -> str:
     """Return 16 hex digits that identify a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_made_alike(stored: Mapping[str, Any], desired: Mapping[str, Any]) -> bool:
+    """Return whether a stored object was made from the same spec as `desired`, by the annotation of both.
+
+    The specs themselves differ: the API server rewrites quantities and adds defaults, and others change fields.
+    """
+    made, wanted = (each["metadata"].get("annotations") or {} for each in (stored, desired))
+    return bool(made.get(names.ANNOTATION_MADE_AS) == wanted[names.ANNOTATION_MADE_AS])
 
 
 def _drop_nulls(given: Mapping[str, Any] | None, default: Mapping[str, Any]) -> Json:

@@ -31,11 +31,11 @@ def has_traffic(context: PlanContext) -> bool:
 def find_failure(context: PlanContext, candidate: RevisionStatus) -> Cause | None:
     """Return why a rollout must stop now; None if it may continue."""
     if _is_reclaimed(context, candidate):
-        needed, pods = context.pods_per_replica(candidate.revision), f"revision {candidate.revision}"
+        needed, number = context.pods_per_replica(candidate.revision), candidate.revision
         left = (
-            f"no pod of {pods} is left on a node"
+            f"no pod of revision {number} is left on a node"
             if needed == 1
-            else f"fewer than the {needed} pods of a replica of {pods} are left on nodes"
+            else f"fewer than the {needed} pods of a replica of revision {number} are left on nodes"
         )
         return Cause(EndReason.SPOT_RECLAIMED, f"{left}; it allows spot nodes, and is rolled out again")
     readiness = context.readiness(candidate.revision)

@@ -168,7 +168,7 @@ def _make_deployment(
 ) -> Json:
     selector = {names.RAY_LABEL_APPLICATION: group} if group else {}
     devices = accelerators.replica_devices(fixed.resources.gpu)
-    amounts = {"cpu": parse_cpu_cores(fixed.resources.cpu), "memory": parse_bytes(fixed.resources.memory)}
+    cpu, memory = parse_cpu_cores(fixed.resources.cpu), parse_bytes(fixed.resources.memory)
     return {
         "name": names.SERVE_DEPLOYMENT,
         **_make_scaling(scale),
@@ -180,12 +180,12 @@ def _make_deployment(
             "maxRequestBytes": parse_bytes(current.endpoint.max_request_bytes),
         },
         "ray_actor_options": {
-            "num_cpus": amounts["cpu"],
-            "memory": amounts["memory"],
+            "num_cpus": cpu,
+            "memory": memory,
             **accelerators.actor_options(devices),
             **({"label_selector": selector} if selector else {}),
         },
-        **_make_placement_group(devices, {"CPU": amounts["cpu"], "memory": amounts["memory"]}, selector),
+        **_make_placement_group(devices, {"CPU": cpu, "memory": memory}, selector),
     }
 
 

@@ -135,16 +135,9 @@ def make_command(server: ValkeyServer, port: int = PORT, directory: str = _DIREC
 
 
 def is_up_to_date(stored: Json, desired: Json) -> bool:
-    """Return whether a stored StatefulSet was made from the wanted spec.
-
-    The annotation decides, because the API server rewrites quantities.
-    """
-    annotations = stored["metadata"].get("annotations") or {}
-    same_hash = (
-        annotations.get(names.ANNOTATION_MADE_AS) == desired["metadata"]["annotations"][names.ANNOTATION_MADE_AS]
-    )
+    """Return whether a stored StatefulSet was made from the wanted spec, with an unchanged scale and the same owners."""
     return (
-        same_hash
+        pods.is_made_alike(stored, desired)
         and stored["spec"].get("replicas") == desired["spec"]["replicas"]
         and set(owner_uids(stored)) == set(owner_uids(desired))
     )
