@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from measuring.record import Record
-from real_local import Up, condition, instance, is_ready, save_network
+from real_local import Up, instance, is_at_zero, is_ready, save_network
 from real_ray import RayServe
 from sundog_operator.api import ModelDeploymentSpec, parse_duration
 from sundog_operator.core import revisions
@@ -73,8 +73,7 @@ class Sundog:
         self._up = up
 
     def is_at_zero(self) -> bool:
-        obj = self._up.read(NAME)
-        found = bool(obj) and is_ready(obj) and "has no replica; the next" in condition(obj, "Ready")["message"]
+        found = is_at_zero(self._up.read(NAME))
         layouts = [json.loads(path.read_bytes()) for path in (self._up.state / "edge").glob("*/state/layout.json")]
         return found and all(layout["cold"] for layout in layouts)
 

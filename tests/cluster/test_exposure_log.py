@@ -20,7 +20,7 @@ from real_kubernetes import audit, cloud_network
 from real_kubernetes.binaries import VERSITYGW
 from real_kubernetes.checkout import pod_spec
 from real_kubernetes.cluster import BINARIES
-from real_serving import Json, Serving, Team
+from real_serving import PREDICTOR_OF_ITS_NAME, Json, Serving, Team
 from store_processes import BUILD_S, go_tool
 from waiting import comes_true, patience
 
@@ -36,16 +36,6 @@ FILES = ["exposures.parquet", "outcomes.parquet", "plan.json"]
 USERS = 400
 BUYS = {"control": 5, "wide": 2}
 """Of an arm's users one in so many does."""
-
-
-PREDICTOR = """
-class Predictor:
-    def load(self, path, config):
-        self.name = path.name
-
-    def predict(self, batch):
-        return [self.name] * len(batch)
-"""
 
 
 @dataclass(frozen=True)
@@ -177,7 +167,7 @@ def site(serving: Serving) -> Iterator[Site]:
         stack.callback(run, "delete", "namespace", "logged", "--wait=false")
         for version in ("v1", "v2"):
             model = instance.folder(f"volumes/logged/{version}")
-            (model / "predictor.py").write_text(PREDICTOR)
+            (model / "predictor.py").write_text(PREDICTOR_OF_ITS_NAME)
         made = Site(Team(serving, "logged"), buckets)
         made.serve_buckets()
         made.team.claim(CLAIM)

@@ -4,7 +4,6 @@ Prometheus, KEDA and Kubernetes' HPA are real ones. One ModelDeployment goes thr
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,10 +12,9 @@ import real_prometheus
 from real_kubernetes import keda
 from real_kubernetes.binaries import KEDA
 from real_kubernetes.cluster import BINARIES
-from real_local import condition
+from real_local import is_at_zero
 from real_serving import CLAIM, Json, Serving, Team
 from sundog_operator.core.edge.objects import AGENT_PORT
-from sundog_operator.core.kubernetes import names
 from waiting import patience
 
 pytestmark = [
@@ -41,23 +39,10 @@ CLIENTS = 6
 """With 4 requests for each replica they need two."""
 
 
-@dataclass(frozen=True)
-class Elastic:
-    """The service."""
-
-    team: Team
-
-    def replicas(self) -> tuple[int, int]:
-        """Return the number that KEDA has set, and how many of them are ready."""
-        obj = self.team.get(NAME)
-        return obj["spec"]["replicas"], obj["status"].get("stable", {}).get("readyReplicas", 0)
-
-    def is_at_zero(self) -> bool:
-        ready = condition(self.team.get(NAME), "Ready")
-        return ready.get("status") == "True" and "has no replica; the next request starts one" in ready["message"]
-
-    def workers(self) -> list[Json]:
-        return self.team.list("pods", f"ray.io/node-type=worker,{names.LABEL_MODEL_DEPLOYMENT}={NAME}")
+def replicas(team: Team) -> tuple[int, int]:
+    """Return the number that KEDA has set, and how many of them are ready."""
+    obj = team.get(NAME)
+    return obj["spec"]["replicas"], obj["status"].get("stable", {}).get("readyReplicas", 0)
 
 
 def make_service(**more: Any) -> Json:
@@ -98,7 +83,7 @@ def make_scaled_object(prometheus: str) -> Json:
 
 
 @pytest.fixture(scope="module")
-def elastic(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elastic]:
+def elastic(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     """A service that serves. Prometheus has the addresses of its edges, whose pods outlive each change of `replicas`."""
     cluster = serving.cluster
     with serving.team_with_models(NAMESPACE, {"v1/predictor.py": PREDICTOR}) as team:
@@ -114,30 +99,29 @@ def elastic(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Itera
         ):
             try:
                 team.apply(make_scaled_object(url))
-                yield Elastic(team)
+                yield team
             finally:
                 team.kubectl("delete", "mdep", NAME)
                 # KEDA has to take its finalizer off.
                 team.kubectl("delete", "scaledobject", NAME)
 
 
-def test_more_requests_get_more_replicas_and_none_is_lost(elastic: Elastic) -> None:
-    team = elastic.team
-    with team.asked(NAME, CLIENTS, [1]) as answers:
-        team.until(lambda: elastic.replicas() == (2, 2), "two replicas by the number of requests")
+def test_more_requests_get_more_replicas_and_none_is_lost(elastic: Team) -> None:
+    with elastic.asked(NAME, CLIENTS, [1]) as answers:
+        elastic.until(lambda: replicas(elastic) == (2, 2), "two replicas by the number of requests")
         # Git without `replicas` keeps the number.
-        team.apply(make_service(runtime={"userConfig": {"seen": 1}}))
+        elastic.apply(make_service(runtime={"userConfig": {"seen": 1}}))
         before = answers.total()
-        team.until(lambda: answers.total() > before + 5 * CLIENTS, "more answers")
-        assert elastic.replicas()[0] == 2
+        elastic.until(lambda: answers.total() > before + 5 * CLIENTS, "more answers")
+        assert replicas(elastic)[0] == 2
 
 
-def test_without_requests_it_goes_to_zero(elastic: Elastic) -> None:
-    elastic.team.until(lambda: elastic.replicas() == (0, 0) and elastic.is_at_zero(), "it is at zero, and Ready")
-    elastic.team.until(lambda: not elastic.workers(), "its pods are gone")
+def test_without_requests_it_goes_to_zero(elastic: Team) -> None:
+    elastic.until(lambda: replicas(elastic) == (0, 0) and is_at_zero(elastic.get(NAME)), "it is at zero, and Ready")
+    elastic.until(lambda: not elastic.all_workers(NAME), "its pods are gone")
 
 
-def test_requests_at_zero_are_held_and_then_have_a_replica(elastic: Elastic) -> None:
-    with elastic.team.asked(NAME, 1, [1]) as answers:
-        elastic.team.until(lambda: elastic.replicas()[0] == 1, "KEDA sees the request that waits, and sets a number")
-        elastic.team.until(lambda: answers.total() > 5, "answers")
+def test_requests_at_zero_are_held_and_then_have_a_replica(elastic: Team) -> None:
+    with elastic.asked(NAME, 1, [1]) as answers:
+        elastic.until(lambda: replicas(elastic)[0] == 1, "KEDA sees the request that waits, and sets a number")
+        elastic.until(lambda: answers.total() > 5, "answers")

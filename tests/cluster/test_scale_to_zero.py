@@ -17,10 +17,9 @@ import pytest
 import tritonclient.grpc
 
 from measuring.record import Record
-from real_local import condition
+from real_local import is_at_zero
 from real_serving import Json, Team
 from sundog_operator.core.edge.objects import AGENT_PORT
-from sundog_operator.core.kubernetes import names
 from waiting import PATIENCE_S, patience
 
 pytestmark = pytest.mark.timeout(patience(1200))
@@ -65,10 +64,6 @@ class Sleepy:
             answers = await asyncio.gather(*asked)
         return [(answer.status_code, answer.headers.get("x-sundog-revision", "")) for answer in answers]
 
-    def workers(self) -> list[Json]:
-        """Return all of its pods, those that end too."""
-        return self.team.list("pods", f"ray.io/node-type=worker,{names.LABEL_MODEL_DEPLOYMENT}={NAME}")
-
     def gauge(self, name: str) -> list[float]:
         """Return a metric of the service from each edge."""
         found = []
@@ -82,14 +77,9 @@ class Sleepy:
 
     def until_zero(self) -> None:
         """Its pod is gone, it is Ready all the same, and each edge holds what comes."""
-
-        def at_zero() -> bool:
-            ready = condition(self.team.get(NAME), "Ready")
-            return ready.get("status") == "True" and "has no replica; the next request starts one" in ready["message"]
-
-        self.team.until(at_zero, f"{NAME} is at zero, and Ready")
+        self.team.until(lambda: is_at_zero(self.team.get(NAME)), f"{NAME} is at zero, and Ready")
         began = time.monotonic()
-        self.team.until(lambda: not self.workers(), "its pod is gone")
+        self.team.until(lambda: not self.team.all_workers(NAME), "its pod is gone")
         self.record.add("from zero replicas until the pod is gone", f"{time.monotonic() - began:.1f}s")
         self.team.until(lambda: set(self.gauge("sundog_edge_scaled_to_zero")) == {1.0}, "each edge knows")
         assert self.team.status(NAME)["replicas"] == 0
@@ -128,7 +118,7 @@ def test_its_pod_goes_and_the_first_request_brings_one_and_is_answered(sleepy: S
     sleepy.until_zero()
     before = sleepy.woken_at()
     sleepy.record.add("the first request: answered", f"{sleepy.ask():.1f}s")
-    assert len(sleepy.workers()) == 1
+    assert len(sleepy.team.all_workers(NAME)) == 1
     startup = sleepy.until_measured(before, "the first request")
     assert {"scheduled", "image", "ray", "load", "total"} <= startup.keys()
 

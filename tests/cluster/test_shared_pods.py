@@ -5,22 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from real_serving import Json, Serving, Team
+from real_serving import PREDICTOR_OF_ITS_NAME, Json, Serving, Team
 from sundog_operator.core.kubernetes import names
 from waiting import patience
 
 pytestmark = pytest.mark.timeout(patience(1200))
 
 NAMESPACE = "small"
-PREDICTOR = """
-class Predictor:
-    def load(self, path, config):
-        self.name = path.name
-
-    def predict(self, batch):
-        return [self.name] * len(batch)
-"""
-FILES = {f"{version}/predictor.py": PREDICTOR for version in ("v1", "v2")}
+FILES = {f"{version}/predictor.py": PREDICTOR_OF_ITS_NAME for version in ("v1", "v2")}
 
 
 def manifest(name: str, folder: Path, version: str = "v1", replicas: int = 1) -> Json:

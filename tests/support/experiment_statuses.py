@@ -6,10 +6,12 @@ from typing import Any
 
 from sundog_operator.api import ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, Rollout
 from sundog_operator.core import revisions
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.experiments import arms, freeze, state, state_machine
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout.default_plan import StableTraffic
 
+Json = dict[str, Any]
 T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 _UNKNOWN = StableTraffic()
 
@@ -32,3 +34,9 @@ def begin_experiment(names: Sequence[str], **spec: Any) -> ExperimentStatus:
     ready = {name: state.ArmState(available=1) for name in names}
     inputs = state.ExperimentInputs(now=T0, confirmed=True, arms=ready)
     return state_machine.tick(freeze_experiment(names, **spec), inputs)
+
+
+def has_judged(obj: Json, told: Json) -> bool:
+    """Return whether a stored Experiment has all that an edge tells of the store of outcomes."""
+    known = Counters.unpack(obj["status"].get("tallies", ""), obj["metadata"]["uid"]).feedback
+    return bool(known.sequence == told["sequence"])

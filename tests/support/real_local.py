@@ -30,6 +30,7 @@ from waiting import PATIENCE_S, eventually, patience
 Json = dict[str, Any]
 
 GROUP = "/apis/serving.sundog.dev/v1alpha1"
+EXPERIMENTS = f"{GROUP}/namespaces/default/experiments"
 COMMAND = "serving.sundog.dev/command"
 
 NET = """
@@ -79,6 +80,11 @@ def condition(obj: Json, type_: str) -> Json:
 def is_ready(obj: Json) -> bool:
     """Return whether a stored object is Ready."""
     return condition(obj, "Ready").get("status") == "True"
+
+
+def is_at_zero(obj: Json) -> bool:
+    """Return whether a stored object is Ready without a replica."""
+    return is_ready(obj) and "has no replica; the next request starts one" in condition(obj, "Ready")["message"]
 
 
 def weight(obj: Json) -> int:

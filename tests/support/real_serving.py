@@ -57,6 +57,17 @@ _LOADING = (
 _LOADING += ("kubectl -n vision delete",)
 
 
+PREDICTOR_OF_ITS_NAME = """
+class Predictor:
+    def load(self, path, config):
+        self.name = path.name
+
+    def predict(self, batch):
+        return [self.name] * len(batch)
+"""
+"""Answers each input with the name of the model's directory."""
+
+
 def readme_commands(page: Path, heading: str) -> list[str]:
     """The lines of the first block of commands below a heading; one that goes on in the next line is one line."""
     _, _, below = page.read_text().partition(f"## {heading}\n")
@@ -352,6 +363,10 @@ class Team:
     def workers(self, revision: int = 0, name: str = "digits") -> "list[Json]":
         which = f",{names.LABEL_REVISION}={revision}" if revision else ""
         return self.pods(f"ray.io/node-type=worker,{names.LABEL_MODEL_DEPLOYMENT}={name}{which}")
+
+    def all_workers(self, name: str) -> "list[Json]":
+        """Its pods, also those on their way out."""
+        return self.list("pods", f"ray.io/node-type=worker,{names.LABEL_MODEL_DEPLOYMENT}={name}")
 
     def heads(self) -> "list[Json]":
         return self.pods("ray.io/node-type=head")

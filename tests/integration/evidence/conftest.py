@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from real_local import GROUP, Clients, Up, is_ready, save_network
+from real_local import EXPERIMENTS, Clients, Up, is_ready, save_network
 from waiting import PATIENCE_S, eventually
 
 Json = dict[str, Any]
@@ -99,7 +99,7 @@ class Service:
 
     def attempt(self) -> Json:
         """The Experiment of revision 2; empty while there is none or nobody answers."""
-        return self._get(f"{GROUP}/namespaces/default/experiments/{self.name}-r2")
+        return self._get(f"{EXPERIMENTS}/{self.name}-r2")
 
     def progress(self) -> Json:
         """The status of that."""

@@ -16,13 +16,12 @@ import aiohttp
 import pytest
 
 from edge_reference import bucket_of_unit
+from experiment_statuses import has_judged
 from fake_cluster.local_up import Beside, Ranges
 from fake_cluster.ray_heads import Head, running_head
-from real_local import GROUP, Up, instance, is_ready
-from sundog_operator.core.analysis.counters import Counters
+from real_local import EXPERIMENTS, Up, instance, is_ready
 from waiting import comes_true
 
-EXPERIMENTS = f"{GROUP}/namespaces/default/experiments"
 SUPPORT = Path(__file__).parents[2] / "support"
 AT_ONCE = 8
 SHORT = {"warmup": {"requests": 1000, "duration": "1s"}}
@@ -207,8 +206,7 @@ class Site:
             obj = await self.read(name)
             if not obj:
                 return None
-            known = Counters.unpack(obj["status"].get("tallies", ""), obj["metadata"]["uid"]).feedback
-            if known.sequence == told["sequence"]:
+            if has_judged(obj, told):
                 return obj
             self.beside.advance(timedelta(seconds=10))
             return None

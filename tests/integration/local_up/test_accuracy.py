@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 
 import analysis_script
-from real_local import GROUP, Up, is_ready
+from experiment_statuses import has_judged
+from real_local import EXPERIMENTS, Up, is_ready
 from sundog_feedback import AsyncFeedback, Counts
 from sundog_operator.core.analysis.counters import Counters
 from waiting import eventually
@@ -19,7 +20,6 @@ from waiting import eventually
 pytest.importorskip("torch")
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.campaign]
 
-EXPERIMENTS = f"{GROUP}/namespaces/default/experiments"
 NAME = "reads-better"
 LATE = 400
 """Requests that are answered until the label of one is known."""
@@ -161,8 +161,7 @@ def has_seen_all(up: Up, labels: int) -> Json | None:
     if sum(stored(told).values()) < labels:
         return None
     obj = read(up)
-    known = Counters.unpack(obj["status"]["tallies"], obj["metadata"]["uid"]).feedback
-    return obj if known.sequence == told["sequence"] else None
+    return obj if has_judged(obj, told) else None
 
 
 def found(obj: Json, arm: str, name: str = "accuracy") -> Json:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from real_local import condition, is_ready
+from real_local import is_at_zero
 from waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
@@ -56,11 +56,10 @@ def test_a_hundred_requests_at_zero_get_a_hundred_answers(up: Any, wait: Callabl
     up.start()
 
     def at_zero() -> bool:
-        obj = up.read("digits")
-        found = obj and is_ready(obj) and "has no replica; the next request" in condition(obj, "Ready")["message"]
+        found = is_at_zero(up.read("digits"))
         # The edge has to know as well.
         layouts = [json.loads(path.read_bytes()) for path in (up.state / "edge").glob("*/state/layout.json")]
-        return bool(found) and all(layout["cold"] for layout in layouts)
+        return found and all(layout["cold"] for layout in layouts)
 
     for _ in range(2):
         wait(at_zero, "scaled to zero, and ready all the same")

@@ -11,12 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 from scipy.stats import chi2_contingency
 
-from real_local import GROUP, is_ready
+from real_local import EXPERIMENTS, is_ready
 from waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.campaign]
 
-EXPERIMENTS = f"{GROUP}/namespaces/default/experiments"
 USERS = 240
 SERVICES = ("letters", "digits")
 PREDICTOR = """

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from real_local import is_ready, save_network, weight
+from real_local import EXPERIMENTS, is_ready, save_network, weight
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
@@ -30,7 +30,7 @@ def test_a_twin_passes_and_another_network_is_rolled_back(
         manifest.write_text(json.dumps(made))
 
     def rollout(revision: int) -> dict[str, Any]:
-        path = f"/apis/serving.sundog.dev/v1alpha1/namespaces/default/experiments/mlp-r{revision}"
+        path = f"{EXPERIMENTS}/mlp-r{revision}"
         status, found = up.api("GET", path)
         told: dict[str, Any] = found.get("status", {}) if status == 200 else {}
         return told

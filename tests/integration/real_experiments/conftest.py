@@ -11,11 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from real_local import GROUP, Up, is_ready
-from sundog_operator.core.analysis.counters import Counters
+from experiment_statuses import has_judged
+from real_local import EXPERIMENTS, Up, is_ready
 from waiting import PATIENCE_S, comes_true, eventually, patience
 
-EXPERIMENTS = f"{GROUP}/namespaces/default/experiments"
 VERDICT_S = patience(900)
 """The limit of a verdict, which takes two or three minutes of data."""
 
@@ -103,8 +102,7 @@ class Site:
             if "outcomes" not in told or not ready(told):
                 return None
             obj = self.read()
-            known = Counters.unpack(obj["status"].get("tallies", ""), obj["metadata"]["uid"]).feedback
-            return (obj, told) if known.sequence == told["sequence"] else None
+            return (obj, told) if has_judged(obj, told) else None
 
         found: tuple[Json, Json] = await self.until(written, "all outcomes are judged", VERDICT_S)
         return found

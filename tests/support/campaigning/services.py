@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from campaigning.clients import Samples
-from real_local import GROUP, Up
+from real_local import EXPERIMENTS, Up
 
 OVER: Final = ("Concluded", "Stopped")
 
@@ -75,7 +75,7 @@ class Release:
         """Return its Experiment. It is read again until it has ended; {} while there is none."""
         if (self.found.get("status") or {}).get("phase") in OVER:
             return self.found
-        path = f"{GROUP}/namespaces/default/experiments/{self.service.name}-r{self.number}"
+        path = f"{EXPERIMENTS}/{self.service.name}-r{self.number}"
         try:
             status, found = self.service.up.api("GET", path)
         except (OSError, ValueError):

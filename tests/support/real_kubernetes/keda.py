@@ -14,8 +14,6 @@ from real_kubernetes.kubectl import Kubectl
 MODULE = "github.com/kedacore/keda/v2"
 OPERATOR, METRICS = "keda-operator", "keda-metrics-apiserver"
 NAMESPACE = "keda"
-CRDS = ("scaledobjects", "scaledjobs", "triggerauthentications", "clustertriggerauthentications")
-EVENTING_CRDS = ("cloudeventsources", "clustercloudeventsources")
 API_SERVICE = "v1beta1.external.metrics.k8s.io"
 
 Json = dict[str, Any]
@@ -25,14 +23,9 @@ Json = dict[str, Any]
 def running(instance: Instance, binaries: Binaries, kubectl: Kubectl) -> Iterator[None]:
     """Run KEDA in the block. Its CRDs stay. Raises ClusterError."""
     folder = module_directory("keda", MODULE) / "config" / "crd" / "bases"
-    paths = [
-        *(folder / f"keda.sh_{name}.yaml" for name in CRDS),
-        *(folder / f"eventing.keda.sh_{name}.yaml" for name in EVENTING_CRDS),
-    ]
-    files = [argument for path in paths for argument in ("-f", str(path))]
     port = free_port()
     # They exceed what a client-side apply can remember.
-    kubectl("apply", "--server-side", *files)
+    kubectl("apply", "--server-side", "-f", str(folder))
     kubectl.wait("--for=condition=Established", "crd/scaledobjects.keda.sh")
     try:
         kubectl.apply(*_make_objects(port))
