@@ -106,10 +106,11 @@ class Ended:
         decision: of its verdict.
         winner: its winning arm; empty without one.
         code: why it ended.
+        better: arms that a success metric ever found better.
         harmed: arms that were dropped for harm.
         mismatched: whether a sample-ratio mismatch was ever reported.
         paused: whether it ever paused, because control failed.
-        units: its units at the end.
+        units: its units, of which the last pass knew.
         matured: those whose conversion window had passed; all units without a window.
         seconds: from the first confirmed weights to the end.
         looks: number of its passes.
@@ -118,6 +119,7 @@ class Ended:
     decision: str
     winner: str
     code: str
+    better: tuple[str, ...]
     harmed: tuple[str, ...]
     mismatched: bool
     paused: bool
@@ -331,6 +333,8 @@ class Run:
             cluster.kube.on_write = self._die
         began, alarmed, paused = cluster.clock.now(), False, False
         while True:
+            # Time flows after a pass.
+            known = dict(self.world.store.tally)
             await self._look()
             status = await self.status()
             conditions = {each["type"]: each["reason"] for each in status["conditions"]}
@@ -339,7 +343,7 @@ class Run:
             self.looks.append({name: status.get(name) for name in ("phase", "verdict", "metrics", "arms", "paused")})
             if status["phase"] in ("Concluded", "Stopped"):
                 break
-        return self._end(status, (cluster.clock.now() - began).total_seconds(), alarmed, paused)
+        return self._end(status, known, (cluster.clock.now() - began).total_seconds(), alarmed, paused)
 
     async def status(self) -> Json:
         return (await self.cluster.experiment(NAME_OF_EXPERIMENT)).get("status") or {}
@@ -390,11 +394,10 @@ class Run:
                     if callable(clear := getattr(known, "cache_clear", None)):
                         clear()
 
-    def _end(self, status: Json, seconds: float, alarmed: bool, paused: bool) -> Ended:
-        assert self.world is not None
+    def _end(self, status: Json, known: Mapping[str, int], seconds: float, alarmed: bool, paused: bool) -> Ended:
         epochs = {each["number"] for each in status["evidenceEpochs"]}
         units, matured = 0, Counter[str]()
-        for name, count in self.world.store.tally.items():
+        for name, count in known.items():
             kind, *parts = name.split("/")
             if kind == "exposed" and int(parts[0]) in epochs and parts[1] != "stable":
                 units += count
@@ -405,6 +408,7 @@ class Run:
             decision=verdict["decision"],
             winner=verdict["winner"],
             code=verdict.get("code", ""),
+            better=tuple(sorted({each["arm"] for look in self.looks for each in _better(look)})),
             harmed=tuple(arm["name"] for arm in status["arms"] if arm.get("dropped", "").startswith("Harm")),
             mismatched=alarmed,
             paused=paused,
@@ -413,6 +417,10 @@ class Run:
             seconds=seconds,
             looks=len(self.looks),
         )
+
+
+def _better(look: Json) -> Iterable[Json]:
+    return (each for each in look["metrics"] or () if each["verdict"] == "Better")
 
 
 def play(design: Design, seed: int, killed: float = 0.0) -> Ended:
