@@ -84,7 +84,7 @@ chaos: $(VENV)/.dev all-binaries
 binaries: $(VENV)/.dev
 	@PYTHONPATH=tests/support $(BIN)/python -m real_kubernetes build
 
-# Compile also KEDA and the model stores that longer cases use.
+# Compile also KEDA, the metrics server and the model stores that longer cases use.
 all-binaries: $(VENV)/.dev
 	@PYTHONPATH=tests/support $(BIN)/python -m real_kubernetes build --all
 

@@ -58,9 +58,10 @@ KEDA = (
     Build("keda", "github.com/kedacore/keda/v2/cmd/operator", ("keda-operator",)),
     Build("keda", "github.com/kedacore/keda/v2/cmd/adapter", ("keda-metrics-apiserver",)),
 )
+METRICS_SERVER = Build("metrics-server", "sigs.k8s.io/metrics-server/cmd/metrics-server", ("metrics-server",))
 CLUSTER = (KUBERNETES, KUBERAY, COREDNS, HELM, KUBECONFORM)
 """Programs that `make e2e` needs."""
-ALL = (*CLUSTER, POLICIES, VERSITYGW, FAKE_GCS, *KEDA)
+ALL = (*CLUSTER, POLICIES, VERSITYGW, FAKE_GCS, METRICS_SERVER, *KEDA)
 
 _BUILD_OF = {program: build for build in ALL for program in build.programs}
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from certificates import self_signed
 from ports import free_port
+from real_kubernetes import api_service
 from real_kubernetes.binaries import Binaries, module_directory
 from real_kubernetes.control_plane import await_answer
 from real_kubernetes.instance import Instance
@@ -14,9 +14,7 @@ from real_kubernetes.kubectl import Kubectl
 MODULE = "github.com/kedacore/keda/v2"
 OPERATOR, METRICS = "keda-operator", "keda-metrics-apiserver"
 NAMESPACE = "keda"
-API_SERVICE = "v1beta1.external.metrics.k8s.io"
-
-Json = dict[str, Any]
+GROUP = "external.metrics.k8s.io"
 
 
 @contextmanager
@@ -27,15 +25,13 @@ def running(instance: Instance, binaries: Binaries, kubectl: Kubectl) -> Iterato
     # They exceed what a client-side apply can remember.
     kubectl("apply", "--server-side", "-f", str(folder))
     kubectl.wait("--for=condition=Established", "crd/scaledobjects.keda.sh")
-    try:
-        kubectl.apply(*_make_objects(port))
-        _start(instance, binaries, port)
-        kubectl.wait("--for=condition=Available", f"apiservice/{API_SERVICE}")
-        yield
-    finally:
-        instance.stop(METRICS, OPERATOR)
-        # Without a server behind it, each later discovery of resources would fail.
-        kubectl("delete", f"apiservice/{API_SERVICE}", "--ignore-not-found")
+    with api_service.served(kubectl, GROUP, NAMESPACE, port) as name:
+        try:
+            _start(instance, binaries, port)
+            kubectl.wait("--for=condition=Available", f"apiservice/{name}")
+            yield
+        finally:
+            instance.stop(METRICS, OPERATOR)
 
 
 def _start(instance: Instance, binaries: Binaries, port: int) -> None:
@@ -73,28 +69,3 @@ def _start(instance: Instance, binaries: Binaries, port: int) -> None:
         *(f"--{use}-kubeconfig={instance.kubeconfig}" for use in ("lister", "authentication", "authorization")),
     )
     instance.start(METRICS, metrics, environment)
-
-
-def _make_objects(port: int) -> list[Json]:
-    """Return the namespace, and the API service with the port of its server on this machine."""
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": METRICS, "namespace": NAMESPACE},
-        "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]},
-    }
-    api_service = {
-        "apiVersion": "apiregistration.k8s.io/v1",
-        "kind": "APIService",
-        "metadata": {"name": API_SERVICE},
-        "spec": {
-            "group": "external.metrics.k8s.io",
-            "version": "v1beta1",
-            "groupPriorityMinimum": 100,
-            "versionPriority": 100,
-            "insecureSkipTLSVerify": True,
-            "service": {"name": METRICS, "namespace": NAMESPACE, "port": port},
-        },
-    }
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    return [namespace, service, api_service]
