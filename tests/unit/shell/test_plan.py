@@ -518,6 +518,26 @@ def test_devices_that_are_missing_are_named_before_anything_is_applied(served: A
     assert plan(served, one)["lines"][-1] == f"1 pod with 1 CPU, 2.5Gi memory, 1 {GPU} needed, 1 fit on 1 node"
 
 
+def test_without_permission_for_nodes_it_says_that_free_devices_are_unknown(
+    served: Any, server: Any, manifest: Any
+) -> None:
+    server.do(offer_gpus)
+
+    def refuse(verb: str, ref: Ref) -> Exception | None:
+        return Forbidden("nodes is forbidden (403)") if ref.kind == NODE else None
+
+    server.cluster.kube.faults = refuse
+    unknown = (
+        "free GPUs are unknown: it takes permission to list nodes, pods of all namespaces and ResourceQuotas. Ask an"
+        " administrator for it, or to run `sundog plan`"
+    )
+    gpus = {"gpu": {"count": 8}}
+    assert plan(served, manifest("file:///models/v2", resources=gpus))["lines"][-1] == unknown
+    queued = manifest("file:///models/v2", resources=gpus, scheduling={"queue": "team"})
+    assert unknown not in plan(served, queued)["lines"]
+    assert unknown not in plan(served, manifest("file:///models/v2"))["lines"]
+
+
 @pytest.mark.parametrize(
     "rollout", [{"strategy": "recreate"}, {"steps": [{"weight": 50, "gate": "manual"}], "capacity": "surge"}]
 )
