@@ -280,7 +280,7 @@ async def test_a_canary_whose_node_is_lost_gives_its_traffic_back_and_returns_wi
     await cluster.settle(3)
     status, reason, message = await read_condition(cluster, "RevisionReady")
     assert (status, reason) == ("False", "Unschedulable")
-    assert message.endswith(f"0 of 1 nodes: 1 without enough free {GPU}")
+    assert message.endswith(f"0 of 1 nodes: 1 without enough free {GPU}. Free some, add nodes, or ask for less")
     assert len(await cluster.notes("Unschedulable")) == 1
     await cluster.settle(40)
     assert await cluster.weights() == {1: 100}
@@ -297,6 +297,85 @@ async def test_a_canary_whose_node_is_lost_gives_its_traffic_back_and_returns_wi
     await offer(cluster, "b", {GPU: "1"})
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     assert (await cluster.status())["experiment"] == "digits-r2-a2"
+
+
+async def lose_replica(cluster: Cluster) -> None:
+    """Revision 1 serves with one device on each of the nodes `a` and `b`, and loses its pod on `b`."""
+    await offer(cluster, "a", {GPU: "1"})
+    await offer(cluster, "b", {GPU: "1"})
+    await cluster.apply(replicas=2, resources=ONE)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    for pod, node in zip(await pods_of(cluster, 1), "ab", strict=True):
+        await cluster.kube.replace({**pod, "spec": {**pod["spec"], "nodeName": node}})
+    await cluster.settle(20)
+    assert await read_condition(cluster, "CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
+    serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
+    serve.room["digits-r1"] = 1
+    serve.crash_some("digits-r1", 1)
+    (_, lost) = await pods_of(cluster, 1)
+    await cluster.kube.delete(Ref(POD, NAMESPACE, lost["metadata"]["name"]))
+
+
+async def serves_with_less(cluster: Cluster, reason: str, message: str, *, pods: str) -> None:
+    """Check that revision 1 serves with one of two replicas, and what its conditions say of capacity and of its pods."""
+    await cluster.settle(5)
+    assert await read_condition(cluster, "CapacityAvailable") == ("False", reason, f"revision 1: {message}")
+    assert (await read_condition(cluster, "RevisionReady"))[2].endswith(pods)
+    assert (await read_condition(cluster, "Ready"))[:2] == ("True", "Serving")
+    assert await cluster.weights() == {1: 100}
+    status = await cluster.status()
+    assert (status["replicas"], status["readyReplicas"]) == (2, 1)
+    assert await cluster.notes(reason) == [f"revision 1: {message}"]
+
+
+async def has_recovered(cluster: Cluster) -> None:
+    cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265").room = {}
+    await cluster.settle(30)
+    assert await read_condition(cluster, "CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
+    assert (await read_condition(cluster, "RevisionReady"))[:2] == ("True", "Ready")
+    assert (await cluster.status())["readyReplicas"] == 2
+
+
+async def test_a_node_that_is_lost_while_a_revision_serves_is_missing_capacity_until_it_returns(
+    cluster: Cluster,
+) -> None:
+    await lose_replica(cluster)
+    await cluster.kube.delete(Ref(NODE, "", "b"))
+    assert cluster.kuberay is not None
+    cluster.kuberay.unplaced, cluster.kuberay.node = {"digits-r1"}, ""
+    await cluster.settle(3)
+    await find_no_node(cluster, 1)
+    await serves_with_less(
+        cluster,
+        "InsufficientCapacity",
+        f"1 {GPU} needed (1 × 1), 0 of 1 free on 1 node. Free some, add nodes, or ask for less",
+        pods=f"0 of 1 nodes: 1 without enough free {GPU}. Free some, add nodes, or ask for less",
+    )
+    await offer(cluster, "b", {GPU: "1"})
+    cluster.kuberay.unplaced = set()
+    for pod in await pods_of(cluster, 1):
+        await cluster.kube.replace({**pod, "spec": {**pod["spec"], "nodeName": pod["spec"].get("nodeName", "b")}})
+    await has_recovered(cluster)
+
+
+async def test_a_quota_that_is_lowered_while_a_revision_serves_is_missing_capacity_until_it_is_raised(
+    cluster: Cluster,
+) -> None:
+    await lose_replica(cluster)
+    key = f"requests.{GPU}"
+    await set_quota(cluster, {key: "1"}, {key: "1"})
+    refusal = f"exceeded quota: team, requested: {key}=1, used: {key}=1, limited: {key}=1"
+    assert cluster.kuberay is not None
+    cluster.kuberay.refusals = {RAY: f'pods "digits-r1-worker-x" is forbidden: {refusal}'}
+    await serves_with_less(
+        cluster,
+        "InsufficientQuota",
+        f"1 {GPU} needed (1 × 1), 1 of 2 free on 2 nodes, 0 left by the namespace's quota. Raise the quota, or ask for less",
+        pods=f"{refusal}. Raise the quota, or ask for less",
+    )
+    await set_quota(cluster, {key: "2"}, {key: "1"})
+    cluster.kuberay.refusals = {}
+    await has_recovered(cluster)
 
 
 async def test_edges_that_a_quota_refuses_are_named_until_they_come(

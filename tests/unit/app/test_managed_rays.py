@@ -1263,6 +1263,7 @@ async def test_a_store_that_finds_no_volume_is_reported(cluster: Cluster) -> Non
     await create_with_status(cluster.kube, POD, pod, {"phase": "Pending", "conditions": [condition]})
     await cluster.settle(2)
     message = f"the store of Ray: pod {RAY}-valkey-0: 0 of 1 nodes: a PersistentVolumeClaim of the pod is not bound"
+    message += ". Check the claim and its StorageClass"
     assert await read_condition(cluster, "RevisionReady") == ("False", "Unschedulable", message)
 
 
@@ -1283,7 +1284,7 @@ async def test_a_pod_that_kuberay_may_not_make_is_reported_in_the_api_servers_wo
     assert await read_condition(cluster, "RevisionReady") == ("True", "Ready", "revision 1: 1 replica running")
     await cluster.apply("file:///models/v2", rollout=MANUAL)
     await cluster.settle(5)
-    message = f"revision 2: KubeRay could not create its pods in RayCluster {RAY}: {NO_QUOTA}"
+    message = f"revision 2: KubeRay could not create its pods in RayCluster {RAY}: {NO_QUOTA}. Raise the quota, or ask for less"
     assert await read_condition(cluster, "RevisionReady") == ("False", "PodRefused", message)
     before = (await cluster.get())["metadata"]["resourceVersion"]
     cluster.kuberay.refusals = refusal("digits-r2-worker-b9n4c")  # type: ignore[union-attr]
@@ -1354,7 +1355,7 @@ async def test_a_head_that_kuberay_may_not_make_is_reported_likewise(cluster: Cl
     await cluster.settle(5)
     status, reason, message = await read_condition(cluster, "Ready")
     assert (status, reason) == ("False", "PodRefused")
-    assert message.endswith(NO_QUOTA)
+    assert message.endswith(f"{NO_QUOTA}. Raise the quota, or ask for less")
     assert clusters.parse_cluster_view(RAY, await ray(cluster), "").problem.endswith(f"is not ready: {NO_QUOTA}")
 
 

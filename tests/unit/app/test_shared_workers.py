@@ -281,7 +281,7 @@ async def test_what_a_shared_pod_waits_for_is_told_by_the_revision_that_lacks_re
     reason, message = await told(cluster, "RevisionReady", "letters")
     assert (reason, message) == (
         "PodRefused",
-        f"revision 1: KubeRay could not create its pods in RayCluster {RAY}: exceeded quota: cpu",
+        f"revision 1: KubeRay could not create its pods in RayCluster {RAY}: exceeded quota: cpu. Raise the quota, or ask for less",
     )
     kuberay.refusals = {}
     kuberay.node = ""

@@ -11,6 +11,7 @@ from sundog_operator.shell.exit_codes import ExitCode
 
 GPU = "nvidia.com/gpu"
 GIB = 2**30
+SHORT = "revision 2: 2 nvidia.com/gpu needed (2 × 1), 1 of 4 free on 1 node"
 
 
 async def fill(cluster: Cluster) -> None:
@@ -41,13 +42,14 @@ async def fill(cluster: Cluster) -> None:
     await create_with_status(kube, RESOURCE_QUOTA, quota, limits)
 
 
-async def hold_back(cluster: Cluster) -> None:
+async def hold_back(
+    cluster: Cluster, type_: str = "CapacityAvailable", reason: str = "InsufficientCapacity", message: str = SHORT
+) -> None:
     """Revision 2 of `digits` waits for devices."""
-    message = "revision 2: 2 nvidia.com/gpu needed (2 × 1), 1 of 4 free on 1 node"
     condition = {
-        "type": "CapacityAvailable",
+        "type": type_,
         "status": "False",
-        "reason": "InsufficientCapacity",
+        "reason": reason,
         "message": message,
         "lastTransitionTime": "2026-11-25T12:00:00Z",
     }
@@ -84,6 +86,7 @@ def test_who_uses_what_and_what_still_fits(on_server: Any, server: Any, manifest
         ("digits", 1, 1, 1),
         ("other pods", None, 1, None),
     ]
+    assert done.json["usage"][0]["devices"] == [{"resource": GPU, "type": "NVIDIA-L4", "amount": 1}]
     (quota,) = done.json["quotas"]
     assert (quota["name"], quota["key"], quota["hard"], quota["used"]) == ("team", "requests.cpu", 10_000, 2500)
     (waiting,) = done.json["waiting"]
@@ -95,6 +98,7 @@ def test_who_uses_what_and_what_still_fits(on_server: Any, server: Any, manifest
     assert next(row for row in rows if row[:1] == [GPU])[:7] == [GPU, "NVIDIA-L4", "23034Mi", "1", "4", "3", "1"]
     assert f"1 {GPU}, 4.5 CPU, 28Gi memory" in text
     assert f"2 × (1 {GPU}, 2 CPU, 2.5Gi memory)" in text
+    assert f"1 {GPU} (NVIDIA-L4), 2 CPU, 4Gi memory" in text
     assert "2 nvidia.com/gpu needed (2 × 1), 1 of 4 free on 1 node" in text
     assert "audio" not in text
 
@@ -107,11 +111,19 @@ def test_replicas_that_wait_for_shared_pods_need_no_memory_for_ray(on_server: An
     assert (waiting["pods"], waiting["requestsOfEachPod"]) == (2, {"cpu": 1000, "memory": GIB})
 
 
+def test_a_model_that_waits_in_a_queue_of_kueue_waits_too(on_server: Any, server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest(scheduling={"queue": "team"}, resources={"gpu": {"count": 1}})))
+    message = "revision 1: pod w waits in LocalQueue team of Kueue: insufficient unused quota"
+    server.do(lambda cluster: hold_back(cluster, "RevisionReady", "NotAdmitted", message))
+    (waiting,) = on_server("capacity", "-o", "json").json["waiting"]
+    assert (waiting["name"], waiting["reason"], waiting["message"]) == ("digits", "NotAdmitted", message)
+
+
 def test_all_namespaces_have_a_column(on_server: Any, server: Any) -> None:
     server.do(fill)
     done = on_server("capacity", "-A")
     assert done.code == 0
-    assert ["audio", "other", "pods", "1", "2", f"{GPU},", "1", "CPU"] in [
+    assert ["audio", "other", "pods", "1", "2", GPU, "(NVIDIA-L4),", "1", "CPU"] in [
         line.split() for line in done.out.splitlines()
     ]
     assert {each["namespace"] for each in on_server("capacity", "-A", "-o", "json").json["usage"]} == {

@@ -1,5 +1,6 @@
 """`sundog plan`: the preview, compared with the effect of the apply."""
 
+import functools
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -494,10 +495,10 @@ def test_a_candidate_in_place_is_shown_with_what_it_costs_or_why_it_cannot_be(
 GPU = "nvidia.com/gpu"
 
 
-async def offer_gpus(cluster: Cluster) -> None:
-    """A node with one device."""
+async def offer_gpus(cluster: Cluster, devices: int = 1) -> None:
+    """A node with devices."""
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}, "spec": {}}
-    status = {"allocatable": {GPU: "1"}, "conditions": [{"type": "Ready", "status": "True"}]}
+    status = {"allocatable": {GPU: str(devices)}, "conditions": [{"type": "Ready", "status": "True"}]}
     await create_with_status(cluster.kube, NODE, node, status)
 
 
@@ -516,6 +517,48 @@ def test_devices_that_are_missing_are_named_before_anything_is_applied(served: A
     assert plan(served, two)["lines"][-2:] == [f"revision 2: {short}", "it does not start until this changes"]
     one = manifest("file:///models/v2", resources={"gpu": {"count": 1}})
     assert plan(served, one)["lines"][-1] == f"1 pod with 1 CPU, 2.5Gi memory, 1 {GPU} needed, 1 fit on 1 node"
+
+
+def test_without_permission_for_nodes_it_says_that_free_devices_are_unknown(
+    served: Any, server: Any, manifest: Any
+) -> None:
+    server.do(offer_gpus)
+
+    def refuse(verb: str, ref: Ref) -> Exception | None:
+        return Forbidden("nodes is forbidden (403)") if ref.kind == NODE else None
+
+    server.cluster.kube.faults = refuse
+    unknown = (
+        "free GPUs are unknown: it takes permission to list nodes, pods of all namespaces and ResourceQuotas. Ask an"
+        " administrator for it, or to run `sundog plan`"
+    )
+    gpus = {"gpu": {"count": 8}}
+    assert plan(served, manifest("file:///models/v2", resources=gpus))["lines"][-1] == unknown
+    queued = manifest("file:///models/v2", resources=gpus, scheduling={"queue": "team"})
+    assert unknown not in plan(served, queued)["lines"]
+    assert unknown not in plan(served, manifest("file:///models/v2"))["lines"]
+
+
+def test_the_room_for_a_canary_is_that_for_the_replicas_that_load_needs_and_for_pods_that_stable_lacks(
+    on_server: Any, server: Any, manifest: Any
+) -> None:
+    server.do(functools.partial(offer_gpus, devices=8))
+    scaled = {
+        "autoscaling": {"minReplicas": 1, "maxReplicas": 12},
+        "resources": {"gpu": {"count": 1}},
+        "rollout": {"steps": [{"weight": 50, "gate": "manual"}], "capacity": "surge"},
+    }
+    on_server("apply", "-f", str(manifest(**scaled)))
+    server.serve_revision(1)
+
+    async def has_three(cluster: Cluster) -> bool:
+        cluster.serve.load("digits-r1", 3)
+        return (await cluster.status())["replicas"] == 3
+
+    server.until(has_three, "three replicas")
+    assert plan(on_server, manifest("file:///models/v2", **scaled))["lines"][-1] == (
+        f"6 pods with 1 CPU, 2.5Gi memory, 1 {GPU} needed, 3 of them for stable, 8 fit on 1 node"
+    )
 
 
 @pytest.mark.parametrize(

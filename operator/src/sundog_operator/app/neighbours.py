@@ -13,6 +13,7 @@ from sundog_operator.core.experiments.admission import check_admission
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import desired_state
+from sundog_operator.core.planner.conditions import PLACEMENT_REASONS
 from sundog_operator.core.planner.context import RolloutAttempt
 from sundog_operator.core.rollout import commands
 from sundog_operator.ports import (
@@ -54,6 +55,15 @@ def is_settled(deployment: Object, status: ModelDeploymentStatus) -> bool:
     observed = status.observed_generation == deployment["metadata"].get("generation")
     settled = observed and conditions.get("Promoted") == "True" and conditions.get("CapacityAvailable") == "True"
     return settled and not _has_unhandled_command(deployment, status)
+
+
+def needs_capacity(deployment: Object, status: ModelDeploymentStatus) -> bool:
+    """Return whether free resources matter: a revision is not settled, or pods of a settled one wait for resources.
+
+    A settled revision may lose a node or its quota, or may need more replicas than there is room for.
+    """
+    waiting = any(each.type == "RevisionReady" and each.reason in PLACEMENT_REASONS for each in status.conditions)
+    return waiting or not is_settled(deployment, status)
 
 
 def _has_unhandled_command(deployment: Object, status: ModelDeploymentStatus) -> bool:

@@ -13,6 +13,7 @@ from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.edge_resources import find_blocking_objects, find_foreign_objects
 from sundog_operator.app.neighbours import (
     is_settled,
+    needs_capacity,
     read_experiment,
     read_neighbour,
     read_salts,
@@ -302,12 +303,12 @@ async def _read_queued(deps: Dependencies, namespace: str, pods: Sequence[Object
 async def _read_capacity(
     deps: Dependencies, deployment: Object, status: ModelDeploymentStatus
 ) -> AvailableCapacity | None:
-    """Return the free resources for the spec while its revision is not settled; else None.
+    """Return the free resources for the spec while they matter; else None.
 
     Without permission to read nodes and pods of other namespaces nothing is known, and the scheduler alone decides.
     """
     spec = accept_model_deployment(deployment, deps.settings.installation).spec
-    if spec is None or is_settled(deployment, status):
+    if spec is None or not needs_capacity(deployment, status):
         return None
     return (await _read_capacities(deps, deployment["metadata"]["namespace"], {_OWN_SPEC: spec})).get(_OWN_SPEC)
 

@@ -19,7 +19,9 @@ from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.ports import Object
 from sundog_operator.shell.layout import grid, make_section, title_line
 
-_PLACEMENT_REASONS: Final = frozenset({DeploymentReason.UNSCHEDULABLE, DeploymentReason.POD_REFUSED})
+_PLACEMENT_REASONS: Final = frozenset(
+    {DeploymentReason.UNSCHEDULABLE, DeploymentReason.POD_REFUSED, DeploymentReason.NOT_ADMITTED}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,10 @@ def make_document(report: CapacityReport) -> dict[str, Any]:
                 "pods": each.placed,
                 "waitingPods": each.waiting,
                 "requests": dict(each.requests),
+                "devices": [
+                    {"resource": resource, "type": type_, "amount": amount}
+                    for (resource, type_), amount in sorted(each.devices.items())
+                ],
             }
             for each in report.usage
         ],
@@ -166,7 +172,7 @@ def _usage_table(usage: Sequence[Usage], *, namespaces: bool) -> RenderableType 
     table = grid(*(("NAMESPACE", *columns) if namespaces else columns), header=True)
     for each in usage:
         revision = f"r{each.revision}" if each.revision is not None else ""
-        cells = (each.name, revision, str(each.placed), str(each.waiting or ""), _amounts(each.requests))
+        cells = (each.name, revision, str(each.placed), str(each.waiting or ""), _requests(each))
         table.add_row(*map(Text, (each.namespace, *cells) if namespaces else cells))
     return table if usage else None
 
@@ -193,6 +199,17 @@ def _waiting_table(waiting: Sequence[WaitingDeployment], *, namespaces: bool) ->
 
 def _number(resource: str, amount: int) -> str:
     return pod_requests.format_amount(resource, amount).split(" ")[0]
+
+
+def _requests(usage: Usage) -> str:
+    """Return what pods request: devices with their types first, then CPU and memory."""
+    found = [(resource, amount, type_) for (resource, type_), amount in sorted(usage.devices.items()) if amount]
+    devices = [
+        pod_requests.format_amount(resource, amount) + (f" ({type_})" if type_ else "")
+        for resource, amount, type_ in found
+    ]
+    others = _amounts({name: amount for name, amount in usage.requests.items() if not pod_requests.is_device(name)})
+    return ", ".join(filter(None, (*devices, others)))
 
 
 def _amounts(amounts: Mapping[str, int]) -> str:

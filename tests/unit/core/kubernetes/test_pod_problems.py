@@ -30,7 +30,16 @@ UNPLACED = {
 @pytest.mark.parametrize(
     ("found", "reason", "message"),
     [
-        (pod(conditions=[UNPLACED]), "Unschedulable", "pod w: 0 of 1 nodes: 1 without enough free nvidia.com/gpu"),
+        (
+            pod(conditions=[UNPLACED]),
+            "Unschedulable",
+            "pod w: 0 of 1 nodes: 1 without enough free nvidia.com/gpu. Free some, add nodes, or ask for less",
+        ),
+        (
+            pod(conditions=[{**UNPLACED, "message": "0/1 nodes are available: 1 node(s) were unschedulable."}]),
+            "Unschedulable",
+            "pod w: 0 of 1 nodes: 1 cordoned. Add a node that fits, or change what the pod needs",
+        ),
         (pod(waiting("ErrImageNeverPull", "no such image")), "ImagePullBackOff", "pod w, container c0: no such image"),
         (pod(waiting("InvalidImageName")), "ImagePullBackOff", "pod w, container c0: InvalidImageName"),
         (

@@ -116,6 +116,21 @@ def test_usage_is_summed_by_revision_then_by_component_then_for_all_others() -> 
     ]
 
 
+def test_devices_in_use_are_summed_by_the_type_of_the_pods_node() -> None:
+    nodes = [node(name, {PRODUCT: type_}, **{GPU: "8"}) for name, type_ in (("a", "H100"), ("b", "L4"))]
+    pods = [
+        worker("a", 1, **{GPU: "2", "cpu": "1"}),
+        worker("b", 1, **{GPU: "1"}),
+        worker("b", 1, **{GPU: "1"}),
+        worker("unknown", 1, **{GPU: "4"}),
+        worker("", 1, **{GPU: "8"}),
+    ]
+    seen = [each for each in map(usage.view_pod, pods) if each is not None]
+    (found,) = usage.sum_usage(seen, map(node_fit.trim_node, nodes))
+    assert found.devices == {(GPU, "H100"): 2, (GPU, "L4"): 2, (GPU, ""): 4}
+    assert found.requests[GPU] == 8
+
+
 def quota(hard: dict[str, str], used: dict[str, str], **spec: Any) -> dict[str, Any]:
     meta = {"name": "team", "namespace": "vision"}
     return {"metadata": meta, "spec": spec, "status": {"hard": hard, "used": used}}

@@ -47,8 +47,9 @@ def _problems(pod: Pod) -> Iterator[Cause]:
     name = pod["metadata"]["name"]
     scheduled = find_condition(pod, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == DeploymentReason.UNSCHEDULABLE:
-        message = scheduler_message.explain(_first_line(scheduled.get("message")))
-        yield Cause(DeploymentReason.UNSCHEDULABLE, f"pod {name}: {message[:_MAX_MESSAGE]}")
+        found = _first_line(scheduled.get("message"))
+        message = f"pod {name}: {scheduler_message.explain(found)[:_MAX_MESSAGE].rstrip('.')}"
+        yield Cause(DeploymentReason.UNSCHEDULABLE, f"{message}. {scheduler_message.find_fix(found)}")
     for container in container_statuses(pod):
         for problem in _container_problems(container):
             message = f"pod {name}, container {container.get('name')}: {problem.message}"

@@ -29,6 +29,13 @@ _REASONS: Final[Sequence[tuple[str, str]]] = (
 
 _UNBOUND: Final = "pod has unbound immediate PersistentVolumeClaims"
 
+_FIXES: Final[Sequence[tuple[str, str]]] = (
+    ("Insufficient ", "Free some, add nodes, or ask for less"),
+    ("Too many pods", "Remove pods, or add nodes"),
+    (_UNBOUND, "Check the claim and its StorageClass"),
+)
+"""The scheduler's phrases, and what to do about them, the most useful first."""
+
 
 def explain(message: str) -> str:
     """Return the message of an unschedulable pod in words; as it is if it has another shape.
@@ -44,6 +51,13 @@ def explain(message: str) -> str:
         return message
     causes = ", ".join(_explain_cause(each) for each in _NEXT.split(rest))
     return f"{head['fit']} of {head['all']} nodes: {causes}"
+
+
+def find_fix(message: str) -> str:
+    """Return what to do about the message of an unschedulable pod."""
+    return next(
+        (fix for phrase, fix in _FIXES if phrase in message), "Add a node that fits, or change what the pod needs"
+    )
 
 
 def _explain_cause(cause: str) -> str:

@@ -69,6 +69,7 @@ class Usage:
         placed: pods with a node.
         waiting: pods without one.
         requests: sums over the pods with a node.
+        devices: those of devices, by resource and by type as the labels of the pod's node name it; empty if they do not.
     """
 
     namespace: str
@@ -77,6 +78,7 @@ class Usage:
     placed: int
     waiting: int
     requests: Amounts
+    devices: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def view_pod(pod: Json) -> PodView | None:
@@ -125,22 +127,29 @@ def find_classes(known: Inventory) -> list[ResourceClass]:
     return classes
 
 
-def sum_usage(pods: Iterable[PodView]) -> list[Usage]:
-    """Return the usage by namespace, ModelDeployment and revision; components of Sundog and other pods after them."""
+def sum_usage(pods: Iterable[PodView], nodes: Iterable[Json] = ()) -> list[Usage]:
+    """Return the usage by namespace, ModelDeployment and revision; components of Sundog and other pods after them.
+
+    `nodes` have the types of devices; they are made by `node_fit.trim_node`.
+    """
+    types = {node["metadata"]["name"]: accelerators.find_type(node["metadata"]["labels"]) for node in nodes}
     groups: dict[tuple[str, int, str, int], list[PodView]] = {}
     for pod in pods:
         rank = 2 if pod.name == OTHER_PODS else int(pod.is_component)
         groups.setdefault((pod.namespace, rank, pod.name, pod.revision or 0), []).append(pod)
-    return [_sum_group(key, group) for key, group in sorted(groups.items())]
+    return [_sum_group(key, group, types) for key, group in sorted(groups.items())]
 
 
-def _sum_group(key: tuple[str, int, str, int], group: Sequence[PodView]) -> Usage:
+def _sum_group(key: tuple[str, int, str, int], group: Sequence[PodView], types: Mapping[str, str]) -> Usage:
     namespace, _, name, revision = key
     placed = [pod for pod in group if pod.node]
     requests: Counter[str] = Counter()
+    devices: Counter[tuple[str, str]] = Counter()
     for pod in placed:
         requests.update(pod.requests)
-    return Usage(namespace, name, revision or None, len(placed), len(group) - len(placed), requests)
+        type_ = types.get(pod.node, "")
+        devices.update({(each, type_): pod.requests[each] for each in filter(pod_requests.is_device, pod.requests)})
+    return Usage(namespace, name, revision or None, len(placed), len(group) - len(placed), requests, devices)
 
 
 def _make_class(

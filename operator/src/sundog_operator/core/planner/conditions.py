@@ -28,7 +28,7 @@ from sundog_operator.core.rollout import explanations, state, windows
 RAY_GRACE: Final = timedelta(seconds=10)
 """Time for which a new revision's RayCluster may not answer while it starts."""
 CONFIRM_GRACE: Final = timedelta(seconds=30)
-_PLACEMENT_REASONS: Final = frozenset(
+PLACEMENT_REASONS: Final = frozenset(
     {
         DeploymentReason.INSUFFICIENT_CAPACITY,
         DeploymentReason.INSUFFICIENT_QUOTA,
@@ -72,7 +72,7 @@ def set_conditions(context: PlanContext) -> None:
 
 def _report_waiting_pods(context: PlanContext, type_: str, conclusion: Conclusion) -> None:
     """Add an event if pods of the newest revision begin to wait for resources, or wait for others than before."""
-    if conclusion.reason not in _PLACEMENT_REASONS:
+    if conclusion.reason not in PLACEMENT_REASONS:
         return
     event, stored = events.pods_lack_resources(conclusion.reason, conclusion.message), context.stored_condition(type_)
     before = None if stored is None else events.pods_lack_resources(stored.reason, stored.message)

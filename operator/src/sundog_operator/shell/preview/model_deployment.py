@@ -22,19 +22,24 @@ from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import power
 from sundog_operator.core.edge import salts, secrets, units
-from sundog_operator.core.kubernetes import accelerators, capacity, names
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
 from sundog_operator.core.ray.scaling import replicas_of_rollout
-from sundog_operator.core.rollout import in_place, plan_text, replica_counts, steps_without_evidence, windows
+from sundog_operator.core.rollout import plan_text, replica_counts, steps_without_evidence, windows
 from sundog_operator.core.rollout.default_plan import BUSY_RPS, VERY_BUSY_RPS, StableTraffic
 from sundog_operator.core.rollout.freeze import BAKE, STEPPED_STRATEGIES, resolve_plan
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import CONTROLLER_REVISION, Object
 from sundog_operator.shell.plan_text import describe_outcome_goal
 from sundog_operator.shell.preview import spec_diff
+from sundog_operator.shell.preview.capacity import (
+    describe_capacity,
+    describe_missing_capacity,
+    find_shared_capacity,
+)
 from sundog_operator.shell.preview.spec_diff import SpecChange, format_causes
 
 PreviewOutcome = Literal["create", "change", "unchanged", "refused"]
@@ -183,7 +188,7 @@ def _describe_changes(
         yield f"changes in place, without a new revision{format_causes(others)}"
     yield from _describe_end_of_autoscaling(spec, stored, before)
     yield from _describe_other_rollout(before, plan, number)
-    yield from _describe_traffic(spec, before, observed, plan, number)
+    yield from _describe_traffic(spec, before, observed, plan, number, now)
     yield from _describe_window(spec, before, number, now)
     missing = secrets.find_missing_secrets(
         secrets.secret_references(spec.endpoint), observed.secrets, observed.deployment["metadata"]["namespace"]
@@ -215,13 +220,18 @@ def _describe_other_rollout(before: ModelDeploymentStatus, plan: ReconcilePlan, 
 
 
 def _describe_traffic(
-    spec: ModelDeploymentSpec, before: ModelDeploymentStatus, observed: ObservedState, plan: ReconcilePlan, number: int
+    spec: ModelDeploymentSpec,
+    before: ModelDeploymentStatus,
+    observed: ObservedState,
+    plan: ReconcilePlan,
+    number: int,
+    now: datetime,
 ) -> Iterator[str]:
     """Describe how the revision gets its traffic."""
     stable, hold = before.stable, held_back_revisions.find_hold(plan.status, number)
     if stable is None:
         yield f"revision {number} gets all traffic once it is ready"
-        yield from _describe_capacity(spec, observed, plan)
+        yield from describe_capacity(spec, observed, plan, now)
     elif stable.revision == number:
         yield f"revision {number} keeps all traffic"
     elif hold is not None:
@@ -242,11 +252,11 @@ def _describe_traffic(
     ):
         yield f"{rollback_window.fast_rollback_reason(number)}: all traffic at once, without steps, when all its replicas are ready"
     elif spec.rollout.strategy in STEPPED_STRATEGIES:
-        shared = _find_shared_capacity(plan)
+        shared = find_shared_capacity(plan)
         relation = "beside" if shared is None else "in place of"
         yield f"{spec.rollout.strategy} {relation} revision {stable.revision}: {describe_steps(spec, shared)}"
         yield from _describe_replicas(spec, plan, number)
-        yield from _describe_capacity(spec, observed, plan)
+        yield from describe_capacity(spec, observed, plan, now)
         needed = plan.status.stable.replicas if spec.autoscaling and plan.status.stable else replicas_of_rollout(spec)
         resolved = resolve_plan(spec.rollout, StableTraffic(), needed, shared)
         yield from _describe_outcomes(resolved)
@@ -254,7 +264,7 @@ def _describe_traffic(
         yield from _describe_undecidable_step(spec, observed)
     else:
         yield f"revision {number} gets all traffic from revision {stable.revision} at once, when all its replicas are ready"
-        yield from _describe_capacity(spec, observed, plan)
+        yield from describe_capacity(spec, observed, plan, now)
 
 
 def _describe_running_experiment(before: ModelDeploymentStatus, plan: ReconcilePlan, number: int) -> Iterator[str]:
@@ -265,18 +275,13 @@ def _describe_running_experiment(before: ModelDeploymentStatus, plan: ReconcileP
         yield f"waits for the end of Experiment {before.experiment} first"
     else:
         yield f"Experiment {before.experiment} continues until the cluster has capacity for revision {number}"
-        yield from _describe_missing_capacity(plan)
-
-
-def _find_shared_capacity(plan: ReconcilePlan) -> PlanInPlace | None:
-    """Return how a new candidate shares stable's replicas; None if it gets replicas of its own, or none starts."""
-    return in_place.in_place_from_capacity(plan.status.capacity) if plan.status.candidate is not None else None
+        yield from describe_missing_capacity(plan)
 
 
 def _describe_replicas(spec: ModelDeploymentSpec, plan: ReconcilePlan, number: int) -> Iterator[str]:
     """Describe the replicas of both revisions at each step, if there is more than one and the manifest has the steps."""
     stable, candidate = plan.status.stable, plan.status.candidate
-    if stable is None or candidate is None or stable.replicas < 2 or _find_shared_capacity(plan) is not None:
+    if stable is None or candidate is None or stable.replicas < 2 or find_shared_capacity(plan) is not None:
         return
     needed, limit = stable.replicas, format_duration(spec.rollout.progress_deadline)
     steps = resolve_plan(spec.rollout, StableTraffic(), needed).steps if spec.rollout.steps else ()
@@ -288,26 +293,6 @@ def _describe_replicas(spec: ModelDeploymentSpec, plan: ReconcilePlan, number: i
         f"replicas: revision {stable.revision} keeps {needed}; revision {number} has {counts}."
         f" Each step waits for them, for {limit} at most"
     )
-
-
-def _describe_capacity(spec: ModelDeploymentSpec, observed: ObservedState, plan: ReconcilePlan) -> Iterator[str]:
-    """Describe how replicas are shared, or what capacity there is."""
-    missing = tuple(_describe_missing_capacity(plan))
-    shared = _find_shared_capacity(plan)
-    if shared is not None:
-        spare = "one more replica runs meanwhile" if shared.spare else "stable has one less while each replica starts"
-        yield f"both revisions share the service's {spec.replicas} replicas, and traffic follows them; {spare}"
-    elif missing:
-        yield from missing
-        held = plan.status.candidate is None
-        yield "it does not start until this changes" if held else "its pods are created, and wait for nodes"
-    elif observed.room is not None and observed.room.resource:
-        pods = accelerators.count_pods(spec.resources.gpu, spec.replicas)
-        yield from capacity.describe_room(observed.room, pods)
-
-
-def _describe_missing_capacity(plan: ReconcilePlan) -> Iterator[str]:
-    yield from (c.message for c in plan.status.conditions if (c.type, c.status) == ("CapacityAvailable", "False"))
 
 
 def _describe_undecidable_step(spec: ModelDeploymentSpec, observed: ObservedState) -> Iterator[str]:

@@ -5,7 +5,8 @@ import sys
 import click
 
 from sundog_operator.core.kubernetes import node_fit, quotas, usage
-from sundog_operator.core.kubernetes.usage import PodView, ResourceClass
+from sundog_operator.core.kubernetes.capacity import Inventory
+from sundog_operator.core.kubernetes.usage import PodView
 from sundog_operator.errors import Forbidden
 from sundog_operator.ports import MODEL_DEPLOYMENT, NODE, POD, RESOURCE_QUOTA
 from sundog_operator.shell.capacity_report import CapacityReport, describe_report, find_waiting, make_document
@@ -27,14 +28,14 @@ async def capacity(server: ServerConnection, all_namespaces: bool, output: str) 
     if server.local:
         raise CommandFailed("capacity needs a cluster: local mode has neither nodes nor pods")
     namespace = None if all_namespaces else server.namespace
-    classes, pods = await _read_pods(server, namespace)
+    known, pods = await _read_pods(server, namespace)
     report = CapacityReport(
-        classes=classes,
-        usage=usage.sum_usage(pods),
+        classes=usage.find_classes(known) if known is not None else None,
+        usage=usage.sum_usage(pods, known.nodes if known is not None else ()),
         quotas=list(quotas.find_use(await server.kube.list(RESOURCE_QUOTA, namespace))),
         waiting=list(find_waiting(await server.kube.list(MODEL_DEPLOYMENT, namespace))),
     )
-    if classes is None:
+    if known is None:
         click.echo("the nodes are left out: listing nodes and the pods of all namespaces is not permitted", err=True)
     if output != "text":
         print_document(make_document(report), output)
@@ -43,15 +44,12 @@ async def capacity(server: ServerConnection, all_namespaces: bool, output: str) 
         print_rich(describe_report(report, namespaces=all_namespaces), width)
 
 
-async def _read_pods(
-    server: ServerConnection, namespace: str | None
-) -> tuple[list[ResourceClass] | None, list[PodView]]:
-    """Return the classes of resources on nodes, and the pods of a namespace. Raises Forbidden without permission for the latter."""
+async def _read_pods(server: ServerConnection, namespace: str | None) -> tuple[Inventory | None, list[PodView]]:
+    """Return the resources of nodes, and the pods of a namespace. Raises Forbidden without permission for the latter."""
     try:
         nodes = await server.kube.scan(NODE, node_fit.trim_node)
         everywhere = [pod for pod in await server.kube.scan(POD, usage.view_pod) if pod is not None]
     except Forbidden:
         found = [usage.view_pod(pod) for pod in await server.kube.list(POD, namespace)]
         return None, [pod for pod in found if pod is not None]
-    classes = usage.find_classes(usage.make_inventory(nodes, everywhere))
-    return classes, [pod for pod in everywhere if namespace in (None, pod.namespace)]
+    return usage.make_inventory(nodes, everywhere), [pod for pod in everywhere if namespace in (None, pod.namespace)]

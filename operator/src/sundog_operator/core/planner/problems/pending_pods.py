@@ -18,6 +18,11 @@ _NO_CLAIMS: Final = (
     " Kubernetes 1.34 or later. Set allocation: devicePlugin"
 )
 
+_USED_UP: Final = "exceeded quota"
+"""A phrase of the API server."""
+_QUOTA_FIX: Final = "Raise the quota, or ask for less"
+_POLICY_FIX: Final = "Correct the spec, or the quota or policy that refuses them"
+
 
 def find_pending_reason(context: PlanContext, number: int) -> Cause | None:
     """Return why pods of a revision, or the head or store of its RayCluster, cannot run; None if they can.
@@ -77,7 +82,8 @@ def _find_refusal(context: PlanContext, number: int) -> Cause | None:
     message = (
         f"revision {number}: its pods could not be added to RayCluster {cluster.name}: {cluster.rejection}"
         if is_rejected
-        else f"revision {number}: KubeRay could not create its pods in RayCluster {cluster.name}: {cluster.refusal}"
+        else f"revision {number}: KubeRay could not create its pods in RayCluster {cluster.name}: {cluster.refusal.rstrip('.')}."
+        f" {_QUOTA_FIX if _USED_UP in cluster.refusal else _POLICY_FIX}"
     )
     is_short = len(context.pods_of(number)) < context.count_pods(number, _count_wanted(context, number))
     is_short = is_short or (context.is_shared(number) and _lacks_shared_pods(context, number))
