@@ -166,6 +166,16 @@ def test_what_is_soon_over_is_looked_at_each_hour_or_once(
             ("--rps", "1", "--rate", "80%", "--effect", "50%"),
             "--effect 50%: conversion is 0.8 in control; expected at most 25%",
         ),
+        (
+            ("--rps", "1", "--rate", "0%"),
+            "--rate: found 0 for conversion; expected more than 0, because effects are relative to control's rate",
+        ),
+        (
+            ("--rps", "1", "--mean", "-5", "--deviation", "2", "--metric", "revenue"),
+            "--mean: found -5 for revenue; expected more than 0, because effects are relative to control's mean",
+        ),
+        (("--rps", "1", "--mean", "nan", "--deviation", "2"), "'nan' is not a finite number"),
+        (("--rps", "1", "--mean", "1", "--deviation", "nan"), "'nan' is not a finite number"),
     ],
 )
 @pytest.mark.parametrize("verb", ["power", "simulate"])

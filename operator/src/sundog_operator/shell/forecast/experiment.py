@@ -51,16 +51,20 @@ _OPTIONS: Final = (
         type=forecast_options.PercentParam(),
         help="Experiment: control's rate of the success metric, such as 3% of its units.",
     ),
-    click.option("--mean", type=float, help="Experiment: control's mean of the success metric by unit, or its ratio."),
+    click.option(
+        "--mean",
+        type=forecast_options.NumberParam(max=1e12),
+        help="Experiment: control's mean of the success metric by unit, or its ratio; above 0.",
+    ),
     click.option(
         "--deviation",
-        type=click.FloatRange(0, min_open=True),
+        type=forecast_options.NumberParam(0, 1e12, min_open=True),
         help="With --mean: standard deviation of the units; for a ratio, of (value - ratio * denominator) / mean denominator;"
         " with a covariate, of what it leaves.",
     ),
     click.option(
         "--units",
-        type=click.FloatRange(1, 1e10),
+        type=forecast_options.NumberParam(1, 1e10),
         help="Experiment: new units a day, if units stay with an arm. Else use --rps.",
     ),
     click.option("--metric", help="Experiment: name of the success metric. Default: the first."),
@@ -165,10 +169,19 @@ def _base(assumptions: ExperimentAssumptions, metric: OutcomeMetric) -> ControlB
     if metric.type == "rate":
         if assumptions.rate is None:
             raise click.UsageError(f"{metric.name} is a rate; give control's rate with --rate")
+        _require_positive("--rate", assumptions.rate, metric)
         return ControlBaseline(assumptions.rate)
     if assumptions.mean is None or assumptions.deviation is None:
         raise click.UsageError(f"{metric.name} is a {metric.type}; give control's with --mean and --deviation")
+    _require_positive("--mean", assumptions.mean, metric)
     return ControlBaseline(assumptions.mean, assumptions.deviation)
+
+
+def _require_positive(option: str, value: float, metric: OutcomeMetric) -> None:
+    if not value > 0:
+        raise click.UsageError(
+            f"{option}: found {value:g} for {metric.name}; expected more than 0, because effects are relative to control's {metric.type}"
+        )
 
 
 def _units_per_second(
@@ -214,7 +227,7 @@ def _effects(assumptions: ExperimentAssumptions, metric: OutcomeMetric, base: Co
 
 def _largest_effect(metric: OutcomeMetric, base: ControlBaseline) -> float:
     """Return the largest possible effect; infinity for a mean or a ratio."""
-    if metric.type != "rate" or not base.value:
+    if metric.type != "rate":
         return math.inf
     return 1.0 if metric.sign < 0 else 1 / base.value - 1
 
