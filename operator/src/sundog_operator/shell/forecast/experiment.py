@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 
 from sundog_operator.api import Experiment, ExperimentSpec, format_duration
 from sundog_operator.core.edge import units as edge_units
-from sundog_operator.core.experiments import power
+from sundog_operator.core.experiments import freeze, power
 from sundog_operator.core.experiments.power import ExperimentForecast, ExperimentTraffic
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
@@ -155,6 +155,11 @@ def _read(
             else f"spec.metrics.success has no {assumptions.metric}"
         )
         raise CommandFailed(f"{file}: {problem}; expected one of {', '.join(names)}")
+    if freeze.resolve_win_rule(spec) == "noHarm":
+        raise CommandFailed(
+            f"{file}: {_describe_rule(spec)}, by which an arm wins without being better; expected anyMetric or everyMetric. Forecasts are"
+            " about arms that are better"
+        )
     index = 0 if assumptions.metric is None else names.index(assumptions.metric)
     return (
         spec,
@@ -163,6 +168,19 @@ def _read(
             _units_per_second(assumptions, spec, metrics[index], rps), _base(assumptions, metrics[index])
         ),
     )
+
+
+def _describe_rule(spec: ExperimentSpec) -> str:
+    """Return the field that sets when an arm wins, and the rule."""
+    rule = freeze.resolve_win_rule(spec)
+    return f"spec.winBy: found {rule}" if spec.win_by else f"spec.preset: found {spec.preset} (winBy {rule})"
+
+
+def _metrics_beside(spec: ExperimentSpec, index: int) -> Sequence[str]:
+    """Return the other success metrics by which an arm has to be better before it wins."""
+    if freeze.resolve_win_rule(spec) != "everyMetric":
+        return []
+    return [each.name for place, each in enumerate(power.planned_metrics(spec)) if place != index]
 
 
 def _base(assumptions: ExperimentAssumptions, metric: OutcomeMetric) -> ControlBaseline:
@@ -238,6 +256,7 @@ def _document(
     looks, every, wrong = power.estimate_peeking_errors(spec, traffic)
     return {
         "metric": power.planned_metrics(spec)[index].name,
+        "needsAlso": list(_metrics_beside(spec, index)),
         "alpha": spec.alpha,
         "maxDuration": format_duration(power.horizon(spec, traffic)),
         "peeking": {"looks": looks, "every": format_duration(every), "wrong": round(wrong, 4)},
@@ -330,6 +349,11 @@ def _make_table(
         f"{arms} and control, {metric.name} to {metric.goal}, {spec.exposure} of the units, alpha {spec.alpha:g},"
         f" {spec.allocation.mode} weights, at most {format_duration(power.horizon(spec, traffic))}"
     )
+    if beside := _metrics_beside(spec, index):
+        title += (
+            f"\nOf {metric.name} alone: by winBy everyMetric an arm wins once it is better by each success metric,"
+            f" also by {', '.join(beside)}."
+        )
     return forecast_options.make_table(title, columns, rows)
 
 
