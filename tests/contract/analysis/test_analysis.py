@@ -585,6 +585,23 @@ def test_parquet_is_read_as_well(analysis: ModuleType, tmp_path: Path) -> None:
     assert of_lines[1] == "Winner"
 
 
+EXAMPLE = analysis_script.SCRIPT.parent / "digits"
+
+
+def test_the_example_comes_to_its_operators_verdict_and_prints_what_its_page_shows(
+    analysis: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, decision, winner = analysis.analyse(EXAMPLE)
+    status = json.loads((EXAMPLE / "plan.json").read_text())["status"]
+    assert (decision, winner) == (status["verdict"]["decision"], status["verdict"]["winner"]) == ("Winner", "conv")
+    (stored,) = (each for each in status["metrics"] if each["role"] == "success")
+    own = found[stored["name"]][stored["arm"]]
+    ratios = [1 + own[name] for name in ("uplift", "lower", "upper")]
+    assert ratios == pytest.approx([stored["ratio"], *stored["interval"]], rel=1e-9)
+    analysis.show(EXAMPLE)
+    assert f"```text\n{capsys.readouterr().out}```" in (EXAMPLE.parent / "README.md").read_text()
+
+
 FLAG = FlagIdentity("ab", "vision/digits", "uid")
 AT = datetime(2026, 11, 20, 9, 30, 0, 1, UTC)
 SEEN = [
