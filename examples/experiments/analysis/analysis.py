@@ -68,11 +68,11 @@ def count(plan, exposures, outcomes):
     and a mean with a covariate also have: units with the other value, Σ of their totals of it, Σ of the squares of these, and Σ of the
     products of units' two totals.
     """
-    counts = defaultdict(lambda: [0] * 9)
-    for window in {window_of(each) for each in outcomes_of(plan)}:
+    counts, counted = defaultdict(lambda: [0] * 9), [each for each in outcomes_of(plan) if not is_of_edge(each)]
+    for window in {window_of(each) for each in counted}:
         matured, within = (exposures, outcomes) if window is None else within_window(plan, exposures, outcomes, window)
         exposed, units = exposed_of(plan, matured), per_unit(matured, within)
-        for kind in {kind_of(each) for each in outcomes_of(plan) if window_of(each) == window}:
+        for kind in {kind_of(each) for each in counted if window_of(each) == window}:
             for place, number in exposed.items():
                 counts[*kind, *place][0] = number
             for place, first, sums in sums_of(kind, units):
@@ -153,6 +153,11 @@ def products(units, others):
 def outcomes_of(plan):
     """Return the outcome metrics of the frozen plan, success metrics first."""
     return plan["status"]["plan"]["comparison"].get("outcomes", [])
+
+
+def is_of_edge(metric):
+    """Report whether the edge measures a metric, so that no row has it."""
+    return "metric" in metric
 
 
 def arms_of(plan):
@@ -489,6 +494,7 @@ def evaluate(plan, counts, role="success"):
     return {
         metric["name"]: dict(zip(arms[1:], _evaluate(metric, arms, epochs, counts, *bars), strict=True))
         for metric in metrics
+        if not is_of_edge(metric)
     }
 
 
@@ -646,8 +652,19 @@ def untrusted(plan, exposures):
 
 # %% Decide
 # An arm wins if one success metric is better, none is worse, all have data, and every guardrail has passed. By the rule everyMetric all
-# have to be better, and by noHarm none. Guardrails of the edge are no outcomes, so their verdicts are not in the rows: the script reads
-# them from the status.
+# have to be better, and by noHarm none. What the edge measures is in no row: the script reads the verdicts of such success metrics and
+# guardrails from the status.
+
+
+def read_edge_metrics(plan):
+    """Return the operator's verdict and interval of the success metrics of the edge, by metric and arm."""
+    found = {each["name"]: {} for each in outcomes_of(plan) if each["role"] == "success" and is_of_edge(each)}
+    for each in plan["status"].get("metrics", ()):
+        if each["role"] == "success" and each["name"] in found:
+            # An interval with one end is open above; without any it is not known.
+            lower, upper = [*each.get("interval", ()), math.inf][:2] if each.get("interval") else (math.nan, math.nan)
+            found[each["name"]][each["arm"]] = {"verdict": each["verdict"], "lower": lower - 1, "upper": upper - 1}
+    return found
 
 
 def decide(plan, found, why_not=""):
@@ -711,7 +728,7 @@ def stand(plan, arm, verdicts, outcome_rails):
 
 def evaluate_all(plan, counts):
     """Return estimates and verdict of all metrics that decide, by metric and arm."""
-    return evaluate(plan, counts) | evaluate(plan, counts, "guardrail")
+    return evaluate(plan, counts) | evaluate(plan, counts, "guardrail") | read_edge_metrics(plan)
 
 
 def analyse(folder):
@@ -727,10 +744,12 @@ def show(folder):
     found, why_not = evaluate_all(plan, count(plan, exposures, outcomes)), untrusted(plan, exposures)
     if not plan["complete"]:
         print("The rows are not everything that was counted: numbers may differ from the operator's.")
+    of_edge = read_edge_metrics(plan)
     for metric, arms in found.items():
+        source = " (from the status)" if metric in of_edge else ""
         for arm, own in arms.items():
             numbers = " ".join(f"{name}={value:.6g}" for name, value in own.items() if isinstance(value, float))
-            print(f"{metric} of {arm}: {own['verdict']} {numbers}")
+            print(f"{metric} of {arm}: {own['verdict']} {numbers}{source}")
     stored = plan["status"].get("verdict", {})
     print_verdict("here", *decide(plan, found, why_not), why_not and f"nothing is decided: {why_not}")
     print_verdict("operator", stored.get("decision", "Undecided"), stored.get("winner", ""), stored.get("reason", ""))

@@ -23,6 +23,7 @@ from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
+from sundog_operator.core.analysis.outcome_status import make_status
 from sundog_operator.core.experiments import evaluate
 from sundog_operator.core.experiments import winner as experiments_winner
 from sundog_operator.core.experiments.exposure_log import (
@@ -36,7 +37,7 @@ from sundog_operator.core.experiments.winner import ArmInput, WinnerDecision, Wi
 from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.stats import error_shares, outcome_comparison, sample_ratio
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
-from sundog_operator.core.stats.outcome_findings import OutcomeFinding
+from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
 CONTRACTS = Path(__file__).parents[3] / "docs" / "reference" / "contracts.md"
 PAID = {"status": {"plan": {"comparison": {"outcomes": [{"name": "paid", "feedback": "paid", "type": "mean"}]}}}}
@@ -53,6 +54,7 @@ RAILS = (
 )
 """Outcomes that are guardrails, by the same feedback as the metrics."""
 
+OF_EDGE = OutcomeMetric("errorRate", "rate", "decrease", counted="events")
 RATIO = OutcomeMetric("paid per complaint", "ratio", "increase", 0.5)
 SPENT = OutcomeMetric("spent", "mean", "increase", 0.5, adjusted=True)
 SPENT_RAIL = OutcomeMetric("kept", "mean", "increase", margin=0.6, adjusted=True)
@@ -96,6 +98,7 @@ class MadeUp:
     """An experiment of made-up users, and the export of it.
 
     Of the epochs that are `off` the last arm gets half of what its weight says; of those that are `troubled` control was no measure.
+    With `edge` the first success metric is of the edge, and has these verdicts by arm; the first arm is the best by it.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class MadeUp:
         window_s: int | None = None,
         after_s: int = 0,
         metrics: Sequence[OutcomeMetric] = METRICS,
+        edge: Sequence[OutcomeVerdict] = (),
     ) -> None:
         self.window_s, self.after_s = window_s, after_s
         self.metrics, self.outcome_rails, self.cap, self.rule = metrics, rails, cap, rule
@@ -133,6 +137,10 @@ class MadeUp:
         self.matured: dict[tuple[int, str], int] = defaultdict(int)
         self.rails = dict.fromkeys(self.arms[1:], "Passed")
         self.verdict: dict[str, str] = {}
+        self.edge = [
+            OutcomeFinding(OF_EDGE, lower=place / 10 - 0.6, upper=place / 10 - 0.4, exposed=900, verdict=verdict)
+            for place, verdict in enumerate(edge)
+        ]
         for unit in range(units):
             self._live(f"{unit:016x}")
         order = self.random.sample(range(len(self.outcomes)), len(self.outcomes))
@@ -189,6 +197,9 @@ class MadeUp:
             for role, metrics in (("success", self.metrics), ("guardrail", self.outcome_rails))
             for each in metrics
         ]
+        if self.edge:
+            of_edge = {"role": "success", "feedback": "", "type": "rate", "goal": "decrease"}
+            outcomes.insert(0, {"name": OF_EDGE.name, "metric": OF_EDGE.name, **of_edge})
         comparison = {
             "arms": [{"name": name, "hash": "0" * 12, "buckets": 100} for name in self.arms],
             "outcomes": outcomes,
@@ -203,6 +214,10 @@ class MadeUp:
         rails = [
             {"name": "errorRate", "role": "guardrail", "arm": arm, "verdict": said} for arm, said in self.rails.items()
         ]
+        by_edge = [
+            make_status(each, "success", arm, each.events, "").to_json()
+            for arm, each in zip(self.arms[1:], self.edge, strict=bool(self.edge))
+        ]
         truth, reason, message = self.quality
         return {
             "plan": {
@@ -213,7 +228,7 @@ class MadeUp:
             },
             "arms": [{"name": name} for name in self.names],
             "evidenceEpochs": epochs,
-            "metrics": rails,
+            "metrics": [*rails, *by_edge],
             "verdict": self.verdict,
             "conditions": [
                 {"type": "Conclusive", "status": "False", "reason": "Undecided", "message": "no arm does harm"},
@@ -304,7 +319,15 @@ class MadeUp:
             for place, name in enumerate(self.arms[1:])
         ]
         epochs = self.epochs(self.metrics)
-        return WinnerInputs(self.metrics, arms, epochs, self.level, self.undecided_reason(), rule=self.rule)
+        return WinnerInputs(
+            (*[OF_EDGE][: len(self.edge)], *self.metrics),
+            arms,
+            epochs,
+            self.level,
+            self.undecided_reason(),
+            rule=self.rule,
+            of_edge={OF_EDGE.name: self.edge} if self.edge else {},
+        )
 
     def railed(self) -> list[list[OutcomeFinding]]:
         """The guardrails, by the engine."""
@@ -319,9 +342,10 @@ class MadeUp:
     def judged(self) -> tuple[list[list[OutcomeFinding]], WinnerDecision]:
         """By the engine."""
         seen = self.seen()
-        return outcome_comparison.evaluate_outcomes(
-            self.metrics, seen.epochs, self.level
-        ), experiments_winner.decide_winner(seen)
+        findings = outcome_comparison.evaluate_outcomes(
+            self.metrics, seen.epochs, self.level, tests=len(seen.metrics) * len(seen.arms)
+        )
+        return findings, experiments_winner.decide_winner(seen)
 
 
 def same(one: float, other: float) -> bool:
@@ -379,6 +403,15 @@ ADJUSTED = {
     )
 }
 
+NEITHER, BETTER = OutcomeVerdict.UNDECIDED, OutcomeVerdict.BETTER
+BY_EDGE = {
+    "edge: the outcomes alone decide": MadeUp(2, 12_000, lift=0.5, edge=(NEITHER, NEITHER)),
+    "edge: it alone decides": MadeUp(11, 12_000, edge=(NEITHER, BETTER)),
+    "edge: it ranks the winners": MadeUp(2, 12_000, lift=0.5, edge=(BETTER, BETTER)),
+    "edge: an arm is worse": MadeUp(2, 12_000, lift=0.5, edge=(NEITHER, OutcomeVerdict.WORSE)),
+    "edge: nothing was counted": MadeUp(2, 12_000, lift=0.5, edge=(OutcomeVerdict.NO_DATA,) * 2),
+    "edge: by every metric": MadeUp(11, 12_000, edge=(BETTER, BETTER), rule="everyMetric"),
+}
 SILENT = ("Unknown", "EdgeSilent", "verdicts wait for the counters of edge-1")
 OF_SAMPLE = ("False", "SampleRatioMismatch", "arm-1 got 9 of 900 units: sample-ratio mismatch")
 BROKEN = {
@@ -393,8 +426,8 @@ BROKEN = {
 
 @pytest.mark.parametrize(
     "life",
-    [*LIVES, *RAILED.values(), *RATIOS.values(), *ADJUSTED.values(), *BROKEN.values()],
-    ids=[*map(str, range(len(LIVES))), *RAILED, *RATIOS, *ADJUSTED, *BROKEN],
+    [*LIVES, *RAILED.values(), *RATIOS.values(), *ADJUSTED.values(), *BY_EDGE.values(), *BROKEN.values()],
+    ids=[*map(str, range(len(LIVES))), *RAILED, *RATIOS, *ADJUSTED, *BY_EDGE, *BROKEN],
 )
 def test_all_numbers_are_the_engines(analysis: ModuleType, life: MadeUp, tmp_path: Path) -> None:
     found, decision, winner = analysis.analyse(life.write(tmp_path))
@@ -434,6 +467,18 @@ def test_the_made_up_ratios_have_different_verdicts() -> None:
     judged = [life.judged()[0] + life.railed() for life in RATIOS.values()]
     verdicts = {finding.verdict for findings in judged for row in findings for finding in row}
     assert verdicts >= {"Better", "Worse", "Passed", "Harm", "Undecided"}
+
+
+def test_the_metrics_of_the_edge_have_a_part_in_different_ends() -> None:
+    decisions = [life.judged()[1] for life in BY_EDGE.values()]
+    assert [(each.decision, each.winner) for each in decisions] == [
+        ("Winner", "arm-2"),
+        ("Winner", "arm-2"),
+        ("Winner", "arm-1"),
+        ("Winner", "arm-1"),
+        ("Undecided", ""),
+        ("NoWinner", ""),
+    ]
 
 
 def test_a_cap_changes_the_mean(analysis: ModuleType, tmp_path: Path) -> None:
@@ -538,6 +583,23 @@ def test_parquet_is_read_as_well(analysis: ModuleType, tmp_path: Path) -> None:
     # Numbers that nobody knows are equal to nothing.
     assert repr(analysis.analyse(tmp_path)) == repr(of_lines)
     assert of_lines[1] == "Winner"
+
+
+EXAMPLE = analysis_script.SCRIPT.parent / "digits"
+
+
+def test_the_example_comes_to_its_operators_verdict_and_prints_what_its_page_shows(
+    analysis: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, decision, winner = analysis.analyse(EXAMPLE)
+    status = json.loads((EXAMPLE / "plan.json").read_text())["status"]
+    assert (decision, winner) == (status["verdict"]["decision"], status["verdict"]["winner"]) == ("Winner", "conv")
+    (stored,) = (each for each in status["metrics"] if each["role"] == "success")
+    own = found[stored["name"]][stored["arm"]]
+    ratios = [1 + own[name] for name in ("uplift", "lower", "upper")]
+    assert ratios == pytest.approx([stored["ratio"], *stored["interval"]], rel=1e-9)
+    analysis.show(EXAMPLE)
+    assert f"```text\n{capsys.readouterr().out}```" in (EXAMPLE.parent / "README.md").read_text()
 
 
 FLAG = FlagIdentity("ab", "vision/digits", "uid")

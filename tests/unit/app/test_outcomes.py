@@ -306,7 +306,9 @@ async def test_what_is_undecided_runs_its_course_and_is_reported_with_numbers() 
     cluster.edges.traffic.rps = {NAME: 20}
     await cluster.kube.apply(experiment(stop={"maxDuration": "8m"}))
     assert await cluster.go_on(6, functools.partial(counts, cluster))
+    assert (await status(cluster))["verdict"]["reason"] == "evidence is being evaluated"
     await cluster.go_on(4)
+    assert (await status(cluster))["verdict"]["reason"].startswith("conversion of arm-1 is ")
     message = next(c["message"] for c in (await status(cluster))["conditions"] if c["type"] == "Conclusive")
     assert message.startswith("arm arm-1: conversion of arm-1 is ")
     assert "conversion is unlikely to be decided before the experiment stops: an effect of 20 % needs about" in message
@@ -656,6 +658,13 @@ async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
     assert found(told, "arm-1")["verdict"] == "Better"
     assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
     assert told["verdict"]["leader"] == "arm-1"
+    assert told["verdict"]["reason"].startswith("conversion of arm-1 is ")
+    assert told["verdict"]["reason"].endswith(": better; waits for errorRate of arm-1 to pass")
+    assert message(told, "Conclusive").startswith("arm arm-1: errorRate ")
+    before = len(cluster.kube.writes)
+    await cluster.go_on(3)
+    reports = [write for write in list(cluster.kube.writes)[before:] if write.changed and write.ref.kind == EXPERIMENT]
+    assert len(reports) <= 4, "what a win waits for is written with the counts, once a minute"
 
 
 @pytest.mark.extended

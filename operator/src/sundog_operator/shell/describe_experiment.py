@@ -70,7 +70,7 @@ def experiment_sections(experiment: Object, now: datetime) -> list[RenderableTyp
         parts.append(steps_section(status))
     if status.arms:
         parts.append(_arms_table(status))
-    if (state.is_over(status) or status.verdict.decision == state.PASSED) and status.verdict.reason:
+    if _has_findings(status) and status.verdict.reason:
         parts.append(Text(status.verdict.reason))
     if status.plan.notify:
         parts += make_section("Notifications", facts_section(_receivers(status)))
@@ -83,6 +83,12 @@ def experiment_sections(experiment: Object, now: datetime) -> list[RenderableTyp
         parts += make_section(_metrics_title(status, now), _metrics_table(status))
         parts += [Text(line) for line in _metric_messages(status)]
     return parts
+
+
+def _has_findings(status: ExperimentStatus) -> bool:
+    """Report whether the verdict's reason is more than that a rollout is being evaluated."""
+    is_evaluated = status.plan.comparison is not None and bool(status.evidence_epochs)
+    return state.is_over(status) or status.verdict.decision == state.PASSED or is_evaluated
 
 
 def _traffic_without_weight(status: ExperimentStatus) -> list[RenderableType]:

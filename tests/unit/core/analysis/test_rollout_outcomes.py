@@ -140,7 +140,10 @@ def test_epochs_without_a_fit_baseline_or_of_a_bake_open_no_gate() -> None:
     status = at_step(1)
     troubled = status.evidence_epochs[0].model_copy(update={"troubled": True})
     assert evaluate(status.model_copy(update={"evidence_epochs": (troubled,)}), EQUAL_25).verdict == "NoData"
-    assert evaluate(status.model_copy(update={"evidence_epochs": ()}), {}).message == "kept: nothing was counted yet"
+    assert (
+        evaluate(status.model_copy(update={"evidence_epochs": ()}), {}).message
+        == "kept of the candidate: nothing was counted yet"
+    )
     baked = at_step(2, bake={"holdback": "10%"})
     bake = EvidenceEpoch(number=6, weight=90)
     after = baked.model_copy(update={"evidence_epochs": (*baked.evidence_epochs, bake)})

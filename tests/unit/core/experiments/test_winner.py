@@ -142,7 +142,7 @@ def test_no_arm_wins_without_evidence() -> None:
 
 def test_without_counts() -> None:
     decision = winner.decide_winner(WinnerInputs((CONVERSION,), [ArmInput("wide")], [], 0.05))
-    assert (decision.decision, decision.reason) == (Decision.UNDECIDED, "conversion: nothing was counted yet")
+    assert (decision.decision, decision.reason) == (Decision.UNDECIDED, "conversion of wide: nothing was counted yet")
 
 
 def test_an_arm_that_is_worse_by_one_metric_cannot_win() -> None:
@@ -188,7 +188,7 @@ def test_a_metric_without_data_delays_a_winner() -> None:
         WinnerInputs((CONVERSION, REFUNDS), [ArmInput("wide", PASSED)], [OutcomeEpoch((1, 1), rows)], 0.05)
     )
     assert standings(decision) == [ArmStanding.HELD]
-    assert decision.reason.endswith("but refunds: the counters are invalid")
+    assert decision.reason.endswith("but refunds of wide: the counters are invalid")
 
 
 def test_the_best_lower_end_wins() -> None:

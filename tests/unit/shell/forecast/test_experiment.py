@@ -78,6 +78,41 @@ def test_a_guardrail_has_no_forecast(sundog: Any, manifest: Any) -> None:
     assert problem in " ".join(done.err.split())
 
 
+@pytest.mark.parametrize("verb", ["power", "simulate"])
+@pytest.mark.parametrize("rule", [{"preset": "clearSignal"}, {"winBy": "everyMetric"}])
+def test_a_forecast_by_every_metric_is_headed_as_of_one_alone(
+    sundog: Any, manifest: Any, verb: str, rule: dict[str, str]
+) -> None:
+    options = ("--rps", "1", "--rate", "10%", "--runs", "10", "--effect", "20%")
+    done = sundog("experiment", verb, "-f", manifest(CONVERSION, REVENUE, **rule), *options)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[1] == (
+        "Of conversion alone: by winBy everyMetric an arm wins once it is better by each success metric, also by revenue."
+    )
+    found = json.loads(
+        sundog("experiment", verb, "-f", manifest(CONVERSION, REVENUE, **rule), *options, "-o", "json").out
+    )
+    assert found["needsAlso"] == ["revenue"]
+    for alone in (manifest(CONVERSION, **rule), manifest(CONVERSION, REVENUE, **rule | {"winBy": "anyMetric"})):
+        assert " alone: " not in sundog("experiment", verb, "-f", alone, *options).out
+
+
+@pytest.mark.parametrize("verb", ["power", "simulate"])
+@pytest.mark.parametrize(
+    ("rule", "found"),
+    [
+        ({"preset": "doNoHarm"}, "spec.preset: found doNoHarm (winBy noHarm)"),
+        ({"winBy": "noHarm"}, "spec.winBy: found noHarm"),
+    ],
+)
+def test_a_win_without_being_better_has_no_forecast(
+    sundog: Any, manifest: Any, verb: str, rule: dict[str, str], found: str
+) -> None:
+    done = sundog("experiment", verb, "-f", manifest(CONVERSION, **rule), "--rps", "1", "--rate", "10%")
+    assert done.code != 0
+    assert f"{found}, by which an arm wins without being better; expected anyMetric" in done.err
+
+
 def test_an_effect_that_is_hardly_found_is_warned_of(sundog: Any, manifest: Any) -> None:
     path = manifest(CONVERSION, stop={"maxDuration": "1h"})
     done = sundog("experiment", "power", "-f", path, "--rps", "1", "--rate", "10%", "--runs", "10", "--effect", "10%")
@@ -166,6 +201,16 @@ def test_what_is_soon_over_is_looked_at_each_hour_or_once(
             ("--rps", "1", "--rate", "80%", "--effect", "50%"),
             "--effect 50%: conversion is 0.8 in control; expected at most 25%",
         ),
+        (
+            ("--rps", "1", "--rate", "0%"),
+            "--rate: found 0 for conversion; expected more than 0, because effects are relative to control's rate",
+        ),
+        (
+            ("--rps", "1", "--mean", "-5", "--deviation", "2", "--metric", "revenue"),
+            "--mean: found -5 for revenue; expected more than 0, because effects are relative to control's mean",
+        ),
+        (("--rps", "1", "--mean", "nan", "--deviation", "2"), "'nan' is not a finite number"),
+        (("--rps", "1", "--mean", "1", "--deviation", "nan"), "'nan' is not a finite number"),
     ],
 )
 @pytest.mark.parametrize("verb", ["power", "simulate"])

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from experiment_fixtures import BOUGHT, HOUR, frozen, outcome, with_history
 from rollout_fixtures import BEGUN, stored
-from sundog_operator.api import ExperimentStatus
+from sundog_operator.api import EvidenceEpoch, ExperimentStatus
 from sundog_operator.shell.describe_experiment import ONE_SIDED_NOTE, experiment_sections
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.model import ExperimentReport
@@ -54,6 +54,16 @@ def test_the_report_draws_the_margin() -> None:
     assert (metric.judged, metric.margin, {point.allowed for point in metric.bounds}) == (True, 0.97, {0.97})
     assert "mean of paid may be up to 3 % below control" in render_html(report, "0.0", BEGUN + 4 * HOUR)
     assert dict(report.facts)["late"] == "guardrail: rate of late may be up to 20 % above control's"
+
+
+def test_what_a_win_waits_for_is_described_once() -> None:
+    running = guarded()
+    won = running.metrics[0].message
+    waits = running.verdict.model_copy(update={"reason": f"{won}; waits for late of a to pass"})
+    epochs = (EvidenceEpoch(number=2, weight=50),)
+    lines = described(running.model_copy(update={"verdict": waits, "evidence_epochs": epochs}))
+    assert [line for line in lines if won in line] == [waits.reason]
+    assert not any("waits for late" in line for line in described(running.model_copy(update={"verdict": waits})))
 
 
 @pytest.mark.parametrize(

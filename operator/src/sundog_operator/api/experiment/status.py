@@ -340,7 +340,9 @@ class Verdict(ApiBase):
         " makes one. Absent while none leads, while the data is in doubt, and after the end.",
     )
     reason: Message = Field(
-        "", description="After the end: how and why it ended. With Passed before the end: the findings."
+        "",
+        description="After the end: how and why it ended. Before, in a user's Experiment with success metrics: what a win waits for."
+        " With Passed before the end: the findings.",
     )
     code: Text | None = Field(
         None, description="The word that reason begins with, for programs: how it ended, or why. Absent before the end."

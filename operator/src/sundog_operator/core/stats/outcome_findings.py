@@ -81,13 +81,13 @@ class OutcomeFinding:
 
     def sentence(self, arm: str = "the arm", control: str = "control", *, out: bool = False) -> str:
         """Return the finding as a sentence; `out` is for a dropped arm, which gets no more units."""
-        name = self.metric.label or self.metric.name
+        of_arm = f"{self.metric.label or self.metric.name} of {arm}"
         match self.verdict:
             case OutcomeVerdict.NO_DATA:
-                return f"{name}: {self.held or 'nothing was counted yet'}"
+                return f"{of_arm}: {self.held or 'nothing was counted yet'}"
             case OutcomeVerdict.INVALID:
-                return f"{name}: the counters are invalid"
-        observed = f"{name} of {arm} {self._describe_uplift(control)}"
+                return f"{of_arm}: the counters are invalid"
+        observed = f"{of_arm} {self._describe_uplift(control)}"
         match self.verdict:
             case OutcomeVerdict.HETEROGENEOUS:
                 so = "the arm cannot win by it" if self.metric.margin is None else "it cannot pass"

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 
 from sundog_operator.api import Experiment, ExperimentSpec, format_duration
 from sundog_operator.core.edge import units as edge_units
-from sundog_operator.core.experiments import power
+from sundog_operator.core.experiments import freeze, power
 from sundog_operator.core.experiments.power import ExperimentForecast, ExperimentTraffic
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
@@ -51,16 +51,20 @@ _OPTIONS: Final = (
         type=forecast_options.PercentParam(),
         help="Experiment: control's rate of the success metric, such as 3% of its units.",
     ),
-    click.option("--mean", type=float, help="Experiment: control's mean of the success metric by unit, or its ratio."),
+    click.option(
+        "--mean",
+        type=forecast_options.NumberParam(max=1e12),
+        help="Experiment: control's mean of the success metric by unit, or its ratio; above 0.",
+    ),
     click.option(
         "--deviation",
-        type=click.FloatRange(0, min_open=True),
+        type=forecast_options.NumberParam(0, 1e12, min_open=True),
         help="With --mean: standard deviation of the units; for a ratio, of (value - ratio * denominator) / mean denominator;"
         " with a covariate, of what it leaves.",
     ),
     click.option(
         "--units",
-        type=click.FloatRange(1, 1e10),
+        type=forecast_options.NumberParam(1, 1e10),
         help="Experiment: new units a day, if units stay with an arm. Else use --rps.",
     ),
     click.option("--metric", help="Experiment: name of the success metric. Default: the first."),
@@ -151,6 +155,11 @@ def _read(
             else f"spec.metrics.success has no {assumptions.metric}"
         )
         raise CommandFailed(f"{file}: {problem}; expected one of {', '.join(names)}")
+    if freeze.resolve_win_rule(spec) == "noHarm":
+        raise CommandFailed(
+            f"{file}: {_describe_rule(spec)}, by which an arm wins without being better; expected anyMetric or everyMetric. Forecasts are"
+            " about arms that are better"
+        )
     index = 0 if assumptions.metric is None else names.index(assumptions.metric)
     return (
         spec,
@@ -161,14 +170,36 @@ def _read(
     )
 
 
+def _describe_rule(spec: ExperimentSpec) -> str:
+    """Return the field that sets when an arm wins, and the rule."""
+    rule = freeze.resolve_win_rule(spec)
+    return f"spec.winBy: found {rule}" if spec.win_by else f"spec.preset: found {spec.preset} (winBy {rule})"
+
+
+def _metrics_beside(spec: ExperimentSpec, index: int) -> Sequence[str]:
+    """Return the other success metrics by which an arm has to be better before it wins."""
+    if freeze.resolve_win_rule(spec) != "everyMetric":
+        return []
+    return [each.name for place, each in enumerate(power.planned_metrics(spec)) if place != index]
+
+
 def _base(assumptions: ExperimentAssumptions, metric: OutcomeMetric) -> ControlBaseline:
     if metric.type == "rate":
         if assumptions.rate is None:
             raise click.UsageError(f"{metric.name} is a rate; give control's rate with --rate")
+        _require_positive("--rate", assumptions.rate, metric)
         return ControlBaseline(assumptions.rate)
     if assumptions.mean is None or assumptions.deviation is None:
         raise click.UsageError(f"{metric.name} is a {metric.type}; give control's with --mean and --deviation")
+    _require_positive("--mean", assumptions.mean, metric)
     return ControlBaseline(assumptions.mean, assumptions.deviation)
+
+
+def _require_positive(option: str, value: float, metric: OutcomeMetric) -> None:
+    if not value > 0:
+        raise click.UsageError(
+            f"{option}: found {value:g} for {metric.name}; expected more than 0, because effects are relative to control's {metric.type}"
+        )
 
 
 def _units_per_second(
@@ -214,7 +245,7 @@ def _effects(assumptions: ExperimentAssumptions, metric: OutcomeMetric, base: Co
 
 def _largest_effect(metric: OutcomeMetric, base: ControlBaseline) -> float:
     """Return the largest possible effect; infinity for a mean or a ratio."""
-    if metric.type != "rate" or not base.value:
+    if metric.type != "rate":
         return math.inf
     return 1.0 if metric.sign < 0 else 1 / base.value - 1
 
@@ -225,6 +256,7 @@ def _document(
     looks, every, wrong = power.estimate_peeking_errors(spec, traffic)
     return {
         "metric": power.planned_metrics(spec)[index].name,
+        "needsAlso": list(_metrics_beside(spec, index)),
         "alpha": spec.alpha,
         "maxDuration": format_duration(power.horizon(spec, traffic)),
         "peeking": {"looks": looks, "every": format_duration(every), "wrong": round(wrong, 4)},
@@ -317,6 +349,11 @@ def _make_table(
         f"{arms} and control, {metric.name} to {metric.goal}, {spec.exposure} of the units, alpha {spec.alpha:g},"
         f" {spec.allocation.mode} weights, at most {format_duration(power.horizon(spec, traffic))}"
     )
+    if beside := _metrics_beside(spec, index):
+        title += (
+            f"\nOf {metric.name} alone: by winBy everyMetric an arm wins once it is better by each success metric,"
+            f" also by {', '.join(beside)}."
+        )
     return forecast_options.make_table(title, columns, rows)
 
 

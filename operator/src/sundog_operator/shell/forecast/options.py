@@ -51,6 +51,17 @@ class PercentParam(click.ParamType[float]):
         return share
 
 
+class NumberParam(click.FloatRange):
+    """A finite number of a range. Click takes `nan` for a number of each range, and `inf` for one of an open range."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
 FILE_OPTION: Final = click.option(
     "-f",
     "--filename",
@@ -58,9 +69,7 @@ FILE_OPTION: Final = click.option(
     type=LocalPath(allow_dash=True),
     help="A manifest with a ModelDeployment or an Experiment.",
 )
-RPS_OPTION: Final = click.option(
-    "--rps", type=click.FloatRange(0.01, 100_000), help="Requests per second of the service."
-)
+RPS_OPTION: Final = click.option("--rps", type=NumberParam(0.01, 100_000), help="Requests per second of the service.")
 ERRORS_OPTION: Final = click.option("--errors", type=PercentParam(), help="Rollout: stable's error rate, such as 0.5%.")
 RUNS_OPTION: Final = click.option(
     "--runs",

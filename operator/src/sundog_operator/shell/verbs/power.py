@@ -46,7 +46,7 @@ class _DurationParam(click.ParamType[timedelta]):
 @options.ERRORS_OPTION
 @click.option(
     "--times",
-    type=click.FloatRange(0, 1000),
+    type=options.NumberParam(0, 1000),
     multiple=True,
     help="The candidate's error rate as a multiple of stable's; may be repeated. Default: several from 0.5 to 5.",
 )
@@ -59,7 +59,7 @@ class _DurationParam(click.ParamType[timedelta]):
     type=options.PercentParam(),
     help="The floor in percent of all requests, such as 0.5%; 0% is none. Default: the plan's floor.",
 )
-@click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), help="The error of each direction.")
+@click.option("--alpha", type=options.NumberParam(0, 0.5, min_open=True), help="The error of each direction.")
 @click.option("--max-duration", type=_DurationParam(), help="The gate's longest duration, such as 30m or 1d.")
 @options.RUNS_OPTION
 @experiment.experiment_options

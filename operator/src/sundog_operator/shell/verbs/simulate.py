@@ -25,13 +25,13 @@ _HOURS: Final = 24.0
 @options.ERRORS_OPTION
 @click.option(
     "--times",
-    type=click.FloatRange(0, 1000),
+    type=options.NumberParam(0, 1000),
     multiple=True,
     help="The candidate's error rate as a multiple of stable's; may be repeated. Default: 1, the largest allowed, 2 and 5.",
 )
 @click.option(
     "--hours",
-    type=click.FloatRange(0.05, 24 * 14),
+    type=options.NumberParam(0.05, 24 * 14),
     default=_HOURS,
     show_default=True,
     help="Simulate at most this many hours.",

@@ -16,6 +16,7 @@ from sundog_operator.core.rollout import baseline_outage
 from sundog_operator.core.rollout.freeze import UNDECIDED
 from sundog_operator.core.rollout.state import RUNNING, STOPPED, is_over
 from sundog_operator.core.stats.findings import MetricVerdict
+from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 
 NORMAL_END_REASONS: Final = (
     EndReason.STOPPED_BY_USER,
@@ -24,6 +25,9 @@ NORMAL_END_REASONS: Final = (
     EndReason.ROLLED_BACK,
 )
 """Reasons for which an Experiment stops without a problem."""
+
+DECIDED_VERDICTS: Final = (OutcomeVerdict.BETTER, OutcomeVerdict.WORSE, OutcomeVerdict.NO_EFFECT)
+"""Verdicts of a success metric that needs no more units."""
 
 
 def set_conditions(context: PlanContext) -> None:
@@ -233,9 +237,11 @@ def _conclusive(status: ExperimentStatus) -> Conclusion:
 
 
 def _undecided_metrics(status: ExperimentStatus) -> list[MetricStatus]:
-    """Return the success metrics of active arms, then their guardrails that have not passed yet; those without any outcome come first."""
+    """Return what is undecided of active arms: success metrics, then guardrails; those without any outcome come first."""
     metrics = [each for each in status.metrics if each.arm not in state.dropped_arms(status)]
-    success = [each for each in metrics if each.role == outcome_evaluation.SUCCESS]
+    success = [
+        each for each in metrics if each.role == outcome_evaluation.SUCCESS and each.verdict not in DECIDED_VERDICTS
+    ]
     guardrails = [each for each in metrics if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
     return sorted(success + guardrails, key=lambda each: each.note != MetricNote.UNREPORTED)
 

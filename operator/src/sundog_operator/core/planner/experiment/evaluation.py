@@ -1,16 +1,17 @@
 """Evaluation of the active user's Experiment from the edges' counters, and its report in the status."""
 
-from sundog_operator.api import CONTROL, ExperimentStatus, MetricStatus
+from sundog_operator.api import CONTROL, ExperimentStatus, MetricStatus, Verdict
 from sundog_operator.api.reasons import Cause, MetricNote
 from sundog_operator.core.analysis import counters, feedback
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import confirmation, units
 from sundog_operator.core.experiments import dropped_arms, evaluate, outcome_evaluation, power, state, transitions
-from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, ObservedTraffic
+from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, ObservedTraffic, OutcomeDecision
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.evaluation import request_deadline_s, traffic_for_thresholds, update_feedback
+from sundog_operator.core.rollout.freeze import UNDECIDED
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 
@@ -63,17 +64,27 @@ def _healthy_replicas(context: PlanContext, progress: ExperimentStatus) -> dict[
 
 
 def report_metrics(context: PlanContext, status: ExperimentStatus) -> ExperimentStatus:
-    """Return the status with the evaluated metrics and the leader: once a minute, and as soon as there are any."""
+    """Return the status with the metrics, the leader and what a win waits for: once a minute, and as soon as there are any."""
     evaluated = context.experiment_evaluation
     if evaluated is None or not (context.is_report_due(status) or not status.metrics):
         return status
     metrics = tuple(_with_power_warning(context, each, status, evaluated) for each in evaluated.metrics)
-    decision = evaluated.outcome_decision
-    leader = decision.leader if decision is not None and not status.verdict.winner else ""
-    verdict = status.verdict.model_copy(update={"leader": leader or None})
     return status.model_copy(
-        update={"metrics": dropped_arms.merge_dropped_metrics(status, metrics), "verdict": verdict}
+        update={
+            "metrics": dropped_arms.merge_dropped_metrics(status, metrics),
+            "verdict": _present_verdict(status, evaluated.outcome_decision),
+        }
     )
+
+
+def _present_verdict(status: ExperimentStatus, decision: OutcomeDecision | None) -> Verdict:
+    """Return the verdict with the present leader, and with what a win waits for; a verdict with a winner stays."""
+    if decision is None or status.verdict.winner:
+        return status.verdict.model_copy(update={"leader": None})
+    # A decision is recorded with its end, and before the evidence every metric only lacks data.
+    waits = decision.decision == UNDECIDED and bool(status.evidence_epochs)
+    reason = decision.reason[: transitions.MAX_REASON_CHARS] if waits else status.verdict.reason
+    return status.verdict.model_copy(update={"leader": decision.leader or None, "reason": reason})
 
 
 def _with_power_warning(
@@ -138,6 +149,6 @@ def report_counts(
         assigned = known_units.get(arm.name, 0 if is_sticky else requests)
         update = {"requests": requests, "errors": errors, "units": max(arm.units, assigned)}
         arms.append(arm.model_copy(update=update))
-    if tuple(arms) == status.arms and status.metrics == before.metrics:
+    if (tuple(arms), status.metrics, status.verdict) == (status.arms, before.metrics, before.verdict):
         return status
     return status.model_copy(update={"arms": tuple(arms), "counted_at": context.now})
