@@ -239,6 +239,59 @@ async def test_a_canary_leaves_room_for_pods_that_stable_lacks(cluster: Cluster)
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
 
+async def compare(cluster: Cluster, *resources: dict[str, Any]) -> None:
+    """An Experiment with one arm for each of these resources."""
+    arms = [{"name": f"arm-{number}", "resources": each} for number, each in enumerate(resources)]
+    meta = {"name": "compared", "namespace": NAMESPACE}
+    spec = {"modelDeployment": NAME, "arms": arms}
+    kind = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment"}
+    await cluster.kube.apply({**kind, "metadata": meta, "spec": spec})
+
+
+async def is_experiment_held(cluster: Cluster, reason: str, message: str) -> None:
+    """Check that the Experiment waits with this message, and that no arm exists."""
+    await cluster.settle(5)
+    conditions = (await cluster.experiment("compared"))["status"]["conditions"]
+    running = next(each for each in conditions if each["type"] == "Running")
+    assert (running["status"], running["reason"], running["message"]) == ("False", reason, message)
+    assert await pods_of(cluster, 2) == []
+
+
+async def has_arms(cluster: Cluster) -> bool:
+    return bool(await pods_of(cluster, 2)) and bool(await pods_of(cluster, 3))
+
+
+async def test_arms_that_fit_only_one_by_one_wait_until_all_fit(cluster: Cluster) -> None:
+    await serve_on_gpus(cluster)
+    await offer(cluster, "b", {GPU: "2"})
+    await compare(cluster, {}, {"gpu": {"count": 2}})
+    await is_experiment_held(
+        cluster,
+        "InsufficientCapacity",
+        f"3 {GPU} needed by 1 × (1 CPU, 2.5Gi memory, 1 {GPU}) and 1 × (1 CPU, 2.5Gi memory, 2 {GPU}), 2 {GPU} free on 1 node."
+        " Free some, add nodes, or ask for less",
+    )
+    await offer(cluster, "c", {GPU: "1"})
+    await cluster.until(functools.partial(has_arms, cluster))
+
+
+async def test_quotas_and_not_nodes_hold_back_arms_without_devices(cluster: Cluster) -> None:
+    await offer(cluster, "a", {"cpu": "2", "memory": "8Gi"})
+    await cluster.apply()
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await place(cluster, 1, "a")
+    await cluster.settle(5)
+    await set_quota(cluster, {"requests.cpu": "8"}, {"requests.cpu": "3"})
+    await compare(cluster, {"cpu": "2"}, {"cpu": "4"})
+    await is_experiment_held(
+        cluster,
+        "InsufficientQuota",
+        "6 CPU needed by 2 more pods, 5 CPU left by requests.cpu of ResourceQuota team. Raise the quota, or ask for less",
+    )
+    await set_quota(cluster, {"requests.cpu": "9"}, {"requests.cpu": "3"})
+    await cluster.until(functools.partial(has_arms, cluster))
+
+
 async def start_canary(cluster: Cluster) -> None:
     """Revision 2 has 25 % of the traffic and the node `b`."""
     await serve_on_gpus(cluster)

@@ -17,6 +17,14 @@ _NOT_FOUND: Final = (
     " ModelDeployment was deleted."
 )
 _QUEUED: Final = "Another Experiment or a rollout runs first. The message names it."
+_CAPACITY: Final = (
+    "Nodes with devices, or all nodes that `installation.nodePools` lists, have too little free for all arms together."
+    " The operator starts no arm and keeps checking. The message has the numbers."
+)
+_QUOTA: Final = (
+    "The namespace's quota leaves too few GPUs, CPU, memory or pods for all arms together. The operator starts no arm"
+    " and keeps checking. The message has the numbers."
+)
 _ARMS_STARTING: Final = "The arms start. The message shows what each arm lacks."
 _DEADLINE: Final = "A candidate or an arm was not ready within `spec.rollout.progressDeadline`."
 _ARM_UNAVAILABLE: Final = "The arms had no healthy replica for 30 s, while stable had one."
@@ -34,6 +42,8 @@ EXPERIMENT_CONDITIONS: Final = (
             ReasonText("False", "WaitsForModelDeployment", _WAITS),
             ReasonText("False", "ModelDeploymentNotFound", _NOT_FOUND),
             ReasonText("False", "Queued", _QUEUED),
+            ReasonText("False", "InsufficientCapacity", _CAPACITY),
+            ReasonText("False", "InsufficientQuota", _QUOTA),
             ReasonText("False", "ArmsStarting", _ARMS_STARTING),
             ReasonText("False", "NotYetSupported", _UNSUPPORTED),
             ReasonText("False", "InvalidSpec", _INVALID),
@@ -120,6 +130,8 @@ EXPERIMENT_CONDITIONS: Final = (
             ReasonText("False", "WaitsForModelDeployment", _WAITS),
             ReasonText("False", "ModelDeploymentNotFound", _NOT_FOUND),
             ReasonText("False", "Queued", _QUEUED),
+            ReasonText("False", "InsufficientCapacity", _CAPACITY),
+            ReasonText("False", "InsufficientQuota", _QUOTA),
             ReasonText("False", "ArmsStarting", _ARMS_STARTING),
             ReasonText("False", "StoppedByUser", "`spec.stopped` is true."),
             ReasonText("False", "StopCommand", "The command `stop` ended the Experiment."),

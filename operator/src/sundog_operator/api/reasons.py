@@ -128,6 +128,8 @@ class ExperimentReason(StrEnum):
     FEEDBACK_UNAVAILABLE = "FeedbackUnavailable"
     HARM = "Harm"
     INCONCLUSIVE = "Inconclusive"
+    INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+    INSUFFICIENT_QUOTA = "InsufficientQuota"
     INVALID_SPEC = "InvalidSpec"
     MAX_DURATION = "MaxDuration"
     MAX_UNITS = "MaxUnits"

@@ -320,16 +320,16 @@ async def _read_arm_capacity(
     user_experiments: Sequence[UserExperiment],
     known: Sequence[revisions.Revision],
 ) -> Mapping[tuple[str, str], AvailableCapacity]:
-    """Return the free accelerators for the arms of waiting Experiments, by Experiment and arm; empty while a rollout runs."""
+    """Return the free resources for control and the arms of waiting Experiments, by both names; empty while a rollout runs."""
     stable = next((each for each in known if status.stable and each.number == status.stable.revision), None)
     if stable is None or status.experiment or status.candidate is not None:
         return {}
     of_stable = revisions.spec_of(stable)
     specs = {
-        (each.name, arm.name): arms.merge_arm_spec(of_stable, arm)
+        (each.name, name): arm
         for each in order_waiting(user_experiments)
         if (spec := each.acceptance.spec) is not None
-        for arm in spec.arms
+        for name, arm in arms.merge_arm_specs(of_stable, spec).items()
     }
     return await _read_capacities(deps, namespace, specs)
 

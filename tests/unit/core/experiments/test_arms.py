@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from bucket_ranges import is_partition
 from sundog_operator.api import ExperimentSpec, ModelDeploymentSpec
+from sundog_operator.api.installation import parse_installation
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import buckets
 from sundog_operator.core.experiments import arms
 from sundog_operator.core.experiments.admission import check_admission
+from sundog_operator.core.kubernetes import capacity, node_fit
 from sundog_operator.core.revisions import Revision
 
 DIGEST = "sha256:" + "a" * 64
@@ -211,3 +213,42 @@ def test_an_invalid_arm_is_reported_by_its_field(arm: dict[str, Any], message: s
     problems = arms.find_arm_violations(stable(), experiment({"name": "wide", **arm}), None)
     assert len(problems) == 1
     assert str(problems[0]).startswith(message)
+
+
+ON_GPU = {"resources": {"gpu": {"count": 1}}}
+TWO_GPUS = {"resources": {"gpu": {"count": 2}}}
+
+
+@pytest.mark.parametrize(
+    ("control", "given_arms", "missing", "needed"),
+    [
+        (ON_GPU, [V2, {}], (0, 0), "4 nvidia.com/gpu needed (4 × 1)"),
+        (ON_GPU, [TWO_GPUS], (0, 0), "4 nvidia.com/gpu needed (2 × 2)"),
+        (ON_GPU, [{}, {"resources": {"cpu": "2"}}], (0, 0), "4 nvidia.com/gpu needed by 2 × ("),
+        (ON_GPU, [{"resources": {"cpu": "2"}}], (1, 0), None),
+        (ON_GPU, [{"resources": {"cpu": "2"}}], (2, 0), "4 nvidia.com/gpu needed by 2 × ("),
+        (ON_GPU, [{"resources": {"gpu": {"count": 0}}}, {}], (0, 0), None),
+        # Pods that models share are those of other models too.
+        ({}, [{"runtime": {"placement": "shared"}}] * 9, (0, 0), None),
+        ({}, [{}] * 9, (0, 0), "18 pods needed, 8 pods left by pods of ResourceQuota team"),
+    ],
+)
+def test_all_arms_are_checked_together_with_what_stable_lacks(
+    control: dict[str, Any], given_arms: list[dict[str, Any]], missing: tuple[int, int], needed: str | None
+) -> None:
+    node = {
+        "metadata": {"name": "a"},
+        "status": {"allocatable": {"nvidia.com/gpu": "3"}, "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    known, installation = capacity.make_inventory([node_fit.trim_node(node)], ()), parse_installation("", "test")
+    quota = {"metadata": {"name": "team"}, "status": {"hard": {"pods": "9"}, "used": {"pods": "1"}}}
+    spec = experiment(*({"name": f"arm-{number}", **each} for number, each in enumerate(given_arms)))
+    revision = stable(**control)
+    rooms = {
+        name: room
+        for name, each in arms.merge_arm_specs(revisions.spec_of(revision), spec).items()
+        if (room := capacity.find_available_capacity(each, known, [quota], installation)) is not None
+    }
+    replicas = {arm.name: 2 for arm in spec.arms}
+    short = arms.find_arm_shortage(revision, spec, rooms, replicas, installation, missing)
+    assert (short and short.message[: len(needed or "")]) == needed

@@ -10,8 +10,8 @@ from sundog_operator.api import (
     CONTROL,
     Arm,
     ExperimentSpec,
-    Gpu,
     ModelDeploymentSpec,
+    Resources,
     Violation,
     find_unsupported_fields,
     find_violations,
@@ -20,10 +20,10 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core import revisions
 from sundog_operator.core.edge.buckets import BUCKETS
-from sundog_operator.core.kubernetes import accelerators, capacity
-from sundog_operator.core.kubernetes.accelerators import Devices
+from sundog_operator.core.kubernetes import accelerators, joint_capacity
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
-from sundog_operator.core.kubernetes.shared_pods import find_too_large
+from sundog_operator.core.kubernetes.joint_capacity import PodDemand
+from sundog_operator.core.kubernetes.shared_pods import find_too_large, is_shared
 from sundog_operator.core.revisions import Revision
 
 Json = dict[str, Any]
@@ -116,6 +116,11 @@ def merge_arm_spec(stable: ModelDeploymentSpec, arm: Arm) -> ModelDeploymentSpec
     return stable.model_copy(update=parts)
 
 
+def merge_arm_specs(stable: ModelDeploymentSpec, spec: ExperimentSpec) -> dict[str, ModelDeploymentSpec]:
+    """Return the spec of each arm, control first."""
+    return {CONTROL: stable, **{arm.name: merge_arm_spec(stable, arm) for arm in spec.arms}}
+
+
 def _merge_fields(part: Any, given: Any) -> Any:
     if given is None:
         return part
@@ -168,27 +173,31 @@ def find_arm_shortage(
     spec: ExperimentSpec,
     rooms: Mapping[str, AvailableCapacity],
     replicas: Mapping[str, int],
+    installation: Installation | None,
     missing: tuple[int, int] = (0, 0),
 ) -> Cause | None:
-    """Return why the arms' replicas do not fit beside the running ones; None where they do, or where capacity is unknown.
+    """Return why the pods of all arms must wait for room beside the running ones; None where they need not.
 
-    Arms with equal demands are summed. Arms with different devices are checked separately. `missing` are stable's pods without a node
-    and how many of these exist; they count beside arms with stable's devices.
+    Arms in pods that several models share do not count.
+
+    Args:
+        stable: the revision of control.
+        spec: the Experiment's spec.
+        rooms: what is free for the pods of each arm and of control, as far as it is known.
+        replicas: the replicas of each arm.
+        installation: the administrator's settings; None in local mode.
+        missing: stable's pods without a node, and how many of these exist.
     """
-    known = revisions.spec_of(stable)
-    demands: dict[Gpu, tuple[Devices, AvailableCapacity, list[str]]] = {}
-    for arm in spec.arms:
-        gpu = merge_arm_spec(known, arm).resources.gpu
-        devices, room = accelerators.replica_devices(gpu), rooms.get(arm.name)
-        if devices is not None and room is not None:
-            demands.setdefault(gpu, (devices, room, []))[2].append(arm.name)
-    for gpu, (devices, room, names) in demands.items():
-        lacking, created = missing if gpu == known.resources.gpu else (0, 0)
-        pods = sum(devices.count_pods(replicas[name]) for name in names) + lacking
-        short = capacity.find_shortage(devices, pods, room, gpu, created=created, lacking=lacking)
-        if short is not None:
-            return short
-    return None
+    kinds: dict[Resources, list[str]] = {}
+    for name, each in merge_arm_specs(revisions.spec_of(stable), spec).items():
+        if name in rooms and not is_shared(each):
+            kinds.setdefault(each.resources, []).append(name)
+    demands = []
+    for resources, names in kinds.items():
+        lacking, created = missing if CONTROL in names else (0, 0)
+        pods = sum(accelerators.count_pods(resources.gpu, replicas[name]) for name in names if name != CONTROL)
+        demands.append(PodDemand(resources.gpu, pods + lacking, rooms[names[0]], created, lacking))
+    return joint_capacity.find_shortage(demands, installation)
 
 
 def planned_buckets(spec: ExperimentSpec) -> dict[str, int]:

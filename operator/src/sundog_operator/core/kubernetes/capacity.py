@@ -12,19 +12,19 @@ from sundog_operator.core.kubernetes import accelerators, names, node_fit, pod_r
 from sundog_operator.core.kubernetes.accelerators import Devices
 from sundog_operator.core.kubernetes.node_fit import FittingNodes, NodeNeeds
 from sundog_operator.core.kubernetes.pod_problems import is_scheduled
-from sundog_operator.core.kubernetes.pod_requests import CPU, MEMORY, PODS, Amounts
+from sundog_operator.core.kubernetes.pod_requests import CPU, MEMORY, Amounts
 from sundog_operator.core.kubernetes.quotas import QuotaLimit
 from sundog_operator.core.text import format_count
 
 Json = Mapping[str, Any]
-ENOUGH_PODS: Final = 2000
-"""Twice the most replicas of a service. Where so many pods without devices fit, their exact number is of no interest."""
+ENOUGH_PODS: Final = 10_000
+"""The most replicas of stable and nine arms. Where so many pods without devices fit, their exact number is of no interest."""
 
 _COMING: Final = "coming/"
 """Prefix of the keys of nodes to come, in the cache of an inventory."""
 
-_QUOTA_FIX: Final = "Raise the quota, or ask for less"
-_NODES_FIX: Final = "Free some, add nodes, or ask for less"
+QUOTA_FIX: Final = "Raise the quota, or ask for less"
+NODES_FIX: Final = "Free some, add nodes, or ask for less"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class NodeCapacity:
         fix: what to do where none of the nodes is such a node.
         coming_nodes: number of such nodes that autoscalers may add.
         coming_pods: pods that fit on those.
+        places: the nodes that are present and those to come, in the form of `node_fit.trim_node`.
+        taken: requests of pods, by node and resource.
     """
 
     nodes: int
@@ -52,6 +54,8 @@ class NodeCapacity:
     fix: str = field(default="", compare=False)
     coming_nodes: int = 0
     coming_pods: int = 0
+    places: tuple[Sequence[Json], Sequence[Json]] = field(default=((), ()), compare=False, repr=False)
+    taken: Mapping[tuple[str, str], int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def most_pods(self) -> int:
@@ -194,6 +198,8 @@ def _count_free(
         excluded=node_fit.describe_excluded(found, needs),
         coming_nodes=len(coming_nodes),
         coming_pods=sum(pods_that_fit(node_fit.allocatable(node), requests) for node in coming_nodes),
+        places=(found.nodes, coming_nodes),
+        taken=known.taken,
     )
 
 
@@ -259,23 +265,21 @@ def find_shortage(
     for_stable = f", {lacking} of them for stable" if lacking else ""
     # Autoscalers may add nodes, but nothing raises a quota. So the quota is the reason where both fall short.
     if not over_devices and exceeded is not None:
-        message = quotas.describe_exceeded(exceeded, new) + for_stable
-        return Cause(DeploymentReason.INSUFFICIENT_QUOTA, f"{message}. {_QUOTA_FIX}")
+        message = quotas.describe_exceeded(exceeded, new * exceeded.per_pod, new) + for_stable
+        return Cause(DeploymentReason.INSUFFICIENT_QUOTA, f"{message}. {QUOTA_FIX}")
     message = (
         _describe_pods(more, room) if devices is None else _describe_devices(devices, more, room, gpu)
     ) + for_stable
     if over_devices:
-        return Cause(DeploymentReason.INSUFFICIENT_QUOTA, f"{message}. {_QUOTA_FIX}")
+        return Cause(DeploymentReason.INSUFFICIENT_QUOTA, f"{message}. {QUOTA_FIX}")
     others = f"; other nodes: {free.excluded}" if free is not None and free.excluded else ""
-    fix = (free.fix if free is not None else "") or _NODES_FIX
+    fix = (free.fix if free is not None else "") or NODES_FIX
     return Cause(DeploymentReason.INSUFFICIENT_CAPACITY, f"{message}{others}. {fix}")
 
 
 def _describe_devices(devices: Devices, more: int, room: AvailableCapacity, gpu: Gpu) -> str:
     needed, free = more * devices.count, room.on_nodes
-    kind = f" of type {' or '.join(gpu.type)}" if gpu.type else ""
-    least = f" with at least {gpu.memory}" if gpu.memory else ""
-    message = f"{needed} {room.resource}{kind}{least} needed ({more} × {devices.count})"
+    message = f"{needed} {room.resource}{describe_type(gpu)} needed ({more} × {devices.count})"
     if free is not None:
         message += f", {free.free} of {free.total} free on {format_count(free.nodes, 'node')}{_describe_coming(free)}"
     if room.quota is not None:
@@ -285,6 +289,12 @@ def _describe_devices(devices: Devices, more: int, room: AvailableCapacity, gpu:
     if free.device_pods < more:
         return f"{message}, not {devices.count} of them on one node"
     return f"{message}, with {_format_pod(room)} free beside them for {format_count(free.pods, 'pod')}"
+
+
+def describe_type(gpu: Gpu) -> str:
+    """Return the types and the memory of devices, as words after their number; empty if any suits."""
+    kind = f" of type {' or '.join(gpu.type)}" if gpu.type else ""
+    return f"{kind} with at least {gpu.memory}" if gpu.memory else kind
 
 
 def _describe_pods(more: int, room: AvailableCapacity) -> str:
@@ -314,7 +324,7 @@ def describe_room(room: AvailableCapacity, needed: int, lacking: int = 0) -> Ite
     free = room.on_nodes
     if free is not None:
         most = f"{ENOUGH_PODS} or more" if free.pods >= ENOUGH_PODS else str(free.pods)
-        pod = ", ".join(pod_requests.format_amount(*each) for each in room.requests.items() if each[0] != PODS)
+        pod = pod_requests.format_amounts(room.requests)
         fit = f"{most} fit on {format_count(free.nodes, 'node')}{_describe_coming(free)}"
         for_stable = f", {lacking} of them for stable" if lacking else ""
         yield f"{format_count(needed, 'pod')} with {pod} needed{for_stable}, {fit}"
@@ -329,6 +339,11 @@ def is_blocking(short: Cause | None, installation: Installation | None, *, has_d
     """
     if short is None or short.reason != DeploymentReason.INSUFFICIENT_CAPACITY:
         return short is not None
+    return has_to_wait_for_nodes(installation, has_devices=has_devices)
+
+
+def has_to_wait_for_nodes(installation: Installation | None, *, has_devices: bool) -> bool:
+    """Whether pods must wait for nodes with room (`is_blocking`)."""
     if installation is not None and installation.node_pools:
         return True
     nodes_come = installation is not None and installation.gpu.nodes_come

@@ -82,6 +82,11 @@ def format_amount(resource: str, amount: int) -> str:
     return f"{amount} {resource if amount != 1 or resource != PODS else 'pod'}"
 
 
+def format_amounts(amounts: Amounts) -> str:
+    """Return the requests of a pod for people, such as `4 CPU, 16.5Gi memory, 1 nvidia.com/gpu`."""
+    return ", ".join(format_amount(*each) for each in amounts.items() if each[0] != PODS)
+
+
 def _sidecars(spec: Json) -> Iterator[Json]:
     return (each for each in spec.get("initContainers") or () if each.get("restartPolicy") == "Always")
 

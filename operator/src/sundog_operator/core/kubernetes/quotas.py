@@ -1,5 +1,6 @@
 """Room that the ResourceQuotas of a namespace leave for more worker pods."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -92,13 +93,24 @@ def find_exceeded(limits: Iterable[QuotaLimit], pods: int) -> QuotaLimit | None:
     return next((each for each in limits if pods > 0 and pods * each.per_pod > each.left), None)
 
 
-def describe_exceeded(limit: QuotaLimit, pods: int) -> str:
-    """Return an exceeded limit of CPU, memory or pods with numbers."""
-    needed, left = (
-        pod_requests.format_amount(limit.resource, amount) for amount in (pods * limit.per_pod, max(limit.left, 0))
-    )
+def add_up(parts: Iterable[tuple[Iterable[QuotaLimit], int]]) -> tuple[QuotaLimit, ...]:
+    """Return the limits for pods of several kinds as for one pod that takes what all of them do.
+
+    `parts` are the limits of each kind, all of one namespace, and the number of its pods.
+    """
+    taken: Counter[QuotaLimit] = Counter()
+    for limits, pods in parts:
+        for each in limits:
+            taken[replace(each, per_pod=0)] += pods * each.per_pod
+    return tuple(replace(limit, per_pod=amount) for limit, amount in taken.items() if amount)
+
+
+def describe_exceeded(limit: QuotaLimit, needed: int, pods: int) -> str:
+    """Return a limit of CPU, memory or devices, or of pods, that so many pods exceed because of the amount that they need together."""
+    total, left = (pod_requests.format_amount(limit.resource, amount) for amount in (needed, max(limit.left, 0)))
+    where = f"{limit.key} of ResourceQuota {limit.quota}" if limit.quota else "the namespace's quota"
     by = "" if limit.resource == PODS else f" by {format_count(pods, 'more pod')}"
-    return f"{needed} needed{by}, {left} left by {limit.key} of ResourceQuota {limit.quota}"
+    return f"{total} needed{by}, {left} left by {where}"
 
 
 def _limits_of(quota: Json, requests: Amounts) -> Iterator[QuotaLimit]:

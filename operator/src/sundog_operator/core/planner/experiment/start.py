@@ -9,7 +9,6 @@ from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.experiments import allocation, arms, freeze, state, transitions
 from sundog_operator.core.experiments.arms import PlannedArm
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
-from sundog_operator.core.kubernetes import capacity
 from sundog_operator.core.planner import candidate, candidate_placement, desired_state, outcome, recovery
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.revisions import Revision
@@ -149,7 +148,7 @@ def _start_arms(context: PlanContext, experiment: UserExperiment) -> None:
 
 
 def _find_shortage(context: PlanContext, experiment: UserExperiment) -> Cause | None:
-    """Return the shortage if the pods of the arms do not fit beside the running ones; else None."""
+    """Return the shortage if the pods of the arms must wait for room beside the running ones; else None."""
     spec, stable = experiment.acceptance.spec, context.revision(context.stable_number or 0)
     if spec is None or stable is None:
         return None
@@ -169,9 +168,7 @@ def _find_shortage(context: PlanContext, experiment: UserExperiment) -> Cause | 
     if serving is not None and context.is_at_zero:
         # The Experiment also starts stable's replica.
         missing = candidate_placement.count_missing_pods(context, serving)
-    short = arms.find_arm_shortage(stable, spec, rooms, replicas, missing)
-    # Only arms with devices are checked.
-    return short if capacity.is_blocking(short, context.observed.installation, has_devices=True) else None
+    return arms.find_arm_shortage(stable, spec, rooms, replicas, context.observed.installation, missing)
 
 
 def _find_or_create_revision(context: PlanContext, arm: PlannedArm) -> int:
