@@ -1,17 +1,21 @@
 """`sundog plan`: the preview, compared with the effect of the apply."""
 
+import functools
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from doubles.cluster import NAMESPACE, Cluster
+from doubles.cluster import NAMESPACE, Cluster, model_deployment
 from doubles.kuberay import create_with_status
+from sundog_operator.api.installation import parse_installation
+from sundog_operator.app.observe import observe
+from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import Forbidden
-from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, NODE, Ref
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, NODE, POD, Ref
 from sundog_operator.shell.exit_codes import ExitCode
-from sundog_operator.shell.preview.model_deployment import find_server_violations
+from sundog_operator.shell.preview.model_deployment import find_server_violations, preview_model_deployment
 
 
 @pytest.fixture
@@ -494,10 +498,10 @@ def test_a_candidate_in_place_is_shown_with_what_it_costs_or_why_it_cannot_be(
 GPU = "nvidia.com/gpu"
 
 
-async def offer_gpus(cluster: Cluster) -> None:
-    """A node with one device."""
+async def offer_gpus(cluster: Cluster, devices: int = 1) -> None:
+    """A node with devices."""
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}, "spec": {}}
-    status = {"allocatable": {GPU: "1"}, "conditions": [{"type": "Ready", "status": "True"}]}
+    status = {"allocatable": {GPU: str(devices)}, "conditions": [{"type": "Ready", "status": "True"}]}
     await create_with_status(cluster.kube, NODE, node, status)
 
 
@@ -536,6 +540,29 @@ def test_without_permission_for_nodes_it_says_that_free_devices_are_unknown(
     queued = manifest("file:///models/v2", resources=gpus, scheduling={"queue": "team"})
     assert unknown not in plan(served, queued)["lines"]
     assert unknown not in plan(served, manifest("file:///models/v2"))["lines"]
+
+
+async def test_the_room_is_that_for_the_replicas_that_load_needs_and_for_pods_that_stable_lacks() -> None:
+    cluster = Cluster(installation=parse_installation("runtimeImage: example.com/runtime:1", "test"))
+    await offer_gpus(cluster, devices=8)
+    scaled: dict[str, Any] = {
+        "autoscaling": {"minReplicas": 1, "maxReplicas": 12},
+        "resources": {"gpu": {"count": 1}},
+        "rollout": {"steps": [{"weight": 50, "gate": "manual"}], "capacity": "surge"},
+    }
+    await cluster.apply(**scaled)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    (serve,) = cluster.serve_apis.by_dashboard.values()
+    serve.load("digits-r1", 3)
+    await cluster.settle(20)
+    pod, *_ = await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: "1"})
+    await cluster.kube.replace({**pod, "spec": {**pod["spec"], "nodeName": "a"}})
+    stored, manifest = await cluster.get(), model_deployment("file:///models/v2", **scaled)
+    desired = {**stored, "metadata": {**stored["metadata"], "generation": 2}, "spec": manifest["spec"]}
+    observed = await observe(cluster.world, desired)
+    assert preview_model_deployment(manifest, stored, observed, cluster.clock.now()).lines[-1] == (
+        f"5 pods with 1 CPU, 2.5Gi memory, 1 {GPU} needed, 2 of them for stable, 7 fit on 1 node"
+    )
 
 
 @pytest.mark.parametrize(

@@ -309,14 +309,15 @@ def _format_pod(room: AvailableCapacity) -> str:
     )
 
 
-def describe_room(room: AvailableCapacity, needed: int) -> Iterator[str]:
-    """Yield the room for pods of which so many are needed; nothing where the nodes are unknown."""
+def describe_room(room: AvailableCapacity, needed: int, lacking: int = 0) -> Iterator[str]:
+    """Yield the room for so many pods, `lacking` of which are missing ones of stable; nothing where the nodes are unknown."""
     free = room.on_nodes
     if free is not None:
         most = f"{ENOUGH_PODS} or more" if free.pods >= ENOUGH_PODS else str(free.pods)
         pod = ", ".join(pod_requests.format_amount(*each) for each in room.requests.items() if each[0] != PODS)
         fit = f"{most} fit on {format_count(free.nodes, 'node')}{_describe_coming(free)}"
-        yield f"{format_count(needed, 'pod')} with {pod} needed, {fit}"
+        for_stable = f", {lacking} of them for stable" if lacking else ""
+        yield f"{format_count(needed, 'pod')} with {pod} needed{for_stable}, {fit}"
 
 
 def is_blocking(short: Cause | None, installation: Installation | None, *, has_devices: bool) -> bool:

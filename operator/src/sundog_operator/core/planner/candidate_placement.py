@@ -101,9 +101,17 @@ def _find_shortage_beside(context: PlanContext, spec: ModelDeploymentSpec) -> Ca
     """Return the shortage if all of a candidate's pods do not fit beside stable's, those included that stable lacks."""
     if is_shared(spec):
         return shared_capacity.find_shortage(context, spec, context.replicas)
-    own = accelerators.count_pods(spec.resources.gpu, context.replicas)
+    more, waiting, lacking = count_pods_beside(context, spec)
+    return find_shortage(context, spec, more, created=waiting, lacking=lacking)
+
+
+def count_pods_beside(context: PlanContext, spec: ModelDeploymentSpec) -> tuple[int, int, int]:
+    """Return how many pods need a node for a candidate beside stable, how many of these exist, and how many stable lacks.
+
+    Pods of shared models are not counted here.
+    """
     lacking, waiting = _count_missing_equal_pods(context, spec)
-    return find_shortage(context, spec, own + lacking, created=waiting, lacking=lacking)
+    return accelerators.count_pods(spec.resources.gpu, context.replicas) + lacking, waiting, lacking
 
 
 def _count_missing_equal_pods(context: PlanContext, spec: ModelDeploymentSpec) -> tuple[int, int]:

@@ -89,7 +89,7 @@ STEPS = (
 
 def make_plan(observed: ObservedState, now: datetime) -> ReconcilePlan:
     """Decide one reconcile pass."""
-    context = _make_context(observed, now)
+    context = make_context(observed, now)
     for step in STEPS:
         step(context)
     _advance_rollout(context)
@@ -116,7 +116,8 @@ def make_plan(observed: ObservedState, now: datetime) -> ReconcilePlan:
     )
 
 
-def _make_context(observed: ObservedState, now: datetime) -> PlanContext:
+def make_context(observed: ObservedState, now: datetime) -> PlanContext:
+    """Return the state of a pass before its first step."""
     stored = ModelDeploymentStatus.parse(observed.deployment.get("status"))
     acceptance = accept_model_deployment(observed.deployment, observed.installation)
     return PlanContext(

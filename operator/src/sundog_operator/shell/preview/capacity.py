@@ -1,12 +1,15 @@
 """Lines of a preview about the room for a revision's replicas."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 from sundog_operator.api import ModelDeploymentSpec, PlanInPlace
 from sundog_operator.core.kubernetes import accelerators, capacity
+from sundog_operator.core.planner.candidate_placement import count_pods_beside
 from sundog_operator.core.planner.context import ObservedState
-from sundog_operator.core.planner.plan import ReconcilePlan
+from sundog_operator.core.planner.plan import ReconcilePlan, make_context
 from sundog_operator.core.rollout import in_place
 
 _UNKNOWN_NODES: Final = (
@@ -25,12 +28,15 @@ def describe_missing_capacity(plan: ReconcilePlan) -> Iterator[str]:
     yield from (c.message for c in plan.status.conditions if (c.type, c.status) == ("CapacityAvailable", "False"))
 
 
-def describe_capacity(spec: ModelDeploymentSpec, observed: ObservedState, plan: ReconcilePlan) -> Iterator[str]:
-    """Describe how replicas are shared, or what capacity there is."""
+def describe_capacity(
+    spec: ModelDeploymentSpec, observed: ObservedState, plan: ReconcilePlan, now: datetime
+) -> Iterator[str]:
+    """Describe how replicas are shared, or what capacity there is for those that the load needs now."""
+    context = replace(make_context(observed, now), spec=spec, status=plan.status)
     missing, shared = tuple(describe_missing_capacity(plan)), find_shared_capacity(plan)
     if shared is not None:
         spare = "one more replica runs meanwhile" if shared.spare else "stable has one less while each replica starts"
-        yield f"both revisions share the service's {spec.replicas} replicas, and traffic follows them; {spare}"
+        yield f"both revisions share the service's {context.replicas} replicas, and traffic follows them; {spare}"
     elif missing:
         yield from missing
         held = plan.status.candidate is None
@@ -38,8 +44,8 @@ def describe_capacity(spec: ModelDeploymentSpec, observed: ObservedState, plan: 
     elif _are_nodes_unknown(spec, observed):
         yield _UNKNOWN_NODES
     elif observed.room is not None and observed.room.resource:
-        pods = accelerators.count_pods(spec.resources.gpu, spec.replicas)
-        yield from capacity.describe_room(observed.room, pods)
+        pods, _, lacking = count_pods_beside(context, spec)
+        yield from capacity.describe_room(observed.room, pods, lacking)
 
 
 def _are_nodes_unknown(spec: ModelDeploymentSpec, observed: ObservedState) -> bool:

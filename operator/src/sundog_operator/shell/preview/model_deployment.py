@@ -188,7 +188,7 @@ def _describe_changes(
         yield f"changes in place, without a new revision{format_causes(others)}"
     yield from _describe_end_of_autoscaling(spec, stored, before)
     yield from _describe_other_rollout(before, plan, number)
-    yield from _describe_traffic(spec, before, observed, plan, number)
+    yield from _describe_traffic(spec, before, observed, plan, number, now)
     yield from _describe_window(spec, before, number, now)
     missing = secrets.find_missing_secrets(
         secrets.secret_references(spec.endpoint), observed.secrets, observed.deployment["metadata"]["namespace"]
@@ -220,13 +220,18 @@ def _describe_other_rollout(before: ModelDeploymentStatus, plan: ReconcilePlan, 
 
 
 def _describe_traffic(
-    spec: ModelDeploymentSpec, before: ModelDeploymentStatus, observed: ObservedState, plan: ReconcilePlan, number: int
+    spec: ModelDeploymentSpec,
+    before: ModelDeploymentStatus,
+    observed: ObservedState,
+    plan: ReconcilePlan,
+    number: int,
+    now: datetime,
 ) -> Iterator[str]:
     """Describe how the revision gets its traffic."""
     stable, hold = before.stable, held_back_revisions.find_hold(plan.status, number)
     if stable is None:
         yield f"revision {number} gets all traffic once it is ready"
-        yield from describe_capacity(spec, observed, plan)
+        yield from describe_capacity(spec, observed, plan, now)
     elif stable.revision == number:
         yield f"revision {number} keeps all traffic"
     elif hold is not None:
@@ -251,7 +256,7 @@ def _describe_traffic(
         relation = "beside" if shared is None else "in place of"
         yield f"{spec.rollout.strategy} {relation} revision {stable.revision}: {describe_steps(spec, shared)}"
         yield from _describe_replicas(spec, plan, number)
-        yield from describe_capacity(spec, observed, plan)
+        yield from describe_capacity(spec, observed, plan, now)
         needed = plan.status.stable.replicas if spec.autoscaling and plan.status.stable else replicas_of_rollout(spec)
         resolved = resolve_plan(spec.rollout, StableTraffic(), needed, shared)
         yield from _describe_outcomes(resolved)
@@ -259,7 +264,7 @@ def _describe_traffic(
         yield from _describe_undecidable_step(spec, observed)
     else:
         yield f"revision {number} gets all traffic from revision {stable.revision} at once, when all its replicas are ready"
-        yield from describe_capacity(spec, observed, plan)
+        yield from describe_capacity(spec, observed, plan, now)
 
 
 def _describe_running_experiment(before: ModelDeploymentStatus, plan: ReconcilePlan, number: int) -> Iterator[str]:
