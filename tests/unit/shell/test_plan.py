@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
-from doubles.cluster import NAMESPACE, Cluster
+from doubles.cluster import NAMESPACE, Cluster, model_deployment
 from doubles.kuberay import create_with_status
+from sundog_operator.api.installation import parse_installation
+from sundog_operator.app.observe import observe
+from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import Forbidden
-from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, NODE, Ref
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, NODE, POD, Ref
 from sundog_operator.shell.exit_codes import ExitCode
-from sundog_operator.shell.preview.model_deployment import find_server_violations
+from sundog_operator.shell.preview.model_deployment import find_server_violations, preview_model_deployment
 
 
 @pytest.fixture
@@ -539,25 +542,26 @@ def test_without_permission_for_nodes_it_says_that_free_devices_are_unknown(
     assert unknown not in plan(served, manifest("file:///models/v2"))["lines"]
 
 
-def test_the_room_for_a_canary_is_that_for_the_replicas_that_load_needs_and_for_pods_that_stable_lacks(
-    on_server: Any, server: Any, manifest: Any
-) -> None:
-    server.do(functools.partial(offer_gpus, devices=8))
-    scaled = {
+async def test_the_room_is_that_for_the_replicas_that_load_needs_and_for_pods_that_stable_lacks() -> None:
+    cluster = Cluster(installation=parse_installation("runtimeImage: example.com/runtime:1", "test"))
+    await offer_gpus(cluster, devices=8)
+    scaled: dict[str, Any] = {
         "autoscaling": {"minReplicas": 1, "maxReplicas": 12},
         "resources": {"gpu": {"count": 1}},
         "rollout": {"steps": [{"weight": 50, "gate": "manual"}], "capacity": "surge"},
     }
-    on_server("apply", "-f", str(manifest(**scaled)))
-    server.serve_revision(1)
-
-    async def has_three(cluster: Cluster) -> bool:
-        cluster.serve.load("digits-r1", 3)
-        return (await cluster.status())["replicas"] == 3
-
-    server.until(has_three, "three replicas")
-    assert plan(on_server, manifest("file:///models/v2", **scaled))["lines"][-1] == (
-        f"6 pods with 1 CPU, 2.5Gi memory, 1 {GPU} needed, 3 of them for stable, 8 fit on 1 node"
+    await cluster.apply(**scaled)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    (serve,) = cluster.serve_apis.by_dashboard.values()
+    serve.load("digits-r1", 3)
+    await cluster.settle(20)
+    pod, *_ = await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: "1"})
+    await cluster.kube.replace({**pod, "spec": {**pod["spec"], "nodeName": "a"}})
+    stored, manifest = await cluster.get(), model_deployment("file:///models/v2", **scaled)
+    desired = {**stored, "metadata": {**stored["metadata"], "generation": 2}, "spec": manifest["spec"]}
+    observed = await observe(cluster.world, desired)
+    assert preview_model_deployment(manifest, stored, observed, cluster.clock.now()).lines[-1] == (
+        f"5 pods with 1 CPU, 2.5Gi memory, 1 {GPU} needed, 2 of them for stable, 7 fit on 1 node"
     )
 
 
