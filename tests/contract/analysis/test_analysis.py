@@ -98,7 +98,7 @@ class MadeUp:
     """An experiment of made-up users, and the export of it.
 
     Of the epochs that are `off` the last arm gets half of what its weight says; of those that are `troubled` control was no measure.
-    With `edge` the first success metric is of the edge, and has these verdicts by arm; the first arm is the best by it.
+    With `edge` the first success metric is of the edge, and has these verdicts by arm; the last arm is the best by it.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class MadeUp:
         self.rails = dict.fromkeys(self.arms[1:], "Passed")
         self.verdict: dict[str, str] = {}
         self.edge = [
-            OutcomeFinding(OF_EDGE, lower=place / 10 - 0.6, upper=place / 10 - 0.4, exposed=900, verdict=verdict)
+            OutcomeFinding(OF_EDGE, lower=-0.4 - place / 10, upper=-0.2 - place / 10, exposed=900, verdict=verdict)
             for place, verdict in enumerate(edge)
         ]
         for unit in range(units):
@@ -474,7 +474,7 @@ def test_the_metrics_of_the_edge_have_a_part_in_different_ends() -> None:
     assert [(each.decision, each.winner) for each in decisions] == [
         ("Winner", "arm-2"),
         ("Winner", "arm-2"),
-        ("Winner", "arm-1"),
+        ("Winner", "arm-2"),
         ("Winner", "arm-1"),
         ("Undecided", ""),
         ("NoWinner", ""),

@@ -142,7 +142,7 @@ def test_epochs_without_a_fit_baseline_or_of_a_bake_open_no_gate() -> None:
     assert evaluate(status.model_copy(update={"evidence_epochs": (troubled,)}), EQUAL_25).verdict == "NoData"
     assert (
         evaluate(status.model_copy(update={"evidence_epochs": ()}), {}).message
-        == "kept of the candidate: nothing was counted yet"
+        == "kept of the canary: nothing was counted yet"
     )
     baked = at_step(2, bake={"holdback": "10%"})
     bake = EvidenceEpoch(number=6, weight=90)

@@ -223,7 +223,7 @@ def test_more_successes_are_more_evidence(epochs: list[tuple[int, float, float]]
 @pytest.mark.parametrize(
     ("metric", "control", "arm", "sentence"),
     [
-        (CONVERSION, of(0, 0), of(0, 0), "conversion of the arm: nothing was counted yet"),
+        (CONVERSION, of(0, 0), of(0, 0), "conversion of wide: nothing was counted yet"),
         (
             CONVERSION,
             of(10_000, 1000),
