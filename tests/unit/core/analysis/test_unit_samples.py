@@ -1,4 +1,4 @@
-"""Samples of units that edges report: what is read of them, and when a rollout is decided by them."""
+"""Samples of units that edges report: what is read of them, and when a rollout or an experiment is decided by them."""
 
 import base64
 import struct
@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from edge_counts import ATTEMPT, GROUP_COLUMNS, by_unit, evenly, row, sticky
+from experiment_statuses import begin_experiment
 from sundog_operator.api import Epoch, EvidenceEpoch, MetricStatus, Rollout, StepStatus
 from sundog_operator.core.analysis import counters, evaluate, unit_samples
-from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, RolloutCounts
+from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, CollectedCounts, RolloutCounts
 from sundog_operator.core.analysis.counters import Counters, CountScope
+from sundog_operator.core.experiments import evaluate as experiment
+from sundog_operator.core.experiments import state
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.default_plan import StableTraffic
@@ -127,17 +130,19 @@ def test_without_units_there_is_no_sample() -> None:
     assert read(edge(), edge(7, "x"), edge(sample({(2, "stable"): {}}))) is None
 
 
-def uneven(ratio: float, *, lost: int = 0) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Return rows and samples of 1000 units of which each has its own rate, a quarter of them with the canary."""
+def uneven(
+    ratio: float, *, lost: int = 0, arms: tuple[str, str] = ROLLOUT_PAIR.both
+) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Return rows and samples of 1000 units of which each has its own rate, a quarter of them with the treatment."""
     draw = np.random.default_rng(2)
-    often, rate, canary = draw.lognormal(0, 1.5, 1000), draw.beta(0.2, 6.0, 1000), draw.random(1000) < 0.25
+    often, rate, treated = draw.lognormal(0, 1.5, 1000), draw.beta(0.2, 6.0, 1000), draw.random(1000) < 0.25
     often *= 144 / often.mean()
     requests, before = draw.poisson(often), draw.poisson(often)
-    errors = draw.binomial(requests, np.minimum(rate * np.where(canary, ratio, 1.0), 1.0))
+    errors = draw.binomial(requests, np.minimum(rate * np.where(treated, ratio, 1.0), 1.0))
     failed_before = draw.binomial(before, rate)
     own: dict[tuple[int, str], dict[int, list[int]]] = {
         (2, arm): {int(unit): [int(requests[unit]), int(errors[unit])] for unit in np.flatnonzero(mine)}
-        for arm, mine in (("stable", ~canary), ("canary", canary))
+        for arm, mine in zip(arms, (~treated, treated), strict=True)
     }
     earlier = {(0, "stable"): {unit: [int(before[unit]), int(failed_before[unit])] for unit in range(1000)}}
     rows = []
@@ -145,7 +150,7 @@ def uneven(ratio: float, *, lost: int = 0) -> tuple[list[dict[str, Any]], list[A
         asked, failed = (sum(column) // BLOCKS for column in zip(*counts.values(), strict=True))
         made = sticky(evenly(arm, epoch, T0, BLOCKS, ok=asked - failed, server5xx=failed))
         made["groups"] = [by_group(counts, group) for group in range(100)]
-        rows.append({**made, "lost": lost, "assigned": made["assigned"] + lost} if arm == "canary" else made)
+        rows.append({**made, "lost": lost, "assigned": made["assigned"] + lost} if arm == arms[1] else made)
     return rows, [sample(own), sample(earlier, attempt="before")]
 
 
@@ -199,3 +204,51 @@ def test_few_units_and_many_requests_without_one_are_decided_by_groups() -> None
 def test_lost_requests_of_the_canary_keep_units_from_passing() -> None:
     rows, samples = uneven(1.0, lost=2000)
     assert error_rate(rows, samples).verdict == "Undecided"
+
+
+def of_arm(ratio: float, **plan: Any) -> MetricStatus:
+    """Return the errorRate of an experiment's arm that has a quarter of the units; changes of its comparison in the plan."""
+    rows, samples = uneven(ratio, arms=("control", "a"))
+    guardrails = {"guardrails": [{"metric": "errorRate", "margin": "40%"}]}
+    status = begin_experiment(
+        ("a",), exposure="100%", weights={"control": 75, "a": 25}, unit={"header": "x-user-id"}, metrics=guardrails
+    )
+    shares = state.target_buckets(status)
+    comparison = status.plan.comparison and status.plan.comparison.model_copy(update=plan)
+    status = status.model_copy(
+        update={
+            "plan": status.plan.model_copy(update={"comparison": comparison}),
+            "epoch": Epoch(number=2, confirmed=True),
+            "evidence_epochs": (EvidenceEpoch(number=2, buckets=tuple(shares[arm.name] for arm in status.arms)),),
+        }
+    )
+    reports = [edge(*samples, rows=rows)]
+    blocks = counters.collect_blocks(ATTEMPT, reports)
+    scope = CountScope([2], 2, NOW, 30, "control", ("a",))
+    tallies = counters.update_counters(Counters(ATTEMPT), reports, blocks, scope)
+    collected = CollectedCounts(tallies, reports, blocks, StableTraffic(), NOW, 30)
+    found = experiment.evaluate_experiment(status, collected, {"control": 3, "a": 1})
+    return next(each for each in found.metrics if each.name == "errorRate")
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.0, "Passed"), (3.0, "Harm")])
+def test_units_decide_a_guardrail_of_an_experiment_whose_plan_says_so(ratio: float, verdict: str) -> None:
+    """A plan of an earlier release keeps its test."""
+    assert of_arm(ratio).verdict == verdict
+    assert of_arm(ratio, guardrails_by_unit=None).verdict == "Undecided"
+
+
+def test_the_units_of_other_arms_and_epochs_are_left_out_and_some_of_very_many() -> None:
+    rows = {(1, "control"): {1: [1]}, (2, "control"): {5: [1], 9: [1]}, (3, "a"): {7: [1]}, (3, "b"): {8: [1]}}
+    found = unit_samples.read_unit_samples(ATTEMPT, [edge(sample(rows))])
+    assert found is not None
+
+    def hashes(*epochs: int) -> list[int] | None:
+        own = found.only(epochs, ("control", "a"))
+        return own and own.hashes.tolist()
+
+    assert hashes(2, 3) == [5, 7, 9]
+    assert hashes(4) is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unit_samples, "_MAX_COUNTS", 4)
+        assert hashes(2, 3) == [5, 7]

@@ -324,3 +324,10 @@ def test_latencies_that_no_harm_adds_count_too() -> None:
     assert refused.message.startswith(
         "spec.metrics: 4 latencies, with a guardrail for each success metric by winBy noHarm"
     )
+
+
+def test_units_are_tested_where_they_stay_with_their_arm() -> None:
+    header = {"unit": {"header": "x-user-id"}}
+    specs: list[dict[str, Any]] = [header, {}, {**header, "allocation": {"mode": "thompson"}}]
+    plans = [frozen(metrics={"success": [CONVERSION]}, **spec).comparison for spec in specs]
+    assert [plan and plan.guardrails_by_unit for plan in plans] == [True, None, None]

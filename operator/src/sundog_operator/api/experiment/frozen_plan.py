@@ -241,6 +241,11 @@ class PlanComparison(ApiBase):
     allocation: PlanAllocation | None = Field(
         None, description="With spec.allocation.mode thompson; absent if weights are fixed."
     )
+    guardrails_by_unit: Literal[True] | None = Field(
+        None,
+        description="true where guardrails of the edge are tested by units: these stay with an arm, and weights are fixed. Absent"
+        " otherwise, and in plans of earlier releases.",
+    )
 
     @property
     def feedback_outcomes(self) -> tuple[PlanOutcome, ...]:

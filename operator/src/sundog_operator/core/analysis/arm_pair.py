@@ -100,6 +100,7 @@ class EvaluationLimits:
         newest_alone: whether rates are tested on the newest epoch alone.
         newest_alone_for_latency: whether latencies are.
         has_sticky_units: whether all requests of a unit go to one arm.
+        tests_units: whether a sample of such units is tested: none may ever leave the arm for control.
         bake: the canary's percent in bake epochs, which decide no gate but are tested for harm; None without a bake, or
             without other epochs.
         loaded_arm: an arm whose gates leave out epochs in which its replicas had less load than control's, and whose harm leaves out
@@ -112,6 +113,7 @@ class EvaluationLimits:
     newest_alone: bool
     newest_alone_for_latency: bool
     has_sticky_units: bool
+    tests_units: bool
     bake: int | None = None
     loaded_arm: str = ""
 
@@ -129,6 +131,7 @@ def rollout_limits(status: ExperimentStatus) -> EvaluationLimits:
         newest_alone=following == 1,
         newest_alone_for_latency=True,
         has_sticky_units=units.is_sticky(plan),
+        tests_units=units.is_sticky(plan),
         bake=_bake(plan),
     )
 

@@ -18,7 +18,7 @@ from sundog_operator.core.analysis import (
     unit_samples,
 )
 from sundog_operator.core.analysis.arm_counts import ArmCounts
-from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, ArmPair, CollectedCounts, EvaluationLimits, decides
+from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, EvaluationLimits, decides
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.unit_groups import GroupCounts
 from sundog_operator.core.analysis.unit_samples import UnitSamples
@@ -83,15 +83,16 @@ def collect_epochs(
 def _read_samples(
     pair: ArmPair, limits: EvaluationLimits, epochs: Sequence[EvidenceEpoch], collected: CollectedCounts
 ) -> UnitSamples | None:
-    """Return the samples of units if units alone can be tested: few requests have no unit, and the canary's units stay as it grows."""
-    if not limits.has_sticky_units or pair != ROLLOUT_PAIR:
+    """Return the samples of units if units alone can be tested: few requests have no unit, and the arm's units stay."""
+    if not limits.tests_units:
         return None
     tallies = collected.tallies
     groups = [unit_groups.sum_groups(tallies.groups, each.number, arm) for each in epochs for arm in pair.both]
     without_unit = sum(own[0][unit_groups.WITHOUT_UNIT] for own in groups)
     if without_unit > _MAX_WITHOUT_UNIT * sum(sum(own[0]) for own in groups):
         return None
-    return unit_samples.read_unit_samples(tallies.attempt, collected.reports)
+    samples = unit_samples.read_unit_samples(tallies.attempt, collected.reports)
+    return samples and samples.only([each.number for each in epochs], pair.both)
 
 
 def _make_comparison(

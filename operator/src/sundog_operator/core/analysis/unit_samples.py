@@ -7,8 +7,8 @@ costs power only: which edge served a unit does not depend on its arm.
 import base64
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from sundog_operator.core.stats.guardrail_comparison import SampledUnits
 _HASH_RANGE: Final = 1 << 64
 _MAX_COLUMNS: Final = 32
 _MAX_BYTES: Final = 16 << 20
+_MAX_COUNTS: Final = 400_000
+"""Units times epochs that are tested, some 100 MB of memory. Edges limit only the rows, and a unit need not return in every epoch."""
 _READ_ERRORS: Final = (*PARSE_ERRORS, zlib.error)
 _COLUMNS: Final = {"retried": "firstAttemptFailed", **{name: name for name in ("errors", "rejections", *SLOW)}}
 """The edges' column of each event."""
@@ -41,7 +43,7 @@ class UnitSamples:
     """The sample of an attempt, and that of stable before.
 
     Attributes:
-        hashes: of all units with requests in the attempt, ascending, shape (units,).
+        hashes: of the units with requests in the attempt, ascending, shape (units,).
         rows: rows of the attempt by epoch and arm, of all edges.
         before: rows of stable before the attempt, of all edges.
     """
@@ -49,6 +51,12 @@ class UnitSamples:
     hashes: NDArray[np.uint64]
     rows: Mapping[tuple[int, str], Sequence[Rows]]
     before: Sequence[Rows]
+
+    def only(self, epochs: Sequence[int], arms: tuple[str, str]) -> Self | None:
+        """Return the units that had requests in these epochs and arms, the lowest hashes where they are too many; None without any."""
+        parts = [rows["hash"] for epoch in epochs for arm in arms for rows in self.rows.get((epoch, arm), ())]
+        hashes = np.unique(np.concatenate(parts)) if parts else self.hashes[:0]
+        return replace(self, hashes=hashes[: _MAX_COUNTS // len(epochs)]) if hashes.size else None
 
     def of(self, epoch: int, arms: tuple[str, str], weight: float, kinds: Sequence[str]) -> SampledUnits:
         """Return the counts of an epoch; a unit with requests in both arms has none. `kinds` are the events of each metric."""
@@ -67,7 +75,7 @@ class UnitSamples:
         )
 
     def _sum(self, parts: Sequence[Rows], column: str) -> Numbers:
-        """Return a column's sum for each unit, shape (units,). Other units than those of the attempt are left out."""
+        """Return a column's sum for each unit, shape (units,). Units without a hash of these are left out."""
         found = np.zeros(len(self.hashes))
         for rows in parts:
             places = np.searchsorted(self.hashes, rows["hash"])

@@ -126,6 +126,7 @@ def _limits(status: ExperimentStatus) -> EvaluationLimits:
         newest_alone=False,
         newest_alone_for_latency=False,
         has_sticky_units=units.is_sticky(status.plan),
+        tests_units=state.frozen_comparison(status).guardrails_by_unit is True,
     )
 
 
@@ -205,7 +206,7 @@ def _evaluate_edge_metrics(
     """Return the findings of success and secondary metrics of the edge, for all arms: dropped ones keep their share of the error."""
     if not edge_metrics.planned_edge_metrics(status):
         return {}
-    limits = replace(limits, guardrails=edge_metrics.measured_metrics(status))
+    limits = replace(limits, guardrails=edge_metrics.measured_metrics(status), tests_units=False)
     arms = []
     for pair in make_pairs(status):
         epochs, shares = _compared_epochs(status, pair)

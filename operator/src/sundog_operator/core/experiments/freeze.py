@@ -100,6 +100,7 @@ def freeze(
             on_win=spec.on_win,
             win_by=None if (rule := resolve_win_rule(spec)) == "anyMetric" else rule,
             allocation=_allocation(spec),
+            guardrails_by_unit=_tests_units(spec) or None,
         ),
         frozen_at=now,
     )
@@ -180,6 +181,11 @@ def list_edge_guardrails(spec: ExperimentSpec) -> list[MetricGuardrail]:
     if needs_errors and all(each.metric != ERROR_RATE for each in found):
         found.append(MetricGuardrail(metric="errorRate"))
     return found
+
+
+def _tests_units(spec: ExperimentSpec) -> bool:
+    """Return whether units stay with an arm as long as it has traffic: weights that follow outcomes move them."""
+    return units.resolve_unit(spec.unit) != units.PER_REQUEST and spec.allocation.mode == "fixed"
 
 
 def _allocation(spec: ExperimentSpec) -> PlanAllocation | None:
