@@ -53,9 +53,10 @@ e2e-api: $(VENV)/.dev binaries
 e2e-pods: $(VENV)/.dev binaries
 	$(BIN)/pytest tests/cluster -m 'node and $(GATE)' --durations=25 --hypothesis-profile gate --tier 'make e2e-pods'
 
-# Run all tests, in some hours: `test`, `e2e`, then all longer cases. A part that fails does not stop the next one.
+# Run all tests, in nine to eleven hours: `test`, `e2e`, all longer cases, and last `campaigns`, which take half of them.
+# A part that fails does not stop the next one.
 test-all: $(VENV)/.dev
-	@$(MAKE) --no-print-directory --keep-going test e2e more-local more-fuzz more-cluster chaos
+	@$(MAKE) --no-print-directory --keep-going test e2e more-local more-fuzz more-cluster chaos campaigns
 
 # Run further cases of the model server, the edge and local mode, and many generated examples.
 more-local: $(VENV)/.dev all-binaries
@@ -106,7 +107,7 @@ bench: $(VENV)/.dev
 # kill -9 throughout. `make campaigns ONLY=real_harm` runs some parts. Each part is recorded like those of `bench`, as soon as
 # it has a result.
 campaigns: $(VENV)/.dev
-	$(BIN)/pytest tests/bench -s -m campaign --only '$(ONLY)'; measured=$$?; export PYTHONPATH=tests/support; \
+	$(BIN)/pytest tests/bench -s -m campaign --only '$(ONLY)' --tier 'make campaigns'; measured=$$?; export PYTHONPATH=tests/support; \
 	$(BIN)/python -m campaigning.plotting && $(BIN)/python -m measuring.record && exit $$measured
 
 # Generate all that is generated: the CRDs, the reference pages, and the schema, table and golden files of the chart.
