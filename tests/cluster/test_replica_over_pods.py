@@ -112,14 +112,16 @@ def find_replicas(team: Team) -> Mapping[str, set[str]]:
 
 
 def lose(team: Team, pod: str, *, is_drained: bool) -> Counter[tuple[int, str]]:
-    """Delete a pod while clients ask, or kill all that runs in it first. Return the answers until all is whole again."""
+    """Delete a pod while clients ask, or kill all that runs in it. Return the answers until all is whole again."""
     with team.asked(NAME, CLIENTS, [0], may_fail=True) as answers:
         team.until(lambda: answers.total() > 10 * CLIENTS, "answers")
-        if not is_drained:
+        if is_drained:
+            team.kubectl("delete", "pod", pod, "--wait=false")
+        else:
+            # KubeRay deletes the failed pod.
             for process in processes_of(team.get(pod, "pod")):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-        team.kubectl("delete", "pod", pod, "--wait=false", *([] if is_drained else ["--force", "--grace-period=0"]))
         until_whole(team, [pod])
         before, lost = answers.total(), count_lost(answers)
         team.until(lambda: answers.total() > before + 50 * CLIENTS, "answers of both replicas")
