@@ -90,7 +90,7 @@ def load_torch(
     )
 
 
-class _NoRandomParameters(TorchFunctionMode):
+class _NoRandomParameters(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not read
     """Leave parameters as they are where a module fills them with random numbers.
 
     Most of the time to build a large module goes into these numbers, and its weights replace them.
