@@ -34,11 +34,13 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "nodes-dra": {"count": 2, "allocation": "dra", "topology": {"nodes": 2}},
     "queue": {"count": 1},
     "spot-preferred": {"count": 1},
+    "spot-preferred-types": {"count": 1, "type": ["h100", "a100-80gb", "l4"]},
     "spot-required": {"count": 1, "type": ["h100", "l4"]},
 }
 SCHEDULING: Final[dict[str, dict[str, Any]]] = {
     "queue": {"queue": "team-a"},
     "spot-preferred": {"spot": "prefer"},
+    "spot-preferred-types": {"spot": "prefer"},
     "spot-required": {"spot": "require"},
 }
 """`spec.scheduling` of the rows that have one."""
