@@ -25,6 +25,8 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "time-sliced-type": {"count": 1, "type": ["l4"], "memory": "20Gi", "sharing": {"mode": "timeSliced"}},
     "amd": {"count": 1, "vendor": "amd"},
     "gaudi": {"count": 2, "vendor": "gaudi"},
+    "intel": {"count": 1, "vendor": "intel"},
+    "neuron": {"count": 2, "vendor": "neuron"},
     "dra": {"count": 2, "allocation": "dra"},
     "dra-types": {"count": 1, "type": ["h100", "a100-80gb"], "memory": "70Gi", "allocation": "dra"},
     "dra-mig": {"count": 1, "sharing": {"mode": "mig", "profile": "1g.10gb"}, "allocation": "dra"},
