@@ -4,72 +4,28 @@ The API server and the scheduler are real. Nodes are objects alone, so no pod st
 """
 
 import asyncio
-import contextlib
-import itertools
 import os
 import statistics
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import pytest
 
 from measuring import packing
-from measuring.fleet import client_of
 from measuring.packing import Demand, Event, Machine, Side
 from measuring.record import Record
-from real_kubernetes.cluster import BINARIES, CONTROL_PLANE_BUILDS, Cluster, temporary
-from real_kubernetes.node import start_scheduler
-from sundog_operator.adapters.kubernetes_client import KubernetesClient
+from measuring.scheduling import Scheduled, control_plane_without_controllers, scheduling_on
+from real_kubernetes.cluster import Cluster
 from sundog_operator.api.quantities import parse_quantity
 from sundog_operator.core.kubernetes import shared_pods
-from sundog_operator.ports import NODE, POD, Object, Ref, ref_of
-from waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
 SEEDS = range(int(os.environ.get("SUNDOG_BENCH_SEEDS", "5")))
 GPU_KINDS = {"small": 60, "whole": 25, "several": 15}
 GPU_ARRIVALS, CPU_ARRIVALS = 120, 200
-
-
-@dataclass
-class Scheduled:
-    """Pods, and whether the scheduler has bound each to a node."""
-
-    client: KubernetesClient
-    _bound: dict[str, bool] = field(default_factory=dict)
-    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-    _numbers: Iterator[int] = field(default_factory=itertools.count)
-
-    async def follow(self) -> None:
-        """Note what the scheduler does with each pod."""
-        async for event in self.client.watch(POD, packing.NAMESPACE):
-            if event.type not in {"ADDED", "MODIFIED"}:
-                continue
-            conditions = event.object.get("status", {}).get("conditions", ())
-            refused = any(each["type"] == "PodScheduled" and each["status"] == "False" for each in conditions)
-            if (bound := "nodeName" in event.object["spec"]) or refused:
-                async with self._changed:
-                    self._bound[event.object["metadata"]["name"]] = bound
-                    self._changed.notify_all()
-
-    async def place(self, pods: Sequence[Object]) -> list[str]:
-        """Create pods and return their names; without one that finds no node, all of them go again, and none is returned."""
-        names = [f"pod-{next(self._numbers)}" for _ in pods]
-        named = [pod | {"metadata": pod["metadata"] | {"name": name}} for pod, name in zip(pods, names, strict=True)]
-        await asyncio.gather(*(self.client.create(pod) for pod in named))
-        async with asyncio.timeout(PATIENCE_S), self._changed:
-            await self._changed.wait_for(lambda: all(name in self._bound for name in names))
-        if all(self._bound[name] for name in names):
-            return names
-        await self.remove(names)
-        return []
-
-    async def remove(self, names: Sequence[str]) -> None:
-        """Delete pods. A pod that is created later sees their places free, because the scheduler reads changes in order."""
-        await asyncio.gather(*(self.client.delete(Ref(POD, packing.NAMESPACE, name)) for name in names))
 
 
 class Serving(Protocol):
@@ -180,48 +136,18 @@ async def run(serving: Serving, events: Sequence[Event], fleet: Sequence[Machine
     return Found(dict(placed), dict(asked), replicas, statistics.mean(devices), statistics.mean(cpus))
 
 
-@contextlib.asynccontextmanager
-async def nodes(client: KubernetesClient, made: Sequence[Object]) -> AsyncIterator[None]:
-    """Have these nodes, ready and without the taint that a new one gets."""
-    for node in made:
-        stored = await client.create(node)
-        stored = await client.replace({**stored, "spec": node["spec"]})
-        await client.patch_status(ref_of(node), node["status"], resource_version=stored["metadata"]["resourceVersion"])
-    try:
-        yield
-    finally:
-        for node in made:
-            await client.delete(Ref(NODE, "", node["metadata"]["name"]))
-
-
 async def measure(cluster: Cluster, side: Side, events: Sequence[Event], fleet: Sequence[Machine]) -> Found:
     """Run one side on an empty fleet, with a scheduler that knows nothing else."""
-    assert cluster.instance is not None
-    async with client_of(cluster.kubeconfig) as client, nodes(client, list(packing.make_nodes(fleet, side.offers))):
-        start_scheduler(cluster.instance, BINARIES)
-        scheduled = Scheduled(client)
-        following = asyncio.ensure_future(scheduled.follow())
-        try:
-            if not side.is_plain and not any(each.devices for each in fleet):
-                assert await scheduled.place(packing.make_own_pods())
-            serving: Serving = SharedPods(scheduled, side) if side.is_shared else OwnPods(scheduled, side)
-            return await run(serving, events, fleet)
-        finally:
-            following.cancel()
-            cluster.instance.stop("kube-scheduler")
-            cluster.kubectl("delete", "pods", "--all", "-n", packing.NAMESPACE, "--wait=true")
+    async with scheduling_on(cluster, list(packing.make_nodes(fleet, side.offers))) as scheduled:
+        if not side.is_plain and not any(each.devices for each in fleet):
+            assert await scheduled.place(packing.make_own_pods())
+        serving: Serving = SharedPods(scheduled, side) if side.is_shared else OwnPods(scheduled, side)
+        return await run(serving, events, fleet)
 
 
 @pytest.fixture(scope="module")
 def scheduling() -> Iterator[Cluster]:
-    """Start an API server without controllers, which would evict pods from nodes that have no kubelet."""
-    if reason := BINARIES.refusal(CONTROL_PLANE_BUILDS):
-        pytest.skip(reason)
-    with temporary("packing", with_node=False) as cluster:
-        cluster.kubectl("create", "namespace", packing.NAMESPACE)
-        cluster.kubectl.wait("-n", packing.NAMESPACE, "--for=create", "serviceaccount/default")
-        assert cluster.instance is not None
-        cluster.instance.stop("kube-controller-manager")
+    with control_plane_without_controllers("packing") as cluster:
         yield cluster
 
 

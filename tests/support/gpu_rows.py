@@ -25,6 +25,8 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "time-sliced-type": {"count": 1, "type": ["l4"], "memory": "20Gi", "sharing": {"mode": "timeSliced"}},
     "amd": {"count": 1, "vendor": "amd"},
     "gaudi": {"count": 2, "vendor": "gaudi"},
+    "intel": {"count": 1, "vendor": "intel"},
+    "neuron": {"count": 2, "vendor": "neuron"},
     "dra": {"count": 2, "allocation": "dra"},
     "dra-types": {"count": 1, "type": ["h100", "a100-80gb"], "memory": "70Gi", "allocation": "dra"},
     "dra-mig": {"count": 1, "sharing": {"mode": "mig", "profile": "1g.10gb"}, "allocation": "dra"},
@@ -34,11 +36,13 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "nodes-dra": {"count": 2, "allocation": "dra", "topology": {"nodes": 2}},
     "queue": {"count": 1},
     "spot-preferred": {"count": 1},
+    "spot-preferred-types": {"count": 1, "type": ["h100", "a100-80gb", "l4"]},
     "spot-required": {"count": 1, "type": ["h100", "l4"]},
 }
 SCHEDULING: Final[dict[str, dict[str, Any]]] = {
     "queue": {"queue": "team-a"},
     "spot-preferred": {"spot": "prefer"},
+    "spot-preferred-types": {"spot": "prefer"},
     "spot-required": {"spot": "require"},
 }
 """`spec.scheduling` of the rows that have one."""

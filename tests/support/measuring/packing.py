@@ -208,13 +208,13 @@ def make_pods(demand: Demand, side: Side) -> list[Object]:
         [container] = template["spec"]["containers"]
         for amounts in container["resources"].values():
             amounts["memory"] = demand.memory
-    return [_make_pod(template) for _ in range(count)]
+    return [make_pod(template) for _ in range(count)]
 
 
 def make_shared_pod(demand: Demand, side: Side) -> Object:
     """Return a pod for replicas of this demand and others. It is the same for all that fit into it."""
     spec = make_spec(demand, side.modes)
-    return _make_pod(pods.make_shared_group([spec], [1], IMAGE, side.installation, _TIMEOUT)["template"])
+    return make_pod(pods.make_shared_group([spec], [1], IMAGE, side.installation, _TIMEOUT)["template"])
 
 
 def make_own_pods() -> list[Object]:
@@ -226,7 +226,7 @@ def make_own_pods() -> list[Object]:
         [{"cpu": "200m", "memory": "256Mi"}, {"cpu": "50m", "memory": "128Mi"}],
     )
     return [
-        _make_pod(
+        make_pod(
             {
                 "metadata": {},
                 "spec": {
@@ -241,7 +241,8 @@ def make_own_pods() -> list[Object]:
     ]
 
 
-def _make_pod(template: Mapping[str, Any]) -> Object:
+def make_pod(template: Mapping[str, Any]) -> Object:
+    """Return a pod of a template."""
     # No kubelet ends a pod here, so it is deleted at once.
     spec = {**template["spec"], "terminationGracePeriodSeconds": 0}
     metadata = {**template["metadata"], "namespace": NAMESPACE}

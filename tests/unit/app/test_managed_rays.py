@@ -23,6 +23,7 @@ from sundog_operator.errors import Conflict, DependencyError, Forbidden, Invalid
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
+    EVENT,
     EXPERIMENT,
     MODEL_DEPLOYMENT,
     NODE,
@@ -215,6 +216,9 @@ async def test_a_head_whose_autoscaler_has_ended_is_replaced(
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         f"Pod {NAMESPACE}/{RAY}-head-x: container autoscaler has ended; the head is replaced"
     ]
+    [event] = [each for each in await cluster.kube.list(EVENT, NAMESPACE) if each["reason"] == "HeadReplaced"]
+    assert (event["type"], event["regarding"]["kind"], event["regarding"]["name"]) == ("Warning", "RayCluster", RAY)
+    assert event["note"] == f"Pod {RAY}-head-x: container autoscaler has ended; the head is replaced"
 
 
 async def test_a_head_without_a_store_is_left_to_the_workers_that_would_go_with_it() -> None:

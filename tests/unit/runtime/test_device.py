@@ -330,9 +330,15 @@ def test_the_use_of_all_devices_is_added_up() -> None:
     assert read_device_use(FakeCuda()) == DeviceUse(30, 40, 90, 200, 0.3)
 
 
-def test_memory_is_read_without_the_library_that_knows_the_load() -> None:
-    missing = FakeCuda(utilization=ModuleNotFoundError("pynvml"))
-    assert read_device_use(missing) == DeviceUse(30, 40, 90, 200, None)
+class NVMLError(Exception):
+    """The base of errors of NVIDIA's library, of which torch translates one."""
+
+
+@pytest.mark.parametrize(
+    "fault", [ModuleNotFoundError("amdsmi"), RuntimeError("no driver"), NVMLError("Not Supported")]
+)
+def test_memory_is_read_without_the_library_that_knows_the_load(fault: Exception) -> None:
+    assert read_device_use(FakeCuda(utilization=fault)) == DeviceUse(30, 40, 90, 200, None)
 
 
 def test_a_device_that_is_unused_or_lost_has_no_use() -> None:

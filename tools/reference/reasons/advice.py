@@ -152,6 +152,11 @@ ADVICE: Final = {
     ),
     "NothingServes": Advice(DESCRIBE, "See the reason of `RevisionReady`."),
     "EdgeReplaced": Advice(_EDGES, "Nothing to fix. If it repeats, check the load and the network of the edge's node."),
+    "HeadReplaced": Advice(
+        "kubectl -n NAMESPACE logs HEAD -c autoscaler",
+        "Nothing to fix: with a store replicas serve on. If it repeats, the autoscaler has too little memory"
+        " (`installation.ray.autoscaler`), or cannot reach the API server.",
+    ),
     "ServiceRefused": Advice(_QUOTA, "Raise the quota of Services, or change the policy that the note names."),
     # RouteAccepted
     "NotWritten": Advice(

@@ -74,6 +74,11 @@ EVENTS: Final = (
     ),
     ReasonText(
         "Warning",
+        "HeadReplaced",
+        "The autoscaler in a head of Ray has ended. The operator deleted the head, and KubeRay creates another.",
+    ),
+    ReasonText(
+        "Warning",
         "PoisonRequest",
         "A request got no answer from two replicas, one after the other. It may have crashed both. The edge does not"
         " retry it a third time.",

@@ -182,6 +182,7 @@ class EventReason(StrEnum):
     EXPERIMENT_STARTED = "ExperimentStarted"
     EXPERIMENT_STOPPED = "ExperimentStopped"
     GATE_OPENED = "GateOpened"
+    HEAD_REPLACED = "HeadReplaced"
     HOST_TAKEN = "HostTaken"
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"
     INSUFFICIENT_QUOTA = "InsufficientQuota"

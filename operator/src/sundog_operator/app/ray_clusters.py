@@ -10,9 +10,10 @@ from typing import Final
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.apply import ensure, ensure_created
 from sundog_operator.app.dependencies import Dependencies
+from sundog_operator.app.event_recorder import record_events
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.valkey_store import apply_valkey
-from sundog_operator.core import revisions
+from sundog_operator.core import events, revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import clusters, heads, token, valkey
 from sundog_operator.core.ray import groups as ray_groups
@@ -151,8 +152,11 @@ async def release_finalizer(deps: Dependencies, stored: Object) -> None:
 async def _replace_heads(deps: Dependencies, cluster: Object, pods: Sequence[Object]) -> None:
     store = (cluster["spec"].get("gcsFaultToleranceOptions") or {}).get("redisAddress", "")
     for head in heads.find_heads_without_autoscaler(pods, store):
+        meta = head["metadata"]
         log.warning("%s: container %s has ended; the head is replaced", ref_of(head), heads.AUTOSCALER_CONTAINER)
-        await deps.kube.delete(ref_of(head), uid=head["metadata"]["uid"])
+        event = events.head_replaced(meta["name"], meta["uid"], heads.AUTOSCALER_CONTAINER)
+        await record_events(deps, cluster, [event])
+        await deps.kube.delete(ref_of(head), uid=meta["uid"])
 
 
 def _make_group_state(found: Sequence[Object], deployed: frozenset[str] | None) -> GroupState:

@@ -181,6 +181,12 @@ def edge_replaced(pod: str, uid: str, epoch: int) -> KubernetesEvent:
     return KubernetesEvent("Warning", EventReason.EDGE_REPLACED, "ReplaceEdge", note, uid)
 
 
+def head_replaced(pod: str, uid: str, container: str) -> KubernetesEvent:
+    """The operator deletes a head of which a container has ended."""
+    note = f"Pod {pod}: container {container} has ended; the head is replaced"
+    return KubernetesEvent("Warning", EventReason.HEAD_REPLACED, "ReplaceHead", note, uid)
+
+
 def poison_request(revision: int, count: int, attempt: str) -> KubernetesEvent:
     """Requests may have crashed two replicas each. There is another event when their number has doubled."""
     requests = "1 request" if count == 1 else f"{count} requests"

@@ -100,10 +100,10 @@ def read_device_use(cuda: Any = torch.cuda) -> DeviceUse | None:
 
 
 def _read_busy(devices: Sequence[int], cuda: Any) -> float | None:
-    """Return the share of the time in which devices are busy; None without the vendor's library for Python."""
+    """Return the share of the time in which devices are busy; None if the vendor's library for Python is absent or does not know it."""
     try:
         return float(sum(map(cuda.utilization, devices)) / (100 * len(devices)))
-    except (ModuleNotFoundError, RuntimeError):
+    except Exception:  # noqa: BLE001 torch passes on that library's own errors, such as for a MIG slice
         return None
 
 

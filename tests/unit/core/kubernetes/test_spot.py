@@ -71,7 +71,7 @@ def test_a_pod_that_the_kubelet_evicts_for_its_use_is_not_reclaimed(evicted: dic
 def test_without_spot_nodes_a_pod_is_placed_as_before() -> None:
     assert spot.make_tolerations("never", {}) == []
     assert spot.make_required_expressions("never", {}) == spot.make_required_expressions("prefer", {}) == []
-    assert spot.make_preferences("never", {}) == spot.make_preferences("require", {}) == []
+    assert spot.make_preferred_expressions("never", {}) == spot.make_preferred_expressions("require", {}) == []
 
 
 def test_labels_of_the_administrator_are_added() -> None:

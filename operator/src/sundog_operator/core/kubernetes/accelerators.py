@@ -47,6 +47,8 @@ MEMORY_LABELS: Final = (
 )
 """Label keys in which node feature discovery and clouds give the memory of each of a node's devices, in MiB."""
 
+_MAX_WEIGHT: Final = 100
+"""Of a preferred term, by the API."""
 _MIB: Final = 2**20
 _MAX_INT64: Final = 2**63 - 1
 _PRODUCT, _GKE, _CLASS = "nvidia.com/gpu.product", "cloud.google.com/gke-accelerator", "gpu.nvidia.com/class"
@@ -203,7 +205,7 @@ def device_tolerations(gpu: Gpu) -> list[Json]:
 
 
 def make_node_affinity(
-    gpu: Gpu, aliases: TypeAliases, required: Sequence[Json] = (), preferences: Sequence[Json] = ()
+    gpu: Gpu, aliases: TypeAliases, required: Sequence[Json] = (), preferred: Sequence[Json] = ()
 ) -> Json | None:
     """Return the affinity to the nodes that suit the devices. Earlier types are preferred. None if every node suits equally.
 
@@ -211,20 +213,36 @@ def make_node_affinity(
         gpu: the devices.
         aliases: the administrator's label values of types.
         required: expressions, one of which a node must match too.
-        preferences: preferred terms that come after the types.
+        preferred: expressions: among nodes of the same type, those that match one are preferred.
     """
-    terms = make_node_terms(gpu, aliases, required)
-    preferred = [
-        {"weight": max(100 - 10 * rank, 1), "preference": {"matchExpressions": [expression]}}
-        for rank, type_ in enumerate(gpu.type[:-1] if _is_placed_by_labels(gpu) else ())
-        for expression in _type_expressions([type_], gpu.sharing.mode, aliases)
-    ]
     affinity: Json = {}
-    if terms:
+    if terms := make_node_terms(gpu, aliases, required):
         affinity["requiredDuringSchedulingIgnoredDuringExecution"] = {"nodeSelectorTerms": terms}
-    if preferred or preferences:
-        affinity["preferredDuringSchedulingIgnoredDuringExecution"] = [*preferred, *preferences]
+    if preferences := _make_preferences(gpu, aliases, preferred):
+        affinity["preferredDuringSchedulingIgnoredDuringExecution"] = preferences
     return {"nodeAffinity": affinity} if affinity else None
+
+
+def _make_preferences(gpu: Gpu, aliases: TypeAliases, preferred: Sequence[Json]) -> list[Json]:
+    """Return weighted terms: a node has the sum of those that it matches, and the scheduler scales the highest sum to 100.
+
+    The nth term of types matches the nodes of the first n. Its weights fall by one factor, so that whichever type is the first with room
+    has far more than the next. Evenly spread weights would leave a seventh to the first of eight. Without `preferred` the factor uses the
+    whole range from 100 to 1. With it each weight is half of the one before, and `preferred` has the last one: it never turns the order.
+    """
+    types, mode = gpu.type if _is_placed_by_labels(gpu) else (), gpu.sharing.mode
+    ranks = (_exclude_types(types[:rank], types[rank:], mode, aliases) for rank in range(1, len(types)))
+    levels = [[each] for each in ranks if each]
+    factor = 2.0 if preferred else _MAX_WEIGHT ** (1 / max(len(levels) - 1, 1))
+    if preferred:
+        # A node that matches two expressions counts once.
+        excluded = [{**each, "operator": "NotIn"} for each in preferred]
+        levels.append([[each, *excluded[:index]] for index, each in enumerate(preferred)])
+    return [
+        {"weight": max(round(_MAX_WEIGHT / factor**level), 1), "preference": {"matchExpressions": expressions}}
+        for level, terms in enumerate(levels)
+        for expressions in terms
+    ]
 
 
 def make_node_terms(gpu: Gpu, aliases: TypeAliases, required: Sequence[Json] = ()) -> list[Json]:
@@ -284,11 +302,29 @@ def _matches(labels: Mapping[str, str], expression: Json) -> bool:
 
 
 def _type_expressions(types: Iterable[str], mode: str, aliases: TypeAliases) -> list[Json]:
-    values_by_key = _find_label_values(types, aliases)
-    if mode == "timeSliced" and _PRODUCT in values_by_key:
-        whole = values_by_key[_PRODUCT]
-        values_by_key[_PRODUCT] = (*whole, *(f"{value}{_SHARED_PRODUCT_SUFFIX}" for value in whole))
+    values_by_key = _find_values_of_mode(types, mode, aliases)
     return [{"key": key, "operator": "In", "values": list(values)} for key, values in values_by_key.items()]
+
+
+def _exclude_types(kept: Iterable[str], types: Iterable[str], mode: str, aliases: TypeAliases) -> list[Json]:
+    """Return expressions that nodes of none of the types match all; values that are also those of a kept type are left out.
+
+    A node may have several labels of one type. One term of these expressions counts it once, and Karpenter can keep to it: it takes the
+    term with the highest weight for a requirement, and knows only some of the labels.
+    """
+    stays = _find_values_of_mode(kept, mode, aliases)
+    others = {
+        key: [value for value in values if value not in stays.get(key, ())]
+        for key, values in _find_values_of_mode(types, mode, aliases).items()
+    }
+    return [{"key": key, "operator": "NotIn", "values": values} for key, values in others.items() if values]
+
+
+def _find_values_of_mode(types: Iterable[str], mode: str, aliases: TypeAliases) -> dict[str, tuple[str, ...]]:
+    found = _find_label_values(types, aliases)
+    if mode == "timeSliced" and _PRODUCT in found:
+        found[_PRODUCT] = (*found[_PRODUCT], *(f"{value}{_SHARED_PRODUCT_SUFFIX}" for value in found[_PRODUCT]))
+    return found
 
 
 def _memory_expressions(memory: str) -> list[Json]:

@@ -17,23 +17,15 @@ SPOT_LABELS: Final[SpotLabels] = {
 }
 """Labels of spot nodes: of Karpenter, EKS, GKE and AKS. GKE and AKS also use them as taints."""
 
-_PREFERENCE_WEIGHT: Final = 1
-"""Lower than the steps between the preferences of GPU types, which come first."""
-
 
 def make_required_expressions(mode: str, more: SpotLabels) -> list[Json]:
     """Return expressions, one of which a node must match; empty if every node suits. `more` are the administrator's labels."""
     return _make_expressions(more) if mode == "require" else []
 
 
-def make_preferences(mode: str, more: SpotLabels) -> list[Json]:
-    """Return the preferred terms of a node affinity: nodes that are not spot nodes suit as well."""
-    if mode != "prefer":
-        return []
-    return [
-        {"weight": _PREFERENCE_WEIGHT, "preference": {"matchExpressions": [expression]}}
-        for expression in _make_expressions(more)
-    ]
+def make_preferred_expressions(mode: str, more: SpotLabels) -> list[Json]:
+    """Return expressions: nodes that match one are preferred, and others suit as well."""
+    return _make_expressions(more) if mode == "prefer" else []
 
 
 def make_tolerations(mode: str, more: SpotLabels) -> list[Json]:

@@ -264,7 +264,7 @@ def _make_worker(
             spec.resources.gpu,
             installation.gpu.aliases,
             spot.make_required_expressions(spec.scheduling.spot, spot_labels),
-            spot.make_preferences(spec.scheduling.spot, spot_labels),
+            spot.make_preferred_expressions(spec.scheduling.spot, spot_labels),
         ),
         service_account=spec.model.credentials.service_account_name,
         gates=(kueue.ADMISSION_GATE,) if queue else (),
