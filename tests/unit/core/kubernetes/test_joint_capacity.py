@@ -211,8 +211,14 @@ BOTH = f"1 × (1 CPU, 1Gi memory, 1 {GPU}) and 1 × (1 CPU, 1Gi memory, 2 {GPU})
             f"4 {GPU} needed by 2 × (1 CPU, 1Gi memory, 1 {GPU}) and 2 × (1 CPU, 2Gi memory, 1 {GPU}), 9 {GPU} free on 2"
             f" nodes, of which whole pods can have 3 {GPU}",
         ),
+        (
+            [Node("l4", 5), Node("l4", 5)],
+            [TWO, Kind(4, 2)],
+            f"10 {GPU} needed by 1 × (1 CPU, 1Gi memory, 2 {GPU}) and 2 × (1 CPU, 1Gi memory, 4 {GPU}), 10 {GPU} free on 2 nodes,"
+            f" of which whole pods can have 8 {GPU}",
+        ),
     ],
-    ids=["count", "one kind", "types", "memory", "cpu"],
+    ids=["count", "one kind", "types", "memory", "cpu", "even"],
 )
 def test_the_smallest_set_that_does_not_fit_is_named(nodes: list[Node], kinds: list[Kind], message: str) -> None:
     assert check(nodes, kinds) == ("InsufficientCapacity", f"{message}. {NODES_FIX}")
