@@ -22,8 +22,8 @@ from sundog_operator.core.stats.guardrail_comparison import SampledUnits
 _HASH_RANGE: Final = 1 << 64
 _MAX_COLUMNS: Final = 32
 _MAX_BYTES: Final = 16 << 20
-_MAX_COUNTS: Final = 400_000
-"""Units times epochs that are tested, some 100 MB of memory. Edges limit only the rows, and a unit need not return in every epoch."""
+_MAX_COUNTS: Final = 100_000
+"""Units times epochs that are tested, about two seconds of a core. Edges limit only the rows, and a unit need not return in every epoch."""
 _READ_ERRORS: Final = (*PARSE_ERRORS, zlib.error)
 _COLUMNS: Final = {"retried": "firstAttemptFailed", **{name: name for name in ("errors", "rejections", *SLOW)}}
 """The edges' column of each event."""
