@@ -5,6 +5,7 @@ import os
 import select
 import shutil
 import signal
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
@@ -119,6 +120,29 @@ def redis_server(folder: Path, port: int = 0) -> Iterator[RedisServer]:
             yield RedisServer(port, password, pid)
         finally:
             _end(process)
+
+
+class RestartedServer:
+    """The server of a namespace's store that is killed, and started again at the same port with the same files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = contextlib.ExitStack()
+        self.server = self._start(0)
+
+    def kill(self, away_s: float) -> None:
+        """Kill it with SIGKILL. Another one answers when this returns, so many seconds later at the earliest."""
+        os.kill(self.server.pid, signal.SIGKILL)
+        self.close()
+        time.sleep(away_s)
+        self.server = self._start(self.server.port)
+
+    def close(self) -> None:
+        """End it."""
+        self._stack.close()
+
+    def _start(self, port: int) -> RedisServer:
+        return self._stack.enter_context(redis_server(self._folder, port))
 
 
 def _end(process: int) -> None:

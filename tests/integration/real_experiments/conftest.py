@@ -1,9 +1,12 @@
 """Services on the real Ray and the real HAProxy of one `sundog local up`, and experiments on what they answer."""
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,12 @@ import aiohttp
 import pytest
 
 from experiment_statuses import has_judged
-from real_local import EXPERIMENTS, Up, is_ready
+from feedback_stores import RestartedServer
+from local_up_with_redis import environment_of
+from real_local import EXPERIMENTS, Up, instance, is_ready, processes_of
 from waiting import PATIENCE_S, comes_true, eventually, patience
 
+SUPPORT = Path(__file__).parents[2] / "support"
 VERDICT_S = patience(900)
 """The limit of a verdict, which takes two or three minutes of data."""
 
@@ -94,7 +100,7 @@ class Site:
 
         return dict(await self.until(won, "an arm has won", VERDICT_S))
 
-    async def judged(self, ready: Callable[[Json], bool]) -> tuple[Json, Json]:
+    async def judged(self, ready: Callable[[Json], bool], within: float = VERDICT_S) -> tuple[Json, Json]:
         """The Experiment and the store's sums, once the sums are as wanted and the operator has written all that is in them."""
 
         def written() -> tuple[Json, Json] | None:
@@ -104,7 +110,7 @@ class Site:
             obj = self.read()
             return (obj, told) if has_judged(obj, told) else None
 
-        found: tuple[Json, Json] = await self.until(written, "all outcomes are judged", VERDICT_S)
+        found: tuple[Json, Json] = await self.until(written, "all outcomes are judged", within)
         return found
 
     async def concludes(self) -> Json:
@@ -152,16 +158,51 @@ class Site:
     async def ends(self) -> None:
         """Nothing of it is left."""
         self._manifest.unlink(missing_ok=True)
+        await self.ends_experiment()
+        await self.until(lambda: not self.up.read(self.service), "the deletion")
+
+    async def ends_experiment(self) -> None:
+        """The service has no experiment."""
         await asyncio.to_thread(self.up.api, "DELETE", f"{EXPERIMENTS}/{self.name}")
-        await self.until(lambda: not (self.read() or self.up.read(self.service)), "the deletion")
+        await self.until(lambda: not self.read(), "the deletion of the experiment")
+
+
+@contextlib.asynccontextmanager
+async def made(up: Up, folder: Path) -> AsyncIterator[Site]:
+    """A site in an instance. It leaves nothing there."""
+    (folder / "model").mkdir()
+    async with aiohttp.ClientSession() as session:
+        found = Site(up, folder / "model", session)
+        yield found
+        if found.service:
+            await found.ends()
 
 
 @pytest.fixture
 async def site(shared_up: Up, tmp_path: Path) -> AsyncIterator[Site]:
-    folder = tmp_path / "model"
+    async with made(shared_up, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def outcomes(tmp_path: Path) -> Iterator[RestartedServer]:
+    """The server that a cluster's edges keep outcomes in."""
+    folder = tmp_path / "outcomes"
     folder.mkdir()
-    async with aiohttp.ClientSession() as session:
-        made = Site(shared_up, folder, session)
-        yield made
-        if made.service:
-            await made.ends()
+    with contextlib.closing(RestartedServer(folder)) as server:
+        yield server
+
+
+@pytest.fixture
+async def killed_site(outcomes: RestartedServer, tmp_path: Path) -> AsyncIterator[Site]:
+    """One in an instance of its own, of which a test may kill everything. Its edge keeps outcomes in that server."""
+    with instance(tmp_path) as up:
+        up.program = ("local_up_with_redis",)
+        path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
+        up.environment = {"PYTHONPATH": path, **environment_of(outcomes.server)}
+        up.start()
+        await asyncio.to_thread(eventually, lambda: (up.state / "kubeconfig").exists(), "an API server")
+        async with made(up, tmp_path) as found:
+            yield found
+        assert up.end(signal.SIGINT) == 0, up.output()[-2000:]
+        assert processes_of(up.state) == []

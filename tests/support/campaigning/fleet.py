@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from campaigning.clients import Asking
 from campaigning.edge_recording import Recording
 from campaigning.services import Digits, Release
 from real_local import Up, instance, is_ready, processes_of
-from waiting import eventually
+from waiting import eventually, patience
 
 log = logging.getLogger(__name__)
 
@@ -157,9 +157,11 @@ def _trained(folder: Path) -> Path:
 
 @dataclass
 class Kills:
-    """Kills the operator, the edge's agent and its HAProxy at random times, in turns that are drawn.
+    """Kills the operator, the edge's agent, its HAProxy and `others` at random times. Each turn kills all of them, in a drawn order.
 
     Attributes:
+        others: by name, what kills one more process, and starts another after so many seconds.
+        is_whole: whether all of them work, which each kill waits for.
         done: (Unix seconds of the kill, which), once another is in its place.
         problems: kills that failed, or after which none was.
     """
@@ -167,6 +169,8 @@ class Kills:
     up: Up
     seed: int
     every_s: tuple[float, float] = (15.0, 40.0)
+    others: Mapping[str, Callable[[float], None]] = field(default_factory=dict)
+    is_whole: Callable[[], bool] = lambda: True
     done: list[tuple[float, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     _stopped: threading.Event = field(default_factory=threading.Event)
@@ -180,34 +184,39 @@ class Kills:
             yield
         finally:
             self._stopped.set()
-            thread.join(120)
+            thread.join(patience(120))
 
     def _run(self) -> None:
-        draw = random.Random(self.seed)
+        draw, turn = random.Random(self.seed), list[str]()
         while not self._stopped.wait(draw.uniform(*self.every_s)):
-            self.once(draw.choice(("operator", "agent", "edge")), draw.uniform(0.0, 5.0))
+            turn = turn or draw.sample(("operator", *NAMES, *self.others), 1 + len(NAMES) + len(self.others))
+            self.once(turn.pop(), draw.uniform(0.0, 5.0))
 
     def once(self, which: str, away_s: float) -> None:
-        """Kill one; the operator is back after so many seconds."""
+        """Kill one; the operator, or one of `others`, is back after so many seconds."""
         at = time.time()
         log.info("kill -9 %s", which)
         try:
             self._kill(which, away_s)
+            eventually(self.is_whole, f"all at work after the kill of the {which}", patience(60))
         except (OSError, TimeoutError, subprocess.TimeoutExpired) as error:
             self.problems.append(f"{at:.0f} {which}: {error}")
         else:
             self.done.append((at, which))
 
     def _kill(self, which: str, away_s: float) -> None:
+        if which in self.others:
+            self.others[which](away_s)
+            return
         if which == "operator":
             self.up.end(signal.SIGKILL)
             time.sleep(away_s)
             self.up.start()
-            eventually(lambda: _answers(self.up), "the operator", 60)
+            eventually(lambda: _answers(self.up), "the operator", patience(60))
             return
         pid = self.up.pid(NAMES[which])
         os.kill(pid, signal.SIGKILL)
-        eventually(lambda: self.up.is_replaced(NAMES[which], pid), f"another {which}", 60)
+        eventually(lambda: self.up.is_replaced(NAMES[which], pid), f"another {which}", patience(60))
 
 
 def _answers(up: Up) -> bool:

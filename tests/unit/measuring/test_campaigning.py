@@ -197,6 +197,28 @@ def test_a_kill_is_reported_once_another_process_is_there(monkeypatch: pytest.Mo
     assert [problem.partition(" ")[2] for problem in kills.problems] == ["edge: another edge"]
 
 
+def test_each_turn_kills_every_process_once_and_no_kill_comes_before_all_work_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names, seen, looks = {"operator", "agent", "edge", "store"}, list[str](), list[int]()
+
+    def is_whole() -> bool:
+        looks.append(len(seen))
+        if len(seen) == 12:
+            kills._stopped.set()
+        return len(looks) != 1
+
+    kills = Kills(NOWHERE, 1, (0.0, 0.0), {"store": lambda away_s: seen.append("store")}, is_whole)
+    own = kills._kill
+    monkeypatch.setattr(kills, "_kill", lambda which, s: own(which, s) if which == "store" else seen.append(which))
+    kills._run()
+    turns = [seen[place : place + 4] for place in (0, 4, 8)]
+    assert [set(turn) for turn in turns] == [names] * 3
+    assert turns[0] != turns[1]
+    assert [which for _, which in kills.done] == seen
+    assert looks == [1, *range(1, 13)]
+
+
 def test_who_got_no_answer_is_told_by_what_had_died() -> None:
     samples = Samples()
     for sent, took, status in (
