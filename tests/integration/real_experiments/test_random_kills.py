@@ -36,7 +36,8 @@ SPEC: dict[str, Any] = {
     "unit": {"header": "x-user-id", "salt": SALT},
     "metrics": {
         "success": [{"name": "accuracy", "feedback": "correct", "type": "mean", "minimumEffect": "10%"}],
-        "guardrails": [{"metric": "errorRate", "margin": "25%", "floor": "5%"}],
+        # Requests whose log lines were lost by a kill count as failed, and come in bursts: 1 % of them need such a floor.
+        "guardrails": [{"metric": "errorRate", "margin": "25%", "floor": "20%"}],
     },
 }
 CALM_RPS, KILLED_RPS = 10.0, 4.0

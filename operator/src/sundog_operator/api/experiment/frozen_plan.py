@@ -241,7 +241,7 @@ class PlanComparison(ApiBase):
     allocation: PlanAllocation | None = Field(
         None, description="With spec.allocation.mode thompson; absent if weights are fixed."
     )
-    guardrails_by_unit: Literal[True] | None = Field(
+    guardrails_by_unit: bool | None = Field(
         None,
         description="true where guardrails of the edge are tested by units: these stay with an arm, and weights are fixed. Absent"
         " otherwise, and in plans of earlier releases.",

@@ -126,7 +126,7 @@ def _limits(status: ExperimentStatus) -> EvaluationLimits:
         newest_alone=False,
         newest_alone_for_latency=False,
         has_sticky_units=units.is_sticky(status.plan),
-        tests_units=state.frozen_comparison(status).guardrails_by_unit is True,
+        tests_units=bool(state.frozen_comparison(status).guardrails_by_unit),
     )
 
 
