@@ -15,10 +15,10 @@ pytestmark = [pytest.mark.extended, pytest.mark.xdist_group("api server")]
 SPOT = {"karpenter.sh/capacity-type": "spot"}
 BIG = ("96", "1024Gi")
 FLEET = (
+    Machine("h100-spot", 1, *BIG, "NVIDIA-H100-80GB-HBM3", 81559, 1),
     Machine("h100", 1, *BIG, "NVIDIA-H100-80GB-HBM3", 81559, 1),
-    Machine("a100", 1, *BIG, "NVIDIA-A100-SXM4-80GB", 81920, 1),
+    Machine("a100-spot", 1, *BIG, "NVIDIA-A100-SXM4-80GB", 81920, 1),
     Machine("l4", 1, *BIG, "NVIDIA-L4", 23034, 1),
-    Machine("l4-spot", 1, *BIG, "NVIDIA-L4", 23034, 1),
 )
 
 
@@ -29,9 +29,9 @@ def scheduling() -> Iterator[Cluster]:
 
 
 def make_fleet() -> list[dict[str, Any]]:
-    """Return nodes of one device each. The A100 is on spot too."""
+    """Return nodes of one device each."""
     nodes = list(make_nodes(FLEET, {}))
-    for node in nodes[1::2]:
+    for node in nodes[::2]:
         node["metadata"]["labels"] |= SPOT
     return nodes
 
@@ -44,12 +44,15 @@ def use(node: str, cpu: str, memory: str) -> dict[str, Any]:
 
 async def test_a_pod_takes_the_first_type_with_room_then_spot_though_other_nodes_are_idle(scheduling: Cluster) -> None:
     pod = make_pod(make_row("spot-preferred-types")[0]["template"])
+    uses = {
+        "h100-spot-0": ("10", "100Gi"),
+        "h100-0": ("48", "512Gi"),
+        "a100-spot-0": ("48", "512Gi"),
+        "l4-0": ("1", "1Gi"),
+    }
     async with scheduling_on(scheduling, make_fleet()) as scheduled:
-        # Half of the nodes of the first types, and a tenth of the spot node of the last, are used. All others are idle.
-        used = [use("h100-0", "48", "512Gi"), use("a100-0", "48", "512Gi"), use("l4-spot-0", "10", "100Gi")]
-        assert await scheduled.place(used)
-        places = []
-        for _ in FLEET:
+        for expected, used in uses.items():
+            # The nodes that come later are idle.
+            assert await scheduled.place([use(expected, *used)])
             [name] = await scheduled.place([pod])
-            places.append(scheduled.node_of(name))
-    assert places == ["h100-0", "a100-0", "l4-spot-0", "l4-0"]
+            assert scheduled.node_of(name) == expected

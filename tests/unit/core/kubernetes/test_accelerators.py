@@ -43,9 +43,7 @@ def node(type_: str, more: Labels | None = None) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("count", "margin", "margin_with_spot"), [(2, 200, 100), (3, 200, 100), (5, 158, 100), (8, 108, 80)]
 )
-def test_whichever_type_is_the_first_with_room_is_far_ahead_of_later_ones(
-    count: int, margin: int, margin_with_spot: int
-) -> None:
+def test_the_first_type_with_room_is_far_ahead_of_later_ones(count: int, margin: int, margin_with_spot: int) -> None:
     types = TYPES[:count]
     for first in range(count - 1):
         best, later = node(types[first]), [node(each) for each in types[first + 1 :]]

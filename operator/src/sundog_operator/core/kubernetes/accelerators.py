@@ -226,9 +226,10 @@ def make_node_affinity(
 def _make_preferences(gpu: Gpu, aliases: TypeAliases, preferred: Sequence[Json]) -> list[Json]:
     """Return weighted terms: a node has the sum of those that it matches, and the scheduler scales the highest sum to 100.
 
-    The nth term of types matches the nodes of the first n. Its weights fall by one factor, so that the first type with room
-    has far more than the next. Evenly spread weights would leave a seventh to the first of eight. Without `preferred` the factor uses the
-    whole range from 100 to 1. With it each weight is half of the one before, and `preferred` has the last one: it never turns the order.
+    The nth term of types matches the nodes of the first n. Its weights fall by one factor, so that each type has far more than the next
+    one, also where no node of the types before has room. Evenly spread weights would leave a seventh to the first of eight. Without
+    `preferred` the factor uses the whole range from 100 to 1. With it each weight is half of the one before, and `preferred` has the last
+    one: it never turns the order.
     """
     types, mode = gpu.type if _is_placed_by_labels(gpu) else (), gpu.sharing.mode
     ranks = (_exclude_types(types[:rank], types[rank:], mode, aliases) for rank in range(1, len(types)))
