@@ -108,7 +108,9 @@ class Ended:
 
     def verdict(self) -> Json:
         own = self.obj["status"]["verdict"]
-        metrics = {(each["arm"], each["name"]): each["verdict"] for each in self.obj["status"]["metrics"]}
+        # Requests that a kill lost are evidence for the guardrail of errors, and for it alone.
+        found = self.obj["status"]["metrics"]
+        metrics = {(each["arm"], each["name"]): each["verdict"] for each in found if each["name"] == "accuracy"}
         return {"decision": own["decision"], "winner": own["winner"], **metrics}
 
     def quality(self) -> str:
