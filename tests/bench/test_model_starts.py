@@ -67,13 +67,10 @@ listen store
 
 _START: Final = """
 import asyncio, dataclasses, json, os, sys
-from sundog_runtime.formats import torch_state
 from sundog_runtime.replica import Replica
 from sundog_runtime.sources import fetch
 
 asked = json.loads(sys.argv[1])
-if asked["isFilled"]:
-    torch_state.build_module = lambda factory, config: factory(**config)
 if asked["connections"]:
     limits = fetch.read_limits
     fetch.read_limits = lambda: dataclasses.replace(limits(), connections=asked["connections"])
@@ -106,7 +103,6 @@ class Start:
         before: the kind that does without the last means; empty for the first of a group.
         connections: most at a time to the store; 0 for as many as by default.
         is_kept: whether the cache of the last start is there.
-        is_filled: whether parameters get the random numbers that weights replace.
     """
 
     name: str
@@ -114,13 +110,12 @@ class Start:
     before: str = ""
     connections: int = 0
     is_kept: bool = False
-    is_filled: bool = False
 
     def run(self, cache: Path) -> Phases:
         """Start in a new process. Return seconds by phase."""
         model = {"uri": self.uri, "entrypoint": "net:Net"}
         arguments = {"version": 1, "namespace": "bench", "service": "net", "revision": 1, "model": model}
-        asked = json.dumps({"arguments": arguments, "connections": self.connections, "isFilled": self.is_filled})
+        asked = json.dumps({"arguments": arguments, "connections": self.connections})
         environment = {**os.environ, "SUNDOG_CACHE_DIR": str(cache)}
         done = subprocess.run(
             [sys.executable, "-c", _START, asked], capture_output=True, text=True, env=environment, check=False
@@ -178,17 +173,11 @@ def test_what_shortens_the_start_of_a_model(bucket: S3Store, tmp_path: Path) -> 
     mapped = as_safetensors(pickled, tmp_path / "mapped")
     of_pickle, of_tensors = put(bucket, "pickled", pickled), put(bucket, "mapped", mapped)
     small = f"file://{compiled(tmp_path / 'small')}"
-    plain, built, safe, several = (
-        "a pickle, by one connection, into random parameters",
-        "without random parameters",
-        "as safetensors",
-        "by eight connections",
-    )
+    plain, safe, several = "a pickle, by one connection", "as safetensors", "by eight connections"
     compiling = "a small compiled network"
     starts = (
-        Start(plain, of_pickle, connections=1, is_filled=True),
-        Start(built, of_pickle, plain, connections=1),
-        Start(safe, of_tensors, built, connections=1),
+        Start(plain, of_pickle, connections=1),
+        Start(safe, of_tensors, plain, connections=1),
         Start(several, of_tensors, safe),
         Start("from the cache of the node", of_tensors, several, is_kept=True),
         Start(compiling, small),

@@ -36,8 +36,6 @@ SPEC: dict[str, Any] = {
     "unit": {"header": "x-user-id", "salt": SALT},
     "metrics": {
         "success": [{"name": "accuracy", "feedback": "correct", "type": "mean", "minimumEffect": "10%"}],
-        # Requests whose log lines were lost by a kill count as failed, and come in bursts: 1 % of them need such a floor.
-        "guardrails": [{"metric": "errorRate", "margin": "25%", "floor": "20%"}],
     },
 }
 CALM_RPS, KILLED_RPS = 10.0, 4.0
@@ -108,9 +106,7 @@ class Ended:
 
     def verdict(self) -> Json:
         own = self.obj["status"]["verdict"]
-        # Requests that a kill lost are evidence for the guardrail of errors, and for it alone.
-        found = self.obj["status"]["metrics"]
-        metrics = {(each["arm"], each["name"]): each["verdict"] for each in found if each["name"] == "accuracy"}
+        metrics = {(each["arm"], each["name"]): each["verdict"] for each in self.obj["status"]["metrics"]}
         return {"decision": own["decision"], "winner": own["winner"], **metrics}
 
     def quality(self) -> str:

@@ -12,6 +12,7 @@ import pytest
 import setuptools  # noqa: F401 the compiler imports it, which changes sys.path
 import torch
 from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from sundog_runtime.arguments import ModelArguments
 from sundog_runtime.errors import LoadFailed, LoadTimeout
@@ -194,6 +195,12 @@ def test_a_directory_that_the_environment_names_is_left(monkeypatch: pytest.Monk
     monkeypatch.setenv(DIRECTORY, "/mine")
     persist_compiled_code("vision")
     assert os.environ[DIRECTORY] == "/mine"
+
+
+def test_the_directory_that_torch_sets_when_it_is_imported_is_replaced(cache: Path) -> None:
+    assert cache_dir() == os.environ[DIRECTORY]
+    persist_compiled_code("vision")
+    assert os.environ[DIRECTORY] == str(cache / "vision")
 
 
 def test_shapes_come_from_the_example_or_from_what_is_declared() -> None:

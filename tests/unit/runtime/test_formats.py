@@ -27,7 +27,6 @@ from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.formats.model_code import ModelCode
 from sundog_runtime.formats.torch_module import default_dtypes, make_load_error
-from sundog_runtime.formats.torch_state import build_module
 from sundog_runtime.sources.file_digests import read_tree, tree_digest
 from sundog_runtime.sources.open_model import ModelFiles, open_model
 
@@ -49,43 +48,6 @@ def test_a_state_dict_gives_the_network_s_own_answers(torch_model: Path, network
     assert model.platform == "pytorch"
     torch.testing.assert_close(model.predict(X), network(torch.from_numpy(X)).detach())
     assert not model.predict(X).requires_grad
-
-
-def test_a_network_is_built_without_random_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(7)
-    before, filled = torch.get_rng_state(), list[str]()
-    fill = torch.Tensor.uniform_
-
-    def uniform(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        filled.append("uniform_")
-        return fill(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.Tensor, "uniform_", uniform)
-    module = build_module(lambda: torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.LayerNorm(16)), {})
-    assert filled == []
-    assert torch.equal(torch.get_rng_state(), before)
-    # What is not random is as the module says.
-    torch.testing.assert_close(module.get_submodule("1").get_parameter("weight"), torch.ones(16))
-
-
-class Projected(torch.nn.Module):
-    """A linear layer behind a random projection, which no weights file has."""
-
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__()
-        if seed is not None:
-            torch.manual_seed(seed)
-        self.first = torch.nn.Linear(4, 16)
-        self.register_buffer("projection", torch.randn(16, 4), persistent=False)
-
-
-@pytest.mark.parametrize("seed", [None, 3])
-def test_other_random_numbers_of_a_network_are_as_without_sundog(seed: int | None) -> None:
-    torch.manual_seed(7)
-    expected = Projected(seed).get_buffer("projection")
-    torch.manual_seed(7)
-    found = build_module(Projected, {"seed": seed})
-    torch.testing.assert_close(found.get_buffer("projection"), expected)
 
 
 def test_pt_and_config(torch_model: Path) -> None:

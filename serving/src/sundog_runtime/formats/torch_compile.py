@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from sundog_runtime.errors import one_line
 from sundog_runtime.model_yaml import CompileMode
@@ -57,7 +58,8 @@ def persist_compiled_code(namespace: str) -> None:
 
     If the directory cannot be created, the code is lost with the process; that is no reason to fail.
     """
-    if os.environ.get(_DIRECTORY) or not _NAMESPACE.fullmatch(namespace):
+    # Torch sets its default when it is imported.
+    if os.environ.get(_DIRECTORY, "") not in ("", default_cache_dir()) or not _NAMESPACE.fullmatch(namespace):
         return
     path = cache_root() / "compile" / namespace
     try:

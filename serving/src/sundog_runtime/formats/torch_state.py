@@ -8,7 +8,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch.overrides import TorchFunctionMode
 
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import Content, DetectedFile
@@ -90,49 +89,8 @@ def load_torch(
     )
 
 
-class _NoRandomParameters(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not read
-    """Leave parameters as they are where a module fills them with random numbers.
-
-    Most of the time to build a large module goes into these numbers, and its weights replace them.
-    """
-
-    _FILLING = frozenset(
-        {
-            torch.Tensor.normal_,
-            torch.Tensor.uniform_,
-            torch.nn.init.kaiming_normal_,
-            torch.nn.init.kaiming_uniform_,
-            torch.nn.init.normal_,
-            torch.nn.init.uniform_,
-        }
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # `torch.nn.init` passes its arguments by name.
-        given = kwargs or {}
-        filled = args[0] if args else given.get("tensor")
-        if func in self._FILLING and isinstance(filled, torch.nn.Parameter) and given.get("generator") is None:
-            return filled
-        return func(*args, **given)
-
-
 def build_module(factory: Callable[..., Any], config: dict[str, Any]) -> torch.nn.Module:
-    """Call the entrypoint, without random initial parameters. Raises a StartError.
-
-    An entrypoint that draws other random numbers, or sets the seed, is called once more, with them: those that no weights
-    replace depend on how many were drawn before.
-    """
-    before = torch.get_rng_state()
-    with _NoRandomParameters():
-        module = _call(factory, config)
-    if torch.equal(before, torch.get_rng_state()):
-        return module
-    del module
-    torch.set_rng_state(before)
-    return _call(factory, config)
-
-
-def _call(factory: Callable[..., Any], config: dict[str, Any]) -> torch.nn.Module:
+    """Call the entrypoint. Raises a StartError."""
     try:
         module = factory(**config)
     except Exception as error:
