@@ -8,7 +8,10 @@ import pytest
 from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster
 from doubles.kuberay import create_with_status
 from sundog_operator.api.installation import parse_installation
+from sundog_operator.app.controller import RECONCILERS
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.planner.requeue import RESYNC_S
 from sundog_operator.ports import DEPLOYMENT, NODE, POD, RESOURCE_QUOTA, Ref
 
 GPU = "nvidia.com/gpu"
@@ -239,10 +242,10 @@ async def test_a_canary_leaves_room_for_pods_that_stable_lacks(cluster: Cluster)
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
 
-async def compare(cluster: Cluster, *resources: dict[str, Any]) -> None:
+async def compare(cluster: Cluster, *resources: dict[str, Any], name: str = "compared") -> None:
     """An Experiment with one arm for each of these resources."""
     arms = [{"name": f"arm-{number}", "resources": each} for number, each in enumerate(resources)]
-    meta = {"name": "compared", "namespace": NAMESPACE}
+    meta = {"name": name, "namespace": NAMESPACE}
     spec = {"modelDeployment": NAME, "arms": arms}
     kind = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment"}
     await cluster.kube.apply({**kind, "metadata": meta, "spec": spec})
@@ -271,6 +274,10 @@ async def test_arms_that_fit_only_one_by_one_wait_until_all_fit(cluster: Cluster
         f"3 {GPU} needed by 1 × (1 CPU, 2.5Gi memory, 1 {GPU}) and 1 × (1 CPU, 2.5Gi memory, 2 {GPU}), 2 {GPU} free on 1 node."
         " Free some, add nodes, or ask for less",
     )
+    # Another one behind it starts no sooner, so nothing is looked at without a pause.
+    await compare(cluster, {}, name="later")
+    await cluster.settle(5)
+    assert await RECONCILERS["modeldeployment"](cluster.world, Key("modeldeployment", NAMESPACE, NAME)) == RESYNC_S
     await offer(cluster, "c", {GPU: "1"})
     await cluster.until(functools.partial(has_arms, cluster))
 

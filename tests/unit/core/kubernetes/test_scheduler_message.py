@@ -42,3 +42,19 @@ from sundog_operator.core.kubernetes import scheduler_message
 )
 def test_each_constraint_has_words_and_a_number_of_nodes(message: str, explained: str) -> None:
     assert scheduler_message.explain(message) == explained
+
+
+@pytest.mark.parametrize(
+    ("message", "fix"),
+    [
+        ("0/2 nodes are available: 2 Insufficient cpu.", "Free some, add nodes, or ask for less"),
+        ("0/1 nodes are available: 1 cannot allocate all claims.", "Free some, add nodes, or ask for less"),
+        ('persistentvolumeclaim "models" not found', "Check the claim and its StorageClass"),
+        (
+            "0/2 nodes are available: 2 node(s) were unschedulable.",
+            "Add a node that fits, or change what the pod needs",
+        ),
+    ],
+)
+def test_each_constraint_has_a_fix(message: str, fix: str) -> None:
+    assert scheduler_message.find_fix(message) == fix

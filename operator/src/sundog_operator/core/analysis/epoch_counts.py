@@ -84,7 +84,7 @@ def _read_samples(
     pair: ArmPair, limits: EvaluationLimits, epochs: Sequence[EvidenceEpoch], collected: CollectedCounts
 ) -> UnitSamples | None:
     """Return the samples of units if units alone can be tested: few requests have no unit, and the arm's units stay."""
-    if not limits.tests_units:
+    if not limits.tests_units or not limits.guardrails:
         return None
     tallies = collected.tallies
     groups = [unit_groups.sum_groups(tallies.groups, each.number, arm) for each in epochs for arm in pair.both]

@@ -33,6 +33,8 @@ _FIXES: Final[Sequence[tuple[str, str]]] = (
     ("Insufficient ", "Free some, add nodes, or ask for less"),
     ("Too many pods", "Remove pods, or add nodes"),
     (_UNBOUND, "Check the claim and its StorageClass"),
+    ("persistentvolumeclaim ", "Check the claim and its StorageClass"),
+    ("cannot allocate all claims", "Free some, add nodes, or ask for less"),
 )
 """The scheduler's phrases, and what to do about them, the most useful first."""
 

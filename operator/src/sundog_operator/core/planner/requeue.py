@@ -13,6 +13,8 @@ EVIDENCE_POLL_S: Final = 5.0
 """Seconds between two evaluations: half of the shortest block."""
 RESYNC_S: Final = 15.0
 
+_SHORT: Final = frozenset({ExperimentReason.INSUFFICIENT_CAPACITY, ExperimentReason.INSUFFICIENT_QUOTA})
+
 
 def requeue_after_s(context: PlanContext) -> float:
     """Return the seconds until the next pass: few while something changes, more while a step waits, else a resync."""
@@ -80,12 +82,11 @@ def _experiment_requeue_s(context: PlanContext) -> float | None:
     """Return the seconds until the next pass for users' Experiments; None if no Experiment needs one."""
     active = context.experiment_progress
     if active is None:
-        status, queued = (
-            context.status,
-            any(each.reason == ExperimentReason.QUEUED for each in context.experiment_waits.values()),
-        )
-        starts_next = queued and not status.retiring and status.candidate is None and status.queued is None
-        return POLL_S if starts_next and context.capacity_shortage is None else None
+        status, waits = context.status, {each.reason for each in context.experiment_waits.values()}
+        # One that waits for room may wait for hours, and those behind it do too.
+        is_short = context.capacity_shortage is not None or bool(waits & _SHORT)
+        starts_next = ExperimentReason.QUEUED in waits and not status.retiring and status.candidate is None
+        return POLL_S if starts_next and status.queued is None and not is_short else None
     if context.experiment is not None and context.experiment.name in context.experiment_statuses:
         return 0.0
     is_confirmed = context.is_split_confirmed
