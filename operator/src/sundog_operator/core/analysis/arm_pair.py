@@ -1,5 +1,6 @@
 """The two compared arms, their counts, and the limits of the comparison."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -12,9 +13,10 @@ from sundog_operator.api import (
     PlanGuardrail,
     PlanOutcome,
 )
-from sundog_operator.core.analysis import edge_reports
+from sundog_operator.core.analysis import edge_reports, unit_samples
 from sundog_operator.core.analysis.blocks import BlocksByEpoch
 from sundog_operator.core.analysis.counters import Counters
+from sundog_operator.core.analysis.unit_samples import UnitSamples
 from sundog_operator.core.edge import units
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
@@ -29,7 +31,7 @@ from sundog_operator.core.stats.guardrail_comparison import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CollectedCounts:
     """Counters of an attempt, and when they were read.
 
@@ -54,8 +56,13 @@ class CollectedCounts:
         """Return the edge processes that report the attempt now."""
         return {source for source, _ in edge_reports.assigned_rows(self.tallies.attempt, self.reports)}
 
+    @functools.cached_property
+    def samples(self) -> UnitSamples | None:
+        """Return the samples of units of all edges; None without units, or where an edge has none. Read once for all arms."""
+        return unit_samples.read_unit_samples(self.tallies.attempt, self.reports)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class RolloutCounts(CollectedCounts):
     """Input of a rollout's evaluation. `replicas` are healthy ones of stable and of the canary."""
 

@@ -15,7 +15,6 @@ from sundog_operator.core.analysis import (
     edge_reports,
     stable_traffic,
     unit_groups,
-    unit_samples,
 )
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, EvaluationLimits, decides
@@ -91,7 +90,7 @@ def _read_samples(
     without_unit = sum(own[0][unit_groups.WITHOUT_UNIT] for own in groups)
     if without_unit > _MAX_WITHOUT_UNIT * sum(sum(own[0]) for own in groups):
         return None
-    samples = unit_samples.read_unit_samples(tallies.attempt, collected.reports)
+    samples = collected.samples
     return samples and samples.only([each.number for each in epochs], pair.both)
 
 
