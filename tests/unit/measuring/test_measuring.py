@@ -26,9 +26,8 @@ def test_rendering_changes_the_tables_that_were_measured_and_nothing_else() -> N
 
 
 def test_every_part_of_the_page_is_one_that_is_measured() -> None:
-    sources = [
-        path.read_text() for folder in ("bench", "cluster") for path in (record.ROOT / "tests" / folder).glob("*.py")
-    ]
+    folders = ("bench", "cluster", "integration")
+    sources = [path.read_text() for folder in folders for path in (record.ROOT / "tests" / folder).glob("**/test_*.py")]
     parts = {part for source in sources for part in re.findall(r'\bRecord\(\s*"(\w+)"', source)}
     marks = [
         line.split(":", 1)[1].removesuffix(" -->").split(",")
