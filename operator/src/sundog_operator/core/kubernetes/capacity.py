@@ -8,7 +8,15 @@ from typing import Any, Final
 from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.reasons import Cause, DeploymentReason
-from sundog_operator.core.kubernetes import accelerators, names, node_fit, pod_requests, quotas, shared_pods
+from sundog_operator.core.kubernetes import (
+    accelerators,
+    names,
+    node_fit,
+    pod_requests,
+    quotas,
+    scheduler_message,
+    shared_pods,
+)
 from sundog_operator.core.kubernetes.accelerators import Devices
 from sundog_operator.core.kubernetes.node_fit import FittingNodes, NodeNeeds
 from sundog_operator.core.kubernetes.pod_problems import is_scheduled
@@ -24,7 +32,6 @@ _COMING: Final = "coming/"
 """Prefix of the keys of nodes to come, in the cache of an inventory."""
 
 QUOTA_FIX: Final = "Raise the quota, or ask for less"
-NODES_FIX: Final = "Free some, add nodes, or ask for less"
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +280,7 @@ def find_shortage(
     if over_devices:
         return Cause(DeploymentReason.INSUFFICIENT_QUOTA, f"{message}. {QUOTA_FIX}")
     others = f"; other nodes: {free.excluded}" if free is not None and free.excluded else ""
-    fix = (free.fix if free is not None else "") or NODES_FIX
+    fix = (free.fix if free is not None else "") or scheduler_message.NODES_FIX
     return Cause(DeploymentReason.INSUFFICIENT_CAPACITY, f"{message}{others}. {fix}")
 
 

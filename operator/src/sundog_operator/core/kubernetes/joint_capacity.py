@@ -10,7 +10,7 @@ from typing import Final
 from sundog_operator.api import Gpu
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.reasons import Cause, DeploymentReason
-from sundog_operator.core.kubernetes import accelerators, capacity, pod_requests, quotas
+from sundog_operator.core.kubernetes import accelerators, capacity, pod_requests, quotas, scheduler_message
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity, NodeCapacity
 from sundog_operator.core.kubernetes.pod_requests import CPU, MEMORY, PODS, Amounts
 from sundog_operator.core.kubernetes.quotas import QuotaLimit
@@ -146,7 +146,7 @@ def _find_shortage_of(demands: Sequence[PodDemand], chosen: frozenset[int], plac
     whole = f", of which whole pods can have {most_usable}" if free[short] >= needed[short] else ""
     asked = [demands[index] for index in sorted(chosen)]
     message = f"{total} needed by {_describe_pods(asked)}, {left} free on {format_count(nodes.total(), 'node')}{coming}{whole}"
-    return Cause(DeploymentReason.INSUFFICIENT_CAPACITY, f"{message}. {capacity.NODES_FIX}")
+    return Cause(DeploymentReason.INSUFFICIENT_CAPACITY, f"{message}. {scheduler_message.NODES_FIX}")
 
 
 def _find_usable(free: Amounts, requests: Sequence[Amounts]) -> dict[str, int]:

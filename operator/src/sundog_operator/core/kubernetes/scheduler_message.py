@@ -29,12 +29,13 @@ _REASONS: Final[Sequence[tuple[str, str]]] = (
 
 _UNBOUND: Final = "pod has unbound immediate PersistentVolumeClaims"
 
+NODES_FIX: Final = "Free some, add nodes, or ask for less"
 _FIXES: Final[Sequence[tuple[str, str]]] = (
-    ("Insufficient ", "Free some, add nodes, or ask for less"),
+    ("Insufficient ", NODES_FIX),
     ("Too many pods", "Remove pods, or add nodes"),
     (_UNBOUND, "Check the claim and its StorageClass"),
     ("persistentvolumeclaim ", "Check the claim and its StorageClass"),
-    ("cannot allocate all claims", "Free some, add nodes, or ask for less"),
+    ("cannot allocate all claims", NODES_FIX),
 )
 """The scheduler's phrases, and what to do about them, the most useful first."""
 

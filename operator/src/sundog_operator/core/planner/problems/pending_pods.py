@@ -3,7 +3,7 @@
 from typing import Final
 
 from sundog_operator.api.reasons import Cause, DeploymentReason
-from sundog_operator.core.kubernetes import kueue, names, pod_problems, references
+from sundog_operator.core.kubernetes import capacity, kueue, names, pod_problems, references
 from sundog_operator.core.planner import desired_state, shared_capacity
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
@@ -20,7 +20,6 @@ _NO_CLAIMS: Final = (
 
 _USED_UP: Final = "exceeded quota"
 """A phrase of the API server."""
-_QUOTA_FIX: Final = "Raise the quota, or ask for less"
 _POLICY_FIX: Final = "Correct the spec, or the quota or policy that refuses them"
 
 
@@ -83,7 +82,7 @@ def _find_refusal(context: PlanContext, number: int) -> Cause | None:
         f"revision {number}: its pods could not be added to RayCluster {cluster.name}: {cluster.rejection}"
         if is_rejected
         else f"revision {number}: KubeRay could not create its pods in RayCluster {cluster.name}: {cluster.refusal.rstrip('.')}."
-        f" {_QUOTA_FIX if _USED_UP in cluster.refusal else _POLICY_FIX}"
+        f" {capacity.QUOTA_FIX if _USED_UP in cluster.refusal else _POLICY_FIX}"
     )
     is_short = len(context.pods_of(number)) < context.count_pods(number, _count_wanted(context, number))
     is_short = is_short or (context.is_shared(number) and _lacks_shared_pods(context, number))
