@@ -24,8 +24,7 @@ from rich.console import Console
 from measuring import networks
 from measuring.record import Record
 from ports import free_ports
-from real_kubernetes.binaries import VERSITYGW
-from store_processes import BUILD_S, go_tool, running
+from store_processes import BUILD_S, S3_KEYS, running, s3_server
 from sundog_edge.haproxy import program
 
 pytestmark = [pytest.mark.bench, pytest.mark.haproxy, pytest.mark.timeout(BUILD_S + 3600)]
@@ -132,15 +131,11 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]
     (tmp_path / "s3" / "models").mkdir(parents=True)
     config = tmp_path / "haproxy.cfg"
     config.write_text(_LIMITED.format(port=port, behind=behind, rate=PER_CONNECTION))
-    keys = ("--access", "key", "--secret", "hidden-secret")
-    store = (str(go_tool(VERSITYGW)), "--port", f"127.0.0.1:{behind}", *keys, "posix", str(tmp_path / "s3"))
-    monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "127.0.0.1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-secret")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    address = {"SUNDOG_SOURCE_ALLOW_HOSTS": "127.0.0.1", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    for name, value in {**S3_KEYS, **address}.items():
+        monkeypatch.setenv(name, value)
     limited = (str(program.find_haproxy()), "-f", str(config))
-    with running(store, behind, tmp_path / "s3.log"), running(limited, port, tmp_path / "haproxy.log"):
+    with s3_server(tmp_path / "s3", behind, tmp_path / "s3.log"), running(limited, port, tmp_path / "haproxy.log"):
         yield S3Store("models", endpoint=f"http://127.0.0.1:{behind}", client_options={"allow_http": True})
 
 

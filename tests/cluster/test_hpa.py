@@ -12,7 +12,7 @@ import pytest
 from real_kubernetes import metrics_server
 from real_kubernetes.binaries import METRICS_SERVER
 from real_kubernetes.cluster import BINARIES
-from real_serving import CLAIM, MDEP, Json, Serving, Team
+from real_serving import CLAIM, MDEP, Json, Serving, Team, make_scale_target
 from waiting import patience
 
 pytestmark = pytest.mark.timeout(patience(1800))
@@ -62,11 +62,7 @@ def make_autoscaler() -> Json:
         "kind": "HorizontalPodAutoscaler",
         "metadata": {"name": NAME},
         "spec": {
-            "scaleTargetRef": {
-                "apiVersion": "serving.sundog.dev/v1alpha1",
-                "kind": "ModelDeployment",
-                "name": NAME,
-            },
+            "scaleTargetRef": make_scale_target(NAME),
             "minReplicas": 1,
             "maxReplicas": 2,
             "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
@@ -76,12 +72,6 @@ def make_autoscaler() -> Json:
             },
         },
     }
-
-
-def replicas(team: Team) -> tuple[int, int]:
-    """Return the number that the HPA has set, and how many of them are ready."""
-    obj = team.get(NAME)
-    return obj["spec"]["replicas"], obj["status"].get("stable", {}).get("readyReplicas", 0)
 
 
 def utilization(team: Team) -> int | None:
@@ -113,8 +103,8 @@ def laborious(serving: Serving) -> Iterator[Team]:
 
 def test_the_cpu_of_a_model_that_loads_adds_no_replica(laborious: Team) -> None:
     def is_idle() -> bool:
-        assert replicas(laborious)[0] == 1
-        return replicas(laborious)[1] == 1 and (utilization(laborious) or TARGET_PERCENT) < TARGET_PERCENT
+        assert laborious.scaled(NAME)[0] == 1
+        return laborious.scaled(NAME)[1] == 1 and (utilization(laborious) or TARGET_PERCENT) < TARGET_PERCENT
 
     # Its pod counts as ready meanwhile, so the HPA sees what it uses.
     laborious.until(is_idle, f"{NAME} serves, and the HPA sees an idle pod")
@@ -130,13 +120,13 @@ def test_scale_selects_the_workers_alone(laborious: Team) -> None:
 def test_busy_pods_get_another_one_idle_pods_lose_it_and_no_request_is_lost(laborious: Team) -> None:
     with laborious.asked(NAME, 1, ["calm"]) as answers:
         with laborious.asked(NAME, 4, ["busy"]):
-            laborious.until(lambda: replicas(laborious) == (2, 2), "two replicas by the CPU of one")
+            laborious.until(lambda: laborious.scaled(NAME) == (2, 2), "two replicas by the CPU of one")
             # The number is left out as the guide says, and stays out.
             laborious.apply(make_service())
-            assert replicas(laborious)[0] == 2
+            assert laborious.scaled(NAME)[0] == 2
             apply_by_client(laborious, make_service(runtime={"userConfig": {"seen": 1}}))
-            assert replicas(laborious)[0] == 2
-        laborious.until(lambda: replicas(laborious) == (1, 1), "one replica by the CPU of two")
+            assert laborious.scaled(NAME)[0] == 2
+        laborious.until(lambda: laborious.scaled(NAME) == (1, 1), "one replica by the CPU of two")
         laborious.until(lambda: len(laborious.all_workers(NAME)) == 1, "the other pod is gone")
         before = answers.total()
         laborious.until(lambda: answers.total() > before + 20, "more answers")

@@ -13,7 +13,7 @@ from real_kubernetes import keda
 from real_kubernetes.binaries import KEDA
 from real_kubernetes.cluster import BINARIES
 from real_local import is_at_zero
-from real_serving import CLAIM, Json, Serving, Team
+from real_serving import CLAIM, Json, Serving, Team, make_scale_target
 from sundog_operator.core.edge.objects import AGENT_PORT
 from waiting import patience
 
@@ -39,12 +39,6 @@ CLIENTS = 6
 """With 4 requests for each replica they need two."""
 
 
-def replicas(team: Team) -> tuple[int, int]:
-    """Return the number that KEDA has set, and how many of them are ready."""
-    obj = team.get(NAME)
-    return obj["spec"]["replicas"], obj["status"].get("stable", {}).get("readyReplicas", 0)
-
-
 def make_service(**more: Any) -> Json:
     return {
         "apiVersion": "serving.sundog.dev/v1alpha1",
@@ -67,11 +61,7 @@ def make_scaled_object(prometheus: str) -> Json:
         "kind": "ScaledObject",
         "metadata": {"name": NAME},
         "spec": {
-            "scaleTargetRef": {
-                "apiVersion": "serving.sundog.dev/v1alpha1",
-                "kind": "ModelDeployment",
-                "name": NAME,
-            },
+            "scaleTargetRef": make_scale_target(NAME),
             "minReplicaCount": 0,
             "maxReplicaCount": 2,
             "pollingInterval": 2,
@@ -108,20 +98,20 @@ def elastic(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def test_more_requests_get_more_replicas_and_none_is_lost(elastic: Team) -> None:
     with elastic.asked(NAME, CLIENTS, [1]) as answers:
-        elastic.until(lambda: replicas(elastic) == (2, 2), "two replicas by the number of requests")
+        elastic.until(lambda: elastic.scaled(NAME) == (2, 2), "two replicas by the number of requests")
         # Git without `replicas` keeps the number.
         elastic.apply(make_service(runtime={"userConfig": {"seen": 1}}))
         before = answers.total()
         elastic.until(lambda: answers.total() > before + 5 * CLIENTS, "more answers")
-        assert replicas(elastic)[0] == 2
+        assert elastic.scaled(NAME)[0] == 2
 
 
 def test_without_requests_it_goes_to_zero(elastic: Team) -> None:
-    elastic.until(lambda: replicas(elastic) == (0, 0) and is_at_zero(elastic.get(NAME)), "it is at zero, and Ready")
+    elastic.until(lambda: elastic.scaled(NAME) == (0, 0) and is_at_zero(elastic.get(NAME)), "it is at zero, and Ready")
     elastic.until(lambda: not elastic.all_workers(NAME), "its pods are gone")
 
 
 def test_requests_at_zero_are_held_and_then_have_a_replica(elastic: Team) -> None:
     with elastic.asked(NAME, 1, [1]) as answers:
-        elastic.until(lambda: replicas(elastic)[0] == 1, "KEDA sees the request that waits, and sets a number")
+        elastic.until(lambda: elastic.scaled(NAME)[0] == 1, "KEDA sees the request that waits, and sets a number")
         elastic.until(lambda: answers.total() > 5, "answers")

@@ -68,6 +68,11 @@ class Predictor:
 """Answers each input with the name of the model's directory."""
 
 
+def make_scale_target(name: str) -> Json:
+    """The reference of an autoscaler to a ModelDeployment."""
+    return {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "name": name}
+
+
 def readme_commands(page: Path, heading: str) -> list[str]:
     """The lines of the first block of commands below a heading; one that goes on in the next line is one line."""
     _, _, below = page.read_text().partition(f"## {heading}\n")
@@ -314,6 +319,11 @@ class Team:
     def status(self, name: str = "digits") -> Json:
         found: Json = self.get(name).get("status", {})
         return found
+
+    def scaled(self, name: str) -> tuple[int, int]:
+        """The number of replicas that its spec has, and how many of stable's are ready."""
+        obj = self.get(name)
+        return obj["spec"]["replicas"], obj["status"].get("stable", {}).get("readyReplicas", 0)
 
     def condition_state(self, type_: str, name: str = "digits") -> tuple[str, str]:
         """Status and reason of a condition."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from real_kubernetes.binaries import Binaries, Build
+from real_kubernetes.binaries import VERSITYGW, Binaries, Build
 from waiting import PATIENCE_S, patience
 
 Put = Callable[[str, bytes], None]
@@ -31,6 +31,19 @@ def go_tool(build: Build) -> Path:
         pytest.skip(reason)
     binaries.build((build,))
     return binaries.path(build.programs[0])
+
+
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "hidden-secret", "AWS_REGION": "us-east-1"}
+"""The variables with which a client may use `s3_server`, beside those of its address."""
+
+
+@contextmanager
+def s3_server(buckets: Path, port: int, log: Path) -> Iterator[None]:
+    """A real S3 server, whose buckets are the folders of a folder. Skips without Go. Raises ClusterError."""
+    keys = ("--access", S3_KEYS["AWS_ACCESS_KEY_ID"], "--secret", S3_KEYS["AWS_SECRET_ACCESS_KEY"])
+    command = (str(go_tool(VERSITYGW)), "--port", f"127.0.0.1:{port}", *keys, "posix", str(buckets))
+    with running(command, port, log):
+        yield
 
 
 def program(name: str, package: str) -> str:

@@ -22,8 +22,7 @@ import analysis_script
 from background import in_background
 from fake_cluster.ray_heads import lead, running_head
 from ports import free_port
-from real_kubernetes.binaries import VERSITYGW
-from store_processes import BUILD_S, go_tool, running
+from store_processes import BUILD_S, S3_KEYS, s3_server
 from sundog_operator.adapters import export_destinations
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
@@ -186,18 +185,11 @@ class Site:
 @pytest.fixture
 def buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder whose folders are the buckets of an S3 server, which the environment names."""
-    folder, port, tool = tmp_path / "buckets", free_port(), str(go_tool(VERSITYGW))
+    folder, port = tmp_path / "buckets", free_port()
     (folder / "logs").mkdir(parents=True)
-    named = {
-        "AWS_ENDPOINT_URL": f"http://localhost:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "hidden-secret",
-        "AWS_REGION": "us-east-1",
-    }
-    for name, value in named.items():
+    for name, value in {**S3_KEYS, "AWS_ENDPOINT_URL": f"http://localhost:{port}"}.items():
         monkeypatch.setenv(name, value)
-    command = (tool, "--port", f"127.0.0.1:{port}", "--access", "key", "--secret", "hidden-secret")
-    with running((*command, "posix", str(folder)), port, tmp_path / "s3.log"):
+    with s3_server(folder, port, tmp_path / "s3.log"):
         yield folder
 
 

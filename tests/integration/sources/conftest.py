@@ -13,8 +13,8 @@ from obstore.store import S3Store
 
 from model_stores import Handler, Server, make_certificate
 from ports import free_port
-from real_kubernetes.binaries import FAKE_GCS, VERSITYGW
-from store_processes import Put, go_tool, running
+from real_kubernetes.binaries import FAKE_GCS
+from store_processes import S3_KEYS, Put, go_tool, running, s3_server
 from sundog_runtime.sources import fetch, open_model
 from sundog_runtime.sources.download_limits import DownloadLimits, read_limits
 from waiting import PATIENCE_S
@@ -84,20 +84,8 @@ def remount(small_disk: Path) -> Callable[[str], None]:
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of a real S3 server with the bucket `models`."""
     directory, port = tmp_path_factory.mktemp("s3"), free_port()
-    tool = str(go_tool(VERSITYGW))
     (directory / "data" / "models").mkdir(parents=True)
-    command = (
-        tool,
-        "--port",
-        f"127.0.0.1:{port}",
-        "--access",
-        "key",
-        "--secret",
-        "hidden-secret",
-        "posix",
-        str(directory / "data"),
-    )
-    with running(command, port, directory / "log"):
+    with s3_server(directory / "data", port, directory / "log"):
         yield f"http://localhost:{port}"
 
 
@@ -120,10 +108,8 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     """The beginning of URIs in a bucket that is really there, and how to put an object into it."""
     if request.param == "s3":
         endpoint = request.getfixturevalue("s3")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-secret")
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        for name, value in {**S3_KEYS, "AWS_ENDPOINT_URL": endpoint}.items():
+            monkeypatch.setenv(name, value)
         store = S3Store("models", endpoint=endpoint, client_options={"allow_http": True})
 
         def put(key: str, body: bytes) -> None:
