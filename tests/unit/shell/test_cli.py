@@ -90,7 +90,14 @@ def test_every_command_has_an_example_on_one_line() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["serve"], "error: No such command 'serve'; see `sundog --help`"),
+        (["xyzzy"], "error: No such command 'xyzzy'; see `sundog --help`"),
+        (["status", "digits"], "error: no command 'status'; use sundog describe NAME; see `sundog --help`"),
+        (["up"], "error: no command 'up'; use sundog local up PATH"),
+        (["scale"], "error: no command 'scale'; use kubectl scale mdep/NAME --replicas=N, or set spec.replicas"),
+        (["rollout"], "error: no command 'rollout'; use sundog describe NAME; promote, pause, resume, abort"),
+        (["promot"], "error: no command 'promot'; use sundog promote; see `sundog --help`"),
+        (["logs", "mexp/digits"], "error: 'mexp/digits': expected a ModelDeployment, as NAME or mdep/NAME"),
+        (["logs", "pod/digits"], "error: 'pod/digits': expected KIND/NAME"),
         (["get", "--wide"], "error: No such option '--wide'"),
         (["promote"], "error: Missing argument 'NAME'"),
         (["get", "-o", "xml"], "error: Invalid value for '-o' / '--output'"),

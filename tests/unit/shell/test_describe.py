@@ -162,6 +162,28 @@ def test_why_an_interval_beside_a_verdict_contains_1_is_explained(
     assert (ONE_SIDED_NOTE in described_lines(collecting(metrics=(ERRORS, mistakes)))) is expected
 
 
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (
+            "ModelNotFound",
+            "your fix of ModelNotFound: revision 1: file:///m does not exist; meanwhile revision 1 is being deployed",
+        ),
+        ("Deploying", "revision 1 is being deployed"),
+    ],
+)
+def test_a_retried_start_that_failed_waits_for_the_user(reason: str, expected: str) -> None:
+    conditions = tuple(
+        Condition(type=type_, status=status, reason=each, message=message, last_transition_time=NOW)  # type: ignore[arg-type]
+        for type_, status, each, message in (
+            ("RevisionReady", "False", reason, "revision 1: file:///m does not exist"),
+            ("Progressing", "True", "Deploying", "revision 1 is being deployed"),
+        )
+    )
+    status = ModelDeploymentStatus(observed_generation=2, conditions=conditions)
+    assert find_wait_reason({"metadata": {"generation": 2}}, status) == expected
+
+
 def test_a_revision_waits_for_an_experiment_unless_nothing_serves() -> None:
     def waits(ready: Literal["True", "False"]) -> str:
         conditions = (
@@ -203,10 +225,10 @@ def test_a_reason_that_needs_attention_has_the_link_of_its_entry(
     ("startup", "expected"),
     [
         (
-            {"revision": 2, "cluster": "9s", "scheduled": "0s", "ray": "7s500ms", "load": "2s", "total": "19s"},
-            ["Started revision 2 in 19s: cluster 9s, ray 7s500ms, load 2s"],
+            {"revision": 2, "cluster": "9s", "scheduled": "0s", "ray": "7s500ms", "load": "2m7s", "total": "55s137ms"},
+            ["Started revision 2 in 55 s: cluster 9.0 s, ray 7.5 s, load 2 min 7 s"],
         ),
-        ({"revision": 1, "load": "2s"}, ["Started revision 1: load 2s"]),
+        ({"revision": 1, "load": "2s"}, ["Started revision 1: load 2.0 s"]),
         (None, []),
     ],
 )

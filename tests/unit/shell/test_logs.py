@@ -51,6 +51,18 @@ def test_lines_show_their_source(local: Any, manifest: Any, replicas: Path) -> N
     assert local("logs", "nothing").code == ExitCode.NOT_FOUND
 
 
+def test_a_traceback_is_printed_line_by_line_and_the_name_may_have_its_kind(
+    local: Any, manifest: Any, replicas: Path
+) -> None:
+    local("apply", "-f", str(manifest()))
+    assert local("logs", "mdep/digits", "--revision", "2").out.splitlines() == [
+        "r2 bbb | three",
+        'r2 bbb | {"time":"2026-11-29T05:00:00"}',
+        "r2 bbb | Called from …",
+        "r2 bbb | ValueError: wrong",
+    ]
+
+
 def test_describe_shows_what_the_candidate_raised(local: Any, server: Any, manifest: Any, replicas: Path) -> None:
     local("apply", "-f", str(manifest()))
     server.serve_revision(1)

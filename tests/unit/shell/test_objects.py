@@ -1,5 +1,6 @@
 """`sundog apply`, `get`, `describe` and `delete`."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -330,6 +331,35 @@ def test_delete_takes_objects_and_shows_what_is_absent(on_server: Any, server: A
     assert on_server("delete", "-f", path).out == f"{FULL} deleted\n"
     assert on_server("delete", "-f", path, "--ignore-not-found").code == 0
     assert on_server("delete").code == ExitCode.USAGE
+
+
+def test_delete_during_a_rollout_asks_first(
+    on_server: Any, server: Any, manifest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_server("apply", "-f", str(manifest()))
+    server.serve_revision(1)
+    on_server("apply", "-f", str(manifest("file:///models/v2")))
+    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+    under_way = "ModelDeployment vision/digits: the rollout of revision 2 is at 25 %"
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    done = on_server("delete", "mdep/digits")
+    assert (done.code, done.out) == (ExitCode.REFUSED, "")
+    assert done.err == f"error: {under_way}; not deleted. Give --yes to delete it all the same\n"
+    for answer, code, out in (("n", ExitCode.REFUSED, ""), ("y", ExitCode.OK, f"{FULL} deleted\n")):
+        terminal = io.StringIO(f"{answer}\n")
+        monkeypatch.setattr(terminal, "isatty", lambda: True)
+        monkeypatch.setattr("sys.stdin", terminal)
+        done = on_server("delete", "digits")
+        assert (done.code, done.out) == (code, out)
+        assert f"{under_way}. Delete it?" in done.err
+
+
+def test_delete_with_yes_does_not_ask_during_a_rollout(on_server: Any, server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest()))
+    server.serve_revision(1)
+    on_server("apply", "-f", str(manifest("file:///models/v2")))
+    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+    assert on_server("delete", "digits", "--yes").out == f"{FULL} deleted\n"
 
 
 def test_an_experiment_of_ones_own_is_answered(on_server: Any, server: Any, tmp_path: Path) -> None:

@@ -66,6 +66,22 @@ COMMANDS: Final[dict[str, CommandEntry]] = {
 }
 
 
+_OTHER_WORDS: Final = {
+    "status": "sundog describe NAME",
+    "list": "sundog get",
+    "ls": "sundog get",
+    "up": "sundog local up PATH",
+    "serve": "sundog local up PATH",
+    "run": "sundog local up PATH",
+    "deploy": "sundog apply -f FILE",
+    "create": "sundog apply -f FILE",
+    "scale": "kubectl scale mdep/NAME --replicas=N, or set spec.replicas and apply",
+    "rollout": "sundog describe NAME; promote, pause, resume, abort and rollback control a rollout",
+    "report": "sundog experiment report NAME",
+}
+"""What to use instead of words that other command lines know."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a command when it is used."""
 
@@ -86,6 +102,20 @@ class LazyGroup(click.Group):
             ) from err
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. Raises UsageError for an unknown one, with what to use instead if that is known."""
+        import difflib
+
+        word = args[0].lower() if args else ""
+        if args and args[0] not in COMMANDS:
+            near = [f"sundog {name}" for name in difflib.get_close_matches(word, COMMANDS, n=1)]
+            instead = _OTHER_WORDS.get(word) or next(iter(near), "")
+            if instead:
+                raise click.UsageError(f"no command {args[0]!r}; use {instead}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the overview without importing any command."""

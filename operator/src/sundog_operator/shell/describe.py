@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -12,24 +13,27 @@ from sundog_operator.api import (
     Condition,
     ModelDeploymentStatus,
     RevisionStatus,
-    format_duration,
     format_timestamp,
 )
-from sundog_operator.api.reasons import DeploymentReason
+from sundog_operator.api.reasons import DeploymentReason, StartFailure
 from sundog_operator.core.revisions import Revision
 from sundog_operator.ports import Object
 from sundog_operator.shell.describe_experiment import experiment_sections
 from sundog_operator.shell.layout import (
-    NO_TIME,
     ago,
     conditions_section,
     events_section,
     facts_section,
+    format_seconds,
     grid,
     make_section,
     reasons_section,
     title_line,
 )
+
+
+_WAITS_FOR_USER: Final = frozenset(StartFailure) - {StartFailure.SOURCE_UNAVAILABLE}
+"""Failures of a start that another attempt alone does not cure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +77,15 @@ def find_wait_reason(obj: Object, status: ModelDeploymentStatus) -> str:
     if status.observed_generation != obj["metadata"].get("generation"):
         return "the operator has not read the newest spec yet"
     by_type = {condition.type: condition for condition in status.conditions}
+    failed = by_type.get("RevisionReady")
     for type_ in ("Stalled", "Progressing", "Reconciling"):
         condition = by_type.get(type_)
-        if condition is not None and condition.status == "True":
-            return condition.message or condition.reason
+        if condition is None or condition.status != "True":
+            continue
+        text = condition.message or condition.reason
+        if type_ == "Progressing" and failed is not None and failed.reason in _WAITS_FOR_USER:
+            return f"your fix of {failed.reason}: {failed.message}; meanwhile {text}"
+        return text
     for type_ in ("Ready", "TrafficSynced"):
         condition = by_type.get(type_)
         if condition is not None and condition.status != "True":
@@ -142,9 +151,9 @@ def _describe_start(status: ModelDeploymentStatus) -> str:
     startup = status.startup
     if startup is None:
         return ""
-    durations = startup.model_dump(mode="json", exclude={"revision", "woken_at", "total"}, exclude_none=True)
-    phases = ", ".join(f"{name} {text}" for name, text in durations.items() if text != NO_TIME)
-    total = "" if startup.total is None else f" in {format_duration(startup.total)}"
+    durations = [(name, value) for name, value in startup if isinstance(value, timedelta) and name != "total"]
+    phases = ", ".join(f"{name} {format_seconds(duration)}" for name, duration in durations if duration)
+    total = "" if startup.total is None else f" in {format_seconds(startup.total)}"
     woken = "" if startup.woken_at is None else f" from zero at {startup.woken_at:%Y-%m-%dT%H:%M:%SZ}"
     return f"revision {startup.revision}{woken}{total}" + (f": {phases}" if phases else "")
 

@@ -27,3 +27,15 @@ def parse_kind_and_names(arguments: tuple[str, ...]) -> tuple[Kind, tuple[str, .
         return kind, tuple(argument.partition("/")[2] for argument in arguments)
     kind = _NAMES.get(arguments[0].lower())
     return (MODEL_DEPLOYMENT, arguments) if kind is None else (kind, arguments[1:])
+
+
+def parse_name(_context: click.Context, _parameter: click.Parameter, argument: str) -> str:
+    """Return the name in `digits`, `mdep/digits` or `mexp/digits`, for commands that find the kind. Raises UsageError."""
+    return parse_kind_and_names((argument,))[1][0] if "/" in argument else argument
+
+
+def parse_deployment_name(context: click.Context, parameter: click.Parameter, argument: str) -> str:
+    """Return the name in `digits` or `mdep/digits`. Raises UsageError for another kind."""
+    if "/" in argument and parse_kind_and_names((argument,))[0] is not MODEL_DEPLOYMENT:
+        raise click.UsageError(f"{argument!r}: expected a ModelDeployment, as NAME or mdep/NAME")
+    return parse_name(context, parameter, argument)

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sundog_operator.api import Condition, format_duration
+from sundog_operator.api import Condition
 from sundog_operator.api.conditions import has_problem
 from sundog_operator.api.reasons import is_documented, reason_link
 from sundog_operator.ports import Object
-
-NO_TIME: Final = format_duration(timedelta())
 
 
 def title_line(text: str) -> RenderableType:
@@ -83,6 +81,15 @@ def _parse_time(text: str) -> datetime | None:
 def ago(since: Any, now: datetime) -> str:
     """Format the time since then in one unit; empty if `since` is no time."""
     return format_span(max(now - since, timedelta(0))) if isinstance(since, datetime) else ""
+
+
+def format_seconds(time: timedelta) -> str:
+    """Format a duration for readers, such as `4.2 s`, `55 s` or `5 min 7 s`."""
+    seconds = time.total_seconds()
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes >= 2 else f"{round(seconds)} s"
 
 
 def format_span(time: timedelta) -> str:

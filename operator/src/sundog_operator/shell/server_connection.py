@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from sundog_operator.shell import kinds
 from sundog_operator.shell.cli import PLUGIN_NAME
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 
@@ -254,4 +255,6 @@ _OPTIONS: Final = (
     click.option("-v", "--verbose", is_flag=True, help="Show which API server is used."),
 )
 
-NAME_ARGUMENT: Final = click.argument("name", shell_complete=complete_names)
+NAME_ARGUMENT: Final = click.argument(
+    "name", callback=kinds.parse_deployment_name, shell_complete=complete_names
+)

@@ -21,7 +21,7 @@ def wrong(text: str) -> str:
 
 
 def test_aliases_that_write_out_to_too_much_are_refused_where_they_do() -> None:
-    assert wrong(nested(6)) == "line 6: aliases expand to more than 1048576 characters"
+    assert wrong(nested(6)) == "line 6: aliases expand to more than 1048576 characters, in a5[7]"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_aliases_that_write_out_to_too_much_are_refused_where_they_do() -> None:
 )
 def test_long_texts_count_as_long_as_they_are(repeated: str) -> None:
     text = repeated.format(text="x" * 2000, aliases=", ".join(["*long"] * 600))
-    assert wrong(text).endswith("aliases expand to more than 1048576 characters")
+    assert "aliases expand to more than 1048576 characters, in all[" in wrong(text)
     assert len(strict_yaml.load(text.replace("x" * 2000, "xx"))["all"]) == 600
 
 
@@ -71,9 +71,9 @@ def test_a_large_text_without_aliases_is_none_of_it() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: &b [1, *b]", "line 2: alias 'b' contains itself"),
-        ("a: &a {<<: *a}", "line 1: alias 'a' contains itself"),
-        ("a: *b", "line 1: found undefined alias 'b'"),
+        ("a: 1\nb: &b [1, *b]", "line 2: alias 'b' contains itself, in b[1]"),
+        ("a: &a {<<: *a}", "line 1: alias 'a' contains itself, in a.<<"),
+        ("a: *b", "line 1: found undefined alias 'b', in a"),
         ("[" * 5000 + "]" * 5000, "values are nested too deeply"),
         ("a: 1\nb: 2024-13-45", "line 2: value is not a valid YAML timestamp; quote it to make it text"),
         ("a: [!!int x]", "line 1: value is not a valid YAML int; quote it to make it text"),
@@ -82,6 +82,9 @@ def test_a_large_text_without_aliases_is_none_of_it() -> None:
         ("a: !!timestamp x", "line 1: value is not a valid YAML timestamp; quote it to make it text"),
         ("a: " + "9" * 5000, "line 1: value is not a valid YAML int; quote it to make it text"),
         ("a: " + "59:" * 400 + "1.5", "line 1: value is not a valid YAML float; quote it to make it text"),
+        ("spec:\n  model:\n    uri: a: b", "line 3: mapping values are not allowed here, in spec.model"),
+        ("spec:\n  env:\n  - a: 1\n   b: 2", "line 4: expected <block end>, but found '<block mapping start>', in spec"),
+        ("a:\n- b: 1\n- c: [1,", "line 3: expected the node content, but found '<stream end>', in a[1].c"),
         ("a: \x00", "not YAML: unacceptable character #x0000: special characters are not allowed"),
     ],
 )
@@ -103,9 +106,9 @@ def test_one_document_is_read_as_strictly() -> None:
     ("text", "message"),
     [
         ("a: 1\nb: 2\na: 3", "line 3: duplicate key 'a', first in line 1"),
-        ("a: {b: [{c: 1, c: 1}]}", "line 1: duplicate key 'c', first in line 1"),
+        ("a: {b: [{c: 1, c: 1}]}", "line 1: duplicate key 'c', first in line 1, in a.b[0]"),
         ("a: 1\n'a': 2", "line 2: duplicate key 'a', first in line 1"),
-        ("x: &x {a: 1}\ny:\n  <<: *x\n  b: 1\n  b: 2", "line 5: duplicate key 'b', first in line 4"),
+        ("x: &x {a: 1}\ny:\n  <<: *x\n  b: 1\n  b: 2", "line 5: duplicate key 'b', first in line 4, in y"),
         ("1: a\n1: b", "line 2: duplicate key '1', first in line 1"),
     ],
 )

@@ -10,6 +10,8 @@ from yaml.constructor import ConstructorError
 MAX_ALIAS_EXPANSION: Final = 2**20
 """Characters to which a text's aliases may expand. An API server stores no object that is much larger."""
 _MERGE: Final = "tag:yaml.org,2002:merge"
+_PARENT: Final = "sundog_parent"
+"""Attribute of an error: the path of the innermost value that was being read."""
 
 
 class InvalidYaml(ValueError):
@@ -37,6 +39,8 @@ def _describe_error(error: yaml.YAMLError | RecursionError) -> str:
         return "values are nested too deeply"
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     what = problem or str(error).partition("\n")[0] or "cannot be read"
+    parent = getattr(error, _PARENT, "")
+    what += f", in {parent}" if parent else ""
     return f"line {mark.line + 1}: {what}" if mark is not None else f"not YAML: {what}"
 
 
@@ -48,8 +52,22 @@ class _Loader(yaml.SafeLoader):
         self._expanded_size = 0
         self._alias_size = 0
         self._sizes: dict[yaml.Node, int] = {}
+        self._keys: list[str] = []
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Return the next node; for an alias, its anchor's. An error gets the path of the innermost value."""
+        key = index.value if isinstance(index, yaml.ScalarNode) else "" if index is None else f"[{index}]"
+        self._keys.append(key)
+        try:
+            node = self._compose_counted(parent, index)
+        except yaml.YAMLError as error:
+            if not hasattr(error, _PARENT):
+                setattr(error, _PARENT, ".".join(filter(None, self._keys)).replace(".[", "["))
+            raise
+        self._keys.pop()
+        return node
+
+    def _compose_counted(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         """Return the next node; for an alias, its anchor's. Raises ComposerError if aliases expand too much."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         before = self._expanded_size

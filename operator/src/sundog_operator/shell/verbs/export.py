@@ -19,6 +19,7 @@ from sundog_operator.core.experiments.exposure_log import ExposureLogReader
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.text import format_count
 from sundog_operator.ports import EXPERIMENT, POD, Object, Ref
+from sundog_operator.shell import kinds
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.server_connection import ServerConnection, with_server
 from sundog_operator.shell.url_options import validate_http_url
@@ -29,7 +30,7 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 @click.command(epilog="Example: sundog experiment export checkout --to ./data --format parquet")
-@click.argument("name")
+@click.argument("name", callback=kinds.parse_name)
 @click.option(
     "--to",
     "place",

@@ -1,12 +1,14 @@
 """`sundog logs`."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import click
+import orjson
 
 from sundog_operator.adapters.local import replica_logs
 from sundog_operator.api import ModelDeploymentStatus
@@ -73,7 +75,7 @@ async def _print_files(state: Path, obj: Object, revision: int | None, follow: b
             known = readers.get(file.path)
             reader = readers.setdefault(file.path, replica_logs.ReplicaLogReader(file.path))
             for line in reader.last(tail) if known is None else reader.more():
-                click.echo(f"{file.label} | {line}")
+                _print_line(file.label, line)
         if not readers and not follow:
             raise _no_logs(obj["metadata"]["name"], revision)
         if not follow:
@@ -180,13 +182,25 @@ async def _print_pod(server: ServerConnection, log: _PodLog, service: str, follo
     try:
         async for line in _lines(server.kube.output_of(pod, _CONTAINER, ("sh", "-c", command))):
             log.has_lines, log.failure = True, None
-            click.echo(f"r{log.revision} {log.pod} | {line}")
+            _print_line(f"r{log.revision} {log.pod}", line)
     except Forbidden:
         raise
     except DependencyError as err:
         if str(err) != str(log.failure):
             click.echo(f"error: {one_line(err)}", err=True)
         log.failure = err
+
+
+def _print_line(label: str, line: str) -> None:
+    """Print a line of a log after its label. A traceback in a JSON line follows as lines of its own."""
+    traceback: list[str] = []
+    if line.startswith("{") and '"exception"' in line:
+        with contextlib.suppress(ValueError):
+            document = orjson.loads(line)
+            traceback = str(document.pop("exception", "")).splitlines()
+            line = orjson.dumps(document).decode()
+    for each in (line, *traceback):
+        click.echo(f"{label} | {each}")
 
 
 def _label(pod: Object, key: str) -> str:

@@ -13,12 +13,13 @@ from sundog_operator.api import MetricStatus
 from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import NotFound
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
+from sundog_operator.shell import kinds
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, print_json, print_rich
 from sundog_operator.shell.report import terminal
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.model import ExperimentReport
-from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
+from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
 
 _JSON: Final = Path("json")
 _UNDERSCORE: Final = re.compile(r"_([a-z])")
@@ -26,7 +27,7 @@ _SUFFIXES: Final = (".html", ".htm")
 
 
 @click.command(epilog="Example: sundog experiment report digits -o report.html")
-@NAME_ARGUMENT
+@click.argument("name", callback=kinds.parse_name, shell_complete=complete_names)
 @click.option(
     "-o",
     "--output",
