@@ -1,8 +1,10 @@
 """Settings that the operator sends: `args`, fixed for a revision, and `user_config`, which changes in place."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from sundog_runtime.errors import LoadFailed
 
@@ -93,11 +95,22 @@ def parse_settings(user_config: Any) -> ReplicaSettings:
         raise LoadFailed(describe_validation_error(error, "user_config")) from None
 
 
-def describe_validation_error(error: ValidationError, *root: str) -> str:
-    """Return one clause per wrong field. Values are left out because a configuration may hold secrets."""
+def describe_validation_error(
+    error: ValidationError, *root: str, describe: Callable[[ErrorDetails], str] = lambda _: ""
+) -> str:
+    """Return one clause per wrong field. Values are left out because a configuration may hold secrets.
+
+    `describe` returns the text of some errors, and an empty one for the others.
+    """
     return "; ".join(
         ": ".join(
-            filter(None, [".".join([*root, *map(str, found["loc"])]), f"{found['msg'][0].lower()}{found['msg'][1:]}"])
+            filter(
+                None,
+                [
+                    ".".join([*root, *map(str, found["loc"])]),
+                    describe(found) or f"{found['msg'][0].lower()}{found['msg'][1:]}",
+                ],
+            )
         )
         for found in error.errors(include_url=False, include_input=False)
     )

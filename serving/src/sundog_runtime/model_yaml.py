@@ -15,11 +15,13 @@ Every field is optional. `spec.model` overrides the file: `format` unless it is 
 and `config` key by key. `trustCode` is not a field of the file: a model does not vouch for itself.
 """
 
+import difflib
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from sundog_runtime.arguments import ModelArguments, ModelFormat, describe_validation_error
 from sundog_runtime.errors import LoadFailed
@@ -29,6 +31,8 @@ from sundog_runtime.tensors import TensorSpec
 MODEL_YAML = "model.yaml"
 MAX_MODEL_YAML_BYTES = 64 * 1024
 _MERGE = "tag:yaml.org,2002:merge"
+_PACKAGE_FIELDS = frozenset({"dependencies", "requirements", "packages", "pip", "conda"})
+"""Fields by which other systems install packages."""
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
@@ -134,7 +138,7 @@ def parse_description(text: bytes) -> ModelDescription:
     try:
         parsed = DescriptionFile.model_validate({} if document is None else document)
     except ValidationError as error:
-        raise LoadFailed(f"{MODEL_YAML}: {describe_validation_error(error)}") from None
+        raise LoadFailed(f"{MODEL_YAML}: {describe_validation_error(error, describe=_describe_unknown_field)}") from None
     for kind, tensors in (("inputs", parsed.inputs), ("outputs", parsed.outputs)):
         names = [tensor.name for tensor in tensors]
         if len(set(names)) < len(names):
@@ -148,6 +152,21 @@ def parse_description(text: bytes) -> ModelDescription:
         channels_last=parsed.channels_last,
         compile=parsed.compile,
     )
+
+
+def _describe_unknown_field(found: ErrorDetails) -> str:
+    """Return what to do about an unknown field; empty for another error."""
+    if found["type"] != "extra_forbidden":
+        return ""
+    *parents, name = map(str, found["loc"])
+    if not parents and name.lower() in _PACKAGE_FIELDS:
+        return "unknown field; install packages in the image of spec.runtime.image, or beside Sundog in local mode"
+    of: type[BaseModel] = {"inputs": TensorField, "outputs": TensorField, "compile": Compile}.get(
+        parents[0] if parents else "", DescriptionFile
+    )
+    known = {(field.alias or key).lower(): field.alias or key for key, field in of.model_fields.items()}
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    return f"unknown field; did you mean {known[near[0]]}?" if near else f"unknown field; known are {', '.join(known.values())}"
 
 
 def _specs(fields: list[TensorField]) -> tuple[TensorSpec, ...]:

@@ -23,7 +23,7 @@ from sundog_runtime.errors import (
     StartError,
 )
 from sundog_runtime.formats.detect import Content, detect_content
-from sundog_runtime.formats.load import load_model
+from sundog_runtime.formats.load import describe_entrypoint, load_model
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.formats.model_code import ModelCode
 from sundog_runtime.formats.torch_module import default_dtypes, make_load_error
@@ -139,6 +139,32 @@ class Evil:
 
     def __reduce__(self) -> Any:
         return Path.touch, (Path(self.path),)
+
+
+def test_a_pickled_module_is_not_called_a_state_dict(torch_model: Path) -> None:
+    (torch_model / "model.safetensors").unlink()
+    (torch_model / "model.yaml").unlink()
+    torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), torch_model / "model.pt")
+    for entrypoint in ("", "net:Net"):
+        with pytest.raises(FormatNotRecognised, match=r"model.pt holds pickled objects \(torch.nn.*Sequential.*state dict"):
+            load(torch_model, entrypoint)
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "expected"),
+    [
+        ("net:Net", "class net.Net (torch.nn.Module)"),
+        ("net:make", "function net.make"),
+        ("net:Other", "class net.Other (no torch.nn.Module, no predictor)"),
+        ("net:NUMBER", "net.NUMBER, a int"),
+        ("", ""),
+    ],
+)
+def test_an_entrypoint_is_described_without_weights(tmp_path: Path, entrypoint: str, expected: str) -> None:
+    code = "import torch\nclass Net(torch.nn.Module): pass\nclass Other: pass\ndef make(): pass\nNUMBER = 1\n"
+    (tmp_path / "net.py").write_text(code)
+    arguments = ModelArguments(uri=f"file://{tmp_path}", entrypoint=entrypoint)
+    assert describe_entrypoint(ModelFiles(tmp_path), arguments) == expected
 
 
 @pytest.mark.parametrize("how", ["torch.save", "pickle", "named safetensors"])
@@ -404,7 +430,12 @@ def test_types_of_undeclared_numbers() -> None:
         ("inputs: [{name: x, dtype: float31, shape: [1]}]", "inputs.0.dtype"),
         ("inputs: [{name: x, dtype: float32, shape: 4}]", "inputs.0.shape"),
         ("inputs: [{name: x, dtype: float32, shape: [-2]}]", "inputs.0.shape.0"),
-        ("surprise: 1", "surprise"),
+        ("surprise: 1", "surprise: unknown field; known are format, entrypoint, config"),
+        ("entrypont: net:Net", "model.yaml: entrypont: unknown field; did you mean entrypoint?"),
+        ("channels_last: true", "model.yaml: channels_last: unknown field; did you mean channelsLast?"),
+        ("compile: {enable: true}", "model.yaml: compile.enable: unknown field; did you mean enabled?"),
+        ("inputs: [{name: x, type: bool, shape: [1]}]", "inputs.0.type: unknown field; did you mean dtype?"),
+        ("dependencies: [scikit-learn]", "model.yaml: dependencies: unknown field; install packages in the image of"),
         ("[1]", "valid dictionary"),
         (
             "inputs: [{name: x, dtype: bool, shape: [1]}, {name: x, dtype: bool, shape: [1]}]",

@@ -472,6 +472,31 @@ def test_a_model_that_this_machine_lacks_is_shown_where_it_would_be_loaded(
     assert expected not in plan(local, path)["lines"]
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("class Net: pass", "spec.model.entrypoint: class net.Net (no torch.nn.Module, no predictor)"),
+        (
+            "import no_such_package",
+            "spec.model: LoadFailed: importing 'net': no module named 'no_such_package' in the model or the image."
+            " No replica starts until you fix it",
+        ),
+        (
+            "import os; os._exit(3)",
+            "spec.model: importing the entrypoint ended Python (3). No replica starts until you fix it",
+        ),
+    ],
+)
+def test_the_entrypoint_of_a_local_model_is_imported(
+    local: Any, manifest: Any, tmp_path: Path, code: str, expected: str
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "net.py").write_text(code)
+    (model / "model.yaml").write_text("entrypoint: net:Net")
+    assert plan(local, manifest(f"file://{model}"))["lines"][-1] == expected
+
+
 def test_the_text_is_for_people(served: Any, manifest: Any) -> None:
     done = served("plan", "-f", str(manifest("file:///models/v2")))
     assert done.out.splitlines()[0] == "ModelDeployment vision/digits would change"

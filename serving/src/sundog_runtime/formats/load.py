@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from sundog_runtime.arguments import ModelArguments
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import (
@@ -20,7 +22,7 @@ from sundog_runtime.formats.model_code import ModelCode
 from sundog_runtime.formats.python_class import is_predictor, load_python
 from sundog_runtime.formats.torch_archives import check_code_trusted, load_exported, load_torchscript
 from sundog_runtime.formats.torch_compile import persist_compiled_code
-from sundog_runtime.formats.torch_state import load_torch
+from sundog_runtime.formats.torch_state import check_only_tensors, load_torch
 from sundog_runtime.model_yaml import (
     MAX_MODEL_YAML_BYTES,
     MODEL_YAML,
@@ -64,6 +66,22 @@ def load_model(
         )
     _logger.info("format %s: found %s in %s, on %s", description.format, loaded.found, files.path, loaded.device)
     return loaded
+
+
+def describe_entrypoint(files: ModelFiles, model: ModelArguments) -> str:
+    """Import the entrypoint and return what it is, such as `class net.Net (torch.nn.Module)`; empty without one. Loads no weights.
+
+    Raises a StartError.
+    """
+    description = merge_manifest(model, _description(files))
+    if not description.entrypoint:
+        return ""
+    target = _target(files, description)
+    name = description.entrypoint.replace(":", ".")
+    if not isinstance(target, type):
+        return f"function {name}" if callable(target) else f"{name}, a {type(target).__name__}"
+    role = "torch.nn.Module" if issubclass(target, torch.nn.Module) else "predictor" if is_predictor(target) else "no torch.nn.Module, no predictor"
+    return f"class {name} ({role})"
 
 
 def _load(
@@ -119,6 +137,7 @@ def _missing_entrypoint(
 ) -> EntrypointMissing | FormatNotRecognised:
     weights = [found for found in candidates if found.content in WEIGHT_CONTENTS]
     if weights and wanted == "torch":
+        check_only_tensors(files.root / weights[0].name, weights[0].name)
         return EntrypointMissing(
             f"{weights[0].name} is {weights[0].content}: set model.entrypoint to its module, such as net:Net"
         )

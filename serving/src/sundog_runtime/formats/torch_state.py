@@ -128,17 +128,27 @@ def read_state_dict(path: Path, weights: DetectedFile) -> dict[str, torch.Tensor
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
-            raise FormatNotRecognised(
-                f"{weights.name} is a pickle of more than tensors; expected a state dict. Save it with "
-                "safetensors.torch.save_file(model.state_dict(), …) or torch.save(model.state_dict(), …)."
-            ) from error
+        check_only_tensors(path, weights.name)
         raise make_load_error(f"reading {weights.name}", error) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise FormatNotRecognised(
             f"{weights.name} holds a {type(state).__name__}; expected a state dict, names to tensors"
         )
     return state
+
+
+def check_only_tensors(path: Path, name: str) -> None:
+    """Refuse a torch archive with pickled objects, such as a whole module. No code in it runs. Raises FormatNotRecognised."""
+    try:
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # noqa: BLE001 (not an archive of torch: its loader names the problem)
+        return
+    if classes:
+        listed = ", ".join(sorted(classes)[:3]) + (" and more" if len(classes) > 3 else "")
+        raise FormatNotRecognised(
+            f"{name} holds pickled objects ({listed}), whose code would run when it is read; expected a state dict. Save "
+            "it with safetensors.torch.save_file(model.state_dict(), …) or torch.save(model.state_dict(), …)."
+        )
 
 
 def _one_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ import yaml
 from sundog_runtime.errors import FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import CONVERSION_HINTS, Content, DetectedFile, detect_content
 from sundog_runtime.formats.torch_module import make_load_error
+from sundog_runtime.formats.torch_state import check_only_tensors
 from sundog_runtime.model_yaml import MODEL_YAML, ModelDescription
 from sundog_runtime.signature import Signature
 
@@ -108,11 +109,7 @@ def convert_to_safetensors(source: Path, target: Path) -> None:
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:
-        if "weights_only" in str(error).lower():
-            raise FormatNotRecognised(
-                f"{source.name} holds more than tensors, which would run code when it is read; expected tensors only. "
-                "Write torch.save(model.state_dict(), …) where the model is trained."
-            ) from error
+        check_only_tensors(source, source.name)
         raise make_load_error(f"reading {source.name}", error) from error
     if isinstance(state, dict):
         state = next((state[key] for key in _NESTED if isinstance(state.get(key), dict)), state)

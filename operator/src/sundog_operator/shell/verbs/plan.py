@@ -1,7 +1,7 @@
 """`sundog plan`."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from sundog_operator.shell.installation import find_installation
 from sundog_operator.shell.manifests import ManifestObject, has_mistakes, read_all_manifests
 from sundog_operator.shell.output import TEXT_OUTPUT_OPTION, print_document
 from sundog_operator.shell.preview.experiment import describe_kept_plan, preview_experiment
+from sundog_operator.shell.preview.local_models import preview_local_models
 from sundog_operator.shell.preview.model_deployment import (
     Preview,
     describe_kept_revision,
@@ -41,7 +42,6 @@ _OUTCOMES: Final = {
     "unchanged": "would not change",
     "refused": "would be refused",
 }
-_FILE: Final = "file://"
 _SALTED: Final[Mapping[Kind, salts.SaltOwnerKind]] = {EXPERIMENT: "Experiment", MODEL_DEPLOYMENT: "ModelDeployment"}
 
 
@@ -160,7 +160,7 @@ async def _preview(server: ServerConnection, document: ManifestObject, documents
         salts=_merge_salts(observed.salts, documents, namespace),
     )
     preview = preview_model_deployment(document.object, stored, observed, dependencies.clock.now(), dry_run.applied)
-    return dry_run.add_note(_with_missing_files(server, document, preview))
+    return dry_run.add_note(await _with_local_models(server, document, preview))
 
 
 def _secret_keys(secret: Object) -> frozenset[str]:
@@ -200,27 +200,11 @@ def _refuse(document: ManifestObject, stored: Object | None, dry_run: _DryRun, k
     return Preview(name, "refused", lines=kept, problems=problems, kind=ref.kind.kind)
 
 
-def _with_missing_files(server: ServerConnection, document: ManifestObject, preview: Preview) -> Preview:
-    """Add the model files that this machine lacks, if it is the one that would load them."""
+async def _with_local_models(server: ServerConnection, document: ManifestObject, preview: Preview) -> Preview:
+    """Add what is found of the model's files, if this machine is the one that would load them."""
     if not server.local or preview.outcome == "refused":
         return preview
-    missing = tuple(
-        f"{field}: {path} does not exist on this machine. No replica starts until you create it"
-        for field, path in _model_files(document.object["spec"])
-        if not path.exists()
-    )
-    return replace(preview, lines=(*preview.lines, *missing))
-
-
-def _model_files(spec: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    """Yield (field, path) of each local model of a valid spec."""
-    models = {"spec.model.uri": spec.get("model")} | {
-        f"spec.arms[{index}].model.uri": arm.get("model") for index, arm in enumerate(spec.get("arms") or ())
-    }
-    for field, model in models.items():
-        uri = str((model or {}).get("uri", ""))
-        if uri.startswith(_FILE):
-            yield field, Path(uri.removeprefix(_FILE))
+    return replace(preview, lines=(*preview.lines, *await preview_local_models(document.object["spec"])))
 
 
 async def _preview_experiment(
@@ -246,7 +230,7 @@ async def _preview_experiment(
         log_refusal=await make_log_place_check(server, namespace),
         known_salts=_merge_salts(known, documents, namespace),
     )
-    return dry_run.add_note(_with_missing_files(server, document, preview))
+    return dry_run.add_note(await _with_local_models(server, document, preview))
 
 
 def _merge_salts(
