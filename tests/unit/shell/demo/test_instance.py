@@ -6,12 +6,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from sundog_operator.adapters.local.process_table import MARK_ENV_VAR
-from sundog_operator.shell.demo import instance
+from sundog_operator.shell.demo import instance, scenario
 from sundog_operator.shell.demo.instance import DemoInstance, DeploymentSnapshot, watch_deployment
 from sundog_operator.shell.exit_codes import CommandFailed
 from waiting import PATIENCE_S
@@ -135,3 +136,24 @@ def test_a_status_of_an_older_spec_is_not_current() -> None:
     assert not snapshot.is_true("Stalled")
     assert snapshot.explain() == "Ready=True Serving: revision 1 serves"
     assert DeploymentSnapshot.of({"metadata": {"generation": 1}}).explain() == "no status yet"
+
+
+def snapshot(weights: dict[str, Any], synced: str = "True") -> DeploymentSnapshot:
+    condition = {"type": "TrafficSynced", "status": synced, "reason": "Seen", "lastTransitionTime": "2026-12-01T00:00:00Z"}
+    return DeploymentSnapshot.of(
+        {"metadata": {"generation": 1}, "status": {"observedGeneration": 1, "conditions": [condition], **weights}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "synced", "expected"),
+    [
+        ({"stable": {"revision": 1, "weight": 0}, "candidate": {"revision": 2, "weight": 100}}, "True", True),
+        ({"stable": {"revision": 2, "weight": 100}}, "True", True),
+        ({"stable": {"revision": 2, "weight": 100}}, "Unknown", False),
+        ({"stable": {"revision": 1, "weight": 50}, "candidate": {"revision": 2, "weight": 50}}, "True", False),
+        ({"stable": {"revision": 1, "weight": 100}}, "True", False),
+    ],
+)
+def test_a_revision_has_all_traffic_before_it_is_stable(weights: dict[str, Any], synced: str, expected: bool) -> None:
+    assert scenario._has_all_traffic(snapshot(weights, synced), 2) is expected

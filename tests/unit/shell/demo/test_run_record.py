@@ -91,3 +91,18 @@ def test_the_bar_has_one_width_whatever_the_shares_are() -> None:
     for shares in ({1: 1.0}, {1: 0.755, 2: 0.245}, {1: 1 / 3, 2: 2 / 3}, {}):
         bar = view.render_traffic_bar(RecentTraffic(1, 1.0, shares, 1.0, 1.0), {1: "v1", 2: "v2"}).plain
         assert bar.count("█") + bar.count("░") == 40
+
+
+def test_the_last_phase_ends_when_its_weight_changed() -> None:
+    found = record()
+    found.extend_last_phase(32.0)
+    assert (found.phases[-1].from_s, found.phases[-1].to_s) == (0, 32.0)
+
+
+def test_a_plain_view_prints_each_reason_to_wait_once() -> None:
+    console = Console(file=StringIO(), width=100)
+    plain = view.PlainDemoView(console)
+    for text in ("Ray is starting", "Ray is starting", "Serve does not answer"):
+        plain.wait(text)
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue() == "  waits: Ray is starting\n  waits: Serve does not answer\n"

@@ -143,6 +143,11 @@ class DeploymentSnapshot:
         revisions = (self.status.stable, self.status.candidate)
         return {revision.revision: int(revision.weight) for revision in revisions if revision is not None}
 
+    def find_wait_reason(self) -> str:
+        """Return what the newest revision waits for; empty if nothing is known."""
+        condition = self.condition("RevisionReady")
+        return "" if condition is None or condition.status == "True" else condition.message
+
     def explain(self) -> str:
         """Return its conditions in one line."""
         conditions = [
@@ -165,16 +170,22 @@ class WatchedDeployment:
         return None if obj is None else DeploymentSnapshot.of(obj)
 
     async def until(
-        self, holds: Callable[[DeploymentSnapshot], Any], what: str, timeout_s: float
+        self,
+        holds: Callable[[DeploymentSnapshot], Any],
+        what: str,
+        timeout_s: float,
+        show: Callable[[DeploymentSnapshot], None] = lambda _: None,
     ) -> DeploymentSnapshot:
-        """Wait until a state holds and return it. Raises CommandFailed with the last state after a timeout."""
+        """Wait until a state holds and return it; `show` gets each state before. Raises CommandFailed after a timeout."""
         snapshot: DeploymentSnapshot | None = None
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
                     snapshot = await self.read()
-                    if snapshot is not None and holds(snapshot):
-                        return snapshot
+                    if snapshot is not None:
+                        if holds(snapshot):
+                            return snapshot
+                        show(snapshot)
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             found = snapshot.explain() if snapshot else "the ModelDeployment does not exist"

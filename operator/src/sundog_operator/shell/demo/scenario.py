@@ -138,6 +138,7 @@ class DemoScenario:
                 lambda now: now.is_true("Ready") and now.is_true("TrafficSynced") and now.status.url,
                 "v1",
                 _READY_TIMEOUT_S,
+                self._show_wait,
             )
             assert snapshot.status.stable is not None
             self.record.models[snapshot.status.stable.revision] = WEAK_MODEL
@@ -160,7 +161,10 @@ class DemoScenario:
             candidate = snapshot.status.candidate.revision
             self.record.models[candidate] = GOOD_MODEL
             snapshot = await deployment.until(
-                lambda now: _is_canary_at(now, manifest.TIMED_WEIGHT_PERCENT), "a canary of v2", _READY_TIMEOUT_S
+                lambda now: _is_canary_at(now, manifest.TIMED_WEIGHT_PERCENT),
+                "a canary of v2",
+                _READY_TIMEOUT_S,
+                self._show_wait,
             )
             step.outcome = f"revision {candidate} is ready and gets its first share"
         with self._step("timed") as step:
@@ -186,10 +190,17 @@ class DemoScenario:
         with self._step("promote") as step:
             self.view.log_line(f"$ sundog promote {manifest.DEPLOYMENT_NAME}")
             await deployment.instance.run("promote", manifest.DEPLOYMENT_NAME)
-            snapshot = await deployment.until(
-                lambda now: _is_only_revision(now, candidate), "v2 with all traffic", _SHIFT_TIMEOUT_S
+            await deployment.until(
+                lambda now: not _is_canary_at(now, manifest.MANUAL_WEIGHT_PERCENT), "the promotion", _SHIFT_TIMEOUT_S
+            )
+            self.record.extend_last_phase(load.now_s() - _DETECTION_DELAY_S)
+            await deployment.until(
+                lambda now: _has_all_traffic(now, candidate), "v2 with all traffic", _SHIFT_TIMEOUT_S
             )
             self._mark(load, "promoted")
+            snapshot = await deployment.until(
+                lambda now: _is_only_revision(now, candidate), "v2 as stable", _SHIFT_TIMEOUT_S
+            )
             start_s = load.now_s()
             await asyncio.sleep(OBSERVE_S)
             step.outcome = self._add_phase("v2 promoted", start_s, load.now_s(), snapshot.weights)
@@ -265,6 +276,10 @@ class DemoScenario:
             drawing.cancel()
             self.view.clear_traffic()
 
+    def _show_wait(self, snapshot: DeploymentSnapshot) -> None:
+        if reason := snapshot.find_wait_reason():
+            self.view.wait(truncate(one_line(reason), _MAX_LINE))
+
     def _mark(self, load: LoadGenerator, text: str) -> None:
         self.record.marks.append(PlotMark(load.now_s(), text))
 
@@ -282,6 +297,13 @@ def _is_canary_at(snapshot: DeploymentSnapshot, weight: int) -> bool:
     candidate = snapshot.status.candidate
     is_at_weight = candidate is not None and candidate.weight == weight
     return snapshot.current and is_at_weight and snapshot.is_true("TrafficSynced")
+
+
+def _has_all_traffic(snapshot: DeploymentSnapshot, revision: int) -> bool:
+    """Report whether every edge sends all requests to a revision, be it still the candidate or already stable."""
+    newest = snapshot.status.candidate or snapshot.status.stable
+    has_all = newest is not None and newest.revision == revision and newest.weight == 100
+    return snapshot.current and has_all and snapshot.is_true("TrafficSynced")
 
 
 def _is_only_revision(snapshot: DeploymentSnapshot, revision: int) -> bool:

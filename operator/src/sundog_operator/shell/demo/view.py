@@ -25,6 +25,9 @@ class DemoView(Protocol):
     def detail(self, text: str) -> None:
         """Show the progress of the step."""
 
+    def wait(self, text: str) -> None:
+        """Show what the step waits for."""
+
     def log_line(self, text: str) -> None:
         """Print a line that stays."""
 
@@ -51,7 +54,7 @@ class PlainDemoView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._traffic = ""
+        self._traffic, self._waits = "", ""
 
     def start_step(self, title: str) -> None:
         """See DemoView."""
@@ -59,6 +62,12 @@ class PlainDemoView:
 
     def detail(self, text: str) -> None:
         """See DemoView."""
+
+    def wait(self, text: str) -> None:
+        """See DemoView."""
+        if text != self._waits:
+            self._waits = text
+            self._print(f"  waits: {text}")
 
     def log_line(self, text: str) -> None:
         """See DemoView."""
@@ -102,6 +111,10 @@ class LiveDemoView:
         self._title, self._detail = title, ""
 
     def detail(self, text: str) -> None:
+        """See DemoView."""
+        self._detail = text
+
+    def wait(self, text: str) -> None:
         """See DemoView."""
         self._detail = text
 
