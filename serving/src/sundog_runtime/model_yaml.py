@@ -138,7 +138,9 @@ def parse_description(text: bytes) -> ModelDescription:
     try:
         parsed = DescriptionFile.model_validate({} if document is None else document)
     except ValidationError as error:
-        raise LoadFailed(f"{MODEL_YAML}: {describe_validation_error(error, describe=_describe_unknown_field)}") from None
+        raise LoadFailed(
+            f"{MODEL_YAML}: {describe_validation_error(error, describe=_describe_unknown_field)}"
+        ) from None
     for kind, tensors in (("inputs", parsed.inputs), ("outputs", parsed.outputs)):
         names = [tensor.name for tensor in tensors]
         if len(set(names)) < len(names):
@@ -161,12 +163,12 @@ def _describe_unknown_field(found: ErrorDetails) -> str:
     *parents, name = map(str, found["loc"])
     if not parents and name.lower() in _PACKAGE_FIELDS:
         return "unknown field; install packages in the image of spec.runtime.image, or beside Sundog in local mode"
-    of: type[BaseModel] = {"inputs": TensorField, "outputs": TensorField, "compile": Compile}.get(
-        parents[0] if parents else "", DescriptionFile
-    )
+    nested: dict[str, type[BaseModel]] = {"inputs": TensorField, "outputs": TensorField, "compile": Compile}
+    of = nested[parents[0]] if parents else DescriptionFile
     known = {(field.alias or key).lower(): field.alias or key for key, field in of.model_fields.items()}
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    return f"unknown field; did you mean {known[near[0]]}?" if near else f"unknown field; known are {', '.join(known.values())}"
+    if near := difflib.get_close_matches(name.lower(), known, n=1):
+        return f"unknown field; did you mean {known[near[0]]}?"
+    return f"unknown field; known are {', '.join(known.values())}"
 
 
 def _specs(fields: list[TensorField]) -> tuple[TensorSpec, ...]:

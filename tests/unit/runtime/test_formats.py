@@ -146,7 +146,9 @@ def test_a_pickled_module_is_not_called_a_state_dict(torch_model: Path) -> None:
     (torch_model / "model.yaml").unlink()
     torch.save(torch.nn.Sequential(torch.nn.Linear(2, 2)), torch_model / "model.pt")
     for entrypoint in ("", "net:Net"):
-        with pytest.raises(FormatNotRecognised, match=r"model.pt holds pickled objects \(torch.nn.*Sequential.*state dict"):
+        with pytest.raises(
+            FormatNotRecognised, match=r"model.pt holds pickled objects \(torch.nn.*Sequential.*state dict"
+        ):
             load(torch_model, entrypoint)
 
 

@@ -312,7 +312,11 @@ def test_tied_weights_become_safetensors(workshop: Path) -> None:
         (["--example", "{"], 2, "expected JSON"),
         (["--example", "@nowhere"], 2, "nowhere: No such file"),
         (["--weights", "net.py", "--entrypoint", "net:Net"], 1, "net.py is something else; expected a state dict"),
-        (["--weights", "whole.pt", "--entrypoint", "net:Net"], 1, "whole.pt holds pickled objects (torch.nn.modules.linear.Linear), whose"),
+        (
+            ["--weights", "whole.pt", "--entrypoint", "net:Net"],
+            1,
+            "whole.pt holds pickled objects (torch.nn.modules.linear.Linear), whose",
+        ),
         (["--weights", "list.pt", "--entrypoint", "net:Net"], 1, "list.pt holds a list; expected a state dict"),
         (["--weights", "weights.pt"], 1, "EntrypointMissing: model.safetensors is safetensors"),
         (["--weights", "weights.pt", "--entrypoint", "nut:Net"], 1, "EntrypointMissing: entrypoint 'nut:Net'"),

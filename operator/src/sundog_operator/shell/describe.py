@@ -31,7 +31,6 @@ from sundog_operator.shell.layout import (
     title_line,
 )
 
-
 _WAITS_FOR_USER: Final = frozenset(StartFailure) - {StartFailure.SOURCE_UNAVAILABLE}
 """Failures of a start that another attempt alone does not cure."""
 

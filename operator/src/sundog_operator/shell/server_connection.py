@@ -255,6 +255,4 @@ _OPTIONS: Final = (
     click.option("-v", "--verbose", is_flag=True, help="Show which API server is used."),
 )
 
-NAME_ARGUMENT: Final = click.argument(
-    "name", callback=kinds.parse_deployment_name, shell_complete=complete_names
-)
+NAME_ARGUMENT: Final = click.argument("name", callback=kinds.parse_deployment_name, shell_complete=complete_names)

@@ -80,7 +80,13 @@ def describe_entrypoint(files: ModelFiles, model: ModelArguments) -> str:
     name = description.entrypoint.replace(":", ".")
     if not isinstance(target, type):
         return f"function {name}" if callable(target) else f"{name}, a {type(target).__name__}"
-    role = "torch.nn.Module" if issubclass(target, torch.nn.Module) else "predictor" if is_predictor(target) else "no torch.nn.Module, no predictor"
+    role = (
+        "torch.nn.Module"
+        if issubclass(target, torch.nn.Module)
+        else "predictor"
+        if is_predictor(target)
+        else "no torch.nn.Module, no predictor"
+    )
     return f"class {name} ({role})"
 
 

@@ -83,7 +83,10 @@ def test_a_large_text_without_aliases_is_none_of_it() -> None:
         ("a: " + "9" * 5000, "line 1: value is not a valid YAML int; quote it to make it text"),
         ("a: " + "59:" * 400 + "1.5", "line 1: value is not a valid YAML float; quote it to make it text"),
         ("spec:\n  model:\n    uri: a: b", "line 3: mapping values are not allowed here, in spec.model"),
-        ("spec:\n  env:\n  - a: 1\n   b: 2", "line 4: expected <block end>, but found '<block mapping start>', in spec"),
+        (
+            "spec:\n  env:\n  - a: 1\n   b: 2",
+            "line 4: expected <block end>, but found '<block mapping start>', in spec",
+        ),
         ("a:\n- b: 1\n- c: [1,", "line 3: expected the node content, but found '<stream end>', in a[1].c"),
         ("a: \x00", "not YAML: unacceptable character #x0000: special characters are not allowed"),
     ],

@@ -139,7 +139,12 @@ def test_a_status_of_an_older_spec_is_not_current() -> None:
 
 
 def snapshot(weights: dict[str, Any], synced: str = "True") -> DeploymentSnapshot:
-    condition = {"type": "TrafficSynced", "status": synced, "reason": "Seen", "lastTransitionTime": "2026-12-01T00:00:00Z"}
+    condition = {
+        "type": "TrafficSynced",
+        "status": synced,
+        "reason": "Seen",
+        "lastTransitionTime": "2026-12-01T00:00:00Z",
+    }
     return DeploymentSnapshot.of(
         {"metadata": {"generation": 1}, "status": {"observedGeneration": 1, "conditions": [condition], **weights}}
     )

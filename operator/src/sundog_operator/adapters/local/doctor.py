@@ -121,7 +121,7 @@ def check_state_directory(state: StateDirectory) -> Check:
     free = shutil.disk_usage(existing).free
     if free < _GIB:
         fix = "free at least 1 GiB, or choose another path"
-        return Check("state directory", "warn", f"{free / 2**20:.0f} MiB free at {existing}", fix)
+        return Check("state directory", "warn", f"{state.path}: {free / 2**20:.0f} MiB free at {existing}", fix)
     return Check("state directory", "ok", str(state.path))
 
 

@@ -34,7 +34,7 @@ def _models(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 async def _preview(field: str, model: Mapping[str, Any]) -> str:
     path = Path(model["uri"].removeprefix(_FILE))
-    if not path.exists():
+    if not await asyncio.to_thread(path.exists):
         return f"{field}.uri: {path} does not exist on this machine. No replica starts until you create it"
     result = await _import_entrypoint(model)
     if problem := result.get("problem"):
@@ -63,4 +63,6 @@ async def _import_entrypoint(model: Mapping[str, Any]) -> dict[str, str]:
         found: dict[str, str] = orjson.loads(answer)
         return found
     # Python ends with 1 if the model server is not installed here. Other codes and signals are of the model's code.
-    return {} if process.returncode == 1 else {"problem": f"importing the entrypoint ended Python ({process.returncode})"}
+    return (
+        {} if process.returncode == 1 else {"problem": f"importing the entrypoint ended Python ({process.returncode})"}
+    )

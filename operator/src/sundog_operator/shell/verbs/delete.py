@@ -86,7 +86,7 @@ def _find_what_ends(obj: Object) -> str:
 
 
 def _ask(ref: Ref, under_way: str) -> None:
-    """Ask whether to delete. Raises CommandFailed if nobody can answer or the answer is no."""
+    """Ask whether to delete. Raises CommandFailed without a terminal, or if the answer is no."""
     if not sys.stdin.isatty():
         raise CommandFailed(f"{ref}: {under_way}; not deleted. Give --yes to delete it all the same")
     if not click.confirm(f"{ref}: {under_way}. Delete it?", err=True):
