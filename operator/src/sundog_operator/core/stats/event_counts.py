@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from sundog_operator.core.stats.beta_binomial import Numbers, Side
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
 from sundog_operator.core.stats.unit_rates import UnitEvents, UnitTest
+
+_LEAST_SHARE_OF_BURSTS: Final = 0.5
+"""Share of bursts that a treatment may have at any weight: its replicas have no more load than control's, so they are at most as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,18 @@ class EventCounts:
         return self.blocks[0].closed.sum(-1) if self.blocks else np.zeros(self.control.shape[:-1])
 
     @property
+    def is_measured(self) -> NDArray[np.bool_]:
+        """True for epochs with enough closed blocks to measure their own dispersion; shape (..., epochs).
+
+        Blocks of older epochs do not help a new one: with other weights and replicas, its bursts have other sizes.
+        """
+        enough = dispersion.has_enough_blocks([each.closed for each in self.blocks])
+        return np.broadcast_to(enough, self.control.shape)
+
+    @property
     def enough(self) -> NDArray[np.bool_]:
-        """True where enough blocks are closed to measure the dispersion; broadcasts to (...)."""
-        return dispersion.has_enough_blocks([each.closed.sum(-1) for each in self.blocks])
+        """True where the newest epoch is measured, as gates need it; shape (...)."""
+        return self.is_measured[..., -1]
 
     @property
     def has_units(self) -> NDArray[np.bool_]:
@@ -78,6 +90,14 @@ class EventCounts:
         kept = self._each(lambda part: np.where(valid[..., None], part, 0.0))
         return replace(kept, weight=np.where(valid[..., None], self.weight, 0.5))
 
+    def only_measured(self) -> Self:
+        """Return a copy without the counts of epochs that are too young to measure their dispersion."""
+        kept = self.is_measured
+        if kept.all():
+            return self
+        units = self.units and self.units.of_epochs(kept)
+        return replace(self._each(lambda part: np.where(kept, part, 0.0)), weight=self.weight, units=units)
+
     def at(self, where: NDArray[np.bool_]) -> Self:
         """Return the counts at `where`, of shape (selected, epochs)."""
         found = self._each(lambda part: np.broadcast_to(part, self.control.shape)[where])
@@ -87,15 +107,11 @@ class EventCounts:
         """Return the counts of some metrics, of shape (selected, epochs)."""
         return self.at(np.asarray(where))
 
-    def newest(self, alone: bool | NDArray[np.bool_]) -> Self:
-        """Return a copy without the counts of older epochs where `alone` is true; `alone` broadcasts to (...)."""
-        units = self.units and self.units.newest(alone)
-        if np.all(alone):
-            return replace(self._each(lambda part: part[..., -1:]), units=units)
-        if not np.any(alone):
+    def newest(self, alone: bool = True) -> Self:
+        """Return a copy without the counts of older epochs, if `alone`."""
+        if not alone:
             return self
-        is_kept = ~np.asarray(alone)[..., None] | (np.arange(self.weight.shape[-1]) == self.weight.shape[-1] - 1)
-        return replace(self._each(lambda part: np.where(is_kept, part, 0.0)), weight=self.weight, units=units)
+        return replace(self._each(lambda part: part[..., -1:]), units=self.units and self.units.newest())
 
     def _each(self, change: Callable[[Numbers], Numbers]) -> Self:
         return replace(
@@ -134,6 +150,35 @@ class EventCounts:
         if by_unit is not None:
             found[where], phi[where] = by_unit.log_e(1 if side == "above" else -1)
         return found - self._cost_of_two_tests, phi
+
+    def harm_log_e(self, ratio: Numbers, concentrations: Sequence[float]) -> Numbers:
+        """Return log E for harm: that above a ratio, but no more than so many bursts of the treatment alone can show; shape (...).
+
+        Requests are assigned by weight, bursts fall by replica: a treatment with a hundredth of the requests may have half of the replicas.
+        So each of its independent events, one burst or one failure, says at most log(1/θ) for the θ of the larger of the two shares.
+        The lesser of two tests is wrong no more often than either: one is right if failures are independent, the other if bursts are.
+        """
+        found, phi = self.log_e(ratio, "above", concentrations)
+        share = count_ratio.treatment_share(ratio, self._share_of_bursts[..., None])[..., 0]
+        return np.minimum(found, self._independent_events(phi) * -np.log(share))
+
+    def least_ratio_by_bursts(self, phi: Numbers, alpha: float) -> Numbers:
+        """Return the ratio above which bursts of the treatment alone show harm at level α, shape (...); 0 without its events."""
+        with np.errstate(all="ignore"):
+            share = np.exp(-multiple_testing.log_e_threshold(alpha) / self._independent_events(phi))
+            odds: Numbers = share / (1 - share) * (1 / self._share_of_bursts - 1)
+        return odds
+
+    def _independent_events(self, phi: Numbers) -> Numbers:
+        """Return the number of bursts and single failures that the treatment's events amount to, shape (...)."""
+        found: Numbers = self.treatment.sum(-1) / phi
+        return found
+
+    @property
+    def _share_of_bursts(self) -> Numbers:
+        """Largest share of bursts that an equal treatment has, shape (...): half, as one of two replicas, or its weight if that is more."""
+        most: Numbers = np.broadcast_to(np.maximum(self.weight, _LEAST_SHARE_OF_BURSTS), self.control.shape).max(-1)
+        return most
 
     @property
     def _cost_of_two_tests(self) -> float:
