@@ -200,7 +200,7 @@ def test_a_new_epoch_is_harm_by_its_own_dispersion_alone() -> None:
 
 @pytest.mark.parametrize("weight", [0.01, 0.05, 0.25, 0.5])
 def test_a_stall_counts_as_one_event_that_falls_on_either_arm_by_chance(weight: float) -> None:
-    """Three to eleven stalls of the canary alone were harm once, by its weight. Seven of seven are as rare as 1 % if it is one of two replicas."""
+    """Three to eleven stalls of the canary alone were harm once, by its weight. One of two replicas has seven of seven in 1 % of cases."""
     failures = max(1, round(3000 * weight * 0.1))
     for stalls in range(1, 15):
         stalled = stalls_apart(weight, failures, stalls)
