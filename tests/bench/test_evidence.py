@@ -98,7 +98,7 @@ def test_weighing() -> None:
         "the same, of the newest epoch alone": functools.partial(
             verdicts.evaluate_verdicts, counts, limits, newest_alone=True
         ),
-        f"{len(status.plan.guardrails)} metrics × {len(status.evidence_epochs)} epochs, of what edges report: `evaluate.evaluate_rollout`": (
+        f"{len(status.plan.guardrails)} metrics × {len(status.evidence_epochs)} epochs of what edges report: `evaluate.evaluate_rollout`": (
             functools.partial(evaluate.evaluate_rollout, status, seen)
         ),
     }
