@@ -208,6 +208,16 @@ def test_a_stall_counts_as_one_event_that_falls_on_either_arm_by_chance(weight: 
         assert verdict != MetricVerdict.HARM or stalls > 7, (stalls, failures)
 
 
+def test_a_later_bake_takes_nothing_from_harm() -> None:
+    """At 99 % an event of the canary says nearly nothing, whether a burst or not."""
+    found = [
+        evaluate_newest([ERRORS], epochs, ErrorLevels(0.05))[0]
+        for epochs in ([epoch(0.5, (1, 3))], [epoch(0.5, (1, 3)), epoch(0.99, (0, 0))])
+    ]
+    assert [each.verdict for each in found] == [MetricVerdict.HARM] * 2
+    assert found[0].harm == pytest.approx(found[1].harm)
+
+
 def stalls_apart(weight: float, failures: int, stalls: int) -> EpochCounts:
     """Return an hour with so many stalls of the canary alone, five minutes apart, for four metrics."""
     per_block = np.zeros(360)

@@ -8,7 +8,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.stats import cluster_variance, count_ratio, dispersion, multiple_testing
+from sundog_operator.core.stats import cluster_variance, count_ratio, dispersion, multiple_testing, root_finding
 from sundog_operator.core.stats.beta_binomial import Numbers, Side
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
@@ -16,6 +16,9 @@ from sundog_operator.core.stats.unit_rates import UnitEvents, UnitTest
 
 _LEAST_SHARE_OF_BURSTS: Final = 0.5
 """Share of bursts that a treatment may have at any weight: its replicas have no more load than control's, so they are at most as many."""
+
+_FAR: Final = 35.0
+"""Largest log ratio that is searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,33 +155,34 @@ class EventCounts:
         return found - self._cost_of_two_tests, phi
 
     def harm_log_e(self, ratio: Numbers, concentrations: Sequence[float]) -> Numbers:
-        """Return log E for harm: that above a ratio, but no more than so many bursts of the treatment alone can show; shape (...).
+        """Return log E for harm: that above a ratio, but no more than bursts of the treatment alone can show; shape (...).
 
-        Requests are assigned by weight, bursts fall by replica: a treatment with a hundredth of the requests may have half of the replicas.
-        So each of its independent events, one burst or one failure, says at most log(1/θ) for the θ of the larger of the two shares.
-        The lesser of two tests is wrong no more often than either: one is right if failures are independent, the other if bursts are.
+        The lesser of two tests is wrong no more often than either. One is right if failures are independent, the other if bursts are.
         """
         found, phi = self.log_e(ratio, "above", concentrations)
-        share = count_ratio.treatment_share(ratio, self._share_of_bursts[..., None])[..., 0]
-        return np.minimum(found, self._independent_events(phi) * -np.log(share))
+        return np.minimum(found, self._burst_log_e(ratio, phi))
 
     def least_ratio_by_bursts(self, phi: Numbers, alpha: float) -> Numbers:
-        """Return the ratio above which bursts of the treatment alone show harm at level α, shape (...); 0 without its events."""
+        """Return the ratio above which bursts of the treatment alone show harm at level α, shape (...); 0 where none is."""
+
+        def excess(log_ratio: Numbers) -> Numbers:
+            return self._burst_log_e(np.exp(log_ratio), phi) - multiple_testing.log_e_threshold(alpha)
+
+        inside, outside = np.full(phi.shape, _FAR), np.full(phi.shape, -_FAR)
         with np.errstate(all="ignore"):
-            share = np.exp(-multiple_testing.log_e_threshold(alpha) / self._independent_events(phi))
-            odds: Numbers = share / (1 - share) * (1 / self._share_of_bursts - 1)
-        return odds
+            within, beyond = excess(inside), excess(outside)
+            found = root_finding.find_crossings(excess, inside, outside, within, beyond)
+        return np.exp(np.where((within < 0) & (beyond >= 0), found, -np.inf))
 
-    def _independent_events(self, phi: Numbers) -> Numbers:
-        """Return the number of bursts and single failures that the treatment's events amount to, shape (...)."""
-        found: Numbers = self.treatment.sum(-1) / phi
+    def _burst_log_e(self, ratio: Numbers, phi: Numbers) -> Numbers:
+        """Return log E if each of the treatment's independent events, a burst or a failure, fell by chance on one of its replicas.
+
+        Requests are assigned by weight, bursts fall by replica: a treatment with a hundredth of the requests may have half of the replicas.
+        So an event says at most log(1/θ), for the θ of the larger of the two shares.
+        """
+        share = count_ratio.treatment_share(ratio, np.maximum(self.weight, _LEAST_SHARE_OF_BURSTS))
+        found: Numbers = (self.treatment * -np.log(share)).sum(-1) / phi
         return found
-
-    @property
-    def _share_of_bursts(self) -> Numbers:
-        """Largest share of bursts that an equal treatment has, shape (...): half, as one of two replicas, or its weight if that is more."""
-        most: Numbers = np.broadcast_to(np.maximum(self.weight, _LEAST_SHARE_OF_BURSTS), self.control.shape).max(-1)
-        return most
 
     @property
     def _cost_of_two_tests(self) -> float:
