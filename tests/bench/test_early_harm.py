@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from default_plans import by_default
-from held_out_worlds import SEED, HeldOut
 from measuring.parallel_simulations import in_processes
 from measuring.record import Record
 from measuring.thresholds import Argo, Flagger, Policy
-from stalling_replicas import Stalling
+from stalling_replicas import SEED, Stalling, always
 from sundog_operator.api import Rollout
 from sundog_operator.core.stats.power.rollout_simulation import (
     TICK_S,
@@ -43,9 +42,9 @@ ALIKE: dict[str, Callable[[float], TrafficModel]] = {
     "20 s of 20 %, four of stable": lambda rps: stalling(rps, 20.0, 0.2, stable=4),
     "60 s of 50 %, four of stable": lambda rps: stalling(rps, 60.0, 0.5, stable=4),
     "60 s of 99 %, one each": lambda rps: stalling(rps, 60.0, 0.99),
-    "1 to 60 s of 10 to 100 %, two of stable": lambda rps: HeldOut(RUNS, rps),
-    "the same, half of them in both arms at once": lambda rps: HeldOut(RUNS, rps, together=0.5),
-    "the same of 90 to 100 %, twice as many, 1 % fail else": lambda rps: HeldOut(
+    "1 to 60 s of 10 to 100 %, two of stable": lambda rps: Stalling(RUNS, rps),
+    "the same, half of them in both arms at once": lambda rps: Stalling(RUNS, rps, together=0.5),
+    "the same of 90 to 100 %, twice as many, 1 % fail else": lambda rps: Stalling(
         RUNS, rps, base=0.01, failing=(0.9, 1.0), per_hour=12.0
     ),
 }
@@ -57,7 +56,7 @@ TOOLS: dict[str, Callable[[], Policy]] = {
 
 
 def stalling(rps: float, seconds: float, failing: float, stable: int = 1) -> TrafficModel:
-    return Stalling(RUNS, rps=rps, replicas=(stable, 1), seconds=seconds, failing=failing)
+    return Stalling(RUNS, rps, 0.001, replicas=(stable, 1), **always(seconds, failing))
 
 
 def plans(rps: float) -> tuple[SimulatedPlan, SimulatedPlan]:

@@ -92,13 +92,13 @@ def test_weighing() -> None:
     )
     status, seen = attempt()
     asked = {
-        f"{METRICS} metrics × {ARMS} arms × {EPOCHS} epochs: `verdicts.judge`": functools.partial(
-            verdicts.evaluate_verdicts, counts, limits, promotes=False
+        f"{METRICS} metrics × {ARMS} arms × {EPOCHS} epochs: `verdicts.evaluate_verdicts`": functools.partial(
+            verdicts.evaluate_verdicts, counts, limits, newest_alone=False
         ),
         "the same, of the newest epoch alone": functools.partial(
-            verdicts.evaluate_verdicts, counts, limits, promotes=True
+            verdicts.evaluate_verdicts, counts, limits, newest_alone=True
         ),
-        f"{len(status.plan.guardrails)} metrics × {len(status.evidence_epochs)} epochs, of what edges report: `judging.judge`": (
+        f"{len(status.plan.guardrails)} metrics × {len(status.evidence_epochs)} epochs of what edges report: `evaluate.evaluate_rollout`": (
             functools.partial(evaluate.evaluate_rollout, status, seen)
         ),
     }
@@ -123,7 +123,7 @@ def test_weighing() -> None:
         middle, most = statistics.median(sides["ours"]), statistics.quantiles(sides["ours"], n=10)[-1]
         record.add(name, f"{middle:.2f} ms", f"{most:.2f} ms", f"{ratio:.1f}")
     record.finish()
-    assert {*verdicts.evaluate_verdicts(counts, limits, promotes=False).verdict.flat} == {
+    assert {*verdicts.evaluate_verdicts(counts, limits, newest_alone=False).verdict.flat} == {
         MetricVerdict.PASSED,
         MetricVerdict.UNDECIDED,
     }

@@ -12,12 +12,11 @@ import pytest
 
 import simulated_users
 from default_plans import by_default
-from held_out_worlds import SEED, HeldOut
 from measuring.parallel_simulations import in_processes
 from measuring.record import Record
 from simulated_users import Users, by_beta, unevenly
-from stalling_replicas import Stalling
-from sundog_operator.core.stats.power.rollout_simulation import TrafficModel, simulate_rollouts
+from stalling_replicas import SEED, Stalling, always
+from sundog_operator.core.stats.power.rollout_simulation import simulate_rollouts
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 
@@ -25,20 +24,16 @@ RUNS = 1000
 AN_HOUR = 360
 ALPHA = 0.05
 BY_CHANCE = 3 * (ALPHA * (1 - ALPHA) / RUNS) ** 0.5
-PLAN = by_default(1)
-BOUNDARY = replace(PLAN, floor=0.0)
-"""Without a floor, what is as bad as the margin allows is at the boundary of both tests."""
-
-Made = Callable[[float], TrafficModel]
+Made = Callable[[float], Stalling]
 DEVELOPMENT: dict[str, Made] = {
-    "development: stalls of 2 s": lambda rps: Stalling(RUNS, rps=rps, replicas=(4, 1), seconds=2.0, failing=0.3),
-    "development: stalls of 20 s": lambda rps: Stalling(RUNS, rps=rps, replicas=(1, 1), seconds=20.0, failing=0.2),
+    "development: stalls of 2 s": lambda rps: Stalling(RUNS, rps, 0.001, replicas=(4, 1), **always(2.0, 0.3)),
+    "development: stalls of 20 s": lambda rps: Stalling(RUNS, rps, 0.001, replicas=(1, 1), **always(20.0, 0.2)),
 }
 ALIKE: dict[str, Made] = {
-    "stalls of 1 to 60 s": lambda rps: HeldOut(RUNS, rps),
-    "half of them in both arms at once": lambda rps: HeldOut(RUNS, rps, together=0.5),
-    "bursts of slow answers, 1 % slow": lambda rps: HeldOut(RUNS, rps, base=0.01, failing=(0.9, 1.0), per_hour=12.0),
-    "load that changes by 80 % over a day": lambda rps: HeldOut(RUNS, rps, swing=0.8, together=0.5),
+    "stalls of 1 to 60 s": lambda rps: Stalling(RUNS, rps),
+    "half of them in both arms at once": lambda rps: Stalling(RUNS, rps, together=0.5),
+    "bursts of slow answers, 1 % slow": lambda rps: Stalling(RUNS, rps, base=0.01, failing=(0.9, 1.0), per_hour=12.0),
+    "load that changes by 80 % over a day": lambda rps: Stalling(RUNS, rps, swing=0.8, together=0.5),
 }
 
 
@@ -52,9 +47,12 @@ def test_candidates_like_stable_and_at_the_margin() -> None:
     for place, (name, made) in enumerate({**DEVELOPMENT, **ALIKE}.items()):
         for rps in (10.0, 100.0):
             how, world = {"runs": RUNS, "ticks": AN_HOUR, "seed": SEED + 10 * place + (rps > 10)}, made(rps)
-            asked[name, rps, False] = partial(simulate_rollouts, PLAN, world, **how)
-            if isinstance(world, HeldOut):
-                asked[name, rps, True] = partial(simulate_rollouts, BOUNDARY, replace(world, ratio=1.25), **how)
+            plan = by_default(rps)
+            asked[name, rps, False] = partial(simulate_rollouts, plan, world, **how)
+            if name in ALIKE:
+                # Without a floor, what is as bad as the margin allows is at the boundary of both tests.
+                at_margin = replace(plan, floor=0.0), replace(world, ratio=1.25)
+                asked[name, rps, True] = partial(simulate_rollouts, *at_margin, **how)
     ends = dict(zip(asked, in_processes(record.part, [*asked.values()]), strict=True))
     found = {}
     for name, rps, worse in ends:

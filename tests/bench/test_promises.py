@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from default_plans import by_default
 from measuring.parallel_simulations import in_processes
 from measuring.record import Record
 from simulated_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
-from stalling_replicas import Stalling
 from sundog_operator.core.rollout.default_plan import BUSY_RPS
 from sundog_operator.core.stats.power.rollout_simulation import (
     SimulatedPlan,
@@ -126,19 +124,6 @@ def test_what_a_floor_lets_through() -> None:
         Record("promises_floor", "What the floor of `rollout: {}` lets through", COLUMNS), [*rows, *boundary]
     )
     assert all(each.promoted.mean() <= 0.065 for each in found[len(rows) :])
-
-
-def test_stalls_of_replicas() -> None:
-    rows: list[Row] = []
-    for seconds, failing in ((2.0, 0.3), (3.0, 0.5), (20.0, 0.2)):
-        for stable in (1, 4):
-            for rps in (10, 100):
-                stalls: dict[str, Any] = {"seconds": seconds, "failing": failing, "replicas": (stable, 1)}
-                name = f"{seconds:.0f} s of {failing:.0%} failures, {stable} of stable, {rps} requests a second"
-                rows.append((name, TWO_STEPS, Stalling(1000, rps=rps, **stalls), 1000, AN_HOUR))
-    title = "Replicas of both arms stall six times an hour each, at random; an hour"
-    found = played(Record("promises_stalls", title, COLUMNS), rows)
-    assert all(each.rolled_back.mean() <= 0.05 for each in found)
 
 
 def test_users_who_come_back() -> None:

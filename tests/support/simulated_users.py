@@ -212,7 +212,7 @@ def roll_out(
             at, last = live[step[live] == number], number == len(weights) - 1
             counts = world.counts(at, weights[: number + 1])
             counts = counts if by_unit else replace(counts, groups=None, units=None)
-            verdict = verdicts.evaluate_verdicts(counts, plan.limits(number), promotes=last).verdict
+            verdict = verdicts.decide(counts, plan.limits(number), newest_alone=True).verdict
             rolled_back[at] = verdict == MetricVerdict.HARM
             wrong[at] |= world.mismatched(at, weights[: number + 1]) >= np.log(1000)
             passed = at[(verdict == MetricVerdict.PASSED) & (stayed[at] >= plan.least_ticks)]

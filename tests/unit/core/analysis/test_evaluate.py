@@ -18,7 +18,7 @@ from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.rollout.evaluation import Evaluation
-from sundog_operator.core.stats import count_ratio
+from sundog_operator.core.stats import count_ratio, early_harm
 
 T0 = 1_764_034_200
 NOW = T0 + 610
@@ -182,9 +182,12 @@ def test_gates_exclude_an_epoch_with_an_outage_of_stable_and_harm_does_not() -> 
     outage = arms(first.number, {"ok": 135, "server5xx": 135}, {"ok": 15, "server5xx": 15})
     after = arms(second.number, {"ok": 300}, {"ok": 100})
     troubled = status.model_copy(update={"evidence_epochs": (first.model_copy(update={"troubled": True}), second)})
-    # The last block of an ended epoch is not its own.
-    assert metric(judge(status, report(*outage, *after))).events == (7965, 885)
-    assert metric(judge(troubled, report(*outage, *after))).events == (0, 0)
+    for each in (status, troubled):
+        assert metric(judge(each, report(*outage, *after))).events == (0, 0)
+    newest = status.model_copy(update={"evidence_epochs": (first, second.model_copy(update={"troubled": True}))})
+    outage_now = arms(second.number, {"ok": 135, "server5xx": 135}, {"ok": 45, "server5xx": 45})
+    before = arms(first.number, {"ok": 270}, {"ok": 30})
+    assert metric(judge(newest, report(*before, *outage_now))).events == (0, 0)
     worse = arms(first.number, {"ok": 300}, {"ok": 50, "server5xx": 50})
     assert judge(troubled, report(*worse, *after)).harm
 
@@ -269,10 +272,11 @@ BETTER = arms(2, {"ok": 870, "server5xx": 30}, {"ok": 98, "server5xx": 2})
 FEW = arms(4, {"ok": 87, "server5xx": 3}, {"ok": 29, "server5xx": 1})
 
 
-def test_the_last_gate_uses_the_newest_epoch_alone_and_others_use_all() -> None:
+def test_every_gate_uses_the_newest_epoch_alone() -> None:
     last = {"steps": [{"weight": 10}, {"weight": 25}], "guardrails": ERRORS}
-    assert metric(judge(at_step(2, THREE), report(*BETTER, *FEW))).verdict == "Passed"
-    assert metric(judge(at_step(2, last), report(*BETTER, *FEW))).verdict == "Undecided"
+    for spec in (THREE, last):
+        found = metric(judge(at_step(2, spec), report(*BETTER, *FEW)))
+        assert (found.verdict, found.basis) == ("Undecided", "ThisStep")
 
 
 def test_a_pause_before_all_traffic_makes_the_gate_before_it_no_lesser_one() -> None:
@@ -459,22 +463,62 @@ DYING = {"server5xx": 20, "ok": 19}
 HEALTHY = {"ok": 91, "server5xx": 9}
 
 
-def test_a_candidate_that_fails_most_of_three_blocks_is_dead_even_while_it_warms_up() -> None:
-    result = judge(
-        at_step(1, warm=False), report(recent_blocks("canary", *[DYING] * 3), recent_blocks("stable", *[HEALTHY] * 3))
-    )
-    assert result.harm == "the canary failed 60 of 117 requests in 30 s, while stable did not"
+DEAD = early_harm.DEAD_BLOCKS
+
+
+def without_early_harm() -> ExperimentStatus:
+    """Return an attempt in its first warm-up, by a plan that leaves the first blocks to the rule for dead candidates."""
+    status = at_step(1, warm=False)
+    return status.model_copy(update={"plan": status.plan.model_copy(update={"early_harm": None})})
+
+
+BACK = {"ok": 30, "server5xx": 3}
+
+
+def death(
+    canary: list[dict[str, int]], *, replicas: tuple[int, int] = (3, 1), now: dict[str, int] | None = None
+) -> str:
+    """Return why a canary with such last blocks is rolled back; `now` is the block of the present."""
+    rows = [recent_blocks("canary", *canary), recent_blocks("stable", *[HEALTHY] * len(canary))]
+    if now is not None:
+        rows.append(row("canary", 1, blocks=[block(NOW - 10, **now)]))
+    return judge(without_early_harm(), report(*rows), replicas=replicas).harm
+
+
+def test_a_candidate_that_fails_most_of_ten_blocks_is_dead_even_while_it_warms_up() -> None:
+    assert death([DYING] * DEAD) == "the canary failed 200 of 390 requests in 100 s, while stable did not"
+    assert death([{"ok": 39}] * 5 + [DYING] * DEAD)
+
+
+def test_a_stall_of_a_minute_kills_no_candidate() -> None:
+    dying = {"server5xx": 300}
+    assert death([{"ok": 300}] * 3 + [dying] * early_harm.BLOCKS_LEFT_OUT) == ""
+    assert death([{"ok": 300}] * 15 + [dying] * early_harm.BLOCKS_LEFT_OUT + [{"ok": 300}] * 3) == ""
+
+
+def test_a_candidate_whose_replica_restarts_has_longer_and_is_fine_once_it_answers() -> None:
+    dying = {"server5xx": 40}
+    assert death([dying] * DEAD, replicas=(3, 0)) == ""
+    assert death([dying] * (DEAD + 4), replicas=(3, 0)) != ""
+    assert death([dying] * DEAD, replicas=(3, 1)) != ""
+    assert death([dying] * DEAD, replicas=(3, 1), now=BACK) == ""
+
+
+def test_a_candidate_that_hangs_is_dead_once_its_requests_time_out() -> None:
+    hangs = {"timeout": 40}
+    running = [{"inFlight": 40}] * 3
+    assert death([hangs] * DEAD + running) != ""
 
 
 @pytest.mark.parametrize(
     ("canary", "stable"),
     [
-        ([DYING] * 2, [HEALTHY] * 3),
-        ([DYING, DYING, {"ok": 39}], [HEALTHY] * 3),
-        ([{"server5xx": 19}] * 3, [HEALTHY] * 3),
-        ([{"server5xx": 20, "ok": 20}] * 3, [HEALTHY] * 3),
-        ([DYING] * 3, [HEALTHY, HEALTHY, {"ok": 90, "server5xx": 10}]),
-        ([DYING] * 3, [{}] * 3),
+        ([DYING] * (DEAD - 1), [HEALTHY] * DEAD),
+        ([DYING] * (DEAD - 1) + [{"ok": 39}], [HEALTHY] * DEAD),
+        ([{"server5xx": 19}] * DEAD, [HEALTHY] * DEAD),
+        ([{"server5xx": 20, "ok": 20}] * DEAD, [HEALTHY] * DEAD),
+        ([DYING] * DEAD, [*[HEALTHY] * (DEAD - 1), {"ok": 90, "server5xx": 10}]),
+        ([DYING] * DEAD, [{}] * DEAD),
         ([], []),
     ],
 )
@@ -482,18 +526,18 @@ def test_a_candidate_that_fails_less_or_as_stable_does_is_not_dead(
     canary: list[dict[str, int]], stable: list[dict[str, int]]
 ) -> None:
     assert (
-        judge(at_step(1, warm=False), report(recent_blocks("canary", *canary), recent_blocks("stable", *stable))).harm
+        judge(without_early_harm(), report(recent_blocks("canary", *canary), recent_blocks("stable", *stable))).harm
         == ""
     )
 
 
 def test_failures_of_all_edges_and_epochs_are_one_death() -> None:
     half = {"server5xx": 10, "ok": 9}
-    rows = [recent_blocks(arm, *[own] * 3) for arm, own in (("canary", half), ("stable", HEALTHY))]
-    assert judge(at_step(1, warm=False), report(*rows)).harm == ""
-    assert judge(at_step(1, warm=False), report(*rows), report(*rows, pod="edge-1")).harm
-    before = recent_blocks("canary", *[half] * 3, epoch=2)
-    assert judge(at_step(2, warm=False), report(*rows, before)).harm
+    rows = [recent_blocks(arm, *[own] * DEAD) for arm, own in (("canary", half), ("stable", HEALTHY))]
+    assert judge(without_early_harm(), report(*rows)).harm == ""
+    assert judge(without_early_harm(), report(*rows), report(*rows, pod="edge-1")).harm
+    before = recent_blocks("canary", *[half] * DEAD, epoch=2)
+    assert judge(without_early_harm(), report(*rows, before)).harm
 
 
 FAILING, NONE_FAILED = {"server5xx": 7, "ok": 43}, {"ok": 150}
@@ -803,7 +847,7 @@ def test_requests_without_a_unit_fall_to_the_arms_by_the_weights() -> None:
 
 
 def test_a_candidate_that_fails_for_one_user_alone_is_not_dead() -> None:
-    rows = [recent_blocks("canary", *[DYING] * 3), recent_blocks("stable", *[HEALTHY] * 3)]
+    rows = [recent_blocks("canary", *[DYING] * DEAD), recent_blocks("stable", *[HEALTHY] * DEAD)]
     whole = row("canary", 1, ok=57, server5xx=60)
     one = {
         **whole,
@@ -877,12 +921,12 @@ def test_an_edge_that_does_not_report_stops_the_horizon_for_harm_and_gates() -> 
     status, (stable, canary) = at_step(1), arms(2, {"ok": 300}, {"ok": 100})
     fine = report(*arms(2, {"ok": 3}, {"ok": 1}), pod="edge-1")
     before = take([report(stable, canary), fine], CountScope([2], 2, NOW, 30))
-    failing = [block(T0 + 600 + 10 * number, ok=97, server5xx=3) for number in range(30)]
-    worse = row("canary", 2, blocks=[*canary["blocks"], *failing], ok=8910, server5xx=90)
+    failing = [block(T0 + 600 + 10 * number, ok=97, server5xx=3) for number in range(50)]
+    worse = row("canary", 2, blocks=[*canary["blocks"], *failing], ok=10_850, server5xx=150)
     for second, harms in ((silent("edge-1"), False), (fine, True)):
         reports = [report(stable, worse), second]
-        counted = updated(status, reports, NOW + 305, before)
-        result = arm_pair.RolloutCounts(counted, reports, {}, KNOWN, NOW + 305, 30, (3, 1))
+        counted = updated(status, reports, NOW + 505, before)
+        result = arm_pair.RolloutCounts(counted, reports, {}, KNOWN, NOW + 505, 30, (3, 1))
         assert (evaluate.evaluate_rollout(status, result).harm != "") is harms
 
 

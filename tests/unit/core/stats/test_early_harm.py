@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from held_out_worlds import HeldOut
-from stalling_replicas import Stalling
+from stalling_replicas import Stalling, always
 from sundog_operator.core.stats import early_harm, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.power.rollout_simulation import SteadyTraffic, TrafficModel
@@ -66,20 +65,20 @@ def test_a_treatment_at_the_margin_is_rarely_called_worse(rps: float, weight: fl
 @pytest.mark.parametrize(
     "stalls",
     [
-        {"seconds": 2.0, "failing": 0.3},
-        {"seconds": 20.0, "failing": 0.2},
-        {"seconds": 20.0, "failing": 0.99},
-        {"seconds": 60.0, "failing": 0.99, "per_hour": 1.0},
+        always(2.0, 0.3),
+        always(20.0, 0.2),
+        always(20.0, 0.99),
+        {**always(60.0, 0.99), "per_hour": 1.0},
     ],
     ids=str,
 )
 def test_stalls_of_one_replica_are_no_harm(stalls: dict[str, Any], rps: float) -> None:
-    world = Stalling(RUNS, rps=rps, replicas=(1, 1), **stalls)
+    world = Stalling(RUNS, rps, 0.001, replicas=(1, 1), **stalls)
     assert share_found(world, 0.25) <= LEVEL + 3 * (LEVEL * (1 - LEVEL) / RUNS) ** 0.5
 
 
 def test_stalls_of_one_to_sixty_seconds_are_no_harm() -> None:
-    assert share_found(HeldOut(RUNS, 100.0), 0.25) <= LEVEL
+    assert share_found(Stalling(RUNS, 100.0), 0.25) <= LEVEL
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ import pytest
 
 import simulated_users
 from default_plans import by_default
-from held_out_worlds import SEED, HeldOut
 from simulated_users import Users, by_beta, by_zipf, few_have_most
-from stalling_replicas import Stalling
+from stalling_replicas import SEED, Stalling, always
 from sundog_operator.core.stats.power.rollout_simulation import SimulatedPlan, SteadyTraffic, simulate_rollouts
 
 RUNS = 100
@@ -75,7 +74,7 @@ def test_a_treatment_like_control_is_promoted() -> None:
 
 @pytest.mark.parametrize(("seconds", "failing"), [(3.0, 0.5), (20.0, 0.2)])
 def test_replicas_that_stall_in_both_arms_roll_nothing_back(seconds: float, failing: float) -> None:
-    world = Stalling(RUNS, rps=100, replicas=(1, 1), seconds=seconds, failing=failing)
+    world = Stalling(RUNS, 100, 0.001, replicas=(1, 1), **always(seconds, failing))
     found = simulate_rollouts(DEFAULT, world, runs=RUNS, ticks=AN_HOUR // 2, seed=5)
     assert found.rolled_back.sum() <= 5
 
@@ -111,13 +110,13 @@ def test_without_requests_nothing_is_decided() -> None:
 
 @pytest.mark.parametrize("together", [0.0, 0.5])
 def test_stalls_of_other_lengths_than_the_blocks_rarely_roll_back(together: float) -> None:
-    world = HeldOut(RUNS, 50, together=together, swing=0.8)
+    world = Stalling(RUNS, 50, together=together, swing=0.8)
     found = simulate_rollouts(DEFAULT, world, runs=RUNS, ticks=180, seed=SEED + 900)
     assert found.rolled_back.sum() <= 10
 
 
 def test_a_common_stall_hits_both_arms_together() -> None:
-    world = HeldOut(RUNS, 1000, base=0.0, together=1.0, per_hour=360.0, failing=(1.0, 1.0))
+    world = Stalling(RUNS, 1000, base=0.0, together=1.0, per_hour=360.0, failing=(1.0, 1.0))
     step, weight = np.zeros(RUNS, int), np.full(RUNS, 0.5)
     for tick in range(3):
         _, _, control, treatment = world.tick(np.random.default_rng(SEED), tick, step, weight)

@@ -150,7 +150,7 @@ def test_few_units_are_not_usable() -> None:
 
 def test_older_epochs_count_only_where_they_are_wanted() -> None:
     counts = of_assignment([[True, True, False, False], [True, True, True, False]], [0.25, 0.5])
-    alone = counts.newest(True)
+    alone = counts.newest()
     assert alone.requests.shape == (1, 4)
-    assert counts.newest(np.array(True)).test(1.25).log_e(1) == pytest.approx(alone.test(1.25).log_e(1))
-    assert counts.newest(False) is counts
+    kept = counts.of_epochs(np.array([False, True]))
+    assert kept.test(1.25).log_e(1) == pytest.approx(alone.test(1.25).log_e(1))

@@ -104,8 +104,7 @@ class EvaluationLimits:
         guardrails: the guardrails with their margins.
         levels: error level of each test.
         next_weight: the arm's share of traffic after the current step, in (0, 1].
-        newest_alone: whether rates are tested on the newest epoch alone.
-        newest_alone_for_latency: whether latencies are.
+        newest_alone: whether gates test the newest epoch alone.
         has_sticky_units: whether all requests of a unit go to one arm.
         tests_units: whether a sample of such units is tested: none may ever leave the arm for control.
         bake: the canary's percent in bake epochs, which decide no gate but are tested for harm; None without a bake, or
@@ -118,7 +117,6 @@ class EvaluationLimits:
     levels: ErrorLevels
     next_weight: float
     newest_alone: bool
-    newest_alone_for_latency: bool
     has_sticky_units: bool
     tests_units: bool
     bake: int | None = None
@@ -135,8 +133,7 @@ def rollout_limits(status: ExperimentStatus) -> EvaluationLimits:
             levels, harm_error_share=levels.harm_error_share * edge_harm_share(plan.guardrails, plan.outcomes or ())
         ),
         next_weight=following,
-        newest_alone=following == 1,
-        newest_alone_for_latency=True,
+        newest_alone=True,
         has_sticky_units=units.is_sticky(plan),
         tests_units=units.is_sticky(plan),
         bake=_bake(plan),

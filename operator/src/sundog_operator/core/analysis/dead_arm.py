@@ -9,31 +9,39 @@ from typing import Final
 from sundog_operator.core.analysis import edge_reports, unit_groups
 from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, EvaluationLimits
 from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, Block, sum_arm_counts
+from sundog_operator.core.stats import early_harm
 
-_DEAD_BLOCKS: Final = 3
-_DEAD_FAILURES: Final = 20
-_DEAD_SHARE: Final = 0.5
-_FINE_SHARE: Final = 0.1
+_BLOCKS_WITHOUT_REPLICA: Final = early_harm.DEAD_BLOCKS + 4
+"""Blocks in a row while the arm has no healthy replica: its only one may be restarting, as one of stable may."""
 
 
-def find_dead_arm(pair: ArmPair, limits: EvaluationLimits, collected: CollectedCounts) -> str:
-    """Return a sentence if an arm fails most requests while control does not; else an empty string. Uses no statistics, and does not wait.
+def find_dead_arm(pair: ArmPair, limits: EvaluationLimits, collected: CollectedCounts, healthy: int) -> str:
+    """Return a sentence if an arm fails most requests while control does not; else an empty string. Uses no statistics.
 
-    Requests that hang fail at their timeout, and count in the block of their arrival. So blocks up to that age are read.
+    Requests that hang fail at their timeout, and count in the block of their arrival. So blocks up to that age are read. An arm that
+    answers again was not dead: it stalled, or its replica restarted.
+
+    Args:
+        pair: the arm beside control.
+        limits: limits of the comparison.
+        collected: the collected counts.
+        healthy: the arm's healthy replicas.
     """
+    least = early_harm.DEAD_BLOCKS if healthy else _BLOCKS_WITHOUT_REPLICA
     newest = int(collected.now_s - GRACE_S) // BLOCK_S
-    oldest = newest - _DEAD_BLOCKS - math.ceil(collected.timeout_s / BLOCK_S) - 1
+    oldest = newest - least - math.ceil(collected.timeout_s / BLOCK_S) - 1
     run: list[Sequence[Block]] = []
-    for number in range(oldest, newest):
+    # The last two blocks may still be incomplete: they show that the arm answers, and not that it fails.
+    for number in range(oldest, newest + 2):
         own = [blocks[number] for blocks in collected.blocks.values() if number in blocks]
-        run = [*run, own] if _is_dead(pair, own) else []
-        if len(run) == _DEAD_BLOCKS and (not limits.has_sticky_units or _fails_for_many(pair, collected)):
-            arm = sum_arm_counts(pair.arm, itertools.chain.from_iterable(run))
-            seconds = _DEAD_BLOCKS * BLOCK_S
-            return (
-                f"{pair.who} failed {arm.errors} of {arm.ended} requests in {seconds} s, while {pair.control} did not"
-            )
-    return ""
+        if number < newest and _fails_outright(pair, own):
+            run.append(own)
+        elif len(run) < least or _answers(pair, own):
+            run = []
+    if len(run) < least or (limits.has_sticky_units and not _fails_for_many(pair, collected)):
+        return ""
+    arm = sum_arm_counts(pair.arm, itertools.chain.from_iterable(run))
+    return f"{pair.who} failed {arm.errors} of {arm.ended} requests in {len(run) * BLOCK_S} s, while {pair.control} did not"
 
 
 def _fails_for_many(pair: ArmPair, collected: CollectedCounts) -> bool:
@@ -48,11 +56,12 @@ def _fails_for_many(pair: ArmPair, collected: CollectedCounts) -> bool:
     return not used or 2 * sum(total[1][place] > 0 for place in used) > len(used)
 
 
-def _is_dead(pair: ArmPair, own: Sequence[Block]) -> bool:
+def _fails_outright(pair: ArmPair, own: Sequence[Block]) -> bool:
     arm, control = sum_arm_counts(pair.arm, own), sum_arm_counts(pair.control, own)
-    return (
-        arm.errors >= _DEAD_FAILURES
-        # Running requests may still be answered: failures are often quicker than answers.
-        and arm.errors > _DEAD_SHARE * (arm.ended + arm.running)
-        and control.errors < _FINE_SHARE * control.ended
-    )
+    return bool(early_harm.fails_outright(arm.errors, arm.ended + arm.running, control.errors, control.ended))
+
+
+def _answers(pair: ArmPair, own: Sequence[Block]) -> bool:
+    """Whether an arm answers most requests of a block."""
+    arm = sum_arm_counts(pair.arm, own)
+    return 2 * arm.errors < arm.ended

@@ -20,6 +20,7 @@ from sundog_operator.core.analysis import (
 from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, CollectedCounts, RolloutCounts, rollout_limits
 from sundog_operator.core.analysis.data_loss import report_ignored_outcomes
 from sundog_operator.core.analysis.dead_arm import find_dead_arm
+from sundog_operator.core.analysis.dispersion_sums import EpochBlocks
 from sundog_operator.core.analysis.epoch_counts import collect_epochs
 from sundog_operator.core.analysis.metric_status import (
     SUSPENDED,
@@ -77,7 +78,7 @@ def evaluate_rollout(
     problem = rollout_outcomes.find_problem(status, limits, collected, feedback_problem, mismatch)
     metrics = (*metrics, *rollout_outcomes.evaluate_outcomes(status, limits, collected, problem))
     stable, canary = (collected.tallies.of(status.epoch.number, arm, present).assigned for arm in ROLLOUT_PAIR.both)
-    death = find_dead_arm(ROLLOUT_PAIR, limits, collected)
+    death = find_dead_arm(ROLLOUT_PAIR, limits, collected, collected.replicas[1])
     return Evaluation(
         metrics=metrics,
         dead=death != "",
@@ -85,7 +86,7 @@ def evaluate_rollout(
         passed=warm
         and not unreachable_edges
         and min(stable, canary) > 0
-        and _has_enough_blocks(epochs[-1], collected)
+        and _is_measured(collected.tallies.folded.get(epochs[-1].number))
         and all(_passes(each, last=state.next_weight(status) == 100) for each in metrics),
         silent=min(stable, canary) == 0,
         unreachable_edges=tuple(unreachable_edges),
@@ -102,10 +103,9 @@ def evaluate_rollout(
 def _with_early_harm(
     metrics: tuple[MetricStatus, ...], status: ExperimentStatus, collected: CollectedCounts
 ) -> tuple[MetricStatus, ...]:
-    """Add harm in the canary's first blocks, while the usual test has too few blocks."""
+    """Add harm in the canary's first blocks, while no epoch has enough blocks for the usual test."""
     ended_blocks, evident = collected.tallies.ended_blocks, arm_shares(status.evidence_epochs)
-    lengths = zip(*(ended_blocks[number].lengths for number in evident if number in ended_blocks), strict=True)
-    if dispersion.has_enough_blocks([sum(each.closed for each in epochs) for epochs in lengths]):
+    if any(_is_measured(ended_blocks.get(number)) for number in evident):
         return metrics
     known = {number: own[-1] for number, own in include_warmup(status.plan, evident).items()}
     weights = {status.epoch.number: state.canary_weight(status) / 100, **known}
@@ -129,13 +129,12 @@ def _count_lost_requests(epochs: Sequence[EvidenceEpoch], collected: CollectedCo
     return stable, canary
 
 
-def _has_enough_blocks(newest: EvidenceEpoch, collected: CollectedCounts) -> bool:
-    """Whether the newest epoch has enough blocks for its dispersion: the last gate uses only this epoch."""
-    folded = collected.tallies.folded.get(newest.number)
-    return folded is not None and bool(dispersion.has_enough_blocks([each.closed for each in folded.lengths]))
+def _is_measured(blocks: EpochBlocks | None) -> bool:
+    """Whether an epoch has enough blocks for its dispersion."""
+    return blocks is not None and bool(dispersion.has_enough_blocks([each.closed for each in blocks.lengths]))
 
 
 def _passes(metric: MetricStatus, *, last: bool) -> bool:
     if metric.role == "harm":
-        return metric.verdict in (MetricVerdict.UNDECIDED, MetricVerdict.PASSED, MetricVerdict.HETEROGENEOUS)
+        return metric.verdict in (MetricVerdict.UNDECIDED, MetricVerdict.PASSED)
     return metric.verdict == MetricVerdict.PASSED or (metric.verdict == SUSPENDED and not last)

@@ -125,19 +125,17 @@ def _check_ceiling(
 
 
 def _test_metrics(limits: EvaluationLimits, epochs: Sequence[EpochCounts]) -> list[MetricFinding]:
-    following = limits.next_weight
     metrics = [
-        # The canary's latency threshold contains the margin already.
         GuardrailMetric(
-            0.0, each.floor, following, newest_alone=limits.newest_alone_for_latency, gates=each.role == "guardrail"
-        )
-        if is_latency_metric(each.metric)
-        else GuardrailMetric(
-            each.margin, each.floor, following, newest_alone=limits.newest_alone, gates=each.role == "guardrail"
+            # The canary's latency threshold contains the margin already.
+            0.0 if is_latency_metric(each.metric) else each.margin,
+            each.floor,
+            limits.next_weight,
+            gates=each.role == "guardrail",
         )
         for each in limits.guardrails
     ]
-    return guardrail_comparison.evaluate_counts(metrics, epochs, limits.levels)
+    return guardrail_comparison.evaluate_counts(metrics, epochs, limits.levels, newest_alone=limits.newest_alone)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ def _gate_epochs(limits: EvaluationLimits, known: Sequence[EvidenceEpoch]) -> li
     if limits.has_sticky_units:
         latest = takewhile(lambda each: each.weight == deciding[-1].weight, reversed(deciding))
         return list(latest)[::-1]
-    return deciding[-1:] if limits.newest_alone else deciding
+    return deciding[-1:]
 
 
 def _numbers(epochs: Sequence[EvidenceEpoch]) -> list[int]:

@@ -52,7 +52,7 @@ def evaluate_experiment(
     pairs = [pair for pair in make_pairs(status) if pair.arm in active]
     metrics = {pair.arm: _evaluate_pair(status, pair, limits, collected, replicas) for pair in pairs}
     of_edge = [each for own in metrics.values() for each in own]
-    dead = {pair.arm: dead_arm.find_dead_arm(pair, limits, collected) for pair in pairs}
+    dead = {pair.arm: dead_arm.find_dead_arm(pair, limits, collected, replicas.get(pair.arm, 0)) for pair in pairs}
     present = collected.present
     arms = [CONTROL, *(pair.arm for pair in pairs)]
     requests = [collected.tallies.of(status.epoch.number, arm, present).assigned for arm in arms]
@@ -124,7 +124,6 @@ def _limits(status: ExperimentStatus) -> EvaluationLimits:
         levels=replace(levels, harm_error_share=share),
         next_weight=1.0,
         newest_alone=False,
-        newest_alone_for_latency=False,
         has_sticky_units=units.is_sticky(status.plan),
         tests_units=bool(state.frozen_comparison(status).guardrails_by_unit),
     )

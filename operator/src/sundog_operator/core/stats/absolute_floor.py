@@ -62,7 +62,7 @@ def units_for_floor(counts: EventCounts, limits: MetricLimits, where: NDArray[np
     Each has the shape of `where`; infinite where it never passes, and where `where` is false.
     """
     units, seconds = np.full(where.shape, np.inf), np.full(where.shape, np.inf)
-    newest = counts.newest(True)
+    newest = counts.newest()
     where = np.asarray(where & newest.has_units & (limits.room > 0))
     if where.any():
         gate = newest.at(where)

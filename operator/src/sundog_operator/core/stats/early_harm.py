@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sundog_operator.core.stats import count_ratio
 from sundog_operator.core.stats.beta_binomial import Numbers
@@ -23,11 +24,37 @@ MAX_BLOCKS: Final = 22
 BLOCKS_LEFT_OUT: Final = 7
 """Blocks that a stall of a minute touches."""
 
+DEAD_BLOCKS: Final = BLOCKS_LEFT_OUT + 3
+"""Blocks in a row in which a treatment fails outright until it is dead: three more than a stall of a minute touches."""
+
+_DEAD_FAILURES: Final = 20
+_DEAD_SHARE: Final = 0.5
+_FINE_SHARE: Final = 0.1
+
 _TIMES: Final = 5.0
 """Ratio to control's rate of the alternative. Far higher ratios are found as fast; ratios below three are left to the usual test."""
 
 _BEYOND_MARGIN: Final = 2.0
 """Least ratio of the alternative to the margin's limit."""
+
+
+def fails_outright(
+    failed: Numbers | int, requests: Numbers | int, control_failed: Numbers | int, control_ended: Numbers | int
+) -> NDArray[np.bool_]:
+    """Return whether a treatment fails most requests of a block while control does not. This is a rule, and no test.
+
+    Args:
+        failed: the treatment's failures.
+        requests: its requests, also those that still run: failures are often quicker than answers.
+        control_failed: control's failures.
+        control_ended: control's requests that have ended.
+    """
+    found: NDArray[np.bool_] = (
+        (np.asarray(failed) >= _DEAD_FAILURES)
+        & (np.asarray(failed) > _DEAD_SHARE * requests)
+        & (np.asarray(control_failed) < _FINE_SHARE * control_ended)
+    )
+    return found
 
 
 def log_likelihood_ratio(control: Numbers, treatment: Numbers, weight: float | Numbers, margin: float) -> Numbers:

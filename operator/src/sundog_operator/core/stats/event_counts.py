@@ -3,16 +3,22 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.stats import cluster_variance, count_ratio, dispersion, multiple_testing
+from sundog_operator.core.stats import cluster_variance, count_ratio, dispersion, multiple_testing, root_finding
 from sundog_operator.core.stats.beta_binomial import Numbers, Side
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
 from sundog_operator.core.stats.unit_rates import UnitEvents, UnitTest
+
+_LEAST_SHARE_OF_BURSTS: Final = 0.5
+"""Share of bursts that a treatment may have at any weight: its replicas have no more load than control's, so they are at most as many."""
+
+_FAR: Final = 35.0
+"""Largest log ratio that is searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +61,18 @@ class EventCounts:
         return self.blocks[0].closed.sum(-1) if self.blocks else np.zeros(self.control.shape[:-1])
 
     @property
+    def is_measured(self) -> NDArray[np.bool_]:
+        """True for epochs with enough closed blocks to measure their own dispersion; shape (..., epochs).
+
+        Blocks of older epochs do not help a new one: with other weights and replicas, its bursts have other sizes.
+        """
+        enough = dispersion.has_enough_blocks([each.closed for each in self.blocks])
+        return np.broadcast_to(enough, self.control.shape)
+
+    @property
     def enough(self) -> NDArray[np.bool_]:
-        """True where enough blocks are closed to measure the dispersion; broadcasts to (...)."""
-        return dispersion.has_enough_blocks([each.closed.sum(-1) for each in self.blocks])
+        """True where the newest epoch is measured, as gates need it; shape (...)."""
+        return self.is_measured[..., -1]
 
     @property
     def has_units(self) -> NDArray[np.bool_]:
@@ -78,6 +93,14 @@ class EventCounts:
         kept = self._each(lambda part: np.where(valid[..., None], part, 0.0))
         return replace(kept, weight=np.where(valid[..., None], self.weight, 0.5))
 
+    def only_measured(self) -> Self:
+        """Return a copy without the counts of epochs that are too young to measure their dispersion."""
+        kept = self.is_measured
+        if kept.all():
+            return self
+        units = self.units and self.units.of_epochs(kept)
+        return replace(self._each(lambda part: np.where(kept, part, 0.0)), weight=self.weight, units=units)
+
     def at(self, where: NDArray[np.bool_]) -> Self:
         """Return the counts at `where`, of shape (selected, epochs)."""
         found = self._each(lambda part: np.broadcast_to(part, self.control.shape)[where])
@@ -87,15 +110,11 @@ class EventCounts:
         """Return the counts of some metrics, of shape (selected, epochs)."""
         return self.at(np.asarray(where))
 
-    def newest(self, alone: bool | NDArray[np.bool_]) -> Self:
-        """Return a copy without the counts of older epochs where `alone` is true; `alone` broadcasts to (...)."""
-        units = self.units and self.units.newest(alone)
-        if np.all(alone):
-            return replace(self._each(lambda part: part[..., -1:]), units=units)
-        if not np.any(alone):
+    def newest(self, alone: bool = True) -> Self:
+        """Return a copy without the counts of older epochs, if `alone`."""
+        if not alone:
             return self
-        is_kept = ~np.asarray(alone)[..., None] | (np.arange(self.weight.shape[-1]) == self.weight.shape[-1] - 1)
-        return replace(self._each(lambda part: np.where(is_kept, part, 0.0)), weight=self.weight, units=units)
+        return replace(self._each(lambda part: part[..., -1:]), units=self.units and self.units.newest())
 
     def _each(self, change: Callable[[Numbers], Numbers]) -> Self:
         return replace(
@@ -134,6 +153,36 @@ class EventCounts:
         if by_unit is not None:
             found[where], phi[where] = by_unit.log_e(1 if side == "above" else -1)
         return found - self._cost_of_two_tests, phi
+
+    def harm_log_e(self, ratio: Numbers, concentrations: Sequence[float]) -> Numbers:
+        """Return log E for harm: that above a ratio, but no more than bursts of the treatment alone can show; shape (...).
+
+        The lesser of two tests is wrong no more often than either. One is right if failures are independent, the other if bursts are.
+        """
+        found, phi = self.log_e(ratio, "above", concentrations)
+        return np.minimum(found, self._burst_log_e(ratio, phi))
+
+    def least_ratio_by_bursts(self, phi: Numbers, alpha: float) -> Numbers:
+        """Return the ratio above which bursts of the treatment alone show harm at level α, shape (...); 0 where none is."""
+
+        def excess(log_ratio: Numbers) -> Numbers:
+            return self._burst_log_e(np.exp(log_ratio), phi) - multiple_testing.log_e_threshold(alpha)
+
+        inside, outside = np.full(phi.shape, _FAR), np.full(phi.shape, -_FAR)
+        with np.errstate(all="ignore"):
+            within, beyond = excess(inside), excess(outside)
+            found = root_finding.find_crossings(excess, inside, outside, within, beyond)
+        return np.exp(np.where((within < 0) & (beyond >= 0), found, -np.inf))
+
+    def _burst_log_e(self, ratio: Numbers, phi: Numbers) -> Numbers:
+        """Return log E if each of the treatment's independent events, a burst or a failure, fell by chance on one of its replicas.
+
+        Requests are assigned by weight, bursts fall by replica: a treatment with a hundredth of the requests may have half of the replicas.
+        So an event says at most log(1/θ), for the θ of the larger of the two shares.
+        """
+        share = count_ratio.treatment_share(ratio, np.maximum(self.weight, _LEAST_SHARE_OF_BURSTS))
+        found: Numbers = (self.treatment * -np.log(share)).sum(-1) / phi
+        return found
 
     @property
     def _cost_of_two_tests(self) -> float:

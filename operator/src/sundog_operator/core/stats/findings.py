@@ -11,12 +11,11 @@ from sundog_operator.core.stats.beta_binomial import Numbers
 
 
 class MetricVerdict(StrEnum):
-    """Verdict on one metric of one arm. Only `PASSED` lets a gate pass."""
+    """Verdict on one metric of one arm. Only `PASSED` lets a gate pass. Statuses of earlier releases may have `Heterogeneous`."""
 
     NO_DATA = "NoData"
     INVALID = "Invalid"
     UNDECIDED = "Undecided"
-    HETEROGENEOUS = "Heterogeneous"
     PASSED = "Passed"
     HARM = "Harm"
 
@@ -35,9 +34,7 @@ class MetricFinding:
 
     Attributes:
         ratio: the treatment's rate divided by control's; NaN without events.
-        lower: lower end of the interval, which holds at every evaluation; NaN where no single ratio fits all epochs or a test has none.
-        upper: upper end, NaN likewise.
-        harm: log E against "within the margin", divided by the dispersion.
+        harm: log E against "within the margin", divided by the dispersion, and no more than bursts can show.
         passing: log E against "worse than allowed", divided by the dispersion.
         allowed: largest ratio at which the gate passes; for the basis harm, the ratio above which it is harm.
         needed: total events of both arms that typically decide if the ratio stays; infinite where none do.
@@ -46,11 +43,11 @@ class MetricFinding:
         by_floor: whether it passed by its floor, not by its margin.
         units: total requests of the treatment at which it passes by the floor if rates stay; infinite for never, NaN where not computed.
         basis: the decision that ratio, interval and `allowed` belong to.
+        lower: lower end of the interval, which holds at every evaluation; NaN for invalid counts.
+        upper: upper end, NaN likewise.
     """
 
     ratio: float
-    lower: float
-    upper: float
     harm: float
     passing: float
     allowed: float
@@ -60,6 +57,8 @@ class MetricFinding:
     by_floor: bool = False
     units: float = math.nan
     basis: DecisionBasis = DecisionBasis.ALL_STEPS
+    lower: float = math.nan
+    upper: float = math.nan
 
     def sentence(self, metric: str, control: str = "control", treatment: str = "the treatment") -> str:
         """Return the finding as a sentence, given the arms' display names."""
@@ -68,8 +67,6 @@ class MetricFinding:
                 return f"{metric}: nothing was counted yet"
             case MetricVerdict.INVALID:
                 return f"{metric}: the counters are invalid"
-            case MetricVerdict.HETEROGENEOUS:
-                return f"{metric}: no single ratio fits all epochs, so the metric cannot pass"
         observed = self._describe_ratio(metric, control)
         match self.verdict:
             case MetricVerdict.HARM:
@@ -125,8 +122,6 @@ class MetricFindings:
     """Findings of many metrics and arms, as arrays of their shape; fields as of `MetricFinding`."""
 
     ratio: Numbers
-    lower: Numbers
-    upper: Numbers
     harm: Numbers
     passing: Numbers
     allowed: Numbers

@@ -25,14 +25,12 @@ class GuardrailMetric:
         margin: the largest relative increase of the treatment's rate, such as 0.25.
         floor: the absolute increase of the rate that always passes a gate; 0 for none.
         next_weight: the share of traffic that the gate leads to, in (0, 1].
-        newest_alone: whether a gate tests the newest epoch only.
         gates: whether a gate waits for the metric; harm is tested for every metric.
     """
 
     margin: float
     floor: float
     next_weight: float
-    newest_alone: bool
     gates: bool = True
 
 
@@ -127,60 +125,61 @@ class ErrorLevels:
 
 
 def evaluate_counts(
-    metrics: Sequence[GuardrailMetric], epochs: Sequence[EpochCounts], levels: ErrorLevels
+    metrics: Sequence[GuardrailMetric], epochs: Sequence[EpochCounts], levels: ErrorLevels, *, newest_alone: bool
 ) -> list[MetricFinding]:
     """Return the finding of each metric; without epochs, as if nothing was counted.
 
     A finding has the ratio and interval of the decision that was made or is pending. That decision is about harm if harm was found, or if
-    no gate waits for the metric. Otherwise it is about the gate.
+    no gate waits for the metric. Otherwise it is about the gate, which tests the newest epoch alone if `newest_alone`.
     """
     if not epochs:
         epochs = [EpochCounts(0.5, (0, 0), [(0, 0)] * len(metrics), [[(0,) * 6]] * len(metrics))]
     if not metrics:
         return []
     limits, counts = _limits(metrics, levels), make_event_counts(len(metrics), epochs)
-    alone = np.array([metric.newest_alone for metric in metrics])
-    findings = verdicts.evaluate_verdicts(counts, limits, promotes=alone)
+    findings = verdicts.evaluate_verdicts(counts, limits, newest_alone=newest_alone)
     undecided = (findings.verdict == MetricVerdict.UNDECIDED) & np.array([metric.gates for metric in metrics])
     units, seconds = absolute_floor.units_for_floor(counts, limits, undecided)
-    decided = _with_decided_intervals(metrics, counts, limits, findings)
+    decided = _with_decided_intervals(metrics, counts, limits, findings, newest_alone=newest_alone)
     return [_with_floor(each, units[index], seconds[index]) for index, each in enumerate(decided)]
 
 
 def _with_decided_intervals(
-    metrics: Sequence[GuardrailMetric], counts: EventCounts, limits: MetricLimits, findings: MetricFindings
+    metrics: Sequence[GuardrailMetric],
+    counts: EventCounts,
+    limits: MetricLimits,
+    findings: MetricFindings,
+    *,
+    newest_alone: bool,
 ) -> list[MetricFinding]:
     """Return each finding with the ratio, interval and limit of the decision that was made or is pending."""
-    alone, gates = (np.array([getattr(metric, name) for metric in metrics]) for name in ("newest_alone", "gates"))
+    gates = np.array([metric.gates for metric in metrics])
     of_harm = (findings.verdict == MetricVerdict.HARM) | ~gates
-    gate = findings.ratio, *verdicts.gate_interval(counts, limits, promotes=alone)
+    gate = findings.ratio, *verdicts.gate_interval(counts, limits, newest_alone=newest_alone)
     harm = verdicts.harm_interval(counts, limits) if of_harm.any() else gate
-    fits = (findings.verdict != MetricVerdict.HETEROGENEOUS) & counts.valid
-    ends = [np.where(of_harm, *both) for both in zip(harm, gate, strict=True)]
-    several = counts.control.shape[-1] > 1
+    ends = [np.where(of_harm & counts.valid, *both) for both in zip(harm, gate, strict=True)]
+    is_one_of_several = newest_alone and counts.control.shape[-1] > 1
     found = []
     for index, metric in enumerate(metrics):
         ratio, lower, upper = (float(end[index]) for end in ends)
         finding = findings.at(index)
-        if not fits[index]:
-            finding = replace(finding, lower=math.nan, upper=math.nan)
-        elif of_harm[index]:
-            # If no single ratio fits all epochs, only the lower end decides on harm.
-            finding = replace(finding, ratio=ratio, lower=lower, upper=upper if upper >= lower else math.inf)
-        else:
-            finding = replace(finding, lower=min(lower, upper), upper=upper)
         if of_harm[index]:
-            finding = replace(finding, basis=DecisionBasis.HARM, allowed=1 + metric.margin)
-        elif metric.newest_alone and several:
-            finding = replace(finding, basis=DecisionBasis.THIS_STEP)
+            # If no single ratio fits all epochs, only the lower end decides on harm.
+            upper = upper if upper >= lower else math.inf
+            finding = replace(finding, ratio=ratio, basis=DecisionBasis.HARM, allowed=1 + metric.margin)
+        else:
+            # Likewise, only the upper end decides on passing.
+            lower = min(lower, upper)
+            finding = replace(finding, basis=DecisionBasis.THIS_STEP if is_one_of_several else DecisionBasis.ALL_STEPS)
+        if counts.valid[index]:
+            finding = replace(finding, lower=lower, upper=upper)
         found.append(finding if metric.gates else _without_gate(finding))
     return found
 
 
 def _without_gate(finding: MetricFinding) -> MetricFinding:
     """Return the finding of a metric that no gate waits for. Only harm is decided, so a pass becomes undecided."""
-    passes = finding.verdict in (MetricVerdict.PASSED, MetricVerdict.HETEROGENEOUS)
-    verdict = MetricVerdict.UNDECIDED if passes else finding.verdict
+    verdict = MetricVerdict.UNDECIDED if finding.verdict == MetricVerdict.PASSED else finding.verdict
     return replace(finding, verdict=verdict, by_floor=False, needed=math.nan, eta_s=math.inf)
 
 

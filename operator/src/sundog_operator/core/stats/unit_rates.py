@@ -76,22 +76,22 @@ class UnitEvents:
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """True where the newest epoch has enough units, and enough of them have events; shape (...)."""
-        found: NDArray[np.bool_] = ((self.requests[..., -1, :] > 0).sum(-1) >= MIN_UNITS) & (
-            (self.events[..., -1, :] > 0).sum(-1) >= MIN_UNITS_WITH_EVENTS
-        )
+        """True where the newest epoch with requests has enough units, and enough of them have events; shape (...)."""
+        units, with_events = (self.requests > 0).sum(-1), (self.events > 0).sum(-1)
+        enough = (units >= MIN_UNITS) & (with_events >= MIN_UNITS_WITH_EVENTS)
+        newest = (units > 0)[..., ::-1].argmax(-1)[..., None]
+        found: NDArray[np.bool_] = np.take_along_axis(enough[..., ::-1], newest, -1)[..., 0]
         return found
 
-    def newest(self, alone: bool | NDArray[np.bool_]) -> Self:
-        """Return a copy without the requests of older epochs where `alone` is true; `alone` broadcasts to (...)."""
-        if np.all(alone):
-            newest = {name: getattr(self, name)[..., -1:, :] for name in ("requests", "events", "is_treatment")}
-            return replace(self, **newest, weight=self.weight[..., -1:])
-        if not np.any(alone):
-            return self
-        epochs = self.requests.shape[-2]
-        kept = (~np.asarray(alone)[..., None] | (np.arange(epochs) == epochs - 1))[..., None]
-        return replace(self, requests=np.where(kept, self.requests, 0.0), events=np.where(kept, self.events, 0.0))
+    def of_epochs(self, kept: NDArray[np.bool_]) -> Self:
+        """Return a copy without the requests of epochs where `kept`, of shape (..., epochs), is false."""
+        where = kept[..., None]
+        return replace(self, requests=np.where(where, self.requests, 0.0), events=np.where(where, self.events, 0.0))
+
+    def newest(self) -> Self:
+        """Return a copy without the requests of older epochs."""
+        newest = {name: getattr(self, name)[..., -1:, :] for name in ("requests", "events", "is_treatment")}
+        return replace(self, **newest, weight=self.weight[..., -1:])
 
     def at(self, where: NDArray[np.bool_]) -> Self:
         """Return the counts at `where`, of shape (selected, epochs, units)."""

@@ -1,5 +1,7 @@
 """Verdicts on treatments from event counts: harm, a passed gate, or undecided. For many metrics and arms at once."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,87 +13,100 @@ from sundog_operator.core.stats.findings import MetricFindings, MetricVerdict
 from sundog_operator.core.stats.power import sample_size
 
 
-def evaluate_verdicts(
-    counts: EventCounts, limits: MetricLimits, *, promotes: bool | NDArray[np.bool_]
-) -> MetricFindings:
-    """Return findings for any counts. Harm is tested over all epochs; a gate that promotes tests the newest epoch alone.
+class Verdicts(NamedTuple):
+    """Verdicts on metrics and arms, each of their shape.
 
-    The ratio and interval are the gate's, with a faster, two-sided interval. Only a gate that pools epochs asks whether one ratio fits them
-    all. A ratio may change with load, as that of a tail does; that is no reason against a gate over one epoch.
+    Attributes:
+        gate: the counts that the gate tests.
+        harm: log E for harm.
+        passing: log E against "worse than allowed", divided by the dispersion.
+        phi: that dispersion.
+        verdict: of `MetricVerdict`.
+        by_floor: whether a metric passed by its floor.
+    """
 
-    Where a sample of units is tested, both ends of the interval are NaN; `gate_interval` has them.
+    gate: EventCounts
+    harm: Numbers
+    passing: Numbers
+    phi: Numbers
+    verdict: NDArray[np.object_]
+    by_floor: NDArray[np.bool_]
 
-    A ratio that varies within the null breaks neither test. But a bad newest epoch can hide behind good older ones, so the last step
-    ignores those. A floor is always tested on the newest epoch. It compares rates, and with other weights and rates per epoch an arm's sums
-    can be lower although none of its epochs is (Simpson's paradox).
+
+def decide(counts: EventCounts, limits: MetricLimits, *, newest_alone: bool) -> Verdicts:
+    """Return verdicts for any counts. Harm is tested over all epochs that are old enough to measure their own dispersion.
+
+    A ratio that varies within the null breaks no test. But a bad newest epoch can hide behind good older ones, so gates of rollouts ignore
+    those. A floor is always tested on the newest epoch. It compares rates, and with other weights and rates per epoch an arm's sums can be
+    lower although none of its epochs is (Simpson's paradox).
 
     Args:
         counts: events of each metric and arm.
         limits: their limits.
-        promotes: whether passing promotes; broadcasts to the metrics and arms.
+        newest_alone: whether gates test the newest epoch alone.
     """
     valid = counts.valid
     valid_counts = counts.only(valid)
-    gate = valid_counts.newest(promotes)
-    harm, _ = valid_counts.log_e(1 + np.asarray(limits.margin), "above", limits.concentrations)
+    gate = valid_counts.newest(newest_alone)
+    harm = valid_counts.only_measured().harm_log_e(1 + np.asarray(limits.margin), limits.concentrations)
     passing, phi = gate.log_e(limits.allowed, "below", limits.concentrations)
-    bar = phi * multiple_testing.log_e_threshold(limits.gate_alpha)
-    lower, upper = count_ratio.ratio_interval(gate.control, gate.treatment, gate.weight, bar, limits.concentrations)
-    lower, upper = (np.where(gate.is_by_unit, np.nan, end) for end in (lower, upper))
-    ratio = gate.estimate_ratio()
-    early = ~valid_counts.enough
-    verdict = _verdicts(valid, gate, limits, harm, passing, early=early, empty=np.isnan(lower) & ~gate.is_by_unit)
-    newest = valid_counts.newest(True)
-    has_data = newest.has_units & newest.enough
-    open_ = (verdict == MetricVerdict.UNDECIDED) & has_data & (limits.room > 0)
+    verdict = _verdicts(valid, gate, limits, harm, passing)
+    newest = valid_counts.newest()
+    open_ = (verdict == MetricVerdict.UNDECIDED) & newest.has_units & newest.enough & (limits.room > 0)
     by_floor = np.zeros(verdict.shape, bool)
     if open_.any():
-        floor_phi = fitting(np.maximum(newest.dispersion(limits.allowed), newest.request_design_effect()), open_)
-        by_floor[open_] = is_below_floor(
-            newest.sums[:, open_], fitting(limits.room, open_), floor_phi, limits.gate_alpha
-        )
+        tested = newest.at(open_)
+        floor_phi = np.maximum(tested.dispersion(fitting(limits.allowed, open_)), tested.request_design_effect())
+        by_floor[open_] = is_below_floor(tested.sums, fitting(limits.room, open_), floor_phi, limits.gate_alpha)
         verdict[by_floor] = MetricVerdict.PASSED
+    return Verdicts(gate, harm, passing, phi, verdict, by_floor)
+
+
+def evaluate_verdicts(counts: EventCounts, limits: MetricLimits, *, newest_alone: bool) -> MetricFindings:
+    """Return findings for any counts, with the gate's ratio and without intervals; arguments as for `decide`."""
+    found, valid = decide(counts, limits, newest_alone=newest_alone), counts.valid
     allowed = np.broadcast_to(limits.allowed, valid.shape)
-    needed = _needed(
-        gate, allowed, phi * multiple_testing.log_e_threshold(limits.gate_alpha / 2), verdict == MetricVerdict.UNDECIDED
+    bar = found.phi * multiple_testing.log_e_threshold(limits.gate_alpha / 2)
+    needed = _needed(found.gate, allowed, bar, found.verdict == MetricVerdict.UNDECIDED)
+    ratio = np.where(valid, found.gate.estimate_ratio(), np.nan)
+    return MetricFindings(
+        ratio=ratio,
+        harm=found.harm,
+        passing=found.passing,
+        allowed=allowed,
+        needed=needed,
+        eta_s=_eta_s(found.gate, needed),
+        verdict=found.verdict,
+        by_floor=found.by_floor,
     )
-    ratio, lower, upper = (np.where(valid, part, np.nan) for part in (ratio, lower, upper))
-    return MetricFindings(ratio, lower, upper, harm, passing, allowed, needed, _eta_s(gate, needed), verdict, by_floor)
 
 
-def gate_interval(
-    counts: EventCounts, limits: MetricLimits, *, promotes: bool | NDArray[np.bool_]
-) -> tuple[Numbers, Numbers]:
+def gate_interval(counts: EventCounts, limits: MetricLimits, *, newest_alone: bool) -> tuple[Numbers, Numbers]:
     """Return (lower, upper) of the ratio as the gate tests it: it passes by the margin exactly where `upper` is at most `allowed`."""
-    gate = counts.only(counts.valid).newest(promotes)
+    gate = counts.only(counts.valid).newest(newest_alone)
     return gate.interval(limits.allowed, limits.gate_alpha / 2, limits.concentrations)
 
 
 def harm_interval(counts: EventCounts, limits: MetricLimits) -> tuple[Numbers, Numbers, Numbers]:
     """Return (ratio, lower, upper) as harm is tested: it is found exactly where `lower` is at least 1 + margin."""
-    valid_counts = counts.only(counts.valid)
-    ratio = valid_counts.estimate_ratio()
+    tested = counts.only(counts.valid).only_measured()
+    ratio = tested.estimate_ratio()
     boundary = 1 + np.asarray(limits.margin)
-    return ratio, *valid_counts.interval(boundary, limits.alpha / limits.tests, limits.concentrations)
+    alpha = limits.alpha / limits.tests
+    lower, upper = tested.interval(boundary, alpha, limits.concentrations)
+    _, phi = tested.log_e(boundary, "above", limits.concentrations)
+    return ratio, np.minimum(lower, tested.least_ratio_by_bursts(phi, alpha)), upper
 
 
 def _verdicts(
-    valid: NDArray[np.bool_],
-    gate: EventCounts,
-    limits: MetricLimits,
-    harm: Numbers,
-    passing: Numbers,
-    *,
-    early: NDArray[np.bool_],
-    empty: NDArray[np.bool_],
+    valid: NDArray[np.bool_], gate: EventCounts, limits: MetricLimits, harm: Numbers, passing: Numbers
 ) -> NDArray[np.object_]:
     """Return the verdicts without floors. Earlier cases of the list win."""
     cases = [
         (~valid, MetricVerdict.INVALID),
         (~gate.has_units, MetricVerdict.NO_DATA),
-        (early, MetricVerdict.UNDECIDED),
         (harm >= multiple_testing.log_e_threshold(limits.alpha / limits.tests), MetricVerdict.HARM),
-        (empty, MetricVerdict.HETEROGENEOUS),
+        (~gate.enough, MetricVerdict.UNDECIDED),
         (passing >= multiple_testing.log_e_threshold(limits.gate_alpha / 2), MetricVerdict.PASSED),
     ]
     found = np.full(valid.shape, MetricVerdict.UNDECIDED, object)

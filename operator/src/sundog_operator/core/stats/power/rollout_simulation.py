@@ -164,7 +164,7 @@ def simulate_rollouts(
     step, stayed, ended = np.zeros(runs, int), np.zeros(runs, int), np.zeros(runs, int)
     promoted, rolled_back = np.zeros(runs, bool), np.zeros(runs, bool)
     failed, weights, sums = np.zeros(runs), np.asarray(plan.weights), SimulatedCounts(runs, len(plan.weights))
-    first = np.zeros((runs, early_harm.MAX_BLOCKS))
+    first, failing = np.zeros((runs, early_harm.MAX_BLOCKS)), np.zeros(runs, int)
     delayed = deque[tuple[int, Numbers, Numbers, Numbers]]()
     for tick in range(ticks):
         live = rows[ended == 0]
@@ -177,6 +177,8 @@ def simulate_rollouts(
             sums.add(block, evident, then, counted)
             if block < early_harm.MAX_BLOCKS:
                 first[:, block] = early_harm.log_likelihood_ratio(counted[2], counted[3], weights[then], plan.margin)
+            fails = early_harm.fails_outright(counted[3], counted[1], counted[2], counted[0])
+            failing = np.where(fails, failing + 1, 0)
         failed[live] += new[3, live]
         stayed += 1
         on_tick(tick)
@@ -185,10 +187,12 @@ def simulate_rollouts(
         for number in np.unique(step[live]):
             at, last = live[step[live] == number], number == len(weights) - 1
             counts = sums.counts(at, weights[: number + 1])
-            verdict = verdicts.evaluate_verdicts(counts, plan.limits(number), promotes=plan.promotes(number)).verdict
-            early = _early_harm(plan, first[at, : max(0, tick + 1 - LAG_TICKS)]) & ~counts.enough
-            rolled_back[at] = (verdict == MetricVerdict.HARM) | early
-            passed = at[(verdict == MetricVerdict.PASSED) & (stayed[at] >= plan.least_ticks)]
+            verdict = verdicts.decide(counts, plan.limits(number), newest_alone=True).verdict
+            early = _early_harm(plan, first[at, : max(0, tick + 1 - LAG_TICKS)]) & ~counts.is_measured.any(-1)
+            dead = failing[at] >= early_harm.DEAD_BLOCKS
+            rolled_back[at] = (verdict == MetricVerdict.HARM) | early | dead
+            is_passed = (verdict == MetricVerdict.PASSED) & ~rolled_back[at] & (stayed[at] >= plan.least_ticks)
+            passed = at[is_passed]
             promoted[passed] = last
             step[passed], stayed[passed] = number + (not last), 0
         ended[(promoted | rolled_back) & (ended == 0)] = tick + 1
