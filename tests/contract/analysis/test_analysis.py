@@ -75,6 +75,11 @@ FEEDBACK = {
 EDGE_GUARDRAILS = 1
 
 
+def by_units(metrics: Sequence[OutcomeMetric]) -> tuple[OutcomeMetric, ...]:
+    """Return metrics as new plans test them."""
+    return tuple(replace(each, by_units=each.type == "rate") for each in metrics)
+
+
 @pytest.fixture(scope="module")
 def analysis() -> ModuleType:
     return analysis_script.load()
@@ -191,6 +196,7 @@ class MadeUp:
             | ({"covariate": "before"} if each.adjusted else {})
             | ({"minimumEffect": each.minimum_effect} if each.minimum_effect else {})
             | ({"margin": each.margin} if each.margin else {})
+            | ({"rateBy": "units"} if each.by_units else {})
             | ({"cap": self.cap} if self.cap and each.type == "mean" else {})
             | ({"window": f"{self.window_s}s"} if self.window_s else {})
             | ({"after": f"{self.after_s}s"} if self.after_s else {})
@@ -392,6 +398,20 @@ RATIOS = {
     )
 }
 
+UNITS = {
+    f"units: {name}": MadeUp(seed, metrics=by_units(METRICS), rails=by_units(RAILS), **fields)
+    for name, seed, fields in (
+        ("equal arms", 11, {"units": 12_000}),
+        ("a better arm", 2, {"units": 12_000, "lift": 0.5, "epochs": 3}),
+        ("a worse arm", 3, {"units": 12_000, "lift": -0.8, "arms": 3}),
+        ("many epochs", 4, {"units": 12_000, "lift": 0.4, "epochs": 7}),
+        ("a conversion window", 2, {"units": 12_000, "lift": 0.5, "window_s": 90}),
+        ("few units", 6, {"units": 40}),
+        ("no unit", 8, {"units": 0}),
+        ("requests", 5, {"units": 8000, "lift": 0.3, "sticky": False}),
+    )
+}
+
 ADJUSTED = {
     f"covariate: {name}": MadeUp(seed, metrics=(SPENT,), rails=(SPENT_RAIL,), **fields)
     for name, seed, fields in (
@@ -426,8 +446,16 @@ BROKEN = {
 
 @pytest.mark.parametrize(
     "life",
-    [*LIVES, *RAILED.values(), *RATIOS.values(), *ADJUSTED.values(), *BY_EDGE.values(), *BROKEN.values()],
-    ids=[*map(str, range(len(LIVES))), *RAILED, *RATIOS, *ADJUSTED, *BY_EDGE, *BROKEN],
+    [
+        *LIVES,
+        *RAILED.values(),
+        *RATIOS.values(),
+        *ADJUSTED.values(),
+        *UNITS.values(),
+        *BY_EDGE.values(),
+        *BROKEN.values(),
+    ],
+    ids=[*map(str, range(len(LIVES))), *RAILED, *RATIOS, *ADJUSTED, *UNITS, *BY_EDGE, *BROKEN],
 )
 def test_all_numbers_are_the_engines(analysis: ModuleType, life: MadeUp, tmp_path: Path) -> None:
     found, decision, winner = analysis.analyse(life.write(tmp_path))
