@@ -182,8 +182,8 @@ def epochs_of(plan, arms, *, troubled=False):
             yield epoch["number"], [buckets.get(arm, 0) for arm in arms]
 
 
-# %% A rate: the share of exposed units whose first outcome was above 0
-# If both rates were equal, a unit with an event would belong to the arm with probability π, the arm's share of the assignments to both.
+# %% A rate of earlier releases: the share of exposed units whose first outcome was above 0, by events alone
+# Plans of earlier releases have no `rateBy`. If both rates were equal, a unit with an event would belong to the arm with probability π, the arm's share of the assignments to both.
 # So over epochs with x events of the arm and c of control, the likelihood ratio of "r times control's rate" to "the same rate" is
 #   exp( Σx·log r − Σ(x + c)·log(1 + π(r − 1)) ).
 # E is its mean over a fixed mixture of ratios r: ratios above 1 for "higher", their inverses for "lower". By Ville's inequality E reaches
@@ -315,6 +315,103 @@ def interval(against_equal, control, arm, share, bar):
                 break
         lower, upper = np.exp(np.where(np.abs(step) <= CLOSE, ends, np.nan))
     return np.where(arm.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
+
+
+# %% A rate: the share of exposed units whose first outcome was above 0, by the known numbers of units
+# An epoch has c of n units of control with an event, and x of m units of the arm. The likelihood of "the arm's rate is r times control's" is
+#   p^c (1 − p)^(n − c) (r·p)^x (1 − r·p)^(m − x), with the base rate p that makes it highest: the smaller root of
+#   r(n + m)p² − (n + x + r(m + c))p + c + x = 0.
+# The log likelihoods add up over the epochs in which both arms have 30 units. E is the mean over the mixture of ratios above, each relative
+# to the tested ratio. The interval has the ratios against which the two-sided log E stays below the bar; the log likelihood is concave in
+# log r, so Newton's steps find both ends.
+
+HALVINGS, LEAST_UNITS = 64, 30
+
+
+class Units:
+    """Units with an event and without one, of control and of the arm; each of shape (arms, epochs)."""
+
+    def __init__(self, control, arm):
+        exposed, events = ([np.asarray(each[place], float) for each in (control, arm)] for place in (0, 2))
+        counts = np.minimum(*exposed) >= LEAST_UNITS
+        self.control, self.arm = (np.where(counts, own, 0.0) for own in events)
+        self.rest, self.arm_rest = (np.where(counts, n - own, 0.0) for n, own in zip(exposed, events, strict=True))
+
+    def rates(self, ratio):
+        """Return both arms' likeliest rates, given ratios of shape (..., ratios, 1)."""
+        control, arm = self.control[..., None, :], self.arm[..., None, :]
+        units, others = control + self.rest[..., None, :], arm + self.arm_rest[..., None, :]
+        events, linear = control + arm, units + arm + ratio * (others + control)
+        root = np.sqrt(np.maximum(linear**2 - 4 * ratio * (units + others) * events, 0.0))
+        rate = np.where(events > 0, 2 * events / (linear + root), 0.0)
+        return rate, np.minimum(ratio * rate, 1.0)
+
+    def likelihood(self, log_ratios):
+        """Return the highest log likelihood at log ratios of shape (..., ratios), by epoch: (..., ratios, epochs)."""
+        with np.errstate(all="ignore"):
+            rate, other = self.rates(np.exp(log_ratios)[..., None])
+            of_control = xlogy(self.control[..., None, :], rate) + xlog1py(self.rest[..., None, :], -rate)
+            return of_control + (xlogy(self.arm[..., None, :], other) + xlog1py(self.arm_rest[..., None, :], -other))
+
+    def slope(self, log_ratios):
+        """Return the derivative of the log likelihood over all epochs by the log ratio."""
+        ratio = np.exp(log_ratios)[..., None]
+        (rate, other), rest, arm_rest = self.rates(ratio), self.rest[..., None, :], self.arm_rest[..., None, :]
+        by_arm = self.arm[..., None, :] - np.where(arm_rest > 0, arm_rest * other / (1 - other), 0.0)
+        by_control = np.where(rest > 0, rest * rate / (1 - rate), 0.0) - self.control[..., None, :]
+        events = self.control + self.arm
+        at_most = ratio * events[..., None, :] >= (events + self.rest)[..., None, :]
+        return np.where((arm_rest == 0) & at_most, by_control, by_arm).sum(-1)
+
+    def best(self):
+        """Return the likeliest log ratio, by bisection."""
+        lower, upper = (np.full((*self.control.sum(-1).shape, 1), end) for end in (-FAR, FAR))
+        with np.errstate(all="ignore"):
+            for _ in range(HALVINGS):
+                middle = (lower + upper) / 2
+                rises = self.slope(middle) > 0
+                lower, upper = np.where(rises, middle, lower), np.where(rises, upper, middle)
+        return middle
+
+    def ends(self, least):
+        """Return the log ratios on both sides at which the log likelihood is `least`."""
+        ends = np.broadcast_to(np.array([-FAR, FAR]), (*least.shape, 2))
+        with np.errstate(all="ignore"):
+            for _ in range(ROUNDS):
+                step = (self.likelihood(ends).sum(-1) - least[..., None]) / self.slope(ends)
+                ends = np.clip(ends - step, -FAR, FAR)
+                if not np.any(np.abs(step) > CLOSE):
+                    break
+            return np.moveaxis(np.where(np.abs(step) <= CLOSE, ends, np.nan), -1, 0)
+
+
+def rate_by_units(control, arm, exposed, effect, bar, tested=1.0):
+    """Return estimates, interval and log E of a rate; `control` and `arm` are the nine counts, each of shape (arms, epochs)."""
+    units, (ratios, log_weights) = Units(control, arm), mixture(2.0 * effect)
+    null = math.log(tested)
+    at_null = units.likelihood(np.full(1, null))
+    above, below = ((units.likelihood(sign * ratios + null) - at_null).sum(-1) for sign in (1, -1))
+    side = log_weights + math.log((1 - SHARE_OF_NONE) / 2)
+    both_weights = np.array([*side, *side, math.log(SHARE_OF_NONE)])
+    both = np.concatenate([above, below, np.zeros((*above.shape[:-1], 1))], -1)
+    lower, upper = np.exp(units.ends(log_sum(both_weights + both) - bar + at_null.sum(-1)[..., 0]))
+    x, c = units.arm.sum(-1), units.control.sum(-1)
+    best = units.best()
+    each = units.likelihood(np.array([*ratios, *-ratios, 0.0]) + null) - at_null
+    apart = log_sum(both_weights + np.swapaxes(each, -1, -2)).sum(-1)
+    with np.errstate(all="ignore"):
+        ratio = np.where(x == 0, 0.0, np.where(c == 0, np.inf, np.exp(best[..., 0])))
+        return {
+            "control": np.asarray(control[2].sum(-1), float) / np.asarray(exposed[0], float),
+            "arm": np.asarray(arm[2].sum(-1), float) / np.asarray(exposed[1], float),
+            "uplift": np.where(c + x == 0, np.nan, ratio) - 1,
+            "lower": np.where(x == 0, 0.0, lower) - 1,
+            "upper": np.where(c == 0, np.inf, upper) - 1,
+            "above": log_sum(log_weights + above),
+            "below": log_sum(log_weights + below),
+            # True if separate ratios per epoch are so much likelier that no single ratio fits all epochs.
+            "differs": (apart - (units.likelihood(best) - at_null).sum(-1)[..., 0] >= bar) & (control.shape[-1] > 1),
+        }
 
 
 # %% A mean: the sum of a unit's values (0 without an outcome), averaged over exposed units
@@ -536,7 +633,9 @@ def _evaluate(metric, arms, epochs, counts, bar, worse_bar):
     control, arm = np.where(counted, columns[:, :1], 0), np.where(counted, columns[:, 1:], 0)
     exposed = control[0].sum(-1), arm[0].sum(-1)
     effect, tested = metric.get("margin") or metric.get("minimumEffect") or USUAL_EFFECT, tested_ratio(metric)
-    if metric.get("type", "rate") == "rate":
+    if metric.get("rateBy") == "units":
+        known = rate_by_units(control, arm, exposed, effect, bar, tested)
+    elif metric.get("type", "rate") == "rate":
         events = (np.asarray(each[2], float) for each in (control, arm))
         known = rate(*events, share, [np.asarray(each, float) for each in exposed], effect, bar, tested)
     elif metric["type"] == "mean":

@@ -22,9 +22,9 @@ from sundog_operator.api import ExperimentStatus, WinRule
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.analysis.feedback import FeedbackSums
+from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
 from sundog_operator.core.analysis.outcome_status import make_status
-from sundog_operator.core.experiments import evaluate
+from sundog_operator.core.experiments import evaluate, final_evaluation
 from sundog_operator.core.experiments import winner as experiments_winner
 from sundog_operator.core.experiments.exposure_log import (
     ExposureRow,
@@ -73,6 +73,11 @@ FEEDBACK = {
 }
 """Feedback of each metric, and that of a denominator or covariate."""
 EDGE_GUARDRAILS = 1
+
+
+def by_units(metrics: Sequence[OutcomeMetric]) -> tuple[OutcomeMetric, ...]:
+    """Return metrics as new plans test them."""
+    return tuple(replace(each, by_units=each.type == "rate") for each in metrics)
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +196,7 @@ class MadeUp:
             | ({"covariate": "before"} if each.adjusted else {})
             | ({"minimumEffect": each.minimum_effect} if each.minimum_effect else {})
             | ({"margin": each.margin} if each.margin else {})
+            | ({"rateBy": "units"} if each.by_units else {})
             | ({"cap": self.cap} if self.cap and each.type == "mean" else {})
             | ({"window": f"{self.window_s}s"} if self.window_s else {})
             | ({"after": f"{self.after_s}s"} if self.after_s else {})
@@ -297,12 +303,27 @@ class MadeUp:
             if number not in self.troubled
         ]
 
+    def sums(self) -> FeedbackSums:
+        """As the edges' store has them at the end of the log."""
+        metrics = (*self.metrics, *self.outcome_rails)
+        outcomes = {
+            (FEEDBACK[metric.name][0], number, arm): OutcomeSums(*counts[1:5])
+            for number, epoch in enumerate(self.epochs(metrics), 1)
+            for metric, row in zip(metrics, epoch.outcomes, strict=True)
+            for arm, counts in zip(self.arms, row, strict=True)
+        }
+        return FeedbackSums("s1", 7, {key: own for key, own in self.assigned.items() if self.sticky}, outcomes)
+
+    def edge_counts(self) -> dict[str, dict[tuple[int, str], ArmCounts]]:
+        """As the edges count requests."""
+        return {"edge/1": {place: ArmCounts(count) for place, count in self.assigned.items()}}
+
     def undecided_reason(self) -> str:
         """Why the operator decides nothing by these counts: the split by its own look, or what it was told of beside."""
         if self.sticky:
             counted = Counters("uid", feedback=FeedbackSums("s1", 1, self.assigned))
         else:
-            counted = Counters("uid", {"edge/1": {place: ArmCounts(count) for place, count in self.assigned.items()}})
+            counted = Counters("uid", self.edge_counts())
         status = ExperimentStatus.from_json({k: v for k, v in self.status().items() if k != "conditions"})
         seen = CollectedCounts(
             tallies=counted, reports=(), blocks={}, traffic=StableTraffic(), now_s=0.0, timeout_s=30.0
@@ -392,6 +413,20 @@ RATIOS = {
     )
 }
 
+UNITS = {
+    f"units: {name}": MadeUp(seed, metrics=by_units(METRICS), rails=by_units(RAILS), **fields)
+    for name, seed, fields in (
+        ("equal arms", 11, {"units": 12_000}),
+        ("a better arm", 2, {"units": 12_000, "lift": 0.5, "epochs": 3}),
+        ("a worse arm", 3, {"units": 12_000, "lift": -0.8, "arms": 3}),
+        ("many epochs", 4, {"units": 12_000, "lift": 0.4, "epochs": 7}),
+        ("a conversion window", 2, {"units": 12_000, "lift": 0.5, "window_s": 90}),
+        ("few units", 6, {"units": 40}),
+        ("no unit", 8, {"units": 0}),
+        ("requests", 5, {"units": 8000, "lift": 0.3, "sticky": False}),
+    )
+}
+
 ADJUSTED = {
     f"covariate: {name}": MadeUp(seed, metrics=(SPENT,), rails=(SPENT_RAIL,), **fields)
     for name, seed, fields in (
@@ -426,8 +461,16 @@ BROKEN = {
 
 @pytest.mark.parametrize(
     "life",
-    [*LIVES, *RAILED.values(), *RATIOS.values(), *ADJUSTED.values(), *BY_EDGE.values(), *BROKEN.values()],
-    ids=[*map(str, range(len(LIVES))), *RAILED, *RATIOS, *ADJUSTED, *BY_EDGE, *BROKEN],
+    [
+        *LIVES,
+        *RAILED.values(),
+        *RATIOS.values(),
+        *ADJUSTED.values(),
+        *UNITS.values(),
+        *BY_EDGE.values(),
+        *BROKEN.values(),
+    ],
+    ids=[*map(str, range(len(LIVES))), *RAILED, *RATIOS, *ADJUSTED, *UNITS, *BY_EDGE, *BROKEN],
 )
 def test_all_numbers_are_the_engines(analysis: ModuleType, life: MadeUp, tmp_path: Path) -> None:
     found, decision, winner = analysis.analyse(life.write(tmp_path))
@@ -444,6 +487,30 @@ def test_all_numbers_are_the_engines(analysis: ModuleType, life: MadeUp, tmp_pat
                 evidence = (own["above"], own["below"]) if metric.goal == "increase" else (own["below"], own["above"])
                 assert evidence == (finding.better, finding.worse)
     assert (decision, winner) == (decided.decision, decided.winner)
+
+
+@pytest.mark.parametrize("life", [UNITS["units: a better arm"], UNITS["units: requests"], RAILED["equal arms"]])
+def test_the_final_status_has_the_numbers_of_the_final_log(analysis: ModuleType, life: MadeUp, tmp_path: Path) -> None:
+    """The last evaluation before the end lacked most outcomes; the log has all, and so has the status after it."""
+    stored = {**life.status(), "phase": "Concluded", "epoch": {"number": 9, "since": moment(0), "confirmed": True}}
+    stored = {name: value for name, value in stored.items() if name != "conditions"}
+    sums = life.sums()
+    early = Counters("u", life.edge_counts(), feedback=replace(sums, sequence=1, outcomes={}))
+    before = ExperimentStatus.from_json({**stored, "tallies": early.pack()})
+    ended = final_evaluation.evaluate_final_log(before, "u", sums.as_json())
+    assert final_evaluation.evaluate_final_log(ended, "u", sums.as_json()) == ended
+    found, _, _ = analysis.analyse(life.write(tmp_path))
+    by_key = {(each.name, each.arm): each for each in ended.metrics}
+    for metric in (*life.metrics, *life.outcome_rails):
+        for arm in life.arms[1:]:
+            own, known = found[metric.name][arm], by_key[metric.name, arm]
+            assert known.ratio == (None if math.isnan(own["uplift"]) else 1 + own["uplift"])
+            assert known.verdict == own["verdict"]
+    assert Counters.unpack(ended.tallies, "u").feedback == sums
+    assert (
+        final_evaluation.evaluate_final_log(before.model_copy(update={"phase": "Running"}), "u", sums.as_json())
+        != ended
+    )
 
 
 def test_the_made_up_experiments_have_different_ends() -> None:

@@ -61,7 +61,9 @@ class EdgeExposureLogWriter:
                 return ExposureLogResult(
                     at, problem=f"a file on the operator's machine: {err.strerror or type(err).__name__}"
                 )
-        return ExposureLogResult(at, lines.exposures, lines.outcomes, complete=lines.is_whole, final=final)
+        return ExposureLogResult(
+            at, lines.exposures, lines.outcomes, complete=lines.is_whole, final=final, feedback=lines.feedback
+        )
 
     async def _export(
         self, experiment: Object, pods: Sequence[Object], folder_uri: str, form: Format, at: datetime, *, final: bool

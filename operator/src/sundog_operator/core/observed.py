@@ -119,6 +119,7 @@ class ExposureLogResult:
         complete: whether the rows are exactly those that the sums in the status count.
         final: whether the log was read after the end of the experiment.
         problem: why no log was written; empty if one was. It names the edge or the destination, and no credentials.
+        feedback: the sums of the log's rows, as in an edge's report.
     """
 
     at: datetime
@@ -127,6 +128,7 @@ class ExposureLogResult:
     complete: bool = False
     final: bool = False
     problem: str = ""
+    feedback: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,6 +183,11 @@ class PlanOutcome(ApiBase):
     feedback: Text = Field("", description="The metric of the feedback API; empty for a metric of the edge.")
     metric: EdgeMetricName | None = Field(None, description="The metric of the edge; absent for one from feedback.")
     type: Literal["rate", "mean", "ratio"] = Field("rate", description="As in the spec.")
+    rate_by: Literal["units"] | None = Field(
+        None,
+        description="Of a rate from feedback: units, because it is tested by the known numbers of exposed units. Absent otherwise, and in"
+        " plans of earlier releases, which test events by the planned shares.",
+    )
     denominator: Text | None = Field(
         None, description="Of a ratio: the metric of the feedback API whose sum it is divided by. Absent otherwise."
     )

@@ -67,7 +67,7 @@ async def _export(deps: Dependencies, experiment: Object, status: ExperimentStat
     if answer is None:
         return deps.exposure_log_requests.next_check_s(slot, deps.clock.monotonic())
     if not answer.problem:
-        after = log_exports.record_export(status, place, answer, meta["generation"], now)
+        after = log_exports.record_export(status, place, answer, meta["generation"], now, meta["uid"])
         await _write_if_changed(deps, experiment, status, after)
         return 0.0
     after = log_exports.record_export_failure(status, log_exports.NOT_WRITTEN, answer.problem, meta["generation"], now)

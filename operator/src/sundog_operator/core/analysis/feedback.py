@@ -249,9 +249,14 @@ def _read(report: EdgeReport, selection: FeedbackSelection) -> tuple[FeedbackSum
     if selection.has_delayed and "undelayed" not in section:
         return None, "is of an earlier release, which does not count outcomes by `after`; upgrade it"
     try:
-        return parse_sums({**section, **_filter_rows(section, selection)}), ""
+        return parse_section(section, selection), ""
     except PARSE_ERRORS:
         return None, "reports feedback that cannot be parsed"
+
+
+def parse_section(section: Mapping[str, Any], selection: FeedbackSelection) -> FeedbackSums:
+    """Return the selected sums of an edge's section. Raises `PARSE_ERRORS`."""
+    return parse_sums({**section, **_filter_rows(section, selection)})
 
 
 def _filter_rows(section: Mapping[str, Any], selection: FeedbackSelection) -> Json:

@@ -29,6 +29,7 @@ def make_metric(planned: PlanOutcome) -> OutcomeMetric:
         adjusted=planned.covariate is not None,
         window_s=feedback.window_s(planned),
         counted="units" if planned.metric is None else "events",
+        by_units=planned.rate_by is not None,
     )
 
 

@@ -16,6 +16,7 @@ from sundog_operator.api import ExperimentStatus
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.edge import units as edge_units
+from sundog_operator.core.experiments.final_evaluation import evaluate_final_log
 from sundog_operator.core.experiments.hash_set import SeenUnits
 from sundog_operator.core.experiments.outcome_evaluation import count_exposed_units
 from sundog_operator.core.kubernetes import names
@@ -227,9 +228,14 @@ class ExposureLogReader:
         """True if the rows add up to the sums at the end: nothing came meanwhile, and no outcome was too old to be kept."""
         return self.is_unchanged and self.outcomes == self.end.get("events") and self.exposures == _exposed_in(self.end)
 
+    @property
+    def feedback(self) -> Json:
+        """Return the sums at the end."""
+        return self.end.get("feedback") or {}
+
     def behind(self, evaluated: FeedbackSums) -> str:
         """Return why these lines lack data that the operator has evaluated; empty where they lack none."""
-        stored = self.end.get("feedback") or {}
+        stored = self.feedback
         if not evaluated.sequence:
             return ""
         if stored.get("store") != evaluated.store:
@@ -253,8 +259,9 @@ def make_plan_document(experiment: Mapping[str, Any], lines: ExposureLogReader, 
     """Return the document beside exposures and outcomes: the Experiment's spec, plan and verdict, and the edge's sums.
 
     `complete` says whether the rows add up to the sums. `assigned` has units by epoch and arm where each request is a unit, because their
-    exposures are not kept. `judged` has the sums of the operator's last evaluation.
+    exposures are not kept. `judged` has the sums of the operator's last evaluation. After the end that is the one of these very rows.
     """
+    experiment = _evaluate_rows(experiment, lines)
     meta, status = experiment["metadata"], experiment.get("status") or {}
     return {
         "version": FORMAT_VERSION,
@@ -262,12 +269,23 @@ def make_plan_document(experiment: Mapping[str, Any], lines: ExposureLogReader, 
         "exportedAt": now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "complete": lines.is_whole,
         "rows": {"exposures": lines.exposures, "outcomes": lines.outcomes},
-        "feedback": lines.end.get("feedback") or {},
+        "feedback": lines.feedback,
         "assigned": _assigned(str(meta.get("uid")), status),
         "judged": evaluated_sums(experiment).as_json(),
         "spec": experiment.get("spec") or {},
         "status": {name: value for name, value in status.items() if name not in _INTERNAL_FIELDS},
     }
+
+
+def _evaluate_rows(experiment: Mapping[str, Any], lines: ExposureLogReader) -> Mapping[str, Any]:
+    """Return an ended Experiment with the metrics of the log."""
+    stored = experiment.get("status") or {}
+    before = ExperimentStatus.parse(stored)
+    after = evaluate_final_log(before, str(experiment["metadata"].get("uid")), lines.feedback)
+    if after == before:
+        return experiment
+    changed = {name: value for name, value in after.to_json().items() if name in ("metrics", "tallies")}
+    return {**experiment, "status": {**stored, **changed}}
 
 
 def evaluated_sums(experiment: Mapping[str, Any]) -> FeedbackSums:

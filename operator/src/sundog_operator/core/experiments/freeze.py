@@ -232,6 +232,7 @@ def _plan_outcome(metric: FeedbackMetric, role: Literal["success", "secondary"])
         feedback=metric.feedback or "",
         metric=metric.metric,
         type=metric.type,
+        rate_by="units" if metric.type == "rate" and metric.metric is None else None,
         denominator=metric.denominator,
         covariate=metric.covariate,
         goal=metric.goal,

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus, ExposureLogStatus, experiment_conditions
 from sundog_operator.api.reasons import ExperimentReason
+from sundog_operator.core.experiments.final_evaluation import evaluate_final_log
 from sundog_operator.core.observed import ExposureLogResult
 from sundog_operator.core.rollout.state import is_over
 from sundog_operator.core.text import format_count
@@ -24,10 +25,14 @@ EXPORT_INTERVAL: Final = timedelta(hours=1)
 INTERVAL_DIVISOR: Final = 10
 """The interval is also at least this fraction of the time so far, so an experiment of weeks exports a few dozen logs."""
 
+EDGES_SETTLE: Final = timedelta(seconds=15)
+"""Time after the end until the final export. Edges take outcomes until they have the split without the experiment, a few seconds later."""
+
 MAX_EXPOSURES: Final = 2_500_000
 """Most exposures of an export; their units take 32 MiB of memory. Users export larger logs on their own machine."""
 
 _CONDITIONS: Final = "conditions"
+_EVALUATED: Final = ("metrics", "tallies")
 
 Json = dict[str, Any]
 
@@ -68,7 +73,8 @@ def next_export_at(status: ExperimentStatus, folder: str) -> datetime | None:
         return None
     here = last if last is not None and last.uri.startswith(f"{folder}/") else None
     if is_over(status):
-        return None if here is not None and here.final else begun
+        ended = status.epoch.since or begun
+        return None if here is not None and here.final else ended + EDGES_SETTLE
     if here is None:
         # A new place lacks the exports that went to another one, so it gets one at once.
         return begun + EXPORT_INTERVAL if last is None else begun
@@ -76,9 +82,11 @@ def next_export_at(status: ExperimentStatus, folder: str) -> datetime | None:
 
 
 def record_export(
-    status: ExperimentStatus, uri: str, answer: ExposureLogResult, generation: int, now: datetime
+    status: ExperimentStatus, uri: str, answer: ExposureLogResult, generation: int, now: datetime, attempt: str = ""
 ) -> ExperimentStatus:
-    """Return the status after an export."""
+    """Return the status after an export; after the final one with the metrics of its rows. `attempt` is the Experiment's uid."""
+    if answer.final:
+        status = evaluate_final_log(status, attempt, answer.feedback)
     log = ExposureLogStatus(
         uri=uri,
         sequence=next_sequence(status),
@@ -119,11 +127,14 @@ def _with_condition(
 
 def merge_log_status(status: Json, stored: Mapping[str, Any] | None) -> Json:
     """Return a status about to be written, with the stored fields of the log, which another writer owns."""
-    kept = {key: value for key, value in status.items() if key not in (LOG_FIELD, _CONDITIONS)}
     known = stored or {}
+    # The final export is evaluated with its writing.
+    final = _EVALUATED if (known.get(LOG_FIELD) or {}).get("final") else ()
+    owned = (LOG_FIELD, _CONDITIONS, *final)
+    kept = {key: value for key, value in status.items() if key not in owned}
     conditions = [
         *(each for each in status.get(_CONDITIONS) or () if each["type"] != CONDITION),
         *(each for each in known.get(_CONDITIONS) or () if each["type"] == CONDITION),
     ]
-    merged = {LOG_FIELD: known.get(LOG_FIELD), _CONDITIONS: conditions}
+    merged = {**{name: known.get(name) for name in (LOG_FIELD, *final)}, _CONDITIONS: conditions}
     return {**kept, **{key: value for key, value in merged.items() if value}}

@@ -323,6 +323,36 @@ def _secondary_metrics(
             yield each
 
 
+def evaluate_feedback_metrics(
+    status: ExperimentStatus, counted: Counters, elapsed_s: float = math.nan
+) -> Iterator[MetricStatus]:
+    """Yield the status of each metric from feedback, without a decision."""
+    planned = {role: planned_outcomes(status, role) for role in (SUCCESS, GUARDRAIL, SECONDARY)}
+    epochs = {role: list(_epochs(status, counted, _from_feedback(own))) for role, own in planned.items()}
+    names, out = compared_arms(status), state.dropped_arms(status)
+    metrics = [make_metric(each) for each in _from_feedback(planned[SUCCESS])]
+    tests = len(planned[SUCCESS]) * (len(names) - 1)
+    findings = (
+        outcome_comparison.evaluate_outcomes(metrics, epochs[SUCCESS], _alpha(status), tests=tests)
+        if epochs[SUCCESS]
+        else []
+    )
+    for arm_index, name in enumerate(names[1:], start=1):
+        for by_arm in findings:
+            finding = by_arm[arm_index - 1]
+            events = _count_events(finding, epochs[SUCCESS], planned[SUCCESS], arm_index)
+            yield _make_arm_status(finding, SUCCESS, name, events, out=name in out)
+    yield from _guardrail_metrics(status, planned[GUARDRAIL], epochs[GUARDRAIL], elapsed_s)
+    # What the edge measures is in no log, and its numbers stay.
+    unknown = {
+        (SECONDARY, each.name): [OutcomeFinding(make_metric(each)).hold("")] * (len(names) - 1)
+        for each in planned[SECONDARY]
+        if each.metric is not None
+    }
+    found = _secondary_metrics(status, planned[SECONDARY], epochs[SECONDARY], elapsed_s, unknown)
+    yield from (each for each in found if (SECONDARY, each.name) not in unknown)
+
+
 def _make_arm_status(
     finding: OutcomeFinding, role: str, arm: str, events: tuple[int, ...], *, out: bool
 ) -> MetricStatus:

@@ -139,6 +139,7 @@ def parse_success_metrics(metrics: Sequence[FeedbackMetric]) -> tuple[OutcomeMet
             None if each.minimum_effect is None else parse_percent(each.minimum_effect),
             adjusted=each.covariate is not None,
             counted="units" if each.metric is None else "events",
+            by_units=each.metric is None and each.type == "rate",
         )
         for each in metrics
     )

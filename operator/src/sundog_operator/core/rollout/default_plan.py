@@ -160,6 +160,7 @@ def plan_outcome_guardrail(guardrail: OutcomeGuardrail) -> PlanOutcome:
         role="guardrail",
         feedback=guardrail.feedback,
         type=guardrail.type or "rate",
+        rate_by="units" if (guardrail.type or "rate") == "rate" else None,
         goal=guardrail.goal or "increase",
         cap=guardrail.cap,
         margin=_parse_percent(guardrail.margin or DEFAULT_MARGIN),

@@ -350,6 +350,7 @@ def plan_hash(plan: FrozenPlan) -> str:
     absent |= {"mixture"} if plan.mixture in (None, MIXTURE) else set()
     fields = plan.model_dump(mode="json", by_alias=True, exclude={"comparison", *absent})
     for outcome in fields.get("outcomes", ()):
+        del outcome["rateBy"]
         for name in ("metric", "after"):
             if outcome[name] is None:
                 del outcome[name]

@@ -11,9 +11,10 @@ is unbiased at every moment. That needs two conditions:
 For a mean, a unit's total grows while the unit returns. The null is then that the arms differ at no moment; no theorem covers a total
 without an end.
 
-A **rate** is the share of exposed units whose first event was above 0. Its test uses those units alone (`pooled_count_ratio`): each one's
-arm is a draw with the arms' shares. So the error is exact for any number of epochs and any base rate. That needs a split that matches the
-shares, which the sample-ratio test checks.
+A **rate** is the share of exposed units whose first event was above 0. Its test uses the known numbers of exposed units of both arms
+(`binomial_ratio`): asymptotic, and for rare events nearly exact. Plans of earlier releases, and metrics of the edge, use the events alone
+(`pooled_count_ratio`): each one's arm is a draw with the arms' shares. So their error is exact for any number of epochs and any base rate.
+That needs a split that matches the shares, which the sample-ratio test checks.
 
 A **mean** is the sum of units' values by exposed units (`mean_ratio`): asymptotic, with a burn-in. A covariate from before the exposure
 may adjust it.
@@ -36,8 +37,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.stats import count_ratio, mean_ratio, multiple_testing
+from sundog_operator.core.stats import mean_ratio, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers
+from sundog_operator.core.stats.binomial_ratio import BinomialEvidence, UnitCounts
 from sundog_operator.core.stats.mean_ratio import Contrast, UnitPairSums, UnitValueSums
 from sundog_operator.core.stats.outcome_counts import (
     MILLIONTHS,
@@ -48,7 +50,7 @@ from sundog_operator.core.stats.outcome_counts import (
     pair_with_control,
 )
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeFindings, OutcomeVerdict
-from sundog_operator.core.stats.pooled_count_ratio import RatioEvidence, make_mixture
+from sundog_operator.core.stats.pooled_count_ratio import MixtureEvidence, RatioEvidence, make_mixture
 
 
 class _Bars(NamedTuple):
@@ -157,16 +159,32 @@ def _compare(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -> Outcome
     return (_compare_rates if metric.type == "rate" else _compare_averages)(metric, pairs, bars)
 
 
+def make_rate_evidence(metric: OutcomeMetric, pairs: OutcomePairs) -> MixtureEvidence:
+    """Return the evidence about a rate, by the numbers of units, or by the events alone."""
+    mixture, positive = make_mixture(metric.scale), _floats(pairs, 2)
+    if not metric.by_units:
+        return RatioEvidence(*positive, pairs.weight, mixture, metric.tested)
+    (control, treatment), (events, treatment_events) = _floats(pairs, 0), positive
+    return BinomialEvidence(
+        (UnitCounts(control, events), UnitCounts(treatment, treatment_events)), mixture, metric.tested
+    )
+
+
+def _floats(pairs: OutcomePairs, field: int) -> tuple[Numbers, Numbers]:
+    """Return a field of `OutcomeCounts` of control and of the treatment."""
+    return np.asarray(pairs.control[field], float), np.asarray(pairs.treatment[field], float)
+
+
 def _compare_rates(
     metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars, dispersion: float | Numbers = 1.0
 ) -> OutcomeFindings:
-    """Return the findings of a rate, by the events of units alone."""
-    control, treatment = (np.asarray(arm[2], float) for arm in (pairs.control, pairs.treatment))
-    evidence = RatioEvidence(control, treatment, pairs.weight, make_mixture(metric.scale), metric.tested)
+    """Return the findings of a rate, by the numbers of units, or by the events alone."""
+    control, treatment = _floats(pairs, 2)
+    evidence = make_rate_evidence(metric, pairs)
     ratio, likelihood = evidence.maximum_likelihood()
     # Log E of a separate ratio per epoch against the best common ratio.
     differs = (
-        count_ratio.log_e(control, treatment, pairs.weight, metric.tested) - likelihood >= bars.better * dispersion
+        evidence.apart() - likelihood >= bars.better * dispersion
         if control.shape[-1] > 1
         else np.zeros(ratio.shape, bool)
     )

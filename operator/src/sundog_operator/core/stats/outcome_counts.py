@@ -39,6 +39,7 @@ class OutcomeMetric:
         window_s: the conversion window in seconds: units count so long after their exposure; 0 without one.
         label: what is measured, in sentences; empty for the name.
         counted: what the observations are called in sentences.
+        by_units: whether a rate is tested by the known numbers of units (`binomial_ratio`), not by events and planned shares alone.
     """
 
     name: str
@@ -50,6 +51,7 @@ class OutcomeMetric:
     window_s: float = 0.0
     label: str = ""
     counted: str = "units"
+    by_units: bool = False
 
     @property
     def effect(self) -> float:

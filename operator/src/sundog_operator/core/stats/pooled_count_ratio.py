@@ -14,6 +14,7 @@ Sources: Lindon and Malek (arXiv 2011.03567) for the likelihood, Robbins (Ann. M
 Arrays have epochs in the last axis, after any axes of metrics and arms.
 """
 
+import abc
 import functools
 import math
 from typing import Final, NamedTuple
@@ -69,8 +70,76 @@ def make_mixture(scale: float) -> Mixture:
     return Mixture(ratios, np.log(weights / weights.sum()))
 
 
-class RatioEvidence:
-    """Evidence about the ratio of two rates, the treatment's to control's, against a tested ratio."""
+class MixtureEvidence(abc.ABC):
+    """Evidence about the ratio of two rates, the treatment's to control's, by a mixture of ratios against a tested one.
+
+    A subclass has the likelihood.
+    """
+
+    def __init__(self, mixed: Mixture, tested: float) -> None:
+        """Compute the log likelihoods; `mixed` is relative to `tested`, the ratio r₀ that the nulls are about."""
+        self._tested, self._mixed, self._log_weights = tested, mixed, mixed.log_weights
+        self._above, self._below = (self._log_likelihood(sign * mixed.log_ratios) for sign in (1, -1))
+
+    @abc.abstractmethod
+    def _log_likelihood(self, log_ratios: Numbers) -> Numbers:
+        """Return log likelihoods minus that of the tested ratio, to which `log_ratios`, in the last axis, are relative."""
+
+    @abc.abstractmethod
+    def interval(self, bar: float | Numbers) -> tuple[Numbers, Numbers]:
+        """Return the ratios, constant over epochs, with a two-sided log E below `bar`: (lower, upper)."""
+
+    @abc.abstractmethod
+    def maximum_likelihood(self) -> tuple[Numbers, Numbers]:
+        """Return the ratio of highest likelihood, and its log likelihood minus that of the tested one; each of shape (...)."""
+
+    @abc.abstractmethod
+    def apart(self) -> Numbers:
+        """Return log E of a ratio of its own in each epoch, against exactly the tested one in all, shape (...)."""
+
+    def above(self) -> Numbers:
+        """Return log E against "in no epoch is the ratio above the tested one", shape (...)."""
+        return logsumexp(self._log_weights + self._above)
+
+    def below(self) -> Numbers:
+        """Return log E against "in no epoch is the ratio below the tested one", shape (...)."""
+        return logsumexp(self._log_weights + self._below)
+
+    def two_sided(self) -> Numbers:
+        """Return log E against exactly the tested ratio, shape (...)."""
+        log_weights, _ = self._two_sided_ratios()
+        return logsumexp(log_weights + self._two_sided_values())
+
+    def growth(self, ratio: Numbers | None, bar: float | Numbers, bar_below: float | Numbers | None = None) -> Numbers:
+        """Return the factor ≥ 1 of events, split as so far, at which log E reaches `bar`, shape (...); infinite where it never does.
+
+        With a ratio of shape (...), log E is two-sided against it. With None it is one-sided against the tested ratio, on the side that
+        reaches its bar first; `bar_below` is the bar of `below` where it differs.
+        """
+        if ratio is None:
+            bars = bar, bar if bar_below is None else bar_below
+            sides = [
+                _growth(self._log_weights, each, own)
+                for each, own in zip((self._above, self._below), bars, strict=True)
+            ]
+            return np.minimum(*sides)
+        log_weights, _ = self._two_sided_ratios()
+        values = self._two_sided_values()
+        return _growth(log_weights, values - self._log_likelihood(np.log(ratio / self._tested)[..., None]), bar)
+
+    def _two_sided_ratios(self) -> tuple[Numbers, Numbers]:
+        """Return log weights and log ratios of the two-sided mixture, each of shape (ratios,)."""
+        side = self._log_weights + math.log((1 - _NULL_WEIGHT) / 2)
+        ratios = self._mixed.log_ratios
+        return np.array([*side, *side, math.log(_NULL_WEIGHT)]), np.array([*ratios, *-ratios, 0.0])
+
+    def _two_sided_values(self) -> Numbers:
+        """Return the log likelihoods of these ratios, in the last axis."""
+        return np.concatenate([self._above, self._below, np.zeros((*self._above.shape[:-1], 1))], -1)
+
+
+class RatioEvidence(MixtureEvidence):
+    """Evidence from event counts alone."""
 
     def __init__(
         self, control: Numbers, treatment: Numbers, weight: Numbers, mixed: Mixture, tested: float = 1.0
@@ -86,54 +155,26 @@ class RatioEvidence:
         """
         # With 1 the weight stays as it is, to the last digit.
         self._weight = weight if tested == 1 else count_ratio.treatment_share(tested, weight)
-        self._control, self._treatment, self._tested = control, treatment, tested
-        self._log_weights = mixed.log_weights
-        self._above, self._below = (self._log_likelihood(sign * mixed.log_ratios) for sign in (1, -1))
+        self._control, self._treatment, self._planned = control, treatment, weight
+        super().__init__(mixed, tested)
 
-    def above(self) -> Numbers:
-        """Return log E against "in no epoch is the ratio above the tested one", shape (...)."""
-        return _logsumexp(self._log_weights + self._above)
-
-    def below(self) -> Numbers:
-        """Return log E against "in no epoch is the ratio below the tested one", shape (...)."""
-        return _logsumexp(self._log_weights + self._below)
+    def apart(self) -> Numbers:
+        """Return as `MixtureEvidence` does, with the Beta mixtures of `count_ratio` in each epoch."""
+        return count_ratio.log_e(self._control, self._treatment, self._planned, self._tested)
 
     def interval(self, bar: float | Numbers) -> tuple[Numbers, Numbers]:
-        """Return the ratios, constant over epochs, with a log E below `bar`: (lower, upper) as of `count_ratio.ratio_interval`."""
-        log_weights, values = self._two_sided_mixture()
-        against_equal = _logsumexp(log_weights + values)
-        lower, upper = count_ratio.interval_from_log_e(against_equal, self._control, self._treatment, self._weight, bar)
+        """Return the ratios as `count_ratio.ratio_interval` does."""
+        lower, upper = count_ratio.interval_from_log_e(
+            self.two_sided(), self._control, self._treatment, self._weight, bar
+        )
         return lower * self._tested, upper * self._tested
 
     def maximum_likelihood(self) -> tuple[Numbers, Numbers]:
-        """Return the ratio of highest likelihood, and its log likelihood minus that of the tested one; each of shape (...)."""
+        """Return as `MixtureEvidence` does."""
         ratio = count_ratio.maximum_likelihood_ratio(self._control, self._treatment, self._weight)
         with np.errstate(all="ignore"):
             finite = np.clip(np.nan_to_num(np.log(ratio), nan=0.0), -_BEYOND, _BEYOND)
         return ratio * self._tested, self._log_likelihood(finite[..., None])[..., 0]
-
-    def growth(self, ratio: Numbers | None, bar: float | Numbers, bar_below: float | Numbers | None = None) -> Numbers:
-        """Return the factor ≥ 1 of events, split as so far, at which log E reaches `bar`, shape (...); infinite where it never does.
-
-        With a ratio of shape (...), log E is two-sided against it. With None it is one-sided against the tested ratio, on the side that
-        reaches its bar first; `bar_below` is the bar of `below` where it differs.
-        """
-        if ratio is None:
-            bars = bar, bar if bar_below is None else bar_below
-            sides = [
-                _growth(self._log_weights, each, own)
-                for each, own in zip((self._above, self._below), bars, strict=True)
-            ]
-            return np.minimum(*sides)
-        log_weights, values = self._two_sided_mixture()
-        return _growth(log_weights, values - self._log_likelihood(np.log(ratio / self._tested)[..., None]), bar)
-
-    def _two_sided_mixture(self) -> tuple[Numbers, Numbers]:
-        """Return log weights and log likelihoods of the two-sided mixture, with its ratios in the last axis."""
-        none = np.zeros((*self._above.shape[:-1], 1))
-        values = np.concatenate([self._above, self._below, none], -1)
-        side = np.broadcast_to(self._log_weights + math.log((1 - _NULL_WEIGHT) / 2), self._above.shape)
-        return np.concatenate([side, side, none + math.log(_NULL_WEIGHT)], -1), values
 
     def _log_likelihood(self, log_ratios: Numbers) -> Numbers:
         """Return log likelihoods minus that of the tested ratio, to which `log_ratios`, in the last axis, are relative.
@@ -146,7 +187,7 @@ class RatioEvidence:
         return found
 
 
-def _logsumexp(logs: Numbers) -> Numbers:
+def logsumexp(logs: Numbers) -> Numbers:
     """Return log Σ exp over the last axis. scipy's takes five times as long for so few numbers."""
     most = logs.max(-1)
     found: Numbers = most + np.log(np.exp(logs - most[..., None]).sum(-1))
@@ -163,7 +204,7 @@ def _growth(log_weights: Numbers, values: Numbers, bar: float | Numbers) -> Numb
         found = np.where(np.isfinite(enough), np.maximum(enough, 0.0), 1.0)
         for _ in range(_ROUNDS):
             logs = log_weights + found[..., None] * values
-            total = _logsumexp(logs)
+            total = logsumexp(logs)
             slope = (np.exp(logs - total[..., None]) * values).sum(-1)
             step = np.where(slope > 0, (total - bar) / slope, 0.0)
             found = found - step

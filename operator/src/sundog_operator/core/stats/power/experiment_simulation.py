@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
-from scipy.special import log_ndtr, ndtr, rel_entr
+from scipy.special import log_ndtr, ndtr
 
 from sundog_operator.core.stats import (
-    count_ratio,
     error_shares,
     multiple_testing,
     outcome_comparison,
     thompson_sampling,
 )
 from sundog_operator.core.stats.beta_binomial import Numbers
+from sundog_operator.core.stats.binomial_ratio import BinomialEvidence, UnitCounts
 from sundog_operator.core.stats.mean_ratio import Contrast
 from sundog_operator.core.stats.outcome_counts import MILLIONTHS, OutcomeCounts, OutcomeMetric, OutcomePairs
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
-from sundog_operator.core.stats.pooled_count_ratio import RatioEvidence, make_mixture
+from sundog_operator.core.stats.pooled_count_ratio import MixtureEvidence, RatioEvidence, make_mixture
 
 Generator = np.random.Generator
 
@@ -323,17 +323,35 @@ def expected_units(design: ExperimentDesign, base: ControlBaseline, effect: floa
     if not math.isfinite(found):
         return math.inf
     likelihood = _rate_likelihood if metric.type == "rate" else _mean_likelihood
-    return found * _FEW_UNITS * median_first_passage(found * likelihood(base, units, ratio, tested))
+    return found * _FEW_UNITS * median_first_passage(found * likelihood(metric, base, units, ratio, tested))
 
 
-def _rate_likelihood(base: ControlBaseline, units: Numbers, ratio: float, tested: float) -> float:
+def _rate_likelihood(
+    metric: OutcomeMetric, base: ControlBaseline, units: Numbers, ratio: float, tested: float
+) -> float:
     """Return the expected log likelihood of the true ratio of rates minus that of a tested one, given the units of control and the arm."""
-    weight = units[1:] / units.sum()
-    true, null = (float(count_ratio.treatment_share(each, weight)[0]) for each in (ratio, tested))
-    return float((units * base.value * [1.0, ratio]).sum() * (rel_entr(true, null) + rel_entr(1 - true, 1 - null)))
+    return float(_expect_rates(metric, base, units, ratio, tested).maximum_likelihood()[1])
 
 
-def _mean_likelihood(base: ControlBaseline, units: Numbers, ratio: float, tested: float) -> float:
+def _expect_rates(
+    metric: OutcomeMetric, base: ControlBaseline, units: Numbers, ratio: float, tested: float = 1.0
+) -> MixtureEvidence:
+    """Return the evidence of so many units of control and the arm at the expected number of events."""
+    mixture, rates = make_mixture(metric.scale), np.minimum(base.value * np.array([1.0, ratio]), 1.0)
+    if not metric.by_units:
+        events = units * rates
+        return RatioEvidence(events[:1], events[1:], np.array([units[1] / units.sum()]), mixture, tested)
+    control, arm = (UnitCounts(units[[place]], (units * rates)[[place]]) for place in (0, 1))
+    return BinomialEvidence((control, arm), mixture, tested, burn_in=0)
+
+
+def _mean_likelihood(
+    metric: OutcomeMetric,  # noqa: ARG001 - as of `_rate_likelihood`
+    base: ControlBaseline,
+    units: Numbers,
+    ratio: float,
+    tested: float,
+) -> float:
     """Return what `_rate_likelihood` does, of means."""
     variance = base.deviation**2 * (tested**2 / units[0] + 1 / units[1])
     return float((base.value * (ratio - tested)) ** 2 / (2 * variance)) if variance else math.inf
@@ -383,9 +401,7 @@ def _rate_growth(
     metric: OutcomeMetric, base: ControlBaseline, units: Numbers, ratio: float, against: Numbers | None, bar: float
 ) -> float:
     """Return the factor of events at which the rate test reaches `bar` at their expected split; against equal rates without `against`."""
-    events = units * base.value * np.array([1.0, ratio])
-    evidence = RatioEvidence(events[:1], events[1:], np.array([units[1] / units.sum()]), make_mixture(metric.scale))
-    return float(evidence.growth(against, bar))
+    return float(_expect_rates(metric, base, units, ratio).growth(against, bar))
 
 
 def _mean_growth(
