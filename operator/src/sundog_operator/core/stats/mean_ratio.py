@@ -225,6 +225,26 @@ class Contrast:
         return np.where(enough.any(0), _FACTORS[enough.argmax(0)], np.inf)
 
 
+def average_interval(
+    average: float, deviation_of_unit: float, units: int, deviation: float, bar: float
+) -> tuple[float, float]:
+    """Return the interval of one arm's average, as (lower, upper); asymptotic. `units` is at least 1.
+
+    It is the confidence sequence of the normal mixture with n·deviation², in standard deviations of a unit.
+    Source: Waudby-Smith et al. (arXiv 2103.06476), theorem 2.2.
+
+    Args:
+        average: the average of a unit.
+        deviation_of_unit: standard deviation of a unit.
+        units: number of units n.
+        deviation: scale of the mixture; the interval is tightest at about 10 divided by its square.
+        bar: log(1/α).
+    """
+    spread = units * deviation**2
+    reach = deviation_of_unit * math.sqrt((1 + 1 / spread) * (math.log1p(spread) + 2 * bar) / units)
+    return average - reach, average + reach
+
+
 def make_contrast(control: UnitValueSums, treatment: UnitValueSums) -> Contrast:
     """Return the contrast of two arms' means over the epochs in which each has its burn-in."""
     time = _weigh_epochs(control, treatment, np.minimum(_floats(control.valued), _floats(treatment.valued)))
