@@ -97,6 +97,8 @@ def plan_section(status: ExperimentStatus, attempt: str, now: datetime) -> Itera
         yield guardrail.metric, describe_guardrail_limit(guardrail, baseline_arm(plan))
     if plan.alpha is not None:
         yield "alpha", plan_text.describe_alpha(plan)
+    if plan.attempt is not None:
+        yield "attempt", plan_text.describe_attempt(plan.attempt, plan.alpha)
     if plan.comparison is not None:
         yield "ends", describe_end_conditions(plan.comparison)
     for outcome in planned_outcomes(plan):
