@@ -3,7 +3,7 @@
 import math
 from typing import Final
 
-from sundog_operator.api import MetricStatus, MetricValue
+from sundog_operator.api import ArmStatus, ExperimentStatus, MetricStatus, MetricValue
 from sundog_operator.api.reasons import MetricNote
 
 _LARGEST_RATIO: Final = 1000.0
@@ -83,7 +83,8 @@ def describe_values(metric: MetricStatus) -> str:
     """Describe values, intervals and denominators, and the change: `20.6 % (18.1 to 23.3) of 2902 → …, +64 % (36 to 115)`."""
     if not metric.values:
         return format_change(metric)
-    return f"{' → '.join(_describe_value(metric, each) for each in metric.values)}, {format_change(metric)}"
+    values = " → ".join(f"{describe_value(metric, each)} of {each.count}" for each in metric.values)
+    return f"{values}, {format_change(metric)}"
 
 
 def summarize_values(metric: MetricStatus) -> str:
@@ -91,21 +92,21 @@ def summarize_values(metric: MetricStatus) -> str:
     return f"{format_values(metric)}, {format_change(metric)}" if metric.values else format_change(metric)
 
 
-def _describe_value(metric: MetricStatus, own: MetricValue) -> str:
+def describe_value(metric: MetricStatus, own: MetricValue) -> str:
+    """Return a value with its interval, such as `20.6 % (18.1 to 23.3)`."""
     between = f" ({_UNKNOWN})"
     if own.interval:
         lower, upper = own.interval
         is_rate = metric.measure == "rate"
         between = f" ({_percent(lower)} to {_percent(upper)})" if is_rate else f" ({lower:.4g} to {upper:.4g})"
-    return f"{format_value(metric, own.value)}{between if own.value is not None else ''} of {own.count}"
+    return f"{format_value(metric, own.value)}{between if own.value is not None else ''}"
 
 
 def format_events(metric: MetricStatus) -> str:
     """Format the events of both arms, such as `12/9`, with those apart whose end nobody knows: `0 + 5 lost/0`."""
     lost = metric.lost or (0,) * len(metric.events)
     return "/".join(
-        f"{events - own} + {own} lost" if own else str(events)
-        for events, own in zip(metric.events, lost, strict=True)
+        f"{events - own} + {own} lost" if own else str(events) for events, own in zip(metric.events, lost, strict=True)
     )
 
 
@@ -115,6 +116,19 @@ def describe_independence(metric: MetricStatus) -> str:
     if independent is None or not events or events < _LEAST_DISPERSION * independent:
         return ""
     return f"{events} {event_noun(metric.name)} count as about {independent:.3g} independent events"
+
+
+def units_head(status: ExperimentStatus) -> str:
+    """Return the head of the column of units, with the period that they are counted in."""
+    sources = {arm.units_from for arm in status.arms}
+    if "exposures" in sources:
+        return "Units of the evidence"
+    return "Units since the start" if status.plan.comparison is not None else "Units"
+
+
+def format_units(arm: ArmStatus) -> str:
+    """Format the units of an arm, with `≈` if they are estimated."""
+    return f"≈ {arm.units}" if arm.units_from == "sample" else str(arm.units)
 
 
 def event_noun(metric: str) -> str:

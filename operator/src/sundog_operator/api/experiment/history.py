@@ -64,7 +64,8 @@ class HistoryPoint(ApiBase):
     )
     errors: Annotated[Items[NonNegativeInt], Field(max_length=11)] = Field((), description="How many of those failed.")
     units: Annotated[Items[NonNegativeInt], Field(max_length=11)] | None = Field(
-        None, description="In a user's Experiment whose units are counted exactly: those of each of status.arms until then."
+        None,
+        description="In a user's Experiment whose units are counted exactly: those of each of status.arms until then.",
     )
     metrics: Annotated[Items[HistoryMetric], Field(max_length=24)] | None = Field(
         None, description="Metrics with any events; absent if there are none."

@@ -260,6 +260,9 @@ class MetricValue(ApiBase):
         " it is wider by the dispersion. Two of them that overlap may differ all the same: the ratio's interval decides.",
     )
     count: NonNegativeInt = Field(0, description="Units behind it; requests for a metric of the edge.")
+    deviation: float | None = Field(
+        None, description="Standard deviation of a unit, of a ratio that of its linearised value. Absent for a rate."
+    )
 
 
 class MetricStatus(ApiBase):

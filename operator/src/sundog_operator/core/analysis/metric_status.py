@@ -96,7 +96,9 @@ def _measure_dispersions(chosen: Sequence["_ChosenFinding"]) -> list[float]:
 def _with_values(metric: MetricStatus, chosen: "_ChosenFinding", alpha: float, dispersion: float) -> MetricStatus:
     """Add both arms' rates, and as how many independent events their events count."""
     requests = [sum(epoch.requests[side] for epoch in chosen.epochs) for side in (0, 1)]
-    values = tuple(make_rate(events, own, alpha, dispersion) for events, own in zip(metric.events, requests, strict=True))
+    values = tuple(
+        make_rate(events, own, alpha, dispersion) for events, own in zip(metric.events, requests, strict=True)
+    )
     depends = dispersion > 1 and any(metric.events)
     independent = float(f"{sum(metric.events) / dispersion:.3g}") if depends else None
     counted = metric.model_copy(

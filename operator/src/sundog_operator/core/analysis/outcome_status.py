@@ -67,12 +67,16 @@ def _make_value(metric: OutcomeMetric, rows: Sequence[OutcomeCounts], alpha: flo
     if known is None or not all(row.valid for row in rows):
         return MetricValue(count=exposed)
     value, deviation = known
-    valued = min(sum(row.units for row in rows), sum(row.other_units for row in rows) if metric.type == "ratio" else exposed)
+    valued = min(
+        sum(row.units for row in rows), sum(row.other_units for row in rows) if metric.type == "ratio" else exposed
+    )
     interval: tuple[float, ...] = ()
     if valued >= mean_ratio.BURN_IN and deviation > 0:
         bar = multiple_testing.log_e_threshold(alpha)
         interval = mean_ratio.average_interval(value, deviation, exposed, metric.deviation, bar)
-    return MetricValue(value=_shorten(value), interval=tuple(map(_shorten, interval)), count=exposed)
+    return MetricValue(
+        value=_shorten(value), interval=tuple(map(_shorten, interval)), count=exposed, deviation=_shorten(deviation)
+    )
 
 
 def make_rate(hits: int, trials: int, alpha: float, dispersion: float = 1.0) -> MetricValue:
@@ -82,7 +86,9 @@ def make_rate(hits: int, trials: int, alpha: float, dispersion: float = 1.0) -> 
     bar = dispersion * multiple_testing.log_e_threshold(alpha)
     counts = np.array(float(hits)), np.array(float(trials))
     ends = proportion.interval(*counts, bar, proportion.optimum_for_rate(_TYPICAL_RATE), alpha)
-    return MetricValue(value=_shorten(hits / trials), interval=tuple(_shorten(float(end)) for end in ends), count=trials)
+    return MetricValue(
+        value=_shorten(hits / trials), interval=tuple(_shorten(float(end)) for end in ends), count=trials
+    )
 
 
 def _shorten(number: float) -> float:

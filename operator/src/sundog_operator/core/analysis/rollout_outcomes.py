@@ -19,7 +19,13 @@ from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.core.analysis import data_loss, feedback
 from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, CollectedCounts, EvaluationLimits, decides
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.analysis.outcome_status import count_events, make_metric, make_status, make_values, mark_unreported
+from sundog_operator.core.analysis.outcome_status import (
+    count_events,
+    make_metric,
+    make_status,
+    make_values,
+    mark_unreported,
+)
 from sundog_operator.core.edge import units
 from sundog_operator.core.stats import outcome_comparison
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch

@@ -344,7 +344,9 @@ def _find_changed_guardrails(plan: FrozenPlan, spec: ExperimentSpec) -> list[str
         old, new = known.get(str(each.metric)), planned.get(str(each.metric))
         if old is not None and new is not None:
             fields = ("margin", "floor") if not is_latency_metric(new.metric) else ("margin", "max_microseconds")
-            changed = [name.removesuffix("_microseconds") for name in fields if getattr(old, name) != getattr(new, name)]
+            changed = [
+                name.removesuffix("_microseconds") for name in fields if getattr(old, name) != getattr(new, name)
+            ]
             found += [f"spec.metrics.guardrails[{place}].{name}" for name in changed]
     return found
 

@@ -302,9 +302,7 @@ def _success_metrics(
     for arm in decided.arms if decided is not None else ():
         arm_index = compared_arms(status).index(arm.name)
         for finding in arm.findings:
-            counts = _count_events(
-                finding, epochs[SUCCESS], planned, arm_index, status.plan.alpha or DEFAULT_ALPHA
-            )
+            counts = _count_events(finding, epochs[SUCCESS], planned, arm_index, status.plan.alpha or DEFAULT_ALPHA)
             yield _make_arm_status(finding, SUCCESS, arm.name, counts, out=arm.name in out)
 
 
