@@ -189,7 +189,7 @@ def _in_old_format(point: HistoryPoint) -> HistoryPoint:
 
 @functools.cache
 def measured() -> ExperimentStatus:
-    """Return an experiment after six days, evaluated every eight hours from exact counts: wide wins, by less each day, and twin equals control."""
+    """Return an experiment after six days, evaluated every eight hours from exact counts: wide wins, twin equals control."""
     status = frozen(
         ("wide", "twin"),
         unit={"header": "x-user-id"},

@@ -8,6 +8,8 @@ from sundog_operator.api.reasons import MetricNote
 
 _LARGEST_RATIO: Final = 1000.0
 """Ratio above which an upper end, or below whose inverse a lower end, says nothing about the true ratio."""
+_SHADOW: Final = "shadow"
+"""Role of the comparison of copies, whose ratio is a share of them and no change."""
 _UNKNOWN: Final = "unknown"
 _NO_VALUE: Final = "–"
 _LEAST_DISPERSION: Final = 1.5
@@ -40,7 +42,7 @@ def format_interval(metric: MetricStatus) -> str:
 
 def format_change(metric: MetricStatus) -> str:
     """Format a ratio and its interval as a change, such as `+64 % (36 to 115)`; a dash if nothing was compared."""
-    if metric.ratio is None and not metric.interval:
+    if (metric.ratio is None and not metric.interval) or metric.role == _SHADOW:
         return _NO_VALUE
     basis = " in this step" if metric.basis == "ThisStep" else ""
     change = _UNKNOWN if metric.ratio is None else f"{_percent(metric.ratio - 1, sign=True)} %"
@@ -56,7 +58,11 @@ def format_change(metric: MetricStatus) -> str:
 
 def format_allowed(metric: MetricStatus) -> str:
     """Format the allowed ratio as a change; a dash without one."""
-    return _NO_VALUE if metric.allowed is None else f"{_percent(metric.allowed - 1, sign=True)} %"
+    if metric.allowed is None:
+        return _NO_VALUE
+    if metric.role == _SHADOW:
+        return f"{_percent(metric.allowed)} %"
+    return f"{_percent(metric.allowed - 1, sign=True)} %"
 
 
 def _percent(share: float, *, sign: bool = False) -> str:
@@ -73,7 +79,10 @@ def format_value(metric: MetricStatus, value: float | None) -> str:
 
 
 def format_values(metric: MetricStatus) -> str:
-    """Format the values of control and of the arm, such as `20.6 % → 33.8 %`; a dash without values."""
+    """Format the values of control and of the arm, such as `20.6 % → 33.8 %`, or the share of copies; a dash without values."""
+    if metric.role == _SHADOW and metric.ratio is not None:
+        ends = f" ({' to '.join(map(_percent, metric.interval))})" if len(metric.interval) == 2 else ""
+        return f"{_percent(metric.ratio)} %{ends}"
     if not metric.values:
         return _NO_VALUE
     return " → ".join(format_value(metric, each.value) for each in metric.values)

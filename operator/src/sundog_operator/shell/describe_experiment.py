@@ -78,10 +78,7 @@ def experiment_sections(experiment: Object, now: datetime) -> list[RenderableTyp
         parts.append(steps_section(status))
     if status.arms:
         parts += make_section(_arms_title(status, experiment, now), _arms_table(status))
-    if won := _find_winner(status):
-        parts += [Text(describe_win(status)), Text(f"When it won: {status.verdict.message}"), Text(WINNERS_CURSE)]
-    elif _has_findings(status) and status.verdict.reason:
-        parts.append(Text(status.verdict.reason))
+    parts += _describe_verdict(status)
     if status.plan.notify:
         parts += make_section("Notifications", facts_section(_receivers(status)))
     if status.plan.guardrails:
@@ -92,7 +89,7 @@ def experiment_sections(experiment: Object, now: datetime) -> list[RenderableTyp
     if status.metrics:
         parts += make_section(_metrics_title(status, now), _metrics_table(status))
         parts += [Text(line) for line in _describe_measured_values(status)]
-        parts += [Text(line) for line in _metric_messages(status, won)]
+        parts += [Text(line) for line in _metric_messages(status, _find_winner(status))]
     return parts
 
 
@@ -181,6 +178,13 @@ def _metric_cells(metric: MetricStatus, *, is_over: bool) -> tuple[str, ...]:
     )
 
 
+def _describe_verdict(status: ExperimentStatus) -> list[RenderableType]:
+    """Return what was decided, of a win with its time and what is known now; nothing while a rollout is being evaluated."""
+    if _find_winner(status):
+        return [Text(describe_win(status)), Text(f"When it won: {status.verdict.message}"), Text(WINNERS_CURSE)]
+    return [Text(status.verdict.reason)] if _has_findings(status) and status.verdict.reason else []
+
+
 def _find_winner(status: ExperimentStatus) -> str:
     """Return the winner of a user's Experiment; empty without one."""
     return status.verdict.winner if status.plan.comparison is not None else ""
@@ -244,8 +248,9 @@ def describe_win(status: ExperimentStatus) -> str:
     if now is None:
         return heading
     present = f"{'at the end' if state.is_over(status) else 'now'} {metric_text.summarize_values(now)}"
-    then = None if at is None else _find_metric_at(status, now, at)
-    if then is None or metric_text.format_change(then) == metric_text.format_change(now):
+    is_later = at is not None and bool(status.history) and status.history[-1].at > at + _SAME_EVALUATION
+    then = _find_metric_at(status, now, at) if at is not None and is_later else None
+    if then is None:
         return f"{heading}: {now.name} {metric_text.summarize_values(now)}"
     return f"{heading} with {now.name} {metric_text.summarize_values(then)}; {present}"
 

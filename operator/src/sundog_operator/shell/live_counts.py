@@ -28,7 +28,7 @@ _TIMEOUT_S: Final = 2.0
 
 
 async def add_live_counts(server: ServerConnection, experiment: Object) -> Object:
-    """Return an Experiment with the edges' present requests and errors of its arms, and `armsCountedAt`; unchanged if no edge can be read."""
+    """Return an Experiment with the edges' present requests and errors by arm, and `armsCountedAt`; unchanged if none can be read."""
     status = experiment.get("status") or {}
     if not status.get("arms") or status.get("phase") in (state.CONCLUDED, state.STOPPED):
         return experiment

@@ -397,6 +397,6 @@ def _count_started_before(row: Mapping[str, Any], before_s: float) -> int:
 
 
 def monotonic_totals(arm: ArmStatus, counted: Counters | None, first: int = 0) -> tuple[int, int]:
-    """Return an arm's requests and errors in the epochs from `first` on. They never become fewer than in a status whose counters were lost."""
+    """Return an arm's requests and errors in the epochs from `first` on. They never fall, also if a status lost its counters."""
     own = counted.over_epochs(arm.name, first=first) if counted is not None else ArmCounts()
     return max(arm.requests, own.assigned), max(arm.errors, own.errors)

@@ -334,15 +334,14 @@ def _places(spec: ExperimentSpec, role: str) -> list[int]:
 def _find_changed_guardrails(plan: FrozenPlan, spec: ExperimentSpec) -> list[str]:
     """Return the paths of the fields of the edge's guardrails that differ from the plan, as far as the plan has them."""
     known = {each.metric: each for each in plan.guardrails if each.role == "guardrail"}
-    edge = [(place, each) for place, each in enumerate(spec.metrics.guardrails) if each.metric is not None]
+    edge = [(place, each.metric) for place, each in enumerate(spec.metrics.guardrails) if each.metric is not None]
     traffic = StableTraffic(plan.requests_per_second, error_rate=plan.error_rate)
     planned = {each.metric: each for each in _plan_guardrails(spec, traffic) if each.role == "guardrail"}
     if planned.keys() != known.keys():
         return ["spec.preset or spec.metrics.guardrails"]
     found = []
-    for place, each in edge:
-        old, new = known.get(str(each.metric)), planned.get(str(each.metric))
-        if old is not None and new is not None:
+    for place, metric in edge:
+        if (old := known.get(metric)) is not None and (new := planned.get(metric)) is not None:
             fields = ("margin", "floor") if not is_latency_metric(new.metric) else ("margin", "max_microseconds")
             changed = [
                 name.removesuffix("_microseconds") for name in fields if getattr(old, name) != getattr(new, name)

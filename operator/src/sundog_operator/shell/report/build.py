@@ -40,6 +40,7 @@ from sundog_operator.shell.describe_experiment import (
 from sundog_operator.shell.layout import format_span
 from sundog_operator.shell.plan_text import (
     baseline_arm,
+    describe_attempts,
     describe_end_conditions,
     describe_guardrail_limit,
     describe_outcome_goal,
@@ -227,8 +228,7 @@ def _facts(obj: Object, status: ExperimentStatus, start: datetime, end: datetime
         yield from _copies(status.shadow)
     if plan.alpha is not None and (plan.guardrails or plan.harm_shares):
         yield "alpha", plan_text.describe_alpha(plan)
-    if plan.attempt is not None:
-        yield "attempt", plan_text.describe_attempt(plan.attempt, plan.alpha)
+    yield from describe_attempts(plan)
     for outcome in planned_outcomes(plan):
         yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome, baseline_arm(plan))}"
     if not state.is_over(status) and (warning := power.find_undecidable_step(plan)):

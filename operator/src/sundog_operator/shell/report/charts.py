@@ -92,6 +92,7 @@ class Chart:
         description: explanation for readers of the chart.
         legend: (kind, label) of each line, bar and dot.
         rows: its numbers as a table below `head`.
+        note: what a reader of it has to know, shown below.
     """
 
     ident: str
@@ -106,6 +107,7 @@ class Chart:
     bars: tuple[IntervalBar, ...] = ()
     dots: tuple[ChartDot, ...] = ()
     area: str = ""
+    note: str = ""
 
 
 def make_charts(report: ExperimentReport) -> list[Chart]:

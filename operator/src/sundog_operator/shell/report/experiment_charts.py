@@ -54,7 +54,7 @@ def _split_cells(units: Sequence[int]) -> Iterator[str]:
     whole = sum(units)
     for own in units:
         yield str(own)
-        yield f"{own / whole:.1%}" if whole else "–"
+        yield f"{100 * own / whole:.1f} %" if whole else "–"
 
 
 def make_period_chart(metric: ReportMetric, number: int) -> Iterator[Chart]:
@@ -80,6 +80,9 @@ def make_period_chart(metric: ReportMetric, number: int) -> Iterator[Chart]:
         description=(
             f"{metric.meaning}, of the units and outcomes that each {metric.period} (UTC) added, on a log scale. An effect that fades"
             f" suggests novelty. An interval is of that {metric.period} alone; of many, some miss the truth."
+        ),
+        note=(
+            f"Of what each {metric.period} added alone. An effect that fades suggests novelty; of many intervals, some miss the truth."
         ),
         legend=tuple(legend),
         x_ticks=tuple(_period_ticks(periods, across)),
@@ -120,7 +123,7 @@ def make_chance_charts(report: ExperimentReport, time: AxisScale) -> Iterator[Ch
                 f"power-{number}",
                 f"{chances.metric}: power reached",
                 f"The probability that so many units show an effect of {100 * chances.effect:.3g} %, the plan's, at one look. It says"
-                f" nothing of the effect seen. Dashed: {PLANNED_POWER:.0%}, the usual power of a plan.",
+                " nothing of the effect seen.",
                 powers,
                 time,
                 PLANNED_POWER,
@@ -165,16 +168,19 @@ def _percent_chart(
         ident=ident,
         title=title,
         description=description,
+        note=description,
         series=series,
         up=up,
-        y_ticks=[AxisTick(up.at(each / 4), f"{each / 4:.0%}") for each in range(5)],
+        y_ticks=[AxisTick(up.at(each / 4), f"{25 * each} %") for each in range(5)],
         time=time,
         head=("time", *(name for _, name, _ in series)),
         rows=tuple(
-            (charts.format_elapsed(at_s), *(f"{own[at_s]:.1%}" if at_s in own else "–" for own in by_time))
+            (charts.format_elapsed(at_s), *(f"{100 * own[at_s]:.1f} %" if at_s in own else "–" for own in by_time))
             for at_s in times
         ),
-        extra=[] if mark is None else [(ChartLine("effect", charts.horizontal_line(mark, time, up)), f"{mark:.0%}")],
+        extra=[]
+        if mark is None
+        else [(ChartLine("effect", charts.horizontal_line(mark, time, up)), f"{100 * mark:.0f} %, usual in a plan")],
     )
 
 
@@ -190,11 +196,13 @@ def _line_chart(
     head: tuple[str, ...],
     rows: tuple[tuple[str, ...], ...],
     extra: Sequence[tuple[ChartLine, str]] = (),
+    note: str = "",
 ) -> Chart:
     return Chart(
         ident=ident,
         title=title,
         description=description,
+        note=note,
         legend=(*((kind, name) for kind, name, _ in series), *((line.kind, text) for line, text in extra)),
         x_ticks=tuple(charts.time_ticks(time)),
         y_ticks=tuple(y_ticks),

@@ -53,9 +53,9 @@ def make_periods(
     ends = [own[-1] for own in _split(known, length)]
     metric, alpha = make_metric(outcome), status.plan.alpha or DEFAULT_ALPHA
     found = []
-    for before, (at, own) in itertools.pairwise((None, *ends)):
-        begun = before[0] if before is not None else first
-        sums = _added(metric, own, before[1] if before is not None else None)
+    begins: list[tuple[datetime, HistoryMetric | None]] = [(first, None), *ends]
+    for (begun, before), (at, own) in zip(begins, ends, strict=False):
+        sums = _added(metric, own, before)
         effect = _period(sums, metric, alpha)
         if effect is not None:
             middle = begun + (at - begun) / 2

@@ -41,7 +41,7 @@ def make_tables(report: ExperimentReport) -> list[ReportTable]:
     )
     values = ReportTable(
         "Values, each with the units or requests behind it and an interval of its own",
-        ("METRIC", *(f"{name.upper()}{part}" for name in report.arms_compared for part in ("", " OF")), "CHANGE"),
+        ("METRIC", *(head for name in report.arms_compared for head in (name.upper(), "OF")), "CHANGE"),
         tuple(
             _value_cells(metric, metric.last)
             for metric in report.metrics
