@@ -110,7 +110,7 @@ def plan_section(status: ExperimentStatus, attempt: str, now: datetime) -> Itera
 
 def describe_attempts(plan: FrozenPlan) -> Iterator[tuple[str, str]]:
     """Yield that this is not the first attempt of a rollout, and what that means for its errors."""
-    if plan.attempt is not None:
+    if plan.attempt is not None and plan.alpha is not None:
         yield "attempt", plan_text.describe_attempt(plan.attempt, plan.alpha)
 
 

@@ -50,7 +50,8 @@ def test_units_are_drawn_with_their_split() -> None:
 
 def test_days_add_up_to_what_was_counted_in_all() -> None:
     (wide,) = (each for each in report_of(measured()).metrics if each.name == "wide: converted")
-    assert wide.last is not None and wide.last.values is not None
+    assert wide.last is not None
+    assert wide.last.values is not None
     assert wide.period == "day"
     assert [sum(each.units[side] for each in wide.periods) for side in (0, 1)] == [
         each.count for each in wide.last.values

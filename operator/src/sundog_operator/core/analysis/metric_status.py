@@ -59,7 +59,7 @@ def evaluate_metrics(
     harmful = findings if gates == harms else _test_metrics(limits, harms)
     doubt = "if all lost requests failed" if len(harms) == len(counted) else f"while {pair.who} had more load"
     chosen = [
-        _choose_finding(guardrail, _ChosenFinding(finding, gates), _ChosenFinding(harm, harms), doubt)
+        _choose_finding(guardrail, _ChosenFinding(finding, gates), _ChosenFinding(harm, harms, of_harm=True), doubt)
         for guardrail, finding, harm in zip(limits.guardrails, findings, harmful, strict=True)
     ]
     alpha, dispersions = limits.levels.alpha, _measure_dispersions(chosen)
@@ -81,9 +81,18 @@ def evaluate_metrics(
         )
         for index, (guardrail, own, phi) in enumerate(zip(limits.guardrails, chosen, dispersions, strict=True))
     ]
+    charged = [_count_lost(own, unknown, lost_by_control) for own in chosen]
     return tuple(
-        _with_earliest_time(_with_lost_requests(pair, each, unknown, lost_by_control), closed) for each in statuses
+        _with_earliest_time(_with_lost_requests(pair, each, unknown, lost), closed)
+        for each, lost in zip(statuses, charged, strict=True)
     )
+
+
+def _count_lost(chosen: "_ChosenFinding", unknown: Sequence[tuple[int, int]], lost_by_control: int) -> tuple[int, int]:
+    """Return how many failures of control and of the arm, by the counts of a decision, are requests with an unknown end."""
+    if chosen.of_harm:
+        return lost_by_control, 0
+    return 0, sum(map(sum, unknown[len(unknown) - len(chosen.epochs) :]))
 
 
 def _measure_dispersions(chosen: Sequence["_ChosenFinding"]) -> list[float]:
@@ -109,13 +118,12 @@ def _with_values(metric: MetricStatus, chosen: "_ChosenFinding", alpha: float, d
 
 
 def _with_lost_requests(
-    pair: ArmPair, metric: MetricStatus, unknown: Sequence[tuple[int, int]], lost_by_control: int
+    pair: ArmPair, metric: MetricStatus, unknown: Sequence[tuple[int, int]], charged: tuple[int, int]
 ) -> MetricStatus:
     """Add the lost and the overdue requests, and whose failures they are: the arm's at gates, control's for harm."""
     lost, overdue = (sum(column) for column in zip(*unknown, strict=True)) if unknown else (0, 0)
     if metric.name != ERROR_RATE:
         return metric
-    charged = (lost_by_control, 0) if metric.basis == DecisionBasis.HARM else (0, lost + overdue)
     if any(charged):
         metric = metric.model_copy(update={"lost": charged})
     if charged[0] and metric.verdict != MetricVerdict.HARM:
@@ -182,11 +190,15 @@ def _test_metrics(limits: EvaluationLimits, epochs: Sequence[EpochCounts]) -> li
 
 @dataclass(frozen=True, slots=True)
 class _ChosenFinding:
-    """The finding of a metric that decides, its epochs, and why it is no harm although it says so; empty where that is certain."""
+    """The finding of a metric that decides, its epochs, and why it is no harm although it says so; empty where that is certain.
+
+    `of_harm`: the epochs have the counts of the test for harm.
+    """
 
     finding: MetricFinding
     epochs: Sequence[EpochCounts]
     doubt: str = ""
+    of_harm: bool = False
 
     def events(self, index: int) -> tuple[int, int]:
         """Return the events of (control, the arm), for the metric with that index."""

@@ -108,7 +108,7 @@ async def retry(server: ServerConnection, name: str, revision: int | None, wait:
         number = revision or find_revision_to_retry(ModelDeploymentStatus.parse(obj.get("status")))
     attempts = await _find_attempts(server, name, number)
     await _send(server, obj, "retry", number, wait, timeout)
-    if attempts and all(state.is_over(each) for each in attempts):
+    if attempts and all(state.is_over(each) for each in attempts) and attempts[-1].plan.alpha is not None:
         text = plan_text.describe_attempt(len(attempts) + 1, attempts[-1].plan.alpha)
         click.echo(f"{name}: {text}")
 
