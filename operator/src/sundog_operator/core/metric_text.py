@@ -45,8 +45,10 @@ def format_change(metric: MetricStatus) -> str:
     if (metric.ratio is None and not metric.interval) or metric.role == _SHADOW:
         return _NO_VALUE
     basis = " in this step" if metric.basis == "ThisStep" else ""
-    change = _UNKNOWN if metric.ratio is None else f"{_percent(metric.ratio - 1, sign=True)} %"
     ends = _metric_ends(metric)
+    if metric.ratio is None and len(ends) < 2:
+        return f"{_percent(ends[0] - 1, sign=True)} % or more{basis}" if ends else _UNKNOWN
+    change = _UNKNOWN if metric.ratio is None else f"{_percent(metric.ratio - 1, sign=True)} %"
     if not ends:
         between = _UNKNOWN
     elif len(ends) == 1:
