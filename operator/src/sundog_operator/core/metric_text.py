@@ -5,24 +5,14 @@ from typing import Final
 
 from sundog_operator.api import ArmStatus, ExperimentStatus, MetricStatus, MetricValue
 from sundog_operator.api.reasons import MetricNote
+from sundog_operator.core.stats.known_ends import known_ends
 
-_LARGEST_RATIO: Final = 1000.0
-"""Ratio above which an upper end, or below whose inverse a lower end, says nothing about the true ratio."""
 _SHADOW: Final = "shadow"
 """Role of the comparison of copies, whose ratio is a share of them and no change."""
 _UNKNOWN: Final = "unknown"
 _NO_VALUE: Final = "–"
 _LEAST_DISPERSION: Final = 1.5
 """Dispersion from which on a text has the number of independent events."""
-
-
-def known_ends(lower: float, upper: float) -> tuple[float, ...]:
-    """Return the ends of a ratio's interval as far as they are known: both, the lower one, or none."""
-    if math.isnan(lower) or math.isnan(upper):
-        return ()
-    if upper <= _LARGEST_RATIO:
-        return lower, upper
-    return (lower,) if lower > 1 / _LARGEST_RATIO else ()
 
 
 def _metric_ends(metric: MetricStatus) -> tuple[float, ...]:

@@ -39,6 +39,7 @@ from sundog_operator.core.stats.guardrail_comparison import (
     ErrorLevels,
     GuardrailMetric,
 )
+from sundog_operator.core.stats.known_ends import known_ends
 
 SUSPENDED: Final = "Suspended"
 _LONGEST_ETA_S: Final = 365 * 86_400.0
@@ -238,7 +239,7 @@ def _make_status(
         arm=pair.arm,
         events=events,
         ratio=_number(finding.ratio),
-        interval=tuple(float(f"{end:.4g}") for end in metric_text.known_ends(finding.lower, finding.upper)),
+        interval=tuple(float(f"{end:.4g}") for end in known_ends(finding.lower, finding.upper)),
         basis=str(finding.basis),
         allowed=_number(finding.allowed),
         verdict=final,

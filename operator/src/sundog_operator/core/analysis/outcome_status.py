@@ -6,21 +6,16 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-import numpy as np
-
 from sundog_operator.api import MetricStatus, MetricValue, PlanOutcome
 from sundog_operator.api.reasons import MetricNote
-from sundog_operator.core import metric_text
 from sundog_operator.core.analysis import feedback
-from sundog_operator.core.stats import mean_ratio, multiple_testing, outcome_counts, proportion
+from sundog_operator.core.stats import mean_ratio, multiple_testing, outcome_counts, single_rate
+from sundog_operator.core.stats.known_ends import known_ends
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
 MAX_MESSAGE_CHARS: Final = 1024
 """Longest message of a metric in characters."""
-
-_TYPICAL_RATE: Final = 0.01
-"""Rate at which the interval of a rate is tightest after a few events."""
 
 _LONGEST_S: Final = 10 * 365 * 86400.0
 """Longest estimate of a duration that is reported."""
@@ -83,12 +78,8 @@ def make_rate(hits: int, trials: int, alpha: float, dispersion: float = 1.0) -> 
     """Return a rate with its interval, which is wider by the dispersion; without a value if there are no trials."""
     if not 0 <= hits <= trials or not trials:
         return MetricValue(count=max(trials, 0))
-    bar = dispersion * multiple_testing.log_e_threshold(alpha)
-    counts = np.array(float(hits)), np.array(float(trials))
-    ends = proportion.interval(*counts, bar, proportion.optimum_for_rate(_TYPICAL_RATE), alpha)
-    return MetricValue(
-        value=_shorten(hits / trials), interval=tuple(_shorten(float(end)) for end in ends), count=trials
-    )
+    ends = single_rate.rate_interval(hits, trials, alpha, dispersion)
+    return MetricValue(value=_shorten(hits / trials), interval=tuple(map(_shorten, ends)), count=trials)
 
 
 def _shorten(number: float) -> float:
@@ -120,7 +111,7 @@ def make_status(
         arm=arm,
         events=events,
         ratio=_finite(1 + finding.uplift),
-        interval=metric_text.known_ends(1 + finding.lower, 1 + finding.upper),
+        interval=known_ends(1 + finding.lower, 1 + finding.upper),
         measure=finding.metric.type,
         values=values or None,
         independent_events=float(f"{sum(events) / finding.dispersion:.3g}") if depends else None,

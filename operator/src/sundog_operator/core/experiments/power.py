@@ -5,9 +5,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from statistics import NormalDist
 from typing import Final
-
-from scipy.special import ndtr
 
 from sundog_operator.api import CONTROL, ExperimentSpec, MetricStatus, parse_percent
 from sundog_operator.core.experiments import allocation, freeze, winner
@@ -287,7 +286,7 @@ def reached_power(metric: OutcomeMetric, units: tuple[int, int], value: float, d
     scale = metric.scale * value / deviation if metric.type == "rate" else metric.deviation
     spread = time * scale**2
     bound = math.sqrt((1 + 1 / spread) * max(math.log1p(spread) + 2 * math.log(1 / (2 * level)), 0.0))
-    return float(ndtr(metric.effect * value * math.sqrt(time) / deviation - bound))
+    return NormalDist().cdf(metric.effect * value * math.sqrt(time) / deviation - bound)
 
 
 def _design(spec: ExperimentSpec, metric_index: int, longest: timedelta) -> ExperimentDesign:

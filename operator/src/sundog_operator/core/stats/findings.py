@@ -7,8 +7,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.metric_text import known_ends
 from sundog_operator.core.stats.beta_binomial import Numbers
+from sundog_operator.core.stats.known_ends import known_ends
 
 
 class MetricVerdict(StrEnum):

@@ -225,6 +225,22 @@ class Contrast:
         return np.where(enough.any(0), _FACTORS[enough.argmax(0)], np.inf)
 
 
+def compare_sums(
+    control: tuple[int, float, float, float], treatment: tuple[int, float, float, float], deviation: float, bar: float
+) -> tuple[float, float]:
+    """Return the interval of the ratio of two arms' means in one epoch, as (lower, upper); NaN before the burn-in.
+
+    Args:
+        control: units, units with a value, Σy and Σy² of control.
+        treatment: those of the arm.
+        deviation: scale of the mixture, as for `Contrast.interval`.
+        bar: log E of a rejection.
+    """
+    arms = (UnitValueSums(*(np.array([each], object) for each in arm)) for arm in (control, treatment))
+    lower, upper = make_contrast(*arms).interval(deviation, bar)
+    return float(lower), float(upper)
+
+
 def average_interval(
     average: float, deviation_of_unit: float, units: int, deviation: float, bar: float
 ) -> tuple[float, float]:

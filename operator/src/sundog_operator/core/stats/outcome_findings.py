@@ -9,9 +9,9 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.metric_text import known_ends
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.findings import format_rough_duration
+from sundog_operator.core.stats.known_ends import known_ends
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 
 ARM_IS_OUT: Final = "the arm was dropped"

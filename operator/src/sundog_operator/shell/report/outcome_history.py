@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-import numpy as np
-
 from sundog_operator.api import (
     CONTROL,
     DEFAULT_ALPHA,
@@ -19,7 +17,6 @@ from sundog_operator.api import (
 from sundog_operator.core.analysis.outcome_status import make_metric
 from sundog_operator.core.experiments import power, state
 from sundog_operator.core.stats import mean_ratio, multiple_testing, thompson_sampling
-from sundog_operator.core.stats.mean_ratio import UnitValueSums
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.shell.report.model import ArmChance, OutcomeChances, PeriodEffect
 
@@ -113,12 +110,12 @@ def _period(
         return None
     values = own_total / control, other_total / arm
     ratio = values[1] / values[0] if values[0] > 0 else None
-    arrays = []
-    for units, total, squares in sums:
-        valued = total if metric.type == "rate" else units
-        arrays.append(UnitValueSums(*(np.array([each], object) for each in (units, valued, total, squares))))
-    contrast = mean_ratio.make_contrast(*arrays)
-    lower, upper = (float(end) for end in contrast.interval(metric.deviation, multiple_testing.log_e_threshold(alpha)))
+    # Units without a value are not known; those of a mean count as if all had one, which shortens its burn-in.
+    (control_sums, arm_sums) = (
+        (units, total if metric.type == "rate" else units, total, squares) for units, total, squares in sums
+    )
+    bar = multiple_testing.log_e_threshold(alpha)
+    lower, upper = mean_ratio.compare_sums(control_sums, arm_sums, metric.deviation, bar)
     has_interval = math.isfinite(lower) and math.isfinite(upper)
     return (control, arm), values, ratio, lower if has_interval else None, upper if has_interval else None
 
@@ -175,5 +172,4 @@ def _probability_best(metric: OutcomeMetric, present: dict[str, HistoryMetric]) 
         variances.append(_deviation(metric, own, side) ** 2 / max(units, 1))
     if min(variances) <= 0:
         return {}
-    known = thompson_sampling.ArmEstimates(np.array(values), np.array(variances))
-    return dict(zip(sides, map(float, thompson_sampling.probability_best(known, metric.sign)), strict=True))
+    return dict(zip(sides, thompson_sampling.chances_to_be_best(values, variances, metric.sign), strict=True))
