@@ -104,7 +104,7 @@ def describe_value(metric: MetricStatus, own: MetricValue) -> str:
 
 
 def format_events(metric: MetricStatus) -> str:
-    """Format the events of both arms, such as `12/9`, with those apart whose end nobody knows: `0 + 5 lost/0`."""
+    """Format the events of both arms, such as `12/9`, with those of an unknown end apart: `0 + 5 lost/0`."""
     lost = metric.lost or (0,) * len(metric.events)
     return "/".join(
         f"{events - own} + {own} lost" if own else str(events) for events, own in zip(metric.events, lost, strict=True)

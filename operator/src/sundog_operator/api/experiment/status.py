@@ -283,7 +283,7 @@ class MetricStatus(ApiBase):
     )
     lost: Annotated[Items[NonNegativeInt], Field(max_length=2)] | None = Field(
         None,
-        description="How many of the events of stable and of that arm are no known failures, but requests whose end nobody knows,"
+        description="How many of the events of stable and of that arm are no known failures, but requests with an unknown end,"
         " such as those of a killed edge. A gate charges those of the arm, so that it does not pass by them; the test for harm"
         " charges those of stable, so that they drop no arm. Absent if there are none.",
     )

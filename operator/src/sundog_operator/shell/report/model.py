@@ -73,7 +73,7 @@ class PeriodEffect:
 
 @dataclass(frozen=True, slots=True)
 class ArmChance:
-    """What the units until one time say of one arm and one success metric.
+    """Chances of one arm in one success metric, by the units until one time.
 
     Attributes:
         at_s: seconds since the start.

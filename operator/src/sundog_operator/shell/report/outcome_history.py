@@ -1,4 +1,4 @@
-"""What the history of a success metric shows beside its cumulative interval: its effect by day, its power, and who is probably best."""
+"""Effects by day, power and probable winners of success metrics, from the history of an Experiment."""
 
 import itertools
 import math
