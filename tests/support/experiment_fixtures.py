@@ -1,12 +1,17 @@
 """Stored Experiments of users after some time, for tests of reports and commands."""
 
+import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
+
+import numpy as np
 
 from rollout_fixtures import BEGUN, condition
 from sundog_operator.api import (
     Epoch,
+    EvidenceEpoch,
     ExperimentSpec,
     ExperimentStatus,
     HistoryPoint,
@@ -17,7 +22,10 @@ from sundog_operator.api import (
     Verdict,
 )
 from sundog_operator.core import revisions
-from sundog_operator.core.experiments import arms, freeze
+from sundog_operator.core.analysis.counters import Counters
+from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
+from sundog_operator.core.analysis.outcome_status import make_rate
+from sundog_operator.core.experiments import arms, freeze, outcome_evaluation
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import history
@@ -177,3 +185,74 @@ def in_old_format(status: ExperimentStatus) -> ExperimentStatus:
 def _in_old_format(point: HistoryPoint) -> HistoryPoint:
     metrics = tuple(each.model_copy(update={"role": None}) for each in point.metrics or ())
     return point.model_copy(update={"weights": None, "metrics": metrics or None})
+
+
+@functools.cache
+def measured() -> ExperimentStatus:
+    """Return an experiment after six days, evaluated every eight hours from exact counts: wide wins, twin equals control."""
+    status = frozen(
+        ("wide", "twin"),
+        unit={"header": "x-user-id"},
+        metrics={"success": [{**BOUGHT, "minimumEffect": "10%"}, SPENT], "guardrails": [{"metric": "errorRate"}]},
+        exposure="60%",
+        stop={"maxDuration": "14d"},
+    )
+    shares = {"control": 20.0, "wide": 20.0, "twin": 20.0}
+    generator, since = np.random.default_rng(11), BEGUN + HOUR
+    exposed: Counter[str] = Counter()
+    bought: Counter[str] = Counter()
+    known = at(status, shares, 1).model_copy(update={"phase": "Running", "since": since})
+    known = known.model_copy(update={"evidence_epochs": (EvidenceEpoch(number=2, buckets=(4000, 2000, 2000, 2000)),)})
+    for look in range(1, 19):
+        now = since + look * 8 * HOUR
+        for arm, rate in (("control", 0.2), ("wide", 0.25 + 0.09 / look), ("twin", 0.2)):
+            units = int(generator.poisson(160))
+            exposed[arm] += units
+            bought[arm] += int(generator.binomial(units, rate))
+        known = at(known, shares, look).model_copy(update={"since": since, "counted_at": now})
+        known = _evaluated(known, exposed, bought, now)
+        won = any(each.verdict == "Better" and each.name == "converted" for each in known.metrics)
+        if won and not known.verdict.winner:
+            message = next(each.message for each in known.metrics if each.verdict == "Better")
+            verdict = Verdict(decision="Winner", winner="wide", reason=f"Winner: {message}")
+            conclusive = condition("Conclusive", "True", "Winner", now)
+            known = known.model_copy(update={"verdict": verdict, "conditions": (conclusive,)})
+        known = history.record_point(known, known.metrics, now)
+    return known.model_copy(update={"conditions": (*known.conditions, condition("DataQuality", "True", "Consistent"))})
+
+
+def _evaluated(
+    status: ExperimentStatus, exposed: Mapping[str, int], bought: Mapping[str, int], now: datetime
+) -> ExperimentStatus:
+    """Return the status with the metrics of such counts. A buyer spends 4 on average."""
+    million = 10**6
+    sums = {("bought", 2, arm): OutcomeSums(own, own, own * million, own * million**2) for arm, own in bought.items()}
+    sums |= {
+        ("amount", 2, arm): OutcomeSums(own, own, 4 * own * million, 24 * own * million**2)
+        for arm, own in bought.items()
+    }
+    counters = Counters("uid", feedback=FeedbackSums("s", 9, {(2, arm): own for arm, own in exposed.items()}, sums))
+    found = outcome_evaluation.evaluate_experiment_outcomes(status, counters, {}, "", now).metrics
+    errors = [
+        MetricStatus(
+            name="errorRate",
+            role="guardrail",
+            arm=arm,
+            events=(40, 60 + place),
+            lost=(0, 5),
+            independent_events=12.0,
+            measure="rate",
+            values=(make_rate(40, 9000, 0.05, 8), make_rate(60 + place, 9000, 0.05, 8)),
+            ratio=1.5,
+            interval=(0.4, 6.0),
+            allowed=1.25,
+            basis="AllSteps",
+            verdict="Undecided",
+            message=f"errorRate of {arm} is 1.5 times control's",
+        )
+        for place, arm in enumerate(("wide", "twin"))
+    ]
+    arms_now = tuple(
+        arm.model_copy(update={"units": exposed.get(arm.name, 0), "units_from": "exposures"}) for arm in status.arms
+    )
+    return status.model_copy(update={"metrics": (*found, *errors), "arms": arms_now})

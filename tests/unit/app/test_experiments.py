@@ -465,7 +465,7 @@ async def test_a_rollback_by_command_ends_the_experiment_first() -> None:
     await cluster.command("rollback revision=1 id=back")
     await cluster.until(functools.partial(cluster.serves, 1))
     assert await phase(cluster) == "Stopped"
-    assert (await status(cluster))["verdict"]["reason"].startswith("RolledBack: rollback to revision 1 by command back")
+    assert (await status(cluster))["verdict"]["reason"].startswith("RolledBack: rollback to revision 1 by command")
     await cluster.until(functools.partial(settled, cluster))
 
 
@@ -489,7 +489,7 @@ async def test_a_stop_command_ends_it() -> None:
     assert await phase(cluster) == "Running"
     await cluster.command("stop revision=1 id=right")
     await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
-    assert (await status(cluster))["verdict"]["reason"] == "StopCommand: by command right"
+    assert (await status(cluster))["verdict"]["reason"] == "StopCommand: by command"
 
 
 @pytest.mark.parametrize("command", ["stop revision=1 id=c", "rollback revision=1 id=c"])

@@ -72,8 +72,8 @@ async def test_an_abort_that_is_seen_together_with_an_edit_holds_back(policy: st
     status = await cluster.status()
     assert (status["lastCommand"]["id"], status["lastCommand"]["result"]) == ("no", "Accepted")
     last = status["lastRollout"]
-    assert (last["revision"], last["outcome"], last["reason"]) == (2, "Aborted", "by command no")
-    assert (await cluster.experiment("digits-r2"))["status"]["verdict"]["reason"] == "Aborted: by command no"
+    assert (last["revision"], last["outcome"], last["reason"]) == (2, "Aborted", "by command")
+    assert (await cluster.experiment("digits-r2"))["status"]["verdict"]["reason"] == "Aborted: by command"
 
 
 async def test_an_edit_back_to_what_is_held_back_ends_what_is_under_way_and_begins_nothing() -> None:
@@ -90,7 +90,7 @@ async def test_an_edit_back_to_what_is_held_back_ends_what_is_under_way_and_begi
     assert await held(cluster) == [2]
     truth, reason, message = await stalled(cluster)
     assert (truth, reason) == ("True", "Aborted")
-    assert message.startswith("revision 2 is held back: by command abort-2")
+    assert message.startswith("revision 2 is held back: by command")
 
 
 async def test_with_a_queue_what_is_under_way_ends_first() -> None:
@@ -131,7 +131,7 @@ async def test_a_rollback_that_fails_releases_nothing() -> None:
     assert await weights_during(cluster, 30) == [{2: 100}]
     assert await held(cluster) == [3]
     assert (await stalled(cluster))[2] == (
-        "revision 3 is held back: rollback to revision 1 by command back; revision 1: LoadFailed: gone"
+        "revision 3 is held back: rollback to revision 1 by command; revision 1: LoadFailed: gone"
     )
 
 

@@ -148,7 +148,7 @@ async def test_an_abort_gives_back_as_stable_comes(needed: int) -> None:
     assert watch.least[1] >= -1
     assert watch.empty == []
     assert await cluster.condition("Stalled") == ("True", "Aborted")
-    assert (await cluster.experiment("digits-r2"))["status"]["verdict"]["reason"] == "Aborted: by command a"
+    assert (await cluster.experiment("digits-r2"))["status"]["verdict"]["reason"] == "Aborted: by command"
 
 
 async def test_while_it_gives_back_that_is_reported_and_no_command_is_accepted() -> None:

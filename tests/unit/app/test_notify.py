@@ -93,8 +93,8 @@ async def test_a_rollout_is_reported_once_from_start_to_end() -> None:
 @pytest.mark.parametrize(
     ("command", "event", "reason"),
     [
-        ("abort revision=2 id=a", "aborted", "Aborted: by command a"),
-        ("rollback revision=1 id=a", "rolledBack", "RolledBack: rollback to revision 1 by command a"),
+        ("abort revision=2 id=a", "aborted", "Aborted: by command"),
+        ("rollback revision=1 id=a", "rolledBack", "RolledBack: rollback to revision 1 by command"),
         ("pause revision=2 id=a", "paused", "Manual: paused by command"),
     ],
 )

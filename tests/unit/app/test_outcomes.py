@@ -138,6 +138,17 @@ async def test_the_better_arm_wins_by_what_its_units_did_and_stable_has_all_traf
     assert (better["role"], better["verdict"], alike["verdict"]) == ("success", "Better", "Undecided")
     assert better["interval"][0] < 1.5 < better["interval"][1]
     assert alike["interval"][0] < 1.0 < alike["interval"][1]
+    control, arm = better["values"]
+    assert better["measure"] == "rate"
+    for events, own in zip(better["events"], (control, arm), strict=True):
+        assert own["value"] == pytest.approx(events / own["count"], rel=1e-4)
+        assert own["interval"][0] < own["value"] < own["interval"][1]
+    arms = {each["name"]: each for each in ended["arms"]}
+    # Stable has no share of an exposure of 100 %: its requests before the start do not count.
+    assert arms["stable"]["requests"] == 0
+    if "header" in unit:
+        assert [arms[name]["unitsFrom"] for name in ("control", "arm-2")] == ["exposures"] * 2
+        assert [arms[name]["units"] for name in ("control", "arm-2")] == [control["count"], arm["count"]]
     assert {each["name"] for point in ended["history"] for each in point.get("metrics", ())} >= {"conversion"}
     await cluster.settle(10)
     assert await cluster.weights() == {1: 100}

@@ -202,7 +202,7 @@ async def test_abort_returns_all_traffic_and_holds_the_revision_back(cluster: Cl
         "revision": 2,
         "outcome": "Aborted",
         "code": "Aborted",
-        "reason": "by command x",
+        "reason": "by command",
         "at": "",
     }
     assert await cluster.condition("Ready") == ("True", "Serving")

@@ -78,6 +78,7 @@ def test_arms_are_shown_as_the_edges_count_them_now(
 
     assert "canary r2 25 % 1234 56" in arms("digits")
     assert "canary r2 25 % 1234 56" in arms("mexp", "digits-r2")
+    assert "Arms, counted by the edges at " in local("describe", "digits").out
     evidence["counters"] = []
     stored = server.do(lambda cluster: cluster.kube.get(Ref(EXPERIMENT, NAMESPACE, "digits-r2")))
     assert next(arm for arm in stored["status"]["arms"] if arm["name"] == "canary").get("requests", 0) < 1234

@@ -134,7 +134,11 @@ def test_abort_and_retry(canary: Any, server: Any) -> None:
     assert canary("abort", "digits").code == 0
     server.serve_revision(1)
     assert canary("abort", "digits").err == ("error: ModelDeployment vision/digits: no rollout to abort\n")
-    assert canary("retry", "digits").out == "digits: retry revision 2 accepted\n"
+    assert canary("retry", "digits").out == (
+        "digits: retry revision 2 accepted\n"
+        "digits: attempt 2 of this revision, with an alpha of its own of 0.05: the chance that one of them promotes a revision that is"
+        " worse than its margin adds up to at most 0.1\n"
+    )
     server.until(lambda cluster: cluster.at_weight(2, 25), "25 % again")
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -11,9 +11,10 @@ from rich.text import Text
 from sundog_operator.api import (
     ExperimentStatus,
     MetricStatus,
+    MetricValue,
     ShadowStatus,
 )
-from sundog_operator.api.reasons import MetricNote
+from sundog_operator.core import metric_text
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import (
     notifications,
@@ -40,6 +41,13 @@ ONE_SIDED_NOTE: Final = (
     "Verdicts on outcomes are one-sided, at every evaluation. An interval has both ends at that level, "
     "so it is a little wider and may still contain 1, or the allowed ratio of a guardrail."
 )
+
+WINNERS_CURSE: Final = (
+    "Winner's curse: the estimate at the moment of a win is too good on average, because an experiment ends sooner where chance adds to"
+    " the effect. Plan with the end of the interval that is nearer to no effect."
+)
+_SAME_EVALUATION: Final = timedelta(seconds=1)
+"""Times are stored in whole seconds."""
 
 
 def describe_experiment(obj: Object, events: Sequence[Object], now: datetime) -> RenderableType:
@@ -69,9 +77,8 @@ def experiment_sections(experiment: Object, now: datetime) -> list[RenderableTyp
     if status.plan.steps:
         parts.append(steps_section(status))
     if status.arms:
-        parts.append(_arms_table(status))
-    if _has_findings(status) and status.verdict.reason:
-        parts.append(Text(status.verdict.reason))
+        parts += make_section(_arms_title(status, experiment, now), _arms_table(status))
+    parts += _describe_verdict(status)
     if status.plan.notify:
         parts += make_section("Notifications", facts_section(_receivers(status)))
     if status.plan.guardrails:
@@ -81,7 +88,8 @@ def experiment_sections(experiment: Object, now: datetime) -> list[RenderableTyp
     parts += _traffic_without_weight(status)
     if status.metrics:
         parts += make_section(_metrics_title(status, now), _metrics_table(status))
-        parts += [Text(line) for line in _metric_messages(status)]
+        parts += [Text(line) for line in _describe_measured_values(status)]
+        parts += [Text(line) for line in _metric_messages(status, _find_winner(status))]
     return parts
 
 
@@ -126,6 +134,22 @@ def _receivers(status: ExperimentStatus) -> Iterator[tuple[str, str]]:
         yield webhook_urls.url_origin(receiver.webhook), text
 
 
+def _arms_title(status: ExperimentStatus, experiment: Object, now: datetime) -> str:
+    """Return a title with the time of the requests and errors, which differs from that of the evidence if edges were asked now."""
+    if state.is_over(status):
+        return "Arms at its end"
+    if (read_at := experiment.get("armsCountedAt")) is not None:
+        return f"Arms, counted by the edges at {datetime.fromisoformat(str(read_at)):%H:%M:%S} UTC"
+    return f"Arms, {ago(status.counted_at, now)} old" if status.counted_at is not None else "Arms"
+
+
+def _describe_measured_values(status: ExperimentStatus) -> Iterator[str]:
+    """Yield the values of success metrics with their intervals and units."""
+    for metric in status.metrics:
+        if metric.role == "success" and metric.values:
+            yield f"{metric.name} of {metric.arm}: {metric_text.describe_values(metric)}"
+
+
 def _metrics_title(status: ExperimentStatus, now: datetime) -> str:
     age = f", {ago(status.counted_at, now)} old" if status.counted_at is not None else ""
     arms = "stable/candidate" if _is_rollout(status) else "control/arm"
@@ -133,8 +157,8 @@ def _metrics_title(status: ExperimentStatus, now: datetime) -> str:
 
 
 def _metrics_table(status: ExperimentStatus) -> RenderableType:
-    table = grid("METRIC", "ROLE", "EVENTS", "RATIO", "INTERVAL", "ALLOWED", "VERDICT", "ETA", header=True)
-    for metric in status.metrics:
+    table = grid("METRIC", "ROLE", "EVENTS", "VALUES", "CHANGE", "ALLOWED", "VERDICT", "ETA", header=True)
+    for metric in filter(metric_text.is_shown, status.metrics):
         name = metric.name if _is_rollout(status) or not metric.arm else f"{metric.arm}: {metric.name}"
         table.add_row(*map(Text, (name, *_metric_cells(metric, is_over=state.is_over(status)))))
     return table
@@ -145,38 +169,34 @@ def _metric_cells(metric: MetricStatus, *, is_over: bool) -> tuple[str, ...]:
     has_eta = metric.role not in ("harm", SHADOW) and not is_over and metric.verdict == "Undecided"
     return (
         metric.role,
-        "/".join(map(str, metric.events)),
-        "" if metric.ratio is None else f"{metric.ratio:.3g}",
-        format_interval(metric),
-        f"{metric.allowed:.3g}" if has_limit and metric.allowed is not None else "",
-        format_verdict(metric),
+        metric_text.format_events(metric),
+        metric_text.format_values(metric),
+        metric_text.format_change(metric),
+        metric_text.format_allowed(metric) if has_limit and metric.allowed is not None else "",
+        metric_text.format_verdict(metric),
         ("unknown" if metric.eta is None else format_span(metric.eta)) if has_eta else "",
     )
 
 
-def format_verdict(metric: MetricStatus) -> str:
-    """Format a verdict, and that an undecided secondary metric is a discovery nevertheless."""
-    return f"{metric.verdict}, differs" if metric.note == MetricNote.DISCOVERY else metric.verdict
+def _describe_verdict(status: ExperimentStatus) -> list[RenderableType]:
+    """Return what was decided, of a win with its time and what is known now; nothing while a rollout is being evaluated."""
+    if _find_winner(status):
+        return [Text(describe_win(status)), Text(f"When it won: {status.verdict.message}"), Text(WINNERS_CURSE)]
+    return [Text(status.verdict.reason)] if _has_findings(status) and status.verdict.reason else []
 
 
-def format_interval(metric: MetricStatus) -> str:
-    """Format an interval, whose upper end may be unknown, and note if it is of this step only; empty without an interval."""
-    basis = " in this step" if metric.basis == "ThisStep" else ""
-    match metric.interval:
-        case (lower, upper):
-            return f"{lower:.3g}–{upper:.3g}{basis}"
-        case (lower,):
-            return f"{lower:.3g}–{basis}"
-        case _:
-            return ""
+def _find_winner(status: ExperimentStatus) -> str:
+    """Return the winner of a user's Experiment; empty without one."""
+    return status.verdict.winner if status.plan.comparison is not None else ""
 
 
-def _metric_messages(status: ExperimentStatus) -> Iterator[str]:
+def _metric_messages(status: ExperimentStatus, won: str) -> Iterator[str]:
     """Yield messages of success metrics, undecided guardrails and harm that neither the step nor the verdict repeats."""
     shown = (status.step.reason if status.step else "") + status.verdict.reason
     for metric in status.metrics:
         is_blocking = metric.role == "guardrail" and metric.verdict not in ("Passed", "NoData")
-        is_relevant = is_blocking or metric.role == "success" or metric.verdict == "Harm"
+        is_open = metric.role == "success" and metric.arm != won
+        is_relevant = is_blocking or is_open or metric.verdict == "Harm"
         if is_relevant and metric.message and metric.message not in shown:
             yield metric.message
     if note := find_one_sided_note(status.metrics):
@@ -200,9 +220,54 @@ def _contains_tested_ratio(metric: MetricStatus) -> bool:
 
 def _arms_table(status: ExperimentStatus) -> RenderableType:
     has_units = status.plan.comparison is not None
-    table = grid("ARM", "REVISION", "WEIGHT", "REQUESTS", "ERRORS", *(["UNITS"] if has_units else []), header=True)
+    head = metric_text.units_head(status).upper()
+    table = grid("ARM", "REVISION", "WEIGHT", "REQUESTS", "ERRORS", *([head] if has_units else []), header=True)
     for arm in status.arms:
         weight = f"{arm.weight:g} %" + (" (dropped)" if arm.dropped else "")
         cells = (arm.name, f"r{arm.revision}", weight, str(arm.requests), str(arm.errors))
-        table.add_row(*map(Text, (*cells, *([str(arm.units)] if has_units else []))))
+        table.add_row(*map(Text, (*cells, *([metric_text.format_units(arm)] if has_units else []))))
     return table
+
+
+def find_end(status: ExperimentStatus) -> datetime | None:
+    """Return when it ended; None while it runs."""
+    if not state.is_over(status):
+        return None
+    ended = next((each for each in status.conditions if each.type == "Running" and each.status == "False"), None)
+    return ended.last_transition_time if ended else status.epoch.since
+
+
+def describe_win(status: ExperimentStatus) -> str:
+    """Return when the winner won, by what it was better then, and the same number now: both estimates of one metric have a time."""
+    winner = status.verdict.winner
+    ended = next((each for each in status.conditions if each.type == "Conclusive" and each.status == "True"), None)
+    at = ended.last_transition_time if ended is not None else find_end(status)
+    own = [each for each in status.metrics if each.role == "success" and each.arm == winner]
+    now = next((each for each in own if each.verdict == "Better"), own[0] if own else None)
+    heading = f"{winner} won" if at is None else f"{winner} won at {at:%Y-%m-%d %H:%M} UTC"
+    if now is None:
+        return heading
+    present = f"{'at the end' if state.is_over(status) else 'now'} {metric_text.summarize_values(now)}"
+    is_later = at is not None and bool(status.history) and status.history[-1].at > at + _SAME_EVALUATION
+    then = _find_metric_at(status, now, at) if at is not None and is_later else None
+    if then is None:
+        return f"{heading}: {now.name} {metric_text.summarize_values(now)}"
+    return f"{heading} with {now.name} {metric_text.summarize_values(then)}; {present}"
+
+
+def _find_metric_at(status: ExperimentStatus, metric: MetricStatus, at: datetime) -> MetricStatus | None:
+    """Return a metric as the history has it at a time or soon before; None if it has not."""
+    points = [each for each in status.history if each.at <= at + _SAME_EVALUATION]
+    found = (
+        each
+        for each in (points[-1].metrics or () if points else ())
+        if (each.name, each.role, each.arm) == (metric.name, metric.role, metric.arm)
+    )
+    if (known := next(found, None)) is None:
+        return None
+    values = None
+    if known.values is not None and known.units is not None and len(known.values) == len(known.units):
+        pairs = zip(known.values, known.units, strict=True)
+        values = tuple(MetricValue(value=value, count=count) for value, count in pairs)
+    ends = () if known.lower is None else (known.lower,) if known.upper is None else (known.lower, known.upper)
+    return metric.model_copy(update={"ratio": known.ratio, "interval": ends, "values": values, "basis": ""})

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import aiohttp
@@ -14,7 +15,9 @@ from sundog_operator.adapters.edges import (
     parse_evidence,
 )
 from sundog_operator.adapters.http_body import read_body
+from sundog_operator.api import format_timestamp
 from sundog_operator.core.edge import objects, request_counts
+from sundog_operator.core.experiments.state import FIRST_EPOCH
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import state
 from sundog_operator.errors import DependencyError
@@ -25,17 +28,21 @@ _TIMEOUT_S: Final = 2.0
 
 
 async def add_live_counts(server: ServerConnection, experiment: Object) -> Object:
-    """Return an Experiment with the edges' present requests and errors of its arms; unchanged if no edge can be read."""
+    """Return an Experiment with the edges' present requests and errors by arm, and `armsCountedAt`; unchanged if none can be read."""
     status = experiment.get("status") or {}
     if not status.get("arms") or status.get("phase") in (state.CONCLUDED, state.STOPPED):
         return experiment
     reports = await _read_edges(server)
+    if all(report.evidence is None for report in reports):
+        return experiment
     uid = str(experiment["metadata"]["uid"])
+    first = FIRST_EPOCH if (status.get("plan") or {}).get("comparison") else 0
     arms = [
-        _with_counts(arm, request_counts.count_requests_and_errors(uid, str(arm.get("name")), reports))
+        _with_counts(arm, request_counts.count_requests_and_errors(uid, str(arm.get("name")), reports, first))
         for arm in status["arms"]
     ]
-    return {**experiment, "status": {**status, "arms": arms}}
+    counted_at = format_timestamp(datetime.now(UTC))
+    return {**experiment, "status": {**status, "arms": arms}, "armsCountedAt": counted_at}
 
 
 def _with_counts(arm: dict[str, Any], counts: tuple[int, int]) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def plan_section(status: ExperimentStatus, attempt: str, now: datetime) -> Itera
         yield guardrail.metric, describe_guardrail_limit(guardrail, baseline_arm(plan))
     if plan.alpha is not None:
         yield "alpha", plan_text.describe_alpha(plan)
+    yield from describe_attempts(plan)
     if plan.comparison is not None:
         yield "ends", describe_end_conditions(plan.comparison)
     for outcome in planned_outcomes(plan):
@@ -105,6 +106,12 @@ def plan_section(status: ExperimentStatus, attempt: str, now: datetime) -> Itera
         yield "warning", warning
     if not state.is_over(status) and (timing := "; ".join(_describe_timing(status, attempt, now))):
         yield "this step", timing
+
+
+def describe_attempts(plan: FrozenPlan) -> Iterator[tuple[str, str]]:
+    """Yield that this is not the first attempt of a rollout, and what that means for its errors."""
+    if plan.attempt is not None and plan.alpha is not None:
+        yield "attempt", plan_text.describe_attempt(plan.attempt, plan.alpha)
 
 
 def _find_undecidable_step(plan: FrozenPlan) -> str:

@@ -403,11 +403,38 @@ def test_requests_that_were_lost_are_failures_of_the_candidate_at_gates_and_no_h
     result = judge(at_step(1), report(*lost))
     assert (result.passed, result.harm) == (False, "")
     assert metric(result).events == (0, 500)
+    assert metric(result).lost == (0, 500)
     assert metric(result).verdict == "Undecided"
     assert metric(result).message.endswith(
         "worse than its margin if all lost requests failed; the canary has 500 lost requests of unknown outcome"
     )
     assert result.lost == (0, 500)
+
+
+def test_what_stable_lost_is_charged_to_it_for_harm_and_said_to_be_lost() -> None:
+    stable, canary = arms(2, {"ok": 300}, {"ok": 100})
+    only_harm = {"guardrails": [{"metric": "latencyP95"}]}
+    found = metric(
+        judge(at_step(1, only_harm), report({**stable, "lost": 5, "assigned": stable["assigned"] + 5}, canary))
+    )
+    assert (found.role, found.basis, found.events, found.lost) == ("harm", "Harm", (5, 0), (5, 0))
+    assert found.message.endswith("; 5 lost requests of unknown outcome count as failures of stable")
+
+
+def test_failures_of_one_burst_are_shown_as_few_independent_events() -> None:
+    stable, canary = arms(2, {"ok": 300}, {"ok": 100})
+    blocks = [*canary["blocks"][:30], block(canary["blocks"][30][0], server5xx=100), *canary["blocks"][31:]]
+    burst = row("canary", 2, blocks=blocks, ok=5900, server5xx=100)
+    found = metric(judge(at_step(1), report(stable, burst)))
+    assert found.events == (0, 100)
+    assert found.independent_events is not None
+    assert found.independent_events < 10
+    assert f"100 failures count as about {found.independent_events:.3g} independent events" in found.message
+    steady = metric(judge(at_step(1), report(*arms(2, {"ok": 297, "server5xx": 3}, {"ok": 99, "server5xx": 1}))))
+    assert "independent" not in steady.message
+    assert steady.values is not None
+    assert [each.value for each in steady.values] == [0.01, 0.01]
+    assert all(each.interval[0] < 0.01 < each.interval[1] for each in steady.values)
 
 
 def test_lost_requests_are_shown_beside_harm_and_do_not_count_for_it() -> None:

@@ -148,7 +148,7 @@ def test_presets_are_part_of_the_plan_and_expected_values_are_not() -> None:
         ({"preset": "doNoHarm"}, {"preset": "doNoHarm", "winBy": "noHarm"}, ""),
         ({"preset": "doNoHarm"}, {"preset": "clearSignal", "winBy": "noHarm"}, ""),
         # A preset adds guardrails too.
-        ({"preset": "doNoHarm"}, {"winBy": "noHarm"}, "spec.preset or spec.metrics"),
+        ({"preset": "doNoHarm"}, {"winBy": "noHarm"}, "spec.preset or spec.metrics.guardrails"),
         ({"preset": "doNoHarm"}, {"preset": "clearSignal"}, "spec.preset or spec.winBy"),
     ],
 )
@@ -159,6 +159,32 @@ def test_an_edit_that_resolves_to_the_same_plan_is_none(
     spec = ExperimentSpec.from_json({**SPEC, "metrics": metrics, **after})
     planned = arms.plan_arms(stable_revision(), spec)
     assert freeze.find_changed_fields(frozen(metrics=metrics, **before), spec, planned) == changed
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "changed"),
+    [
+        ("success", {"minimumEffect": "5%"}, "spec.metrics.success[1].minimumEffect"),
+        ("success", {"cap": 500, "window": "1d"}, "spec.metrics.success[1].cap, spec.metrics.success[1].window"),
+        ("success", {"name": "sold"}, "spec.metrics.success"),
+        ("guardrails", {"margin": "5%"}, "spec.metrics.guardrails[1].margin"),
+        ("secondary", {"goal": "decrease"}, "spec.metrics.secondary[0].goal"),
+    ],
+)
+def test_a_changed_field_of_a_metric_is_named_by_its_path(where: str, change: dict[str, Any], changed: str) -> None:
+    spent = {"name": "spent", "feedback": "amount", "type": "mean", "minimumEffect": "2%"}
+    metrics: dict[str, list[dict[str, Any]]] = {
+        "success": [CONVERSION, spent],
+        "guardrails": [{"metric": "errorRate", "margin": "25%"}, {"metric": "latencyP99"}, REVENUE],
+        "secondary": [SEEN],
+    }
+    edited = {name: [dict(each) for each in own] for name, own in metrics.items()}
+    place = {"success": 1, "guardrails": 1, "secondary": 0}[where]
+    edited[where][place] |= change
+    spec = ExperimentSpec.from_json({**SPEC, "unit": {"header": "x"}, "metrics": edited})
+    planned = arms.plan_arms(stable_revision(), spec)
+    plan = freeze_experiment(("a",), unit={"header": "x"}, metrics=metrics).plan
+    assert freeze.find_changed_fields(plan, spec, planned) == changed
 
 
 SPEC = {"modelDeployment": "digits", "arms": [{"name": "a"}]}

@@ -466,4 +466,4 @@ def test_changed_fields_of_an_edit_are_named() -> None:
     assert differences(arms=[{"name": "a"}]) == "spec.arms"
     assert differences(unit={"header": "x"}, alpha=0.1) == "spec.unit, spec.alpha"
     assert differences(stop={"maxDuration": "1h"}, onWin="pause") == "spec.stop, spec.onWin"
-    assert differences(metrics={"guardrails": [{"metric": "errorRate"}]}) == "spec.preset or spec.metrics"
+    assert differences(metrics={"guardrails": [{"metric": "errorRate"}]}) == "spec.preset or spec.metrics.guardrails"

@@ -165,7 +165,7 @@ def test_an_experiment_that_goes_on_says_first_what_is_missing() -> None:
     assert (report.heading, report.why[0]) == ("Undecided, still running", missing)
     ended = two_arms()
     over = report_of(ended.model_copy(update={"conditions": (*ended.conditions, conclusive)}))
-    assert over.why[0].startswith("Winner: ")
+    assert over.why[0].startswith("When it won: ")
 
 
 def test_units_of_each_arm_are_shown() -> None:
@@ -175,7 +175,7 @@ def test_units_of_each_arm_are_shown() -> None:
     assert [arm.units for arm in report_of(running()).arms] == [None, None]
     shown = lines(two_arms())
     head = next(line for line in shown if line.startswith("ARM REVISION"))
-    assert head.endswith("ERROR RATE UNITS")
+    assert head.endswith("ERROR RATE UNITS SINCE THE START")
     assert shown[shown.index(head) + 2].endswith(f" {two_arms().arms[0].units}")
 
 

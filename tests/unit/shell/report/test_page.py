@@ -275,8 +275,8 @@ def test_two_metrics_of_one_name_are_two_charts_with_their_own_numbers() -> None
     assert [row[1] for row in found["a: errorRate (success)"][1:]] == ["0.5"] * 4
     assert [row[1] for row in found["a: errorRate (harm)"][1:]] == ["1.1"] * 4
     assert [row[:6] for row in found["Metrics, with the events of control and of the arm"][1:3]] == [
-        ["a: errorRate (success)", "success", "Better", "300", "330", "0.5"],
-        ["a: errorRate (harm)", "harm", "Harm", "300", "330", "1.1"],
+        ["a: errorRate (success)", "success", "Better", "–", "-50 % (-66.7 to -25)", "–"],
+        ["a: errorRate (harm)", "harm", "Harm", "–", "+10 % (-26.7 to 65)", "–"],
     ]
     before = parsed(in_old_format(one_name()))
     assert [text_of(each) for each in before.iter("figcaption")] == ["Traffic of the arms", REQUESTS]
@@ -339,7 +339,7 @@ def test_the_tables_have_the_numbers() -> None:
         ["canary", "r8", "100 %", "16500", "25.0%", "16333", "176", "1.067%"],
     ]
     assert found["Metrics, with the events of both arms"][1] == [
-        *("errorRate", "guardrail", "Passed", "900", "310", "1.05", "0.81–1.33", "1.5")
+        *("errorRate", "guardrail", "Passed", "–", "+4.7 % (-19 to 33)", "+50 %", "900", "310")
     ]
     assert found["errorRate"][-1] == ["0:11:00", "1.05", "0.788–1.4", "1.25", "Passed"]
     assert found["Traffic of the candidate"][-1] == ["0:11:00", "100 %", "25 %"]

@@ -38,7 +38,7 @@ def test_the_description_names_the_margin_and_what_is_known() -> None:
         Console(file=out, width=500).print(part)
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
     assert "kept guardrail: rate of accepted may be up to 10 % below stable's" in lines
-    assert any(line.startswith("kept ") and "0.85–1.02 0.9 Undecided" in line for line in lines)
+    assert any(line.startswith("kept ") and "(-15 to 2) -10 % Undecided" in line for line in lines)
     assert any(FOUND.message in line for line in lines)
 
 

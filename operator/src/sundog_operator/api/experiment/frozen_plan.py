@@ -282,6 +282,11 @@ class FrozenPlan(ApiBase):
     )
     steps: Annotated[Items[PlanStep], Field(max_length=24)] = Field((), description="The steps, the last one at 100 %.")
     reason: Text = Field("", description="Why the steps differ from the spec's; empty if they do not.")
+    attempt: Annotated[NonNegativeInt, Field(ge=1)] | None = Field(
+        None,
+        description="For a rollout: number of the attempt to roll out this revision, from the second one on. Each attempt has an alpha"
+        " of its own, so the chance that a worse revision is promoted adds up.",
+    )
     alpha: Alpha | None = Field(None, description="spec.rollout.alpha.")
     harm_shares: Annotated[NonNegativeInt, Field(ge=1)] | None = Field(
         None,

@@ -35,6 +35,15 @@ class HistoryMetric(ApiBase):
         " for outcomes, and in older points.",
     )
     verdict: Text | None = Field(None, description="As in status.metrics; absent for Undecided.")
+    units: Annotated[Items[NonNegativeInt], Field(max_length=2)] | None = Field(
+        None, description="For a success metric of outcomes: units of control and of the arm until then."
+    )
+    values: Annotated[Items[float], Field(max_length=2)] | None = Field(
+        None, description="For a success metric of outcomes: rate or mean of control and of the arm until then."
+    )
+    deviations: Annotated[Items[float], Field(max_length=2)] | None = Field(
+        None, description="For a success metric that is a mean: standard deviation of a unit of each until then."
+    )
 
 
 class HistoryPoint(ApiBase):
@@ -54,6 +63,10 @@ class HistoryPoint(ApiBase):
         description="Requests of stable and of the canary since the rollout began; in a user's Experiment of each of status.arms.",
     )
     errors: Annotated[Items[NonNegativeInt], Field(max_length=11)] = Field((), description="How many of those failed.")
+    units: Annotated[Items[NonNegativeInt], Field(max_length=11)] | None = Field(
+        None,
+        description="In a user's Experiment whose units are counted exactly: those of each of status.arms until then.",
+    )
     metrics: Annotated[Items[HistoryMetric], Field(max_length=24)] | None = Field(
         None, description="Metrics with any events; absent if there are none."
     )

@@ -170,11 +170,19 @@ class ArmStatus(ApiBase):
     )
     units: NonNegativeInt = Field(
         0,
-        description="For a user's Experiment: units whose first request the arm got, estimated from a sample if there are very"
-        " many. If each request is a unit, the number of requests.",
+        description="For a user's Experiment: units whose first request the arm got, by unitsFrom. If each request is a unit, the"
+        " number of requests since the start.",
+    )
+    units_from: Literal["exposures", "sample"] | None = Field(
+        None,
+        description="exposures: an exact count over the period of the metrics, the warm-up excluded. sample: an estimate from a"
+        " sample of units that the edges draw, since the start, the warm-up included; it is off by some percent. Absent if each"
+        " request is a unit, and before the first count.",
     )
     requests: NonNegativeInt = Field(
-        0, description="Requests assigned to it, at most a minute old while weights are constant."
+        0,
+        description="Requests assigned to it since the arms got their traffic, the warm-up included; at most a minute old while"
+        " weights are constant.",
     )
     errors: NonNegativeInt = Field(
         0, description="Server errors, timeouts, and cut or invalid answers among these requests."
@@ -239,6 +247,24 @@ class ShadowStatus(ApiBase):
     )
 
 
+class MetricValue(ApiBase):
+    """Value of one arm in one metric, over all epochs of evidence."""
+
+    value: float | None = Field(
+        None, description="The arm's own rate, mean or ratio; a rate is a share from 0 to 1. Absent without data."
+    )
+    interval: Annotated[Items[float], Field(max_length=2)] = Field(
+        (),
+        description="Lower and upper end. Each interval alone contains the true value at every evaluation with a probability of at"
+        " least 1 - alpha; for a mean or a ratio asymptotically, and absent before 30 units with a value. Of a metric of the edge"
+        " it is wider by the dispersion. Two of them that overlap may differ all the same: the ratio's interval decides.",
+    )
+    count: NonNegativeInt = Field(0, description="Units behind it; requests for a metric of the edge.")
+    deviation: float | None = Field(
+        None, description="Standard deviation of a unit, of a ratio that of its linearised value. Absent for a rate."
+    )
+
+
 class MetricStatus(ApiBase):
     """State of one metric of one arm, compared with stable."""
 
@@ -252,8 +278,27 @@ class MetricStatus(ApiBase):
     events: Annotated[Items[NonNegativeInt], Field(max_length=2)] = Field(
         (),
         description="Events of stable and of that arm, for the decision in basis: failures, slow or failed answers, rejections,"
-        " or retries. The arm's requests without a known end count as failures. For an outcome, units: for a rate"
+        " or retries; lost says which of them are unknown. For an outcome, units: for a rate"
         " those with a first value above 0, for a mean or a ratio those with any value.",
+    )
+    lost: Annotated[Items[NonNegativeInt], Field(max_length=2)] | None = Field(
+        None,
+        description="How many of the events of stable and of that arm are no known failures, but requests with an unknown end,"
+        " such as those of a killed edge. A gate charges those of the arm, so that it does not pass by them; the test for harm"
+        " charges those of stable, so that they drop no arm. Absent if there are none.",
+    )
+    independent_events: float | None = Field(
+        None,
+        description="As how many independent events the events of both arms count, because failures of a burst or of one user"
+        " depend on each other: the events by their dispersion. Absent if they count in full.",
+    )
+    measure: Literal["rate", "mean", "ratio"] | None = Field(
+        None, description="Kind of the values: a share, a mean by unit, or a ratio of sums."
+    )
+    values: Annotated[Items[MetricValue], Field(max_length=2)] | None = Field(
+        None,
+        description="Values of stable (or control) and of that arm. If weights changed, their ratio differs from ratio, which"
+        " compares them epoch by epoch.",
     )
     ratio: float | None = Field(
         None,
@@ -264,7 +309,8 @@ class MetricStatus(ApiBase):
         (),
         description="Lower and upper end of the ratio's interval, valid at every evaluation, by the test of the decision in"
         " basis. A gate passes by its margin if the upper end is at most allowed. Harm is found if the lower end is"
-        " above it. An unknown upper end is left out. Both are left out if no single ratio fits all epochs. For an"
+        " above it. An unknown upper end, such as one above 1000, is left out. Both are left out if nothing is known, or if no"
+        " single ratio fits all epochs. For an"
         " outcome the test is one-sided, and the interval with both ends a little wider.",
     )
     basis: Text = Field(

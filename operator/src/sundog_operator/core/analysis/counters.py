@@ -96,10 +96,18 @@ class Counters:
             return self.feedback.exposed.get((epoch, arm), 0)
         return max(self.of(epoch, arm).assigned, self.feedback.reported(epoch, arm))
 
-    def over_epochs(self, arm: str, *, forced: bool = False) -> ArmCounts:
-        """Return an arm's counts over all sources and epochs, including epochs that are no evidence; with `forced`, those of `forced`."""
+    def over_epochs(self, arm: str, *, forced: bool = False, first: int = 0) -> ArmCounts:
+        """Return an arm's counts over all sources and epochs from `first` on, including those that are no evidence.
+
+        With `forced`, those of `forced`.
+        """
         sources = self.forced if forced else self.sources
-        rows = (counts for own in sources.values() for (_, name), counts in own.items() if name == arm)
+        rows = (
+            counts
+            for own in sources.values()
+            for (epoch, name), counts in own.items()
+            if name == arm and epoch >= first
+        )
         return functools.reduce(ArmCounts.plus, rows, ArmCounts())
 
     def pack(self) -> str:
@@ -388,7 +396,7 @@ def _count_started_before(row: Mapping[str, Any], before_s: float) -> int:
     return sum(running for start, running in running_since if start < before_s)
 
 
-def monotonic_totals(arm: ArmStatus, counted: Counters | None) -> tuple[int, int]:
-    """Return an arm's requests and errors. They never become fewer than in a status whose counters were lost."""
-    own = counted.over_epochs(arm.name) if counted is not None else ArmCounts()
+def monotonic_totals(arm: ArmStatus, counted: Counters | None, first: int = 0) -> tuple[int, int]:
+    """Return an arm's requests and errors in the epochs from `first` on. They never fall, also if a status lost its counters."""
+    own = counted.over_epochs(arm.name, first=first) if counted is not None else ArmCounts()
     return max(arm.requests, own.assigned), max(arm.errors, own.errors)

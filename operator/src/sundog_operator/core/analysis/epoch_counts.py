@@ -50,12 +50,14 @@ class EpochComparison:
         harm: counts for the harm test.
         split: all requests until now, by arm.
         unknown: requests of the arm that were lost, and those that still run after their timeout.
+        lost_by_control: requests of control that were lost.
     """
 
     gate: EpochCounts
     harm: EpochCounts
     split: ArmSplit
     unknown: tuple[int, int] = (0, 0)
+    lost_by_control: int = 0
 
 
 def collect_epochs(
@@ -127,7 +129,8 @@ def _make_comparison(
     none = dispersion_sums.EpochBlocks.empty(0, 1 + pair.index)
     gate = make_counts(known.folded.get(epoch, none), 0, arm.lost + overdue)
     harm = make_counts(known.ended_blocks.get(epoch, none), control.lost, 0)
-    return EpochComparison(gate, harm, ArmSplit.of_two(share, (control.assigned, arm.assigned)), (arm.lost, overdue))
+    split = ArmSplit.of_two(share, (control.assigned, arm.assigned))
+    return EpochComparison(gate, harm, split, (arm.lost, overdue), control.lost)
 
 
 def _scale_units(

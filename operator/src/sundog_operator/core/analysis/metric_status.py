@@ -13,6 +13,7 @@ from sundog_operator.api import (
     PlanGuardrail,
     is_latency_metric,
 )
+from sundog_operator.core import metric_text
 from sundog_operator.core.analysis import blocks, edge_reports
 from sundog_operator.core.analysis.arm_pair import (
     ArmPair,
@@ -22,6 +23,7 @@ from sundog_operator.core.analysis.arm_pair import (
     shows_harm,
 )
 from sundog_operator.core.analysis.epoch_counts import EpochComparison, later_than_allowed
+from sundog_operator.core.analysis.outcome_status import make_rate
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import header_match, replica_counts
 from sundog_operator.core.rollout.default_plan import (
@@ -37,6 +39,7 @@ from sundog_operator.core.stats.guardrail_comparison import (
     ErrorLevels,
     GuardrailMetric,
 )
+from sundog_operator.core.stats.known_ends import known_ends
 
 SUSPENDED: Final = "Suspended"
 _LONGEST_ETA_S: Final = 365 * 86_400.0
@@ -57,31 +60,77 @@ def evaluate_metrics(
     harmful = findings if gates == harms else _test_metrics(limits, harms)
     doubt = "if all lost requests failed" if len(harms) == len(counted) else f"while {pair.who} had more load"
     chosen = [
-        _choose_finding(guardrail, _ChosenFinding(finding, gates), _ChosenFinding(harm, harms), doubt)
+        _choose_finding(guardrail, _ChosenFinding(finding, gates), _ChosenFinding(harm, harms, of_harm=True), doubt)
         for guardrail, finding, harm in zip(limits.guardrails, findings, harmful, strict=True)
     ]
+    alpha, dispersions = limits.levels.alpha, _measure_dispersions(chosen)
     closed = int(gates[-1].blocks[0][0][0]) if gates and gates[-1].blocks else 0
     newest, late = gates[-1] if gates else None, later_than_allowed(pair, limits, epochs, collected)
     unknown = [each.unknown for each, epoch in zip(counted, epochs, strict=True) if decides(limits, epoch)]
+    lost_by_control = sum(
+        each.lost_by_control for each, epoch in zip(counted, epochs, strict=True) if shows_harm(limits, epoch)
+    )
     statuses = [
         _check_ceiling(
             pair,
-            _make_status(pair, guardrail, own, own.events(index), times),
+            _with_values(_make_status(pair, guardrail, own, own.events(index), times), own, alpha, phi),
             guardrail,
             index,
             newest,
             limits.levels,
             late,
         )
-        for index, (guardrail, own) in enumerate(zip(limits.guardrails, chosen, strict=True))
+        for index, (guardrail, own, phi) in enumerate(zip(limits.guardrails, chosen, dispersions, strict=True))
     ]
-    return tuple(_with_earliest_time(_with_lost_requests(pair, each, unknown), closed) for each in statuses)
+    charged = [_count_lost(own, unknown, lost_by_control) for own in chosen]
+    return tuple(
+        _with_earliest_time(_with_lost_requests(pair, each, unknown, lost), closed)
+        for each, lost in zip(statuses, charged, strict=True)
+    )
 
 
-def _with_lost_requests(pair: ArmPair, metric: MetricStatus, unknown: Sequence[tuple[int, int]]) -> MetricStatus:
-    """Add the lost and the overdue requests to the message: gates count them as failures."""
+def _count_lost(chosen: "_ChosenFinding", unknown: Sequence[tuple[int, int]], lost_by_control: int) -> tuple[int, int]:
+    """Return how many failures of control and of the arm, by the counts of a decision, are requests with an unknown end."""
+    if chosen.of_harm:
+        return lost_by_control, 0
+    return 0, sum(map(sum, unknown[len(unknown) - len(chosen.epochs) :]))
+
+
+def _measure_dispersions(chosen: Sequence["_ChosenFinding"]) -> list[float]:
+    """Return the dispersion of each metric's events, by the counts of its decision and at the ratio that this tests."""
+    ratios = [each.finding.allowed for each in chosen]
+    by_epochs = {id(each.epochs): guardrail_comparison.measure_dispersion(ratios, each.epochs) for each in chosen}
+    return [by_epochs[id(each.epochs)][index] for index, each in enumerate(chosen)]
+
+
+def _with_values(metric: MetricStatus, chosen: "_ChosenFinding", alpha: float, dispersion: float) -> MetricStatus:
+    """Add both arms' rates, and as how many independent events their events count."""
+    requests = [sum(epoch.requests[side] for epoch in chosen.epochs) for side in (0, 1)]
+    values = tuple(
+        make_rate(events, own, alpha, dispersion) for events, own in zip(metric.events, requests, strict=True)
+    )
+    depends = dispersion > 1 and any(metric.events)
+    independent = float(f"{sum(metric.events) / dispersion:.3g}") if depends else None
+    counted = metric.model_copy(
+        update={"measure": "rate", "values": values if any(requests) else None, "independent_events": independent}
+    )
+    text = metric_text.describe_independence(counted)
+    return counted.model_copy(update={"message": f"{metric.message}; {text}"}) if text else counted
+
+
+def _with_lost_requests(
+    pair: ArmPair, metric: MetricStatus, unknown: Sequence[tuple[int, int]], charged: tuple[int, int]
+) -> MetricStatus:
+    """Add the lost and the overdue requests, and whose failures they are: the arm's at gates, control's for harm."""
     lost, overdue = (sum(column) for column in zip(*unknown, strict=True)) if unknown else (0, 0)
-    if metric.name != ERROR_RATE or not lost + overdue:
+    if metric.name != ERROR_RATE:
+        return metric
+    if any(charged):
+        metric = metric.model_copy(update={"lost": charged})
+    if charged[0] and metric.verdict != MetricVerdict.HARM:
+        text = f"{charged[0]} lost requests of unknown outcome count as failures of {pair.control}"
+        return metric.model_copy(update={"message": f"{metric.message}; {text}"})
+    if not lost + overdue:
         return metric
     parts = (
         f"{lost} lost requests of unknown outcome" if lost else "",
@@ -140,11 +189,15 @@ def _test_metrics(limits: EvaluationLimits, epochs: Sequence[EpochCounts]) -> li
 
 @dataclass(frozen=True, slots=True)
 class _ChosenFinding:
-    """The finding of a metric that decides, its epochs, and why it is no harm although it says so; empty where that is certain."""
+    """The finding of a metric that decides, its epochs, and why it is no harm although it says so; empty where that is certain.
+
+    `of_harm`: the epochs have the counts of the test for harm.
+    """
 
     finding: MetricFinding
     epochs: Sequence[EpochCounts]
     doubt: str = ""
+    of_harm: bool = False
 
     def events(self, index: int) -> tuple[int, int]:
         """Return the events of (control, the arm), for the metric with that index."""
@@ -184,7 +237,7 @@ def _make_status(
         arm=pair.arm,
         events=events,
         ratio=_number(finding.ratio),
-        interval=tuple(end for end in map(_number, (finding.lower, finding.upper)) if end is not None),
+        interval=tuple(float(f"{end:.4g}") for end in known_ends(finding.lower, finding.upper)),
         basis=str(finding.basis),
         allowed=_number(finding.allowed),
         verdict=final,

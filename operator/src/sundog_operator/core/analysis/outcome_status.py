@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import MetricStatus, PlanOutcome
+from sundog_operator.api import MetricStatus, MetricValue, PlanOutcome
 from sundog_operator.api.reasons import MetricNote
 from sundog_operator.core.analysis import feedback
-from sundog_operator.core.stats.outcome_counts import OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats import mean_ratio, multiple_testing, outcome_counts, single_rate
+from sundog_operator.core.stats.known_ends import known_ends
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
 MAX_MESSAGE_CHARS: Final = 1024
@@ -43,18 +46,76 @@ def count_events(metric: OutcomeMetric, epochs: Sequence[OutcomeEpoch], index: i
     return sum(row[0].units for row in rows), sum(row[arm_index].units for row in rows)
 
 
+def make_values(
+    metric: OutcomeMetric, epochs: Sequence[OutcomeEpoch], index: int, arm_index: int, alpha: float
+) -> tuple[MetricValue, ...]:
+    """Return the values of control and of an arm over all epochs; empty without epochs."""
+    rows = [[epoch.outcomes[index][arm] for epoch in epochs] for arm in (0, arm_index)]
+    return tuple(_make_value(metric, own, alpha) for own in rows) if epochs else ()
+
+
+def _make_value(metric: OutcomeMetric, rows: Sequence[OutcomeCounts], alpha: float) -> MetricValue:
+    exposed = sum(row.exposed for row in rows)
+    if metric.type == "rate":
+        return make_rate(sum(row.positive for row in rows), exposed, alpha)
+    # The value shown is the plain mean, so its interval is not that of an adjusted one.
+    known = outcome_counts.describe_units(replace(metric, adjusted=False), rows)
+    if known is None or not all(row.valid for row in rows):
+        return MetricValue(count=exposed)
+    value, deviation = known
+    valued = min(
+        sum(row.units for row in rows), sum(row.other_units for row in rows) if metric.type == "ratio" else exposed
+    )
+    interval: tuple[float, ...] = ()
+    if valued >= mean_ratio.BURN_IN and deviation > 0:
+        bar = multiple_testing.log_e_threshold(alpha)
+        interval = mean_ratio.average_interval(value, deviation, exposed, metric.deviation, bar)
+    return MetricValue(
+        value=_shorten(value), interval=tuple(map(_shorten, interval)), count=exposed, deviation=_shorten(deviation)
+    )
+
+
+def make_rate(hits: int, trials: int, alpha: float, dispersion: float = 1.0) -> MetricValue:
+    """Return a rate with its interval, which is wider by the dispersion; without a value if there are no trials."""
+    if not 0 <= hits <= trials or not trials:
+        return MetricValue(count=max(trials, 0))
+    ends = single_rate.rate_interval(hits, trials, alpha, dispersion)
+    return MetricValue(value=_shorten(hits / trials), interval=tuple(map(_shorten, ends)), count=trials)
+
+
+def _shorten(number: float) -> float:
+    """Round to six digits: enough for a view, and to compare two days."""
+    return float(f"{number:.6g}")
+
+
+def make_edge_values(finding: OutcomeFinding, alpha: float) -> tuple[MetricValue, ...]:
+    """Return the rates of control and of the arm in a metric of the edge; empty without counts."""
+    both = zip(finding.events, finding.requests, strict=True) if finding.requests else ()
+    return tuple(make_rate(events, requests, alpha, finding.dispersion) for events, requests in both)
+
+
 def make_status(
-    finding: OutcomeFinding, role: str, arm: str, events: tuple[int, ...], message: str, *, out: bool = False
+    finding: OutcomeFinding,
+    role: str,
+    arm: str,
+    events: tuple[int, ...],
+    message: str,
+    *,
+    values: tuple[MetricValue, ...] = (),
+    out: bool = False,
 ) -> MetricStatus:
     """Return the status of one metric of one arm; a dropped arm has no estimates, because it gets no more units."""
-    ends = [1 + end for end in (finding.lower, finding.upper)]
+    depends = finding.dispersion > 1 and any(events)
     return MetricStatus(
         name=finding.metric.name,
         role=role,
         arm=arm,
         events=events,
         ratio=_finite(1 + finding.uplift),
-        interval=tuple(end for end in ends if math.isfinite(end)) if math.isfinite(ends[0]) else (),
+        interval=known_ends(1 + finding.lower, 1 + finding.upper),
+        measure=finding.metric.type,
+        values=values or None,
+        independent_events=float(f"{sum(events) / finding.dispersion:.3g}") if depends else None,
         allowed=None if finding.metric.margin is None else round(finding.metric.tested, 6),
         verdict=str(finding.verdict),
         needed=None if out else _finite(finding.needed),

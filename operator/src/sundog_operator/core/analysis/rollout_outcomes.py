@@ -19,7 +19,13 @@ from sundog_operator.api.reasons import Cause, ExperimentReason
 from sundog_operator.core.analysis import data_loss, feedback
 from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, CollectedCounts, EvaluationLimits, decides
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.analysis.outcome_status import count_events, make_metric, make_status, mark_unreported
+from sundog_operator.core.analysis.outcome_status import (
+    count_events,
+    make_metric,
+    make_status,
+    make_values,
+    mark_unreported,
+)
 from sundog_operator.core.edge import units
 from sundog_operator.core.stats import outcome_comparison
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch
@@ -78,7 +84,7 @@ def evaluate_outcomes(
     gates = _count_epochs(status, collected.tallies, planned, of_gate)
     harms = _count_epochs(status, collected.tallies, planned, known)
     metrics = [
-        _make_status(outcome, gates, harms, index, findings)
+        _make_status(outcome, gates, harms, index, findings, limits.levels.alpha)
         for index, (outcome, findings) in enumerate(
             zip(planned, _test(planned, gates, harms, limits, _elapsed_s(status, collected, gates)), strict=True)
         )
@@ -188,17 +194,20 @@ def _make_status(
     harms: Sequence[OutcomeEpoch],
     index: int,
     findings: tuple[OutcomeFinding, OutcomeFinding],
+    alpha: float,
 ) -> MetricStatus:
     """Return the status of an outcome: harm if there is any, else the gate's finding."""
     (gate, harm), pair = findings, ROLLOUT_PAIR
     if harm.verdict == OutcomeVerdict.HARM:
         events = count_events(harm.metric, harms, index, 1)
-        return make_status(harm, GUARDRAIL, pair.arm, events, harm.sentence(pair.who, pair.control))
+        values = make_values(harm.metric, harms, index, 1, alpha)
+        return make_status(harm, GUARDRAIL, pair.arm, events, harm.sentence(pair.who, pair.control), values=values)
     message, events = gate.sentence(pair.who, pair.control), count_events(gate.metric, gates, index, 1)
     if gate.verdict == OutcomeVerdict.HARM:
         gate = replace(gate, verdict=OutcomeVerdict.UNDECIDED)
         message = f"{message} at this weight; a rollback needs that over all weights"
-    status = make_status(gate, GUARDRAIL, pair.arm, events, message)
+    values = make_values(gate.metric, gates, index, 1, alpha)
+    status = make_status(gate, GUARDRAIL, pair.arm, events, message, values=values)
     is_unreported = not any(counts.units for epoch in gates for counts in epoch.outcomes[index])
     return mark_unreported(status, pair.who, outcome.feedback) if is_unreported else status
 

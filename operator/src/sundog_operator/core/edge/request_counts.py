@@ -11,14 +11,17 @@ ORIGIN_OVERRIDE: Final = "override"
 """Origins of requests: assigned by weight, or sent to an arm by an override or a header."""
 
 
-def count_requests_and_errors(attempt: str, arm: str, reports: Iterable[EdgeReport]) -> tuple[int, int]:
-    """Return (requests, errors) that were assigned to an arm, over all epochs and boots of the edges that answer.
+def count_requests_and_errors(
+    attempt: str, arm: str, reports: Iterable[EdgeReport], first_epoch: int = 0
+) -> tuple[int, int]:
+    """Return (requests, errors) that were assigned to an arm, over the epochs from `first_epoch` on and boots of the edges that answer.
 
     `ERRORS` lists the ends that are errors.
     """
     requests = errors = 0
     for row in (row for report in reports for row in (report.evidence or {}).get("counters", ())):
-        if (row.get("attempt"), row.get("arm"), row.get("origin")) == (attempt, arm, ORIGIN_ASSIGNED):
+        is_own = (row.get("attempt"), row.get("arm"), row.get("origin")) == (attempt, arm, ORIGIN_ASSIGNED)
+        if is_own and int(row.get("epoch", first_epoch)) >= first_epoch:
             ends = row.get("ends", {})
             requests += int(row.get("assigned", 0))
             errors += sum(int(ends.get(end, 0)) for end in ERRORS)

@@ -286,7 +286,7 @@ def describe_arm_counts(arms: Sequence[str], splits: Sequence[ArmSplit], what: s
 
 def _requests_by_arm(status: ExperimentStatus, collected: CollectedCounts) -> dict[str, int]:
     """Return the number of requests by arm, including those at removed edges."""
-    return {arm.name: collected.tallies.over_epochs(arm.name).assigned for arm in status.arms}
+    return {arm.name: collected.tallies.over_epochs(arm.name, first=state.FIRST_EPOCH).assigned for arm in status.arms}
 
 
 def _units_by_arm(status: ExperimentStatus, collected: CollectedCounts) -> dict[str, int]:
@@ -298,7 +298,10 @@ def _units_by_arm(status: ExperimentStatus, collected: CollectedCounts) -> dict[
     if not share:
         return {}
     found = {
-        arm.name: round(sum(count for (_, name), count in first.items() if name == arm.name) / share)
+        arm.name: round(
+            sum(count for (epoch, name), count in first.items() if name == arm.name and epoch >= state.FIRST_EPOCH)
+            / share
+        )
         for arm in status.arms
     }
     without = {

@@ -7,6 +7,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Literal
 
+from pydantic.alias_generators import to_camel
+
 from sundog_operator.api import (
     CONTROL,
     MAX_LATENCY_GUARDRAILS,
@@ -299,4 +301,57 @@ def find_changed_fields(plan: FrozenPlan, spec: ExperimentSpec, arms: Sequence[P
         "spec.allocation": comparison.allocation != _allocation(spec),
     }
     named = [name for name, differs in found.items() if differs]
+    if not found["spec.preset or spec.winBy"]:
+        named += _find_changed_metrics(plan, spec)
     return ", ".join(named) or "spec.preset or spec.metrics"
+
+
+def _find_changed_metrics(plan: FrozenPlan, spec: ExperimentSpec) -> list[str]:
+    """Return the paths of the metrics' fields that differ from the plan; a list's path if it has other metrics."""
+    comparison, wanted = plan.comparison, list(_outcomes(spec))
+    known = comparison.outcomes if comparison is not None else ()
+    lists = {"success": "success", "guardrail": "guardrails", "secondary": "secondary"}
+    found = []
+    for role, name in lists.items():
+        before, after = ([each for each in side if each.role == role] for side in (known, wanted))
+        path = f"spec.metrics.{name}"
+        if [each.name for each in before] != [each.name for each in after]:
+            found.append(path)
+            continue
+        places = _places(spec, role)
+        # Guardrails that noHarm adds follow their success metrics.
+        for place, old, new in zip(places, before, after, strict=False):
+            found += [f"{path}[{place}].{field}" for field in _changed_fields(old, new)]
+    return found or _find_changed_guardrails(plan, spec)
+
+
+def _places(spec: ExperimentSpec, role: str) -> list[int]:
+    """Return the indices in the spec's list of the metrics of a role that are outcomes of the plan."""
+    if role != "guardrail":
+        return list(range(len(spec.metrics.success if role == "success" else spec.metrics.secondary)))
+    return [place for place, each in enumerate(spec.metrics.guardrails) if each.feedback is not None]
+
+
+def _find_changed_guardrails(plan: FrozenPlan, spec: ExperimentSpec) -> list[str]:
+    """Return the paths of the fields of the edge's guardrails that differ from the plan, as far as the plan has them."""
+    known = {each.metric: each for each in plan.guardrails if each.role == "guardrail"}
+    edge = [(place, each.metric) for place, each in enumerate(spec.metrics.guardrails) if each.metric is not None]
+    traffic = StableTraffic(plan.requests_per_second, error_rate=plan.error_rate)
+    planned = {each.metric: each for each in _plan_guardrails(spec, traffic) if each.role == "guardrail"}
+    if planned.keys() != known.keys():
+        return ["spec.preset or spec.metrics.guardrails"]
+    found = []
+    for place, metric in edge:
+        if (old := known.get(metric)) is not None and (new := planned.get(metric)) is not None:
+            fields = ("margin", "floor") if not is_latency_metric(new.metric) else ("margin", "max_microseconds")
+            changed = [
+                name.removesuffix("_microseconds") for name in fields if getattr(old, name) != getattr(new, name)
+            ]
+            found += [f"spec.metrics.guardrails[{place}].{name}" for name in changed]
+    return found
+
+
+def _changed_fields(old: PlanOutcome, new: PlanOutcome) -> list[str]:
+    """Return the names in a spec of the fields in which two outcomes of one name differ."""
+    names_of = {name: to_camel(name) for name in PlanOutcome.model_fields}
+    return [names_of[name] for name in PlanOutcome.model_fields if getattr(old, name) != getattr(new, name)]

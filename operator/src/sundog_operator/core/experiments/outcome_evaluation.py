@@ -13,12 +13,20 @@ from sundog_operator.api import (
     EvidenceEpoch,
     ExperimentStatus,
     MetricStatus,
+    MetricValue,
     PlanOutcome,
 )
 from sundog_operator.api.reasons import MetricNote
 from sundog_operator.core.analysis import arm_pair, feedback
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.analysis.outcome_status import count_events, make_metric, make_status, mark_unreported
+from sundog_operator.core.analysis.outcome_status import (
+    count_events,
+    make_edge_values,
+    make_metric,
+    make_status,
+    make_values,
+    mark_unreported,
+)
 from sundog_operator.core.edge import units
 from sundog_operator.core.experiments import allocation, sample_ratio, state, winner
 from sundog_operator.core.experiments.allocation import ThompsonRule
@@ -267,16 +275,23 @@ def _guardrail_metrics(
         for index, metric in enumerate(metrics if name not in out else ()):
             finding = findings[index][arm_index - 1]
             events = count_events(metric, epochs, index, arm_index)
-            yield make_status(finding, GUARDRAIL, name, events, finding.sentence(name))
+            values = make_values(metric, epochs, index, arm_index, status.plan.alpha or DEFAULT_ALPHA)
+            yield make_status(finding, GUARDRAIL, name, events, finding.sentence(name), values=values)
 
 
 def _count_events(
-    finding: OutcomeFinding, epochs: Sequence[OutcomeEpoch], planned: Sequence[PlanOutcome], arm_index: int
-) -> tuple[int, ...]:
+    finding: OutcomeFinding,
+    epochs: Sequence[OutcomeEpoch],
+    planned: Sequence[PlanOutcome],
+    arm_index: int,
+    alpha: float,
+) -> tuple[tuple[int, ...], tuple[MetricValue, ...]]:
+    """Return the events and the values of control and of an arm."""
     names = [each.name for each in _from_feedback(planned)]
     if finding.metric.name not in names:
-        return finding.events
-    return count_events(finding.metric, epochs, names.index(finding.metric.name), arm_index)
+        return finding.events, make_edge_values(finding, alpha)
+    place = finding.metric, epochs, names.index(finding.metric.name), arm_index
+    return count_events(*place), make_values(*place, alpha)
 
 
 def _success_metrics(
@@ -287,8 +302,8 @@ def _success_metrics(
     for arm in decided.arms if decided is not None else ():
         arm_index = compared_arms(status).index(arm.name)
         for finding in arm.findings:
-            events = _count_events(finding, epochs[SUCCESS], planned, arm_index)
-            yield _make_arm_status(finding, SUCCESS, arm.name, events, out=arm.name in out)
+            counts = _count_events(finding, epochs[SUCCESS], planned, arm_index, status.plan.alpha or DEFAULT_ALPHA)
+            yield _make_arm_status(finding, SUCCESS, arm.name, counts, out=arm.name in out)
 
 
 def _secondary_metrics(
@@ -315,8 +330,8 @@ def _secondary_metrics(
     for arm_index, name in enumerate(names[1:], start=1):
         for index, by_arm in enumerate(findings):
             finding = by_arm[arm_index - 1]
-            events = _count_events(finding, epochs, planned, arm_index)
-            each = _make_arm_status(finding, SECONDARY, name, events, out=name in out)
+            counts = _count_events(finding, epochs, planned, arm_index, status.plan.alpha or DEFAULT_ALPHA)
+            each = _make_arm_status(finding, SECONDARY, name, counts, out=name in out)
             if (index, arm_index - 1) in discoveries and each.verdict == OutcomeVerdict.UNDECIDED and not finding.held:
                 message = f"{each.message}; differs from control (e-BH over all secondary metrics)"
                 each = each.model_copy(update={"message": message, "note": each.note or MetricNote.DISCOVERY})
@@ -354,9 +369,15 @@ def evaluate_feedback_metrics(
 
 
 def _make_arm_status(
-    finding: OutcomeFinding, role: str, arm: str, events: tuple[int, ...], *, out: bool
+    finding: OutcomeFinding,
+    role: str,
+    arm: str,
+    counts: tuple[tuple[int, ...], tuple[MetricValue, ...]],
+    *,
+    out: bool,
 ) -> MetricStatus:
-    return make_status(finding, role, arm, events, finding.sentence(arm, out=out), out=out)
+    events, values = counts
+    return make_status(finding, role, arm, events, finding.sentence(arm, out=out), values=values, out=out)
 
 
 def _find_unreported(outcome: PlanOutcome, reported: Collection[str]) -> str:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from statistics import NormalDist
 from typing import Final
 
 from sundog_operator.api import CONTROL, ExperimentSpec, MetricStatus, parse_percent
@@ -263,6 +264,29 @@ def find_metric_without_time(metric: MetricStatus, lasted_s: float, left_s: floa
         return ""
     takes, left = format_rough_duration(takes_s), format_rough_duration(left_s)
     return f"{metric.name} {UNLIKELY_TEXT}: it takes about {takes} at this rate; it stops in {left}"
+
+
+def reached_power(metric: OutcomeMetric, units: tuple[int, int], value: float, deviation: float, level: float) -> float:
+    """Return the probability that so many units show the metric's minimum effect at one look; at least that over all looks.
+
+    Source: the drift of z against the bound of the one-sided normal mixture, as `mean_ratio.Contrast.log_e` has it.
+
+    Args:
+        metric: the metric with its minimum effect.
+        units: of control and of the arm.
+        value: control's rate, mean or ratio.
+        deviation: standard deviation of a unit.
+        level: error of the test.
+    """
+    control, arm = units
+    if min(control, arm) < 1 or not value > 0 or not deviation > 0:
+        return 0.0
+    time = control * arm / (control + arm)
+    # The mixture of a rate has the scale of a log ratio.
+    scale = metric.scale * value / deviation if metric.type == "rate" else metric.deviation
+    spread = time * scale**2
+    bound = math.sqrt((1 + 1 / spread) * max(math.log1p(spread) + 2 * math.log(1 / (2 * level)), 0.0))
+    return NormalDist().cdf(metric.effect * value * math.sqrt(time) / deviation - bound)
 
 
 def _design(spec: ExperimentSpec, metric_index: int, longest: timedelta) -> ExperimentDesign:

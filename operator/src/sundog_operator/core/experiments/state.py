@@ -22,6 +22,8 @@ from sundog_operator.core.stats import error_shares
 HARM: Final = "Harm"
 WINNER: Final = "Winner"
 NO_WINNER: Final = "NoWinner"
+FIRST_EPOCH: Final = 1
+"""The warm-up. In epoch 0 stable still has all traffic, while the arms start."""
 MAX_EPOCHS: Final = 40
 """Epochs of evidence: the first, one for each dropped arm, change of weights and win, and some for outages of control."""
 MAX_UNITS_KEPT: Final = 100_000_000

@@ -82,6 +82,12 @@ def is_rollout_experiment(name: str, service: str, revision: int) -> bool:
     return name == first or (name.startswith(first) and suffix.startswith("-a") and suffix[2:].isdecimal())
 
 
+def rollout_attempt(name: str) -> int:
+    """Return the number of the attempt that `rollout_experiment` named, counted from 1."""
+    number = name.rpartition("-a")[2]
+    return int(number) if number.isdecimal() else 1
+
+
 def ray_cluster(index: int, image: str = "") -> str:
     """Return a RayCluster's name. `index` counts from 0 in the namespace, per image where pods have one."""
     return f"sundog-{index}" if not image else f"sundog-{_digest(image)}-{index}"

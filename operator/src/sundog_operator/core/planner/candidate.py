@@ -219,7 +219,10 @@ def ensure_rollout_experiment(context: PlanContext) -> None:
         context.rollout = _find_or_create_attempt(context, spec_revision)
     # The end of the rollout before is committed first: a pass has one commit.
     if context.rollout is not None and context.progress is None and context.commit is None:
-        context.commit_rollout(_freeze(context, spec, stable, candidate.revision))
+        frozen = _freeze(context, spec, stable, candidate.revision)
+        attempt = names.rollout_attempt(context.rollout.name)
+        plan = frozen.plan.model_copy(update={"attempt": attempt if attempt > 1 else None})
+        context.commit_rollout(frozen.model_copy(update={"plan": plan}))
 
 
 def _freeze(context: PlanContext, spec: ModelDeploymentSpec, stable: int, candidate: int) -> ExperimentStatus:

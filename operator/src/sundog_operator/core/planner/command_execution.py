@@ -14,6 +14,8 @@ from sundog_operator.core.planner.problems.pending_pods import find_pending_reas
 from sundog_operator.core.rollout import commands, explanations, state, steering, windows
 from sundog_operator.core.rollout.commands import RolloutCommand
 
+_BY_COMMAND: Final = "by command"
+"""Part of a reason; `status.lastCommand` has the command."""
 FORWARD_VERBS: Final = ("promote", "skip")
 """Commands that advance traffic."""
 
@@ -256,10 +258,10 @@ def _run(context: PlanContext, command: RolloutCommand) -> None:
         case "retry":
             _retry(context, command.revision)
         case "stop":
-            cause = Cause(EndReason.STOP_COMMAND, f"by command {command.id}")
+            cause = Cause(EndReason.STOP_COMMAND, _BY_COMMAND)
             cleanup.stop_experiment(context, cause, command.id)
         case "abort" if context.progress is None:
-            outcome.abort_candidate(context, f"by command {command.id}")
+            outcome.abort_candidate(context, _BY_COMMAND)
         case _:
             _steer(context, command)
 
@@ -283,7 +285,7 @@ def _retry(context: PlanContext, number: int) -> None:
 
 def _roll_back(context: PlanContext, command: RolloutCommand) -> None:
     """Go back to an earlier revision at once. The spec's revision is held back until the spec changes or a retry."""
-    reason = f"rollback to revision {command.revision} by command {command.id}"
+    reason = f"rollback to revision {command.revision} {_BY_COMMAND}"
     cleanup.stop_experiment(context, Cause(EndReason.ROLLED_BACK, reason), command.id)
     outcome.drop_candidate(context, outcome.RolloutEnd.of("RolledBack", reason), command.id)
     planner_candidate.hold_back(context, reason)

@@ -348,7 +348,7 @@ def plan_hash(plan: FrozenPlan) -> str:
     # Omit unused later fields, so that older plans keep their hashes.
     absent = {name for name in ("in_place", "harm_shares", "early_harm", "outcomes") if getattr(plan, name) is None}
     absent |= {"mixture"} if plan.mixture in (None, MIXTURE) else set()
-    fields = plan.model_dump(mode="json", by_alias=True, exclude={"comparison", *absent})
+    fields = plan.model_dump(mode="json", by_alias=True, exclude={"attempt", "comparison", *absent})
     for outcome in fields.get("outcomes", ()):
         del outcome["rateBy"]
         for name in ("metric", "after"):

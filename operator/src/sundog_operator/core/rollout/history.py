@@ -10,7 +10,7 @@ from sundog_operator.core.rollout import state
 from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
 
 MAX_POINTS: Final = 32
-"""Points to keep: about 7 KiB of a status, 100 KiB for an experiment with ten arms."""
+"""Points to keep: about 7 KiB of a status, 130 KiB for an experiment with ten arms."""
 
 _METRICS: Final = 24
 """A rollout has at most 22. Of an experiment, success metrics come first, then outcomes that are guardrails, then the others of its first
@@ -49,6 +49,7 @@ def make_point(status: ExperimentStatus, metrics: Sequence[MetricStatus], at: da
         weights=None if of_rollout else tuple(arm.weight for arm in arms) or None,
         requests=tuple(arm.requests for arm in arms),
         errors=tuple(arm.errors for arm in arms),
+        units=tuple(arm.units for arm in arms) if any(arm.units_from == "exposures" for arm in arms) else None,
         metrics=tuple(shown[:_METRICS]) or None,
     )
 
@@ -74,6 +75,9 @@ def _arms(status: ExperimentStatus) -> Iterator[ArmStatus]:
 
 def _history_metric(metric: MetricStatus, *, of_rollout: bool) -> HistoryMetric:
     lower, upper = (*metric.interval, None, None)[:2]
+    values = metric.values if metric.role == "success" and metric.values else ()
+    known = tuple(each.value for each in values if each.value is not None)
+    deviations = tuple(each.deviation for each in values if each.deviation is not None)
     return HistoryMetric(
         name=metric.name,
         role=None if of_rollout else metric.role,
@@ -83,6 +87,9 @@ def _history_metric(metric: MetricStatus, *, of_rollout: bool) -> HistoryMetric:
         upper=_round(upper),
         basis=None if metric.basis in ("", DecisionBasis.ALL_STEPS) else metric.basis,
         verdict=None if metric.verdict == MetricVerdict.UNDECIDED else metric.verdict,
+        units=tuple(each.count for each in values) if len(known) == 2 else None,
+        values=known if len(known) == 2 else None,
+        deviations=deviations if len(known) == len(deviations) == 2 else None,
     )
 
 
@@ -108,11 +115,13 @@ def _verdicts(point: HistoryPoint) -> dict[tuple[str, str | None, str | None], s
 def thin_points(points: Sequence[HistoryPoint]) -> tuple[HistoryPoint, ...]:
     """Thin points to `MAX_POINTS`, spread over all of the time.
 
-    The first, the newest and those with a weight change stay. Of the others, the ones closest to both neighbours are dropped.
+    The first, the newest and those with a weight change stay, and the last one of each day (UTC) as long as others can go, because a report
+    compares days. Of the others, the ones closest to both neighbours are dropped.
     """
     kept = list(points)
     while len(kept) > MAX_POINTS:
         inner = range(1, len(kept) - 1)
         droppable = [index for index in inner if _weights(kept[index]) == _weights(kept[index - 1])]
-        del kept[min(droppable or inner, key=lambda index: kept[index + 1].at - kept[index - 1].at)]
+        within_days = [index for index in droppable if kept[index].at.date() == kept[index + 1].at.date()]
+        del kept[min(within_days or droppable or inner, key=lambda index: kept[index + 1].at - kept[index - 1].at)]
     return tuple(kept)

@@ -64,6 +64,15 @@ def describe_alpha(plan: FrozenPlan) -> str:
     return text
 
 
+def describe_attempt(attempt: int, alpha: float | None) -> str:
+    """Describe that the errors of attempts add up, such as `attempt 2 of this revision, with an alpha of its own: …`."""
+    whole = DEFAULT_ALPHA if alpha is None else alpha
+    return (
+        f"attempt {attempt} of this revision, with an alpha of its own of {whole:g}: the chance that one of them promotes a revision"
+        f" that is worse than its margin adds up to at most {min(1.0, attempt * whole):.3g}"
+    )
+
+
 def describe_comparator(shadow: PlanShadow) -> str:
     """Describe the comparator of answers, such as `argmax at $.outputs` or `custom in 2 parts`."""
     if shadow.parts is not None:

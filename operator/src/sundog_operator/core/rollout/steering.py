@@ -35,7 +35,7 @@ def execute_command(status: ExperimentStatus, command: RolloutCommand, now: date
         case "resume":
             return resume(marked, now)
         case "abort":
-            return stop(marked, Cause(EndReason.ABORTED, f"by command {command.id}"), now)
+            return stop(marked, Cause(EndReason.ABORTED, "by command"), now)
         case "promote":
             return _promote(_restart_deadline(marked, now), full=command.full)
         case "skip" if not skip_refusal(marked):

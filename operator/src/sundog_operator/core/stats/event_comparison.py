@@ -49,6 +49,8 @@ def compare_events(
         exposed=sum(events),
         verdict=_verdict(found, against),
         events=events,
+        requests=(int(control_requests), int(arm_requests)),
+        dispersion=float(ended.dispersion(np.ones(ended.control.shape[:-1]))[0]),
     )
     closed = float(ended.closed[0])
     if not (ended.enough.all() and past.enough.all()):

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sundog_operator.core.stats.beta_binomial import Numbers
+from sundog_operator.core.stats.known_ends import known_ends
 
 
 class MetricVerdict(StrEnum):
@@ -88,13 +89,14 @@ class MetricFinding:
         alone = " in this step" if self.basis == DecisionBasis.THIS_STEP else ""
         if math.isnan(self.ratio):
             return f"{metric} happened in neither arm{alone}"
-        if math.isnan(self.lower) or math.isnan(self.upper):
+        ends = known_ends(self.lower, self.upper)
+        if not ends:
             return f"{metric} is {self.ratio:.3g} times {control}'s{alone}"
         if math.isinf(self.ratio):
             often = f"more than {self.lower:.3g} times as often in the other arm at every evaluation"
             return f"{metric} never happened in {control}{alone} ({often})"
-        ends = f"({self.lower:.3g} to {self.upper:.3g} at every evaluation)"
-        return f"{metric} is {self.ratio:.3g} times {control}'s{alone} {ends}"
+        between = " to ".join(f"{end:.3g}" for end in ends) if len(ends) > 1 else f"{ends[0]:.3g} or more"
+        return f"{metric} is {self.ratio:.3g} times {control}'s{alone} ({between} at every evaluation)"
 
     def _describe_need(self, treatment: str) -> str:
         """Return the events or requests that typically decide, and the time until then."""

@@ -196,6 +196,14 @@ def request_design_effect(epoch: EpochCounts) -> float:
     return 1.0 if groups is None else float(cluster_variance.request_design_effect(groups)[0])
 
 
+def measure_dispersion(ratios: Sequence[float], epochs: Sequence[EpochCounts]) -> list[float]:
+    """Return, for each metric, the dispersion φ ≥ 1 of its events at the tested ratio; 1 without epochs."""
+    if not epochs or not ratios:
+        return [1.0] * len(ratios)
+    tested = np.array([each if math.isfinite(each) and each > 0 else 1.0 for each in ratios])
+    return [float(each) for each in make_event_counts(len(ratios), epochs).dispersion(tested)]
+
+
 @dataclass(frozen=True, slots=True)
 class ArmSplit:
     """Units of each arm, and the intended shares of the arms, which sum to 1."""

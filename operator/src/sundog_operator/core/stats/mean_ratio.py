@@ -225,6 +225,42 @@ class Contrast:
         return np.where(enough.any(0), _FACTORS[enough.argmax(0)], np.inf)
 
 
+def compare_sums(
+    control: tuple[int, float, float, float], treatment: tuple[int, float, float, float], deviation: float, bar: float
+) -> tuple[float, float]:
+    """Return the interval of the ratio of two arms' means in one epoch, as (lower, upper); NaN before the burn-in.
+
+    Args:
+        control: units, units with a value, Σy and Σy² of control.
+        treatment: those of the arm.
+        deviation: scale of the mixture, as for `Contrast.interval`.
+        bar: log E of a rejection.
+    """
+    arms = (UnitValueSums(*(np.array([each], object) for each in arm)) for arm in (control, treatment))
+    lower, upper = make_contrast(*arms).interval(deviation, bar)
+    return float(lower), float(upper)
+
+
+def average_interval(
+    average: float, deviation_of_unit: float, units: int, deviation: float, bar: float
+) -> tuple[float, float]:
+    """Return the interval of one arm's average, as (lower, upper); asymptotic. `units` is at least 1.
+
+    It is the confidence sequence of the normal mixture with n·deviation², in standard deviations of a unit.
+    Source: Waudby-Smith et al. (arXiv 2103.06476), theorem 2.2.
+
+    Args:
+        average: the average of a unit.
+        deviation_of_unit: standard deviation of a unit.
+        units: number of units n.
+        deviation: scale of the mixture; the interval is tightest at about 10 divided by its square.
+        bar: log(1/α).
+    """
+    spread = units * deviation**2
+    reach = deviation_of_unit * math.sqrt((1 + 1 / spread) * (math.log1p(spread) + 2 * bar) / units)
+    return average - reach, average + reach
+
+
 def make_contrast(control: UnitValueSums, treatment: UnitValueSums) -> Contrast:
     """Return the contrast of two arms' means over the epochs in which each has its burn-in."""
     time = _weigh_epochs(control, treatment, np.minimum(_floats(control.valued), _floats(treatment.valued)))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.findings import format_rough_duration
+from sundog_operator.core.stats.known_ends import known_ends
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 
 ARM_IS_OUT: Final = "the arm was dropped"
@@ -51,6 +52,8 @@ class OutcomeFinding:
         verdict: the verdict.
         events: of a metric of the edge, the events of control and of the arm; `exposed` is then their sum. Empty for outcomes.
         held: why the counts allow no verdict; empty where they do.
+        requests: of a metric of the edge, the requests of control and of the arm. Empty for outcomes.
+        dispersion: φ ≥ 1 of the events of a metric of the edge.
     """
 
     metric: OutcomeMetric
@@ -67,6 +70,8 @@ class OutcomeFinding:
     verdict: OutcomeVerdict = OutcomeVerdict.NO_DATA
     events: tuple[int, ...] = ()
     held: str = ""
+    requests: tuple[int, ...] = ()
+    dispersion: float = 1.0
 
     def hold(self, why: str) -> Self:
         """Return the finding without a verdict, and the reason; counts that are missing or invalid stay so."""
@@ -117,7 +122,10 @@ class OutcomeFinding:
         uplift = f"is {_percent(abs(self.uplift))} {'below' if self.uplift < 0 else 'above'} {control}'s"
         if math.isnan(self.lower):
             return uplift
-        upper = "any" if math.isinf(self.upper) else _signed(self.upper)
+        ends = known_ends(1 + self.lower, 1 + self.upper)
+        if not ends:
+            return f"{uplift} (the interval is still unknown)"
+        upper = _signed(self.upper) if len(ends) > 1 else "any"
         return f"{uplift} ({_signed(self.lower)} to {upper} at every evaluation)"
 
     def _describe_need(self, control: str) -> str:

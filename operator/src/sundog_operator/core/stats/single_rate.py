@@ -33,6 +33,17 @@ class RateFinding(NamedTuple):
         )
 
 
+def rate_interval(hits: int, trials: int, alpha: float, dispersion: float = 1.0) -> tuple[float, float]:
+    """Return the confidence sequence of one rate at level α, as (lower, upper): (0, 1) without trials.
+
+    `dispersion` is that of trials that depend on each other, at least 1: log E is divided by it.
+    """
+    bar = dispersion * multiple_testing.log_e_threshold(alpha)
+    counts = np.array(float(hits)), np.array(float(trials))
+    lower, upper = proportion.interval(*counts, bar, proportion.optimum_for_rate(_SCALE), alpha)
+    return float(lower), float(upper)
+
+
 def evaluate_rate(
     hits: int, trials: int, unknown: int, most: float | None, alpha: float, questions: int = 1
 ) -> RateFinding:

@@ -105,6 +105,12 @@ def probability_best(known: ArmEstimates, sign: int) -> Numbers:
     return found
 
 
+def chances_to_be_best(values: Sequence[float], variances: Sequence[float], sign: int) -> list[float]:
+    """Return `probability_best` of plain numbers, each arm's value and the variance of its estimate."""
+    known = ArmEstimates(np.array(values, float), np.array(variances, float))
+    return [float(each) for each in probability_best(known, sign)]
+
+
 def mix_shares(best: Numbers, floor: float, delta: float) -> Numbers:
     """Return shares of sum 1: δ spread evenly, the rest by the probability to be the best, none below the floor.
 

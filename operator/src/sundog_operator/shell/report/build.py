@@ -13,6 +13,7 @@ from sundog_operator.api import (
     format_duration,
 )
 from sundog_operator.api.reasons import ExperimentReason
+from sundog_operator.core import metric_text
 from sundog_operator.core.analysis import power, split_mismatch
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
@@ -30,15 +31,22 @@ from sundog_operator.core.rollout import (
 from sundog_operator.core.rollout.default_plan import tested_guardrails
 from sundog_operator.core.stats import guardrail_comparison
 from sundog_operator.ports import Object
-from sundog_operator.shell.describe_experiment import find_one_sided_note
+from sundog_operator.shell.describe_experiment import (
+    WINNERS_CURSE,
+    describe_win,
+    find_end,
+    find_one_sided_note,
+)
 from sundog_operator.shell.layout import format_span
 from sundog_operator.shell.plan_text import (
     baseline_arm,
+    describe_attempts,
     describe_end_conditions,
     describe_guardrail_limit,
     describe_outcome_goal,
     planned_outcomes,
 )
+from sundog_operator.shell.report import outcome_history
 from sundog_operator.shell.report.metrics import (
     make_guardrail_metric,
     make_outcome_metric,
@@ -71,7 +79,7 @@ def make_report(obj: Object, now: datetime) -> ExperimentReport:
     status, meta = ExperimentStatus.parse(obj.get("status")), obj["metadata"]
     counters = Counters.unpack(status.tallies, str(meta.get("uid", "")))
     start = _find_start(status, meta, now)
-    end = _find_end(status) or now
+    end = find_end(status) or now
     points = _find_points(status, end)
     heading, tone = _make_heading(status)
     is_experiment = status.plan.comparison is not None
@@ -107,6 +115,8 @@ def make_report(obj: Object, now: datetime) -> ExperimentReport:
         ),
         seconds=max((end - start).total_seconds(), 1.0),
         remembered=bool(status.history),
+        units_head=metric_text.units_head(status),
+        chances=tuple(outcome_history.make_chances(status, points, start)),
     )
 
 
@@ -123,14 +133,6 @@ def _find_start(status: ExperimentStatus, meta: Object, now: datetime) -> dateti
     return status.plan.frozen_at or first or (datetime.fromisoformat(created) if created else now)
 
 
-def _find_end(status: ExperimentStatus) -> datetime | None:
-    """Return when it ended; None while it runs."""
-    if not state.is_over(status):
-        return None
-    ended = next((each for each in status.conditions if each.type == "Running" and each.status == "False"), None)
-    return ended.last_transition_time if ended else status.epoch.since
-
-
 def _find_points(status: ExperimentStatus, end: datetime) -> tuple[HistoryPoint, ...]:
     """Return the history with a point for the present or the end, if that is newer: a command may end it between two points."""
     at = end if state.is_over(status) else status.counted_at
@@ -143,7 +145,7 @@ def _make_heading(status: ExperimentStatus) -> tuple[str, str]:
     """Return (heading, tone)."""
     reason = status.verdict.code or ""
     if status.verdict.winner and status.plan.comparison is not None:
-        return f"{status.verdict.winner} won", "good"
+        return describe_win(status), "good"
     if state.is_decided_by_copies(status):
         return _make_shadow_heading(status, reason)
     match status.phase:
@@ -179,10 +181,14 @@ def _explain(status: ExperimentStatus) -> Iterator[str]:
         first = status.verdict.reason
     else:
         first = explanations.describe_pause(status) if status.paused else step or _describe_missing_evidence(status)
+    won = status.verdict.winner if status.plan.comparison is not None else ""
     if first:
-        yield first
+        yield f"When it won: {status.verdict.message}" if won else first
+    if won:
+        yield WINNERS_CURSE
     for each in status.metrics:
-        is_relevant = each.role in ("guardrail", "success") or each.verdict == "Harm"
+        # The heading has the winner's success metrics, then and now.
+        is_relevant = each.role == "guardrail" or (each.role == "success" and each.arm != won) or each.verdict == "Harm"
         if is_relevant and each.message and each.message not in first:
             yield each.message
     if note := find_one_sided_note(status.metrics):
@@ -222,6 +228,7 @@ def _facts(obj: Object, status: ExperimentStatus, start: datetime, end: datetime
         yield from _copies(status.shadow)
     if plan.alpha is not None and (plan.guardrails or plan.harm_shares):
         yield "alpha", plan_text.describe_alpha(plan)
+    yield from describe_attempts(plan)
     for outcome in planned_outcomes(plan):
         yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome, baseline_arm(plan))}"
     if not state.is_over(status) and (warning := power.find_undecidable_step(plan)):
@@ -336,7 +343,8 @@ def _make_arms(status: ExperimentStatus, counters: Counters) -> Iterator[ReportA
     for arm in (each for each in status.arms if status.plan.comparison is not None or each.name in _ARMS):
         evidence = sum(counters.of(epoch, arm.name).assigned for epoch in epochs) if counters.sources else None
         assigned = arm.units if status.plan.comparison is not None else None
-        yield ReportArm(arm.name, arm.revision or 0, arm.weight, arm.requests, evidence, arm.errors, assigned)
+        text = "" if assigned is None else metric_text.format_units(arm)
+        yield ReportArm(arm.name, arm.revision or 0, arm.weight, arm.requests, evidence, arm.errors, assigned, text)
 
 
 def _make_lanes(status: ExperimentStatus) -> Iterator[ReportLane]:
@@ -353,4 +361,12 @@ def _make_look(point: HistoryPoint, start: datetime, *, is_experiment: bool) -> 
     weights: tuple[float, ...] | None = point.weights if is_experiment else (100 - point.weight, point.weight)
     if weights is not None and len(weights) != len(point.requests):
         weights = None
-    return ReportPoint(seconds_since(start, point.at), point.weight, weights, point.requests, point.errors)
+    units_of = point.units if point.units is not None and len(point.units) == len(point.requests) else None
+    return ReportPoint(
+        seconds_since(start, point.at),
+        point.weight,
+        weights,
+        point.requests,
+        point.errors,
+        units_of if is_experiment else None,
+    )

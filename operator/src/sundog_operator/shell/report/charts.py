@@ -92,6 +92,7 @@ class Chart:
         description: explanation for readers of the chart.
         legend: (kind, label) of each line, bar and dot.
         rows: its numbers as a table below `head`.
+        note: what a reader of it has to know, shown below.
     """
 
     ident: str
@@ -106,13 +107,21 @@ class Chart:
     bars: tuple[IntervalBar, ...] = ()
     dots: tuple[ChartDot, ...] = ()
     area: str = ""
+    note: str = ""
 
 
 def make_charts(report: ExperimentReport) -> list[Chart]:
     """Return the charts of traffic, of requests, and of each metric with data."""
+    # That module uses the parts of this one.
+    from sundog_operator.shell.report import experiment_charts
+
     time = AxisScale(0.0, report.seconds, LEFT, RIGHT)
-    metrics = [_metric_chart(metric, number, time) for number, metric in enumerate(report.metrics) if metric.bounds]
-    return [*_traffic_charts(report, time), *metrics]
+    found = [*_traffic_charts(report, time), *experiment_charts.make_units_chart(report, time)]
+    for number, metric in enumerate(report.metrics):
+        if metric.bounds:
+            found.append(_metric_chart(metric, number, time))
+        found += experiment_charts.make_period_chart(metric, number)
+    return [*found, *experiment_charts.make_chance_charts(report, time)]
 
 
 def format_elapsed(seconds: float) -> str:
@@ -132,7 +141,7 @@ def _rollout_share_chart(points: Sequence[ReportPoint], time: AxisScale) -> Char
     """Return the chart of the candidate's share; stable gets the rest."""
     up = scales.make_percent_scale(max(point.weight for point in points), BOTTOM, TOP)
     counted = [None if shares is None else shares[-1] for shares in counted_shares(points)]
-    line = _format_points(_step_points(points, [up.at(point.weight) for point in points], time))
+    line = format_points(_step_points(points, [up.at(point.weight) for point in points], time))
     return Chart(
         ident="share",
         title="Traffic of the candidate",
@@ -173,7 +182,7 @@ def _arm_shares_chart(report: ExperimentReport, time: AxisScale) -> Chart:
             for number, point in enumerate(points)
         ),
         lines=tuple(
-            ChartLine(each.kind, _format_points(_step_points(points, heights, time)))
+            ChartLine(each.kind, format_points(_step_points(points, heights, time)))
             for each, heights in zip(drawn, _line_heights(drawn, up), strict=True)
         ),
         dots=tuple(dot for each in series for dot in _make_dots(each.kind, points, each.counted, time, up)),
@@ -248,7 +257,7 @@ def _requests_chart(report: ExperimentReport, time: AxisScale) -> Chart:
         ),
         lines=tuple(
             ChartLine(
-                lane.kind, _format_points([(time.at(point.at_s), up.at(point.requests[index])) for point in points])
+                lane.kind, format_points([(time.at(point.at_s), up.at(point.requests[index])) for point in points])
             )
             for index, lane in drawn
         ),
@@ -258,17 +267,17 @@ def _requests_chart(report: ExperimentReport, time: AxisScale) -> Chart:
 def _metric_chart(metric: ReportMetric, number: int, time: AxisScale) -> Chart:
     up = make_ratio_scale(metric, BOTTOM, TOP)
     has_gates = metric.judged and any(point.allowed != metric.margin for point in metric.bounds)
-    bars = tuple(_make_bar(point, time, up) for point in metric.bounds if point.lower is not None or point.ratio)
-    lines = [ChartLine("one", _horizontal_line(1.0, time, up))]
+    bars = tuple(make_bar(point, time, up) for point in metric.bounds if point.lower is not None or point.ratio)
+    lines = [ChartLine("one", horizontal_line(1.0, time, up))]
     legend = [("interval", "ratio and interval"), *_verdict_legend(bars), ("one", f"{metric.unit} (1)")]
     if metric.margin != 1:
-        lines.append(ChartLine("margin", _horizontal_line(metric.margin, time, up)))
+        lines.append(ChartLine("margin", horizontal_line(metric.margin, time, up)))
         legend.append(("margin", f"margin ({metric.margin:.3g})"))
     if metric.effect is not None:
-        lines.append(ChartLine("effect", _horizontal_line(metric.effect, time, up)))
+        lines.append(ChartLine("effect", horizontal_line(metric.effect, time, up)))
         legend.append(("effect", f"minimum effect ({metric.effect:.3g})"))
     if has_gates:
-        lines.append(ChartLine("gate", _format_points(_allowed_points(metric.bounds, time, up))))
+        lines.append(ChartLine("gate", format_points(_allowed_points(metric.bounds, time, up))))
         legend.append(("gate", "limit of the next gate"))
     label = "Limit" if metric.type == "event" or metric.judged else "Goal"
     return Chart(
@@ -295,8 +304,14 @@ def _verdict_legend(bars: Sequence[IntervalBar]) -> Iterator[tuple[str, str]]:
     return ((kind, verdict) for verdict, kind in _COLOURED.items() if kind in kinds)
 
 
-def _horizontal_line(ratio: float, time: AxisScale, up: AxisScale) -> str:
-    return _format_points([(time.start, up.at(ratio)), (time.end, up.at(ratio))])
+def time_ticks(time: AxisScale) -> list[AxisTick]:
+    """Return the ticks of the axis of time."""
+    return scales.make_time_ticks(time, _MIN_TICK_DISTANCE_X)
+
+
+def horizontal_line(ratio: float, time: AxisScale, up: AxisScale) -> str:
+    """Return the points of a line at one value."""
+    return format_points([(time.start, up.at(ratio)), (time.end, up.at(ratio))])
 
 
 def _allowed_points(points: Sequence[MetricPoint], time: AxisScale, up: AxisScale) -> Iterator[tuple[float, float]]:
@@ -318,23 +333,33 @@ def _make_row(point: MetricPoint, *, has_limit: bool) -> tuple[str, ...]:
 
 def make_ratio_scale(metric: ReportMetric, start: float, end: float) -> AxisScale:
     """Return an axis that shows limits, ratios and the last interval, and early intervals if they are near."""
-    last = metric.bounds[-1]
-    ratios = [point.ratio for point in metric.bounds if point.ratio]
-    limits = [1.0, metric.margin, metric.effect or 1.0, *(point.allowed for point in metric.bounds if metric.judged)]
+    return _ratio_scale(metric.bounds, metric, start, end)
+
+
+def make_ratio_scale_of(points: Sequence[MetricPoint], metric: ReportMetric) -> AxisScale:
+    """Return an axis for other points of a metric, at least one."""
+    return _ratio_scale(points, metric, BOTTOM, TOP)
+
+
+def _ratio_scale(bounds: Sequence[MetricPoint], metric: ReportMetric, start: float, end: float) -> AxisScale:
+    last = bounds[-1]
+    ratios = [point.ratio for point in bounds if point.ratio]
+    limits = [1.0, metric.margin, metric.effect or 1.0, *(point.allowed for point in bounds if metric.judged)]
     # If stable never had the event, only the lower end is known.
     required = [*limits, *ratios, *([last.lower] if last.ratio is None and last.lower else [])]
     low, high = min(required), max(required)
     low = min(low, max(last.lower or 0.0, low / _MAX_STRETCH))
     high = max(high, min(last.upper or 0.0, high * _MAX_STRETCH))
-    lowers = [point.lower for point in metric.bounds if point.lower]
-    uppers = [point.upper for point in metric.bounds if point.upper]
+    lowers = [point.lower for point in bounds if point.lower]
+    uppers = [point.upper for point in bounds if point.upper]
     low = min(low, max(min(lowers, default=low), low / _MAX_EARLY_STRETCH))
     high = max(high, min(max(uppers, default=high), high * _MAX_EARLY_STRETCH))
     # A damaged status may hold any number.
     return AxisScale(max(low / 1.1, _MIN_RATIO), min(high * 1.1, 1 / _MIN_RATIO), start, end, "log")
 
 
-def _make_bar(point: MetricPoint, time: AxisScale, up: AxisScale) -> IntervalBar:
+def make_bar(point: MetricPoint, time: AxisScale, up: AxisScale) -> IntervalBar:
+    """Return the bar of an interval and its ratio."""
     lower = point.lower if point.lower is not None else point.ratio or up.low
     has_interval = point.lower is not None
     upper = point.upper if point.upper is not None else up.high if has_interval else lower
@@ -351,7 +376,8 @@ def _make_bar(point: MetricPoint, time: AxisScale, up: AxisScale) -> IntervalBar
     )
 
 
-def _format_points(points: Iterable[tuple[float, float]]) -> str:
+def format_points(points: Iterable[tuple[float, float]]) -> str:
+    """Return the points of a line as SVG writes them."""
     return " ".join(f"{_round(x)},{_round(y)}" for x, y in points)
 
 

@@ -17,11 +17,12 @@ from sundog_operator.api import (
 )
 from sundog_operator.core.analysis.outcome_status import make_metric
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.metric_text import format_interval
 from sundog_operator.core.rollout import state
 from sundog_operator.core.rollout.default_plan import tested_guardrails
 from sundog_operator.core.stats import multiple_testing
-from sundog_operator.shell.describe_experiment import format_interval
 from sundog_operator.shell.plan_text import baseline_arm, describe_guardrail_limit, describe_outcome_goal
+from sundog_operator.shell.report import outcome_history
 from sundog_operator.shell.report.model import MetricPoint, ReportMetric
 
 _OUTCOME_ROLES: Final = ("success", "secondary")
@@ -87,6 +88,11 @@ def make_outcome_metric(
     ]
     frozen = make_metric(outcome)
     limit = round(frozen.tested, 6)
+    period, periods = (
+        outcome_history.make_periods(status, outcome, arm, points, start)
+        if arm is not None and outcome.role == "success"
+        else ("day", ())
+    )
     return ReportMetric(
         name=_format_name(status.plan, outcome.name, outcome.role, arm),
         judged=outcome.margin is not None,
@@ -107,6 +113,8 @@ def make_outcome_metric(
         ),
         last=_without_control_characters(last),
         effect=frozen.worth if outcome.minimum_effect else None,
+        periods=periods,
+        period=period,
     )
 
 

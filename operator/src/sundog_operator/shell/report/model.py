@@ -37,6 +37,7 @@ class ReportPoint:
         weights: percent of each lane; None if the history has only their sum.
         requests: requests of each lane until then.
         errors: failed requests of each lane.
+        units: units of each lane that were counted exactly; None if they were not.
     """
 
     at_s: float
@@ -44,6 +45,60 @@ class ReportPoint:
     weights: tuple[float, ...] | None
     requests: tuple[int, ...]
     errors: tuple[int, ...]
+    units: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodEffect:
+    """Ratio of an outcome among the units and outcomes that one day, or one hour, added.
+
+    Attributes:
+        label: the period's beginning, such as `Mar 3`.
+        start_s: seconds from the start to its beginning; `end_s` likewise.
+        units: units of control and of the arm that it added.
+        values: rates or means of control and of the arm.
+        ratio: their ratio; None if control's is not above 0.
+        lower: lower end of the interval of that period alone; None if too few units have a value. `upper` likewise.
+    """
+
+    label: str
+    start_s: float
+    end_s: float
+    units: tuple[int, int]
+    values: tuple[float, float]
+    ratio: float | None
+    lower: float | None
+    upper: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmChance:
+    """Chances of one arm in one success metric, by the units until one time.
+
+    Attributes:
+        at_s: seconds since the start.
+        power: probability to show the minimum effect with so many units; None for control.
+        best: probability that its true value is the best of all arms, if all values were as likely before.
+    """
+
+    at_s: float
+    power: float | None
+    best: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeChances:
+    """Chances of control and of each arm in one success metric over time.
+
+    Attributes:
+        metric: its name.
+        effect: its minimum effect, as a share.
+        lanes: for each lane of the report, its chances; empty for stable.
+    """
+
+    metric: str
+    effect: float
+    lanes: tuple[tuple[ArmChance, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +135,8 @@ class ReportMetric:
         bounds: points, oldest first.
         last: its last reported numbers; None if there are none.
         effect: the ratio from which on an outcome has its minimum effect; None without one.
+        periods: its effect by day, or by hour in a short experiment; empty if that is unknown.
+        period: day or hour.
     """
 
     name: str
@@ -91,6 +148,8 @@ class ReportMetric:
     bounds: tuple[MetricPoint, ...]
     last: MetricStatus | None
     effect: float | None = None
+    periods: tuple[PeriodEffect, ...] = ()
+    period: str = "day"
 
     @property
     def unit(self) -> str:
@@ -112,7 +171,7 @@ class ReportMetric:
 class ReportArm:
     """One arm: its revision, present percent of the traffic, requests, those of them that are evidence, and failures.
 
-    `units` are those whose first request it got; None in a rollout.
+    `units` are those whose first request it got, and `units_text` says if they are estimated; None and empty in a rollout.
     """
 
     name: str
@@ -122,6 +181,7 @@ class ReportArm:
     evidence: int | None
     errors: int
     units: int | None = None
+    units_text: str = ""
 
     @property
     def error_rate(self) -> float | None:
@@ -147,6 +207,8 @@ class ExperimentReport:
         points: traffic at each evaluation.
         seconds: from its start to its end, or to now.
         remembered: its status has a history.
+        units_head: head of the column of units, with their period.
+        chances: of each success metric of outcomes.
     """
 
     kind: str
@@ -164,3 +226,5 @@ class ExperimentReport:
     metrics: tuple[ReportMetric, ...]
     seconds: float
     remembered: bool
+    units_head: str = "Units"
+    chances: tuple[OutcomeChances, ...] = ()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sundog_operator.api import MetricStatus
-from sundog_operator.shell.describe_experiment import format_interval, format_verdict
+from sundog_operator.core import metric_text
 from sundog_operator.shell.report.model import ROLLOUT, ExperimentReport, ReportArm, ReportMetric
 
 
@@ -25,17 +25,35 @@ def make_tables(report: ExperimentReport) -> list[ReportTable]:
         "Sample",
         (
             *("ARM", "REVISION", "WEIGHT", "REQUESTS", "SHARE", "EVIDENCE", "ERRORS", "ERROR RATE"),
-            *(["UNITS"] if with_units else []),
+            *([report.units_head.upper()] if with_units else []),
         ),
         tuple(_arm_cells(arm, total) for arm in report.arms),
     )
     metrics = ReportTable(
         f"Metrics, with the events of {'both arms' if report.kind == ROLLOUT else 'control and of the arm'}",
-        ("METRIC", "ROLE", "VERDICT", *(name.upper() for name in report.arms_compared), "RATIO", "INTERVAL", "ALLOWED"),
-        tuple(_metric_cells(metric, metric.last) for metric in report.metrics if metric.last is not None),
+        ("METRIC", "ROLE", "VERDICT", "VALUES", "CHANGE", "ALLOWED", *(name.upper() for name in report.arms_compared)),
+        tuple(
+            _metric_cells(metric, metric.last)
+            for metric in report.metrics
+            if metric.last is not None and metric_text.is_shown(metric.last)
+        ),
         words=3,
     )
-    return [table for table in (arms, metrics) if table.rows]
+    values = ReportTable(
+        "Values, each with the units or requests behind it and an interval of its own",
+        ("METRIC", *(head for name in report.arms_compared for head in (name.upper(), "OF")), "CHANGE"),
+        tuple(
+            _value_cells(metric, metric.last)
+            for metric in report.metrics
+            if metric.last is not None and metric.last.values and metric_text.is_shown(metric.last)
+        ),
+    )
+    return [table for table in (arms, metrics, values) if table.rows]
+
+
+def _value_cells(metric: ReportMetric, last: MetricStatus) -> tuple[str, ...]:
+    own = (cell for each in last.values or () for cell in (metric_text.describe_value(last, each), str(each.count)))
+    return (metric.name, *own, metric_text.format_change(last))
 
 
 def _arm_cells(arm: ReportArm, total: int) -> tuple[str, ...]:
@@ -48,19 +66,20 @@ def _arm_cells(arm: ReportArm, total: int) -> tuple[str, ...]:
         "–" if arm.evidence is None else str(arm.evidence),
         str(arm.errors),
         "–" if arm.error_rate is None else f"{arm.error_rate:.3%}",
-        *([] if arm.units is None else [str(arm.units)]),
+        *([] if arm.units is None else [arm.units_text]),
     )
 
 
 def _metric_cells(metric: ReportMetric, last: MetricStatus) -> tuple[str, ...]:
-    stable, candidate = (*map(str, last.events), "–", "–")[:2]
+    events = metric_text.format_events(last).split("/") if last.events else []
+    stable, candidate = (*events, "–", "–")[:2]
     return (
         metric.name,
         last.role,
-        format_verdict(last),
+        metric_text.format_verdict(last),
+        metric_text.format_values(last),
+        metric_text.format_change(last),
+        metric_text.format_allowed(last) if metric.judged else "–",
         stable,
         candidate,
-        "–" if last.ratio is None else f"{last.ratio:.3g}",
-        format_interval(last) or "–",
-        f"{last.allowed:.3g}" if metric.judged and last.allowed is not None else "–",
     )

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import click
 
-from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import commands
+from sundog_operator.core.rollout import commands, plan_text, state
 from sundog_operator.errors import Conflict, DependencyError, NotFound, RequestRefused
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
@@ -98,11 +98,30 @@ async def abort(server: ServerConnection, name: str, revision: int | None, wait:
 @_options
 @with_server
 async def retry(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
-    """Retry a revision that failed, was aborted or was rolled back."""
+    """Retry a revision that failed, was aborted or was rolled back.
+
+    After a rollback or an abort a new attempt begins, with no old counts and an alpha of its own. So the chance that a worse revision is
+    promoted adds up over attempts: fix the cause first.
+    """
     obj = await get_object(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     with _prefix_errors(obj):
         number = revision or find_revision_to_retry(ModelDeploymentStatus.parse(obj.get("status")))
+    attempts = await _find_attempts(server, name, number)
     await _send(server, obj, "retry", number, wait, timeout)
+    if attempts and all(state.is_over(each) for each in attempts) and attempts[-1].plan.alpha is not None:
+        text = plan_text.describe_attempt(len(attempts) + 1, attempts[-1].plan.alpha)
+        click.echo(f"{name}: {text}")
+
+
+async def _find_attempts(server: ServerConnection, name: str, revision: int) -> list[ExperimentStatus]:
+    """Return the statuses of the rollout's attempts of a revision that are stored."""
+    labels = {
+        names.LABEL_MODEL_DEPLOYMENT: name,
+        names.LABEL_REVISION: str(revision),
+        names.LABEL_ROLLOUT: "true",
+    }
+    found = await server.kube.list(EXPERIMENT, server.namespace, labels)
+    return [ExperimentStatus.parse(each.get("status")) for each in found]
 
 
 @click.command(epilog="Example: sundog rollback digits --to 3")

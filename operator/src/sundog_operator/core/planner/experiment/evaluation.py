@@ -1,6 +1,8 @@
 """Evaluation of the active user's Experiment from the edges' counters, and its report in the status."""
 
-from sundog_operator.api import CONTROL, ExperimentStatus, MetricStatus, Verdict
+from typing import Any
+
+from sundog_operator.api import CONTROL, ArmStatus, ExperimentStatus, MetricStatus, Verdict
 from sundog_operator.api.reasons import Cause, MetricNote
 from sundog_operator.core.analysis import counters, feedback
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
@@ -127,6 +129,22 @@ def _success_warning(context: PlanContext, metric: MetricStatus, traffic: Observ
     return power.find_undecidable_metric(spec, traffic.units_per_second, baselines)
 
 
+def _count_units(
+    context: PlanContext, status: ExperimentStatus, arm: ArmStatus, requests: int, counted: Counters | None
+) -> dict[str, Any]:
+    """Return the units of an arm, and where the number is from. A number never falls, except when an exact one replaces an estimate."""
+    if not units.is_sticky(status.plan):
+        return {"units": max(arm.units, requests)}
+    if counted is not None and counted.feedback.exposed:
+        exact = sum(counted.feedback.exposed.get((each.number, arm.name), 0) for each in status.evidence_epochs)
+        before = arm.units if arm.units_from == "exposures" else 0
+        return {"units": max(before, exact), "units_from": "exposures"}
+    sampled = context.experiment_evaluation.units if context.experiment_evaluation else {}
+    if arm.units_from == "exposures" or arm.name not in sampled:
+        return {}
+    return {"units": max(arm.units, sampled[arm.name]), "units_from": "sample"}
+
+
 def report_counts(
     context: PlanContext,
     status: ExperimentStatus,
@@ -141,13 +159,10 @@ def report_counts(
     """
     if not state.has_begun(status) or not (moved or context.is_report_due(status)):
         return status
-    known_units = context.experiment_evaluation.units if context.experiment_evaluation else {}
-    is_sticky = units.is_sticky(status.plan)
     arms = []
     for arm in status.arms:
-        requests, errors = counters.monotonic_totals(arm, counted)
-        assigned = known_units.get(arm.name, 0 if is_sticky else requests)
-        update = {"requests": requests, "errors": errors, "units": max(arm.units, assigned)}
+        requests, errors = counters.monotonic_totals(arm, counted, state.FIRST_EPOCH)
+        update = {"requests": requests, "errors": errors, **_count_units(context, status, arm, requests, counted)}
         arms.append(arm.model_copy(update=update))
     if (tuple(arms), status.metrics, status.verdict) == (status.arms, before.metrics, before.verdict):
         return status
