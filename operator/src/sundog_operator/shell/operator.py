@@ -37,6 +37,7 @@ from sundog_operator.app.dependencies import Dependencies, EventDeduplicator, Op
 from sundog_operator.app.leadership.election_thread import ElectionThread
 from sundog_operator.app.leadership.elector import Elector
 from sundog_operator.app.leadership.fence import FencedKubernetes, FencedServe
+from sundog_operator.app.plan_threads import PlanThreads
 from sundog_operator.errors import DependencyError, NotServed, SundogError
 from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell import probes
@@ -238,6 +239,8 @@ async def run_operator(options: OperatorOptions) -> ExitCode:
             client,
             prometheus=_prometheus(session, options.installation),
             exposure_logs=EdgeExposureLogWriter(),
+            make_plan=PlanThreads(on_abandoned=metrics.plan_abandoned),
+            find_excess=watcher.kube.find_excess,
         )
         controller = Controller(dependencies, observer=metrics)
         watcher.set_controller(controller)
