@@ -19,6 +19,7 @@ import aiohttp
 import click
 
 from sundog_operator.adapters.cached.kubernetes import OPTIONAL, SCOPES, CachedKubernetes
+from sundog_operator.adapters.cached.projection import FIXED_NAMES, project
 from sundog_operator.adapters.cached.shared import SharedEdges, SharedServe
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
@@ -31,6 +32,7 @@ from sundog_operator.adapters.ray_serve import RayServe, SecretTokens
 from sundog_operator.adapters.stale_watches import StaleWatchDetector
 from sundog_operator.adapters.webhooks import AddressPolicy, HttpWebhooks
 from sundog_operator.api.installation import Installation, parse_installation
+from sundog_operator.api.quantities import parse_bytes
 from sundog_operator.api.resource import API_VERSION
 from sundog_operator.app.controller import Controller
 from sundog_operator.app.dependencies import Dependencies, EventDeduplicator, OperatorSettings
@@ -90,7 +92,15 @@ class ObjectWatcher:
         self._controller: Controller | None = None
         self.stale_watches = StaleWatchDetector()
         namespaces = tuple(options.installation.watch_namespaces)
-        self.kube = CachedKubernetes(client, self._on_change, SystemClock(), namespaces, on_write=self._on_write)
+        self.kube = CachedKubernetes(
+            client,
+            self._on_change,
+            SystemClock(),
+            namespaces,
+            on_write=self._on_write,
+            keep=project,
+            namespace_bytes=parse_bytes(options.installation.max_namespace_memory),
+        )
         self._secrets = options.installation.watch_secrets
         self.kopf = KopfWatch(
             self.watched, self._on_watch_event, client.login, namespaces, lambda: self.kube.forbidden_namespaces
@@ -98,7 +108,11 @@ class ObjectWatcher:
 
     def watched(self) -> list[WatchTarget]:
         """Return the kinds for kopf to watch. Optional kinds that are not served are left out, because kopf warns of them."""
-        watched = [WatchTarget(kind, labels) for kind, labels in SCOPES.items() if not self.kube.lacks(kind)]
+        watched = [
+            WatchTarget(kind, labels, f"metadata.name={FIXED_NAMES[kind]}" if kind in FIXED_NAMES else "")
+            for kind, labels in SCOPES.items()
+            if not self.kube.lacks(kind)
+        ]
         return [*watched, WatchTarget(SECRET, fields=_SECRETS)] if self._secrets else watched
 
     def set_controller(self, controller: Controller) -> None:
