@@ -408,6 +408,22 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     (deployment({"rollout": {"progressDeadline": "0s"}}), "spec.rollout.progressDeadline: 0s; expected more than 0s"),
     (
+        deployment({"rollout": {"progressDeadline": "8d"}}),
+        "spec.rollout.progressDeadline: 8d; expected at most 7d",
+    ),
+    (
+        deployment({"rollout": {"progressDeadline": "168h1us"}}),
+        "spec.rollout.progressDeadline: 168h1us; expected at most 7d",
+    ),
+    *(
+        (
+            deployment({"rollout": {"windows": [{"cron": f"{minutes} 9 * * *", "duration": "1m"}]}}),
+            f"spec.rollout.windows[0].cron: {minutes} 9 * * * may open more than four times an hour; expected at most four"
+            " minutes in the first field, such as 0 or 0,30 or */15, and a longer duration",
+        )
+        for minutes in ("*", "*/2", "*/14", "0-30", "5/10", "0,1,2,3,4", "0,30-40")
+    ),
+    (
         deployment({"rollout": {"windows": [{"cron": "0 9 * * 1-5", "duration": "0h"}]}}),
         "spec.rollout.windows[0].duration: 0s; expected more than 0s",
     ),
@@ -1334,6 +1350,14 @@ def test_an_arm_that_was_stored_as_canary_may_stay(documented: Any) -> None:
     assert denial.message == OF_A_ROLLOUT
 
 
+def test_the_operator_accepts_stored_windows_and_deadlines_of_an_earlier_release() -> None:
+    rollout = {"windows": [{"cron": "* * * * *", "duration": "1m"}], "progressDeadline": "30d"}
+    new = deployment({"rollout": rollout})
+    assert len(find_violations(new)) == 2
+    stored = merged(new, {"metadata": {"uid": "7f0c"}})
+    assert RESOURCE_TYPES["ModelDeployment"].parse(stored).to_json()["spec"]["rollout"]["progressDeadline"] == "30d"
+
+
 def test_a_floor_that_was_stored_as_more_than_all_may_be_ended(documented: Any) -> None:
     old = thompson("60%")
     stopped = merged(old, {"spec": {"stopped": True}})
@@ -1537,6 +1561,10 @@ GOOD: list[dict[str, Any]] = [
             {"minDuration": "47h", "maxDuration": "2d"},
             {"maxDuration": "5m"},
         )
+    ),
+    *(
+        deployment({"rollout": {"progressDeadline": "7d", "windows": [{"cron": f"{minutes} * * * *", "duration": "1m"}]}})
+        for minutes in ("0", "0,15,30,45", "*/15", "7/20", "0-45/15")
     ),
     steps({"headers": {"x-canary": "true"}}, {"pause": {}}),
     steps({"shadow": {}}, {"pause": {}}),

@@ -13,7 +13,7 @@ from real_local import Up, condition, is_ready, processes_of, stable, weight
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
-ALWAYS = {"cron": "* * * * *", "duration": "2m", "tz": "Europe/Prague"}
+ALWAYS = {"cron": "0 * * * *", "duration": "2h", "tz": "Europe/Prague"}
 NEVER_NOW = {"cron": "0 0 29 2 *", "duration": "1m"}
 POLICIES = {
     "steps": [{"weight": 25, "gate": "time", "minDuration": "2s"}],

@@ -76,6 +76,15 @@ ADVICE: Final = {
         "kubectl -n NAMESPACE get localqueues,workloads",
         "Wait, raise the quota of its ClusterQueue, or request less. Raise `rollout.progressDeadline` if waits are long.",
     ),
+    "NamespaceTooLarge": Advice(
+        "kubectl -n NAMESPACE get all,configmaps,experiments,controllerrevisions -l app.kubernetes.io/part-of=sundog",
+        "Delete objects that you do not need, or move ModelDeployments to another namespace. Or ask the administrator to raise"
+        " `installation.maxNamespaceMemory`.",
+    ),
+    "PlanTooSlow": Advice(
+        "kubectl -n NAMESPACE get modeldeployment NAME -o yaml",
+        "Make the spec simpler, such as its windows and guardrails. Report it as a bug of Sundog: no plan should take so long.",
+    ),
     "PodRefused": Advice(
         _QUOTA,
         "Raise the quota, set the limits that it requires (`spec.resources`), or adapt the pod standard or policy."

@@ -59,6 +59,18 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             ),
             ReasonText("True", "InsufficientCapacity", _CAPACITY),
             ReasonText("True", "InsufficientQuota", _QUOTA),
+            ReasonText(
+                "True",
+                "NamespaceTooLarge",
+                "Sundog's objects of the namespace take more of the operator's memory than `installation.maxNamespaceMemory`."
+                " All of the namespace serves as before, and no change has an effect.",
+            ),
+            ReasonText(
+                "True",
+                "PlanTooSlow",
+                "A decision about the object, or another one of its namespace, took more than five seconds and was abandoned."
+                " It serves as before. Still retrying.",
+            ),
         ),
         "The reason of `SpecAccepted` if that is False, or the final start failure of a first revision.",
     ),

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 import kopf
 
+from sundog_operator.adapters.cached.projection import project
 from sundog_operator.adapters.kubernetes_connection import Login
 from sundog_operator.ports import Kind, Object
 
@@ -183,7 +184,9 @@ def _register_handler(
         metadata = dict(obj["metadata"])
         metadata.pop("managedFields", None)
         obj |= {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
-        caller_loop.call_soon_threadsafe(deliver, kind, event["type"], obj)
+        # Before it waits for the other loop, because there may be many large ones.
+        if (kept := project(kind, obj)) is not None:
+            caller_loop.call_soon_threadsafe(deliver, kind, event["type"], kept)
 
     version = kind.api_version.rpartition("/")[2]
     kopf.on.event(kind.group, version, kind.plural, id=f"{kind.plural}-changed", registry=registry)(deliver_change)
@@ -201,7 +204,7 @@ def make_settings(watched: Sequence[WatchTarget]) -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.watching.inactivity_timeout = 70
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = 100
     settings.queueing.idle_timeout = 1.0
     settings.execution.max_workers = 1
     settings.persistence.diffbase_storage = _NoDiffs()

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 
+from sundog_operator.adapters.cached.projection import keep_whole
 from sundog_operator.adapters.kubernetes_connection import Connection, LibraryConnection, Login, PlainConnection
 from sundog_operator.adapters.kubernetes_errors import HistoryExpired, ObjectNotFound, read_error
 from sundog_operator.adapters.watched_objects import WatchedObjects, add_type, object_key, parse_event
@@ -30,6 +31,7 @@ _STDOUT, _ERROR = 1, 3
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
 _PAGE = 500
 """Objects in one page of `scan`."""
+_LIST_PAGE = 100
 
 _WATCH_S = 300
 # The server ends a watch after _WATCH_S. A connection that is silent for longer is dead.
@@ -265,15 +267,34 @@ class KubernetesClient:
         return (await self.snapshot(kind, namespace, labels)).objects
 
     async def snapshot(
-        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        name: str = "",
+        keep: Callable[[Kind, Object], Object | None] = keep_whole,
     ) -> Snapshot:
-        """List objects with the resourceVersion of the list."""
+        """List objects with the resourceVersion of the list, with a name if one is given, reduced by `keep`.
+
+        Pages are small, because one object may have a megabyte. Raises DependencyError when the list expires between two pages.
+        """
         selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
-        query = (("labelSelector", selector),) if selector else ()
-        document = await self._request_json(_Call(kind.plural, "GET", _collection(kind, namespace), query))
-        objects = [add_type(kind, item) for item in document["items"]]
-        # The server orders by storage key, where "a-b/x" comes before "a/x".
-        return Snapshot(sorted(objects, key=object_key), document["metadata"]["resourceVersion"])
+        query = (
+            *((("labelSelector", selector),) if selector else ()),
+            *((("fieldSelector", f"metadata.name={name}"),) if name else ()),
+            ("limit", str(_LIST_PAGE)),
+        )
+        objects: list[Object] = []
+        token = ""
+        while True:
+            page = (*query, ("continue", token)) if token else query
+            document = await self._request_json(_Call(kind.plural, "GET", _collection(kind, namespace), page))
+            kept = (keep(kind, add_type(kind, item)) for item in document["items"])
+            objects += [obj for obj in kept if obj is not None]
+            token = document["metadata"].get("continue") or ""
+            if not token:
+                # The server orders by storage key, where "a-b/x" comes before "a/x".
+                return Snapshot(sorted(objects, key=object_key), document["metadata"]["resourceVersion"])
 
     async def schemas(self, api_version: str) -> Mapping[str, Any]:
         """Return the OpenAPI v3 schemas of an API version, by their names. Every user may read them. Raises DependencyError."""

@@ -67,6 +67,7 @@ class OperatorMetrics:
         self._missed = self._counter(
             "sundog_watch_missed", "Changed objects that a list found and a watch did not deliver, by kind.", "kind"
         )
+        self._abandoned = self._counter("sundog_plans_abandoned", "Plans of a pass that took more than five seconds.")
         self._leads = self._gauge("leader_election_master_status", "1 in the process that leads.", "name")
         # Every program of controller-runtime has the metric above. Alerts find Sundog's processes by this one.
         self._leader = self._gauge("sundog_operator_leader", "1 in the process that leads, 0 in the others.")
@@ -126,6 +127,10 @@ class OperatorMetrics:
     def missed(self, kind: str, count: int) -> None:
         """Count changes that a list found and the watch had not delivered."""
         self._missed.labels(kind).inc(count)
+
+    def plan_abandoned(self) -> None:
+        """Count a plan that took too long."""
+        self._abandoned.inc()
 
     def set_leading(self, *, leads: bool) -> None:
         """Set whether this process leads now."""

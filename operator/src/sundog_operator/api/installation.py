@@ -374,6 +374,11 @@ class Installation(ApiBase):
         (), description="Empty means all."
     )
     workers: Annotated[Integer, Field(ge=1, le=64)] = Field(4, description="Objects that are reconciled in parallel.")
+    max_namespace_memory: Bytes = Field(
+        "32Mi",
+        description="Most JSON of Sundog's objects of one namespace that the operator keeps. A namespace with more serves as before,"
+        " and reports NamespaceTooLarge.",
+    )
     watch_secrets: bool = Field(
         False, description="Notice a changed Secret immediately; needs permission to list and watch all Secrets."
     )

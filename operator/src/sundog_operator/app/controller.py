@@ -15,7 +15,7 @@ from sundog_operator.app.queue.keys import Key, KeyKind, edge_key, idle_check_ke
 from sundog_operator.app.queue.work_queue import QueueObserver, WorkQueue
 from sundog_operator.app.reconcile_edge import reconcile_edge
 from sundog_operator.app.reconcile_experiment import reconcile_experiment
-from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
+from sundog_operator.app.reconcile_model_deployment import STALL_RETRY_S, reconcile_model_deployment
 from sundog_operator.app.reconcile_ray_cluster import reconcile_ray_cluster
 from sundog_operator.app.secrets import referenced_secrets
 from sundog_operator.errors import Conflict, DependencyError, NotFound, SundogError
@@ -141,6 +141,11 @@ class Controller:
             self._observer.ended(key, result, self._deps.clock.monotonic() - began)
 
     async def _reconcile(self, key: Key) -> Result:
+        if key.kind in ("raycluster", "edge") and self._deps.find_excess(key.namespace):
+            # Some of the objects are not in memory: what is missing must not be deleted. The ModelDeployments report it.
+            self.queue.done(key)
+            self._add_later(key, STALL_RETRY_S)
+            return "requeue_after"
         try:
             again_s = await (
                 self._check_idle_keys(key) if key.kind == "resting" else RECONCILERS[key.kind](self._deps, key)

@@ -9,6 +9,7 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.app.background.requests import BackgroundRequests
 from sundog_operator.app.device_inventory import DeviceInventory
 from sundog_operator.app.lost_replicas import ReplicaTracker
+from sundog_operator.app.plan_threads import MakePlan, plan_here
 from sundog_operator.app.queue.idle import IdleKeys
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
@@ -88,6 +89,8 @@ class Dependencies:
         prometheus_requests: queries and their last answers.
         exposure_logs: None where exposure logs cannot be written.
         exposure_log_requests: writes of exposure logs and their last results.
+        make_plan: plans a pass of a ModelDeployment.
+        find_excess: why the objects of a namespace do not fit into the operator's memory; empty where they do.
         replicas: the applications at the last pass.
         rejected_clusters: why the API server rejected the last write of a RayCluster, and the groups that it would have enlarged, by
             (namespace, name).
@@ -110,5 +113,7 @@ class Dependencies:
     exposure_log_requests: BackgroundRequests[ExposureLogResult] = field(
         default_factory=BackgroundRequests, compare=False
     )
+    make_plan: MakePlan = plan_here
+    find_excess: Callable[[str], str] = lambda _: ""
     replicas: ReplicaTracker = field(default_factory=ReplicaTracker, compare=False)
     rejected_clusters: dict[tuple[str, str], tuple[str, frozenset[str]]] = field(default_factory=dict, compare=False)

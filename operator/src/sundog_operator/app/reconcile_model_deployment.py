@@ -1,24 +1,30 @@
 """Reconcile one ModelDeployment: observe, plan, act."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
+from sundog_operator.api import ModelDeploymentStatus, model_deployment_conditions
+from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.app.apply import create_object
 from sundog_operator.app.background.prometheus_queries import read_metrics
 from sundog_operator.app.background.webhook_gate import ask_webhook
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.event_recorder import record_events
 from sundog_operator.app.observe import observe
+from sundog_operator.app.plan_threads import PlanTooSlow
 from sundog_operator.app.queue.idle_check import NamespaceState
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.status_writer import write_status
 from sundog_operator.core.experiments.log_exports import merge_log_status
 from sundog_operator.core.experiments.queue import order_waiting
-from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
+from sundog_operator.core.planner.plan import ReconcilePlan
 from sundog_operator.core.planner.requeue import RESYNC_S
 from sundog_operator.core.rollout import notifications
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
+
+STALL_RETRY_S: Final = 30.0
+"""Seconds until a namespace that is too large is checked again."""
 
 
 async def reconcile_model_deployment(deps: Dependencies, key: Key) -> float | None:
@@ -34,8 +40,14 @@ async def reconcile_model_deployment(deps: Dependencies, key: Key) -> float | No
         read_metrics(deps, key, ())
         deps.replicas.forget(key)
         return None
+    if excess := deps.find_excess(key.namespace):
+        return await _report_stall(deps, key, stored, Cause(DeploymentReason.NAMESPACE_TOO_LARGE, excess))
     observed = await observe(deps, stored)
-    plan = make_plan(observed, deps.clock.now())
+    try:
+        plan = await deps.make_plan(key, observed, deps.clock.now())
+    except PlanTooSlow as err:
+        await _report_stall(deps, key, stored, Cause(DeploymentReason.PLAN_TOO_SLOW, str(err)))
+        raise
     experiments = {each.name: each.uid for each in observed.rollouts} | {
         each.name: each.uid for each in observed.user_experiments
     }
@@ -43,6 +55,22 @@ async def reconcile_model_deployment(deps: Dependencies, key: Key) -> float | No
     await _apply_plan(deps, stored, plan, experiments)
     idle = plan.requeue_after_s == RESYNC_S and not order_waiting(observed.user_experiments)
     return deps.idle_keys.update(key, state, plan.requeue_after_s, idle=idle)
+
+
+async def _report_stall(deps: Dependencies, key: Key, stored: Object, cause: Cause) -> float:
+    """Report why nothing is decided for a ModelDeployment. It serves as before. Return the seconds until the next pass."""
+    deps.idle_keys.update(key, None, None, idle=False)
+    now, status = deps.clock.now().replace(microsecond=0), ModelDeploymentStatus.parse(stored.get("status"))
+    generation = stored["metadata"]["generation"]
+    conditions = model_deployment_conditions(status.conditions, generation=generation, at=now)
+    conditions.mark_true("Stalled", cause.reason, cause.message, at=now)
+    # The other conditions stay as they were observed, with their generations.
+    marked = {each.type: each for each in status.conditions} | {
+        each.type: each for each in conditions.conditions() if each.type == "Stalled"
+    }
+    ordered = tuple(marked[each.type] for each in conditions.conditions() if each.type in marked)
+    await write_status(deps, stored, status.model_copy(update={"conditions": ordered}).to_json())
+    return STALL_RETRY_S
 
 
 async def _apply_plan(deps: Dependencies, stored: Object, plan: ReconcilePlan, experiments: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ import aiohttp
 import click
 
 from sundog_operator.adapters.cached.kubernetes import OPTIONAL, SCOPES, CachedKubernetes
+from sundog_operator.adapters.cached.projection import FIXED_NAMES, project
 from sundog_operator.adapters.cached.shared import SharedEdges, SharedServe
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
@@ -30,11 +32,14 @@ from sundog_operator.adapters.ray_serve import RayServe, SecretTokens
 from sundog_operator.adapters.stale_watches import StaleWatchDetector
 from sundog_operator.adapters.webhooks import AddressPolicy, HttpWebhooks
 from sundog_operator.api.installation import Installation, parse_installation
+from sundog_operator.api.quantities import parse_bytes
 from sundog_operator.api.resource import API_VERSION
 from sundog_operator.app.controller import Controller
 from sundog_operator.app.dependencies import Dependencies, EventDeduplicator, OperatorSettings
+from sundog_operator.app.leadership.election_thread import ElectionThread
 from sundog_operator.app.leadership.elector import Elector
 from sundog_operator.app.leadership.fence import FencedKubernetes, FencedServe
+from sundog_operator.app.plan_threads import PlanThreads
 from sundog_operator.errors import DependencyError, NotServed, SundogError
 from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell import probes
@@ -48,6 +53,8 @@ log = logging.getLogger("sundog.operator")
 LEASE_NAME: Final = "sundog-operator"
 RESYNC_S: Final = 120.0
 """Seconds between two lists of all objects: a watch that restarts misses the deletions in between."""
+LONGEST_BLOCK_S: Final = 30.0
+"""Seconds for which the Lease is renewed although the event loop does not run."""
 OPTIONAL_KIND_CHECK_S: Final = 20.0
 """Seconds between two checks whether the API server serves an optional kind by now."""
 _RETRY_S: Final = 2.0
@@ -85,7 +92,15 @@ class ObjectWatcher:
         self._controller: Controller | None = None
         self.stale_watches = StaleWatchDetector()
         namespaces = tuple(options.installation.watch_namespaces)
-        self.kube = CachedKubernetes(client, self._on_change, SystemClock(), namespaces, on_write=self._on_write)
+        self.kube = CachedKubernetes(
+            client,
+            self._on_change,
+            SystemClock(),
+            namespaces,
+            on_write=self._on_write,
+            keep=project,
+            namespace_bytes=parse_bytes(options.installation.max_namespace_memory),
+        )
         self._secrets = options.installation.watch_secrets
         self.kopf = KopfWatch(
             self.watched, self._on_watch_event, client.login, namespaces, lambda: self.kube.forbidden_namespaces
@@ -93,7 +108,11 @@ class ObjectWatcher:
 
     def watched(self) -> list[WatchTarget]:
         """Return the kinds for kopf to watch. Optional kinds that are not served are left out, because kopf warns of them."""
-        watched = [WatchTarget(kind, labels) for kind, labels in SCOPES.items() if not self.kube.lacks(kind)]
+        watched = [
+            WatchTarget(kind, labels, f"metadata.name={FIXED_NAMES[kind]}" if kind in FIXED_NAMES else "")
+            for kind, labels in SCOPES.items()
+            if not self.kube.lacks(kind)
+        ]
         return [*watched, WatchTarget(SECRET, fields=_SECRETS)] if self._secrets else watched
 
     def set_controller(self, controller: Controller) -> None:
@@ -218,11 +237,8 @@ async def run_operator(options: OperatorOptions) -> ExitCode:
     async with contextlib.AsyncExitStack() as stack:
         client = await _connect(options, metrics, stack)
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        lease = Ref(LEASE, options.namespace, options.lease)
-        # Separate connections, as client-go has them: the renewal of the Lease waits for no other request.
-        elector = Elector(
-            await _connect(options, metrics, stack), lease, options.identity, clock, random.SystemRandom().random
-        )
+        heartbeat = LoopHeartbeat()
+        elector = ElectionThread(partial(_elector, options, metrics, heartbeat))
         watcher = ObjectWatcher(client, options, metrics)
         # Else kopf's thread may log errors after the last line, which says why the process ends.
         stack.push_async_callback(watcher.kopf.wait_until_ended)
@@ -237,16 +253,17 @@ async def run_operator(options: OperatorOptions) -> ExitCode:
             client,
             prometheus=_prometheus(session, options.installation),
             exposure_logs=EdgeExposureLogWriter(),
+            make_plan=PlanThreads(on_abandoned=metrics.plan_abandoned),
+            find_excess=watcher.kube.find_excess,
         )
         controller = Controller(dependencies, observer=metrics)
         watcher.set_controller(controller)
-        await stack.enter_async_context(_serve_endpoints(options, metrics, watcher, controller))
+        await stack.enter_async_context(_serve_endpoints(options, metrics, watcher, controller, heartbeat))
         stop = asyncio.Event()
         with handle_signals(_STOP_SIGNALS, stop.set):
             try:
                 await run_until(stop, (_lead(watcher, elector, controller, metrics, client), watcher.run()))
             finally:
-                # Another process can lead at once.
                 await elector.release()
     log.info("stopped as requested")
     return ExitCode.OK
@@ -267,8 +284,28 @@ async def _connect(
     return client
 
 
+@contextlib.asynccontextmanager
+async def _elector(
+    options: OperatorOptions, metrics: OperatorMetrics, heartbeat: "LoopHeartbeat"
+) -> AsyncIterator[Elector]:
+    """Make the elector, with connections of its own, in the thread that calls it."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield Elector(
+            await _connect(options, metrics, stack),
+            Ref(LEASE, options.namespace, options.lease),
+            options.identity,
+            SystemClock(),
+            random.SystemRandom().random,
+            heartbeat.is_alive,
+        )
+
+
 async def _lead(
-    watcher: ObjectWatcher, elector: Elector, controller: Controller, metrics: OperatorMetrics, client: KubernetesClient
+    watcher: ObjectWatcher,
+    elector: ElectionThread,
+    controller: Controller,
+    metrics: OperatorMetrics,
+    client: KubernetesClient,
 ) -> None:
     """Wait for the leadership, then reconcile. Raises LeadershipLost."""
     await elector.acquire()
@@ -283,9 +320,12 @@ async def _lead(
 
 @contextlib.asynccontextmanager
 async def _serve_endpoints(
-    options: OperatorOptions, metrics: OperatorMetrics, watcher: ObjectWatcher, controller: Controller
+    options: OperatorOptions,
+    metrics: OperatorMetrics,
+    watcher: ObjectWatcher,
+    controller: Controller,
+    heartbeat: "LoopHeartbeat",
 ) -> AsyncIterator[None]:
-    heartbeat = LoopHeartbeat()
     metrics.measure(lambda: controller.queue.depth, lambda: [(k.kind, watcher.kube.objects.count(k)) for k in SCOPES])
     metrics.describe(lambda: (entry.load() for entry in watcher.kube.objects.find(MODEL_DEPLOYMENT, None, {})))
     health = {
@@ -310,6 +350,10 @@ class LoopHeartbeat:
 
     def __init__(self) -> None:
         self.last_heartbeat_s = time.monotonic()
+
+    def is_alive(self) -> bool:
+        """Return whether the loop has run lately. One that is blocked for longer gives the Lease to another process."""
+        return time.monotonic() - self.last_heartbeat_s < LONGEST_BLOCK_S
 
     async def run(self) -> None:
         """Record until cancelled."""

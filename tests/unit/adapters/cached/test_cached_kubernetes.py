@@ -361,12 +361,12 @@ async def test_an_object_without_our_label_is_known_after_a_get(world: World) ->
 
 
 async def test_a_change_of_an_object_without_our_label_is_not_missed(world: World) -> None:
-    ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
-    await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
+    ref = Ref(CONTROLLER_REVISION, "vision", "theirs")
+    await world.server.create(thing(CONTROLLER_REVISION, "theirs", revision=1))
     assert await world.cached.get(ref) is not None
-    assert await world.cached.resync(CONFIG_MAP) == 0
-    await world.server.create(thing(CONFIG_MAP, "ours", labels=OURS))
-    assert await world.cached.resync(CONFIG_MAP) == 1
+    assert await world.cached.resync(CONTROLLER_REVISION) == 0
+    await world.server.create(thing(CONTROLLER_REVISION, "ours", labels=OURS, revision=1))
+    assert await world.cached.resync(CONTROLLER_REVISION) == 1
 
 
 async def test_only_its_own_namespaces_are_kept() -> None:

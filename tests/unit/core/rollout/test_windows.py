@@ -6,7 +6,7 @@ from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from cronsim import CronSimError
+from cronsim import CronSim, CronSimError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -132,6 +132,46 @@ def test_without_windows_traffic_advances_at_any_time_and_all_time_counts() -> N
     assert windows.next_opening([], at) is None
     assert windows.has_lasted([], at, at + MINUTE, MINUTE)
     assert not windows.has_lasted([], at, at + MINUTE, MINUTE * 2)
+
+
+DENSE, RARE = "*/2 * * * *", "0 0 */28 2 1L"
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def openings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The cron lines of all openings that are computed."""
+    found: list[str] = []
+
+    class Counted(CronSim):
+        def __next__(self) -> datetime:
+            found.append(" ".join(self.parts[1:]))
+            return super().__next__()
+
+    monkeypatch.setattr(windows, "CronSim", Counted)
+    return found
+
+
+def test_a_dense_window_and_a_rare_one_are_merged_once(openings: list[str]) -> None:
+    hours = timedelta(hours=1)
+    assert not windows.has_lasted([window(DENSE, "1m"), window(RARE)], NOW - 168 * hours, NOW, 85 * hours)
+    assert windows.has_lasted([window(DENSE, "1m"), window(RARE)], NOW - 168 * hours, NOW, 84 * hours)
+    assert openings.count(RARE) == 2
+    assert openings.count(DENSE) <= 2 * (168 * 30 + 2)
+
+
+def test_the_openings_that_one_call_counts_are_bounded(openings: list[str]) -> None:
+    zones = ("UTC", "Europe/Prague", "Asia/Tokyo", "America/New_York")
+    dense = [window(DENSE, "1m", zone) for zone in zones] * 4
+    assert windows.has_lasted(dense, NOW - timedelta(days=365), NOW, timedelta(days=364))
+    assert len(openings) <= windows.MAX_OPENINGS + len(zones)
+
+
+def test_one_pass_computes_the_next_opening_once(openings: list[str]) -> None:
+    several = [window(), window(RARE)]
+    at = NOW + timedelta(microseconds=1)
+    assert len({windows.next_opening(several, at) for _ in range(5)}) == 1
+    assert len(openings) <= len(several)
 
 
 def test_the_reason_stays_the_same_until_the_window_opens() -> None:

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
-from sundog_operator.adapters.cached.objects import CachedObject, ObjectCache
+from sundog_operator.adapters.cached.objects import MAX_NAMESPACE_BYTES, CachedObject, ObjectCache
+from sundog_operator.adapters.cached.projection import FIXED_NAMES, keep_whole
 from sundog_operator.adapters.cached.secrets import SecretCache
 from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import Forbidden, NotServed
@@ -71,9 +72,14 @@ class KubernetesSource(Kubernetes, Protocol):
     """The port over a server, and lists with their resourceVersion."""
 
     async def snapshot(
-        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        name: str = "",
+        keep: Callable[[Kind, Object], Object | None] = keep_whole,
     ) -> Snapshot:
-        """List objects with the resourceVersion of the list."""
+        """List objects with the resourceVersion of the list, with a name if one is given, reduced by `keep`."""
 
 
 class CachedKubernetes:
@@ -103,8 +109,20 @@ class CachedKubernetes:
         namespaces: Sequence[str] = (),
         scopes: Mapping[Kind, Mapping[str, str]] = SCOPES,
         on_write: Callable[[Object], None] | None = None,
+        keep: Callable[[Kind, Object], Object | None] = keep_whole,
+        namespace_bytes: int = MAX_NAMESPACE_BYTES,
     ) -> None:
-        """`namespaces` are the watched ones; empty for all."""
+        """Args:
+        source: the port of the server.
+        on_change: see the class.
+        clock: the clock.
+        namespaces: the watched ones; empty for all.
+        scopes: the cached kinds and their labels.
+        on_write: see the class.
+        keep: returns the parts of an object to keep; None for one that is not kept (`projection`).
+        namespace_bytes: how much JSON of one namespace is kept.
+        """
+        self._keep = keep
         self._source = source
         self._report_change = on_change
         self._report_write = on_write or on_change
@@ -120,7 +138,7 @@ class CachedKubernetes:
         self._not_served: set[Kind] = set()
         self._forbidden: dict[Kind, frozenset[str | None]] = {}
         self._stale: dict[Kind, dict[Ref, object]] = {kind: {} for kind in self._scopes}
-        self.objects = ObjectCache()
+        self.objects = ObjectCache(namespace_bytes)
 
     def synced(self, kind: Kind) -> bool:
         """Return whether reads of a kind come from memory."""
@@ -153,7 +171,8 @@ class CachedKubernetes:
         refusals: dict[str | None, Forbidden] = {}
         for namespace in self._namespaces:
             try:
-                snapshot = await self._source.snapshot(kind, namespace, self._scopes[kind])
+                name = FIXED_NAMES.get(kind, "") if self._scopes[kind] else ""
+                snapshot = await self._source.snapshot(kind, namespace, self._scopes[kind], name, self._keep)
             except NotServed:
                 self._mark_not_served(kind)
                 raise
@@ -207,7 +226,12 @@ class CachedKubernetes:
     def _is_known(self, ref: Ref) -> bool:
         """Return whether the memory shows if an object exists."""
         is_cached = ref.kind in self._synced and not self._is_forbidden(ref.kind, ref.namespace)
-        return is_cached and ref not in self._stale[ref.kind]
+        entry = self.objects.get(ref) if is_cached else None
+        return is_cached and ref not in self._stale[ref.kind] and not (entry is not None and entry.left_out)
+
+    def find_excess(self, namespace: str) -> str:
+        """Return why not all objects of a namespace are kept; empty where they are. Decisions then lack some of them."""
+        return self.objects.find_excess(namespace)
 
     async def get(self, ref: Ref) -> Object | None:
         """See the port."""
@@ -332,7 +356,8 @@ class CachedKubernetes:
         if self._stale[ref.kind].get(ref) is mark:
             self._stale[ref.kind].pop(ref, None)
         if obj is not None:
-            self._store(obj)
+            if (kept := self._keep(ref.kind, obj)) is not None:
+                self._store(kept)
         elif known is not None and self.objects.remove(ref, known.uid):
             self._on_change(known.load())
         return obj
@@ -348,7 +373,8 @@ class CachedKubernetes:
         self._absent.pop(ref, None)
         if ref.kind in self._scopes:
             self._stale[ref.kind].pop(ref, None)
-            if self.objects.put(obj):
+            kept = self._keep(ref.kind, obj)
+            if kept is not None and self.objects.put(kept):
                 self._on_write(obj)
         return obj
 

@@ -4,7 +4,7 @@ This needs resource versions that grow over all objects. Kubernetes guarantees i
 """
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -15,7 +15,9 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.ray import groups
 from sundog_operator.ports import Kind, Object, Ref, ref_of
 
+MAX_NAMESPACE_BYTES: Final = 32 * 2**20
 _MAX_DELETED: Final = 20_000
+_MAX_LABEL_CHARS: Final = 4096
 _INDEXED: Final = (names.LABEL_MODEL_DEPLOYMENT, names.LABEL_NAME, groups.LABEL_CLUSTER)
 
 ObjectKey = tuple[str, str]
@@ -24,12 +26,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CachedObject:
-    """One object at one version, as immutable JSON. `made` holds the results of `view`, by function."""
+    """One object at one version, as immutable JSON. `made` holds the results of `view`, by function.
+
+    One that is left out has little more than its name, because its namespace is too large.
+    """
 
     uid: str
     version: int
     labels: Mapping[str, str]
     body: bytes
+    left_out: bool = False
     made: dict[Callable[[Object], Any], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def load(self) -> Object:
@@ -48,7 +54,11 @@ class CachedObject:
 class ObjectCache:
     """The objects of some kinds, and the uids of deleted objects with the version of the deletion."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespace_bytes: int = MAX_NAMESPACE_BYTES) -> None:
+        """`namespace_bytes` is how much JSON of one namespace is kept."""
+        self._namespace_bytes = namespace_bytes
+        self._sizes: Counter[str] = Counter()
+        self._left_out: dict[str, set[Ref]] = {}
         self._entries: dict[Kind, dict[str, dict[str, CachedObject]]] = {}
         self._labelled: dict[tuple[Kind, str, str, str], set[str]] = {}
         self._deleted: OrderedDict[str, float] = OrderedDict()
@@ -71,16 +81,33 @@ class ObjectCache:
         uid, version = meta["uid"], int(meta["resourceVersion"])
         known = self.get(ref)
         # An object that leaves a label selection is reported as deleted, at the version that no longer matches.
-        if version < self._deleted.get(uid, 0) or (known is not None and version <= known.version):
+        if version < self._deleted.get(uid, 0) or (
+            known is not None and (version < known.version or (version == known.version and not known.left_out))
+        ):
             return False
         if known is not None:
             self._drop(ref, known)
         entry = CachedObject(uid, version, meta.get("labels") or {}, orjson.dumps(obj))
+        if len(entry.body) > self._namespace_bytes - self._sizes[ref.namespace]:
+            entry = _leave_out(obj, entry)
+            self._left_out.setdefault(ref.namespace, set()).add(ref)
+        self._sizes[ref.namespace] += len(entry.body)
         self._entries.setdefault(ref.kind, {}).setdefault(ref.namespace, {})[ref.name] = entry
         for key in _INDEXED:
             if key in entry.labels:
                 self._labelled.setdefault((ref.kind, ref.namespace, key, entry.labels[key]), set()).add(ref.name)
-        return True
+        # An object that is left out at the version that is known is listed again and again.
+        return known is None or not (entry.left_out and known.left_out and known.version == version)
+
+    def find_excess(self, namespace: str) -> str:
+        """Return why not all objects of a namespace are kept, as one line; empty where they are."""
+        if namespace not in self._left_out:
+            return ""
+        return (
+            f"namespace {namespace}: Sundog's objects take more than {self._namespace_bytes / 2**20:g} MiB of the operator's"
+            " memory, so nothing of the namespace changes; expected less. Delete some of them, or raise"
+            " installation.maxNamespaceMemory"
+        )
 
     def remove(self, ref: Ref, uid: str, version: float = math.inf) -> bool:
         """Note that an object was deleted at a version, by default forever. Return whether that is new.
@@ -143,6 +170,11 @@ class ObjectCache:
         ]
 
     def _drop(self, ref: Ref, known: CachedObject) -> None:
+        self._sizes[ref.namespace] -= len(known.body)
+        if known.left_out:
+            self._left_out[ref.namespace].discard(ref)
+            if not self._left_out[ref.namespace]:
+                del self._left_out[ref.namespace]
         del self._entries[ref.kind][ref.namespace][ref.name]
         if not self._entries[ref.kind][ref.namespace]:
             del self._entries[ref.kind][ref.namespace]
@@ -152,3 +184,10 @@ class ObjectCache:
                 self._labelled[index].discard(ref.name)
                 if not self._labelled[index]:
                     del self._labelled[index]
+
+
+def _leave_out(obj: Object, entry: CachedObject) -> CachedObject:
+    kept = {key: obj["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion") if key in obj["metadata"]}
+    labels = entry.labels if sum(map(len, (*entry.labels, *entry.labels.values()))) <= _MAX_LABEL_CHARS else {}
+    stub = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": {**kept, "labels": labels}}
+    return CachedObject(entry.uid, entry.version, labels, orjson.dumps(stub), left_out=True)

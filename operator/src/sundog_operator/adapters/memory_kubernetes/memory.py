@@ -197,10 +197,16 @@ class MemoryKubernetes:
         return self.store.history.subscribe(self.store.revision if revision is None else revision)
 
     async def snapshot(
-        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        name: str = "",
+        keep: Callable[[Kind, Object], Object | None] = lambda _, obj: obj,
     ) -> Snapshot:
-        """List objects with the resourceVersion of the list."""
-        objects = await self.list(kind, namespace, labels)
+        """List objects with the resourceVersion of the list, with a name if one is given, reduced by `keep`."""
+        found = [each for each in await self.list(kind, namespace, labels) if name in ("", each["metadata"]["name"])]
+        objects = [kept for each in found if (kept := keep(kind, each)) is not None]
         return Snapshot(objects, str(self.store.revision))
 
     # Last in the class, because its name hides the builtin from here on.

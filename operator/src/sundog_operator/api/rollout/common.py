@@ -12,6 +12,7 @@ from sundog_operator.api.scalars import (
     Duration,
     Integer,
 )
+from sundog_operator.api.schema.rules import Rule
 
 Gate = Literal["evidence", "time", "manual"]
 MetricName = Literal["errorRate", "latencyP50", "latencyP90", "latencyP95", "latencyP99"]
@@ -19,6 +20,12 @@ PartComparator = Literal["exact", "tolerance", "argmax"]
 Comparator = Literal[PartComparator, "custom"]
 Weight = Annotated[Integer, Field(ge=1, le=100)]
 PositiveDuration = Annotated[Duration, POSITIVE_DURATION_RULE]
+LONGEST_DEADLINE_RULE = Rule(
+    cel="self.contains('d') ? int(self.split('d')[0]) <= 7 : duration(self) <= duration('168h')",
+    holds=lambda deadline: deadline <= timedelta(days=7),
+    message="{}; expected at most 7d",
+    spares_stored=True,
+)
 DEFAULT_GATE: Gate = "evidence"
 DEFAULT_MIN_DURATION = timedelta(minutes=5)
 DEFAULT_MAX_DURATION = timedelta(hours=24)

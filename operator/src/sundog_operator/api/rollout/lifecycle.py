@@ -1,7 +1,8 @@
 """Warm-up, bake, kept revisions, windows and notifications."""
 
+import re
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -13,7 +14,16 @@ from sundog_operator.api.scalars import (
     Integer,
     Items,
 )
-from sundog_operator.api.schema.rules import ExpectedNoun, ListType
+from sundog_operator.api.schema.rules import ExpectedNoun, ListType, Rule
+
+_RARE_MINUTES: Final = re.compile("^([0-9]+(,[0-9]+){0,3}|([*]|[0-9]+(-[0-9]+)?)/(1[5-9]|[2-5][0-9])) ")
+RARE_OPENINGS_RULE: Final = Rule(
+    cel=f"self.matches('{_RARE_MINUTES.pattern}')",
+    holds=lambda cron: _RARE_MINUTES.match(cron) is not None,
+    message="{} may open more than four times an hour; expected at most four minutes in the first field, such as 0 or 0,30 or"
+    " */15, and a longer duration",
+    spares_stored=True,
+)
 
 
 class RolloutWarmup(ApiBase):
@@ -70,7 +80,10 @@ class RolloutWindow(ApiBase):
         str,
         Field(max_length=128, pattern=r"^[-0-9A-Za-z*/,]+( [-0-9A-Za-z*/,]+){4}$"),
         ExpectedNoun("a cron line of five fields such as 0 9 * * 1-5"),
-    ] = Field(description="When it opens: minute, hour, day of the month, month and weekday.")
+        RARE_OPENINGS_RULE,
+    ] = Field(
+        description="When it opens, at most four times an hour: minute, hour, day of the month, month and weekday."
+    )
     duration: PositiveDuration = Field(description="How long it stays open, in elapsed time; at least 1m.")
     tz: Annotated[
         str,

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.rollout.common import PositiveDuration
+from sundog_operator.api.rollout.common import LONGEST_DEADLINE_RULE, PositiveDuration
 from sundog_operator.api.rollout.guardrails import (
     MAX_LATENCY_GUARDRAILS,
     MAX_LATENCY_GUARDRAILS_RULE,
@@ -271,9 +271,9 @@ class Rollout(ApiBase):
     during_experiment: Literal["wait", "stop"] = Field(
         "wait", description="Whether a rollout waits for a user's running Experiment, or stops it; default wait."
     )
-    progress_deadline: PositiveDuration = Field(
+    progress_deadline: Annotated[PositiveDuration, LONGEST_DEADLINE_RULE] = Field(
         timedelta(minutes=15),
-        description="Time for a revision to become ready, and for a later step to get its replicas; default 15m.",
+        description="Time for a revision to become ready, and for a later step to get its replicas; default 15m, at most 7d.",
     )
     progress_deadline_action: Literal["rollback", "pause"] = Field(
         "rollback",

@@ -42,6 +42,8 @@ class Rule:
             Durations appear as written.
         field: the JSON path, below the type, that the message is about.
         applies_to_new_only: check only new objects, because a rule of a whole object would refuse later writes of its status.
+        spares_stored: the operator does not check stored objects, whose values an earlier release accepted. The API server spares values
+            that do not change.
         absent: texts for optional fields that are absent, as (JSON path, text).
         found: computed texts for names in the message that are no paths.
     """
@@ -51,6 +53,7 @@ class Rule:
     message: str
     field: str = ""
     applies_to_new_only: bool = False
+    spares_stored: bool = False
     absent: tuple[tuple[str, str], ...] = ()
     found: tuple[MessageValue, ...] = ()
 

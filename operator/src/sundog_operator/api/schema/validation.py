@@ -46,7 +46,10 @@ class Violation:
 
 
 def validate(part: type[P], obj: object) -> tuple[P | None, list[Violation]]:
-    """Return the typed value, or None and the violations. Rules are checked only if all shapes are valid, as the API server does."""
+    """Return the typed value, or None and the violations. Rules are checked only if all shapes are valid, as the API server does.
+
+    An object with a uid is stored, and some rules spare it.
+    """
     node = build_node_tree(part)
     if not isinstance(obj, Mapping):
         return None, [Violation("the object", f"{format_value(obj)}; expected an object")]
@@ -56,7 +59,8 @@ def validate(part: type[P], obj: object) -> tuple[P | None, list[Violation]]:
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
         return None, [_shape_violation(detail, node) for detail in details]
-    broken = list(_rule_violations(value, node, "", written))
+    is_stored = bool((obj.get("metadata") or {}).get("uid"))
+    broken = list(_rule_violations(value, node, "", written, is_stored=is_stored))
     return (None, broken) if broken else (value, [])
 
 
@@ -183,18 +187,18 @@ def _number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else str(value)
 
 
-def _rule_violations(value: Any, node: Node, path: str, written: Any) -> Iterator[Violation]:
+def _rule_violations(value: Any, node: Node, path: str, written: Any, *, is_stored: bool) -> Iterator[Violation]:
     """Yield violations of rules. `written` is the JSON of the value; None for a default."""
     if value is None:
         return
     for rule in node.rules:
-        if not rule.holds(value):
+        if not rule.holds(value) and not (is_stored and rule.spares_stored):
             place = ".".join(part for part in (path, rule.field) if part)
             yield Violation(place, rule.render(value, lambda name: _read(value, node, name, written)))
     if node.list_type is not None:
         yield from _repeated(value, node.list_type, path)
     for key, place, child, item in _children(value, node, path):
-        yield from _rule_violations(item, child, place, _child_json(written, key))
+        yield from _rule_violations(item, child, place, _child_json(written, key), is_stored=is_stored)
 
 
 def _repeated(items: Sequence[Any], list_type: ListType, path: str) -> Iterator[Violation]:

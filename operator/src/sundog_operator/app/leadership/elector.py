@@ -42,14 +42,30 @@ class Elector:
     before another process may begin.
     """
 
-    def __init__(self, kube: Kubernetes, lease: Ref, identity: str, clock: Clock, jitter: Callable[[], float]) -> None:
-        """`lease` names the Lease. `jitter` returns numbers in [0, 1)."""
+    def __init__(
+        self,
+        kube: Kubernetes,
+        lease: Ref,
+        identity: str,
+        clock: Clock,
+        jitter: Callable[[], float],
+        can_work: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Args:
+        kube: the API server.
+        lease: names the Lease.
+        identity: the name of this process.
+        clock: the clock.
+        jitter: returns numbers in [0, 1).
+        can_work: whether this process could use the Lease. One whose event loop stays blocked neither takes nor renews it.
+        """
         assert lease.kind == LEASE
         self._kube = kube
         self._lease = lease
         self._identity = identity
         self._clock = clock
         self._jitter = jitter
+        self._can_work = can_work
         self._observed: _ObservedRecord | None = None
         self._renewed: float | None = None
         self.holder = ""
@@ -89,6 +105,9 @@ class Elector:
     async def _try_acquire(self) -> bool:
         """Take or renew the Lease. Return False when another process has it, or when the API server did not confirm in time."""
         began = self._clock.monotonic()
+        if not self._can_work():
+            log.warning("%s: not renewed, because the event loop of this process is blocked", self._lease)
+            return False
         try:
             async with asyncio.timeout(_ANSWER_S):
                 if not await self._write_lease():

@@ -4,8 +4,11 @@ A line with fixed hours and minutes opens once a day, also when clocks change. A
 on; an opening in the repeated hour happens at the first one, as in Debian's cron. A window's duration is elapsed time, not clock time.
 """
 
+import heapq
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import islice
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -16,6 +19,12 @@ from sundog_operator.api.schema.validation import quote_value
 
 MIN_WINDOW: Final = timedelta(minutes=1)
 """Shortest window: cron lines have minutes."""
+
+MAX_OPENINGS: Final = 10_000
+"""Most openings of all windows of a rollout that one call counts, in half a second at most. A time with more counts as passed.
+
+A window that opens four times an hour has as many in three months.
+"""
 
 _ANY_TIME: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -32,25 +41,24 @@ def next_opening(windows: Sequence[RolloutWindow], now: datetime) -> datetime | 
 
     Raises CronSimError or ZoneInfoNotFoundError for windows with problems (`find_problems`).
     """
-    if not windows:
-        return None
-    is_open, until = _state_at(windows, now)
-    return None if is_open else until
+    return _next_opening(tuple(windows), now) if windows else None
 
 
 def has_lasted(windows: Sequence[RolloutWindow], since: datetime, now: datetime, limit: timedelta) -> bool:
     """Whether the time inside windows between two instants is `limit` or more; all time counts without windows.
 
-    Raises as `next_opening` does.
+    Also true after `MAX_OPENINGS`. Raises as `next_opening` does.
     """
     if not windows or now - since < limit:
         return now - since >= limit
     passed, at = timedelta(0), since
-    while passed < limit and at < now:
-        is_open, until = _state_at(windows, at)
-        passed += min(until, now) - at if is_open else timedelta(0)
-        at = until
-    return passed >= limit
+    periods = heapq.merge(*(_periods(window, since) for window in dict.fromkeys(windows)))
+    for opening, end in islice(periods, MAX_OPENINGS):
+        if opening >= now or passed >= limit:
+            return passed >= limit
+        passed += max(min(end, now) - max(opening, at), timedelta(0))
+        at = max(at, min(end, now))
+    return True
 
 
 def describe_closed_windows(opening: datetime) -> str:
@@ -82,17 +90,22 @@ def _window_problems(window: RolloutWindow, place: str) -> Iterator[Violation]:
         )
 
 
-def _state_at(windows: Sequence[RolloutWindow], now: datetime) -> tuple[bool, datetime]:
-    """Return (whether a window is open, until when at least that stays so), in UTC."""
-    openings = [(_first_after(window, now - window.duration), window.duration) for window in windows]
-    ends = [opening + duration for opening, duration in openings if opening <= now]
-    return (True, max(ends)) if ends else (False, min(opening for opening, _ in openings))
+@lru_cache(maxsize=256)
+def _next_opening(windows: tuple[RolloutWindow, ...], now: datetime) -> datetime | None:
+    """See `next_opening`. A pass asks several times."""
+    openings = [next(_periods(window, now))[0] for window in windows]
+    return None if min(openings) <= now else min(openings)
 
 
-def _first_after(window: RolloutWindow, start: datetime) -> datetime:
-    """Return the first opening after an instant, in UTC. An opening in a repeated hour counts only at the first one."""
-    openings = CronSim(window.cron, start.astimezone(ZoneInfo(window.tz)))
-    found = next((opening for each in openings if (opening := each.astimezone(UTC)) > start), None)
-    if found is None:
-        raise CronSimError(f"{window.cron} matches no date")
-    return found
+def _periods(window: RolloutWindow, since: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """Yield the periods of a window that end after an instant, in UTC, in order.
+
+    An opening in a repeated hour counts only at the first one.
+    """
+    last = since - window.duration
+    for each in CronSim(window.cron, last.astimezone(ZoneInfo(window.tz))):
+        opening = each.astimezone(UTC)
+        if opening > last:
+            yield opening, opening + window.duration
+            last = opening
+    raise CronSimError(f"{window.cron} matches no date")
