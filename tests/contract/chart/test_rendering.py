@@ -29,6 +29,7 @@ from charting.generate import MADE
 from real_kubernetes.audit import Right
 from sundog_operator.adapters import exposure_logs
 from sundog_operator.api.installation import Installation, NetworkPolicySettings, parse_installation
+from sundog_operator.core.kubernetes import metadata_services
 from sundog_operator.shell.operator import LEASE_NAME
 
 SMALLEST = values("smallest")
@@ -268,7 +269,7 @@ def test_no_pod_of_the_operator_reaches_the_metadata_service() -> None:
     policy = one(SMALLEST, "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     blocks = [to["ipBlock"] for rule in policy["egress"] for to in rule.get("to", ()) if "ipBlock" in to]
-    assert [block["except"] for block in blocks] == [["169.254.169.254/32"], ["fd00:ec2::254/128"]]
+    assert [block["except"] for block in blocks] == [metadata_services.list_exceptions(version) for version in (4, 6)]
     open_rules = [rule for rule in policy["egress"] if "to" not in rule]
     assert [port["port"] for rule in open_rules for port in rule["ports"]] == [53, 53]
 

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from real_local import is_ready, weight
+from real_local import GROUP, is_ready, weight
 from waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
@@ -127,8 +127,9 @@ def servers(service: Any) -> int:
     return int(arms["stable"]["servers"]["up"])
 
 
-def replica_processes(service: Any) -> list[psutil.Process]:
-    return ray_processes(service, f"ray::ServeReplica:{service.name}-r{service.stable()}:")
+def replica_processes(service: Any, number: int | None = None) -> list[psutil.Process]:
+    """The processes of a revision, by default of stable."""
+    return ray_processes(service, f"ray::ServeReplica:{service.name}-r{number or service.stable()}:")
 
 
 def ray_processes(service: Any, title: str) -> list[psutil.Process]:
@@ -195,6 +196,49 @@ def test_a_neighbour_that_comes_and_goes(service: Any) -> None:
     manifest.unlink()
     eventually(lambda: service.up.read("neighbour") == {}, "its deletion")
     eventually(lambda: "neighbour" not in service.up.evidence()["services"], "its end at the edge")
+
+
+def test_a_backup_of_an_earlier_stable_revision_is_written_back(service: Any) -> None:
+    backup, before = service.read(), service.stable()
+    service.becomes_stable(service.release(RECREATE))
+    eventually(lambda: len(replica_processes(service, before)) == 0, "the end of the earlier replicas")
+    write_back(service, backup)
+    service.becomes_stable(before)
+
+
+def test_a_backup_from_the_middle_of_a_rollout_is_written_back(service: Any) -> None:
+    number = service.release(CANARY)
+    eventually(lambda: weight(service.read()) == 50, "the canary at 50 %")
+    backup, before = service.read(), service.stable()
+    service.steer("promote")
+    service.becomes_stable(number)
+    eventually(lambda: len(replica_processes(service, before)) == 0, "the end of the earlier replicas")
+    write_back(service, backup)
+    service.more(200)
+    eventually(
+        lambda: service.stable() == number and "candidate" not in service.status(), "the same revision as stable"
+    )
+    service.only_answered_by(number)
+
+
+def test_a_backup_without_a_status_is_written_back(service: Any) -> None:
+    before = service.stable()
+    write_back(service, {**service.read(), "status": {}})
+    eventually(lambda: service.stable() == before and is_ready(service.read()), "the same revision as stable")
+    service.only_answered_by(before)
+
+
+def write_back(service: Any, backup: dict[str, Any]) -> None:
+    """Write an earlier spec and status over the stored ones, as a restore does, and the spec into the manifest."""
+    service.save(**backup["spec"])
+    path = f"{GROUP}/namespaces/default/modeldeployments/{service.name}"
+
+    def write(part: str, url: str) -> bool:
+        status, _ = service.up.api("PUT", url, {**service.read(), part: backup[part]})
+        return bool(status == 200)
+
+    for part, url in (("spec", path), ("status", f"{path}/status")):
+        eventually(lambda part=part, url=url: write(part, url), f"the {part} of the backup written")
 
 
 def test_every_request_is_accounted_for(service: Any) -> None:

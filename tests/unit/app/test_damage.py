@@ -93,9 +93,10 @@ async def test_a_namesake_made_anew_is_not_what_the_split_still_tells_of_the_one
         # The operator comes back, and has not read the edge yet.
         await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
     status = await cluster.status()
-    assert status.get("stable") is None, "it was never ready"
-    assert status["candidate"]["revision"] == 1
-    await cluster.until(functools.partial(cluster.serves, 1))
+    assert status["candidate"]["revision"] == 2, "its number is not that of the content that serves"
+    assert status["stable"]["revision"] == 1
+    assert await cluster.condition("Promoted") == ("False", "NotPromoted")
+    await cluster.until(functools.partial(cluster.serves, 2))
 
 
 async def test_a_lost_status_does_not_bring_an_aborted_revision_back() -> None:

@@ -10,6 +10,11 @@ EVENTS: Final = (
     ReasonText("Normal", "RevisionCreated", "A change of the spec created a revision."),
     ReasonText("Normal", "RolloutStarted", "A candidate starts beside stable, with steps."),
     ReasonText("Normal", "TrafficShifted", "The operator committed a new weight. The note has the cause."),
+    ReasonText(
+        "Warning",
+        "TrafficKept",
+        "The status named a stable revision without replicas, such as one from an earlier backup. What serves keeps the traffic.",
+    ),
     ReasonText("Normal", "GateOpened", "A gate opened, and the next step starts at the same weight."),
     ReasonText("Warning", "RolloutPaused", "The evidence does not decide, or is not reliable. The note says which."),
     ReasonText("Normal", "RolloutResumed", "The rollout continues: stable had failed, and was healthy for 5 minutes."),

@@ -10,17 +10,12 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from sundog_operator.core.kubernetes import metadata_services
 from sundog_operator.core.observed import WebhookResult
 
 _HEADERS: Final = {"Content-Type": "application/json", "User-Agent": "sundog-operator"}
-_METADATA: Final = frozenset(
-    map(ipaddress.ip_address, ("168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254"))
-)
-"""Addresses of clouds that hand out a node's credentials. Besides, there is 169.254.169.254, which is link-local."""
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _PUBLIC_V6: Final = ipaddress.IPv6Network("2000::/3")
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 
 
@@ -44,8 +39,8 @@ class AddressPolicy:
 
     def check(self, host: str, address: str) -> None:
         """Raise AddressForbidden where webhooks must not reach `host` at `address`."""
-        found = _unwrap(ipaddress.ip_address(address.partition("%")[0]))
-        if found in _METADATA or found.is_link_local or found.is_multicast or found.is_unspecified:
+        found = metadata_services.unwrap(ipaddress.ip_address(address.partition("%")[0]))
+        if metadata_services.is_metadata(found) or found.is_link_local or found.is_multicast or found.is_unspecified:
             raise AddressForbidden("leads to a link-local, metadata or multicast address, which is forbidden")
         is_public = found.is_global and (isinstance(found, ipaddress.IPv4Address) or found in _PUBLIC_V6)
         if is_public or self.allow_loopback:
@@ -109,13 +104,3 @@ def describe_error(err: Exception, timeout_s: float) -> str:
             return "is not a valid URL"
         case _:
             return f"broke off: {type(err).__name__}"
-
-
-def _unwrap(address: Address) -> Address:
-    """Return the IPv4 address that is embedded in an IPv6 address, else the address."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    teredo = address.teredo
-    return address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None) or address

@@ -205,6 +205,7 @@ class EventReason(StrEnum):
     ROLLOUT_STARTED = "RolloutStarted"
     ROLLOUT_SUPERSEDED = "RolloutSuperseded"
     SERVICE_REFUSED = "ServiceRefused"
+    TRAFFIC_KEPT = "TrafficKept"
     TRAFFIC_SHIFTED = "TrafficShifted"
     UNSCHEDULABLE = "Unschedulable"
     WEIGHTS_MOVED = "WeightsMoved"

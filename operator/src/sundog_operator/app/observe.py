@@ -1,7 +1,7 @@
 """Read the state from which a ModelDeployment's plan is made."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
@@ -38,6 +38,7 @@ from sundog_operator.core.planner.context import ObservedState, RolloutAttempt
 from sundog_operator.core.planner.webhook_gate import is_rollout_held, make_webhook_request
 from sundog_operator.core.ray import groups, valkey
 from sundog_operator.core.ray.clusters import ClusterView, find_refusal, find_worker_groups
+from sundog_operator.core.ray.readiness import remove_conflicting_revisions
 from sundog_operator.core.rollout import prometheus_checks, state
 from sundog_operator.errors import DependencyError, Forbidden, NotServed, RayUnavailable
 from sundog_operator.ports import (
@@ -69,11 +70,13 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
     deployments = await deps.kube.views(MODEL_DEPLOYMENT, namespace, read_neighbour)
     others = [each for each in deployments if each.object["metadata"]["uid"] != uid]
     stored_status = ModelDeploymentStatus.parse(deployment.get("status"))
-    rays = [Ref(RAY_CLUSTER, namespace, name) for name in sorted(desired_state.needed_clusters(stored_status))]
-    views = {ref.name: await read_cluster_view(deps, namespace, ref.name) for ref in rays}
     config_map, edge_deployment = (Ref(kind, namespace, names.EDGE) for kind in (CONFIG_MAP, DEPLOYMENT))
     document = await deps.kube.view(config_map, split_document.read_document)
     split = split_document.find_service_entry(document, name)
+    # A lost status names no RayCluster, and a restored one may name another.
+    used = desired_state.needed_clusters(stored_status) | split_document.find_clusters(split)
+    rays = [Ref(RAY_CLUSTER, namespace, each) for each in sorted(used)]
+    views = {ref.name: await read_cluster_view(deps, namespace, ref.name) for ref in rays}
     pods = await list_edge_pods(deps, namespace)
     rollouts = tuple(each.rollout for each in experiments if each.rollout is not None and each.is_of(name, uid))
     user_experiments = tuple(
@@ -82,8 +85,8 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         if each.user_experiment is not None and each.model_deployment == name
     )
     route, routes_served = await _read_route(deps, deployment)
-    owned = tuple(revisions.revisions_of_owner(stored, uid))
-    serves = {name: await read_serve_state(deps, namespace, view) for name, view in views.items()}
+    serves = {each: await read_serve_state(deps, namespace, view) for each, view in views.items()}
+    owned = tuple(_find_own_revisions(stored, deployment, split, serves))
     wanted = accept_model_deployment(deployment, deps.settings.installation).spec
     shared = any(map(is_shared, (*([wanted] if wanted is not None else []), *map(revisions.spec_of, owned))))
     own_pods = await _list_pods(deps, namespace, name, tuple(views), shared=shared)
@@ -143,6 +146,21 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         storeless=await _find_store_problem(deps, namespace, user_experiments, _find_attempt(rollouts, stored_status)),
         arm_rooms=await _read_arm_capacity(deps, namespace, stored_status, user_experiments, owned),
     )
+
+
+def _find_own_revisions(
+    stored: Iterable[revisions.StoredRevision],
+    deployment: Object,
+    split: Object | None,
+    serves: Mapping[str, ServeState],
+) -> list[revisions.Revision]:
+    """Return the revisions of a ModelDeployment, without those whose number serves other content."""
+    meta = deployment["metadata"]
+    in_use = desired_state.revisions_in_use(ModelDeploymentStatus.parse(deployment.get("status")), split)
+    owned = revisions.revisions_of_owner(stored, meta["uid"])
+    for serve in serves.values():
+        owned = remove_conflicting_revisions(meta["name"], owned, serve, in_use)
+    return owned
 
 
 async def _find_deployed_names(deps: Dependencies, namespace: str) -> set[str]:

@@ -82,7 +82,6 @@ async def _reconcile(deps: Dependencies, key: Key) -> float | None:
 async def _make_document(
     deps: Dependencies, namespace: str, model_deployments: list[Object], previous: dict[str, Any] | None
 ) -> dict[str, Any]:
-    clusters = split_document.make_cluster_entries(await _cluster_views(deps, namespace, model_deployments), previous)
     experiments = {obj["metadata"]["name"]: obj for obj in await deps.kube.list(EXPERIMENT, namespace)}
     owned = revisions.group_by_owner(
         await deps.kube.views(CONTROLLER_REVISION, namespace, revisions.parse_stored_revision)
@@ -99,6 +98,8 @@ async def _make_document(
         for model_deployment in model_deployments
     )
     services = [entry for entry in entries if entry is not None]
+    views = await _cluster_views(deps, namespace, model_deployments, services)
+    clusters = split_document.make_cluster_entries(views, previous)
     document = split_document.make_document(namespace, services, clusters, previous, deps.settings.cluster_domain)
     _log_dropped_overrides(namespace, services, document, previous)
     return document
@@ -192,12 +193,16 @@ def _make_entry(
     )
 
 
-async def _cluster_views(deps: Dependencies, namespace: str, model_deployments: list[Object]) -> list[ClusterView]:
+async def _cluster_views(
+    deps: Dependencies, namespace: str, model_deployments: list[Object], services: Sequence[Object]
+) -> list[ClusterView]:
+    """Return the RayClusters that statuses need, and those of entries that stay as they are because a status was lost."""
     used = {
         name
         for obj in model_deployments
         for name in desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status")))
     }
+    used.update(*map(split_document.find_clusters, services))
     return [
         resolve_cluster_view(deps, namespace, name, await deps.kube.get(Ref(RAY_CLUSTER, namespace, name)))
         for name in sorted(used)

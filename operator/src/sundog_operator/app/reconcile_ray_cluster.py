@@ -22,6 +22,7 @@ from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.ray import clusters, pods, serve_config
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.groups import find_deployed_groups
+from sundog_operator.core.ray.readiness import remove_conflicting_revisions
 from sundog_operator.core.revisions import Revision
 from sundog_operator.errors import DependencyError, RayUnavailable, SundogError
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
@@ -89,11 +90,15 @@ async def _ensure_cluster(
     owned = revisions.group_by_owner(
         await deps.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
     )
+    split = await _read_split(deps, key)
     placed = [
         (model_deployment, revision, image)
         for model_deployment in model_deployments
         for revision, image in _find_placed_revisions(
-            model_deployment, _owned_by(model_deployment, owned), key.name, deps.settings.runtime_image
+            model_deployment,
+            _owned_by(model_deployment, owned, serve, split),
+            key.name,
+            deps.settings.runtime_image,
         )
     ]
     failure: SundogError | None = None
@@ -259,10 +264,7 @@ async def _reconcile_without_model_deployments(
     left = [obj for obj in deployments if obj["metadata"]["uid"] in owners]
     if not left:
         return None
-    split = split_document.read_document(await deps.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
-    used = split_document.find_applications_with_traffic(
-        split, key.name, {obj["metadata"]["name"] for obj in deployments}
-    )
+    used = _find_applications_with_traffic(await _read_split(deps, key), key.name, deployments)
     if used or not all(desired_state.needed_clusters(ModelDeploymentStatus.parse(obj.get("status"))) for obj in left):
         return RESYNC_S
     await ray_clusters.delete_unused(deps, key, stored)
@@ -275,17 +277,19 @@ async def _deploy(deps: Dependencies, key: Key, view: ClusterView, serve: ServeS
     owned = revisions.group_by_owner(
         await deps.kube.views(CONTROLLER_REVISION, key.namespace, revisions.parse_stored_revision)
     )
-    split = split_document.read_document(await deps.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
+    split = await _read_split(deps, key)
+    with_traffic = _find_applications_with_traffic(split, key.name, deployments)
     applications = [
         app
         for model_deployment in _find_model_deployments(deployments, key.name)
         for app in make_applications(
-            model_deployment, _owned_by(model_deployment, owned), serve, key.name, deps.settings.installation
+            model_deployment,
+            _owned_by(model_deployment, owned, serve, split),
+            serve,
+            key.name,
+            deps.settings.installation,
         )
     ]
-    with_traffic = split_document.find_applications_with_traffic(
-        split, key.name, {obj["metadata"]["name"] for obj in deployments}
-    )
     applications += _deployed_configs(with_traffic - {app["name"] for app in applications}, serve)
     deployed = {name: app.config for name, app in serve.applications.items()}
     if serve.known and not serve_config.needs_update(applications, deployed):
@@ -294,8 +298,24 @@ async def _deploy(deps: Dependencies, key: Key, view: ClusterView, serve: ServeS
     return READ_BACK_DELAY_S
 
 
-def _owned_by(model_deployment: Object, owned: Mapping[str, Sequence[Revision]]) -> Sequence[Revision]:
-    return owned.get(model_deployment["metadata"]["uid"], ())
+async def _read_split(deps: Dependencies, key: Key) -> Object | None:
+    return split_document.read_document(await deps.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
+
+
+def _find_applications_with_traffic(split: Object | None, cluster: str, deployments: list[Object]) -> set[str]:
+    return split_document.find_applications_with_traffic(
+        split, cluster, {obj["metadata"]["name"] for obj in deployments}
+    )
+
+
+def _owned_by(
+    model_deployment: Object, owned: Mapping[str, Sequence[Revision]], serve: ServeState | None, split: Object | None
+) -> Sequence[Revision]:
+    """Return the revisions of a ModelDeployment, without those whose number serves other content."""
+    meta = model_deployment["metadata"]
+    known, entry = owned.get(meta["uid"], ()), split_document.find_service_entry(split, meta["name"])
+    in_use = desired_state.revisions_in_use(ModelDeploymentStatus.parse(model_deployment.get("status")), entry)
+    return known if serve is None else remove_conflicting_revisions(meta["name"], known, serve, in_use)
 
 
 def _find_model_deployments(deployments: list[Object], cluster: str) -> list[Object]:

@@ -55,6 +55,15 @@ def traffic_shifted(experiment: str, epoch: int, weight: int, revision: int, why
     return KubernetesEvent("Normal", EventReason.TRAFFIC_SHIFTED, "Shift", note, f"{experiment}/{epoch}")
 
 
+def traffic_kept(serving: int, named: int | None) -> KubernetesEvent:
+    """The status named a revision without replicas as stable, such as one from an earlier backup."""
+    note = (
+        f"the status names revision {named} as stable, but revision {serving} serves: it keeps the traffic until a revision"
+        " of the spec is healthy"
+    )
+    return KubernetesEvent("Warning", EventReason.TRAFFIC_KEPT, "Recover", note, f"{serving}/{named}")
+
+
 def gate_opened(experiment: str, step: int, weight: int, why: str) -> KubernetesEvent:
     """A gate opened, and the next step starts at the same weight. Another weight has the event `traffic_shifted` instead."""
     note = f"rollout {experiment}: step {step} started, still at {weight} %{_because(why)}"

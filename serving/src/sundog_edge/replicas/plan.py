@@ -17,6 +17,7 @@ from sundog_edge.haproxy.client import ServerState
 from sundog_edge.haproxy.names import FALLBACK_PREFIX
 from sundog_edge.haproxy.rules.cold_start import FALLBACK_MAXCONN
 from sundog_edge.http_body import read_body
+from sundog_edge.replicas.addresses import is_forbidden, is_loopback
 from sundog_edge.split.document import Cluster
 from sundog_edge.split.layout import CHECK_MS, SlotServer
 
@@ -120,11 +121,12 @@ def _is_proxy(target: ServeTarget, cluster: Cluster) -> bool:
 def _parse_targets(answer: Any, cluster: Cluster) -> list[ServeTarget]:
     """Parse all targets of all applications. Raises ServeUnavailable.
 
-    The answer comes from a process that runs models. So every part of a later HAProxy command is parsed here. With a dashboard on loopback,
-    the replicas listen on loopback too, whatever node address Serve gives.
+    The answer comes from a process that runs models. So every part of a later HAProxy command is parsed here, and a replica of a cluster is
+    at no address of the edge's own pod. With a dashboard on loopback, in local mode, the replicas listen on loopback too, whatever node
+    address Serve gives.
     """
     host = urlsplit(cluster.dashboard).hostname or ""
-    loopback = host if _is_loopback(host) else ""
+    loopback = host if is_loopback(host) else ""
     try:
         return [
             _parse_target(group, target, loopback)
@@ -150,14 +152,9 @@ def _parse_target(group: Mapping[str, Any], target: Mapping[str, Any], loopback:
     # Python does not check a scope, the text after a %.
     if address is None or getattr(address, "scope_id", None):
         raise ValueError(f"ip of {application[:60]!r}: found {str(host)[:60]!r}; expected a numeric address")
+    if not loopback and is_forbidden(address):
+        raise ValueError(f"ip of {application[:60]!r}: found {address}; expected the address of a pod")
     return ServeTarget(application, group["protocol"], str(target.get("name", "")), f"{address}:{port}", port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class ServeClient:

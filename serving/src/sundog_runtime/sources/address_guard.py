@@ -21,10 +21,12 @@ ALLOWED_HOSTS_VARIABLE = "SUNDOG_SOURCE_ALLOW_HOSTS"
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_METADATA = frozenset(
-    ipaddress.ip_address(address)
-    for address in ("169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254")
+METADATA_NETWORKS = tuple(
+    ipaddress.ip_network(network)
+    for network in ("169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32", "fd00:ec2::254/128")
 )
+"""Addresses of metadata services. Operator and edge have the same list."""
+
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
 """The range of global unicast. Python does not call all addresses outside of it private, such as translations of IPv4
@@ -43,7 +45,8 @@ class AddressGuard:
         found = _unwrapped(ipaddress.ip_address(address.partition("%")[0]))
         if any(found in network for network in self.networks):
             return
-        if found in _METADATA or found.is_link_local or found.is_multicast or found.is_unspecified:
+        is_metadata = any(found in network for network in METADATA_NETWORKS)
+        if is_metadata or found.is_link_local or found.is_multicast or found.is_unspecified:
             raise SourceRefused(f"{host} leads to a link-local, metadata or multicast address, which is forbidden")
         is_public = found.is_global and (isinstance(found, ipaddress.IPv4Address) or found in _PUBLIC_V6)
         if not is_public and host not in self.host_names:

@@ -244,7 +244,8 @@ def test_pods_reach_everything_but_the_credentials_of_their_node(name: str) -> N
     assert rules is not None
     for address in ("169.254.169.254", "fd00:ec2::254"):
         assert not reached(rules, address, 80), address
-    for address in ("10.0.0.7", "8.8.8.8", "169.254.20.10", "fd00::7"):
+    assert reached(rules, "169.254.20.10", 53), "a node's DNS cache"
+    for address in ("10.0.0.7", "8.8.8.8", "fd00::7"):
         for port in (53, 80, 443, 6443, 8265, 30000):
             assert reached(rules, address, port), (address, port)
     assert {"namespaceSelector": {}} in rules[0]["to"]
@@ -262,10 +263,11 @@ def test_agents_and_autoscalers_reach_an_api_server_on_a_node_and_nobody_needs_t
     policies = network_policies.make_policies(
         "vision", parse_installation(ADMINISTRATOR + given, "test").network_policies
     )
+    dns = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
     for name in ("sundog-edge", "sundog-ray-heads"):
         by_port = [rule["ports"] for rule in asked(policies, name) or () if "to" not in rule]
-        assert by_port == [[{"protocol": "TCP", "port": port} for port in ports]], name
-    assert all("to" in rule for rule in asked(policies, "sundog-ray-workers") or ())
+        assert by_port == [dns, [{"protocol": "TCP", "port": port} for port in ports]], name
+    assert [rule["ports"] for rule in asked(policies, "sundog-ray-workers") or () if "to" not in rule] == [dns]
 
 
 def test_a_store_of_rays_asks_for_names_at_most() -> None:

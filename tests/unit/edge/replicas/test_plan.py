@@ -46,6 +46,34 @@ def wish(*listed, known=True, fallback=""):
 
 
 @pytest.mark.parametrize(
+    "ip",
+    [
+        *(
+            "127.0.0.1",
+            "127.9.9.9",
+            "::1",
+            "0.0.0.0",
+            "::",
+            "169.254.169.254",
+            "fe80::1",
+            "224.0.0.1",
+            "::ffff:127.0.0.1",
+        ),
+        *("64:ff9b::a9fe:a9fe", "168.63.129.16", "100.100.100.200", "fd00:ec2::254"),
+    ],
+)
+def test_no_replica_of_a_cluster_is_at_an_address_of_the_edge_itself_or_of_its_node(ip):
+    answer = {"target_groups": [group("a", (ip, 30000))]}
+    for parse in (parse_http_targets, parse_grpc_targets):
+        with pytest.raises(ServeUnavailable, match="expected the address of a pod"):
+            parse(answer, REMOTE)
+    assert parse_http_targets(answer, LOCAL) == {"a": ("127.0.0.1:30000",)}
+    assert parse_http_targets({"target_groups": [group("a", ("10.0.0.7", 30000))]}, REMOTE) == {
+        "a": ("10.0.0.7:30000",)
+    }
+
+
+@pytest.mark.parametrize(
     ("applications", "at_zero"),
     [
         ({"a": {"deployments": {"m": {"target_num_replicas": 0}}}}, {"a"}),

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sundog_operator.api.installation import NetworkPolicySettings
 from sundog_operator.core.edge import feedback_store, objects
-from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes import metadata_services, names
 from sundog_operator.core.ray import valkey
 
 OPERATOR_NAME: Final = "sundog-operator"
@@ -20,9 +20,7 @@ METRICS_PORT: Final = 8080
 SERVE_PORTS: Final = ((8000, 8000), (9000, 9000), (30000, 31000), (40000, 41000))
 """Serve's own proxy on the head, and the replicas' ports for HTTP and gRPC. None of them authenticates callers."""
 
-METADATA_ADDRESSES: Final = (("0.0.0.0/0", "169.254.169.254/32"), ("::/0", "fd00:ec2::254/128"))
-"""(network, exception) pairs: all addresses except those of metadata services, which hand out a node's credentials."""
-
+_ALL_ADDRESSES: Final = {4: "0.0.0.0/0", 6: "::/0"}
 DNS_PORT: Final = 53
 
 _IN_RAY_CLUSTER: Final = [{"key": "ray.io/cluster", "operator": "Exists"}]
@@ -85,10 +83,13 @@ def make_store_policy(namespace: str) -> Json:
 
 
 def _make_egress() -> list[Json]:
-    """Return the egress of edges, heads and workers: every address except those of metadata services."""
-    blocks = [{"ipBlock": {"cidr": cidr, "except": [metadata]}} for cidr, metadata in METADATA_ADDRESSES]
-    # Some plugins do not match pods by their addresses.
-    return [{"to": [*blocks, {"namespaceSelector": {}}]}]
+    """Return the egress of edges, heads and workers: DNS, and every address except those of metadata services."""
+    blocks = [
+        {"ipBlock": {"cidr": cidr, "except": metadata_services.list_exceptions(version)}}
+        for version, cidr in _ALL_ADDRESSES.items()
+    ]
+    # Some plugins do not match pods by their addresses. A node's DNS cache often has a link-local one.
+    return [{"to": [*blocks, {"namespaceSelector": {}}]}, _make_dns_rule()]
 
 
 def _make_api_server_rule(settings: NetworkPolicySettings) -> Json:
@@ -101,9 +102,10 @@ def _make_api_server_rule(settings: NetworkPolicySettings) -> Json:
 
 
 def _make_dns_rule() -> Json:
-    """Return the egress of the stores: DNS, although they open no connections.
+    """Return the rule for DNS at any address.
 
-    An empty list would not remove the rule of an older release, because the API server does not store empty lists.
+    It is the egress of the stores, which open no connections: an empty list would not remove the rule of an older release, because the API
+    server does not store empty lists.
     """
     return {"ports": [{"protocol": protocol, "port": DNS_PORT} for protocol in ("UDP", "TCP")]}
 

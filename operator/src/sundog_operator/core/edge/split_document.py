@@ -231,6 +231,17 @@ def find_service_entry(document: Mapping[str, Any] | None, name: str) -> Json | 
     return next((service for service in (document or {}).get("services", ()) if service.get("name") == name), None)
 
 
+def find_clusters(entry: Mapping[str, Any] | None) -> set[str]:
+    """Return the RayClusters that a service's entry sends requests to; none without an entry."""
+    arms = (entry or {}).get("arms", ())
+    return {str(each["cluster"]) for each in (entry or {}, *arms) if each.get("cluster")}
+
+
+def find_weights(entry: Mapping[str, Any] | None) -> dict[int, float]:
+    """Return the percent of the traffic of each revision in a service's entry, also of those without traffic."""
+    return {int(arm["revision"]): float(arm["weight"]) for arm in (entry or {}).get("arms", ())}
+
+
 def find_applications_with_traffic(
     document: Mapping[str, Any] | None, cluster: str, services: Collection[str]
 ) -> set[str]:

@@ -46,6 +46,13 @@ def find_shared_places(status: ModelDeploymentStatus, known: Iterable[Revision])
     return {number: places[number] for number in shared}
 
 
+def revisions_in_use(status: ModelDeploymentStatus, entry: Mapping[str, Any] | None) -> set[int]:
+    """Return the revisions whose applications must stay: those with traffic in the stored entry, stable, and earlier ones."""
+    with_traffic = {number for number, weight in split_document.find_weights(entry).items() if weight}
+    stable = {status.stable.revision} if status.stable is not None else set()
+    return with_traffic | stable | {each.revision for each in (*status.retiring, *status.kept)}
+
+
 def revisions_in_status(status: ModelDeploymentStatus) -> list[RevisionStatus | DrainingRevision]:
     """Return the statuses of all revisions in a ModelDeployment's status."""
     found: list[RevisionStatus | DrainingRevision] = [*status.kept, *status.retiring, *(status.arms or ())]
@@ -110,6 +117,21 @@ def desired_split(
     return _with_clusters(split, status)
 
 
+def contradicts_traffic(split: Split | None, entry: Mapping[str, Any] | None) -> bool:
+    """Return whether a split would take traffic from what serves and give it to a revision that no edge has checked.
+
+    Each decision of the operator gives traffic only to a revision whose replicas the edges already follow, at weight 0. So such a split
+    follows from a status that something else wrote, such as a restore from a backup.
+
+    Args:
+        split: the split of the status; None means no arm at all.
+        entry: the stored entry of the service.
+    """
+    weights = split_document.find_weights(entry)
+    wanted = {arm.revision for arm in split.arms if arm.weight} if split is not None else set()
+    return any(weights.values()) and not (wanted and wanted <= weights.keys())
+
+
 def desired_entry(
     deployment: Mapping[str, Any],
     status: ModelDeploymentStatus,
@@ -124,7 +146,7 @@ def desired_entry(
     """Return a ModelDeployment's entry in the split document; None where it can have none yet.
 
     With an invalid spec the endpoint stays as it was, and the split still follows the status, so that an abort works. After the status was
-    lost, the whole entry stays as it was until the planner has recovered the status.
+    lost, or replaced by one that contradicts the traffic, the whole entry stays as it was until the planner has recovered the status.
 
     Args:
         deployment: the stored ModelDeployment.
@@ -137,7 +159,7 @@ def desired_entry(
         domain: the cluster's DNS domain.
     """
     meta, stored = deployment["metadata"], None if known is None else dict(known)
-    if not status.cluster:
+    if not status.cluster or contradicts_traffic(split, stored):
         return stored
     limits = {revision.number: revisions.spec_of(revision).runtime.max_ongoing_requests for revision in owned}
     if spec is None and stored is not None:

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, Self
 from sundog_operator.api import ExperimentStatus, LastRollout, RevisionStatus
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core import events
+from sundog_operator.core.edge import split_document
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import desired_state, held_back_revisions, rollback_window
 from sundog_operator.core.planner.context import Json, PlanContext
@@ -201,8 +202,17 @@ def promote_without_steps(context: PlanContext) -> None:
     readiness = context.readiness(candidate.revision)
     is_complete = readiness.ready and readiness.running >= context.replicas
     # Before the first revision serves, the edges follow no replicas.
-    if is_complete and (stable is None or context.available(candidate.revision) >= context.replicas):
+    if is_complete and (stable is None or _is_checked_by_edges(context, candidate.revision)):
         promote_revision(context, candidate.revision)
+
+
+def _is_checked_by_edges(context: PlanContext, number: int) -> bool:
+    """Whether the edges report enough healthy replicas of a revision, and the stored document still has it as an arm.
+
+    Edges may report from an older document. The document must have the arm before it gets traffic (`desired_state.contradicts_traffic`).
+    """
+    weights = split_document.find_weights(context.observed.split)
+    return context.available(number) >= context.replicas and (number in weights or not any(weights.values()))
 
 
 def window_opening_for(context: PlanContext, candidate: RevisionStatus) -> datetime | None:

@@ -1,8 +1,8 @@
 """The plan of one reconcile pass of a ModelDeployment: from the observed state to the objects to write.
 
 `make_plan` is pure, total and deterministic. Its steps run in a fixed order, and each reads the results of the earlier ones:
-accept the spec → find its revision → apply the outcome of an ended rollout → measure the load → execute a command → choose a candidate →
-advance the rollout → release drained revisions → set conditions.
+accept the spec → find its revision → apply the outcome of an ended rollout → keep the traffic of what serves → measure the load →
+execute a command → choose a candidate → advance the rollout → release drained revisions → set conditions.
 
 A change of traffic is always committed in a status first. The Serve document and the split document follow from statuses
 alone (`planner.desired_state`). So the operator may stop at any line.
@@ -29,6 +29,7 @@ from sundog_operator.core.planner import (
     outcome,
     recovery,
     requeue,
+    restored_status,
     retry,
     rollback_window,
     rollout_conditions,
@@ -75,6 +76,7 @@ STEPS = (
     recovery.assign_cluster,
     lifecycle.sync_active_experiment,
     outcome.apply_rollout_outcome,
+    restored_status.keep_serving_revisions,
     edge_load.track_edge_load,
     execute_command,
     planner_candidate.choose_candidate,

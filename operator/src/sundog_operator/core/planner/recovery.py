@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from sundog_operator.api import RevisionStatus
 from sundog_operator.core import events, revisions
-from sundog_operator.core.edge import confirmation
+from sundog_operator.core.edge import confirmation, split_document
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import candidate_placement, desired_state
 from sundog_operator.core.planner.context import PlanContext
@@ -45,9 +46,10 @@ def recover_lost_status(context: PlanContext) -> None:
     """
     if context.status.stable is not None or context.status.candidate is not None:
         return
-    arms = {arm.get("name"): arm.get("revision") for arm in (context.observed.split or {}).get("arms", ())}
-    stable = arms.get(names.STABLE)
-    if not isinstance(stable, int) or context.revision(stable) is None:
+    stable = find_stable_arm(context)
+    if stable is None or not (
+        context.revision(stable) or any(split_document.find_weights(context.observed.split).values())
+    ):
         return
     attempts = sorted(
         context.observed.rollouts, key=lambda attempt: (attempt.status.plan.frozen_at or context.now, attempt.name)
@@ -58,12 +60,10 @@ def recover_lost_status(context: PlanContext) -> None:
     if replicas is None:
         return
     # If arms have other RayClusters, the service's is the one of its newest revision.
-    clusters_by_arm = {
-        arm.get("revision"): str(arm.get("cluster", "")) for arm in (context.observed.split or {}).get("arms", ())
-    }
-    cluster = context.status.cluster or str((context.observed.split or {}).get("cluster", ""))
-    serving = make_revision_status(context, stable, replicas).model_copy(update={"cluster": clusters_by_arm[stable]})
-    context.set(stable=serving, cluster=cluster)
+    serving = make_serving_status(context, stable, replicas)
+    context.set(
+        stable=serving, cluster=context.status.cluster or str((context.observed.split or {}).get("cluster", ""))
+    )
     if latest is None:
         return
     if not state.is_over(latest.status):
@@ -74,6 +74,22 @@ def recover_lost_status(context: PlanContext) -> None:
             context.set(stable=serving.model_copy(update={"replicas": arm_replicas.stable}), capacity=capacity)
     elif latest.status.phase == state.STOPPED:
         context.set(last_rollout=make_last_rollout(context, latest.revision, rollout_end(latest.status), latest.name))
+
+
+def find_stable_arm(context: PlanContext) -> int | None:
+    """Return the revision that the stored split has as stable, or as the control of an Experiment; None without."""
+    arms = (context.observed.split or {}).get("arms", ())
+    return next((int(arm["revision"]) for arm in arms if arm["name"] in names.STABLE_ARMS), None)
+
+
+def make_serving_status(context: PlanContext, number: int, replicas: int) -> RevisionStatus:
+    """Return the status of a revision that serves already, in the RayCluster to which the stored split sends its requests."""
+    entry = context.observed.split or {}
+    clusters_by_arm = {arm["revision"]: str(arm.get("cluster", "")) for arm in entry.get("arms", ())}
+    of_service = str(entry.get("cluster", ""))
+    own = clusters_by_arm.get(number) or of_service
+    cluster = "" if own == (context.status.cluster or of_service) else own
+    return make_revision_status(context, number, replicas).model_copy(update={"cluster": cluster})
 
 
 def _serving_replicas(context: PlanContext, numbers: Sequence[int]) -> int | None:
@@ -96,7 +112,7 @@ def find_or_create_revision(context: PlanContext) -> None:
     digest = revisions.content_hash(content)
     found = revisions.find_by_hash(context.observed.revisions, digest)
     if found is None:
-        live = set(live_revisions(context.status))
+        live = {*live_revisions(context.status), *split_document.find_weights(context.observed.split)}
         number = context.find_deployed_number(digest, live) or revisions.next_number((*context.observed.taken, *live))
         found = Revision(number, digest, content, revisions.image_of(content, context.observed.image))
         context.objects_to_create.append(revisions.make_controller_revision(context.observed.deployment, found))

@@ -1,6 +1,7 @@
 """Decide from Serve's report whether a revision is ready."""
 
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,6 +54,21 @@ class Readiness:
 NOT_DEPLOYED: Final = Readiness(
     0, False, False, True, DeploymentReason.DEPLOYING, "Serve has not deployed the application yet"
 )
+
+
+def remove_conflicting_revisions(
+    service: str, known: Iterable[Revision], serve: ServeState, in_use: Collection[int]
+) -> list[Revision]:
+    """Return the revisions without those in use whose application runs other content.
+
+    Such a ControllerRevision was replaced, for example by one from a backup. Its application must stay as it is.
+    """
+    kept = []
+    for revision in known:
+        app = serve.applications.get(names.application(service, revision.number))
+        if app is None or revision.number not in in_use or _hash(app) in ("", revision.hash):
+            kept.append(revision)
+    return kept
 
 
 def evaluate_readiness(service: str, revision: Revision, serve: ServeState) -> Readiness:
