@@ -46,13 +46,16 @@ class WaitingDeployment:
 class CapacityReport:
     """The capacity of a cluster.
 
-    `classes` is None without permission to list the nodes and all pods.
+    `classes` is None without permission to list the nodes and all pods. `labels` are the profiles of the nodes' labels, as
+    `node_profiles.describe_profiles` has them, and `profiles` their names.
     """
 
     classes: Sequence[ResourceClass] | None
     usage: Sequence[Usage]
     quotas: Sequence[QuotaUse]
     waiting: Sequence[WaitingDeployment]
+    profiles: Sequence[str] = ()
+    labels: str = ""
 
 
 def find_waiting(deployments: Iterable[Object]) -> Iterator[WaitingDeployment]:
@@ -89,6 +92,7 @@ def describe_report(report: CapacityReport, *, namespaces: bool) -> RenderableTy
     parts: list[RenderableType] = []
     if report.classes is not None:
         parts += [title_line("Nodes"), _classes_table(report.classes) if report.classes else Text("none")]
+        parts += [Text(f"GPU labels: {report.labels}")] if report.labels else []
     parts += make_section("Used by", _usage_table(report.usage, namespaces=namespaces))
     parts += make_section("Quotas", _quotas_table(report.quotas, namespaces=namespaces))
     parts += make_section("Waiting", _waiting_table(report.waiting, namespaces=namespaces))
@@ -100,6 +104,7 @@ def make_document(report: CapacityReport) -> dict[str, Any]:
     classes = None if report.classes is None else [_class_document(each) for each in report.classes]
     return {
         "classes": classes,
+        "profiles": list(report.profiles),
         "usage": [
             {
                 "namespace": each.namespace,

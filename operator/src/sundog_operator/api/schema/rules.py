@@ -44,6 +44,7 @@ class Rule:
         applies_to_new_only: check only new objects, because a rule of a whole object would refuse later writes of its status.
         absent: texts for optional fields that are absent, as (JSON path, text).
         found: computed texts for names in the message that are no paths.
+        is_unsupported: whether the value is one that this version does not support.
     """
 
     cel: str
@@ -53,6 +54,7 @@ class Rule:
     applies_to_new_only: bool = False
     absent: tuple[tuple[str, str], ...] = ()
     found: tuple[MessageValue, ...] = ()
+    is_unsupported: bool = False
 
     def render(self, value: Any, read: Callable[[str], Any]) -> str:
         """Return the message for a value; `read` returns the value's fields by JSON path."""
