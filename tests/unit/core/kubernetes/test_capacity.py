@@ -7,7 +7,7 @@ import pytest
 from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.api.reasons import Cause
-from sundog_operator.core.kubernetes import accelerators, capacity, node_fit
+from sundog_operator.core.kubernetes import accelerators, capacity, device_types, node_affinity, node_fit
 from sundog_operator.core.kubernetes.accelerators import Devices
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity, NodeCapacity
 

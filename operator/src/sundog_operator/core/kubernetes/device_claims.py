@@ -37,8 +37,9 @@ def make_claim_template(namespace: str, name: str, owner: Json, gpu: Gpu, aliase
         aliases: the administrator's label values of types.
     """
     # The API server refuses two alternatives of the same name, which is a DNS label.
-    alternatives = {_make_label(type_): _make_request(type_, gpu, aliases) for type_ in reversed(gpu.type or ("",))}
-    alternatives = dict(reversed(alternatives.items()))
+    alternatives: dict[str, Json] = {}
+    for type_ in gpu.type or ("",):
+        alternatives.setdefault(_make_label(type_), _make_request(type_, gpu, aliases))
     request = (
         {"firstAvailable": [{"name": type_, **made} for type_, made in alternatives.items()]}
         if len(alternatives) > 1

@@ -170,34 +170,40 @@ _PREFIXES: Final = ("nvidia-", "tesla-", "amd-", "instinct-", "intel-")
 
 def find_known(type_: str) -> tuple[str, DeviceType] | None:
     """Return a known type by its name, or by its spelling in a label, such as `NVIDIA-A10`; None for another type."""
-    plain = _normalize(type_)
-    name = plain
+    name = _find_name(type_)
+    return (name, KNOWN_TYPES[name]) if name else _BY_SPELLING.get(_normalize(type_))
+
+
+def _find_name(type_: str) -> str:
+    """Return the name in `KNOWN_TYPES` of a type that is written as such, with a vendor before it or not; else empty."""
+    name = _normalize(type_)
     while name not in KNOWN_TYPES and (prefix := next(filter(name.startswith, _PREFIXES), "")):
         name = name.removeprefix(prefix)
-    return (name, KNOWN_TYPES[name]) if name in KNOWN_TYPES else _BY_SPELLING.get(plain)
+    return name if name in KNOWN_TYPES else ""
 
 
 def find_values(type_: str, key: str, aliases: TypeAliases) -> tuple[str, ...]:
-    """Return the values of a label key that mean a type, the one that was written first.
+    """Return the values of a label key that mean a type: as written, the known ones, and the administrator's.
 
-    A spelling of a label means this value alone: `NVIDIA-A100-PCIE-40GB` has other nodes than `a100-40gb`.
+    A longer spelling of a label means this value alone: `NVIDIA-A100-PCIE-40GB` has other nodes than `a100-40gb`.
     """
     found = find_known(type_)
     name, known = (found[0], found[1].values.get(key, ())) if found else (type_, ())
-    written = tuple(value for value in known if _normalize(value) == _normalize(type_))
-    added = (*aliases.get(type_, {}).get(key, ()), *(aliases.get(name, {}).get(key, ()) if not written else ()))
-    return tuple(dict.fromkeys((*(() if written else (type_,)), *(written or known), *added)))
+    spelled = () if _find_name(type_) else tuple(each for each in known if _normalize(each) == _normalize(type_))
+    given = dict.fromkeys((type_,) if spelled else (type_, name))
+    added = (value for each in given for value in aliases.get(each, {}).get(key, ()))
+    return tuple(dict.fromkeys((*(() if spelled else (type_,)), *(spelled or known), *added)))
 
 
-def find_larger_namesake(known: DeviceType, key: str) -> DeviceType | None:
-    """Return another type with more memory that has the same value of a label key: EKS and Karpenter call each A100 `a100`."""
-    names = set(known.values.get(key, ()))
-    larger = (
-        each
-        for each in KNOWN_TYPES.values()
-        if each.memory_mib > known.memory_mib and names & set(each.values.get(key, ()))
-    )
-    return min(larger, key=lambda each: each.memory_mib, default=None)
+def find_namesakes(type_: str, key: str) -> dict[str, DeviceType]:
+    """Return other types that have the same value of a label key: EKS and Karpenter call each A100 `a100`."""
+    found = find_known(type_)
+    values = set(found[1].values.get(key, ())) if found else set()
+    return {
+        name: each
+        for name, each in KNOWN_TYPES.items()
+        if values & set(each.values.get(key, ())) and found is not None and name != found[0]
+    }
 
 
 def _normalize(text: str) -> str:

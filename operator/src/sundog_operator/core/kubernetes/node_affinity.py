@@ -11,7 +11,7 @@ from sundog_operator.api import Gpu, ModelDeploymentSpec, parse_bytes
 from sundog_operator.api.installation import Installation
 from sundog_operator.core.kubernetes import device_types, pods, spot
 from sundog_operator.core.kubernetes.device_types import AMD_PRODUCT, NVIDIA_PRODUCT, OLD_AMD_PRODUCT, TYPE_LABELS
-from sundog_operator.core.kubernetes.node_profiles import NodeLabels, Profile, make_node_labels
+from sundog_operator.core.kubernetes.node_profiles import NodeLabels, make_node_labels
 
 Json = dict[str, Any]
 
@@ -23,7 +23,8 @@ _MAX_INT64: Final = 2**63 - 1
 _NAME_SLACK: Final = 0.9
 """Devices of one name differ by this part of their memory at most, by how a vendor counts it."""
 
-_AMD_KEYS: Final = (AMD_PRODUCT, OLD_AMD_PRODUCT)
+_NO_VALUE: Final = "none"
+"""A text that no label has, because an expression needs a value: no type is large enough."""
 _SHARING: Final = "nvidia.com/gpu.sharing-strategy"
 _SLICES: Final = "nvidia.com/gpu.slices.gi"
 _STRATEGY: Final = "nvidia.com/mig.strategy"
@@ -59,10 +60,21 @@ def make_demand(spec: ModelDeploymentSpec, installation: Installation) -> NodeDe
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A label key that names types, with the profile whose other keys go with it."""
+    """A label key that names types, with the keys that go with it.
+
+    Attributes:
+        memory_key: of the devices' memory in MiB; empty where nodes have none.
+        spot_keys: of spot nodes.
+    """
 
     type_key: str
-    profile: Profile
+    memory_key: str = ""
+    spot_keys: Sequence[str] = tuple(spot.SPOT_LABELS)
+
+    @property
+    def launches_nodes(self) -> bool:
+        """Whether the vendor's names of types are short, and come with a memory: those from which Karpenter launches nodes."""
+        return self.memory_key not in ("", device_types.NVIDIA_MEMORY)
 
 
 def make_node_affinity(demand: NodeDemand) -> Json | None:
@@ -95,34 +107,9 @@ def _make_alternatives(demand: NodeDemand) -> Iterator[list[Json]]:
             yield [*is_spot, *shared]
         return
     for source in _find_sources(demand.gpu, demand.labels):
-        alternatives = _spot_alternatives(demand, source.profile.spot_keys)
-        for types, memory in _group_types(source, demand, is_merged=len(alternatives) > 1):
-            for is_spot in alternatives:
-                yield [*_type_expressions(types, source, demand), *memory, *is_spot, *shared]
-
-
-def _group_types(
-    source: _Source, demand: NodeDemand, *, is_merged: bool
-) -> list[tuple[tuple[str, ...], tuple[Json, ...]]]:
-    """Return the types that share a term, with their expressions of memory.
-
-    Each type has its own, in its order, because Karpenter tries one after the other. Only where there would be many terms for each, types
-    of the same memory share one: then nodes of some keys are not launched anyway.
-    """
-    single: list[tuple[tuple[str, ...], tuple[Json, ...]]] = [
-        ((type_,), tuple(_memory_expressions(type_, source, demand))) for type_ in dict.fromkeys(demand.gpu.type)
-    ]
-    if not single:
-        return [((), tuple(_memory_expressions("", source, demand)))]
-    if demand.labels.profiles and not is_merged:
-        return single
-    merged: list[tuple[tuple[str, ...], tuple[Json, ...]]] = []
-    for types, memory in single:
-        if merged and merged[-1][1] == memory:
-            merged[-1] = ((*merged[-1][0], *types), memory)
-        else:
-            merged.append((types, memory))
-    return merged
+        for own in _make_device_terms(source, demand):
+            for is_spot in _spot_alternatives(demand, source.spot_keys):
+                yield [*own, *is_spot, *shared]
 
 
 def _names_devices(gpu: Gpu) -> bool:
@@ -178,33 +165,93 @@ def _spot_alternatives(demand: NodeDemand, keys: Sequence[str]) -> list[list[Jso
 
 def _find_sources(gpu: Gpu, labels: NodeLabels) -> list[_Source]:
     """Return the label keys that may name the types: those of aliases first, so that those of vendors which launch nodes come last."""
-    profiles = labels.find_profiles()
-    known = {profile.type_keys[gpu.vendor]: profile for profile in profiles if gpu.vendor in profile.type_keys}
+    known = {
+        each.type_keys[gpu.vendor]: _Source(
+            each.type_keys[gpu.vendor], each.memory_keys.get(gpu.vendor, ""), each.spot_keys
+        )
+        for each in labels.find_profiles()
+        if gpu.vendor in each.type_keys
+    }
+    added = [key for type_ in gpu.type for key in labels.aliases.get(type_, {})]
     if not labels.profiles and gpu.vendor == "amd":
-        known = {OLD_AMD_PRODUCT: Profile(type_keys={}), **known}
-    added = dict.fromkeys(key for type_ in gpu.type for key in labels.aliases.get(type_, {}) if key not in known)
-    return [_Source(key, Profile(type_keys={})) for key in added] + [_Source(*each) for each in known.items()]
+        added.append(OLD_AMD_PRODUCT)
+    return [_Source(key) for key in dict.fromkeys(added) if key not in known] + list(known.values())
 
 
-def _type_expressions(types: Sequence[str], source: _Source, demand: NodeDemand) -> list[Json]:
-    """Return the expression that a node's label names one of the types.
+def _make_device_terms(source: _Source, demand: NodeDemand) -> list[list[Json]]:
+    """Return the expressions of the terms that name devices by one label key.
 
-    Without a type a label of memory is enough. Where nodes have none, the types that are large enough are named.
+    All types share a term where possible, and preferences have their order. Karpenter drops a term before it drops a preference: with a
+    term for each of three types, the preference for the first one would exclude the second. Where the names of types do not tell them
+    apart, each type has a term, in its order, and no preference that Karpenter reads.
     """
-    gpu, key = demand.gpu, source.type_key
-    if types:
-        values = dict.fromkeys(value for type_ in types for value in _find_values(type_, key, demand))
-        return [{"key": key, "operator": "In", "values": list(values)}]
-    if gpu.vendor in source.profile.memory_keys or key in _AMD_KEYS:
-        return []
+    gpu, types = demand.gpu, tuple(dict.fromkeys(demand.gpu.type))
+    if not types:
+        return [_name_large_types(source, gpu)]
+    if not source.launches_nodes:
+        return _make_plain_terms(types, source, demand)
+    least = min(_find_least_mib(each, gpu) for each in types)
+    if _are_told_apart(types, source.type_key, least):
+        return [[_name_types(types, source, demand), *_ask_memory(source.memory_key, least)]]
+    return [
+        [
+            _name_types((each,), source, demand),
+            *_ask_memory(source.memory_key, _find_least_mib(each, gpu), each, source),
+        ]
+        for each in types
+    ]
+
+
+def _are_told_apart(types: Sequence[str], key: str, least_mib: int) -> bool:
+    """Whether nodes with the names of these types, and at least this memory, have one of them, and each name means one type."""
+    if len(types) == 1:
+        return not device_types.find_namesakes(types[0], key)
+    if not least_mib and any(device_types.find_known(each) for each in types):
+        return False
+    listed = {found[0] for each in types if (found := device_types.find_known(each))}
+    return not any(
+        name in listed or other.memory_mib >= least_mib
+        for each in types
+        for name, other in device_types.find_namesakes(each, key).items()
+    )
+
+
+def _find_least_mib(type_: str, gpu: Gpu) -> int:
+    """Return the memory that is asked, or that of the type's name: EKS and Karpenter give an eighth of an L4 the name of a whole one."""
+    found = device_types.find_known(type_)
+    return max(_least_mib(gpu), int(found[1].memory_mib * _NAME_SLACK) if found else 0)
+
+
+def _make_plain_terms(types: Sequence[str], source: _Source, demand: NodeDemand) -> list[list[Json]]:
+    """Return the terms where names mean one type each. Without a label of memory, types whose memory is known need none."""
+    least = _least_mib(demand.gpu)
+    if source.memory_key or not least:
+        return [[_name_types(types, source, demand), *_ask_memory(source.memory_key, least)]]
+    known = {each: device_types.find_known(each) for each in types}
+    large = [each for each, found in known.items() if found is not None and found[1].memory_mib >= least]
+    others = [each for each, found in known.items() if found is None] if large else list(types)
+    terms = [[_name_types(large, source, demand)]] if large else []
+    return [*terms, *([[_name_types(others, source, demand), _ask_other_memory(demand.gpu)]] if others else [])]
+
+
+def _name_types(types: Sequence[str], source: _Source, demand: NodeDemand) -> Json:
+    values = dict.fromkeys(value for each in types for value in _find_values(each, source.type_key, demand))
+    return {"key": source.type_key, "operator": "In", "values": list(values)}
+
+
+def _name_large_types(source: _Source, gpu: Gpu) -> list[Json]:
+    """Return the expressions for devices of any type with the memory. Where nodes have no label of it, the types that are large enough."""
+    if source.memory_key:
+        return _ask_memory(source.memory_key, _least_mib(gpu))
+    if source.type_key in (AMD_PRODUCT, OLD_AMD_PRODUCT):
+        return [_ask_other_memory(gpu)]
     large = (
         value
         for each in device_types.KNOWN_TYPES.values()
         if each.vendor == gpu.vendor and each.memory_mib >= _least_mib(gpu)
-        for value in each.values.get(key, ())
+        for value in each.values.get(source.type_key, ())
     )
-    # A text that no label has: no type is large enough.
-    return [{"key": key, "operator": "In", "values": list(dict.fromkeys(large)) or ["none"]}]
+    return [{"key": source.type_key, "operator": "In", "values": list(dict.fromkeys(large)) or [_NO_VALUE]}]
 
 
 def _find_values(type_: str, key: str, demand: NodeDemand) -> tuple[str, ...]:
@@ -214,40 +261,24 @@ def _find_values(type_: str, key: str, demand: NodeDemand) -> tuple[str, ...]:
     return values
 
 
-def _memory_expressions(type_: str, source: _Source, demand: NodeDemand) -> list[Json]:
-    """Return the expressions that a node's devices have the memory that is asked, and that of the type's name.
-
-    EKS and Karpenter give an eighth of an L4 the name of a whole one, and both A100 one name.
-    """
-    gpu, key = demand.gpu, source.profile.memory_keys.get(demand.gpu.vendor, "")
-    found = device_types.find_known(type_) if type_ else None
-    least = _least_mib(gpu)
-    if not key:
-        is_large = found is not None and found[1].memory_mib >= least
-        is_named = not type_ and source.type_key not in _AMD_KEYS
-        return [] if is_large or is_named else _other_memory(gpu, least)
-    bounds = []
-    if found is not None and key != device_types.NVIDIA_MEMORY:
-        known = found[1]
-        least = max(least, int(known.memory_mib * _NAME_SLACK))
-        if larger := device_types.find_larger_namesake(known, source.type_key):
-            most = str(int(larger.memory_mib * _NAME_SLACK))
-            bounds = [{"key": key, "operator": "Lt", "values": [most]}]
-    return [*([_more_than(key, least)] if least else []), *bounds]
+def _ask_memory(key: str, least_mib: int, type_: str = "", source: _Source | None = None) -> list[Json]:
+    """Return the expressions of a memory in MiB: at least this one, and less than that of a larger type with the same name."""
+    found = [{"key": key, "operator": "Gt", "values": [str(min(least_mib - 1, _MAX_INT64))]}] if least_mib else []
+    namesakes = device_types.find_namesakes(type_, source.type_key) if source else {}
+    larger = [each.memory_mib for each in namesakes.values() if each.memory_mib * _NAME_SLACK > least_mib]
+    if larger:
+        found.append({"key": key, "operator": "Lt", "values": [str(int(min(larger) * _NAME_SLACK))]})
+    return found
 
 
-def _other_memory(gpu: Gpu, least_mib: int) -> list[Json]:
+def _ask_other_memory(gpu: Gpu) -> Json:
     """Return the expression for devices whose type does not tell their memory. Nodes without such a label are left out."""
-    if not least_mib:
-        return []
+    least_mib = _least_mib(gpu)
     if gpu.vendor == "amd":
         sizes = [f"{size}G" for size in device_types.AMD_MEMORY_GIB if size * _GIB >= least_mib * _MIB]
-        return [{"key": device_types.AMD_MEMORY, "operator": "In", "values": sizes or ["none"]}]
-    return [_more_than(device_types.NVIDIA_MEMORY, least_mib)]
-
-
-def _more_than(key: str, least_mib: int) -> Json:
-    return {"key": key, "operator": "Gt", "values": [str(min(least_mib - 1, _MAX_INT64))]}
+        return {"key": device_types.AMD_MEMORY, "operator": "In", "values": sizes or [_NO_VALUE]}
+    (found,) = _ask_memory(device_types.NVIDIA_MEMORY, least_mib)
+    return found
 
 
 def _least_mib(gpu: Gpu) -> int:
@@ -264,7 +295,8 @@ def _make_preferences(demand: NodeDemand) -> list[Json]:
     """
     types = tuple(dict.fromkeys(demand.gpu.type)) if _is_placed_by_labels(demand.gpu) else ()
     sources = _find_sources(demand.gpu, demand.labels) if types else []
-    ranks = (_exclude_types(types[:rank], types[rank:], sources, demand) for rank in range(1, len(types)))
+    keys = _find_preferred_keys(sources, demand)
+    ranks = (_exclude_types(types[:rank], types[rank:], keys, demand) for rank in range(1, len(types)))
     levels = [[each] for each in ranks if each]
     preferred = _preferred_spot(demand, sources)
     factor = 2.0 if preferred else _MAX_WEIGHT ** (1 / max(len(levels) - 1, 1))
@@ -279,23 +311,28 @@ def _make_preferences(demand: NodeDemand) -> list[Json]:
     ]
 
 
+def _find_preferred_keys(sources: Sequence[_Source], demand: NodeDemand) -> list[str]:
+    """Return the label keys for the order of types. Where terms have it, only a key of which Karpenter ignores exclusions."""
+    if any(each.launches_nodes and len(_make_device_terms(each, demand)) > 1 for each in sources):
+        return [NVIDIA_PRODUCT]
+    return [each.type_key for each in sources]
+
+
 def _preferred_spot(demand: NodeDemand, sources: Sequence[_Source]) -> list[Json]:
     if demand.spot != "prefer":
         return []
-    keys = [key for key in spot.SPOT_LABELS if not sources or any(key in each.profile.spot_keys for each in sources)]
+    keys = [key for key in spot.SPOT_LABELS if not sources or any(key in each.spot_keys for each in sources)]
     return spot.make_expressions("In", demand.labels.spot, keys)
 
 
-def _exclude_types(
-    kept: Iterable[str], types: Iterable[str], sources: Iterable[_Source], demand: NodeDemand
-) -> list[Json]:
+def _exclude_types(kept: Iterable[str], types: Iterable[str], keys: Iterable[str], demand: NodeDemand) -> list[Json]:
     """Return expressions that nodes of none of the types match all; values that are also those of a kept type are left out.
 
     A node may have several labels of one type. One term of these expressions counts it once, and Karpenter can keep to it: it takes the
     term with the highest weight for a requirement, and knows only some of the labels.
     """
     found = []
-    for key in (each.type_key for each in sources):
+    for key in keys:
         stays = {value for type_ in kept for value in _find_values(type_, key, demand)}
         others = (value for type_ in types for value in _find_values(type_, key, demand))
         if values := [value for value in dict.fromkeys(others) if value not in stays]:

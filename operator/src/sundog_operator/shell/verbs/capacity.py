@@ -1,7 +1,8 @@
 """`sundog capacity`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -10,7 +11,7 @@ from sundog_operator.core.kubernetes import node_fit, node_profiles, quotas, usa
 from sundog_operator.core.kubernetes.capacity import Inventory
 from sundog_operator.core.kubernetes.usage import PodView
 from sundog_operator.errors import Forbidden
-from sundog_operator.ports import MODEL_DEPLOYMENT, NODE, POD, RESOURCE_QUOTA, Object
+from sundog_operator.ports import MODEL_DEPLOYMENT, NODE, POD, RESOURCE_QUOTA
 from sundog_operator.shell.capacity_report import CapacityReport, describe_report, find_waiting, make_document
 from sundog_operator.shell.exit_codes import CommandFailed
 from sundog_operator.shell.installation import find_installation
@@ -50,7 +51,7 @@ async def capacity(server: ServerConnection, all_namespaces: bool, output: str) 
         print_rich(describe_report(report, namespaces=all_namespaces), width)
 
 
-async def find_profiles(server: ServerConnection, nodes: Sequence[Object]) -> tuple[Sequence[str], str]:
+async def find_profiles(server: ServerConnection, nodes: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], str]:
     """Return the profiles of the labels of nodes, and where they are from, for people."""
     installation = await find_installation(server.kube, server.namespace) or UNKNOWN_INSTALLATION
     guessed = node_profiles.guess_profiles(map(node_profiles.find_node_profile, nodes))
