@@ -7,9 +7,10 @@ import pytest
 from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.api.reasons import Cause
-from sundog_operator.core.kubernetes import accelerators, capacity, device_types, node_affinity, node_fit
+from sundog_operator.core.kubernetes import accelerators, capacity, node_affinity, node_fit
 from sundog_operator.core.kubernetes.accelerators import Devices
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity, NodeCapacity
+from sundog_operator.core.kubernetes.node_profiles import NodeLabels
 
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
@@ -228,13 +229,6 @@ def test_where_nodes_may_not_be_looked_at_quotas_alone_count() -> None:
     assert capacity.find_shortage(TWO, 9, room(None, count=2), ANY) is None
 
 
-def test_a_node_of_any_of_the_types_suits() -> None:
-    terms = accelerators.make_node_terms(Gpu.from_json({"count": 1, "type": ["h100", "l4"]}), {})
-    by_key = {term["matchExpressions"][0]["key"]: term["matchExpressions"][0]["values"] for term in terms}
-    assert {"h100", "l4", "NVIDIA-L4", "NVIDIA-H100-80GB-HBM3"} <= set(by_key[PRODUCT])
-    assert set(by_key) == set(accelerators.TYPE_LABELS)
-
-
 MEMORY = "nvidia.com/gpu.memory"
 KARPENTER = "karpenter.k8s.aws/instance-gpu-memory"
 
@@ -265,19 +259,11 @@ def test_a_shortage_names_the_memory() -> None:
     )
 
 
-def test_a_node_suits_with_any_label_of_a_type_and_any_label_of_its_memory() -> None:
-    needs = Gpu.from_json({"count": 1, "type": ["l4"], "memory": "20Gi"})
-    terms = accelerators.make_node_terms(needs, {})
-    keys = [tuple(each["key"] for each in term["matchExpressions"]) for term in terms]
-    assert sorted(keys) == sorted(
-        (type_, memory) for type_ in accelerators.TYPE_LABELS for memory in accelerators.MEMORY_LABELS
-    )
-    assert {tuple(term["matchExpressions"][1]["values"]) for term in terms} == {(str(20 * 1024 - 1),)}
-
-
 def test_memory_beyond_every_integer_of_a_label_is_a_valid_term() -> None:
-    (term, *_) = accelerators.make_node_terms(Gpu.from_json({"count": 1, "memory": "1e99"}), {})
-    assert term["matchExpressions"][0]["values"] == [str(2**63 - 1)]
+    gpu = Gpu.from_json({"count": 1, "memory": "1e99"})
+    terms = node_affinity.make_node_terms(node_affinity.NodeDemand(gpu, "prefer", {}, NodeLabels()))
+    values = [each["values"] for term in terms for each in term["matchExpressions"] if each["operator"] == "Gt"]
+    assert values == [[str(2**63 - 1)]] * 3
 
 
 MIG = "nvidia.com/mig-1g.10gb"
@@ -382,11 +368,6 @@ def test_time_sliced_devices_have_a_name_of_their_own_and_are_not_those_of_mps()
     assert devices is not None
     told = f"1 {SHARED} for each replica, shared with other pods without isolation"
     assert accelerators.describe_devices(devices) == told
-
-
-def test_without_types_any_node_will_do() -> None:
-    assert accelerators.make_node_affinity(Gpu.from_json({"count": 1}), {}) is None
-    assert accelerators.make_node_affinity(Gpu.from_json({"type": ["l4"]}), {}) is None
 
 
 POOL = """
