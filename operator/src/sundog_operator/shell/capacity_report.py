@@ -92,7 +92,7 @@ def describe_report(report: CapacityReport, *, namespaces: bool) -> RenderableTy
     parts: list[RenderableType] = []
     if report.classes is not None:
         parts += [title_line("Nodes"), _classes_table(report.classes) if report.classes else Text("none")]
-        parts += [Text(f"GPU labels: {report.labels}")] if report.labels else []
+        parts += [Text(f"GPU labels: {report.labels}")] if report.labels and report.classes else []
     parts += make_section("Used by", _usage_table(report.usage, namespaces=namespaces))
     parts += make_section("Quotas", _quotas_table(report.quotas, namespaces=namespaces))
     parts += make_section("Waiting", _waiting_table(report.waiting, namespaces=namespaces))
