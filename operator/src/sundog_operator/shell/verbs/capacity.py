@@ -1,20 +1,17 @@
 """`sundog capacity`."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import click
 
-from sundog_operator.api.installation import UNKNOWN_INSTALLATION
-from sundog_operator.core.kubernetes import node_fit, node_profiles, quotas, usage
+from sundog_operator.core.kubernetes import node_fit, quotas, usage
 from sundog_operator.core.kubernetes.capacity import Inventory
 from sundog_operator.core.kubernetes.usage import PodView
 from sundog_operator.errors import Forbidden
 from sundog_operator.ports import MODEL_DEPLOYMENT, NODE, POD, RESOURCE_QUOTA
 from sundog_operator.shell.capacity_report import CapacityReport, describe_report, find_waiting, make_document
+from sundog_operator.shell.device_labels import NodeProfiles, find_profiles
 from sundog_operator.shell.exit_codes import CommandFailed
-from sundog_operator.shell.installation import find_installation
 from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, TEXT_OUTPUT_OPTION, print_document, print_rich
 from sundog_operator.shell.server_connection import ServerConnection, with_server
 
@@ -33,14 +30,13 @@ async def capacity(server: ServerConnection, all_namespaces: bool, output: str) 
         raise CommandFailed("capacity needs a cluster: local mode has neither nodes nor pods")
     namespace = None if all_namespaces else server.namespace
     known, pods = await _read_pods(server, namespace)
-    profiles, labels = await find_profiles(server, known.nodes) if known is not None else ((), "")
+    profiles = await find_profiles(server, known.nodes) if known is not None else NodeProfiles((), "")
     report = CapacityReport(
         classes=usage.find_classes(known) if known is not None else None,
         usage=usage.sum_usage(pods, known.nodes if known is not None else ()),
         quotas=list(quotas.find_use(await server.kube.list(RESOURCE_QUOTA, namespace))),
         waiting=list(find_waiting(await server.kube.list(MODEL_DEPLOYMENT, namespace))),
         profiles=profiles,
-        labels=labels,
     )
     if known is None:
         click.echo("the nodes are left out: listing nodes and the pods of all namespaces is not permitted", err=True)
@@ -49,13 +45,6 @@ async def capacity(server: ServerConnection, all_namespaces: bool, output: str) 
     else:
         width = None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS
         print_rich(describe_report(report, namespaces=all_namespaces), width)
-
-
-async def find_profiles(server: ServerConnection, nodes: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], str]:
-    """Return the profiles of the labels of nodes, and where they are from, for people."""
-    installation = await find_installation(server.kube, server.namespace) or UNKNOWN_INSTALLATION
-    guessed = node_profiles.guess_profiles(map(node_profiles.find_node_profile, nodes))
-    return installation.gpu.profiles or guessed, node_profiles.describe_profiles(installation, guessed)
 
 
 async def _read_pods(server: ServerConnection, namespace: str | None) -> tuple[Inventory | None, list[PodView]]:
