@@ -34,18 +34,39 @@ ROWS: Final[dict[str, dict[str, Any]]] = {
     "nodes": {"count": 2, "topology": {"nodes": 2}},
     "nodes-gaudi": {"count": 1, "vendor": "gaudi", "topology": {"nodes": 3}},
     "nodes-dra": {"count": 2, "allocation": "dra", "topology": {"nodes": 2}},
+    "karpenter-types": {"count": 1, "type": ["h100", "a10g", "l4"]},
+    "karpenter-a100": {"count": 1, "type": ["a100-80gb", "a100-40gb"]},
+    "karpenter-memory": {"count": 1, "memory": "20Gi"},
+    "eks-type": {"count": 1, "type": ["l4"]},
+    "gke-memory": {"count": 1, "memory": "70Gi"},
+    "aks-types": {"count": 1, "type": ["h100", "a100-80gb"]},
+    "gpu-operator-types": {"count": 1, "type": ["NVIDIA-A10", "rtx-pro-6000"], "memory": "20Gi"},
+    "mixed-types": {"count": 1, "type": ["h100", "l4"]},
+    "amd-memory": {"count": 1, "vendor": "amd", "type": ["AMD-Instinct-MI300X"], "memory": "100Gi"},
+    "gaudi-memory": {"count": 1, "vendor": "gaudi", "memory": "90Gi"},
     "queue": {"count": 1},
     "spot-preferred": {"count": 1},
     "spot-preferred-types": {"count": 1, "type": ["h100", "a100-80gb", "l4"]},
     "spot-required": {"count": 1, "type": ["h100", "l4"]},
 }
 SCHEDULING: Final[dict[str, dict[str, Any]]] = {
+    "karpenter-types": {"spot": "prefer"},
+    "aks-types": {"spot": "require"},
     "queue": {"queue": "team-a"},
     "spot-preferred": {"spot": "prefer"},
     "spot-preferred-types": {"spot": "prefer"},
     "spot-required": {"spot": "require"},
 }
 """`spec.scheduling` of the rows that have one."""
+PROFILES: Final[dict[str, str]] = {
+    **dict.fromkeys(("karpenter-types", "karpenter-a100", "karpenter-memory"), "karpenter"),
+    "eks-type": "eks",
+    "gke-memory": "gke",
+    "aks-types": "aks",
+    **dict.fromkeys(("gpu-operator-types", "amd-memory", "gaudi-memory"), "gpu-operator"),
+    "mixed-types": "gpu-operator, karpenter",
+}
+"""`installation.gpu.profiles` of the rows that have some. With the others they are unknown."""
 IMAGE: Final = "example.com/runtime:1"
 
 
@@ -57,7 +78,8 @@ def make_row(row: str) -> tuple[dict[str, Any], dict[str, Any]]:
     spec = ModelDeploymentSpec.from_json(asked)
     content = revisions.content_of(spec)
     revision = Revision(7, revisions.content_hash(content), content)
-    installation = parse_installation(f"runtimeImage: {IMAGE}", "test")
+    profiles = f"gpu: {{profiles: [{PROFILES.get(row, '')}]}}"
+    installation = parse_installation(f"runtimeImage: {IMAGE}\n{profiles}", "test")
     group = pods.make_worker_group("digits", revision, (1, 3), IMAGE, installation, timedelta(seconds=30))
     return group, serve_config.make_application("vision", "digits", revision, spec, ReplicaScale(3, 3), in_pods=True)
 

@@ -49,7 +49,8 @@ NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
 NODE = Kind("v1", "Node", "nodes", namespaced=False)
 RESOURCE_CLAIM_TEMPLATE = Kind("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates")
-WORKLOAD = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads")
+WORKLOAD = Kind("kueue.x-k8s.io/v1beta2", "Workload", "workloads")
+OLD_WORKLOAD = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads")
 RESOURCE_QUOTA = Kind("v1", "ResourceQuota", "resourcequotas")
 NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 
@@ -77,6 +78,7 @@ KINDS = (
     RESOURCE_QUOTA,
     NAMESPACE,
     WORKLOAD,
+    OLD_WORKLOAD,
     RESOURCE_CLAIM_TEMPLATE,
 )
 _BY_TYPE = {(kind.api_version, kind.kind): kind for kind in KINDS}

@@ -291,8 +291,36 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.resources.gpu.sharing.fraction: none with mode fraction; expected a fraction such as '0.5'",
     ),
     (
-        sharing(mode="mps", fraction="0.5"),
-        "spec.resources.gpu.sharing.fraction: 0.5 with mode mps; expected a fraction only with mode fraction",
+        sharing(mode="timeSliced", fraction="0.5"),
+        "spec.resources.gpu.sharing.fraction: 0.5 with mode timeSliced; expected a fraction only with mode fraction",
+    ),
+    (
+        sharing(mode="mps"),
+        "spec.resources.gpu.sharing.mode: mps is not supported, because one client's fault ends all clients of its device;"
+        " expected exclusive, mig, fraction or timeSliced",
+    ),
+    (
+        deployment({"resources": {"gpu": {"count": 1, "vendor": "tpu"}}}),
+        "spec.resources.gpu.vendor: tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron",
+    ),
+    (
+        deployment({"resources": {"gpu": {"count": 1, "topology": {"interconnect": "nvlink"}}}}),
+        "spec.resources.gpu.topology.interconnect: nvlink is not supported yet; expected any",
+    ),
+    (
+        deployment({"resources": {"gpu": {"count": 1, "vendor": "neuron", "memory": "16Gi"}}}),
+        "spec.resources.gpu.memory: set with vendor neuron; expected none, because a device is a NeuronCore, a part of a chip."
+        " Name the chip in type",
+    ),
+    (
+        deployment(
+            {
+                "resources": {"gpu": {"count": 1, "allocation": "dra", "type": ["h100", "l4"]}},
+                "scheduling": {"queue": "team-a"},
+            }
+        ),
+        "spec.resources.gpu.type: several with allocation dra and scheduling.queue team-a; expected one, because Kueue admits"
+        " no claim with alternatives (firstAvailable). Otherwise leave out the queue, or use allocation: devicePlugin",
     ),
     (
         sharing(mode="fraction", fraction="1.5"),
@@ -843,8 +871,26 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.arms[0].resources.gpu.sharing.fraction: none with mode fraction; expected a fraction such as '0.5'",
     ),
     (
-        arm_sharing(mode="mps", fraction=".5"),
-        "spec.arms[0].resources.gpu.sharing.fraction: .5 with mode mps; expected a fraction only with mode fraction",
+        arm_sharing(mode="timeSliced", fraction=".5"),
+        "spec.arms[0].resources.gpu.sharing.fraction: .5 with mode timeSliced; expected a fraction only with mode fraction",
+    ),
+    (
+        arm_sharing(mode="mps"),
+        "spec.arms[0].resources.gpu.sharing.mode: mps is not supported, because one client's fault ends all clients of its"
+        " device; expected exclusive, mig, fraction or timeSliced",
+    ),
+    (
+        arm(resources={"gpu": {"count": 1, "vendor": "tpu"}}),
+        "spec.arms[0].resources.gpu.vendor: tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron",
+    ),
+    (
+        arm(resources={"gpu": {"count": 1, "topology": {"interconnect": "nvlink"}}}),
+        "spec.arms[0].resources.gpu.topology.interconnect: nvlink is not supported yet; expected any",
+    ),
+    (
+        arm(resources={"gpu": {"count": 1, "vendor": "neuron", "memory": "16Gi"}}),
+        "spec.arms[0].resources.gpu.memory: set with vendor neuron; expected none, because a device is a NeuronCore, a part of"
+        " a chip. Name the chip in type",
     ),
     (
         arm_sharing(mode="fraction", fraction="7"),
@@ -862,7 +908,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
         arm(resources={"gpu": {"count": 1, "vendor": "amd", "sharing": {"mode": "timeSliced"}}}),
         "spec.arms[0].resources.gpu.vendor: amd with sharing mode timeSliced; expected nvidia, or mode exclusive",
     ),
-    (arm_sharing(mode="mps", count=3), "spec.arms[0].resources.gpu.count: 3 with sharing mode mps; expected 1"),
+    (
+        arm_sharing(mode="timeSliced", count=3),
+        "spec.arms[0].resources.gpu.count: 3 with sharing mode timeSliced; expected 1",
+    ),
     (
         arm(name="control"),
         "spec.arms[0].name: control and stable are reserved for the stable revision; expected another name",

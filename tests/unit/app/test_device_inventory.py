@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from sundog_operator.api.installation import parse_installation
 from sundog_operator.app import device_inventory
-from sundog_operator.app.device_inventory import DeviceInventory
+from sundog_operator.app.device_inventory import PROFILES_INTERVAL_S, DeviceInventory
 from sundog_operator.errors import DependencyError, Forbidden
 from sundog_operator.ports import NODE, POD, RESOURCE_QUOTA, Kind
 
@@ -151,3 +152,57 @@ async def test_all_who_wait_in_a_namespace_share_one_list_of_quotas(clock: Clock
             (found,) = await inventory.read_quotas(Quotas(), namespace, clock)  # type: ignore[arg-type]
             assert found["metadata"]["name"] == namespace
     assert lists == {"vision": 2, "text": 2}
+
+
+class LabeledServer(Server):
+    """Nodes with labels."""
+
+    def __init__(self, *labels: dict[str, str]) -> None:
+        super().__init__()
+        self.labels = labels
+
+    async def scan(self, kind: Kind, of: Callable[[Any], Any]) -> Sequence[Any]:
+        self.lists[kind.plural] += 1
+        if self.fault is not None:
+            raise self.fault
+        if kind == POD:
+            return []
+        return [of({"metadata": {"name": "a", "labels": labels}, "status": {}}) for labels in self.labels]
+
+
+async def profiles(devices: DeviceInventory, server: Server, clock: Clock, text: str = "") -> Sequence[str]:
+    made = await devices.set_profiles(parse_installation(text, "test"), server, clock)  # type: ignore[arg-type]
+    return made.gpu.profiles
+
+
+async def test_profiles_are_guessed_once_in_ten_minutes_and_hold_while_no_node_shows_another(clock: Clock) -> None:
+    devices, server = DeviceInventory(), LabeledServer({"cloud.google.com/gke-accelerator": "nvidia-l4"})
+    for _ in range(3):
+        assert await profiles(devices, server, clock) == ("gke",)
+    assert server.lists == {"nodes": 1}
+    for labels, expected in (((), ("gke",)), (({"eks.amazonaws.com/compute-type": "auto"},), ("eks",))):
+        clock.at += PROFILES_INTERVAL_S
+        server.labels = labels
+        assert await profiles(devices, server, clock) == expected
+
+
+@pytest.mark.parametrize("fault", [Forbidden("may not list nodes"), DependencyError("no answer")])
+async def test_the_last_guess_holds_while_nodes_cannot_be_read(clock: Clock, fault: Exception) -> None:
+    devices, server = DeviceInventory(), LabeledServer({"cloud.google.com/gke-accelerator": "nvidia-l4"})
+    server.fault = fault
+    assert await profiles(devices, server, clock) == ()
+    clock.at += PROFILES_INTERVAL_S
+    server.fault = None
+    assert await profiles(devices, server, clock) == ("gke",)
+    clock.at += PROFILES_INTERVAL_S
+    server.fault = fault
+    assert await profiles(devices, server, clock) == ("gke",)
+
+
+async def test_an_inventory_shows_the_profiles_too_and_named_ones_need_no_look(clock: Clock, cpu: Any) -> None:
+    devices, server = DeviceInventory(), LabeledServer({"cloud.google.com/gke-accelerator": "nvidia-l4"})
+    assert await profiles(devices, server, clock, "gpu: {profiles: [karpenter]}") == ("karpenter",)
+    assert not server.lists
+    await look(devices, server, clock)
+    assert await profiles(devices, server, clock) == ("gke",)
+    assert server.lists == {"nodes": 1, "pods": 1}

@@ -9,7 +9,7 @@ from doubles.kuberay import create_with_status
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.core.kubernetes import kueue, names
 from sundog_operator.errors import DependencyError, Forbidden, NotServed
-from sundog_operator.ports import NODE, POD, WORKLOAD, Object, Ref
+from sundog_operator.ports import NODE, OLD_WORKLOAD, POD, WORKLOAD, Kind, Object, Ref
 
 GPU = "nvidia.com/gpu"
 NO_QUOTA = (
@@ -41,7 +41,7 @@ async def queued_pod(cluster: Cluster, revision: int) -> Object:
     return pod
 
 
-async def take_up(cluster: Cluster, pod: Object, message: str) -> None:
+async def take_up(cluster: Cluster, pod: Object, message: str, kind: Kind = WORKLOAD) -> None:
     """Do what Kueue does with a pod that has no quota."""
     labels = {**pod["metadata"]["labels"], kueue.MANAGED_LABEL: "true"}
     await cluster.kube.replace({**pod, "metadata": {**pod["metadata"], "labels": labels}})
@@ -49,8 +49,8 @@ async def take_up(cluster: Cluster, pod: Object, message: str) -> None:
     conditions = [{"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": message}]
     await cluster.kube.create(
         {
-            "apiVersion": WORKLOAD.api_version,
-            "kind": WORKLOAD.kind,
+            "apiVersion": kind.api_version,
+            "kind": kind.kind,
             "metadata": meta,
             "status": {"conditions": conditions},
         }
@@ -73,11 +73,19 @@ async def test_a_pod_that_kueue_has_not_admitted_is_reported_with_its_queue_and_
     assert (await read_condition(cluster, "Ready"))[1] == "NotAdmitted"
 
 
+async def test_the_reason_is_read_from_releases_of_kueue_that_serve_the_older_version_alone(cluster: Cluster) -> None:
+    await cluster.apply(**QUEUED)
+    cluster.kube.faults = lambda _, ref: NotServed("no v1beta2") if ref.kind == WORKLOAD else None
+    await take_up(cluster, await queued_pod(cluster, 1), NO_QUOTA, OLD_WORKLOAD)
+    await cluster.settle(2)
+    assert (await read_condition(cluster, "RevisionReady"))[2].endswith(f"of Kueue: {NO_QUOTA}")
+
+
 @pytest.mark.parametrize("fault", [NotServed("no workloads"), Forbidden("may not list workloads")])
 async def test_the_queue_is_named_although_workloads_cannot_be_read(cluster: Cluster, fault: DependencyError) -> None:
     await cluster.apply(**QUEUED)
     await take_up(cluster, await queued_pod(cluster, 1), NO_QUOTA)
-    cluster.kube.faults = lambda _, ref: fault if ref.kind == WORKLOAD else None
+    cluster.kube.faults = lambda _, ref: fault if ref.kind in (WORKLOAD, OLD_WORKLOAD) else None
     await cluster.settle(2)
     assert (await read_condition(cluster, "RevisionReady"))[2].endswith("waits in LocalQueue team-a of Kueue")
 

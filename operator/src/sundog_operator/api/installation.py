@@ -10,6 +10,7 @@ from sundog_operator.api.quantities import QUANTITY_PATTERN
 from sundog_operator.api.rollout.common import PositiveDuration
 from sundog_operator.api.scalars import (
     Bytes,
+    DeviceTypeName,
     Host,
     Image,
     Integer,
@@ -278,11 +279,20 @@ class NodePool(ApiBase):
     )
 
 
+NodeProfile = Literal["gpu-operator", "gke", "eks", "aks", "karpenter", "coreweave"]
+
+
 class AcceleratorSettings(ApiBase):
     """How node labels identify GPU types."""
 
-    aliases: dict[Name, dict[QualifiedName, Items[NodeLabelValue]]] = Field(
+    aliases: dict[DeviceTypeName, dict[QualifiedName, Items[NodeLabelValue]]] = Field(
         {}, description="Additional label values for a type, by type and label key."
+    )
+    profiles: Annotated[Items[NodeProfile], ListType("set")] = Field(
+        (),
+        description="Whose labels name the types of the nodes' devices: those of NVIDIA's, AMD's and Intel's operators or plugins"
+        " (gpu-operator), of GKE, EKS Auto Mode (eks), AKS with node auto-provisioning (aks), Karpenter on AWS (karpenter) or CoreWeave."
+        " Empty: guessed from the nodes; `sundog capacity` shows the guess.",
     )
     nodes_come: bool = Field(
         False,

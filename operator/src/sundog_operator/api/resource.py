@@ -73,11 +73,13 @@ class Resource(ApiBase):
     def parse(cls, obj: Mapping[str, Any]) -> Self:
         """Parse an object; its status leniently.
 
-        Raises SpecError, reason InvalidSpec, with one sentence per violation.
+        Raises SpecError, reason InvalidSpec, with one sentence per violation; reason NotYetSupported if there is nothing else to correct.
         """
         value, found = validate(cls, _without_status(obj))
         if value is None:
-            raise SpecError(DeploymentReason.INVALID_SPEC, "; ".join(str(violation) for violation in found))
+            is_unsupported = all(violation.is_unsupported for violation in found)
+            reason = DeploymentReason.NOT_YET_SUPPORTED if is_unsupported else DeploymentReason.INVALID_SPEC
+            raise SpecError(reason, "; ".join(str(violation) for violation in found))
         return value.model_copy(update={"status": cls.status_type().parse(obj.get("status"))})
 
     @classmethod

@@ -129,6 +129,11 @@ LabelValue = Annotated[
     Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"),
     ExpectedNoun("a label value such as gold or v1.2"),
 ]
+DeviceTypeName = Annotated[
+    str,
+    Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"),
+    ExpectedNoun("a type such as l4, or a label value such as NVIDIA-L4"),
+]
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 Uri = Annotated[
     str,

@@ -1,14 +1,19 @@
 """The resources of a cluster, read once for all ModelDeployments that wait for some."""
 
 import asyncio
+import logging
 import math
 import time
+from collections.abc import Sequence
 from typing import Final
 
-from sundog_operator.core.kubernetes import capacity, names, node_fit
+from sundog_operator.api.installation import Installation
+from sundog_operator.core.kubernetes import capacity, names, node_fit, node_profiles
 from sundog_operator.core.kubernetes.capacity import Inventory
-from sundog_operator.errors import Forbidden
+from sundog_operator.errors import DependencyError, Forbidden
 from sundog_operator.ports import NODE, POD, RESOURCE_QUOTA, Clock, Kubernetes, Object
+
+log = logging.getLogger("sundog.operator")
 
 MIN_INTERVAL_S: Final = 10.0
 COST_FACTOR: Final = 40.0
@@ -23,6 +28,9 @@ OWN_INTERVAL_S: Final = 1.0
 
 QUOTA_INTERVAL_S: Final = 2.0
 """Pause between two reads of a namespace's quotas."""
+
+PROFILES_INTERVAL_S: Final = 600.0
+"""Pause between two looks at the labels of all nodes, where nothing else reads them."""
 
 
 class DeviceInventory:
@@ -39,6 +47,8 @@ class DeviceInventory:
         self._due_at = -math.inf
         self._lock = asyncio.Lock()
         self._quotas: dict[str, tuple[float, list[Object]]] = {}
+        self._profiles: Sequence[str] = ()
+        self._profiles_due_at = -math.inf
 
     async def read_quotas(self, kube: Kubernetes, namespace: str, clock: Clock) -> list[Object]:
         """Return the ResourceQuotas of a namespace as they were within the last `QUOTA_INTERVAL_S`. Raises DependencyError."""
@@ -47,6 +57,24 @@ class DeviceInventory:
         if known is None or not 0 <= now - known[0] < QUOTA_INTERVAL_S:
             known = self._quotas[namespace] = (now, await kube.list(RESOURCE_QUOTA, namespace))
         return known[1]
+
+    async def set_profiles(self, installation: Installation, server: Kubernetes, clock: Clock) -> Installation:
+        """Return the installation with the profiles of the nodes' labels: the administrator's, or else those that the nodes show.
+
+        A guess holds until nodes show another one: those of a pool that is scaled to zero are gone. Where nodes may not be listed, or the
+        API server does not answer, the last guess holds too.
+        """
+        async with self._lock:
+            if not installation.gpu.profiles and clock.monotonic() >= self._profiles_due_at:
+                self._profiles_due_at = clock.monotonic() + PROFILES_INTERVAL_S
+                try:
+                    self._guess_profiles(await server.scan(NODE, node_profiles.find_node_profile))
+                except DependencyError as err:
+                    log.debug("the profiles of the nodes are unknown: %s", err)
+            return node_profiles.set_profiles(installation, self._profiles)
+
+    def _guess_profiles(self, found: Sequence[str]) -> None:
+        self._profiles = node_profiles.guess_profiles(found) or self._profiles
 
     async def read(self, server: Kubernetes, kube: Kubernetes, clock: Clock) -> Inventory | None:
         """Return the newest inventory; None where nodes or pods of all namespaces may not be listed. Raises DependencyError.
@@ -57,6 +85,7 @@ class DeviceInventory:
             now = clock.monotonic()
             if now >= self._due_at:
                 self._due_at = now + await self._refresh(server)
+                self._profiles_due_at = now + PROFILES_INTERVAL_S
                 self._all = None
             if self._others is None:
                 return None
@@ -71,6 +100,7 @@ class DeviceInventory:
         try:
             nodes = await server.scan(NODE, node_fit.trim_node)
             self._others = capacity.make_inventory(nodes, await server.scan(POD, capacity.foreign_placed_requests))
+            self._guess_profiles([node_profiles.find_node_profile(node) for node in nodes])
         except Forbidden:
             self._others = None
             return FORBIDDEN_S

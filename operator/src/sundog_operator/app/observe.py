@@ -48,6 +48,7 @@ from sundog_operator.ports import (
     EXPERIMENT,
     HTTP_ROUTE,
     MODEL_DEPLOYMENT,
+    OLD_WORKLOAD,
     POD,
     RAY_CLUSTER,
     RESOURCE_CLAIM_TEMPLATE,
@@ -310,12 +311,19 @@ async def _read_queued(deps: Dependencies, namespace: str, pods: Sequence[Object
     queued = {}
     for uid in (str(each["metadata"]["uid"]) for each in waiting if each is not None):
         try:
-            queued[uid] = kueue.find_pending_message(
-                await deps.kube.list(WORKLOAD, namespace, {kueue.POD_UID_LABEL: uid})
-            )
+            queued[uid] = kueue.find_pending_message(await _list_workloads(deps, namespace, uid))
         except DependencyError as err:
             log.debug("the Workload of a queued pod is unknown: %s", err)
     return queued
+
+
+async def _list_workloads(deps: Dependencies, namespace: str, pod_uid: str) -> list[Object]:
+    """Return the Workloads of a pod. Releases of Kueue before 0.15 serve only the older version of them. Raises DependencyError."""
+    selector = {kueue.POD_UID_LABEL: pod_uid}
+    try:
+        return await deps.kube.list(WORKLOAD, namespace, selector)
+    except NotServed:
+        return await deps.kube.list(OLD_WORKLOAD, namespace, selector)
 
 
 async def _read_capacity(
@@ -368,6 +376,7 @@ async def _read_capacities(
     except DependencyError as err:
         log.debug("free resources are unknown: %s", err)
         return {}
+    installation = await deps.devices.set_profiles(installation, deps.server or deps.kube, deps.clock)
     found = {
         name: capacity.find_available_capacity(spec, devices, quotas, installation) for name, spec in specs.items()
     }

@@ -107,6 +107,8 @@ async def _ensure_cluster(
             await ensure_claim_template(deps, model_deployment["metadata"], revision, installation)
         except DependencyError as err:
             failure = err
+    if any(accelerators.replica_devices(revisions.spec_of(revision).resources.gpu) for _, revision, _ in placed):
+        installation = await deps.devices.set_profiles(installation, deps.server or deps.kube, deps.clock)
     images = [image for _, _, image in placed if names.is_ray_cluster_of(key.name, image)]
     image = images[0] if images else deps.settings.runtime_image
     wanted = pods.make_ray_cluster(key.namespace, key.name, model_deployments, image, installation)

@@ -17,6 +17,7 @@ from sundog_operator.core.kubernetes.shared_pods import is_shared, replica_amoun
 from sundog_operator.core.kubernetes.usage import ResourceClass, Usage
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.ports import Object
+from sundog_operator.shell.device_labels import NodeProfiles
 from sundog_operator.shell.layout import grid, make_section, title_line
 
 _PLACEMENT_REASONS: Final = frozenset(
@@ -53,6 +54,7 @@ class CapacityReport:
     usage: Sequence[Usage]
     quotas: Sequence[QuotaUse]
     waiting: Sequence[WaitingDeployment]
+    profiles: NodeProfiles
 
 
 def find_waiting(deployments: Iterable[Object]) -> Iterator[WaitingDeployment]:
@@ -89,6 +91,7 @@ def describe_report(report: CapacityReport, *, namespaces: bool) -> RenderableTy
     parts: list[RenderableType] = []
     if report.classes is not None:
         parts += [title_line("Nodes"), _classes_table(report.classes) if report.classes else Text("none")]
+        parts += [Text(f"GPU labels: {report.profiles.text}")] if report.classes else []
     parts += make_section("Used by", _usage_table(report.usage, namespaces=namespaces))
     parts += make_section("Quotas", _quotas_table(report.quotas, namespaces=namespaces))
     parts += make_section("Waiting", _waiting_table(report.waiting, namespaces=namespaces))
@@ -100,6 +103,7 @@ def make_document(report: CapacityReport) -> dict[str, Any]:
     classes = None if report.classes is None else [_class_document(each) for each in report.classes]
     return {
         "classes": classes,
+        "profiles": list(report.profiles.names),
         "usage": [
             {
                 "namespace": each.namespace,

@@ -186,7 +186,7 @@ def with_server(
         if selection.verbose or target.note:
             click.echo(target.note or f"using {target.description}, namespace {target.namespace}", err=True)
         return asyncio.run(
-            _with_connection(
+            with_connection(
                 target, lambda server: command(server, **options), lambda message: fail(message, target.namespace)
             )
         )
@@ -207,7 +207,7 @@ def fail_offline(problems: "Sequence[ManifestProblem]", message: str) -> Command
     return CommandFailed(message, ExitCode.REFUSED if has_mistake else ExitCode.UNREACHABLE)
 
 
-async def _with_connection(
+async def with_connection(
     target: ServerTarget, use: Callable[[ServerConnection], Awaitable[T]], fail: Callable[[str], CommandFailed]
 ) -> T:
     """Return the result of `use`. Raises the result of `fail` if the kubeconfig is unusable."""
@@ -241,7 +241,7 @@ def complete_names(ctx: click.Context, _parameter: click.Parameter, incomplete: 
     options: dict[str, Any] = {name: ctx.params.get(name) for name in option_names}
     selection = ServerSelection(**options)
     try:
-        return asyncio.run(_with_connection(resolve_target(selection, os.environ), names, CommandFailed))
+        return asyncio.run(with_connection(resolve_target(selection, os.environ), names, CommandFailed))
     except Exception:  # noqa: BLE001 a completion that fails must not disturb the prompt
         return []
 

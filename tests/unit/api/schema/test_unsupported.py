@@ -1,5 +1,6 @@
 """Nothing is silently ignored."""
 
+import re
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from sundog_operator.api.schema.unsupported import (
     UNSUPPORTED_FIELDS,
     UNSUPPORTED_IN_LOCAL_MODE,
 )
+from sundog_operator.errors import SpecError
 
 
 def spec(**fields: Any) -> ModelDeploymentSpec:
@@ -233,26 +235,34 @@ def test_what_is_supported_in_pods(accepted: ModelDeploymentSpec) -> None:
     assert find_unsupported_fields(accepted, in_pods=True) == []
 
 
-REFUSED_IN_PODS = [
+REFUSED_AT_ADMISSION = [
+    ({"vendor": "tpu"}, "spec.resources.gpu.vendor: tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron"),
     (
-        spec(resources={"gpu": {"count": 1, "vendor": "tpu"}}),
-        "spec.resources.gpu.vendor: tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron",
-    ),
-    (
-        spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mps"}}}),
+        {"sharing": {"mode": "mps"}},
         "spec.resources.gpu.sharing.mode: mps is not supported, because one client's fault ends all clients of its device;"
         " expected exclusive, mig, fraction or timeSliced",
     ),
     (
-        spec(resources={"gpu": {"count": 1, "topology": {"interconnect": "nvlink"}}}),
+        {"topology": {"interconnect": "nvlink"}},
         "spec.resources.gpu.topology.interconnect: nvlink is not supported yet; expected any",
     ),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("refused", "message"), REFUSED_IN_PODS, ids=[message for _, message in REFUSED_IN_PODS])
-def test_what_is_refused_in_pods(refused: ModelDeploymentSpec, message: str) -> None:
-    assert [str(violation) for violation in find_unsupported_fields(refused, in_pods=True)] == [message]
+@pytest.mark.parametrize(("gpu", "message"), REFUSED_AT_ADMISSION, ids=[message for _, message in REFUSED_AT_ADMISSION])
+def test_what_a_rule_refuses_has_the_reason_that_it_is_not_supported(gpu: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(message)) as refused:
+        spec(resources={"gpu": {"count": 1, **gpu}})
+    assert refused.value.reason == "NotYetSupported"
+    arm = {"resources": {"gpu": {"count": 1, **gpu}}}
+    with pytest.raises(SpecError, match=re.escape(message.replace("spec.", "spec.arms[0].", 1))) as refused:
+        experiment(arm=arm)
+    assert refused.value.reason == "NotYetSupported"
+    with pytest.raises(SpecError) as refused:
+        spec(resources={"gpu": {"count": 3, "sharing": {"mode": "mps"}}})
+    assert refused.value.reason == "InvalidSpec"
+    typed = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}, "resources": {"gpu": {"count": 1, **gpu}}})
+    assert [str(violation) for violation in find_unsupported_fields(typed, in_pods=True)] == [message]
 
 
 @pytest.mark.parametrize("unit", [{"header": "x-user"}, {"cookie": "u"}, {"jsonPath": "$.user"}, {"request": {}}])
@@ -282,24 +292,10 @@ def test_every_field_of_an_experiment_is_either_acted_on_or_refused() -> None:
     assert all(any(below(path, frozenset({prefix})) for path in paths) for prefix in UNSUPPORTED_EXPERIMENT_FIELDS)
 
 
-@pytest.mark.parametrize(
-    ("refused", "message"),
-    [
-        (
-            experiment(arm={"resources": {"gpu": {"count": 1, "topology": {"nodes": 2, "interconnect": "nvlink"}}}}),
-            "spec.arms[0].resources.gpu.topology.interconnect: nvlink is not supported yet; expected any",
-        ),
-    ],
-)
-def test_what_of_an_experiment_is_not_supported_yet(refused: Experiment, message: str) -> None:
-    assert [str(violation) for violation in find_unsupported_experiment_fields(refused)] == [message]
-
-
 def test_experiments_of_users_and_of_rollouts_are_accepted() -> None:
     label = {"serving.sundog.dev/rollout": "true"}
     owner = [{"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "name": "digits", "uid": "u"}]
-    later = {"resources": {"gpu": {"count": 1, "topology": {"interconnect": "nvlink"}}}}
-    of_rollout = experiment({"labels": label, "ownerReferences": owner}, later)
+    of_rollout = experiment({"labels": label, "ownerReferences": owner})
     assert is_rollout_experiment(of_rollout)
     assert find_unsupported_experiment_fields(of_rollout) == []
     logged = experiment(exposureLog={"uri": "s3://logs/a"}, metrics=OUTCOMES)

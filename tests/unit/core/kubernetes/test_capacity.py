@@ -7,9 +7,10 @@ import pytest
 from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.api.reasons import Cause
-from sundog_operator.core.kubernetes import accelerators, capacity, node_fit
+from sundog_operator.core.kubernetes import accelerators, capacity, node_affinity, node_fit
 from sundog_operator.core.kubernetes.accelerators import Devices
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity, NodeCapacity
+from sundog_operator.core.kubernetes.node_profiles import NodeLabels
 
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
@@ -73,7 +74,7 @@ SPOT = "karpenter.sh/capacity-type"
 GKE_SPOT = {"key": "cloud.google.com/gke-spot", "value": "true", "effect": "NoSchedule"}
 
 
-@pytest.mark.parametrize(("spot", "nodes"), [("never", 2), ("prefer", 4), ("require", 3)])
+@pytest.mark.parametrize(("spot", "nodes"), [("never", 1), ("prefer", 4), ("require", 3)])
 def test_spot_nodes_count_as_the_spec_allows_them(spot: str, nodes: int) -> None:
     known = [
         node("on-demand", 1, {SPOT: "on-demand"}),
@@ -92,6 +93,40 @@ def test_nodes_that_are_no_spot_nodes_are_named() -> None:
     assert short.message.endswith(
         "0 pods fit on 0 nodes; other nodes: 1 that are no spot nodes. Add such a node, or correct spec.scheduling"
     )
+
+
+def test_pods_that_share_a_device_of_another_s_are_not_counted_and_the_reason_is_named() -> None:
+    """Seven slices, or seven turns of one device, are no seven devices."""
+    nodes = [
+        node("a", 7, {PRODUCT: "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", "nvidia.com/gpu.slices.gi": "1"}),
+        node("b", 7, {"nvidia.com/gpu.sharing-strategy": "time-slicing"}),
+        node("c", 7, {"cloud.google.com/gke-gpu-partition-size": "1g.5gb"}),
+        node("d", 7, {"cloud.google.com/gke-gpu-sharing-strategy": "time-sharing"}),
+    ]
+    short = capacity.find_shortage(ONE, 1, room(nodes), ANY)
+    assert short is not None
+    assert "0 of 0 free on 0 nodes; other nodes: 2 with MIG slices for devices, 2 with shared devices." in short.message
+    whole = node("e", 1, {PRODUCT: "NVIDIA-L4", "nvidia.com/mig.strategy": "single"})
+    assert free([*nodes, whole]).total == 1
+
+
+def test_spot_nodes_that_pods_keep_off_are_named() -> None:
+    short = capacity.find_shortage(ONE, 1, room([node("a", 1, {SPOT: "spot"})]), ANY)
+    assert short is not None
+    assert "other nodes: 1 that are spot nodes" in short.message
+
+
+@pytest.mark.parametrize("profiles", ["", "gke", "karpenter"])
+def test_nodes_that_the_check_counts_are_those_of_the_pods_affinity(profiles: str) -> None:
+    text = f"gpu: {{profiles: [{profiles}]}}"
+    asked = ModelDeploymentSpec.from_json(
+        {"model": {"uri": "file:///m"}, "resources": {"gpu": {"count": 1, "type": ["h100", "l4"], "memory": "20Gi"}}}
+    )
+    installation = parse_installation(text, "test")
+    made = node_affinity.make_node_affinity(node_affinity.make_demand(asked, installation))
+    assert made is not None
+    required = made["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert node_fit.make_needs(asked, installation).terms == required
 
 
 def test_without_devices_nodes_and_quotas_nothing_is_known() -> None:
@@ -228,13 +263,6 @@ def test_where_nodes_may_not_be_looked_at_quotas_alone_count() -> None:
     assert capacity.find_shortage(TWO, 9, room(None, count=2), ANY) is None
 
 
-def test_a_node_of_any_of_the_types_suits() -> None:
-    terms = accelerators.make_node_terms(Gpu.from_json({"count": 1, "type": ["h100", "l4"]}), {})
-    by_key = {term["matchExpressions"][0]["key"]: term["matchExpressions"][0]["values"] for term in terms}
-    assert {"h100", "l4", "NVIDIA-L4", "NVIDIA-H100-80GB-HBM3"} <= set(by_key[PRODUCT])
-    assert set(by_key) == set(accelerators.TYPE_LABELS)
-
-
 MEMORY = "nvidia.com/gpu.memory"
 KARPENTER = "karpenter.k8s.aws/instance-gpu-memory"
 
@@ -243,7 +271,7 @@ def test_nodes_whose_devices_have_too_little_memory_are_left_out() -> None:
     nodes = [
         node("a", 1, {PRODUCT: "NVIDIA-H100-80GB-HBM3", MEMORY: "81559"}),
         node("b", 2, {PRODUCT: "NVIDIA-L4", MEMORY: "23034"}),
-        node("c", 4, {PRODUCT: "NVIDIA-L4", KARPENTER: "24576"}),
+        node("c", 4, {"karpenter.k8s.aws/instance-gpu-name": "l4", KARPENTER: "24576"}),
         node("d", 8),
         node("e", 16, {MEMORY: "much"}),
     ]
@@ -265,19 +293,11 @@ def test_a_shortage_names_the_memory() -> None:
     )
 
 
-def test_a_node_suits_with_any_label_of_a_type_and_any_label_of_its_memory() -> None:
-    needs = Gpu.from_json({"count": 1, "type": ["l4"], "memory": "20Gi"})
-    terms = accelerators.make_node_terms(needs, {})
-    keys = [tuple(each["key"] for each in term["matchExpressions"]) for term in terms]
-    assert sorted(keys) == sorted(
-        (type_, memory) for type_ in accelerators.TYPE_LABELS for memory in accelerators.MEMORY_LABELS
-    )
-    assert {tuple(term["matchExpressions"][1]["values"]) for term in terms} == {(str(20 * 1024 - 1),)}
-
-
 def test_memory_beyond_every_integer_of_a_label_is_a_valid_term() -> None:
-    (term, *_) = accelerators.make_node_terms(Gpu.from_json({"count": 1, "memory": "1e99"}), {})
-    assert term["matchExpressions"][0]["values"] == [str(2**63 - 1)]
+    gpu = Gpu.from_json({"count": 1, "memory": "1e99"})
+    terms = node_affinity.make_node_terms(node_affinity.NodeDemand(gpu, "prefer", {}, NodeLabels()))
+    values = [each["values"] for term in terms for each in term["matchExpressions"] if each["operator"] == "Gt"]
+    assert values == [[str(2**63 - 1)]] * 3
 
 
 MIG = "nvidia.com/mig-1g.10gb"
@@ -382,11 +402,6 @@ def test_time_sliced_devices_have_a_name_of_their_own_and_are_not_those_of_mps()
     assert devices is not None
     told = f"1 {SHARED} for each replica, shared with other pods without isolation"
     assert accelerators.describe_devices(devices) == told
-
-
-def test_without_types_any_node_will_do() -> None:
-    assert accelerators.make_node_affinity(Gpu.from_json({"count": 1}), {}) is None
-    assert accelerators.make_node_affinity(Gpu.from_json({"type": ["l4"]}), {}) is None
 
 
 POOL = """

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import Gpu
-from sundog_operator.core.kubernetes import accelerators, device_claims
+from sundog_operator.core.kubernetes import accelerators, device_claims, device_types, node_affinity, spot
+from sundog_operator.core.kubernetes.node_profiles import NodeLabels
 
 
-def request(aliases: accelerators.TypeAliases | None = None, **gpu: Any) -> dict[str, Any]:
+def request(aliases: device_types.TypeAliases | None = None, **gpu: Any) -> dict[str, Any]:
     """Return the one request of a template."""
     asked = Gpu.from_json({"count": 1, "allocation": "dra", **gpu})
     made = device_claims.make_claim_template("vision", "digits-r1", {"uid": "u"}, asked, aliases or {})
@@ -26,6 +27,12 @@ def test_a_type_that_is_named_twice_is_one_alternative() -> None:
     assert [each["name"] for each in request(type=["h100", "l4", "h100"])["firstAvailable"]] == ["h100", "l4"]
 
 
+def test_an_alternative_has_a_dns_label_for_its_name_whatever_spelling_the_type_has() -> None:
+    found = request(type=["NVIDIA-L4", "Tesla_T4.x"])["firstAvailable"]
+    assert [each["name"] for each in found] == ["nvidia-l4", "tesla-t4-x"]
+    assert "in ['nvidia-l4']" in found[0]["selectors"][0]["cel"]["expression"]
+
+
 def test_an_alias_is_quoted() -> None:
     aliases = {"h100": {"nvidia.com/gpu.product": ["it's \\ one"]}}
     (selector,) = request(aliases, type=["h100"])["exactly"]["selectors"]
@@ -37,7 +44,9 @@ def test_an_alias_is_quoted() -> None:
 )
 def test_a_claim_needs_no_labels_of_nodes_and_no_device_plugin(sharing: dict[str, str]) -> None:
     gpu = Gpu.from_json({"count": 1, "allocation": "dra", "type": ["h100", "l4"], "sharing": sharing})
-    assert accelerators.make_node_affinity(gpu, {}) is None
+    demand = node_affinity.NodeDemand(gpu, "never", {}, NodeLabels())
+    (term,) = node_affinity.make_node_terms(demand)
+    assert {each["key"] for each in term["matchExpressions"]} == set(spot.SPOT_LABELS)
     assert accelerators.device_tolerations(gpu) == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     devices = accelerators.replica_devices(gpu)
     assert devices is not None

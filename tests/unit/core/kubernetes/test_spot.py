@@ -68,10 +68,14 @@ def test_a_pod_that_the_kubelet_evicts_for_its_use_is_not_reclaimed(evicted: dic
     assert not spot.were_reclaimed([evicted, pod(phase="Pending")])
 
 
-def test_without_spot_nodes_a_pod_is_placed_as_before() -> None:
+def test_pods_that_keep_off_spot_nodes_tolerate_none_of_their_taints() -> None:
     assert spot.make_tolerations("never", {}) == []
-    assert spot.make_required_expressions("never", {}) == spot.make_required_expressions("prefer", {}) == []
-    assert spot.make_preferred_expressions("never", {}) == spot.make_preferred_expressions("require", {}) == []
+
+
+def test_expressions_have_the_label_of_karpenter_last_because_it_drops_the_others() -> None:
+    found = [each["key"] for each in spot.make_expressions("In", {"tier": ["cheap"]})]
+    assert (found[0], found[-1], len(found)) == ("tier", "karpenter.sh/capacity-type", 5)
+    assert [each["key"] for each in spot.make_expressions("In", {"tier": ["a"]}, [spot.GKE])] == ["tier", spot.GKE]
 
 
 def test_labels_of_the_administrator_are_added() -> None:
@@ -82,4 +86,4 @@ def test_labels_of_the_administrator_are_added() -> None:
     assert {"key": "tier", "operator": "Equal", "value": "cheap", "effect": "NoSchedule"} in spot.make_tolerations(
         "require", more
     )
-    assert {"key": "tier", "operator": "In", "values": ["cheap"]} in spot.make_required_expressions("require", more)
+    assert {"key": "tier", "operator": "In", "values": ["cheap"]} in spot.make_expressions("In", more)

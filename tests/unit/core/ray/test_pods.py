@@ -8,7 +8,7 @@ import pytest
 from sundog_operator.api import ModelDeploymentSpec, find_violations
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.core import revisions
-from sundog_operator.core.kubernetes import names, references
+from sundog_operator.core.kubernetes import names, references, spot
 from sundog_operator.core.kubernetes.pod_requests import OVERHEAD_BYTES
 from sundog_operator.core.ray import pods, valkey
 from sundog_operator.core.ray.groups import GroupState
@@ -141,7 +141,9 @@ def test_a_pod_without_devices_is_shown_none() -> None:
     _, spec, container = worker(revision())
     assert env_of(container)["NVIDIA_VISIBLE_DEVICES"] == "void"
     assert "tolerations" not in spec
-    assert "affinity" not in spec
+    (term,) = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert {each["operator"] for each in term["matchExpressions"]} == {"NotIn"}
+    assert {each["key"] for each in term["matchExpressions"]} == set(spot.SPOT_LABELS)
 
 
 def test_the_administrator_s_template_is_in_every_pod() -> None:

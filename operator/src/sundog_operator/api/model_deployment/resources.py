@@ -11,12 +11,12 @@ from sundog_operator.api.rollout.common import PositiveDuration
 from sundog_operator.api.scalars import (
     Bytes,
     Cpu,
+    DeviceTypeName,
     Duration,
     Integer,
     Items,
     LabelValue,
     MinimumBytes,
-    Name,
     ObjectName,
     QualifiedName,
 )
@@ -30,10 +30,31 @@ GPU_FRACTION_RULE = Rule(
 )
 
 
+SHARING_MODE_RULE = Rule(
+    cel="self != 'mps'",
+    holds=lambda mode: mode != "mps",
+    message="mps is not supported, because one client's fault ends all clients of its device; expected exclusive, mig, fraction"
+    " or timeSliced",
+    is_unsupported=True,
+)
+VENDOR_RULE = Rule(
+    cel="self != 'tpu'",
+    holds=lambda vendor: vendor != "tpu",
+    message="tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron",
+    is_unsupported=True,
+)
+INTERCONNECT_RULE = Rule(
+    cel="self != 'nvlink'",
+    holds=lambda interconnect: interconnect != "nvlink",
+    message="nvlink is not supported yet; expected any",
+    is_unsupported=True,
+)
+
+
 class GpuSharing(ApiBase):
     """How replicas share a GPU."""
 
-    mode: Literal["exclusive", "mig", "fraction", "timeSliced", "mps"] = Field(
+    mode: Annotated[Literal["exclusive", "mig", "fraction", "timeSliced", "mps"], SHARING_MODE_RULE] = Field(
         "exclusive",
         description="exclusive (default): whole GPUs. mig: a slice. fraction: replicas share a pod and its GPU. timeSliced: a"
         " GPU that pods share in turns.",
@@ -86,18 +107,20 @@ class GpuTopology(ApiBase):
         description="Pods over which a replica is spread, each with all of resources; default 1. Replicas with count 8 and nodes 2 have"
         " 16 devices. More than 1 needs model.format python.",
     )
-    interconnect: Literal["any", "nvlink"] = Field("any", description="Connection that the GPUs need; default any.")
+    interconnect: Annotated[Literal["any", "nvlink"], INTERCONNECT_RULE] = Field(
+        "any", description="Connection that the GPUs need; default any."
+    )
 
 
 class Gpu(ApiBase):
     """The accelerators of one replica."""
 
     count: Annotated[Integer, Field(ge=0, le=128)] = Field(0, description="Number of devices; default 0.")
-    vendor: Literal["nvidia", "amd", "intel", "gaudi", "tpu", "neuron"] = Field(
+    vendor: Annotated[Literal["nvidia", "amd", "intel", "gaudi", "tpu", "neuron"], VENDOR_RULE] = Field(
         "nvidia", description="Vendor of the accelerator; default nvidia."
     )
-    type: Annotated[Items[Name], Field(max_length=8)] = Field(
-        (), description="Suitable device types, preferred first; empty means any."
+    type: Annotated[Items[DeviceTypeName], Field(max_length=8)] = Field(
+        (), description="Suitable device types, preferred first; empty means any. Also as a node's label spells them."
     )
     memory: MinimumBytes = Field(
         "",
@@ -127,6 +150,12 @@ class Gpu(ApiBase):
             cel="self.memory == '' || self.sharing.mode != 'mig'",
             holds=lambda gpu: gpu.memory == "" or gpu.sharing.mode != "mig",
             message="set with sharing mode mig; expected none, because the profile names the memory",
+            field="memory",
+        ),
+        Rule(
+            cel="self.memory == '' || self.vendor != 'neuron'",
+            holds=lambda gpu: gpu.memory == "" or gpu.vendor != "neuron",
+            message="set with vendor neuron; expected none, because a device is a NeuronCore, a part of a chip. Name the chip in type",
             field="memory",
         ),
         Rule(
@@ -246,8 +275,7 @@ class Scheduling(ApiBase):
     priority_class_name: ObjectName = Field("", description="PriorityClass of the pods.")
     spot: Literal["never", "prefer", "require"] = Field(
         "never",
-        description="never (default): pods tolerate no taint of spot nodes. prefer: spot nodes first, else others. require: spot"
-        " nodes only.",
+        description="never (default): no spot nodes. prefer: spot nodes first, else others. require: spot nodes only.",
     )
     node_selector: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32)] = Field(
         {}, description="Labels that nodes must have."

@@ -87,6 +87,16 @@ NODES_RULES = (
 )
 """What a replica over several pods needs."""
 
+QUEUED_CLAIM_RULE = Rule(
+    cel="self.resources.gpu.allocation != 'dra' || self.resources.gpu.type.size() < 2 || self.scheduling.queue == ''",
+    holds=lambda spec: (
+        spec.resources.gpu.allocation != "dra" or len(spec.resources.gpu.type) < 2 or not spec.scheduling.queue
+    ),
+    message="several with allocation dra and scheduling.queue {scheduling.queue}; expected one, because Kueue admits no claim with"
+    " alternatives (firstAvailable). Otherwise leave out the queue, or use allocation: devicePlugin",
+    field="resources.gpu.type",
+)
+
 
 def _own_pod_rule(field: str, cel: str, holds: Callable[["ModelDeploymentSpec"], bool], message: str) -> Rule:
     """Make the rule that a field is unset where pods are shared. `cel` and `holds` are true for an unset field."""
@@ -216,5 +226,6 @@ class ModelDeploymentSpec(ApiBase):
         IN_PLACE_REPLICAS_RULE,
         IN_PLACE_SHARING_RULE,
         *NODES_RULES,
+        QUEUED_CLAIM_RULE,
         *SHARED_PLACEMENT_RULES,
     )

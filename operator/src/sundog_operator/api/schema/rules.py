@@ -46,6 +46,7 @@ class Rule:
             that do not change.
         absent: texts for optional fields that are absent, as (JSON path, text).
         found: computed texts for names in the message that are no paths.
+        is_unsupported: whether the value is one that this version does not support.
     """
 
     cel: str
@@ -56,6 +57,7 @@ class Rule:
     spares_stored: bool = False
     absent: tuple[tuple[str, str], ...] = ()
     found: tuple[MessageValue, ...] = ()
+    is_unsupported: bool = False
 
     def render(self, value: Any, read: Callable[[str], Any]) -> str:
         """Return the message for a value; `read` returns the value's fields by JSON path."""

@@ -6,11 +6,13 @@ from typing import Any
 
 from sundog_operator.api.experiment.experiment import Experiment
 from sundog_operator.api.experiment.spec import ExperimentSpec
+from sundog_operator.api.model_deployment.resources import SHARING_MODE_RULE, VENDOR_RULE
 from sundog_operator.api.model_deployment.spec import ModelDeploymentSpec
 from sundog_operator.api.quantities import format_duration
 from sundog_operator.api.rollout.common import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION
 from sundog_operator.api.rollout.steps import Step
 from sundog_operator.api.schema.node_tree import FieldNode, Node, build_node_tree
+from sundog_operator.api.schema.rules import Rule
 from sundog_operator.api.schema.validation import Violation, quote_value
 
 NOT_YET_SUPPORTED = "NotYetSupported"
@@ -317,7 +319,6 @@ UNSUPPORTED_EXPERIMENT_FIELDS = frozenset({"spec.arms[].resources.gpu.topology.i
 
 _STEP = "spec.rollout.steps[]"
 _SUPPORTED_STRATEGIES = ("canary", "shadow", "recreate")
-_SUPPORTED_SHARING = ("exclusive", "mig", "fraction", "timeSliced")
 
 
 def find_unsupported_fields(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> list[Violation]:
@@ -352,15 +353,8 @@ def _refuse_pvc(uri: str) -> str:
     return needs if uri.startswith(PVC_SCHEME) else ""
 
 
-def _refuse_tpu(vendor: str) -> str:
-    return "tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron" if vendor == "tpu" else ""
-
-
-def _refuse_sharing(mode: str) -> str:
-    if mode in _SUPPORTED_SHARING:
-        return ""
-    expected = f"{', '.join(_SUPPORTED_SHARING[:-1])} or {_SUPPORTED_SHARING[-1]}"
-    return f"{mode} is not supported, because one client's fault ends all clients of its device; expected {expected}"
+def _refuse_by(rule: Rule) -> Callable[[Any], str]:
+    return lambda value: "" if rule.holds(value) else rule.message
 
 
 def _refuse_strategy(strategy: str) -> str:
@@ -369,8 +363,8 @@ def _refuse_strategy(strategy: str) -> str:
 
 
 _REFUSED_VALUES: Mapping[str, Callable[[Any], str]] = {
-    "spec.resources.gpu.vendor": _refuse_tpu,
-    "spec.resources.gpu.sharing.mode": _refuse_sharing,
+    "spec.resources.gpu.vendor": _refuse_by(VENDOR_RULE),
+    "spec.resources.gpu.sharing.mode": _refuse_by(SHARING_MODE_RULE),
     "spec.rollout.strategy": _refuse_strategy,
 }
 """By path of a field that is supported except for some values: a function that returns the message for such a value, or empty."""

@@ -194,7 +194,8 @@ def _rule_violations(value: Any, node: Node, path: str, written: Any, *, is_stor
     for rule in node.rules:
         if not rule.holds(value) and not (is_stored and rule.spares_stored):
             place = ".".join(part for part in (path, rule.field) if part)
-            yield Violation(place, rule.render(value, lambda name: _read(value, node, name, written)))
+            message = rule.render(value, lambda name: _read(value, node, name, written))
+            yield Violation(place, message, rule.is_unsupported)
     if node.list_type is not None:
         yield from _repeated(value, node.list_type, path)
     for key, place, child, item in _children(value, node, path):

@@ -165,7 +165,11 @@ def _problems(content: Json, installation: Installation | None) -> list[Violatio
     spec = ModelDeploymentSpec.model_validate(content)
     if installation is not None and installation.require_digest and not spec.model.digest:
         return [Violation("spec.model.digest", "is required by the administrator of Sundog")]
-    return find_unsupported_fields(spec, in_pods=installation is not None) or find_too_large(spec, installation)
+    unsupported = find_unsupported_fields(spec, in_pods=installation is not None)
+    return unsupported or [
+        *find_too_large(spec, installation),
+        *accelerators.find_unknown_memory(spec.resources.gpu),
+    ]
 
 
 def find_arm_shortage(

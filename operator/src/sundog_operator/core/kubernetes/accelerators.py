@@ -1,17 +1,15 @@
-"""Accelerators: devices from device plugins or by claims, whole or shared, on nodes with the types and the memory that a spec names."""
+"""Accelerators: devices from device plugins or by claims, whole or shared, and what pods and replicas request of them."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
 from typing import Any, Final
 
 from sundog_operator.api import Gpu, parse_bytes
+from sundog_operator.api.schema.validation import Violation
+from sundog_operator.core.kubernetes import device_types
 
 Json = dict[str, Any]
-TypeAliases = Mapping[str, Mapping[str, Iterable[str]]]
-"""Label values by type and label key."""
-
 VENDOR_RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
     "nvidia": ("nvidia.com/gpu", "GPU"),
     "amd": ("amd.com/gpu", "GPU"),
@@ -25,83 +23,9 @@ RAY_GPU: Final = "GPU"
 MIG_RESOURCE: Final = "nvidia.com/mig-{}"
 """Resource name of a MIG profile where the device plugin's `mig.strategy` is `mixed`. Ray does not see slices, and counts each as a GPU."""
 
-TYPE_LABELS: Final = (
-    "nvidia.com/gpu.product",
-    "cloud.google.com/gke-accelerator",
-    "eks.amazonaws.com/instance-gpu-name",
-    "karpenter.k8s.aws/instance-gpu-name",
-    "karpenter.azure.com/sku-gpu-name",
-    "gpu.nvidia.com/model",
-    "gpu.nvidia.com/class",
-    "amd.com/gpu.product-name",
-    "beta.amd.com/gpu.product-name",
-    "habana.ai/product.name",
-    "gpu.intel.com/product",
-)
-"""Label keys in which node feature discovery and clouds give the type of a node's devices."""
-
-MEMORY_LABELS: Final = (
-    "nvidia.com/gpu.memory",
-    "karpenter.k8s.aws/instance-gpu-memory",
-    "eks.amazonaws.com/instance-gpu-memory",
-)
-"""Label keys in which node feature discovery and clouds give the memory of each of a node's devices, in MiB."""
-
-_MAX_WEIGHT: Final = 100
-"""Of a preferred term, by the API."""
-_MIB: Final = 2**20
-_MAX_INT64: Final = 2**63 - 1
-_PRODUCT, _GKE, _CLASS = "nvidia.com/gpu.product", "cloud.google.com/gke-accelerator", "gpu.nvidia.com/class"
-_KARPENTER = ("eks.amazonaws.com/instance-gpu-name", "karpenter.k8s.aws/instance-gpu-name")
-
-KNOWN_TYPES: Final[TypeAliases] = {
-    "t4": {_PRODUCT: ("Tesla-T4",), _GKE: ("nvidia-tesla-t4",), **dict.fromkeys(_KARPENTER, ("t4",))},
-    "v100": {
-        _PRODUCT: ("Tesla-V100-SXM2-16GB", "Tesla-V100-SXM2-32GB", "Tesla-V100-PCIE-16GB", "Tesla-V100-PCIE-32GB"),
-        _GKE: ("nvidia-tesla-v100",),
-        **dict.fromkeys(_KARPENTER, ("v100",)),
-    },
-    "a10g": {_PRODUCT: ("NVIDIA-A10G",), **dict.fromkeys(_KARPENTER, ("a10g",))},
-    "l4": {_PRODUCT: ("NVIDIA-L4",), _GKE: ("nvidia-l4",), **dict.fromkeys(_KARPENTER, ("l4",))},
-    "l40s": {_PRODUCT: ("NVIDIA-L40S",), _CLASS: ("L40S",), **dict.fromkeys(_KARPENTER, ("l40s",))},
-    "a100-40gb": {
-        _PRODUCT: ("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB", "A100-SXM4-40GB"),
-        _GKE: ("nvidia-tesla-a100",),
-    },
-    "a100-80gb": {
-        _PRODUCT: ("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe", "A100-SXM4-80GB"),
-        _GKE: ("nvidia-a100-80gb",),
-        _CLASS: ("A100_NVLINK_80GB",),
-    },
-    "h100": {
-        _PRODUCT: ("NVIDIA-H100-80GB-HBM3", "NVIDIA-H100-PCIe", "NVIDIA-H100-NVL"),
-        _GKE: ("nvidia-h100-80gb", "nvidia-h100-mega-80gb"),
-        _CLASS: ("H100_NVLINK_80GB", "H100_PCIE"),
-        **dict.fromkeys(_KARPENTER, ("h100",)),
-    },
-    "h200": {
-        _PRODUCT: ("NVIDIA-H200", "NVIDIA-H200-NVL"),
-        _GKE: ("nvidia-h200-141gb",),
-        _CLASS: ("H200",),
-        **dict.fromkeys(_KARPENTER, ("h200",)),
-    },
-    "b200": {
-        _PRODUCT: ("NVIDIA-B200",),
-        _GKE: ("nvidia-b200",),
-        _CLASS: ("B200",),
-        **dict.fromkeys(_KARPENTER, ("b200",)),
-    },
-}
-"""Label values differ by cloud and form factor. A type that is not here is looked up as written."""
-
-
 _TIME_SLICED_RESOURCE: Final = "nvidia.com/gpu.shared"
 """Resource name of time-sliced devices where the device plugin's `renameByDefault` is set. Without it they have the name of whole
 devices, and pods that need a whole one may land there. MPS has the same name."""
-
-_NOT_MPS: Final[Mapping[str, Any]] = {"key": "nvidia.com/gpu.sharing-strategy", "operator": "NotIn", "values": ["mps"]}
-_SHARED_PRODUCT_SUFFIX: Final = "-SHARED"
-"""Feature discovery may add it to the product of devices that pods share."""
 
 _DEVICE_CLASSES: Final[Mapping[str, str]] = {"mig": "mig.nvidia.com"}
 _DEVICE_CLASS: Final = "gpu.nvidia.com"
@@ -204,144 +128,18 @@ def device_tolerations(gpu: Gpu) -> list[Json]:
     return [{"key": key, "operator": "Exists"} for key in keys]
 
 
-def make_node_affinity(
-    gpu: Gpu, aliases: TypeAliases, required: Sequence[Json] = (), preferred: Sequence[Json] = ()
-) -> Json | None:
-    """Return the affinity to the nodes that suit the devices. Earlier types are preferred. None if every node suits equally.
-
-    Args:
-        gpu: the devices.
-        aliases: the administrator's label values of types.
-        required: expressions, one of which a node must match too.
-        preferred: expressions: among nodes of the same type, those that match one are preferred.
-    """
-    affinity: Json = {}
-    if terms := make_node_terms(gpu, aliases, required):
-        affinity["requiredDuringSchedulingIgnoredDuringExecution"] = {"nodeSelectorTerms": terms}
-    if preferences := _make_preferences(gpu, aliases, preferred):
-        affinity["preferredDuringSchedulingIgnoredDuringExecution"] = preferences
-    return {"nodeAffinity": affinity} if affinity else None
-
-
-def _make_preferences(gpu: Gpu, aliases: TypeAliases, preferred: Sequence[Json]) -> list[Json]:
-    """Return weighted terms: a node has the sum of those that it matches, and the scheduler scales the highest sum to 100.
-
-    The nth term of types matches the nodes of the first n. Its weights fall by one factor, so that each type has far more than the next
-    one, also where no node of the types before has room. Evenly spread weights would leave a seventh to the first of eight. Without
-    `preferred` the factor uses the whole range from 100 to 1. With it each weight is half of the one before, and `preferred` has the last
-    one: it never turns the order.
-    """
-    types, mode = gpu.type if _is_placed_by_labels(gpu) else (), gpu.sharing.mode
-    ranks = (_exclude_types(types[:rank], types[rank:], mode, aliases) for rank in range(1, len(types)))
-    levels = [[each] for each in ranks if each]
-    factor = 2.0 if preferred else _MAX_WEIGHT ** (1 / max(len(levels) - 1, 1))
-    if preferred:
-        # A node that matches two expressions counts once.
-        excluded = [{**each, "operator": "NotIn"} for each in preferred]
-        levels.append([[each, *excluded[:index]] for index, each in enumerate(preferred)])
-    return [
-        {"weight": max(round(_MAX_WEIGHT / factor**level), 1), "preference": {"matchExpressions": expressions}}
-        for level, terms in enumerate(levels)
-        for expressions in terms
-    ]
-
-
-def make_node_terms(gpu: Gpu, aliases: TypeAliases, required: Sequence[Json] = ()) -> list[Json]:
-    """Return the node selector terms of the devices: a node suits that matches one of them. Empty if every node suits.
-
-    `required` are expressions, one of which a node must match too.
-
-    Kubernetes combines terms by OR, and the expressions of one by AND. A type and the memory each have several label keys, so each pair of
-    keys has a term.
-    """
-    alternatives = [each for each in (*_device_expressions(gpu, aliases), required) if each]
-    return [{"matchExpressions": list(each)} for each in itertools.product(*alternatives)] if alternatives else []
-
-
-def _device_expressions(gpu: Gpu, aliases: TypeAliases) -> list[list[Json]]:
-    """Return lists of expressions: a node must match one of each list that is not empty."""
-    if not _is_placed_by_labels(gpu):
+def find_unknown_memory(gpu: Gpu) -> list[Violation]:
+    """Return the violation of a memory that no node could be found by: nodes of Gaudi and Intel have no label of it, only of the type."""
+    if not gpu.memory or gpu.vendor not in ("gaudi", "intel"):
         return []
-    mode = gpu.sharing.mode
-    slicing = [dict(_NOT_MPS)] if mode == "timeSliced" else []
-    return [_type_expressions(gpu.type, mode, aliases), _memory_expressions(gpu.memory), slicing]
-
-
-def _is_placed_by_labels(gpu: Gpu) -> bool:
-    """Whether labels of nodes say which devices are there. A claim selects devices, and so their node."""
-    return gpu.count > 0 and gpu.allocation != "dra"
-
-
-def find_product_names(type_: str, aliases: TypeAliases) -> tuple[str, ...]:
-    """Return the names of a type's products in lower case, as in `nvidia.com/gpu.product`."""
-    return tuple(dict.fromkeys(value.lower() for value in _find_label_values([type_], aliases)[_PRODUCT]))
-
-
-def matches_terms(labels: Mapping[str, str], terms: Sequence[Json]) -> bool:
-    """Whether a node with these labels matches one of the terms of `make_node_terms`; true without terms."""
-    return not terms or any(all(_matches(labels, each) for each in term["matchExpressions"]) for term in terms)
-
-
-def find_type(labels: Mapping[str, str]) -> str:
-    """Return the type of a node's devices as its labels name it; empty if none does."""
-    return next((labels[key] for key in TYPE_LABELS if labels.get(key)), "")
-
-
-def find_memory_mib(labels: Mapping[str, str]) -> int | None:
-    """Return the memory of each of a node's devices in MiB as its labels name it; None if none does."""
-    return next((int(labels[key]) for key in MEMORY_LABELS if labels.get(key, "").isdecimal()), None)
-
-
-def _matches(labels: Mapping[str, str], expression: Json) -> bool:
-    found, values = labels.get(expression["key"]), expression["values"]
-    if expression["operator"] == "In":
-        return found in values
-    if expression["operator"] == "NotIn":
-        return found not in values
-    # Like the scheduler, `Gt` compares integers, and no label or other text matches.
-    return found is not None and found.isdecimal() and int(found) > int(values[0])
-
-
-def _type_expressions(types: Iterable[str], mode: str, aliases: TypeAliases) -> list[Json]:
-    values_by_key = _find_values_of_mode(types, mode, aliases)
-    return [{"key": key, "operator": "In", "values": list(values)} for key, values in values_by_key.items()]
-
-
-def _exclude_types(kept: Iterable[str], types: Iterable[str], mode: str, aliases: TypeAliases) -> list[Json]:
-    """Return expressions that nodes of none of the types match all; values that are also those of a kept type are left out.
-
-    A node may have several labels of one type. One term of these expressions counts it once, and Karpenter can keep to it: it takes the
-    term with the highest weight for a requirement, and knows only some of the labels.
-    """
-    stays = _find_values_of_mode(kept, mode, aliases)
-    others = {
-        key: [value for value in values if value not in stays.get(key, ())]
-        for key, values in _find_values_of_mode(types, mode, aliases).items()
-    }
-    return [{"key": key, "operator": "NotIn", "values": values} for key, values in others.items() if values]
-
-
-def _find_values_of_mode(types: Iterable[str], mode: str, aliases: TypeAliases) -> dict[str, tuple[str, ...]]:
-    found = _find_label_values(types, aliases)
-    if mode == "timeSliced" and _PRODUCT in found:
-        found[_PRODUCT] = (*found[_PRODUCT], *(f"{value}{_SHARED_PRODUCT_SUFFIX}" for value in found[_PRODUCT]))
-    return found
-
-
-def _memory_expressions(memory: str) -> list[Json]:
-    if not memory:
-        return []
-    least_mib = -(-parse_bytes(memory) // _MIB)
-    below = str(min(least_mib - 1, _MAX_INT64))
-    return [{"key": key, "operator": "Gt", "values": [below]} for key in MEMORY_LABELS]
-
-
-def _find_label_values(types: Iterable[str], aliases: TypeAliases) -> dict[str, tuple[str, ...]]:
-    """Return the label values by label key, `TYPE_LABELS` first and in their order."""
-    found: dict[str, dict[str, None]] = {}
-    for type_ in types:
-        known, given = KNOWN_TYPES.get(type_, {}), aliases.get(type_, {})
-        for key in dict.fromkeys((*TYPE_LABELS, *given)):
-            values = (type_, *known.get(key, ()), *given.get(key, ()))
-            found.setdefault(key, {}).update(dict.fromkeys(values))
-    return {key: tuple(values) for key, values in found.items()}
+    known = {name: each for name, each in device_types.KNOWN_TYPES.items() if each.vendor == gpu.vendor}
+    of_known = [device_types.find_known(type_) for type_ in gpu.type]
+    types = [each[1] for each in of_known if each is not None] if gpu.type else list(known.values())
+    path, sizes = "spec.resources.gpu.memory", {name: f"{each.memory_mib // 1024}Gi" for name, each in known.items()}
+    listed = ", ".join(f"{name} ({size})" for name, size in sizes.items())
+    if None in of_known:
+        unknown = next(type_ for type_, each in zip(gpu.type, of_known, strict=True) if each is None)
+        return [Violation(path, f"{gpu.memory} with type {unknown}; expected none, or types of known memory: {listed}")]
+    if max(each.memory_mib for each in types) * 2**20 < parse_bytes(gpu.memory):
+        return [Violation(path, f"{gpu.memory} is more than such devices have; expected at most that of {listed}")]
+    return []

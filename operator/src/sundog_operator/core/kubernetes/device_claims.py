@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from sundog_operator.api import Gpu
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.kubernetes.accelerators import TypeAliases, find_product_names, replica_devices
+from sundog_operator.core.kubernetes.accelerators import replica_devices
+from sundog_operator.core.kubernetes.device_types import NVIDIA_PRODUCT, TypeAliases, find_values
 
 CLAIM: Final = "devices"
 """Name of the claim in a pod."""
@@ -35,8 +36,10 @@ def make_claim_template(namespace: str, name: str, owner: Json, gpu: Gpu, aliase
         gpu: devices with `allocation: dra`.
         aliases: the administrator's label values of types.
     """
-    # The API server refuses two alternatives of the same name.
-    alternatives = {type_: _make_request(type_, gpu, aliases) for type_ in gpu.type or ("",)}
+    # The API server refuses two alternatives of the same name, which is a DNS label.
+    alternatives: dict[str, Json] = {}
+    for type_ in gpu.type or ("",):
+        alternatives.setdefault(_make_label(type_), _make_request(type_, gpu, aliases))
     request = (
         {"firstAvailable": [{"name": type_, **made} for type_, made in alternatives.items()]}
         if len(alternatives) > 1
@@ -70,13 +73,18 @@ def _make_expressions(type_: str, gpu: Gpu, aliases: TypeAliases) -> list[str]:
     attributes, found = f"device.attributes['{_DRIVER}']", []
     if type_:
         # Feature discovery writes the driver's names with dashes into labels.
-        products = ", ".join(map(_quote, find_product_names(type_, aliases)))
+        names_ = dict.fromkeys(value.lower() for value in find_values(type_, NVIDIA_PRODUCT, aliases))
+        products = ", ".join(map(_quote, names_))
         found.append(f"{attributes}.productName.lowerAscii().replace(' ', '-') in [{products}]")
     if gpu.sharing.profile:
         found.append(f"{attributes}.profile == {_quote(gpu.sharing.profile)}")
     if gpu.memory:
         found.append(f"device.capacity['{_DRIVER}'].memory.compareTo(quantity({_quote(gpu.memory)})) >= 0")
     return found
+
+
+def _make_label(type_: str) -> str:
+    return type_.lower().replace("_", "-").replace(".", "-")
 
 
 def _quote(text: str) -> str:

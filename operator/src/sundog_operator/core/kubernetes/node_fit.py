@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import Installation, NodePool
-from sundog_operator.core.kubernetes import accelerators, pod_requests, pods, spot
+from sundog_operator.core.kubernetes import accelerators, node_affinity, pod_requests, pods, spot
 
 Json = Mapping[str, Any]
 MAX_REASONS: Final = 4
@@ -20,20 +20,20 @@ class NodeNeeds:
 
     Attributes:
         resource: the devices' resource name; empty without devices.
-        terms: node selector terms of the devices, of which one must match; empty if every node suits.
-        spot: likewise, terms of spot nodes.
+        terms: the pods' node selector terms, of which one must match; empty if every node suits.
+        exclusions: terms, one of which a node must match whatever its devices are, with the words for nodes that match none.
     """
 
     resource: str
     selector: Mapping[str, str]
     tolerations: Sequence[Json]
     terms: Sequence[dict[str, Any]]
-    spot: Sequence[dict[str, Any]] = ()
+    exclusions: Sequence[tuple[str, Sequence[dict[str, Any]]]] = ()
 
     @property
     def key(self) -> str:
         """A fingerprint of the needs."""
-        return pods.fingerprint([self.resource, self.selector, self.tolerations, self.terms, self.spot])
+        return pods.fingerprint([self.resource, self.selector, self.tolerations, self.terms])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,15 @@ class FittingNodes:
 def make_needs(spec: ModelDeploymentSpec, installation: Installation) -> NodeNeeds:
     """Return what a node must have for the pods of a spec."""
     template, gpu = installation.ray.pods, spec.resources.gpu
-    devices = accelerators.replica_devices(gpu)
+    devices, demand = accelerators.replica_devices(gpu), node_affinity.make_demand(spec, installation)
     mode, labels = spec.scheduling.spot, installation.spot.labels
     own = [*accelerators.device_tolerations(gpu), *spot.make_tolerations(mode, labels)]
     return NodeNeeds(
         resource=devices.resource if devices else "",
-        selector=pods.merge_node_selector(template, spec.scheduling),
+        selector=demand.selector,
         tolerations=pods.merge_tolerations(template, spec.scheduling, own),
-        terms=accelerators.make_node_terms(gpu, installation.gpu.aliases),
-        spot=[{"matchExpressions": [each]} for each in spot.make_required_expressions(mode, labels)],
+        terms=node_affinity.make_node_terms(demand),
+        exclusions=node_affinity.make_exclusions(demand),
     )
 
 
@@ -172,9 +172,8 @@ def _find_exclusion(node: Json, needs: NodeNeeds) -> str:
         if not pods.is_tolerated(needs.tolerations, taint):
             value = f"={taint['value']}" if taint.get("value") else ""
             return f"with the taint {taint['key']}{value}:{taint['effect']}, which the pods do not tolerate"
-    if not accelerators.matches_terms(labels, needs.terms):
-        type_ = accelerators.find_type(labels)
-        return f"with devices of another type or memory{f' ({type_})' if type_ else ''}"
-    if not accelerators.matches_terms(labels, needs.spot):
-        return "that are no spot nodes"
-    return ""
+    if node_affinity.matches_terms(labels, needs.terms):
+        return ""
+    words = (words for words, each in needs.exclusions if not node_affinity.matches_terms(labels, each))
+    type_ = node_affinity.find_type(labels)
+    return next(words, f"with devices of another type or memory{f' ({type_})' if type_ else ''}")

@@ -1,6 +1,6 @@
 """Spot nodes: which labels and taints they have, and which pods lost theirs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sundog_operator.core.kubernetes.pod_problems import find_condition, is_leaving, is_scheduled
@@ -9,23 +9,27 @@ Json = dict[str, Any]
 SpotLabels = Mapping[str, Sequence[str]]
 """Label values by label key."""
 
+KARPENTER: Final = "karpenter.sh/capacity-type"
+GKE: Final = "cloud.google.com/gke-spot"
+AKS: Final = "kubernetes.azure.com/scalesetpriority"
 SPOT_LABELS: Final[SpotLabels] = {
-    "karpenter.sh/capacity-type": ("spot",),
     "eks.amazonaws.com/capacityType": ("SPOT",),
-    "cloud.google.com/gke-spot": ("true",),
-    "kubernetes.azure.com/scalesetpriority": ("spot",),
+    GKE: ("true",),
+    AKS: ("spot",),
+    KARPENTER: ("spot",),
 }
-"""Labels of spot nodes: of Karpenter, EKS, GKE and AKS. GKE and AKS also use them as taints."""
+"""Labels of spot nodes: of EKS, GKE, AKS and Karpenter. GKE and AKS also use them as taints."""
 
 
-def make_required_expressions(mode: str, more: SpotLabels) -> list[Json]:
-    """Return expressions, one of which a node must match; empty if every node suits. `more` are the administrator's labels."""
-    return _make_expressions(more) if mode == "require" else []
-
-
-def make_preferred_expressions(mode: str, more: SpotLabels) -> list[Json]:
-    """Return expressions: nodes that match one are preferred, and others suit as well."""
-    return _make_expressions(more) if mode == "prefer" else []
+def make_expressions(operator: str, more: SpotLabels, keys: Collection[str] = tuple(SPOT_LABELS)) -> list[Json]:
+    """Return an expression for each label of spot nodes: the known ones of these keys, and the administrator's (`more`)."""
+    # Karpenter keeps the last of several terms, and knows only its own label.
+    found = sorted(merge_labels(more).items(), key=lambda each: each[0] in SPOT_LABELS)
+    return [
+        {"key": key, "operator": operator, "values": list(values)}
+        for key, values in found
+        if key in keys or key in more
+    ]
 
 
 def make_tolerations(mode: str, more: SpotLabels) -> list[Json]:
@@ -73,7 +77,3 @@ def _is_evicted_for_its_use(pod: Mapping[str, Any]) -> bool:
     disruption = find_condition(pod, "DisruptionTarget")
     is_by_kubelet = disruption.get("status") == "True" and disruption.get("reason") == "TerminationByKubelet"
     return reason == "Evicted" or (is_by_kubelet and reason != "Terminated")
-
-
-def _make_expressions(more: SpotLabels) -> list[Json]:
-    return [{"key": key, "operator": "In", "values": list(values)} for key, values in merge_labels(more).items()]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sundog_operator.core.kubernetes import accelerators, capacity, names, node_fit, pod_requests
+from sundog_operator.core.kubernetes import accelerators, capacity, names, node_affinity, node_fit, pod_requests
 from sundog_operator.core.kubernetes.capacity import Inventory
 from sundog_operator.core.kubernetes.pod_problems import is_scheduled
 from sundog_operator.core.kubernetes.pod_requests import CPU, MEMORY, Amounts
@@ -114,8 +114,8 @@ def find_classes(known: Inventory) -> list[ResourceClass]:
     for node in known.nodes:
         labels, amounts = node["metadata"]["labels"], node_fit.allocatable(node)
         for resource in filter(_is_accelerator, amounts):
-            type_ = accelerators.find_type(labels)
-            groups.setdefault((resource, type_, accelerators.find_memory_mib(labels) or 0), []).append(node)
+            type_ = node_affinity.find_type(labels)
+            groups.setdefault((resource, type_, node_affinity.find_memory_mib(labels) or 0), []).append(node)
     classes = [
         _make_class(known, resource, nodes, type_, memory or None)
         for (resource, type_, memory), nodes in sorted(groups.items())
@@ -132,7 +132,7 @@ def sum_usage(pods: Iterable[PodView], nodes: Iterable[Json] = ()) -> list[Usage
 
     `nodes` have the types of devices; they are made by `node_fit.trim_node`.
     """
-    types = {node["metadata"]["name"]: accelerators.find_type(node["metadata"]["labels"]) for node in nodes}
+    types = {node["metadata"]["name"]: node_affinity.find_type(node["metadata"]["labels"]) for node in nodes}
     groups: dict[tuple[str, int, str, int], list[PodView]] = {}
     for pod in pods:
         rank = 2 if pod.name == OTHER_PODS else int(pod.is_component)

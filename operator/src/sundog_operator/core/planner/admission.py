@@ -8,6 +8,7 @@ from sundog_operator.api import ModelDeployment, ModelDeploymentSpec, find_unsup
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.memo import Memoized
 from sundog_operator.api.reasons import DeploymentReason
+from sundog_operator.core.kubernetes.accelerators import find_unknown_memory
 from sundog_operator.core.kubernetes.shared_pods import find_too_large
 from sundog_operator.core.rollout import windows
 from sundog_operator.errors import SpecError
@@ -32,9 +33,11 @@ def accept_model_deployment(obj: dict[str, Any], installation: Installation | No
     meta = {key: value for key, value in (obj.get("metadata") or {}).items() if key not in _CHANGED_BY_EACH_WRITE}
     accept = _ACCEPT[installation is not None, installation is not None and installation.require_digest]
     found = accept({key: value for key, value in obj.items() if key != "status"} | {"metadata": meta})
-    too_large = find_too_large(found.spec, installation) if found.spec is not None else []
-    if too_large:
-        return ModelDeploymentAcceptance(None, DeploymentReason.INVALID_SPEC, "; ".join(map(str, too_large)))
+    if found.spec is None:
+        return found
+    unplaceable = [*find_too_large(found.spec, installation), *find_unknown_memory(found.spec.resources.gpu)]
+    if unplaceable:
+        return ModelDeploymentAcceptance(None, DeploymentReason.INVALID_SPEC, "; ".join(map(str, unplaceable)))
     return found
 
 

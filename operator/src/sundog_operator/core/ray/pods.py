@@ -20,6 +20,7 @@ from sundog_operator.core.kubernetes import (
     grace_periods,
     kueue,
     names,
+    node_affinity,
     pods,
     references,
     shared_pods,
@@ -234,7 +235,6 @@ def _make_worker(
     given = {devices.resource: str(devices.count)} if devices and not is_claimed else {}
     claims = device_claims.make_pod_claims(names.application(service, revision.number)) if is_claimed else []
     mounted, queue = references.make_mounts(spec), spec.scheduling.queue
-    spot_labels = installation.spot.labels
     container: Json = {
         "env": pods.merge_env(references.make_env(spec), mounted.env),
         "envFrom": references.make_env_from(spec),
@@ -258,14 +258,9 @@ def _make_worker(
         scheduling=spec.scheduling,
         tolerations=[
             *accelerators.device_tolerations(spec.resources.gpu),
-            *spot.make_tolerations(spec.scheduling.spot, spot_labels),
+            *spot.make_tolerations(spec.scheduling.spot, installation.spot.labels),
         ],
-        affinity=accelerators.make_node_affinity(
-            spec.resources.gpu,
-            installation.gpu.aliases,
-            spot.make_required_expressions(spec.scheduling.spot, spot_labels),
-            spot.make_preferred_expressions(spec.scheduling.spot, spot_labels),
-        ),
+        affinity=node_affinity.make_node_affinity(node_affinity.make_demand(spec, installation)),
         service_account=spec.model.credentials.service_account_name,
         gates=(kueue.ADMISSION_GATE,) if queue else (),
         claims=claims,
@@ -335,9 +330,9 @@ def make_shared_group(
     )
     limits = {"memory": str(memory + OVERHEAD_BYTES)}
     container = {"resources": {"requests": {"cpu": str(cpu), **limits}, "limits": limits}}
-    template = _make_worker_pod(
-        container, PodRequirements(names.labels(names.RAY)), image, installation, request_timeout
-    )
+    affinity = node_affinity.make_node_affinity(node_affinity.make_demand(specs[0], installation))
+    requirements = PodRequirements(names.labels(names.RAY), affinity=affinity)
+    template = _make_worker_pod(container, requirements, image, installation, request_timeout)
     bounds = (min(fewest, settings.max_pods), settings.max_pods)
     return make_group(names.SHARED_WORKERS, bounds, {"CPU": str(cpu), "memory": str(memory)}, template)
 

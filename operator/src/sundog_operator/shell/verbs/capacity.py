@@ -10,6 +10,7 @@ from sundog_operator.core.kubernetes.usage import PodView
 from sundog_operator.errors import Forbidden
 from sundog_operator.ports import MODEL_DEPLOYMENT, NODE, POD, RESOURCE_QUOTA
 from sundog_operator.shell.capacity_report import CapacityReport, describe_report, find_waiting, make_document
+from sundog_operator.shell.device_labels import NodeProfiles, find_profiles
 from sundog_operator.shell.exit_codes import CommandFailed
 from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, TEXT_OUTPUT_OPTION, print_document, print_rich
 from sundog_operator.shell.server_connection import ServerConnection, with_server
@@ -29,11 +30,13 @@ async def capacity(server: ServerConnection, all_namespaces: bool, output: str) 
         raise CommandFailed("capacity needs a cluster: local mode has neither nodes nor pods")
     namespace = None if all_namespaces else server.namespace
     known, pods = await _read_pods(server, namespace)
+    profiles = await find_profiles(server, known.nodes) if known is not None else NodeProfiles((), "")
     report = CapacityReport(
         classes=usage.find_classes(known) if known is not None else None,
         usage=usage.sum_usage(pods, known.nodes if known is not None else ()),
         quotas=list(quotas.find_use(await server.kube.list(RESOURCE_QUOTA, namespace))),
         waiting=list(find_waiting(await server.kube.list(MODEL_DEPLOYMENT, namespace))),
+        profiles=profiles,
     )
     if known is None:
         click.echo("the nodes are left out: listing nodes and the pods of all namespaces is not permitted", err=True)
