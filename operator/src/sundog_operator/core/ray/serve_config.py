@@ -14,6 +14,7 @@ from sundog_operator.api import (
     ModelDeploymentStatus,
     parse_bytes,
     parse_cpu_cores,
+    parse_percent,
 )
 from sundog_operator.core.kubernetes import accelerators, grace_periods, names
 from sundog_operator.core.kubernetes.accelerators import Devices
@@ -171,7 +172,7 @@ def _make_deployment(
     cpu, memory = parse_cpu_cores(fixed.resources.cpu), parse_bytes(fixed.resources.memory)
     return {
         "name": names.SERVE_DEPLOYMENT,
-        **_make_scaling(scale),
+        **_make_scaling(scale, fixed.runtime.batching.max_size),
         "max_ongoing_requests": fixed.runtime.max_ongoing_requests,
         "max_surge_percent": 100,
         "graceful_shutdown_timeout_s": grace_periods.replica_grace_s(current.endpoint.request_timeout),
@@ -205,7 +206,7 @@ def _make_placement_group(devices: Devices | None, others: Json, selector: Json)
     }
 
 
-def _make_scaling(scale: ReplicaScale) -> Json:
+def _make_scaling(scale: ReplicaScale, max_batch_size: int) -> Json:
     scaling = scale.scaling
     if scaling is None:
         return {"num_replicas": scale.fewest}
@@ -213,10 +214,14 @@ def _make_scaling(scale: ReplicaScale) -> Json:
         "autoscaling_config": {
             "min_replicas": scale.fewest,
             "max_replicas": scale.most,
-            "target_ongoing_requests": scaling.target_ongoing_requests,
+            "target_ongoing_requests": scaling.target_requests(max_batch_size),
             "upscale_delay_s": scaling.upscale_delay.total_seconds(),
             "downscale_delay_s": scaling.downscale_delay.total_seconds(),
             **_make_zero_delay(scale.fewest, scaling),
+            # Serve's own defaults of 1 remove all of the surplus at once. A moment without a queue then halves the replicas of a model
+            # that is near its capacity, and the next queue doubles them.
+            "upscaling_factor": parse_percent(scaling.upscale_factor),
+            "downscaling_factor": parse_percent(scaling.downscale_factor),
             "metrics_interval_s": METRICS_INTERVAL_S,
             "look_back_period_s": LOOK_BACK_PERIOD_S,
         }
