@@ -4,7 +4,8 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from sundog_operator.api import (
     CAPACITY_IN_PLACE,
@@ -34,6 +35,9 @@ METRICS_INTERVAL_S = 2.0
 LOOK_BACK_PERIOD_S = 10.0
 """Serve's defaults are 10 s and 30 s, which would make an `upscaleDelay` of seconds meaningless."""
 
+_IDLE_DELAY: Final = timedelta(minutes=1)
+"""Time after which Serve stops the last replica of a rollout that has had no request for `scaleToZeroDelay`."""
+
 Json = dict[str, Any]
 
 
@@ -55,7 +59,7 @@ def resolve_scale(
     rollout or an Experiment, every arm keeps at least `replicas`. So does stable until the others have drained: after an abort it must
     have its capacity, and Serve reacts to load with a delay. A candidate's maximum is in proportion to its replicas, so that a slow one
     with a small share does not take the replicas of all traffic. Retiring revisions, and revisions that share a fixed number of
-    replicas, have a fixed scale.
+    replicas, have a fixed scale. The revisions of a rollout without requests may scale to zero.
     """
     scaling = find_scaling(current)
     stable = {status.stable.revision} if status.stable else set()
@@ -64,6 +68,10 @@ def resolve_scale(
     if scaling is None or shares or number not in stable | others:
         return ReplicaScale(replicas, replicas)
     is_alone = not others and not status.retiring
+    if status.idle is not None and status.idle.state == "AtZero":
+        delay = min(scaling.scale_to_zero_delay, _IDLE_DELAY)
+        most = max(1, _most_replicas(status, number, scaling))
+        return ReplicaScale(0, most, scaling.model_copy(update={"scale_to_zero_delay": delay}))
     by_load = load.within_bounds(load.replicas_in_force(status), scaling)
     fewest = by_load if is_alone else max(1, min(replicas, scaling.max_replicas))
     return ReplicaScale(fewest, max(_most_replicas(status, number, scaling), fewest), scaling)

@@ -94,11 +94,14 @@ def calls_backend(state: StateDir, row_rules: str) -> str:
 def row_rules(state: StateDir) -> str:
     """Return rules that set `txn.held` and count held requests in a separate row. They need `txn.row`.
 
-    A held request has waited for a replica, which is no latency of the model.
+    A held request has waited for a replica, which is no latency of the model. While one arm of a service is at zero, requests to the
+    others count as held too: else the evidence of the arms would be of different times, and their requests would not have the ratio of
+    their weights.
     """
+    is_cold = f"{{ str(service:),concat(,txn.name),map_str({state.map('cold')}) -m found }}"
     entry = f"be_name,map_str_int({state.map('cold')})"
     return f"""    http-request set-var(txn.held) {entry} if {{ {entry} -m found }}
-    http-request set-var(txn.row) var(txn.arm),field(2,!),field(1,/,4),concat(/{HELD_ORIGIN}/anonymous) if {IS_HELD} !{IS_PROBE}
+    http-request set-var(txn.row) var(txn.arm),field(2,!),field(1,/,4),concat(/{HELD_ORIGIN}/anonymous) if {is_cold} !{IS_PROBE}
 """
 
 
