@@ -250,6 +250,9 @@ async def test_a_rollout_without_requests_frees_its_replicas_and_wakes_both_for_
     status = await cluster.status()
     assert (status["idle"]["state"], status["replicas"], status["candidate"]["weight"]) == ("AtZero", 0, 25)
     assert await message(cluster, "Ready") == ("True", "Serving", AT_ZERO)
+    assert (await message(cluster, "Progressing"))[2].endswith(
+        "no request comes, so both revisions are at zero: the next one starts them"
+    )
     config = scaling(serve, "digits-r2")
     assert (config["min_replicas"], config["downscale_to_zero_delay_s"]) == (0, 60.0)
     # It neither promotes nor fails, however long nobody asks.

@@ -287,6 +287,9 @@ def _rollout_progressing(context: PlanContext, progress: ExperimentStatus, candi
     prefix = f"{progress.plan.reason}: " if progress.plan.reason else f"revision {candidate.revision}, "
     suffix = f"; revision {context.status.queued} waits until this rollout has ended" if context.status.queued else ""
     suffix += f"; {context.dry_run_message}" if context.dry_run_message else ""
+    idle = context.status.idle
+    if idle is not None and idle.state == "AtZero":
+        suffix += "; no request comes, so both revisions are at zero: the next one starts them"
     if context.is_giving_back:
         return Conclusion("True", DeploymentReason.ROLLING_BACK, f"{prefix}{step.reason if step else ''}{suffix}")
     if step is not None:
