@@ -71,7 +71,13 @@ def make_manifest(model: Path, most: int) -> Json:
             "runtime": {"warmup": {"requests": 0}},
             # Ray counts CPU and memory, and has those of this machine.
             "resources": {"cpu": "100m", "memory": "256Mi"},
-            "autoscaling": {"minReplicas": 1, "maxReplicas": most},
+            "autoscaling": {
+                "minReplicas": 1,
+                "maxReplicas": most,
+                "targetOngoingRequests": 2,
+                "upscaleDelay": "10s",
+                "downscaleFactor": "100%",
+            },
         },
     }
 

@@ -97,8 +97,8 @@ _EDGE: Final = """
 
 Health checks and metadata requests are in `sundog_edge_probes_total` only. Feedback is in
 `sundog_edge_feedback_requests_total` only. Look-ups of arms are in
-`sundog_edge_ofrep_requests_total` only. Requests that arrived at zero replicas are in
-`sundog_edge_held_total` only. Shadow copies are in no counter of an arm.
+`sundog_edge_ofrep_requests_total` only. Requests while an arm of their service has no replica are
+in `sundog_edge_held_total` only. Shadow copies are in no counter of an arm.
 """
 _RUNTIME: Final = """
 ## Model server

@@ -102,6 +102,11 @@ class StateDir:
         return self.root / "feedback.sock"
 
     @property
+    def cold_calls_socket(self) -> Path:
+        """Socket on which the agent takes gRPC health checks of applications at zero."""
+        return self.root / "cold-calls.sock"
+
+    @property
     def mirror_socket(self) -> Path:
         """Socket to which HAProxy sends copies of requests and answers."""
         return self.root / "mirror.sock"

@@ -412,9 +412,22 @@ RULES: list[tuple[dict[str, Any], str]] = [
         " at most half of 64",
     ),
     (
-        deployment({"autoscaling": {}, "runtime": {"maxOngoingRequests": 3}}),
+        deployment({"autoscaling": {}, "runtime": {"maxOngoingRequests": 1}}),
+        "spec.autoscaling.targetOngoingRequests: 1 is more than half of runtime.maxOngoingRequests; expected"
+        " at most half of 1",
+    ),
+    (
+        deployment({"autoscaling": {}, "runtime": {"maxOngoingRequests": 3, "batching": {"maxSize": 2}}}),
         "spec.autoscaling.targetOngoingRequests: 2 is more than half of runtime.maxOngoingRequests; expected"
         " at most half of 3",
+    ),
+    (
+        deployment({"autoscaling": {"downscaleFactor": "0%"}}),
+        "spec.autoscaling.downscaleFactor: 0% never changes the replicas; expected more than 0%",
+    ),
+    (
+        deployment({"autoscaling": {"upscaleFactor": "0.0%"}}),
+        "spec.autoscaling.upscaleFactor: 0.0% never changes the replicas; expected more than 0%",
     ),
     (
         deployment({"autoscaling": {"coldStartTimeout": "0m"}}),

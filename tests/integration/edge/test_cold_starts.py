@@ -219,3 +219,43 @@ async def test_a_thousand_wakes_lose_nothing(edge, zero):
             await edge.up("digits", stable=1)
             await zero.sleep()
             await replica.stop()
+
+
+CHECKS = {
+    "/v2/health/live": {"live": True},
+    "/v2/health/ready": {"ready": True},
+    "/v2/models/digits/ready": {"name": "digits", "ready": True},
+    "/v2/models/digits/versions/1/ready/": {"name": "digits", "ready": True},
+    "/v1/models/digits": {"name": "digits", "ready": True},
+    "/v1/models": {"models": ["digits"]},
+}
+
+
+async def test_health_checks_at_zero_are_answered_and_start_no_replica(edge, zero):
+    await zero.apply(hosts=["digits.example.com"])
+    async with aiohttp.ClientSession() as session:
+        for path, answer in CHECKS.items():
+            async with session.get(f"{edge.url}/digits{path}") as response:
+                assert (response.status, await response.json()) == (200, answer), path
+            async with session.get(f"{edge.url}{path}", headers={"host": "digits.example.com"}) as response:
+                assert (response.status, await response.json()) == (200, answer), path
+            async with session.head(f"{edge.url}/digits{path}") as response:
+                assert response.status == 200
+        async with session.get(f"{edge.url}/digits/v2/models/letters/ready") as response:
+            assert (response.status, (await response.json())["code"]) == (404, "NotFound")
+        assert zero.proxy.seen == []
+
+        async def counted() -> bool:
+            rows = [row for row in await zero.rows() if row["assigned"]]
+            return [(row["origin"], row["ends"]["ok"], row["ends"]["client4xx"]) for row in rows] == [("probe", 18, 1)]
+
+        await edge.comes_true(counted, "19 probes, and nothing else")
+        # Others need the replica: metadata tells of the model's inputs.
+        tasks = await zero.hold(1, session)
+        await zero.wake()
+        assert await asyncio.gather(*tasks) == [200]
+        await edge.up("digits", stable=1)
+        seen = len(zero.proxy.seen)
+        async with session.get(f"{edge.url}/digits/v2/health/ready") as response:
+            assert response.status == 200
+        assert len(zero.proxy.seen) == seen

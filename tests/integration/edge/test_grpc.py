@@ -426,6 +426,29 @@ async def test_calls_at_zero_start_a_replica_and_are_answered_by_it(edge, serve,
     assert [{end for end, count in ends.items() if count} for ends in evidence] == [{"ok"}]
 
 
+async def test_health_checks_at_zero_are_answered_and_start_no_replica(edge, proxy):
+    await at_zero(edge, proxy, 3 * PATIENCE_S)
+    before = len(proxy.seen)
+    async with channel(edge) as opened:
+        stub, check = service.GRPCInferenceServiceStub(opened), opened.unary_unary("/grpc.health.v1.Health/Check")
+        assert (await stub.ServerLive(protocol.ServerLiveRequest(), timeout=PATIENCE_S)).live
+        assert (await stub.ServerReady(protocol.ServerReadyRequest(), timeout=PATIENCE_S)).ready
+        assert (await stub.ModelReady(protocol.ModelReadyRequest(name="digits"), timeout=PATIENCE_S)).ready
+        for name in (b"", b"digits", b"inference.GRPCInferenceService"):
+            named = b"\n" + bytes([len(name)]) + name
+            assert await check(named, timeout=PATIENCE_S) == b"\x08\x01"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ModelReady(protocol.ModelReadyRequest(name="letters"), timeout=PATIENCE_S)
+        assert caught.value.code().name == "NOT_FOUND"
+    assert len(proxy.seen) == before
+
+    async def counted() -> bool:
+        ends = [row["ends"] for row in await rows(edge, "zero") if row["origin"] == "probe"]
+        return [(each["ok"], each["client4xx"]) for each in ends] == [(6, 1)]
+
+    await edge.comes_true(counted, "seven probes")
+
+
 async def test_calls_at_zero_without_a_replica_in_time_are_unavailable_and_may_be_retried(edge, proxy):
     await at_zero(edge, proxy, 3 * PATIENCE_S)
     arms = [edge.arm("stable", "digits-r7", [[0, 10_000]])]

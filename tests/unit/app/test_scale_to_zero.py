@@ -193,3 +193,103 @@ async def test_a_service_that_keeps_a_replica_has_no_cold_start() -> None:
     entry = split_document.find_service_entry(split_document.read_document(config_map), NAME)
     assert entry is not None
     assert "coldStartSeconds" not in entry
+
+
+EVIDENCE_TO_ZERO = {
+    "autoscaling": {"minReplicas": 0, "maxReplicas": 3, "scaleToZeroDelay": "2m"},
+    "rollout": {"steps": [{"weight": 25}]},
+}
+
+
+async def waiting_for_evidence() -> tuple[Cluster, FakeServe]:
+    """A rollout that has traffic for two minutes, and then none."""
+    cluster, serve = await asleep(in_pods=False, **EVIDENCE_TO_ZERO)
+    await cluster.apply("file:///models/v2", **EVIDENCE_TO_ZERO)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    cluster.edges.traffic.rps = {NAME: 5}
+    await cluster.settle(12, seconds=10)
+    return cluster, serve
+
+
+def running(serve: FakeServe) -> tuple[int, int]:
+    return serve.running("digits-r1"), serve.running("digits-r2")
+
+
+async def test_a_rollout_that_begins_at_zero_leaves_the_service_ready() -> None:
+    cluster, serve = await asleep()
+    serve.start_s = 20
+    seen = set()
+
+    async def look() -> None:
+        seen.add(await message(cluster, "Ready"))
+
+    await cluster.apply("file:///models/v2", **TO_ZERO, rollout=MANUAL)
+    for _ in range(40):
+        await cluster.settle(1)
+        await look()
+    assert {each[0] for each in seen} == {"True"}, seen
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.settle(3)
+    assert (await cluster.status())["idle"]["state"] == "Counting"
+
+
+async def test_stable_that_finds_no_node_when_a_rollout_begins_at_zero_is_not_ready() -> None:
+    cluster, serve = await asleep(in_pods=False)
+    serve.failures["file:///models/v1"] = ("ModelNotFound", "gone")
+    await cluster.apply("file:///models/v2", **TO_ZERO, rollout=MANUAL)
+    await cluster.settle(30)
+    assert (await message(cluster, "Ready"))[0] == "False"
+
+
+async def test_a_rollout_without_requests_frees_its_replicas_and_wakes_both_for_one_request() -> None:
+    cluster, serve = await waiting_for_evidence()
+    assert (running(serve), (await cluster.status())["idle"]["state"]) == ((1, 1), "Counting")
+    cluster.edges.traffic.rps = {NAME: 0}
+    await cluster.settle(60, seconds=10)
+    assert running(serve) == (0, 0)
+    status = await cluster.status()
+    assert (status["idle"]["state"], status["replicas"], status["candidate"]["weight"]) == ("AtZero", 0, 25)
+    assert await message(cluster, "Ready") == ("True", "Serving", AT_ZERO)
+    assert (await message(cluster, "Progressing"))[2].endswith(
+        "no request comes, so both revisions are at zero: the next one starts them"
+    )
+    config = scaling(serve, "digits-r2")
+    assert (config["min_replicas"], config["downscale_to_zero_delay_s"]) == (0, 60.0)
+    # It neither promotes nor fails, however long nobody asks.
+    await cluster.settle(30, seconds=2000)
+    status = await cluster.status()
+    assert (status["stable"]["revision"], status["candidate"]["weight"], running(serve)) == (1, 25, (0, 0))
+    # The first request wakes the revision that it is for, by Serve alone. The operator wakes the other one.
+    serve.load("digits-r1", 1)
+    cluster.edges.traffic.rps = {NAME: 1}
+    serve.start_s = 60
+    await cluster.settle(6, seconds=5)
+    assert (await cluster.status())["idle"]["state"] == "Waking"
+    assert (scaling(serve)["min_replicas"], scaling(serve, "digits-r2")["min_replicas"]) == (1, 1)
+    await cluster.settle(30, seconds=5)
+    assert running(serve) == (1, 1)
+    assert (await cluster.status())["idle"]["state"] == "Counting"
+    assert (await cluster.status())["candidate"]["weight"] == 25
+
+
+async def test_a_rollout_at_zero_that_is_promoted_by_command_gets_its_replicas() -> None:
+    cluster, serve = await waiting_for_evidence()
+    cluster.edges.traffic.rps = {NAME: 0}
+    await cluster.settle(60, seconds=10)
+    assert running(serve) == (0, 0)
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    assert "idle" not in await cluster.status()
+
+
+async def test_a_model_that_cannot_start_again_ends_a_rollout_at_zero() -> None:
+    cluster, serve = await waiting_for_evidence()
+    cluster.edges.traffic.rps = {NAME: 0}
+    await cluster.settle(60, seconds=10)
+    serve.failures["file:///models/v2"] = ("ModelNotFound", "gone")
+    serve.load("digits-r2", 1)
+    cluster.edges.traffic.rps = {NAME: 1}
+    await cluster.settle(60, seconds=5)
+    status = await cluster.status()
+    assert status.get("candidate") is None
+    assert status["lastRollout"]["reason"].startswith("ModelNotFound")

@@ -447,8 +447,12 @@ def test_a_service_that_may_scale_to_zero_waits_longer_and_has_an_entry_while_it
     assert dict(layout.waits)[slot] == 90_000
     assert build_maps(sleepy, layout)["cold"] == {}
     cold = replace(layout, cold=(slot,))
-    assert build_maps(sleepy, cold)["cold"] == {slot: "92500"}
-    assert build_maps(sleepy, replace(cold, grpc=True))["cold"] == {slot: "92500", f"{slot}-grpc": "92500"}
+    assert build_maps(sleepy, cold)["cold"] == {slot: "92500", "service:digits": "1"}
+    assert build_maps(sleepy, replace(cold, grpc=True))["cold"] == {
+        slot: "92500",
+        f"{slot}-grpc": "92500",
+        "service:digits": "1",
+    }
     assert not layout.needs_reload(cold)
     assert Layout.from_json(cold.as_json()) == cold
     assert fit_layout(cold, sleepy).cold == (slot,)

@@ -1,13 +1,15 @@
 """Find replicas that were lost since the last pass."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.observed import ApplicationState
+from sundog_operator.core.observed import ApplicationState, EdgeReport
 from sundog_operator.core.planner.context import ObservedState
-from sundog_operator.core.ray import lost_replicas
+from sundog_operator.core.ray import lost_replicas, startup
 
 
 @dataclass(slots=True)
@@ -19,6 +21,8 @@ class ReplicaTracker:
 
     _known: dict[Key, dict[tuple[str, str], ApplicationState]] = field(default_factory=dict)
     """Applications by RayCluster and name."""
+    _woken: dict[tuple[Key, str], datetime] = field(default_factory=dict)
+    """When the last cold start of an application began."""
 
     def update(self, key: Key, observed: ObservedState) -> list[KubernetesEvent]:
         """Store the observed applications, and return events of the replicas that were lost since the last call.
@@ -33,10 +37,20 @@ class ReplicaTracker:
                 now, before = serve.applications.get(application), known.pop((cluster, application), None)
                 if now is not None:
                     known[cluster, application] = now
-                if now is not None and before is not None:
+                was_at_zero = self._has_woken(key, application, observed.edges)
+                if now is not None and before is not None and not was_at_zero:
                     lost += lost_replicas.make_lost_replica_events(revision.number, before, now)
         return lost
 
     def forget(self, key: Key) -> None:
         """Forget a deleted ModelDeployment."""
         self._known.pop(key, None)
+        self._woken = {known: at for known, at in self._woken.items() if known[0] != key}
+
+    def _has_woken(self, key: Key, application: str, reports: Sequence[EdgeReport]) -> bool:
+        """Store the last cold start that edges report, and return whether it is another one than before."""
+        start = startup.find_reported_start(key.name, application, reports)
+        if start is None or start.woken is None:
+            return False
+        before, self._woken[key, application] = self._woken.get((key, application)), start.woken
+        return before is None or startup.find_new_cold_start(start, before) is not None

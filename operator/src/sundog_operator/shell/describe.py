@@ -103,7 +103,8 @@ def _summary(obj: Object, status: ModelDeploymentStatus) -> list[tuple[str, str]
         ("Endpoint", status.url or "none yet"),
         (
             "Replicas",
-            f"{status.ready_replicas} of {status.replicas} ready{_describe_sharing(status)}{_describe_edge_load(status)}",
+            f"{status.ready_replicas} of {status.replicas} ready{_describe_sharing(status)}{_describe_edge_load(status)}"
+            f"{_describe_idle(status)}",
         ),
         *([("Started", start)] if (start := _describe_start(status)) else []),
         *([("Dry run", dry_run.message)] if (dry_run := _find_dry_run(status)) is not None else []),
@@ -143,6 +144,13 @@ def _describe_edge_load(status: ModelDeploymentStatus) -> str:
         return ""
     text = f"; requests at the edges need {load.replicas} since {format_timestamp(load.since)}"
     return text if load.in_force else f"{text}, and get them after spec.autoscaling.upscaleDelay"
+
+
+def _describe_idle(status: ModelDeploymentStatus) -> str:
+    """Describe a rollout without requests, whose revisions are at zero or start again; empty for another one."""
+    idle = status.idle
+    texts = {"AtZero": "; the rollout has no requests since", "Waking": "; starting from zero since"}
+    return "" if idle is None or idle.state not in texts else f"{texts[idle.state]} {format_timestamp(idle.since)}"
 
 
 def _describe_start(status: ModelDeploymentStatus) -> str:

@@ -18,6 +18,7 @@ from sundog_edge.feedback.open_store import open_store
 from sundog_edge.kubernetes.client import ApiServer, ServiceAccount
 from sundog_edge.kubernetes.config_source import ClusterSource
 from sundog_edge.ofrep import receiver as ofrep_receiver
+from sundog_edge.replicas.cold_calls import start_cold_calls
 from sundog_edge.security.secrets import ComposedSecrets, SecretsDir
 from sundog_edge.state_dir import StateDir
 
@@ -92,7 +93,9 @@ async def _serve(options: AgentOptions, session: aiohttp.ClientSession, host: st
         await web.TCPSite(runner, host, port).start()
         await web.UnixSite(feedback_runner, options.state.feedback_socket).start()
         options.state.feedback_socket.chmod(0o600)
+        cold_calls = await start_cold_calls(options.state.cold_calls_socket)
         yield agent
+        cold_calls.close()
     finally:
         await feedback_runner.cleanup()
         await runner.cleanup()

@@ -43,6 +43,9 @@ OFREP_KIND = "ofrep"
 GIVEN_UP_OUTCOME = "givenUp"
 """The outcome of a gRPC call that ended by its client's own deadline, whatever its answer."""
 
+ANSWERED_OUTCOME = "answered"
+"""The outcome of a health check at zero, which the edge answers in place of a replica."""
+
 _KIND_OF_STATUS = {401: "auth", 403: "auth", 413: "size", 429: "rate", 501: "websocket", 503: "notReady"}
 HEAD_FIELDS = 11
 TAIL_FIELDS = 7
@@ -141,6 +144,8 @@ def classify_end(status: int, termination: str, outcome: str) -> str:
     """
     if outcome == GIVEN_UP_OUTCOME:
         return "abortBefore"
+    if outcome == ANSWERED_OUTCOME:
+        return "client4xx" if status >= 400 else "ok"
     cause = termination[:1]
     responded = outcome != _NONE
     if cause in {"C", "c"}:

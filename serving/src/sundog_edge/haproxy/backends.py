@@ -98,6 +98,22 @@ def _fatal_request_rules() -> str:
 """
 
 
+def _row_rules(state: StateDir) -> str:
+    return f"""    http-request set-var(txn.row) var(txn.arm),field(2,!),concat(/,txn.unitkind)
+{probes.row_rule()}\
+{cold_start.row_rules(state)}\
+    http-request track-sc0 var(txn.row) table {ROWS_TABLE}
+    http-request set-var(txn.count) sc_inc_gpc0(0)
+    http-request set-var(txn.block) var(txn.received),div(10000000)
+    http-request track-sc2 var(txn.row),concat(/,txn.block) table {BLOCKS_TABLE}
+"""
+
+
+def render_cold_calls(state: StateDir) -> str:
+    """Return the backend of gRPC health checks at zero."""
+    return cold_start.calls_backend(state, _row_rules(state))
+
+
 def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
     # `allbackups`: the only backup is Serve's own proxy. Without the option, requests beyond its limit would wait for it alone, and stay
     # there when a replica comes.
@@ -112,13 +128,8 @@ def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
     option httpchk
     http-check send meth GET uri /-/routes
     http-check expect string-lf "\\"%[be_name,map_str({state.map("prefixes")},none)]\\""
-    http-request set-var(txn.row) var(txn.arm),field(2,!),concat(/,txn.unitkind)
-{probes.row_rule()}\
-{cold_start.row_rules(state)}\
-    http-request track-sc0 var(txn.row) table {ROWS_TABLE}
-    http-request set-var(txn.count) sc_inc_gpc0(0)
-    http-request set-var(txn.block) var(txn.received),div(10000000)
-    http-request track-sc2 var(txn.row),concat(/,txn.block) table {BLOCKS_TABLE}
+{_row_rules(state)}\
+{cold_start.health_rules() if name == "arm" else ""}\
 {admission.queue_limit(state)}\
 {_fatal_request_rules()}\
     http-request set-timeout server var(txn.split),field(3,|)

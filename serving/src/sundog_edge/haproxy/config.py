@@ -38,6 +38,7 @@ def render_config(settings: HaproxyProcessSettings, layout: Layout, state: State
         feedback.backends(state),
         ofrep.backends(state),
         drain.backend(state),
+        backends.render_cold_calls(state),
         backends.render_arm_defaults(state, shadowed=layout.shadow, compressed=layout.compression),
         *([backends.render_grpc_defaults(state, shadowed=layout.shadow)] if layout.grpc else []),
         *(

@@ -5,6 +5,7 @@ from sundog_edge.haproxy.names import ALL_REQUESTS, ROWS_TABLE
 from sundog_edge.haproxy.rules import (
     admission,
     assignment,
+    cold_start,
     cors,
     drain,
     feedback,
@@ -56,6 +57,7 @@ def render_frontend(settings: HaproxyProcessSettings, layout: Layout, state: Sta
 {drain.use_backend()}\
 {feedback.use_backend()}\
 {ofrep.use_backend()}\
+{cold_start.use_calls_backend(state)}\
 {grpc.use_backend(layout)}\
     use_backend %[var(txn.arm),field(1,!)]
     default_backend none

@@ -13,7 +13,7 @@
 - `networks`: network → itself, to find the narrowest network of a client that any override allows.
 - `prefixes`: slot → route prefix, for health checks; `applications`: gRPC slot → application.
 - `cold`: slot → milliseconds in which a request must be answered while the slot's application is scaled to zero: the wait for a
-  replica, and the request's own timeout.
+  replica, and the request's own timeout. `service:name` → 1 while any arm of the service is.
 - `queues`, `keys`, `tokens`, `policies`: see `haproxy.policies`; `cors`, `origins`: see `haproxy.rules.cors`.
 - `signing`: `newest` → the key that signs exposures, as base64.
 
@@ -105,11 +105,10 @@ def _cold(document: SplitDocument, layout: Layout) -> dict[str, str]:
         for service in document.services
         if service.coldStartSeconds
     }
+    cold = [holding for holding in layout.held if holding.slot in layout.cold and holding.service in limits]
     return {
-        holding.slot + twin: str(limits[holding.service])
-        for holding in layout.held
-        if holding.slot in layout.cold and holding.service in limits
-        for twin in layout.twins
+        **{holding.slot + twin: str(limits[holding.service]) for holding in cold for twin in layout.twins},
+        **{f"service:{holding.service}": "1" for holding in cold},
     }
 
 

@@ -157,7 +157,7 @@ RESTS: dict[str, Any] = {
 def test_one_revision_that_serves_may_rest() -> None:
     found = find_idle_deployment(RESTS)
     assert found is not None
-    assert dataclasses.astuple(found) == ("ray", f"{NAME}-r1", (), 1, None, 64)
+    assert dataclasses.astuple(found) == ("ray", f"{NAME}-r1", (), 1, None, 64, 1)
 
 
 @pytest.mark.parametrize(

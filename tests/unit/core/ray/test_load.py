@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles.clock import FakeClock
-from sundog_operator.api import Autoscaling, EdgeLoadStatus
+from sundog_operator.api import EdgeLoadStatus
 from sundog_operator.core.ray.load import replicas_for_requests, track_load
 
-SCALING = Autoscaling(min_replicas=1, max_replicas=8, target_ongoing_requests=2)
 NOW = FakeClock().now().replace(microsecond=0)
 DELAY = timedelta(seconds=10)
 
@@ -29,7 +28,7 @@ DELAY = timedelta(seconds=10)
     ],
 )
 def test_requests_need_so_many_replicas_of_all_traffic(requests: int, weight: float, expected: int) -> None:
-    assert replicas_for_requests(requests, weight, SCALING) == expected
+    assert replicas_for_requests(requests, weight, 2, 8) == expected
 
 
 def at(seconds: float) -> timedelta:

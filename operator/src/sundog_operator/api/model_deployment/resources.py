@@ -7,6 +7,7 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.model_deployment.endpoint import WITHIN_A_DAY_RULE
+from sundog_operator.api.quantities import parse_percent
 from sundog_operator.api.rollout.common import PositiveDuration
 from sundog_operator.api.scalars import (
     Bytes,
@@ -18,11 +19,18 @@ from sundog_operator.api.scalars import (
     LabelValue,
     MinimumBytes,
     ObjectName,
+    PercentText,
+    PercentUpTo100Text,
     QualifiedName,
 )
 from sundog_operator.api.schema.rules import ExpectedNoun, Rule
 
 ReplicaCount = Annotated[Integer, Field(ge=0, le=1000)]
+FACTOR_RULE = Rule(
+    cel="self.matches('[1-9]')",
+    holds=lambda factor: parse_percent(factor) > 0,
+    message="{} never changes the replicas; expected more than 0%",
+)
 GPU_FRACTION_RULE = Rule(
     cel="self == '' || double(self) >= 0.01 && double(self) < 1.0",
     holds=lambda share: share == "" or 0.01 <= float(share) < 1,
@@ -206,14 +214,26 @@ class Autoscaling(ApiBase):
         1, description="Least replicas; default 1. 0 scales to zero: then the edge holds requests until one started."
     )
     max_replicas: Annotated[Integer, Field(ge=1, le=1000)] = Field(4, description="Most replicas; default 4.")
-    target_ongoing_requests: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
-        2, description="Requests per replica to aim at; default 2. At most half of runtime.maxOngoingRequests."
+    target_ongoing_requests: Annotated[Integer, Field(ge=1, le=10_000)] | None = Field(
+        None,
+        description="Requests per replica to aim at; default 1, or 2 with runtime.batching.maxSize above 1. At most half of"
+        " runtime.maxOngoingRequests.",
     )
     upscale_delay: Duration = Field(
-        timedelta(seconds=10), description="How long load must last before replicas are added; default 10s."
+        timedelta(seconds=20), description="How long load must last before replicas are added; default 20s."
     )
     downscale_delay: Duration = Field(
         timedelta(minutes=5), description="How long idleness must last before replicas are removed; default 5m."
+    )
+    upscale_factor: Annotated[PercentText, FACTOR_RULE] = Field(
+        "100%",
+        description="Part of the missing replicas that each increase adds; default 100%. More than 100% adds more than the load"
+        " needs.",
+    )
+    downscale_factor: Annotated[PercentUpTo100Text, FACTOR_RULE] = Field(
+        "20%",
+        description="Part of the surplus replicas that each decrease removes, at least one; default 20%. 100% removes all at"
+        " once, and a load near a replica's capacity then oscillates.",
     )
     scale_to_zero_delay: Duration = Field(
         timedelta(minutes=10),
@@ -233,6 +253,13 @@ class Autoscaling(ApiBase):
             field="minReplicas",
         ),
     )
+
+    def target_requests(self, max_batch_size: int) -> int:
+        """Return the requests that each replica should have, for a model that computes so many at once.
+
+        A model that batches nothing runs one request, and others wait. A higher target asks for fewer replicas than its load needs.
+        """
+        return self.target_ongoing_requests or (1 if max_batch_size == 1 else 2)
 
 
 class Toleration(ApiBase):

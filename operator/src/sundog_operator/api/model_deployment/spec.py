@@ -14,7 +14,7 @@ from sundog_operator.api.scalars import (
     Digest,
     Uri,
 )
-from sundog_operator.api.schema.rules import Rule
+from sundog_operator.api.schema.rules import MessageValue, Rule
 
 
 class Baseline(ApiBase):
@@ -33,19 +33,30 @@ class Baseline(ApiBase):
     )
 
 
+_TARGET_CEL: Final = (
+    "has(self.autoscaling.targetOngoingRequests) ? self.autoscaling.targetOngoingRequests : self.runtime.batching.maxSize == 1 ? 1 : 2"
+)
+
+
 def _can_scale_up(spec: "ModelDeploymentSpec") -> bool:
-    return spec.autoscaling is None or spec.autoscaling.target_ongoing_requests * 2 <= spec.runtime.max_ongoing_requests
+    scaling, runtime = spec.autoscaling, spec.runtime
+    return scaling is None or scaling.target_requests(runtime.batching.max_size) * 2 <= runtime.max_ongoing_requests
 
 
 AUTOSCALING_TARGET_RULE = Rule(
     # Replicas report only the requests that they admit, so the load never exceeds a target above half of maxOngoingRequests.
-    cel="!has(self.autoscaling) || self.autoscaling.targetOngoingRequests * 2 <= self.runtime.maxOngoingRequests",
+    cel=f"!has(self.autoscaling) || ({_TARGET_CEL}) * 2 <= self.runtime.maxOngoingRequests",
     holds=_can_scale_up,
     message=(
-        "{autoscaling.targetOngoingRequests} is more than half of runtime.maxOngoingRequests; expected at most half"
+        "{target} is more than half of runtime.maxOngoingRequests; expected at most half"
         " of {runtime.maxOngoingRequests}"
     ),
     field="autoscaling.targetOngoingRequests",
+    found=(
+        MessageValue(
+            "target", _TARGET_CEL, lambda spec: str(spec.autoscaling.target_requests(spec.runtime.batching.max_size))
+        ),
+    ),
 )
 JWT_CLAIM_UNIT_RULE = Rule(
     cel="!has(self.rollout.unit.jwtClaim) || self.endpoint.auth.jwt.jwksSecretName != ''",

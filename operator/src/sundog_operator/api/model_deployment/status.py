@@ -104,6 +104,17 @@ class EdgeLoadStatus(ApiBase):
     )
 
 
+class IdleStatus(ApiBase):
+    """A rollout with scale to zero: whether it has requests, and whether its revisions have replicas."""
+
+    state: Annotated[str, Field(max_length=16)] = Field(
+        description="Counting: a replica of each revision runs. AtZero: no request came for spec.autoscaling.scaleToZeroDelay, so both"
+        " revisions may scale to zero. Waking: their first replicas start."
+    )
+    since: Timestamp = Field(description="Since when.")
+    requests: NonNegativeInt | None = Field(None, description="Requests of both arms that edges had counted then.")
+
+
 class Startup(ApiBase):
     """Duration of each phase of the last revision's start, or of its last start from zero; unknown phases are left out."""
 
@@ -204,6 +215,9 @@ class ModelDeploymentStatus(Status):
     edge_load: EdgeLoadStatus | None = Field(
         None,
         description="With spec.autoscaling: load at the edges that Ray Serve has no replicas for. Absent without such load.",
+    )
+    idle: IdleStatus | None = Field(
+        None, description="During a rollout of a service that may scale to zero: whether it waits for requests."
     )
     startup: Startup | None = Field(
         None, description="Phases of the last revision's start; `cluster`, `scheduled` and `image` only in a cluster."

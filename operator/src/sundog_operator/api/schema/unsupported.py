@@ -43,6 +43,8 @@ SUPPORTED_FIELDS = frozenset(
         "spec.autoscaling.upscaleDelay",
         "spec.autoscaling.downscaleDelay",
         "spec.autoscaling.scaleToZeroDelay",
+        "spec.autoscaling.upscaleFactor",
+        "spec.autoscaling.downscaleFactor",
         "spec.autoscaling.coldStartTimeout",
         "spec.rollout.strategy",
         "spec.rollout.paused",

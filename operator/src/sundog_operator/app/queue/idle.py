@@ -44,6 +44,7 @@ class IdleDeployment:
     revision: int = 0
     autoscaling: Autoscaling | None = None
     max_ongoing_requests: int = 0
+    target: int = 1
 
 
 def find_idle_deployment(deployment: Object) -> IdleDeployment | None:
@@ -71,6 +72,7 @@ def find_idle_deployment(deployment: Object) -> IdleDeployment | None:
         number,
         spec.autoscaling,
         spec.runtime.max_ongoing_requests,
+        spec.autoscaling.target_requests(spec.runtime.batching.max_size) if spec.autoscaling else 1,
     )
 
 
@@ -86,7 +88,7 @@ def has_unmet_load(
     target = sum(deployment.target_replicas for deployment in app.deployments)
     running = sum(deployment.running for deployment in app.deployments)
     waits = load.can_wait_at_edges(requests, running, found.max_ongoing_requests)
-    return waits and load.replicas_for_requests(requests, 100, found.autoscaling) > target
+    return waits and load.replicas_for_requests(requests, 100, found.target, found.autoscaling.max_replicas) > target
 
 
 def comparable_reports(service: str, reports: Sequence[EdgeReport]) -> object:

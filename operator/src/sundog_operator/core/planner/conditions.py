@@ -159,7 +159,7 @@ def _revision_ready(context: PlanContext) -> Conclusion:
         problem = cluster.problem if cluster else ""
         return Conclusion("Unknown", readiness.reason, problem or readiness.message)
     if (
-        not context.is_at_zero
+        not (context.is_at_zero or context.is_rollout_at_zero)
         and _has_traffic(context, newest)
         and (unhealthy := _find_unhealthy(context, newest.revision, stored))
     ):
@@ -287,6 +287,9 @@ def _rollout_progressing(context: PlanContext, progress: ExperimentStatus, candi
     prefix = f"{progress.plan.reason}: " if progress.plan.reason else f"revision {candidate.revision}, "
     suffix = f"; revision {context.status.queued} waits until this rollout has ended" if context.status.queued else ""
     suffix += f"; {context.dry_run_message}" if context.dry_run_message else ""
+    idle = context.status.idle
+    if idle is not None and idle.state == "AtZero":
+        suffix += "; no request comes, so both revisions are at zero: the next one starts them"
     if context.is_giving_back:
         return Conclusion("True", DeploymentReason.ROLLING_BACK, f"{prefix}{step.reason if step else ''}{suffix}")
     if step is not None:
@@ -367,6 +370,8 @@ def _ready(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusi
     if context.is_at_zero and synced.status != "False":
         return _ready_at_zero(stable, conclusions["RevisionReady"])
     healthy = edge_confirmation.reported_replicas(context.service, stable.revision, context.observed.edges)
+    if not healthy and context.is_rollout_at_zero and synced.status != "False":
+        return _ready_at_zero(stable, _start_of_stable(context, stable))
     if healthy:
         more = [*_find_problem(conclusions), *_find_rollout_wait(context)]
         return Conclusion("True", DeploymentReason.SERVING, "; ".join([f"revision {stable.revision} serves", *more]))
@@ -382,6 +387,16 @@ def _ready_at_zero(stable: RevisionStatus, revision_ready: Conclusion) -> Conclu
         return revision_ready
     text = "the next request starts one" if revision_ready.status == "True" else "one starts for waiting requests"
     return Conclusion("True", DeploymentReason.SERVING, f"revision {stable.revision} has no replica; {text}")
+
+
+def _start_of_stable(context: PlanContext, stable: RevisionStatus) -> Conclusion:
+    """Return whether stable is at zero, starts, or has a problem. `RevisionReady` is about the canary during a rollout."""
+    readiness = context.readiness(stable.revision)
+    pending = None if readiness.ready or readiness.failed else find_pending_reason(context, stable.revision)
+    if pending is not None:
+        return Conclusion("False", *pending)
+    reason = readiness.reason if readiness.known else DeploymentReason.DEPLOYING
+    return Conclusion("True" if readiness.ready else "False", reason, f"revision {stable.revision}: {readiness.message}")
 
 
 def _stored_ready(context: PlanContext, synced: Conclusion) -> Conclusion | None:

@@ -420,6 +420,11 @@ class PlanContext:
         readiness = self.readiness(stable.revision)
         return readiness.known and not readiness.failed and readiness.running == 0
 
+    @property
+    def is_rollout_at_zero(self) -> bool:
+        """Whether the revisions of a rollout have no replicas because no request comes, or start their first ones."""
+        return self.status.idle is not None and self.status.idle.state in ("AtZero", "Waking")
+
     def _autoscaled_replicas(self) -> int:
         stable = self.status.stable
         if stable is None:

@@ -59,7 +59,7 @@ def _is_reclaimed(context: PlanContext, candidate: RevisionStatus) -> bool:
     A model that crashes or is killed for its memory keeps its pod on the node. A pod that the kubelet evicts does not count.
     """
     revision = context.revision(candidate.revision)
-    if revision is None or not context.observed.in_cluster or not has_traffic(context):
+    if revision is None or not context.observed.in_cluster or not has_traffic(context) or context.is_rollout_at_zero:
         return False
     allows_spot = revisions.spec_of(revision).scheduling.spot != "never"
     pods = context.worker_pods_of(candidate.revision)
@@ -172,8 +172,11 @@ def is_unavailable(context: PlanContext, revision: RevisionStatus) -> bool:
 def _is_lost_alone(context: PlanContext, candidate: int) -> bool:
     """Whether the candidate has no healthy replica while stable has. If both have none, the cluster failed and not the candidate.
 
-    Only edges that report replicas count: an edge that just started knows none.
+    Only edges that report replicas count: an edge that just started knows none. At zero, revisions lose and get their replicas one
+    after the other.
     """
+    if context.is_rollout_at_zero:
+        return False
     of_candidate, of_stable = (
         confirmation.reported_replicas(context.service, number, context.observed.edges)
         for number in (candidate, context.stable_number or 0)

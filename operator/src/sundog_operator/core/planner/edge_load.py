@@ -1,6 +1,6 @@
 """Requests at the edges as load of a service with autoscaling."""
 
-from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.api import ModelDeploymentSpec, Runtime
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.planner.context import PlanContext
@@ -33,9 +33,8 @@ def _is_seen_by_serve(context: PlanContext, spec: ModelDeploymentSpec, stable: i
     if status.candidate is not None or status.arms or status.retiring:
         return False
     requests = confirmation.count_in_flight(context.service, stable, context.observed.edges)
-    revision, running = context.revision(stable), context.readiness(stable).running
-    runtime = (revisions.spec_of(revision) if revision is not None else spec).runtime
-    return requests is not None and not load.can_wait_at_edges(requests, running, runtime.max_ongoing_requests)
+    running, most = context.readiness(stable).running, _runtime(context, spec, stable).max_ongoing_requests
+    return requests is not None and not load.can_wait_at_edges(requests, running, most)
 
 
 def _count_needed(context: PlanContext) -> int | None:
@@ -52,4 +51,12 @@ def _count_needed(context: PlanContext) -> int | None:
     # The first arm is stable's, which `max` prefers among equal ones.
     largest = max(weights, key=lambda number: weights[number])
     requests = confirmation.count_in_flight(context.service, largest, context.observed.edges)
-    return None if requests is None else load.replicas_for_requests(requests, weights[largest], spec.autoscaling)
+    if requests is None:
+        return None
+    target = spec.autoscaling.target_requests(_runtime(context, spec, largest).batching.max_size)
+    return load.replicas_for_requests(requests, weights[largest], target, spec.autoscaling.max_replicas)
+
+
+def _runtime(context: PlanContext, spec: ModelDeploymentSpec, number: int) -> Runtime:
+    revision = context.revision(number)
+    return (revisions.spec_of(revision) if revision is not None else spec).runtime

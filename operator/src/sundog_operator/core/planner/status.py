@@ -80,14 +80,15 @@ def update_measured_fields(context: PlanContext) -> None:
         context.status.stable,
         candidate_placement.desired_replicas(context),
     )
-    needed = context.replicas
+    needed, is_asleep = context.replicas, context.status.idle is not None and context.status.idle.state == "AtZero"
     if candidate is not None:
         replicas = state.desired_replicas(progress, needed) if progress else _replicas_before_freeze(context, candidate)
+        replicas = context.target_replicas(candidate.revision) if is_asleep else replicas
         context.set(candidate=_measured(context, candidate, weight, shared.candidate if shared else replicas))
     arms_weight = arm_status.update_arm_fields(context)
     if stable is not None:
         stable_weight = round(100 - weight - arms_weight, 2)
-        wanted = context.target_replicas(stable.revision) if context.is_at_zero else needed
+        wanted = context.target_replicas(stable.revision) if context.is_at_zero or is_asleep else needed
         context.set(stable=_measured(context, stable, stable_weight, shared.stable if shared else wanted))
     roles = (context.status.stable, context.status.candidate, *(context.status.arms or ()))
     shown = [revision for revision in roles if revision is not None]

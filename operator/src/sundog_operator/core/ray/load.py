@@ -11,17 +11,18 @@ from datetime import datetime, timedelta
 from sundog_operator.api import Autoscaling, EdgeLoadStatus, ModelDeploymentStatus
 
 
-def replicas_for_requests(requests: int, weight: float, scaling: Autoscaling) -> int:
+def replicas_for_requests(requests: int, weight: float, target: int, most: int) -> int:
     """Return the replicas that all traffic needs, within the maximum; 0 for a revision without traffic.
 
     Args:
         requests: requests that run or wait at the edges, of a revision.
         weight: the revision's share of the traffic, in percent.
-        scaling: the bounds, and the requests that each replica should have.
+        target: the requests that each replica should have.
+        most: the maximum of replicas.
     """
     if weight <= 0:
         return 0
-    return min(scaling.max_replicas, math.ceil(requests * 100 / weight / scaling.target_ongoing_requests))
+    return min(most, math.ceil(requests * 100 / weight / target))
 
 
 def can_wait_at_edges(requests: int, running: int, max_ongoing_requests: int) -> bool:

@@ -4,7 +4,8 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from sundog_operator.api import (
     CAPACITY_IN_PLACE,
@@ -14,6 +15,7 @@ from sundog_operator.api import (
     ModelDeploymentStatus,
     parse_bytes,
     parse_cpu_cores,
+    parse_percent,
 )
 from sundog_operator.core.kubernetes import accelerators, grace_periods, names
 from sundog_operator.core.kubernetes.accelerators import Devices
@@ -32,6 +34,9 @@ GRPC_SERVICER = "sundog_runtime.protocol.grpc_service.add_to_server"
 METRICS_INTERVAL_S = 2.0
 LOOK_BACK_PERIOD_S = 10.0
 """Serve's defaults are 10 s and 30 s, which would make an `upscaleDelay` of seconds meaningless."""
+
+_IDLE_DELAY: Final = timedelta(minutes=1)
+"""Time after which Serve stops the last replica of a rollout that has had no request for `scaleToZeroDelay`."""
 
 Json = dict[str, Any]
 
@@ -54,7 +59,7 @@ def resolve_scale(
     rollout or an Experiment, every arm keeps at least `replicas`. So does stable until the others have drained: after an abort it must
     have its capacity, and Serve reacts to load with a delay. A candidate's maximum is in proportion to its replicas, so that a slow one
     with a small share does not take the replicas of all traffic. Retiring revisions, and revisions that share a fixed number of
-    replicas, have a fixed scale.
+    replicas, have a fixed scale. The revisions of a rollout without requests may scale to zero.
     """
     scaling = find_scaling(current)
     stable = {status.stable.revision} if status.stable else set()
@@ -63,6 +68,10 @@ def resolve_scale(
     if scaling is None or shares or number not in stable | others:
         return ReplicaScale(replicas, replicas)
     is_alone = not others and not status.retiring
+    if status.idle is not None and status.idle.state == "AtZero":
+        delay = min(scaling.scale_to_zero_delay, _IDLE_DELAY)
+        most = max(1, _most_replicas(status, number, scaling))
+        return ReplicaScale(0, most, scaling.model_copy(update={"scale_to_zero_delay": delay}))
     by_load = load.within_bounds(load.replicas_in_force(status), scaling)
     fewest = by_load if is_alone else max(1, min(replicas, scaling.max_replicas))
     return ReplicaScale(fewest, max(_most_replicas(status, number, scaling), fewest), scaling)
@@ -171,7 +180,7 @@ def _make_deployment(
     cpu, memory = parse_cpu_cores(fixed.resources.cpu), parse_bytes(fixed.resources.memory)
     return {
         "name": names.SERVE_DEPLOYMENT,
-        **_make_scaling(scale),
+        **_make_scaling(scale, fixed.runtime.batching.max_size),
         "max_ongoing_requests": fixed.runtime.max_ongoing_requests,
         "max_surge_percent": 100,
         "graceful_shutdown_timeout_s": grace_periods.replica_grace_s(current.endpoint.request_timeout),
@@ -205,7 +214,7 @@ def _make_placement_group(devices: Devices | None, others: Json, selector: Json)
     }
 
 
-def _make_scaling(scale: ReplicaScale) -> Json:
+def _make_scaling(scale: ReplicaScale, max_batch_size: int) -> Json:
     scaling = scale.scaling
     if scaling is None:
         return {"num_replicas": scale.fewest}
@@ -213,10 +222,14 @@ def _make_scaling(scale: ReplicaScale) -> Json:
         "autoscaling_config": {
             "min_replicas": scale.fewest,
             "max_replicas": scale.most,
-            "target_ongoing_requests": scaling.target_ongoing_requests,
+            "target_ongoing_requests": scaling.target_requests(max_batch_size),
             "upscale_delay_s": scaling.upscale_delay.total_seconds(),
             "downscale_delay_s": scaling.downscale_delay.total_seconds(),
             **_make_zero_delay(scale.fewest, scaling),
+            # Serve's own defaults of 1 remove all of the surplus at once. A moment without a queue then halves the replicas of a model
+            # that is near its capacity, and the next queue doubles them.
+            "upscaling_factor": parse_percent(scaling.upscale_factor),
+            "downscaling_factor": parse_percent(scaling.downscale_factor),
             "metrics_interval_s": METRICS_INTERVAL_S,
             "look_back_period_s": LOOK_BACK_PERIOD_S,
         }

@@ -20,6 +20,9 @@ PROBES = (
 )
 """Paths that the model server answers without its model."""
 
+HEALTH_CHECKS = (f"{SERVICE}ServerLive", f"{SERVICE}ServerReady", f"{SERVICE}ModelReady", f"{HEALTH}Check")
+"""Those of them that the agent answers while the application is scaled to zero."""
+
 IS_GRPC_PATH = f"{{ path -m beg {SERVICE} {HEALTH} }}"
 """Whether the path is of gRPC. `txn.grpc` is set by this."""
 
