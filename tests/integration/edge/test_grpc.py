@@ -671,7 +671,7 @@ async def test_a_message_that_comes_drop_by_drop_has_the_calls_time(edge, called
         )
     )
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
-    writer.write(opening(VALID_CALL) + data_frames(b"\0" + (90_000).to_bytes(4, "big") + b" " * 20_000, last=False))
+    writer.write(opening(VALID_CALL) + data_frames(b"\0" + (90_000).to_bytes(4, "big") + b" " * 40_000, last=False))
 
     async def answered() -> None:
         """Beside the answer the edge says with each drop that there is room for more."""

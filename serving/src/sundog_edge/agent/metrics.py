@@ -174,7 +174,7 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
     )
     duration = HistogramMetricFamily(
         "sundog_edge_request_duration_seconds",
-        "Time from the headers and the first 16 kB of the body to the last byte of the answer.",
+        "Time from the headers and the first 24 kB of the body to the last byte of the answer.",
         labels=_ARM,
     )
     for labels, own in sorted(_sums(ledger).items()):
