@@ -166,7 +166,7 @@ def classify_end(status: int, termination: str, outcome: str) -> str:
 
 
 def _classify_headers(status: int, outcome: str) -> str:
-    """Return the end that the headers of a replica's answer tell, whatever comes after them."""
+    """Return the end that the headers of a replica's answer show, whatever comes after them."""
     if outcome == "timeout":
         return "timeout"
     if status >= 500:
