@@ -19,6 +19,8 @@ Problem                    one request cannot be answered; becomes RFC 9457 prob
 ClientGoneError            the client has gone away
 """
 
+from collections.abc import Mapping
+
 _MESSAGE_LIMIT = 1000
 """Characters of a start error that are kept: enough for the first useful line, not for a log."""
 
@@ -115,15 +117,23 @@ class Problem(Exception):
     """The reason why one request cannot be answered.
 
     `code` is a stable CamelCase word for programs. `detail` is a sentence for people: it names the input, what was found
-    and what was expected. `headers` are added to the answer.
+    and what was expected. `headers` are added to the answer. `error` is the member of that name in the document; None for `detail`.
     """
 
-    def __init__(self, status: int, code: str, detail: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        error: Mapping[str, str | None] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.detail = one_line(detail, 500)
         self.headers = headers
+        self.error = error
 
 
 class ClientGoneError(Exception):

@@ -6,6 +6,7 @@ last byte, in one write. Every other request takes uvicorn's path, unchanged: it
 body is late, a moment after them.
 """
 
+import asyncio
 import logging
 import re
 import time
@@ -86,12 +87,22 @@ class _FastPathProtocol(TrailerDroppingProtocol):
     _body: bytes | bytearray = b""
     _default_headers: Any = None
     _head = b""
+    _idle_since: float | None = None
+    _idle_timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         """Parse `data`. A request that has not arrived whole after that takes uvicorn's path."""
         super().data_received(data)
         if self._held:
             self._release_held()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header, as uvicorn does, in one call: a request has some ten headers."""
+        if not self._headers_are_over:
+            name = name.lower()
+            self.headers.append((name, value))
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
 
     def on_message_begin(self) -> None:
         """Start a request. Its scope is made when it is needed."""
@@ -192,6 +203,7 @@ class _FastPathProtocol(TrailerDroppingProtocol):
         self._write(reply, given)
         # The client has its answer; the rest happens while it reads.
         self._record(reply.status, ready - started)
+        self._become_idle(ready)
         return True
 
     def _record(self, status: int, seconds: float) -> None:
@@ -200,7 +212,28 @@ class _FastPathProtocol(TrailerDroppingProtocol):
         except Exception:
             type(self).enabled = False
             _logger.exception("fast path disabled: a request could not be counted")
-        self.on_response_complete()
+
+    def _become_idle(self, now: float) -> None:
+        """Do what uvicorn does after a response. It starts and cancels a timer for each request; here one timer lives on."""
+        self.server_state.total_requests += 1
+        self._idle_since = now
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+        super()._unset_keepalive_if_required()
+
+    def _close_if_idle(self) -> None:
+        self._idle_timer = None
+        if self._idle_since is None or self.transport.is_closing():
+            # Busy: the next response starts a timer again.
+            return
+        left = self._idle_since + self.timeout_keep_alive - time.monotonic()
+        if left > 0:
+            self._idle_timer = self.loop.call_later(left, self._close_if_idle)
+        else:
+            self.timeout_keep_alive_handler()
 
     def _write(self, reply: HttpResponse, request_id: bytes) -> None:
         found = self.server_state.default_headers

@@ -125,6 +125,22 @@ def flatten(value: Any, what: str) -> FlatList:
     return FlatList(level, tuple(shape), types)
 
 
+class EmptyBytesTensor(list[Any]):
+    """A BYTES tensor without elements: the nested empty lists that stand for it, which still know its type and shape."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__(np.empty(shape, object).tolist())
+        self.shape = tuple(shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return it as numpy sees it."""
+        return np.empty(self.shape, dtype or object) if self.is_unchanged() else np.array(list(self), dtype)
+
+    def is_unchanged(self) -> bool:
+        """Whether no model has put anything into it."""
+        return self == np.empty(self.shape, object).tolist()
+
+
 def shape_of(value: Any) -> tuple[int, ...]:
     """Return the shape of an array, or of nested lists that are known to be rectangular."""
     if isinstance(value, np.ndarray):
@@ -229,6 +245,10 @@ def output_array(name: str, value: Any, dtype: str = "", *, allow_nan: bool = Fa
     """
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
+    if isinstance(value, EmptyBytesTensor):
+        if dtype in ("", "string", "bytes"):
+            return np.asarray(value)
+        value = list(value)
     what = f"output {name!r}"
     try:
         flat = flatten(value, what)
@@ -304,6 +324,8 @@ def _plain(value: Any, depth: int, *, copy: bool) -> Any:
         if any(not isinstance(key, str) for key in value):
             raise _unusable("has a key that is not a string")
         return {key: _plain(item, depth + 1, copy=copy) for key, item in value.items()}
+    if isinstance(value, EmptyBytesTensor) and value.is_unchanged():
+        return EmptyBytesTensor(value.shape)
     if isinstance(value, list | tuple):
         items = [_plain(item, depth + 1, copy=copy) for item in value]
         return [item.item() if isinstance(item, np.generic) else item for item in items]
@@ -319,6 +341,8 @@ def _plain_array(array: Array, depth: int, *, copy: bool) -> Any:
         # orjson only writes arrays in the machine's byte order.
         native = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
         return np.array(array, native, order="C") if copy else np.ascontiguousarray(array, native)
+    if array.dtype.kind in "OU" and not array.size:
+        return EmptyBytesTensor(array.shape)
     if array.dtype.kind in "OU":
         return _plain(array.tolist(), depth + 1, copy=copy)
     raise _unusable(f"holds an array of {array.dtype}")

@@ -399,11 +399,6 @@ PATHS: dict[str, tuple[str, str, int, str]] = {
 }
 NO_HTTP = {
     "no HTTP": b"HELLO\r\n\r\n",
-    "header too large": b"GET /good HTTP/1.1\r\nhost: a\r\nx-a: " + b"b" * 20_000 + b"\r\n\r\n",
-    "path too large": b"GET /good/" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
-    "too many headers": b"GET /good HTTP/1.1\r\nhost: a\r\n"
-    + b"".join(b"x-%d: 1\r\n" % i for i in range(200))
-    + b"\r\n",
     "two lengths": b"POST /good HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
     "no length": b"POST /good HTTP/1.1\r\nhost: a\r\ncontent-length: many\r\n\r\nx",
 }
@@ -509,6 +504,24 @@ def test_a_compressed_body_that_is_wrong_is_refused(bed: Any) -> None:
         assert is_problem(*ask(bed, b"\x1f\x8b\x08", content_encoding="gzip"), 400, "ends within its gzip data")
     with counted(bed, "client4xx"):
         assert is_problem(*ask(bed, b"\x1f\x8b\x08", content_encoding="br"), 415, "content encoding 'br'")
+
+
+TOO_LARGE = {
+    "header": (431, b"GET /good HTTP/1.1\r\nhost: a\r\nx-a: " + b"b" * 20_000 + b"\r\n\r\n"),
+    "path": (414, b"GET /good/" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n"),
+    "headers": (431, b"GET /good HTTP/1.1\r\nhost: a\r\n" + b"".join(b"x-%d: 1\r\n" % i for i in range(200)) + b"\r\n"),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_headers_that_are_too_large_get_problem_details(bed: Any, name: str) -> None:
+    status, request = TOO_LARGE[name]
+    with counted(bed, "malformed"), socket.create_connection(address(bed), timeout=PATIENCE_S) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"application/problem+json" in answer
 
 
 @pytest.mark.parametrize("name", NO_HTTP)

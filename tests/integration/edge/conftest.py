@@ -96,7 +96,10 @@ class Replica:
             request.transport.abort()
             await asyncio.sleep(1)
         if "drip" in query:
-            response = web.StreamResponse(headers={"content-length": "100000"})
+            response = web.StreamResponse(
+                status=int(query.get("status", 200)),
+                headers={"content-length": "100000", "x-sundog-outcome": query.get("outcome", "fine")},
+            )
             await response.prepare(request)
             await response.write(b"x" * 1000)
             await asyncio.sleep(float(query["drip"]))

@@ -262,7 +262,7 @@ async def test_a_request_that_does_not_come_is_given_up(edge, strict):
         # While headers are missing HAProxy's parser answers, with a page of its own.
         assert (b"application/problem+json" in answer) == start.endswith(b"abc")
     # Beyond a buffer the replica has the start of the body; the client's silence still ends it.
-    await edge.raw(b"POST /digits/ HTTP/1.1\r\nhost: a\r\ncontent-length: 90000\r\n\r\n" + b"x" * 20_000)
+    await edge.raw(b"POST /digits/ HTTP/1.1\r\nhost: a\r\ncontent-length: 90000\r\n\r\n" + b"x" * 40_000)
     assert strict.seen == []
 
     async def counted() -> bool:

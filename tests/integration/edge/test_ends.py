@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 
 import aiohttp
@@ -89,6 +91,49 @@ async def test_the_client_leaves_before_and_during_the_answer(edge, digits):
         # The answer has begun.
         response.close()
     assert edge.ends(await edge.settled(2)) == {"abortBefore": 1, "abortDuring": 1}
+
+
+def close_at_the_status(url: str, times: int) -> None:
+    """Ask as urllib does: an error status raises, and its body is not read."""
+    for _ in range(times):
+        with pytest.raises(urllib.error.HTTPError) as raised:
+            urllib.request.urlopen(url)
+        raised.value.close()
+
+
+async def test_failures_are_errors_although_urllib_and_curl_close_at_the_status(edge, digits):
+    clients, each, by_curl = 8, 75, 400
+    unread, read = f"{edge.url}/digits/?status=500&drip=60", f"{edge.url}/digits/?status=500"
+    await asyncio.gather(*(asyncio.to_thread(close_at_the_status, unread, each) for _ in range(clients)))
+    curl = await asyncio.create_subprocess_exec(
+        "curl", "--silent", "--fail", "--output", "/dev/null", f"{unread}&n=[1-{by_curl}]"
+    )
+    assert await curl.wait() == 22
+    requests = clients * each + by_curl
+    (row,) = (await edge.settled(requests))["counters"]
+    assert {name: count for name, count in row["ends"].items() if count} == {"server5xx": requests}
+    assert (row["clientClosed"], row["lost"], sum(row["total"]["failed"])) == (requests, 0, requests)
+    # Short bodies, which have often arrived before the client closes.
+    await asyncio.gather(*(asyncio.to_thread(close_at_the_status, read, each) for _ in range(clients)))
+    assert edge.ends(await edge.settled(requests + clients * each)) == {"server5xx": requests + clients * each}
+
+
+@pytest.mark.parametrize(
+    ("query", "end"),
+    [
+        ("status=404&drip=60", "client4xx"),
+        ("status=429&drip=60", "throttled"),
+        ("status=503&drip=60", "server5xx"),
+        ("outcome=invalid&drip=60", "invalid"),
+        ("drip=60", "abortDuring"),
+    ],
+)
+async def test_a_client_that_closes_at_the_status_changes_no_end_that_the_headers_tell(edge, digits, query, end):
+    async with edge.session.get(f"{edge.url}/digits/?{query}") as response:
+        response.close()
+    evidence = await edge.settled(1)
+    assert edge.ends(evidence) == {end: 1}
+    assert evidence["counters"][0]["clientClosed"] == 1
 
 
 async def test_a_client_that_leaves_within_its_body_is_accounted_for(edge, digits):

@@ -583,8 +583,8 @@ def message(kind: str = "") -> bytes:
     return b"\0" + len(content).to_bytes(4, "big") + content
 
 
-async def status_of(edge, headers: dict[str, str], data: bytes) -> int | None:
-    """The grpc-status of a call by a client that has no library of gRPC and waits until its stream ends; None without one."""
+async def headers_of(edge, headers: dict[str, str], data: bytes) -> bytes:
+    """The header blocks that answer a call by a client that has no library of gRPC and waits until its stream ends."""
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
     writer.write(opening(VALID_CALL | headers) + data_frames(data, last=True))
     block, ended = b"", False
@@ -598,8 +598,25 @@ async def status_of(edge, headers: dict[str, str], data: bytes) -> int | None:
             block += payload if head[3] == HEADERS else b""
             ended = head[3] in {DATA, HEADERS} and bool(head[4] & END_STREAM)
     writer.close()
-    found = re.search(rb"grpc-status[\x01\x02](\d+)", block)
+    return block
+
+
+async def status_of(edge, headers: dict[str, str], data: bytes) -> int | None:
+    """The grpc-status of such a call; None without one."""
+    found = re.search(rb"grpc-status[\x01\x02](\d+)", await headers_of(edge, headers, data))
     return int(found[1]) if found else None
+
+
+@pytest.mark.parametrize(
+    ("headers", "data"),
+    [({"grpc-encoding": "bogus"}, b"\0\0\0\0\0"), ({"grpc-encoding": "gzip"}, b"\1\0\0\0\1x")],
+    ids=["unknown", "compressed"],
+)
+async def test_a_refused_encoding_names_those_that_are_accepted(edge, called, headers, data):
+    block = await headers_of(edge, headers, data)
+    assert b"grpc-accept-encoding\x08identity" in block
+    assert b"grpc-status\x0212" in block
+    assert called["stable"].seen == []
 
 
 INVALID, UNSUPPORTED = 3, 12
@@ -694,7 +711,7 @@ async def test_a_message_that_comes_drop_by_drop_has_the_calls_time(edge, called
         )
     )
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
-    writer.write(opening(VALID_CALL) + data_frames(b"\0" + (90_000).to_bytes(4, "big") + b" " * 20_000, last=False))
+    writer.write(opening(VALID_CALL) + data_frames(b"\0" + (90_000).to_bytes(4, "big") + b" " * 40_000, last=False))
 
     async def answered() -> None:
         """Beside the answer the edge says with each drop that there is room for more."""

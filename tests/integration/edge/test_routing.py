@@ -81,7 +81,7 @@ async def test_a_body_above_the_services_limit_is_413_and_reaches_no_replica(edg
         assert response.status == 200
     answer = await raw(
         edge,
-        b"POST /digits/ HTTP/1.1\r\nhost: a\r\ncontent-length: 100001\r\nconnection: close\r\n\r\n" + b"x" * 20_000,
+        b"POST /digits/ HTTP/1.1\r\nhost: a\r\ncontent-length: 100001\r\nconnection: close\r\n\r\n" + b"x" * 40_000,
     )
     assert answer.startswith(b"HTTP/1.1 413 ")
     detail = "the body of 100001 bytes is larger than 100000 bytes, which is endpoint.maxRequestBytes of its service"
@@ -110,9 +110,8 @@ MALFORMED = {
     "NUL in header": post(b"x-a: a\0b"),
     "name of header": post(b"x@a b: 1"),
     "no colon": post(b"x-a"),
-    "header too large": post(b"x-a: " + b"b" * 20_000),
-    "target too large": b"GET /digits/" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
-    "too many headers": post(*(b"x-%d: 1" % number for number in range(200))),
+    "more headers than the parser takes": post(*(b"x-%d: 1" % number for number in range(500))),
+    "headers beyond the whole buffer": post(b"x-a: " + b"b" * 40_000),
     "two hosts": post(b"host: b"),
     "two lengths": post(b"content-length: 1", b"content-length: 2", body=b"x"),
     "no length": post(b"content-length: abc"),
@@ -121,6 +120,38 @@ MALFORMED = {
     "encoding": post(b"transfer-encoding: rot13"),
     "chunk": post(b"transfer-encoding: chunked", body=b"zz\r\nab\r\n0\r\n\r\n"),
 }
+
+
+TOO_LARGE = {
+    "a header": (431, post(b"x-a: " + b"b" * 20_000)),
+    "a header with a body": (431, post(b"content-length: 2000", b"x-a: " + b"b" * 16_000, body=b"b" * 2000)),
+    "headers": (431, post(*(b"x-%d: 1" % number for number in range(150)))),
+    "the target": (414, b"GET /digits/" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n"),
+}
+
+
+async def test_headers_that_are_too_large_or_too_many_are_refused_with_a_problem_and_counted(edge, digits):
+    for number, (name, (status, request)) in enumerate(TOO_LARGE.items(), start=1):
+        answer = await edge.raw(request, half_close=True)
+        document = told(answer)
+        assert answer.startswith(b"HTTP/1.1 %d " % status), name
+        assert (document["status"], document["error"]) == (status, document["detail"]), name
+        assert document["requestId"], name
+
+        async def counted(number: int = number) -> bool:
+            boots = (await edge.evidence())["boots"]
+            return sum(boot["refused"]["malformed"] for boot in boots) == number
+
+        await edge.comes_true(counted, f"{name}: {number} malformed")
+    assert digits["stable"].seen == []
+
+
+async def test_headers_up_to_the_limit_and_large_bodies_pass(edge, digits):
+    many = {f"x-{number}": "1" for number in range(90)}
+    for headers, size in (({"x-a": "b" * 8_000, "x-b": "b" * 6_500}, 0), (many, 0), ({"x-a": "b" * 8_000}, 90_000)):
+        async with edge.session.post(f"{edge.url}/digits/", data=b"x" * size, headers=headers) as response:
+            assert response.status == 200
+        assert digits["stable"].seen[-1]["size"] == size
 
 
 async def test_malformed_requests_are_400_and_counted(edge, digits):
@@ -141,7 +172,7 @@ async def test_malformed_requests_are_400_and_counted(edge, digits):
 
 
 async def test_a_length_that_nobody_could_send_is_refused_once_the_buffer_is_full(edge, digits):
-    answer = await raw(edge, post(b"content-length: 9223372036854775807", body=b"x" * 20_000))
+    answer = await raw(edge, post(b"content-length: 9223372036854775807", body=b"x" * 40_000))
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"application/problem+json" in answer
     assert digits["stable"].seen == []

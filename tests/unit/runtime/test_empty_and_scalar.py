@@ -114,7 +114,37 @@ def test_a_tensor_without_values_reaches_the_model(
         assert query.batch == np.empty(shape, object).tolist()
     else:
         assert (query.batch.shape, query.batch.dtype.name) == (tuple(shape), dtype)
-        assert answer(model, query, query.batch) == (datatype, shape, [])
+    for output in (query.batch, np.asarray(query.batch)):
+        assert answer(model, query, output) == (datatype, shape, [])
+    for named in (query.batch, np.asarray(query.batch)):
+        assert answer(model, query, {"y": named}) == (datatype, shape, [])
+
+
+def test_a_list_that_a_model_has_filled_is_answered_as_it_is() -> None:
+    model = LoadedModel("python", "", lambda batch: batch, Signature())
+    query = by_json(model, "BYTES", [0], [])
+    query.batch.append("sun")
+    assert answer(model, query, query.batch) == ("BYTES", [1], ["sun"])
+    numbers = by_json(model, "BYTES", [0, 3], [])
+    numbers.batch.extend([1, 2])
+    assert answer(model, numbers, numbers.batch) == ("INT64", [2], [1, 2])
+
+
+def test_an_empty_list_of_strings_may_be_answered_as_declared_numbers_and_in_plain_json() -> None:
+    outputs = (TensorSpec("y", "float32", (-1, 2)),)
+    model = LoadedModel("python", "", lambda batch: batch, Signature((), outputs))
+    query = by_json(model, "BYTES", [0], [])
+    assert answer(model, query, query.batch) == ("FP32", [0, 2], [])
+    plain = decode_plain(LoadedModel("python", "", lambda batch: batch, Signature()), b'{"inputs": [1]}')
+    assert plain.encode(to_plain({"y": query.batch})).body == b'{"outputs":{"y":[]}}'
+
+
+@ENCODINGS
+def test_declared_strings_keep_the_sizes_that_are_free(decode: Decode) -> None:
+    model = model_of("string", -1, -1, outputs=(TensorSpec("y", "string", (-1, -1)),))
+    query = decode(model, "BYTES", [0, 3], [])
+    assert answer(model, query, query.batch) == ("BYTES", [0, 3], [])
+    assert answer(model, query, []) == ("BYTES", [0, 0], [])
 
 
 @ENCODINGS

@@ -364,6 +364,29 @@ async def test_a_server_that_ends_closes_idle_connections_and_finishes_the_other
     assert (body.split(b" [")[0], headers["connection"]) == (b"usual /m usual", "close")
 
 
+async def test_one_timer_closes_a_connection_that_idles_and_none_that_sends(server: EchoServer, connect: Any) -> None:
+    reader, writer = await connect()
+    writer.write(post(b"one"))
+    await answer_of(reader)
+    [connection] = server.uvicorn.server_state.connections
+    timer = connection._idle_timer
+    writer.write(post(b"two"))
+    await answer_of(reader)
+    assert connection._idle_timer is timer
+    connection._close_if_idle()
+    assert connection._idle_timer not in (timer, None)
+    connection._idle_timer.cancel()
+    connection.timeout_keep_alive = 0
+    writer.write(post(b"three")[:20])
+    while connection._idle_since is not None:  # noqa: ASYNC110 (nothing announces the first bytes of a request)
+        await asyncio.sleep(0)
+    connection._close_if_idle()
+    writer.write(post(b"three")[20:])
+    assert (await answer_of(reader))[2] == b"short / three"
+    async with asyncio.timeout(PATIENCE_S):
+        assert await reader.read() == b""
+
+
 # The paths that the application answers.
 
 

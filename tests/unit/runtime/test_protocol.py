@@ -41,7 +41,8 @@ def problem(answer: httpx.Response, status: int, code: str) -> str:
     assert (answer.status_code, document["status"], document["code"]) == (status, status, code), document
     assert document["title"] == {413: "Content Too Large"}.get(status, HTTPStatus(status).phrase)
     assert set(document) == {"type", "title", "status", "detail", "code", "requestId", "error"}
-    assert document["error"] == document["detail"]
+    error = document["error"]
+    assert (error["message"] if isinstance(error, dict) else error) == document["detail"]
     assert document["requestId"]
     assert "Traceback" not in answer.text
     detail: str = document["detail"]
@@ -220,13 +221,29 @@ async def test_the_repository_holds_the_model(client: httpx.AsyncClient) -> None
 
 
 async def test_version_1_of_kserve_s_protocol(client: httpx.AsyncClient, network: torch.nn.Module) -> None:
-    assert (await client.get("/v1/models")).json() == {"models": ["digits"]}
+    assert (await client.get("/v1/models")).json() == {"models": ["digits"], "object": "list", "data": []}
     assert (await client.get("/v1/models/digits")).json() == {"name": "digits", "ready": True}
     expected = network(torch.tensor([ROW, ROW])).tolist()
     for instances in ([ROW, ROW], [{"x": ROW}, {"x": ROW}]):
         answer = await client.post("/v1/models/digits:predict", json={"instances": instances, "signature_name": "x"})
         assert set(answer.json()) == {"predictions"}
         np.testing.assert_allclose(answer.json()["predictions"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/files/a", "/chat/completions"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_client_of_openai_learns_in_its_form_what_the_service_speaks(
+    client: httpx.AsyncClient, method: str, path: str
+) -> None:
+    answer = await client.request(method, path)
+    detail = problem(answer, 404, "NotFound")
+    error = answer.json()["error"]
+    assert error == {"message": detail, "type": "invalid_request_error", "param": None, "code": "unknown_url"}
+    for spoken in ("/v2/models/digits/infer", "/v1/models/digits:predict", "/openapi.json"):
+        assert spoken in detail
 
 
 @pytest.mark.parametrize("path", ["/v1/models/letters:predict", "/v1/models/digits:explain"])

@@ -230,7 +230,7 @@ class HaproxySettings(ApiBase):
     buffer_bytes: Annotated[Integer, Field(ge=16_384, le=1_048_576)] = Field(
         16_384,
         description="Largest request, with its headers, that can be retried and searched for a unit. Each connection takes two"
-        " such buffers of memory.",
+        " such buffers of memory, and 8 KiB more for each.",
     )
     request_timeout: PositiveDuration = Field(
         timedelta(seconds=15), description="Time for the headers and the first bufferBytes of a body, in whole seconds."

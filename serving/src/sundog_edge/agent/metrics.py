@@ -48,6 +48,7 @@ class _Sum:
 
     __slots__ = (
         "assigned",
+        "client_closed",
         "ends",
         "further",
         "lost",
@@ -61,7 +62,8 @@ class _Sum:
     )
 
     def __init__(self) -> None:
-        self.assigned = self.lost = self.retries = self.rescued = self.poison = self.running = self.slow = self.us = 0
+        self.assigned = self.lost = self.retries = self.rescued = self.poison = self.client_closed = 0
+        self.running = self.slow = self.us = 0
         self.further = dict.fromkeys(SLOW_COLUMNS[1:], 0)
         self.ends = dict.fromkeys(ENDS, 0)
         self.total = {kind: [0] * (len(_EDGES) + 1) for kind in KINDS}
@@ -73,6 +75,7 @@ class _Sum:
         self.retries += row.retries
         self.rescued += row.rescued
         self.poison += row.poison
+        self.client_closed += row.client_closed
         self.slow += row.slow
         self.us += row.duration_us
         for name in self.further:
@@ -162,13 +165,16 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
         "Requests that got no answer from two replicas, and may have crashed both.",
         labels=_ARM,
     )
+    closed = CounterMetricFamily(
+        "sundog_edge_client_closed", "Requests whose client closed before the answer's end, whatever their end.", labels=_ARM
+    )
     slow = CounterMetricFamily("sundog_edge_slow", "Answers above their arm's first threshold.", labels=_ARM)
     further = CounterMetricFamily(
         "sundog_edge_slow_further", "Answers above a further threshold of their arm.", labels=(*_ARM, "threshold")
     )
     duration = HistogramMetricFamily(
         "sundog_edge_request_duration_seconds",
-        "Time from the headers and the first 16 kB of the body to the last byte of the answer.",
+        "Time from the headers and the first 24 kB of the body to the last byte of the answer.",
         labels=_ARM,
     )
     for labels, own in sorted(_sums(ledger).items()):
@@ -178,6 +184,7 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
         retries.add_metric(labels, own.retries)
         rescued.add_metric(labels, own.rescued)
         poison.add_metric(labels, own.poison)
+        closed.add_metric(labels, own.client_closed)
         slow.add_metric(labels, own.slow)
         for place, count in enumerate(own.further.values(), start=2):
             if count:
@@ -186,7 +193,7 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
             if count:
                 ends.add_metric((*labels, end), count)
         duration.add_metric(labels, _buckets(own), own.us / 1e6)
-    yield from (assigned, ends, lost, running, retries, rescued, poison, slow, further, duration)
+    yield from (assigned, ends, lost, running, retries, rescued, poison, closed, slow, further, duration)
 
 
 def _probes(ledger: Ledger) -> Iterator[Metric]:

@@ -219,6 +219,7 @@ def _row(boot: Boot, key: str, row: RowCounters, query: EvidenceQuery) -> dict[s
             "rescued": row.rescued,
             "poison": row.poison,
         },
+        "clientClosed": row.client_closed,
         "servedElsewhere": row.served_elsewhere,
         "ttfb": row.ttfb,
         "total": row.total,

@@ -401,6 +401,7 @@ def _flush_ends(cell: _Cell, row: RowCounters, head: EndHead, n: int, present: i
     row.ended += n
     row.ends[head.end] += n
     row.highest = max(row.highest, cell.highest)
+    row.client_closed += n if head.client_closed else 0
     if head.retries:
         row.first_attempt_failed += n
         row.retries += n * head.retries

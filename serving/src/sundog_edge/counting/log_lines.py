@@ -50,6 +50,9 @@ _KIND_OF_STATUS = {401: "auth", 403: "auth", 413: "size", 429: "rate", 501: "web
 HEAD_FIELDS = 11
 TAIL_FIELDS = 7
 _NONE = "-"
+_CLIENT = frozenset({"C", "c"})
+"""Letters of terminations by the client."""
+
 _KIND = re.compile(r"[A-Za-z0-9]{1,32}")
 
 _GRPC_ENDS = {
@@ -68,7 +71,8 @@ _GRPC_ENDS = {
 class EndHead(NamedTuple):
     """The head of lines of requests that had an arm. `slow_us` is the arm's thresholds, in the order of SLOW_COLUMNS.
 
-    `poison`: the first attempt failed, and the replica of the second one ended without an answer.
+    `poison`: the first attempt failed, and the replica of the second one ended without an answer. `client_closed`: the client closed the
+    connection, or was silent for too long, before it had the whole answer.
     """
 
     boot: str
@@ -80,6 +84,7 @@ class EndHead(NamedTuple):
     slow_us: tuple[int, ...]
     block: int
     poison: bool = False
+    client_closed: bool = False
 
 
 class RefusalHead(NamedTuple):
@@ -125,6 +130,7 @@ def parse_head(head: bytes) -> EndHead | RefusalHead | AgentHead:
         () if slow == _NONE else _parse_thresholds(slow),
         int(block),
         int(retries) > 0 and outcome == _NONE and (status, termination[:2]) == ("502", "SH"),
+        termination[:1] in _CLIENT,
     )
 
 
@@ -147,21 +153,27 @@ def classify_end(status: int, termination: str, outcome: str) -> str:
     if outcome == ANSWERED_OUTCOME:
         return "client4xx" if status >= 400 else "ok"
     cause = termination[:1]
-    responded = outcome != _NONE
-    if cause in {"C", "c"}:
-        return "abortDuring" if responded else "abortBefore"
-    if responded:
-        return _classify_answered(status, cause, outcome)
-    # Without a server's status, the edge composed the answer. Only the wait for the server's headers is a timeout of the request.
-    return "timeout" if termination[:2] == "sH" else "edge5xx"
-
-
-def _classify_answered(status: int, cause: str, outcome: str) -> str:
-    if cause == "s" or outcome == "timeout":
-        return "timeout"
+    if outcome == _NONE:
+        if cause in _CLIENT:
+            return "abortBefore"
+        # Without a server's status, the edge composed the answer. Only the wait for the server's headers is a timeout of the request.
+        return "timeout" if termination[:2] == "sH" else "edge5xx"
+    answered = _classify_headers(status, outcome)
+    if cause == "-" or answered in ERRORS:
+        # Clients often close as soon as they have the status of a failure. It is a failure of the arm all the same.
+        return answered
+    if cause in _CLIENT:
+        return "abortDuring" if answered == "ok" else answered
     # The model server closes the connection to a client that has a 4xx answer and still sends its body.
-    if cause != "-" and not (cause == "S" and 400 <= status < 500):
-        return "truncated"
+    if cause == "S" and 400 <= status < 500:
+        return answered
+    return "timeout" if cause == "s" else "truncated"
+
+
+def _classify_headers(status: int, outcome: str) -> str:
+    """Return the end that the headers of a replica's answer show, whatever comes after them."""
+    if outcome == "timeout":
+        return "timeout"
     if status >= 500:
         return "server5xx"
     if status == 429:
@@ -175,7 +187,7 @@ def _classify_answered(status: int, cause: str, outcome: str) -> str:
 
 def classify_refusal(status: int, termination: str, known_service: bool) -> str:
     """Return the kind of a refusal for which no rule of the edge has set one."""
-    if termination[:1] in {"C", "c"} or status == 408:
+    if termination[:1] in _CLIENT or status == 408:
         return "unfinished"
     if known_service and status in _KIND_OF_STATUS:
         return _KIND_OF_STATUS[status]

@@ -41,6 +41,7 @@ class RowCounters:
     Attributes:
         highest: HAProxy's count of assigned requests, as last read or as lines show.
         lost: requests that must have ended without a line.
+        client_closed: ended requests whose client did not stay for the whole answer, whatever their end.
         written_off: the part of `lost` that is known only from the worker's end.
         duration_us: sum of the total times in the histograms.
         ttfb: histograms of the time to first byte, by kind.
@@ -58,6 +59,7 @@ class RowCounters:
     redispatched: int = 0
     rescued: int = 0
     poison: int = 0
+    client_closed: int = 0
     served_elsewhere: int = 0
     slow: int = 0
     slow2: int = 0
@@ -132,6 +134,7 @@ _SUMS = (
     "redispatched",
     "rescued",
     "poison",
+    "client_closed",
     "served_elsewhere",
     *SLOW_COLUMNS,
     "duration_us",

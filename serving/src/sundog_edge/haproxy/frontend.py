@@ -37,6 +37,7 @@ def render_frontend(settings: HaproxyProcessSettings, layout: Layout, state: Sta
 {handover.rules(state)}\
 {request_id.rules()}\
 {routing.service_name(state)}\
+{memory_limits.refuse_large_headers(settings)}\
 {cors.rules(state) if layout.cors else ""}\
 {grpc.refuse_unsupported()}\
 {admission.expect_continue(state)}\

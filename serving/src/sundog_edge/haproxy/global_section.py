@@ -21,9 +21,6 @@ def render_global(settings: HaproxyProcessSettings, drain_s: int = 0) -> str:
     {connections}
     nbthread {settings.threads}
     hard-stop-after {max(settings.drain_seconds, drain_s)}s
-    tune.bufsize {settings.buffer_bytes}
-    tune.maxrewrite 1024
-    tune.http.maxhdr 101
     tune.stick-counters {STICK_COUNTERS}
 {memory_limits.limits(settings)}\
 {compression.limits(settings)}\
@@ -36,7 +33,7 @@ def render_global(settings: HaproxyProcessSettings, drain_s: int = 0) -> str:
 def render_defaults(settings: HaproxyProcessSettings) -> str:
     """Return `defaults base`: timeouts, and HAProxy's own errors as problem documents."""
     errors = (
-        render_problem(400, "Bad Request", "the request is not valid HTTP, or its headers are too large"),
+        render_problem(400, "Bad Request", "the request is not valid HTTP"),
         render_problem(408, "Request Timeout", "the request did not arrive in time"),
         render_problem(500, "Internal Server Error", "the edge failed"),
         render_problem(502, "Bad Gateway", "the replica gave no valid answer"),

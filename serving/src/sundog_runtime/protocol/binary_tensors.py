@@ -9,7 +9,7 @@ import numpy as np
 
 from sundog_runtime.errors import bad_input, bad_output
 from sundog_runtime.protocol.messages import Buffer
-from sundog_runtime.tensors import Array, TensorSpec, is_finite
+from sundog_runtime.tensors import Array, EmptyBytesTensor, TensorSpec, is_finite
 
 _LENGTH = struct.Struct("<I")
 _WIRE = {"bool": "u1", "bfloat16": "<u2"}
@@ -105,7 +105,7 @@ def decode_element(data: Buffer, declared: TensorSpec, what: str) -> str | bytes
 
 def reshape_to_lists(values: Sequence[str | bytes], shape: Sequence[int]) -> Any:
     """Return strings or bytes as nested lists of that shape."""
-    return np.array(values, dtype=object).reshape(shape).tolist()
+    return EmptyBytesTensor(shape) if 0 in shape else np.array(values, dtype=object).reshape(shape).tolist()
 
 
 def encode_elements(array: Array, dtype: str) -> list[bytes]:

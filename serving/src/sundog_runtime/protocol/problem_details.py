@@ -47,6 +47,6 @@ def render_problem(problem: Problem, request_id: str) -> bytes:
         "detail": problem.detail,
         "code": problem.code,
         "requestId": request_id,
-        "error": problem.detail,
+        "error": problem.detail if problem.error is None else dict(problem.error),
     }
     return encode_json(document)

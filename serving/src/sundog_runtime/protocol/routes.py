@@ -21,6 +21,7 @@ Decoder: TypeAlias = Callable[[Headers, Buffer], DecodedRequest]
 """Decodes headers and body to a query. Raises Problem."""
 
 _V1_PATH = re.compile(r"/v1/models/([^/]+?)(?::predict)?")
+_OPENAI_PATH = re.compile(r"/v1/(?!models/)|/(chat/)?completions$|/embeddings$|/responses$")
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/.*)?")
 
 
@@ -77,12 +78,24 @@ class Routes:
             return found
         if matched := _V1_PATH.fullmatch(path):
             check_model(matched[1], "", self._name)
+        elif _OPENAI_PATH.match(path):
+            raise _no_openai(path, self._name)
         matched = _MODEL_PATH.fullmatch(path)
         route = self._of_model.get(matched[3] or "") if matched else None
         if matched is None or route is None:
             raise Problem(404, "NotFound", f"path {path[:200]!r} does not exist")
         check_model(matched[1], matched[2] or "", self._name)
         return route
+
+
+def _no_openai(path: str, name: str) -> Problem:
+    """Return the problem of a path of OpenAI's API, with `error` in the form that its clients read."""
+    detail = (
+        f"path {path[:200]!r} does not exist: this service does not speak OpenAI's API. It answers plain JSON at /, the Open Inference"
+        f" Protocol at /v2/models/{name}/infer and KServe v1 at /v1/models/{name}:predict; see /openapi.json"
+    )
+    error = {"message": detail, "type": "invalid_request_error", "param": None, "code": "unknown_url"}
+    return Problem(404, "NotFound", detail, error=error)
 
 
 def _get(body: bytes) -> Route:

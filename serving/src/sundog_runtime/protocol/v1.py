@@ -21,8 +21,8 @@ from sundog_runtime.tensors import Array
 
 
 def model_list(name: str) -> bytes:
-    """Return the answer to `GET /v1/models`."""
-    return encode_json({"models": [name]})
+    """Return the answer to `GET /v1/models`. OpenAI's API has the same path: its clients find no model of theirs in `data`."""
+    return encode_json({"models": [name], "object": "list", "data": []})
 
 
 def model_status(name: str) -> bytes:

@@ -251,6 +251,23 @@ def test_a_snapshot_from_before_poison_has_none():
     assert row.poison == 0
 
 
+def test_failures_of_clients_that_close_early_are_errors_with_their_cause_beside_them():
+    ledger, key = Ledger(), KEY.format("canary")
+    lines = [line("a-1", key, n, 500, "CD", total=400 + n) for n in range(1, 4)]
+    ledger.consume([*lines, line("a-1", key, 4, 500), line("a-1", key, 5, 200, "CD")], 0)
+    for known in (ledger, Ledger.from_json(ledger.as_json())):
+        (row,) = build_evidence(AgentState("e", "n"), None, known, 0.0)["counters"]
+        assert {name: count for name, count in row["ends"].items() if count} == {"server5xx": 4, "abortDuring": 1}
+        assert row["clientClosed"] == 4
+        assert sum(row["total"]["failed"]) == 4
+    stored = ledger.as_json()
+    for boot in stored["boots"]:
+        for row in boot["rows"].values():
+            del row["client_closed"]
+    (row,) = Ledger.from_json(stored).boots["a-1"].rows.values()
+    assert row.client_closed == 0
+
+
 def test_a_block_has_the_requests_that_arrived_in_it_and_whose_first_attempt_failed():
     ledger = Ledger()
     key = KEY.format("canary")

@@ -76,7 +76,7 @@ def test_a_request_is_poison_if_two_replicas_ended_without_an_answer(changes, po
         (307, "--", "ok", "ok"),
         (200, "--", "invalid", "invalid"),
         (504, "LH", "timeout", "timeout"),
-        (504, "CD", "timeout", "abortDuring"),
+        (504, "CD", "timeout", "timeout"),
         (404, "--", "ok", "client4xx"),
         (404, "--", "invalid", "client4xx"),
         (429, "--", "ok", "throttled"),
@@ -93,7 +93,16 @@ def test_a_request_is_poison_if_two_replicas_ended_without_an_answer(changes, po
         (200, "SD", "ok", "truncated"),
         (200, "PD", "ok", "truncated"),
         (200, "KD", "ok", "truncated"),
-        (500, "SD", "ok", "truncated"),
+        (500, "SD", "ok", "server5xx"),
+        (500, "CD", "ok", "server5xx"),
+        (503, "cD", "ok", "server5xx"),
+        (500, "CH", "ok", "server5xx"),
+        (500, "sD", "ok", "server5xx"),
+        (500, "PD", "ok", "server5xx"),
+        (200, "CD", "invalid", "invalid"),
+        (200, "SD", "invalid", "invalid"),
+        (404, "CD", "ok", "client4xx"),
+        (429, "CD", "ok", "throttled"),
         (408, "SD", "ok", "client4xx"),
         (404, "SD", "ok", "client4xx"),
         (429, "SD", "ok", "throttled"),
@@ -111,6 +120,12 @@ def test_a_request_is_poison_if_two_replicas_ended_without_an_answer(changes, po
         (200, "--", "grpc4", "timeout"),
         (200, "--", "grpc13", "server5xx"),
         (200, "SD", "grpc0", "truncated"),
+        (200, "SD", "grpc3", "truncated"),
+        (200, "CD", "grpc0", "abortDuring"),
+        (200, "CD", "grpc1", "abortDuring"),
+        (200, "CD", "grpc3", "client4xx"),
+        (200, "CD", "grpc4", "timeout"),
+        (200, "CD", "grpc13", "server5xx"),
         (200, "--", "givenUp", "abortBefore"),
         (200, "CD", "givenUp", "abortBefore"),
         (200, "SD", "givenUp", "abortBefore"),
@@ -119,6 +134,22 @@ def test_a_request_is_poison_if_two_replicas_ended_without_an_answer(changes, po
 def test_every_termination_has_one_class(status, termination, outcome, end):
     assert classify_end(status, termination, outcome) == end
     assert end in ENDS
+
+
+@pytest.mark.parametrize(
+    ("changes", "closed"),
+    [
+        ({"status": "500", "termination": "CD"}, True),
+        ({"termination": "cD"}, True),
+        ({"termination": "CQ", "status": "503", "outcome": "-"}, True),
+        ({}, False),
+        ({"status": "500", "termination": "SD"}, False),
+    ],
+)
+def test_a_client_that_closed_early_is_a_field_beside_the_end(changes, closed):
+    parsed = parse_head(head(**changes))
+    assert isinstance(parsed, EndHead)
+    assert parsed.client_closed is closed
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,8 @@ def _body_size_rules() -> str:
     """
     is_large, is_declared = "{ req.body_size,sub(txn.limit) gt 0 }", "{ req.hdr(content-length) -m found }"
     limit = "larger than %[var(txn.limit)] bytes"
-    compressed = render_grpc_problem(415, "a compressed message is not supported; send it as it is")
+    detail = "a compressed message is not supported; send it as it is"
+    compressed = render_grpc_problem(415, detail, grpc.ACCEPTED_ENCODINGS)
     # The limits of feedback and look-ups are not fields of the service.
     is_models = f"!{feedback.IS_FEEDBACK} !{ofrep.IS_OFREP}"
     field = ", which is endpoint.maxRequestBytes of its service"

@@ -51,6 +51,9 @@ _PREFIX_BYTES = 5
 _ENCODINGS = "identity gzip deflate"
 """Encodings that a gRPC server knows. Compressed messages are not supported, but a client may name one and not compress."""
 
+ACCEPTED_ENCODINGS = " hdr grpc-accept-encoding identity"
+"""The header of a refused encoding, by which gRPC clients learn what the server takes."""
+
 _DIGIT = "[A-Za-z0-9+/]"
 _BASE64 = f"({_DIGIT}{{64}})*({_DIGIT}{{4}}){{0,15}}({_DIGIT}[AQgw]|{_DIGIT}{{2}}[AEIMQUYcgkosw048])?=*"
 """Base64 as a gRPC server accepts it. Long runs come first, because each repetition of a group may cost stack."""
@@ -73,7 +76,7 @@ def refuse_malformed() -> str:
     """
     method = render_grpc_problem(405, "a call is a POST", " hdr Allow POST")
     trailers = render_grpc_problem(400, "a call needs the header te: trailers")
-    encoding = render_grpc_problem(415, "the grpc-encoding is unknown; send messages as they are")
+    encoding = render_grpc_problem(415, "the grpc-encoding is unknown; send messages as they are", ACCEPTED_ENCODINGS)
     binary = render_grpc_problem(400, "the value of a header whose name ends in -bin is not base64")
     short = render_grpc_problem(400, "the message is shorter than the length in front of it")
     encodings = "{ req.fhdr(grpc-encoding) -m found }"
