@@ -355,8 +355,9 @@ def evaluate_feedback_metrics(
     for arm_index, name in enumerate(names[1:], start=1):
         for by_arm in findings:
             finding = by_arm[arm_index - 1]
-            events = _count_events(finding, epochs[SUCCESS], planned[SUCCESS], arm_index)
-            yield _make_arm_status(finding, SUCCESS, name, events, out=name in out)
+            alpha = status.plan.alpha or DEFAULT_ALPHA
+            counts = _count_events(finding, epochs[SUCCESS], planned[SUCCESS], arm_index, alpha)
+            yield _make_arm_status(finding, SUCCESS, name, counts, out=name in out)
     yield from _guardrail_metrics(status, planned[GUARDRAIL], epochs[GUARDRAIL], elapsed_s)
     # What the edge measures is in no log, and its numbers stay.
     unknown = {
