@@ -35,7 +35,7 @@ AS_DESIGNED = (22, 25, 3.6 * 60, 4.3 * 60, 15, 15, 15, math.inf, 22)
 DESIGN_HOLDS = 0.2
 """By which share a median may differ from that."""
 LATER = {0: 30, 1: 35, 3: 5.2 * 60}
-"""Rows in which it does not hold, and minutes that they take, as docs/guides/verdicts-and-margins.md lists them.
+"""Rows in which it does not hold, and minutes that they take, as docs/reference/rollout-evidence.md lists them.
 
 Without errors a gate's bound takes less than half of α, and one of the whole would have had 26 minutes. With few of them the dispersion as
 measured is above 1, by which evidence is divided: of the second row half of the runs see none in their first half hour, and the others are
