@@ -309,15 +309,15 @@ class MetricStatus(ApiBase):
         (),
         description="Lower and upper end of the ratio's interval, valid at every evaluation, by the test of the decision in"
         " basis. A gate passes by its margin if the upper end is at most allowed. Harm is found if the lower end is"
-        " above it. An unknown upper end, such as one above 1000, is left out. Both are left out if nothing is known, or if no"
-        " single ratio fits all epochs. For an"
-        " outcome the test is one-sided, and the interval with both ends a little wider.",
+        " above it. An unknown upper end, such as one above 1000, is left out. Both are left out if nothing is known. For an"
+        " outcome, both are left out if no single ratio fits all epochs, too. Its test is one-sided, and the interval with both"
+        " ends a little wider.",
     )
     basis: Text = Field(
         "",
-        description="The decision, made or pending, that events, ratio, interval and allowed belong to. AllSteps: the gate, with"
-        " all epochs of evidence. ThisStep: the gate, with only the newest epoch, as before 100 % and for latencies."
-        " Harm: all epochs, including a bake's. Empty for outcomes and shadows.",
+        description="The decision, made or pending, that events, ratio, interval and allowed belong to. ThisStep: the gate, with"
+        " the newest epoch alone. AllSteps: the gate with all epochs of evidence, in an Experiment or while there is only"
+        " one. Harm: all epochs, including a bake's. Empty for outcomes and shadows.",
     )
     allowed: float | None = Field(
         None,
@@ -328,7 +328,7 @@ class MetricStatus(ApiBase):
     verdict: Text = Field(
         "",
         description="Undecided: more data is needed. Passed: the gate may pass. Harm: worse than the margin. NoData: an arm had"
-        " no requests. Heterogeneous: no single ratio fits all epochs. Suspended: unequal load could explain a"
+        " no requests. Heterogeneous: no single ratio fits all epochs of an outcome. Suspended: unequal load could explain a"
         " latency; gates before the last do not wait for it. Invalid: the counters are inconsistent. For outcomes"
         " also Better, Worse, and NoEffect: certainly less than minimumEffect.",
     )

@@ -30,6 +30,14 @@ By simulation, with replicas that stall for 20 s six times an hour: without this
 hours, and with it in 3.3 %. A canary that is truly worse is found as fast.
 """
 
+_FEW_OF_TREATMENT: Final = 8.0
+"""The same for harm, with the treatment's own clusters: where control has many bursts and the treatment few, few decide.
+
+By simulation, with four replicas of stable, stalls of 20 to 60 s six times an hour, and steps from 1 % on: without this factor, a canary
+equal to control was rolled back in 10.7 % of two hours, with 4 in 5.0 %, with 8 in 3.0 %, and with 16 in 1.7 %. Where failures are
+independent, the excess above 1 is chance: a canary with five times the errors is found 7 % later with 8, and 14 % later with 16.
+"""
+
 
 class BlockMoments(NamedTuple):
     """Sums over closed blocks of one length, each of shape (..., epochs). Counts of edges are added before they are squared.
@@ -61,7 +69,7 @@ def has_enough_blocks(closed: Sequence[Numbers | int]) -> NDArray[np.bool_]:
     return np.logical_and.reduce(enough) if enough else np.zeros((), bool)
 
 
-def dispersion_factor(lengths: Iterable[BlockMoments], null: Numbers) -> Numbers:
+def dispersion_factor(lengths: Iterable[BlockMoments], null: Numbers, *, of_harm: bool = False) -> Numbers:
     """Return φ ≥ 1, by which log E is divided, of shape (...): the largest index of dispersion over the block lengths.
 
     For one length, it is the index of dispersion of the test's sum in a block, x − θ₀s. It is the variance over blocks, divided by that of
@@ -71,17 +79,21 @@ def dispersion_factor(lengths: Iterable[BlockMoments], null: Numbers) -> Numbers
     Args:
         lengths: sums over the blocks of each length.
         null: θ₀, the treatment's share of events that is tested, shape (..., epochs).
+        of_harm: whether log E is evidence against the treatment.
     """
     sums = np.array(list(lengths))
-    return _index(BlockMoments(*np.moveaxis(sums, 1, 0)), null).max(0) if sums.size else np.ones(null.shape[:-1])
+    if not sums.size:
+        return np.ones(null.shape[:-1])
+    found: Numbers = _index(BlockMoments(*np.moveaxis(sums, 1, 0)), null, of_harm=of_harm).max(0)
+    return found
 
 
-def inflate_for_few_clusters(index: Numbers, clusters: Numbers) -> Numbers:
+def inflate_for_few_clusters(index: Numbers, clusters: Numbers, few: float = _FEW) -> Numbers:
     """Return an index of dispersion, corrected for the number of clusters that it was measured by; at least 1."""
-    return 1 + np.maximum(index - 1, 0.0) * (1 + _FEW / np.maximum(clusters, 1.0))
+    return 1 + np.maximum(index - 1, 0.0) * (1 + few / np.maximum(clusters, 1.0))
 
 
-def _index(blocks: BlockMoments, null: Numbers) -> Numbers:
+def _index(blocks: BlockMoments, null: Numbers, *, of_harm: bool) -> Numbers:
     """Return the corrected index of dispersion over blocks of one length, of shape (...); 1 where too few blocks are closed."""
     with np.errstate(all="ignore"):
         whole = blocks.treatment - null * blocks.both
@@ -92,5 +104,8 @@ def _index(blocks: BlockMoments, null: Numbers) -> Numbers:
         index = observed / (chance * (closed - 1) / closed).sum(-1)
         clusters = blocks.both.sum(-1) ** 2 / blocks.both_squares.sum(-1)
         found = inflate_for_few_clusters(index, clusters)
+        if of_harm:
+            own = blocks.treatment.sum(-1) ** 2 / blocks.treatment_squares.sum(-1)
+            found = np.fmax(found, inflate_for_few_clusters(index, own, _FEW_OF_TREATMENT))
     is_known = (blocks.closed.sum(-1) >= MIN_CLOSED_BLOCKS) & np.isfinite(found)
     return np.where(is_known, found, 1.0)

@@ -128,13 +128,13 @@ class EventCounts:
             groups=self.groups and self.groups.each(change),
         )
 
-    def dispersion(self, ratio: Numbers) -> Numbers:
-        """Return the dispersion φ ≥ 1 by which log E is divided, shape (...).
+    def dispersion(self, ratio: Numbers, *, of_harm: bool = False) -> Numbers:
+        """Return the dispersion φ ≥ 1 by which log E, of harm or another one, is divided, shape (...).
 
         Bursts in time and differences between units are separate sources of variance, so their excesses above 1 add up.
         """
         null = count_ratio.treatment_share(ratio, self.weight)
-        phi = dispersion.dispersion_factor(self.blocks, null)
+        phi = dispersion.dispersion_factor(self.blocks, null, of_harm=of_harm)
         return phi if self.groups is None else phi + cluster_variance.design_effect(self.groups, null, self.weight) - 1
 
     def request_design_effect(self) -> Numbers:
@@ -146,10 +146,14 @@ class EventCounts:
         )
 
     def log_e(self, ratio: Numbers, side: Side, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
-        """Return log E against a ratio, already divided by the dispersion, and that dispersion; each of shape (...)."""
-        phi = np.array(np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1]))
+        """Return log E against a ratio, already divided by the dispersion, and that dispersion; each of shape (...).
+
+        Above the ratio, it is that of harm.
+        """
+        of_harm = side == "above"
+        phi = np.array(np.broadcast_to(self.dispersion(ratio, of_harm=of_harm), self.control.shape[:-1]))
         found = count_ratio.log_e(self.control, self.treatment, self.weight, ratio, side, concentrations) / phi
-        where, by_unit = self._by_unit(ratio)
+        where, by_unit = self._by_unit(ratio, of_harm=of_harm)
         if by_unit is not None:
             found[where], phi[where] = by_unit.log_e(1 if side == "above" else -1)
         return found - self._cost_of_two_tests, phi
@@ -194,7 +198,7 @@ class EventCounts:
         """True where a sample of units is tested, not all requests; shape (...)."""
         return np.zeros(self.control.shape[:-1], bool) if self.units is None else self.units.usable
 
-    def _by_unit(self, ratio: Numbers) -> tuple[NDArray[np.bool_], "_UnitComparison | None"]:
+    def _by_unit(self, ratio: Numbers, *, of_harm: bool) -> tuple[NDArray[np.bool_], "_UnitComparison | None"]:
         """Return where units are tested, and their comparison with a ratio there; None if it is nowhere."""
         where = self.is_by_unit
         if self.units is None or not where.any():
@@ -203,7 +207,7 @@ class EventCounts:
         share = count_ratio.treatment_share(null, here.weight)
         with np.errstate(all="ignore"):
             chance = 1 / ((here.control + here.treatment) * share * (1 - share)).sum(-1)
-        bursts = dispersion.dispersion_factor(here.blocks, share)
+        bursts = dispersion.dispersion_factor(here.blocks, share, of_harm=of_harm)
         return where, _UnitComparison(self.units.at(where), null, chance, bursts)
 
     def estimate_ratio(self) -> Numbers:
@@ -213,14 +217,16 @@ class EventCounts:
             found[where] = self.units.at(where).estimate_ratio()
         return found
 
-    def interval(self, ratio: Numbers, alpha: float, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
+    def interval(
+        self, ratio: Numbers, alpha: float, concentrations: Sequence[float], *, of_harm: bool = False
+    ) -> tuple[Numbers, Numbers]:
         """Return (lower, upper): the ratios that no one-sided test at level α rejects, given the dispersion at `ratio`."""
         level = multiple_testing.log_e_threshold(alpha) + self._cost_of_two_tests
-        bar = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1]) * level
+        bar = np.broadcast_to(self.dispersion(ratio, of_harm=of_harm), self.control.shape[:-1]) * level
         lower, upper = map(
             np.array, count_ratio.one_sided_interval(self.control, self.treatment, self.weight, bar, concentrations)
         )
-        where, by_unit = self._by_unit(ratio)
+        where, by_unit = self._by_unit(ratio, of_harm=of_harm)
         if by_unit is not None:
             lower[where], upper[where] = by_unit.interval(level)
         return lower, upper

@@ -93,7 +93,7 @@ def harm_interval(counts: EventCounts, limits: MetricLimits) -> tuple[Numbers, N
     ratio = tested.estimate_ratio()
     boundary = 1 + np.asarray(limits.margin)
     alpha = limits.alpha / limits.tests
-    lower, upper = tested.interval(boundary, alpha, limits.concentrations)
+    lower, upper = tested.interval(boundary, alpha, limits.concentrations, of_harm=True)
     _, phi = tested.log_e(boundary, "above", limits.concentrations)
     return ratio, np.minimum(lower, tested.least_ratio_by_bursts(phi, alpha)), upper
 
