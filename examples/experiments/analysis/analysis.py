@@ -183,8 +183,9 @@ def epochs_of(plan, arms, *, troubled=False):
 
 
 # %% A rate of earlier releases: the share of exposed units whose first outcome was above 0, by events alone
-# Plans of earlier releases have no `rateBy`. If both rates were equal, a unit with an event would belong to the arm with probability π, the arm's share of the assignments to both.
-# So over epochs with x events of the arm and c of control, the likelihood ratio of "r times control's rate" to "the same rate" is
+# Plans of earlier releases have no `rateBy`. If both rates were equal, a unit with an event would belong to the arm with probability π, the
+# arm's share of the assignments to both. So over epochs with x events of the arm and c of control, the likelihood ratio of "r times control's
+# rate" to "the same rate" is
 #   exp( Σx·log r − Σ(x + c)·log(1 + π(r − 1)) ).
 # E is its mean over a fixed mixture of ratios r: ratios above 1 for "higher", their inverses for "lower". By Ville's inequality E reaches
 # 1/α with a probability of at most α, however often one looks.
@@ -318,7 +319,7 @@ def interval(against_equal, control, arm, share, bar):
 
 
 # %% A rate: the share of exposed units whose first outcome was above 0, by the known numbers of units
-# An epoch has c of n units of control with an event, and x of m units of the arm. The likelihood of "the arm's rate is r times control's" is
+# An epoch has c of n units of control with an event, and x of m of the arm. The likelihood of "the arm's rate is r times control's" is
 #   p^c (1 − p)^(n − c) (r·p)^x (1 − r·p)^(m − x), with the base rate p that makes it highest: the smaller root of
 #   r(n + m)p² − (n + x + r(m + c))p + c + x = 0.
 # The log likelihoods add up over the epochs in which both arms have 30 units. E is the mean over the mixture of ratios above, each relative
@@ -577,8 +578,9 @@ def variance(own, total=3, squares=4):
 
 # %% Evaluate each metric of each arm
 # Each direction is tested at α divided by the number of tests (metrics times arms). All guardrails have to pass, so only arms share the α
-# of passing. Arms and all guardrails, also those of the edge, share that of harm. Sets of evidence share α too, because an epoch may be
-# removed after tests have used it: the first set has nine tenths, the k-th later one 0.1 · 6/(π²k²).
+# of passing. Arms and all guardrails, also those of the edge, share that of harm; an arm's first blocks have `earlyHarm` of it. Sets of
+# evidence share α too, because an epoch may be removed after tests have used it: the first set has nine tenths, the k-th later one
+# 0.1 · 6/(π²k²).
 
 USUAL_EFFECT = 0.05
 
@@ -601,9 +603,10 @@ def bars_of(plan, role, metrics, arms):
     if role != "guardrail":
         return (math.log(1 / (alpha / max(1, metrics * arms))),) * 2
     level = alpha / max(1, arms)
-    return math.log(1 / level), math.log(
-        1 / (level / (len(plan["status"]["plan"].get("guardrails", ())) + metrics or 1))
+    tests = (len(plan["status"]["plan"].get("guardrails", ())) + metrics) / (
+        1 - plan["status"]["plan"].get("earlyHarm", 0.0)
     )
+    return math.log(1 / level), math.log(1 / (level / max(1, tests)))
 
 
 def evidence_share(epochs):

@@ -10,7 +10,7 @@ import pytest
 from experiment_statuses import T0, begin_experiment
 from sundog_operator.api import EvidenceEpoch, ExperimentStatus, MetricStatus
 from sundog_operator.api.reasons import Cause
-from sundog_operator.core.analysis import blocks
+from sundog_operator.core.analysis import blocks, edge_reports, unit_groups
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.blocks import Block, BlockCounts
@@ -112,6 +112,52 @@ def test_an_arm_that_fails_everything_is_dead_before_statistics_can_tell() -> No
         counts.block({"control": 100, "a": 100, "b": 100}, {"control": 1, "a": 95, "b": 2})
     assert list(counts.evaluate().dead) == ["a"]
     assert counts.evaluate().dead["a"] == "arm a failed 1045 of 1100 requests in 110 s, while control did not"
+
+
+def failing(status: ExperimentStatus, failures: int, blocks: int) -> ExperimentEvaluation:
+    """Return the evaluation after so many blocks of 60 requests of each arm, of which wide fails some and the others none."""
+    counts = Counts(status)
+    for _ in range(blocks):
+        counts.block(dict.fromkeys((arm.name for arm in status.arms if arm.weight), 60), {"wide": failures})
+    return counts.evaluate()
+
+
+@pytest.mark.parametrize(("blocks", "is_harm"), [(7, False), (8, False), (10, True), (11, True)])
+def test_an_arm_that_fails_an_eighth_of_its_requests_is_found_before_the_usual_test_has_its_blocks(
+    blocks: int, is_harm: bool
+) -> None:
+    """A stall of a minute, which touches seven blocks, is no harm."""
+    found = failing(running("wide", "deep"), 8, blocks)
+    assert set(found.harm) == ({"wide"} if is_harm else set())
+    if is_harm:
+        assert "requests of arm wide failed in its first" in found.harm["wide"]
+
+
+def test_arms_share_the_error_of_their_first_blocks() -> None:
+    """Three failures in each of three blocks suffice for one arm, and not for each of four."""
+    assert failing(running("wide"), 4, 10).harm
+    assert not failing(running("wide", "deep", "far", "near"), 4, 10).harm
+
+
+def test_a_plan_of_an_earlier_release_tests_no_first_blocks() -> None:
+    status = running("wide")
+    assert status.plan.early_harm == 0.2
+    assert not failing(
+        status.model_copy(update={"plan": status.plan.model_copy(update={"early_harm": None})}), 8, 11
+    ).harm
+
+
+@pytest.mark.parametrize(("groups", "is_harm"), [(3, False), (40, True)])
+def test_first_blocks_of_users_do_harm_if_many_of_them_fail(
+    groups: int, is_harm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some users may make most requests, and fail at any arm."""
+    columns = len(unit_groups.COLUMNS)
+    failed = tuple(int(place < groups) for place in range(unit_groups.GROUPS + 1))
+    rows = {(1, "control"): unit_groups.ZERO_GROUPS, (1, "wide"): ((9,) * len(failed), *[failed] * (columns - 1))}
+    monkeypatch.setattr(edge_reports, "collect_groups", lambda *_: {"edge-0/b": rows})
+    status = running("wide", unit={"header": "x-user-id"})
+    assert bool(failing(status, 8, 11).harm) is is_harm
 
 
 def test_the_error_is_shared_among_all_arms_of_the_plan() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.api import ExperimentStatus
+from sundog_operator.api import Epoch, ExperimentStatus
 from sundog_operator.core.experiments import log_exports
 from sundog_operator.core.observed import ExposureLogResult
 
@@ -55,12 +55,13 @@ def test_two_weeks_have_a_few_dozen_exports() -> None:
     assert 40 <= count <= 50
 
 
-def test_at_the_end_one_is_due_at_once_and_then_no_more() -> None:
+def test_at_the_end_one_is_due_once_edges_take_no_more_outcomes_and_then_no_more() -> None:
     running = after(status(), hours(1))
-    ended = running.model_copy(update={"phase": "Concluded"})
-    assert log_exports.next_export_at(ended, FOLDER) == BEGUN
+    ended = running.model_copy(update={"phase": "Concluded", "epoch": Epoch(number=3, since=hours(1.05))})
+    due = hours(1.05) + log_exports.EDGES_SETTLE
+    assert log_exports.next_export_at(ended, FOLDER) == due
     # This export was read before the end and written after it.
-    assert log_exports.next_export_at(after(ended, hours(1.1)), FOLDER) == BEGUN
+    assert log_exports.next_export_at(after(ended, hours(1.1)), FOLDER) == due
     last = after(ended, hours(1.1), final=True)
     assert log_exports.next_export_at(last, FOLDER) is None
     assert last.exposure_log is not None
@@ -71,7 +72,7 @@ def test_at_another_place_it_is_due_at_once() -> None:
     other = FOLDER.replace("logs/a", "logs/ab")
     for phase in ("Running", "Stopped"):
         own = after(status(phase), hours(3), final=phase == "Stopped")
-        assert log_exports.next_export_at(own, other) == BEGUN
+        assert log_exports.next_export_at(own, other) in (BEGUN, BEGUN + log_exports.EDGES_SETTLE)
         assert log_exports.next_uri(other, own) == f"{other}/000002"
 
 
@@ -139,3 +140,11 @@ def test_the_condition_shows_an_export_and_a_failure() -> None:
         each.type for each in log_exports.remove_condition(failing, 4, hours(2)).conditions if "Log" in each.type
     ] == []
     assert log_exports.remove_condition(status(), 1, BEGUN) == status()
+
+
+def test_the_metrics_of_the_final_export_stay_with_it() -> None:
+    """The pass of the ModelDeployment may still write a status that it read before."""
+    stored = {"exposureLog": {"final": True}, "metrics": [{"name": "last"}], "tallies": "last"}
+    written = {"phase": "Stopped", "metrics": [{"name": "before"}], "tallies": "before"}
+    assert log_exports.merge_log_status(written, stored) == {"phase": "Stopped", **stored}
+    assert log_exports.merge_log_status(written, {**stored, "exposureLog": {"final": False}})["tallies"] == "before"

@@ -295,8 +295,8 @@ class FrozenPlan(ApiBase):
     )
     early_harm: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
-        description="For a rollout: the share of traffic's part of `alpha` that goes to errors in the canary's first blocks."
-        " Absent if these are not tested.",
+        description="The share of traffic's part of `alpha` for harm that goes to errors in the first blocks of the canary, or of each arm."
+        " Absent if these are not tested, as in plans of Experiments of earlier releases.",
     )
     mixture: Annotated[Items[Annotated[float, Field(gt=0)]], Field(max_length=8)] | None = Field(
         None,

@@ -36,12 +36,11 @@ from sundog_operator.core.analysis.split_mismatch import (
 )
 from sundog_operator.core.rollout import replica_counts, state
 from sundog_operator.core.rollout.default_plan import (
-    ERROR_RATE,
     resolve_thresholds,
 )
 from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.stats import dispersion
-from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
+from sundog_operator.core.stats.findings import MetricVerdict
 
 
 def evaluate_rollout(
@@ -110,16 +109,7 @@ def _with_early_harm(
     known = {number: own[-1] for number, own in include_warmup(status.plan, evident).items()}
     weights = {status.epoch.number: state.canary_weight(status) / 100, **known}
     harm = early_harm.find_early_harm(status.plan, weights, collected.blocks, collected.now_s)
-    if harm is None:
-        return metrics
-    update = {
-        **harm._asdict(),
-        "verdict": str(MetricVerdict.HARM),
-        "basis": str(DecisionBasis.HARM),
-        "needed": None,
-        "eta": None,
-    }
-    return tuple(each.model_copy(update=update) if each.name == ERROR_RATE else each for each in metrics)
+    return metrics if harm is None else harm.mark(metrics)
 
 
 def _count_lost_requests(epochs: Sequence[EvidenceEpoch], collected: CollectedCounts) -> tuple[int, int]:

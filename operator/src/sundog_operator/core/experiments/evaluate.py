@@ -12,6 +12,8 @@ from sundog_operator.core.analysis import (
     baseline_health,
     counters,
     dead_arm,
+    early_harm,
+    edge_reports,
     epoch_counts,
     first_exposures,
     metric_status,
@@ -50,7 +52,10 @@ def evaluate_experiment(
     """
     limits, active = _limits(status), {arm.name for arm in state.active_arms(status)}
     pairs = [pair for pair in make_pairs(status) if pair.arm in active]
+    unreachable_edges = tuple(counters.find_unreachable_edges(collected.tallies, collected.reports))
     metrics = {pair.arm: _evaluate_pair(status, pair, limits, collected, replicas) for pair in pairs}
+    if not unreachable_edges:
+        metrics = {pair.arm: _with_early_harm(status, pair, limits, collected, metrics[pair.arm]) for pair in pairs}
     of_edge = [each for own in metrics.values() for each in own]
     dead = {pair.arm: dead_arm.find_dead_arm(pair, limits, collected, replicas.get(pair.arm, 0)) for pair in pairs}
     present = collected.present
@@ -58,7 +63,6 @@ def evaluate_experiment(
     requests = [collected.tallies.of(status.epoch.number, arm, present).assigned for arm in arms]
     mismatch = _mismatch(status, limits, collected)
     control = baseline_health.evaluate_baseline(status.plan, collected.blocks, collected.now_s, CONTROL, arms[1:])
-    unreachable_edges = tuple(counters.find_unreachable_edges(collected.tallies, collected.reports))
     unreachable = f"no counts from {', '.join(unreachable_edges)}" if unreachable_edges else ""
     lost = data_loss.find_data_loss(status, collected)
     outage = control.outage.message if control.outage is not None else ""
@@ -146,6 +150,43 @@ def _evaluate_pair(
             found[metric.name] = _suspend_under_load(status, metric, load) if is_latency else metric
     metrics = tuple(found[each.metric] for each in limits.guardrails)
     return metric_status.exclude_uncounted_metrics(metrics, limits, collected)
+
+
+def _with_early_harm(
+    status: ExperimentStatus,
+    pair: ArmPair,
+    limits: EvaluationLimits,
+    collected: CollectedCounts,
+    metrics: tuple[MetricStatus, ...],
+) -> tuple[MetricStatus, ...]:
+    """Add harm in an arm's first blocks, while no epoch has enough blocks for the usual test."""
+    ended, tallies = collected.tallies.ended_blocks, collected.tallies
+    lengths = (ended[epoch.number].lengths for epoch in status.evidence_epochs if epoch.number in ended)
+    if any(dispersion.has_enough_blocks([each.closed for each in own]) for own in lengths):
+        return metrics
+    target = state.target_buckets(status)
+    shares = {epoch.number: _pair_shares(pair, by_arm) for epoch, by_arm in _buckets_by_epoch(status)}
+    shares = {status.epoch.number: _pair_shares(pair, target), **include_warmup(status, shares)}
+    groups = None
+    if limits.has_sticky_units:
+        reported = edge_reports.collect_groups(tallies.attempt, collected.reports)
+        groups = (shares[status.epoch.number][1], *early_harm.count_failing_groups(pair, reported))
+    harm = early_harm.find_early_harm(
+        status.plan,
+        {number: own[1] for number, own in shares.items()},
+        collected.blocks,
+        collected.now_s,
+        pair,
+        arms=len(state.treatment_arms(status)),
+        groups=groups,
+    )
+    return metrics if harm is None else harm.mark(metrics)
+
+
+def _pair_shares(pair: ArmPair, buckets: Mapping[str, int]) -> arm_pair.ArmShares:
+    """Return the shares of control and the arm of their traffic; 0 for an arm without any."""
+    control, arm = (buckets.get(name, 0) for name in pair.both)
+    return control / max(1, control + arm), arm / max(1, control + arm)
 
 
 def _limits_of_kind(

@@ -48,7 +48,7 @@ from sundog_operator.core.rollout.default_plan import (
     latency_floor,
     plan_outcome_guardrail,
 )
-from sundog_operator.core.rollout.freeze import EVIDENCE_IS_EVALUATED, UNDECIDED
+from sundog_operator.core.rollout.freeze import EARLY_HARM, EVIDENCE_IS_EVALUATED, UNDECIDED
 
 _NOT_PLANNED: Final[Mapping[str, Any]] = {
     "stopped": True,
@@ -86,6 +86,7 @@ def freeze(
         unit=units.resolve_unit(spec.unit),
         salt=spec.unit.salt,
         alpha=spec.alpha,
+        early_harm=EARLY_HARM,
         guardrails=_plan_guardrails(spec, traffic),
         warmup_requests=rollout.warmup.requests,
         warmup_duration=rollout.warmup.duration,

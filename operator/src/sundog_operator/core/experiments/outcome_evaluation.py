@@ -265,7 +265,8 @@ def _guardrail_metrics(
             metrics,
             epochs,
             _alpha(status),
-            harm_tests=len(tested_guardrails(status.plan.guardrails)) + len(metrics),
+            harm_tests=(len(tested_guardrails(status.plan.guardrails)) + len(metrics))
+            / (1 - (status.plan.early_harm or 0.0)),
             elapsed_s=elapsed_s,
         )
         if epochs
