@@ -247,6 +247,12 @@ class Cluster:
         ready = [{"type": "Ready", "status": "True"}]
         await self._patch(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
 
+    async def adopt_edges(self) -> None:
+        """Give the edges of local mode, which goes on in a cluster, to the Deployment."""
+        owners = await self.edge_owners()
+        for pod in await self.kube.list(POD, NAMESPACE, {"app.kubernetes.io/name": "sundog-edge"}):
+            await self.kube.replace({**pod, "metadata": {**pod["metadata"], "ownerReferences": owners}})
+
     async def replace_edge(self, old: str, new: str) -> None:
         """Replace a pod as a Deployment does: the new one starts, the old one gets no more requests, reports once more, and ends."""
         ref = Ref(POD, NAMESPACE, old)

@@ -87,7 +87,8 @@ class ObjectCache:
             return False
         if known is not None:
             self._drop(ref, known)
-        entry = CachedObject(uid, version, meta.get("labels") or {}, orjson.dumps(obj))
+        # A copy: the result of orjson is a buffer that is often half as large again as its content.
+        entry = CachedObject(uid, version, meta.get("labels") or {}, bytes(memoryview(orjson.dumps(obj))))
         if len(entry.body) > self._namespace_bytes - self._sizes[ref.namespace]:
             entry = _leave_out(obj, entry)
             self._left_out.setdefault(ref.namespace, set()).add(ref)
