@@ -216,7 +216,10 @@ class Cluster:
                 )
         config_map = await self.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
         labels = {"app.kubernetes.io/name": "sundog-edge"}
-        is_applied = self.world.settings.installation is None or await self.kube.get(Ref(DEPLOYMENT, NAMESPACE, "sundog-edge")) is not None
+        is_applied = (
+            self.world.settings.installation is None
+            or await self.kube.get(Ref(DEPLOYMENT, NAMESPACE, "sundog-edge")) is not None
+        )
         if config_map is not None and is_applied and not await self.kube.list(POD, NAMESPACE, labels):
             await self.add_edge("sundog-edge-0")
 

@@ -281,7 +281,9 @@ async def test_few_large_answers_are_decoded_at_the_same_time(monkeypatch: pytes
     assert most <= edges.MAX_LARGE_ANSWERS
 
 
-@pytest.mark.parametrize("body", [b'{"version":1,"a":[1,-2.5e3,{"b":"c"}],"n":123456789012345678901234567890}', rows(0.01)])
+@pytest.mark.parametrize(
+    "body", [b'{"version":1,"a":[1,-2.5e3,{"b":"c"}],"n":123456789012345678901234567890}', rows(0.01)]
+)
 def test_decoding_in_turns_gives_the_same_document(body: bytes) -> None:
     assert edges.parse_evidence(body, yields=True) == edges.parse_evidence(body)
 

@@ -16,13 +16,25 @@ from sundog_operator.core.ray.serve_config import needs_update
 CONFIG = {
     "name": "digits-r1",
     "args": {"revisionHash": "abc"},
-    "deployments": [{"name": "Model", "num_replicas": 2, "user_config": {"a": 1}, "ray_actor_options": {"num_cpus": 1}}],
+    "deployments": [
+        {"name": "Model", "num_replicas": 2, "user_config": {"a": 1}, "ray_actor_options": {"num_cpus": 1}}
+    ],
 }
 
 
 def answer(app: dict[str, Any] | None = None, deployment: dict[str, Any] | None = None) -> dict[str, Any]:
-    model = {"status": "HEALTHY", "message": "", "target_num_replicas": 2, "replicas": [{"replica_id": "a", "state": "RUNNING"}]}
-    digits = {"status": "RUNNING", "message": "", "deployed_app_config": CONFIG, "deployments": {"Model": model | (deployment or {})}}
+    model = {
+        "status": "HEALTHY",
+        "message": "",
+        "target_num_replicas": 2,
+        "replicas": [{"replica_id": "a", "state": "RUNNING"}],
+    }
+    digits = {
+        "status": "RUNNING",
+        "message": "",
+        "deployed_app_config": CONFIG,
+        "deployments": {"Model": model | (deployment or {})},
+    }
     return {"controller_info": {"actor_id": "a"}, "applications": {"digits-r1": digits | (app or {})}}
 
 

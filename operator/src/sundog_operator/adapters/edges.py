@@ -142,9 +142,7 @@ class HttpEdges:
         # In a thread, whose turns end at each object and number: the event loop waits some milliseconds for it.
         token = self._budget.take(await asyncio.to_thread(estimate_memory, body))
         # The thread goes on if this task is cancelled, and takes the memory until it ends.
-        return await asyncio.shield(
-            asyncio.to_thread(self._bind, token, lambda: parse_evidence(body, yields=True))
-        )
+        return await asyncio.shield(asyncio.to_thread(self._bind, token, lambda: parse_evidence(body, yields=True)))
 
     def _bind(self, token: object, decode: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return a document whose memory is given back when nobody uses it any more."""

@@ -23,8 +23,9 @@ MAX_RESPONSE_VALUES: Final = 1_000_000
 configuration, take 4.5 MiB and 100 000 values. Values are limited too, because small ones take 25 times their bytes in memory.
 """
 MAX_CONFIG_BYTES: Final = 8 * 2**20
-"""What the deployed configurations of an answer may take, as JSON. They are kept, because an application whose revision was lost is deployed
-again as it is.
+"""What the deployed configurations of an answer may take, as JSON.
+
+They are kept, because an application whose revision was lost is deployed again as it is.
 """
 MAX_MESSAGE_CHARS: Final = 16_384
 """Characters of a message that are kept; its middle is cut out. The report of the model server has at most 4000."""

@@ -72,7 +72,9 @@ async def _find_replica_sets(deps: Dependencies, namespace: str, pods: Sequence[
     """Return the uid of the Deployment of each known ReplicaSet that controls one of the pods, by the ReplicaSet's uid."""
     now, known = deps.clock.monotonic(), deps.replica_sets
     controllers = {str(ref["uid"]): ref for ref in map(_controller, pods) if ref.get("kind") == "ReplicaSet"}
-    unknown = [uid for uid in controllers if uid not in known or (not known[uid][0] and now - known[uid][1] >= UNKNOWN_TTL_S)]
+    unknown = [
+        uid for uid in controllers if uid not in known or (not known[uid][0] and now - known[uid][1] >= UNKNOWN_TTL_S)
+    ]
     for uid in unknown[:MAX_LOOKUPS]:
         stored = await deps.kube.get(Ref(REPLICA_SET, namespace, str(controllers[uid].get("name"))))
         owner = _controller(stored) if stored is not None and stored["metadata"]["uid"] == uid else {}

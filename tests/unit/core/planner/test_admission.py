@@ -21,7 +21,9 @@ def deployment(status: dict[str, Any] | None = None, **spec: Any) -> dict[str, A
 
 def accepted(generation: int, status: str = "True") -> dict[str, Any]:
     condition = {"type": "SpecAccepted", "status": status, "reason": "Accepted"}
-    return {"conditions": [condition | {"lastTransitionTime": "2026-11-25T12:00:00Z", "observedGeneration": generation}]}
+    return {
+        "conditions": [condition | {"lastTransitionTime": "2026-11-25T12:00:00Z", "observedGeneration": generation}]
+    }
 
 
 @pytest.mark.parametrize(

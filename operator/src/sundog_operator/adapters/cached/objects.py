@@ -188,7 +188,9 @@ class ObjectCache:
 
 
 def _leave_out(obj: Object, entry: CachedObject) -> CachedObject:
-    kept = {key: obj["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion") if key in obj["metadata"]}
+    kept = {
+        key: obj["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion") if key in obj["metadata"]
+    }
     labels = entry.labels if sum(map(len, (*entry.labels, *entry.labels.values()))) <= _MAX_LABEL_CHARS else {}
     stub = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": {**kept, "labels": labels}}
     return CachedObject(entry.uid, entry.version, labels, orjson.dumps(stub), left_out=True)

@@ -175,4 +175,6 @@ class Runtime(ApiBase):
         dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS_RULE, FOREIGN_QUEUES_RULE
     ] = Field({}, description="Labels of the replicas' pods.")
     warmup: Warmup = Field(Warmup(), description="Requests that a replica must answer before it is ready.")
-    user_config: Json = Field({}, description="Configuration that is applied in place, without a new revision; at most 64 KiB of JSON.")
+    user_config: Json = Field(
+        {}, description="Configuration that is applied in place, without a new revision; at most 64 KiB of JSON."
+    )

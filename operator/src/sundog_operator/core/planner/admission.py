@@ -61,9 +61,13 @@ def _was_accepted(obj: dict[str, Any]) -> bool:
 def _find_large_configs(spec: ModelDeploymentSpec) -> list[Violation]:
     """Return the configurations that are too large. The operator, Ray and each replica keep them in memory."""
     configs = {"spec.model.config": spec.model.config, "spec.runtime.userConfig": spec.runtime.user_config}
-    sizes = {path: len(json.dumps(config, ensure_ascii=False).encode(errors="replace")) for path, config in configs.items()}
+    sizes = {
+        path: len(json.dumps(config, ensure_ascii=False).encode(errors="replace")) for path, config in configs.items()
+    }
     return [
-        Violation(path, f"{size} bytes of JSON; expected at most {MAX_CONFIG_BYTES}. Put large values into the model's files")
+        Violation(
+            path, f"{size} bytes of JSON; expected at most {MAX_CONFIG_BYTES}. Put large values into the model's files"
+        )
         for path, size in sizes.items()
         if size > MAX_CONFIG_BYTES
     ]
