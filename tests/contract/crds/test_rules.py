@@ -1625,7 +1625,9 @@ GOOD: list[dict[str, Any]] = [
         )
     ),
     *(
-        deployment({"rollout": {"progressDeadline": "7d", "windows": [{"cron": f"{minutes} * * * *", "duration": "1m"}]}})
+        deployment(
+            {"rollout": {"progressDeadline": "7d", "windows": [{"cron": f"{minutes} * * * *", "duration": "1m"}]}}
+        )
         for minutes in ("0", "0,15,30,45", "*/15", "7/20", "0-45/15")
     ),
     steps({"headers": {"x-canary": "true"}}, {"pause": {}}),

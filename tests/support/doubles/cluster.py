@@ -20,11 +20,13 @@ from sundog_operator.core.planner.requeue import EVIDENCE_POLL_S
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import (
     CONFIG_MAP,
+    DEPLOYMENT,
     EVENT,
     EXPERIMENT,
     MODEL_DEPLOYMENT,
     POD,
     RAY_CLUSTER,
+    REPLICA_SET,
     Object,
     Ref,
 )
@@ -50,6 +52,18 @@ def model_deployment(uri: str = "file:///models/v1", name: str = NAME, **spec: A
         "kind": "ModelDeployment",
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {"model": {"uri": uri, "entrypoint": "net:Net"}, "rollout": MANUAL, **spec},
+    }
+
+
+def controller_reference(obj: Object) -> Object:
+    """Return the reference to a controller of other objects."""
+    meta = obj["metadata"]
+    return {
+        "apiVersion": obj["apiVersion"],
+        "kind": obj["kind"],
+        "name": meta["name"],
+        "uid": meta["uid"],
+        "controller": True,
     }
 
 
@@ -202,20 +216,45 @@ class Cluster:
                 )
         config_map = await self.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
         labels = {"app.kubernetes.io/name": "sundog-edge"}
-        if config_map is not None and not await self.kube.list(POD, NAMESPACE, labels):
+        is_applied = (
+            self.world.settings.installation is None
+            or await self.kube.get(Ref(DEPLOYMENT, NAMESPACE, "sundog-edge")) is not None
+        )
+        if config_map is not None and is_applied and not await self.kube.list(POD, NAMESPACE, labels):
             await self.add_edge("sundog-edge-0")
 
+    async def edge_owners(self) -> list[Object]:
+        """Return the owner references of a pod of the edge's Deployment, whose ReplicaSet is made as needed; none in local mode."""
+        deployment = await self.kube.get(Ref(DEPLOYMENT, NAMESPACE, "sundog-edge"))
+        if self.world.settings.installation is None or deployment is None:
+            return []
+        name = f"sundog-edge-{deployment['metadata']['uid']}"
+        replica_set = await self.kube.get(Ref(REPLICA_SET, NAMESPACE, name))
+        if replica_set is None:
+            owner = controller_reference(deployment)
+            meta = {"name": name, "namespace": NAMESPACE, "ownerReferences": [owner]}
+            replica_set = await self.kube.create({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": meta})
+        return [controller_reference(replica_set)]
+
     async def add_edge(self, name: str) -> None:
+        labels = {"app.kubernetes.io/name": "sundog-edge"}
+        owners = await self.edge_owners()
         await self.kube.create(
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"app.kubernetes.io/name": "sundog-edge"}},
+                "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels, "ownerReferences": owners},
                 "spec": {"containers": [{"name": "agent", "ports": [{"name": "agent", "containerPort": 9090}]}]},
             }
         )
         ready = [{"type": "Ready", "status": "True"}]
         await self._patch(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
+
+    async def adopt_edges(self) -> None:
+        """Give the edges of local mode, which goes on in a cluster, to the Deployment."""
+        owners = await self.edge_owners()
+        for pod in await self.kube.list(POD, NAMESPACE, {"app.kubernetes.io/name": "sundog-edge"}):
+            await self.kube.replace({**pod, "metadata": {**pod["metadata"], "ownerReferences": owners}})
 
     async def replace_edge(self, old: str, new: str) -> None:
         """Replace a pod as a Deployment does: the new one starts, the old one gets no more requests, reports once more, and ends."""

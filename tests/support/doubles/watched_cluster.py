@@ -88,7 +88,8 @@ class WatchedCluster(Cluster):
     async def add_edge(self, name: str) -> None:
         labels = {names.LABEL_NAME: names.EDGE, **names.PART_OF_SUNDOG}
         ports = [{"name": "agent", "containerPort": 9090}]
-        head = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels}}
+        metadata = {"name": name, "namespace": NAMESPACE, "labels": labels, "ownerReferences": await self.edge_owners()}
+        head = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
         await self.kube.create({**head, "spec": {"containers": [{"name": "agent", "ports": ports}]}})
         ready = [{"type": "Ready", "status": "True"}]
         await self._patch(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})

@@ -1,6 +1,9 @@
 """Requests to edges and their reports."""
 
 import asyncio
+import gc
+import threading
+from typing import Any
 
 import aiohttp
 import pytest
@@ -10,8 +13,9 @@ from aiohttp.test_utils import TestServer
 from doubles.clock import FakeClock
 from sundog_operator.adapters import edges
 from sundog_operator.adapters.cached.shared import SharedEdges
-from sundog_operator.adapters.edges import HttpEdges
+from sundog_operator.adapters.edges import HttpEdges, MemoryBudget
 from sundog_operator.adapters.ray_serve import RayServe, fixed_token
+from sundog_operator.core.observed import EdgeReport
 from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import Edges, Object
 
@@ -210,3 +214,96 @@ async def serve_in_parts(request: web.Request) -> web.StreamResponse:
     await response.write(b'"deployments": {}, "deployed_app_config": {}}}, "target_groups": []}')
     await response.write_eof()
     return response
+
+
+MIB = 2**20
+
+
+async def hostile_edges(session: aiohttp.ClientSession, asking: HttpEdges, count: int, body: bytes) -> list[EdgeReport]:
+    """Ask so many pods that all answer with a compressed body."""
+
+    async def answer(_: web.Request) -> web.Response:
+        response = web.Response(body=body)
+        response.enable_compression()
+        return response
+
+    app = web.Application()
+    app.router.add_get("/evidence", answer)
+    async with TestServer(app) as server:
+        return await asking.read([pod(server.port)] * count)
+
+
+def rows(mib: float) -> bytes:
+    row = b'{"arm":"canary","code":200,"count":12345},'
+    return b'{"version":1,"rows":[' + row * int(mib * MIB / len(row)) + b"{}]}"
+
+
+async def test_the_answers_of_all_edges_take_no_more_than_the_budget_together() -> None:
+    body = rows(0.6)
+    needed = edges.estimate_memory(body)
+    budget = MemoryBudget(2 * needed)
+    async with aiohttp.ClientSession() as session:
+        reports = await hostile_edges(session, HttpEdges(session, budget), 6, body)
+        read = [each for each in reports if each.evidence is not None]
+        assert len(read) == 2
+        refused = next(each for each in reports if each.evidence is None)
+        assert f"may take {needed} bytes of memory, and others take {2 * needed}" in refused.error
+        assert budget.used == 2 * needed
+        del reports, read, refused
+        gc.collect()
+        assert budget.used == 0, "what nobody uses is given back"
+        (report,) = await hostile_edges(session, HttpEdges(session, budget), 1, body)
+    assert report.evidence is not None
+
+
+async def test_few_large_answers_are_decoded_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    running: list[int] = []
+    lock, most = threading.Lock(), 0
+    decode = edges.parse_evidence
+
+    def counted(body: bytes, *, yields: bool = False) -> dict[str, Any]:
+        nonlocal most
+        with lock:
+            running.append(1)
+            most = max(most, len(running))
+        try:
+            assert yields
+            assert threading.current_thread() is not threading.main_thread()
+            return decode(body, yields=yields)
+        finally:
+            with lock:
+                running.pop()
+
+    monkeypatch.setattr(edges, "parse_evidence", counted)
+    async with aiohttp.ClientSession() as session:
+        reports = await hostile_edges(session, HttpEdges(session), 6, rows(0.3))
+    assert all(each.evidence for each in reports)
+    assert most <= edges.MAX_LARGE_ANSWERS
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"version":1,"a":[1,-2.5e3,{"b":"c"}],"n":123456789012345678901234567890}', rows(0.01)]
+)
+def test_decoding_in_turns_gives_the_same_document(body: bytes) -> None:
+    assert edges.parse_evidence(body, yields=True) == edges.parse_evidence(body)
+
+
+async def test_the_event_loop_runs_while_a_large_answer_is_decoded() -> None:
+    """The decoder of the standard library does not let other threads run."""
+    turns, ended = 0, False
+    body = rows(4)
+
+    async def count() -> None:
+        nonlocal turns
+        while not ended:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count())
+    await asyncio.sleep(0)
+    before = turns
+    document = await asyncio.to_thread(edges.parse_evidence, body, yields=True)
+    during, ended = turns - before, True
+    await counting
+    assert len(document["rows"]) > 90_000
+    assert during > 10, "the event loop gets a turn each 5 ms"

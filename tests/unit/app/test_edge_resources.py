@@ -51,6 +51,7 @@ async def cluster() -> Cluster:
     await cluster.settle(20)
     await cluster.kube.delete(Ref(DEPLOYMENT, NAMESPACE, names.EDGE))
     await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
+    await cluster.kube.delete(Ref(POD, NAMESPACE, f"{names.EDGE}-0"))
     world = cluster.world
     settings = OperatorSettings.of(Installation(), "test")
     cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)

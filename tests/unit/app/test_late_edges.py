@@ -13,7 +13,7 @@ from sundog_operator.app.dependencies import OperatorSettings
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.edge.objects import LOST_AFTER, is_gone
 from sundog_operator.core.planner.requeue import RESYNC_S
-from sundog_operator.ports import POD, Ref
+from sundog_operator.ports import DEPLOYMENT, POD, Ref
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 KEY = Key("modeldeployment", NAMESPACE, NAME)
@@ -36,6 +36,10 @@ async def aborted(*late: str, in_cluster: bool = True, command: str = "abort rev
     if in_cluster:
         world = cluster.world
         cluster.world = dataclasses.replace(world, settings=OperatorSettings.of(Installation(), "test"))
+        deployment = await cluster.kube.get(Ref(DEPLOYMENT, NAMESPACE, "sundog-edge"))
+        assert deployment is not None
+        await cluster.kube.replace({**deployment, "spec": {**deployment["spec"], "replicas": 3}})
+        await cluster.adopt_edges()
     cluster.edges.stale = {*late}
     await cluster.command(command)
     return cluster

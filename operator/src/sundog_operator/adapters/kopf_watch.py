@@ -204,7 +204,7 @@ def make_settings(watched: Sequence[WatchTarget]) -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.watching.inactivity_timeout = 70
-    settings.watching.chunk_size = 100
+    settings.watching.chunk_size = 25
     settings.queueing.idle_timeout = 1.0
     settings.execution.max_workers = 1
     settings.persistence.diffbase_storage = _NoDiffs()

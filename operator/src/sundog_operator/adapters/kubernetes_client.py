@@ -31,7 +31,8 @@ _STDOUT, _ERROR = 1, 3
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
 _PAGE = 500
 """Objects in one page of `scan`."""
-_LIST_PAGE = 100
+_LIST_PAGE = 25
+"""Objects in one page of `snapshot`: one object may have a megabyte, and takes three while it is decoded."""
 
 _WATCH_S = 300
 # The server ends a watch after _WATCH_S. A connection that is silent for longer is dead.

@@ -3,8 +3,9 @@
 import base64
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import aiohttp
@@ -21,6 +22,15 @@ MAX_RESPONSE_VALUES: Final = 1_000_000
 """Limits of an answer. 200 applications (100 ModelDeployments during rollouts), each with ten replicas, ten that ended and 4 kB of
 configuration, take 4.5 MiB and 100 000 values. Values are limited too, because small ones take 25 times their bytes in memory.
 """
+MAX_CONFIG_BYTES: Final = 8 * 2**20
+"""What the deployed configurations of an answer may take, as JSON.
+
+They are kept, because an application whose revision was lost is deployed again as it is.
+"""
+MAX_MESSAGE_CHARS: Final = 16_384
+"""Characters of a message that are kept; its middle is cut out. The report of the model server has at most 4000."""
+MAX_NAME_CHARS: Final = 512
+MAX_REPLICAS: Final = 1_000_000
 STATE_TTL_S: Final = 60.0
 """Dashboards that were not read for this long are forgotten."""
 _PATH: Final = "/api/serve/applications/"
@@ -145,27 +155,114 @@ def _parse(dashboard: str, body: bytes) -> ServeState:
 
 
 def parse_serve_state(answer: Mapping[str, Any]) -> ServeState:
-    """Parse Serve's status document. An empty `controller_info` means that the controller does not run or is unknown."""
-    applications = {name: _application(name, app) for name, app in answer["applications"].items()}
+    """Parse Serve's status document. An empty `controller_info` means that the controller does not run or is unknown.
+
+    Raises TypeError or ValueError for a field of another type or size than Serve's, because tenants' code may have written it.
+    """
+    applications = {
+        _text(name, MAX_NAME_CHARS): _application(name, _object(app))
+        for name, app in _object(answer["applications"]).items()
+    }
+    configs = sum(len(app.config.text) for app in applications.values() if isinstance(app.config, StoredConfig))
+    if configs > MAX_CONFIG_BYTES:
+        raise ValueError(f"configurations of {configs} bytes")
     return ServeState(known=bool(answer.get("controller_info")), applications=applications)
+
+
+class StoredConfig(Mapping[str, Any]):
+    """A deployed configuration as JSON, which is decoded when it is read: decoded, it takes many times as much memory."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        # A copy: the result of orjson is a buffer that may be 24 times as large as its content.
+        self.text: Final = bytes(memoryview(orjson.dumps(config)))
+
+    def __getitem__(self, key: str) -> Any:
+        return _decode(self.text)[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_decode(self.text))
+
+    def __len__(self) -> int:
+        return len(_decode(self.text))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, StoredConfig):
+            return self.text == other.text
+        return isinstance(other, Mapping) and _decode(self.text) == other
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+@lru_cache(maxsize=2)
+def _decode(text: bytes) -> dict[str, Any]:
+    # Two, because callers read several fields of one application after the other.
+    decoded: dict[str, Any] = orjson.loads(text)
+    return decoded
 
 
 def _application(name: str, app: Mapping[str, Any]) -> ApplicationState:
     return ApplicationState(
         name=name,
-        status=app["status"],
-        message=app.get("message") or "",
-        config=app.get("deployed_app_config") or {},
-        deployments=tuple(_deployment(n, d) for n, d in (app.get("deployments") or {}).items()),
+        status=_text(app["status"], MAX_NAME_CHARS),
+        message=_message(app),
+        config=StoredConfig(_checked_config(_object(app.get("deployed_app_config") or {}))),
+        deployments=tuple(_deployment(n, _object(d)) for n, d in _object(app.get("deployments") or {}).items()),
     )
 
 
 def _deployment(name: str, deployment: Mapping[str, Any]) -> DeploymentState:
-    replicas = tuple(ReplicaState(r["replica_id"], r["state"]) for r in deployment.get("replicas") or ())
+    replicas = tuple(
+        ReplicaState(_text(r["replica_id"], MAX_NAME_CHARS), _text(r["state"], MAX_NAME_CHARS))
+        for r in map(_object, deployment.get("replicas") or ())
+    )
+    target = deployment.get("target_num_replicas") or 0
+    if type(target) is not int or not 0 <= target <= MAX_REPLICAS:
+        raise ValueError("target_num_replicas")
     return DeploymentState(
-        name=name,
-        status=deployment["status"],
-        message=deployment.get("message") or "",
-        target_replicas=int(deployment.get("target_num_replicas") or 0),
+        name=_text(name, MAX_NAME_CHARS),
+        status=_text(deployment["status"], MAX_NAME_CHARS),
+        message=_message(deployment),
+        target_replicas=target,
         replicas=replicas,
     )
+
+
+def _checked_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a configuration whose fields that the operator reads have the types of those that it wrote."""
+    arguments = _object(config.get("args") or {})
+    _text(arguments.get("revisionHash") or "", MAX_NAME_CHARS)
+    deployments = config.get("deployments") or []
+    if not isinstance(deployments, list):
+        raise TypeError("deployments")
+    for each in map(_object, deployments):
+        scaling = _object(each.get("autoscaling_config") or {})
+        counts = (each.get("num_replicas"), scaling.get("min_replicas"), scaling.get("max_replicas"))
+        if not all(count in (None, "auto") or type(count) is int for count in counts):
+            raise TypeError("number of replicas")
+        _object(each.get("user_config") or {})
+        _object(each.get("ray_actor_options") or {})
+    return config
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("not an object")
+    return value
+
+
+def _text(value: Any, most: int) -> str:
+    if not isinstance(value, str) or len(value) > most:
+        raise TypeError("not a short text")
+    return value
+
+
+def _message(part: Mapping[str, Any]) -> str:
+    """Return the message without its middle: the cause is in its last lines, and its patterns are matched."""
+    text = part.get("message") or ""
+    if not isinstance(text, str):
+        raise TypeError("message")
+    half = MAX_MESSAGE_CHARS // 2
+    return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[:half]}\n…\n{text[-half:]}"

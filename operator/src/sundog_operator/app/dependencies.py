@@ -91,6 +91,7 @@ class Dependencies:
         exposure_log_requests: writes of exposure logs and their last results.
         make_plan: plans a pass of a ModelDeployment.
         find_excess: why the objects of a namespace do not fit into the operator's memory; empty where they do.
+        replica_sets: the uid of the Deployment of a ReplicaSet, empty for none, and the monotonic time of its read, by uid.
         replicas: the applications at the last pass.
         rejected_clusters: why the API server rejected the last write of a RayCluster, and the groups that it would have enlarged, by
             (namespace, name).
@@ -115,5 +116,6 @@ class Dependencies:
     )
     make_plan: MakePlan = plan_here
     find_excess: Callable[[str], str] = lambda _: ""
+    replica_sets: dict[str, tuple[str, float]] = field(default_factory=dict, compare=False)
     replicas: ReplicaTracker = field(default_factory=ReplicaTracker, compare=False)
     rejected_clusters: dict[tuple[str, str], tuple[str, frozenset[str]]] = field(default_factory=dict, compare=False)

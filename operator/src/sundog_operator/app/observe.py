@@ -10,6 +10,7 @@ from sundog_operator.app import edge_store
 from sundog_operator.app.background.prometheus_queries import read_metrics
 from sundog_operator.app.background.webhook_gate import ask_webhook
 from sundog_operator.app.dependencies import Dependencies
+from sundog_operator.app.edge_pods import list_edge_pods
 from sundog_operator.app.edge_resources import find_blocking_objects, find_foreign_objects
 from sundog_operator.app.neighbours import (
     is_settled,
@@ -25,7 +26,6 @@ from sundog_operator.app.ray_clusters import resolve_cluster_view
 from sundog_operator.app.secrets import find_foreign_secrets, read_references, read_secrets
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import hosts, split_document, units
-from sundog_operator.core.edge.objects import is_gone
 from sundog_operator.core.experiments import arms
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
 from sundog_operator.core.kubernetes import capacity, kueue, names
@@ -397,13 +397,6 @@ async def read_serve_state(deps: Dependencies, namespace: str, cluster: ClusterV
         return await deps.serve.read(cluster.dashboard, namespace)
     except RayUnavailable:
         return ServeState(known=False)
-
-
-async def list_edge_pods(deps: Dependencies, namespace: str) -> list[Object]:
-    """Return the edge's pods, terminating ones included, except those that serve no more. Raises DependencyError."""
-    now = deps.clock.now()
-    pods = await deps.kube.list(POD, namespace, {names.LABEL_NAME: names.EDGE})
-    return [pod for pod in pods if not is_gone(pod, now)]
 
 
 def _make_url(pods: Sequence[Object], namespace: str, service: str, *, tls: bool) -> str:

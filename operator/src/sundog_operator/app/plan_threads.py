@@ -62,7 +62,9 @@ class PlanThreads:
 
     def _too_slow(self, key: Key, slow: Key) -> PlanTooSlow:
         whose = "its plan" if key == slow else f"the plan of {slow}"
-        return PlanTooSlow(f"{whose} took more than {self._budget_s:g} s and was abandoned; still retrying. Simplify the spec")
+        return PlanTooSlow(
+            f"{whose} took more than {self._budget_s:g} s and was abandoned; still retrying. Simplify the spec"
+        )
 
     def _run(self, future: Future[ReconcilePlan], observed: ObservedState, now: datetime) -> None:
         try:

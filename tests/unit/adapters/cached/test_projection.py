@@ -117,7 +117,9 @@ async def test_a_namespace_that_is_too_large_says_so_and_others_are_whole() -> N
         await world.server.create(revision(f"a-r{number}", 3000))
     await world.server.create(revision("b-r1", 3000, "audio"))
     await world.cached.resync(CONTROLLER_REVISION)
-    assert world.cached.find_excess("vision").startswith("namespace vision: Sundog's objects take more than 0.00953674 MiB")
+    assert world.cached.find_excess("vision").startswith(
+        "namespace vision: Sundog's objects take more than 0.00953674 MiB"
+    )
     assert world.cached.find_excess("audio") == ""
     assert world.kept_bytes(CONTROLLER_REVISION) < 10_000 + 3500 + 8 * 300
     assert len(await world.cached.list(CONTROLLER_REVISION, "audio")) == 1

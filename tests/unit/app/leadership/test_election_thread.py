@@ -29,7 +29,7 @@ class FastClock(FakeClock):
         self.may_run.set()
 
     async def sleep(self, seconds: float) -> None:
-        while not self.may_run.is_set():
+        while not self.may_run.is_set():  # noqa: ASYNC110 - another thread sets it
             await asyncio.sleep(0)
         self.advance(seconds)
         await asyncio.sleep(0)

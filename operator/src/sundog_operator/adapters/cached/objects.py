@@ -87,7 +87,8 @@ class ObjectCache:
             return False
         if known is not None:
             self._drop(ref, known)
-        entry = CachedObject(uid, version, meta.get("labels") or {}, orjson.dumps(obj))
+        # A copy: the result of orjson is a buffer that is often half as large again as its content.
+        entry = CachedObject(uid, version, meta.get("labels") or {}, bytes(memoryview(orjson.dumps(obj))))
         if len(entry.body) > self._namespace_bytes - self._sizes[ref.namespace]:
             entry = _leave_out(obj, entry)
             self._left_out.setdefault(ref.namespace, set()).add(ref)
@@ -187,7 +188,9 @@ class ObjectCache:
 
 
 def _leave_out(obj: Object, entry: CachedObject) -> CachedObject:
-    kept = {key: obj["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion") if key in obj["metadata"]}
+    kept = {
+        key: obj["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion") if key in obj["metadata"]
+    }
     labels = entry.labels if sum(map(len, (*entry.labels, *entry.labels.values()))) <= _MAX_LABEL_CHARS else {}
     stub = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": {**kept, "labels": labels}}
     return CachedObject(entry.uid, entry.version, labels, orjson.dumps(stub), left_out=True)

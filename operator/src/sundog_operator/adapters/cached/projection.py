@@ -24,8 +24,10 @@ _OWNERS: Final = frozenset({"ModelDeployment", "Experiment", "RayCluster", "Repl
 _OF_SUNDOG: Final = "serving.sundog.dev/"
 _UNREAD_OF_POD: Final = frozenset({"affinity", "tolerations", "topologySpreadConstraints", "volumes"})
 _UNREAD_OF_CONTAINER: Final = frozenset(
-    ("args", "command", "envFrom", "lifecycle", "livenessProbe", "readinessProbe", "securityContext", "startupProbe")
-    + ("volumeDevices", "volumeMounts")
+    {
+        *("args", "command", "envFrom", "lifecycle", "livenessProbe", "readinessProbe", "securityContext"),
+        *("startupProbe", "volumeDevices", "volumeMounts"),
+    }
 )
 _MAX_ENV_CHARS: Final = 256
 
@@ -38,7 +40,9 @@ def keep_whole(_kind: Kind, obj: Object) -> Object | None:
 def project(kind: Kind, obj: Object) -> Object | None:
     """Return the parts of an object to keep; None for one that has the label but no owner, which the operator did not make."""
     metadata = obj["metadata"]
-    if kind not in _OWNERLESS and not any(each.get("kind") in _OWNERS for each in metadata.get("ownerReferences") or ()):
+    if kind not in _OWNERLESS and not any(
+        each.get("kind") in _OWNERS for each in metadata.get("ownerReferences") or ()
+    ):
         return None
     metadata = {key: value for key, value in metadata.items() if key != "managedFields"}
     if kind not in (POD, MODEL_DEPLOYMENT, EXPERIMENT):
@@ -53,7 +57,9 @@ def project(kind: Kind, obj: Object) -> Object | None:
 def _pod_spec(spec: Object) -> Object:
     kept = {key: value for key, value in spec.items() if key not in _UNREAD_OF_POD}
     return kept | {
-        name: [_container(each) for each in spec[name] or ()] for name in ("containers", "initContainers") if name in spec
+        name: [_container(each) for each in spec[name] or ()]
+        for name in ("containers", "initContainers")
+        if name in spec
     }
 
 

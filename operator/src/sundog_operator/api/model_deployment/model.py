@@ -54,7 +54,7 @@ class ModelSource(ApiBase):
     digest: Digest = Field("", description="SHA-256 digest, verified before the model is loaded; default none.")
     format: ModelFormat = Field("auto", description="Format of the model; auto (default) detects it.")
     entrypoint: Entrypoint = Field("", description="module:attribute in the model directory, for torch and python.")
-    config: Json = Field({}, description="Configuration that the entrypoint gets unchanged.")
+    config: Json = Field({}, description="Configuration that the entrypoint gets unchanged; at most 64 KiB of JSON.")
     trust_code: bool = Field(False, description="Accept formats that run code when they are loaded; default false.")
     credentials: ModelCredentials = Field(ModelCredentials(), description="Access to the source.")
 
@@ -175,4 +175,6 @@ class Runtime(ApiBase):
         dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS_RULE, FOREIGN_QUEUES_RULE
     ] = Field({}, description="Labels of the replicas' pods.")
     warmup: Warmup = Field(Warmup(), description="Requests that a replica must answer before it is ready.")
-    user_config: Json = Field({}, description="Configuration that is applied in place, without a new revision.")
+    user_config: Json = Field(
+        {}, description="Configuration that is applied in place, without a new revision; at most 64 KiB of JSON."
+    )

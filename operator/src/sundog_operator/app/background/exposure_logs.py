@@ -4,8 +4,8 @@ from typing import Final, Literal
 
 from sundog_operator.api import ExperimentSpec, ExperimentStatus, ExposureLog
 from sundog_operator.app.dependencies import Dependencies
+from sundog_operator.app.edge_pods import list_edge_pods
 from sundog_operator.app.event_recorder import record_events
-from sundog_operator.app.observe import list_edge_pods
 from sundog_operator.app.status_writer import write_status
 from sundog_operator.core import events
 from sundog_operator.core.experiments import log_exports

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from sundog_operator.app.dependencies import Dependencies
-from sundog_operator.app.observe import list_edge_pods, read_cluster_view, read_serve_state
+from sundog_operator.app.edge_pods import list_edge_pods
+from sundog_operator.app.observe import read_cluster_view, read_serve_state
 from sundog_operator.app.queue.idle import comparable_reports, find_idle_deployment, has_unmet_load
 from sundog_operator.app.queue.keys import Key, KeyKind
 from sundog_operator.app.secrets import read_secret_keys
