@@ -104,7 +104,7 @@ def _token_rules(state: StateDir) -> str:
     http-request set-var(txn.signed) var(txn.token),jwt_verify(txn.alg,txn.key) \
 if {is_required} {{ var(txn.token),jwt_header_query('$.alg'),strcmp(txn.alg) eq 0 }}
     http-request set-var(txn.now) date if {HAS_VALID_TOKEN}
-    http-request set-var(txn.claims) var(txn.token),jwt_payload_query() if {HAS_VALID_TOKEN}
+    http-request set-var(txn.claims) var(txn.token),field(2,.),ub64dec if {HAS_VALID_TOKEN}
 {_time_rules("exp", required=True)}\
 {_time_rules("nbf", required=False)}\
     http-request set-var(txn.exp) var(txn.token),jwt_payload_query('$.exp','int') if {HAS_VALID_TOKEN}
