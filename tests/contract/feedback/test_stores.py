@@ -789,3 +789,59 @@ def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
 @pytest.fixture
 def unused_port() -> int:
     return free_port()
+
+
+def garbage(path: Path) -> bytes:
+    """Make a file no database; return its content."""
+    path.write_bytes(b"this is no database" * 100)
+    return path.read_bytes()
+
+
+def overwritten(path: Path) -> bytes:
+    """Overwrite the pages behind the first, as a failing disk does: the file still opens. Return its content."""
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\x5a" * (len(content) - 4096))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", [garbage, overwritten])
+async def test_a_corrupt_file_is_moved_aside_and_a_new_store_begins(
+    tmp_path: Path, damage: Callable[[Path], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "feedback.db"
+    store = SqliteStore(path)
+    await store.write("s/a", OutcomeBatch({1: first()}, [event(1, 1)], {}))
+    before = (await store.read(["s/a"])).id
+    await store.close()
+    content = damage(path)
+    store, other = SqliteStore(path), SqliteStore(path)
+    for each in (store, other, store):
+        with suppress(StoreUnavailable):
+            await each.read(["s/a"])
+    found = await store.read(["s/a"])
+    assert (found.id != before, found.tallies) == (True, {"s/a": {}}), "the operator sees another store"
+    assert (await other.read(["s/a"])).id == found.id, "the second edge moves nothing"
+    await other.write("s/a", OutcomeBatch({1: first()}, [event(1, 1)], {}))
+    assert (await store.read(["s/a"])).tallies != {"s/a": {}}
+    assert moved_aside(path) == content
+    assert [record for record in caplog.records if "moved to" in record.getMessage()]
+    await store.close()
+    await other.close()
+
+
+def moved_aside(path: Path) -> bytes | None:
+    """Return the content of the file that was moved aside, once at most; None without one."""
+    found = [each for each in path.parent.glob(f"{path.name}.corrupt-*") if not each.name.endswith(("-wal", "-shm"))]
+    assert len(found) <= 1
+    return found[0].read_bytes() if found else None
+
+
+@pytest.mark.parametrize("damage", [Path.mkdir, Path.touch], ids=["a directory", "empty"])
+async def test_a_store_that_is_not_corrupt_stays(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = tmp_path / "feedback.db"
+    damage(path)
+    store = SqliteStore(path)
+    with suppress(StoreUnavailable):
+        await store.read(["s/a"])
+    assert moved_aside(path) is None
+    await store.close()

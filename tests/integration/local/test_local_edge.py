@@ -18,7 +18,7 @@ from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.local.edge import LocalEdge
 from sundog_operator.adapters.local.ports_allocation import allocate_port
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.ports import DEPLOYMENT, POD, Object, Ref
+from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, Object, Ref
 from waiting import patience
 
 STANDIN = (sys.executable, str(Path(__file__).with_name("standin_edge.py")))
@@ -119,7 +119,7 @@ def make_edge(kube: MemoryKubernetes, state_dir: Path, clock: SystemClock) -> Ca
     return make
 
 
-async def test_an_edge_becomes_ready_follows_its_document_and_goes_with_its_deployment(
+async def test_an_edge_becomes_ready_follows_its_document_and_outlives_its_deployment_until_the_next_start(
     local: Any, cluster: Cluster, make_edge: Callable[..., LocalEdge], state_dir: Path
 ) -> None:
     await cluster.kube.create(deployment(cluster.namespace))
@@ -138,18 +138,33 @@ async def test_an_edge_becomes_ready_follows_its_document_and_goes_with_its_depl
         assert pod["status"]["podIP"] == "127.0.0.1"
         assert orjson.loads(await cluster.answer("agent", "/split"))["generation"] == 1
 
-        await cluster.kube.apply(config_map(cluster.namespace, 2))
+        await cluster.kube.apply(config_map(cluster.namespace, 2, {"name": "digits"}))
 
         async def second_document() -> bool:
             return bool(orjson.loads(await cluster.answer("agent", "/split"))["generation"] == 2)
 
         await local.comes_true(second_document, "the second document in the file")
+        ports, pids = await cluster.ports(), await cluster.pids()
         await cluster.kube.delete(cluster.deployment)
+        await cluster.kube.delete(Ref(CONFIG_MAP, cluster.namespace, NAME))
+        url = f"http://127.0.0.1:{ports['agent']}/split"
+
+        async def without_services() -> bool:
+            return orjson.loads(await asyncio.to_thread(_get, url))["services"] == []
+
+        await local.comes_true(without_services, "a document without services")
+        assert await cluster.kube.get(cluster.pod_ref) is None
+        # The namespace's next model is served at the same ports, by the same processes.
+        await cluster.create()
+        await local.comes_true(cluster.ready, "readiness again")
+        assert (await cluster.ports(), await cluster.pids()) == (ports, pids)
+        await cluster.kube.delete(cluster.deployment)
+    async with local.running(make_edge()):
 
         async def gone() -> bool:
             return not await asyncio.to_thread(lambda: [*(state_dir / "edge").iterdir()])
 
-        await local.comes_true(gone, "the end of the edge")
+        await local.comes_true(gone, "the end of the edge at the next start")
     assert local.running_in(state_dir) == []
     assert await cluster.kube.get(cluster.pod_ref) is None
     assert [*(state_dir / "processes").iterdir()] == []
@@ -196,6 +211,7 @@ async def test_the_key_and_the_store_of_outcomes_outlive_the_agent_and_the_store
         assert await cluster.answer("agent", "/kept") == f"{key}\nstarted\nstarted\n"
         assert [path.name for path in (state_dir / "edge").glob("*/outcomes.sqlite")] == ["outcomes.sqlite"]
         await cluster.kube.delete(cluster.deployment)
+    async with local.running(make_edge()):
 
         async def gone() -> bool:
             return not [*(state_dir / "edge").iterdir()]

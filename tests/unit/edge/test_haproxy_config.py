@@ -97,6 +97,21 @@ def test_feedback_changes_the_arms_of_its_service_only():
     assert (plain["signing"], taking["signing"]) == ({}, {"newest": "AQI="})
 
 
+def test_every_refusal_is_a_problem_document_or_a_grpc_status():
+    """A rule that denies without a body gets HAProxy's own page."""
+    wanted = document("digits-r7", "digits-r8", header="x-user")
+    text = render_config(HaproxyProcessSettings(http_bind="0.0.0.0:80"), fit_layout(Layout(), wanted), STATE)
+    rules = [line.strip() for line in text.splitlines()]
+    assert not [
+        rule for rule in rules if re.match(r"http-(request|response) (deny|tarpit|reject|silent-drop)|errorfile", rule)
+    ]
+    refusals = [rule for rule in rules if re.search(r"(return|http-error) status [45]", rule)]
+    assert len(refusals) > 40
+    # OpenFeature's clients read a document of their own.
+    documents = ("application/problem+json", "application/json", "grpc-status")
+    assert [rule for rule in refusals if not any(each in rule for each in documents)] == []
+
+
 HOSTILE = 'a b|c"%[src]\\'
 
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import fcntl
+import logging
 import os
 import sqlite3
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,8 +34,10 @@ from sundog_edge.feedback.store import (
     unpack_unit,
 )
 
+LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _BUSY_S = 5.0
+_CORRUPTION = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS store (id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS attempts (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, named REAL NOT NULL);
@@ -60,13 +64,17 @@ _OUTCOMES = f"""SELECT number, unit, metric, epoch, arm, value, seconds, IFNULL(
 
 
 class SqliteStore:
-    """An `OutcomeStore`. One thread has the connection. After an error, the next call opens the file again."""
+    """An `OutcomeStore`. One thread has the connection. After an error, the next call opens the file again.
+
+    A corrupt file is moved aside, and a new one begins. Its other id shows the operator that the earlier outcomes are missing.
+    """
 
     def __init__(self, path: Path, stream_events: int = STREAM_EVENTS) -> None:
         self._path = path
         self._stream_events = stream_events
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feedback-store")
         self._connection: sqlite3.Connection | None = None
+        self._is_suspect = False
 
     async def write(self, attempt: str, batch: OutcomeBatch) -> list[str]:
         """Implement `OutcomeStore`."""
@@ -117,6 +125,7 @@ class SqliteStore:
         except (sqlite3.Error, OSError) as error:
             # The next call opens the file again, whatever the error.
             self._close()
+            self._is_suspect |= _is_corruption(error)
             raise StoreUnavailable(f"feedback store {self._path}: {error}") from None
 
     @contextmanager
@@ -135,7 +144,14 @@ class SqliteStore:
     def _open(self) -> sqlite3.Connection:
         # The switch to SQLite's write-ahead log does not wait: if several edges opened a new file at once, all but one would fail.
         with _lock(self._path.with_name(f"{self._path.name}.lock")):
-            return self._connect()
+            try:
+                return self._connect()
+            except sqlite3.Error as error:
+                if not _is_corruption(error):
+                    raise
+                kept = _move_aside(self._path)
+                LOG.warning("feedback store %s: %s; moved to %s, and a new store begins", self._path, error, kept)
+                return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
         # Only touched: closing a file drops all locks of the process on it, including SQLite's.
@@ -143,6 +159,10 @@ class SqliteStore:
         connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
+            # Reads the whole file, so only after an error. Another edge may have moved the corrupt file already.
+            if self._is_suspect:
+                _check_file(connection)
+            self._is_suspect = False
             connection.execute("PRAGMA synchronous = FULL")
             connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
             connection.execute(
@@ -220,6 +240,35 @@ class SqliteStore:
             for table in ("properties", *COLLECTIONS):
                 connection.executemany(f"DELETE FROM {table} WHERE attempt = ?", forgotten)  # noqa: S608 - constant names
             connection.executemany("DELETE FROM attempts WHERE number = ?", forgotten)
+
+
+class _Corrupt(sqlite3.DatabaseError):
+    """SQLite's check of a file found an error."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
+def _check_file(connection: sqlite3.Connection) -> None:
+    """Read the whole file. Raises sqlite3.DatabaseError if it is damaged."""
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise _Corrupt(found)
+
+
+def _is_corruption(error: Exception) -> bool:
+    """Whether the file itself is damaged: no lock, no full disk, no missing permission."""
+    # The low byte is the error, the others are its details.
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _CORRUPTION
+
+
+def _move_aside(path: Path) -> Path:
+    """Rename a SQLite file with its log, so that a tool can still open it; return its new path."""
+    kept = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
+    for suffix in ("-wal", "-shm", ""):
+        found = path.with_name(path.name + suffix)
+        if found.exists():
+            found.rename(kept.with_name(kept.name + suffix))
+    return kept
 
 
 @contextmanager

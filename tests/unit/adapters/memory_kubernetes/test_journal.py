@@ -3,6 +3,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,51 @@ def test_a_newer_format_is_refused_and_left_alone(path: Path, clock: Any) -> Non
     assert path.read_bytes() == content
 
 
-def test_a_damaged_file_is_refused(path: Path, clock: Any) -> None:
+def garbage(path: Path) -> bytes:
+    """Make a file no database; return its content."""
     path.write_bytes(b"this is no database" * 100)
+    return path.read_bytes()
+
+
+def overwritten(path: Path) -> bytes:
+    """Overwrite the pages behind the first, as a failing disk does: the file still opens. Return its content."""
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\x5a" * (len(content) - 4096))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", [garbage, overwritten])
+async def test_a_corrupt_file_is_moved_aside_and_a_new_one_begins(
+    path: Path, clock: Any, mdep: Callable[[], Any], damage: Callable[[Path], bytes]
+) -> None:
+    kube = MemoryKubernetes.open(path, clock)
+    await kube.apply(mdep())
+    kube.close()
+    content = damage(path)
+    kube = MemoryKubernetes.open(path, clock)
+    assert kept(kube) == content
+    assert await kube.list(MODEL_DEPLOYMENT) == []
+    await kube.apply(mdep())
+    kube.close()
+    kube = MemoryKubernetes.open(path, clock)
+    assert (kube.corrupt_file, len(await kube.list(MODEL_DEPLOYMENT))) == (None, 1)
+    kube.close()
+
+
+def kept(kube: MemoryKubernetes) -> bytes:
+    assert kube.corrupt_file is not None
+    return kube.corrupt_file.read_bytes()
+
+
+def test_a_database_of_something_else_is_refused_and_left_alone(path: Path, clock: Any) -> None:
+    database = sqlite3.connect(path)
+    database.execute(f"PRAGMA user_version = {FORMAT}")
+    database.execute("CREATE TABLE mine (a)")
+    database.close()
     for _ in range(2):
         with pytest.raises(StateRefused, match="not a usable state file"):
             MemoryKubernetes.open(path, clock)
+    assert [each.name for each in path.parent.glob("*.corrupt-*")] == []
 
 
 async def test_one_file_one_server(path: Path, clock: Any) -> None:

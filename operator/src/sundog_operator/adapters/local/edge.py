@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import orjson
 
 from sundog_operator.adapters.http_body import read_body
 from sundog_operator.adapters.local import ports_allocation, secret_files
@@ -153,6 +154,9 @@ class LocalEdge:
         return POLL_S
 
     async def _remove(self, ref: Ref) -> float:
+        edge = self._edges.get(ref)
+        if edge is not None and await asyncio.to_thread(edge.split.exists):
+            return await self._keep_without_services(edge)
         self._edges.pop(ref, None)
         entry = await asyncio.to_thread(self._directories.find, ref)
         if entry is None:
@@ -165,6 +169,19 @@ class LocalEdge:
         for part in PARTS:
             await asyncio.to_thread(self._log(edge, part).unlink, missing_ok=True)
         return 0.0
+
+    async def _keep_without_services(self, edge: EdgeDirectory) -> float:
+        """Keep an edge of this run at its ports after the last model of its namespace. The next run removes it.
+
+        Clients are answered 404 instead of being refused, and find the next model at the same port.
+        """
+        await asyncio.to_thread(_empty_document, edge.split)
+        edge.secret_names = frozenset()
+        await self._write_secrets(edge)
+        await self._kube.delete(_pod_ref(edge.entry.ref))
+        for part in PARTS:
+            await self._ensure_running(edge, part)
+        return POLL_S
 
     async def _stop(self, edge: EdgeDirectory) -> None:
         for part in PARTS:
@@ -374,6 +391,14 @@ def _is_pod(found: Object, wanted: Object, uid: str) -> bool:
 
 def _decode(secret: Object) -> dict[str, bytes]:
     return {key: base64.b64decode(text) for key, text in (secret.get("data") or {}).items()}
+
+
+def _empty_document(path: Path) -> None:
+    """Remove all services from a stored document."""
+    document = split_document.read_document({"data": {names.SPLIT_KEY: path.read_text()}}) or {}
+    if document.get("services"):
+        emptied = {**document, "generation": int(document["generation"]) + 1, "clusters": {}, "services": []}
+        write_atomically(path, orjson.dumps(emptied))
 
 
 def _write_if_changed(path: Path, text: str | None) -> bool:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from sundog_operator.ports import KINDS, Ref
 FORMAT = 1
 # A watch from resourceVersion 0 may start at any version, so no object has version 0.
 FIRST_REVISION = 1
+_CORRUPTION = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
@@ -30,7 +32,13 @@ _TABLES = (
 
 
 class StateRefused(SundogError):
-    """The state file is unusable: another process has it open, it is damaged, or a newer version wrote it."""
+    """The state file is unusable: another process has it open, it is not a state file, or a newer version wrote it."""
+
+
+class _Corrupt(sqlite3.DatabaseError):
+    """SQLite's check of a file found an error."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +52,18 @@ class JournalRow:
 
 
 class ObjectJournal:
-    """Writes each change to disk before it returns. Raises DependencyError when a write fails."""
+    """Writes each change to disk before it returns. Raises DependencyError when a write fails.
+
+    Attributes:
+        moved_to: where a corrupt file was moved when this one began; None where none was.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file. Raises StateRefused."""
+        """Open or create the file, after moving a corrupt one aside. Raises StateRefused."""
         self._lock = _lock(path)
+        self.moved_to: Path | None = None
         try:
-            self._database = self._connect(path)
+            self._database = self._open(path)
             self.identity = self._text("identity")
             self.revision = int(self._text("revision"))
         except sqlite3.DatabaseError as error:
@@ -104,6 +117,15 @@ class ObjectJournal:
         except sqlite3.Error as error:
             raise DependencyError(f"the state file cannot be written: {error}") from error
 
+    def _open(self, path: Path) -> sqlite3.Connection:
+        try:
+            return self._connect(path)
+        except sqlite3.DatabaseError as error:
+            if (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in _CORRUPTION:
+                raise
+        self.moved_to = _move_aside(path)
+        return self._connect(path)
+
     def _connect(self, path: Path) -> sqlite3.Connection:
         database = sqlite3.connect(path, isolation_level=None)
         try:
@@ -129,6 +151,8 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
         )
     if found < FORMAT:
         _create(database)
+    elif (problem := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        raise _Corrupt(problem)
 
 
 def _create(database: sqlite3.Connection) -> None:
@@ -154,6 +178,16 @@ def _lock(path: Path) -> TextIO:
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+def _move_aside(path: Path) -> Path:
+    """Rename a SQLite file with its log, so that a tool can still open it; return its new path."""
+    kept = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
+    for suffix in ("-wal", "-shm", ""):
+        found = path.with_name(path.name + suffix)
+        if found.exists():
+            found.rename(kept.with_name(kept.name + suffix))
+    return kept
 
 
 def _key(ref: Ref) -> tuple[str, str, str, str]:

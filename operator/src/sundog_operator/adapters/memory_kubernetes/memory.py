@@ -44,6 +44,8 @@ class MemoryKubernetes:
         journal: stores the objects on disk.
         """
         self.store = ObjectStore(clock, schemas=schemas or {}, admit=admit, journal=journal)
+        self.corrupt_file = journal.moved_to if journal is not None else None
+        """Where a corrupt file with the objects was moved when this server opened; None where none was."""
 
     @classmethod
     def open(
@@ -56,7 +58,8 @@ class MemoryKubernetes:
     ) -> Self:
         """Open a server whose objects are in an SQLite file; each write is on disk when its call returns.
 
-        Raises StateRefused when another process has the file open, it is damaged, or a newer version wrote it.
+        A corrupt file is moved aside, and a new one begins. Raises StateRefused when another process has the file open, it is no state
+        file, or a newer version wrote it.
         """
         journal = ObjectJournal(path)
         try:

@@ -139,6 +139,11 @@ async def _run(
     clock: Clock,
 ) -> None:
     with _log_to_file(state), contextlib.closing(open_api_server(state.path / _STORE, clock)) as kube:
+        if kube.corrupt_file is not None:
+            view.notice(
+                f"{_STORE} is corrupt: moved to {kube.corrupt_file}; the manifests are applied to a new one; apply again"
+                " what came from `sundog apply`"
+            )
         if not await Processes(state, SystemProcessTable(), clock).leftovers():
             await mark_unready(kube, clock.now())
         controllers = parts.controllers(kube, state.path, clock)

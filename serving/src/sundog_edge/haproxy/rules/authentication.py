@@ -20,6 +20,29 @@ HAS_VALID_TOKEN = "{ var(txn.signed) -m int 1 }"  # noqa: S105
 _SECONDS = "^[0-9]{1,15}$"
 
 
+def _name_pattern(claim: str) -> str:
+    """Return a regular expression for a member of a token's payload, with the escapes that other parsers read as the same name."""
+    letters = "".join(rf"({letter}|\\u00{ord(letter):x})" for letter in claim)
+    return f'"{letters}"[[:space:]]*:'
+
+
+def _time_rules(claim: str, *, required: bool) -> str:
+    """Return rules that refuse a token whose time claim is no plain number, or stands more than once, nested or not.
+
+    HAProxy reads the first of two members with one name, and a number inside a text. Most other parsers read the last, or refuse them.
+    """
+    name = _name_pattern(claim)
+    number = rf"{name}[[:space:]]*[0-9]{{1,15}}(\.[0-9]+)?[[:space:]]*[,}}]"
+    # In the argument of a converter, quotes and backslashes are escaped once more.
+    argument = name.replace("\\", "\\\\").replace('"', '\\"')
+    refuse = f"    http-request set-var(txn.signed) int(0) if {HAS_VALID_TOKEN}"
+    condition = "" if required else f" {{ var(txn.claims) -m reg '{name}' }}"
+    return f"""{refuse}{condition} !{{ var(txn.claims) -m reg '{number}' }}
+    http-request set-var(txn.others) 'var(txn.claims),regsub("{argument}","")' if {HAS_VALID_TOKEN}
+{refuse} {{ var(txn.others) -m reg '{name}' }}
+"""
+
+
 def backend(layout: Layout, state: StateDir) -> str:
     """Return a backend that gets no request. HAProxy loads only public keys that its rules name."""
     lines = "".join(
@@ -81,6 +104,9 @@ def _token_rules(state: StateDir) -> str:
     http-request set-var(txn.signed) var(txn.token),jwt_verify(txn.alg,txn.key) \
 if {is_required} {{ var(txn.token),jwt_header_query('$.alg'),strcmp(txn.alg) eq 0 }}
     http-request set-var(txn.now) date if {HAS_VALID_TOKEN}
+    http-request set-var(txn.claims) var(txn.token),field(2,.),ub64dec if {HAS_VALID_TOKEN}
+{_time_rules("exp", required=True)}\
+{_time_rules("nbf", required=False)}\
     http-request set-var(txn.exp) var(txn.token),jwt_payload_query('$.exp','int') if {HAS_VALID_TOKEN}
     http-request set-var(txn.nbf) var(txn.token),jwt_payload_query('$.nbf','int') if {HAS_VALID_TOKEN}
     http-request set-var(txn.issuer) var(txn.policy),field(3,|) if {HAS_VALID_TOKEN}
