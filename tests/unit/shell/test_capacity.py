@@ -101,6 +101,8 @@ def test_who_uses_what_and_what_still_fits(on_server: Any, server: Any, manifest
     assert f"1 {GPU} (NVIDIA-L4), 2 CPU, 4Gi memory" in text
     assert "2 nvidia.com/gpu needed (2 × 1), 1 of 4 free on 1 node" in text
     assert "audio" not in text
+    assert "GPU labels: gpu-operator (guessed from the nodes)" in text
+    assert done.json["profiles"] == ["gpu-operator"]
 
 
 def test_replicas_that_wait_for_shared_pods_need_no_memory_for_ray(on_server: Any, server: Any, manifest: Any) -> None:

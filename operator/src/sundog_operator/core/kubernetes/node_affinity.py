@@ -37,7 +37,7 @@ _SHARED_PRODUCT_SUFFIX: Final = "-SHARED"
 
 @dataclass(frozen=True, slots=True)
 class NodeDemand:
-    """What decides on which nodes a pod may run, beyond node selector and tolerations.
+    """Conditions on the nodes of a pod, beyond node selector and tolerations.
 
     Attributes:
         gpu: the devices.
@@ -182,8 +182,8 @@ def _make_device_terms(source: _Source, demand: NodeDemand) -> list[list[Json]]:
     """Return the expressions of the terms that name devices by one label key.
 
     All types share a term where possible, and preferences have their order. Karpenter drops a term before it drops a preference: with a
-    term for each of three types, the preference for the first one would exclude the second. Where the names of types do not tell them
-    apart, each type has a term, in its order, and no preference that Karpenter reads.
+    term for each of three types, the preference for the first one would exclude the second. Where names do not distinguish the types, each
+    has a term, in its order, and no preference that Karpenter reads.
     """
     gpu, types = demand.gpu, tuple(dict.fromkeys(demand.gpu.type))
     if not types:
@@ -272,7 +272,7 @@ def _ask_memory(key: str, least_mib: int, type_: str = "", source: _Source | Non
 
 
 def _ask_other_memory(gpu: Gpu) -> Json:
-    """Return the expression for devices whose type does not tell their memory. Nodes without such a label are left out."""
+    """Return the expression for devices whose type does not show their memory. Nodes without such a label are left out."""
     least_mib = _least_mib(gpu)
     if gpu.vendor == "amd":
         sizes = [f"{size}G" for size in device_types.AMD_MEMORY_GIB if size * _GIB >= least_mib * _MIB]

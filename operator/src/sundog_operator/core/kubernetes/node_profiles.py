@@ -78,7 +78,7 @@ PROFILES: Final[dict[str, Profile]] = {
 
 @dataclass(frozen=True, slots=True)
 class NodeLabels:
-    """What an installation knows about the labels of its nodes.
+    """Knowledge of an installation about the labels of its nodes.
 
     Attributes:
         profiles: names of the cluster's profiles; empty where they are unknown.
