@@ -1,8 +1,8 @@
 """A service under load in simulated time, scaled by the controller's own code of Ray Serve.
 
-Ray's `DeploymentAutoscalingState` gets the reports that replicas would send, and decides as in Serve's controller: with its look-back, its
-policy, its delays and its factors. Requests, replicas and the edge are simulated: the edge sends each request to the replica with the fewest,
-as HAProxy does. A replica runs one request at a time, and takes some time to start. One that leaves finishes its requests.
+Ray's `DeploymentAutoscalingState` gets the reports that replicas would send, and decides as in Serve's controller: with its look-back,
+its policy, its delays and its factors. Requests, replicas and the edge are simulated: the edge sends each request to the replica with
+the fewest, as HAProxy does. A replica runs one request at a time, and takes some time to start. One that leaves finishes its requests.
 """
 
 import heapq

@@ -209,7 +209,9 @@ def _probes(ledger: Ledger) -> Iterator[Metric]:
 
 def _held(ledger: Ledger) -> Iterator[Metric]:
     held = CounterMetricFamily(
-        "sundog_edge_held", "Requests while an arm of their service had no replica, by how they ended.", labels=(*_ARM, "end")
+        "sundog_edge_held",
+        "Requests while an arm of their service had no replica, by how they ended.",
+        labels=(*_ARM, "end"),
     )
     waiting = GaugeMetricFamily("sundog_edge_held_in_flight", "Such requests that wait or run now.", labels=_ARM)
     duration = HistogramMetricFamily(

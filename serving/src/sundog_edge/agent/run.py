@@ -93,9 +93,9 @@ async def _serve(options: AgentOptions, session: aiohttp.ClientSession, host: st
         await web.TCPSite(runner, host, port).start()
         await web.UnixSite(feedback_runner, options.state.feedback_socket).start()
         options.state.feedback_socket.chmod(0o600)
-        cold_calls = await start_cold_calls(options.state.cold_calls_socket)
-        yield agent
-        cold_calls.close()
+        async with await start_cold_calls(options.state.cold_calls_socket):
+            options.state.cold_calls_socket.chmod(0o600)
+            yield agent
     finally:
         await feedback_runner.cleanup()
         await runner.cleanup()

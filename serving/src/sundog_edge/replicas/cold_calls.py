@@ -21,9 +21,7 @@ _OK, _NOT_FOUND, _INVALID_ARGUMENT = 0, 5, 3
 
 async def start_cold_calls(socket: Path) -> asyncio.Server:
     """Listen for such calls."""
-    server = await asyncio.start_unix_server(_serve, socket, limit=_MAX_BYTES)
-    socket.chmod(0o600)
-    return server
+    return await asyncio.start_unix_server(_serve, socket, limit=_MAX_BYTES)
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

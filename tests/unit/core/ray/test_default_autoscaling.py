@@ -81,5 +81,7 @@ def test_what_never_scales_is_refused(spec: dict[str, Any], message: str) -> Non
 
 def test_defaults_of_autoscaling_make_no_revision() -> None:
     plain = parse(replicas=1).spec
-    contents = [revisions.content_of(parse(autoscaling=each).spec) for each in (BOUNDS, {**BOUNDS, "upscaleDelay": "9s"})]
+    contents = [
+        revisions.content_of(parse(autoscaling=each).spec) for each in (BOUNDS, {**BOUNDS, "upscaleDelay": "9s"})
+    ]
     assert {revisions.content_hash(each) for each in contents} == {revisions.content_hash(revisions.content_of(plain))}

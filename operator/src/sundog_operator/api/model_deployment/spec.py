@@ -33,9 +33,8 @@ class Baseline(ApiBase):
     )
 
 
-_TARGET_CEL: Final = (
-    "has(self.autoscaling.targetOngoingRequests) ? self.autoscaling.targetOngoingRequests : self.runtime.batching.maxSize == 1 ? 1 : 2"
-)
+_TARGET: Final = "self.autoscaling.targetOngoingRequests"
+_TARGET_CEL: Final = f"has({_TARGET}) ? {_TARGET} : self.runtime.batching.maxSize == 1 ? 1 : 2"
 
 
 def _can_scale_up(spec: "ModelDeploymentSpec") -> bool:

@@ -396,7 +396,9 @@ def _start_of_stable(context: PlanContext, stable: RevisionStatus) -> Conclusion
     if pending is not None:
         return Conclusion("False", *pending)
     reason = readiness.reason if readiness.known else DeploymentReason.DEPLOYING
-    return Conclusion("True" if readiness.ready else "False", reason, f"revision {stable.revision}: {readiness.message}")
+    return Conclusion(
+        "True" if readiness.ready else "False", reason, f"revision {stable.revision}: {readiness.message}"
+    )
 
 
 def _stored_ready(context: PlanContext, synced: Conclusion) -> Conclusion | None:

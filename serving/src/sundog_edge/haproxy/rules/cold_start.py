@@ -89,8 +89,6 @@ def calls_backend(state: StateDir, row_rules: str) -> str:
 """
 
 
-
-
 def row_rules(state: StateDir) -> str:
     """Return rules that set `txn.held` and count held requests in a separate row. They need `txn.row`.
 
