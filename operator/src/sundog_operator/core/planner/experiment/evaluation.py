@@ -147,7 +147,9 @@ def report_counts(
     for arm in status.arms:
         requests, errors = counters.monotonic_totals(arm, counted)
         assigned = known_units.get(arm.name, 0 if is_sticky else requests)
-        update = {"requests": requests, "errors": errors, "units": max(arm.units, assigned)}
+        if not (state.counts_exposures(status.plan) and arm.name in known_units):
+            assigned = max(arm.units, assigned)
+        update = {"requests": requests, "errors": errors, "units": assigned}
         arms.append(arm.model_copy(update=update))
     if (tuple(arms), status.metrics, status.verdict) == (status.arms, before.metrics, before.verdict):
         return status
