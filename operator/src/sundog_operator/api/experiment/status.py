@@ -170,14 +170,20 @@ class ArmStatus(ApiBase):
     )
     units: NonNegativeInt = Field(
         0,
-        description="For a user's Experiment: units whose first request the arm got, estimated from a sample if there are very"
-        " many. If each request is a unit, the number of requests.",
+        description="For a user's Experiment: with feedback, units first exposed to the arm since the warm-up, as the metrics count them."
+        " Else units whose first request it got, estimated from a sample if there are very many. If each request is a unit, the number of"
+        " requests.",
     )
     requests: NonNegativeInt = Field(
         0, description="Requests assigned to it, at most a minute old while weights are constant."
     )
     errors: NonNegativeInt = Field(
         0, description="Server errors, timeouts, and cut or invalid answers among these requests."
+    )
+    lost: NonNegativeInt | None = Field(
+        None,
+        description="Requests without a known end among these, such as those of a killed edge; not in errors. For a metric to pass they"
+        " count as failures of the arm, for harm as failures of control. Absent for none.",
     )
     header_requests: NonNegativeInt | None = Field(
         None,
@@ -252,7 +258,8 @@ class MetricStatus(ApiBase):
     events: Annotated[Items[NonNegativeInt], Field(max_length=2)] = Field(
         (),
         description="Events of stable and of that arm, for the decision in basis: failures, slow or failed answers, rejections,"
-        " or retries. The arm's requests without a known end count as failures. For an outcome, units: for a rate"
+        " or retries. A request without a known end counts as a failure: of the arm where it has to pass, of stable or control for harm."
+        " For an outcome, units: for a rate"
         " those with a first value above 0, for a mean or a ratio those with any value.",
     )
     ratio: float | None = Field(
@@ -264,7 +271,8 @@ class MetricStatus(ApiBase):
         (),
         description="Lower and upper end of the ratio's interval, valid at every evaluation, by the test of the decision in"
         " basis. A gate passes by its margin if the upper end is at most allowed. Harm is found if the lower end is"
-        " above it. An unknown upper end is left out. Both are left out if no single ratio fits all epochs. For an"
+        " above it. An unknown upper end is left out. Both are left out if no ratio between 0.000001 and 1000000 is"
+        " excluded, or if no single ratio fits all epochs. For an"
         " outcome the test is one-sided, and the interval with both ends a little wider.",
     )
     basis: Text = Field(

@@ -31,7 +31,7 @@ from sundog_operator.core.rollout.default_plan import (
     latency_quantile,
 )
 from sundog_operator.core.stats import dispersion, guardrail_comparison, rate_ceiling
-from sundog_operator.core.stats.findings import DecisionBasis, MetricFinding, MetricVerdict
+from sundog_operator.core.stats.findings import DecisionBasis, MetricFinding, MetricVerdict, known_ends
 from sundog_operator.core.stats.guardrail_comparison import (
     EpochCounts,
     ErrorLevels,
@@ -186,7 +186,7 @@ def _make_status(
         arm=pair.arm,
         events=events,
         ratio=_number(finding.ratio),
-        interval=tuple(end for end in map(_number, (finding.lower, finding.upper)) if end is not None),
+        interval=tuple(end for end in map(_number, known_ends(finding.lower, finding.upper)) if end is not None),
         basis=str(finding.basis),
         allowed=_number(finding.allowed),
         verdict=final,

@@ -8,6 +8,7 @@ from typing import Final
 from sundog_operator.api import MetricStatus, PlanOutcome
 from sundog_operator.api.reasons import MetricNote
 from sundog_operator.core.analysis import feedback
+from sundog_operator.core.stats.findings import known_ends
 from sundog_operator.core.stats.outcome_counts import OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
@@ -47,14 +48,13 @@ def make_status(
     finding: OutcomeFinding, role: str, arm: str, events: tuple[int, ...], message: str, *, out: bool = False
 ) -> MetricStatus:
     """Return the status of one metric of one arm; a dropped arm has no estimates, because it gets no more units."""
-    ends = [1 + end for end in (finding.lower, finding.upper)]
     return MetricStatus(
         name=finding.metric.name,
         role=role,
         arm=arm,
         events=events,
         ratio=_finite(1 + finding.uplift),
-        interval=tuple(end for end in ends if math.isfinite(end)) if math.isfinite(ends[0]) else (),
+        interval=known_ends(1 + finding.lower, 1 + finding.upper),
         allowed=None if finding.metric.margin is None else round(finding.metric.tested, 6),
         verdict=str(finding.verdict),
         needed=None if out else _finite(finding.needed),

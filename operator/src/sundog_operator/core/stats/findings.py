@@ -3,11 +3,15 @@
 import math
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sundog_operator.core.stats.beta_binomial import Numbers
+
+_MOST_RATIO: Final = 1e6
+"""A ratio that no two arms have: an end beyond it excludes nothing."""
 
 
 class MetricVerdict(StrEnum):
@@ -138,3 +142,10 @@ class MetricFindings:
     def at(self, *index: int) -> MetricFinding:
         """Return the finding at an index."""
         return MetricFinding(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
+
+
+def known_ends(lower: float, upper: float) -> tuple[float, ...]:
+    """Return the ends of a ratio's interval that exclude anything: both, the lower one alone, or none."""
+    if math.isfinite(upper) and upper < _MOST_RATIO:
+        return (lower, upper) if math.isfinite(lower) else ()
+    return (lower,) if math.isfinite(lower) and lower > 1 / _MOST_RATIO else ()

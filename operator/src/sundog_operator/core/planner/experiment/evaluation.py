@@ -149,7 +149,8 @@ def report_counts(
         assigned = known_units.get(arm.name, 0 if is_sticky else requests)
         if not (state.counts_exposures(status.plan) and arm.name in known_units):
             assigned = max(arm.units, assigned)
-        update = {"requests": requests, "errors": errors, "units": assigned}
+        lost = counted.over_epochs(arm.name).lost if counted is not None else arm.lost
+        update = {"requests": requests, "errors": errors, "lost": lost or None, "units": assigned}
         arms.append(arm.model_copy(update=update))
     if (tuple(arms), status.metrics, status.verdict) == (status.arms, before.metrics, before.verdict):
         return status
