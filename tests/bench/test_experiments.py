@@ -3,15 +3,18 @@
 Seeds are fixed. Only the last part measures the machine.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from measuring.record import Record
 from simulated_buyers import Returning
+from simulated_rates import false_rates
 from sundog_operator.core.stats import group_sequential, outcome_comparison
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.power import experiment_simulation
@@ -206,6 +209,41 @@ def test_how_long_a_win_takes() -> None:
         assert wrong.mean() <= 0.065
         assert np.median(units) <= 2
     record.finish()
+
+
+def test_rates_beside_means() -> None:
+    """A rate takes at most a tenth more units than the mean of the same zeros and ones."""
+    tests = ("rate of earlier releases", RATE), ("mean", MEAN), ("rate", replace(RATE, by_units=True))
+    title = "Median units of both arms until the right arm wins, 400 runs, looked at 60 times"
+    record = Record("experiments_rates", title, ("control", "the better arm", *(name for name, _ in tests)))
+    for base, better, total in ((0.2, 0.2, 12_000), (0.5, 0.15, 8000), (0.72, 0.07, 20_000), (0.9, 0.025, 80_000)):
+        medians = {}
+        for name, metric in tests:
+            design = ExperimentDesign(replace(metric, minimum_effect=better), TWO)
+            world = SteadyUnits(total / 60, (base, base * (1 + better)))
+            found = experiment_simulation.simulate_experiments(design, world, runs=400, looks=60, seed=5)
+            medians[name] = float(np.median(np.where(found.winner == 0, found.ended * total / 60, np.inf)))
+        record.add(f"{base:.0%}", f"{better:+.1%}", *(f"{each:.0f}" for each in medians.values()))
+        assert medians["rate"] <= 1.1 * medians["mean"]
+    record.finish()
+
+
+def test_how_often_a_rate_is_wrong() -> None:
+    """At each margin, share and side, 2000 experiments of 40 looks."""
+    columns = ("rate", "share of the arm", "ratio tested", "above", "below")
+    record = Record("experiments_rate_errors", "Arms exactly at the tested ratio, α = 5 %, looked at 40 times", columns)
+    worst = 0.0
+    for base, share, tested in itertools.product(
+        (0.001, 0.01, 0.1, 0.5, 0.72, 0.9, 0.97, 0.99, 0.999), (0.5, 0.9, 0.1), (1.0, 0.9, 1.1)
+    ):
+        if base * tested > 1:
+            continue
+        units = 5000 if base < 0.01 else 500
+        wrong = false_rates(base, share, tested, units=units, runs=2000, looks=40)
+        record.add(f"{base:.1%}", f"{share:.0%}", f"{tested:g}", *(f"{each:.1%}" for each in wrong))
+        worst = max(worst, *wrong)
+    record.finish()
+    assert worst <= 0.05
 
 
 def test_weights_that_move() -> None:

@@ -183,9 +183,9 @@ def epochs_of(plan, arms, *, troubled=False):
 
 
 # %% A rate of earlier releases: the share of exposed units whose first outcome was above 0, by events alone
-# Plans of earlier releases have no `rateBy`. If both rates were equal, a unit with an event would belong to the arm with probability π, the
-# arm's share of the assignments to both. So over epochs with x events of the arm and c of control, the likelihood ratio of "r times control's
-# rate" to "the same rate" is
+# Plans of earlier releases have no `rateBy`. If both rates were equal, a unit with an event would belong to the arm with probability π,
+# the arm's share of the assignments to both. So over epochs with x events of the arm and c of control, the likelihood ratio of "r times
+# control's rate" to "the same rate" is
 #   exp( Σx·log r − Σ(x + c)·log(1 + π(r − 1)) ).
 # E is its mean over a fixed mixture of ratios r: ratios above 1 for "higher", their inverses for "lower". By Ville's inequality E reaches
 # 1/α with a probability of at most α, however often one looks.

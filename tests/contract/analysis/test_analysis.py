@@ -320,10 +320,8 @@ class MadeUp:
 
     def undecided_reason(self) -> str:
         """Why the operator decides nothing by these counts: the split by its own look, or what it was told of beside."""
-        if self.sticky:
-            counted = Counters("uid", feedback=FeedbackSums("s1", 1, self.assigned))
-        else:
-            counted = Counters("uid", self.edge_counts())
+        exposed = FeedbackSums("s1", 1, self.assigned)
+        counted = Counters("uid", feedback=exposed) if self.sticky else Counters("uid", self.edge_counts())
         status = ExperimentStatus.from_json({k: v for k, v in self.status().items() if k != "conditions"})
         seen = CollectedCounts(
             tallies=counted, reports=(), blocks={}, traffic=StableTraffic(), now_s=0.0, timeout_s=30.0

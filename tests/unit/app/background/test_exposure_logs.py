@@ -68,7 +68,12 @@ async def running(uri: str = "s3://logs/a") -> Cluster:
 async def stopped(cluster: Cluster, uri: str = "s3://logs/a") -> None:
     await cluster.kube.apply(experiment(uri, stopped=True))
     await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
-    await cluster.settle(5)
+    await final_log_due(cluster)
+
+
+async def final_log_due(cluster: Cluster) -> None:
+    """Wait until edges take no more outcomes, and for the final log."""
+    await cluster.settle(5, seconds=5)
 
 
 async def an_hour(cluster: Cluster) -> None:
@@ -140,7 +145,7 @@ async def test_lines_are_written_compressed() -> None:
     cluster = await running()
     await cluster.kube.apply(experiment("", exposureLog={"uri": "s3://logs/a", "format": "jsonl"}, stopped=True))
     await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
-    await cluster.settle(5)
+    await final_log_due(cluster)
     assert cluster.logs.forms == ["jsonl.gz"]
 
 
@@ -175,7 +180,7 @@ async def test_a_place_that_hangs_holds_up_neither_the_end_nor_another_operator(
     assert (cluster.logs.written, len(cluster.world.exposure_log_requests.pending)) == ({}, 1)
     cluster.logs.hangs = False
     restart(cluster)
-    await cluster.settle(5)
+    await final_log_due(cluster)
     assert cluster.logs.written == {f"{own}/000001": "Stopped"}
     assert (await status(cluster))["exposureLog"]["final"] is True
 
@@ -189,7 +194,7 @@ async def test_one_that_was_begun_before_the_end_is_not_the_last() -> None:
     assert cluster.logs.written == {}
     cluster.logs.hangs = False
     cluster.logs.released.set()
-    await cluster.settle(5)
+    await final_log_due(cluster)
     assert cluster.logs.written == {f"{own}/000001": "Running", f"{own}/000002": "Stopped"}
     assert (await status(cluster))["exposureLog"]["final"] is True
 

@@ -16,6 +16,7 @@ from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.blocks import Block, BlockCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.dispersion_sums import EpochBlocks
+from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.edge.reported_counts import SLOW
 from sundog_operator.core.experiments import evaluate, state
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
@@ -497,3 +498,19 @@ def test_success_metrics_of_the_edge_share_the_error_and_leave_guardrails_theirs
     rejections = {"metric": "rejections", "goal": "decrease"}
     assert alone < blocks_until_better("a", success=[P95, rejections])
     assert alone == blocks_until_better("a", secondary=[rejections])
+
+
+def test_units_are_the_exposed_ones_where_feedback_exists() -> None:
+    """The sample of the edges estimates them, over the warm-up as well."""
+    status = running("wide", unit={"header": "x-user-id"}, metrics={"success": [{"name": "paid", "feedback": "paid"}]})
+    stored = status.model_copy(
+        update={"arms": tuple(arm.model_copy(update={"units": 5000}) for arm in status.arms), "since": T0}
+    )
+    exposed = {(0, "wide"): 99, (1, "stable"): 7, (1, "control"): 290, (1, "wide"): 310}
+    tallies = Counters("uid", feedback=FeedbackSums("s1", 9, exposed))
+    seen = CollectedCounts(
+        tallies=tallies, reports=[], blocks={}, traffic=StableTraffic(), now_s=NOW_S + 60, timeout_s=1.0
+    )
+    found = evaluate.evaluate_experiment(stored, seen, {})
+    assert found.units == {"stable": 7, "control": 290, "wide": 310}
+    assert state.units_taken(stored, found) == 600

@@ -88,7 +88,7 @@ def test_a_secondary_metric_that_differs_is_a_discovery_without_a_verdict() -> N
     status = running(BY_USER, metrics={"secondary": secondary})
     exposed = {(1, arm): 10_000 for arm in ("stable", "control", "a", "b")}
     events = {("control", place): 1000 for place in range(10)} | {
-        (arm, place): 1000 + 60 * place for arm in ("a", "b") for place in range(10)
+        (arm, place): 1000 + 54 * place for arm in ("a", "b") for place in range(10)
     }
     sums = {(f"m{place}", 1, arm): OutcomeSums(own, own, 0, 0) for (arm, place), own in events.items()}
     found = evaluate(status, Counters("uid", feedback=FeedbackSums("s1", 9, exposed, sums))).metrics
@@ -118,7 +118,7 @@ def test_evidence_after_an_outage_needs_more_because_earlier_evidence_was_tested
     (epoch,) = first.evidence_epochs
     outage = epoch.model_copy(update={"number": 0, "troubled": True})
     unlisted = epoch.model_copy(update={"restarts": 1})
-    counters = counted({"control": 100, "a": 160, "b": 100})
+    counters = counted({"control": 100, "a": 156, "b": 100})
     sums = {("spent", *key): own for (_, *key), own in counters.feedback.outcomes.items()}
     counters = replace(counters, feedback=replace(counters.feedback, outcomes={**counters.feedback.outcomes, **sums}))
     found = [

@@ -41,7 +41,7 @@ def test_half_of_simulated_experiments_take_the_expected_time(
 ) -> None:
     found = power.forecast_experiment(given, ExperimentTraffic(1.0, base), 0, effect, runs=100)
     assert found.right > 0.7
-    assert found.wrong + found.no_winner <= 0.03
+    assert found.wrong + found.no_winner <= 0.05
     assert found.median_s == pytest.approx(found.seconds, rel=0.25)
     assert found.late_s >= found.median_s
 
@@ -89,8 +89,8 @@ def test_units_end_an_experiment_before_its_time() -> None:
         (
             spec(stop={"maxDuration": "2h"}),
             {"conversion": ControlBaseline(0.1)},
-            "conversion is unlikely to be decided before the experiment stops: an effect of 10 % needs about 3.13e+04 units,"
-            " 9 hours at this rate; 3.6e+03 come in an hour, 7.2e+03 in 2 hours",
+            "conversion is unlikely to be decided before the experiment stops: an effect of 10 % needs about 2.8e+04 units,"
+            " 8 hours at this rate; 3.6e+03 come in an hour, 7.2e+03 in 2 hours",
         ),
         (
             spec(stop={"maxUnits": 100}),
@@ -100,7 +100,7 @@ def test_units_end_an_experiment_before_its_time() -> None:
         (
             spec(exposure="10%", stop={"maxDuration": "3d"}),
             {"conversion": ControlBaseline(0.1)},
-            " units, 4 days at this rate; ",
+            " units, 3 days at this rate; ",
         ),
         (spec(), {"conversion": ControlBaseline(0.0)}, "no number of units detects an effect of 10 %; "),
         (spec(CONVERSION, REVENUE), {"revenue": ControlBaseline(1.0, 100.0)}, "revenue is unlikely to be decided"),
@@ -165,7 +165,7 @@ def test_requests_are_a_bound_of_units_that_come_again() -> None:
     found = power.find_undecidable_metric(
         spec(stop={"maxDuration": "2h"}), 1.0, {"conversion": ControlBaseline(0.1)}, is_bound=True
     )
-    assert " units, at least 9 hours at this rate; at most 3.6e+03 come in an hour, 7.2e+03 in 2 hours" in found
+    assert " units, at least 8 hours at this rate; at most 3.6e+03 come in an hour, 7.2e+03 in 2 hours" in found
 
 
 def test_without_traffic_nothing_is_reported() -> None:

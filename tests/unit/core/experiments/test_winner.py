@@ -1,6 +1,7 @@
 """Winner of an experiment: metrics and guardrails together, several winners, and none."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -244,7 +245,10 @@ def test_metrics_of_a_spec() -> None:
         FeedbackMetric(name="conversion", feedback="converted", minimum_effect="2%"),
         FeedbackMetric(name="spent", feedback="spent", type="mean", goal="decrease"),
     )
-    assert winner.parse_success_metrics(given) == (CONVERSION, OutcomeMetric("spent", "mean", "decrease"))
+    assert winner.parse_success_metrics(given) == (
+        replace(CONVERSION, by_units=True),
+        OutcomeMetric("spent", "mean", "decrease"),
+    )
 
 
 @pytest.mark.parametrize(

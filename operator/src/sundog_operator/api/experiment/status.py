@@ -187,6 +187,11 @@ class ArmStatus(ApiBase):
     errors: NonNegativeInt = Field(
         0, description="Server errors, timeouts, and cut or invalid answers among these requests."
     )
+    lost: NonNegativeInt | None = Field(
+        None,
+        description="Requests without a known end among these, such as those of a killed edge; not in errors. For a metric to pass they"
+        " count as failures of the arm, for harm as failures of control. Absent for none.",
+    )
     header_requests: NonNegativeInt | None = Field(
         None,
         description="Requests sent to it by headers steps or the endpoint's overrides. They are no evidence, and not part of"

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from sundog_operator.api import FrozenPlan, MetricStatus
 from sundog_operator.core.analysis import unit_groups
 from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, ArmPair
@@ -66,7 +64,7 @@ def find_early_harm(
     found = early_harm.pooled_log_e(
         [(weights[number], *_errors(pair, each, over)) for number, each in own.items()], margin
     )
-    if found < bar or (groups is not None and _groups_log_e(*groups, margin) < bar):
+    if found < bar or (groups is not None and early_harm.counts_log_e(*groups, margin) < bar):
         return None
     first_blocks = [each[at] for each in own.values() for at in over if at in each]
     control, arm = (sum_arm_counts(each, first_blocks) for each in pair.both)
@@ -76,11 +74,6 @@ def find_early_harm(
         f" worst blocks of {BLOCK_S} s"
     )
     return EarlyHarm(message, (control.errors, arm.errors))
-
-
-def _groups_log_e(weight: float, control: int, arm: int, margin: float) -> float:
-    found = early_harm.log_likelihood_ratio(np.array([control], float), np.array([arm], float), weight, margin)
-    return float(found[0])
 
 
 def count_failing_groups(pair: ArmPair, groups: unit_groups.GroupsBySource) -> tuple[int, int]:

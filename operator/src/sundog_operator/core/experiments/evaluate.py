@@ -331,10 +331,17 @@ def _requests_by_arm(status: ExperimentStatus, collected: CollectedCounts) -> di
 
 
 def _units_by_arm(status: ExperimentStatus, collected: CollectedCounts) -> dict[str, int]:
-    """Return the number of units by arm, estimated from the edges' sample; empty without a sample.
+    """Return the number of units by arm; empty where unknown.
 
-    A request without a unit counts as one.
+    With feedback it is that of first exposures over the evidence. Else it is estimated from the edges' sample, and includes the warm-up; a
+    request without a unit counts as one.
     """
+    if state.counts_exposures(status.plan):
+        numbers, counted = [epoch.number for epoch in status.evidence_epochs], collected.tallies
+        return {
+            arm.name: sum(counted.count_exposed_units(number, arm.name, sticky=True) for number in numbers)
+            for arm in status.arms
+        }
     share, first = first_exposures.sample_first_exposures(collected.tallies.attempt, collected.reports, collected.now_s)
     if not share:
         return {}

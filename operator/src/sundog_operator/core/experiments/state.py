@@ -10,11 +10,12 @@ from sundog_operator.api import (
     CONTROL,
     ArmStatus,
     ExperimentStatus,
+    FrozenPlan,
     PlanComparison,
     is_latency_metric,
 )
 from sundog_operator.api.reasons import Cause, PauseReason
-from sundog_operator.core.edge import buckets
+from sundog_operator.core.edge import buckets, units
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.stats import error_shares
@@ -192,11 +193,18 @@ def maturing_time(plan: PlanComparison) -> timedelta:
     return longest + longest / COHORTS
 
 
+def counts_exposures(plan: FrozenPlan) -> bool:
+    """Return whether the number of exposed units is known: those of an experiment with feedback are stored."""
+    return units.is_sticky(plan) and plan.comparison is not None and bool(plan.comparison.feedback_outcomes)
+
+
 def units_taken(status: ExperimentStatus, evidence: ExperimentEvaluation | None) -> int:
     """Return the units of control and the arms so far; requests where units are unknown.
 
-    The number never falls: an edge that is gone takes its sample with it, but its units were exposed.
+    An estimate never falls: an edge that is gone takes its sample with it, but its units were exposed.
     """
     known = evidence.units if evidence is not None else {}
-    own = (arm for arm in status.arms if arm.name != names.STABLE)
+    own = [arm for arm in status.arms if arm.name != names.STABLE]
+    if counts_exposures(status.plan):
+        return sum(known.get(arm.name, arm.units) for arm in own)
     return sum(max(arm.units, known.get(arm.name, arm.units or arm.requests)) for arm in own)

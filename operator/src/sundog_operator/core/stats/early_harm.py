@@ -94,3 +94,8 @@ def pooled_log_e(epochs: Sequence[tuple[float, Sequence[int], Sequence[int]]], m
         for weight, control, treatment in epochs
     ]
     return float(log_e(np.sum(found, axis=0)))
+
+
+def counts_log_e(weight: float, control: int, treatment: int, margin: float) -> float:
+    """Return log E of independent events of control and of the treatment; arguments as of `log_likelihood_ratio`."""
+    return float(log_likelihood_ratio(np.array([control], float), np.array([treatment], float), weight, margin)[0])

@@ -135,8 +135,9 @@ def _count_units(
     """Return the units of an arm, and where the number is from. A number never falls, except when an exact one replaces an estimate."""
     if not units.is_sticky(status.plan):
         return {"units": max(arm.units, requests)}
-    if counted is not None and counted.feedback.exposed:
-        exact = sum(counted.feedback.exposed.get((each.number, arm.name), 0) for each in status.evidence_epochs)
+    if state.counts_exposures(status.plan) and counted is not None:
+        numbers = [each.number for each in status.evidence_epochs]
+        exact = sum(counted.count_exposed_units(number, arm.name, sticky=True) for number in numbers)
         before = arm.units if arm.units_from == "exposures" else 0
         return {"units": max(before, exact), "units_from": "exposures"}
     sampled = context.experiment_evaluation.units if context.experiment_evaluation else {}
@@ -162,7 +163,9 @@ def report_counts(
     arms = []
     for arm in status.arms:
         requests, errors = counters.monotonic_totals(arm, counted, state.FIRST_EPOCH)
-        update = {"requests": requests, "errors": errors, **_count_units(context, status, arm, requests, counted)}
+        lost = counted.over_epochs(arm.name, first=state.FIRST_EPOCH).lost if counted is not None else arm.lost
+        found = _count_units(context, status, arm, requests, counted)
+        update = {"requests": requests, "errors": errors, "lost": lost or None, **found}
         arms.append(arm.model_copy(update=update))
     if (tuple(arms), status.metrics, status.verdict) == (status.arms, before.metrics, before.verdict):
         return status
