@@ -112,6 +112,9 @@ async def test_a_retry_releases_and_a_spec_that_stands_for_stable_does() -> None
     await cluster.command("retry revision=2 id=again")
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     assert await held(cluster) == []
+    first, second = [(await cluster.experiment(name))["status"]["plan"] for name in ("digits-r2", "digits-r2-a2")]
+    assert (first.get("attempt"), second["attempt"]) == (None, 2)
+    assert first["hash"] == second["hash"]
     await cluster.command("abort revision=2 id=no")
     await cluster.settle(20)
     assert await held(cluster) == [2]

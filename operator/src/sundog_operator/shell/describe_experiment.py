@@ -148,6 +148,15 @@ def _describe_measured_values(status: ExperimentStatus) -> Iterator[str]:
     for metric in status.metrics:
         if metric.role == "success" and metric.values:
             yield f"{metric.name} of {metric.arm}: {metric_text.describe_values(metric)}"
+    yield from list_dependent_events(status.metrics)
+
+
+def list_dependent_events(metrics: Sequence[MetricStatus]) -> Iterator[str]:
+    """Yield as how many independent events those of a metric count, where its message does not say so."""
+    for metric in metrics:
+        text = metric_text.describe_independence(metric)
+        if text and text not in metric.message:
+            yield f"{metric.name} of {metric.arm}: {text}"
 
 
 def _metrics_title(status: ExperimentStatus, now: datetime) -> str:

@@ -52,7 +52,8 @@ def test_dependent_events_have_a_wider_interval() -> None:
     assert make_rate(3, 0, ALPHA) == MetricValue(count=0)
 
 
-def test_the_interval_of_a_mean_rarely_misses_at_any_of_forty_looks() -> None:
+@pytest.mark.parametrize("scale", [0.033, 0.5])
+def test_the_interval_of_a_mean_rarely_misses_at_any_of_forty_looks(scale: float) -> None:
     """Over 1000 runs of lognormal values, the mean is outside of any of the intervals in at most α of the runs."""
     generator, looks = np.random.default_rng(3), np.linspace(100, 8000, 40).astype(int)
     mean, missed = math.exp(0.5), 0
@@ -62,7 +63,7 @@ def test_the_interval_of_a_mean_rarely_misses_at_any_of_forty_looks() -> None:
         averages = sums / looks
         spread = np.sqrt(np.maximum(squares / looks - averages**2, 0.0))
         ends = (
-            mean_ratio.average_interval(float(own), float(each), int(units), 0.033, math.log(1 / ALPHA))
+            mean_ratio.average_interval(float(own), float(each), int(units), scale, math.log(1 / ALPHA))
             for own, each, units in zip(averages, spread, looks, strict=True)
         )
         missed += any(not lower <= mean <= upper for lower, upper in ends)

@@ -34,6 +34,11 @@ def test_the_head_has_one_estimate_of_the_win_and_one_of_now_each_with_its_time(
     assert not any(each.startswith("converted of wide") for each in report.why)
 
 
+def test_events_that_count_as_few_independent_ones_are_listed() -> None:
+    expected = "errorRate of wide: 100 failures count as about 12 independent events"
+    assert expected in report_of(measured()).why
+
+
 def test_an_end_whose_estimate_has_not_changed_has_it_once() -> None:
     assert report_of(two_arms()).heading == "a won at 2026-11-26 23:00 UTC: converted +40 % (20 to 63.3)"
 

@@ -10,7 +10,7 @@ from sundog_operator.core.rollout import state
 from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
 
 MAX_POINTS: Final = 32
-"""Points to keep: about 7 KiB of a status, 130 KiB for an experiment with ten arms."""
+"""Points to keep: about 7 KiB of a status, 150 KiB for an experiment with ten arms."""
 
 _METRICS: Final = 24
 """A rollout has at most 22. Of an experiment, success metrics come first, then outcomes that are guardrails, then the others of its first

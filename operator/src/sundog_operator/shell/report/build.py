@@ -36,6 +36,7 @@ from sundog_operator.shell.describe_experiment import (
     describe_win,
     find_end,
     find_one_sided_note,
+    list_dependent_events,
 )
 from sundog_operator.shell.layout import format_span
 from sundog_operator.shell.plan_text import (
@@ -191,6 +192,7 @@ def _explain(status: ExperimentStatus) -> Iterator[str]:
         is_relevant = each.role == "guardrail" or (each.role == "success" and each.arm != won) or each.verdict == "Harm"
         if is_relevant and each.message and each.message not in first:
             yield each.message
+    yield from list_dependent_events(status.metrics)
     if note := find_one_sided_note(status.metrics):
         yield note
     for check in status.checks:
