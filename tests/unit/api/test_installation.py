@@ -15,6 +15,7 @@ edgeImage: example.com/edge:1
 watchNamespaces: [vision, text]
 workers: 8
 watchSecrets: true
+maxNamespaceMemory: 64Mi
 clusterDomain: k8s.example
 ray:
   version: 2.60.1

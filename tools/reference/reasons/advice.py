@@ -77,7 +77,7 @@ ADVICE: Final = {
         "Wait, raise the quota of its ClusterQueue, or request less. Raise `rollout.progressDeadline` if waits are long.",
     ),
     "NamespaceTooLarge": Advice(
-        "kubectl -n NAMESPACE get all,configmaps,experiments,controllerrevisions -l app.kubernetes.io/part-of=sundog",
+        "kubectl -n NAMESPACE get mdep,mexp,pods,services,controllerrevisions",
         "Delete objects that you do not need, or move ModelDeployments to another namespace. Or ask the administrator to raise"
         " `installation.maxNamespaceMemory`.",
     ),

@@ -145,7 +145,7 @@ class HttpEdges:
         return await asyncio.shield(asyncio.to_thread(self._bind, token, lambda: parse_evidence(body, yields=True)))
 
     def _bind(self, token: object, decode: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return a document whose memory is given back when nobody uses it any more."""
+        """Return a document whose memory is given back when no one uses it any more."""
         try:
             document = _Document(decode())
         except BaseException:

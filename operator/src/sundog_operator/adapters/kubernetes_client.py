@@ -11,7 +11,6 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 
-from sundog_operator.adapters.cached.projection import keep_whole
 from sundog_operator.adapters.kubernetes_connection import Connection, LibraryConnection, Login, PlainConnection
 from sundog_operator.adapters.kubernetes_errors import HistoryExpired, ObjectNotFound, read_error
 from sundog_operator.adapters.watched_objects import WatchedObjects, add_type, object_key, parse_event
@@ -273,7 +272,7 @@ class KubernetesClient:
         namespace: str | None = None,
         labels: Mapping[str, str] | None = None,
         name: str = "",
-        keep: Callable[[Kind, Object], Object | None] = keep_whole,
+        keep: Callable[[Kind, Object], Object | None] = lambda _, obj: obj,
     ) -> Snapshot:
         """List objects with the resourceVersion of the list, with a name if one is given, reduced by `keep`.
 

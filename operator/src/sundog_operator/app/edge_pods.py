@@ -1,4 +1,4 @@
-"""Find the pods of a namespace's edge: those of the operator's own Deployment, whoever else has pods with the same label."""
+"""Find the pods of a namespace's edge: those of the operator's own Deployment, not others with the same label."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

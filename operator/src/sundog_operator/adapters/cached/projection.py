@@ -1,4 +1,4 @@
-"""What the operator keeps in memory of an object, decided where the object is delivered: tenants can make objects with Sundog's labels."""
+"""Reduce an object to the parts that the operator reads, where it is delivered: tenants can make objects with Sundog's labels."""
 
 from collections.abc import Mapping
 from typing import Final
