@@ -22,6 +22,11 @@ _SEE_OUTAGE: Final = (
 _NEXT_PLAN: Final = "Set `spec.stopped: true`, restore the store, then create another Experiment."
 
 ADVICE: Final = {
+    # ModelUnchanged
+    "FilesChanged": Advice(
+        DESCRIBE,
+        "Save each version of a model in a folder of its own, and change `model.uri`. Or start local mode with `--watch`.",
+    ),
     # SpecAccepted
     "InvalidSpec": Advice(DESCRIBE, "Change the field that the message names. The stable revision keeps serving."),
     "NotYetSupported": Advice(
