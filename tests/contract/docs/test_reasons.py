@@ -172,6 +172,7 @@ async def test_every_reason_of_a_busy_life_is_in_the_reference() -> None:
         *("DigestRequired", "Fits", "InsufficientCapacity", "InsufficientQuota"),
         "NotOwned",
         "HostTaken",
+        "FilesChanged",
         *("GatewayAPIMissing", "NotWritten", "NotAnswered", "NotAccepted"),
         "Unhealthy",
         "RevisionMissing",

@@ -22,6 +22,11 @@ _SEE_OUTAGE: Final = (
 _NEXT_PLAN: Final = "Set `spec.stopped: true`, restore the store, then create another Experiment."
 
 ADVICE: Final = {
+    # ModelUnchanged
+    "FilesChanged": Advice(
+        DESCRIBE,
+        "Save each version of a model in a folder of its own, and change `model.uri`. Or start local mode with `--watch`.",
+    ),
     # SpecAccepted
     "InvalidSpec": Advice(DESCRIBE, "Change the field that the message names. The stable revision keeps serving."),
     "NotYetSupported": Advice(
@@ -240,6 +245,11 @@ ADVICE: Final = {
         "Bring the nodes or the quota back. The operator then starts another rollout of the revision.",
     ),
     "NotificationFailed": Advice(DESCRIBE, "Fix the receiver. The operator retries for an hour."),
+    "TrafficKept": Advice(
+        DESCRIBE,
+        "Wait until the restored revision is healthy, or apply the manifest of the one that serves. See"
+        " [restores](../guides/upgrade-and-backup.md#restore-while-models-serve).",
+    ),
     "ReplicaLost": Advice(_LOGS, "If it repeats, read the end of the replica's log: often it needs more memory."),
     "PoisonRequest": Advice(_LOGS, "Find the request by its id in the log, and fix the model or refuse such requests."),
     "CommandRejected": Advice(DESCRIBE, "Read the note, then run a command that fits the present state."),

@@ -203,6 +203,18 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
         ),
     ),
     ConditionText(
+        "ModelUnchanged",
+        "Present, as False, while the files of the spec's revision are not those that it was created with. Local mode looks"
+        " at the files of `file://` models. No other condition depends on it.",
+        (
+            ReasonText(
+                "False",
+                "FilesChanged",
+                "The files changed under the same `model.uri`. Replicas that start later load the changed ones.",
+            ),
+        ),
+    ),
+    ConditionText(
         "RouteAccepted",
         "The controller of the Gateway accepts the HTTPRoute. Present while `spec.endpoint.gateway` names a Gateway."
         " No other condition depends on it.",

@@ -149,10 +149,10 @@ def model_deployment_conditions(previous: Sequence[Condition], *, generation: in
     return ConditionSet(
         (
             *("Ready", "SpecAccepted", "CapacityAvailable", "RevisionReady", "TrafficSynced", "RouteAccepted"),
-            *("Progressing", "Promoted"),
+            *("ModelUnchanged", "Progressing", "Promoted"),
         ),
         abnormal=("Reconciling", "Stalled"),
-        optional=("RouteAccepted",),
+        optional=("RouteAccepted", "ModelUnchanged"),
         previous=previous,
         generation=generation,
         at=at,

@@ -62,6 +62,7 @@ class DeploymentReason(StrEnum):
     EDGE_NOT_CONFIRMED = "EdgeNotConfirmed"
     EXPERIMENT_RUNNING = "ExperimentRunning"
     FITS = "Fits"
+    FILES_CHANGED = "FilesChanged"
     GATEWAY_API_MISSING = "GatewayAPIMissing"
     HOST_TAKEN = "HostTaken"
     IMAGE_PULL_BACK_OFF = "ImagePullBackOff"

@@ -24,12 +24,14 @@ class Revision:
 
     Attributes:
         image: image of its pods; not hashed if the spec leaves it to the installation.
+        files: digest of the model's files when the revision was created; not hashed, and empty if no one reported it.
     """
 
     number: int
     hash: str
     content: Mapping[str, Any]
     image: str = ""
+    files: str = ""
 
 
 def content_of(spec: ModelDeploymentSpec, user_config: Json | None = None) -> Json:
@@ -131,6 +133,7 @@ def make_controller_revision(owner: Json, revision: Revision) -> Json:
             "hash": revision.hash,
             "content": dict(revision.content),
             "image": revision.image,
+            **({"files": revision.files} if revision.files else {}),
         },
     }
 
@@ -145,6 +148,7 @@ def parse_controller_revision(obj: Json) -> Revision | None:
         hash=str(data.get("hash", "")),
         content=data["content"],
         image=str(data.get("image", "")),
+        files=str(data.get("files", "")),
     )
     try:
         spec_of(revision)

@@ -18,6 +18,9 @@ PART_OF_SUNDOG = {LABEL_PART_OF: "sundog"}
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_COMMAND = f"{GROUP}/command"
 ANNOTATION_MADE_AS = f"{GROUP}/made-as"
+ANNOTATION_MODEL_FILES = f"{GROUP}/model-files"
+"""Digest of the files at `spec.model.uri`, as the client that applies the manifest sees them. Local mode writes it."""
+
 """Hash of the wanted spec. It shows that a field must be removed, which a comparison with the stored object cannot show."""
 
 RAY_LABEL_APPLICATION = "sundog.dev/application"

@@ -54,6 +54,8 @@ def set_conditions(context: PlanContext) -> None:
         conclusions["TrafficSynced"] = problem
     if (route := _route_accepted(context)) is not None:
         conclusions[http_route.ROUTE_ACCEPTED] = route
+    if (changed := _model_changed(context)) is not None:
+        conclusions["ModelUnchanged"] = changed
     conclusions["Stalled"] = stalled = _stalled(context, conclusions)
     conclusions["Ready"] = ready = _ready(context, conclusions)
     is_settled = ready.status == "True" or stalled.status == "True"
@@ -62,12 +64,27 @@ def set_conditions(context: PlanContext) -> None:
     conditions = model_deployment_conditions(context.before.conditions, generation=generation, at=context.now)
     for type_, conclusion in conclusions.items():
         conditions.mark(type_, conclusion, at=context.now)
+    if changed is None:
+        conditions.drop("ModelUnchanged")
     if context.spec is not None and not context.spec.endpoint.gateway.name:
         conditions.drop(http_route.ROUTE_ACCEPTED)
     context.set(conditions=conditions.conditions(), observed_generation=generation)
     _report_refusal(context, conclusions["SpecAccepted"], generation)
     for type_ in ("CapacityAvailable", "RevisionReady"):
         _report_waiting_pods(context, type_, conclusions[type_])
+
+
+def _model_changed(context: PlanContext) -> Conclusion | None:
+    """Return that the files of the spec's revision changed since it was created; None if they did not, or no one reports them."""
+    revision, found = context.spec_revision, context.model_files
+    if context.spec is None or revision is None or not revision.files or found in ("", revision.files):
+        return None
+    return Conclusion(
+        "False",
+        DeploymentReason.FILES_CHANGED,
+        f"files at {context.spec.model.uri} changed since revision {revision.number} was created: running replicas keep what they"
+        " loaded, later ones load the changed files. For a rollout change model.uri, or run `sundog local up --watch`",
+    )
 
 
 def _report_waiting_pods(context: PlanContext, type_: str, conclusion: Conclusion) -> None:

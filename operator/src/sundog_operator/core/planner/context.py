@@ -321,6 +321,12 @@ class PlanContext:
         return str((entry or {}).get("hash", ""))
 
     @property
+    def model_files(self) -> str:
+        """The digest of the files at `spec.model.uri` as local mode sees them; empty if no one reports it."""
+        annotations = self.observed.deployment["metadata"].get("annotations") or {}
+        return str(annotations.get(names.ANNOTATION_MODEL_FILES, ""))[:128]
+
+    @property
     def created(self) -> datetime | None:
         """When the ModelDeployment was created; None if it is not stored yet."""
         text = self.observed.deployment["metadata"].get("creationTimestamp")

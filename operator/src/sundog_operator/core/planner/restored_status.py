@@ -32,7 +32,7 @@ def keep_serving_revisions(context: PlanContext) -> None:
     serving = max(weights, key=lambda number: (weights[number], number))
     cause = Cause(EndReason.SUPERSEDED, f"the status was replaced by an earlier one, and revision {serving} serves")
     cleanup.stop_experiment(context, cause)
-    drop_candidate(context, RolloutEnd(EndReason.SUPERSEDED, cause.reason, cause.message))
+    drop_candidate(context, RolloutEnd.of("Superseded", cause.message))
     _follow_attempt_in_force(context)
     stable = find_stable_arm(context) if context.rollout is not None else serving
     if stable is None or stable == named:

@@ -74,7 +74,10 @@ def _validate_prometheus_url(_context: click.Context, _parameter: click.Paramete
     callback=_validate_prometheus_url,
     help="The Prometheus for guardrails and analyses of rollouts, such as http://127.0.0.1:9090.",
 )
-def up(path: Path, state_dir: Path | None, instance: str | None, namespace: str, quiet: bool, prometheus: str) -> int:
+@click.option("--watch", is_flag=True, help="Make a revision when the files of a file:// model change.")
+def up(
+    path: Path, state_dir: Path | None, instance: str | None, namespace: str, quiet: bool, prometheus: str, watch: bool
+) -> int:
     """Serve the manifests at PATH, a file or a folder, until Ctrl-C.
 
     Saving a manifest applies it. Removing a manifest deletes its objects after 5 s; emptying it does not.
@@ -82,7 +85,7 @@ def up(path: Path, state_dir: Path | None, instance: str | None, namespace: str,
     In a manifest, file://${MANIFEST_DIR} stands for the folder of the manifest.
     """
     where = state_dir_paths.choose_state_dir(state_dir, instance, os.environ)
-    parts = InstanceParts(dependencies=partial(make_dependencies, prometheus=prometheus))
+    parts = InstanceParts(dependencies=partial(make_dependencies, prometheus=prometheus), watch_models=watch)
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 links are kept
     return asyncio.run(_up(where, absolute, namespace, quiet, parts))
 

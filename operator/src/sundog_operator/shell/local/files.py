@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -16,6 +17,7 @@ from sundog_operator.ports import Clock, Object, Ref
 from sundog_operator.shell import manifests
 from sundog_operator.shell.exit_codes import one_line
 from sundog_operator.shell.local.manifest_origins import ManifestOrigin, OriginStore
+from sundog_operator.shell.local.model_files import ModelFiles
 from sundog_operator.shell.local.views import InstanceView
 from sundog_operator.shell.manifests import ManifestObject, ManifestReading
 from sundog_operator.shell.server_connection import FIELD_MANAGER
@@ -47,6 +49,7 @@ class ManifestFiles:
         view: InstanceView,
         *,
         namespace: str,
+        models: ModelFiles | None = None,
         save_problems: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
         """Args:
@@ -56,6 +59,7 @@ class ManifestFiles:
         clock: measures how long a file has not changed.
         view: shows changes and problems.
         namespace: the namespace of objects without one.
+        models: adds the digests of models; None adds none.
         save_problems: called with all problems of the manifests when they change.
         """
         self._root = root
@@ -65,6 +69,7 @@ class ManifestFiles:
         self._clock = clock
         self._view = view
         self._namespace = namespace
+        self._models = models
         self._digests: dict[Ref, str] = {}
         self._applied: set[Ref] = set()
         self._shown_problems: set[str] = set()
@@ -142,7 +147,7 @@ class ManifestFiles:
         for line in sorted(lines - self._shown_problems):
             self._view.problem(line)
         self._shown_problems = lines
-        for document in reading.documents:
+        for document in [await self._with_model_digest(each) for each in reading.documents]:
             digest = hashlib.sha256(orjson.dumps(document.object, option=orjson.OPT_SORT_KEYS)).hexdigest()
             if self._digests.get(document.ref) != digest:
                 self._digests[document.ref] = digest
@@ -150,6 +155,11 @@ class ManifestFiles:
             elif document.ref in self._applied:
                 await self._check_unchanged(document)
         return reading
+
+    async def _with_model_digest(self, document: ManifestObject) -> ManifestObject:
+        return (
+            document if self._models is None else replace(document, object=await self._models.add_to(document.object))
+        )
 
     async def _check_unchanged(self, document: ManifestObject) -> None:
         """Update the file of an object whose document did not change, or show that the object was deleted."""

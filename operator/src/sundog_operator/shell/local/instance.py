@@ -37,6 +37,7 @@ from sundog_operator.shell.local import state_dir_paths
 from sundog_operator.shell.local.api_server import open_api_server, printer_columns
 from sundog_operator.shell.local.files import ManifestFiles
 from sundog_operator.shell.local.manifest_origins import OriginStore
+from sundog_operator.shell.local.model_files import ModelFiles
 from sundog_operator.shell.local.stored_readiness import mark_unready
 from sundog_operator.shell.local.view_feed import update_view
 from sundog_operator.shell.local.views import InstanceView, LoggingInstanceView
@@ -89,10 +90,11 @@ def make_dependencies(
 
 @dataclass(frozen=True, slots=True)
 class InstanceParts:
-    """Factories of an instance's parts. Tests replace them."""
+    """Factories of an instance's parts, which tests replace. `watch_models`: a changed model file makes a revision."""
 
     controllers: Callable[[Kubernetes, Path, Clock], Sequence[LocalController]] = make_controllers
     dependencies: Callable[[Kubernetes, aiohttp.ClientSession, str, Clock], Dependencies] = make_dependencies
+    watch_models: bool = False
 
 
 @dataclass(slots=True)
@@ -157,6 +159,7 @@ async def _run(
                     clock,
                     view,
                     namespace=namespace,
+                    models=ModelFiles(watch=parts.watch_models),
                     save_problems=partial(_save_problems, state.path),
                 )
                 work = [

@@ -32,7 +32,7 @@ def _time_rules(claim: str, *, required: bool) -> str:
     HAProxy reads the first of two members with one name, and a number inside a text. Most other parsers read the last, or refuse them.
     """
     name = _name_pattern(claim)
-    number = rf"{name}[[:space:]]*[0-9]{{1,15}}(\.[0-9]+)?[[:space:]]*[,}}]"
+    number = rf'"{claim}"[[:space:]]*:[[:space:]]*[0-9]{{1,15}}(\.[0-9]+)?[[:space:]]*[,}}]'
     # In the argument of a converter, quotes and backslashes are escaped once more.
     argument = name.replace("\\", "\\\\").replace('"', '\\"')
     refuse = f"    http-request set-var(txn.signed) int(0) if {HAS_VALID_TOKEN}"
