@@ -1496,3 +1496,18 @@ async def test_models_are_deployed_to_a_cluster_whose_budget_is_refused(
 
     monkeypatch.setattr(cluster.kube, "apply", refuse_budgets)
     assert await replicas_after_refusal(cluster, refusal) == 2
+
+
+async def test_pods_are_placed_by_the_labels_that_the_nodes_show(
+    cluster: Cluster,
+) -> None:
+    meta = {"name": "cpu", "labels": {"cloud.google.com/gke-nodepool": "a"}}
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": meta, "spec": {}}
+    await create_with_status(cluster.kube, NODE, node, {})
+    await cluster.apply(resources={"gpu": {"count": 1, "type": ["l4"]}})
+    await cluster.settle(5)
+    (group,) = (await ray(cluster))["spec"]["workerGroupSpecs"]
+    affinity = group["template"]["spec"]["affinity"]["nodeAffinity"]
+    (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert term["matchExpressions"][0]["key"] == "cloud.google.com/gke-accelerator"
+    assert group["groupName"] == f"{NAME}-r1"

@@ -42,7 +42,11 @@ def test_it_shows_which_labels_of_a_cluster_name_types_of_gpus(sundog: Any, serv
     (unknown,) = sundog(*ask, "-o", "json").json
     assert (unknown["name"], unknown["status"]) == ("GPU labels", "warn")
     assert "installation.gpu.profiles" in unknown["fix"]
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "labels": {"cloud.google.com/gke-nodepool": "a"}}}
+    node = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "a", "labels": {"cloud.google.com/gke-nodepool": "a"}},
+    }
     server.do(lambda cluster: create_with_status(cluster.kube, NODE, node, {}))
     assert sundog(*ask).out == "ok    GPU labels  gke (guessed from the nodes)\n"
     server.cluster.kube.faults = lambda _, ref: Forbidden("nodes is forbidden") if ref.kind == NODE else None

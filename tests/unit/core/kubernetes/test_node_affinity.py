@@ -8,8 +8,8 @@ import pytest
 
 from sundog_operator.api import Gpu
 from sundog_operator.core.kubernetes import device_types, node_affinity
-from sundog_operator.core.kubernetes.node_affinity import NodeDemand
 from sundog_operator.core.kubernetes.device_types import TYPE_LABELS
+from sundog_operator.core.kubernetes.node_affinity import NodeDemand
 from sundog_operator.core.kubernetes.node_profiles import PROFILES, NodeLabels
 from sundog_operator.core.kubernetes.spot import SPOT_LABELS
 
@@ -245,7 +245,10 @@ def test_memory_of_amd_is_that_of_the_type_or_a_text_in_a_label() -> None:
         assert suits({AMD: "AMD_Instinct_MI300X"}, {**any_type, "type": ["mi300x"]}, profiles)
 
 
-@pytest.mark.parametrize(("vendor", "key", "value"), [("gaudi", "habana.ai/product.name", "Gaudi2"), ("intel", "gpu.intel.com/product", "Max_1550")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("vendor", "key", "value"),
+    [("gaudi", "habana.ai/product.name", "Gaudi2"), ("intel", "gpu.intel.com/product", "Max_1550")],
+)
 def test_memory_of_gaudi_and_intel_is_that_of_the_type(vendor: str, key: str, value: str) -> None:
     assert suits({key: value}, {"vendor": vendor, "memory": "90Gi"})
     assert not suits({key: "Gaudi" if vendor == "gaudi" else "Flex_170"}, {"vendor": vendor, "memory": "90Gi"})

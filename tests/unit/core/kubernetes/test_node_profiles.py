@@ -39,6 +39,8 @@ def guess(*nodes: Mapping[str, str]) -> tuple[str, ...]:
         ([OF_KARPENTER], ("karpenter",)),
         ([OF_AUTO_MODE], ("eks",)),
         ([{"karpenter.azure.com/sku-name": "Standard_D4s_v5"}], ("aks",)),
+        # Labels of devices say more than those of the cloud.
+        ([{**OF_AUTO_MODE, **FIXED}], ("gpu-operator",)),
         # Fixed nodes beside those that Karpenter adds, in the order of their terms.
         ([{**OF_KARPENTER, "karpenter.k8s.aws/instance-gpu-name": "l4"}, FIXED], ("gpu-operator", "karpenter")),
         ([OF_KARPENTER, FIXED], ("gpu-operator", "karpenter")),

@@ -104,7 +104,7 @@ KNOWN_TYPES: Final[Mapping[str, DeviceType]] = {
     ),
     "a10": _nvidia(23028, "NVIDIA-A10", azure="A10"),
     "a10g": _nvidia(23028, "NVIDIA-A10G", aws="a10g"),
-    "a6000": _nvidia(49140, "NVIDIA-RTX-A6000", "RTX-A6000", cw="RTX_A6000"),
+    "a6000": _nvidia(49140, "NVIDIA-RTX-A6000", "RTX-A6000"),
     "l4": _nvidia(23034, "NVIDIA-L4", gke="nvidia-l4", aws="l4"),
     "l40": _nvidia(46068, "NVIDIA-L40", cw="L40"),
     "l40s": _nvidia(46068, "NVIDIA-L40S", aws="l40s", cw="L40S"),
@@ -116,7 +116,6 @@ KNOWN_TYPES: Final[Mapping[str, DeviceType]] = {
         "NVIDIA-RTX-PRO-6000-Blackwell-Max-Q-Workstation-Edition",
         gke="nvidia-rtx-pro-6000",
         aws="rtx-pro-server-6000",
-        cw="RTX_PRO_6000",
     ),
     "a100-40gb": _nvidia(
         40536,
@@ -136,7 +135,7 @@ KNOWN_TYPES: Final[Mapping[str, DeviceType]] = {
         azure="A100",
         cw="A100_NVLINK_80GB",
     ),
-    "gh200": _nvidia(97871, "NVIDIA-GH200-480GB", "NVIDIA-GH200-120GB", "NVIDIA-GH200-144G-HBM3e", cw="GH200_480GB"),
+    "gh200": _nvidia(97871, "NVIDIA-GH200-480GB", "NVIDIA-GH200-120GB", "NVIDIA-GH200-144G-HBM3e"),
     "h100": _nvidia(
         81559,
         "NVIDIA-H100-80GB-HBM3",
