@@ -6,6 +6,7 @@ and Serve's proxy here, by Serve's proxy alone there. Before each pair both are 
 
 import http.client
 import json
+import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -37,6 +38,17 @@ NAME = "bench"
 PHASES = ("ray", "download", "load", "warmup")
 """The phases that are Ray's and the model's. `ray` is the start of the replica's process, with its imports."""
 
+PARTS = {
+    "Serve decides": ("controller_*", "Upscaling Deployment"),
+    "Serve calls the process": ("controller_*", "Starting Replica("),
+    "the process starts": ("replica_*", "Started initializing replica"),
+    "the model loads": ("replica_*", '"message":"started: '),
+    "Serve has the replica": ("controller_*", "started successfully on node"),
+}
+"""The parts of a wake, each until a line of a log of Serve appears. The answer follows."""
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)[.,](\d{3})")
+
 Phases = dict[str, float]
 
 
@@ -66,11 +78,28 @@ def ask(url: str) -> float:
     return took
 
 
+def read_parts(logs: Path, asked: datetime, took_s: float) -> Phases:
+    """Return the seconds of each part of a wake, from Serve's logs, whose clock is UTC; empty if a line is missing."""
+    at, found = asked, {}
+    for name, (pattern, text) in PARTS.items():
+        lines = (line for path in logs.glob(f"{pattern}.log") for line in path.read_text().splitlines() if text in line)
+        times = [
+            datetime.fromisoformat(f"{each[1]}T{each[2]}.{each[3]}+00:00")
+            for line in lines
+            if (each := _TIME.search(line))
+        ]
+        if (end := min((each for each in times if each >= at), default=None)) is None:
+            return {}
+        found[name], at = (end - at).total_seconds(), end
+    return {**found, "the answer": (asked + timedelta(seconds=took_s) - at).total_seconds()}
+
+
 class Sundog:
     """A deployment under `sundog local up`."""
 
     def __init__(self, up: Up) -> None:
         self._up = up
+        self.parts: list[Phases] = []
 
     def is_at_zero(self) -> bool:
         found = is_at_zero(self._up.read(NAME))
@@ -80,7 +109,10 @@ class Sundog:
     def wake(self) -> tuple[float, Phases]:
         """Return the seconds of a request at zero, and those of each phase of the start."""
         before, status = datetime.now().astimezone(), self._up.read(NAME)["status"]
+        asked = datetime.now().astimezone()
         took = ask(status["url"])
+        [logs] = (self._up.state / "ray").glob("**/session_2*/logs/serve")
+        self.parts.append(read_parts(logs, asked, took))
 
         def find_startup() -> dict[str, Any] | None:
             startup = self._up.read(NAME)["status"].get("startup") or {}
@@ -166,5 +198,8 @@ def test_a_request_at_zero_against_bare_serve(sundog: Sundog, ray_serve: RayServ
     rest = [took - sum(found.values()) for took, found in zip(ours, phases, strict=True)]
     record.add("Sundog: all else", *describe(rest))
     record.add("Sundog − bare, by pair", *describe([ours[i] - theirs[i] for i in range(PAIRS)]))
-    record.raw = {"sundog": ours, "bare": theirs, "phases": phases}
+    parts = [each for each in sundog.parts if each]
+    for name in (*PARTS, "the answer"):
+        record.add(f"Sundog, by Serve's logs: {name}", *describe([each[name] for each in parts]))
+    record.raw = {"sundog": ours, "bare": theirs, "phases": phases, "parts": parts}
     record.finish()

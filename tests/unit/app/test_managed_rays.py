@@ -649,8 +649,8 @@ async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> Non
     (deployment,) = application(cluster, "digits-r1")["deployments"]
     assert "num_replicas" not in deployment
     config = deployment["autoscaling_config"]
-    assert (config["min_replicas"], config["max_replicas"], config["target_ongoing_requests"]) == (2, 5, 2)
-    assert (config["upscale_delay_s"], config["downscale_delay_s"]) == (10.0, 300.0)
+    assert (config["min_replicas"], config["max_replicas"], config["target_ongoing_requests"]) == (2, 5, 1)
+    assert (config["upscale_delay_s"], config["downscale_delay_s"]) == (20.0, 300.0)
     status = await cluster.status()
     assert (status["replicas"], status["readyReplicas"]) == (2, 2)
     assert status["selector"] == "serving.sundog.dev/model-deployment=digits"

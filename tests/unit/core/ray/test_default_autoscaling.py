@@ -54,6 +54,11 @@ def test_the_factors_are_those_of_the_spec() -> None:
     assert (config["upscaling_factor"], config["downscaling_factor"]) == (1.0, 0.2)
 
 
+def test_a_service_that_may_scale_to_zero_reports_its_requests_sooner() -> None:
+    intervals = [product_config({**BOUNDS, "minReplicas": fewest})["metrics_interval_s"] for fewest in (0, 1)]
+    assert intervals == [1.0, 2.0]
+
+
 def parse(**spec: Any) -> ModelDeployment:
     document = {"metadata": {"name": "digits"}, "spec": {"model": {"uri": "file:///m"}, **spec}}
     return ModelDeployment.parse(

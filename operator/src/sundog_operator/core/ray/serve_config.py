@@ -32,6 +32,10 @@ GRPC_SERVICER = "sundog_runtime.protocol.grpc_service.add_to_server"
 """With this function every replica also listens for gRPC. Serve's proxy and the replicas import it, so the base image must have it."""
 
 METRICS_INTERVAL_S = 2.0
+AT_ZERO_METRICS_INTERVAL_S = 1.0
+"""The same for a revision that may scale to zero. Serve's proxy reports the first request with its next periodic report: the report that it
+sends at once has the queue of the last one. So a wake waits for half of this time on average."""
+
 LOOK_BACK_PERIOD_S = 10.0
 """Serve's defaults are 10 s and 30 s, which would make an `upscaleDelay` of seconds meaningless."""
 
@@ -230,7 +234,7 @@ def _make_scaling(scale: ReplicaScale, max_batch_size: int) -> Json:
             # that is near its capacity, and the next queue doubles them.
             "upscaling_factor": parse_percent(scaling.upscale_factor),
             "downscaling_factor": parse_percent(scaling.downscale_factor),
-            "metrics_interval_s": METRICS_INTERVAL_S,
+            "metrics_interval_s": METRICS_INTERVAL_S if scale.fewest else AT_ZERO_METRICS_INTERVAL_S,
             "look_back_period_s": LOOK_BACK_PERIOD_S,
         }
     }
