@@ -183,7 +183,9 @@ def to_declared_array(spec: TensorSpec, value: Any) -> Array:
     if not array.ndim and spec.accepts((1,)):
         return array.reshape(1)
     no_rows = (0, *(max(size, 0) for size in spec.shape[1:]))
-    return array.reshape(no_rows) if isinstance(value, list) and array.shape == (0,) and spec.accepts(no_rows) else array
+    return (
+        array.reshape(no_rows) if isinstance(value, list) and array.shape == (0,) and spec.accepts(no_rows) else array
+    )
 
 
 def _wrong(detail: str) -> Problem:

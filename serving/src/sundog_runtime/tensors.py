@@ -138,7 +138,7 @@ class EmptyBytesTensor(list[Any]):
 
     def is_unchanged(self) -> bool:
         """Whether no model has put anything into it."""
-        return self == np.empty(self.shape, object).tolist()
+        return bool(self == np.empty(self.shape, object).tolist())
 
 
 def shape_of(value: Any) -> tuple[int, ...]:

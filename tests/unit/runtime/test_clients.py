@@ -240,9 +240,7 @@ def test_tritonclient_over_http(served: Served, binary_in: bool, binary_out: boo
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)])
 @pytest.mark.parametrize("binary", [True, False])
-def test_empty_tensors_of_bytes_come_back_to_tritonclient(
-    served: Served, shape: tuple[int, ...], binary: bool
-) -> None:
+def test_empty_tensors_of_bytes_come_back_to_tritonclient(served: Served, shape: tuple[int, ...], binary: bool) -> None:
     sent = np.empty(shape, object)
     with tritonclient.http.InferenceServerClient(served.http) as client:
         tensor = tritonclient.http.InferInput("x", list(shape), "BYTES")

@@ -166,7 +166,9 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
         labels=_ARM,
     )
     closed = CounterMetricFamily(
-        "sundog_edge_client_closed", "Requests whose client closed before the answer's end, whatever their end.", labels=_ARM
+        "sundog_edge_client_closed",
+        "Requests whose client closed before the answer's end, whatever their end.",
+        labels=_ARM,
     )
     slow = CounterMetricFamily("sundog_edge_slow", "Answers above their arm's first threshold.", labels=_ARM)
     further = CounterMetricFamily(

@@ -59,10 +59,14 @@ def refuse_large_headers(settings: HaproxyProcessSettings) -> str:
     """Return rules that refuse headers beyond `buffer_bytes`, or too many of them. `txn.body` is the part of the body that has arrived."""
     most = settings.buffer_bytes - _REWRITE_BYTES
     are_large = f"{{ var(txn.body) -m found }} {{ internal.htx.data,sub(txn.body) gt {most} }}"
-    target = render_refusal(414, "URI Too Long", "the target is too long", f"{are_large} {{ url,length gt {most // 2} }}")
+    target = render_refusal(
+        414, "URI Too Long", "the target is too long", f"{are_large} {{ url,length gt {most // 2} }}"
+    )
     title, detail = "Request Header Fields Too Large", f"the headers are larger than {most} bytes"
     large = render_refusal(431, title, detail, are_large)
-    many = render_refusal(431, title, f"there are more than {MAX_HEADERS} headers", f"{{ req.fhdr_cnt gt {MAX_HEADERS} }}")
+    many = render_refusal(
+        431, title, f"there are more than {MAX_HEADERS} headers", f"{{ req.fhdr_cnt gt {MAX_HEADERS} }}"
+    )
     return f"""    http-request set-var(txn.body) req.body_len if {{ internal.htx.data gt {most} }}
 {target}{large}{many}"""
 
