@@ -3,14 +3,12 @@
 import math
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.known_ends import known_ends
-
 
 
 class MetricVerdict(StrEnum):
