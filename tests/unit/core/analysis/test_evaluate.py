@@ -948,12 +948,12 @@ def test_an_edge_that_does_not_report_stops_the_horizon_for_harm_and_gates() -> 
     status, (stable, canary) = at_step(1), arms(2, {"ok": 300}, {"ok": 100})
     fine = report(*arms(2, {"ok": 3}, {"ok": 1}), pod="edge-1")
     before = take([report(stable, canary), fine], CountScope([2], 2, NOW, 30))
-    failing = [block(T0 + 600 + 10 * number, ok=97, server5xx=3) for number in range(50)]
-    worse = row("canary", 2, blocks=[*canary["blocks"], *failing], ok=10_850, server5xx=150)
+    failing = [block(T0 + 600 + 10 * number, ok=97, server5xx=3) for number in range(60)]
+    worse = row("canary", 2, blocks=[*canary["blocks"], *failing], ok=11_820, server5xx=180)
     for second, harms in ((silent("edge-1"), False), (fine, True)):
         reports = [report(stable, worse), second]
-        counted = updated(status, reports, NOW + 505, before)
-        result = arm_pair.RolloutCounts(counted, reports, {}, KNOWN, NOW + 505, 30, (3, 1))
+        counted = updated(status, reports, NOW + 605, before)
+        result = arm_pair.RolloutCounts(counted, reports, {}, KNOWN, NOW + 605, 30, (3, 1))
         assert (evaluate.evaluate_rollout(status, result).harm != "") is harms
 
 

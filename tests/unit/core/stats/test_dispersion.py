@@ -35,6 +35,17 @@ def test_a_stall_of_the_treatment_alone_counts_as_about_one_event() -> None:
     assert 13 < float(dispersion_factor([sums(treatment, np.zeros(60))], NULL)) < 15 * 2
 
 
+def test_few_bursts_of_the_treatment_beside_many_of_control_weigh_more_against_it() -> None:
+    control, treatment = np.tile([0.0, 30.0], 60), np.zeros(120)
+    treatment[[10, 70]] = 20
+    found, of_harm = (
+        float(dispersion_factor([sums(treatment, control)], NULL, of_harm=of_harm)) for of_harm in (False, True)
+    )
+    assert 1.5 * found < of_harm < 8 * found
+    even = np.random.default_rng(4).poisson(3, (2, 4000))
+    assert dispersion_factor([sums(even[0], 3 * even[1])], NULL, of_harm=True) == pytest.approx(1.2, abs=0.3)
+
+
 def test_a_stall_that_lasts_shows_in_longer_blocks() -> None:
     treatment = np.zeros(120)
     treatment[12:18] = treatment[72:78] = 5
