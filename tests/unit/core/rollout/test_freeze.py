@@ -209,6 +209,7 @@ def test_guardrails_that_are_outcomes_are_frozen_beside_the_default_ones() -> No
             "role": "guardrail",
             "feedback": "accepted",
             "type": "rate",
+            "rateBy": "units",
             "goal": "increase",
             "margin": 0.1,
         },
