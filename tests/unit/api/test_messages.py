@@ -151,8 +151,8 @@ CASES: list[tuple[dict[str, Any], str]] = [
         "spec.resources.gpu.sharing.profile: 2.10; expected a MIG profile such as 1g.10gb",
     ),
     (
-        gpu(type=["H100"]),
-        "spec.resources.gpu.type[0]: H100; expected a name of lower-case letters, digits and inner dashes",
+        gpu(type=["H100!"]),
+        "spec.resources.gpu.type[0]: H100!; expected a type such as l4, or a label value such as NVIDIA-L4",
     ),
     (deployment(rollout={"steps": [5]}), "spec.rollout.steps[0]: 5; expected a step such as {weight: 5}"),
     (deployment(rollout={"steps": [{"weight": 0}]}), "spec.rollout.steps[0].weight: 0; expected 1 to 100"),

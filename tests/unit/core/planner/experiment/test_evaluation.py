@@ -15,10 +15,13 @@ from sundog_operator.core.planner.experiment.evaluation import report_counts
 
 EXPOSED = {(1, "control"): 999, (2, "control"): 1400, (3, "control"): 1502, (2, "a"): 700, (3, "a"): 800}
 """Epoch 1 was the warm-up."""
+CONVERSION = {"success": [{"name": "conversion", "feedback": "converted"}]}
 
 
-def running(unit: dict[str, Any], units: int = 0, units_from: str | None = None) -> ExperimentStatus:
-    begun = begin_experiment(("a",), unit=unit, exposure="60%")
+def running(
+    unit: dict[str, Any], units: int = 0, units_from: str | None = None, metrics: dict[str, Any] = CONVERSION
+) -> ExperimentStatus:
+    begun = begin_experiment(("a",), unit=unit, exposure="60%", metrics=metrics)
     arms = tuple(arm.model_copy(update={"units": units, "units_from": units_from}) for arm in begun.arms)
     epochs = tuple(EvidenceEpoch(number=number, buckets=(4000, 3000, 3000)) for number in (2, 3))
     return begun.model_copy(update={"evidence_epochs": epochs, "arms": arms})
@@ -56,8 +59,8 @@ def test_an_exact_number_never_falls_and_no_estimate_replaces_it() -> None:
     assert reported(known, {})["control"] == (3000, "exposures")
 
 
-def test_without_exposures_units_are_marked_as_estimated() -> None:
-    assert reported(running(BY_USER), {}) == {"control": (2800, "sample"), "a": (2096, "sample")}
+def test_without_feedback_units_are_marked_as_estimated() -> None:
+    assert reported(running(BY_USER, metrics={}), {}) == {"control": (2800, "sample"), "a": (2096, "sample")}
 
 
 def test_where_each_request_is_a_unit_these_are_counted_since_the_start() -> None:
