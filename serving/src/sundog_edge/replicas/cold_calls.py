@@ -4,8 +4,11 @@ gRPC reads the status after the message, in trailers, which the agent's HTTP ser
 """
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+import h11
 
 from sundog_edge.haproxy.rules.agent_backend import SERVICE_HEADER
 from sundog_edge.haproxy.rules.grpc import HEALTH, SERVICE
@@ -21,40 +24,43 @@ _OK, _NOT_FOUND, _INVALID_ARGUMENT = 0, 5, 3
 
 async def start_cold_calls(socket: Path) -> asyncio.Server:
     """Listen for such calls."""
-    return await asyncio.start_unix_server(_serve, socket, limit=_MAX_BYTES)
+    return await asyncio.start_unix_server(
+        _serve,
+        socket,
+    )
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    connection = h11.Connection(h11.SERVER)
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            body = await _read_body(reader, head.lower())
-            writer.write(_render(*answer(head.split(" ", 2)[1], _find_header(head, SERVICE_HEADER), body)))
+            request, body = await _read_request(connection, reader)
+            headers = dict(request.headers)
+            service = headers.get(SERVICE_HEADER.lower().encode(), b"").decode("latin-1")
+            for event in _render(*answer(request.target.decode("latin-1"), service, body)):
+                writer.write(connection.send(event) or b"")
             await writer.drain()
-    except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, IndexError):
+    except (OSError, h11.ProtocolError):
         pass  # HAProxy composes the answer to a call without one.
     finally:
         writer.close()
 
 
-def _find_header(head: str, name: str) -> str:
-    lines = (line.partition(":") for line in head.split("\r\n")[1:])
-    return next((value.strip() for key, _, value in lines if key.lower() == name), "")
-
-
-async def _read_body(reader: asyncio.StreamReader, head: str) -> bytes:
-    """Read the body of a request. Raises ValueError if it is malformed or too large."""
-    if "chunked" not in _find_header(head, "transfer-encoding"):
-        length = int(_find_header(head, "content-length") or 0)
-        if not 0 <= length <= _MAX_BYTES:
-            raise ValueError("the body is too large")
-        return await reader.readexactly(length)
-    body = b""
-    while size := int((await reader.readline()).split(b";")[0], 16):
-        if not 0 < size <= _MAX_BYTES - len(body):
-            raise ValueError("the body is too large")
-        body += (await reader.readexactly(size + 2))[:-2]
-    return body
+async def _read_request(connection: h11.Connection, reader: asyncio.StreamReader) -> tuple[h11.Request, bytes]:
+    """Read a request and its body. Raises ProtocolError if it is malformed, incomplete or too large."""
+    request, body = None, b""
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await reader.read(_MAX_BYTES))
+        elif isinstance(event, h11.Request):
+            request = event
+        elif isinstance(event, h11.Data) and len(body) + len(event.data) <= _MAX_BYTES:
+            body += event.data
+        elif isinstance(event, h11.EndOfMessage) and request is not None:
+            return request, body
+        else:
+            raise h11.RemoteProtocolError("the request is incomplete or too large")
 
 
 def answer(path: str, service: str, body: bytes) -> tuple[int, bytes]:
@@ -80,11 +86,14 @@ def _parse_first_text(message: bytes) -> str:
     return message[2 : 2 + length].decode()
 
 
-def _render(status: int, message: bytes) -> bytes:
-    """Return an HTTP answer. Without a message, the status is in the headers, and there is no body."""
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\nconnection: close\r\n"
+def _render(status: int, message: bytes) -> Iterator[h11.Event]:
+    """Yield an HTTP answer. Without a message, the status is in the headers, and there is no body."""
+    headers = [("content-type", "application/grpc"), ("connection", "close")]
     if status != _OK:
-        return head + b"grpc-status: %d\r\ncontent-length: 0\r\n\r\n" % status
-    frame = b"\x00" + len(message).to_bytes(4, "big") + message
-    chunk = b"%x\r\n%b\r\n0\r\n" % (len(frame), frame)
-    return head + b"transfer-encoding: chunked\r\ntrailer: grpc-status\r\n\r\n" + chunk + b"grpc-status: 0\r\n\r\n"
+        yield h11.Response(status_code=200, headers=[*headers, ("grpc-status", str(status)), ("content-length", "0")])
+        yield h11.EndOfMessage()
+        return
+    chunked = [("transfer-encoding", "chunked"), ("trailer", "grpc-status")]
+    yield h11.Response(status_code=200, headers=[*headers, *chunked])
+    yield h11.Data(data=b"\x00" + len(message).to_bytes(4, "big") + message)
+    yield h11.EndOfMessage(headers=[("grpc-status", str(status))])

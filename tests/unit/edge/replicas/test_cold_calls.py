@@ -51,7 +51,7 @@ async def test_haproxy_gets_the_status_after_the_message(tmp_path: Path, sent: b
     server = await start_cold_calls(tmp_path / "s")
     async with server:
         reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
-        writer.write(f"POST {CHECK} HTTP/1.1\r\nx-sundog-service: digits\r\n".encode() + sent)
+        writer.write(f"POST {CHECK} HTTP/1.1\r\nhost: digits\r\nx-sundog-service: digits\r\n".encode() + sent)
         found = await reader.read()
         assert found.endswith(ends)
         assert bool(found) == bool(ends)
