@@ -67,6 +67,17 @@ def share(found: "np.typing.NDArray[np.bool_]") -> str:
     return f"{mean:.1%} ± {2 * math.sqrt(mean * (1 - mean) / len(found)):.1%}"
 
 
+def make_record(kind: str, title: str) -> Record:
+    columns = ("requests a second", "replicas", "steps, %", "rolled back", "promoted")
+    match kind:
+        case "short":
+            return Record("stalls_short", title, columns)
+        case "long":
+            return Record("stalls_long", title, columns)
+        case _:
+            return Record("stalls_episodes", title, columns)
+
+
 @pytest.mark.parametrize("kind", STALLS)
 def test_candidates_like_stable(kind: str) -> None:
     name, stalls = STALLS[kind]
@@ -74,7 +85,7 @@ def test_candidates_like_stable(kind: str) -> None:
         f"Each replica of both arms stalls for {name}, and then fails 20 to 100 %; else 0.1 % fail: {RUNS} candidates like stable each,"
         " two hours, α = 5 % (± two standard errors)"
     )
-    record = Record(f"stalls_{kind}", title, ("requests a second", "replicas", "steps, %", "rolled back", "promoted"))
+    record = make_record(kind, title)
     asked, small = {}, [(rps, 1, True) for rps in TRAFFIC[1:3]]
     for rps, stable, one in [*((rps, stable, False) for rps in TRAFFIC for stable in REPLICAS), *small]:
         plan = plan_for(rps, from_one_percent=one)

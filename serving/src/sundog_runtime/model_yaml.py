@@ -31,8 +31,12 @@ from sundog_runtime.tensors import TensorSpec
 MODEL_YAML = "model.yaml"
 MAX_MODEL_YAML_BYTES = 64 * 1024
 _MERGE = "tag:yaml.org,2002:merge"
-_PACKAGE_FIELDS = frozenset({"dependencies", "requirements", "packages", "pip", "conda"})
-"""Fields by which other systems install packages."""
+_PACKAGES = "install packages in the image of spec.runtime.image, or beside Sundog in local mode"
+_OTHER_PLACES = {
+    **dict.fromkeys(("dependencies", "requirements", "packages", "pip", "conda"), _PACKAGES),
+    "trustcode": "set spec.model.trustCode, because a model does not vouch for itself",
+}
+"""What to do instead of fields that are elsewhere, by their names in lower case."""
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
@@ -161,8 +165,8 @@ def _describe_unknown_field(found: ErrorDetails) -> str:
     if found["type"] != "extra_forbidden":
         return ""
     *parents, name = map(str, found["loc"])
-    if not parents and name.lower() in _PACKAGE_FIELDS:
-        return "unknown field; install packages in the image of spec.runtime.image, or beside Sundog in local mode"
+    if not parents and (elsewhere := _OTHER_PLACES.get(name.lower())):
+        return f"unknown field; {elsewhere}"
     nested: dict[str, type[BaseModel]] = {"inputs": TensorField, "outputs": TensorField, "compile": Compile}
     of = nested[parents[0]] if parents else DescriptionFile
     known = {(field.alias or key).lower(): field.alias or key for key, field in of.model_fields.items()}

@@ -160,7 +160,7 @@ async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps:
         (Answers(errors=0.14), "errorRate: ", 150),
         (replace(FINE, median_ms=40), "latencyP99 (answers above ", 600),
         (Answers(rejections=1.0), "rejections never happened in stable", 240),
-        (Answers(errors=1.0, median_ms=1), "the canary failed ", 60),
+        (Answers(errors=1.0, median_ms=1), "errorRate: ", 100),
         (Answers(hanging=1.0), "the canary failed ", 150),
         (Answers(hanging=0.3), "errorRate: ", 330),
         (Answers(errors=0.1, failing="truncated"), "errorRate: ", 600),

@@ -106,7 +106,7 @@ def test_model_yaml_alone_is_enough_to_load(torch_model: Path) -> None:
 
 def test_a_model_does_not_vouch_for_itself(torch_model: Path) -> None:
     (torch_model / "model.yaml").write_text("trustCode: true\n")
-    with pytest.raises(LoadFailed, match=r"model\.yaml: trustCode: extra inputs are not permitted"):
+    with pytest.raises(LoadFailed, match=r"model\.yaml: trustCode: unknown field; set spec.model.trustCode"):
         load(torch_model)
 
 

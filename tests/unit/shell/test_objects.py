@@ -96,14 +96,15 @@ def test_an_experiment_that_is_not_acted_on_is_shown_unless_it_is_to_end(
     head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment", "metadata": {"name": "wide"}}
     spec = {
         "modelDeployment": "digits",
-        "arms": [{"name": "wide", "resources": {"gpu": {"count": 1, "topology": {"interconnect": "nvlink"}}}}],
+        "arms": [{"name": "wide"}],
+        "metrics": {"success": [{"name": "bought", "feedback": "bought", "window": "1s"}]},
         "stopped": stopped,
     }
     path = tmp_path / "wide.yaml"
     path.write_text(json.dumps({**head, "spec": spec}))
     done = on_server("apply", "-f", str(path))
     assert (done.code, done.out) == (code, "experiment.serving.sundog.dev/wide created\n")
-    refused = "NotYetSupported: spec.arms[0].resources.gpu.topology.interconnect: nvlink is not supported yet"
+    refused = "InvalidSpec: spec.metrics.success[0].window: 1s where each request is a unit; expected "
     assert (refused in done.err) is not stopped
 
 

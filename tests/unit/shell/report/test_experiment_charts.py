@@ -27,9 +27,9 @@ def titles(status: ExperimentStatus) -> list[str]:
 
 def test_the_head_has_one_estimate_of_the_win_and_one_of_now_each_with_its_time() -> None:
     report = report_of(measured())
-    won = "wide won at 2026-11-28 05:00 UTC with converted 19.6 % → 28 %, +49 % (2 to 121)"
-    assert report.heading == f"{won}; now 19.7 % → 26.2 %, +30.5 % (6.31 to 60.4)"
-    assert report.why[0].startswith("When it won: converted of wide is 49.4 % above control's")
+    won = "wide won at 2026-11-27 13:00 UTC with converted 19.8 % → 29.4 %, +49 % (-2.5 to 132)"
+    assert report.heading == f"{won}; now 19.7 % → 26.2 %, +32.6 % (10.4 to 59.7)"
+    assert report.why[0].startswith("When it won: converted of wide is 48.5 % above control's")
     assert WINNERS_CURSE in report.why
     assert not any(each.startswith("converted of wide") for each in report.why)
 
