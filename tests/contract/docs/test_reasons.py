@@ -172,7 +172,7 @@ async def test_every_reason_of_a_busy_life_is_in_the_reference() -> None:
         *("DigestRequired", "Fits", "InsufficientCapacity", "InsufficientQuota"),
         "NotOwned",
         "HostTaken",
-        "FilesChanged",
+        *("FilesChanged", "NamespaceTooLarge", "PlanTooSlow"),
         *("GatewayAPIMissing", "NotWritten", "NotAnswered", "NotAccepted"),
         "Unhealthy",
         "RevisionMissing",
