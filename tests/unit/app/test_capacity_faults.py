@@ -320,7 +320,7 @@ async def test_a_canary_that_fails_on_a_node_is_held_back_although_another_pod_f
     another["spec"] = {key: value for key, value in pod["spec"].items() if key != "nodeName"}
     await cluster.kube.create(another)
     await find_no_node(cluster, 2)
-    await cluster.settle(45)
+    await cluster.settle(155)
     assert await cluster.weights() == {1: 100}
     assert (await cluster.status())["lastRollout"]["code"] == "CandidateUnavailable"
     assert (await read_condition(cluster, "Stalled"))[:2] == ("True", "Aborted")

@@ -375,7 +375,7 @@ async def test_a_dead_candidate_is_rolled_back_while_the_agent_of_another_edge_s
     await cluster.add_edge("sundog-edge-1")
     await cluster.settle(5)
     (cluster.edges.young if state == "young" else cluster.edges.silent).add("sundog-edge-1")
-    for _ in range(50):
+    for _ in range(160):
         cluster.serve.crash_replicas("digits-r2")
         await cluster.round()
         if (await cluster.status()).get("lastRollout"):

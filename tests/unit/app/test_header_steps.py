@@ -150,7 +150,7 @@ async def test_outside_of_windows_no_request_goes_there_by_header() -> None:
 async def test_a_candidate_that_requests_reach_by_header_alone_is_missed_when_it_is_gone() -> None:
     cluster = await begun()
     await cluster.until(functools.partial(at_step, cluster, 2))
-    for _ in range(20):
+    for _ in range(80):
         cluster.serve.crash_replicas("digits-r2")
         await cluster.settle(2)
         if (await cluster.status()).get("lastRollout"):

@@ -66,7 +66,7 @@ async def test_a_canary_that_allows_no_spot_nodes_is_not_excused() -> None:
     await evict(cluster, await pods_of(cluster, 2))
     await cluster.settle(5)
     assert await cluster.weights() == {1: 75, 2: 25}
-    for _ in range(16):
+    for _ in range(72):
         for serve in cluster.serve_apis.by_dashboard.values():
             serve.crash_replicas("digits-r2")
         await cluster.settle(2)

@@ -27,7 +27,7 @@ _QUOTA: Final = (
 )
 _ARMS_STARTING: Final = "The arms start. The message shows what each arm lacks."
 _DEADLINE: Final = "A candidate or an arm was not ready within `spec.rollout.progressDeadline`."
-_ARM_UNAVAILABLE: Final = "The arms had no healthy replica for 30 s, while stable had one."
+_ARM_UNAVAILABLE: Final = "The arms had no healthy replica for 140 s, while stable had one."
 _START_FAILURE: Final = "[The start failure](#why-a-revision-did-not-start) of the candidate or an arm."
 
 EXPERIMENT_CONDITIONS: Final = (
@@ -111,7 +111,7 @@ EXPERIMENT_CONDITIONS: Final = (
             ReasonText(
                 "False",
                 "CandidateUnavailable",
-                "The candidate had no healthy replica for 30 s, while stable had one.",
+                "The candidate had no healthy replica for 140 s, while stable had one.",
             ),
             ReasonText(
                 "False",

@@ -107,7 +107,8 @@ def format_events(metric: MetricStatus) -> str:
     """Format the events of both arms, such as `12/9`, with those of an unknown end apart: `0 + 5 lost/0`."""
     lost = metric.lost or (0,) * len(metric.events)
     return "/".join(
-        f"{events - own} + {own} lost" if own else str(events) for events, own in zip(metric.events, lost, strict=True)
+        f"{max(events - own, 0)} + {own} lost" if own else str(events)
+        for events, own in zip(metric.events, lost, strict=True)
     )
 
 
@@ -127,9 +128,12 @@ def units_head(status: ExperimentStatus) -> str:
     return "Units since the start" if status.plan.comparison is not None else "Units"
 
 
-def format_units(arm: ArmStatus) -> str:
-    """Format the units of an arm, with `≈` if they are estimated."""
-    return f"≈ {arm.units}" if arm.units_from == "sample" else str(arm.units)
+def format_units(arm: ArmStatus, status: ExperimentStatus) -> str:
+    """Format the units of an arm, with `≈` if they are estimated, as those of units in statuses of earlier releases are."""
+    unit = status.plan.unit
+    is_sticky = unit is not None and unit.kind != "request"
+    is_estimated = arm.units_from == "sample" or (arm.units_from is None and is_sticky)
+    return f"≈ {arm.units}" if is_estimated and arm.units else str(arm.units)
 
 
 def event_noun(metric: str) -> str:

@@ -234,7 +234,7 @@ def _arms_table(status: ExperimentStatus) -> RenderableType:
     for arm in status.arms:
         weight = f"{arm.weight:g} %" + (" (dropped)" if arm.dropped else "")
         cells = (arm.name, f"r{arm.revision}", weight, str(arm.requests), str(arm.errors))
-        table.add_row(*map(Text, (*cells, *([metric_text.format_units(arm)] if has_units else []))))
+        table.add_row(*map(Text, (*cells, *([metric_text.format_units(arm, status)] if has_units else []))))
     return table
 
 

@@ -16,7 +16,7 @@ ANNOTATION = "serving.sundog.dev/model-files"
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "v 1"
+    folder = tmp_path / "v%201"
     folder.mkdir()
     write(folder, "one")
     return folder
@@ -44,7 +44,8 @@ def digests(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def document(model: Path, **spec: Any) -> dict[str, Any]:
-    return model_deployment(f"file://{str(model).replace(' ', '%20')}", **spec)
+    """A ModelDeployment; its path is taken literally, as the model server does."""
+    return model_deployment(f"file://{model}", **spec)
 
 
 async def test_a_change_is_seen_once_the_files_have_settled_and_only_then_digested(

@@ -175,7 +175,8 @@ class ArmStatus(ApiBase):
     )
     units_from: Literal["exposures", "sample"] | None = Field(
         None,
-        description="exposures: an exact count over the period of the metrics, the warm-up excluded. sample: an estimate from a"
+        description="exposures: an exact count since the warm-up, as in the metrics, with those of an outage of control, which metrics"
+        " leave out. sample: an estimate from a"
         " sample of units that the edges draw, since the start, the warm-up included; it is off by some percent. Absent if each"
         " request is a unit, and before the first count.",
     )

@@ -11,7 +11,7 @@ from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, Eva
 from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, Block, sum_arm_counts
 from sundog_operator.core.stats import early_harm
 
-_BLOCKS_WITHOUT_REPLICA: Final = early_harm.DEAD_BLOCKS + 4
+RESTART_BLOCKS: Final = early_harm.DEAD_BLOCKS + 4
 """Blocks in a row while the arm has no healthy replica: its only one may be restarting, as one of stable may."""
 
 
@@ -27,7 +27,7 @@ def find_dead_arm(pair: ArmPair, limits: EvaluationLimits, collected: CollectedC
         collected: the collected counts.
         healthy: the arm's healthy replicas.
     """
-    least = early_harm.DEAD_BLOCKS if healthy else _BLOCKS_WITHOUT_REPLICA
+    least = early_harm.DEAD_BLOCKS if healthy else RESTART_BLOCKS
     newest = int(collected.now_s - GRACE_S) // BLOCK_S
     oldest = newest - least - math.ceil(collected.timeout_s / BLOCK_S) - 1
     run: list[Sequence[Block]] = []

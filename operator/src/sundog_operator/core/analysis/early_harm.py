@@ -25,8 +25,9 @@ class EarlyHarm(NamedTuple):
             **self._asdict(),
             "verdict": str(MetricVerdict.HARM),
             "basis": str(DecisionBasis.HARM),
-            "needed": None,
-            "eta": None,
+            # The others are of the counts of the usual test.
+            **dict.fromkeys(("needed", "eta", "lost", "independent_events", "values", "ratio", "allowed")),
+            "interval": (),
         }
         return tuple(each.model_copy(update=update) if each.name == ERROR_RATE else each for each in metrics)
 

@@ -58,9 +58,10 @@ def evaluate_metrics(
     harms = [each.harm for each, epoch in zip(counted, epochs, strict=True) if shows_harm(limits, epoch)]
     findings = _test_metrics(limits, gates)
     harmful = findings if gates == harms else _test_metrics(limits, harms)
+    measured = guardrail_comparison.find_measured_epochs(harms)
     doubt = "if all lost requests failed" if len(harms) == len(counted) else f"while {pair.who} had more load"
     chosen = [
-        _choose_finding(guardrail, _ChosenFinding(finding, gates), _ChosenFinding(harm, harms, of_harm=True), doubt)
+        _choose_finding(guardrail, _ChosenFinding(finding, gates), _ChosenFinding(harm, measured, of_harm=True), doubt)
         for guardrail, finding, harm in zip(limits.guardrails, findings, harmful, strict=True)
     ]
     alpha, dispersions = limits.levels.alpha, _measure_dispersions(chosen)
@@ -99,8 +100,14 @@ def _count_lost(chosen: "_ChosenFinding", unknown: Sequence[tuple[int, int]], lo
 def _measure_dispersions(chosen: Sequence["_ChosenFinding"]) -> list[float]:
     """Return the dispersion of each metric's events, by the counts of its decision and at the ratio that this tests."""
     ratios = [each.finding.allowed for each in chosen]
-    by_epochs = {id(each.epochs): guardrail_comparison.measure_dispersion(ratios, each.epochs) for each in chosen}
-    return [by_epochs[id(each.epochs)][index] for index, each in enumerate(chosen)]
+    known: dict[tuple[int, bool], list[float]] = {}
+    found = []
+    for index, each in enumerate(chosen):
+        key = id(each.epochs), each.of_harm
+        if key not in known:
+            known[key] = guardrail_comparison.measure_dispersion(ratios, each.epochs, of_harm=each.of_harm)
+        found.append(known[key][index])
+    return found
 
 
 def _with_values(metric: MetricStatus, chosen: "_ChosenFinding", alpha: float, dispersion: float) -> MetricStatus:

@@ -337,11 +337,7 @@ def _units_by_arm(status: ExperimentStatus, collected: CollectedCounts) -> dict[
     request without a unit counts as one.
     """
     if state.counts_exposures(status.plan):
-        numbers, counted = [epoch.number for epoch in status.evidence_epochs], collected.tallies
-        return {
-            arm.name: sum(counted.count_exposed_units(number, arm.name, sticky=True) for number in numbers)
-            for arm in status.arms
-        }
+        return {arm.name: state.count_exposed_units(status, collected.tallies, arm.name) for arm in status.arms}
     share, first = first_exposures.sample_first_exposures(collected.tallies.attempt, collected.reports, collected.now_s)
     if not share:
         return {}

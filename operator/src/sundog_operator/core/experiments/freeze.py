@@ -355,4 +355,6 @@ def _find_changed_guardrails(plan: FrozenPlan, spec: ExperimentSpec) -> list[str
 def _changed_fields(old: PlanOutcome, new: PlanOutcome) -> list[str]:
     """Return the names in a spec of the fields in which two outcomes of one name differ."""
     names_of = {name: to_camel(name) for name in PlanOutcome.model_fields}
-    return [names_of[name] for name in PlanOutcome.model_fields if getattr(old, name) != getattr(new, name)]
+    # Which test a rate has is no field of a spec.
+    names_of.pop("rate_by")
+    return [name for field, name in names_of.items() if getattr(old, field) != getattr(new, field)]

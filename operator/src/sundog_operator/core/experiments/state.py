@@ -15,6 +15,7 @@ from sundog_operator.api import (
     is_latency_metric,
 )
 from sundog_operator.api.reasons import Cause, PauseReason
+from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import buckets, units
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.kubernetes import names
@@ -198,6 +199,11 @@ def counts_exposures(plan: FrozenPlan) -> bool:
     return units.is_sticky(plan) and plan.comparison is not None and bool(plan.comparison.feedback_outcomes)
 
 
+def count_exposed_units(status: ExperimentStatus, counted: Counters, arm: str) -> int:
+    """Return the units that were first exposed to an arm in the epochs of evidence."""
+    return sum(counted.count_exposed_units(each.number, arm, sticky=True) for each in status.evidence_epochs)
+
+
 def units_taken(status: ExperimentStatus, evidence: ExperimentEvaluation | None) -> int:
     """Return the units of control and the arms so far; requests where units are unknown.
 
@@ -206,5 +212,6 @@ def units_taken(status: ExperimentStatus, evidence: ExperimentEvaluation | None)
     known = evidence.units if evidence is not None else {}
     own = [arm for arm in status.arms if arm.name != names.STABLE]
     if counts_exposures(status.plan):
-        return sum(known.get(arm.name, arm.units) for arm in own)
+        # An epoch that is no evidence any more takes its units out of the evaluation, but they were exposed.
+        return sum(max(arm.units if arm.units_from == "exposures" else 0, known.get(arm.name, 0)) for arm in own)
     return sum(max(arm.units, known.get(arm.name, arm.units or arm.requests)) for arm in own)

@@ -6,14 +6,18 @@ from typing import Any, Final, TypeVar
 from sundog_operator.api import Condition, RevisionStatus, format_duration, parse_timestamp
 from sundog_operator.api.reasons import Cause, DeploymentReason, EndReason
 from sundog_operator.core import revisions
+from sundog_operator.core.analysis.blocks import BLOCK_S
+from sundog_operator.core.analysis.dead_arm import RESTART_BLOCKS
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.kubernetes import pod_problems, spot
 from sundog_operator.core.planner import held_back_revisions, shared_capacity
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout import state, windows
 
-UNAVAILABLE_GRACE: Final = timedelta(seconds=30)
-"""Time for which a candidate or an arm with traffic may lack a healthy replica while stable has one."""
+UNAVAILABLE_GRACE: Final = timedelta(seconds=RESTART_BLOCKS * BLOCK_S)
+"""Time for which a candidate or an arm with traffic may lack a healthy replica while stable has one: its only one may be restarting."""
+NO_PLACE_GRACE: Final = timedelta(seconds=30)
+"""The same for one whose pods have no place. No restart brings it back."""
 EARLIEST_TIME: Final = datetime.min.replace(tzinfo=UTC)
 _NO_PLACE: Final = frozenset(
     {DeploymentReason.UNSCHEDULABLE, DeploymentReason.POD_REFUSED, DeploymentReason.NOT_ADMITTED}
@@ -41,16 +45,24 @@ def find_failure(context: PlanContext, candidate: RevisionStatus) -> Cause | Non
     readiness = context.readiness(candidate.revision)
     if readiness.failed and (not readiness.retryable or has_traffic(context)):
         return Cause(readiness.reason, readiness.message)
-    if is_unavailable(context, candidate):
-        failing = _stored_not_ready(context)
-        why = f": {failing.message}" if failing is not None else ""
-        has_no_place = failing is not None and failing.reason in _NO_PLACE and not _has_placed_pods(context, candidate)
-        reason = EndReason.CAPACITY_LOST if has_no_place else EndReason.CANDIDATE_UNAVAILABLE
-        return Cause(reason, f"no healthy replica for {UNAVAILABLE_GRACE.total_seconds():g} s{why}")
+    if (lost := _find_loss(context, candidate)) is not None:
+        return lost
     late = find_late_reason(context, candidate)
     if not late or not _is_deadline_fatal(context):
         return None
     return Cause(EndReason.PROGRESS_DEADLINE_EXCEEDED, f"{describe_deadline(context)}: {late}")
+
+
+def _find_loss(context: PlanContext, candidate: RevisionStatus) -> Cause | None:
+    """Return why the candidate has had no healthy replica for too long; None if it has one, or may still get one."""
+    failing = _stored_not_ready(context)
+    has_no_place = failing is not None and failing.reason in _NO_PLACE and not _has_placed_pods(context, candidate)
+    grace = NO_PLACE_GRACE if has_no_place else UNAVAILABLE_GRACE
+    if not is_unavailable(context, candidate, grace):
+        return None
+    why = f": {failing.message}" if failing is not None else ""
+    reason = EndReason.CAPACITY_LOST if has_no_place else EndReason.CANDIDATE_UNAVAILABLE
+    return Cause(reason, f"no healthy replica for {grace.total_seconds():g} s{why}")
 
 
 def _is_reclaimed(context: PlanContext, candidate: RevisionStatus) -> bool:
@@ -164,9 +176,9 @@ def track_lost_since(context: PlanContext, revision: AnyRevision, *, begun: bool
     return revision.model_copy(update={"lost_since": since if is_lost else None})
 
 
-def is_unavailable(context: PlanContext, revision: RevisionStatus) -> bool:
-    """Whether a revision has had no healthy replica for longer than `UNAVAILABLE_GRACE`."""
-    return revision.lost_since is not None and context.now - revision.lost_since >= UNAVAILABLE_GRACE
+def is_unavailable(context: PlanContext, revision: RevisionStatus, grace: timedelta = UNAVAILABLE_GRACE) -> bool:
+    """Whether a revision has had no healthy replica for longer than `grace`."""
+    return revision.lost_since is not None and context.now - revision.lost_since >= grace
 
 
 def _is_lost_alone(context: PlanContext, candidate: int) -> bool:

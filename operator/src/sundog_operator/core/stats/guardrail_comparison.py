@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.stats import absolute_floor, cluster_variance, count_ratio, sample_ratio, verdicts
+from sundog_operator.core.stats import absolute_floor, cluster_variance, count_ratio, dispersion, sample_ratio, verdicts
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
@@ -196,12 +196,24 @@ def request_design_effect(epoch: EpochCounts) -> float:
     return 1.0 if groups is None else float(cluster_variance.request_design_effect(groups)[0])
 
 
-def measure_dispersion(ratios: Sequence[float], epochs: Sequence[EpochCounts]) -> list[float]:
-    """Return, for each metric, the dispersion φ ≥ 1 of its events at the tested ratio; 1 without epochs."""
+def measure_dispersion(ratios: Sequence[float], epochs: Sequence[EpochCounts], *, of_harm: bool) -> list[float]:
+    """Return, for each metric, the dispersion φ ≥ 1 by which its test of harm or of the gate divides log E; 1 without epochs."""
     if not epochs or not ratios:
         return [1.0] * len(ratios)
     tested = np.array([each if math.isfinite(each) and each > 0 else 1.0 for each in ratios])
-    return [float(each) for each in make_event_counts(len(ratios), epochs).dispersion(tested)]
+    counts = make_event_counts(len(ratios), epochs)
+    _, found = counts.log_e(tested, "above" if of_harm else "below", count_ratio.CONCENTRATIONS)
+    return [float(each) for each in found]
+
+
+def find_measured_epochs(epochs: Sequence[EpochCounts]) -> list[EpochCounts]:
+    """Return the epochs that the test of harm uses: those with enough blocks for their dispersion; all where none has."""
+    measured = [
+        each
+        for each in epochs
+        if each.blocks and dispersion.has_enough_blocks([length[0] for length in each.blocks[0]])
+    ]
+    return measured or list(epochs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref, ref_of
@@ -72,7 +71,8 @@ def _find_path(document: Object) -> Path | None:
     uri = model.get("uri") if isinstance(model, dict) else None
     if not isinstance(uri, str) or not uri.startswith("file:///"):
         return None
-    return Path(unquote(urlsplit(uri).path))
+    # As the model server does: nothing is decoded.
+    return Path(uri.removeprefix("file://"))
 
 
 def _read_signature(path: Path) -> Signature:

@@ -345,7 +345,7 @@ def _make_arms(status: ExperimentStatus, counters: Counters) -> Iterator[ReportA
     for arm in (each for each in status.arms if status.plan.comparison is not None or each.name in _ARMS):
         evidence = sum(counters.of(epoch, arm.name).assigned for epoch in epochs) if counters.sources else None
         assigned = arm.units if status.plan.comparison is not None else None
-        text = "" if assigned is None else metric_text.format_units(arm)
+        text = "" if assigned is None else metric_text.format_units(arm, status)
         yield ReportArm(arm.name, arm.revision or 0, arm.weight, arm.requests, evidence, arm.errors, assigned, text)
 
 

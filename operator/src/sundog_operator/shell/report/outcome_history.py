@@ -23,6 +23,9 @@ from sundog_operator.shell.report.model import ArmChance, OutcomeChances, Period
 _PERIODS: Final = (("day", timedelta(days=1), "%b %-d"), ("hour", timedelta(hours=1), "%H:00"))
 """Name, length and label of the periods; the longest one of which there are two is used."""
 
+_ROUNDING: Final = 1e-3
+"""Values in the history have three digits."""
+
 Known = tuple[datetime, HistoryMetric]
 
 
@@ -50,8 +53,10 @@ def make_periods(
     ends = [own[-1] for own in _split(known, length)]
     metric, alpha = make_metric(outcome), status.plan.alpha or DEFAULT_ALPHA
     found = []
-    begins: list[tuple[datetime, HistoryMetric | None]] = [(first, None), *ends]
-    for (begun, before), (at, own) in zip(begins, ends, strict=False):
+    # A history that an upgrade began later does not show in which period its first sums came.
+    begin: list[tuple[datetime, HistoryMetric | None]] = [(first, None)] if known[0][0] - first < length else []
+    for (begun, before), (at, own) in itertools.pairwise([*begin, *ends]):
+        assert own is not None
         sums = _added(metric, own, before)
         effect = _period(sums, metric, alpha)
         if effect is not None:
@@ -106,7 +111,8 @@ def _period(
 ) -> tuple[tuple[int, int], tuple[float, float], float | None, float | None, float | None] | None:
     """Return units, values, ratio and the ends of its interval; None without units of both."""
     (control, own_total, _), (arm, other_total, _) = sums
-    if min(control, arm) < 1:
+    # Late outcomes of earlier units, or an epoch that is no evidence any more, leave sums that no units of the period can have.
+    if min(control, arm) < 1 or not all(_is_possible(metric, *own) for own in sums):
         return None
     values = own_total / control, other_total / arm
     ratio = values[1] / values[0] if values[0] > 0 else None
@@ -118,6 +124,13 @@ def _period(
     lower, upper = mean_ratio.compare_sums(control_sums, arm_sums, metric.deviation, bar)
     has_interval = math.isfinite(lower) and math.isfinite(upper)
     return (control, arm), values, ratio, lower if has_interval else None, upper if has_interval else None
+
+
+def _is_possible(metric: OutcomeMetric, units: int, total: float, squares: float) -> bool:
+    """Whether so many units can have these sums of values and squares."""
+    return (
+        0 <= total <= units if metric.type == "rate" else squares >= 0 and total**2 <= units * squares * (1 + _ROUNDING)
+    )
 
 
 def make_chances(status: ExperimentStatus, points: Sequence[HistoryPoint], start: datetime) -> Iterator[OutcomeChances]:

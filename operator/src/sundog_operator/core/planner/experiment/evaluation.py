@@ -135,10 +135,11 @@ def _count_units(
     """Return the units of an arm, and where the number is from. A number never falls, except when an exact one replaces an estimate."""
     if not units.is_sticky(status.plan):
         return {"units": max(arm.units, requests)}
-    if state.counts_exposures(status.plan) and counted is not None:
-        numbers = [each.number for each in status.evidence_epochs]
-        exact = sum(counted.count_exposed_units(number, arm.name, sticky=True) for number in numbers)
+    if state.counts_exposures(status.plan):
+        if counted is None:
+            return {}
         before = arm.units if arm.units_from == "exposures" else 0
+        exact = state.count_exposed_units(status, counted, arm.name)
         return {"units": max(before, exact), "units_from": "exposures"}
     sampled = context.experiment_evaluation.units if context.experiment_evaluation else {}
     if arm.units_from == "exposures" or arm.name not in sampled:
