@@ -234,7 +234,7 @@ async def test_one_that_waits_for_replicas_may_be_without_the_one_it_has_for_as_
     assert "lostSince" in (await cluster.status())["candidate"]
     await cluster.settle(5)
     assert "lostSince" not in (await cluster.status())["candidate"], "it came back"
-    for _ in range(68):
+    for _ in range(69):
         cluster.serve.crash_replicas("digits-r2")
         await cluster.settle(2)
         assert await cluster.weights() == {1: 75, 2: 25}
@@ -251,7 +251,7 @@ async def test_a_clock_that_is_set_back_gives_one_without_a_healthy_replica_no_m
     await cluster.settle(2)
     assert "lostSince" in (await cluster.status())["candidate"]
     cluster.clock.set_back(60)
-    for _ in range(76):
+    for _ in range(72):
         cluster.serve.crash_replicas("digits-r2")
         await cluster.settle(2)
     assert await cluster.weights() == {1: 100}

@@ -567,7 +567,7 @@ async def test_a_candidate_whose_replicas_crash_for_long_is_rolled_back(cluster:
     await served(cluster)
     await cluster.apply("file:///models/v2")
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
-    for _ in range(68):
+    for _ in range(69):
         cluster.serve.crash_replicas("digits-r2")
         await cluster.settle(2)
         assert await cluster.weights() == {1: 75, 2: 25}, "a restart of two minutes costs nothing"
