@@ -85,6 +85,7 @@ TIMES = [
     (f'"exp": {LATER}, "nbf": "1"', 401),
     (f'"exp": {LATER}, "nbf": 1, "nbf": {LATER}', 401),
     (f'"exp": {LATER}, "\\u006ebf": {LATER}', 401),
+    (f'"exp": {LATER}, "nbf": 1, "\\u006Ebf": 9', 401),
 ]
 """Claims of time, as text, and what a token with them gets. Parsers differ in which of two members with one name they read."""
 

@@ -175,12 +175,16 @@ async def profiles(devices: DeviceInventory, server: Server, clock: Clock, text:
     return made.gpu.profiles
 
 
-async def test_profiles_are_guessed_once_in_ten_minutes_and_hold_while_no_node_shows_another(clock: Clock) -> None:
+JOINED = ("gke", "eks")
+"""The profiles of both pools: one of them may be at zero when nodes are read."""
+
+
+async def test_profiles_are_guessed_once_in_ten_minutes_and_those_of_an_empty_pool_stay(clock: Clock) -> None:
     devices, server = DeviceInventory(), LabeledServer({"cloud.google.com/gke-accelerator": "nvidia-l4"})
     for _ in range(3):
         assert await profiles(devices, server, clock) == ("gke",)
     assert server.lists == {"nodes": 1}
-    for labels, expected in (((), ("gke",)), (({"eks.amazonaws.com/compute-type": "auto"},), ("eks",))):
+    for labels, expected in (((), ("gke",)), (({"eks.amazonaws.com/compute-type": "auto"},), JOINED), ((), JOINED)):
         clock.at += PROFILES_INTERVAL_S
         server.labels = labels
         assert await profiles(devices, server, clock) == expected

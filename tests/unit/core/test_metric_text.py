@@ -2,7 +2,7 @@
 
 import pytest
 
-from sundog_operator.api import ArmStatus, ExperimentStatus, MetricStatus, MetricValue
+from sundog_operator.api import ArmStatus, ExperimentStatus, FrozenPlan, MetricStatus, MetricValue, PlanUnit
 from sundog_operator.core import metric_text
 
 
@@ -60,15 +60,29 @@ def test_dependent_failures_are_shown_by_the_independent_events_that_they_count_
     assert metric_text.describe_independence(metric(events=(0, 100))) == ""
 
 
+def test_more_lost_requests_than_events_are_not_subtracted_below_none() -> None:
+    assert metric_text.format_events(metric(events=(0, 30), lost=(0, 40))) == "0/0 + 40 lost"
+
+
 def test_a_row_that_says_nothing_is_not_shown() -> None:
     assert not metric_text.is_shown(metric(role="harm", events=(0, 0), interval=(0.0,)))
     assert metric_text.is_shown(metric(role="harm", events=(0, 1)))
     assert metric_text.is_shown(metric(events=(0, 0)))
 
 
-@pytest.mark.parametrize(("units_from", "text"), [("sample", "≈ 2800"), ("exposures", "2800"), (None, "2800")])
-def test_an_estimated_number_of_units_is_marked(units_from: str | None, text: str) -> None:
+@pytest.mark.parametrize(
+    ("units_from", "kind", "text"),
+    [
+        ("sample", "header", "≈ 2800"),
+        ("exposures", "header", "2800"),
+        (None, "request", "2800"),
+        (None, "header", "≈ 2800"),
+    ],
+)
+def test_an_estimated_number_of_units_is_marked(units_from: str | None, kind: str, text: str) -> None:
+    """A status of a release before `unitsFrom` has estimates of units."""
     arm = ArmStatus.model_validate({"name": "a", "units": 2800, "units_from": units_from})
-    assert metric_text.format_units(arm) == text
-    head = metric_text.units_head(ExperimentStatus(arms=(arm,)))
+    status = ExperimentStatus(arms=(arm,), plan=FrozenPlan(unit=PlanUnit(kind=kind)))  # type: ignore[arg-type]
+    assert metric_text.format_units(arm, status) == text
+    head = metric_text.units_head(status)
     assert ("evidence" in head) is (units_from == "exposures")

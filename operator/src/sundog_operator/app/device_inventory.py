@@ -74,7 +74,8 @@ class DeviceInventory:
             return node_profiles.set_profiles(installation, self._profiles)
 
     def _guess_profiles(self, found: Sequence[str]) -> None:
-        self._profiles = node_profiles.guess_profiles(found) or self._profiles
+        # Those of a pool that was scaled to zero stay.
+        self._profiles = node_profiles.guess_profiles([*found, *self._profiles])
 
     async def read(self, server: Kubernetes, kube: Kubernetes, clock: Clock) -> Inventory | None:
         """Return the newest inventory; None where nodes or pods of all namespaces may not be listed. Raises DependencyError.

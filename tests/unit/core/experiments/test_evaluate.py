@@ -514,3 +514,7 @@ def test_units_are_the_exposed_ones_where_feedback_exists() -> None:
     found = evaluate.evaluate_experiment(stored, seen, {})
     assert found.units == {"stable": 7, "control": 290, "wide": 310}
     assert state.units_taken(stored, found) == 600
+    counted = tuple(arm.model_copy(update={"units_from": "exposures"}) for arm in stored.arms)
+    assert state.units_taken(stored.model_copy(update={"arms": counted}), found) == 10_000, (
+        "an exact number never falls"
+    )

@@ -161,6 +161,19 @@ def test_an_edit_that_resolves_to_the_same_plan_is_none(
     assert freeze.find_changed_fields(frozen(metrics=metrics, **before), spec, planned) == changed
 
 
+def test_a_plan_of_an_earlier_release_differs_in_no_field_by_its_test_of_rates() -> None:
+    metrics = {"success": [CONVERSION]}
+    plan = frozen(metrics=metrics, unit={"header": "x"})
+    assert plan.comparison is not None
+    earlier = tuple(each.model_copy(update={"rate_by": None}) for each in plan.comparison.outcomes)
+    plan = plan.model_copy(update={"comparison": plan.comparison.model_copy(update={"outcomes": earlier})})
+    spec = ExperimentSpec.from_json(
+        {**SPEC, "unit": {"header": "x"}, "metrics": {"success": [{**CONVERSION, "minimumEffect": "5%"}]}}
+    )
+    planned = arms.plan_arms(stable_revision(), spec)
+    assert freeze.find_changed_fields(plan, spec, planned) == "spec.metrics.success[0].minimumEffect"
+
+
 @pytest.mark.parametrize(
     ("where", "change", "changed"),
     [

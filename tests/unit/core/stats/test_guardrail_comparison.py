@@ -198,6 +198,17 @@ def test_a_new_epoch_is_harm_by_its_own_dispersion_alone() -> None:
     assert evaluate_pooled([ERRORS], [calm, short], ErrorLevels(0.05))[0].verdict == MetricVerdict.UNDECIDED
 
 
+def test_harm_is_shown_with_the_dispersion_and_the_epochs_of_its_test() -> None:
+    bursts = EpochCounts(0.05, (28_500, 1500), [(30, 40)], [blocks_of((1, 0), 30, first=(1, 40))])
+    young = EpochCounts(0.25, (750, 250), [(0, 30)], [blocks_of((0, 15), 2)])
+    assert guardrail_comparison.find_measured_epochs([bursts, young]) == [bursts]
+    assert guardrail_comparison.find_measured_epochs([young]) == [young], "else there would be nothing to show"
+    of_harm, of_gate = (
+        guardrail_comparison.measure_dispersion([1.25], [bursts], of_harm=of_harm)[0] for of_harm in (True, False)
+    )
+    assert of_harm > of_gate > 1
+
+
 @pytest.mark.parametrize("weight", [0.01, 0.05, 0.25, 0.5])
 def test_a_stall_counts_as_one_event_that_falls_on_either_arm_by_chance(weight: float) -> None:
     """Three to eleven stalls of the canary alone were harm once, by its weight. One of two replicas has seven of seven in 1 % of cases."""

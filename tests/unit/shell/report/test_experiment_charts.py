@@ -10,7 +10,9 @@ from experiment_fixtures import HOUR, measured, two_arms
 from rollout_fixtures import stored
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.core.rollout import history
+from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.shell.describe_experiment import WINNERS_CURSE
+from sundog_operator.shell.report import outcome_history
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.model import ExperimentReport
 from sundog_operator.shell.report.page import render_html
@@ -99,3 +101,22 @@ def test_the_last_point_of_each_day_is_kept() -> None:
     ends = {each.at.date(): each.at for each in points}
     assert set(ends.values()) <= {each.at for each in kept}
     assert max(b.at - a.at for a, b in itertools.pairwise(kept)) <= timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sums", "possible"),
+    [
+        ("rate", (10, 4.0, 4.0), True),
+        ("rate", (10, 41.0, 41.0), False),
+        ("rate", (10, -3.0, -3.0), False),
+        ("mean", (10, -20.0, 50.0), True),
+        ("mean", (10, 20.0, 5.0), False),
+        ("mean", (10, 0.0, -1.0), False),
+    ],
+)
+def test_a_day_whose_sums_no_units_can_have_is_left_out(
+    kind: str, sums: tuple[int, float, float], possible: bool
+) -> None:
+    """Outcomes of units of an earlier day count on the day they come, which may have had few units of its own."""
+    metric = OutcomeMetric("m", kind)  # type: ignore[arg-type]
+    assert outcome_history._is_possible(metric, *sums) is possible

@@ -22,7 +22,9 @@ _SECONDS = "^[0-9]{1,15}$"
 
 def _name_pattern(claim: str) -> str:
     """Return a regular expression for a member of a token's payload, with the escapes that other parsers read as the same name."""
-    letters = "".join(rf"({letter}|\\u00{ord(letter):x})" for letter in claim)
+    letters = "".join(
+        rf"({letter}|\\u00{ord(letter) >> 4:x}[{ord(letter) & 15:x}{ord(letter) & 15:X}])" for letter in claim
+    )
     return f'"{letters}"[[:space:]]*:'
 
 
