@@ -219,10 +219,18 @@ def a_head_without_its_autoscaler(kubectl: Kubectl, life: Life) -> None:
     cluster = life.status()["cluster"]
     containers = [{"name": name, "image": "registry.example.com/ray:1"} for name in ("ray-head", "autoscaler")]
     labels = {**names.labels(names.RAY), "ray.io/cluster": cluster, "ray.io/node-type": "head"}
+    owner = kubectl.get("-n", TEAM, "raycluster", cluster)
+    reference = {"apiVersion": owner["apiVersion"], "kind": "RayCluster", "name": cluster, "controller": True}
+    reference["uid"] = owner["metadata"]["uid"]
     head = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": f"{cluster}-head-ended", "namespace": TEAM, "labels": labels},
+        "metadata": {
+            "name": f"{cluster}-head-ended",
+            "namespace": TEAM,
+            "labels": labels,
+            "ownerReferences": [reference],
+        },
         "spec": {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": containers},
     }
     kubectl.apply(head)
