@@ -1,5 +1,6 @@
 """Pods that only look like edges are neither asked nor counted."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from doubles.cluster import NAMESPACE, Cluster, controller_reference
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.edge_pods import MAX_LOOKUPS, UNKNOWN_TTL_S, list_edge_pods
-from sundog_operator.ports import DEPLOYMENT, POD, REPLICA_SET, Object, Ref
+from sundog_operator.ports import DEPLOYMENT, POD, REPLICA_SET, Kind, Object, Ref
 
 LABELS = {"app.kubernetes.io/name": "sundog-edge", "app.kubernetes.io/part-of": "sundog"}
 
@@ -23,6 +24,12 @@ async def cluster() -> Cluster:
 
 async def names_of(cluster: Cluster) -> list[str]:
     return [pod["metadata"]["name"] for pod in await list_edge_pods(cluster.world, NAMESPACE)]
+
+
+async def stored(cluster: Cluster, kind: Kind, name: str) -> Object:
+    obj = await cluster.kube.get(Ref(kind, NAMESPACE, name))
+    assert obj is not None
+    return copy.deepcopy(obj)
 
 
 async def create(cluster: Cluster, kind: str, name: str, owner: Object | None = None, **metadata: Any) -> Object:
@@ -82,6 +89,36 @@ async def test_few_replica_sets_are_read_and_a_real_one_is_found_in_the_end(clus
     cluster.clock.advance(UNKNOWN_TTL_S)
     await names_of(cluster)
     assert len(asked) == MAX_LOOKUPS, "one that was not there may be now"
+
+
+async def test_many_pods_of_others_keep_a_real_one_from_being_found_for_a_while_at_most(cluster: Cluster) -> None:
+    count = 25 * MAX_LOOKUPS
+    for number in range(count):
+        replica_set = await create(cluster, "ReplicaSet", f"fake-{number}")
+        await create(cluster, "Pod", f"a-fake-{number}", controller_reference(replica_set), labels=LABELS)
+    cluster.world.replica_sets.clear()
+    for _ in range(count // MAX_LOOKUPS + 1):
+        # What was read first may be read again before the last of them was read once.
+        cluster.clock.advance(UNKNOWN_TTL_S / 2)
+        found = await names_of(cluster)
+    assert found == ["sundog-edge-0"]
+
+
+async def test_a_replica_set_that_the_next_deployment_adopts_is_the_edges_again(cluster: Cluster) -> None:
+    """As after `kubectl delete deployment sundog-edge --cascade=orphan`."""
+    (owner,) = (await stored(cluster, POD, "sundog-edge-0"))["metadata"]["ownerReferences"]
+    orphan = await stored(cluster, REPLICA_SET, owner["name"])
+    del orphan["metadata"]["ownerReferences"]
+    orphan = await cluster.kube.replace(orphan)
+    await cluster.kube.delete(Ref(DEPLOYMENT, NAMESPACE, "sundog-edge"))
+    await cluster.settle(5)
+    assert await names_of(cluster) == []
+    deployment = await stored(cluster, DEPLOYMENT, "sundog-edge")
+    await cluster.kube.replace(
+        orphan | {"metadata": orphan["metadata"] | {"ownerReferences": [controller_reference(deployment)]}}
+    )
+    cluster.clock.advance(UNKNOWN_TTL_S)
+    assert await names_of(cluster) == ["sundog-edge-0"]
 
 
 async def test_without_the_deployment_no_pod_is_an_edge(cluster: Cluster) -> None:

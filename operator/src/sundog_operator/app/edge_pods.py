@@ -1,5 +1,6 @@
 """Find the pods of a namespace's edge: those of the operator's own Deployment, not others with the same label."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -46,8 +47,8 @@ async def list_edge_pods(deps: Dependencies, namespace: str) -> list[Object]:
     deployment = await deps.kube.view(Ref(DEPLOYMENT, namespace, names.EDGE), read_edge_deployment)
     if deployment is None:
         return []
-    owners = await _find_replica_sets(deps, namespace, pods)
-    own = [pod for pod in pods if owners.get(_controller(pod).get("uid", "")) == deployment.uid]
+    replica_sets = await _find_own_replica_sets(deps, namespace, pods, deployment.uid)
+    own = [pod for pod in pods if _controller(pod).get("uid", "") in replica_sets]
     return _within(own, deployment.replicas + _SURGE)
 
 
@@ -68,17 +69,26 @@ def _controller(obj: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((each for each in owners if each.get("controller")), {})
 
 
-async def _find_replica_sets(deps: Dependencies, namespace: str, pods: Sequence[Object]) -> dict[str, str]:
-    """Return the uid of the Deployment of each known ReplicaSet that controls one of the pods, by the ReplicaSet's uid."""
+async def _find_own_replica_sets(
+    deps: Dependencies, namespace: str, pods: Sequence[Object], deployment: str
+) -> set[str]:
+    """Return the uids of the ReplicaSets that control one of the pods and belong to the Deployment, by uid.
+
+    Those of others are read again later: an orphaned ReplicaSet may get another owner. What was read last waits longest, so that many
+    pods of others keep the edge's own from being found for a while at most.
+    """
     now, known = deps.clock.monotonic(), deps.replica_sets
     controllers = {str(ref["uid"]): ref for ref in map(_controller, pods) if ref.get("kind") == "ReplicaSet"}
     unknown = [
-        uid for uid in controllers if uid not in known or (not known[uid][0] and now - known[uid][1] >= UNKNOWN_TTL_S)
+        uid
+        for uid in controllers
+        if uid not in known or (known[uid][0] != deployment and now - known[uid][1] >= UNKNOWN_TTL_S)
     ]
-    for uid in unknown[:MAX_LOOKUPS]:
+    for uid in sorted(unknown, key=lambda uid: known[uid][1] if uid in known else -math.inf)[:MAX_LOOKUPS]:
         stored = await deps.kube.get(Ref(REPLICA_SET, namespace, str(controllers[uid].get("name"))))
         owner = _controller(stored) if stored is not None and stored["metadata"]["uid"] == uid else {}
+        known.pop(uid, None)
         known[uid] = (str(owner.get("uid", "")) if owner.get("kind") == "Deployment" else "", now)
     while len(known) > _MAX_KNOWN:
         del known[next(iter(known))]
-    return {uid: known[uid][0] for uid in controllers if uid in known}
+    return {uid for uid in controllers if uid in known and known[uid][0] == deployment}
