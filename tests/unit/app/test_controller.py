@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.app import controller
 from sundog_operator.app.controller import Controller
 from sundog_operator.app.dependencies import Dependencies
-from sundog_operator.app.queue.keys import Key, edge_key, keys_for
+from sundog_operator.app.queue.keys import Key, KeyKind, edge_key, keys_for
 from sundog_operator.errors import Conflict, DependencyError, Invalid
 
 MODEL = Key("modeldeployment", NAMESPACE, NAME)
@@ -50,6 +51,24 @@ async def test_a_broken_watch_starts_anew() -> None:
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize("kind", ["raycluster", "edge", "experiment"])
+async def test_a_namespace_that_is_too_large_is_reported_by_its_model_deployments_alone(
+    kind: KeyKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, passes = Cluster(), []
+
+    async def reconcile(_: Dependencies, key: Key) -> float | None:
+        passes.append(key.kind)
+        return None
+
+    monkeypatch.setattr(controller, "RECONCILERS", {kind: reconcile, "modeldeployment": reconcile})
+    operator = Controller(replace(cluster.world, find_excess=lambda namespace: f"namespace {namespace}: too much"))
+    for key in (Key(kind, NAMESPACE, NAME), MODEL):
+        operator.queue.add(key)
+        await operator.step(await operator.queue.take())
+    assert passes == ["modeldeployment"]
 
 
 @pytest.mark.parametrize(

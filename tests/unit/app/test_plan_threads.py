@@ -1,5 +1,6 @@
 """A plan that takes too long is abandoned and reported, and holds up no other namespace."""
 
+import asyncio
 import functools
 import threading
 from collections.abc import Iterator
@@ -89,6 +90,30 @@ async def test_a_namespace_has_one_abandoned_plan_and_others_go_on(cluster: Clus
     assert sum(each.name == "plan" for each in threading.enumerate()) == 1
     planner.slow = False
     assert await planner.threads(ELSEWHERE, state, now) == make_plan(state, now)
+
+
+async def test_a_namespace_waits_for_each_plan_that_was_abandoned(cluster: Cluster) -> None:
+    """Passes that run at the same time are abandoned together, and end one after the other."""
+    state, now = await observed(cluster), cluster.clock.now()
+    may_end = [threading.Event() for _ in range(3)]
+    waiting = iter(may_end)
+
+    def make(observed: ObservedState, now: datetime) -> ReconcilePlan:
+        if (event := next(waiting, None)) is not None:
+            assert event.wait(LONG_S)
+        return make_plan(observed, now)
+
+    threads = PlanThreads(make, BUDGET_S)
+    results = await asyncio.gather(*(threads(DIGITS, state, now) for _ in may_end), return_exceptions=True)
+    assert [type(each) for each in results] == [PlanTooSlow] * 3
+    abandoned = [each for each in threading.enumerate() if each.name == "plan"]
+    for event in may_end:
+        with pytest.raises(PlanTooSlow):
+            await threads(OTHER, state, now)
+        event.set()
+    for thread in abandoned:
+        thread.join(LONG_S)
+    assert await threads(OTHER, state, now) == make_plan(state, now)
 
 
 async def test_it_is_reported_and_nothing_of_it_is_done(cluster: Cluster, planner: Planner) -> None:

@@ -141,7 +141,7 @@ class Controller:
             self._observer.ended(key, result, self._deps.clock.monotonic() - began)
 
     async def _reconcile(self, key: Key) -> Result:
-        if key.kind in ("raycluster", "edge") and self._deps.find_excess(key.namespace):
+        if key.kind in ("raycluster", "edge", "experiment") and self._deps.find_excess(key.namespace):
             # Some of the objects are not in memory: what is missing must not be deleted. The ModelDeployments report it.
             self.queue.done(key)
             self._add_later(key, STALL_RETRY_S)

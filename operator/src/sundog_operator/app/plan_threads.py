@@ -29,8 +29,8 @@ async def plan_here(_key: Key, observed: ObservedState, now: datetime) -> Reconc
 class PlanThreads:
     """Plans each pass in a thread of its own, and abandons one after `PLAN_BUDGET_S`.
 
-    Nothing can interrupt Python code in a thread, so it runs on beside the event loop, which gets every second turn, and its result is
-    discarded. Until then its namespace gets no plan: each namespace has one such thread at most.
+    Nothing can interrupt Python code in a thread, so it runs on beside the event loop, and its result is discarded. Until all such
+    threads of a namespace end, it gets no plan: it has no more of them than passes that ran at the same time.
     """
 
     def __init__(
@@ -43,20 +43,20 @@ class PlanThreads:
         self._make = make
         self._budget_s = budget_s
         self._on_abandoned = on_abandoned
-        self._abandoned: dict[str, tuple[Key, Future[ReconcilePlan]]] = {}
+        self._abandoned: dict[str, list[tuple[Key, Future[ReconcilePlan]]]] = {}
 
     async def __call__(self, key: Key, observed: ObservedState, now: datetime) -> ReconcilePlan:
         """Return the plan. Raises PlanTooSlow."""
-        former, running = self._abandoned.get(key.namespace, (key, None))
-        if running is not None and not running.done():
-            raise self._too_slow(key, former)
-        self._abandoned.pop(key.namespace, None)
+        running = [each for each in self._abandoned.pop(key.namespace, ()) if not each[1].done()]
+        if running:
+            self._abandoned[key.namespace] = running
+            raise self._too_slow(key, running[0][0])
         future: Future[ReconcilePlan] = Future()
         threading.Thread(target=self._run, args=(future, observed, now), name="plan", daemon=True).start()
         done, _ = await asyncio.wait([asyncio.wrap_future(future)], timeout=self._budget_s)
         if done:
             return done.pop().result()
-        self._abandoned.setdefault(key.namespace, (key, future))
+        self._abandoned.setdefault(key.namespace, []).append((key, future))
         self._on_abandoned()
         raise self._too_slow(key, key)
 
