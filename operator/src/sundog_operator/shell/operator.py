@@ -434,4 +434,6 @@ def main(
         sys.exit(asyncio.run(run_operator(options)))
     except SundogError as err:
         log.error("%s", one_line(err), extra={"reason": type(err).__name__})  # noqa: TRY400 - one line, no traceback
+        # The last line says why the process ends. Connections and tasks that end with the interpreter may log more.
+        logging.disable()
         sys.exit(ExitCode.UNREACHABLE if isinstance(err, DependencyError) else ExitCode.REFUSED)
