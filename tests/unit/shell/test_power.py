@@ -52,7 +52,8 @@ def test_half_of_simulated_rollouts_need_about_as_long(
     assert (found.forecast.rolled_back > 0.5) is (by == "harm")
     assert found.seconds >= 120
     ratio = 60 * found.forecast.median_minutes / found.seconds
-    assert 0.6 <= ratio <= 1.7
+    # Harm must also exceed what bursts of the canary can show, which the estimate does not count.
+    assert 0.6 <= ratio <= (2.0 if by == "harm" else 1.7)
 
 
 def test_events_are_a_share_of_the_requests() -> None:
