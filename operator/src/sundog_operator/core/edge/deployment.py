@@ -28,8 +28,8 @@ DRAIN_DELAY_S: Final = 15
 """How long a terminating edge still accepts connections: long enough for every node to learn of its end, even on a busy cluster."""
 LINGER_S: Final = 3
 """How long a terminating agent still reports counts after HAProxy has ended."""
-SETTLE_S: Final = 10
-"""How long an agent waits for replicas before it is ready without them."""
+SETTLE_S: Final = 30
+"""How long an agent waits for replicas before it is ready without them. A replaced head of Ray lists none for up to half a minute."""
 _GRACE_MARGIN_S: Final = 22
 """Time for probes and slow starts of processes."""
 
