@@ -214,7 +214,7 @@ async def test_a_dead_candidate_gives_all_back_at_once() -> None:
 async def test_a_candidate_that_fails_all_it_gets_gives_all_back_at_once_and_one_that_does_harm_does_not() -> None:
     rollout = {"steps": [{"weight": 50}], "capacity": "inPlace", "warmup": {"requests": 0}}
     for errors, weights in ((1.0, {1: 100}), (0.3, {1: 75, 2: 25})):
-        cluster, _ = await begun(4, rollout)
+        cluster, watch = await begun(4, rollout)
         cluster.edges.traffic = Traffic(1)
         cluster.edges.traffic.rps = {NAME: 20}
         fine, bad = Answers(errors=0.001), Answers(errors=errors)
@@ -226,6 +226,11 @@ async def test_a_candidate_that_fails_all_it_gets_gives_all_back_at_once_and_one
         await cluster.until(functools.partial(cluster.at_weight, 2, 25), rounds=400)
         await cluster.settle(90)
         assert await cluster.weights() == weights
+        cluster.serve.devices = 4
+        await cluster.until(functools.partial(cluster.at_weight, 1, 100), rounds=400)
+        await cluster.settle(5)
+        assert watch.weights == [25, 50, 25]
+        assert (await cluster.status())["lastRollout"]["outcome"] == "RolledBack"
 
 
 async def test_where_stable_does_not_come_back_all_traffic_goes_to_it_in_the_end() -> None:

@@ -89,29 +89,29 @@ async def test_a_namespace_has_one_abandoned_plan_and_others_go_on(cluster: Clus
     assert planner.abandoned == 1
     assert sum(each.name == "plan" for each in threading.enumerate()) == 1
     planner.slow = False
+    planner.threads._budget_s = LONG_S
     assert await planner.threads(ELSEWHERE, state, now) == make_plan(state, now)
 
 
 async def test_a_namespace_waits_for_each_plan_that_was_abandoned(cluster: Cluster) -> None:
     """Passes that run at the same time are abandoned together, and end one after the other."""
     state, now = await observed(cluster), cluster.clock.now()
-    may_end = [threading.Event() for _ in range(3)]
-    waiting = iter(may_end)
+    begun: list[tuple[threading.Thread, threading.Event]] = []
 
     def make(observed: ObservedState, now: datetime) -> ReconcilePlan:
-        if (event := next(waiting, None)) is not None:
-            assert event.wait(LONG_S)
+        if len(begun) < 3:
+            begun.append((threading.current_thread(), may_end := threading.Event()))
+            assert may_end.wait(LONG_S)
         return make_plan(observed, now)
 
     threads = PlanThreads(make, BUDGET_S)
-    results = await asyncio.gather(*(threads(DIGITS, state, now) for _ in may_end), return_exceptions=True)
+    results = await asyncio.gather(*(threads(DIGITS, state, now) for _ in range(3)), return_exceptions=True)
     assert [type(each) for each in results] == [PlanTooSlow] * 3
-    abandoned = [each for each in threading.enumerate() if each.name == "plan"]
-    for event in may_end:
-        with pytest.raises(PlanTooSlow):
+    threads._budget_s = LONG_S
+    for thread, may_end in begun:
+        with pytest.raises(PlanTooSlow, match="the plan of modeldeployment vision/digits"):
             await threads(OTHER, state, now)
-        event.set()
-    for thread in abandoned:
+        may_end.set()
         thread.join(LONG_S)
     assert await threads(OTHER, state, now) == make_plan(state, now)
 
@@ -135,6 +135,7 @@ async def test_it_is_reported_and_nothing_of_it_is_done(cluster: Cluster, planne
     thread = next((each for each in threading.enumerate() if each.name == "plan"), None)
     if thread is not None:
         thread.join(LONG_S)
+    planner.threads._budget_s = LONG_S
     await reconcile_model_deployment(world, DIGITS)
     assert await cluster.condition("Stalled") == ("Absent", "")
 
