@@ -66,7 +66,7 @@ class Instance:
         """Remembers a process by pid and start time. Raises ClusterError where it is gone already."""
         try:
             process = psutil.Process(pid)
-            started = process.create_time()
+            started = _started_s(process)
         except psutil.NoSuchProcess:
             raise ClusterError(f"{name} ended at once: {self.tail(name)}") from None
         with self.records.open("a") as file:
@@ -81,7 +81,7 @@ class Instance:
                 record = json.loads(line)
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process = psutil.Process(record["pid"])
-                    if process.create_time() == record["started"] and process.status() != psutil.STATUS_ZOMBIE:
+                    if _started_s(process) == record["started"] and process.status() != psutil.STATUS_ZOMBIE:
                         found[record["name"]] = process
         return found
 
@@ -94,6 +94,11 @@ class Instance:
 
     def remove(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _started_s(process: psutil.Process) -> float:
+    """Seconds from the machine's start to that of a process. No correction of the clock changes it, unlike the time of day."""
+    return round(process.create_time() - psutil.boot_time(), 2)
 
 
 def end(process: psutil.Process, within: float = END_S) -> None:

@@ -5,6 +5,7 @@ import os
 import tarfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from real_kubernetes import fixtures, machine
@@ -55,6 +56,15 @@ def test_a_pid_that_another_process_has_by_now_is_not_ours(tmp_path: Path) -> No
     instance.records.write_text(json.dumps(line | {"started": line["started"] - 1}) + "\n")
     assert instance.processes() == {}
     instance.stop("ours")
+
+
+def test_a_process_stays_ours_when_the_clock_is_corrected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    instance = Instance(tmp_path)
+    ours = instance.record("ours", os.getpid())
+    booted = psutil.boot_time()
+    # Linux derives this from the clock, in whole seconds.
+    monkeypatch.setattr("psutil._psplatform.boot_time", lambda: booted + 1)
+    assert instance.processes() == {"ours": ours}
 
 
 def test_an_image_is_what_docker_would_save(tmp_path: Path) -> None:
