@@ -25,7 +25,7 @@ run: $(VENV)/.local
 # Run the tests that gate a change: each promise once on real Ray and a real HAProxy, and all tests that need
 # neither. Some 20 minutes on two cores.
 test: check
-	$(BIN)/pytest tests/contract tests/unit tests/fuzz tests/integration -m 'not cluster and $(GATE)' \
+	$(BIN)/pytest tests/contract tests/unit tests/fuzz bench/tests tests/integration -m 'not cluster and $(GATE)' \
 	    -n 3 $(GROUPED) --hypothesis-profile gate --tier 'make test'
 
 # Check style, types and import layers, in under a minute.
@@ -38,7 +38,7 @@ check: $(VENV)/.dev
 
 # Run the tests that need neither Ray nor HAProxy.
 unit: $(VENV)/.dev
-	$(BIN)/pytest tests/unit tests/contract tests/fuzz -m 'not cluster and $(GATE)' -n 2 $(GROUPED) --hypothesis-profile gate
+	$(BIN)/pytest tests/unit tests/contract tests/fuzz bench/tests -m 'not cluster and $(GATE)' -n 2 $(GROUPED) --hypothesis-profile gate
 
 # Run the tests on a real Kubernetes: one that they start, or that of SUNDOG_TEST_KUBECONFIG. First those that need only
 # the API server; then those with pods, which install the chart, serve, promote and roll back digits, and kill the operator.
@@ -60,7 +60,7 @@ test-all: $(VENV)/.dev
 
 # Run further cases of the model server, the edge and local mode, and many generated examples.
 more-local: $(VENV)/.dev all-binaries
-	$(BIN)/pytest tests/integration tests/contract tests/unit -m 'not cluster and not campaign and (extended or hypothesis)' \
+	$(BIN)/pytest tests/integration tests/contract tests/unit bench/tests -m 'not cluster and not campaign and (extended or hypothesis)' \
 	    -n 2 $(GROUPED) --hypothesis-profile many --tier 'make more-local'
 
 # Run both fuzzers. One that fails does not stop the other.
@@ -100,14 +100,14 @@ cluster-down: $(VENV)/.dev
 # Run the benchmarks, in about an hour and a half. Writes numbers to out/bench and tables to docs/benchmarks.md, even if a part fails.
 # `make bench ONLY=edge,peers` runs some parts and keeps the tables of the others. Needs wrk (apt-get install wrk).
 bench: $(VENV)/.dev
-	$(BIN)/pytest tests/bench -s -m 'not campaign' --only '$(ONLY)'; measured=$$?; \
-	PYTHONPATH=tests/support $(BIN)/python -m measuring.record && exit $$measured
+	$(BIN)/pytest bench --ignore bench/tests -s -m 'not campaign' --only '$(ONLY)'; measured=$$?; \
+	PYTHONPATH=bench $(BIN)/python -m measuring.record && exit $$measured
 
 # Run whole rollouts on real Ray Serve and a real edge, in four to six hours: good, bad and equal revisions, stalls, and
 # kill -9 throughout. `make campaigns ONLY=real_harm` runs some parts. Each part is recorded like those of `bench`, as soon as
 # it has a result.
 campaigns: $(VENV)/.dev
-	$(BIN)/pytest tests/bench -s -m campaign --only '$(ONLY)' --tier 'make campaigns'; measured=$$?; export PYTHONPATH=tests/support; \
+	$(BIN)/pytest bench --ignore bench/tests -s -m campaign --only '$(ONLY)' --tier 'make campaigns'; measured=$$?; export PYTHONPATH=bench:tests/support; \
 	$(BIN)/python -m campaigning.plotting && $(BIN)/python -m measuring.record && exit $$measured
 
 # Generate all that is generated: the CRDs, the reference pages, and the schema, table and golden files of the chart.

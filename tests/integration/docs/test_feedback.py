@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from measuring import fake_replicas
-from measuring.edge import Edge, arm, running_edge, service
+import fake_replicas
+from real_edge import Edge, arm, running_edge, service
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy

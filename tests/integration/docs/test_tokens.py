@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from measuring import fake_replicas
-from measuring.edge import Edge, arm, running_edge, service
+import fake_replicas
+from real_edge import Edge, arm, running_edge, service
 from sundog_operator.api import ModelDeployment
 from sundog_operator.core.edge import split_document
 from waiting import PATIENCE_S

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from measuring.edge import Edge, arm, running_edge, service
+from real_edge import Edge, arm, running_edge, service
 from real_local import SLOW, Clients, save_network
 from real_ray import RayServe, running_ray
 from waiting import PATIENCE_S, eventually

@@ -1,4 +1,4 @@
-"""Promises of the statistics, in few and short simulations; the long ones are in tests/bench."""
+"""Promises of the statistics, in few and short simulations; the long ones are in bench."""
 
 from dataclasses import replace
 

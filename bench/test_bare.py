@@ -15,12 +15,12 @@ import pytest
 
 from measuring import networks
 from measuring.deployments import application, deploy
-from measuring.edge import Edge
 from measuring.load import Request, Sample, Side, compare, ratio
 from measuring.networks import body_of, features
 from measuring.processes import cost_of, listening, running
-from measuring.record import ROOT, Record, throughput
+from measuring.record import IMPORT_PATH, Record, throughput
 from ports import free_ports
+from real_edge import Edge
 from real_ray import RayServe
 from waiting import eventually
 
@@ -61,7 +61,7 @@ def bare(tmp_path: Path) -> Iterator[str]:
     """Start uvicorn as in its documentation, with one worker and no access log; yield its URL."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "uvicorn", "measuring.raw_asgi:app", f"--port={port}"]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support"), "OMP_NUM_THREADS": "1"}
+    variables = {**os.environ, "PYTHONPATH": IMPORT_PATH, "OMP_NUM_THREADS": "1"}
     quiet = ["--no-access-log", "--log-level=warning"]
     with running([*command, *quiet], tmp_path / "bare.log", variables):
         url = f"http://127.0.0.1:{port}/"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from measuring import load
-from measuring.edge import Edge, running_edge
-from measuring.record import ROOT
+from measuring.record import IMPORT_PATH
+from real_edge import Edge, running_edge
 from real_ray import RayServe, running_ray
 
 
@@ -37,7 +37,7 @@ def environment() -> dict[str, str]:
     """Set the import path of Ray's workers, so that they find the applications of benchmarks."""
     import os
 
-    paths = [str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
+    paths = [IMPORT_PATH, os.environ.get("PYTHONPATH", "")]
     return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 

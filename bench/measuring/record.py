@@ -18,8 +18,10 @@ from rich.table import Table
 
 from measuring.load import Sample, median_rps
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "out" / "bench"
+IMPORT_PATH = os.pathsep.join(str(ROOT / folder) for folder in ("bench", "tests/support"))
+"""The `PYTHONPATH` of processes that import what benchmarks measure."""
 PAGE = ROOT / "docs" / "benchmarks.md"
 _PACKAGES = ("ray", "torch", "uvicorn", "orjson")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fake_cluster.operator_process import SUPPORT, wait_until
+from fake_cluster.operator_process import wait_until
 from measuring.busy_cluster import GPUS, NODES, PODS, TAKEN
-from measuring.record import Record
+from measuring.record import IMPORT_PATH, Record
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
@@ -34,7 +34,7 @@ LOOKS = 10
 def busy_cluster(folder: Path) -> Iterator[Path]:
     """Start the API server in its own process; yield the path of its kubeconfig."""
     kubeconfig = folder / "kubeconfig"
-    path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([IMPORT_PATH, os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "measuring.busy_cluster", str(kubeconfig)]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path})
     try:

@@ -22,12 +22,12 @@ from packaging.requirements import Requirement
 from measuring.load import Request
 from measuring.networks import body_of, features
 from measuring.processes import running
-from measuring.record import ROOT
+from measuring.record import IMPORT_PATH, ROOT
 from ports import free_ports
 from waiting import eventually
 
 FOLDER = ROOT / ".venv-peers"
-_APPS = ROOT / "tests" / "bench" / "peers"
+_APPS = ROOT / "bench" / "peers"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def serving(peer: Peer, folder: Path) -> Iterator[str]:
     ports = free_ports(3)
     variables = {
         **{name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}},
-        "PYTHONPATH": os.pathsep.join((str(ROOT / "tests" / "support"), str(_APPS))),
+        "PYTHONPATH": os.pathsep.join((IMPORT_PATH, str(_APPS))),
         "OMP_NUM_THREADS": "1",
         # Two of them would report how they are used.
         "BENTOML_DO_NOT_TRACK": "True",

@@ -6,10 +6,10 @@ import pytest
 
 from measuring import networks
 from measuring.deployments import application, deploy
-from measuring.edge import Edge
 from measuring.load import Request, Side, compare, ratio
 from measuring.networks import body_of, features
 from measuring.record import Record, throughput
+from real_edge import Edge
 from real_ray import RayServe
 
 pytestmark = [pytest.mark.bench, pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(900)]

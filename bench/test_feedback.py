@@ -4,10 +4,10 @@ import statistics
 
 import pytest
 
-from measuring import fake_replicas
-from measuring.edge import Edge, arm, running_edge, service
+import fake_replicas
 from measuring.load import Request, Sample, Side, compare, ratio
 from measuring.record import Record, throughput
+from real_edge import Edge, arm, running_edge, service
 
 pytestmark = [pytest.mark.bench, pytest.mark.haproxy, pytest.mark.timeout(900)]
 

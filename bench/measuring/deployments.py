@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from measuring.edge import Edge, arm, service
+from real_edge import Edge, arm, service
 from real_ray import RayServe
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions

@@ -12,9 +12,9 @@ import pytest
 
 from measuring import networks
 from measuring.deployments import application, arguments, deploy
-from measuring.edge import Edge
 from measuring.load import Request, Side, compare, ratio
 from measuring.record import Record, throughput
+from real_edge import Edge
 from real_ray import RayServe
 from sundog_runtime.replica import Replica
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from measuring.edge import Edge, arm, service
 from measuring.load import Request, Side, compare, ratio
 from measuring.networks import body_of, features
 from measuring.record import Record, throughput
 from ports import free_ports
+from real_edge import Edge, arm, service
 from real_ray import RayServe, running_ray
 from waiting import eventually
 

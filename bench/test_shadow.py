@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import psutil
 import pytest
 
-from measuring.edge import Edge, Json, arm, running_edge, service
-from measuring.fake_replicas import prefix, replicas, serve_naming
+from fake_replicas import prefix, replicas, serve_naming
 from measuring.load import Request, Sample, Side, compare, ratio
 from measuring.networks import body_of, features
 from measuring.record import Record, throughput
+from real_edge import Edge, Json, arm, running_edge, service
 from waiting import eventually
 
 pytestmark = [pytest.mark.bench, pytest.mark.haproxy, pytest.mark.timeout(900)]

@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _shared(item: pytest.Item) -> str | None:
     """Return the group of a test with an expensive fixture. Unit tests have none: they may name a fixture `cluster` themselves."""
-    if item.path.relative_to(item.config.rootpath).parts[:2] == ("tests", "unit"):
+    if item.path.relative_to(item.config.rootpath).parts[:2] in (("tests", "unit"), ("bench", "tests")):
         return None
     return next((SHARED[name] for name in SHARED if name in getattr(item, "fixturenames", ())), None)
 

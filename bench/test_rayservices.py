@@ -14,10 +14,9 @@ import kubernetes.aio
 import pytest
 import yaml
 
-from fake_cluster.operator_process import SUPPORT
 from fake_cluster.ray_pods import serve_config
 from measuring import fleet
-from measuring.record import Record
+from measuring.record import IMPORT_PATH, Record
 from ports import free_port
 from real_kubernetes import kuberay
 from real_kubernetes.binaries import KUBERAY
@@ -54,7 +53,7 @@ def running_kuberay(cluster: Cluster, log: Path, options: tuple[str, ...]) -> It
     """Start KubeRay, and the fake pods that it creates."""
     assert cluster.instance is not None
     port = free_port()
-    path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([IMPORT_PATH, os.environ.get("PYTHONPATH", "")])
     with log.open("ab") as output:
         command = [sys.executable, "-m", "fake_cluster.ray_pods", str(cluster.kubeconfig), str(port)]
         pods = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"PYTHONPATH": path})

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 import psutil
 import pytest
 
-from measuring.edge import Edge, Json, arm, running_edge, service
-from measuring.fake_replicas import prefix, replicas, serve_naming
+from fake_replicas import prefix, replicas, serve_naming
 from measuring.load import WARM_UP_S, Request, Sample, Side, WrongAnswersError, compare, measure, ratio
 from measuring.networks import body_of, features
 from measuring.record import Record, throughput
+from real_edge import Edge, Json, arm, running_edge, service
 
 pytestmark = [pytest.mark.bench, pytest.mark.haproxy, pytest.mark.timeout(900)]
 
