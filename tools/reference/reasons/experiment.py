@@ -117,7 +117,7 @@ EXPERIMENT_CONDITIONS: Final = (
                 "False",
                 "CapacityLost",
                 "The candidate had no healthy replica for 30 s, because its pods have no node or are refused. Another"
-                " rollout of the revision starts once there is room.",
+                " rollout of the revision starts once there is capacity.",
             ),
             ReasonText(
                 "False",
@@ -211,7 +211,7 @@ EXPERIMENT_CONDITIONS: Final = (
             ReasonText(
                 "False",
                 "FeedbackOverflow",
-                "The store had no room for more than 1 % of exposures and outcomes. No arm can win meanwhile. The"
+                "The store had no space for more than 1 % of exposures and outcomes. No arm can win meanwhile. The"
                 " message has the numbers.",
             ),
             ReasonText(
