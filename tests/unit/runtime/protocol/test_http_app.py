@@ -683,8 +683,14 @@ async def test_a_model_that_raises(evaluator: httpx.AsyncClient, caplog: pytest.
         ("(lambda x: (x.append(x), x)[1])([])", "OutputUnusable"),
     ],
 )
-async def test_outputs_that_cannot_be_answered(evaluator: httpx.AsyncClient, code: str, kind: str) -> None:
-    assert "output" in problem(await evaluator.post("/", json={"inputs": {"code": code}}), 500, kind)
+async def test_an_unusable_output_is_a_problem_and_in_the_log(
+    evaluator: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, code: str, kind: str
+) -> None:
+    answer = await evaluator.post("/", json={"inputs": {"code": code}}, headers={"x-request-id": "find-me"})
+    detail = problem(answer, 500, kind)
+    assert "output" in detail
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.getMessage() == f"request find-me: {kind}: {detail}"
 
 
 @pytest.mark.parametrize(
