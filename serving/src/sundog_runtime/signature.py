@@ -6,7 +6,7 @@ are checked on every request, declared outputs on every answer. `model_yaml` rea
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,23 +23,10 @@ from sundog_runtime.tensors import (
     to_numpy,
 )
 
-_Dtype = Literal[
-    "bool",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "float16",
-    "float32",
-    "float64",
-    "bfloat16",
-    "string",
-    "bytes",
-]
+if TYPE_CHECKING:
+    _Dtype = str
+else:
+    _Dtype = Literal[tuple(OIP_TYPES)]
 
 
 class TensorField(BaseModel):
@@ -76,6 +63,17 @@ class TensorField(BaseModel):
     def spec(self) -> TensorSpec:
         """Return the same as a TensorSpec, against which arrays are checked."""
         return TensorSpec(self.name, self.dtype, tuple(self.shape), self.allow_nan)
+
+    @classmethod
+    def of(cls, spec: TensorSpec) -> "TensorField":
+        """Return the field of a TensorSpec, to be written. It is checked when it is read."""
+        fields: dict[str, Any] = {
+            "name": spec.name,
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "allowNaN": spec.allow_nan,
+        }
+        return cls.model_construct(**fields)
 
 
 @dataclass(frozen=True, slots=True)
