@@ -4,7 +4,7 @@
 are checked on every request, declared outputs on every answer. `model_yaml` reads them from `model.yaml`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -128,6 +128,24 @@ def forbid_empty_inputs(signature: Signature) -> Signature:
     """Return the signature without inputs of size 0, for models that do not support them."""
     free = [(spec.name, at) for spec in signature.inputs for at, size in enumerate(spec.shape) if size == -1]
     return replace(signature, axes=(*signature.axes, *(Axis((dimension,)) for dimension in free)))
+
+
+def make_sample_batch(inputs: tuple[TensorSpec, ...], value: Callable[[TensorSpec], Any]) -> Any:
+    """Return a `value` for each input, as `predict` gets them: one value, or several by name."""
+    named = {spec.name: value(spec) for spec in inputs}
+    return next(iter(named.values())) if len(named) == 1 else named
+
+
+def make_zero_batch(inputs: tuple[TensorSpec, ...], free: int = 1) -> Any:
+    """Return a batch as `predict` gets it: all zeros and empty strings, every free dimension `free`.
+
+    None if no inputs are declared, or if one holds bytes, because the kind of file is unknown.
+    """
+    if not inputs or any(spec.dtype == "bytes" for spec in inputs):
+        return None
+    return make_sample_batch(
+        inputs, lambda spec: spec.zeros(free).tolist() if spec.dtype == "string" else spec.zeros(free)
+    )
 
 
 def infer_inputs(example: Any) -> tuple[TensorSpec, ...]:
