@@ -274,12 +274,12 @@ def test_what_goes_just_before_the_sweep_looks_into_it_is_passed_over(
 
     for name in ("scandir", "listdir"):
         monkeypatch.setattr(os, name, removing(getattr(os, name)))
-    swept.make_room(0, 0)
+    swept.free_space(0, 0)
     assert (tmp_path / "gone").exists()
     assert not swept.entry("b").exists()
 
 
-def test_a_namespace_that_goes_before_its_turn_keeps_nobody_from_room(
+def test_a_namespace_that_goes_before_its_turn_hinders_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept(tmp_path, "one", "a")
@@ -291,7 +291,7 @@ def test_a_namespace_that_goes_before_its_turn_keeps_nobody_from_room(
         return statvfs(path)
 
     monkeypatch.setattr(os, "statvfs", removing)
-    swept.make_room(0, 0)
+    swept.free_space(0, 0)
     assert not swept.entry("b").exists()
 
 

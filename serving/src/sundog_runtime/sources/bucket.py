@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import GCSStore, S3Store
@@ -29,7 +30,7 @@ from sundog_runtime.sources.archive import check_member_name, is_archive
 from sundog_runtime.sources.bucket_listing import BucketObject, ListingPage, page_query, parse_page
 from sundog_runtime.sources.download_limits import DownloadLimits
 from sundog_runtime.sources.file_digests import CHUNK_BYTES, MAX_FILES
-from sundog_runtime.sources.http_session import WebSession, check_status, read_whole_body
+from sundog_runtime.sources.http_session import WebSession, check_status
 from sundog_runtime.sources.listing import (
     ModelListing,
     ObjectChanged,
@@ -205,12 +206,14 @@ async def _list_pages(
 async def _page(bucket: _Urls, query: str, shown: str, web: WebSession, limits: DownloadLimits) -> ListingPage:
     async for attempt in make_retrying(limits):
         with attempt, _as_start_error(shown):
-            async with web.get(await bucket.page(query), shown) as response:
-                if response.status == 404:
-                    raise ModelNotFound(f"{shown}: the store has no such bucket")
-                check_status(response, shown)
-                body = await read_whole_body(response, shown)
+            body, _ = await web.read_document(await bucket.page(query), shown, check=_check_bucket)
     return parse_page(body, shown)
+
+
+def _check_bucket(response: aiohttp.ClientResponse, shown: str) -> None:
+    if response.status == 404:
+        raise ModelNotFound(f"{shown}: the store has no such bucket")
+    check_status(response, shown)
 
 
 async def _list_with_obstore(store: GCSStore, prefix: str, shown: str, limits: DownloadLimits) -> list[BucketObject]:

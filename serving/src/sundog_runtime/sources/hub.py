@@ -20,8 +20,8 @@ from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, Model
 from sundog_runtime.sources.archive import check_member_name
 from sundog_runtime.sources.download_limits import DownloadLimits
 from sundog_runtime.sources.file_digests import MAX_FILES
-from sundog_runtime.sources.http_session import WebSession, check_status, read_whole_body
-from sundog_runtime.sources.listing import ModelListing, RemoteObject, make_retrying
+from sundog_runtime.sources.http_session import WebSession, check_status
+from sundog_runtime.sources.listing import ModelListing, RemoteObject, retry
 from sundog_runtime.sources.uri import HubUri
 
 ENDPOINT_VARIABLE = "HF_ENDPOINT"
@@ -90,18 +90,14 @@ async def _page(
     url: URL, headers: Mapping[str, str], shown: str, web: WebSession, limits: DownloadLimits
 ) -> tuple[list[Any], URL | None]:
     """Return the items of one page, and the URL of the next page."""
-    async for attempt in make_retrying(limits):
-        with attempt:
-            async with web.get(url, shown, headers) as response:
-                _check(response, shown)
-                body = await read_whole_body(response, shown)
-                next_link = response.links.get("next")
+    body, response = await retry(limits, lambda: web.read_document(url, shown, headers, check=_check))
     try:
         items = json.loads(body)
     except (ValueError, RecursionError):
         items = None
     if not isinstance(items, list):
         raise LoadFailed(f"{shown}: the hub's answer is not a listing")
+    next_link = response.links.get("next")
     return items, None if next_link is None else URL(next_link["url"])
 
 

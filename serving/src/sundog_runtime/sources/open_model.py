@@ -78,14 +78,10 @@ def _open_path(path: Path, digest: str) -> ModelFiles:
         raise make_os_start_error(error, path) from None
     if not is_directory and not path.is_file():
         raise LoadFailed(f"{path} is neither a directory nor a regular file")
-    verify = _verified_tree if is_directory else _verified_file
-    verified = verify(path, digest) if digest else None
+    verified = _verify(path, digest, is_directory) if digest else None
     seconds = {"verify": time.monotonic() - started} if digest else {}
-    return (
-        ModelFiles(path, "", verified, seconds)
-        if is_directory
-        else ModelFiles(path.parent, path.name, verified, seconds)
-    )
+    root, file_name = (path, "") if is_directory else (path.parent, path.name)
+    return ModelFiles(root, file_name, verified, seconds)
 
 
 def _mounted(uri: PvcUri) -> Path:
@@ -99,29 +95,17 @@ def _mounted(uri: PvcUri) -> Path:
     return path
 
 
-def _verified_tree(path: Path, digest: str) -> tuple[FileEntry, ...]:
-    if path.is_symlink():
-        raise DigestMismatch(
-            f"{path} is a symbolic link; expected a directory or a regular file for a model with a digest"
-        )
-    entries = read_tree(path)
-    _compare(path, tree_digest(entries), digest)
-    return entries
-
-
-def _verified_file(path: Path, digest: str) -> tuple[FileEntry, ...]:
+def _verify(path: Path, digest: str, is_directory: bool) -> tuple[FileEntry, ...]:
+    """Return the files, if they have the digest. Raises a StartError."""
     if path.is_symlink():
         raise DigestMismatch(
             f"{path} is a symbolic link; expected a directory or a regular file for a model with a digest"
         )
     try:
-        entry = read_entry(path, path.name)
+        entries = read_tree(path) if is_directory else (read_entry(path, path.name),)
     except OSError as error:
         raise make_os_start_error(error, path) from None
-    _compare(path, f"sha256:{entry.sha256}", digest)
-    return (entry,)
-
-
-def _compare(path: Path, found: str, expected: str) -> None:
-    if found != expected:
-        raise DigestMismatch(f"{path} has the digest {found}; expected {expected}, which is model.digest")
+    found = tree_digest(entries) if is_directory else f"sha256:{entries[0].sha256}"
+    if found != digest:
+        raise DigestMismatch(f"{path} has the digest {found}; expected {digest}, which is model.digest")
+    return entries

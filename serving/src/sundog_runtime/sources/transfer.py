@@ -27,7 +27,7 @@ from sundog_runtime.sources.listing import (
 DOWNLOAD_DIRECTORY = "download"
 JOURNAL_FILE = "journal"
 
-MakeRoom = Callable[[int], None]
+FreeSpace = Callable[[int], None]
 """Frees that many bytes if possible."""
 
 
@@ -85,7 +85,7 @@ class Transfer:
         self._journal = DownloadJournal(directory / JOURNAL_FILE, self._identity)
         self.received = 0
 
-    async def run(self, make_room: MakeRoom) -> None:
+    async def run(self, free_space: FreeSpace) -> None:
         """Download all missing parts. Received parts stay on the disk for the next run. Raises a StartError."""
         check_object_paths(self._objects)
         check_total_size(self._objects, self._limits)
@@ -100,7 +100,7 @@ class Transfer:
         missing = [part for part in parts if (part.index, part.number) not in done]
         self._make_files()
         needed = sum(_length(part) for part in missing)
-        make_room(needed)
+        free_space(needed)
         check_disk_space(self._directory, needed)
         try:
             async with asyncio.timeout(self._limits.total_s):
