@@ -23,7 +23,7 @@ from sundog_runtime.scheduling.model_thread import ModelThread, as_exception
 from sundog_runtime.scheduling.scheduler import NOT_AT_ONCE, Scheduler, make_deadline_problem
 from sundog_runtime.signature import check_outputs
 from sundog_runtime.telemetry.logs import LOGGER_NAME
-from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import ReplicaMetrics
 from sundog_runtime.tensors import to_plain
 
 Result = TypeVar("Result")

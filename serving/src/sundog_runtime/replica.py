@@ -32,7 +32,7 @@ from sundog_runtime.sources.cache import cache_root
 from sundog_runtime.sources.open_model import ModelFiles, open_model
 from sundog_runtime.start_timeout import StartAttempts
 from sundog_runtime.telemetry.logs import LOGGER_NAME
-from sundog_runtime.telemetry.metrics import DeviceUse, ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import DeviceUse, ReplicaMetrics
 from sundog_runtime.telemetry.startup import StartupPhases
 from sundog_runtime.warmup import warm_up
 

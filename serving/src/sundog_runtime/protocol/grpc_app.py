@@ -24,7 +24,7 @@ from sundog_runtime.protocol.grpc_messages import (
 from sundog_runtime.protocol.grpc_service import GrpcContext
 from sundog_runtime.protocol.messages import Buffer, DecodedRequest
 from sundog_runtime.protocol.problem_details import make_problem
-from sundog_runtime.telemetry.metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
 
 PEERS_VARIABLE = "SUNDOG_GRPC_PEERS"
 LOOPBACK = "loopback"

@@ -22,7 +22,7 @@ from sundog_runtime.protocol.messages import Buffer, DecodedRequest, EncodedResp
 from sundog_runtime.protocol.problem_details import PROBLEM_TYPE, make_problem, render_problem
 from sundog_runtime.protocol.routes import Decoder, Route, Routes
 from sundog_runtime.protocol.streams import BrokenStreamError, collect_stream, send_stream, until_gone, wants_events
-from sundog_runtime.telemetry.metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
 
 
 class HttpApp:

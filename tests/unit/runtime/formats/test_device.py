@@ -25,7 +25,7 @@ from sundog_runtime.formats.sentence_transformers import SentenceEncoding
 from sundog_runtime.formats.transformers.generation import generate_tokens
 from sundog_runtime.formats.transformers.model import TransformersModel, TransformersSettings
 from sundog_runtime.sources.open_model import open_model
-from sundog_runtime.telemetry.metrics import DeviceUse
+from sundog_runtime.telemetry.replica_metrics import DeviceUse
 
 X = np.ones((2, 4), np.float32)
 ON_DEVICE = """

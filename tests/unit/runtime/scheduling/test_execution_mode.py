@@ -28,7 +28,7 @@ from sundog_runtime.scheduling.execution_mode import (
 from sundog_runtime.scheduling.model_thread import ModelThread
 from sundog_runtime.scheduling.scheduler import Scheduler
 from sundog_runtime.signature import Signature
-from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import ReplicaMetrics
 
 ROW = np.zeros((1, 2), "float32")
 

@@ -16,7 +16,7 @@ from sundog_runtime.scheduling.execution_mode import LONG_SECONDS, is_small
 from sundog_runtime.scheduling.model_thread import STUCK_AFTER_SECONDS, ModelThread
 from sundog_runtime.scheduling.scheduler import STUCK_DEADLINE_FACTOR, Scheduler
 from sundog_runtime.signature import Signature
-from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import ReplicaMetrics
 from sundog_runtime.tensors import TensorSpec
 from waiting import PATIENCE_S
 

@@ -20,8 +20,8 @@ from sundog_runtime.telemetry.logs import (
     disable_request_logs,
     install_json_formatter,
 )
-from sundog_runtime.telemetry.metrics import END_OTHER, DeviceUse, Histogram, ReplicaMetrics
 from sundog_runtime.telemetry.ray_metrics import RayMetricsExporter, iterate_samples
+from sundog_runtime.telemetry.replica_metrics import END_OTHER, DeviceUse, Histogram, ReplicaMetrics
 from sundog_runtime.telemetry.startup import StartupPhases
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
