@@ -14,21 +14,10 @@ import yaml
 from click.testing import CliRunner, Result
 from sklearn.datasets import load_digits
 
+from small_models import NET
 from sundog_runtime.shell.digest import digest
 from sundog_runtime.shell.package import package
 
-NET = """
-import torch
-
-class Net(torch.nn.Module):
-    def __init__(self, hidden=8):
-        super().__init__()
-        self.first = torch.nn.Linear(4, hidden)
-        self.second = torch.nn.Linear(hidden, 3)
-
-    def forward(self, x):
-        return self.second(torch.relu(self.first(x)))
-"""
 namespace: dict[str, Any] = {}
 exec(NET, namespace)
 Net = namespace["Net"]
