@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import httpx
 import pytest
 import torch
 
+from small_models import predictor
 from sundog_runtime.errors import LoadFailed
 from sundog_runtime.replica import Replica
 from sundog_runtime.scheduling.execution_mode import PassDurations
@@ -41,20 +41,8 @@ WITH_EXAMPLE = (
 )
 
 
-async def started(args: Any) -> Replica:
-    """Return a replica after its whole start."""
-    replica = await Replica.start(args)
-    try:
-        await replica.reconfigure({})
-    finally:
-        replica.close()
-    return replica
-
-
-async def test_an_example_declares_types_and_dimensions(
-    python_model: Callable[[str], Path], args: Any, serve: Any
-) -> None:
-    client = await serve(args(python_model(WITH_EXAMPLE), "predictor:Predictor"))
+async def test_an_example_declares_types_and_dimensions(serve_predictor: Any) -> None:
+    client = await serve_predictor(WITH_EXAMPLE)
     metadata = (await client.get("/v2/models/digits")).json()
     assert metadata["inputs"] == [{"name": "inputs", "datatype": "FP32", "shape": [-1, -1]}]
     assert (await client.post("/", json={"inputs": [["a"]]})).status_code == 400
@@ -62,25 +50,10 @@ async def test_an_example_declares_types_and_dimensions(
     assert (await client.post("/", json={"inputs": [[1.0, 2.0, 3.0]]})).status_code == 200
 
 
-FILES = """
-class Predictor:
-    def load(self, path, config):
-        pass
-    def predict(self, batch):
-        assert batch == [b"a picture"], batch
-        return batch
-"""
-OF_BYTES = """
-inputs: [{name: picture, dtype: bytes, shape: [-1]}]
-outputs: [{name: turned, dtype: bytes, shape: [-1]}]
-"""
-
-
-async def test_a_stream_has_no_bytes_to_answer_with(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
-    root = python_model(FILES.replace("return batch", "yield batch"))
-    (root / "model.yaml").write_text(OF_BYTES)
+async def test_a_stream_has_no_bytes_to_answer_with(serve_predictor: Any) -> None:
+    declared = "outputs: [{name: turned, dtype: bytes, shape: [-1]}]"
     with pytest.raises(LoadFailed, match="output 'turned' is of bytes; expected another type in a stream"):
-        await serve(args(root, "predictor:Predictor"))
+        await serve_predictor(predictor("yield batch"), declared)
 
 
 async def test_a_model_that_exits_while_it_loads(torch_model: Path, args: Any) -> None:
@@ -97,8 +70,8 @@ async def test_without_user_config_the_first_health_check_ends_the_start(torch_m
     replica.close()
 
 
-async def test_settings_apply_in_place(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
-    client = await serve(args(python_model(COUNTING), "predictor:Predictor"), {"userConfig": {"factor": 2}})
+async def test_settings_apply_in_place(serve_predictor: Any) -> None:
+    client = await serve_predictor(COUNTING, user_config={"userConfig": {"factor": 2}})
     assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 2
     await client.replica.reconfigure({"userConfig": {"factor": 5}, "maxRequestBytes": 20})
     assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 5
@@ -106,22 +79,18 @@ async def test_settings_apply_in_place(python_model: Callable[[str], Path], args
 
 
 @pytest.mark.parametrize("wrong", [{"userConfig": {"factor": 0}}, {"maxRequestBytes": -1}, "nonsense"])
-async def test_settings_that_are_wrong(
-    python_model: Callable[[str], Path], args: Any, serve: Any, wrong: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_settings_that_are_wrong(serve_predictor: Any, wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
     """At the start they fail it. Later the previous settings stay in force, because raising would end a working replica."""
     with pytest.raises(LoadFailed):
-        await serve(args(python_model(COUNTING), "predictor:Predictor"), wrong)
-    client = await serve(args(python_model(COUNTING), "predictor:Predictor"), {"userConfig": {"factor": 2}})
+        await serve_predictor(COUNTING, user_config=wrong)
+    client = await serve_predictor(COUNTING, user_config={"userConfig": {"factor": 2}})
     await client.replica.reconfigure(wrong)
     assert "the previous one stays in force" in caplog.text
     assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 2
 
 
-async def test_requests_during_a_change_of_settings_are_all_answered(
-    python_model: Callable[[str], Path], args: Any, serve: Any
-) -> None:
-    client = await serve(args(python_model(COUNTING), "predictor:Predictor"))
+async def test_requests_during_a_change_of_settings_are_all_answered(serve_predictor: Any) -> None:
+    client = await serve_predictor(COUNTING)
 
     async def ask() -> list[int]:
         return [(await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] for _ in range(20)]
@@ -207,11 +176,9 @@ async def _module(client: httpx.AsyncClient) -> Any:
     return next(cell.cell_contents for cell in predict.__closure__ if isinstance(cell.cell_contents, torch.nn.Module))
 
 
-async def test_a_model_that_changes_its_settings_still_gets_the_next_ones(
-    python_model: Callable[[str], Path], args: Any, serve: Any
-) -> None:
+async def test_a_model_that_changes_its_settings_still_gets_the_next_ones(serve_predictor: Any) -> None:
     code = COUNTING.replace('self.factor = user_config.get("factor", 1)', 'self.factor = user_config.pop("factor", 1)')
-    client = await serve(args(python_model(code), "predictor:Predictor"), {"userConfig": {"factor": 2}})
+    client = await serve_predictor(code, user_config={"userConfig": {"factor": 2}})
     await client.replica.reconfigure({"userConfig": {}})
     assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 1
 

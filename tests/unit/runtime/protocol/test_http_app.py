@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import json
 import logging
-import math
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from profiles import examples
+from small_models import predictor
 from waiting import PATIENCE_S
 
 ROW = [0.5, -1.0, 2.0, 0.25]
@@ -278,14 +278,8 @@ async def test_version_1_bodies_that_are_wrong(client: httpx.AsyncClient, body: 
         ("batch", [{"free": 1}, {"free": 2}]),
     ],
 )
-async def test_version_1_answers_in_rows(
-    python_model: Callable[[str], Path], args: Any, serve: Any, output: str, predictions: Any
-) -> None:
-    path = python_model(
-        "import numpy\nclass Predictor:\n    def load(self, path, config): pass\n"
-        f"    def predict(self, batch): return {output}\n"
-    )
-    client = await serve(args(path, "predictor:Predictor"))
+async def test_version_1_answers_in_rows(serve_predictor: Any, output: str, predictions: Any) -> None:
+    client = await serve_predictor(predictor(f"return {output}", imports="import numpy"))
     answer = await client.post("/v1/models/digits:predict", json={"instances": [{"free": 1}, {"free": 2}]})
     assert answer.json() == {"predictions": predictions}
 
@@ -328,16 +322,9 @@ async def test_inputs_have_as_many_rows_as_each_other(
         assert problem(answer, 400, "WrongShape") == message
 
 
-async def test_texts_have_as_many_rows_as_what_comes_with_them(
-    python_model: Callable[[str], Path], args: Any, serve: Any
-) -> None:
-    path = python_model(
-        "class Predictor:\n    def load(self, path, config): pass\n    def predict(self, batch): return [1]\n"
-    )
-    (path / "model.yaml").write_text(
-        "inputs:\n- {name: text, dtype: string, shape: [-1]}\n- {name: weight, dtype: float32, shape: [-1]}\n"
-    )
-    client = await serve(args(path, "predictor:Predictor"))
+async def test_texts_have_as_many_rows_as_what_comes_with_them(serve_predictor: Any) -> None:
+    declared = "inputs:\n- {name: text, dtype: string, shape: [-1]}\n- {name: weight, dtype: float32, shape: [-1]}\n"
+    client = await serve_predictor(predictor("return [1]"), declared)
     answer = await client.post("/", json={"inputs": {"text": ["a", "b"], "weight": [1.0]}})
     assert "'weight' has the size 1" in problem(answer, 400, "WrongShape")
 
@@ -614,20 +601,10 @@ async def test_the_request_id_is_the_client_s_where_it_can_be_printed(client: ht
     assert len(answer.json()["requestId"]) == 32
 
 
-FAILS = """
-class Predictor:
-    def load(self, path, config):
-        pass
-
-    def predict(self, batch):
-        return eval(batch["code"])
-"""
-
-
 @pytest.fixture
-async def evaluator(python_model: Callable[[str], Path], args: Any, serve: Any) -> httpx.AsyncClient:
+async def evaluator(serve_predictor: Any) -> httpx.AsyncClient:
     """A predictor whose output comes from the request."""
-    found: httpx.AsyncClient = await serve(args(python_model(FAILS), "predictor:Predictor"))
+    found: httpx.AsyncClient = await serve_predictor(predictor("return eval(batch['code'])"))
     return found
 
 
@@ -715,15 +692,8 @@ async def test_outputs_of_all_kinds(evaluator: httpx.AsyncClient, code: str, exp
     assert answer.json() == {"outputs": expected}
 
 
-ECHO = """
-class Predictor:
-    def load(self, path, config):
-        pass
-
-    def predict(self, batch):
-        kind = f"{type(batch).__name__} {getattr(batch, 'dtype', '')}".strip()
-        return {"kind": kind, "batch": batch}
-"""
+ECHO = predictor("""kind = f"{type(batch).__name__} {getattr(batch, 'dtype', '')}".strip()
+return {"kind": kind, "batch": batch}""")
 
 
 @pytest.mark.parametrize(
@@ -741,26 +711,19 @@ class Predictor:
         (None, "NoneType"),
     ],
 )
-async def test_inputs_of_an_undeclared_predictor(
-    python_model: Callable[[str], Path], args: Any, serve: Any, inputs: Any, kind: str
-) -> None:
-    client = await serve(args(python_model(ECHO), "predictor:Predictor"))
-    answer = await client.post("/", json={"inputs": inputs})
+async def test_inputs_of_an_undeclared_predictor(serve_predictor: Any, inputs: Any, kind: str) -> None:
+    answer = await (await serve_predictor(ECHO)).post("/", json={"inputs": inputs})
     assert answer.json() == {"outputs": {"kind": kind, "batch": inputs}}
 
 
 @pytest.mark.parametrize("inputs", [[[1, 2], [3]], [1, True], [], {}])
-async def test_refused_inputs_of_an_undeclared_predictor(
-    python_model: Callable[[str], Path], args: Any, serve: Any, inputs: Any
-) -> None:
-    client = await serve(args(python_model(ECHO), "predictor:Predictor"))
-    answer = await client.post("/", json={"inputs": inputs})
+async def test_refused_inputs_of_an_undeclared_predictor(serve_predictor: Any, inputs: Any) -> None:
+    answer = await (await serve_predictor(ECHO)).post("/", json={"inputs": inputs})
     assert answer.status_code == 400
 
 
-async def test_strings_by_the_protocol(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
-    code = "class Predictor:\n    def load(self, path, config): pass\n    def predict(self, batch): return [t.upper() for t in batch]\n"
-    client = await serve(args(python_model(code), "predictor:Predictor"))
+async def test_strings_by_the_protocol(serve_predictor: Any) -> None:
+    client = await serve_predictor(predictor("return [t.upper() for t in batch]"))
     body = {"inputs": [{"name": "t", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]}]}
     answer = await client.post("/v2/models/digits/infer", json=body)
     assert answer.json()["outputs"] == [{"name": "outputs", "datatype": "BYTES", "shape": [2], "data": ["A", "B"]}]
@@ -814,48 +777,6 @@ async def test_outputs_are_as_declared(torch_model: Path, args: Any, serve: Any,
         assert message in problem(await client.post(path, json=body), 500, "OutputNotAsDeclared")
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["inputs", "x", "name", "data", "shape"]), inner)
-    ),
-    max_leaves=12,
-)
-near_tensors = st.fixed_dictionaries(
-    {
-        "name": st.just("x") | json_values,
-        "datatype": st.sampled_from(["FP32", "FP64", "INT8", "BYTES", "BOOL"]) | json_values,
-        "shape": st.lists(st.integers(-2, 2**40), max_size=3) | st.just([1, 4]) | json_values,
-        "data": st.just(ROW) | st.lists(st.floats() | st.integers(), max_size=6) | json_values,
-    }
-)
-bodies = st.one_of(
-    st.binary(max_size=60),
-    json_values.map(lambda value: json.dumps(value).encode()),
-    json_values.map(lambda value: json.dumps({"inputs": value}).encode()),
-    st.lists(near_tensors, max_size=2).map(lambda value: json.dumps({"inputs": value}).encode()),
-    st.lists(st.lists(st.floats(width=32), min_size=4, max_size=4), max_size=3).map(
-        lambda value: json.dumps({"inputs": value}).encode()
-    ),
-)
-
-
-@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(path=st.sampled_from(["/", "/v2/models/digits/infer"]), body=bodies)
-async def test_any_body_gets_an_answer_or_a_problem(client: httpx.AsyncClient, path: str, body: bytes) -> None:
-    answer = await client.post(path, content=body)
-    if answer.status_code == 200:
-        flat = np.array(answer.json()["outputs"] if path == "/" else answer.json()["outputs"][0]["data"], dtype=float)
-        assert all(map(math.isfinite, flat.ravel()))
-        return
-    # A finite input may overflow inside the network: that is the model's answer, and not an exception.
-    if answer.status_code == 500:
-        problem(answer, 500, "OutputNotFinite")
-        return
-    assert answer.status_code == 400
-    problem(answer, 400, answer.json()["code"])
-
-
 @settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(method=st.sampled_from(["GET", "POST", "DELETE", "OPTIONS"]), path=st.text(max_size=30))
 async def test_any_path_gets_an_answer_or_a_problem(client: httpx.AsyncClient, method: str, path: str) -> None:
@@ -877,11 +798,10 @@ async def test_any_path_gets_an_answer_or_a_problem(client: httpx.AsyncClient, m
     ],
 )
 async def test_lists_become_arrays_of_the_declared_type(
-    python_model: Callable[[str], Path], args: Any, serve: Any, value: str, status: int, expected: Any
+    serve_predictor: Any, value: str, status: int, expected: Any
 ) -> None:
-    root = python_model(FAILS.replace('eval(batch["code"])', value))
-    (root / "model.yaml").write_text("outputs: [{name: scores, dtype: float32, shape: [-1, 2]}]")
-    client = await serve(args(root, "predictor:Predictor"))
+    declared = "outputs: [{name: scores, dtype: float32, shape: [-1, 2]}]"
+    client = await serve_predictor(predictor(f"return {value}"), declared)
     plain = await client.post("/", json={"inputs": [1]})
     one = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [1]}]}
     protocol = await client.post("/v2/models/digits/infer", json=one)
