@@ -24,7 +24,6 @@ from sundog_runtime.errors import (
     StartError,
 )
 from sundog_runtime.sources import fetch
-from sundog_runtime.sources.address_guard import AddressGuard
 from sundog_runtime.sources.open_model import open_model
 from waiting import PATIENCE_S
 
@@ -319,12 +318,6 @@ def test_a_listed_network_is_allowed(serve: Callable[[Handler], Server], monkeyp
     server = serve(well_behaved({"m.pt2": BODY}))
     monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "127.0.0.0/8,::1/128")
     assert open_model(f"https://{server.authority}/m.pt2", SHA).path.read_bytes() == BODY
-
-
-def test_a_listed_name_does_not_open_the_metadata_service() -> None:
-    guard = AddressGuard(frozenset({"metadata", "169.254.169.254"}))
-    with pytest.raises(SourceRefused, match="metadata"):
-        guard.check("metadata", "169.254.169.254")
 
 
 def test_proxies_of_the_environment_are_not_used(

@@ -1,11 +1,8 @@
 """Facts about a request: ids, traces, deadlines, and what a predictor sees of it."""
 
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from sundog_runtime.context import RequestContext, current, deadline_of, joined, working_on
@@ -84,10 +81,8 @@ class Predictor:
 """
 
 
-async def test_a_predictor_asks_about_its_request(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
-    client: httpx.AsyncClient = await serve(
-        args(python_model(ASKING), "predictor:Predictor"), {"userConfig": {"ready": True}}
-    )
+async def test_a_predictor_asks_about_its_request(serve_predictor: Any) -> None:
+    client = await serve_predictor(ASKING, user_config={"userConfig": {"ready": True}})
     headers = {"x-request-id": "find-me", "traceparent": PARENT, "x-request-timeout-seconds": "30"}
     assert (await client.post("/", json={"inputs": "x"}, headers=headers)).json()["outputs"] == [
         "find-me",

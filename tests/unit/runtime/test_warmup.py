@@ -42,9 +42,9 @@ async def started(args: Any) -> Replica:
     return replica
 
 
-async def test_warm_up_uses_the_example(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
-    path = python_model(COUNTING + "\n    def example(self):\n        return 'x'\n")
-    client = await serve(args(path, "predictor:Predictor", warmup={"requests": 7}))
+async def test_warm_up_uses_the_example(serve_predictor: Any) -> None:
+    code = COUNTING + "\n    def example(self):\n        return 'x'\n"
+    client = await serve_predictor(code, warmup={"requests": 7})
     assert (await client.post("/", json={"inputs": "x"})).json() == {"outputs": 8}
 
 
@@ -66,18 +66,10 @@ async def test_warm_up_uses_declared_shapes(
     ids=["nothing known", "bytes are not guessed", "bytes of an example"],
 )
 async def test_the_log_says_whether_the_model_was_warmed_up(
-    python_model: Callable[[str], Path],
-    args: Any,
-    serve: Any,
-    caplog: pytest.LogCaptureFixture,
-    code: str,
-    declared: str,
-    message: str,
+    serve_predictor: Any, caplog: pytest.LogCaptureFixture, code: str, declared: str, message: str
 ) -> None:
-    root = python_model(code)
-    (root / "model.yaml").write_text(declared)
     with caplog.at_level(logging.INFO, "ray.serve.sundog"):
-        client = await serve(args(root, "predictor:Predictor"))
+        client = await serve_predictor(code, declared)
     assert message in caplog.text
     if not declared:
         assert (await client.post("/", json={"inputs": [1]})).json() == {"outputs": 1}

@@ -267,27 +267,20 @@ class LosingStreams:
             yield step
 
 
-def test_a_device_that_is_lost_in_a_stream_is_noticed() -> None:
+@pytest.mark.parametrize("kind", ["steps", "items"], ids=["sync", "async"])
+async def test_a_device_that_is_lost_in_a_stream_is_noticed(kind: str) -> None:
     model = LosingStreams()
-    predict = model.watch.wrap(model.steps)
+    predict = model.watch.wrap(getattr(model, kind))
     abandoned = predict(None)
-    assert next(abandoned) == 1
-    abandoned.close()
+    if kind == "steps":
+        assert next(abandoned) == 1
+        abandoned.close()
+    else:
+        assert await anext(abandoned) == 1
+        await abandoned.aclose()
     assert (model.closed, model.watch.lost_reason) == (1, "")
     with pytest.raises(torch.AcceleratorError):
-        list(predict(None))
-    assert model.watch.lost_reason.startswith("CUDA error")
-
-
-async def test_a_device_that_is_lost_in_an_asynchronous_stream_is_noticed() -> None:
-    model = LosingStreams()
-    predict = model.watch.wrap(model.items)
-    abandoned = predict(None)
-    assert await anext(abandoned) == 1
-    await abandoned.aclose()
-    assert (model.closed, model.watch.lost_reason) == (1, "")
-    with pytest.raises(torch.AcceleratorError):
-        [item async for item in predict(None)]
+        list(predict(None)) if kind == "steps" else [item async for item in predict(None)]
     assert model.watch.lost_reason.startswith("CUDA error")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from small_models import predictor
 from sundog_runtime.arguments import ModelArguments
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.load_deadline import BASE_LOAD_SECONDS, load_deadline_s, total_file_bytes
@@ -78,20 +79,13 @@ def test_a_stream_that_is_left_lets_the_model_clean_up(python_model: Callable[[s
 
 
 async def test_an_async_generator_is_left_to_the_event_loop(python_model: Callable[[str], Path]) -> None:
-    code = (
-        "class Predictor:\n    def load(self, path, config): pass\n"
-        "    async def predict(self, batch):\n        for word in batch:\n            yield word\n"
-    )
-    model = load(python_model(code))
+    model = load(python_model(predictor("for word in batch:\n    yield word", kind="async def")))
     assert model.is_streaming
     assert [item async for item in model.predict(["a", "b"])] == ["a", "b"]
 
 
 def test_an_async_predict_is_run_to_its_end(python_model: Callable[[str], Path]) -> None:
-    code = (
-        "import asyncio\nclass Predictor:\n    def load(self, path, config): pass\n"
-        "    async def predict(self, batch):\n        await asyncio.sleep(0)\n        return batch * 2\n"
-    )
+    code = predictor("await asyncio.sleep(0)\nreturn batch * 2", kind="async def", imports="import asyncio")
     model = load(python_model(code))
     assert not model.is_streaming
     assert model.predict(np.array([1, 2])).tolist() == [2, 4]
