@@ -8,18 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-NET = """
-import torch
-
-class Net(torch.nn.Module):
-    def __init__(self, hidden=8):
-        super().__init__()
-        self.first = torch.nn.Linear(4, hidden)
-        self.second = torch.nn.Linear(hidden, 3)
-
-    def forward(self, x):
-        return self.second(torch.relu(self.first(x)))
-"""
+from small_models import NET
 
 
 @pytest.fixture
