@@ -192,10 +192,7 @@ def test_a_fraction_limits_the_memory_that_torch_allocates(
 
 
 async def test_a_replica_with_a_fraction_limits_memory_before_its_model_loads(
-    python_model: Callable[[str], Path],
-    args: Callable[..., dict[str, Any]],
-    serve: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
+    python_model: Callable[[str], Path], args: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda = Cuda(available=True)
     monkeypatch.setattr(torch.cuda, "is_available", cuda.is_available)
@@ -216,7 +213,7 @@ async def test_a_replica_with_a_fraction_limits_memory_before_its_model_loads(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device here")
 async def test_a_replica_that_was_promised_a_device_does_not_start_without(
-    torch_model: Path, args: Callable[..., dict[str, Any]], serve: Callable[..., Any]
+    torch_model: Path, args: Any, serve: Any
 ) -> None:
     with pytest.raises(LoadFailed, match="sees no device"):
         await serve({**args(torch_model), "gpu": {"count": 1, "vendor": "nvidia"}})
@@ -284,9 +281,7 @@ async def test_a_device_that_is_lost_in_a_stream_is_noticed(kind: str) -> None:
     assert model.watch.lost_reason.startswith("CUDA error")
 
 
-async def test_a_replica_whose_device_is_lost_is_unhealthy(
-    torch_model: Path, args: Callable[..., dict[str, Any]], serve: Callable[..., Any]
-) -> None:
+async def test_a_replica_whose_device_is_lost_is_unhealthy(torch_model: Path, args: Any, serve: Any) -> None:
     replica = (await serve(args(torch_model))).replica
     await replica.check_health()
     object.__setattr__(replica._model, "lost_reason", lambda: "device-side assert")
@@ -294,7 +289,7 @@ async def test_a_replica_whose_device_is_lost_is_unhealthy(
         await replica.check_health()
 
 
-def test_arguments_without_devices_mean_none(args: Callable[..., dict[str, Any]]) -> None:
+def test_arguments_without_devices_mean_none(args: Any) -> None:
     assert parse_arguments(args(Path("/x"))).gpu.count == 0
 
 

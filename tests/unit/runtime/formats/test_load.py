@@ -1,9 +1,7 @@
 """From files to a model in memory: which formats are detected, which are refused, and which code runs."""
 
-import io
 import logging
 import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -402,56 +400,12 @@ def test_content(tmp_path: Path, content: bytes, found: Content) -> None:
     assert detect_content(tmp_path / "x") is found
 
 
-def test_a_real_torchscript_archive_is_not_taken_for_a_state_dict(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in ("m/data.pkl", "m/constants.pkl", "m/version"):
-            archive.writestr(name, b"")
-    (tmp_path / "m").write_bytes(buffer.getvalue())
-    assert detect_content(tmp_path / "m") is Content.TORCHSCRIPT
-
-
 def test_types_of_undeclared_numbers() -> None:
     assert default_dtypes(torch.nn.Linear(2, 2)) == ("float32", "float32")
     assert default_dtypes(torch.nn.Linear(2, 2).double()) == ("float64", "float64")
     embedding = torch.nn.Sequential(torch.nn.Embedding(3, 2), torch.nn.Linear(2, 2))
     assert default_dtypes(embedding) == ("float32", "int64")
     assert default_dtypes(torch.nn.ReLU()) == ("float32", "float32")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("inputs: [", "is not YAML"),
-        ("inputs: &a []\noutputs: *a", "found a YAML alias"),
-        (
-            "format: torch\nentrypoint: a:b\nformat: auto",
-            "model.yaml: line 3: duplicate key 'format', first in line 1",
-        ),
-        ("config: {depth: 1, depth: 2}", "model.yaml: line 1: duplicate key 'depth', first in line 1"),
-        ("inputs: [{name: x, dtype: float31, shape: [1]}]", "inputs.0.dtype"),
-        ("inputs: [{name: x, dtype: float32, shape: 4}]", "inputs.0.shape"),
-        ("inputs: [{name: x, dtype: float32, shape: [-2]}]", "inputs.0.shape.0"),
-        ("surprise: 1", "surprise: unknown field; known are format, entrypoint, config"),
-        ("entrypont: net:Net", "model.yaml: entrypont: unknown field; did you mean entrypoint?"),
-        ("channels_last: true", "model.yaml: channels_last: unknown field; did you mean channelsLast?"),
-        ("compile: {enable: true}", "model.yaml: compile.enable: unknown field; did you mean enabled?"),
-        ("inputs: [{name: x, type: bool, shape: [1]}]", "inputs.0.type: unknown field; did you mean dtype?"),
-        ("dependencies: [scikit-learn]", "model.yaml: dependencies: unknown field; install packages in the image of"),
-        ("[1]", "valid dictionary"),
-        (
-            "inputs: [{name: x, dtype: bool, shape: [1]}, {name: x, dtype: bool, shape: [1]}]",
-            "two tensors with the same name",
-        ),
-        ("x: " + "y" * 70_000, "expected at most 65536"),
-    ],
-)
-def test_descriptions_that_are_wrong(torch_model: Path, text: str, message: str) -> None:
-    (torch_model / "model.yaml").write_text(text)
-    with pytest.raises(LoadFailed) as caught:
-        load(torch_model)
-    assert message in caught.value.message
-    assert "model.yaml" in caught.value.message
 
 
 def test_every_failure_is_a_start_error(torch_model: Path) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +50,7 @@ def written(root: Path) -> Any:
     return yaml.safe_load((root / "model.yaml").read_text())
 
 
-async def test_the_smallest_call(
-    workshop: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
-) -> None:
+async def test_the_smallest_call(workshop: Path, serve: Any, args: Any) -> None:
     done = packaged("model", *OF_NET)
     root = workshop / "model"
     assert sorted(path.name for path in root.iterdir()) == ["model.safetensors", "model.yaml", "net.py"]
