@@ -13,9 +13,7 @@ from sundog_runtime.sources.file_digests import (
     FileEntry,
     find_changed_file,
     make_os_start_error,
-    read_entry,
-    read_tree,
-    tree_digest,
+    path_digest,
 )
 from sundog_runtime.sources.uri import FileUri, PvcUri, parse_uri
 
@@ -78,7 +76,7 @@ def _open_path(path: Path, digest: str) -> ModelFiles:
         raise make_os_start_error(error, path) from None
     if not is_directory and not path.is_file():
         raise LoadFailed(f"{path} is neither a directory nor a regular file")
-    verified = _verify(path, digest, is_directory) if digest else None
+    verified = _verify(path, digest) if digest else None
     seconds = {"verify": time.monotonic() - started} if digest else {}
     root, file_name = (path, "") if is_directory else (path.parent, path.name)
     return ModelFiles(root, file_name, verified, seconds)
@@ -95,17 +93,16 @@ def _mounted(uri: PvcUri) -> Path:
     return path
 
 
-def _verify(path: Path, digest: str, is_directory: bool) -> tuple[FileEntry, ...]:
+def _verify(path: Path, digest: str) -> tuple[FileEntry, ...]:
     """Return the files, if they have the digest. Raises a StartError."""
     if path.is_symlink():
         raise DigestMismatch(
             f"{path} is a symbolic link; expected a directory or a regular file for a model with a digest"
         )
     try:
-        entries = read_tree(path) if is_directory else (read_entry(path, path.name),)
+        found, entries = path_digest(path)
     except OSError as error:
         raise make_os_start_error(error, path) from None
-    found = tree_digest(entries) if is_directory else f"sha256:{entries[0].sha256}"
     if found != digest:
         raise DigestMismatch(f"{path} has the digest {found}; expected {digest}, which is model.digest")
     return entries
