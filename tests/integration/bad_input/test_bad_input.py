@@ -57,13 +57,13 @@ def test_an_experiment_that_breaks_a_rule_is_refused_alike(bed: Any) -> None:
     ]
     done = bed.up.sundog("apply", "-f", bed.file(*manifests))
     assert (done.returncode, done.stdout) == (1, "")
-    told = [line.partition("Experiment default/")[2] for line in done.stderr.splitlines()]
-    assert told == [f"{name} is invalid: {message}" for name, (_, message) in REFUSED_EXPERIMENTS.items()]
+    lines = [line.partition("Experiment default/")[2] for line in done.stderr.splitlines()]
+    assert lines == [f"{name} is invalid: {message}" for name, (_, message) in REFUSED_EXPERIMENTS.items()]
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_kubectl_gets_the_same_message(bed: Any, tmp_path: Path) -> None:
-    spec, told = REFUSED["minimum-above-maximum"]
+    spec, message = REFUSED["minimum-above-maximum"]
     done = subprocess.run(
         ["kubectl", f"--kubeconfig={bed.up.state}/kubeconfig", "apply", "-f", "-"],
         input=json.dumps(bed.manifest("bad", spec)),
@@ -75,7 +75,7 @@ def test_kubectl_gets_the_same_message(bed: Any, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert bed.up.read("bad") == {}
 
 
@@ -148,7 +148,7 @@ def test_a_model_that_cannot_be_served_says_why(bed: Any, name: str) -> None:
     ready = eventually(failed, f"the reason of {name}")
     assert (ready["status"], ready["reason"]) == ("False", bad.reason)
     assert ready["message"].startswith("revision 1: ")
-    assert bad.told in ready["message"]
+    assert bad.message in ready["message"]
     assert "Traceback" not in ready["message"]
     assert len(ready["message"].splitlines()) == 1
     top = condition(bed.up.read(name), "Ready")
@@ -205,7 +205,7 @@ def ask(
 ) -> tuple[int, dict[str, Any], dict[str, str]]:
     """(status, JSON, headers) of an answer, after which the same connection has answered a good request as well.
 
-    With `cut` the client may be told while it is still sending, and then reads on, as most do: nothing can follow on that connection.
+    With `cut` the client may get its answer while it is still sending, and then reads on, as most do: nothing can follow on that connection.
     """
     connection = http.client.HTTPConnection(*address(bed), timeout=PATIENCE_S)
     with contextlib.closing(connection):
@@ -539,7 +539,7 @@ def test_a_second_revision_that_cannot_start_takes_nothing_from_the_first(bed: A
         last = eventually(lambda: given_up(bed), "the end of the attempt")
         obj = bed.up.read("good")
         assert last["outcome"] == "Aborted"
-        assert last["reason"] == f"{bad.reason}: {bad.told}"
+        assert last["reason"] == f"{bad.reason}: {bad.message}"
         assert condition(obj, "RevisionReady")["reason"] == bad.reason
         assert condition(obj, "Stalled")["reason"] == "Aborted"
         assert is_ready(obj)

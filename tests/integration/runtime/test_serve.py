@@ -471,7 +471,7 @@ async def test_health_checks_are_answered_while_the_model_is_busy(
 async def test_what_an_edge_sent_for_a_client_that_left_is_never_computed(
     ray_serve: Any, tmp_path: Path, application: Any
 ) -> None:
-    """Serve is told not to look whether clients are gone: the model server does, before their turn comes."""
+    """Serve does not look whether clients are gone: the model server does, before their turn comes."""
     (tmp_path / "predictor.py").write_text(BUSY)
     running(ray_serve, application("busy-r1", tmp_path, "predictor:Predictor"))
     host, port = replica_of(ray_serve, "busy-r1").split(":")

@@ -204,5 +204,5 @@ import torch
 """
 
 
-def test_no_garbage_is_collected_while_torch_is_imported_and_its_objects_are_excluded_later() -> None:
+def test_the_import_of_torch_pauses_and_then_excludes_garbage_collection() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORT_OF_TORCH], check=True, timeout=300)

@@ -1,5 +1,6 @@
 """Predictions before a replica is ready: on which inputs, and when they fail the start."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -12,7 +13,12 @@ import torch
 
 from small_models import predictor
 from sundog_runtime.errors import WarmupFailed, WarmupTimeout
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.replica import Replica
+from sundog_runtime.scheduling.batch_assembly import NOT_ROWS
+from sundog_runtime.signature import Signature
+from sundog_runtime.tensors import TensorSpec
+from sundog_runtime.warmup import warm_up
 
 COUNTING = """
 class Predictor:
@@ -158,3 +164,14 @@ async def test_a_model_that_fails_on_many_rows_serves_one_at_a_time(
     client = await serve(args(torch_model) | {"batching": {"maxSize": 8, "maxDelaySeconds": 0.001}})
     assert "requests are not batched: the model cannot take several at once: 8 rows at once raised" in caplog.text
     assert (await client.post("/", json={"inputs": [[1.0] * 4]})).status_code == 200
+
+
+@pytest.mark.parametrize(("constant", "reasons"), [(8, [NOT_ROWS]), (0, [])])
+async def test_the_warm_up_detects_an_output_of_constant_length(constant: int, reasons: list[str]) -> None:
+    def predict(batch: Any) -> Any:
+        return {"scores": batch, "classes": ["a"] * (constant or len(batch))}
+
+    model = LoadedModel("python", "", predict, Signature((TensorSpec("x", "float32", (-1, 4)),)))
+    found: list[str] = []
+    warm_up(model, 1, asyncio.get_running_loop(), 8, found.append)
+    assert found == reasons

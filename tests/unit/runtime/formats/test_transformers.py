@@ -140,7 +140,7 @@ def test_indexes_beyond_a_table_are_refused(tmp_path: Path, name: str, limit: in
     assert (caught.value.status, caught.value.code) == (400, "OutOfRange")
 
 
-def test_tokens_beyond_the_positions_of_a_network_that_counts_them_from_after_padding(tmp_path: Path) -> None:
+def test_tokens_beyond_the_positions_that_are_counted_from_after_padding(tmp_path: Path) -> None:
     config = RobertaConfig(vocab_size=8, max_position_embeddings=12, pad_token_id=1, **SMALL)
     model = load(save(tmp_path, RobertaModel(config)))
     model.predict(np.full((1, 10), 5))

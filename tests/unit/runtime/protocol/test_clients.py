@@ -43,8 +43,8 @@ class Predictor:
             raise RuntimeError("a secret of the model")
         if isinstance(batch, dict) and "wait" in batch:
             __import__("time").sleep(float(batch["wait"][0]))
-        if isinstance(batch, dict) and "told" in batch:
-            return {"told": [json.dumps(dict(parameters().request))]}
+        if isinstance(batch, dict) and "given" in batch:
+            return {"given": [json.dumps(dict(parameters().request))]}
         return batch
 """
 
@@ -331,12 +331,12 @@ PARAMETERS = {"language": "de", "seed": 7, "temperature": 0.5, "verbose": True}
 def test_tritonclient_s_own_parameters_reach_the_model(served: Served, kind: Any) -> None:
     authority = served.http if kind is tritonclient.http else served.grpc
     tensors = []
-    for name in ("told", "x"):
+    for name in ("given", "x"):
         tensors.append(kind.InferInput(name, [1], "FP32"))
         tensors[-1].set_data_from_numpy(np.zeros(1, np.float32))
     with kind.InferenceServerClient(authority) as client:
         result = client.infer("echo", tensors, parameters=PARAMETERS, timeout=3)
-        assert json.loads(result.as_numpy("told")[0]) == PARAMETERS | {"timeout": 3}
+        assert json.loads(result.as_numpy("given")[0]) == PARAMETERS | {"timeout": 3}
 
 
 def picture(width: int, height: int) -> bytes:

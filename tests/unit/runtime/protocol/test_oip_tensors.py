@@ -130,7 +130,7 @@ def test_a_list_that_a_model_has_filled_is_answered_as_it_is() -> None:
     assert answer(model, numbers, numbers.batch) == ("INT64", [2], [1, 2])
 
 
-def test_an_empty_list_of_strings_may_be_answered_as_declared_numbers_and_in_plain_json() -> None:
+def test_an_empty_list_of_strings_is_answered_as_declared_or_in_plain_json() -> None:
     outputs = (TensorSpec("y", "float32", (-1, 2)),)
     model = LoadedModel("python", "", lambda batch: batch, Signature((), outputs))
     query = by_json(model, "BYTES", [0], [])
