@@ -205,7 +205,7 @@ def ask(
 ) -> tuple[int, dict[str, Any], dict[str, str]]:
     """(status, JSON, headers) of an answer, after which the same connection has answered a good request as well.
 
-    With `cut` the client may get its answer while it is still sending, and then reads on, as most do: nothing can follow on that connection.
+    With `cut` the client may get its answer while it is still sending, and then reads on, as most do: no request can follow there.
     """
     connection = http.client.HTTPConnection(*address(bed), timeout=PATIENCE_S)
     with contextlib.closing(connection):
