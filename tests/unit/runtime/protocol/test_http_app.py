@@ -106,13 +106,6 @@ async def test_metadata_and_health(client: httpx.AsyncClient) -> None:
     assert (await client.head("/v2/health/live")).status_code == 200
 
 
-async def test_only_the_outputs_asked_for(client: httpx.AsyncClient) -> None:
-    wanted = tensor([ROW]) | {"outputs": [{"name": "scores"}]}
-    assert (await client.post("/v2/models/digits/infer", json=wanted)).status_code == 200
-    wanted["outputs"] = [{"name": "nothing"}]
-    assert "'nothing'" in problem(await client.post("/v2/models/digits/infer", json=wanted), 400, "UnknownOutput")
-
-
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
@@ -329,22 +322,10 @@ async def test_texts_have_as_many_rows_as_what_comes_with_them(serve_predictor: 
     assert "'weight' has the size 1" in problem(answer, 400, "WrongShape")
 
 
-async def test_a_batch_without_rows_has_an_answer(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/v2/models/digits/infer", json=tensor([], shape=[0, 4]))
-    assert [(found["shape"], found["data"]) for found in answer.json()["outputs"]] == [([0, 3], [])]
-    problem(await client.post("/", json={"inputs": []}), 400, "WrongShape")
-
-
 async def test_plain_json_without_values_is_taken_for_a_mistake(torch_model: Path, args: Any, serve: Any) -> None:
     (torch_model / "model.yaml").write_text("inputs: [{name: x, dtype: float32, shape: [-1]}]")
     client = await serve(args(torch_model, warmup={"requests": 0}))
     problem(await client.post("/", json={"inputs": []}), 400, "EmptyInput")
-
-
-async def test_a_tensor_without_data(client: httpx.AsyncClient) -> None:
-    body = tensor(ROW)
-    del body["inputs"][0]["data"]
-    assert "binary" in problem(await client.post("/v2/models/digits/infer", json=body), 400, "MissingInputs")
 
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
@@ -720,13 +701,6 @@ async def test_inputs_of_an_undeclared_predictor(serve_predictor: Any, inputs: A
 async def test_refused_inputs_of_an_undeclared_predictor(serve_predictor: Any, inputs: Any) -> None:
     answer = await (await serve_predictor(ECHO)).post("/", json={"inputs": inputs})
     assert answer.status_code == 400
-
-
-async def test_strings_by_the_protocol(serve_predictor: Any) -> None:
-    client = await serve_predictor(predictor("return [t.upper() for t in batch]"))
-    body = {"inputs": [{"name": "t", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]}]}
-    answer = await client.post("/v2/models/digits/infer", json=body)
-    assert answer.json()["outputs"] == [{"name": "outputs", "datatype": "BYTES", "shape": [2], "data": ["A", "B"]}]
 
 
 async def test_several_inputs_are_keyword_arguments(torch_model: Path, args: Any, serve: Any) -> None:
