@@ -1,6 +1,6 @@
 """A small trained-by-chance network on disk, and the Serve document that serves it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from small_models import NET
+from waiting import eventually
 
 
 @pytest.fixture
@@ -62,3 +63,11 @@ def application() -> Callable[..., dict[str, Any]]:
         }
 
     return make
+
+
+@pytest.fixture
+def empty_serve(ray_serve: Any) -> Iterator[None]:
+    """Leave an empty list of applications to the next test."""
+    yield
+    ray_serve.put({"applications": []})
+    eventually(lambda: not ray_serve.get()["applications"], "no applications")

@@ -20,17 +20,9 @@ from tritonclient.utils import InferenceServerException
 
 from waiting import PATIENCE_S, eventually
 
-pytestmark = [pytest.mark.ray]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("empty_serve")]
 
 ROW = [0.5, -1.0, 2.0, 0.25]
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_behind(ray_serve: Any) -> Iterator[None]:
-    """Every test begins with an empty application list."""
-    yield
-    ray_serve.put({"applications": []})
-    eventually(lambda: not ray_serve.get()["applications"], "no applications")
 
 
 def running(ray: Any, application: dict[str, Any]) -> None:

@@ -1,10 +1,8 @@
 """Every store by its own protocol: a real S3 server, Google's emulator, a hub, a registry."""
 
 import hashlib
-import io
 import json
 import os
-import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from model_stores import Handler, Server, answer
+from model_stores import Handler, Server, answer, tar_of
 from ports import free_port
 from store_processes import BUILD_S, Put, program, running
 from sundog_runtime.errors import (
@@ -54,16 +52,6 @@ def sha(body: bytes) -> str:
 
 def read(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-def tar_of(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as tar:
-        for name, body in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(body)
-            tar.addfile(member, io.BytesIO(body))
-    return buffer.getvalue()
 
 
 def put_all(put: Put, prefix: str, files: dict[str, bytes]) -> None:
