@@ -28,7 +28,7 @@ from sundog_runtime.protocol.body import read_body
 from sundog_runtime.replica import Replica
 from sundog_runtime.scheduling.execution_mode import PassDurations
 from sundog_runtime.signature import check_outputs
-from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import ReplicaMetrics
 from sundog_runtime.tensors import to_plain
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]

@@ -140,7 +140,7 @@ def _unpacked(packed: Path, into: Path) -> bool:
 
 
 def content(data: bytes) -> None:
-    """A file in a model's directory, whose kind is told from what it holds."""
+    """A file in a model's directory, whose kind is detected by its content."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_bytes(data)
@@ -150,9 +150,9 @@ def content(data: bytes) -> None:
 
 
 def key_set(data: bytes) -> None:
-    """A JSON Web Key Set in a Secret: every key is taken, or told as wrong."""
+    """A JSON Web Key Set in a Secret: every key is accepted, or reported as wrong."""
     found, wrong = parse_jwks({JWKS_FILE: data})
-    _hold(all("\n" not in told for told in wrong), wrong)
+    _hold(all("\n" not in line for line in wrong), wrong)
     _hold(all(algorithm[:2] in ("HS", "RS", "ES") and key for algorithm, key in found.values()), found)
 
 

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import datetime as dt
+import io
 import ipaddress
 import os
 import select
 import socket
 import ssl
+import tarfile
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -211,3 +213,14 @@ def answer(request: web.Request, body: bytes | None, etag: str = '"v1"') -> web.
         return web.Response(status=416, headers={**headers, "Content-Range": f"bytes */{len(body)}"})
     headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
     return web.Response(status=206, body=body[start:end], headers=headers)
+
+
+def tar_of(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
+    """Return an archive of these files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:
+        for name, body in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            tar.addfile(member, io.BytesIO(body))
+    return buffer.getvalue()

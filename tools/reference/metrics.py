@@ -14,8 +14,8 @@ from sundog_edge.feedback.join import ACCEPTED, REJECTED_RESULTS
 from sundog_operator.adapters.metrics import QUEUE_NAME, OperatorMetrics
 from sundog_operator.app.controller import Result
 from sundog_operator.app.queue.keys import KeyKind
-from sundog_runtime.telemetry.metrics import DeviceUse, ReplicaMetrics
 from sundog_runtime.telemetry.ray_metrics import RayMetricsExporter
+from sundog_runtime.telemetry.replica_metrics import DeviceUse, ReplicaMetrics
 
 _LABEL_NAMES: Final = "_labelnames"
 """Attribute of Prometheus' client; it has no public name."""
@@ -181,6 +181,7 @@ def runtime_metrics() -> list[MetricText]:
     counts.record_pass(1, 1.0)
     counts.record_wait(1.0)
     counts.fast_path_answers = 1
+    counts.startup = {"load": 1.0}
     exporter = RayMetricsExporter(counts, "", 0, _Recorder(found, "counter", "_total"), _Recorder(found, "gauge", ""))
     exporter.export(DeviceUse(1, 1, 1, 1, 1.0))
     return found

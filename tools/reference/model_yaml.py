@@ -4,7 +4,7 @@ import json
 from typing import Any, Final
 
 from reference.markdown import GENERATED, cell, table
-from sundog_runtime.model_yaml import MAX_MODEL_YAML_BYTES, DescriptionFile
+from sundog_runtime.model_yaml import MAX_MODEL_YAML_BYTES, ModelDescription
 
 SCHEMA_NAME: Final = "model-yaml.schema.json"
 _MAX_KIB: Final = MAX_MODEL_YAML_BYTES // 1024
@@ -39,7 +39,7 @@ def render_schema() -> str:
 
 def model_yaml_schema() -> dict[str, Any]:
     """Return the JSON Schema of model.yaml."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **DescriptionFile.model_json_schema()}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ModelDescription.model_json_schema()}
 
 
 def render_page() -> str:

@@ -97,14 +97,14 @@ class Outbox:
         batch, self._in_flight = self._in_flight, _NO_BATCH
         document = answer if isinstance(answer, dict) else {}
         # The server may be no edge: ignore values that are not counts.
-        told = {name: max(0, number) for name, number in document.items() if type(number) is int}
+        counts = {name: max(0, number) for name, number in document.items() if type(number) is int}
         problems = document.get("problems")
         problems = [each for each in problems if isinstance(each, dict)] if isinstance(problems, list) else []
-        accepted = min(told.get("accepted", 0), batch.open)
-        unknown = 0 if batch.repeated else min(told.get(_UNKNOWN, 0), batch.open - accepted)
+        accepted = min(counts.get("accepted", 0), batch.open)
+        unknown = 0 if batch.repeated else min(counts.get(_UNKNOWN, 0), batch.open - accepted)
         # In a repetition, events that have a result are duplicates.
         settled = len(batch.events) - batch.open
-        duplicate = min(max(0, told.get("duplicate", 0) - settled), batch.open - accepted - unknown)
+        duplicate = min(max(0, counts.get("duplicate", 0) - settled), batch.open - accepted - unknown)
         refused = batch.open - accepted - unknown - duplicate
         if unknown:
             events = _find_unknown(batch.events, problems, unknown)

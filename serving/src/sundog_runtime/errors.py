@@ -1,22 +1,6 @@
-"""Errors.
+"""Errors: a StartError for a replica that cannot start, a Problem for one request.
 
-StartError                 the replica cannot start; the Serve deployment's message shows it, one reason each
-├── ModelNotFound          the URI leads to nothing
-├── AccessDenied           the model exists, and this process may not read it
-├── DigestMismatch         the content differs from the expected digest, or changed while it was read
-├── ModelTooLarge          the model has too many files, or does not fit into memory
-├── NoSpace                the disk is full
-├── SourceUnavailable      the store does not answer, or answers wrongly; a retry can help
-├── SourceRefused          the source breaks a safety rule: an address, a redirect, the content of an archive
-├── FormatNotRecognised    the model has no format that this server can load
-├── CodeNotTrusted         the model can run code, and `trustCode` is not set
-├── EntrypointMissing      `entrypoint` is missing, or names nothing
-├── LoadFailed             the model's own code or weights failed, or the arguments are not usable
-├── LoadTimeout            loading did not end in time
-├── WarmupFailed           the model failed on a warm-up request
-└── WarmupTimeout          the warm-up did not end in time
-Problem                    one request cannot be answered; becomes RFC 9457 problem details
-ClientGoneError            the client has gone away
+The classes of StartError are condition reasons. The Serve deployment's message shows them.
 """
 
 from collections.abc import Mapping

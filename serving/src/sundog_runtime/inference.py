@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +17,13 @@ import numpy as np
 from sundog_runtime.context import RequestContext, call_for, working_on
 from sundog_runtime.errors import Problem, bad_input
 from sundog_runtime.formats.loaded_model import LoadedModel
-from sundog_runtime.protocol.messages import Buffer, DecodedRequest, EncodedResponse
+from sundog_runtime.protocol.messages import Buffer, DecodedRequest, Decoder, EncodedResponse, Headers
 from sundog_runtime.scheduling.execution_mode import SMALL_BYTES, is_small
 from sundog_runtime.scheduling.model_thread import ModelThread, as_exception
 from sundog_runtime.scheduling.scheduler import NOT_AT_ONCE, Scheduler, make_deadline_problem
 from sundog_runtime.signature import check_outputs
 from sundog_runtime.telemetry.logs import LOGGER_NAME
-from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import ReplicaMetrics
 from sundog_runtime.tensors import to_plain
 
 Result = TypeVar("Result")
@@ -49,12 +49,7 @@ class Inference:
         self._metrics = metrics
         self._answers_are_small = True
 
-    def try_read_at_once(
-        self,
-        decode: Callable[[Mapping[bytes, bytes], Buffer], DecodedRequest],
-        headers: Mapping[bytes, bytes],
-        body: Buffer,
-    ) -> DecodedRequest | None:
+    def try_read_at_once(self, decode: Decoder, headers: Headers, body: Buffer) -> DecodedRequest | None:
         """Return the query in `body`; None if `answer_at_once` cannot answer it. Raises Problem 400."""
         small = len(body) <= SMALL_BYTES and self._answers_are_small
         return decode(headers, body) if small and not self.is_streaming and self.scheduler.can_infer_at_once() else None
@@ -75,25 +70,11 @@ class Inference:
             raise
 
     async def read(
-        self,
-        decode: Callable[[Mapping[bytes, bytes], Buffer], DecodedRequest],
-        headers: Mapping[bytes, bytes],
-        body: Buffer,
+        self, decode: Decoder, headers: Headers, body: Buffer, *, max_loop_bytes: int = SMALL_BYTES
     ) -> DecodedRequest:
-        """Return the query in `body`. Raises Problem 400."""
-        return (
-            decode(headers, body)
-            if len(body) <= SMALL_BYTES
-            else await self.read_on_codec_thread(decode, headers, body)
-        )
-
-    async def read_on_codec_thread(
-        self,
-        decode: Callable[[Mapping[bytes, bytes], Buffer], DecodedRequest],
-        headers: Mapping[bytes, bytes],
-        body: Buffer,
-    ) -> DecodedRequest:
-        """Read like `read`, without blocking the event loop. Raises Problem 400."""
+        """Return the query in `body`. One of more than `max_loop_bytes` bytes does not block the event loop. Raises Problem 400."""
+        if len(body) <= max_loop_bytes:
+            return decode(headers, body)
         return await self._codec.run(lambda: decode(headers, body))
 
     async def answer(self, query: DecodedRequest, context: RequestContext) -> EncodedResponse:

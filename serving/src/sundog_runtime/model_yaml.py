@@ -16,17 +16,16 @@ and `config` key by key. `trustCode` is not a field of the file: a model does no
 """
 
 import difflib
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from sundog_runtime.arguments import ModelArguments, ModelFormat, describe_validation_error
+from sundog_runtime.arguments import ModelFormat, describe_validation_error
 from sundog_runtime.errors import LoadFailed
 from sundog_runtime.signature import Signature, TensorField, add_row_axis
-from sundog_runtime.tensors import TensorSpec
 
 MODEL_YAML = "model.yaml"
 MAX_MODEL_YAML_BYTES = 64 * 1024
@@ -50,7 +49,7 @@ class Compile(BaseModel):
     mode: Annotated[CompileMode, Field(description="The mode of `torch.compile`.")] = "default"
 
 
-class DescriptionFile(BaseModel):
+class ModelDescription(BaseModel):
     """The fields of `model.yaml`; an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, title="model.yaml")
@@ -93,18 +92,20 @@ class DescriptionFile(BaseModel):
     ] = None
     compile: Annotated[Compile, Field(description="`torch.compile`: off unless enabled.")] = Compile()
 
+    @property
+    def signature(self) -> Signature:
+        """Return the declared inputs and outputs."""
+        inputs, outputs = (tuple(field.spec() for field in fields) for fields in (self.inputs, self.outputs))
+        return add_row_axis(self.batchable, Signature(inputs, outputs))
 
-@dataclass(frozen=True, slots=True)
-class ModelDescription:
-    """`model.yaml` and the manifest, merged."""
-
-    format: ModelFormat = "auto"
-    entrypoint: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    signature: Signature = field(default_factory=Signature)
-    batchable: bool | None = None
-    channels_last: bool | None = None
-    compile: Compile = field(default_factory=Compile)
+    def override(self, format_: ModelFormat, entrypoint: str, config: dict[str, Any]) -> "ModelDescription":
+        """Return the description with other values: a format that is not `auto`, an entrypoint if there is one, keys of `config`."""
+        update = {
+            "format": self.format if format_ == "auto" else format_,
+            "entrypoint": entrypoint or self.entrypoint,
+            "config": {**self.config, **config},
+        }
+        return self.model_copy(update=update)
 
 
 class _Loader(yaml.SafeLoader):
@@ -140,7 +141,7 @@ def parse_description(text: bytes) -> ModelDescription:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise LoadFailed(f"{MODEL_YAML} is not YAML: {error}") from None
     try:
-        parsed = DescriptionFile.model_validate({} if document is None else document)
+        parsed = ModelDescription.model_validate({} if document is None else document)
     except ValidationError as error:
         raise LoadFailed(
             f"{MODEL_YAML}: {describe_validation_error(error, describe=_describe_unknown_field)}"
@@ -149,15 +150,7 @@ def parse_description(text: bytes) -> ModelDescription:
         names = [tensor.name for tensor in tensors]
         if len(set(names)) < len(names):
             raise LoadFailed(f"{MODEL_YAML}: {kind} has two tensors with the same name; expected unique names")
-    return ModelDescription(
-        format=parsed.format,
-        entrypoint=parsed.entrypoint,
-        config=parsed.config,
-        signature=add_row_axis(parsed.batchable, Signature(_specs(parsed.inputs), _specs(parsed.outputs))),
-        batchable=parsed.batchable,
-        channels_last=parsed.channels_last,
-        compile=parsed.compile,
-    )
+    return parsed
 
 
 def _describe_unknown_field(found: ErrorDetails) -> str:
@@ -168,25 +161,29 @@ def _describe_unknown_field(found: ErrorDetails) -> str:
     if not parents and (elsewhere := _OTHER_PLACES.get(name.lower())):
         return f"unknown field; {elsewhere}"
     nested: dict[str, type[BaseModel]] = {"inputs": TensorField, "outputs": TensorField, "compile": Compile}
-    of = nested[parents[0]] if parents else DescriptionFile
+    of = nested[parents[0]] if parents else ModelDescription
     known = {(field.alias or key).lower(): field.alias or key for key, field in of.model_fields.items()}
     if near := difflib.get_close_matches(name.lower(), known, n=1):
         return f"unknown field; did you mean {known[near[0]]}?"
     return f"unknown field; known are {', '.join(known.values())}"
 
 
-def _specs(fields: list[TensorField]) -> tuple[TensorSpec, ...]:
-    return tuple(item.spec() for item in fields)
+def read_description(root: Path) -> ModelDescription:
+    """Return the description of a model's directory, without fields if it has none. Raises LoadFailed, or OSError."""
+    path = root / MODEL_YAML
+    if not path.is_file():
+        return ModelDescription()
+    with path.open("rb") as file:
+        return parse_description(file.read(MAX_MODEL_YAML_BYTES + 1))
 
 
-def merge_manifest(manifest: ModelArguments, file: ModelDescription) -> ModelDescription:
-    """Return the file's description with the manifest's values over it."""
-    return ModelDescription(
-        format=file.format if manifest.format == "auto" else manifest.format,
-        entrypoint=manifest.entrypoint or file.entrypoint,
-        config={**file.config, **manifest.config},
-        signature=file.signature,
-        batchable=file.batchable,
-        channels_last=file.channels_last,
-        compile=file.compile,
-    )
+def write_description(root: Path, description: ModelDescription) -> None:
+    """Write the fields of `model.yaml` that are not the default."""
+    document = description.model_dump(by_alias=True, exclude_defaults=True, exclude={"compile"})
+    if description.compile.enabled:
+        document["compile"] = description.compile.model_dump()
+    path = root / MODEL_YAML
+    # Unlink first: `sundog package` links the file of the model's final place.
+    path.unlink(missing_ok=True)
+    if document:
+        path.write_text(yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120))

@@ -6,7 +6,6 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import version
@@ -32,7 +31,7 @@ from sundog_runtime.sources.cache import cache_root
 from sundog_runtime.sources.open_model import ModelFiles, open_model
 from sundog_runtime.start_timeout import StartAttempts
 from sundog_runtime.telemetry.logs import LOGGER_NAME
-from sundog_runtime.telemetry.metrics import DeviceUse, ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import ReplicaMetrics
 from sundog_runtime.telemetry.startup import StartupPhases
 from sundog_runtime.warmup import warm_up
 
@@ -110,7 +109,10 @@ class Replica:
             thread.close()
             raise LoadFailed(f"loading the model raised {type(error).__name__}: {error}") from error
         replica = cls(arguments, model, thread, startup, attempts)
-        replica.metrics.read_device = _make_device_reader(arguments)
+        # Imported late: torch is loaded by now.
+        from sundog_runtime.formats.device import make_device_reader
+
+        replica.metrics.read_device = make_device_reader(arguments.gpu.count, arguments.gpu.vendor)
         return replica
 
     async def reconfigure(self, user_config: Any) -> None:
@@ -230,12 +232,6 @@ def import_torch() -> None:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def _make_device_reader(arguments: Arguments) -> Callable[[], DeviceUse | None]:
-    from sundog_runtime.formats.device import make_device_reader
-
-    return make_device_reader(arguments.gpu.count, arguments.gpu.vendor)
 
 
 def _limit_torch_threads(cpu: float) -> None:

@@ -4,9 +4,9 @@
 are checked on every request, declared outputs on every answer. `model_yaml` reads them from `model.yaml`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,23 +23,10 @@ from sundog_runtime.tensors import (
     to_numpy,
 )
 
-_Dtype = Literal[
-    "bool",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "float16",
-    "float32",
-    "float64",
-    "bfloat16",
-    "string",
-    "bytes",
-]
+if TYPE_CHECKING:
+    _Dtype = str
+else:
+    _Dtype = Literal[tuple(OIP_TYPES)]
 
 
 class TensorField(BaseModel):
@@ -76,6 +63,17 @@ class TensorField(BaseModel):
     def spec(self) -> TensorSpec:
         """Return the same as a TensorSpec, against which arrays are checked."""
         return TensorSpec(self.name, self.dtype, tuple(self.shape), self.allow_nan)
+
+    @classmethod
+    def of(cls, spec: TensorSpec) -> "TensorField":
+        """Return the field of a TensorSpec, to be written. It is checked when it is read."""
+        fields: dict[str, Any] = {
+            "name": spec.name,
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "allowNaN": spec.allow_nan,
+        }
+        return cls.model_construct(**fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +128,24 @@ def forbid_empty_inputs(signature: Signature) -> Signature:
     """Return the signature without inputs of size 0, for models that do not support them."""
     free = [(spec.name, at) for spec in signature.inputs for at, size in enumerate(spec.shape) if size == -1]
     return replace(signature, axes=(*signature.axes, *(Axis((dimension,)) for dimension in free)))
+
+
+def make_sample_batch(inputs: tuple[TensorSpec, ...], value: Callable[[TensorSpec], Any]) -> Any:
+    """Return a `value` for each input, as `predict` gets them: one value, or several by name."""
+    named = {spec.name: value(spec) for spec in inputs}
+    return next(iter(named.values())) if len(named) == 1 else named
+
+
+def make_zero_batch(inputs: tuple[TensorSpec, ...], free: int = 1) -> Any:
+    """Return a batch as `predict` gets it: all zeros and empty strings, every free dimension `free`.
+
+    None if no inputs are declared, or if one holds bytes, because the kind of file is unknown.
+    """
+    if not inputs or any(spec.dtype == "bytes" for spec in inputs):
+        return None
+    return make_sample_batch(
+        inputs, lambda spec: spec.zeros(free).tolist() if spec.dtype == "string" else spec.zeros(free)
+    )
 
 
 def infer_inputs(example: Any) -> tuple[TensorSpec, ...]:

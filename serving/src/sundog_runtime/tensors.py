@@ -1,7 +1,7 @@
 """Arrays: their declaration by a model, and their conversion from and to JSON."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -94,6 +94,14 @@ class TensorSpec:
         return len(shape) == len(self.shape) and all(
             wanted in (-1, found) for wanted, found in zip(self.shape, shape, strict=True)
         )
+
+    def sample_shape(self, free: int = 1) -> list[int]:
+        """Return the shape with `free` for each size that is free."""
+        return [free if size == -1 else size for size in self.shape]
+
+    def zeros(self, free: int = 1) -> Array:
+        """Return an array of that shape with zeros, or with empty strings."""
+        return np.full(self.sample_shape(free), "" if self.dtype == "string" else 0, dtype=numpy_type(self.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +310,11 @@ def to_numpy(value: Any) -> Any:
         tensor = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
         return tensor.cpu().numpy()
     return value
+
+
+def map_batch(convert: Callable[[Any], Any], batch: Any) -> Any:
+    """Apply `convert` to a batch: to its one value, or to each of several by name."""
+    return {name: convert(value) for name, value in batch.items()} if isinstance(batch, dict) else convert(batch)
 
 
 def _fits(kind: type, dtype: str) -> bool:

@@ -15,9 +15,9 @@ from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.protocol.plain_json import encode_json
 from sundog_runtime.scheduling.batch_assembly import NOT_ROWS, batch_key, join_batches, split_output
 from sundog_runtime.scheduling.model_thread import as_exception
-from sundog_runtime.signature import Signature, check_outputs
+from sundog_runtime.signature import Signature, check_outputs, make_sample_batch, make_zero_batch
 from sundog_runtime.telemetry.logs import LOGGER_NAME
-from sundog_runtime.tensors import TensorSpec, numpy_type, to_numpy, to_plain
+from sundog_runtime.tensors import TensorSpec, map_batch, numpy_type, to_numpy, to_plain
 
 _logger = logging.getLogger(LOGGER_NAME)
 
@@ -58,39 +58,13 @@ def warm_up(
     return requests
 
 
-def make_zero_batch(inputs: tuple[TensorSpec, ...]) -> Any:
-    """Return a batch as `predict` gets it: all zeros and empty strings, every free dimension 1.
-
-    None if no inputs are declared, or if one holds bytes, because the kind of file is unknown.
-    """
-    if not inputs or any(spec.dtype == "bytes" for spec in inputs):
-        return None
-    return _batch(inputs, _zero)
-
-
-def _batch(inputs: tuple[TensorSpec, ...], value: Callable[[TensorSpec], Any]) -> Any:
-    """Return a `value` for each input, as `predict` gets them."""
-    named = {spec.name: value(spec) for spec in inputs}
-    return next(iter(named.values())) if len(named) == 1 else named
-
-
-def _zero(spec: TensorSpec) -> Any:
-    if spec.dtype == "string":
-        return np.full(_shape(spec), "", dtype=object).tolist()
-    return np.zeros(_shape(spec), dtype=numpy_type(spec.dtype))
-
-
 def _varied(spec: TensorSpec) -> Any:
     """Return varied numbers between 0 and 1, the same each time; integers are 0 and 1, which any vocabulary has."""
     if spec.dtype == "string":
-        return np.full(_shape(spec), "a", dtype=object).tolist()
-    numbers = np.random.default_rng(0).random(_shape(spec))
+        return np.full(spec.sample_shape(), "a", dtype=object).tolist()
+    numbers = np.random.default_rng(0).random(spec.sample_shape())
     dtype = np.dtype(numpy_type(spec.dtype))
     return numbers.astype(dtype) if dtype.kind == "f" else (numbers < 0.5).astype(dtype)
-
-
-def _shape(spec: TensorSpec) -> list[int]:
-    return [1 if size == -1 else size for size in spec.shape]
 
 
 def _example(model: LoadedModel) -> Any:
@@ -104,7 +78,7 @@ def _example(model: LoadedModel) -> Any:
 def _require_some_finite(model: LoadedModel, which: str, loop: asyncio.AbstractEventLoop) -> None:
     """Raise WarmupFailed if other numbers than zeros give NaN too. Numbers that the model refuses prove nothing."""
     try:
-        finite = _is_finite(model, _batch(model.signature.inputs, _varied), which, loop, own=False)
+        finite = _is_finite(model, make_sample_batch(model.signature.inputs, _varied), which, loop, own=False)
     except WarmupFailed as error:
         _logger.info("%s: the check with other numbers than zeros failed: %s", which, error.message)
         return
@@ -154,7 +128,7 @@ async def _items(generator: AsyncGenerator[Any, Any]) -> list[Any]:
 def _warm_up_batched(
     model: LoadedModel, example: Any, requests: int, max_rows: int, stop_batching: Callable[[str], None]
 ) -> None:
-    example = to_arrays(example)
+    example = map_batch(to_numpy, example)
     key, rows = batch_key(example)
     if key is None:
         stop_batching("its example is not made of arrays with the same number of rows")
@@ -176,9 +150,4 @@ def _warm_up_batched(
 
 
 def _without_last_row(batch: Any) -> Any:
-    return {name: array[:-1] for name, array in batch.items()} if isinstance(batch, dict) else batch[:-1]
-
-
-def to_arrays(batch: Any) -> Any:
-    """Return `batch` with tensors converted to numpy arrays, as requests have them."""
-    return {name: to_numpy(value) for name, value in batch.items()} if isinstance(batch, dict) else to_numpy(batch)
+    return map_batch(lambda array: array[:-1], batch)

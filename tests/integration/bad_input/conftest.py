@@ -39,7 +39,7 @@ class Bad:
 
     model: dict[str, Any]
     reason: str
-    told: str
+    message: str
 
 
 @dataclass

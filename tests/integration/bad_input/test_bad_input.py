@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import math
 import shutil
 import socket
 import struct
@@ -58,13 +57,13 @@ def test_an_experiment_that_breaks_a_rule_is_refused_alike(bed: Any) -> None:
     ]
     done = bed.up.sundog("apply", "-f", bed.file(*manifests))
     assert (done.returncode, done.stdout) == (1, "")
-    told = [line.partition("Experiment default/")[2] for line in done.stderr.splitlines()]
-    assert told == [f"{name} is invalid: {message}" for name, (_, message) in REFUSED_EXPERIMENTS.items()]
+    lines = [line.partition("Experiment default/")[2] for line in done.stderr.splitlines()]
+    assert lines == [f"{name} is invalid: {message}" for name, (_, message) in REFUSED_EXPERIMENTS.items()]
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_kubectl_gets_the_same_message(bed: Any, tmp_path: Path) -> None:
-    spec, told = REFUSED["minimum-above-maximum"]
+    spec, message = REFUSED["minimum-above-maximum"]
     done = subprocess.run(
         ["kubectl", f"--kubeconfig={bed.up.state}/kubeconfig", "apply", "-f", "-"],
         input=json.dumps(bed.manifest("bad", spec)),
@@ -76,7 +75,7 @@ def test_kubectl_gets_the_same_message(bed: Any, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert bed.up.read("bad") == {}
 
 
@@ -149,7 +148,7 @@ def test_a_model_that_cannot_be_served_says_why(bed: Any, name: str) -> None:
     ready = eventually(failed, f"the reason of {name}")
     assert (ready["status"], ready["reason"]) == ("False", bad.reason)
     assert ready["message"].startswith("revision 1: ")
-    assert bad.told in ready["message"]
+    assert bad.message in ready["message"]
     assert "Traceback" not in ready["message"]
     assert len(ready["message"].splitlines()) == 1
     top = condition(bed.up.read(name), "Ready")
@@ -206,7 +205,7 @@ def ask(
 ) -> tuple[int, dict[str, Any], dict[str, str]]:
     """(status, JSON, headers) of an answer, after which the same connection has answered a good request as well.
 
-    With `cut` the client may be told while it is still sending, and then reads on, as most do: nothing can follow on that connection.
+    With `cut` the client may get its answer while it is still sending, and then reads on, as most do: no request can follow there.
     """
     connection = http.client.HTTPConnection(*address(bed), timeout=PATIENCE_S)
     with contextlib.closing(connection):
@@ -230,31 +229,9 @@ def chunks(size: int) -> Any:
 
 BODIES: dict[str, tuple[Callable[[], Any], int, str]] = {
     "bad JSON": (lambda: b'{"inputs": [[1, 2,', 400, "the body is not JSON: unexpected end of data"),
-    "no JSON": (lambda: b"hello", 400, "the body is not JSON"),
-    "no UTF-8": (lambda: b'{"inputs": "\xff"}', 400, "the body is not JSON"),
     "empty": (lambda: b"", 400, "the body is empty"),
-    "no object": (lambda: b'"[1, 2]"', 400, "the body is a JSON string"),
-    "no inputs": (lambda: b'{"input": [[1, 2, 3, 4]]}', 400, 'the body has no "inputs"'),
-    "wrong dtype": (
-        lambda: b'{"inputs": [["a", "b", "c", "d"]]}',
-        400,
-        "input 'x' holds string values; expected float32",
-    ),
     "wrong shape": (lambda: b'{"inputs": [[1, 2, 3]]}', 400, "input 'x' has the shape [1, 3]; expected [-1, 4]"),
-    "ragged": (lambda: b'{"inputs": [[1, 2, 3, 4], [1]]}', 400, "input 'x' is ragged"),
-    "NaN": (lambda: b'{"inputs": [[1, 2, 3, NaN]]}', 400, "the body is not JSON: unexpected character"),
-    "infinite": (
-        lambda: b'{"inputs": [[1, 2, 3, 1e39]]}',
-        400,
-        "input 'x' holds a value outside of the range of float32",
-    ),
-    "unknown input": (lambda: b'{"inputs": {"y": [[1, 2, 3, 4]]}}', 400, "inputs has 'y'; expected 'x'"),
     "deep": (lambda: b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "the body is not JSON: depth limit"),
-    "many dimensions": (
-        lambda: b'{"inputs": ' + b"[" * 40 + b"1" + b"]" * 40 + b"}",
-        400,
-        "input 'x' has more than 32",
-    ),
     "too large": (
         lambda: b" " * (11 << 20),
         413,
@@ -275,33 +252,14 @@ def binary(data: bytes = ROW, size: Any = 16, longer: int = 0, **said: Any) -> t
 
 BINARY: dict[str, tuple[tuple[bytes, str], str]] = {
     "no header": ((binary(b"")[0], ""), "input 'x' is binary, and there is no Inference-Header-Content-Length"),
-    "header without a number": ((binary()[0], "many"), "Inference-Header-Content-Length is 'many'; expected"),
     "header beyond the body": (binary(longer=17), "expected the number of bytes of JSON in a body of"),
     "header too short": (binary(longer=-1), "the body is not JSON"),
-    "header too long": (binary(longer=1), "the body is not JSON"),
-    "smaller than its shape": (
-        binary(ROW[:12], 12),
-        "input 'x' has 12 bytes of data; its shape and datatype take 16",
-    ),
-    "larger than its shape": (
-        binary(ROW + ROW[:4], 20),
-        "input 'x' has 20 bytes of data; its shape and datatype take 16",
-    ),
-    "a shape that nobody has": (
-        binary(shape=[NOBODY_HAS, 4]),
-        f"input 'x' has 16 bytes of data; its shape and datatype take {16 * NOBODY_HAS}",
-    ),
     "truncated": (binary(ROW[:8]), "input 'x': binary_data_size is 16; 8 bytes are left"),
     "truncated beyond a buffer": (
         binary((ROW * 50_000)[:-4], 800_000, shape=[50_000, 4]),
         "input 'x': binary_data_size is 800000; 799996 bytes are left",
     ),
     "bytes behind it": (binary(ROW + b"abc"), "the body has 3 bytes after those of the inputs"),
-    "size without a number": (binary(size="16"), "input 'x': binary_data_size is not a number of bytes"),
-    "negative size": (binary(size=-16), "input 'x': binary_data_size is not a number of bytes"),
-    "wrong dtype": (binary(datatype="INT32"), "input 'x' has the datatype INT32; expected FP32"),
-    "wrong shape": (binary(ROW[:12], 12, shape=[1, 3]), "input 'x' has the shape [1, 3]; expected [-1, 4]"),
-    "NaN": (binary(struct.pack("<4f", 1, 2, 3, math.nan)), "input 'x' holds NaN or infinity"),
 }
 
 
@@ -311,21 +269,8 @@ def tensor(**said: Any) -> dict[str, Any]:
 
 
 PROTOCOL: dict[str, tuple[Any, str]] = {
-    "no inputs": ({"inputs": []}, "inputs"),
-    "no name": ({"inputs": [{}]}, "inputs[0].name"),
-    "unknown datatype": (tensor(datatype="FP33"), "datatype is 'FP33'; expected one of BOOL"),
-    "wrong dtype": (tensor(datatype="INT64"), "input 'x' has the datatype INT64; expected FP32"),
-    "strings": (tensor(data=["a", "b", "c", "d"]), "holds string values; expected float32"),
     "wrong shape": (tensor(shape=[2, 2]), "input 'x' has the shape [2, 2]; expected [-1, 4]"),
-    "count beside its shape": (tensor(shape=[2, 4]), "data has the shape [4]; expected [2, 4]"),
-    "a shape that nobody has": (tensor(shape=[NOBODY_HAS, 4]), "data has the shape [4]"),
-    "shape without numbers": (tensor(shape="1,4"), "not an array of sizes"),
-    "too many dimensions": (tensor(shape=[1] * 40), "more than 32"),
     "infinite": (tensor(data=[1.0, 2.0, 3.0, 1e39]), "outside of the range of float32"),
-    "unknown input": (tensor(name="y"), "'y'; expected 'x'"),
-    "twice": ({"inputs": tensor()["inputs"] * 2}, "twice"),
-    "wrong id": ({**tensor(), "id": 5}, "id"),
-    "unknown field": (tensor(extra=5), "'extra'"),
     "unknown output": ({**tensor(), "outputs": [{"name": "z"}]}, "the model has no output 'z'"),
     "unknown parameter": ({**tensor(), "parameters": {"sequence_id": 1}}, "sequence_id"),
 }
@@ -345,24 +290,6 @@ CALLS: dict[str, tuple[bytes, str, str, str]] = {
         "good",
         "INVALID_ARGUMENT",
         "WrongShape: input 'x' has the shape [1, 3]; expected [-1, 4]",
-    ),
-    "wrong dtype": (
-        infer(datatype="INT32").SerializeToString(),
-        "good",
-        "INVALID_ARGUMENT",
-        "WrongType: input 'x' has the datatype INT32; expected FP32",
-    ),
-    "truncated": (
-        infer(data=ROW[:8]).SerializeToString(),
-        "good",
-        "INVALID_ARGUMENT",
-        "WrongSize: input 'x' has 8 bytes of data; its shape and datatype take 16",
-    ),
-    "NaN": (
-        infer(data=struct.pack("<4f", 1, 2, 3, math.nan)).SerializeToString(),
-        "good",
-        "INVALID_ARGUMENT",
-        "NotFinite: input 'x' holds NaN or infinity",
     ),
     "no message": (b"\xff\xff", "good", "INVALID_ARGUMENT", "MalformedMessage: the message is not a ModelInferRequest"),
     "too large": (
@@ -612,7 +539,7 @@ def test_a_second_revision_that_cannot_start_takes_nothing_from_the_first(bed: A
         last = eventually(lambda: given_up(bed), "the end of the attempt")
         obj = bed.up.read("good")
         assert last["outcome"] == "Aborted"
-        assert last["reason"] == f"{bad.reason}: {bad.told}"
+        assert last["reason"] == f"{bad.reason}: {bad.message}"
         assert condition(obj, "RevisionReady")["reason"] == bad.reason
         assert condition(obj, "Stalled")["reason"] == "Aborted"
         assert is_ready(obj)

@@ -1,6 +1,6 @@
 """A small trained-by-chance network on disk, and the Serve document that serves it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +8,8 @@ import pytest
 import safetensors.torch
 import torch
 
-NET = """
-import torch
-
-class Net(torch.nn.Module):
-    def __init__(self, hidden=8):
-        super().__init__()
-        self.first = torch.nn.Linear(4, hidden)
-        self.second = torch.nn.Linear(hidden, 3)
-
-    def forward(self, x):
-        return self.second(torch.relu(self.first(x)))
-"""
+from small_models import NET
+from waiting import eventually
 
 
 @pytest.fixture
@@ -73,3 +63,11 @@ def application() -> Callable[..., dict[str, Any]]:
         }
 
     return make
+
+
+@pytest.fixture
+def empty_serve(ray_serve: Any) -> Iterator[None]:
+    """Leave an empty list of applications to the next test."""
+    yield
+    ray_serve.put({"applications": []})
+    eventually(lambda: not ray_serve.get()["applications"], "no applications")

@@ -20,17 +20,15 @@ from tritonclient.utils import InferenceServerException
 
 from waiting import PATIENCE_S, eventually
 
-pytestmark = [pytest.mark.ray]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("empty_serve")]
 
 ROW = [0.5, -1.0, 2.0, 0.25]
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left_behind(ray_serve: Any) -> Iterator[None]:
-    """Every test begins with an empty application list."""
-    yield
-    ray_serve.put({"applications": []})
-    eventually(lambda: not ray_serve.get()["applications"], "no applications")
+def running(ray: Any, application: dict[str, Any]) -> None:
+    """Serve this application alone, and wait until it runs."""
+    ray.put({"applications": [application]})
+    ray.wait_running(application["name"])
 
 
 def replica_of(ray: Any, name: str) -> str:
@@ -54,8 +52,7 @@ def failure(ray: Any, name: str) -> tuple[str, list[str]]:
 
 
 def test_a_replica_answers_below_its_prefix(ray_serve: Any, model: Path, application: Any) -> None:
-    ray_serve.put({"applications": [application("digits-r8", model)]})
-    ray_serve.wait_running("digits-r8")
+    running(ray_serve, application("digits-r8", model))
     replica = replica_of(ray_serve, "digits-r8")
     for address in (replica, ray_serve.fallback):
         with httpx.Client(base_url=f"http://{address}", timeout=PATIENCE_S) as client:
@@ -104,8 +101,7 @@ def test_a_replica_reports_itself(ray_serve: Any, model: Path, application: Any)
     """Phases of the start, JSON lines, what its model prints and logs, and counts at the port that Prometheus scrapes."""
     with (model / "net.py").open("a") as code:
         code.write(SPEAKING)
-    ray_serve.put({"applications": [application("digits-r8", model)]})
-    ray_serve.wait_running("digits-r8")
+    running(ray_serve, application("digits-r8", model))
     url = f"http://{replica_of(ray_serve, 'digits-r8')}/digits-r8.app"
     phases = httpx.get(f"{url}/-/startup", timeout=PATIENCE_S).json()["phases"]
     assert list(phases) == ["download", "load", "warmup"]
@@ -162,8 +158,7 @@ def test_small_requests_are_answered_at_once_and_serve_counts_them(
     ray_serve: Any, model: Path, application: Any
 ) -> None:
     """The way into Serve's server still fits the Serve that is installed; what is malformed there harms nobody."""
-    ray_serve.put({"applications": [application("digits-r8", model)]})
-    ray_serve.wait_running("digits-r8")
+    running(ray_serve, application("digits-r8", model))
     replica = replica_of(ray_serve, "digits-r8")
     host, port = replica.split(":")
     asked = 0
@@ -216,8 +211,7 @@ async def test_serves_limit_holds_for_requests_that_could_be_answered_at_once(
     safetensors.torch.save_file({}, tmp_path / "model.safetensors")
     document = application("late-r1", tmp_path)
     document["deployments"][0]["max_ongoing_requests"] = 1
-    ray_serve.put({"applications": [document]})
-    ray_serve.wait_running("late-r1")
+    running(ray_serve, document)
     replica = replica_of(ray_serve, "late-r1")
     async with httpx.AsyncClient(base_url=f"http://{replica}", timeout=PATIENCE_S) as client:
         for _ in range(40):
@@ -262,8 +256,7 @@ class Predictor:
 
 def test_streams_through_serve(ray_serve: Any, tmp_path: Path, application: Any) -> None:
     (tmp_path / "predictor.py").write_text(STREAMING)
-    ray_serve.put({"applications": [application("stream-r1", tmp_path, "predictor:Predictor")]})
-    ray_serve.wait_running("stream-r1")
+    running(ray_serve, application("stream-r1", tmp_path, "predictor:Predictor"))
     with httpx.Client(
         base_url=f"http://{replica_of(ray_serve, 'stream-r1')}/stream-r1.app", timeout=PATIENCE_S
     ) as client:
@@ -293,8 +286,7 @@ def test_a_body_over_the_limit_gets_its_answer_and_the_connection_lives(
     ray_serve: Any, model: Path, application: Any, headers: dict[str, str]
 ) -> None:
     limited = application("digits-r8", model, user_config={"maxRequestBytes": 1000})
-    ray_serve.put({"applications": [limited]})
-    ray_serve.wait_running("digits-r8")
+    running(ray_serve, limited)
     replica = replica_of(ray_serve, "digits-r8")
 
     def pieces() -> Iterator[bytes]:
@@ -312,8 +304,7 @@ def test_a_body_over_the_limit_gets_its_answer_and_the_connection_lives(
 def test_a_body_that_comes_drop_by_drop_ends_with_its_request_s_time(
     ray_serve: Any, model: Path, application: Any, path: str, status: int
 ) -> None:
-    ray_serve.put({"applications": [application("digits-r8", model)]})
-    ray_serve.wait_running("digits-r8")
+    running(ray_serve, application("digits-r8", model))
     host, port = replica_of(ray_serve, "digits-r8").split(":")
     lines = [f"POST /digits-r8.app{path} HTTP/1.1", "host: a", "content-length: 90000"]
     lines += [f"{name}: {value}" for name, value in by_edge(1).items()]
@@ -367,8 +358,7 @@ def test_arguments_of_another_version_fail_the_build(ray_serve: Any, model: Path
 
 def test_a_bad_revision_leaves_the_good_one_alone(ray_serve: Any, model: Path, application: Any) -> None:
     good = application("digits-r8", model)
-    ray_serve.put({"applications": [good]})
-    ray_serve.wait_running("digits-r8")
+    running(ray_serve, good)
     replica = replica_of(ray_serve, "digits-r8")
     ray_serve.put({"applications": [good, application("digits-r9", Path("/nothing/here"))]})
     failure(ray_serve, "digits-r9")
@@ -407,8 +397,7 @@ async def test_user_config_changes_in_place_without_losing_a_request(
     def document(answer: str) -> dict[str, Any]:
         return application("set-r1", tmp_path, "predictor:Predictor", {"userConfig": {"answer": answer}})
 
-    ray_serve.put({"applications": [document("old")]})
-    ray_serve.wait_running("set-r1")
+    running(ray_serve, document("old"))
     before = ray_serve.application("set-r1")["deployments"]["Model"]["replicas"]
     url = f"http://{replica_of(ray_serve, 'set-r1')}/set-r1.app"
     answers: list[list[Any]] = [[] for _ in range(8)]
@@ -451,8 +440,7 @@ async def test_health_checks_are_answered_while_the_model_is_busy(
     ray_serve: Any, tmp_path: Path, application: Any
 ) -> None:
     (tmp_path / "predictor.py").write_text(BUSY)
-    ray_serve.put({"applications": [application("busy-r1", tmp_path, "predictor:Predictor")]})
-    ray_serve.wait_running("busy-r1")
+    running(ray_serve, application("busy-r1", tmp_path, "predictor:Predictor"))
     replica = replica_of(ray_serve, "busy-r1")
     async with httpx.AsyncClient(base_url=f"http://{replica}", timeout=PATIENCE_S) as client:
         waiting = [asyncio.create_task(client.post("/busy-r1.app", json={"inputs": [1]})) for _ in range(4)]
@@ -475,10 +463,9 @@ async def test_health_checks_are_answered_while_the_model_is_busy(
 async def test_what_an_edge_sent_for_a_client_that_left_is_never_computed(
     ray_serve: Any, tmp_path: Path, application: Any
 ) -> None:
-    """Serve is told not to look whether clients are gone: the model server does, before their turn comes."""
+    """Serve does not look whether clients are gone: the model server does, before their turn comes."""
     (tmp_path / "predictor.py").write_text(BUSY)
-    ray_serve.put({"applications": [application("busy-r1", tmp_path, "predictor:Predictor")]})
-    ray_serve.wait_running("busy-r1")
+    running(ray_serve, application("busy-r1", tmp_path, "predictor:Predictor"))
     host, port = replica_of(ray_serve, "busy-r1").split(":")
     (seen := tmp_path / "seen").unlink(missing_ok=True)
     path, headers = "/busy-r1.app", by_edge(60)
@@ -511,8 +498,7 @@ def leave(host: str, port: int, request: httpx.Request) -> None:
 
 def test_clients_of_the_protocol_through_serve(ray_serve: Any, model: Path, application: Any) -> None:
     """REST with binary tensors, and gRPC, on a replica's own ports and through Serve's proxies."""
-    ray_serve.put({"applications": [application("digits-r8", model)]})
-    ray_serve.wait_running("digits-r8")
+    running(ray_serve, application("digits-r8", model))
     [rpc] = eventually(lambda: ray_serve.replicas("digits-r8", "gRPC"), "a gRPC port")
     rows = np.array([ROW, ROW], np.float32)
     found = []

@@ -1,6 +1,5 @@
 """Archives and Hugging Face directories in real Ray Serve."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from waiting import PATIENCE_S, eventually
 
-pytestmark = [pytest.mark.ray]
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_behind(ray_serve: Any) -> Iterator[None]:
-    yield
-    ray_serve.put({"applications": []})
-    eventually(lambda: not ray_serve.get()["applications"], "no applications")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("empty_serve")]
 
 
 def test_formats_beside_each_other(ray_serve: Any, tmp_path: Path, application: Any) -> None:

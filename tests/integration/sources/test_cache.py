@@ -83,6 +83,19 @@ class Gate:
         return answer(request, BODY, self.etag)
 
 
+def killed_after_four_parts(serve: Serve, cache: Path, etag: str = '"v1"') -> tuple[Gate, Server, str]:
+    """A store, and the URI of a model in it, of which a killed process has downloaded four parts."""
+    gate = Gate(4, etag)
+    server = serve(gate)
+    uri = f"https://{server.authority}/m.pt2"
+    with replica(uri, SHA) as process:
+        until(lambda: len(journal(cache)) == 4)
+        assert not entries(cache)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return gate, server, uri
+
+
 @pytest.mark.parametrize("digest", [SHA, ""], ids=["by digest", "by identity"])
 def test_two_processes_make_one_transfer_and_one_copy(digest: str, serve: Serve, cache: Path) -> None:
     gate = Gate(0)
@@ -101,14 +114,7 @@ def test_two_processes_make_one_transfer_and_one_copy(digest: str, serve: Serve,
 
 
 def test_a_killed_download_is_resumed_and_never_seen_half_done(serve: Serve, cache: Path) -> None:
-    gate = Gate(4)
-    server = serve(gate)
-    uri = f"https://{server.authority}/m.pt2"
-    with replica(uri, SHA) as process:
-        until(lambda: len(journal(cache)) == 4)
-        assert not entries(cache)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    gate, server, uri = killed_after_four_parts(serve, cache)
     assert not entries(cache)
     before = len(server.ranges())
     gate.opened.set()
@@ -120,13 +126,7 @@ def test_a_killed_download_is_resumed_and_never_seen_half_done(serve: Serve, cac
 
 
 def test_parts_of_two_versions_are_never_joined(serve: Serve, cache: Path) -> None:
-    gate = Gate(4, etag='"old"')
-    server = serve(gate)
-    uri = f"https://{server.authority}/m.pt2"
-    with replica(uri, SHA) as process:
-        until(lambda: len(journal(cache)) == 4)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    gate, server, uri = killed_after_four_parts(serve, cache, etag='"old"')
     partial = cache / "models" / "default" / "partial" / KEY / DOWNLOAD_DIRECTORY / "m.pt2"
     partial.write_bytes(bytes(len(BODY)))
     gate.etag = '"new"'
@@ -137,13 +137,7 @@ def test_parts_of_two_versions_are_never_joined(serve: Serve, cache: Path) -> No
 
 
 def test_a_crash_on_the_last_step_is_no_hole(serve: Serve, cache: Path) -> None:
-    gate = Gate(4)
-    server = serve(gate)
-    uri = f"https://{server.authority}/m.pt2"
-    with replica(uri, SHA) as process:
-        until(lambda: len(journal(cache)) == 4)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    gate, _, uri = killed_after_four_parts(serve, cache)
     # As after a crash between the last byte and the rename that shows the entry.
     partial = cache / "models" / "default" / "partial" / KEY
     (partial / DOWNLOAD_DIRECTORY).rename(partial / layout.MODEL_DIRECTORY)
@@ -274,12 +268,12 @@ def test_what_goes_just_before_the_sweep_looks_into_it_is_passed_over(
 
     for name in ("scandir", "listdir"):
         monkeypatch.setattr(os, name, removing(getattr(os, name)))
-    swept.make_room(0, 0)
+    swept.free_space(0, 0)
     assert (tmp_path / "gone").exists()
     assert not swept.entry("b").exists()
 
 
-def test_a_namespace_that_goes_before_its_turn_keeps_nobody_from_room(
+def test_a_namespace_that_goes_before_its_turn_hinders_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept(tmp_path, "one", "a")
@@ -291,7 +285,7 @@ def test_a_namespace_that_goes_before_its_turn_keeps_nobody_from_room(
         return statvfs(path)
 
     monkeypatch.setattr(os, "statvfs", removing)
-    swept.make_room(0, 0)
+    swept.free_space(0, 0)
     assert not swept.entry("b").exists()
 
 

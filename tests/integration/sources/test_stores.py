@@ -1,10 +1,8 @@
 """Every store by its own protocol: a real S3 server, Google's emulator, a hub, a registry."""
 
 import hashlib
-import io
 import json
 import os
-import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from model_stores import Handler, Server, answer
+from model_stores import Handler, Server, answer, tar_of
 from ports import free_port
 from store_processes import BUILD_S, Put, program, running
 from sundog_runtime.errors import (
@@ -54,16 +52,6 @@ def sha(body: bytes) -> str:
 
 def read(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-def tar_of(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as tar:
-        for name, body in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(body)
-            tar.addfile(member, io.BytesIO(body))
-    return buffer.getvalue()
 
 
 def put_all(put: Put, prefix: str, files: dict[str, bytes]) -> None:
@@ -656,92 +644,97 @@ def test_an_artefact_of_a_stranger(
         open_model(registry.uri(digest), "")
 
 
-def test_a_registry_that_sends_another_manifest_and_other_bytes(serve_plainly: Callable[[Handler], Server]) -> None:
-    blob = {"mediaType": "x", "digest": sha(BIG), "size": len(BIG)}
-    manifest = json.dumps({"schemaVersion": 2, "layers": [titled(blob, "m.pt2")]}).encode()
+Decide = Callable[[web.Request], web.StreamResponse | None]
 
-    async def handle(request: web.Request) -> web.StreamResponse:
+
+@dataclass
+class PlainRegistry:
+    """A registry with one artefact. `decide` may answer a request in its place, such as for a token."""
+
+    serve_plainly: Callable[[Handler], Server]
+    decide: Decide = lambda request: None
+    blob: bytes = BIG
+    manifest: bytes = json.dumps(
+        {"schemaVersion": 2, "layers": [titled({"mediaType": "x", "digest": sha(BIG), "size": len(BIG)}, "m.pt2")]}
+    ).encode()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if (decided := self.decide(request)) is not None:
+            return decided
         if "/manifests/" in request.path:
-            return web.Response(body=manifest)
-        return answer(request, os.urandom(len(BIG))) if "/blobs/" in request.path else web.Response()
+            return web.Response(body=self.manifest)
+        return answer(request, self.blob) if "/blobs/" in request.path else web.Response()
 
-    server = serve_plainly(handle)
+    def uri(self, digest: str = "") -> str:
+        self.authority = self.serve_plainly(self.handle).authority
+        return f"oci://{self.authority}/team/digits@{digest or sha(self.manifest)}"
+
+
+def challenge(request: web.Request, service: str = "") -> web.Response:
+    realm = f'Bearer realm="http://localhost:{request.url.port}/token"{service}'
+    return web.Response(status=401, headers={"WWW-Authenticate": realm})
+
+
+def test_a_registry_that_sends_another_manifest_and_other_bytes(serve_plainly: Callable[[Handler], Server]) -> None:
+    registry = PlainRegistry(serve_plainly, blob=os.urandom(len(BIG)))
     with pytest.raises(DigestMismatch, match="the manifest that was sent has the digest"):
-        open_model(f"oci://{server.authority}/team/digits@{sha(b'other')}", "")
+        open_model(registry.uri(sha(b"other")), "")
     with pytest.raises(DigestMismatch, match=r"m\.pt2 has the digest"):
-        open_model(f"oci://{server.authority}/team/digits@{sha(manifest)}", "")
+        open_model(registry.uri(), "")
 
 
 def test_a_registry_that_wants_a_token(
     serve_plainly: Callable[[Handler], Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blob = {"mediaType": "x", "digest": sha(BIG), "size": len(BIG)}
-    manifest = json.dumps({"schemaVersion": 2, "layers": [titled(blob, "m.pt2")]}).encode()
     asked: list[tuple[str, str]] = []
 
-    async def handle(request: web.Request) -> web.StreamResponse:
+    def decide(request: web.Request) -> web.StreamResponse | None:
         if request.path == "/token":
             asked.append((request.query["scope"], request.headers.get("Authorization", "")))
             return web.json_response({"token": "t"})
         if request.headers.get("Authorization") != "Bearer t":
-            realm = f'Bearer realm="http://localhost:{request.url.port}/token",service="registry"'
-            return web.Response(status=401, headers={"WWW-Authenticate": realm})
-        return web.Response(body=manifest) if "/manifests/" in request.path else answer(request, BIG)
+            return challenge(request, ',service="registry"')
+        return None
 
-    server = serve_plainly(handle)
-    (tmp_path / "config.json").write_text(json.dumps({"auths": {server.authority: {"auth": "dXNlcjpwYXNz"}}}))
+    registry = PlainRegistry(serve_plainly, decide)
+    uri = registry.uri()
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {registry.authority: {"auth": "dXNlcjpwYXNz"}}}))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    found = open_model(f"oci://{server.authority}/team/digits@{sha(manifest)}", "")
-    assert read(found.root) == {"m.pt2": BIG}
+    assert read(open_model(uri, "").root) == {"m.pt2": BIG}
     assert asked == [("repository:team/digits:pull", "Basic dXNlcjpwYXNz")]
 
 
 def test_a_token_that_runs_out_is_renewed(serve_plainly: Callable[[Handler], Server]) -> None:
-    blob = {"mediaType": "x", "digest": sha(BIG), "size": len(BIG)}
-    manifest = json.dumps({"schemaVersion": 2, "layers": [titled(blob, "m.pt2")]}).encode()
     given, left = [0], [0]
 
-    async def handle(request: web.Request) -> web.StreamResponse:
+    def decide(request: web.Request) -> web.StreamResponse | None:
         if request.path == "/token":
             given[0] += 1
             left[0] = 3
             return web.json_response({"token": f"t{given[0]}"})
         left[0] -= 1
-        if left[0] < 0 or request.headers.get("Authorization") != f"Bearer t{given[0]}":
-            realm = f'Bearer realm="http://localhost:{request.url.port}/token"'
-            return web.Response(status=401, headers={"WWW-Authenticate": realm})
-        return web.Response(body=manifest) if "/manifests/" in request.path else answer(request, BIG)
+        is_valid = left[0] >= 0 and request.headers.get("Authorization") == f"Bearer t{given[0]}"
+        return None if is_valid else challenge(request)
 
-    found = open_model(f"oci://{serve_plainly(handle).authority}/team/digits@{sha(manifest)}", "")
-    assert read(found.root) == {"m.pt2": BIG}
+    assert read(open_model(PlainRegistry(serve_plainly, decide).uri(), "").root) == {"m.pt2": BIG}
     assert given[0] > 1
 
 
 def test_a_registry_that_refuses_a_layer_is_not_asked_for_ever(serve_plainly: Callable[[Handler], Server]) -> None:
-    blob = {"mediaType": "x", "digest": sha(BIG), "size": len(BIG)}
-    manifest = json.dumps({"schemaVersion": 2, "layers": [titled(blob, "m.pt2")]}).encode()
-
-    async def handle(request: web.Request) -> web.StreamResponse:
+    def decide(request: web.Request) -> web.StreamResponse | None:
         if request.path == "/token":
             return web.json_response({"token": "t"})
-        if "/manifests/" in request.path and request.headers.get("Authorization"):
-            return web.Response(body=manifest)
-        realm = f'Bearer realm="http://localhost:{request.url.port}/token"'
-        return web.Response(status=401, headers={"WWW-Authenticate": realm})
+        is_allowed = "/manifests/" in request.path and request.headers.get("Authorization")
+        return None if is_allowed else challenge(request)
 
     with pytest.raises(AccessDenied, match="layer 0: the store answered 401"):
-        open_model(f"oci://{serve_plainly(handle).authority}/team/digits@{sha(manifest)}", "")
+        open_model(PlainRegistry(serve_plainly, decide).uri(), "")
 
 
 def test_an_index_of_several_images(serve_plainly: Callable[[Handler], Server]) -> None:
     index = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=index if "/manifests/" in request.path else b"")
-
-    server = serve_plainly(handle)
     with pytest.raises(LoadFailed, match="is an index of several images"):
-        open_model(f"oci://{server.authority}/team/digits@{sha(index)}", "")
+        open_model(PlainRegistry(serve_plainly, manifest=index).uri(), "")
 
 
 def test_a_mounted_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,20 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from small_models import NET
 from sundog_runtime.replica import Replica
-
-NET = """
-import torch
-
-class Net(torch.nn.Module):
-    def __init__(self, hidden=8):
-        super().__init__()
-        self.first = torch.nn.Linear(4, hidden)
-        self.second = torch.nn.Linear(hidden, 3)
-
-    def forward(self, x):
-        return self.second(torch.relu(self.first(x)))
-"""
 
 DECLARED = """
 inputs:
@@ -142,3 +130,16 @@ async def serve() -> AsyncIterator[Callable[..., Any]]:
             return client
 
         yield start
+
+
+@pytest.fixture
+def serve_predictor(python_model: Callable[[str], Path], serve: Callable[..., Any]) -> Callable[..., Any]:
+    """Start a replica of a predictor class, by its code and the content of its `model.yaml`; see `serve`."""
+
+    async def start(code: str, declared: str = "", user_config: Any = None, **model: Any) -> httpx.AsyncClient:
+        root = python_model(code)
+        (root / "model.yaml").write_text(declared)
+        client: httpx.AsyncClient = await serve(arguments(root, "predictor:Predictor", **model), user_config)
+        return client
+
+    return start

@@ -6,7 +6,6 @@ import faulthandler
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ asyncio.run(serve())
 
 @pytest.mark.parametrize("hang", ["time.sleep(600)", "ctypes.PyDLL(None).pause()"], ids=["waits", "holds the lock"])
 def test_a_network_that_hangs_on_the_event_loop_ends_the_process_with_its_stack(
-    torch_model: Path, args: Callable[..., dict[str, Any]], hang: str
+    torch_model: Path, args: Any, hang: str
 ) -> None:
     (torch_model / "net.py").write_text(HANGS.format(hang=hang, quick=4 * PROBATION_CALLS))
     command = [sys.executable, "-c", SERVE, json.dumps(args(torch_model))]
@@ -70,9 +69,7 @@ def test_a_network_that_hangs_on_the_event_loop_ends_the_process_with_its_stack(
     assert "in forward" in done.stderr
 
 
-async def test_a_running_event_loop_postpones_the_end_of_the_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_running_event_loop_postpones_the_end_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[float, bool]] = []
     cancelled: list[bool] = []
     monkeypatch.setattr(

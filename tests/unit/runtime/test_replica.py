@@ -1,25 +1,22 @@
 """Start, warm-up, settings and health of one replica."""
 
 import asyncio
-import logging
+import subprocess
+import sys
 import threading
-import weakref
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import safetensors.torch
 import torch
 
-from sundog_runtime.errors import LoadFailed, WarmupFailed, WarmupTimeout
+from small_models import predictor
+from sundog_runtime.errors import LoadFailed
 from sundog_runtime.replica import Replica
 from sundog_runtime.scheduling.execution_mode import PassDurations
-from sundog_runtime.scheduling.model_thread import STUCK_AFTER_SECONDS, ModelThread
+from sundog_runtime.scheduling.model_thread import STUCK_AFTER_SECONDS
 from sundog_runtime.scheduling.scheduler import Scheduler
-from waiting import eventually
 
 COUNTING = """
 class Predictor:
@@ -44,26 +41,8 @@ WITH_EXAMPLE = (
 )
 
 
-async def started(args: Any) -> Replica:
-    """Return a replica after its whole start."""
-    replica = await Replica.start(args)
-    try:
-        await replica.reconfigure({})
-    finally:
-        replica.close()
-    return replica
-
-
-async def test_warm_up_uses_the_example(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
-    client = await serve(args(python_model(WITH_EXAMPLE), "predictor:Predictor", warmup={"requests": 7}))
-    answer = await client.post("/", json={"inputs": [[1.0, 2.0]]})
-    assert answer.json()["outputs"]["calls"] == 8
-
-
-async def test_an_example_declares_types_and_dimensions(
-    python_model: Callable[[str], Path], args: Any, serve: Any
-) -> None:
-    client = await serve(args(python_model(WITH_EXAMPLE), "predictor:Predictor"))
+async def test_an_example_declares_types_and_dimensions(serve_predictor: Any) -> None:
+    client = await serve_predictor(WITH_EXAMPLE)
     metadata = (await client.get("/v2/models/digits")).json()
     assert metadata["inputs"] == [{"name": "inputs", "datatype": "FP32", "shape": [-1, -1]}]
     assert (await client.post("/", json={"inputs": [["a"]]})).status_code == 400
@@ -71,142 +50,10 @@ async def test_an_example_declares_types_and_dimensions(
     assert (await client.post("/", json={"inputs": [[1.0, 2.0, 3.0]]})).status_code == 200
 
 
-async def test_warm_up_uses_declared_shapes(
-    torch_model: Path, args: Any, serve: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO, "ray.serve.sundog"):
-        await serve(args(torch_model, warmup={"requests": 3}))
-    assert "warm-up: 3 requests in" in caplog.text
-
-
-async def test_a_skipped_warm_up_is_logged(
-    python_model: Callable[[str], Path], args: Any, serve: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO, "ray.serve.sundog"):
-        client = await serve(args(python_model(COUNTING), "predictor:Predictor"))
-    assert "warm-up skipped: the model has no example() and no inputs in model.yaml" in caplog.text
-    assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["calls"] == 1
-
-
-FILES = """
-class Predictor:
-    def load(self, path, config):
-        pass
-    def predict(self, batch):
-        assert batch == [b"a picture"], batch
-        return batch
-"""
-OF_BYTES = """
-inputs: [{name: picture, dtype: bytes, shape: [-1]}]
-outputs: [{name: turned, dtype: bytes, shape: [-1]}]
-"""
-
-
-async def test_an_idle_thread_keeps_no_reference_to_its_last_call() -> None:
-    """The body of the last large request would otherwise stay in memory until the next one."""
-
-    class Body:
-        """Stands in for a request object, which has no weak references."""
-
-    thread, body = ModelThread(), Body()
-    gone = weakref.ref(body)
-    await thread.run(partial(id, body))
-    del body
-    await asyncio.to_thread(eventually, lambda: gone() is None, "the body is put down", 30)
-    thread.close()
-
-
-@pytest.mark.parametrize(
-    ("example", "message"),
-    [
-        ("", "warm-up skipped: the model has no example(), and its inputs hold bytes"),
-        ("    def example(self): return [b'a picture']\n", "warm-up: 4 requests in"),
-    ],
-)
-async def test_no_file_is_guessed_for_the_warm_up(
-    python_model: Callable[[str], Path],
-    args: Any,
-    serve: Any,
-    caplog: pytest.LogCaptureFixture,
-    example: str,
-    message: str,
-) -> None:
-    root = python_model(FILES + example)
-    (root / "model.yaml").write_text(OF_BYTES)
-    with caplog.at_level(logging.INFO, "ray.serve.sundog"):
-        await serve(args(root, "predictor:Predictor"))
-    assert message in caplog.text
-
-
-async def test_a_stream_has_no_bytes_to_answer_with(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
-    root = python_model(FILES.replace("return batch", "yield batch"))
-    (root / "model.yaml").write_text(OF_BYTES)
+async def test_a_stream_has_no_bytes_to_answer_with(serve_predictor: Any) -> None:
+    declared = "outputs: [{name: turned, dtype: bytes, shape: [-1]}]"
     with pytest.raises(LoadFailed, match="output 'turned' is of bytes; expected another type in a stream"):
-        await serve(args(root, "predictor:Predictor"))
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("raise ValueError('cold')", "warm-up request 1 of 4 raised ValueError: cold"),
-        ("return float('nan')", "warm-up request 1 of 4: the model's output holds NaN or infinity"),
-        ("return object()", "warm-up request 1 of 4: the model's output holds an object of type object"),
-    ],
-)
-async def test_warm_up_fails(python_model: Callable[[str], Path], args: Any, body: str, message: str) -> None:
-    code = (
-        "class Predictor:\n    def load(self, path, config): pass\n    def example(self): return 'x'\n"
-        f"    def predict(self, batch):\n        {body}\n"
-    )
-    with pytest.raises(WarmupFailed) as caught:
-        await started(args(python_model(code), "predictor:Predictor"))
-    assert caught.value.message == message
-
-
-async def test_a_model_that_answers_nan_to_everything_does_not_start(
-    torch_model: Path, args: Any, network: torch.nn.Module
-) -> None:
-    with torch.no_grad():
-        network.second.bias[:] = float("nan")
-    safetensors.torch.save_file(network.state_dict(), torch_model / "model.safetensors")
-    with pytest.raises(WarmupFailed) as caught:
-        await started(args(torch_model))
-    assert "NaN or infinity, for zeros and for other numbers" in caught.value.message
-
-
-async def test_nan_that_is_declared_is_an_answer(torch_model: Path, args: Any, network: torch.nn.Module) -> None:
-    with torch.no_grad():
-        network.second.bias[:] = float("nan")
-    safetensors.torch.save_file(network.state_dict(), torch_model / "model.safetensors")
-    (torch_model / "model.yaml").write_text(
-        "inputs: [{name: x, dtype: float32, shape: [-1, 4]}]\n"
-        "outputs: [{name: scores, dtype: float32, shape: [-1, 3], allowNaN: true}]\n"
-    )
-    await started(args(torch_model))
-
-
-async def test_zeros_may_give_nan(torch_model: Path, args: Any, serve: Any, caplog: pytest.LogCaptureFixture) -> None:
-    source = (torch_model / "net.py").read_text().replace("return self", "return 0 / x.sum() + self")
-    (torch_model / "net.py").write_text(source)
-    with caplog.at_level(logging.WARNING, "ray.serve.sundog"):
-        client = await serve(args(torch_model))
-    assert "request 1 of 4, not with its example: the model's output holds NaN" in caplog.text
-    assert (await client.post("/", json={"inputs": [[1.0] * 4]})).status_code == 200
-    assert (await client.post("/", json={"inputs": [[0.0] * 4]})).json()["code"] == "OutputNotFinite"
-
-
-async def test_warm_up_times_out(python_model: Callable[[str], Path], args: Any) -> None:
-    code = (
-        "import threading\nRELEASE = threading.Event()\n"
-        "class Predictor:\n    def load(self, path, config): config['give'].append(RELEASE)\n"
-        "    def example(self): return 'x'\n    def predict(self, batch): RELEASE.wait()\n"
-    )
-    given: list[threading.Event] = []
-    with pytest.raises(WarmupTimeout, match=r"4 warm-up requests did not end within 0\.05 s"):
-        await started(
-            args(python_model(code), "predictor:Predictor", warmup={"timeoutSeconds": 0.05}, config={"give": given})
-        )
-    given[0].set()
+        await serve_predictor(predictor("yield batch"), declared)
 
 
 async def test_a_model_that_exits_while_it_loads(torch_model: Path, args: Any) -> None:
@@ -215,8 +62,16 @@ async def test_a_model_that_exits_while_it_loads(torch_model: Path, args: Any) -
         await Replica.start(args(torch_model))
 
 
-async def test_settings_apply_in_place(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
-    client = await serve(args(python_model(COUNTING), "predictor:Predictor"), {"userConfig": {"factor": 2}})
+async def test_without_user_config_the_first_health_check_ends_the_start(torch_model: Path, args: Any) -> None:
+    replica = await Replica.start(args(torch_model))
+    assert "warmup" not in replica.startup.phases
+    await replica.check_health()
+    assert "warmup" in replica.startup.phases
+    replica.close()
+
+
+async def test_settings_apply_in_place(serve_predictor: Any) -> None:
+    client = await serve_predictor(COUNTING, user_config={"userConfig": {"factor": 2}})
     assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 2
     await client.replica.reconfigure({"userConfig": {"factor": 5}, "maxRequestBytes": 20})
     assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 5
@@ -224,22 +79,18 @@ async def test_settings_apply_in_place(python_model: Callable[[str], Path], args
 
 
 @pytest.mark.parametrize("wrong", [{"userConfig": {"factor": 0}}, {"maxRequestBytes": -1}, "nonsense"])
-async def test_settings_that_are_wrong(
-    python_model: Callable[[str], Path], args: Any, serve: Any, wrong: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_settings_that_are_wrong(serve_predictor: Any, wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
     """At the start they fail it. Later the previous settings stay in force, because raising would end a working replica."""
     with pytest.raises(LoadFailed):
-        await serve(args(python_model(COUNTING), "predictor:Predictor"), wrong)
-    client = await serve(args(python_model(COUNTING), "predictor:Predictor"), {"userConfig": {"factor": 2}})
+        await serve_predictor(COUNTING, user_config=wrong)
+    client = await serve_predictor(COUNTING, user_config={"userConfig": {"factor": 2}})
     await client.replica.reconfigure(wrong)
     assert "the previous one stays in force" in caplog.text
     assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 2
 
 
-async def test_requests_during_a_change_of_settings_are_all_answered(
-    python_model: Callable[[str], Path], args: Any, serve: Any
-) -> None:
-    client = await serve(args(python_model(COUNTING), "predictor:Predictor"))
+async def test_requests_during_a_change_of_settings_are_all_answered(serve_predictor: Any) -> None:
+    client = await serve_predictor(COUNTING)
 
     async def ask() -> list[int]:
         return [(await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] for _ in range(20)]
@@ -265,41 +116,6 @@ async def test_cores(torch_model: Path, args: Any, serve: Any) -> None:
         torch.set_num_threads(before)
 
 
-async def test_one_call_at_a_time_in_order() -> None:
-    thread = ModelThread()
-    running, order = [0], []
-
-    def call(number: int) -> int:
-        running[0] += 1
-        assert running[0] == 1
-        order.append(number)
-        running[0] -= 1
-        return number
-
-    assert await asyncio.gather(*(thread.run(lambda number=number: call(number)) for number in range(50))) == list(
-        range(50)
-    )
-    assert order == list(range(50))
-    assert thread.is_idle
-    thread.close()
-
-
-async def test_a_cancelled_call_is_skipped() -> None:
-    thread, release, made = ModelThread(), threading.Event(), []
-    first = asyncio.create_task(thread.run(release.wait))
-    second = asyncio.create_task(thread.run(lambda: made.append(1)))
-    await asyncio.sleep(0)
-    second.cancel()
-    await asyncio.wait([second])
-    assert not thread.is_idle
-    release.set()
-    await first
-    await thread.run(lambda: None)
-    assert made == []
-    assert thread.is_idle
-    thread.close()
-
-
 async def test_a_stuck_model_is_unhealthy(torch_model: Path, args: Any, serve: Any) -> None:
     client = await serve(args(torch_model))
     replica, now, release, began = client.replica, [0.0], threading.Event(), threading.Event()
@@ -315,23 +131,6 @@ async def test_a_stuck_model_is_unhealthy(torch_model: Path, args: Any, serve: A
     release.set()
     await call
     await replica.check_health()
-
-
-async def test_the_thread_is_free_when_a_result_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, looked_at = asyncio.get_running_loop(), threading.Event()
-    call = loop.call_soon_threadsafe
-
-    def call_slowly(*args: Any) -> Any:
-        handle = call(*args)
-        looked_at.wait()
-        return handle
-
-    monkeypatch.setattr(loop, "call_soon_threadsafe", call_slowly)
-    thread = ModelThread()
-    await thread.run(lambda: None)
-    assert thread.busy_seconds == 0.0
-    looked_at.set()
-    thread.close()
 
 
 async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: Path, args: Any, serve: Any) -> None:
@@ -377,10 +176,33 @@ async def _module(client: httpx.AsyncClient) -> Any:
     return next(cell.cell_contents for cell in predict.__closure__ if isinstance(cell.cell_contents, torch.nn.Module))
 
 
-async def test_a_model_that_changes_its_settings_still_gets_the_next_ones(
-    python_model: Callable[[str], Path], args: Any, serve: Any
-) -> None:
+async def test_a_model_that_changes_its_settings_still_gets_the_next_ones(serve_predictor: Any) -> None:
     code = COUNTING.replace('self.factor = user_config.get("factor", 1)', 'self.factor = user_config.pop("factor", 1)')
-    client = await serve(args(python_model(code), "predictor:Predictor"), {"userConfig": {"factor": 2}})
+    client = await serve_predictor(code, user_config={"userConfig": {"factor": 2}})
     await client.replica.reconfigure({"userConfig": {}})
     assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 1
+
+
+IMPORT_OF_TORCH = """
+import gc
+import sundog_runtime.replica as replica
+found = []
+gc.callbacks.append(lambda phase, info: found.append(phase))
+before = gc.get_freeze_count()
+replica.import_torch()
+assert found == [], found
+assert gc.isenabled()
+frozen = gc.get_freeze_count()
+assert frozen - before > 50_000, frozen
+garbage = [[]]
+garbage[0].append(garbage)
+del garbage
+replica.import_torch()
+assert gc.get_freeze_count() <= frozen
+assert gc.collect() >= 2
+import torch
+"""
+
+
+def test_the_import_of_torch_pauses_and_then_excludes_garbage_collection() -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORT_OF_TORCH], check=True, timeout=300)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import uvicorn
@@ -112,25 +113,26 @@ async def test_another_serve_stays_unchanged(
     assert server is None or server.config.http == ("h11" if reason == "httptools" else TrailerDroppingProtocol)
 
 
+def be_the_actor(replica: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> AsyncMock:
+    """Make a stand-in the replica of this process. Return its start of servers."""
+    from ray._private import worker
+
+    replica._maybe_start_direct_ingress_servers = start = AsyncMock()
+    actors = {worker.global_worker.actor_id: SimpleNamespace(_replica_impl=replica)}
+    monkeypatch.setattr(worker.global_worker, "actors", actors)
+    return start
+
+
 @pytest.mark.parametrize("missing", sorted(set(vars(standin())) - {"_semaphore", "_can_accept_request"}))
 async def test_a_serve_with_other_internals_is_logged_once_and_serves(
     quiet_serve: logging.Logger, missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from ray._private import worker
-
     replica = standin()
     delattr(replica, missing)
-    started = []
-
-    async def start() -> None:
-        started.append(True)
-
-    replica._maybe_start_direct_ingress_servers = start
-    actors = {worker.global_worker.actor_id: SimpleNamespace(_replica_impl=replica)}
-    monkeypatch.setattr(worker.global_worker, "actors", actors)
+    start = be_the_actor(replica, monkeypatch)
     install_fast_path(lambda *_: None, ("/",))
     await replica._maybe_start_direct_ingress_servers()
-    assert started == [True]
+    start.assert_awaited_once()
     [record] = [each for each in caplog.records if each.name == "ray.serve.sundog"]
     assert f"fast path disabled: AttributeError: {''}" in record.getMessage()
     assert missing in record.getMessage()
@@ -157,16 +159,9 @@ async def test_it_is_disabled_by_its_variable_and_with_any_other_ray(
     reason: str,
 ) -> None:
     import ray
-    from ray._private import worker
 
     replica = standin()
-
-    async def start() -> None: ...
-
-    replica._maybe_start_direct_ingress_servers = start
-    monkeypatch.setattr(
-        worker.global_worker, "actors", {worker.global_worker.actor_id: SimpleNamespace(_replica_impl=replica)}
-    )
+    be_the_actor(replica, monkeypatch)
     monkeypatch.setattr(ray, "__version__", version)
     monkeypatch.setenv(FAST_PATH_VARIABLE, value)
     _install_fast_path(SimpleNamespace(try_answer=lambda *_: None, paths=("/",)))

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from sundog_runtime.arguments import parse_arguments
-from sundog_runtime.errors import LoadFailed, LoadTimeout, StartError, WarmupTimeout
-from sundog_runtime.formats.load_deadline import load_deadline_s
+from sundog_runtime.errors import LoadTimeout, StartError, WarmupTimeout
 from sundog_runtime.replica import Replica, _attempts
 from sundog_runtime.start_timeout import REPORT_WINDOW_S, StartAttempts
 from waiting import PATIENCE_S
@@ -144,7 +143,7 @@ async def test_a_folder_that_cannot_be_created_does_not_prevent_a_start(tmp_path
     ],
 )
 def test_a_model_that_holds_the_lock_is_ended_and_reported(
-    python_model: Callable[[str], Path], args: Callable[..., dict[str, Any]], part: str, message: str
+    python_model: Callable[[str], Path], args: Any, part: str, message: str
 ) -> None:
     code = {"load": "pass", "configure": "pass", "predict": "return batch"} | {part: FOR_EVER}
     root = python_model(HOLDS_THE_LOCK.format(**code))
@@ -167,7 +166,7 @@ def test_a_model_that_holds_the_lock_is_ended_and_reported(
     assert type(raised.value) is (WarmupTimeout if part == "predict" else LoadTimeout)
 
 
-async def test_a_new_build_is_a_real_attempt(torch_model: Path, args: Callable[..., dict[str, Any]]) -> None:
+async def test_a_new_build_is_a_real_attempt(torch_model: Path, args: Any) -> None:
     wanted = args(torch_model)
     with pytest.raises(LoadTimeout):
         await _attempts(parse_arguments(wanted), "1").run_with_timeout(never(), 0.01, LATE)
@@ -176,7 +175,7 @@ async def test_a_new_build_is_a_real_attempt(torch_model: Path, args: Callable[.
     (await Replica.start(wanted, "2")).close()
 
 
-def test_every_build_of_an_application_has_a_name_of_its_own(args: Callable[..., dict[str, Any]]) -> None:
+def test_every_build_of_an_application_has_a_name_of_its_own(args: Any) -> None:
     wanted = args(Path("/m"))
     done = subprocess.run(
         [sys.executable, "-c", BUILD, json.dumps(wanted)], capture_output=True, timeout=PATIENCE_S, check=False
@@ -185,13 +184,3 @@ def test_every_build_of_an_application_has_a_name_of_its_own(args: Callable[...,
     (first, name), (second, other) = json.loads(done.stdout.splitlines()[-1])
     assert first == second == wanted
     assert name != other
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "soon", "²"])
-def test_a_deadline_that_is_no_number_of_seconds_is_refused(text: str) -> None:
-    with pytest.raises(LoadFailed, match="SUNDOG_LOAD_MAX_SECONDS"):
-        load_deadline_s(0, {"SUNDOG_LOAD_MAX_SECONDS": text})
-
-
-def test_the_administrator_sets_the_load_deadline() -> None:
-    assert load_deadline_s(40_000_000, {"SUNDOG_LOAD_MAX_SECONDS": "30"}) == 32

@@ -14,7 +14,7 @@ import torch
 
 from sundog_runtime.errors import LoadFailed, one_line
 from sundog_runtime.telemetry.logs import LOGGER_NAME
-from sundog_runtime.telemetry.metrics import DeviceUse
+from sundog_runtime.telemetry.replica_metrics import DeviceUse
 
 CUDA_VENDORS = frozenset({"nvidia", "amd"})
 """Vendors whose devices torch uses as CUDA. With the others a model must place itself."""

@@ -23,13 +23,7 @@ from sundog_runtime.formats.python_class import is_predictor, load_python
 from sundog_runtime.formats.torch_archives import check_code_trusted, load_exported, load_torchscript
 from sundog_runtime.formats.torch_compile import persist_compiled_code
 from sundog_runtime.formats.torch_state import check_only_tensors, load_torch
-from sundog_runtime.model_yaml import (
-    MAX_MODEL_YAML_BYTES,
-    MODEL_YAML,
-    ModelDescription,
-    merge_manifest,
-    parse_description,
-)
+from sundog_runtime.model_yaml import MODEL_YAML, ModelDescription, read_description
 from sundog_runtime.sources.file_digests import make_os_start_error
 from sundog_runtime.sources.open_model import ModelFiles
 from sundog_runtime.telemetry.logs import LOGGER_NAME
@@ -38,6 +32,12 @@ SUPPORTED_FORMATS = (
     "safetensors or a torch state dict with an entrypoint (format torch), a torch.export archive (exported), "
     "a TorchScript archive (torchscript), a Hugging Face directory (transformers), or a predictor class (python)"
 )
+
+_ARCHIVES = {
+    "exported": (Content.EXPORTED, load_exported),
+    "torchscript": (Content.TORCHSCRIPT, load_torchscript),
+}
+"""Formats with network and weights in one file: its content, and the function that loads it."""
 
 _MAX_LISTED = 1000
 _NO_WEIGHTS = frozenset({".py", ".pyc", ".yaml", ".md"})
@@ -53,7 +53,7 @@ def load_model(
     Raises a StartError.
     """
     try:
-        description = merge_manifest(model, _description(files))
+        description = _describe(files, model)
         if description.compile.enabled:
             persist_compiled_code(namespace)
         loaded = _load(files, description, device, trusted=model.trust_code)
@@ -73,7 +73,7 @@ def describe_entrypoint(files: ModelFiles, model: ModelArguments) -> str:
 
     Raises a StartError.
     """
-    description = merge_manifest(model, _description(files))
+    description = _describe(files, model)
     if not description.entrypoint:
         return ""
     target = _target(files, description)
@@ -100,14 +100,11 @@ def _load(
             from sundog_runtime.formats.transformers.load import load_transformers
 
             return load_transformers(files, description, device())
-        case "exported":
-            archive = _only_file(files, candidates, {Content.EXPORTED})
+        case "exported" | "torchscript" as name:
+            content, load = _ARCHIVES[name]
+            archive = _only_file(files, candidates, {content})
             check_code_trusted(archive, trusted)
-            return load_exported(files.root / archive.name, archive, description, device())
-        case "torchscript":
-            archive = _only_file(files, candidates, {Content.TORCHSCRIPT})
-            check_code_trusted(archive, trusted)
-            return load_torchscript(files.root / archive.name, archive, description, device())
+            return load(files.root / archive.name, archive, description, device())
         case "python":
             return load_python(files.path, _target(files, description), description)
         case "torch":
@@ -132,7 +129,7 @@ def _choose_format(files: ModelFiles, description: ModelDescription, candidates:
         return "auto"
     if not files.file_name and read_transformers_config(files.root) is not None:
         return "transformers"
-    for content, name in ((Content.EXPORTED, "exported"), (Content.TORCHSCRIPT, "torchscript")):
+    for name, (content, _) in _ARCHIVES.items():
         if any(found.content is content for found in candidates):
             return name
     raise _missing_entrypoint(files, "torch", candidates)
@@ -181,12 +178,10 @@ def _target(files: ModelFiles, description: ModelDescription) -> object:
     return ModelCode(files).resolve(description.entrypoint)
 
 
-def _description(files: ModelFiles) -> ModelDescription:
-    path = files.root / MODEL_YAML
-    if files.file_name or not path.is_file():
-        return ModelDescription()
-    with path.open("rb") as file:
-        return parse_description(file.read(MAX_MODEL_YAML_BYTES + 1))
+def _describe(files: ModelFiles, model: ModelArguments) -> ModelDescription:
+    """Return the description of the directory, with the manifest's values over it."""
+    found = ModelDescription() if files.file_name else read_description(files.root)
+    return found.override(model.format, model.entrypoint, model.config)
 
 
 def _weight_files(files: ModelFiles) -> list[Path]:

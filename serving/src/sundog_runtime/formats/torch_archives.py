@@ -21,17 +21,9 @@ from sundog_runtime.errors import CodeNotTrusted, LoadFailed
 from sundog_runtime.formats.detect import DetectedFile
 from sundog_runtime.formats.device import CPU, Device
 from sundog_runtime.formats.loaded_model import LoadedModel
-from sundog_runtime.formats.torch_module import (
-    default_dtypes,
-    is_bfloat16,
-    make_load_error,
-    make_network_predict,
-    make_predict,
-    needs_channels_last,
-    needs_model_thread,
-)
+from sundog_runtime.formats.torch_module import make_load_error, make_network_model, needs_channels_last
 from sundog_runtime.model_yaml import MODEL_YAML, ModelDescription
-from sundog_runtime.signature import Axis, Signature, is_batchable
+from sundog_runtime.signature import Axis, Signature
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, to_numpy
 
 
@@ -60,30 +52,15 @@ def load_exported(
         module = (program if device.is_cpu else move_to_device_pass(program, device.where)).module()
     except Exception as error:
         raise make_load_error(f"reading {archive.name}", error) from error
-    float_dtype, integer_dtype = default_dtypes(module)
-    batchable = is_batchable(description.batchable, signature)
-    predict = make_network_predict(
+    return make_network_model(
         module,
+        archive,
         description,
         signature,
-        example,
         device,
-        batchable=batchable,
         channels_last=_channels_last(module, description),
-        arrange=partial(inputs.arrange, names),
-    )
-    return LoadedModel(
-        platform="pytorch",
-        found=f"{archive.name}, which is {archive.content}",
-        predict=predict,
-        signature=signature,
         example=example,
-        float_dtype=float_dtype,
-        integer_dtype=integer_dtype,
-        is_batchable=batchable,
-        needs_model_thread=needs_model_thread(description, signature, device, batchable=batchable),
-        module=module,
-        device=device.name,
+        arrange=partial(inputs.arrange, names),
     )
 
 
@@ -107,21 +84,9 @@ def load_torchscript(
         raise LoadFailed(
             f"{MODEL_YAML}: compile is set; expected none for TorchScript, which has its own compiler. Remove it."
         )
-    float_dtype, integer_dtype = default_dtypes(module)
     channels_last = _channels_last(module, description)
-    return LoadedModel(
-        platform="pytorch",
-        found=f"{archive.name}, which is {archive.content}",
-        predict=make_predict(
-            module, description.signature, device, channels_last=channels_last, half=is_bfloat16(module)
-        ),
-        signature=description.signature,
-        parameters=parameters,
-        float_dtype=float_dtype,
-        integer_dtype=integer_dtype,
-        is_batchable=is_batchable(description.batchable, description.signature),
-        device=device.name,
-    )
+    model = make_network_model(module, archive, description, description.signature, device, channels_last=channels_last)
+    return replace(model, parameters=parameters, module=None)
 
 
 def _channels_last(module: torch.nn.Module, description: ModelDescription) -> bool:

@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from sundog_runtime.errors import one_line
 from sundog_runtime.model_yaml import CompileMode
-from sundog_runtime.signature import Signature
+from sundog_runtime.signature import Signature, make_sample_batch
 from sundog_runtime.sources.cache import cache_root
 from sundog_runtime.telemetry.logs import LOGGER_NAME
-from sundog_runtime.tensors import TensorSpec, numpy_type, to_numpy
+from sundog_runtime.tensors import TensorSpec, map_batch, to_numpy
 
 _DIRECTORY = "TORCHINDUCTOR_CACHE_DIR"
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -95,14 +96,12 @@ def compile_on_batches(
 
 def make_compile_batches(example: Callable[[], Any] | None, signature: Signature, *, batchable: bool) -> Iterator[Any]:
     """Yield batches whose numbers of rows make torch compile for any number; nothing if no input is known."""
-    if example is not None:
-        given = example()
-        for rows in _SIZES if batchable else _SIZES[:1]:
-            yield _repeat(given, rows)
-    elif signature.inputs:
-        for rows in _SIZES if batchable else _SIZES[:1]:
-            named = {spec.name: _zeros(spec, rows) for spec in signature.inputs}
-            yield named if len(named) > 1 else next(iter(named.values()))
+    given = None if example is None else example()
+    for rows in _SIZES if batchable else _SIZES[:1]:
+        if example is not None:
+            yield map_batch(partial(_repeat, times=rows), given)
+        elif signature.inputs:
+            yield make_sample_batch(signature.inputs, partial(TensorSpec.zeros, free=rows))
 
 
 def can_recompile_later(signature: Signature, *, batchable: bool) -> bool:
@@ -112,12 +111,6 @@ def can_recompile_later(signature: Signature, *, batchable: bool) -> bool:
     return any(-1 in (spec.shape[1:] if batchable else spec.shape) for spec in signature.inputs)
 
 
-def _repeat(batch: Any, times: int) -> Any:
-    if isinstance(batch, dict):
-        return {name: _repeat(value, times) for name, value in batch.items()}
-    array = to_numpy(batch)
+def _repeat(value: Any, times: int) -> Any:
+    array = to_numpy(value)
     return np.concatenate([array] * times) if isinstance(array, np.ndarray) and array.ndim else array
-
-
-def _zeros(spec: TensorSpec, free: int) -> Any:
-    return np.zeros([free if size == -1 else size for size in spec.shape], dtype=numpy_type(spec.dtype))

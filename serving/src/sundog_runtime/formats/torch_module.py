@@ -6,7 +6,9 @@ from typing import Any
 import torch
 
 from sundog_runtime.errors import LoadFailed, ModelTooLarge, StartError, is_out_of_memory
+from sundog_runtime.formats.detect import DetectedFile
 from sundog_runtime.formats.device import CPU, Device
+from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.formats.to_tensors import to_tensors
 from sundog_runtime.formats.torch_compile import (
     CompiledNetwork,
@@ -15,7 +17,7 @@ from sundog_runtime.formats.torch_compile import (
     make_compile_batches,
 )
 from sundog_runtime.model_yaml import ModelDescription
-from sundog_runtime.signature import Signature
+from sundog_runtime.signature import Signature, is_batchable
 
 _EMBEDDINGS = frozenset({"Embedding", "EmbeddingBag"})
 
@@ -35,12 +37,6 @@ def place_module(module: torch.nn.Module, device: Device, name: str) -> torch.nn
         return device.place_module(module)
     except Exception as error:
         raise make_load_error(f"placing {name} on {device.name}", error) from error
-
-
-def needs_model_thread(description: ModelDescription, signature: Signature, device: Device, *, batchable: bool) -> bool:
-    """Whether a request may call the compiler, or code that only one thread may run, such as the graphs that CUDA replays."""
-    enabled = description.compile.enabled
-    return enabled and (not device.is_cpu or can_recompile_later(signature, batchable=batchable))
 
 
 def default_dtypes(module: torch.nn.Module) -> tuple[str, str]:
@@ -79,27 +75,42 @@ def needs_channels_last(module: torch.nn.Module, description: ModelDescription) 
     return images and first is not None and _kind(first) == "Conv2d"
 
 
-def make_network_predict(
+def make_network_model(
     module: torch.nn.Module,
+    found: DetectedFile,
     description: ModelDescription,
     signature: Signature,
-    example: Callable[[], Any] | None,
-    device: Device = CPU,
+    device: Device,
     *,
-    batchable: bool,
     channels_last: bool,
+    example: Callable[[], Any] | None = None,
     arrange: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda call: call,
-) -> Callable[[Any], Any]:
-    """Return `predict` of a network, compiled now if model.yaml enables it.
+) -> LoadedModel:
+    """Return the model of a network that was read from `found`, compiled now if model.yaml enables it.
 
     `arrange` wraps a call that takes the network's own arguments into one that takes inputs by name, or one input.
     """
-    if not description.compile.enabled:
-        return make_predict(arrange(module), signature, device, channels_last=channels_last, half=is_bfloat16(module))
-    network = CompiledNetwork(module, description.compile.mode)
+    batchable = is_batchable(description.batchable, signature)
+    compiles = description.compile.enabled
+    network = CompiledNetwork(module, description.compile.mode) if compiles else module
     predict = make_predict(arrange(network), signature, device, channels_last=channels_last, half=is_bfloat16(module))
-    compile_on_batches(network, predict, make_compile_batches(example, signature, batchable=batchable))
-    return predict
+    if isinstance(network, CompiledNetwork):
+        compile_on_batches(network, predict, make_compile_batches(example, signature, batchable=batchable))
+    float_dtype, integer_dtype = default_dtypes(module)
+    return LoadedModel(
+        platform="pytorch",
+        found=f"{found.name}, which is {found.content}",
+        predict=predict,
+        signature=signature,
+        example=example,
+        float_dtype=float_dtype,
+        integer_dtype=integer_dtype,
+        is_batchable=batchable,
+        # A request may call the compiler, or the graphs that CUDA replays, which only one thread may run.
+        needs_model_thread=compiles and (not device.is_cpu or can_recompile_later(signature, batchable=batchable)),
+        module=module,
+        device=device.name,
+    )
 
 
 def make_predict(

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,14 @@ from sundog_runtime.formats.detect import Content, DetectedFile
 from sundog_runtime.formats.device import CPU, Device
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.formats.torch_module import (
-    default_dtypes,
     make_load_error,
-    make_network_predict,
+    make_network_model,
     needs_channels_last,
-    needs_model_thread,
     place_module,
 )
 from sundog_runtime.model_yaml import ModelDescription
 from sundog_runtime.scheduling.cpu_affinity import thread_count
-from sundog_runtime.signature import forbid_empty_inputs, is_batchable
+from sundog_runtime.signature import forbid_empty_inputs
 
 
 def set_torch_threads(cpu: float) -> None:
@@ -60,33 +59,13 @@ def load_torch(
     channels_last = needs_channels_last(module, description)
     if channels_last:
         module.to(memory_format=torch.channels_last)
-    float_dtype, integer_dtype = default_dtypes(module)
-    example, batchable = getattr(module, "example", None), is_batchable(description.batchable, description.signature)
     # The compiler was not run for an empty batch, so an empty request would start it.
     signature = forbid_empty_inputs(description.signature) if description.compile.enabled else description.signature
-    return LoadedModel(
-        platform="pytorch",
-        found=f"{weights.name}, which is {weights.content}",
-        predict=make_network_predict(
-            module,
-            description,
-            signature,
-            example,
-            device,
-            batchable=batchable,
-            channels_last=channels_last,
-        ),
-        signature=signature,
-        example=example,
-        configure=getattr(module, "configure", None),
-        parameters=inspect.signature(module.forward),
-        float_dtype=float_dtype,
-        integer_dtype=integer_dtype,
-        is_batchable=batchable,
-        needs_model_thread=needs_model_thread(description, signature, device, batchable=batchable),
-        module=module,
-        device=device.name,
+    example = getattr(module, "example", None)
+    model = make_network_model(
+        module, weights, description, signature, device, channels_last=channels_last, example=example
     )
+    return replace(model, configure=getattr(module, "configure", None), parameters=inspect.signature(module.forward))
 
 
 def build_module(factory: Callable[..., Any], config: dict[str, Any]) -> torch.nn.Module:

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,16 @@ from sundog_runtime.arguments import ModelArguments, ModelFormat
 from sundog_runtime.errors import LoadFailed, Problem, StartError
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.loaded_model import LoadedModel
-from sundog_runtime.model_yaml import MAX_MODEL_YAML_BYTES, MODEL_YAML, Compile, ModelDescription, parse_description
+from sundog_runtime.model_yaml import Compile, ModelDescription, read_description, write_description
 from sundog_runtime.packaging.staging import (
     add_code,
     add_weights,
     convert_weights,
     staging_directory,
-    write_description,
 )
 from sundog_runtime.packaging.trial_run import choose_batch, infer_signature, run_model
 from sundog_runtime.scheduling.batch_assembly import find_unbatchable_reason
-from sundog_runtime.signature import Signature, check_outputs
+from sundog_runtime.signature import Signature, TensorField, check_outputs
 from sundog_runtime.sources.file_digests import FileEntry, read_tree, tree_digest
 from sundog_runtime.sources.open_model import open_model
 from sundog_runtime.tensors import TensorSpec
@@ -77,7 +76,7 @@ def package(directory: Path, request: PackageRequest) -> PackageReport:
             add_weights(stage, request.weights)
         # Absolute, because messages show these paths.
         search_paths = [Path.cwd(), *([request.weights.absolute().parent] if request.weights else [])]
-        found = _read_description(stage)
+        found = read_description(stage)
         description = _apply_request(found, request)
         copied = add_code(stage, request.code, description.entrypoint, search_paths)
         if description != found:
@@ -96,7 +95,8 @@ def _load_and_run(
     batch = choose_batch(model, request.example)
     if batch is not None and not (model.signature.inputs and model.signature.outputs):
         signature = infer_signature(model, batch, run_model(model, batch))
-        write_description(stage, replace(description, signature=signature))
+        fields = {kind: list(map(TensorField.of, getattr(signature, kind))) for kind in ("inputs", "outputs")}
+        write_description(stage, description.model_copy(update=fields))
     entries = read_tree(stage)
     model, seconds = _load(stage, request, entries)
     latency = None if batch is None else _latency(model, batch, request.runs)
@@ -110,20 +110,13 @@ def _original_paths(message: str, stage: Path, directory: Path, copied: Sequence
     return message.replace(str(stage), str(directory))
 
 
-def _read_description(stage: Path) -> ModelDescription:
-    path = stage / MODEL_YAML
-    return parse_description(path.read_bytes()[: MAX_MODEL_YAML_BYTES + 1]) if path.is_file() else ModelDescription()
-
-
 def _apply_request(found: ModelDescription, request: PackageRequest) -> ModelDescription:
-    return replace(
-        found,
-        format=found.format if request.format == "auto" else request.format,
-        entrypoint=request.entrypoint or found.entrypoint,
-        config={**found.config, **request.config},
-        signature=Signature(request.inputs, found.signature.outputs) if request.inputs else found.signature,
-        compile=Compile(enabled=True, mode=found.compile.mode) if request.compile else found.compile,
-    )
+    update: dict[str, Any] = {}
+    if request.inputs:
+        update["inputs"] = list(map(TensorField.of, request.inputs))
+    if request.compile:
+        update["compile"] = Compile(enabled=True, mode=found.compile.mode)
+    return found.override(request.format, request.entrypoint, request.config).model_copy(update=update)
 
 
 def _load(stage: Path, request: PackageRequest, entries: tuple[FileEntry, ...] = ()) -> tuple[LoadedModel, float]:

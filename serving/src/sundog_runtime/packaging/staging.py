@@ -9,14 +9,11 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-import yaml
 
 from sundog_runtime.errors import FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import CONVERSION_HINTS, Content, DetectedFile, detect_content
 from sundog_runtime.formats.torch_module import make_load_error
 from sundog_runtime.formats.torch_state import check_only_tensors
-from sundog_runtime.model_yaml import MODEL_YAML, ModelDescription
-from sundog_runtime.signature import Signature
 
 WEIGHTS_NAME = "model.safetensors"
 _WEIGHTS = frozenset({Content.SAFETENSORS, Content.STATE_DICT, Content.EXPORTED, Content.TORCHSCRIPT})
@@ -119,41 +116,6 @@ def convert_to_safetensors(source: Path, target: Path) -> None:
         raise FormatNotRecognised(f"{source.name} holds {found}; expected a state dict, names to tensors")
     # One copy each: the format has no tensors that share memory, such as tied weights.
     safetensors.torch.save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, target)
-
-
-def write_description(stage: Path, description: ModelDescription) -> None:
-    """Write the fields of `model.yaml` that are not the default."""
-    document: dict[str, object] = {}
-    if description.format != "auto":
-        document["format"] = description.format
-    if description.entrypoint:
-        document["entrypoint"] = description.entrypoint
-    if description.config:
-        document["config"] = description.config
-    document |= _tensors(description.signature)
-    if description.batchable is not None:
-        document["batchable"] = description.batchable
-    if description.channels_last is not None:
-        document["channelsLast"] = description.channels_last
-    if description.compile.enabled:
-        document["compile"] = description.compile.model_dump()
-    path = stage / MODEL_YAML
-    # Unlink first: until the end the file is a hard link to the one in the model's place.
-    path.unlink(missing_ok=True)
-    if document:
-        path.write_text(yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120))
-
-
-def _tensors(signature: Signature) -> dict[str, object]:
-    return {
-        kind: [
-            {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
-            | ({"allowNaN": True} if spec.allow_nan else {})
-            for spec in specs
-        ]
-        for kind, specs in (("inputs", signature.inputs), ("outputs", signature.outputs))
-        if specs
-    }
 
 
 def _make_readable(stage: Path) -> None:

@@ -15,9 +15,8 @@ from sundog_runtime.errors import LoadFailed, Problem, StartError, bad_input
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.formats.torch_module import find_first_layer, make_load_error
 from sundog_runtime.protocol.plain_json import make_json_batch
-from sundog_runtime.signature import Signature
-from sundog_runtime.tensors import MAX_DIMENSIONS, OIP_TYPES, TensorSpec, to_numpy, to_plain
-from sundog_runtime.warmup import make_zero_batch
+from sundog_runtime.signature import Signature, make_zero_batch
+from sundog_runtime.tensors import MAX_DIMENSIONS, OIP_TYPES, TensorSpec, map_batch, to_numpy, to_plain
 
 _END = object()
 _BASE64 = "base64"
@@ -36,8 +35,7 @@ def choose_batch(model: LoadedModel, example: Any) -> Any:
         except Problem as problem:
             raise LoadFailed(f"--example: {problem.detail}") from None
     if model.example is not None:
-        given = model.example()
-        return {name: to_numpy(value) for name, value in given.items()} if isinstance(given, dict) else to_numpy(given)
+        return map_batch(to_numpy, model.example())
     if model.signature.inputs:
         return make_zero_batch(model.signature.inputs)
     return _guess(model)
@@ -163,13 +161,13 @@ def _scales(model: LoadedModel, batch: Any, output: Any) -> bool:
     )
 
 
-def _twice(batch: Any) -> Any:
-    if isinstance(batch, dict):
-        return {name: _twice(value) for name, value in batch.items()}
-    if isinstance(batch, np.ndarray):
-        return np.concatenate([batch, batch])
-    if isinstance(batch, list):
-        return batch + batch
+def _twice(value: Any) -> Any:
+    if isinstance(value, dict):
+        return map_batch(_twice, value)
+    if isinstance(value, np.ndarray):
+        return np.concatenate([value, value])
+    if isinstance(value, list):
+        return value + value
     raise ValueError("the batch is not made of rows")
 
 

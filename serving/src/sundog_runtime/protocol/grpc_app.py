@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from ipaddress import ip_address
 from urllib.parse import unquote
 
@@ -17,14 +17,13 @@ from sundog_runtime.protocol.grpc_messages import (
     health,
     model_metadata,
     model_ready,
-    server_live,
     server_metadata,
-    server_ready,
 )
 from sundog_runtime.protocol.grpc_service import GrpcContext
-from sundog_runtime.protocol.messages import Buffer, DecodedRequest
+from sundog_runtime.protocol.inference_pb2 import ServerLiveResponse, ServerReadyResponse
+from sundog_runtime.protocol.messages import Decoder
 from sundog_runtime.protocol.problem_details import make_problem
-from sundog_runtime.telemetry.metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
 
 PEERS_VARIABLE = "SUNDOG_GRPC_PEERS"
 LOOPBACK = "loopback"
@@ -68,16 +67,14 @@ class GrpcApp:
         self._metrics = metrics
         self._peers = peers
         self._answers_without_model: dict[str, Callable[[bytes], bytes]] = {
-            "ServerLive": lambda _: server_live(),
-            "ServerReady": lambda _: server_ready(),
+            "ServerLive": lambda _: ServerLiveResponse(live=True).SerializeToString(),
+            "ServerReady": lambda _: ServerReadyResponse(ready=True).SerializeToString(),
             "ServerMetadata": lambda _: server_metadata(version),
             "ModelReady": lambda body: model_ready(name, body),
             "Check": lambda body: health(name, body),
             "ModelMetadata": lambda body: model_metadata(name, model, body),
         }
-        self._decode: Callable[[Mapping[bytes, bytes], Buffer], DecodedRequest] = lambda _, body: decode_infer(
-            name, model, body
-        )
+        self._decode: Decoder = lambda _, body: decode_infer(name, model, body)
 
     async def answer(self, method: str, body: bytes, context: GrpcContext) -> bytes:
         """Return the bytes of the answer. On an error, set status, details and trailers on `context` instead."""

@@ -33,9 +33,7 @@ from sundog_runtime.protocol.inference_pb2 import (
     ModelMetadataResponse,
     ModelReadyRequest,
     ModelReadyResponse,
-    ServerLiveResponse,
     ServerMetadataResponse,
-    ServerReadyResponse,
 )
 from sundog_runtime.protocol.messages import Buffer, DecodedRequest, EncodedResponse
 from sundog_runtime.protocol.oip_tensors import (
@@ -72,16 +70,6 @@ _CONTENTS = {
     "bytes": "bytes_contents",
 }
 """The field of InferTensorContents for each type."""
-
-
-def server_live() -> bytes:
-    """Return the answer of ServerLive."""
-    return ServerLiveResponse(live=True).SerializeToString()
-
-
-def server_ready() -> bytes:
-    """Return the answer of ServerReady."""
-    return ServerReadyResponse(ready=True).SerializeToString()
 
 
 def health(name: str, body: bytes) -> bytes:

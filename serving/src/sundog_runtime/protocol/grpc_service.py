@@ -4,6 +4,7 @@ Serve starts a gRPC server in every replica if the Serve document names `add_to_
 of the same name. The handlers make it pass messages undecoded, so that their size is known before they are decoded.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import grpc
@@ -108,36 +109,21 @@ class GrpcHandler(Protocol):
 
 
 class GrpcMethods:
-    """The methods of the protocol, for the class that Serve deploys."""
+    """The methods of the protocol, for the class that Serve deploys: one for each name in METHODS."""
 
     def grpc_handler(self) -> GrpcHandler:
         """Return the handler, once the replica has started."""
         raise NotImplementedError
 
-    async def ServerLive(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802 (the protocol's names)
-        """Return whether the server runs."""
-        return SerializedMessage(await self.grpc_handler().answer("ServerLive", request, grpc_context))
 
-    async def ServerReady(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802
-        """Return whether the server serves its model."""
-        return SerializedMessage(await self.grpc_handler().answer("ServerReady", request, grpc_context))
+def _make_method(name: str) -> Callable[[GrpcMethods, bytes, GrpcContext], Awaitable[SerializedMessage]]:
+    # Serve passes its context to a parameter of the name `grpc_context`.
+    async def method(self: GrpcMethods, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:
+        return SerializedMessage(await self.grpc_handler().answer(name, request, grpc_context))
 
-    async def ModelReady(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802
-        """Return whether the server serves the requested model."""
-        return SerializedMessage(await self.grpc_handler().answer("ModelReady", request, grpc_context))
+    method.__name__ = name
+    return method
 
-    async def ServerMetadata(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802
-        """Return name, version and extensions of the server."""
-        return SerializedMessage(await self.grpc_handler().answer("ServerMetadata", request, grpc_context))
 
-    async def ModelMetadata(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802
-        """Return inputs and outputs of the model."""
-        return SerializedMessage(await self.grpc_handler().answer("ModelMetadata", request, grpc_context))
-
-    async def Check(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802 (that of gRPC's own health checks)
-        """Return whether the server, or one of its services, is served."""
-        return SerializedMessage(await self.grpc_handler().answer("Check", request, grpc_context))
-
-    async def ModelInfer(self, request: bytes, grpc_context: GrpcContext) -> SerializedMessage:  # noqa: N802
-        """Return one prediction."""
-        return SerializedMessage(await self.grpc_handler().answer("ModelInfer", request, grpc_context))
+for _name in METHODS:
+    setattr(GrpcMethods, _name, _make_method(_name))

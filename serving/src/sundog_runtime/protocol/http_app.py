@@ -18,11 +18,11 @@ from sundog_runtime.protocol.body import (
     decompress,
     read_body_before_deadline,
 )
-from sundog_runtime.protocol.messages import Buffer, DecodedRequest, EncodedResponse, HttpResponse
+from sundog_runtime.protocol.messages import Buffer, DecodedRequest, Decoder, EncodedResponse, HttpResponse
 from sundog_runtime.protocol.problem_details import PROBLEM_TYPE, make_problem, render_problem
-from sundog_runtime.protocol.routes import Decoder, Route, Routes
+from sundog_runtime.protocol.routes import Route, Routes
 from sundog_runtime.protocol.streams import BrokenStreamError, collect_stream, send_stream, until_gone, wants_events
-from sundog_runtime.telemetry.metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import END_CLIENT_GONE, END_OK, ReplicaMetrics
 
 
 class HttpApp:
@@ -144,7 +144,7 @@ class HttpApp:
             return decode(headers, decompress(body, encoding, limit))
 
         # For any size: a few bytes may expand to very many.
-        return await self._inference.read_on_codec_thread(read, headers, body)
+        return await self._inference.read(read, headers, body, max_loop_bytes=-1)
 
     def _route(self, scope: Scope) -> Route:
         route = self._routes.find(_path(scope))

@@ -1,8 +1,8 @@
 """The types between bytes and the model: a decoded request, and the encoder of its answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from sundog_runtime.context import Parameters
 
@@ -42,3 +42,10 @@ class DecodedRequest:
     batch: Any
     encode: Callable[[Any], EncodedResponse]
     parameters: Parameters | None = None
+
+
+Headers: TypeAlias = Mapping[bytes, bytes]
+"""Names in lower case, as in ASGI, each with its value."""
+
+Decoder: TypeAlias = Callable[[Headers, Buffer], DecodedRequest]
+"""Decodes headers and body to a query. Raises Problem."""

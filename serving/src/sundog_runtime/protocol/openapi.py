@@ -15,6 +15,7 @@ from sundog_runtime.protocol.oip import BINARY_TYPE
 from sundog_runtime.protocol.oip_tensors import MODEL_VERSION
 from sundog_runtime.protocol.plain_json import encode_json
 from sundog_runtime.protocol.streams import NDJSON_TYPE, SSE_TYPE
+from sundog_runtime.signature import make_sample_batch
 from sundog_runtime.tensors import DTYPES, OIP_TYPES, TensorSpec, numpy_type
 
 Json = dict[str, Any]
@@ -109,7 +110,9 @@ def _plain(model: LoadedModel) -> Json:
     answer: Json = (
         {} if not outputs else {"anyOf": [_nested(outputs[0], min_size=0), answers]} if len(outputs) == 1 else answers
     )
-    example = {"inputs": _example(inputs)} if _has_example(inputs) else None
+    example = (
+        {"inputs": make_sample_batch(inputs, lambda spec: spec.zeros().tolist())} if _has_example(inputs) else None
+    )
     return {
         "operationId": "predict",
         "summary": "Predict, in plain JSON",
@@ -227,25 +230,12 @@ def _largest(limits: np.finfo[Any]) -> float:
 
 def _has_example(inputs: tuple[TensorSpec, ...]) -> bool:
     """Whether zeros of the declared shapes are few enough for an example, and have a form in JSON."""
-    return bool(inputs) and all(prod(_shape(spec)) <= _MAX_EXAMPLE_VALUES for spec in inputs)
-
-
-def _example(inputs: tuple[TensorSpec, ...]) -> Any:
-    values = {spec.name: _zeros(spec).tolist() for spec in inputs}
-    return values if len(values) > 1 else next(iter(values.values()))
+    return bool(inputs) and all(prod(spec.sample_shape()) <= _MAX_EXAMPLE_VALUES for spec in inputs)
 
 
 def _sent(spec: TensorSpec) -> Json:
-    data = _zeros(spec).ravel().tolist()
-    return {"name": spec.name, "datatype": OIP_TYPES[spec.dtype], "shape": _shape(spec), "data": data}
-
-
-def _zeros(spec: TensorSpec) -> Any:
-    return np.full(_shape(spec), "" if spec.dtype == "string" else 0, dtype=numpy_type(spec.dtype))
-
-
-def _shape(spec: TensorSpec) -> list[int]:
-    return [1 if size == -1 else size for size in spec.shape]
+    data = spec.zeros().ravel().tolist()
+    return {"name": spec.name, "datatype": OIP_TYPES[spec.dtype], "shape": spec.sample_shape(), "data": data}
 
 
 def _get(summary: str, schema: str) -> Json:

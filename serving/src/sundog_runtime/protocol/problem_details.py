@@ -15,8 +15,14 @@ _logger = logging.getLogger(LOGGER_NAME)
 
 
 def make_problem(error: Exception, context: RequestContext) -> Problem:
-    """Return the problem of an exception. Any other exception is the model's: it is logged, and clients get no details of it."""
+    """Return the problem of an exception. Any other exception is the model's: it is logged, and clients get no details of it.
+
+    A problem of status 500 is logged too: its cause is in the model, whose owner need not see the answers.
+    """
     if isinstance(error, Problem):
+        if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            named = context.request_id, error.code, error.detail
+            _logger.error("request %s: %s: %s", *named, extra={"request_context": context})
         return error
     _logger.error(
         "request %s: the model raised", context.request_id, exc_info=error, extra={"request_context": context}

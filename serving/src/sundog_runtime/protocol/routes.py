@@ -1,24 +1,17 @@
 """The paths of the HTTP API and their answers. A new path of the protocols is one entry here."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.loaded_model import LoadedModel
-from sundog_runtime.protocol.messages import Buffer, DecodedRequest, EncodedResponse
+from sundog_runtime.protocol.messages import Decoder, EncodedResponse
 from sundog_runtime.protocol.oip import decode_oip, model_metadata, repository_index, server_metadata
 from sundog_runtime.protocol.oip_tensors import check_model
 from sundog_runtime.protocol.openapi import render_openapi
 from sundog_runtime.protocol.plain_json import decode_plain, encode_json
 from sundog_runtime.protocol.v1 import decode_v1, model_list, model_status
-
-Headers: TypeAlias = Mapping[bytes, bytes]
-"""Names in lower case, as in ASGI; the last value of a name that is sent twice."""
-
-Decoder: TypeAlias = Callable[[Headers, Buffer], DecodedRequest]
-"""Decodes headers and body to a query. Raises Problem."""
 
 _V1_PATH = re.compile(r"/v1/models/([^/]+?)(?::predict)?")
 _OPENAI_PATH = re.compile(r"/v1/(?!models/)|/(chat/)?completions$|/embeddings$|/responses$")

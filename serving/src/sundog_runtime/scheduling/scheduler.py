@@ -32,7 +32,7 @@ from sundog_runtime.scheduling.execution_mode import (
 )
 from sundog_runtime.scheduling.model_thread import STUCK_AFTER_SECONDS, ModelThread, as_exception
 from sundog_runtime.telemetry.logs import LOGGER_NAME
-from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import ReplicaMetrics
 from sundog_runtime.tensors import to_plain
 
 Result = TypeVar("Result")

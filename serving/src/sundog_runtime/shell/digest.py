@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from sundog_runtime.errors import StartError
-from sundog_runtime.sources.file_digests import make_os_start_error, read_entry, read_tree, tree_digest
+from sundog_runtime.sources.file_digests import make_os_start_error, path_digest
 
 
 @click.command(epilog="Example: sundog digest models/v1")
@@ -16,10 +16,7 @@ def digest(path: Path) -> None:
     The directory may hold only regular files. All of them count, hidden files too.
     """
     try:
-        if path.is_dir():
-            click.echo(tree_digest(read_tree(path)))
-        else:
-            click.echo(f"sha256:{read_entry(path, path.name).sha256}")
+        click.echo(path_digest(path)[0])
     except StartError as error:
         raise click.ClickException(f"{error.reason}: {error.message}") from None
     except OSError as error:

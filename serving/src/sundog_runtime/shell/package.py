@@ -5,11 +5,12 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import orjson
 
+from sundog_runtime.arguments import ModelFormat
 from sundog_runtime.errors import StartError, one_line
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(exists=True, path_type=Path)
 _EXAMPLE = 'The "inputs" of a request, as JSON or @FILE, to run the model with. Bytes are text, or {"base64": "…"}.'
-_FORMATS = ("auto", "torch", "exported", "torchscript", "transformers", "python")
+_FORMATS: tuple[str, ...] = get_args(ModelFormat)
 
 
 class _Input(click.ParamType[TensorSpec]):

@@ -118,9 +118,7 @@ class _Writer:
     def _count_bytes(self, count: int) -> None:
         self.written += count
         if self.written > self._allowed:
-            raise ModelTooLarge(
-                f"{self._archive} unpacks to more than the size limit, or to more than {MAX_EXPANSION_RATIO} times its size"
-            )
+            raise _expands_too_far(self._archive)
 
     def _count_member(self) -> None:
         self._members += 1
@@ -225,11 +223,14 @@ def _decompress(archive: Path, allowed: int) -> Path:
             left -= len(block)
             if left < 0:
                 plain.unlink()
-                raise ModelTooLarge(
-                    f"{archive.name} unpacks to more than the size limit, or to more than {MAX_EXPANSION_RATIO} times its size"
-                )
+                raise _expands_too_far(archive.name)
             write_all(target.fileno(), block)
     return plain
+
+
+def _expands_too_far(archive: str) -> ModelTooLarge:
+    limits = f"more than the size limit, or to more than {MAX_EXPANSION_RATIO} times its size"
+    return ModelTooLarge(f"{archive} unpacks to {limits}")
 
 
 def _unpack_zip(archive: Path, into: Path, allowed: int) -> int:

@@ -11,13 +11,14 @@ import os
 import re
 import socket
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, PreconditionError, UnauthenticatedError
 from obstore.store import GCSStore, S3Store
@@ -29,14 +30,13 @@ from sundog_runtime.sources.archive import check_member_name, is_archive
 from sundog_runtime.sources.bucket_listing import BucketObject, ListingPage, page_query, parse_page
 from sundog_runtime.sources.download_limits import DownloadLimits
 from sundog_runtime.sources.file_digests import CHUNK_BYTES, MAX_FILES
-from sundog_runtime.sources.http_session import WebSession, check_status, read_whole_body
+from sundog_runtime.sources.http_session import WebSession, check_status
 from sundog_runtime.sources.listing import (
     ModelListing,
     ObjectChanged,
-    ReadRange,
     RemoteObject,
     TransientSourceError,
-    make_retrying,
+    retry,
 )
 from sundog_runtime.sources.uri import BucketUri
 
@@ -82,27 +82,104 @@ async def _sign(store: S3Store, key: str) -> URL:
     return URL(await obstore.sign_async(store, "GET", key, expires_in=_SIGNATURE_LIFETIME), encoded=True)
 
 
-_Urls = _UnsignedUrls | _SignedUrls
-_Bucket = _Urls | GCSStore
+@dataclass(frozen=True, slots=True)
+class _WebBucket:
+    """A bucket whose objects `http_session` lists and reads."""
+
+    urls: _UnsignedUrls | _SignedUrls
+    web: WebSession
+
+    async def find(self, key: str, shown: str) -> BucketObject:
+        with _as_start_error(shown):
+            return BucketObject(key, *await self.web.probe(await self.urls.object(key), shown))
+
+    async def below(self, prefix: str, shown: str, limits: DownloadLimits) -> list[BucketObject]:
+        found, listed, token = list[BucketObject](), 0, ""
+        while True:
+            page = await retry(limits, partial(self._page, page_query(prefix, token), shown))
+            listed += len(page.objects)
+            found += (one for one in page.objects if not _is_directory(one.key))
+            if len(found) > MAX_FILES or listed > 2 * MAX_FILES:
+                raise _too_many(shown)
+            if not page.continuation_token:
+                return found
+            token = page.continuation_token
+
+    async def _page(self, query: str, shown: str) -> ListingPage:
+        with _as_start_error(shown):
+            body, _ = await self.web.read_document(await self.urls.page(query), shown, check=_check_bucket)
+        return parse_page(body, shown)
+
+    async def read(self, found: BucketObject, shown: str, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
+        with _as_start_error(shown):
+            url = await self.urls.object(found.key)
+        async with aclosing(self.web.read(url, shown, start, end, etag=found.etag, size=found.size)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class _GoogleBucket:
+    """A bucket of Google's storage with credentials, whose objects obstore lists and reads."""
+
+    store: GCSStore
+
+    async def find(self, key: str, shown: str) -> BucketObject:
+        with _as_start_error(shown):
+            return _found(await obstore.head_async(self.store, key))
+
+    async def below(self, prefix: str, shown: str, limits: DownloadLimits) -> list[BucketObject]:
+        return await retry(limits, partial(self._list, prefix, shown))
+
+    async def _list(self, prefix: str, shown: str) -> list[BucketObject]:
+        found: list[BucketObject] = []
+        with _as_start_error(shown):
+            async for batch in obstore.list(self.store, prefix=prefix):
+                found += (_found(meta) for meta in batch if not _is_directory(meta["path"]))
+                if len(found) > MAX_FILES:
+                    raise _too_many(shown)
+        return found
+
+    async def read(self, found: BucketObject, shown: str, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
+        options: Any = {"range": {"offset": start} if end is None else (start, end)}
+        if found.etag:
+            options["if_match"] = found.etag
+        with _as_start_error(shown):
+            result = await obstore.get_async(self.store, found.key, options=options)
+            if result.range[0] != start or (end is not None and result.range[1] > end):
+                raise TransientSourceError(
+                    f"{shown}: the store sent bytes from {result.range[0]}; expected bytes from {start}"
+                )
+            async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
+                yield bytes(chunk)
 
 
 async def list_bucket(uri: BucketUri, web: WebSession, guard: AddressGuard, limits: DownloadLimits) -> ModelListing:
     """List the object itself, or all objects below it. Raises a StartError."""
-    bucket = await _open(uri, guard, limits)
-    shown = f"{uri.scheme}://{uri.bucket}/{uri.key}"
+    bucket = await _open(uri, web, guard, limits)
+    root = f"{uri.scheme}://{uri.bucket}"
+    shown = f"{root}/{uri.key}"
+
+    def remote(found: BucketObject, name: str, *, unpack: bool = False) -> RemoteObject:
+        read = partial(bucket.read, found, f"{root}/{found.key}")
+        return RemoteObject(name, found.size, found.etag, read, supports_ranges=found.supports_ranges, unpack=unpack)
+
     if not uri.directory:
-        found = await _find(bucket, uri.key, shown, web, limits)
-        if found is not None:
+        with suppress(ModelNotFound):
+            found = await retry(limits, partial(bucket.find, uri.key, shown))
             name = uri.key.rpartition("/")[2]
-            return ModelListing((_remote(bucket, uri, found, name, web),), name)
-    below = await _below(bucket, uri.key, shown, web, limits)
+            return ModelListing((remote(found, name, unpack=is_archive(name)),), name)
+    prefix = f"{uri.key}/"
+    below = sorted(await bucket.below(prefix, shown, limits), key=lambda one: one.key)
     if not below:
         raise ModelNotFound(f"{shown}: no such object, and nothing below it")
-    return ModelListing(tuple(_remote(bucket, uri, found, _below_name(found, uri), web) for found in below))
+    return ModelListing(tuple(remote(one, check_member_name(one.key.removeprefix(prefix), shown)) for one in below))
 
 
-async def _open(uri: BucketUri, guard: AddressGuard, limits: DownloadLimits) -> _Bucket:
-    # obstore does not retry; `make_retrying` does, also after an answer that ends too early.
+async def _open(
+    uri: BucketUri, web: WebSession, guard: AddressGuard, limits: DownloadLimits
+) -> _WebBucket | _GoogleBucket:
+    # obstore does not retry; `retry` does, also after an answer that ends too early.
     options: dict[str, Any] = {
         "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=limits.idle_s)},
         "client_options": {
@@ -112,9 +189,8 @@ async def _open(uri: BucketUri, guard: AddressGuard, limits: DownloadLimits) -> 
         },
     }
     try:
-        if uri.scheme == "gs":
-            return await _google(uri.bucket, guard, options)
-        return await _s3(uri.bucket, options)
+        urls = await (_google(uri.bucket, guard, options) if uri.scheme == "gs" else _s3(uri.bucket, options))
+        return _GoogleBucket(urls) if isinstance(urls, GCSStore) else _WebBucket(urls, web)
     except (BaseError, ValueError) as error:
         # The message of obstore may hold its arguments, including credentials.
         raise LoadFailed(
@@ -122,7 +198,7 @@ async def _open(uri: BucketUri, guard: AddressGuard, limits: DownloadLimits) -> 
         ) from None
 
 
-async def _s3(bucket: str, options: dict[str, Any]) -> _Urls:
+async def _s3(bucket: str, options: dict[str, Any]) -> _UnsignedUrls | _SignedUrls:
     endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
     if endpoint:
         options["endpoint"] = endpoint
@@ -164,64 +240,10 @@ async def _check_endpoint(endpoint: str, guard: AddressGuard) -> None:
     check_addresses(guard, host, [str(address[4][0]) for address in found])
 
 
-async def _find(bucket: _Bucket, key: str, shown: str, web: WebSession, limits: DownloadLimits) -> BucketObject | None:
-    """Return one object; None if it does not exist."""
-    try:
-        async for attempt in make_retrying(limits):
-            with attempt, _as_start_error(shown):
-                if isinstance(bucket, GCSStore):
-                    return _found(await obstore.head_async(bucket, key))
-                return BucketObject(key, *await web.probe(await bucket.object(key), shown))
-    except ModelNotFound:
-        pass
-    return None
-
-
-async def _below(bucket: _Bucket, key: str, shown: str, web: WebSession, limits: DownloadLimits) -> list[BucketObject]:
-    """Return all objects whose keys begin with `key/`, by key."""
-    prefix = f"{key}/"
-    if isinstance(bucket, GCSStore):
-        found = await _list_with_obstore(bucket, prefix, shown, limits)
-    else:
-        found = await _list_pages(bucket, prefix, shown, web, limits)
-    return sorted(found, key=lambda one: one.key)
-
-
-async def _list_pages(
-    bucket: _Urls, prefix: str, shown: str, web: WebSession, limits: DownloadLimits
-) -> list[BucketObject]:
-    found, listed, token = list[BucketObject](), 0, ""
-    while True:
-        page = await _page(bucket, page_query(prefix, token), shown, web, limits)
-        listed += len(page.objects)
-        found += (one for one in page.objects if not _is_directory(one.key))
-        if len(found) > MAX_FILES or listed > 2 * MAX_FILES:
-            raise _too_many(shown)
-        if not page.continuation_token:
-            return found
-        token = page.continuation_token
-
-
-async def _page(bucket: _Urls, query: str, shown: str, web: WebSession, limits: DownloadLimits) -> ListingPage:
-    async for attempt in make_retrying(limits):
-        with attempt, _as_start_error(shown):
-            async with web.get(await bucket.page(query), shown) as response:
-                if response.status == 404:
-                    raise ModelNotFound(f"{shown}: the store has no such bucket")
-                check_status(response, shown)
-                body = await read_whole_body(response, shown)
-    return parse_page(body, shown)
-
-
-async def _list_with_obstore(store: GCSStore, prefix: str, shown: str, limits: DownloadLimits) -> list[BucketObject]:
-    async for attempt in make_retrying(limits):
-        with attempt, _as_start_error(shown):
-            found: list[BucketObject] = []
-            async for batch in obstore.list(store, prefix=prefix):
-                found += (_found(meta) for meta in batch if not _is_directory(meta["path"]))
-                if len(found) > MAX_FILES:
-                    raise _too_many(shown)
-    return found
+def _check_bucket(response: aiohttp.ClientResponse, shown: str) -> None:
+    if response.status == 404:
+        raise ModelNotFound(f"{shown}: the store has no such bucket")
+    check_status(response, shown)
 
 
 def _is_directory(key: str) -> bool:
@@ -235,53 +257,6 @@ def _too_many(shown: str) -> ModelTooLarge:
 
 def _found(meta: Any) -> BucketObject:
     return BucketObject(str(meta["path"]), int(meta["size"]), str(meta["e_tag"] or ""))
-
-
-def _below_name(found: BucketObject, uri: BucketUri) -> str:
-    return check_member_name(found.key.removeprefix(f"{uri.key}/"), f"{uri.scheme}://{uri.bucket}/{uri.key}")
-
-
-def _remote(bucket: _Bucket, uri: BucketUri, found: BucketObject, name: str, web: WebSession) -> RemoteObject:
-    shown = f"{uri.scheme}://{uri.bucket}/{found.key}"
-    read: ReadRange = (
-        partial(_read_with_obstore, bucket, found, shown)
-        if isinstance(bucket, GCSStore)
-        else partial(_read, bucket, found, shown, web)
-    )
-    return RemoteObject(
-        name,
-        found.size,
-        found.etag,
-        read,
-        supports_ranges=found.supports_ranges,
-        unpack=found.key == uri.key and is_archive(name),
-    )
-
-
-async def _read(
-    bucket: _Urls, found: BucketObject, shown: str, web: WebSession, start: int, end: int | None
-) -> AsyncGenerator[bytes, None]:
-    with _as_start_error(shown):
-        url = await bucket.object(found.key)
-    async with aclosing(web.read(url, shown, start, end, etag=found.etag, size=found.size)) as chunks:
-        async for chunk in chunks:
-            yield chunk
-
-
-async def _read_with_obstore(
-    store: GCSStore, found: BucketObject, shown: str, start: int, end: int | None
-) -> AsyncGenerator[bytes, None]:
-    options: Any = {"range": {"offset": start} if end is None else (start, end)}
-    if found.etag:
-        options["if_match"] = found.etag
-    with _as_start_error(shown):
-        result = await obstore.get_async(store, found.key, options=options)
-        if result.range[0] != start or (end is not None and result.range[1] > end):
-            raise TransientSourceError(
-                f"{shown}: the store sent bytes from {result.range[0]}; expected bytes from {start}"
-            )
-        async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
-            yield bytes(chunk)
 
 
 @contextmanager

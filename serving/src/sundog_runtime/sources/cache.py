@@ -135,10 +135,10 @@ class ModelCache:
         remove_path(self.partial(key))
         self._remove_entry(self._home, key)
 
-    def make_room(self, needed: int, budget: int) -> None:
+    def free_space(self, needed: int, budget: int) -> None:
         """Remove the least recently used entries until `needed` bytes fit into the budget and onto the disk.
 
-        Entries in use stay, so the room may not suffice. Entries of all namespaces count, because they share the disk.
+        Entries in use stay, so this may not be enough. Entries of all namespaces count, because they share the disk.
         """
         present = sorted(self._entries())
         total = sum(size for _, _, _, size in present)
@@ -162,7 +162,7 @@ class ModelCache:
         try:
             descriptor = _open_lock(home / "locks" / key)
         except StartError:
-            # The namespace is gone, or this process may not read it. Either way the model that needs room can go on.
+            # The namespace is gone, or this process may not read it. Either way the model that needs space can go on.
             return False
         try:
             if not _try_lock(descriptor, fcntl.LOCK_EX):

@@ -186,7 +186,7 @@ class _Fetch:
         try:
             started = time.monotonic()
             transfer = Transfer(listing, partial, self.limits)
-            await transfer.run(lambda needed: self.cache.make_room(needed, self.limits.cache_bytes))
+            await transfer.run(lambda needed: self.cache.free_space(needed, self.limits.cache_bytes))
             self.seconds["download"] = time.monotonic() - started
             started = time.monotonic()
             facts = await asyncio.to_thread(self._assemble, partial, listing)

@@ -116,6 +116,15 @@ def read_entry(path: Path, relative: str) -> FileEntry:
     return FileEntry(relative, size, hasher.hexdigest(), _stamp(after), source)
 
 
+def path_digest(path: Path) -> tuple[str, tuple[FileEntry, ...]]:
+    """Return the digest of a model's directory or file, and its entries. Raises OSError and a StartError."""
+    if path.is_dir():
+        entries = read_tree(path)
+        return tree_digest(entries), entries
+    entry = read_entry(path, path.name)
+    return f"sha256:{entry.sha256}", (entry,)
+
+
 def find_changed_file(root: Path, entries: Iterable[FileEntry]) -> str:
     """Return the relative path of the first file that changed since it was hashed; empty if there is none."""
     for entry in entries:

@@ -4,7 +4,7 @@ import asyncio
 import re
 import ssl
 from asyncio.trsock import TransportSocket
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from socket import SHUT_RDWR
 from types import TracebackType
@@ -104,6 +104,23 @@ class WebSession:
             raise TransientSourceError(f"{what}: {_describe_error(error)}") from None
         raise SourceRefused(f"{what}: more than {MAX_REDIRECTS} redirects")
 
+    async def read_document(
+        self,
+        url: URL,
+        what: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        check: "Callable[[aiohttp.ClientResponse, str], None] | None" = None,
+        allow_other_hosts: bool = False,
+    ) -> tuple[bytes, aiohttp.ClientResponse]:
+        """Return a body of metadata, and its answer. `check` checks the answer's status, by default as `check_status`.
+
+        Raises what `check` raises, ModelTooLarge, or TransientSourceError if the body breaks off.
+        """
+        async with self.get(url, what, headers, allow_other_hosts=allow_other_hosts) as response:
+            (check or check_status)(response, what)
+            return await _read_whole_body(response, what), response
+
     async def probe(self, url: URL, what: str) -> tuple[int | None, str, bool]:
         """Return size, strong ETag and whether ranges are supported, by a request for the first byte."""
         async with self.get(url, what, {"Range": "bytes=0-0"}) as response:
@@ -200,7 +217,7 @@ def check_status(response: aiohttp.ClientResponse, what: str) -> None:
     raise LoadFailed(f"{what}: the store answered {status}")
 
 
-async def read_whole_body(response: aiohttp.ClientResponse, what: str) -> bytes:
+async def _read_whole_body(response: aiohttp.ClientResponse, what: str) -> bytes:
     """Return a body of metadata. Raises ModelTooLarge, or TransientSourceError if it breaks off."""
     body = bytearray()
     try:

@@ -5,7 +5,7 @@ from yarl import URL
 from sundog_runtime.sources.archive import is_archive
 from sundog_runtime.sources.download_limits import DownloadLimits
 from sundog_runtime.sources.http_session import WebSession
-from sundog_runtime.sources.listing import ModelListing, RemoteObject, make_retrying
+from sundog_runtime.sources.listing import ModelListing, RemoteObject, retry
 from sundog_runtime.sources.uri import WebUri
 
 
@@ -13,9 +13,7 @@ async def list_file(uri: WebUri, web: WebSession, limits: DownloadLimits) -> Mod
     """List the one file. Raises a StartError."""
     url = URL(f"https://{uri.authority}/{uri.path}", encoded=True)
     what, name = f"https://{uri.authority}/{uri.path}", uri.path.rpartition("/")[2]
-    async for attempt in make_retrying(limits):
-        with attempt:
-            size, etag, supports_ranges = await web.probe(url, what)
+    size, etag, supports_ranges = await retry(limits, lambda: web.probe(url, what))
     remote = RemoteObject(
         name,
         size,

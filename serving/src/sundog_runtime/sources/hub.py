@@ -20,8 +20,8 @@ from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, Model
 from sundog_runtime.sources.archive import check_member_name
 from sundog_runtime.sources.download_limits import DownloadLimits
 from sundog_runtime.sources.file_digests import MAX_FILES
-from sundog_runtime.sources.http_session import WebSession, check_status, read_whole_body
-from sundog_runtime.sources.listing import ModelListing, RemoteObject, make_retrying
+from sundog_runtime.sources.http_session import WebSession, check_status
+from sundog_runtime.sources.listing import ModelListing, RemoteObject, retry
 from sundog_runtime.sources.uri import HubUri
 
 ENDPOINT_VARIABLE = "HF_ENDPOINT"
@@ -75,34 +75,29 @@ async def _files(
     found, item_count = list[_File](), 0
     page: URL | None = first
     while page is not None:
-        items, page = await _page(page, headers, shown, web, limits)
+        request = partial(web.read_document, page, shown, headers, check=_check)
+        body, response = await retry(limits, request)
+        items = _items(body, shown)
         item_count += len(items)
         found += _files_of(items, shown)
         if len(found) > MAX_FILES or item_count > 2 * MAX_FILES:
             raise ModelTooLarge(f"{shown} holds more than {MAX_FILES} files")
+        next_link = response.links.get("next")
+        page = None if next_link is None else URL(next_link["url"])
         # The other host would get the token as well.
         if page is not None and page.origin() != first.origin():
             raise SourceRefused(f"{shown}: the listing goes on at another host, {page.host}; expected the same host")
     return found
 
 
-async def _page(
-    url: URL, headers: Mapping[str, str], shown: str, web: WebSession, limits: DownloadLimits
-) -> tuple[list[Any], URL | None]:
-    """Return the items of one page, and the URL of the next page."""
-    async for attempt in make_retrying(limits):
-        with attempt:
-            async with web.get(url, shown, headers) as response:
-                _check(response, shown)
-                body = await read_whole_body(response, shown)
-                next_link = response.links.get("next")
+def _items(body: bytes, shown: str) -> list[Any]:
     try:
         items = json.loads(body)
     except (ValueError, RecursionError):
         items = None
     if not isinstance(items, list):
         raise LoadFailed(f"{shown}: the hub's answer is not a listing")
-    return items, None if next_link is None else URL(next_link["url"])
+    return items
 
 
 def _files_of(items: list[Any], shown: str) -> list[_File]:

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from sundog_runtime.errors import SourceUnavailable
 from sundog_runtime.sources.download_limits import DownloadLimits
+
+Result = TypeVar("Result")
 
 ReadRange = Callable[[int, int | None], AsyncGenerator[bytes, None]]
 """Yields the bytes from one offset to before another, or to the end. Raises a StartError; a TransientSourceError if a retry can help."""
@@ -92,3 +95,11 @@ def make_retrying(limits: DownloadLimits) -> AsyncRetrying:
         wait=wait,
         reraise=True,
     )
+
+
+async def retry(limits: DownloadLimits, call: Callable[[], Awaitable[Result]]) -> Result:
+    """Return the result of `call`, retried as by `make_retrying`."""
+    async for attempt in make_retrying(limits):
+        with attempt:
+            result = await call()
+    return result

@@ -13,9 +13,7 @@ from sundog_runtime.sources.file_digests import (
     FileEntry,
     find_changed_file,
     make_os_start_error,
-    read_entry,
-    read_tree,
-    tree_digest,
+    path_digest,
 )
 from sundog_runtime.sources.uri import FileUri, PvcUri, parse_uri
 
@@ -78,14 +76,10 @@ def _open_path(path: Path, digest: str) -> ModelFiles:
         raise make_os_start_error(error, path) from None
     if not is_directory and not path.is_file():
         raise LoadFailed(f"{path} is neither a directory nor a regular file")
-    verify = _verified_tree if is_directory else _verified_file
-    verified = verify(path, digest) if digest else None
+    verified = _verify(path, digest) if digest else None
     seconds = {"verify": time.monotonic() - started} if digest else {}
-    return (
-        ModelFiles(path, "", verified, seconds)
-        if is_directory
-        else ModelFiles(path.parent, path.name, verified, seconds)
-    )
+    root, file_name = (path, "") if is_directory else (path.parent, path.name)
+    return ModelFiles(root, file_name, verified, seconds)
 
 
 def _mounted(uri: PvcUri) -> Path:
@@ -99,29 +93,16 @@ def _mounted(uri: PvcUri) -> Path:
     return path
 
 
-def _verified_tree(path: Path, digest: str) -> tuple[FileEntry, ...]:
-    if path.is_symlink():
-        raise DigestMismatch(
-            f"{path} is a symbolic link; expected a directory or a regular file for a model with a digest"
-        )
-    entries = read_tree(path)
-    _compare(path, tree_digest(entries), digest)
-    return entries
-
-
-def _verified_file(path: Path, digest: str) -> tuple[FileEntry, ...]:
+def _verify(path: Path, digest: str) -> tuple[FileEntry, ...]:
+    """Return the files, if they have the digest. Raises a StartError."""
     if path.is_symlink():
         raise DigestMismatch(
             f"{path} is a symbolic link; expected a directory or a regular file for a model with a digest"
         )
     try:
-        entry = read_entry(path, path.name)
+        found, entries = path_digest(path)
     except OSError as error:
         raise make_os_start_error(error, path) from None
-    _compare(path, f"sha256:{entry.sha256}", digest)
-    return (entry,)
-
-
-def _compare(path: Path, found: str, expected: str) -> None:
-    if found != expected:
-        raise DigestMismatch(f"{path} has the digest {found}; expected {expected}, which is model.digest")
+    if found != digest:
+        raise DigestMismatch(f"{path} has the digest {found}; expected {digest}, which is model.digest")
+    return entries

@@ -25,7 +25,7 @@ from sundog_runtime.errors import AccessDenied, DigestMismatch, LoadFailed, Mode
 from sundog_runtime.sources.archive import check_member_name
 from sundog_runtime.sources.download_limits import DownloadLimits
 from sundog_runtime.sources.file_digests import MAX_FILES
-from sundog_runtime.sources.http_session import WebSession, check_status, read_whole_body
+from sundog_runtime.sources.http_session import WebSession
 from sundog_runtime.sources.listing import ModelListing, RemoteObject, make_retrying
 from sundog_runtime.sources.uri import ArtefactUri, split_authority
 
@@ -47,11 +47,8 @@ async def list_artefact(uri: ArtefactUri, web: WebSession, limits: DownloadLimit
         with attempt:
             await access.renew(access.headers)
             url = base / "manifests" / uri.digest
-            async with web.get(
-                url, shown, {**access.headers, "Accept": ", ".join(MANIFEST_TYPES)}, allow_other_hosts=True
-            ) as response:
-                check_status(response, shown)
-                body = await read_whole_body(response, shown)
+            accepting = {**access.headers, "Accept": ", ".join(MANIFEST_TYPES)}
+            body, _ = await web.read_document(url, shown, accepting, allow_other_hosts=True)
     if (found := "sha256:" + hashlib.sha256(body).hexdigest()) != uri.digest:
         raise DigestMismatch(f"{shown}: the manifest that was sent has the digest {found}; expected {uri.digest}")
     layers = _layers(body, shown)
@@ -115,9 +112,7 @@ async def _authorization(uri: ArtefactUri, base: URL, web: WebSession, shown: st
         "scope": f"repository:{uri.repository}:pull",
         **({"service": wanted["service"]} if "service" in wanted else {}),
     }
-    async with web.get(realm.update_query(query), shown, login) as response:
-        check_status(response, shown)
-        body = await read_whole_body(response, shown)
+    body, _ = await web.read_document(realm.update_query(query), shown, login)
     try:
         answer = json.loads(body)
         return {"Authorization": f"Bearer {answer.get('token') or answer['access_token']}"}

@@ -27,17 +27,20 @@ from sundog_runtime.sources.listing import (
 DOWNLOAD_DIRECTORY = "download"
 JOURNAL_FILE = "journal"
 
-MakeRoom = Callable[[int], None]
+FreeSpace = Callable[[int], None]
 """Frees that many bytes if possible."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Part:
-    """Bytes `start` to before `end` of the object with that index; `end` is None if the size is unknown."""
+    """Bytes up to before `end` of the object with that index; `end` is None if the size is unknown.
+
+    `offset` is that of the next byte, first that of the part.
+    """
 
     index: int
     number: int
-    start: int
+    offset: int
     end: int | None
 
 
@@ -85,7 +88,7 @@ class Transfer:
         self._journal = DownloadJournal(directory / JOURNAL_FILE, self._identity)
         self.received = 0
 
-    async def run(self, make_room: MakeRoom) -> None:
+    async def run(self, free_space: FreeSpace) -> None:
         """Download all missing parts. Received parts stay on the disk for the next run. Raises a StartError."""
         check_object_paths(self._objects)
         check_total_size(self._objects, self._limits)
@@ -100,7 +103,7 @@ class Transfer:
         missing = [part for part in parts if (part.index, part.number) not in done]
         self._make_files()
         needed = sum(_length(part) for part in missing)
-        make_room(needed)
+        free_space(needed)
         check_disk_space(self._directory, needed)
         try:
             async with asyncio.timeout(self._limits.total_s):
@@ -158,42 +161,36 @@ class Transfer:
                 )
 
     async def _download_part(self, part: _Part) -> None:
-        remote, cursor = self._objects[part.index], _Cursor(part.start)
+        remote = self._objects[part.index]
         descriptor = os.open(self._file(part.index), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             async for attempt in make_retrying(self._limits):
                 with attempt:
                     if not remote.is_resumable:
-                        cursor.offset = 0
+                        part.offset = 0
                         os.ftruncate(descriptor, 0)
-                    await self._read(remote, descriptor, cursor, part.end)
+                    await self._read(remote, descriptor, part)
             await asyncio.to_thread(os.fdatasync, descriptor)
         finally:
             os.close(descriptor)
         if remote.is_resumable:
             self._journal.add(part.index, part.number)
 
-    async def _read(self, remote: RemoteObject, descriptor: int, cursor: "_Cursor", end: int | None) -> None:
-        """Read from the cursor on, and move the cursor with each written byte, even if an error follows."""
-        if cursor.offset == end:
+    async def _read(self, remote: RemoteObject, descriptor: int, part: _Part) -> None:
+        """Read the rest of a part. Its offset moves with each written byte, even if an error follows."""
+        end = part.end
+        if part.offset == end:
             return
         limit = self._limits.model_bytes - self._known if end is None else end
-        async with aclosing(remote.read(cursor.offset, end)) as chunks:
+        async with aclosing(remote.read(part.offset, end)) as chunks:
             async for chunk in chunks:
                 self.received += len(chunk)
-                if cursor.offset + len(chunk) > limit:
+                if part.offset + len(chunk) > limit:
                     raise _too_many_bytes(remote, end, self._limits)
-                _write_at(descriptor, chunk, cursor.offset)
-                cursor.offset += len(chunk)
-        if end is not None and cursor.offset < end:
-            raise TransientSourceError(f"{remote.path}: the store's answer ended {end - cursor.offset} bytes too early")
-
-
-@dataclass(slots=True)
-class _Cursor:
-    """The offset of the next byte."""
-
-    offset: int
+                _write_at(descriptor, chunk, part.offset)
+                part.offset += len(chunk)
+        if end is not None and part.offset < end:
+            raise TransientSourceError(f"{remote.path}: the store's answer ended {end - part.offset} bytes too early")
 
 
 def check_object_paths(objects: Sequence[RemoteObject]) -> None:
@@ -234,7 +231,7 @@ def _too_many_bytes(remote: RemoteObject, end: int | None, limits: DownloadLimit
 
 
 def _length(part: _Part) -> int:
-    return 0 if part.end is None else part.end - part.start
+    return 0 if part.end is None else part.end - part.offset
 
 
 def _write_at(descriptor: int, chunk: bytes, offset: int) -> None:

@@ -1,7 +1,7 @@
 """Export the counters of one replica through Ray's metrics agent of the node, for Prometheus.
 
 Ray's counters and histograms cost microseconds for every value, and a histogram takes one value at a time. So values are
-counted in the process (`metrics`), and their growth is exported every few seconds, as counters. A histogram becomes a
+counted in the process (`replica_metrics`), and their growth is exported every few seconds, as counters. A histogram becomes a
 counter `…_bucket` with the label `le`, cumulative as in Prometheus, and two more for `_sum` and `_count`.
 """
 
@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 from sundog_runtime.telemetry.logs import LOGGER_NAME
-from sundog_runtime.telemetry.metrics import DeviceUse, Histogram, ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import DeviceUse, Histogram, ReplicaMetrics
 
 EXPORT_INTERVAL_SECONDS = 5.0
 PREFIX = "sundog_runtime_"
@@ -59,26 +59,25 @@ class RayMetricsExporter:
     ) -> None:
         self._metrics = metrics
         self._tags = {"service": service, "revision": str(revision)}
-        self._make_counter = counter
-        self._counters: dict[str, Any] = {}
+        self._makers = {"counter": counter, "gauge": gauge}
+        self._made: dict[str, Any] = {}
         self._exported: dict[tuple[str, str], float] = {}
-        self._startup = gauge(
-            f"{PREFIX}startup_seconds", "Duration of a phase of the start.", tag_keys=(*_LABELS, "phase")
-        )
-        self._make_gauge = gauge
-        self._device_memory: Any = None
-        self._device_busy: Any = None
 
     def export(self, device: DeviceUse | None = None) -> None:
         """Export once. Values that did not grow are skipped. `device` is None if it is unknown or there is none."""
-        if device is not None:
-            self._export_device(device)
         for phase, seconds in self._metrics.startup.items():
-            self._startup.set(seconds, tags=self._tags | {"phase": phase})
+            self._set("startup_seconds", seconds, "phase", phase)
+        if device is not None:
+            self._set("device_memory_bytes", device.allocated_bytes, "state", "allocated")
+            self._set("device_memory_bytes", device.reserved_bytes, "state", "reserved")
+            self._set("device_memory_bytes", device.used_bytes, "state", "used")
+            self._set("device_memory_bytes", device.total_bytes, "state", "total")
+            if device.busy is not None:
+                self._set("device_busy_ratio", device.busy)
         for name, label, value, total in iterate_samples(self._metrics):
             grown = total - self._exported.get((name, value), 0.0)
             if grown > 0:
-                self._counter(name, label).inc(grown, tags=self._tags | ({label: value} if label else {}))
+                self._metric("counter", name, label).inc(grown, tags=self._tagged(label, value))
                 self._exported[name, value] = total
 
     async def export_forever(self) -> None:
@@ -92,38 +91,24 @@ class RayMetricsExporter:
                 # The replica serves without metrics too.
                 _logger.exception("metrics export failed")
 
-    def _export_device(self, device: DeviceUse) -> None:
-        if self._device_memory is None:
-            self._device_memory = self._make_gauge(
-                f"{PREFIX}device_memory_bytes", "Memory of the replica's accelerators.", tag_keys=(*_LABELS, "state")
-            )
-        memory = {
-            "allocated": device.allocated_bytes,
-            "reserved": device.reserved_bytes,
-            "used": device.used_bytes,
-            "total": device.total_bytes,
-        }
-        for state, size in memory.items():
-            self._device_memory.set(size, tags=self._tags | {"state": state})
-        if device.busy is None:
-            return
-        if self._device_busy is None:
-            self._device_busy = self._make_gauge(
-                f"{PREFIX}device_busy_ratio",
-                "Share of the time in which the replica's accelerators compute for any process, 0 to 1.",
-                tag_keys=_LABELS,
-            )
-        self._device_busy.set(device.busy, tags=self._tags)
+    def _set(self, name: str, number: float, label: str = "", value: str = "") -> None:
+        self._metric("gauge", name, label).set(number, tags=self._tagged(label, value))
 
-    def _counter(self, name: str, label: str) -> Any:
-        found = self._counters.get(name)
-        if found is None:
+    def _tagged(self, label: str, value: str) -> dict[str, str]:
+        return self._tags | ({label: value} if label else {})
+
+    def _metric(self, kind: str, name: str, label: str) -> Any:
+        """Return a metric of Ray, which is made at its first value."""
+        if name not in self._made:
             keys = (*_LABELS, label) if label else _LABELS
-            found = self._counters[name] = self._make_counter(f"{PREFIX}{name}", _TEXTS[name], tag_keys=keys)
-        return found
+            self._made[name] = self._makers[kind](f"{PREFIX}{name}", _TEXTS[name], tag_keys=keys)
+        return self._made[name]
 
 
 _TEXTS = {
+    "startup_seconds": "Duration of a phase of the start.",
+    "device_memory_bytes": "Memory of the replica's accelerators.",
+    "device_busy_ratio": "Share of the time in which the replica's accelerators compute for any process, 0 to 1.",
     "requests": "Requests by result: ok, the code of a problem, or ClientGone.",
     "requests_at_once": "Requests among them that were answered in the call that received them.",
 } | {

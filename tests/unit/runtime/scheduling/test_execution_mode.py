@@ -21,6 +21,7 @@ from sundog_runtime.scheduling.execution_mode import (
     QUICK_SECONDS,
     PassDurations,
     ThreadUsage,
+    is_small,
     read_thread_usage,
     thread_usage_reader,
     unpreempted_seconds,
@@ -28,7 +29,7 @@ from sundog_runtime.scheduling.execution_mode import (
 from sundog_runtime.scheduling.model_thread import ModelThread
 from sundog_runtime.scheduling.scheduler import Scheduler
 from sundog_runtime.signature import Signature
-from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import ReplicaMetrics
 
 ROW = np.zeros((1, 2), "float32")
 
@@ -191,3 +192,9 @@ async def test_without_usage_from_the_kernel_a_pass_counts_whole(machine: Machin
     machine.stolen = 0.3
     assert await passes(scheduler, machine, 2) == [True, False]
     thread.close()
+
+
+@pytest.mark.parametrize("one", ["a", b"a"])
+def test_a_text_or_a_file_is_small_by_its_length(one: Any) -> None:
+    assert is_small([one])
+    assert not is_small([one * 10_000])

@@ -12,11 +12,11 @@ import pytest
 from sundog_runtime.context import RequestContext, current, joined, parameters_of
 from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.formats.loaded_model import LoadedModel
-from sundog_runtime.scheduling.execution_mode import LONG_SECONDS, is_small
+from sundog_runtime.scheduling.execution_mode import LONG_SECONDS
 from sundog_runtime.scheduling.model_thread import STUCK_AFTER_SECONDS, ModelThread
 from sundog_runtime.scheduling.scheduler import STUCK_DEADLINE_FACTOR, Scheduler
 from sundog_runtime.signature import Signature
-from sundog_runtime.telemetry.metrics import ReplicaMetrics
+from sundog_runtime.telemetry.replica_metrics import ReplicaMetrics
 from sundog_runtime.tensors import TensorSpec
 from waiting import PATIENCE_S
 
@@ -204,12 +204,6 @@ async def test_requests_with_equal_parameters_are_batched(make: Callable[..., Sc
     assert [call[:, 0].tolist() for call in gate.calls] == [[0], [1, 2, 6], [3], [4, 5]]
 
 
-@pytest.mark.parametrize("one", ["a", b"a"])
-def test_a_text_or_a_file_is_small_by_its_length(one: Any) -> None:
-    assert is_small([one])
-    assert not is_small([one * 10_000])
-
-
 async def test_a_request_past_its_deadline_is_not_computed(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
@@ -326,7 +320,7 @@ async def test_a_pass_is_stuck_when_no_client_can_still_wait(make: Callable[...,
     gate, now = Gate(), [1000.0]
     scheduler = make(loaded(gate), clock=lambda: now[0])
     scheduler._thread._clock = lambda: now[0]
-    for deadline, patience in (
+    for deadline, limit_s in (
         (now[0] + 1, 60.0),
         (now[0] + 30, 30 * STUCK_DEADLINE_FACTOR),
         (float("inf"), STUCK_AFTER_SECONDS),
@@ -335,7 +329,7 @@ async def test_a_pass_is_stuck_when_no_client_can_still_wait(make: Callable[...,
         now[0] = 1000.0
         task = asyncio.create_task(scheduler.infer(rows(1), RequestContext(deadline=deadline)))
         await asyncio.to_thread(gate.began.wait)
-        now[0] += patience
+        now[0] += limit_s
         assert not scheduler.is_stuck
         now[0] += 1
         assert scheduler.is_stuck

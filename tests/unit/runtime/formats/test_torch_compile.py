@@ -15,15 +15,12 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from sundog_runtime.arguments import ModelArguments
-from sundog_runtime.errors import LoadFailed, LoadTimeout
-from sundog_runtime.formats import load_deadline
+from sundog_runtime.errors import LoadFailed
 from sundog_runtime.formats.load import load_model
-from sundog_runtime.formats.load_deadline import total_file_bytes
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.formats.torch_compile import make_compile_batches, persist_compiled_code
-from sundog_runtime.replica import Replica
 from sundog_runtime.signature import Signature
-from sundog_runtime.sources.open_model import ModelFiles, open_model
+from sundog_runtime.sources.open_model import open_model
 from sundog_runtime.tensors import TensorSpec
 
 DIRECTORY = "TORCHINDUCTOR_CACHE_DIR"
@@ -248,27 +245,3 @@ def test_images_are_kept_in_channels_last_order(tmp_path: Path, description: str
     image = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
     torch.testing.assert_close(model.predict(image), network(torch.from_numpy(image)).detach(), atol=1e-5, rtol=1e-4)
     assert model.module.seen is used
-
-
-async def test_a_load_that_does_not_end_has_a_deadline(
-    python_model: Callable[[str], Path], args: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(load_deadline, "BASE_LOAD_SECONDS", 0.2)
-    root = python_model(
-        "import time\nclass Predictor:\n"
-        "    def load(self, path, config):\n        while not (path / 'end').exists(): time.sleep(0.01)\n"
-        "    def predict(self, batch): return batch\n"
-    )
-    try:
-        with pytest.raises(LoadTimeout, match="loading did not end within 0 s"):
-            await Replica.start(args(root, "predictor:Predictor"))
-    finally:
-        (root / "end").touch()
-
-
-def test_the_size_of_a_model(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "a").write_bytes(bytes(3))
-    (tmp_path / "b").write_bytes(bytes(4))
-    assert total_file_bytes(ModelFiles(tmp_path)) >= 7
-    assert total_file_bytes(ModelFiles(tmp_path, "b")) == 4

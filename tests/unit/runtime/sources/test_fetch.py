@@ -1,14 +1,13 @@
 """The digest of a fetched model, whatever the store holds at its URI."""
 
 import hashlib
-import io
 import json
-import tarfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
+from model_stores import tar_of
 from sundog_runtime.errors import DigestMismatch
 from sundog_runtime.sources import fetch
 from sundog_runtime.sources.cache import ENTRY_FILE, ModelCache, cache_root
@@ -28,17 +27,7 @@ def remote(path: str, body: bytes, *, unpack: bool = False) -> RemoteObject:
     return RemoteObject(path, len(body), hashlib.sha256(body).hexdigest(), read, unpack=unpack)
 
 
-def archive_of(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, body in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(body)
-            tar.addfile(member, io.BytesIO(body))
-    return buffer.getvalue()
-
-
-ARCHIVE = archive_of({"predictor.py": b"good = True"})
+ARCHIVE = tar_of({"predictor.py": b"good = True"})
 DIGEST = "sha256:" + hashlib.sha256(ARCHIVE).hexdigest()
 OBJECT = ModelListing((remote("digits.tar.gz", ARCHIVE, unpack=True),), "digits.tar.gz")
 DIRECTORY = ModelListing((remote("predictor.py", b"evil = True"),))

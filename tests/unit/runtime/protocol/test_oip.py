@@ -1,7 +1,6 @@
 """Open Inference Protocol over REST, from bytes to bytes: every datatype, both ways, and refused requests."""
 
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -302,118 +301,63 @@ def refused(
 
 
 FOUR = np.arange(4, dtype=np.float32).tobytes()
-CASES: list[tuple[str, Callable[[], tuple[Any, bytes]], str, str]] = [
-    ("no such size", lambda: ({"inputs": [sent("float32", FOUR)]}, FOUR[:-1]), "WrongSize", "15 bytes are left"),
-    ("more bytes", lambda: ({"inputs": [sent("float32", FOUR)]}, FOUR + b"1"), "WrongSize", "1 bytes after"),
-    (
-        "size is not that of the shape",
-        lambda: ({"inputs": [sent("float32", FOUR, shape=[3, 2])]}, FOUR),
-        "WrongSize",
-        "16 bytes of data; its shape and datatype take 24",
-    ),
-    (
-        "overflow",
-        lambda: ({"inputs": [sent("float32", FOUR, shape=[2**62, 2])]}, FOUR),
-        "WrongSize",
-        "take more than",
-    ),
-    ("negative", lambda: ({"inputs": [sent("float32", FOUR, shape=[-2, 2])]}, FOUR), "WrongShape", "sizes"),
-    ("no shape", lambda: ({"inputs": [sent("float32", FOUR, shape=None)]}, FOUR), "WrongShape", "'x': shape is not"),
-    (
-        "nothing",
-        lambda: ({"inputs": [sent("float32", b"", shape=[2, 0])]}, b""),
-        "WrongShape",
-        "'x' has the shape [2, 0]",
-    ),
-    (
-        "a scalar",
-        lambda: ({"inputs": [sent("float32", FOUR[:4], shape=[])]}, FOUR[:4]),
-        "WrongShape",
-        "'x' has the shape []",
-    ),
-    (
-        "next to nothing",
-        lambda: ({"inputs": [sent("float32", b"", shape=[0, 2**21])]}, b""),
-        "WrongShape",
-        "'x': shape holds no values; its other sizes",
-    ),
-    (
-        "true as a size",
-        lambda: ({"inputs": [sent("float32", FOUR, parameters={"binary_data_size": True})]}, FOUR),
-        "WrongType",
-        "binary_data_size",
-    ),
-    (
-        "a negative size",
-        lambda: ({"inputs": [sent("float32", FOUR, parameters={"binary_data_size": -16})]}, FOUR),
-        "WrongType",
-        "binary_data_size",
-    ),
-    ("both", lambda: ({"inputs": [sent("float32", FOUR, data=[1])]}, FOUR), "WrongInputs", "both"),
-    (
-        "neither",
-        lambda: ({"inputs": [sent("float32", FOUR, parameters={})]}, b""),
-        "MissingInputs",
-        "neither",
-    ),
-    ("twice", lambda: ({"inputs": [sent("float32", FOUR)] * 2}, FOUR * 2), "WrongInputs", "twice"),
-    ("too many", lambda: ({"inputs": [sent("float32", FOUR)] * 1025}, b""), "TooManyTensors", "at most 1024"),
-    (
-        "an output twice",
-        lambda: ({"inputs": [sent("float32", FOUR)], "outputs": [{"name": "y"}] * 2}, FOUR),
-        "WrongOutputs",
-        "twice",
-    ),
-    (
-        "no such output",
-        lambda: ({"inputs": [sent("float32", FOUR)], "outputs": [{"name": "z"}]}, FOUR),
-        "UnknownOutput",
-        "'z'",
-    ),
-    (
-        "binary_data",
-        lambda: (
-            {"inputs": [sent("float32", FOUR)], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]},
-            FOUR,
-        ),
+ONE = sent("float32", FOUR)
+
+
+def parameters(**given: Any) -> dict[str, Any]:
+    return {"parameters": given}
+
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bytes, str, str]] = {
+    "no such size": ({}, {}, FOUR[:-1], "WrongSize", "15 bytes are left"),
+    "more bytes": ({}, {}, FOUR + b"1", "WrongSize", "1 bytes after"),
+    "not its shape's": ({"shape": [3, 2]}, {}, FOUR, "WrongSize", "16 bytes of data; its shape and datatype take 24"),
+    "overflow": ({"shape": [2**62, 2]}, {}, FOUR, "WrongSize", "take more than"),
+    "negative": ({"shape": [-2, 2]}, {}, FOUR, "WrongShape", "sizes"),
+    "no shape": ({"shape": None}, {}, FOUR, "WrongShape", "'x': shape is not"),
+    "nothing": ({"shape": [2, 0], **parameters(binary_data_size=0)}, {}, b"", "WrongShape", "'x' has the shape [2, 0]"),
+    "a scalar": ({"shape": [], **parameters(binary_data_size=4)}, {}, FOUR[:4], "WrongShape", "'x' has the shape []"),
+    "much next to nothing": ({"shape": [0, 2**21]}, {}, FOUR, "WrongShape", "'x': shape holds no values; its other"),
+    "true as a size": (parameters(binary_data_size=True), {}, FOUR, "WrongType", "binary_data_size"),
+    "a negative size": (parameters(binary_data_size=-16), {}, FOUR, "WrongType", "binary_data_size"),
+    "both": ({"data": [1]}, {}, FOUR, "WrongInputs", "both"),
+    "neither": (parameters(), {}, b"", "MissingInputs", "neither"),
+    "twice": ({}, {"inputs": [ONE] * 2}, FOUR * 2, "WrongInputs", "twice"),
+    "too many": ({}, {"inputs": [ONE] * 1025}, b"", "TooManyTensors", "at most 1024"),
+    "an output twice": ({}, {"outputs": [{"name": "y"}] * 2}, FOUR, "WrongOutputs", "twice"),
+    "no such output": ({}, {"outputs": [{"name": "z"}]}, FOUR, "UnknownOutput", "'z'"),
+    "binary_data": (
+        {},
+        {"outputs": [{"name": "y", **parameters(binary_data=1)}]},
+        FOUR,
         "WrongType",
         "binary_data is not true or false",
     ),
-    (
-        "binary_data_output",
-        lambda: ({"inputs": [sent("float32", FOUR)], "parameters": {"binary_data_output": "yes"}}, FOUR),
-        "WrongType",
-        "binary_data_output",
-    ),
-    (
-        "parameters",
-        lambda: ({"inputs": [sent("float32", FOUR)], "parameters": {"a": {}}}, FOUR),
-        "WrongType",
-        "parameters",
-    ),
-    (
-        "classification",
-        lambda: (
-            {"inputs": [sent("float32", FOUR)], "outputs": [{"name": "y", "parameters": {"classification": 2}}]},
-            FOUR,
-        ),
+    "binary_data_output": ({}, parameters(binary_data_output="yes"), FOUR, "WrongType", "binary_data_output"),
+    "parameters": ({}, parameters(a={}), FOUR, "WrongType", "parameters"),
+    "classification": (
+        {},
+        {"outputs": [{"name": "y", **parameters(classification=2)}]},
+        FOUR,
         "UnsupportedParameter",
         "'classification'",
     ),
-    (
-        "shared memory",
-        lambda: ({"inputs": [sent("float32", FOUR, parameters={"shared_memory_region": "a"})]}, b""),
+    "shared memory": (
+        parameters(shared_memory_region="a"),
+        {},
+        b"",
         "UnsupportedParameter",
         "'shared_memory_region'",
     ),
-    ("a field", lambda: ({"inputs": [sent("float32", FOUR, dada=1)]}, FOUR), "UnknownField", "'dada'"),
-]
+    "a field": ({"dada": 1}, {}, FOUR, "UnknownField", "'dada'"),
+}
+"""Changes of the one tensor and of the request, the bytes after the JSON, and the problem."""
 
 
-@pytest.mark.parametrize(("make", "code", "message"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_binary_requests_that_are_wrong(make: Callable[[], tuple[Any, bytes]], code: str, message: str) -> None:
-    document, tail = make()
-    body, headers = binary(document, tail)
+@pytest.mark.parametrize("name", CASES)
+def test_binary_requests_that_are_wrong(name: str) -> None:
+    tensor, request, tail, code, message = CASES[name]
+    body, headers = binary({"inputs": [ONE | tensor], **request}, tail)
     refused(echo("float32"), body, code, message, headers)
 
 

@@ -1,9 +1,7 @@
 """From files to a model in memory: which formats are detected, which are refused, and which code runs."""
 
-import io
 import logging
 import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,11 @@ from sundog_runtime.errors import (
     EntrypointMissing,
     FormatNotRecognised,
     LoadFailed,
-    ModelTooLarge,
     StartError,
 )
-from sundog_runtime.formats.detect import Content, detect_content
 from sundog_runtime.formats.load import describe_entrypoint, load_model
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.formats.model_code import ModelCode
-from sundog_runtime.formats.torch_module import default_dtypes, make_load_error
 from sundog_runtime.sources.file_digests import read_tree, tree_digest
 from sundog_runtime.sources.open_model import ModelFiles, open_model
 
@@ -261,15 +256,6 @@ def test_truncated_weights(torch_model: Path) -> None:
         load(torch_model)
 
 
-def test_out_of_memory_has_its_own_reason() -> None:
-    assert type(make_load_error("x", MemoryError())) is ModelTooLarge
-    assert (
-        type(make_load_error("x", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")))
-        is ModelTooLarge
-    )
-    assert type(make_load_error("x", RuntimeError("y"))) is LoadFailed
-
-
 def test_the_digest_covers_code_and_nothing_is_written(torch_model: Path) -> None:
     digest = tree_digest(read_tree(torch_model))
     load(torch_model, digest=digest)
@@ -282,41 +268,6 @@ def test_only_verified_code_runs_even_if_the_file_changes(torch_model: Path) -> 
     assert ModelCode(files).resolve("net:Net").__name__ == "Net"
     with pytest.raises(DigestMismatch, match=r"net\.py changed"):
         load_model(files, ModelArguments.model_validate({"uri": "file:///x", "entrypoint": "net:Net"}))
-
-
-def revision(root: Path, number: int) -> ModelCode:
-    """Create a revision whose modules have the same names as in every other, and import each other in all ways."""
-    (root / "parts").mkdir(parents=True)
-    (root / "helper.py").write_text(f"NUMBER = {number}\n")
-    (root / "parts" / "__init__.py").write_text("")
-    (root / "parts" / "deep.py").write_text("from . import sibling\nfrom helper import NUMBER\nVALUE = sibling.VALUE\n")
-    (root / "parts" / "sibling.py").write_text(f"VALUE = {number}\n")
-    (root / "net.py").write_text(
-        "import json, helper\nimport parts.deep\nimport parts.deep as deep\nfrom parts import sibling\n"
-        "def numbers():\n"
-        "    import helper as lazily\n    from parts.deep import NUMBER\n"
-        "    return {helper.NUMBER, parts.deep.VALUE, deep.NUMBER, sibling.VALUE, lazily.NUMBER, NUMBER}\n"
-    )
-    return ModelCode(ModelFiles(root))
-
-
-def test_two_revisions_with_modules_of_the_same_names(tmp_path: Path) -> None:
-    codes = [revision(tmp_path / str(number), number) for number in (1, 2)]
-    first, second = (code.resolve("net:numbers") for code in codes)
-    assert (first(), second(), first()) == ({1}, {2}, {1})
-    codes[0].close()
-    assert second() == {2}
-    with pytest.raises(ModuleNotFoundError):
-        first()
-
-
-def test_a_model_s_module_hides_an_installed_one_only_from_the_model(tmp_path: Path) -> None:
-    (tmp_path / "json.py").write_text("mine = True\n")
-    (tmp_path / "net.py").write_text("import json\nmine = json.mine\n")
-    assert ModelCode(ModelFiles(tmp_path)).resolve("net:mine") is True
-    import json
-
-    assert not hasattr(json, "mine")
 
 
 def test_an_installed_entrypoint(torch_model: Path) -> None:
@@ -383,75 +334,6 @@ def test_a_predictor_changed_while_it_loads(python_model: Callable[[str], Path])
     (root / "data").write_text("first")
     with pytest.raises(DigestMismatch, match="data changed while the model was loaded"):
         load(root, "predictor:Predictor", digest=tree_digest(read_tree(root)))
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (b"", Content.EMPTY),
-        (b"\x80\x04abc", Content.PICKLE),
-        (b"PK\x03\x04 broken", Content.ZIP),
-        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", Content.SAFETENSORS),
-        (b"\x02\x00\x00\x00\x00\x00\x00\x00{]", Content.OTHER),
-        (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", Content.OTHER),
-        (b"hello, this is text", Content.OTHER),
-    ],
-)
-def test_content(tmp_path: Path, content: bytes, found: Content) -> None:
-    (tmp_path / "x").write_bytes(content)
-    assert detect_content(tmp_path / "x") is found
-
-
-def test_a_real_torchscript_archive_is_not_taken_for_a_state_dict(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in ("m/data.pkl", "m/constants.pkl", "m/version"):
-            archive.writestr(name, b"")
-    (tmp_path / "m").write_bytes(buffer.getvalue())
-    assert detect_content(tmp_path / "m") is Content.TORCHSCRIPT
-
-
-def test_types_of_undeclared_numbers() -> None:
-    assert default_dtypes(torch.nn.Linear(2, 2)) == ("float32", "float32")
-    assert default_dtypes(torch.nn.Linear(2, 2).double()) == ("float64", "float64")
-    embedding = torch.nn.Sequential(torch.nn.Embedding(3, 2), torch.nn.Linear(2, 2))
-    assert default_dtypes(embedding) == ("float32", "int64")
-    assert default_dtypes(torch.nn.ReLU()) == ("float32", "float32")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("inputs: [", "is not YAML"),
-        ("inputs: &a []\noutputs: *a", "found a YAML alias"),
-        (
-            "format: torch\nentrypoint: a:b\nformat: auto",
-            "model.yaml: line 3: duplicate key 'format', first in line 1",
-        ),
-        ("config: {depth: 1, depth: 2}", "model.yaml: line 1: duplicate key 'depth', first in line 1"),
-        ("inputs: [{name: x, dtype: float31, shape: [1]}]", "inputs.0.dtype"),
-        ("inputs: [{name: x, dtype: float32, shape: 4}]", "inputs.0.shape"),
-        ("inputs: [{name: x, dtype: float32, shape: [-2]}]", "inputs.0.shape.0"),
-        ("surprise: 1", "surprise: unknown field; known are format, entrypoint, config"),
-        ("entrypont: net:Net", "model.yaml: entrypont: unknown field; did you mean entrypoint?"),
-        ("channels_last: true", "model.yaml: channels_last: unknown field; did you mean channelsLast?"),
-        ("compile: {enable: true}", "model.yaml: compile.enable: unknown field; did you mean enabled?"),
-        ("inputs: [{name: x, type: bool, shape: [1]}]", "inputs.0.type: unknown field; did you mean dtype?"),
-        ("dependencies: [scikit-learn]", "model.yaml: dependencies: unknown field; install packages in the image of"),
-        ("[1]", "valid dictionary"),
-        (
-            "inputs: [{name: x, dtype: bool, shape: [1]}, {name: x, dtype: bool, shape: [1]}]",
-            "two tensors with the same name",
-        ),
-        ("x: " + "y" * 70_000, "expected at most 65536"),
-    ],
-)
-def test_descriptions_that_are_wrong(torch_model: Path, text: str, message: str) -> None:
-    (torch_model / "model.yaml").write_text(text)
-    with pytest.raises(LoadFailed) as caught:
-        load(torch_model)
-    assert message in caught.value.message
-    assert "model.yaml" in caught.value.message
 
 
 def test_every_failure_is_a_start_error(torch_model: Path) -> None:

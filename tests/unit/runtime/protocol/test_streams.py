@@ -3,14 +3,13 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 
+from small_models import predictor
 from sundog_runtime.context import RequestContext
 from sundog_runtime.errors import Problem, WarmupFailed
 from sundog_runtime.protocol.messages import DecodedRequest, EncodedResponse
@@ -49,12 +48,8 @@ def log() -> list[Any]:
 
 
 @pytest.fixture
-async def stream(python_model: Callable[[str], Path], args: Any, serve: Any, log: list[Any]) -> Any:
-    async def start(code: str) -> httpx.AsyncClient:
-        client: httpx.AsyncClient = await serve(args(python_model(code), "predictor:Predictor", config={"log": log}))
-        return client
-
-    return start
+def stream(serve_predictor: Any, log: list[Any]) -> Any:
+    return partial(serve_predictor, config={"log": log})
 
 
 class Connection:
@@ -287,11 +282,11 @@ class Predictor:
 @pytest.mark.parametrize("place", ["the call", "the first item", "a later item", "the end"])
 @pytest.mark.parametrize(("timeout", "healthy", "unhealthy"), [("1", 60, 61), ("30", 100, 121)])
 async def test_a_stream_that_hangs_is_unhealthy_as_any_pass_is(
-    python_model: Callable[[str], Path], args: Any, serve: Any, place: str, timeout: str, healthy: int, unhealthy: int
+    serve_predictor: Any, place: str, timeout: str, healthy: int, unhealthy: int
 ) -> None:
     began, release, now = threading.Event(), threading.Event(), [0.0]
     config = {"place": place, "began": began, "release": release}
-    client = await serve(args(python_model(HANGING), "predictor:Predictor", config=config))
+    client = await serve_predictor(HANGING, config=config)
     replica = client.replica
     replica._thread._clock = lambda: now[0]
     headers = {"x-sundog-timeout-seconds": timeout}
@@ -310,20 +305,14 @@ async def test_a_stream_that_hangs_is_unhealthy_as_any_pass_is(
     await replica.check_health()
 
 
-EXITING = """
-import sys
-
-class Predictor:
-    def load(self, path, config):
-        pass
-
-    def predict(self, batch):
-        try:
-            yield 1
-            sys.exit(3)
-        finally:
-            sys.exit(3)
-"""
+EXITING = predictor(
+    """try:
+    yield 1
+    sys.exit(3)
+finally:
+    sys.exit(3)""",
+    imports="import sys",
+)
 
 
 @pytest.mark.parametrize("code", [EXITING, EXITING.replace("def predict", "async def predict")], ids=["sync", "async"])
@@ -423,20 +412,10 @@ class Predictor:
 
 
 async def test_streams_that_share_memory_of_the_model(stream: Any) -> None:
-    code = """
-import numpy as np
-
-class Predictor:
-    memory = np.zeros(1)
-
-    def load(self, path, config):
-        pass
-
-    def predict(self, batch):
-        for _ in range(20):
-            self.memory[:] = batch["mine"]
-            yield self.memory
-"""
+    shares = """for _ in range(20):
+    MEMORY[:] = batch["mine"]
+    yield MEMORY"""
+    code = predictor(shares, imports="import numpy as np\n\nMEMORY = np.zeros(1)")
     client = await stream(code)
     answers = await asyncio.gather(*(client.post("/", json={"inputs": {"mine": mine}}) for mine in range(4)))
     for mine, answer in enumerate(answers):

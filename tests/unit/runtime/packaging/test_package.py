@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,11 @@ import yaml
 from click.testing import CliRunner, Result
 from sklearn.datasets import load_digits
 
+from small_models import NET, predictor
 from sundog_runtime.shell.digest import digest
 from sundog_runtime.shell.package import package
 
-NET = """
-import torch
-
-class Net(torch.nn.Module):
-    def __init__(self, hidden=8):
-        super().__init__()
-        self.first = torch.nn.Linear(4, hidden)
-        self.second = torch.nn.Linear(hidden, 3)
-
-    def forward(self, x):
-        return self.second(torch.relu(self.first(x)))
-"""
+OF_NET = ("--entrypoint", "net:Net", "--weights", "weights.pt")
 namespace: dict[str, Any] = {}
 exec(NET, namespace)
 Net = namespace["Net"]
@@ -36,6 +25,13 @@ Net = namespace["Net"]
 
 def sundog(command: Any, *arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def packaged(*arguments: object) -> Result:
+    """Return the result of a `sundog package` that succeeds."""
+    done = sundog(package, *arguments)
+    assert done.exit_code == 0, done.output
+    return done
 
 
 @pytest.fixture
@@ -54,11 +50,8 @@ def written(root: Path) -> Any:
     return yaml.safe_load((root / "model.yaml").read_text())
 
 
-async def test_the_smallest_call(
-    workshop: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
-) -> None:
-    done = sundog(package, "model", "--entrypoint", "net:Net", "--weights", "weights.pt")
-    assert done.exit_code == 0, done.output
+async def test_the_smallest_call(workshop: Path, serve: Any, args: Any) -> None:
+    done = packaged("model", *OF_NET)
     root = workshop / "model"
     assert sorted(path.name for path in root.iterdir()) == ["model.safetensors", "model.yaml", "net.py"]
     assert written(root) == {
@@ -76,7 +69,7 @@ async def test_the_smallest_call(
 
 
 def test_it_can_be_run_again_and_changes_nothing(workshop: Path) -> None:
-    first = sundog(package, "model", "--entrypoint", "net:Net", "--weights", "weights.pt", "-o", "json")
+    first = sundog(package, "model", *OF_NET, "-o", "json")
     path = workshop / "model" / "model.yaml"
     path.write_text(f"# mine\n{path.read_text()}")
     again = sundog(package, "model", "-o", "json")
@@ -89,8 +82,7 @@ def test_it_can_be_run_again_and_changes_nothing(workshop: Path) -> None:
 
 
 def test_an_existing_model_directory_is_completed(workshop: Path) -> None:
-    done = sundog(package, ".", "--entrypoint", "net:Net", "--config", "hidden=8")
-    assert done.exit_code == 0, done.output
+    packaged(".", "--entrypoint", "net:Net", "--config", "hidden=8")
     assert not (workshop / "weights.pt").exists()
     assert written(workshop)["config"] == {"hidden": 8}
     assert (workshop / "model.safetensors").stat().st_mode & 0o777 == 0o644
@@ -118,7 +110,7 @@ def test_real_digits_by_example(workshop: Path) -> None:
 
 
 def test_declared_inputs_are_kept_and_tried(workshop: Path) -> None:
-    common = ("model", "--entrypoint", "net:Net", "--weights", "weights.pt")
+    common = ("model", *OF_NET)
     done = sundog(package, *common, "--input", "x:float32:-1,5")
     assert done.exit_code == 1
     assert "a prediction raised RuntimeError" in done.output
@@ -139,7 +131,7 @@ def test_declared_inputs_are_kept_and_tried(workshop: Path) -> None:
 def test_outputs_that_cannot_be_declared(workshop: Path, returned: str, message: str) -> None:
     forward = f"scores = self.second(torch.relu(self.first(x)))\n        return {returned}"
     (workshop / "net.py").write_text(NET.replace("return self.second(torch.relu(self.first(x)))", forward))
-    done = sundog(package, "model", "--entrypoint", "net:Net", "--weights", "weights.pt")
+    done = sundog(package, "model", *OF_NET)
     if message:
         assert (done.exit_code, done.output.count("\n")) == (1, 1)
         assert done.output.startswith(f"Error: LoadFailed: {message}")
@@ -160,46 +152,31 @@ def test_an_exported_program_needs_trust(workshop: Path) -> None:
 
 
 def test_other_weights_take_the_place_of_those_that_are_there(workshop: Path) -> None:
-    assert sundog(package, "model", "--entrypoint", "net:Net", "--weights", "weights.pt").exit_code == 0
+    packaged("model", *OF_NET)
     (workshop / "model" / "model.yaml").unlink()
     program = torch.export.export(Net().eval(), (torch.zeros(2, 4),), dynamic_shapes=({0: torch.export.Dim("b")},))
     torch.export.save(program, "net.pt2")
     refused = sundog(package, "model", "--weights", "net.pt2")
     assert "CodeNotTrusted" in refused.output
     assert (workshop / "model" / "model.safetensors").exists()
-    done = sundog(package, "model", "--weights", "net.pt2", "--trust-code")
-    assert done.exit_code == 0, done.output
+    packaged("model", "--weights", "net.pt2", "--trust-code")
     assert {path.name for path in (workshop / "model").iterdir()} == {"net.py", "net.pt2"}
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_a_predictor_that_streams(workshop: Path, kind: str) -> None:
-    (workshop / "words.py").write_text(
-        "class Predictor:\n    def load(self, path, config): pass\n"
-        "    def example(self): return ['a', 'b']\n"
-        f"    {kind} predict(self, batch):\n"
-        "        for word in batch: yield word\n"
-    )
-    done = sundog(package, "model", "--entrypoint", "words:Predictor")
-    assert done.exit_code == 0, done.output
+    (workshop / "words.py").write_text(predictor("for word in batch: yield word", kind=kind, example="['a', 'b']"))
+    done = packaged("model", "--entrypoint", "words:Predictor")
     assert "batchable   no: the model streams" in done.output
 
 
-PICTURES = """
-class Predictor:
-    def load(self, path, config):
-        pass
-    def predict(self, batch):
-        assert all(value for value in batch), "an empty file"
-        return {"length": [len(value) for value in batch], "turned": [value[::-1] for value in batch]}
-"""
+PICTURES = """assert all(value for value in batch), "an empty file"
+return {"length": [len(value) for value in batch], "turned": [value[::-1] for value in batch]}"""
 
 
 def test_a_predictor_of_bytes_is_described_by_its_example(workshop: Path) -> None:
-    example = "    def example(self):\n        return [b'\\xff\\0']\n"
-    (workshop / "pictures.py").write_text(PICTURES + example)
-    done = sundog(package, "pictures", "--entrypoint", "pictures:Predictor")
-    assert done.exit_code == 0, done.output
+    (workshop / "pictures.py").write_text(predictor(PICTURES, example="[b'\\xff\\0']"))
+    done = packaged("pictures", "--entrypoint", "pictures:Predictor")
     assert written(workshop / "pictures")["inputs"] == [{"name": "inputs", "dtype": "bytes", "shape": [-1]}]
     assert [(each["name"], each["dtype"], each["shape"]) for each in written(workshop / "pictures")["outputs"]] == [
         ("length", "int64", [-1]),
@@ -209,10 +186,9 @@ def test_a_predictor_of_bytes_is_described_by_its_example(workshop: Path) -> Non
 
 
 def test_missing_bytes_are_not_guessed(workshop: Path) -> None:
-    (workshop / "pictures.py").write_text(PICTURES)
+    (workshop / "pictures.py").write_text(predictor(PICTURES))
     arguments = ("pictures", "--entrypoint", "pictures:Predictor", "--input", "picture:bytes:-1")
-    done = sundog(package, *arguments)
-    assert done.exit_code == 0, done.output
+    done = packaged(*arguments)
     assert "not run" in done.output
     assert written(workshop / "pictures")["inputs"] == [{"name": "picture", "dtype": "bytes", "shape": [-1]}]
     assert "batchable   no: input 'picture' holds bytes values, which are not batched" in done.output
@@ -225,12 +201,10 @@ WHOLE = base64.b64encode(bytes(range(256))).decode()
     ("example", "lengths"), [([{"base64": WHOLE}, "é"], "[256, 2]"), ({"picture": ["four"]}, "[4]")]
 )
 def test_an_example_of_bytes_is_text_or_base64(workshop: Path, example: Any, lengths: str) -> None:
-    check = f"        assert [len(value) for value in batch] in ({lengths}, 2 * {lengths}), batch\n"
-    code = PICTURES.replace("        return", f"{check}        return")
-    (workshop / "pictures.py").write_text(code)
+    check = f"assert [len(value) for value in batch] in ({lengths}, 2 * {lengths}), batch"
+    (workshop / "pictures.py").write_text(predictor(f"{check}\n{PICTURES}"))
     arguments = ("pictures", "--entrypoint", "pictures:Predictor", "--input", "picture:bytes:-1", "-o", "json")
-    done = sundog(package, *arguments, "--example", json.dumps(example))
-    assert done.exit_code == 0, done.output
+    done = packaged(*arguments, "--example", json.dumps(example))
     report = json.loads(done.output)
     assert report["latencySeconds"] > 0
     assert report["batchable"] is False
@@ -248,7 +222,7 @@ def test_an_example_of_bytes_is_text_or_base64(workshop: Path, example: Any, len
     ],
 )
 def test_an_example_that_holds_no_bytes_is_refused(workshop: Path, example: Any, message: str) -> None:
-    (workshop / "pictures.py").write_text(PICTURES)
+    (workshop / "pictures.py").write_text(predictor(PICTURES))
     arguments = ("pictures", "--entrypoint", "pictures:Predictor", "--input", "picture:bytes:-1")
     done = sundog(package, *arguments, "--example", json.dumps(example))
     assert done.exit_code == 1
@@ -257,16 +231,12 @@ def test_an_example_that_holds_no_bytes_is_refused(workshop: Path, example: Any,
 
 def test_bytes_beside_an_array_are_given_by_name(workshop: Path) -> None:
     (workshop / "pictures.py").write_text(
-        "class Predictor:\n    def load(self, path, config): pass\n"
-        "    def predict(self, batch):\n"
-        "        assert batch['picture'] == [b'\\xff'] and batch['scale'].tolist() == [2.0]\n"
-        "        return batch['scale']\n"
+        predictor("assert batch['picture'] == [b'\\xff'] and batch['scale'].tolist() == [2.0]\nreturn batch['scale']")
     )
     inputs = ("--input", "picture:bytes:1", "--input", "scale:float32:1")
     example = {"picture": [{"base64": "/w=="}], "scale": [2]}
     arguments = ("pictures", "--entrypoint", "pictures:Predictor", *inputs)
-    done = sundog(package, *arguments, "--example", json.dumps(example))
-    assert done.exit_code == 0, done.output
+    packaged(*arguments, "--example", json.dumps(example))
 
 
 @pytest.mark.parametrize(
@@ -282,7 +252,7 @@ def test_no_message_names_the_folder_in_which_it_was_tried(workshop: Path, argum
 
 def test_an_error_in_the_users_own_file_names_that_file(workshop: Path) -> None:
     (workshop / "net.py").write_text("raise OSError(f'no licence beside {__file__}')\n")
-    done = sundog(package, "model", "--entrypoint", "net:Net", "--weights", "weights.pt")
+    done = sundog(package, "model", *OF_NET)
     assert done.exit_code == 1
     assert f"no licence beside {workshop / 'net.py'}" in " ".join(done.output.split())
 
@@ -347,15 +317,14 @@ def test_the_digest_of_a_file_is_its_hash(workshop: Path) -> None:
 
 
 def test_a_path_may_lead_up(workshop: Path) -> None:
-    done = sundog(package, "../workshop/model", "--entrypoint", "net:Net", "--weights", "weights.pt")
-    assert done.exit_code == 0, done.output
+    done = packaged("../workshop/model", *OF_NET)
     assert f"directory   {workshop}/model\n" in done.output
 
 
 def test_a_model_that_answers_nan_is_refused_in_one_line(workshop: Path) -> None:
     weights = {name: torch.full_like(value, float("nan")) for name, value in Net().state_dict().items()}
     torch.save(weights, workshop / "weights.pt")
-    done = sundog(package, "model", "--entrypoint", "net:Net", "--weights", "weights.pt")
+    done = sundog(package, "model", *OF_NET)
     assert done.exit_code == 1, done.output
     assert done.output.startswith("Error: LoadFailed: a prediction failed: ")
     assert not (workshop / "model").exists()

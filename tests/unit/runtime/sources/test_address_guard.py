@@ -1,10 +1,9 @@
-"""Where URIs may lead, and the limits of a download."""
+"""The addresses that URIs may lead to."""
 
 import pytest
 
 from sundog_runtime.errors import LoadFailed, SourceRefused
 from sundog_runtime.sources.address_guard import AddressGuard, read_guard
-from sundog_runtime.sources.download_limits import GIB, read_limits
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "2002:808:808::1"])
@@ -49,14 +48,3 @@ def test_names_and_networks_are_listed_between_commas() -> None:
     assert guard.is_listed("minio.models.svc")
     with pytest.raises(LoadFailed, match=r"'10\.0\.0\.1/8'; expected a host name, or a network"):
         read_guard({"SUNDOG_SOURCE_ALLOW_HOSTS": "10.0.0.1/8"})
-
-
-def test_limits_come_from_the_environment() -> None:
-    limits = read_limits({"SUNDOG_MODEL_MAX_BYTES": "5", "SUNDOG_SOURCE_MAX_SECONDS": "7"})
-    assert (limits.model_bytes, limits.total_s, limits.cache_bytes) == (5, 7, 200 * GIB)
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "1Gi", "²", " 1"])
-def test_limits_are_positive_whole_numbers(text: str) -> None:
-    with pytest.raises(LoadFailed, match="SUNDOG_CACHE_MAX_BYTES"):
-        read_limits({"SUNDOG_CACHE_MAX_BYTES": text})

@@ -1,10 +1,8 @@
 """The OpenAPI document of a model: valid, and its examples are answered."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from math import nextafter
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +12,7 @@ import orjson
 import pytest
 import schemathesis
 
+from small_models import predictor
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.protocol.oip import decode_oip
@@ -144,16 +143,7 @@ def test_406_is_explained_where_it_can_come() -> None:
     assert "405" in pieces["description"]
 
 
-BREAKS = """
-class Predictor:
-    def load(self, path, config):
-        pass
-
-    def predict(self, batch):
-        yield batch
-        yield batch
-        raise ValueError("out of order")
-"""
+BREAKS = predictor("yield batch\nyield batch\nraise ValueError('out of order')")
 DECLARED = """
 inputs: [{name: x, dtype: float32, shape: [-1, 4]}]
 outputs: [{name: y, dtype: float32, shape: [-1, 4]}]
@@ -161,11 +151,9 @@ outputs: [{name: y, dtype: float32, shape: [-1, 4]}]
 
 
 @pytest.fixture
-async def stream(python_model: Callable[[str], Path], args: Any, serve: Any) -> httpx.AsyncClient:
+async def stream(serve_predictor: Any) -> httpx.AsyncClient:
     """A replica whose streams break after two answers."""
-    root = python_model(BREAKS)
-    (root / "model.yaml").write_text(DECLARED)
-    client: httpx.AsyncClient = await serve(args(root, "predictor:Predictor", warmup={"requests": 0}))
+    client: httpx.AsyncClient = await serve_predictor(BREAKS, DECLARED, warmup={"requests": 0})
     return client
 
 

@@ -1,6 +1,5 @@
 """Archives that hold network and weights, torch.export and TorchScript, and refused ones."""
 
-import logging
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -79,12 +78,7 @@ SAVE = {"exported": lambda net, path: export(net, path, torch.zeros(2, 64)), "to
 @pytest.mark.parametrize("name", SAVE)
 @pytest.mark.parametrize("asked", ["auto", "itself"])
 async def test_an_archive_answers_as_its_network_does(
-    tmp_path: Path,
-    serve: Callable[..., Any],
-    args: Callable[..., dict[str, Any]],
-    digits: np.ndarray[Any, Any],
-    name: str,
-    asked: str,
+    tmp_path: Path, serve: Any, args: Any, digits: np.ndarray[Any, Any], name: str, asked: str
 ) -> None:
     network = Digits()
     SAVE[name](network, tmp_path / "digits.bin")
@@ -96,9 +90,7 @@ async def test_an_archive_answers_as_its_network_does(
     )
 
 
-async def test_a_program_declares_its_own_inputs(
-    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
-) -> None:
+async def test_a_program_declares_its_own_inputs(tmp_path: Path, serve: Any, args: Any) -> None:
     export(Digits(), tmp_path / "digits.pt2", torch.zeros(2, 64))
     client = await serve(args(tmp_path, "", trustCode=True))
     metadata = (await client.get("/v2/models/digits")).json()
@@ -114,7 +106,7 @@ async def test_a_program_declares_its_own_inputs(
     [("dict", ["scores", "shifted"]), ("tuple", ["output_0", "output_1"]), ("tensor", ["output"])],
 )
 async def test_several_inputs_and_outputs_have_names(
-    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]], kind: str, outputs: list[str]
+    tmp_path: Path, serve: Any, args: Any, kind: str, outputs: list[str]
 ) -> None:
     network = Two(kind)
     export(network, tmp_path / "two.pt2", torch.zeros(2, 4), torch.zeros(2))
@@ -142,9 +134,7 @@ def test_names_of_model_yaml_override_the_program_s(tmp_path: Path) -> None:
     assert list(answer) == ["x", "y"]
 
 
-async def test_a_program_of_half_precision(
-    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
-) -> None:
+async def test_a_program_of_half_precision(tmp_path: Path, serve: Any, args: Any) -> None:
     network = torch.nn.Linear(4, 3).bfloat16()
     export(network, tmp_path / "half.pt2", torch.zeros(2, 4, dtype=torch.bfloat16))
     client = await serve(args(tmp_path, "", trustCode=True))
@@ -177,9 +167,7 @@ def export_words(path: Path) -> Path:
     return path
 
 
-async def test_inputs_by_keyword_are_inputs_as_those_by_position(
-    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
-) -> None:
+async def test_inputs_by_keyword_are_inputs_as_those_by_position(tmp_path: Path, serve: Any, args: Any) -> None:
     program = torch.export.load(export_words(tmp_path / "words.pt2"))
     client = await serve(args(tmp_path, "", trustCode=True))
     metadata = (await client.get("/v2/models/digits")).json()
@@ -208,8 +196,8 @@ async def test_inputs_by_keyword_are_inputs_as_those_by_position(
 @pytest.mark.parametrize("protocol", ["plain", "open inference"])
 async def test_sizes_that_a_program_does_not_accept_are_the_client_s_error(
     tmp_path: Path,
-    serve: Callable[..., Any],
-    args: Callable[..., dict[str, Any]],
+    serve: Any,
+    args: Any,
     names: list[str],
     ids: tuple[int, ...],
     scale: tuple[int, ...],
@@ -288,13 +276,6 @@ def test_without_trust_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.Mon
         load(tmp_path, trustCode=False)
     assert caught.value.message.startswith("digits.bin is a ")
     assert "set spec.model.trustCode: true" in caught.value.message
-
-
-def test_auto_logs_the_archive(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    export(Digits(), tmp_path / "digits.txt", torch.zeros(2, 64))
-    with caplog.at_level(logging.INFO, "ray.serve.sundog"):
-        load(tmp_path)
-    assert f"format auto: found digits.txt, which is a torch.export archive in {tmp_path}" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from sundog_runtime.formats.sentence_transformers import SentenceEncoding
 from sundog_runtime.formats.transformers.generation import generate_tokens
 from sundog_runtime.formats.transformers.model import TransformersModel, TransformersSettings
 from sundog_runtime.sources.open_model import open_model
-from sundog_runtime.telemetry.metrics import DeviceUse
+from sundog_runtime.telemetry.replica_metrics import DeviceUse
 
 X = np.ones((2, 4), np.float32)
 ON_DEVICE = """
@@ -192,10 +192,7 @@ def test_a_fraction_limits_the_memory_that_torch_allocates(
 
 
 async def test_a_replica_with_a_fraction_limits_memory_before_its_model_loads(
-    python_model: Callable[[str], Path],
-    args: Callable[..., dict[str, Any]],
-    serve: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
+    python_model: Callable[[str], Path], args: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda = Cuda(available=True)
     monkeypatch.setattr(torch.cuda, "is_available", cuda.is_available)
@@ -216,7 +213,7 @@ async def test_a_replica_with_a_fraction_limits_memory_before_its_model_loads(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device here")
 async def test_a_replica_that_was_promised_a_device_does_not_start_without(
-    torch_model: Path, args: Callable[..., dict[str, Any]], serve: Callable[..., Any]
+    torch_model: Path, args: Any, serve: Any
 ) -> None:
     with pytest.raises(LoadFailed, match="sees no device"):
         await serve({**args(torch_model), "gpu": {"count": 1, "vendor": "nvidia"}})
@@ -267,33 +264,24 @@ class LosingStreams:
             yield step
 
 
-def test_a_device_that_is_lost_in_a_stream_is_noticed() -> None:
+@pytest.mark.parametrize("kind", ["steps", "items"], ids=["sync", "async"])
+async def test_a_device_that_is_lost_in_a_stream_is_noticed(kind: str) -> None:
     model = LosingStreams()
-    predict = model.watch.wrap(model.steps)
+    predict = model.watch.wrap(getattr(model, kind))
     abandoned = predict(None)
-    assert next(abandoned) == 1
-    abandoned.close()
+    if kind == "steps":
+        assert next(abandoned) == 1
+        abandoned.close()
+    else:
+        assert await anext(abandoned) == 1
+        await abandoned.aclose()
     assert (model.closed, model.watch.lost_reason) == (1, "")
     with pytest.raises(torch.AcceleratorError):
-        list(predict(None))
+        list(predict(None)) if kind == "steps" else [item async for item in predict(None)]
     assert model.watch.lost_reason.startswith("CUDA error")
 
 
-async def test_a_device_that_is_lost_in_an_asynchronous_stream_is_noticed() -> None:
-    model = LosingStreams()
-    predict = model.watch.wrap(model.items)
-    abandoned = predict(None)
-    assert await anext(abandoned) == 1
-    await abandoned.aclose()
-    assert (model.closed, model.watch.lost_reason) == (1, "")
-    with pytest.raises(torch.AcceleratorError):
-        [item async for item in predict(None)]
-    assert model.watch.lost_reason.startswith("CUDA error")
-
-
-async def test_a_replica_whose_device_is_lost_is_unhealthy(
-    torch_model: Path, args: Callable[..., dict[str, Any]], serve: Callable[..., Any]
-) -> None:
+async def test_a_replica_whose_device_is_lost_is_unhealthy(torch_model: Path, args: Any, serve: Any) -> None:
     replica = (await serve(args(torch_model))).replica
     await replica.check_health()
     object.__setattr__(replica._model, "lost_reason", lambda: "device-side assert")
@@ -301,7 +289,7 @@ async def test_a_replica_whose_device_is_lost_is_unhealthy(
         await replica.check_health()
 
 
-def test_arguments_without_devices_mean_none(args: Callable[..., dict[str, Any]]) -> None:
+def test_arguments_without_devices_mean_none(args: Any) -> None:
     assert parse_arguments(args(Path("/x"))).gpu.count == 0
 
 

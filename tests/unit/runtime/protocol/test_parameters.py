@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from small_models import predictor
 from sundog_runtime.context import NO_PARAMETERS, RequestContext, parameters, parameters_of, working_on
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.loaded_model import LoadedModel
@@ -193,22 +194,15 @@ async def test_by_the_protocol_and_by_the_input(client: httpx.AsyncClient) -> No
     assert answer.json()["outputs"][0]["data"] == [10, 20]
 
 
-FAILS = """
-import logging
-from sundog_runtime.context import current
-
-class Predictor:
-    def load(self, path, config): pass
-    def predict(self, batch):
-        logging.getLogger("ray.serve.sundog").warning("predicts for %s", current().request_id)
-        raise ValueError("of the model")
-"""
+FAILS = predictor(
+    """logging.getLogger("ray.serve.sundog").warning("predicts for %s", current().request_id)
+raise ValueError("of the model")""",
+    imports="import logging\nfrom sundog_runtime.context import current",
+)
 
 
-async def test_the_model_and_the_log_name_one_request(
-    python_model: Callable[[str], Path], args: Any, serve: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    client = await serve(args(python_model(FAILS), "predictor:Predictor"))
+async def test_the_model_and_the_log_name_one_request(serve_predictor: Any, caplog: pytest.LogCaptureFixture) -> None:
+    client = await serve_predictor(FAILS)
     with caplog.at_level(logging.WARNING, "ray.serve.sundog"):
         answer = await client.post("/", json={"inputs": [1], "parameters": {"a": 1}})
     found = answer.json()["requestId"]
@@ -216,21 +210,13 @@ async def test_the_model_and_the_log_name_one_request(
     assert f"request {found}: the model raised" in caplog.text
 
 
-STREAMS = """
-from sundog_runtime.context import parameters
-
-class Predictor:
-    def load(self, path, config): pass
-    {kind} predict(self, batch):
-        for _ in range(parameters().request["count"]):
-            yield [parameters().request["count"]]
-"""
+STREAMS = """for _ in range(parameters().request["count"]):
+    yield [parameters().request["count"]]"""
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-async def test_streams_see_their_parameters_at_every_item(
-    python_model: Callable[[str], Path], args: Any, serve: Any, kind: str
-) -> None:
-    client = await serve(args(python_model(STREAMS.format(kind=kind)), "predictor:Predictor"))
+async def test_streams_see_their_parameters_at_every_item(serve_predictor: Any, kind: str) -> None:
+    imports = "from sundog_runtime.context import parameters"
+    client = await serve_predictor(predictor(STREAMS, kind=kind, imports=imports))
     answer = await client.post("/", json={"inputs": [1], "parameters": {"count": 3}})
     assert answer.text.splitlines() == ['{"outputs":[3]}'] * 3

@@ -77,9 +77,7 @@ def load(root: Path, **model: Any) -> LoadedModel:
     return load_model(open_model(spec.uri, spec.digest), spec)
 
 
-async def test_texts_are_classified(
-    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
-) -> None:
+async def test_texts_are_classified(tmp_path: Path, serve: Any, args: Any) -> None:
     network, words = bert(), tokenizer()
     client = await serve(args(save(tmp_path, network, words), ""))
     texts = ["good film", "a bad bad film"]
@@ -93,9 +91,7 @@ async def test_texts_are_classified(
     assert outputs["labels"] == [("NEG", "POS")[index] for index in probable.indices]
 
 
-async def test_texts_by_the_open_inference_protocol(
-    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
-) -> None:
+async def test_texts_by_the_open_inference_protocol(tmp_path: Path, serve: Any, args: Any) -> None:
     client = await serve(args(save(tmp_path, bert(), tokenizer()), ""))
     metadata = (await client.get("/v2/models/digits")).json()
     assert metadata["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
@@ -109,9 +105,7 @@ async def test_texts_by_the_open_inference_protocol(
     ]
 
 
-async def test_tokens_where_there_is_no_tokenizer(
-    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
-) -> None:
+async def test_tokens_where_there_is_no_tokenizer(tmp_path: Path, serve: Any, args: Any) -> None:
     network = bert()
     client = await serve(args(save(tmp_path, network), ""))
     ids = [[2, 4, 6, 3]]
@@ -124,7 +118,7 @@ async def test_tokens_where_there_is_no_tokenizer(
     [([[2, 8]], "a value outside of 0 to 7"), ([[-1]], "a value outside of 0 to 7"), ([[2] * 13], "at most 12")],
 )
 async def test_tokens_outside_of_the_network_s_limits_are_refused(
-    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]], ids: list[list[int]], message: str
+    tmp_path: Path, serve: Any, args: Any, ids: list[list[int]], message: str
 ) -> None:
     client = await serve(args(save(tmp_path, bert()), ""))
     answer = await client.post("/", json={"inputs": ids})
@@ -146,7 +140,7 @@ def test_indexes_beyond_a_table_are_refused(tmp_path: Path, name: str, limit: in
     assert (caught.value.status, caught.value.code) == (400, "OutOfRange")
 
 
-def test_tokens_beyond_the_positions_of_a_network_that_counts_them_from_after_padding(tmp_path: Path) -> None:
+def test_tokens_beyond_the_positions_that_are_counted_from_after_padding(tmp_path: Path) -> None:
     config = RobertaConfig(vocab_size=8, max_position_embeddings=12, pad_token_id=1, **SMALL)
     model = load(save(tmp_path, RobertaModel(config)))
     model.predict(np.full((1, 10), 5))

@@ -1,6 +1,5 @@
 """All kinds of a predictor's `predict`, and the facts that the batcher and the streamer get."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from small_models import predictor
 from sundog_runtime.arguments import ModelArguments
 from sundog_runtime.formats.load import load_model
-from sundog_runtime.formats.load_deadline import BASE_LOAD_SECONDS, load_deadline_s, total_file_bytes
 from sundog_runtime.formats.loaded_model import LoadedModel
-from sundog_runtime.formats.to_tensors import to_tensor
 from sundog_runtime.signature import Signature, is_batchable
-from sundog_runtime.sources.open_model import ModelFiles, open_model
+from sundog_runtime.sources.open_model import open_model
 from sundog_runtime.tensors import TensorSpec
 
 STREAM = """
@@ -78,20 +76,13 @@ def test_a_stream_that_is_left_lets_the_model_clean_up(python_model: Callable[[s
 
 
 async def test_an_async_generator_is_left_to_the_event_loop(python_model: Callable[[str], Path]) -> None:
-    code = (
-        "class Predictor:\n    def load(self, path, config): pass\n"
-        "    async def predict(self, batch):\n        for word in batch:\n            yield word\n"
-    )
-    model = load(python_model(code))
+    model = load(python_model(predictor("for word in batch:\n    yield word", kind="async def")))
     assert model.is_streaming
     assert [item async for item in model.predict(["a", "b"])] == ["a", "b"]
 
 
 def test_an_async_predict_is_run_to_its_end(python_model: Callable[[str], Path]) -> None:
-    code = (
-        "import asyncio\nclass Predictor:\n    def load(self, path, config): pass\n"
-        "    async def predict(self, batch):\n        await asyncio.sleep(0)\n        return batch * 2\n"
-    )
+    code = predictor("await asyncio.sleep(0)\nreturn batch * 2", kind="async def", imports="import asyncio")
     model = load(python_model(code))
     assert not model.is_streaming
     assert model.predict(np.array([1, 2])).tolist() == [2, 4]
@@ -124,51 +115,3 @@ def test_batchable_in_model_yaml(torch_model: Path) -> None:
     assert load_model(open_model(model.uri, ""), model).is_batchable
     (torch_model / "model.yaml").write_text("batchable: false\n")
     assert not load_model(open_model(model.uri, ""), model).is_batchable
-
-
-@pytest.mark.parametrize("values", [64, 100_000])
-def test_a_request_s_bytes_become_a_tensor_without_a_warning(values: int) -> None:
-    body = np.arange(values, dtype=np.float32).tobytes()
-    array = np.frombuffer(body, np.float32)
-    assert not array.flags.writeable
-    assert to_tensor(array).tolist() == array.tolist()
-
-
-def test_a_large_array_is_not_copied() -> None:
-    array = np.frombuffer(bytes(40_000), np.float32).reshape(100, 100)
-    assert to_tensor(array).data_ptr() == array.__array_interface__["data"][0]
-
-
-def test_byte_strings_that_the_interpreter_shares_are_not_written_to() -> None:
-    shared = bytes([7])
-    to_tensor(np.frombuffer(shared, np.uint8)).fill_(9)
-    assert bytes([7])[0] == 7
-
-
-def test_values_that_are_not_numeric_arrays_are_unchanged() -> None:
-    assert to_tensor(["a"]) == ["a"]
-    texts = np.array(["a"], dtype=object)
-    assert to_tensor(texts) is texts
-
-
-def test_files_that_vanish_during_the_measurement_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    going = tmp_path / "model" / "going"
-    going.mkdir(parents=True)
-    (going / "weights").write_bytes(b"123")
-    (going.parent / "weights").write_bytes(b"12345")
-    whole = total_file_bytes(ModelFiles(going.parent))
-    scandir = os.scandir
-
-    def removing(path: Any = ".") -> Any:
-        if str(path) == str(going) and going.exists():
-            going.rename(tmp_path / "gone")
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", removing)
-    assert 0 < total_file_bytes(ModelFiles(going.parent)) < whole
-    assert (tmp_path / "gone").exists()
-
-
-def test_a_large_model_has_longer_to_load() -> None:
-    assert load_deadline_s(0) == BASE_LOAD_SECONDS
-    assert load_deadline_s(20_000_000_000) == BASE_LOAD_SECONDS + 1000

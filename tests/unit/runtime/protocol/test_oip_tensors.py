@@ -1,7 +1,6 @@
 """Tensors without values and without dimensions, in all encodings of the Open Inference Protocol."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,6 +8,7 @@ import numpy as np
 import orjson
 import pytest
 
+from small_models import predictor
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.loaded_model import LoadedModel
 from sundog_runtime.protocol.binary_tensors import encode_raw
@@ -130,7 +130,7 @@ def test_a_list_that_a_model_has_filled_is_answered_as_it_is() -> None:
     assert answer(model, numbers, numbers.batch) == ("INT64", [2], [1, 2])
 
 
-def test_an_empty_list_of_strings_may_be_answered_as_declared_numbers_and_in_plain_json() -> None:
+def test_an_empty_list_of_strings_is_answered_as_declared_or_in_plain_json() -> None:
     outputs = (TensorSpec("y", "float32", (-1, 2)),)
     model = LoadedModel("python", "", lambda batch: batch, Signature((), outputs))
     query = by_json(model, "BYTES", [0], [])
@@ -260,33 +260,19 @@ def test_some_models_never_get_empty_inputs(decode: Decode) -> None:
     assert caught.value.detail == "input 'x' has the size 0 in dimension 0; expected at least 1"
 
 
-MEANS = """
-import httpx
-import numpy as np
-
-class Predictor:
-    def load(self, path, config): pass
-
-    def predict(self, batch):
-        if batch.ndim == 1:
-            raise RuntimeError("no batch")
-        with np.errstate(all="ignore"):
-            return batch.sum(axis=0) / len(batch)
-"""
-STREAMS = """
-class Predictor:
-    def load(self, path, config): pass
-
-    def predict(self, batch):
-        yield batch.max()
-"""
+MEANS = predictor(
+    """if batch.ndim == 1:
+    raise RuntimeError("no batch")
+with np.errstate(all="ignore"):
+    return batch.sum(axis=0) / len(batch)""",
+    imports="import numpy as np",
+)
+STREAMS = predictor("yield batch.max()")
 
 
 @pytest.mark.parametrize("code", [MEANS, STREAMS], ids=["answers", "streams"])
-async def test_a_failure_on_an_empty_input_is_the_client_s_error(
-    python_model: Callable[[str], Path], args: Callable[..., Any], serve: Callable[..., Any], code: str
-) -> None:
-    client = await serve(args(python_model(code), "predictor:Predictor"))
+async def test_a_failure_on_an_empty_input_is_the_client_s_error(serve_predictor: Any, code: str) -> None:
+    client = await serve_predictor(code)
 
     async def ask(shape: list[int], data: list[float]) -> httpx.Response:
         tensor = {"name": "x", "datatype": "FP32", "shape": shape, "data": data}

@@ -6,6 +6,7 @@ from unittest.mock import Mock
 import grpc
 import pytest
 
+from grpc_contexts import RecordedStatus
 from sundog_runtime.errors import Problem
 from sundog_runtime.protocol.grpc_app import GrpcApp, _is_local
 from sundog_runtime.protocol.grpc_service import add_to_server
@@ -32,26 +33,16 @@ def test_callers_on_this_machine(peer: str, local: bool) -> None:
     assert _is_local(peer) == local
 
 
-class Context:
+class Context(RecordedStatus):
     def __init__(self, peer: str = "ipv4:192.0.2.2:1", metadata: Any = ()) -> None:
+        super().__init__()
         self._peer, self._metadata = peer, list(metadata)
-        self.code: Any = grpc.StatusCode.OK
-        self.details, self.trailers = "", []
 
     def invocation_metadata(self) -> Any:
         return self._metadata
 
     def peer(self) -> str:
         return self._peer
-
-    def set_code(self, code: Any) -> None:
-        self.code = code
-
-    def set_details(self, details: str) -> None:
-        self.details = details
-
-    def set_trailing_metadata(self, trailers: Any) -> None:
-        self.trailers = trailers
 
 
 class Counted:

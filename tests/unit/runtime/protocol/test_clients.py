@@ -24,6 +24,7 @@ from open_inference.openapi.types import InferenceRequest, RequestInput
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
+from grpc_contexts import RecordedStatus
 from sundog_runtime.protocol.grpc_service import INFERENCE_SERVICE, GrpcMethods, add_to_server
 from sundog_runtime.protocol.inference_pb2 import HealthCheckRequest, HealthCheckResponse
 from sundog_runtime.replica import Replica
@@ -43,8 +44,8 @@ class Predictor:
             raise RuntimeError("a secret of the model")
         if isinstance(batch, dict) and "wait" in batch:
             __import__("time").sleep(float(batch["wait"][0]))
-        if isinstance(batch, dict) and "told" in batch:
-            return {"told": [json.dumps(dict(parameters().request))]}
+        if isinstance(batch, dict) and "given" in batch:
+            return {"given": [json.dumps(dict(parameters().request))]}
         return batch
 """
 
@@ -84,27 +85,18 @@ class Deployed(GrpcMethods):
         return self.replica.grpc
 
 
-class ContextOfServe:
+class ContextOfServe(RecordedStatus):
     """Serve's context of a call."""
 
     def __init__(self, context: grpc.aio.ServicerContext) -> None:
+        super().__init__()
         self.context = context
-        self.code, self.details, self.trailers = grpc.StatusCode.OK, "", list[tuple[str, str]]()
 
     def invocation_metadata(self) -> Any:
         return self.context.invocation_metadata()
 
     def peer(self) -> str:
         return self.context.peer()
-
-    def set_code(self, code: Any) -> None:
-        self.code = code
-
-    def set_details(self, details: str) -> None:
-        self.details = details
-
-    def set_trailing_metadata(self, trailers: Any) -> None:
-        self.trailers = trailers
 
 
 class AsServeCalls:
@@ -171,26 +163,24 @@ class Served:
         assert not self._thread.is_alive()
 
 
+def serving(root: Path, service: str, code: str, declared: str = "") -> Served:
+    (root / "predictor.py").write_text(code)
+    (root / "model.yaml").write_text(declared)
+    model = {"uri": f"file://{root}", "entrypoint": "predictor:Predictor"}
+    return Served({"version": 1, "namespace": "vision", "service": service, "revision": 8, "model": model})
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Return a predictor that returns its input."""
-    root = tmp_path_factory.mktemp("echo")
-    (root / "predictor.py").write_text(ECHO)
-    model = {"uri": f"file://{root}", "entrypoint": "predictor:Predictor"}
-    args = {"version": 1, "namespace": "vision", "service": "echo", "revision": 8, "model": model}
-    with Served(args) as found:
+    with serving(tmp_path_factory.mktemp("echo"), "echo", ECHO) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Return a predictor of picture files."""
-    root = tmp_path_factory.mktemp("gallery")
-    (root / "predictor.py").write_text(PICTURES)
-    (root / "model.yaml").write_text(DECLARED)
-    model = {"uri": f"file://{root}", "entrypoint": "predictor:Predictor"}
-    args = {"version": 1, "namespace": "vision", "service": "gallery", "revision": 8, "model": model}
-    with Served(args) as found:
+    with serving(tmp_path_factory.mktemp("gallery"), "gallery", PICTURES, DECLARED) as found:
         yield found
 
 
@@ -331,12 +321,12 @@ PARAMETERS = {"language": "de", "seed": 7, "temperature": 0.5, "verbose": True}
 def test_tritonclient_s_own_parameters_reach_the_model(served: Served, kind: Any) -> None:
     authority = served.http if kind is tritonclient.http else served.grpc
     tensors = []
-    for name in ("told", "x"):
+    for name in ("given", "x"):
         tensors.append(kind.InferInput(name, [1], "FP32"))
         tensors[-1].set_data_from_numpy(np.zeros(1, np.float32))
     with kind.InferenceServerClient(authority) as client:
         result = client.infer("echo", tensors, parameters=PARAMETERS, timeout=3)
-        assert json.loads(result.as_numpy("told")[0]) == PARAMETERS | {"timeout": 3}
+        assert json.loads(result.as_numpy("given")[0]) == PARAMETERS | {"timeout": 3}
 
 
 def picture(width: int, height: int) -> bytes:
