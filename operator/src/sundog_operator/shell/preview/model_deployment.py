@@ -57,7 +57,7 @@ class Preview:
     Attributes:
         revision: revision of the manifest; None for a refused manifest and for an Experiment.
         lines: changes in order.
-        problems: reasons of a refusal.
+        problems: reasons of a refusal, and why no replica of a local model can start.
     """
 
     name: str

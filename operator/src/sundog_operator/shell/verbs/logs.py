@@ -52,7 +52,7 @@ class _PodLog:
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="Print at most this many lines of each replica.",
+    help="Print at most this many records of each replica. A record is a line of the log, with its traceback.",
 )
 @with_server
 async def logs(server: ServerConnection, name: str, revision: int | None, follow: bool, tail: int) -> None:
