@@ -31,22 +31,6 @@ from sundog_operator.core.rollout import (
 from sundog_operator.core.rollout.default_plan import tested_guardrails
 from sundog_operator.core.stats import guardrail_comparison
 from sundog_operator.ports import Object
-from sundog_operator.shell.describe_experiment import (
-    WINNERS_CURSE,
-    describe_win,
-    find_end,
-    find_one_sided_note,
-    list_dependent_events,
-)
-from sundog_operator.shell.layout import format_span
-from sundog_operator.shell.plan_text import (
-    baseline_arm,
-    describe_attempts,
-    describe_end_conditions,
-    describe_guardrail_limit,
-    describe_outcome_goal,
-    planned_outcomes,
-)
 from sundog_operator.shell.report import outcome_history
 from sundog_operator.shell.report.metrics import (
     make_guardrail_metric,
@@ -62,6 +46,22 @@ from sundog_operator.shell.report.model import (
     ReportArm,
     ReportLane,
     ReportPoint,
+)
+from sundog_operator.shell.view.experiment import (
+    WINNERS_CURSE,
+    describe_win,
+    find_end,
+    find_one_sided_note,
+    list_dependent_events,
+)
+from sundog_operator.shell.view.layout import format_span
+from sundog_operator.shell.view.plan_facts import (
+    baseline_arm,
+    describe_attempts,
+    describe_end_conditions,
+    describe_guardrail_limit,
+    describe_outcome_goal,
+    planned_outcomes,
 )
 
 _HEADINGS: Final = {

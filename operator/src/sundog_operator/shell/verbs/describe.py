@@ -15,18 +15,18 @@ from sundog_operator.core.ray import groups
 from sundog_operator.errors import Forbidden
 from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, POD, Object, Ref
 from sundog_operator.shell import kinds
-from sundog_operator.shell.describe import (
+from sundog_operator.shell.live_counts import add_live_counts
+from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, TEXT_OUTPUT_OPTION, print_document, print_rich
+from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
+from sundog_operator.shell.verbs.get import get_object
+from sundog_operator.shell.view.experiment import describe_experiment
+from sundog_operator.shell.view.model_deployment import (
     DeploymentDetails,
     describe_model_deployment,
     find_wait_reason,
     newest_rollout_revision,
 )
-from sundog_operator.shell.describe_experiment import describe_experiment
-from sundog_operator.shell.live_counts import add_live_counts
-from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, TEXT_OUTPUT_OPTION, print_document, print_rich
-from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
-from sundog_operator.shell.verbs.get import get_object
-from sundog_operator.shell.waiting_pods import describe_waiting_pods
+from sundog_operator.shell.view.waiting_pods import describe_waiting_pods
 
 _MAX_EVENTS: Final = 12
 

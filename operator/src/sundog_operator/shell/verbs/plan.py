@@ -139,7 +139,7 @@ async def plan(server: ServerConnection, files: Sequence[Path], output: str) -> 
         outcome = f"error: {document.source}" if dry_run.problems else f"skipped: {document.source}"
         reason = "; ".join(dry_run.problems) or dry_run.note or "Secrets are not previewed"
         click.echo(f"{outcome}: {document.ref}: {reason}", err=True)
-    refused = any(each.problems for each in (*previews, *(dry_run for _, dry_run in secrets)))
+    refused = any(each.problems for each in previews) or any(dry_run.problems for _, dry_run in secrets)
     return ExitCode.REFUSED if refused or has_mistake else ExitCode.OK
 
 

@@ -24,7 +24,7 @@ from sundog_operator.core.rollout import (
 )
 from sundog_operator.core.rollout.shadow_comparison import SHADOW
 from sundog_operator.ports import Object
-from sundog_operator.shell.layout import (
+from sundog_operator.shell.view.layout import (
     ago,
     conditions_section,
     events_section,
@@ -35,7 +35,7 @@ from sundog_operator.shell.layout import (
     reasons_section,
     title_line,
 )
-from sundog_operator.shell.plan_text import checks_section, plan_section, steps_section
+from sundog_operator.shell.view.plan_facts import checks_section, plan_section, steps_section
 
 ONE_SIDED_NOTE: Final = (
     "Verdicts on outcomes are one-sided, at every evaluation. An interval has both ends at that level, "

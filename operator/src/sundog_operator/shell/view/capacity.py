@@ -18,7 +18,7 @@ from sundog_operator.core.kubernetes.usage import ResourceClass, Usage
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.ports import Object
 from sundog_operator.shell.device_labels import NodeProfiles
-from sundog_operator.shell.layout import grid, make_section, title_line
+from sundog_operator.shell.view.layout import grid, make_section, title_line
 
 _PLACEMENT_REASONS: Final = frozenset(
     {DeploymentReason.UNSCHEDULABLE, DeploymentReason.POD_REFUSED, DeploymentReason.NOT_ADMITTED}

@@ -27,7 +27,7 @@ from sundog_operator.core.rollout import (
     webhook_urls,
 )
 from sundog_operator.core.rollout.default_plan import format_latency
-from sundog_operator.shell.layout import format_span, grid
+from sundog_operator.shell.view.layout import format_span, grid
 
 _INCONCLUSIVE: Final = {
     "pause": "then it pauses",
