@@ -13,6 +13,7 @@ from sundog_operator.shell.report import charts, tables, traffic_series
 from sundog_operator.shell.report.metrics import format_point_interval
 from sundog_operator.shell.report.model import ROLLOUT, ExperimentReport, MetricPoint, ReportMetric, ReportPoint
 from sundog_operator.shell.report.scales import AxisScale
+from sundog_operator.shell.view.layout import facts_section, make_section, title_line
 
 _STYLES: Final = {"good": "bold green", "bad": "bold red", "open": "bold"}
 _VERDICTS: Final = {"Harm": "red", "Passed": "green", "Better": "cyan", "Worse": "magenta"}
@@ -30,35 +31,22 @@ _MAX_ROWS: Final = 10
 def render_report(report: ExperimentReport) -> RenderableType:
     """Render the whole report."""
     parts: list[RenderableType] = [
-        Text(f"{report.kind} {report.title}", style="bold"),
+        title_line(f"{report.kind} {report.title}"),
         Text(report.heading, style=_STYLES[report.tone]),
         *map(Text, report.why),
-        *_section("Plan", _facts(report.facts)),
+        *make_section("Plan", facts_section(report.facts)),
     ]
     for figures in tables.make_tables(report):
-        parts += _section(figures.title, _table(figures))
-    parts += _section("Data quality", _facts(report.quality))
+        parts += make_section(figures.title, _table(figures))
+    parts += make_section("Data quality", facts_section(report.quality))
     if report.points:
         parts += _traffic(report) if report.kind == ROLLOUT else _traffic_of_arms(report)
     for metric in report.metrics:
         if metric.bounds:
             table = _metric_table(metric)
             body = table if report.kind == ROLLOUT else Group(Text(metric.meaning), table)
-            parts += _section(f"{metric.name} over time: {metric.limit}", body)
+            parts += make_section(f"{metric.name} over time: {metric.limit}", body)
     return Group(*parts)
-
-
-def _section(title: str, body: RenderableType) -> list[RenderableType]:
-    return [Text(), Text(title, style="bold"), body]
-
-
-def _facts(facts: Sequence[tuple[str, str]]) -> RenderableType:
-    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in facts:
-        grid.add_row(Text(name), Text(value))
-    return grid
 
 
 def _table(table: tables.ReportTable) -> RenderableType:
@@ -80,7 +68,7 @@ def _traffic(report: ExperimentReport) -> list[RenderableType]:
         if before is None or before.weight != point.weight
     ]
     body = Group(Text(f"▕{blocks}▏ {charts.format_elapsed(report.seconds)}"), Text(", ".join(changes)))
-    return _section(f"Traffic of the {report.who} over time", body)
+    return make_section(f"Traffic of the {report.who} over time", body)
 
 
 def _traffic_of_arms(report: ExperimentReport) -> list[RenderableType]:
@@ -95,7 +83,7 @@ def _traffic_of_arms(report: ExperimentReport) -> list[RenderableType]:
         blocks = _blocks(report.points, each.weights, report.seconds, largest)
         grid.add_row(Text(each.name), Text(f"▕{blocks}▏"), Text(_summarize_weights(each.weights)))
     title = f"Traffic of the {report.who} over time, to {largest:g} %"
-    return _section(title, Group(grid, Text(f"in {charts.format_elapsed(report.seconds)}")))
+    return make_section(title, Group(grid, Text(f"in {charts.format_elapsed(report.seconds)}")))
 
 
 def _summarize_weights(weights: Sequence[float | None]) -> str:
