@@ -9,10 +9,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from sundog_operator.shell.demo.dataset import BROKEN_MODEL, GOOD_MODEL, WEAK_MODEL
 from sundog_operator.shell.demo.results import RecentTraffic
+from sundog_operator.shell.view.palette import DEMO_MODELS
 
-MODEL_STYLES: Final[Mapping[str, str]] = {WEAK_MODEL: "blue", GOOD_MODEL: "yellow", BROKEN_MODEL: "red"}
 _BAR_WIDTH: Final = 40
 
 
@@ -156,8 +155,8 @@ def render_traffic_bar(now: RecentTraffic, models: Mapping[int, str]) -> Text:
     for revision, share in now.shares.items():
         model, total = models.get(revision, "?"), total + share
         until = round(total * _BAR_WIDTH)
-        bar.append("█" * (until - drawn), style=MODEL_STYLES.get(model, ""))
-        legend.append(f"{model} {share:.0%}  ", style=MODEL_STYLES.get(model, ""))
+        bar.append("█" * (until - drawn), style=DEMO_MODELS.get(model, ""))
+        legend.append(f"{model} {share:.0%}  ", style=DEMO_MODELS.get(model, ""))
         drawn = until
     return bar.append("░" * (_BAR_WIDTH - drawn), style="dim").append_text(legend)
 

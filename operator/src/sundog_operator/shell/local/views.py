@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sundog_operator.ports import Object
+from sundog_operator.shell.view import palette
 
 log = logging.getLogger("sundog.local")
 
 _SHOWN_EVENTS: Final = 8
 _COLUMNS: Final = ("NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "URL")
-_STYLES: Final = {"True": "green", "False": "red", "Unknown": "yellow"}
 
 
 class InstanceView:
@@ -177,7 +177,7 @@ class LiveInstanceView(InstanceView):
         for column in _COLUMNS:
             table.add_column(column, overflow="fold")
         for row in self._rows:
-            style = _STYLES.get(row["READY"], "")
+            style = palette.TERMINAL_READY.get(row["READY"], "")
             table.add_row(*(Text(row[name], style=style if name == "READY" else "") for name in _COLUMNS))
         body = table if self._rows else Text(f"{self._title}\nno ModelDeployment yet")
         with contextlib.suppress(OSError):

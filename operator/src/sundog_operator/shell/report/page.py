@@ -7,6 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sundog_operator.shell.report import charts, tables
 from sundog_operator.shell.report.model import MAX_ARMS, ExperimentReport
+from sundog_operator.shell.view import palette
 
 _TEMPLATE: Final = "page.html.j2"
 _DASHED: Final = 5
@@ -27,6 +28,7 @@ def render_html(report: ExperimentReport, version: str, now: datetime) -> str:
         tables=tables.make_tables(report),
         charts=charts.make_charts(report),
         size=charts,
+        palette=palette,
         arms=MAX_ARMS,
         dashed=_DASHED,
         version=version,

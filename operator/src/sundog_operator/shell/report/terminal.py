@@ -13,10 +13,9 @@ from sundog_operator.shell.report import charts, tables, traffic_series
 from sundog_operator.shell.report.metrics import format_point_interval
 from sundog_operator.shell.report.model import ROLLOUT, ExperimentReport, MetricPoint, ReportMetric, ReportPoint
 from sundog_operator.shell.report.scales import AxisScale
+from sundog_operator.shell.view import palette
 from sundog_operator.shell.view.layout import facts_section, make_section, title_line
 
-_STYLES: Final = {"good": "bold green", "bad": "bold red", "open": "bold"}
-_VERDICTS: Final = {"Harm": "red", "Passed": "green", "Better": "cyan", "Worse": "magenta"}
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _TIME_WIDTH: Final = 48
 """Columns of a drawing over time."""
@@ -32,7 +31,7 @@ def render_report(report: ExperimentReport) -> RenderableType:
     """Render the whole report."""
     parts: list[RenderableType] = [
         title_line(f"{report.kind} {report.title}"),
-        Text(report.heading, style=_STYLES[report.tone]),
+        Text(report.heading, style=palette.TERMINAL_TONES[report.tone]),
         *map(Text, report.why),
         *make_section("Plan", facts_section(report.facts)),
     ]
@@ -168,4 +167,4 @@ def _draw_interval(point: MetricPoint, metric: ReportMetric, scale: AxisScale) -
             cells[last] = "▸"
     if point.ratio is not None and scale.shows(point.ratio):
         cells[round(scale.at(point.ratio))] = "●"
-    return Text("".join(cells), style=_VERDICTS.get(point.verdict, ""))
+    return Text("".join(cells), style=palette.TERMINAL_VERDICTS.get(point.verdict, ""))
