@@ -42,7 +42,7 @@ from sundog_operator.shell.report import terminal
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.model import ExperimentReport
 from sundog_operator.shell.report.page import render_html
-from sundog_operator.shell.view.experiment import ONE_SIDED_NOTE
+from sundog_operator.shell.view.verdict import ONE_SIDED_NOTE
 
 NOW = BEGUN + 12 * MINUTE
 

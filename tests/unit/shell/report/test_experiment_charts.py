@@ -15,7 +15,7 @@ from sundog_operator.shell.report import outcome_history
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.model import ExperimentReport
 from sundog_operator.shell.report.page import render_html
-from sundog_operator.shell.view.experiment import WINNERS_CURSE
+from sundog_operator.shell.view.verdict import WINNERS_CURSE
 
 
 def report_of(status: ExperimentStatus) -> ExperimentReport:
