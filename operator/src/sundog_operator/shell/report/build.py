@@ -48,11 +48,10 @@ from sundog_operator.shell.report.model import (
 )
 from sundog_operator.shell.view.layout import format_span
 from sundog_operator.shell.view.plan_facts import (
-    baseline_arm,
-    describe_attempts,
     describe_end_conditions,
-    describe_guardrail_limit,
-    describe_outcome_goal,
+    error_facts,
+    guardrail_facts,
+    outcome_facts,
     planned_outcomes,
 )
 from sundog_operator.shell.view.verdict import explain, find_end, make_heading
@@ -142,17 +141,13 @@ def _facts(obj: Object, status: ExperimentStatus, start: datetime, end: datetime
         yield "ends", describe_end_conditions(plan.comparison)
     if plan.requests_per_second is not None:
         yield "traffic", f"{plan.requests_per_second:.3g} requests a second at its start"
-    for guardrail in plan.guardrails:
-        yield guardrail.metric, describe_guardrail_limit(guardrail, baseline_arm(plan))
+    yield from guardrail_facts(plan)
     for check in plan.checks:
         yield check.name, f"{prometheus_checks.format_limits(check)}, from Prometheus"
     if status.shadow is not None:
         yield from _copies(status.shadow)
-    if plan.alpha is not None and (plan.guardrails or plan.harm_shares):
-        yield "alpha", plan_text.describe_alpha(plan)
-    yield from describe_attempts(plan)
-    for outcome in planned_outcomes(plan):
-        yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome, baseline_arm(plan))}"
+    yield from error_facts(plan)
+    yield from outcome_facts(plan)
     if not state.is_over(status) and (warning := power.find_undecidable_step(plan)):
         yield "warning", warning
 

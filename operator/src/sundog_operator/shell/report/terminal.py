@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sundog_operator.shell.report import charts, tables, traffic_series
+from sundog_operator.shell.report import chart_parts, tables, traffic_series
 from sundog_operator.shell.report.metrics import format_point_interval
 from sundog_operator.shell.report.model import ROLLOUT, ExperimentReport, MetricPoint, ReportMetric, ReportPoint
 from sundog_operator.shell.report.scales import AxisScale
@@ -62,11 +62,11 @@ def _traffic(report: ExperimentReport) -> list[RenderableType]:
     points = report.points
     blocks = _blocks(points, [point.weight for point in points], report.seconds, 100)
     changes = [
-        f"{point.weight} % from {charts.format_elapsed(point.at_s)}"
+        f"{point.weight} % from {chart_parts.format_elapsed(point.at_s)}"
         for before, point in zip((None, *points), points, strict=False)
         if before is None or before.weight != point.weight
     ]
-    body = Group(Text(f"▕{blocks}▏ {charts.format_elapsed(report.seconds)}"), Text(", ".join(changes)))
+    body = Group(Text(f"▕{blocks}▏ {chart_parts.format_elapsed(report.seconds)}"), Text(", ".join(changes)))
     return make_section(f"Traffic of the {report.who} over time", body)
 
 
@@ -82,7 +82,7 @@ def _traffic_of_arms(report: ExperimentReport) -> list[RenderableType]:
         blocks = _blocks(report.points, each.weights, report.seconds, largest)
         grid.add_row(Text(each.name), Text(f"▕{blocks}▏"), Text(_summarize_weights(each.weights)))
     title = f"Traffic of the {report.who} over time, to {largest:g} %"
-    return make_section(title, Group(grid, Text(f"in {charts.format_elapsed(report.seconds)}")))
+    return make_section(title, Group(grid, Text(f"in {chart_parts.format_elapsed(report.seconds)}")))
 
 
 def _summarize_weights(weights: Sequence[float | None]) -> str:
@@ -106,7 +106,7 @@ def _weight_at(points: Sequence[ReportPoint], weights: Sequence[float | None], a
 
 def _metric_table(metric: ReportMetric) -> RenderableType:
     grid = Table(box=None, header_style="", padding=(0, 2, 0, 0))
-    scale = charts.make_ratio_scale(metric, 0, _INTERVAL_WIDTH - 1)
+    scale = chart_parts.make_ratio_scale(metric.bounds, metric, 0, _INTERVAL_WIDTH - 1)
     for name in ("TIME", "RATIO", "INTERVAL"):
         grid.add_column(name, no_wrap=name != "INTERVAL", justify="right")
     grid.add_column(_draw_axis(scale), no_wrap=True)
@@ -119,7 +119,7 @@ def _metric_table(metric: ReportMetric) -> RenderableType:
 def _cells(point: MetricPoint) -> tuple[str, str, str]:
     """Format time, ratio and interval."""
     ratio = "–" if point.ratio is None else f"{point.ratio:.3g}"
-    return charts.format_elapsed(point.at_s), ratio, format_point_interval(point) or "–"
+    return chart_parts.format_elapsed(point.at_s), ratio, format_point_interval(point) or "–"
 
 
 def _drop_repeated(points: Sequence[MetricPoint]) -> list[MetricPoint]:
