@@ -1,4 +1,4 @@
-"""What both controllers of local mode do: run processes for the objects of a kind, and report their statuses."""
+"""The shared part of the controllers of local mode: it runs processes for objects, and reports their statuses."""
 
 import asyncio
 import logging

@@ -16,7 +16,8 @@ from sundog_operator.shell import kinds
 from sundog_operator.shell.live_counts import add_live_counts
 from sundog_operator.shell.output import TEXT_OUTPUT_OPTION, print_document, print_rich
 from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
-from sundog_operator.shell.verbs.get import get_object, list_revisions
+from sundog_operator.shell.stored_revisions import list_revisions
+from sundog_operator.shell.verbs.get import get_object
 from sundog_operator.shell.view.experiment import describe_experiment
 from sundog_operator.shell.view.model_deployment import (
     DeploymentDetails,

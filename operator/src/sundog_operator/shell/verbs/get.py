@@ -2,11 +2,8 @@
 
 import click
 
-from sundog_operator.core import revisions
-from sundog_operator.core.kubernetes import names
-from sundog_operator.core.revisions import Revision
 from sundog_operator.errors import NotFound
-from sundog_operator.ports import CONTROLLER_REVISION, Kind, Object, Ref
+from sundog_operator.ports import Kind, Object, Ref
 from sundog_operator.shell import kinds, output
 from sundog_operator.shell.output import OUTPUT_OPTION, OutputFormat, print_objects
 from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
@@ -48,14 +45,6 @@ async def get_object(server: ServerConnection, ref: Ref) -> Object:
     if obj is None:
         raise NotFound(f"{ref} does not exist")
     return obj
-
-
-async def list_revisions(server: ServerConnection, deployment: Object) -> list[Revision]:
-    """Return the stored revisions of a ModelDeployment. Raises Forbidden without permission to list ControllerRevisions."""
-    meta = deployment["metadata"]
-    stored = await server.kube.list(CONTROLLER_REVISION, server.namespace, {names.LABEL_MODEL_DEPLOYMENT: meta["name"]})
-    known = (revisions.parse_controller_revision(each) for each in stored if revisions.is_owned_by(each, meta["uid"]))
-    return [revision for revision in known if revision is not None]
 
 
 async def _print_table(

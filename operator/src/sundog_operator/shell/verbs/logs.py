@@ -19,7 +19,8 @@ from sundog_operator.errors import DependencyError, Forbidden
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode, one_line
 from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
-from sundog_operator.shell.verbs.get import get_object, list_revisions
+from sundog_operator.shell.stored_revisions import list_revisions
+from sundog_operator.shell.verbs.get import get_object
 
 _POLL_S: Final = 0.5
 _LIST_S: Final = 5.0

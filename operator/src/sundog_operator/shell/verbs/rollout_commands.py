@@ -17,7 +17,8 @@ from sundog_operator.errors import Conflict, DependencyError, NotFound, RequestR
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
-from sundog_operator.shell.verbs.get import get_object, list_revisions
+from sundog_operator.shell.stored_revisions import list_revisions
+from sundog_operator.shell.verbs.get import get_object
 
 _POLL_S: Final = 0.15
 _MAX_ATTEMPTS: Final = 20

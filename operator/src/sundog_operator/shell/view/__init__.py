@@ -1,1 +1,1 @@
-"""What `describe`, `report`, `plan` and `capacity` show of an object, computed once for text, JSON and HTML."""
+"""Texts, facts and colours that `describe`, `report`, `plan` and `capacity` show."""

@@ -1,4 +1,4 @@
-"""What was decided of a rollout or an Experiment, and why, as `describe` and `report` show it."""
+"""Texts on what was decided of a rollout or an Experiment, and why."""
 
 import math
 from collections.abc import Iterator, Sequence
