@@ -30,7 +30,7 @@ def served(on_server: Any, server: Any, manifest: Any) -> Any:
 def plan(call: Any, path: Any) -> dict[str, Any]:
     done = call("plan", "-f", str(path), "-o", "json")
     (preview,) = done.json
-    assert done.code == (ExitCode.REFUSED if preview["outcome"] == "refused" else ExitCode.OK)
+    assert done.code == (ExitCode.REFUSED if preview["problems"] else ExitCode.OK)
     found: dict[str, Any] = preview
     return found
 
@@ -106,6 +106,11 @@ def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_s
         (
             {"runtime": {"userConfig": {"threshold": 0.5}}},
             "changes in place, without a new revision (spec.runtime.userConfig.threshold: none → 0.5)",
+        ),
+        (
+            {"runtime": {"userConfig": {"labels": ["a", {"b": None}], "strict": True}}},
+            'changes in place, without a new revision (spec.runtime.userConfig.labels: none → ["a", {"b": null}];'
+            " spec.runtime.userConfig.strict: none → true)",
         ),
     ],
 )
@@ -466,35 +471,55 @@ def test_a_model_that_this_machine_lacks_is_shown_where_it_would_be_loaded(
 ) -> None:
     path = manifest(f"file://{tmp_path}/model")
     expected = f"spec.model.uri: {tmp_path}/model does not exist on this machine. No replica starts until you create it"
-    assert plan(local, path)["lines"][-1] == expected
-    assert expected not in plan(on_server, path)["lines"], "a cluster has other files"
+    assert plan(local, path)["problems"] == [expected]
+    assert plan(on_server, path)["problems"] == [], "a cluster has other files"
     (tmp_path / "model").mkdir()
-    assert expected not in plan(local, path)["lines"]
+    assert expected not in plan(local, path)["problems"]
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"),
+    ("code", "description", "expected"),
     [
-        ("class Net: pass", "spec.model.entrypoint: class net.Net (no torch.nn.Module, no predictor)"),
         (
             "import no_such_package",
+            "entrypoint: net:Net",
             "spec.model: LoadFailed: importing 'net': no module named 'no_such_package' in the model or the image."
             " No replica starts until you fix it",
         ),
         (
             "import os; os._exit(3)",
+            "entrypoint: net:Net",
             "spec.model: importing the entrypoint ended Python (3). No replica starts until you fix it",
+        ),
+        (
+            "",
+            "format: torch",
+            "spec.model: EntrypointMissing: weights.safetensors is safetensors: set model.entrypoint to its module, such as"
+            " net:Net. No replica starts until you fix it",
         ),
     ],
 )
-def test_the_entrypoint_of_a_local_model_is_imported(
-    local: Any, manifest: Any, tmp_path: Path, code: str, expected: str
+def test_a_local_model_that_cannot_start_is_a_problem(
+    local: Any, manifest: Any, tmp_path: Path, code: str, description: str, expected: str
 ) -> None:
+    path = local_model(manifest, tmp_path, code, description)
+    assert plan(local, path)["problems"] == [expected]
+    assert local("plan", "-f", str(path)).out.splitlines()[1] == f"  ✗ {expected}"
+
+
+def local_model(manifest: Any, tmp_path: Path, code: str, description: str) -> Any:
     model = tmp_path / "model"
     model.mkdir()
     (model / "net.py").write_text(code)
-    (model / "model.yaml").write_text("entrypoint: net:Net")
-    assert plan(local, manifest(f"file://{model}"))["lines"][-1] == expected
+    (model / "model.yaml").write_text(description)
+    (model / "weights.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    return manifest(model={"uri": f"file://{model}"})
+
+
+def test_the_entrypoint_of_a_local_model_is_shown(local: Any, manifest: Any, tmp_path: Path) -> None:
+    preview = plan(local, local_model(manifest, tmp_path, "class Net: pass", "entrypoint: net:Net"))
+    expected = "spec.model.entrypoint: class net.Net (no torch.nn.Module, no predictor)"
+    assert (preview["problems"], preview["lines"][-1]) == ([], expected)
 
 
 def test_the_text_is_for_people(served: Any, manifest: Any) -> None:

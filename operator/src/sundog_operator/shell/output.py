@@ -98,11 +98,13 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, header
         table.add_column(name, overflow="fold", no_wrap=not sys.stdout.isatty())
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    print_rich(table, None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS)
+    print_rich(table)
 
 
-def print_rich(renderable: RenderableType, width: int | None) -> None:
-    """Print a renderable of rich in `width` columns, by default those of the terminal, without trailing blanks."""
+def print_rich(renderable: RenderableType, width: int | None = None) -> None:
+    """Print a renderable of rich without trailing blanks, in `width` columns; by default in those of the terminal, if it is one."""
+    if not sys.stdout.isatty():
+        width = width or PIPE_WIDTH_COLUMNS
     console = Console(highlight=False, width=width)
     with console.capture() as captured:
         console.print(renderable)

@@ -69,12 +69,13 @@ def load_model(
 
 
 def describe_entrypoint(files: ModelFiles, model: ModelArguments) -> str:
-    """Import the entrypoint and return what it is, such as `class net.Net (torch.nn.Module)`; empty without one. Loads no weights.
+    """Import the entrypoint and return what it is, such as `class net.Net (torch.nn.Module)`; empty for a format without one.
 
-    Raises a StartError.
+    Loads no weights. Raises a StartError, also for weights that need an entrypoint.
     """
     description = _describe(files, model)
     if not description.entrypoint:
+        _choose_format(files, description, _detect_files(files))
         return ""
     target = _target(files, description)
     name = description.entrypoint.replace(":", ".")
@@ -93,7 +94,7 @@ def describe_entrypoint(files: ModelFiles, model: ModelArguments) -> str:
 def _load(
     files: ModelFiles, description: ModelDescription, device: Callable[[], Device], *, trusted: bool
 ) -> LoadedModel:
-    candidates = [DetectedFile(path.name, detect_content(path)) for path in _weight_files(files)]
+    candidates = _detect_files(files)
     match _choose_format(files, description, candidates):
         case "transformers":
             # Imported late: its library takes seconds to import.
@@ -117,6 +118,10 @@ def _load(
                 return load_python(files.path, target, description)
             weights = _only_file(files, candidates, WEIGHT_CONTENTS)
             return load_torch(files.root / weights.name, weights, target, description, device())
+
+
+def _detect_files(files: ModelFiles) -> list[DetectedFile]:
+    return [DetectedFile(path.name, detect_content(path)) for path in _weight_files(files)]
 
 
 def _choose_format(files: ModelFiles, description: ModelDescription, candidates: list[DetectedFile]) -> str:

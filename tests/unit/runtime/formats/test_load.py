@@ -154,7 +154,6 @@ def test_a_pickled_module_is_not_called_a_state_dict(torch_model: Path) -> None:
         ("net:make", "function net.make"),
         ("net:Other", "class net.Other (no torch.nn.Module, no predictor)"),
         ("net:NUMBER", "net.NUMBER, a int"),
-        ("", ""),
     ],
 )
 def test_an_entrypoint_is_described_without_weights(tmp_path: Path, entrypoint: str, expected: str) -> None:
@@ -162,6 +161,15 @@ def test_an_entrypoint_is_described_without_weights(tmp_path: Path, entrypoint: 
     (tmp_path / "net.py").write_text(code)
     arguments = ModelArguments(uri=f"file://{tmp_path}", entrypoint=entrypoint)
     assert describe_entrypoint(ModelFiles(tmp_path), arguments) == expected
+
+
+def test_a_missing_entrypoint_is_named_only_where_the_format_needs_one(torch_model: Path) -> None:
+    files, arguments = ModelFiles(torch_model), ModelArguments(uri=f"file://{torch_model}")
+    (torch_model / "model.yaml").write_text("format: torch")
+    with pytest.raises(EntrypointMissing, match=r"model.safetensors is safetensors: set model.entrypoint"):
+        describe_entrypoint(files, arguments)
+    (torch_model / "model.yaml").write_text("format: transformers")
+    assert describe_entrypoint(files, arguments) == ""
 
 
 @pytest.mark.parametrize("how", ["torch.save", "pickle", "named safetensors"])

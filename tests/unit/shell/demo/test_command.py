@@ -73,7 +73,7 @@ def test_a_step_that_is_not_reached_ends_the_demo_with_a_reason_and_a_record(
     assert results["succeeded"] is False
     reached = {step["name"]: step["reached"] for step in results["steps"]}
     assert (reached["train"], reached["start"], reached["serve"]) == (True, False, False)
-    assert not (out / "rollout.png").exists()
+    assert not (out / "rollout.html").exists()
     assert set(Path("/tmp").glob("sundog-demo-*")) <= before
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sundog_operator.shell.local.views import LineView, LiveInstanceView, LoggingInstanceView
+from sundog_operator.shell.local.views import LineView, LiveInstanceView
 
 OBJECT: dict[str, Any] = {
     "metadata": {"namespace": "default", "name": "digits"},
@@ -77,7 +77,7 @@ def test_what_is_not_applied_stays_below_the_table() -> None:
 
 def test_what_is_shown_is_logged(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
     caplog.set_level(logging.INFO)
-    view = LoggingInstanceView(LineView(quiet=True))
+    view = LineView(quiet=True)
     view.notice("created")
     view.problem("a.yaml: nonsense")
     view.event(EVENT)

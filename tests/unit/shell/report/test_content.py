@@ -38,11 +38,11 @@ from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.rollout import freeze
-from sundog_operator.shell.describe_experiment import ONE_SIDED_NOTE
 from sundog_operator.shell.report import terminal
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.model import ExperimentReport
 from sundog_operator.shell.report.page import render_html
+from sundog_operator.shell.view.verdict import ONE_SIDED_NOTE
 
 NOW = BEGUN + 12 * MINUTE
 

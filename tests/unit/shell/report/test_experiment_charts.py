@@ -11,11 +11,11 @@ from rollout_fixtures import stored
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.core.rollout import history
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
-from sundog_operator.shell.describe_experiment import WINNERS_CURSE
 from sundog_operator.shell.report import outcome_history
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.model import ExperimentReport
 from sundog_operator.shell.report.page import render_html
+from sundog_operator.shell.view.verdict import WINNERS_CURSE
 
 
 def report_of(status: ExperimentStatus) -> ExperimentReport:

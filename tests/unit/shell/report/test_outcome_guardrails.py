@@ -9,10 +9,11 @@ from rich.console import Console
 from experiment_fixtures import BOUGHT, HOUR, frozen, outcome, with_history
 from rollout_fixtures import BEGUN, stored
 from sundog_operator.api import EvidenceEpoch, ExperimentStatus
-from sundog_operator.shell.describe_experiment import ONE_SIDED_NOTE, experiment_sections
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.model import ExperimentReport
 from sundog_operator.shell.report.page import render_html
+from sundog_operator.shell.view.experiment import experiment_sections
+from sundog_operator.shell.view.verdict import ONE_SIDED_NOTE
 
 REVENUE = {"name": "revenue", "feedback": "paid", "type": "mean", "margin": "3%"}
 LATE = {"name": "late", "feedback": "late", "goal": "decrease", "margin": "20%"}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from experiment_fixtures import NINE, in_old_format, means, moving, one_name, ten_arms, two_arms
 from rollout_fixtures import BEGUN, ERRORS, MINUTE, promoted, rolled_back, running, stored, without_traffic
 from sundog_operator.api import ExperimentStatus, HistoryMetric, HistoryPoint, Verdict
-from sundog_operator.shell.report import charts
+from sundog_operator.shell.report import chart_parts, charts
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.page import render_html
 
@@ -47,7 +47,7 @@ HOSTILE = (
     """</title></style></svg><script>alert(1)</script><img src="http://evil.example/x" onerror='x'>"""
     "&{{ 7*7 }}{% raw %}]]>\x00\x1b\u202e"
 )
-SIDES = {"x": (0, charts.WIDTH), "y": (0, charts.HEIGHT)}
+SIDES = {"x": (0, chart_parts.WIDTH), "y": (0, chart_parts.HEIGHT)}
 
 
 def now_of(status: ExperimentStatus) -> datetime:
@@ -194,8 +194,8 @@ def test_ten_arms_are_ten_lines_and_none_hides_another() -> None:
     for corner in range(len(lines["control"])):
         heights = sorted(places[corner][1] for places in lines.values())
         assert all(b - a > 2.5 for a, b in itertools.pairwise(heights))
-        assert heights[0] >= charts.TOP
-        assert heights[-1] <= charts.BOTTOM
+        assert heights[0] >= chart_parts.TOP
+        assert heights[-1] <= chart_parts.BOTTOM
     rows = tables(parsed(ten_arms()))
     assert rows["Traffic of the arms"][-1][-2:] == ["0 %", "0 %"]
     assert rows[REQUESTS][0][:5] == ["time", "stable, outside", "errors", "control", "errors"]
@@ -208,7 +208,7 @@ def test_weights_below_one_percent_are_shown() -> None:
     assert rows[-1] == ["7:00:00", "0.5 %", "0.5 %", "0.5 %", "0.5 %"]
     labels = [each.text for each in figure_of(means(), "Traffic of the arms").iter("text")]
     assert "0.6 %" in labels
-    assert all(y < charts.BOTTOM - 50 for places in courses(means()).values() for _, y in places)
+    assert all(y < chart_parts.BOTTOM - 50 for places in courses(means()).values() for _, y in places)
 
 
 def test_before_weights_of_arms_were_kept_their_sum_is_drawn() -> None:
@@ -453,7 +453,9 @@ def test_nor_is_anything_of_arms(describe: list[tuple[int, list[float] | None, l
         drawn = [tuple(map(float, place.split(","))) for line in chart.lines for place in line.points.split()]
         drawn += [(dot.x, dot.y) for dot in chart.dots]
         assert drawn
-        assert all(charts.LEFT <= x <= charts.RIGHT and charts.TOP <= y <= charts.BOTTOM for x, y in drawn)
+        assert all(
+            chart_parts.LEFT <= x <= chart_parts.RIGHT and chart_parts.TOP <= y <= chart_parts.BOTTOM for x, y in drawn
+        )
 
 
 def places(svg: Element) -> Iterator[tuple[str, float]]:
@@ -480,7 +482,7 @@ def test_no_label_is_written_over_another(status: ExperimentStatus) -> None:
         for index, one in enumerate(labels):
             for other in labels[index + 1 :]:
                 assert not (overlap(one, other) and near(float(one.attrib["y"]), float(other.attrib["y"])))
-        assert all(left(each) >= 0 and left(each) + width(each) <= charts.WIDTH for each in labels)
+        assert all(left(each) >= 0 and left(each) + width(each) <= chart_parts.WIDTH for each in labels)
 
 
 def width(label: Element) -> float:

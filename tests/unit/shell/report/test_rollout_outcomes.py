@@ -7,8 +7,8 @@ from rich.console import Console
 from rollout_fixtures import BEGUN, MINUTE, running, stored
 from sundog_operator.api import ExperimentStatus, MetricStatus, PlanOutcome
 from sundog_operator.core.rollout import history
-from sundog_operator.shell.describe_experiment import experiment_sections
 from sundog_operator.shell.report.build import make_report
+from sundog_operator.shell.view.experiment import experiment_sections
 
 KEPT = PlanOutcome(name="kept", role="guardrail", feedback="accepted", margin=0.1)
 FOUND = MetricStatus(

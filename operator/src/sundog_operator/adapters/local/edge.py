@@ -6,13 +6,13 @@ import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import orjson
 
-from sundog_operator.adapters.http_body import read_body
 from sundog_operator.adapters.local import ports_allocation, secret_files
 from sundog_operator.adapters.local.edge_command import EDGE_CLI, make_edge_command
 from sundog_operator.adapters.local.edge_directory import (
@@ -24,11 +24,11 @@ from sundog_operator.adapters.local.edge_directory import (
     EdgeDirectory,
     port_fact,
 )
-from sundog_operator.adapters.local.object_directories import ObjectDirectories, ObjectDirectory
-from sundog_operator.adapters.local.object_reconciler import POLL_S, ObjectReconciler
+from sundog_operator.adapters.local.object_directories import ObjectDirectory
+from sundog_operator.adapters.local.object_reconciler import POLL_S
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK, PortClaims
-from sundog_operator.adapters.local.process_table import ProcessCommand, ProcessTable, SystemProcessTable
-from sundog_operator.adapters.local.processes import Processes
+from sundog_operator.adapters.local.process_controller import STOPPED, ProcessController
+from sundog_operator.adapters.local.process_table import ProcessCommand, ProcessTable
 from sundog_operator.adapters.local.state_directory import StateDirectory, write_atomically
 from sundog_operator.adapters.local.status import Problem, deployment_status, make_edge_pod, pod_status
 from sundog_operator.api import format_micro_time
@@ -36,24 +36,25 @@ from sundog_operator.core.edge import secrets as edge_secrets
 from sundog_operator.core.edge import split_document
 from sundog_operator.core.events import KubernetesEvent, make_event_object
 from sundog_operator.core.kubernetes import names
-from sundog_operator.errors import AlreadyExists, Conflict, NotFound, SundogError
-from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, SECRET, Clock, Kubernetes, Object, Ref, ref_of
+from sundog_operator.errors import AlreadyExists
+from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, SECRET, Clock, Kubernetes, Object, Ref
 
 logger = logging.getLogger(__name__)
 
 PREFERRED_HTTP_PORT: Final = 8080
 PREFERRED_HTTPS_PORT: Final = 8443
 _REPORTER: Final = "sundog-local"
-_TERMINATION_GRACE_S: Final = 5.0
 _PROBE_INTERVAL: Final = timedelta(seconds=2)
 _PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
 
 
-class LocalEdge:
+class LocalEdge(ProcessController):
     """Runs HAProxy and agent for each namespace's edge, restarts each when it ends, and reports them as one pod.
 
     Both outlive this process unless `stop_all` ends them. The next LocalEdge of the same state directory adopts them.
     """
+
+    termination_grace_s = 5.0
 
     def __init__(
         self,
@@ -75,65 +76,36 @@ class LocalEdge:
         table: the processes of this machine.
         cli: the command `sundog-edge`.
         """
-        self._kube = kube
-        self._clock = clock
-        self._state = StateDirectory.at(state_dir)
-        self._processes = Processes(self._state, table or SystemProcessTable(), clock)
-        self._directories = ObjectDirectories(self._state.edge, DEPLOYMENT)
+        state = StateDirectory.at(state_dir)
+        super().__init__(kube, state, state.edge, DEPLOYMENT, clock, table)
         self._preferred = {HAPROXY: http_port, HTTPS: https_port}
         self._cli = cli
         self._edges: dict[Ref, EdgeDirectory] = {}
         self._claims = PortClaims()
-        self._session: aiohttp.ClientSession | None = None
 
     async def run(self) -> None:
         """Run until cancelled. Raises StateDirectoryError when the state directory is unusable."""
-        await asyncio.to_thread(self._state.prepare)
-        await self._clear_unowned()
-        edges = ObjectReconciler(
-            self._kube,
-            DEPLOYMENT,
-            self._step,
-            self._clock,
-            should_reconcile=is_edge_deployment,
-            remembered=lambda: [entry.ref for entry in self._directories.all()],
-        )
         try:
-            async with aiohttp.ClientSession() as self._session:
-                await edges.run((CONFIG_MAP, _edge_of_config_map), (POD, _edge_of_pod))
+            await self._run_steps(
+                (CONFIG_MAP, _edge_of_config_map), (POD, _edge_of_pod), should_reconcile=is_edge_deployment
+            )
         finally:
-            self._session = None
             self._claims.release()
 
-    async def stop_all(self) -> None:
-        """End every HAProxy and agent, after `run` was cancelled. Raises DependencyError when a process survives."""
-        await asyncio.to_thread(self._state.prepare)
-        edges = [EdgeDirectory(entry) for entry in await asyncio.to_thread(self._directories.all)]
-        await asyncio.gather(*(self._stop(edge) for edge in edges))
-        for edge in edges:
-            await self._report_stopped(edge.entry.ref)
+    def _process_names(self, entry: ObjectDirectory) -> tuple[str, ...]:
+        return tuple(map(EdgeDirectory(entry).process_name, PARTS))
 
     async def _report_stopped(self, ref: Ref) -> None:
-        problem = ("Stopped", "local mode was stopped")
-        try:
-            if (deployment := await self._kube.get(ref)) is not None:
-                await self._publish(deployment, deployment_status(deployment, problem, self._clock.now()))
-            if (found := await self._kube.get(_pod_ref(ref))) is not None:
-                stopped = dict.fromkeys(PARTS, problem)
-                await self._publish(found, pod_status(found, False, problem, self._clock.now(), stopped))
-        except SundogError as err:
-            logger.warning("%s: cannot report its stop: %s", ref, err)
+        if (deployment := await self._kube.get(ref)) is not None:
+            await self._publish(deployment, deployment_status(deployment, STOPPED, self._clock.now()))
+        if (found := await self._kube.get(_pod_ref(ref))) is not None:
+            stopped = dict.fromkeys(PARTS, STOPPED)
+            await self._publish(found, pod_status(found, False, STOPPED, self._clock.now(), stopped))
 
-    async def _clear_unowned(self) -> None:
-        entries = await asyncio.to_thread(self._directories.all)
-        owned = {EdgeDirectory(entry).process_name(part) for entry in entries for part in PARTS}
-        for name in self._processes.recorded():
-            if name.startswith(f"{self._state.edge.name}-") and name not in owned:
-                await self._processes.clear(name)
+    async def _step(self, ref: Ref, obj: Object | None) -> float:
+        return await self._remove(ref) if obj is None else await self._reconcile(ref, obj)
 
-    async def _step(self, ref: Ref, deployment: Object | None) -> float:
-        if deployment is None:
-            return await self._remove(ref)
+    async def _reconcile(self, ref: Ref, deployment: Object) -> float:
         edge = self._edges.get(ref) or EdgeDirectory(await asyncio.to_thread(self._directories.get_or_create, ref))
         self._edges[ref] = edge
         if not await self._write_document(edge):
@@ -162,12 +134,10 @@ class LocalEdge:
         if entry is None:
             return 0.0
         edge = EdgeDirectory(entry)
-        await self._stop(edge)
+        await self._stop(entry)
         self._claims.release(port for part in PARTS for port in edge.ports(part))
         await self._kube.delete(_pod_ref(ref))
-        await asyncio.to_thread(self._directories.remove, entry)
-        for part in PARTS:
-            await asyncio.to_thread(self._log(edge, part).unlink, missing_ok=True)
+        await self._remove_files(entry)
         return 0.0
 
     async def _keep_without_services(self, edge: EdgeDirectory) -> float:
@@ -182,10 +152,6 @@ class LocalEdge:
         for part in PARTS:
             await self._ensure_running(edge, part)
         return POLL_S
-
-    async def _stop(self, edge: EdgeDirectory) -> None:
-        for part in PARTS:
-            await self._processes.stop(edge.process_name(part), _TERMINATION_GRACE_S)
 
     async def _write_document(self, edge: EdgeDirectory) -> bool:
         """Write the Secrets that the ConfigMap's document names, then the document. Return False before the first document.
@@ -272,7 +238,7 @@ class LocalEdge:
             return
         if edge.entry.facts.get("deployment") == uid:
             logger.info("%s: deleted; its processes restart", ref)
-            await self._stop(edge)
+            await self._stop(edge.entry)
             for part in edge.parts.values():
                 part.ran = False
         await self._kube.create(wanted)
@@ -290,7 +256,7 @@ class LocalEdge:
         if part.ran:
             part.ran, edge.healthy_at = False, None
             part.restarts.record_exit(now)
-            part.failure = f"the {name} {await self._processes.describe_end(process, self._log(edge, name))}"
+            part.failure = f"the {name} {await self._processes.describe_end(process, self._log(process))}"
             logger.warning("%s: %s", edge.entry.ref, part.failure)
         if part.restarts.remaining_delay_s(now):
             return "ProcessExited", part.failure
@@ -312,7 +278,7 @@ class LocalEdge:
         return None
 
     def _make_command(self, edge: EdgeDirectory, part: str) -> ProcessCommand:
-        pod, log = _pod_ref(edge.entry.ref).name, self._log(edge, part)
+        pod, log = _pod_ref(edge.entry.ref).name, self._log(edge.process_name(part))
         return make_edge_command(edge, part, self._state, edge_name=pod, log=log, cli=self._cli)
 
     async def _check_health(self, edge: EdgeDirectory) -> Problem | None:
@@ -327,16 +293,12 @@ class LocalEdge:
     async def _probe(self, edge: EdgeDirectory) -> Problem | None:
         """Return why the agent is not ready."""
         if self._session is None:
-            return "Stopped", "local mode was stopped"
+            return STOPPED
         url = f"http://{LOOPBACK}:{edge.port(AGENT)}/readyz"
-        try:
-            async with self._session.get(url, timeout=_PROBE_TIMEOUT, allow_redirects=False) as response:
-                text = (await read_body(response, 200))[:200]
-                if response.status == 200:
-                    return None
-                found = f"status {response.status} ({' '.join(text.decode('utf-8', 'replace').split())})"
-        except (aiohttp.ClientError, TimeoutError, OSError) as err:
-            found = type(err).__name__
+        status, text = await self._probe_url(url, _PROBE_TIMEOUT)
+        if status == HTTPStatus.OK:
+            return None
+        found = f"status {status} ({text})" if status else text
         return "AgentNotReady", f"GET {url}: {found}, expected 200"
 
     async def _report(
@@ -349,18 +311,6 @@ class LocalEdge:
             running = all(part.ran for part in edge.parts.values())
             await self._publish(found, pod_status(found, running, problem, now, stopped))
         await self._publish(deployment, deployment_status(deployment, problem, now))
-
-    async def _publish(self, obj: Object, status: Mapping[str, Any]) -> None:
-        """Write a status if it changed."""
-        if status == obj.get("status"):
-            return
-        try:
-            await self._kube.patch_status(ref_of(obj), status, resource_version=obj["metadata"]["resourceVersion"])
-        except (Conflict, NotFound):
-            logger.debug("%s: changed meanwhile; the next pass writes its status", ref_of(obj))
-
-    def _log(self, edge: EdgeDirectory, part: str) -> Path:
-        return self._state.logs / f"{edge.process_name(part)}.log"
 
 
 def is_edge_deployment(deployment: Object) -> bool:

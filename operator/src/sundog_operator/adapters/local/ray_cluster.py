@@ -8,21 +8,23 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 
 from sundog_operator.adapters.local import ports_allocation
-from sundog_operator.adapters.local.object_directories import ObjectDirectories, ObjectDirectory, RestartBackoff
-from sundog_operator.adapters.local.object_reconciler import POLL_S, ObjectReconciler
+from sundog_operator.adapters.local.object_directories import ObjectDirectory, RestartBackoff
+from sundog_operator.adapters.local.object_reconciler import POLL_S
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK, RayPorts
-from sundog_operator.adapters.local.process_table import ProcessCommand, ProcessTable, SystemProcessTable
-from sundog_operator.adapters.local.processes import Processes, ProcessRecord
+from sundog_operator.adapters.local.process_controller import STOPPED, ProcessController
+from sundog_operator.adapters.local.process_table import ProcessCommand, ProcessTable
+from sundog_operator.adapters.local.processes import ProcessRecord
 from sundog_operator.adapters.local.ray_command import make_argv, make_environment
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.adapters.local.status import Problem, ray_cluster_status
-from sundog_operator.errors import Conflict, DependencyError, NotFound, SundogError
+from sundog_operator.errors import DependencyError
 from sundog_operator.ports import RAY_CLUSTER, Clock, Kubernetes, Object, Ref
 
 logger = logging.getLogger(__name__)
@@ -72,63 +74,36 @@ class _Head:
             self.claim = None
 
 
-class LocalRay:
+class LocalRay(ProcessController):
     """Runs one Ray head per RayCluster, restarts it when it ends, and reports its status as KubeRay does.
 
     A head outlives this process unless `stop_all` ends it. The next LocalRay of the same state directory adopts it.
     """
 
+    termination_grace_s = TERMINATION_GRACE_S
+
     def __init__(self, kube: Kubernetes, state_dir: Path, clock: Clock, *, table: ProcessTable | None = None) -> None:
-        self._kube = kube
-        self._clock = clock
-        self._state = StateDirectory.at(state_dir)
-        self._processes = Processes(self._state, table or SystemProcessTable(), clock)
-        self._directories = ObjectDirectories(self._state.ray, RAY_CLUSTER)
+        state = StateDirectory.at(state_dir)
+        super().__init__(kube, state, state.ray, RAY_CLUSTER, clock, table)
         self._heads: dict[Ref, _Head] = {}
-        self._session: aiohttp.ClientSession | None = None
         self._environment: Mapping[str, str] = os.environ
 
     async def run(self) -> None:
         """Run until cancelled. Raises StateDirectoryError when the state directory is unusable."""
         await asyncio.to_thread(self._state.prepare)
-        await self._clear_unowned()
         token = await asyncio.to_thread(self._state.ray_token.read_text)
-        headers = {"Authorization": f"Bearer {token.strip()}"}
-        clusters = ObjectReconciler(
-            self._kube,
-            RAY_CLUSTER,
-            self._step,
-            self._clock,
-            remembered=lambda: [entry.ref for entry in self._directories.all()],
-        )
         try:
-            async with aiohttp.ClientSession(headers=headers) as self._session:
-                await clusters.run()
+            await self._run_steps(headers={"Authorization": f"Bearer {token.strip()}"})
         finally:
-            self._session = None
             for head in self._heads.values():
                 head.release()
 
-    async def stop_all(self) -> None:
-        """End every head with all its processes, after `run` was cancelled. Raises DependencyError when one survives."""
-        await asyncio.to_thread(self._state.prepare)
-        entries = await asyncio.to_thread(self._directories.all)
-        await asyncio.gather(*(self._processes.stop(entry.name, TERMINATION_GRACE_S) for entry in entries))
-        for entry in entries:
-            await self._report_stopped(entry.ref)
+    def _process_names(self, entry: ObjectDirectory) -> tuple[str, ...]:
+        return (entry.name,)
 
     async def _report_stopped(self, ref: Ref) -> None:
-        try:
-            if (obj := await self._kube.get(ref)) is not None:
-                await self._publish(obj, None, ("Stopped", "local mode was stopped"))
-        except SundogError as err:
-            logger.warning("%s: cannot report its stop: %s", ref, err)
-
-    async def _clear_unowned(self) -> None:
-        names = {entry.name for entry in await asyncio.to_thread(self._directories.all)}
-        for name in self._processes.recorded():
-            if name.startswith(f"{self._state.ray.name}-") and name not in names:
-                await self._processes.clear(name)
+        if (obj := await self._kube.get(ref)) is not None:
+            await self._report(obj, None, STOPPED)
 
     async def _step(self, ref: Ref, obj: Object | None) -> float:
         if obj is None:
@@ -152,9 +127,8 @@ class LocalRay:
             head.release()
         entry = await asyncio.to_thread(self._directories.find, ref)
         if entry is not None:
-            await self._processes.stop(entry.name, TERMINATION_GRACE_S)
-            await asyncio.to_thread(self._directories.remove, entry)
-            await asyncio.to_thread(self._log(entry).unlink, missing_ok=True)
+            await self._stop(entry)
+            await self._remove_files(entry)
         return 0.0
 
     async def _restart(self, head: _Head, obj: Object) -> float:
@@ -163,16 +137,16 @@ class LocalRay:
         if head.ran:
             head.restarts.record_exit(now)
             head.forget_process()
-            head.exit_message = f"Ray {await self._processes.describe_end(head.entry.name, self._log(head.entry))}"
+            head.exit_message = f"Ray {await self._processes.describe_end(head.entry.name, self._log(head.entry.name))}"
             logger.warning("%s: %s", head.entry.ref, head.exit_message)
         if pause := head.restarts.remaining_delay_s(now):
-            await self._publish(obj, head.ports, ("HeadExited", head.exit_message))
+            await self._report(obj, head.ports, ("HeadExited", head.exit_message))
             return pause
         # Ray's agents survive a killed raylet for minutes. They hold ports and ignore SIGTERM.
         await self._processes.clear(head.entry.name)
         await asyncio.to_thread(self._reserve, head)
         await self._start(head)
-        await self._publish(obj, head.ports, _starting(head))
+        await self._report(obj, head.ports, _starting(head))
         return POLL_S
 
     def _reserve(self, head: _Head) -> None:
@@ -196,7 +170,7 @@ class LocalRay:
             argv=make_argv(head.ports, temporary),
             env=make_environment(self._environment, head.ports, self._state.ray_token, scratch, self._state.cache),
             directory=temporary,
-            log=self._log(head.entry),
+            log=self._log(head.entry.name),
             descriptors=(head.claim.fileno(),),
         )
         record = await self._processes.start(command)
@@ -220,40 +194,25 @@ class LocalRay:
             head.ready = True
             logger.info("%s: ready %.1f s after its start", head.entry.ref, age.total_seconds())
         if problem is None or not head.ready or head.failed_probes >= MAX_FAILED_PROBES:
-            await self._publish(obj, head.ports, problem)
+            await self._report(obj, head.ports, problem)
         waited_s = (now - head.first_probed_at).total_seconds()
         if not head.ready and waited_s > START_TIMEOUT_S:
             logger.warning("%s: not ready after %.0f s; restarting", head.entry.ref, waited_s)
-            await self._processes.stop(head.entry.name, TERMINATION_GRACE_S)
+            await self._stop(head.entry)
         return POLL_S
 
     async def _probe(self, head: _Head) -> Problem | None:
         if head.ports is None or self._session is None:
             return "PortsUnknown", f"the ports of the running head are not recorded in {head.entry.directory}"
         url = f"http://{LOOPBACK}:{head.ports.dashboard}/api/serve/applications/"
-        try:
-            async with self._session.get(url, timeout=_PROBE_TIMEOUT, allow_redirects=False) as response:
-                await response.read()
-                if response.status == 200:
-                    return None
-                found = f"status {response.status}"
-        except (aiohttp.ClientError, TimeoutError, OSError) as err:
-            found = type(err).__name__
+        status, text = await self._probe_url(url, _PROBE_TIMEOUT)
+        if status == HTTPStatus.OK:
+            return None
+        found = f"status {status}" if status else text
         return ("Unreachable", f"GET {url}: {found}, expected 200") if head.ready else _starting(head)
 
-    async def _publish(self, obj: Object, ports: RayPorts | None, problem: Problem | None) -> None:
-        """Write the status if it changed."""
-        status = ray_cluster_status(obj, ports, problem, self._clock.now())
-        if status == obj.get("status"):
-            return
-        ref = Ref(RAY_CLUSTER, obj["metadata"]["namespace"], obj["metadata"]["name"])
-        try:
-            await self._kube.patch_status(ref, status, resource_version=obj["metadata"]["resourceVersion"])
-        except (Conflict, NotFound):
-            logger.debug("%s: changed meanwhile; the next pass writes its status", ref)
-
-    def _log(self, entry: ObjectDirectory) -> Path:
-        return self._state.logs / f"{entry.name}.log"
+    async def _report(self, obj: Object, ports: RayPorts | None, problem: Problem | None) -> None:
+        await self._publish(obj, ray_cluster_status(obj, ports, problem, self._clock.now()))
 
 
 def _starting(head: _Head) -> Problem:

@@ -17,13 +17,12 @@ from rich.console import Console
 
 from sundog_operator.errors import SundogError
 from sundog_operator.shell.demo import report
-from sundog_operator.shell.demo.run_record import DemoRecord
 from sundog_operator.shell.demo.scenario import DemoFolder, DemoScenario
 from sundog_operator.shell.demo.view import make_view
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.run_until_signal import handle_signals
 
-_REQUIRED_PACKAGES: Final = ("torch", "safetensors", "sklearn", "matplotlib", "ray")
+_REQUIRED_PACKAGES: Final = ("torch", "safetensors", "sklearn", "ray")
 # Characters that the URI of a model cannot hold.
 _FORBIDDEN: Final = "%?#\\"
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -113,17 +112,5 @@ def _cancel_on_signals(running: "asyncio.Future[None]") -> Iterator[None]:
 def _write_results(console: Console, folder: DemoFolder, scenario: DemoScenario) -> None:
     """Write and print the results."""
     record = scenario.record
-    files = [folder.path / "results.json"]
-    files[0].write_bytes(orjson.dumps(record.document(), option=orjson.OPT_INDENT_2))
-    if record.samples:
-        files.append(_write_plot(folder, record))
-    report.print_results(console, record, files)
-
-
-def _write_plot(folder: DemoFolder, record: DemoRecord) -> Path:
-    # A late import: it takes a second, and --help does not need it.
-    from sundog_operator.shell.demo import plot
-
-    path = folder.path / "rollout.png"
-    plot.write_plot(path, record)
-    return path
+    folder.results.write_bytes(orjson.dumps(record.document(), option=orjson.OPT_INDENT_2))
+    report.print_results(console, record, [each for each in (folder.results, folder.report) if each.exists()])

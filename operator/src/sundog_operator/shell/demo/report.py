@@ -11,7 +11,7 @@ from sundog_operator.shell.demo import manifest
 from sundog_operator.shell.demo.results import PhaseResult, Results
 from sundog_operator.shell.demo.run_record import DemoRecord
 from sundog_operator.shell.demo.scenario import DemoFolder, DemoScenario
-from sundog_operator.shell.demo.view import MODEL_STYLES
+from sundog_operator.shell.view.palette import DEMO_MODELS
 
 
 def print_results(console: Console, record: DemoRecord, files: Sequence[Path]) -> None:
@@ -64,7 +64,7 @@ def _revisions_table(summary: Results, record: DemoRecord) -> Table:
         model = record.models.get(result.revision, "?")
         offline = record.offline.get(model)
         table.add_row(
-            Text(model, style=MODEL_STYLES.get(model, "")),
+            Text(model, style=DEMO_MODELS.get(model, "")),
             str(result.revision),
             f"{result.requests:,}",
             f"{result.accuracy:.2%}",
@@ -86,7 +86,7 @@ def _phases_table(phases: Sequence[PhaseResult], record: DemoRecord) -> Table:
             table.add_row(
                 result.phase.name if index == 0 else "",
                 f"{result.requests:,}" if index == 0 else "",
-                Text(model, style=MODEL_STYLES.get(model, "")),
+                Text(model, style=DEMO_MODELS.get(model, "")),
                 f"{share.configured:.0f} %",
                 f"{share.observed:.1f} %",
                 f"± {share.margin:.1f}",

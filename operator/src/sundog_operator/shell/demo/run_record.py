@@ -21,14 +21,6 @@ class DemoStep:
     outcome: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class PlotMark:
-    """An event in the plot. `at_s` is in seconds since the load began."""
-
-    at_s: float
-    text: str
-
-
 @dataclass(slots=True)
 class DemoRecord:
     """The record of one run.
@@ -42,7 +34,6 @@ class DemoRecord:
 
     steps: list[DemoStep] = field(default_factory=list)
     phases: list[WeightPhase] = field(default_factory=list)
-    marks: list[PlotMark] = field(default_factory=list)
     models: dict[int, str] = field(default_factory=dict)
     offline: Mapping[str, float] = field(default_factory=dict)
     labels: Sequence[int] = ()

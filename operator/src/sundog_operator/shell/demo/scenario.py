@@ -19,7 +19,7 @@ from sundog_operator.shell.demo.dataset import BROKEN_MODEL, GOOD_MODEL, WEAK_MO
 from sundog_operator.shell.demo.instance import DemoInstance, DeploymentSnapshot, WatchedDeployment, watch_deployment
 from sundog_operator.shell.demo.load import CLIENT_COUNT, LoadGenerator
 from sundog_operator.shell.demo.results import WeightPhase, summarise_recent
-from sundog_operator.shell.demo.run_record import DemoRecord, DemoStep, PlotMark
+from sundog_operator.shell.demo.run_record import DemoRecord, DemoStep
 from sundog_operator.shell.demo.view import DemoView
 from sundog_operator.shell.exit_codes import CommandFailed, one_line
 
@@ -69,6 +69,16 @@ class DemoFolder:
     def log(self) -> Path:
         """Output of `sundog local up`."""
         return self.path / "sundog-local.log"
+
+    @property
+    def results(self) -> Path:
+        """Measurements of the clients."""
+        return self.path / "results.json"
+
+    @property
+    def report(self) -> Path:
+        """Report of the rollout of v2."""
+        return self.path / "rollout.html"
 
     @property
     def training_log(self) -> Path:
@@ -155,7 +165,6 @@ class DemoScenario:
         """Run the canary to its manual gate; return its revision."""
         with self._step("edit") as step:
             manifest.write_manifest(self.folder.manifest, GOOD_MODEL)
-            self._mark(load, "manifest: v2")
             snapshot = await deployment.until(lambda now: now.status.candidate, "a revision of v2", _SHIFT_TIMEOUT_S)
             assert snapshot.status.candidate is not None
             candidate = snapshot.status.candidate.revision
@@ -169,7 +178,6 @@ class DemoScenario:
             step.outcome = f"revision {candidate} is ready and gets its first share"
         with self._step("timed") as step:
             start_s = load.now_s()
-            self._mark(load, f"{manifest.TIMED_WEIGHT_PERCENT} %")
             await deployment.until(
                 lambda now: not _is_canary_at(now, manifest.TIMED_WEIGHT_PERCENT), "the next weight", _SHIFT_TIMEOUT_S
             )
@@ -181,7 +189,6 @@ class DemoScenario:
                 _SHIFT_TIMEOUT_S,
             )
             start_s = load.now_s()
-            self._mark(load, f"{manifest.MANUAL_WEIGHT_PERCENT} %")
             await asyncio.sleep(OBSERVE_S)
             step.outcome = self._add_phase(step.title, start_s, load.now_s(), snapshot.weights)
         return candidate
@@ -197,24 +204,24 @@ class DemoScenario:
             await deployment.until(
                 lambda now: _has_all_traffic(now, candidate), "v2 with all traffic", _SHIFT_TIMEOUT_S
             )
-            self._mark(load, "promoted")
             snapshot = await deployment.until(
                 lambda now: _is_only_revision(now, candidate), "v2 as stable", _SHIFT_TIMEOUT_S
             )
             start_s = load.now_s()
             await asyncio.sleep(OBSERVE_S)
             step.outcome = self._add_phase("v2 promoted", start_s, load.now_s(), snapshot.weights)
+            await deployment.instance.run(
+                "experiment", "report", manifest.DEPLOYMENT_NAME, "-o", str(self.folder.report)
+            )
 
     async def _roll_out_broken_model(self, deployment: WatchedDeployment, load: LoadGenerator) -> None:
         stable = max(self.record.models)
         with self._step("refuse") as step:
             manifest.write_manifest(self.folder.manifest, BROKEN_MODEL)
-            self._mark(load, "manifest: v3 (broken)")
             start_s = load.now_s()
             snapshot = await deployment.until(
                 lambda now: now.current and now.is_true("Stalled"), "a refusal of v3", _READY_TIMEOUT_S
             )
-            self._mark(load, "v3 refused")
             conditions = [snapshot.condition(type_) for type_ in _REFUSAL_CONDITIONS]
             self.record.refused = [each for each in conditions if each is not None]
             for each in self.record.refused:
@@ -279,9 +286,6 @@ class DemoScenario:
     def _show_wait(self, snapshot: DeploymentSnapshot) -> None:
         if reason := snapshot.find_wait_reason():
             self.view.wait(truncate(one_line(reason), _MAX_LINE))
-
-    def _mark(self, load: LoadGenerator, text: str) -> None:
-        self.record.marks.append(PlotMark(load.now_s(), text))
 
     def _add_phase(self, name: str, from_s: float, to_s: float, weights: dict[int, int]) -> str:
         """Record a phase and describe its observed shares."""

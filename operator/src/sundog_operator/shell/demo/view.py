@@ -1,7 +1,7 @@
 """Output of the running demo: a live view on a terminal, else plain lines."""
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -9,15 +9,14 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from sundog_operator.shell.demo.dataset import BROKEN_MODEL, GOOD_MODEL, WEAK_MODEL
 from sundog_operator.shell.demo.results import RecentTraffic
+from sundog_operator.shell.view.palette import DEMO_MODELS
 
-MODEL_STYLES: Final[Mapping[str, str]] = {WEAK_MODEL: "blue", GOOD_MODEL: "yellow", BROKEN_MODEL: "red"}
 _BAR_WIDTH: Final = 40
 
 
-class DemoView(Protocol):
-    """Shows the progress of the demo."""
+class DemoView:
+    """Shows the progress of the demo. A view overrides what it shows."""
 
     def start_step(self, title: str) -> None:
         """Show the start of a step."""
@@ -49,7 +48,7 @@ def make_view(console: Console) -> DemoView:
     return LiveDemoView(console) if console.is_terminal else PlainDemoView(console)
 
 
-class PlainDemoView:
+class PlainDemoView(DemoView):
     """A view with plain lines for logs, without progress within a step."""
 
     def __init__(self, console: Console) -> None:
@@ -59,9 +58,6 @@ class PlainDemoView:
     def start_step(self, title: str) -> None:
         """See DemoView."""
         self._print(f"{title} …")
-
-    def detail(self, text: str) -> None:
-        """See DemoView."""
 
     def wait(self, text: str) -> None:
         """See DemoView."""
@@ -88,14 +84,11 @@ class PlainDemoView:
         """See DemoView."""
         self._traffic = ""
 
-    def close(self) -> None:
-        """See DemoView."""
-
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class LiveDemoView:
+class LiveDemoView(DemoView):
     """A live view: finished steps stay, and the current step and the traffic are redrawn below them."""
 
     def __init__(self, console: Console) -> None:
@@ -114,9 +107,7 @@ class LiveDemoView:
         """See DemoView."""
         self._detail = text
 
-    def wait(self, text: str) -> None:
-        """See DemoView."""
-        self._detail = text
+    wait = detail
 
     def log_line(self, text: str) -> None:
         """See DemoView."""
@@ -164,8 +155,8 @@ def render_traffic_bar(now: RecentTraffic, models: Mapping[int, str]) -> Text:
     for revision, share in now.shares.items():
         model, total = models.get(revision, "?"), total + share
         until = round(total * _BAR_WIDTH)
-        bar.append("█" * (until - drawn), style=MODEL_STYLES.get(model, ""))
-        legend.append(f"{model} {share:.0%}  ", style=MODEL_STYLES.get(model, ""))
+        bar.append("█" * (until - drawn), style=DEMO_MODELS.get(model, ""))
+        legend.append(f"{model} {share:.0%}  ", style=DEMO_MODELS.get(model, ""))
         drawn = until
     return bar.append("░" * (_BAR_WIDTH - drawn), style="dim").append_text(legend)
 

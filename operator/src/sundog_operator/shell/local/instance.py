@@ -40,7 +40,7 @@ from sundog_operator.shell.local.manifest_origins import OriginStore
 from sundog_operator.shell.local.model_files import ModelFiles
 from sundog_operator.shell.local.stored_readiness import mark_unready
 from sundog_operator.shell.local.view_feed import update_view
-from sundog_operator.shell.local.views import InstanceView, LoggingInstanceView
+from sundog_operator.shell.local.views import InstanceView
 from sundog_operator.shell.run_until_signal import run_until
 
 log = logging.getLogger("sundog.local")
@@ -123,7 +123,7 @@ async def run_instance(
     Raises StateDirectoryError, AnotherInstance and StateRefused before it starts a process.
     """
     parts, clock = parts or InstanceParts(), SystemClock()
-    state, view = await asyncio.to_thread(state_dir_paths.prepare_state_dir, path), LoggingInstanceView(view)
+    state = await asyncio.to_thread(state_dir_paths.prepare_state_dir, path)
     with state.hold():
         await _run(path, state, manifests, stop, view, namespace, parts, clock)
         await asyncio.to_thread(state_dir_paths.remove_short_link, path)

@@ -5,7 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import click
 from rich.console import Console, Group
@@ -14,22 +14,24 @@ from rich.table import Table
 from rich.text import Text
 
 from sundog_operator.ports import Object
+from sundog_operator.shell.view import palette
 
 log = logging.getLogger("sundog.local")
 
 _SHOWN_EVENTS: Final = 8
 _COLUMNS: Final = ("NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "URL")
-_STYLES: Final = {"True": "green", "False": "red", "Unknown": "yellow"}
 
 
-class InstanceView(Protocol):
-    """Shows changes and problems of an instance."""
+class InstanceView:
+    """Shows changes and problems of an instance, and logs them. A view overrides what it shows."""
 
     def notice(self, text: str) -> None:
         """Show an action of the instance."""
+        log.info("%s", text)
 
     def problem(self, text: str) -> None:
         """Show a new problem for the user to fix."""
+        log.warning("%s", text)
 
     def show_problems(self, problems: Sequence[str]) -> None:
         """Show all present problems of manifests. `problem` has shown each of them before."""
@@ -39,6 +41,7 @@ class InstanceView(Protocol):
 
     def event(self, event: Object) -> None:
         """Show an event of an object."""
+        log.log(logging.WARNING if event["type"] == "Warning" else logging.INFO, "%s", format_event(event))
 
     def close(self) -> None:
         """Stop showing."""
@@ -72,7 +75,7 @@ def format_event(event: Object) -> str:
     return f"{regarding['namespace']}/{regarding['name']}: {event['reason']}: {event['note']}"
 
 
-class LineView:
+class LineView(InstanceView):
     """A view with one plain line per change, for scripts and logs. With `quiet` it prints only problems, on standard error."""
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -81,30 +84,30 @@ class LineView:
 
     def notice(self, text: str) -> None:
         """See InstanceView."""
-        if not self._quiet:
-            _echo(f"{_now()} {text}")
+        super().notice(text)
+        self._print(text)
 
     def problem(self, text: str) -> None:
         """See InstanceView."""
+        super().problem(text)
         _echo(f"error: {text}" if self._quiet else f"{_now()} error: {text}", err=True)
-
-    def show_problems(self, problems: Sequence[str]) -> None:
-        """See InstanceView."""
 
     def deployments(self, objects: Sequence[Object]) -> None:
         """See InstanceView."""
         lines = {row["NAME"]: _format_row(row) for row in map(make_summary_row, objects)}
         for name, line in lines.items():
             if self._shown.get(name) != line:
-                self.notice(line)
+                self._print(line)
         self._shown = lines
 
     def event(self, event: Object) -> None:
         """See InstanceView."""
-        self.notice(format_event(event))
+        super().event(event)
+        self._print(format_event(event))
 
-    def close(self) -> None:
-        """See InstanceView."""
+    def _print(self, text: str) -> None:
+        if not self._quiet:
+            _echo(f"{_now()} {text}")
 
 
 def _format_row(row: dict[str, str]) -> str:
@@ -117,41 +120,7 @@ def _format_row(row: dict[str, str]) -> str:
     return f"{row['NAME']}: {ready} stable={row['STABLE']}{candidate} replicas={row['REPLICAS']}{url}{message}"
 
 
-class LoggingInstanceView:
-    """A view that logs everything except tables, and passes it on to another view."""
-
-    def __init__(self, view: InstanceView) -> None:
-        self._view = view
-
-    def notice(self, text: str) -> None:
-        """See InstanceView."""
-        log.info("%s", text)
-        self._view.notice(text)
-
-    def problem(self, text: str) -> None:
-        """See InstanceView."""
-        log.warning("%s", text)
-        self._view.problem(text)
-
-    def show_problems(self, problems: Sequence[str]) -> None:
-        """See InstanceView."""
-        self._view.show_problems(problems)
-
-    def deployments(self, objects: Sequence[Object]) -> None:
-        """See InstanceView."""
-        self._view.deployments(objects)
-
-    def event(self, event: Object) -> None:
-        """See InstanceView."""
-        log.log(logging.WARNING if event["type"] == "Warning" else logging.INFO, "%s", format_event(event))
-        self._view.event(event)
-
-    def close(self) -> None:
-        """See InstanceView."""
-        self._view.close()
-
-
-class LiveInstanceView:
+class LiveInstanceView(InstanceView):
     """A view with a table that is redrawn in place, and the last lines below it."""
 
     def __init__(self, console: Console, title: str) -> None:
@@ -164,10 +133,12 @@ class LiveInstanceView:
 
     def notice(self, text: str) -> None:
         """See InstanceView."""
+        super().notice(text)
         self._line(Text(text))
 
     def problem(self, text: str) -> None:
         """See InstanceView."""
+        super().problem(text)
         self._line(Text(f"error: {text}", style="red"))
 
     def show_problems(self, problems: Sequence[str]) -> None:
@@ -189,6 +160,7 @@ class LiveInstanceView:
 
     def event(self, event: Object) -> None:
         """See InstanceView."""
+        super().event(event)
         self._line(Text(format_event(event), style="yellow" if event["type"] == "Warning" else ""))
 
     def close(self) -> None:
@@ -205,7 +177,7 @@ class LiveInstanceView:
         for column in _COLUMNS:
             table.add_column(column, overflow="fold")
         for row in self._rows:
-            style = _STYLES.get(row["READY"], "")
+            style = palette.TERMINAL_READY.get(row["READY"], "")
             table.add_row(*(Text(row[name], style=style if name == "READY" else "") for name in _COLUMNS))
         body = table if self._rows else Text(f"{self._title}\nno ModelDeployment yet")
         with contextlib.suppress(OSError):

@@ -34,7 +34,6 @@ from sundog_operator.core.rollout.state import is_over
 from sundog_operator.core.stats.findings import format_rough_duration
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 from sundog_operator.ports import EXPERIMENT, Object
-from sundog_operator.shell import plan_text
 from sundog_operator.shell.preview import spec_diff
 from sundog_operator.shell.preview.model_deployment import (
     Preview,
@@ -42,6 +41,7 @@ from sundog_operator.shell.preview.model_deployment import (
     find_server_violations,
     make_new_object,
 )
+from sundog_operator.shell.view import plan_facts
 
 _OF_A_ROLLOUT: Final = "this is the Experiment of a rollout, which only a ModelDeployment creates and changes"
 
@@ -287,13 +287,13 @@ def _describe_plan(
         else f"units stay with their arm, by {unit.kind} {unit.name}"
     )
     for guardrail in plan.guardrails:
-        yield f"{guardrail.role} {guardrail.metric}: {plan_text.describe_guardrail_limit(guardrail, names.CONTROL)}"
+        yield f"{guardrail.role} {guardrail.metric}: {plan_facts.describe_guardrail_limit(guardrail, names.CONTROL)}"
     if plan.comparison is not None:
         yield from (
-            f"{each.role} {each.name}: {plan_text.describe_outcome_goal(each, names.CONTROL)}"
+            f"{each.role} {each.name}: {plan_facts.describe_outcome_goal(each, names.CONTROL)}"
             for each in plan.comparison.outcomes
         )
-        yield f"ends {plan_text.describe_end_conditions(plan.comparison)}"
+        yield f"ends {plan_facts.describe_end_conditions(plan.comparison)}"
     yield _describe_alpha(spec)
 
 

@@ -4,22 +4,27 @@ import asyncio
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
+
+from sundog_operator.shell.preview.model_deployment import Preview
 
 _FILE: Final = "file://"
 _MODULE: Final = "sundog_runtime.shell.entrypoint"
 _TIMEOUT_S: Final = 60.0
 
 
-async def preview_local_models(spec: Mapping[str, Any]) -> list[str]:
-    """Return a line for each local model of a valid spec: missing files, or what its entrypoint is.
+async def add_local_models(spec: Mapping[str, Any], preview: Preview) -> Preview:
+    """Add to the preview of a valid spec what the entrypoint of each local model is, or why none of its replicas can start.
 
     Imports the entrypoint in a process of its own, so that the code of a model cannot harm this one.
     """
-    return [line for field, model in _models(spec) if (line := await _preview(field, model))]
+    found = [await _preview(field, model) for field, model in _models(spec)]
+    lines, problems = (tuple(filter(None, each)) for each in zip(("", ""), *found, strict=True))
+    return replace(preview, lines=(*preview.lines, *lines), problems=(*preview.problems, *problems))
 
 
 def _models(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -32,14 +37,15 @@ def _models(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield field, model
 
 
-async def _preview(field: str, model: Mapping[str, Any]) -> str:
+async def _preview(field: str, model: Mapping[str, Any]) -> tuple[str, str]:
+    """Return (what the entrypoint is, why no replica can start), each empty if unknown."""
     path = Path(model["uri"].removeprefix(_FILE))
     if not await asyncio.to_thread(path.exists):
-        return f"{field}.uri: {path} does not exist on this machine. No replica starts until you create it"
+        return "", f"{field}.uri: {path} does not exist on this machine. No replica starts until you create it"
     result = await _import_entrypoint(model)
     if problem := result.get("problem"):
-        return f"{field}: {problem}. No replica starts until you fix it"
-    return f"{field}.entrypoint: {found}" if (found := result.get("found")) else ""
+        return "", f"{field}: {problem}. No replica starts until you fix it"
+    return (f"{field}.entrypoint: {found}" if (found := result.get("found")) else ""), ""
 
 
 async def _import_entrypoint(model: Mapping[str, Any]) -> dict[str, str]:

@@ -33,7 +33,6 @@ from sundog_operator.core.rollout.default_plan import BUSY_RPS, VERY_BUSY_RPS, S
 from sundog_operator.core.rollout.freeze import BAKE, STEPPED_STRATEGIES, resolve_plan
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import CONTROLLER_REVISION, Object
-from sundog_operator.shell.plan_text import describe_outcome_goal
 from sundog_operator.shell.preview import spec_diff
 from sundog_operator.shell.preview.capacity import (
     describe_capacity,
@@ -41,6 +40,7 @@ from sundog_operator.shell.preview.capacity import (
     find_shared_capacity,
 )
 from sundog_operator.shell.preview.spec_diff import SpecChange, format_causes
+from sundog_operator.shell.view.plan_facts import describe_outcome_goal
 
 PreviewOutcome = Literal["create", "change", "unchanged", "refused"]
 
@@ -57,7 +57,7 @@ class Preview:
     Attributes:
         revision: revision of the manifest; None for a refused manifest and for an Experiment.
         lines: changes in order.
-        problems: reasons of a refusal.
+        problems: reasons of a refusal, and why no replica of a local model can start.
     """
 
     name: str

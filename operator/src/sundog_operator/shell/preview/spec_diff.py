@@ -1,5 +1,6 @@
 """Describe the differences between two specs."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -59,5 +60,8 @@ def _redact_urls(value: Any) -> Any:
 
 
 def _format_value(value: Any) -> str:
-    text = "none" if value in (None, "", {}, []) else str(value)
+    """Format a text as it is, and any other value as JSON, which is YAML as well."""
+    if value in (None, "", {}, []):
+        return "none"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:79]}…"

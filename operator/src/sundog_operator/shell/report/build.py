@@ -21,7 +21,6 @@ from sundog_operator.core.edge.buckets import BUCKETS, percent
 from sundog_operator.core.experiments import evaluate
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import (
-    explanations,
     freeze,
     history,
     plan_text,
@@ -31,22 +30,6 @@ from sundog_operator.core.rollout import (
 from sundog_operator.core.rollout.default_plan import tested_guardrails
 from sundog_operator.core.stats import guardrail_comparison
 from sundog_operator.ports import Object
-from sundog_operator.shell.describe_experiment import (
-    WINNERS_CURSE,
-    describe_win,
-    find_end,
-    find_one_sided_note,
-    list_dependent_events,
-)
-from sundog_operator.shell.layout import format_span
-from sundog_operator.shell.plan_text import (
-    baseline_arm,
-    describe_attempts,
-    describe_end_conditions,
-    describe_guardrail_limit,
-    describe_outcome_goal,
-    planned_outcomes,
-)
 from sundog_operator.shell.report import outcome_history
 from sundog_operator.shell.report.metrics import (
     make_guardrail_metric,
@@ -63,15 +46,16 @@ from sundog_operator.shell.report.model import (
     ReportLane,
     ReportPoint,
 )
+from sundog_operator.shell.view.layout import format_span
+from sundog_operator.shell.view.plan_facts import (
+    describe_end_conditions,
+    error_facts,
+    guardrail_facts,
+    outcome_facts,
+    planned_outcomes,
+)
+from sundog_operator.shell.view.verdict import explain, find_end, make_heading
 
-_HEADINGS: Final = {
-    "Promoted": "Promoted on evidence",
-    "RolledBack": "Rolled back on evidence",
-    "Harm": "Every arm did harm",
-    "NoWinner": "No arm can win",
-}
-"""Headings by the verdict's decision."""
-_TONES: Final = {"Promoted": "good", "RolledBack": "bad", "Harm": "bad", "NoWinner": "open"}
 _ARMS: Final = (names.STABLE, names.CANARY)
 
 
@@ -82,7 +66,7 @@ def make_report(obj: Object, now: datetime) -> ExperimentReport:
     start = _find_start(status, meta, now)
     end = find_end(status) or now
     points = _find_points(status, end)
-    heading, tone = _make_heading(status)
+    heading, tone = make_heading(status)
     is_experiment = status.plan.comparison is not None
     arm_count = len(status.arms) if is_experiment else len(_ARMS)
     return ExperimentReport(
@@ -93,7 +77,7 @@ def make_report(obj: Object, now: datetime) -> ExperimentReport:
         title=replace_control_characters(f"{meta['namespace']}/{meta['name']}"),
         heading=replace_control_characters(heading),
         tone=tone,
-        why=tuple(map(replace_control_characters, _explain(status))),
+        why=tuple(map(replace_control_characters, explain(status))),
         facts=tuple((name, replace_control_characters(value)) for name, value in _facts(obj, status, start, end)),
         quality=tuple((name, replace_control_characters(value)) for name, value in _quality(status, counters)),
         arms=tuple(_make_arms(status, counters)),
@@ -142,71 +126,6 @@ def _find_points(status: ExperimentStatus, end: datetime) -> tuple[HistoryPoint,
     return (*status.history, history.make_point(status, status.metrics, at))
 
 
-def _make_heading(status: ExperimentStatus) -> tuple[str, str]:
-    """Return (heading, tone)."""
-    reason = status.verdict.code or ""
-    if status.verdict.winner and status.plan.comparison is not None:
-        return describe_win(status), "good"
-    if state.is_decided_by_copies(status):
-        return _make_shadow_heading(status, reason)
-    match status.phase:
-        case state.CONCLUDED | state.STOPPED if status.verdict.decision in _HEADINGS:
-            return _HEADINGS[status.verdict.decision], _TONES[status.verdict.decision]
-        case state.CONCLUDED if status.plan.comparison is not None:
-            return f"Ended undecided: {reason}", "open"
-        case state.CONCLUDED:
-            return "Promoted, not by evidence", "open"
-        case state.STOPPED:
-            return f"Ended without a verdict on evidence: {reason or 'no reason given'}", "open"
-        case state.RUNNING if status.paused is not None:
-            return f"Paused: {status.paused.reason}", "open"
-        case state.RUNNING:
-            return "Undecided, still running", "open"
-    return "Not started", "open"
-
-
-def _make_shadow_heading(status: ExperimentStatus, reason: str) -> tuple[str, str]:
-    """Return (heading, tone) of a candidate that passed by its copies alone."""
-    match status.phase:
-        case state.CONCLUDED:
-            return "Promoted by command, after its copies passed", "good"
-        case state.STOPPED:
-            return f"Its copies passed, but it was not promoted: {reason}", "open"
-    return "Its copies passed: promote or abort it", "good"
-
-
-def _explain(status: ExperimentStatus) -> Iterator[str]:
-    """Yield the verdict or what it waits for, then the messages of metrics and checks that this does not repeat."""
-    step = status.step.reason if status.step else ""
-    if state.is_over(status) or status.verdict.winner or state.is_decided_by_copies(status):
-        first = status.verdict.reason
-    else:
-        first = explanations.describe_pause(status) if status.paused else step or _describe_missing_evidence(status)
-    won = status.verdict.winner if status.plan.comparison is not None else ""
-    if first:
-        yield f"When it won: {status.verdict.message}" if won else first
-    if won:
-        yield WINNERS_CURSE
-    for each in status.metrics:
-        # The heading has the winner's success metrics, then and now.
-        is_relevant = each.role == "guardrail" or (each.role == "success" and each.arm != won) or each.verdict == "Harm"
-        if is_relevant and each.message and each.message not in first:
-            yield each.message
-    yield from list_dependent_events(status.metrics)
-    if note := find_one_sided_note(status.metrics):
-        yield note
-    for check in status.checks:
-        if check.message and check.message not in first:
-            yield check.message
-
-
-def _describe_missing_evidence(status: ExperimentStatus) -> str:
-    """Return why an Experiment is undecided; empty for a rollout, whose step has the reason."""
-    if status.plan.comparison is None:
-        return ""
-    return next((each.message for each in status.conditions if each.type == "Conclusive"), "")
-
-
 def _facts(obj: Object, status: ExperimentStatus, start: datetime, end: datetime) -> Iterator[tuple[str, str]]:
     plan = status.plan
     yield "model deployment", str((obj.get("spec") or {}).get("modelDeployment", ""))
@@ -222,17 +141,13 @@ def _facts(obj: Object, status: ExperimentStatus, start: datetime, end: datetime
         yield "ends", describe_end_conditions(plan.comparison)
     if plan.requests_per_second is not None:
         yield "traffic", f"{plan.requests_per_second:.3g} requests a second at its start"
-    for guardrail in plan.guardrails:
-        yield guardrail.metric, describe_guardrail_limit(guardrail, baseline_arm(plan))
+    yield from guardrail_facts(plan)
     for check in plan.checks:
         yield check.name, f"{prometheus_checks.format_limits(check)}, from Prometheus"
     if status.shadow is not None:
         yield from _copies(status.shadow)
-    if plan.alpha is not None and (plan.guardrails or plan.harm_shares):
-        yield "alpha", plan_text.describe_alpha(plan)
-    yield from describe_attempts(plan)
-    for outcome in planned_outcomes(plan):
-        yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome, baseline_arm(plan))}"
+    yield from error_facts(plan)
+    yield from outcome_facts(plan)
     if not state.is_over(status) and (warning := power.find_undecidable_step(plan)):
         yield "warning", warning
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from sundog_operator.shell.report import charts, scales
-from sundog_operator.shell.report.charts import Chart, ChartLine, IntervalBar
+from sundog_operator.shell.report import chart_parts, scales
+from sundog_operator.shell.report.chart_parts import Chart, ChartLine, IntervalBar
 from sundog_operator.shell.report.model import (
     OUTSIDE,
     ArmChance,
@@ -19,9 +19,6 @@ from sundog_operator.shell.report.scales import AxisScale, AxisTick
 PLANNED_POWER: Final = 0.8
 """The usual power of a plan, which a chart marks."""
 
-Series = tuple[str, str, Sequence[tuple[float, float]]]
-"""Kind, name, and (seconds since the start, value) of a line."""
-
 
 def make_units_chart(report: ExperimentReport, time: AxisScale) -> Iterator[Chart]:
     """Yield the chart of units of control and of each arm, if they were counted exactly."""
@@ -30,12 +27,12 @@ def make_units_chart(report: ExperimentReport, time: AxisScale) -> Iterator[Char
     if not points or not any(max(units) for _, units in points):
         return
     up = scales.make_count_scale(
-        max(units[index] for _, units in points for index, _ in lanes), charts.BOTTOM, charts.TOP
+        max(units[index] for _, units in points for index, _ in lanes), chart_parts.BOTTOM, chart_parts.TOP
     )
-    series: list[Series] = [
+    series: list[chart_parts.Series] = [
         (lane.kind, lane.name, [(at_s, float(units[index])) for at_s, units in points]) for index, lane in lanes
     ]
-    yield _line_chart(
+    yield chart_parts.make_line_chart(
         ident="units",
         title="Units by arm since the warm-up",
         description="The number of units that were first exposed in control and in each arm, exactly, and their split in percent.",
@@ -45,7 +42,8 @@ def make_units_chart(report: ExperimentReport, time: AxisScale) -> Iterator[Char
         time=time,
         head=("time", *(name for _, lane in lanes for name in (lane.name, "split"))),
         rows=tuple(
-            (charts.format_elapsed(at_s), *_split_cells([units[index] for index, _ in lanes])) for at_s, units in points
+            (chart_parts.format_elapsed(at_s), *_split_cells([units[index] for index, _ in lanes]))
+            for at_s, units in points
         ),
     )
 
@@ -66,13 +64,13 @@ def make_period_chart(metric: ReportMetric, number: int) -> Iterator[Chart]:
         MetricPoint(place + 0.5, each.ratio, each.lower, each.upper, "", metric.margin)
         for place, each in enumerate(periods)
     )
-    across = AxisScale(0.0, float(len(periods)), charts.LEFT, charts.RIGHT)
-    up = charts.make_ratio_scale_of(as_points, metric)
+    across = AxisScale(0.0, float(len(periods)), chart_parts.LEFT, chart_parts.RIGHT)
+    up = chart_parts.make_ratio_scale(as_points, metric)
     rows = tuple(_period_row(each) for each in periods)
-    lines = [ChartLine("one", charts.horizontal_line(1.0, across, up))]
+    lines = [ChartLine("one", chart_parts.horizontal_line(1.0, across, up))]
     legend = [("interval", f"ratio of the {metric.period}, with its interval"), ("one", f"{metric.unit} (1)")]
     if metric.effect is not None:
-        lines.append(ChartLine("effect", charts.horizontal_line(metric.effect, across, up)))
+        lines.append(ChartLine("effect", chart_parts.horizontal_line(metric.effect, across, up)))
         legend.append(("effect", f"minimum effect ({metric.effect:.3g})"))
     yield Chart(
         ident=f"period-{number}",
@@ -95,7 +93,7 @@ def make_period_chart(metric: ReportMetric, number: int) -> Iterator[Chart]:
 
 
 def _period_bar(point: MetricPoint, row: tuple[str, ...], across: AxisScale, up: AxisScale) -> IntervalBar:
-    bar = charts.make_bar(point, across, up)
+    bar = chart_parts.make_bar(point, across, up)
     return IntervalBar(
         "open", bar.x, bar.top, bar.bottom, bar.cut_top, bar.cut_bottom, bar.centre, f"{row[0]}: {row[3]}, {row[4]}"
     )
@@ -140,8 +138,8 @@ def make_chance_charts(report: ExperimentReport, time: AxisScale) -> Iterator[Ch
             )
 
 
-def _chance_series(report: ExperimentReport, chances: OutcomeChances, name: str) -> list[Series]:
-    found: list[Series] = []
+def _chance_series(report: ExperimentReport, chances: OutcomeChances, name: str) -> list[chart_parts.Series]:
+    found: list[chart_parts.Series] = []
     for lane, own in zip(report.lanes, chances.lanes, strict=True):
         values = [(each.at_s, value) for each in own if (value := _chance(each, name)) is not None]
         if values:
@@ -157,14 +155,14 @@ def _percent_chart(
     ident: str,
     title: str,
     description: str,
-    series: Sequence[Series],
+    series: Sequence[chart_parts.Series],
     time: AxisScale,
     mark: float | None = None,
 ) -> Chart:
-    up = AxisScale(0.0, 1.0, charts.BOTTOM, charts.TOP)
+    up = AxisScale(0.0, 1.0, chart_parts.BOTTOM, chart_parts.TOP)
     times = sorted({at_s for _, _, values in series for at_s, _ in values})
     by_time = [dict(values) for _, _, values in series]
-    return _line_chart(
+    return chart_parts.make_line_chart(
         ident=ident,
         title=title,
         description=description,
@@ -175,44 +173,12 @@ def _percent_chart(
         time=time,
         head=("time", *(name for _, name, _ in series)),
         rows=tuple(
-            (charts.format_elapsed(at_s), *(f"{100 * own[at_s]:.1f} %" if at_s in own else "–" for own in by_time))
+            (chart_parts.format_elapsed(at_s), *(f"{100 * own[at_s]:.1f} %" if at_s in own else "–" for own in by_time))
             for at_s in times
         ),
         extra=[]
         if mark is None
-        else [(ChartLine("effect", charts.horizontal_line(mark, time, up)), f"{100 * mark:.0f} %, usual in a plan")],
-    )
-
-
-def _line_chart(
-    *,
-    ident: str,
-    title: str,
-    description: str,
-    series: Sequence[Series],
-    up: AxisScale,
-    y_ticks: Sequence[AxisTick],
-    time: AxisScale,
-    head: tuple[str, ...],
-    rows: tuple[tuple[str, ...], ...],
-    extra: Sequence[tuple[ChartLine, str]] = (),
-    note: str = "",
-) -> Chart:
-    return Chart(
-        ident=ident,
-        title=title,
-        description=description,
-        note=note,
-        legend=(*((kind, name) for kind, name, _ in series), *((line.kind, text) for line, text in extra)),
-        x_ticks=tuple(charts.time_ticks(time)),
-        y_ticks=tuple(y_ticks),
-        head=head,
-        rows=rows,
-        lines=(
-            *(
-                ChartLine(kind, charts.format_points([(time.at(at_s), up.at(value)) for at_s, value in values]))
-                for kind, _, values in series
-            ),
-            *(line for line, _ in extra),
-        ),
+        else [
+            (ChartLine("effect", chart_parts.horizontal_line(mark, time, up)), f"{100 * mark:.0f} %, usual in a plan")
+        ],
     )

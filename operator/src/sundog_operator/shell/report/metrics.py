@@ -21,9 +21,9 @@ from sundog_operator.core.metric_text import format_interval
 from sundog_operator.core.rollout import state
 from sundog_operator.core.rollout.default_plan import tested_guardrails
 from sundog_operator.core.stats import multiple_testing
-from sundog_operator.shell.plan_text import baseline_arm, describe_guardrail_limit, describe_outcome_goal
 from sundog_operator.shell.report import outcome_history
 from sundog_operator.shell.report.model import MetricPoint, ReportMetric
+from sundog_operator.shell.view.plan_facts import baseline_arm, describe_guardrail_limit, describe_outcome_goal
 
 _OUTCOME_ROLES: Final = ("success", "secondary")
 """Roles that only outcomes have."""

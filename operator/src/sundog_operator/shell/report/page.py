@@ -5,8 +5,9 @@ from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sundog_operator.shell.report import charts, tables
+from sundog_operator.shell.report import chart_parts, charts, tables
 from sundog_operator.shell.report.model import MAX_ARMS, ExperimentReport
+from sundog_operator.shell.view import palette
 
 _TEMPLATE: Final = "page.html.j2"
 _DASHED: Final = 5
@@ -26,7 +27,8 @@ def render_html(report: ExperimentReport, version: str, now: datetime) -> str:
         report=report,
         tables=tables.make_tables(report),
         charts=charts.make_charts(report),
-        size=charts,
+        size=chart_parts,
+        palette=palette,
         arms=MAX_ARMS,
         dashed=_DASHED,
         version=version,

@@ -9,13 +9,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sundog_operator.shell.report import charts, tables, traffic_series
+from sundog_operator.shell.report import chart_parts, tables, traffic_series
 from sundog_operator.shell.report.metrics import format_point_interval
 from sundog_operator.shell.report.model import ROLLOUT, ExperimentReport, MetricPoint, ReportMetric, ReportPoint
 from sundog_operator.shell.report.scales import AxisScale
+from sundog_operator.shell.view import palette
+from sundog_operator.shell.view.layout import facts_section, make_section, title_line
 
-_STYLES: Final = {"good": "bold green", "bad": "bold red", "open": "bold"}
-_VERDICTS: Final = {"Harm": "red", "Passed": "green", "Better": "cyan", "Worse": "magenta"}
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _TIME_WIDTH: Final = 48
 """Columns of a drawing over time."""
@@ -30,35 +30,22 @@ _MAX_ROWS: Final = 10
 def render_report(report: ExperimentReport) -> RenderableType:
     """Render the whole report."""
     parts: list[RenderableType] = [
-        Text(f"{report.kind} {report.title}", style="bold"),
-        Text(report.heading, style=_STYLES[report.tone]),
+        title_line(f"{report.kind} {report.title}"),
+        Text(report.heading, style=palette.TERMINAL_TONES[report.tone]),
         *map(Text, report.why),
-        *_section("Plan", _facts(report.facts)),
+        *make_section("Plan", facts_section(report.facts)),
     ]
     for figures in tables.make_tables(report):
-        parts += _section(figures.title, _table(figures))
-    parts += _section("Data quality", _facts(report.quality))
+        parts += make_section(figures.title, _table(figures))
+    parts += make_section("Data quality", facts_section(report.quality))
     if report.points:
         parts += _traffic(report) if report.kind == ROLLOUT else _traffic_of_arms(report)
     for metric in report.metrics:
         if metric.bounds:
             table = _metric_table(metric)
             body = table if report.kind == ROLLOUT else Group(Text(metric.meaning), table)
-            parts += _section(f"{metric.name} over time: {metric.limit}", body)
+            parts += make_section(f"{metric.name} over time: {metric.limit}", body)
     return Group(*parts)
-
-
-def _section(title: str, body: RenderableType) -> list[RenderableType]:
-    return [Text(), Text(title, style="bold"), body]
-
-
-def _facts(facts: Sequence[tuple[str, str]]) -> RenderableType:
-    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in facts:
-        grid.add_row(Text(name), Text(value))
-    return grid
 
 
 def _table(table: tables.ReportTable) -> RenderableType:
@@ -75,12 +62,12 @@ def _traffic(report: ExperimentReport) -> list[RenderableType]:
     points = report.points
     blocks = _blocks(points, [point.weight for point in points], report.seconds, 100)
     changes = [
-        f"{point.weight} % from {charts.format_elapsed(point.at_s)}"
+        f"{point.weight} % from {chart_parts.format_elapsed(point.at_s)}"
         for before, point in zip((None, *points), points, strict=False)
         if before is None or before.weight != point.weight
     ]
-    body = Group(Text(f"▕{blocks}▏ {charts.format_elapsed(report.seconds)}"), Text(", ".join(changes)))
-    return _section(f"Traffic of the {report.who} over time", body)
+    body = Group(Text(f"▕{blocks}▏ {chart_parts.format_elapsed(report.seconds)}"), Text(", ".join(changes)))
+    return make_section(f"Traffic of the {report.who} over time", body)
 
 
 def _traffic_of_arms(report: ExperimentReport) -> list[RenderableType]:
@@ -95,7 +82,7 @@ def _traffic_of_arms(report: ExperimentReport) -> list[RenderableType]:
         blocks = _blocks(report.points, each.weights, report.seconds, largest)
         grid.add_row(Text(each.name), Text(f"▕{blocks}▏"), Text(_summarize_weights(each.weights)))
     title = f"Traffic of the {report.who} over time, to {largest:g} %"
-    return _section(title, Group(grid, Text(f"in {charts.format_elapsed(report.seconds)}")))
+    return make_section(title, Group(grid, Text(f"in {chart_parts.format_elapsed(report.seconds)}")))
 
 
 def _summarize_weights(weights: Sequence[float | None]) -> str:
@@ -119,7 +106,7 @@ def _weight_at(points: Sequence[ReportPoint], weights: Sequence[float | None], a
 
 def _metric_table(metric: ReportMetric) -> RenderableType:
     grid = Table(box=None, header_style="", padding=(0, 2, 0, 0))
-    scale = charts.make_ratio_scale(metric, 0, _INTERVAL_WIDTH - 1)
+    scale = chart_parts.make_ratio_scale(metric.bounds, metric, 0, _INTERVAL_WIDTH - 1)
     for name in ("TIME", "RATIO", "INTERVAL"):
         grid.add_column(name, no_wrap=name != "INTERVAL", justify="right")
     grid.add_column(_draw_axis(scale), no_wrap=True)
@@ -132,7 +119,7 @@ def _metric_table(metric: ReportMetric) -> RenderableType:
 def _cells(point: MetricPoint) -> tuple[str, str, str]:
     """Format time, ratio and interval."""
     ratio = "–" if point.ratio is None else f"{point.ratio:.3g}"
-    return charts.format_elapsed(point.at_s), ratio, format_point_interval(point) or "–"
+    return chart_parts.format_elapsed(point.at_s), ratio, format_point_interval(point) or "–"
 
 
 def _drop_repeated(points: Sequence[MetricPoint]) -> list[MetricPoint]:
@@ -180,4 +167,4 @@ def _draw_interval(point: MetricPoint, metric: ReportMetric, scale: AxisScale) -
             cells[last] = "▸"
     if point.ratio is not None and scale.shows(point.ratio):
         cells[round(scale.at(point.ratio))] = "●"
-    return Text("".join(cells), style=_VERDICTS.get(point.verdict, ""))
+    return Text("".join(cells), style=palette.TERMINAL_VERDICTS.get(point.verdict, ""))

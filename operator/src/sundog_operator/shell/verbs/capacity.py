@@ -1,7 +1,5 @@
 """`sundog capacity`."""
 
-import sys
-
 import click
 
 from sundog_operator.core.kubernetes import node_fit, quotas, usage
@@ -9,11 +7,11 @@ from sundog_operator.core.kubernetes.capacity import Inventory
 from sundog_operator.core.kubernetes.usage import PodView
 from sundog_operator.errors import Forbidden
 from sundog_operator.ports import MODEL_DEPLOYMENT, NODE, POD, RESOURCE_QUOTA
-from sundog_operator.shell.capacity_report import CapacityReport, describe_report, find_waiting, make_document
 from sundog_operator.shell.device_labels import NodeProfiles, find_profiles
 from sundog_operator.shell.exit_codes import CommandFailed
-from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, TEXT_OUTPUT_OPTION, print_document, print_rich
+from sundog_operator.shell.output import TEXT_OUTPUT_OPTION, print_document, print_rich
 from sundog_operator.shell.server_connection import ServerConnection, with_server
+from sundog_operator.shell.view.capacity import CapacityReport, describe_report, find_waiting, make_document
 
 
 @click.command(epilog="Example: sundog capacity -A")
@@ -43,8 +41,7 @@ async def capacity(server: ServerConnection, all_namespaces: bool, output: str) 
     if output != "text":
         print_document(make_document(report), output)
     else:
-        width = None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS
-        print_rich(describe_report(report, namespaces=all_namespaces), width)
+        print_rich(describe_report(report, namespaces=all_namespaces))
 
 
 async def _read_pods(server: ServerConnection, namespace: str | None) -> tuple[Inventory | None, list[PodView]]:

@@ -1,6 +1,5 @@
 """`sundog describe`."""
 
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -8,25 +7,25 @@ from typing import Any, Final
 import click
 
 from sundog_operator.api import ModelDeploymentStatus
-from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.desired_state import find_shared_places
 from sundog_operator.core.ray import groups
 from sundog_operator.errors import Forbidden
-from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, POD, Object, Ref
+from sundog_operator.ports import EVENT, EXPERIMENT, POD, Object, Ref
 from sundog_operator.shell import kinds
-from sundog_operator.shell.describe import (
+from sundog_operator.shell.live_counts import add_live_counts
+from sundog_operator.shell.output import TEXT_OUTPUT_OPTION, print_document, print_rich
+from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
+from sundog_operator.shell.stored_revisions import list_revisions
+from sundog_operator.shell.verbs.get import get_object
+from sundog_operator.shell.view.experiment import describe_experiment
+from sundog_operator.shell.view.model_deployment import (
     DeploymentDetails,
     describe_model_deployment,
     find_wait_reason,
     newest_rollout_revision,
 )
-from sundog_operator.shell.describe_experiment import describe_experiment
-from sundog_operator.shell.live_counts import add_live_counts
-from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, TEXT_OUTPUT_OPTION, print_document, print_rich
-from sundog_operator.shell.server_connection import ServerConnection, complete_names, with_server
-from sundog_operator.shell.verbs.get import get_object
-from sundog_operator.shell.waiting_pods import describe_waiting_pods
+from sundog_operator.shell.view.waiting_pods import describe_waiting_pods
 
 _MAX_EVENTS: Final = 12
 
@@ -60,7 +59,7 @@ def _print(descriptions: Sequence[DeploymentDetails]) -> None:
             text = describe_experiment(details.obj, details.events, now)
         else:
             text = describe_model_deployment(details, now)
-        print_rich(text, None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS)
+        print_rich(text)
 
 
 def _document(details: DeploymentDetails) -> dict[str, Any]:
@@ -84,11 +83,9 @@ async def _read_details(server: ServerConnection, obj: Object, events: Sequence[
     meta, own_events = obj["metadata"], _find_newest(events, obj)
     if obj["kind"] == EXPERIMENT.kind:
         return DeploymentDetails(obj=await add_live_counts(server, obj), events=own_events)
-    stored = await server.kube.list(CONTROLLER_REVISION, server.namespace, {names.LABEL_MODEL_DEPLOYMENT: meta["name"]})
-    own = [each for each in stored if revisions.is_owned_by(each, meta["uid"])]
+    known = await list_revisions(server, obj)
     status = ModelDeploymentStatus.parse(obj.get("status"))
     experiment = status.experiment or (status.last_rollout.experiment if status.last_rollout else "")
-    known = [revision for each in own if (revision := revisions.parse_controller_revision(each)) is not None]
     shared = {*find_shared_places(status, known).values()}
     return DeploymentDetails(
         obj=obj,

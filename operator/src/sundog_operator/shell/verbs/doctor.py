@@ -21,10 +21,11 @@ from sundog_operator.shell.server_connection import (
     resolve_target,
     with_connection,
 )
+from sundog_operator.shell.view import palette
 
 _GPU_LABELS: Final = "GPU labels"
 _NAME_PROFILES: Final = "set installation.gpu.profiles of the chart to the labels of your nodes, such as [karpenter]"
-_SIGNS: Final = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
+_SIGNS: Final = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
 @click.command(epilog="Example: sundog doctor -o json")
@@ -73,8 +74,8 @@ async def _check_cluster(server: ServerConnection) -> list[Check]:
 def _print(checks: list[Check]) -> None:
     width = max(len(check.name) for check in checks)
     for check in checks:
-        sign, color = _SIGNS[check.status]
-        styled = click.style(sign, fg=color) if sys.stdout.isatty() else sign
+        sign = _SIGNS[check.status]
+        styled = click.style(sign, fg=palette.TERMINAL_CHECKS[check.status]) if sys.stdout.isatty() else sign
         click.echo(f"{styled}  {check.name:<{width}}  {check.found}")
         if check.fix:
             click.echo(f"      {'':<{width}}  → {check.fix}")

@@ -12,14 +12,14 @@ import orjson
 
 from sundog_operator.adapters.local import replica_logs
 from sundog_operator.api import ModelDeploymentStatus
-from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.ray import groups
 from sundog_operator.errors import DependencyError, Forbidden
-from sundog_operator.ports import CONTROLLER_REVISION, MODEL_DEPLOYMENT, POD, Object, Ref
+from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode, one_line
 from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
+from sundog_operator.shell.stored_revisions import list_revisions
 from sundog_operator.shell.verbs.get import get_object
 
 _POLL_S: Final = 0.5
@@ -52,7 +52,7 @@ class _PodLog:
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help="Print at most this many lines of each replica.",
+    help="Print at most this many records of each replica. A record is a line of the log, with its traceback.",
 )
 @with_server
 async def logs(server: ServerConnection, name: str, revision: int | None, follow: bool, tail: int) -> None:
@@ -161,14 +161,11 @@ async def _find_pods(server: ServerConnection, obj: Object, revision: int | None
 
 async def _find_shared_revisions(server: ServerConnection, obj: Object) -> dict[int, str]:
     """Return the RayCluster of each revision with replicas in shared pods; none without permission to list ControllerRevisions."""
-    meta, status = obj["metadata"], ModelDeploymentStatus.parse(obj.get("status"))
-    labels = {names.LABEL_MODEL_DEPLOYMENT: meta["name"]}
     try:
-        stored = await server.kube.list(CONTROLLER_REVISION, server.namespace, labels)
+        known = await list_revisions(server, obj)
     except Forbidden:
         return {}
-    known = [revisions.parse_controller_revision(each) for each in stored if revisions.is_owned_by(each, meta["uid"])]
-    return desired_state.find_shared_places(status, filter(None, known))
+    return desired_state.find_shared_places(ModelDeploymentStatus.parse(obj.get("status")), known)
 
 
 async def _print_pod(server: ServerConnection, log: _PodLog, service: str, follow: bool, tail: int) -> None:

@@ -25,7 +25,7 @@ from sundog_operator.shell.installation import find_installation
 from sundog_operator.shell.manifests import ManifestObject, has_mistakes, read_all_manifests
 from sundog_operator.shell.output import TEXT_OUTPUT_OPTION, print_document
 from sundog_operator.shell.preview.experiment import describe_kept_plan, preview_experiment
-from sundog_operator.shell.preview.local_models import preview_local_models
+from sundog_operator.shell.preview.local_models import add_local_models
 from sundog_operator.shell.preview.model_deployment import (
     Preview,
     describe_kept_revision,
@@ -108,7 +108,9 @@ class _NoWebhooks:
 async def plan(server: ServerConnection, files: Sequence[Path], output: str) -> int:
     """Show what an apply would change, and why. Writes nothing.
 
-    The operator's planner decides, with the objects that the API server holds now. Exit code 1 if an object would be refused.
+    The operator's planner decides, with the objects that the API server holds now.
+
+    Exit code 1 if an object would be refused, or if no replica of a local model can start.
     If the API server cannot be asked, the manifests are checked alone: exit code 1 if one is invalid, else 4.
     """
     documents, problems = read_all_manifests(files, server.namespace)
@@ -137,7 +139,7 @@ async def plan(server: ServerConnection, files: Sequence[Path], output: str) -> 
         outcome = f"error: {document.source}" if dry_run.problems else f"skipped: {document.source}"
         reason = "; ".join(dry_run.problems) or dry_run.note or "Secrets are not previewed"
         click.echo(f"{outcome}: {document.ref}: {reason}", err=True)
-    refused = any(each.outcome == "refused" for each in previews) or any(each.problems for _, each in secrets)
+    refused = any(each.problems for each in previews) or any(dry_run.problems for _, dry_run in secrets)
     return ExitCode.REFUSED if refused or has_mistake else ExitCode.OK
 
 
@@ -204,7 +206,7 @@ async def _with_local_models(server: ServerConnection, document: ManifestObject,
     """Add what is found of the model's files, if this machine is the one that would load them."""
     if not server.local or preview.outcome == "refused":
         return preview
-    return replace(preview, lines=(*preview.lines, *await preview_local_models(document.object["spec"])))
+    return await add_local_models(document.object["spec"], preview)
 
 
 async def _preview_experiment(

@@ -146,7 +146,7 @@ def _make_body(data: str | None, file: Path | None) -> bytes:
             data = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
         parsed = orjson.loads(data or "")
     except OSError as err:
-        raise CommandFailed(f"{file}: {err.strerror}") from None
+        raise click.UsageError(f"--data @{file}: {err.strerror}") from None
     except ValueError as err:
         raise CommandFailed(f"the data is not JSON: {err}") from None
     return orjson.dumps(parsed if isinstance(parsed, dict) and _INPUTS in parsed else {_INPUTS: parsed})

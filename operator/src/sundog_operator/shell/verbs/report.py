@@ -1,7 +1,6 @@
 """`sundog experiment report`."""
 
 import re
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +14,7 @@ from sundog_operator.errors import NotFound
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell import kinds
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
-from sundog_operator.shell.output import PIPE_WIDTH_COLUMNS, print_json, print_rich
+from sundog_operator.shell.output import print_json, print_rich
 from sundog_operator.shell.report import terminal
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.model import ExperimentReport
@@ -53,7 +52,7 @@ async def report(server: ServerConnection, name: str, file: Path | None) -> None
         print_json(_camel_case(orjson.loads(orjson.dumps(content, default=_to_json))))
         return
     if file is None:
-        print_rich(terminal.render_report(content), None if sys.stdout.isatty() else PIPE_WIDTH_COLUMNS)
+        print_rich(terminal.render_report(content))
         return
     _write(file, content, now)
     click.echo(f"wrote {file}")

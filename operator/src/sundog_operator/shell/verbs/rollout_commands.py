@@ -9,15 +9,15 @@ from typing import Any, Final
 import click
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import commands, plan_text, state
 from sundog_operator.errors import Conflict, DependencyError, NotFound, RequestRefused
-from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.server_connection import NAME_ARGUMENT, ServerConnection, with_server
+from sundog_operator.shell.stored_revisions import list_revisions
 from sundog_operator.shell.verbs.get import get_object
 
 _POLL_S: Final = 0.15
@@ -39,6 +39,26 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _make_command(verb: str, text: str) -> click.Command:
+    """Return the command that sends a verb for the revision that is being rolled out. `text` is its help."""
+
+    async def send(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+        await _send_to_candidate(server, name, verb, revision, wait, timeout)
+
+    command = click.command(verb, help=text, epilog=f"Example: sundog {verb} digits")
+    return command(NAME_ARGUMENT(_REVISION(_options(with_server(send)))))
+
+
+skip = _make_command(
+    "skip", "Skip the current step of a rollout. The next step must not be the one of 100 %. Harm still rolls back."
+)
+pause = _make_command("pause", "Pause a rollout at its weight.")
+resume = _make_command("resume", "Resume a paused rollout.")
+abort = _make_command(
+    "abort", "End a rollout and send all traffic back to stable. The revision is held back until `retry`."
+)
+
+
 @click.command(epilog="Example: sundog promote digits --full")
 @NAME_ARGUMENT
 @_REVISION
@@ -50,46 +70,6 @@ async def promote(
 ) -> None:
     """Promote the current step of a rollout. After the last step its revision is stable."""
     await _send_to_candidate(server, name, "promote", revision, wait, timeout, " full=true" if full else "")
-
-
-@click.command(epilog="Example: sundog skip digits")
-@NAME_ARGUMENT
-@_REVISION
-@_options
-@with_server
-async def skip(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
-    """Skip the current step of a rollout. The next step must not be the one of 100 %. Harm still rolls back."""
-    await _send_to_candidate(server, name, "skip", revision, wait, timeout)
-
-
-@click.command(epilog="Example: sundog pause digits")
-@NAME_ARGUMENT
-@_REVISION
-@_options
-@with_server
-async def pause(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
-    """Pause a rollout at its weight."""
-    await _send_to_candidate(server, name, "pause", revision, wait, timeout)
-
-
-@click.command(epilog="Example: sundog resume digits")
-@NAME_ARGUMENT
-@_REVISION
-@_options
-@with_server
-async def resume(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
-    """Resume a paused rollout."""
-    await _send_to_candidate(server, name, "resume", revision, wait, timeout)
-
-
-@click.command(epilog="Example: sundog abort digits")
-@NAME_ARGUMENT
-@_REVISION
-@_options
-@with_server
-async def abort(server: ServerConnection, name: str, revision: int | None, wait: bool, timeout: float) -> None:
-    """End a rollout and send all traffic back to stable. The revision is held back until `retry`."""
-    await _send_to_candidate(server, name, "abort", revision, wait, timeout)
 
 
 @click.command(epilog="Example: sundog retry digits")
@@ -133,7 +113,9 @@ async def rollback(server: ServerConnection, name: str, to: int | None, wait: bo
     """Roll back to an earlier revision at once. The revision of the spec is held back until `retry`."""
     obj = await get_object(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     with _prefix_errors(obj):
-        number = to or await _find_previous(server, obj)
+        number = to or find_previous_revision(
+            ModelDeploymentStatus.parse(obj.get("status")), await list_revisions(server, obj)
+        )
     await _send(server, obj, "rollback", number, wait, timeout)
 
 
@@ -274,17 +256,6 @@ def find_revision_to_retry(status: ModelDeploymentStatus) -> int:
     if newest is not None and held_back_revisions.is_failed_rollout(newest):
         return newest.revision
     raise CommandFailed("nothing to retry: no revision failed, was aborted or was rolled back")
-
-
-async def _find_previous(server: ServerConnection, obj: Object) -> int:
-    """Return the revision that `rollback` rolls back to. Raises CommandFailed."""
-    uid, name = obj["metadata"]["uid"], obj["metadata"]["name"]
-    labels = {names.LABEL_MODEL_DEPLOYMENT: name}
-    stored = await server.kube.list(CONTROLLER_REVISION, server.namespace, labels)
-    known = [
-        r for each in stored if revisions.is_owned_by(each, uid) and (r := revisions.parse_controller_revision(each))
-    ]
-    return find_previous_revision(ModelDeploymentStatus.parse(obj.get("status")), known)
 
 
 def find_previous_revision(status: ModelDeploymentStatus, known: Sequence[Revision]) -> int:

@@ -1,7 +1,6 @@
 """The operator watches only the objects that its default permissions cover."""
 
 import logging
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,7 +10,8 @@ from sundog_operator.adapters.metrics import OperatorMetrics
 from sundog_operator.api.installation import Installation
 from sundog_operator.errors import DependencyError, Forbidden, NotServed
 from sundog_operator.ports import CONFIG_MAP, HTTP_ROUTE, RAY_CLUSTER, SECRET, Kind, Snapshot
-from sundog_operator.shell.operator import ObjectWatcher, OperatorOptions
+from sundog_operator.shell.object_watcher import ObjectWatcher
+from sundog_operator.shell.operator import RESYNC_S
 
 
 class Client:
@@ -37,10 +37,7 @@ class Client:
 
 
 def watching_of(client: Client, installation: Installation) -> ObjectWatcher:
-    options = OperatorOptions(
-        installation, kubeconfig=Path("unused"), namespace="sundog", lease="lease", identity="me", host="", port=0
-    )
-    return ObjectWatcher(cast("KubernetesClient", client), options, OperatorMetrics(1, "me"))
+    return ObjectWatcher(cast("KubernetesClient", client), installation, OperatorMetrics(1, "me"), RESYNC_S)
 
 
 @pytest.mark.parametrize("watch_secrets", [False, True])

@@ -40,9 +40,10 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.dispersion_sums import DispersionSums, EpochBlocks
 from sundog_operator.core.rollout import freeze, plan_text
 from sundog_operator.core.rollout.default_plan import StableTraffic, resolve_guardrails
-from sundog_operator.shell.describe import DeploymentDetails, describe_model_deployment, find_wait_reason
-from sundog_operator.shell.describe_experiment import ONE_SIDED_NOTE, describe_experiment
-from sundog_operator.shell.plan_text import describe_guardrail_limit
+from sundog_operator.shell.view.experiment import describe_experiment
+from sundog_operator.shell.view.model_deployment import DeploymentDetails, describe_model_deployment, find_wait_reason
+from sundog_operator.shell.view.plan_facts import describe_guardrail_limit
+from sundog_operator.shell.view.verdict import ONE_SIDED_NOTE
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 FIVE_MINUTES, DAY = timedelta(minutes=5), timedelta(days=1)

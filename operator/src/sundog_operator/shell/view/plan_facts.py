@@ -27,7 +27,7 @@ from sundog_operator.core.rollout import (
     webhook_urls,
 )
 from sundog_operator.core.rollout.default_plan import format_latency
-from sundog_operator.shell.layout import format_span, grid
+from sundog_operator.shell.view.layout import format_span, grid
 
 _INCONCLUSIVE: Final = {
     "pause": "then it pauses",
@@ -93,23 +93,27 @@ def plan_section(status: ExperimentStatus, attempt: str, now: datetime) -> Itera
     plan = status.plan
     traffic = plan.requests_per_second
     yield "traffic", "unknown at its start" if traffic is None else f"{traffic:.3g} requests a second at its start"
-    for guardrail in plan.guardrails:
-        yield guardrail.metric, describe_guardrail_limit(guardrail, baseline_arm(plan))
-    if plan.alpha is not None:
-        yield "alpha", plan_text.describe_alpha(plan)
-    yield from describe_attempts(plan)
+    yield from guardrail_facts(plan)
+    yield from error_facts(plan)
     if plan.comparison is not None:
         yield "ends", describe_end_conditions(plan.comparison)
-    for outcome in planned_outcomes(plan):
-        yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome, baseline_arm(plan))}"
+    yield from outcome_facts(plan)
     if not state.is_over(status) and (warning := _find_undecidable_step(plan)):
         yield "warning", warning
     if not state.is_over(status) and (timing := "; ".join(_describe_timing(status, attempt, now))):
         yield "this step", timing
 
 
-def describe_attempts(plan: FrozenPlan) -> Iterator[tuple[str, str]]:
-    """Yield that this is not the first attempt of a rollout, and what that means for its errors."""
+def guardrail_facts(plan: FrozenPlan) -> Iterator[tuple[str, str]]:
+    """Yield each guardrail with its limit."""
+    for guardrail in plan.guardrails:
+        yield guardrail.metric, describe_guardrail_limit(guardrail, baseline_arm(plan))
+
+
+def error_facts(plan: FrozenPlan) -> Iterator[tuple[str, str]]:
+    """Yield the errors of the plan's tests, and what it means for them that this is not the first attempt of a rollout."""
+    if plan.alpha is not None and (plan.guardrails or plan.harm_shares):
+        yield "alpha", plan_text.describe_alpha(plan)
     if plan.attempt is not None and plan.alpha is not None:
         yield "attempt", plan_text.describe_attempt(plan.attempt, plan.alpha)
 
@@ -119,6 +123,12 @@ def _find_undecidable_step(plan: FrozenPlan) -> str:
     from sundog_operator.core.analysis.power import find_undecidable_step
 
     return find_undecidable_step(plan)
+
+
+def outcome_facts(plan: FrozenPlan) -> Iterator[tuple[str, str]]:
+    """Yield each outcome with its role and goal."""
+    for outcome in planned_outcomes(plan):
+        yield outcome.name, f"{outcome.role}: {describe_outcome_goal(outcome, baseline_arm(plan))}"
 
 
 def planned_outcomes(plan: FrozenPlan) -> tuple[PlanOutcome, ...]:

@@ -18,8 +18,8 @@ from sundog_operator.api import (
 from sundog_operator.api.reasons import DeploymentReason, StartFailure
 from sundog_operator.core.revisions import Revision
 from sundog_operator.ports import Object
-from sundog_operator.shell.describe_experiment import experiment_sections
-from sundog_operator.shell.layout import (
+from sundog_operator.shell.view.experiment import experiment_sections
+from sundog_operator.shell.view.layout import (
     ago,
     conditions_section,
     events_section,

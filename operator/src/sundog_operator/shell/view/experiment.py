@@ -1,9 +1,7 @@
 """Describe an Experiment in full."""
 
-import math
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -11,7 +9,6 @@ from rich.text import Text
 from sundog_operator.api import (
     ExperimentStatus,
     MetricStatus,
-    MetricValue,
     ShadowStatus,
 )
 from sundog_operator.core import metric_text
@@ -24,7 +21,7 @@ from sundog_operator.core.rollout import (
 )
 from sundog_operator.core.rollout.shadow_comparison import SHADOW
 from sundog_operator.ports import Object
-from sundog_operator.shell.layout import (
+from sundog_operator.shell.view.layout import (
     ago,
     conditions_section,
     events_section,
@@ -35,19 +32,8 @@ from sundog_operator.shell.layout import (
     reasons_section,
     title_line,
 )
-from sundog_operator.shell.plan_text import checks_section, plan_section, steps_section
-
-ONE_SIDED_NOTE: Final = (
-    "Verdicts on outcomes are one-sided, at every evaluation. An interval has both ends at that level, "
-    "so it is a little wider and may still contain 1, or the allowed ratio of a guardrail."
-)
-
-WINNERS_CURSE: Final = (
-    "Winner's curse: the estimate at the moment of a win is too good on average, because an experiment ends sooner where chance adds to"
-    " the effect. Plan with the end of the interval that is nearer to no effect."
-)
-_SAME_EVALUATION: Final = timedelta(seconds=1)
-"""Times are stored in whole seconds."""
+from sundog_operator.shell.view.plan_facts import checks_section, plan_section, steps_section
+from sundog_operator.shell.view.verdict import describe_verdict, list_dependent_events, list_open_messages
 
 
 def describe_experiment(obj: Object, events: Sequence[Object], now: datetime) -> RenderableType:
@@ -78,7 +64,7 @@ def experiment_sections(experiment: Object, now: datetime) -> list[RenderableTyp
         parts.append(steps_section(status))
     if status.arms:
         parts += make_section(_arms_title(status, experiment, now), _arms_table(status))
-    parts += _describe_verdict(status)
+    parts += map(Text, describe_verdict(status))
     if status.plan.notify:
         parts += make_section("Notifications", facts_section(_receivers(status)))
     if status.plan.guardrails:
@@ -88,15 +74,8 @@ def experiment_sections(experiment: Object, now: datetime) -> list[RenderableTyp
     parts += _traffic_without_weight(status)
     if status.metrics:
         parts += make_section(_metrics_title(status, now), _metrics_table(status))
-        parts += [Text(line) for line in _describe_measured_values(status)]
-        parts += [Text(line) for line in _metric_messages(status, _find_winner(status))]
+        parts += map(Text, (*_describe_measured_values(status), *list_open_messages(status)))
     return parts
-
-
-def _has_findings(status: ExperimentStatus) -> bool:
-    """Report whether the verdict's reason is more than that a rollout is being evaluated."""
-    is_evaluated = status.plan.comparison is not None and bool(status.evidence_epochs)
-    return state.is_over(status) or status.verdict.decision == state.PASSED or is_evaluated
 
 
 def _traffic_without_weight(status: ExperimentStatus) -> list[RenderableType]:
@@ -151,14 +130,6 @@ def _describe_measured_values(status: ExperimentStatus) -> Iterator[str]:
     yield from list_dependent_events(status.metrics)
 
 
-def list_dependent_events(metrics: Sequence[MetricStatus]) -> Iterator[str]:
-    """Yield as how many independent events those of a metric count, where its message does not say so."""
-    for metric in metrics:
-        text = metric_text.describe_independence(metric)
-        if text and text not in metric.message:
-            yield f"{metric.name} of {metric.arm}: {text}"
-
-
 def _metrics_title(status: ExperimentStatus, now: datetime) -> str:
     age = f", {ago(status.counted_at, now)} old" if status.counted_at is not None else ""
     arms = "stable/candidate" if _is_rollout(status) else "control/arm"
@@ -187,46 +158,6 @@ def _metric_cells(metric: MetricStatus, *, is_over: bool) -> tuple[str, ...]:
     )
 
 
-def _describe_verdict(status: ExperimentStatus) -> list[RenderableType]:
-    """Return what was decided, of a win with its time and what is known now; nothing while a rollout is being evaluated."""
-    if _find_winner(status):
-        return [Text(describe_win(status)), Text(f"When it won: {status.verdict.message}"), Text(WINNERS_CURSE)]
-    return [Text(status.verdict.reason)] if _has_findings(status) and status.verdict.reason else []
-
-
-def _find_winner(status: ExperimentStatus) -> str:
-    """Return the winner of a user's Experiment; empty without one."""
-    return status.verdict.winner if status.plan.comparison is not None else ""
-
-
-def _metric_messages(status: ExperimentStatus, won: str) -> Iterator[str]:
-    """Yield messages of success metrics, undecided guardrails and harm that neither the step nor the verdict repeats."""
-    shown = (status.step.reason if status.step else "") + status.verdict.reason
-    for metric in status.metrics:
-        is_blocking = metric.role == "guardrail" and metric.verdict not in ("Passed", "NoData")
-        is_open = metric.role == "success" and metric.arm != won
-        is_relevant = is_blocking or is_open or metric.verdict == "Harm"
-        if is_relevant and metric.message and metric.message not in shown:
-            yield metric.message
-    if note := find_one_sided_note(status.metrics):
-        yield note
-
-
-def find_one_sided_note(metrics: Sequence[MetricStatus]) -> str:
-    """Return why the interval of a decided outcome contains the ratio that it was tested against; empty if none does."""
-    return ONE_SIDED_NOTE if any(map(_contains_tested_ratio, metrics)) else ""
-
-
-def _contains_tested_ratio(metric: MetricStatus) -> bool:
-    # Guardrails of the edge have a basis, and intervals of their own tests.
-    is_guardrail = metric.role == "guardrail" and not metric.basis
-    tested = metric.allowed if is_guardrail else 1.0
-    if tested is None or not metric.interval:
-        return False
-    lower, upper = (*metric.interval, math.inf)[:2]
-    return metric.verdict in (("Passed", "Harm") if is_guardrail else ("Better", "Worse")) and lower <= tested <= upper
-
-
 def _arms_table(status: ExperimentStatus) -> RenderableType:
     has_units = status.plan.comparison is not None
     head = metric_text.units_head(status).upper()
@@ -236,47 +167,3 @@ def _arms_table(status: ExperimentStatus) -> RenderableType:
         cells = (arm.name, f"r{arm.revision}", weight, str(arm.requests), str(arm.errors))
         table.add_row(*map(Text, (*cells, *([metric_text.format_units(arm, status)] if has_units else []))))
     return table
-
-
-def find_end(status: ExperimentStatus) -> datetime | None:
-    """Return when it ended; None while it runs."""
-    if not state.is_over(status):
-        return None
-    ended = next((each for each in status.conditions if each.type == "Running" and each.status == "False"), None)
-    return ended.last_transition_time if ended else status.epoch.since
-
-
-def describe_win(status: ExperimentStatus) -> str:
-    """Return when the winner won, by what it was better then, and the same number now: both estimates of one metric have a time."""
-    winner = status.verdict.winner
-    ended = next((each for each in status.conditions if each.type == "Conclusive" and each.status == "True"), None)
-    at = ended.last_transition_time if ended is not None else find_end(status)
-    own = [each for each in status.metrics if each.role == "success" and each.arm == winner]
-    now = next((each for each in own if each.verdict == "Better"), own[0] if own else None)
-    heading = f"{winner} won" if at is None else f"{winner} won at {at:%Y-%m-%d %H:%M} UTC"
-    if now is None:
-        return heading
-    present = f"{'at the end' if state.is_over(status) else 'now'} {metric_text.summarize_values(now)}"
-    is_later = at is not None and bool(status.history) and status.history[-1].at > at + _SAME_EVALUATION
-    then = _find_metric_at(status, now, at) if at is not None and is_later else None
-    if then is None:
-        return f"{heading}: {now.name} {metric_text.summarize_values(now)}"
-    return f"{heading} with {now.name} {metric_text.summarize_values(then)}; {present}"
-
-
-def _find_metric_at(status: ExperimentStatus, metric: MetricStatus, at: datetime) -> MetricStatus | None:
-    """Return a metric as the history has it at a time or soon before; None if it has not."""
-    points = [each for each in status.history if each.at <= at + _SAME_EVALUATION]
-    found = (
-        each
-        for each in (points[-1].metrics or () if points else ())
-        if (each.name, each.role, each.arm) == (metric.name, metric.role, metric.arm)
-    )
-    if (known := next(found, None)) is None:
-        return None
-    values = None
-    if known.values is not None and known.units is not None and len(known.values) == len(known.units):
-        pairs = zip(known.values, known.units, strict=True)
-        values = tuple(MetricValue(value=value, count=count) for value, count in pairs)
-    ends = () if known.lower is None else (known.lower,) if known.upper is None else (known.lower, known.upper)
-    return metric.model_copy(update={"ratio": known.ratio, "interval": ends, "values": values, "basis": ""})

@@ -7,7 +7,7 @@ from doubles.kuberay import create_with_status
 from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import Forbidden
 from sundog_operator.ports import POD, Ref
-from sundog_operator.shell.waiting_pods import describe_waiting_pods
+from sundog_operator.shell.view.waiting_pods import describe_waiting_pods
 
 GPU = "nvidia.com/gpu"
 

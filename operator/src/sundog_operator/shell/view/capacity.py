@@ -18,7 +18,7 @@ from sundog_operator.core.kubernetes.usage import ResourceClass, Usage
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.ports import Object
 from sundog_operator.shell.device_labels import NodeProfiles
-from sundog_operator.shell.layout import grid, make_section, title_line
+from sundog_operator.shell.view.layout import grid, make_section, title_line
 
 _PLACEMENT_REASONS: Final = frozenset(
     {DeploymentReason.UNSCHEDULABLE, DeploymentReason.POD_REFUSED, DeploymentReason.NOT_ADMITTED}
@@ -172,33 +172,46 @@ def _classes_table(classes: Sequence[ResourceClass]) -> RenderableType:
 
 
 def _usage_table(usage: Sequence[Usage], *, namespaces: bool) -> RenderableType | None:
-    columns = ("NAME", "REVISION", "PODS", "WAITING", "REQUESTS")
-    table = grid(*(("NAMESPACE", *columns) if namespaces else columns), header=True)
-    for each in usage:
-        revision = f"r{each.revision}" if each.revision is not None else ""
-        cells = (each.name, revision, str(each.placed), str(each.waiting or ""), _requests(each))
-        table.add_row(*map(Text, (each.namespace, *cells) if namespaces else cells))
-    return table if usage else None
+    rows = (
+        (
+            each.namespace,
+            each.name,
+            f"r{each.revision}" if each.revision is not None else "",
+            str(each.placed),
+            str(each.waiting or ""),
+            _requests(each),
+        )
+        for each in usage
+    )
+    return _namespaced_table(("NAME", "REVISION", "PODS", "WAITING", "REQUESTS"), rows, namespaces=namespaces)
 
 
 def _quotas_table(used: Sequence[QuotaUse], *, namespaces: bool) -> RenderableType | None:
-    columns = ("NAME", "KEY", "HARD", "USED", "LEFT")
-    table = grid(*(("NAMESPACE", *columns) if namespaces else columns), header=True)
-    for each in used:
-        left = max(each.hard - each.used, 0)
-        numbers = (_number(each.resource, amount) for amount in (each.hard, each.used, left))
-        cells = (each.quota, each.key, *numbers)
-        table.add_row(*map(Text, (each.namespace, *cells) if namespaces else cells))
-    return table if used else None
+    rows = (
+        (
+            each.namespace,
+            each.quota,
+            each.key,
+            *(_number(each.resource, amount) for amount in (each.hard, each.used, max(each.hard - each.used, 0))),
+        )
+        for each in used
+    )
+    return _namespaced_table(("NAME", "KEY", "HARD", "USED", "LEFT"), rows, namespaces=namespaces)
 
 
 def _waiting_table(waiting: Sequence[WaitingDeployment], *, namespaces: bool) -> RenderableType | None:
-    columns = ("NAME", "NEEDS", "MESSAGE")
-    table = grid(*(("NAMESPACE", *columns) if namespaces else columns), header=True)
-    for each in waiting:
-        cells = (each.name, f"{each.pods} × ({_amounts(each.requests)})", each.message)
-        table.add_row(*map(Text, (each.namespace, *cells) if namespaces else cells))
-    return table if waiting else None
+    rows = ((each.namespace, each.name, f"{each.pods} × ({_amounts(each.requests)})", each.message) for each in waiting)
+    return _namespaced_table(("NAME", "NEEDS", "MESSAGE"), rows, namespaces=namespaces)
+
+
+def _namespaced_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, namespaces: bool
+) -> RenderableType | None:
+    """Return a table of rows that begin with a namespace, which is shown only with `namespaces`; None without rows."""
+    table = grid(*(["NAMESPACE"] if namespaces else []), *columns, header=True)
+    for namespace, *cells in rows:
+        table.add_row(*map(Text, (namespace, *cells) if namespaces else cells))
+    return table if table.row_count else None
 
 
 def _number(resource: str, amount: int) -> str:

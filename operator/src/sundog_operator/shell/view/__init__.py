@@ -1,0 +1,1 @@
+"""Texts, facts and colours that `describe`, `report`, `plan` and `capacity` show."""
