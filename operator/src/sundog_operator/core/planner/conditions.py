@@ -76,7 +76,7 @@ def set_conditions(context: PlanContext) -> None:
 
 def _model_changed(context: PlanContext) -> Conclusion | None:
     """Return that the files of the spec's revision changed since it was created; None if they did not, or no one reports them."""
-    revision, found = context.spec_revision, context.model_files
+    revision, found = context.spec_revision, context.facts.model_files
     if context.spec is None or revision is None or not revision.files or found in ("", revision.files):
         return None
     return Conclusion(
@@ -91,7 +91,10 @@ def _report_waiting_pods(context: PlanContext, type_: str, conclusion: Conclusio
     """Add an event if pods of the newest revision begin to wait for resources, or wait for others than before."""
     if conclusion.reason not in PLACEMENT_REASONS:
         return
-    event, stored = events.pods_lack_resources(conclusion.reason, conclusion.message), context.stored_condition(type_)
+    event, stored = (
+        events.pods_lack_resources(conclusion.reason, conclusion.message),
+        context.facts.conditions.get(type_),
+    )
     before = None if stored is None else events.pods_lack_resources(stored.reason, stored.message)
     if before is None or (before.reason, before.dedupe_key) != (event.reason, event.dedupe_key):
         context.events.append(event)
@@ -99,7 +102,7 @@ def _report_waiting_pods(context: PlanContext, type_: str, conclusion: Conclusio
 
 def _report_refusal(context: PlanContext, spec_accepted: Conclusion, generation: int) -> None:
     """Add an event if the spec is refused, once for each generation."""
-    stored = context.stored_condition("SpecAccepted")
+    stored = context.facts.conditions.get("SpecAccepted")
     is_reported = stored is not None and stored.status == "False" and stored.observed_generation == generation
     if spec_accepted.status == "False" and not is_reported:
         context.events.append(events.spec_refused(spec_accepted.reason, spec_accepted.message, generation))
@@ -111,10 +114,10 @@ def _spec_accepted(context: PlanContext) -> Conclusion:
         return Conclusion(
             "False", DeploymentReason.NOT_OWNED, f"{found}: exists and was not made by Sundog; rename or delete it"
         )
-    if context.acceptance.spec is None:
-        return Conclusion("False", context.acceptance.reason, context.acceptance.message)
+    if context.observed.acceptance.spec is None:
+        return Conclusion("False", context.observed.acceptance.reason, context.observed.acceptance.message)
     if context.observed.host_taken_by:
-        host = context.acceptance.spec.endpoint.host
+        host = context.observed.acceptance.spec.endpoint.host
         message = (
             f"spec.endpoint.host: ModelDeployment {context.observed.host_taken_by} has {host}. Choose another host"
         )
@@ -157,7 +160,7 @@ def _find_missing_room(context: PlanContext, spec: ModelDeploymentSpec, newest: 
 
 def _revision_ready(context: PlanContext) -> Conclusion:
     newest = context.status.candidate or context.status.stable
-    stored = context.stored_condition("RevisionReady")
+    stored = context.facts.conditions.get("RevisionReady")
     if newest is None:
         return Conclusion("Unknown", DeploymentReason.NO_REVISION, "there is no revision yet")
     readiness = context.readiness(newest.revision)
@@ -237,7 +240,7 @@ def _traffic_synced(context: PlanContext) -> Conclusion:
     confirmation = edge_confirmation.confirm(context.service, split, context.observed.edges, wanted)
     if confirmation.confirmed:
         return Conclusion("True", DeploymentReason.IN_FORCE, f"every edge has epoch {split.epoch} in force")
-    stored = context.stored_condition("TrafficSynced")
+    stored = context.facts.conditions.get("TrafficSynced")
     if stored is not None and _is_confirmation_late(context, stored):
         waiting = "; ".join(f"{pod} {why}" for pod, why in confirmation.waiting)
         waiting += f": {context.observed.edge_refusal}" if context.observed.edge_refusal else ""
@@ -423,7 +426,7 @@ def _stored_ready(context: PlanContext, synced: Conclusion) -> Conclusion | None
 
     An agent that restarts does not answer for seconds, while its HAProxy still serves. In a cluster, requests need a ready edge.
     """
-    stored = context.stored_condition("Ready")
+    stored = context.facts.conditions.get("Ready")
     if stored is None or stored.status != "True" or synced.status == "False":
         return None
     if context.observed.in_cluster and not any(edge.ready for edge in context.observed.edges):

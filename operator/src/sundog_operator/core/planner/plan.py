@@ -37,11 +37,11 @@ from sundog_operator.core.planner import (
     warm_revisions,
 )
 from sundog_operator.core.planner import status as planner_status
-from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.command_execution import execute_command
-from sundog_operator.core.planner.context import Json, ObservedState, PlanContext
+from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import conditions as experiment_conditions
 from sundog_operator.core.planner.experiment import lifecycle, start
+from sundog_operator.core.planner.facts import Facts, Json, ObservedState
 from sundog_operator.core.planner.problems.poison_requests import report_poison_requests
 from sundog_operator.core.planner.problems.stale_edges import replace_stale_edge
 from sundog_operator.core.rollout import history, prometheus_checks, state, state_machine
@@ -122,17 +122,8 @@ def make_plan(observed: ObservedState, now: datetime) -> ReconcilePlan:
 
 def make_context(observed: ObservedState, now: datetime) -> PlanContext:
     """Return the state of a pass before its first step."""
-    stored = ModelDeploymentStatus.parse(observed.deployment.get("status"))
-    acceptance = accept_model_deployment(observed.deployment, observed.installation)
-    return PlanContext(
-        observed=observed,
-        now=now.replace(microsecond=0),
-        service=observed.deployment["metadata"]["name"],
-        before=stored,
-        status=stored,
-        acceptance=acceptance,
-        spec=acceptance.spec,
-    )
+    facts = Facts(observed, now.replace(microsecond=0))
+    return PlanContext(facts, observed.status, observed.acceptance.spec)
 
 
 def _advance_rollout(context: PlanContext) -> None:
