@@ -13,7 +13,7 @@ from sundog_operator.core.experiments.admission import check_admission
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import desired_state
-from sundog_operator.core.planner.conditions import PLACEMENT_REASONS
+from sundog_operator.core.planner.conditions.model_deployment import PLACEMENT_REASONS
 from sundog_operator.core.planner.facts import RolloutAttempt
 from sundog_operator.core.rollout import commands
 from sundog_operator.ports import (

@@ -19,7 +19,6 @@ from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import candidate as planner_candidate
-from sundog_operator.core.planner import conditions as planner_conditions
 from sundog_operator.core.planner import (
     deadline,
     desired_state,
@@ -38,6 +37,7 @@ from sundog_operator.core.planner import (
 )
 from sundog_operator.core.planner import status as planner_status
 from sundog_operator.core.planner.command_execution import execute_command
+from sundog_operator.core.planner.conditions import model_deployment
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import conditions as experiment_conditions
 from sundog_operator.core.planner.experiment import lifecycle, start
@@ -101,7 +101,7 @@ def make_plan(observed: ObservedState, now: datetime) -> ReconcilePlan:
     drain.release_drained_revisions(context)
     warm_revisions.release_expired(context)
     planner_status.update_measured_fields(context)
-    planner_conditions.set_conditions(context)
+    model_deployment.set_conditions(context)
     rollout_conditions.set_rollout_conditions(context)
     experiment_conditions.set_conditions(context)
     lifecycle.report_data_quality(context)
