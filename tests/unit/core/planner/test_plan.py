@@ -6,8 +6,8 @@ from measuring.pass_calls import count_calls, observe_rollout
 from sundog_operator.core.planner.facts import Facts
 from sundog_operator.core.planner.plan import make_plan
 
-MAX_CALLS = 2500
-MAX_FILES = 108
+MAX_CALLS = 2200
+MAX_FILES = 112
 EVALUATION = ("core/analysis/", "core/stats/", "core/edge/")
 """The evaluation of the edges' counts, whose calls grow with the evidence."""
 MAX_CALLS_OUTSIDE_EVALUATION = 870
