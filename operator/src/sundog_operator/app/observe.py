@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
 from sundog_operator.api.reasons import Cause
@@ -14,22 +14,20 @@ from sundog_operator.app.edge_pods import list_edge_pods
 from sundog_operator.app.edge_resources import find_blocking_objects, find_foreign_objects
 from sundog_operator.app.neighbours import (
     is_settled,
-    needs_capacity,
     read_experiment,
     read_neighbour,
     read_salts,
     taken_revision_numbers,
     without_spec,
 )
+from sundog_operator.app.observed_capacity import read_arm_capacity, read_capacity
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.ray_clusters import resolve_cluster_view
 from sundog_operator.app.secrets import find_foreign_secrets, read_references, read_secrets
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import hosts, split_document, units
-from sundog_operator.core.experiments import arms
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
-from sundog_operator.core.kubernetes import capacity, kueue, names
-from sundog_operator.core.kubernetes.capacity import AvailableCapacity
+from sundog_operator.core.kubernetes import kueue, names
 from sundog_operator.core.kubernetes.shared_pods import is_shared
 from sundog_operator.core.observed import EdgeReport, PrometheusResult, ServeState, WebhookResult
 from sundog_operator.core.planner import desired_state
@@ -58,8 +56,6 @@ from sundog_operator.ports import (
 )
 
 log = logging.getLogger("sundog.operator")
-_OWN_SPEC: Final = ("", "")
-"""Stands for the ModelDeployment's own spec, in place of an Experiment and its arm."""
 
 
 async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
@@ -147,7 +143,7 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         references=await read_references(deps, deployment, wanted, stored_status),
         pods=own_pods,
         queued=await _read_queued(deps, namespace, own_pods),
-        room=await _read_capacity(deps, deployment, wanted, stored_status),
+        room=await read_capacity(deps, deployment, wanted, stored_status),
         route=route,
         routes_served=routes_served,
         claims_served=await _are_claims_served(deps, deployment, wanted, stored_status),
@@ -156,7 +152,7 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         user_experiments=user_experiments,
         salts=read_salts(experiments, deployments),
         storeless=await _find_store_problem(deps, namespace, user_experiments, attempt),
-        arm_rooms=await _read_arm_capacity(deps, namespace, stored_status, user_experiments, owned),
+        arm_rooms=await read_arm_capacity(deps, namespace, stored_status, user_experiments, owned),
     )
 
 
@@ -336,62 +332,6 @@ async def _list_workloads(deps: Dependencies, namespace: str, pod_uid: str) -> l
         return await deps.kube.list(WORKLOAD, namespace, selector)
     except NotServed:
         return await deps.kube.list(OLD_WORKLOAD, namespace, selector)
-
-
-async def _read_capacity(
-    deps: Dependencies, deployment: Object, spec: ModelDeploymentSpec | None, status: ModelDeploymentStatus
-) -> AvailableCapacity | None:
-    """Return the free resources for the spec while they matter; else None.
-
-    Without permission to read nodes and pods of other namespaces nothing is known, and the scheduler alone decides.
-    """
-    if spec is None or not needs_capacity(deployment, status):
-        return None
-    return (await _read_capacities(deps, deployment["metadata"]["namespace"], {_OWN_SPEC: spec})).get(_OWN_SPEC)
-
-
-async def _read_arm_capacity(
-    deps: Dependencies,
-    namespace: str,
-    status: ModelDeploymentStatus,
-    user_experiments: Sequence[UserExperiment],
-    known: Sequence[revisions.Revision],
-) -> Mapping[tuple[str, str], AvailableCapacity]:
-    """Return the free resources for control and the arms of waiting Experiments, by both names; empty while a rollout runs."""
-    stable = next((each for each in known if status.stable and each.number == status.stable.revision), None)
-    if stable is None or status.experiment or status.candidate is not None:
-        return {}
-    of_stable = revisions.spec_of(stable)
-    specs = {
-        (each.name, name): arm
-        for each in order_waiting(user_experiments)
-        if (spec := each.acceptance.spec) is not None
-        for name, arm in arms.merge_arm_specs(of_stable, spec).items()
-    }
-    return await _read_capacities(deps, namespace, specs)
-
-
-async def _read_capacities(
-    deps: Dependencies, namespace: str, specs: Mapping[tuple[str, str], ModelDeploymentSpec]
-) -> Mapping[tuple[str, str], AvailableCapacity]:
-    """Return the free resources for the pods of each spec.
-
-    An operator with permissions in some namespaces only sees their quotas, but no nodes.
-    """
-    installation = deps.settings.installation
-    if installation is None or not specs:
-        return {}
-    try:
-        quotas = await deps.devices.read_quotas(deps.kube, namespace, deps.clock)
-        devices = await deps.devices.read(deps.server or deps.kube, deps.kube, deps.clock)
-    except DependencyError as err:
-        log.debug("free resources are unknown: %s", err)
-        return {}
-    installation = await deps.devices.set_profiles(installation, deps.server or deps.kube, deps.clock)
-    found = {
-        name: capacity.find_available_capacity(spec, devices, quotas, installation) for name, spec in specs.items()
-    }
-    return {name: room for name, room in found.items() if room is not None}
 
 
 async def read_cluster_view(deps: Dependencies, namespace: str, name: str) -> ClusterView:

@@ -237,20 +237,6 @@ class PlanContext:
             self._split = (inputs, split)
         return self._split[1]
 
-    def wanted_entry_hash(self, split: Split) -> str:
-        """Return the hash of the entry that the split document should have after this plan; empty where it has none."""
-        entry = desired_state.desired_entry(
-            self.observed.deployment,
-            self.status,
-            split,
-            self.spec,
-            self.observed.split,
-            self.observed.revisions,
-            has_host=not self.observed.host_taken_by,
-            domain=self.observed.domain,
-        )
-        return str((entry or {}).get("hash", ""))
-
     def traffic_of(self, stable: int, attempt: str = "", epoch: int = 0) -> StableTraffic:
         """Return the service's traffic and stable's latencies, from the time with all traffic and from `attempt`.
 

@@ -10,6 +10,8 @@ from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core.edge import confirmation as edge_confirmation
 from sundog_operator.core.edge import secrets
+from sundog_operator.core.edge.split import Split
+from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 
 CONFIRM_GRACE: Final = timedelta(seconds=30)
@@ -20,7 +22,7 @@ def evaluate_traffic_synced(context: PlanContext) -> Conclusion:
     split = context.desired_split()
     if split is None:
         return Conclusion("False", DeploymentReason.NOTHING_SERVES, "no revision is ready for traffic")
-    wanted = context.wanted_entry_hash(split)
+    wanted = _find_wanted_hash(context, split)
     confirmation = edge_confirmation.confirm(context.service, split, context.observed.edges, wanted)
     if confirmation.confirmed:
         return Conclusion("True", DeploymentReason.IN_FORCE, f"every edge has epoch {split.epoch} in force")
@@ -32,6 +34,21 @@ def evaluate_traffic_synced(context: PlanContext) -> Conclusion:
         message = f"{missing} not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"
         return Conclusion("False", DeploymentReason.EDGE_NOT_CONFIRMED, message)
     return Conclusion("Unknown", DeploymentReason.CONFIRMING, "waits for the edges to confirm the split")
+
+
+def _find_wanted_hash(context: PlanContext, split: Split) -> str:
+    """Return the hash of the entry that the split document should have after this plan; empty where it has none."""
+    entry = desired_state.desired_entry(
+        context.observed.deployment,
+        context.status,
+        split,
+        context.spec,
+        context.observed.split,
+        context.observed.revisions,
+        has_host=not context.observed.host_taken_by,
+        domain=context.observed.domain,
+    )
+    return str((entry or {}).get("hash", ""))
 
 
 def _is_confirmation_late(context: PlanContext, stored: Condition) -> bool:
