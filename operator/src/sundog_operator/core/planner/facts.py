@@ -164,8 +164,8 @@ class Facts:
 
     @cached_property
     def revisions(self) -> Mapping[int, Revision]:
-        """The stored revisions by number."""
-        return {revision.number: revision for revision in self.observed.revisions}
+        """The stored revisions by number; the first one where several claim the same number."""
+        return {revision.number: revision for revision in reversed(self.observed.revisions)}
 
     @cached_property
     def pods(self) -> Mapping[int, list[Json]]:
