@@ -94,8 +94,6 @@ class PlanContext:
     objects_to_create: list[Json] = field(default_factory=list)
     events: list[KubernetesEvent] = field(default_factory=list)
     _places: tuple[ModelDeploymentStatus, dict[int, str]] | None = field(default=None, init=False, repr=False)
-    _split: tuple[tuple[object, ...], Split | None] | None = field(default=None, init=False, repr=False)
-    _confirmed: tuple[Split | None, bool] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.observed, self.now, self.service = self.facts.observed, self.facts.now, self.facts.service
@@ -231,11 +229,7 @@ class PlanContext:
         active = self.experiment if self.experiment is not None else self.rollout
         progress = self.experiment_progress if self.experiment is not None else self.progress
         uid = active.uid if active is not None else ""
-        inputs = (self.status, uid, progress)
-        if self._split is None or any(one is not other for one, other in zip(self._split[0], inputs, strict=True)):
-            split = desired_state.desired_split(self.observed.deployment, self.status, uid, progress)
-            self._split = (inputs, split)
-        return self._split[1]
+        return desired_state.desired_split(self.observed.deployment, self.status, uid, progress)
 
     def traffic_of(self, stable: int, attempt: str = "", epoch: int = 0) -> StableTraffic:
         """Return the service's traffic and stable's latencies, from the time with all traffic and from `attempt`.
@@ -252,10 +246,7 @@ class PlanContext:
     def is_split_confirmed(self) -> bool:
         """Whether every edge has the desired split in force."""
         split = self.desired_split()
-        if self._confirmed is None or self._confirmed[0] is not split:
-            confirmed = split is not None and confirmation.confirm(self.service, split, self.observed.edges).confirmed
-            self._confirmed = (split, confirmed)
-        return self._confirmed[1]
+        return split is not None and confirmation.confirm(self.service, split, self.observed.edges).confirmed
 
     @property
     def experiment_progress(self) -> ExperimentStatus | None:
