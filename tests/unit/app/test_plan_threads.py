@@ -14,7 +14,7 @@ from sundog_operator.app.observe import observe
 from sundog_operator.app.plan_threads import PlanThreads, PlanTooSlow
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
-from sundog_operator.core.planner.context import ObservedState
+from sundog_operator.core.planner.facts import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
 
 DIGITS, OTHER, ELSEWHERE = (

@@ -8,7 +8,7 @@ from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ApplicationState, EdgeReport
-from sundog_operator.core.planner.context import ObservedState
+from sundog_operator.core.planner.facts import ObservedState
 from sundog_operator.core.ray import lost_replicas, startup
 
 

@@ -13,8 +13,8 @@ from sundog_operator.core.experiments.admission import check_admission
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import desired_state
-from sundog_operator.core.planner.conditions import PLACEMENT_REASONS
-from sundog_operator.core.planner.context import RolloutAttempt
+from sundog_operator.core.planner.conditions.model_deployment import PLACEMENT_REASONS
+from sundog_operator.core.planner.facts import RolloutAttempt
 from sundog_operator.core.rollout import commands
 from sundog_operator.ports import (
     EXPERIMENT,
@@ -37,9 +37,8 @@ def read_salts(
     return tuple(each for each in found if each is not None)
 
 
-def is_ready(deployment: Object) -> bool:
+def is_ready(deployment: Object, status: ModelDeploymentStatus) -> bool:
     """Return whether the wanted revision was ready for this generation, so that its pods have found all objects they need."""
-    status = ModelDeploymentStatus.parse(deployment.get("status"))
     ready = any(each.type == "RevisionReady" and each.status == "True" for each in status.conditions)
     return ready and status.observed_generation == deployment["metadata"].get("generation")
 

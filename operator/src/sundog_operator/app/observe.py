@@ -1,8 +1,8 @@
 """Read the state from which a ModelDeployment's plan is made."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
 from sundog_operator.api.reasons import Cause
@@ -14,27 +14,25 @@ from sundog_operator.app.edge_pods import list_edge_pods
 from sundog_operator.app.edge_resources import find_blocking_objects, find_foreign_objects
 from sundog_operator.app.neighbours import (
     is_settled,
-    needs_capacity,
     read_experiment,
     read_neighbour,
     read_salts,
     taken_revision_numbers,
     without_spec,
 )
+from sundog_operator.app.observed_capacity import read_arm_capacity, read_capacity
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.ray_clusters import resolve_cluster_view
 from sundog_operator.app.secrets import find_foreign_secrets, read_references, read_secrets
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import hosts, split_document, units
-from sundog_operator.core.experiments import arms
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
-from sundog_operator.core.kubernetes import capacity, kueue, names
-from sundog_operator.core.kubernetes.capacity import AvailableCapacity
+from sundog_operator.core.kubernetes import kueue, names
 from sundog_operator.core.kubernetes.shared_pods import is_shared
 from sundog_operator.core.observed import EdgeReport, PrometheusResult, ServeState, WebhookResult
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.admission import accept_model_deployment
-from sundog_operator.core.planner.context import ObservedState, RolloutAttempt
+from sundog_operator.core.planner.facts import ObservedState, RolloutAttempt
 from sundog_operator.core.planner.webhook_gate import is_rollout_held, make_webhook_request
 from sundog_operator.core.ray import groups, valkey
 from sundog_operator.core.ray.clusters import ClusterView, find_refusal, find_worker_groups
@@ -58,8 +56,6 @@ from sundog_operator.ports import (
 )
 
 log = logging.getLogger("sundog.operator")
-_OWN_SPEC: Final = ("", "")
-"""Stands for the ModelDeployment's own spec, in place of an Experiment and its arm."""
 
 
 async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
@@ -71,6 +67,8 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
     deployments = await deps.kube.views(MODEL_DEPLOYMENT, namespace, read_neighbour)
     others = [each for each in deployments if each.object["metadata"]["uid"] != uid]
     stored_status = ModelDeploymentStatus.parse(deployment.get("status"))
+    acceptance = accept_model_deployment(deployment, deps.settings.installation)
+    wanted = acceptance.spec
     config_map, edge_deployment = (Ref(kind, namespace, names.EDGE) for kind in (CONFIG_MAP, DEPLOYMENT))
     document = await deps.kube.view(config_map, split_document.read_document)
     split = split_document.find_service_entry(document, name)
@@ -85,14 +83,17 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         for each in experiments
         if each.user_experiment is not None and each.model_deployment == name
     )
-    route, routes_served = await _read_route(deps, deployment)
+    route, routes_served = await _read_route(deps, deployment, wanted)
     serves = {each: await read_serve_state(deps, namespace, view) for each, view in views.items()}
-    owned = tuple(_find_own_revisions(stored, deployment, split, serves))
-    wanted = accept_model_deployment(deployment, deps.settings.installation).spec
+    in_use = desired_state.revisions_in_use(stored_status, split)
+    owned = tuple(_find_own_revisions(stored, deployment, in_use, serves))
+    attempt = _find_attempt(rollouts, stored_status)
     shared = any(map(is_shared, (*([wanted] if wanted is not None else []), *map(revisions.spec_of, owned))))
     own_pods = await _list_pods(deps, namespace, name, tuple(views), shared=shared)
     return ObservedState(
         deployment=deployment,
+        status=stored_status,
+        acceptance=acceptance,
         revisions=owned,
         taken=taken_revision_numbers(
             name,
@@ -108,7 +109,13 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         clusters_of_others=tuple(taken for each in others for taken in each.clusters),
         edges=tuple(
             await _read_edges(
-                deps, pods, name, stored_status, rollouts, user_experiments, dry_run=_is_dry_run(deps, deployment)
+                deps,
+                pods,
+                name,
+                stored_status,
+                attempt,
+                user_experiments,
+                dry_run=wanted is not None and wanted.rollout.dry_run,
             )
         ),
         edge_refusal="" if pods else await deps.kube.view(edge_deployment, find_refusal) or "",
@@ -117,7 +124,7 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
             *await find_blocking_objects(deps, deployment),
             *await find_foreign_secrets(deps, deployment, stored_status, views),
         ),
-        url=_make_url(pods, namespace, name, tls=_has_tls(deps, deployment, split)),
+        url=_make_url(pods, namespace, name, tls=_has_tls(wanted, split)),
         split=split,
         host_taken_by=hosts.find_conflicting_deployment(
             deployment,
@@ -131,33 +138,32 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         ),
         domain=deps.settings.cluster_domain,
         image=deps.settings.runtime_image,
-        secrets=await read_secrets(deps, deployment),
+        secrets=await read_secrets(deps, namespace, wanted),
         installation=deps.settings.installation,
-        references=await read_references(deps, deployment),
+        references=await read_references(deps, deployment, wanted, stored_status),
         pods=own_pods,
         queued=await _read_queued(deps, namespace, own_pods),
-        room=await _read_capacity(deps, deployment, stored_status),
+        room=await read_capacity(deps, deployment, wanted, stored_status),
         route=route,
         routes_served=routes_served,
-        claims_served=await _are_claims_served(deps, deployment, stored_status),
-        answer=_ask_webhook(deps, deployment, _find_attempt(rollouts, stored_status), owned),
-        readings=_read_metrics(deps, deployment, _find_attempt(rollouts, stored_status)),
+        claims_served=await _are_claims_served(deps, deployment, wanted, stored_status),
+        answer=_ask_webhook(deps, deployment, wanted, attempt, owned),
+        readings=_read_metrics(deps, deployment, wanted, attempt),
         user_experiments=user_experiments,
         salts=read_salts(experiments, deployments),
-        storeless=await _find_store_problem(deps, namespace, user_experiments, _find_attempt(rollouts, stored_status)),
-        arm_rooms=await _read_arm_capacity(deps, namespace, stored_status, user_experiments, owned),
+        storeless=await _find_store_problem(deps, namespace, user_experiments, attempt),
+        arm_rooms=await read_arm_capacity(deps, namespace, stored_status, user_experiments, owned),
     )
 
 
 def _find_own_revisions(
     stored: Iterable[revisions.StoredRevision],
     deployment: Object,
-    split: Object | None,
+    in_use: Collection[int],
     serves: Mapping[str, ServeState],
 ) -> list[revisions.Revision]:
     """Return the revisions of a ModelDeployment, without those whose number serves other content."""
     meta = deployment["metadata"]
-    in_use = desired_state.revisions_in_use(ModelDeploymentStatus.parse(deployment.get("status")), split)
     owned = revisions.revisions_of_owner(stored, meta["uid"])
     for serve in serves.values():
         owned = remove_conflicting_revisions(meta["name"], owned, serve, in_use)
@@ -197,24 +203,18 @@ async def _find_store_problem(
     return await edge_store.find_store_problem(deps, namespace, installation)
 
 
-def _is_dry_run(deps: Dependencies, deployment: Object) -> bool:
-    spec = accept_model_deployment(deployment, deps.settings.installation).spec
-    return spec is not None and spec.rollout.dry_run
-
-
 async def _read_edges(
     deps: Dependencies,
     pods: Sequence[Object],
     service: str,
     status: ModelDeploymentStatus,
-    rollouts: Sequence[RolloutAttempt],
+    rollout: RolloutAttempt | None,
     user_experiments: Sequence[UserExperiment],
     *,
     dry_run: bool,
 ) -> list[EdgeReport]:
     """Return the edges' reports, with detailed counts where an evaluation or a new plan needs them."""
     waiting = order_waiting(user_experiments)
-    rollout = _find_attempt(rollouts, status)
     attempt = rollout.status if rollout is not None else None
     has_candidate = status.candidate is not None and status.stable is not None
     frozen = attempt is not None and bool(attempt.plan.steps)
@@ -234,19 +234,23 @@ def _find_attempt(rollouts: Sequence[RolloutAttempt], status: ModelDeploymentSta
 
 
 def _ask_webhook(
-    deps: Dependencies, deployment: Object, attempt: RolloutAttempt | None, known: Sequence[revisions.Revision]
+    deps: Dependencies,
+    deployment: Object,
+    spec: ModelDeploymentSpec | None,
+    attempt: RolloutAttempt | None,
+    known: Sequence[revisions.Revision],
 ) -> WebhookResult | None:
     """Return the last answer of the current step's webhook; None without one."""
-    meta, spec = deployment["metadata"], accept_model_deployment(deployment, deps.settings.installation).spec
+    meta = deployment["metadata"]
     key = Key("modeldeployment", meta["namespace"], meta["name"])
     return ask_webhook(deps, key, make_webhook_request(deployment, spec, attempt, known, deps.clock.now()))
 
 
 def _read_metrics(
-    deps: Dependencies, deployment: Object, attempt: RolloutAttempt | None
+    deps: Dependencies, deployment: Object, spec: ModelDeploymentSpec | None, attempt: RolloutAttempt | None
 ) -> Mapping[str, PrometheusResult]:
     """Return Prometheus' last answers to the checks of the current rollout."""
-    meta, spec = deployment["metadata"], accept_model_deployment(deployment, deps.settings.installation).spec
+    meta = deployment["metadata"]
     key = Key("modeldeployment", meta["namespace"], meta["name"])
     if attempt is None or not state.is_frozen(attempt.status):
         return read_metrics(deps, key, ())
@@ -258,9 +262,11 @@ def _read_metrics(
     )
 
 
-async def _read_route(deps: Dependencies, deployment: Object) -> tuple[Object | None, bool]:
+async def _read_route(
+    deps: Dependencies, deployment: Object, spec: ModelDeploymentSpec | None
+) -> tuple[Object | None, bool]:
     """Return the HTTPRoute with the name of a ModelDeployment that wants one, and whether the API server serves HTTPRoutes."""
-    spec, meta = accept_model_deployment(deployment, deps.settings.installation).spec, deployment["metadata"]
+    meta = deployment["metadata"]
     if spec is None or not spec.endpoint.gateway.name:
         return None, True
     try:
@@ -269,9 +275,11 @@ async def _read_route(deps: Dependencies, deployment: Object) -> tuple[Object | 
         return None, False
 
 
-async def _are_claims_served(deps: Dependencies, deployment: Object, status: ModelDeploymentStatus) -> bool:
+async def _are_claims_served(
+    deps: Dependencies, deployment: Object, spec: ModelDeploymentSpec | None, status: ModelDeploymentStatus
+) -> bool:
     """Return whether the API server has the API of claims to devices; true for a spec that needs none, or whose revision is settled."""
-    spec, meta = accept_model_deployment(deployment, deps.settings.installation).spec, deployment["metadata"]
+    meta = deployment["metadata"]
     if spec is None or spec.resources.gpu.allocation != "dra" or is_settled(deployment, status):
         return True
     try:
@@ -326,63 +334,6 @@ async def _list_workloads(deps: Dependencies, namespace: str, pod_uid: str) -> l
         return await deps.kube.list(OLD_WORKLOAD, namespace, selector)
 
 
-async def _read_capacity(
-    deps: Dependencies, deployment: Object, status: ModelDeploymentStatus
-) -> AvailableCapacity | None:
-    """Return the free resources for the spec while they matter; else None.
-
-    Without permission to read nodes and pods of other namespaces nothing is known, and the scheduler alone decides.
-    """
-    spec = accept_model_deployment(deployment, deps.settings.installation).spec
-    if spec is None or not needs_capacity(deployment, status):
-        return None
-    return (await _read_capacities(deps, deployment["metadata"]["namespace"], {_OWN_SPEC: spec})).get(_OWN_SPEC)
-
-
-async def _read_arm_capacity(
-    deps: Dependencies,
-    namespace: str,
-    status: ModelDeploymentStatus,
-    user_experiments: Sequence[UserExperiment],
-    known: Sequence[revisions.Revision],
-) -> Mapping[tuple[str, str], AvailableCapacity]:
-    """Return the free resources for control and the arms of waiting Experiments, by both names; empty while a rollout runs."""
-    stable = next((each for each in known if status.stable and each.number == status.stable.revision), None)
-    if stable is None or status.experiment or status.candidate is not None:
-        return {}
-    of_stable = revisions.spec_of(stable)
-    specs = {
-        (each.name, name): arm
-        for each in order_waiting(user_experiments)
-        if (spec := each.acceptance.spec) is not None
-        for name, arm in arms.merge_arm_specs(of_stable, spec).items()
-    }
-    return await _read_capacities(deps, namespace, specs)
-
-
-async def _read_capacities(
-    deps: Dependencies, namespace: str, specs: Mapping[tuple[str, str], ModelDeploymentSpec]
-) -> Mapping[tuple[str, str], AvailableCapacity]:
-    """Return the free resources for the pods of each spec.
-
-    An operator with permissions in some namespaces only sees their quotas, but no nodes.
-    """
-    installation = deps.settings.installation
-    if installation is None or not specs:
-        return {}
-    try:
-        quotas = await deps.devices.read_quotas(deps.kube, namespace, deps.clock)
-        devices = await deps.devices.read(deps.server or deps.kube, deps.kube, deps.clock)
-    except DependencyError as err:
-        log.debug("free resources are unknown: %s", err)
-        return {}
-    installation = await deps.devices.set_profiles(installation, deps.server or deps.kube, deps.clock)
-    found = {
-        name: capacity.find_available_capacity(spec, devices, quotas, installation) for name, spec in specs.items()
-    }
-    return {name: room for name, room in found.items() if room is not None}
-
-
 async def read_cluster_view(deps: Dependencies, namespace: str, name: str) -> ClusterView:
     """Return the state of a stored RayCluster. Raises DependencyError."""
     stored = await deps.kube.view(Ref(RAY_CLUSTER, namespace, name), without_spec)
@@ -418,7 +369,6 @@ def _find_port(pod: Object, name: str) -> int:
     )
 
 
-def _has_tls(deps: Dependencies, deployment: Object, split: Mapping[str, Any] | None) -> bool:
+def _has_tls(spec: ModelDeploymentSpec | None, split: Mapping[str, Any] | None) -> bool:
     """Return whether the endpoint has TLS. For an invalid spec the last split document decides."""
-    spec = accept_model_deployment(deployment, deps.settings.installation).spec
     return bool(spec.endpoint.tls.secret_name if spec is not None else (split or {}).get("tls"))

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from sundog_operator.app.queue.keys import Key
-from sundog_operator.core.planner.context import ObservedState
+from sundog_operator.core.planner.facts import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
 from sundog_operator.errors import SundogError
 

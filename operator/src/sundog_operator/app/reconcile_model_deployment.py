@@ -1,5 +1,7 @@
 """Reconcile one ModelDeployment: observe, plan, act."""
 
+import json
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,11 +19,14 @@ from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.status_writer import write_status
 from sundog_operator.core.experiments.log_exports import merge_log_status
 from sundog_operator.core.experiments.queue import order_waiting
+from sundog_operator.core.planner.facts import Facts
 from sundog_operator.core.planner.plan import ReconcilePlan
 from sundog_operator.core.planner.requeue import RESYNC_S
 from sundog_operator.core.rollout import notifications
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
+
+log = logging.getLogger("sundog.operator")
 
 STALL_RETRY_S: Final = 30.0
 """Seconds until a namespace that is too large is checked again."""
@@ -42,9 +47,11 @@ async def reconcile_model_deployment(deps: Dependencies, key: Key) -> float | No
         return None
     if excess := deps.find_excess(key.namespace):
         return await _report_stall(deps, key, stored, Cause(DeploymentReason.NAMESPACE_TOO_LARGE, excess))
-    observed = await observe(deps, stored)
+    observed, now = await observe(deps, stored), deps.clock.now()
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("facts of %s/%s: %s", key.namespace, key.name, json.dumps(Facts(observed, now).to_json()))
     try:
-        plan = await deps.make_plan(key, observed, deps.clock.now())
+        plan = await deps.make_plan(key, observed, now)
     except PlanTooSlow as err:
         await _report_stall(deps, key, stored, Cause(DeploymentReason.PLAN_TOO_SLOW, str(err)))
         raise

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.edge_resources import find_foreign_objects
 from sundog_operator.app.neighbours import is_ready, is_settled, true_conditions
@@ -22,11 +22,9 @@ from sundog_operator.ports import (
 )
 
 
-async def read_secrets(deps: Dependencies, deployment: Object) -> secrets.KeysBySecret:
+async def read_secrets(deps: Dependencies, namespace: str, spec: ModelDeploymentSpec | None) -> secrets.KeysBySecret:
     """Return the keys of the Secrets that an endpoint names; empty for an invalid spec. Raises DependencyError."""
-    spec = accept_model_deployment(deployment, deps.settings.installation).spec
-    needed = secrets.secret_names(spec.endpoint) if spec is not None else ()
-    return await read_secret_keys(deps, deployment["metadata"]["namespace"], needed)
+    return await read_secret_keys(deps, namespace, secrets.secret_names(spec.endpoint) if spec is not None else ())
 
 
 async def read_secret_keys(deps: Dependencies, namespace: str, needed: Sequence[str]) -> secrets.KeysBySecret:
@@ -51,13 +49,14 @@ _KINDS: Final[Mapping[references.ReferenceKind, Kind]] = {
 }
 
 
-async def read_references(deps: Dependencies, deployment: Object) -> references.KeysByObject:
+async def read_references(
+    deps: Dependencies, deployment: Object, spec: ModelDeploymentSpec | None, status: ModelDeploymentStatus
+) -> references.KeysByObject:
     """Return the keys of the objects that the wanted revision's pods need; empty in local mode and once the revision is ready.
 
     Raises DependencyError.
     """
-    spec = accept_model_deployment(deployment, deps.settings.installation).spec
-    if spec is None or deps.settings.installation is None or is_ready(deployment):
+    if spec is None or deps.settings.installation is None or is_ready(deployment, status):
         return {}
     namespace = deployment["metadata"]["namespace"]
     needed = sorted({(need.kind, need.name) for need in references.find_references(spec)})

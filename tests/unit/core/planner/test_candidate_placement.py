@@ -19,7 +19,8 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity, NodeCapacity
 from sundog_operator.core.planner import candidate_placement
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
-from sundog_operator.core.planner.context import ObservedState, PlanContext
+from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.facts import Facts, ObservedState
 from sundog_operator.core.revisions import Revision
 
 GPU = "nvidia.com/gpu"
@@ -48,8 +49,14 @@ def pod(**metadata: Any) -> dict[str, Any]:
 
 def make_context(replicas: int, free: int, *pods: dict[str, Any]) -> PlanContext:
     spec = ModelDeploymentSpec.from_json(SPEC)
+    serving = RevisionStatus(
+        revision=1, weight=100, uri="file:///models/v1", replicas=replicas, ready_replicas=replicas
+    )
+    status = ModelDeploymentStatus(stable=serving)
     observed = ObservedState(
         deployment={"metadata": {"name": "digits", "namespace": "ns", "uid": "u"}, "spec": SPEC},
+        status=status,
+        acceptance=ModelDeploymentAcceptance(spec),
         revisions=(stable(),),
         taken=(1,),
         rollouts=(),
@@ -62,11 +69,7 @@ def make_context(replicas: int, free: int, *pods: dict[str, Any]) -> PlanContext
         pods=pods,
         room=room(free),
     )
-    serving = RevisionStatus(
-        revision=1, weight=100, uri="file:///models/v1", replicas=replicas, ready_replicas=replicas
-    )
-    status = ModelDeploymentStatus(stable=serving)
-    return PlanContext(observed, NOW, "digits", status, status, ModelDeploymentAcceptance(spec), spec)
+    return PlanContext(Facts(observed, NOW), status, spec)
 
 
 def find_placement(context: PlanContext) -> candidate_placement.CandidatePlacement:
@@ -83,8 +86,7 @@ def test_a_spare_replica_in_place_needs_room_for_all_of_its_pods(free: int, spar
     observed = replace(
         make_context(2, free).observed, revisions=(Revision(1, revisions.content_hash(content), content),)
     )
-    status = make_context(2, free).status
-    context = PlanContext(observed, NOW, "digits", status, status, ModelDeploymentAcceptance(spec), spec)
+    context = PlanContext(Facts(observed, NOW), observed.status, spec)
     placement = candidate_placement.find_placement(context, spec)
     assert placement.fits
     assert placement.shared is not None

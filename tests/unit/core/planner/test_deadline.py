@@ -18,7 +18,8 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
 from sundog_operator.core.planner import deadline
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
-from sundog_operator.core.planner.context import ObservedState, PlanContext
+from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.facts import Facts, ObservedState
 from sundog_operator.core.ray import groups
 from sundog_operator.core.revisions import Revision
 
@@ -70,18 +71,6 @@ def make_context(
         wanted["resources"] = {"gpu": {"count": 1, "topology": {"nodes": nodes}}}
     spec = ModelDeploymentSpec.from_json(wanted)
     content = revisions.content_of(spec)
-    observed = ObservedState(
-        deployment={"metadata": {"name": "digits", "namespace": "ns", "uid": "u"}, "spec": wanted},
-        revisions=(Revision(2, revisions.content_hash(content), content),),
-        taken=(),
-        rollouts=(),
-        experiment_names=frozenset(),
-        clusters={},
-        serves={"ray": serve} if serve is not None else {},
-        clusters_of_others=(),
-        edges=(),
-        pods=pods,
-    )
     stable, candidate = (
         RevisionStatus(revision=number, weight=0, uri="file:///m", replicas=1, ready_replicas=0, since=SINCE)
         for number in (1, 2)
@@ -93,8 +82,22 @@ def make_context(
     status = ModelDeploymentStatus(
         cluster="ray", stable=stable, candidate=candidate, last_rollout=last, conditions=(waiting,)
     )
+    observed = ObservedState(
+        deployment={"metadata": {"name": "digits", "namespace": "ns", "uid": "u"}, "spec": wanted},
+        status=status,
+        acceptance=ModelDeploymentAcceptance(spec),
+        revisions=(Revision(2, revisions.content_hash(content), content),),
+        taken=(),
+        rollouts=(),
+        experiment_names=frozenset(),
+        clusters={},
+        serves={"ray": serve} if serve is not None else {},
+        clusters_of_others=(),
+        edges=(),
+        pods=pods,
+    )
     now = SINCE + timedelta(hours=1)
-    return PlanContext(observed, now, "digits", status, status, ModelDeploymentAcceptance(spec), spec)
+    return PlanContext(Facts(observed, now), status, spec)
 
 
 def has_exceeded_deadline(

@@ -8,7 +8,7 @@ import pytest
 
 from sundog_operator.api import ModelDeploymentSpec, Rollout
 from sundog_operator.core.planner import webhook_gate
-from sundog_operator.core.planner.context import RolloutAttempt
+from sundog_operator.core.planner.facts import RolloutAttempt
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import freeze, state, state_machine
 from sundog_operator.core.rollout.state import RolloutInputs

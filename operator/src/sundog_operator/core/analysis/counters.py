@@ -39,6 +39,7 @@ from sundog_operator.core.edge.reported_counts import (
     column_indexes,
     list_or_empty,
     parse_count,
+    parse_counts,
 )
 from sundog_operator.core.edge.request_counts import ORIGIN_ASSIGNED, ORIGIN_OVERRIDE
 from sundog_operator.core.kubernetes import names
@@ -316,15 +317,15 @@ def _block_columns(report: EdgeReport) -> Mapping[str, int]:
 
 
 def _block_counts(counts: Sequence[Any], at: Mapping[str, int]) -> BlockCounts:
-    def of(*columns: str) -> int:
-        return sum(parse_count(counts[at[name]], MOST_IN_A_BLOCK) for name in columns)
-
-    errors, rejections = of(*ERRORS), of(*REJECTIONS)
     # An older edge does not report all of these columns.
-    retried, *further = (of(name) if name in at else 0 for name in (FIRST_ATTEMPT_FAILED, *SLOW[1:]))
-    ended, running = errors + rejections + of("ok"), of("inFlight")
-    own = BlockCounts(errors, of("slow"), rejections, retried, ended=ended, running=running)
-    return own._replace(**dict(zip(SLOW[1:], further, strict=True)))
+    optional = [name for name in (FIRST_ATTEMPT_FAILED, *SLOW[1:]) if name in at]
+    columns = (*ERRORS, *REJECTIONS, "slow", "ok", "inFlight", *optional)
+    found = dict(zip(columns, parse_counts([counts[at[name]] for name in columns], MOST_IN_A_BLOCK), strict=True))
+    errors, rejections = (sum(found[name] for name in names) for names in (ERRORS, REJECTIONS))
+    ended, running = errors + rejections + found["ok"], found["inFlight"]
+    retried = found.get(FIRST_ATTEMPT_FAILED, 0)
+    own = BlockCounts(errors, found["slow"], rejections, retried, ended=ended, running=running)
+    return own._replace(**{name: found.get(name, 0) for name in SLOW[1:]})
 
 
 def _fold(

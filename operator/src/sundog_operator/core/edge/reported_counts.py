@@ -33,6 +33,14 @@ def parse_count(value: Any, most: int = 2**64) -> int:
     return value
 
 
+def parse_counts(values: Sequence[Any], most: int) -> Sequence[int]:
+    """Return values that are all integers in [0, most). Raises ValueError for any other."""
+    for value in values:
+        if type(value) is not int or not 0 <= value < most:
+            parse_count(value, most)
+    return values
+
+
 def parse_failed_first_attempts(row: Mapping[str, Any]) -> int:
     """Return how many requests of a row failed on their first replica. Raises one of `PARSE_ERRORS`."""
     return parse_count(row.get("retries", {}).get(FIRST_ATTEMPT_FAILED, 0), MAX_COUNT)

@@ -12,9 +12,10 @@ from sundog_operator.core.planner import (
     rollback_window,
 )
 from sundog_operator.core.planner.candidate_placement import CandidatePlacement
-from sundog_operator.core.planner.context import PlanContext, RolloutAttempt
+from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.drain import MAX_DRAINING
 from sundog_operator.core.planner.experiment import cleanup
+from sundog_operator.core.planner.facts import RolloutAttempt
 from sundog_operator.core.planner.outcome import (
     RolloutEnd,
     drop_candidate,
@@ -216,7 +217,7 @@ def ensure_rollout_experiment(context: PlanContext) -> None:
     if has_no_steps or (not is_recorded and context.rollout is None):
         return
     if context.rollout is None:
-        context.rollout = _find_or_create_attempt(context, spec_revision)
+        context.follow_rollout(_find_or_create_attempt(context, spec_revision))
     # The end of the rollout before is committed first: a pass has one commit.
     if context.rollout is not None and context.progress is None and context.commit is None:
         frozen = _freeze(context, spec, stable, candidate.revision)

@@ -1,41 +1,34 @@
-"""The observed state that a plan reads, and the context that its steps change."""
+"""The context of a pass: its facts, and the draft of the result that its steps change."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sundog_operator.api import (
-    Condition,
     ExperimentStatus,
     LastRollout,
     ModelDeploymentSpec,
     ModelDeploymentStatus,
     PlanInPlace,
     RevisionStatus,
-    parse_timestamp,
 )
-from sundog_operator.api.installation import Installation
 from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import stable_traffic
 from sundog_operator.core.edge import confirmation
-from sundog_operator.core.edge.salts import SaltOwner
-from sundog_operator.core.edge.secrets import KeysBySecret
 from sundog_operator.core.edge.split import Split
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
 from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.kubernetes import accelerators, names
-from sundog_operator.core.kubernetes.capacity import AvailableCapacity
-from sundog_operator.core.kubernetes.references import KeysByObject
 from sundog_operator.core.kubernetes.shared_pods import is_shared
-from sundog_operator.core.observed import EdgeReport, PrometheusResult, ServeState, WebhookResult
+from sundog_operator.core.observed import ServeState
 from sundog_operator.core.planner import desired_state, held_back_revisions, rollback_window
-from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
+from sundog_operator.core.planner.facts import Facts, Json, ObservedState, RolloutAttempt
 from sundog_operator.core.ray import groups, load, valkey
 from sundog_operator.core.ray.clusters import ClusterView
-from sundog_operator.core.ray.readiness import NOT_DEPLOYED, Readiness, evaluate_readiness
+from sundog_operator.core.ray.readiness import NOT_DEPLOYED, Readiness
 from sundog_operator.core.ray.scaling import find_scaling, may_scale_to_zero
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import in_place, state, windows
@@ -46,110 +39,22 @@ from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
 REPORT_PERIOD: Final = timedelta(seconds=60)
 TERMINATING_EDGE_PERIOD: Final = timedelta(seconds=5)
 
-Json = dict[str, Any]
-
 
 def holds_rollouts(spec: ModelDeploymentSpec | None) -> bool:
     """Whether a spec holds rollouts: it is refused, paused or a dry run."""
     return spec is None or spec.paused or spec.rollout.paused or spec.rollout.dry_run
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutAttempt:
-    """The stored Experiment of a rollout. It has no steps until its plan is frozen."""
-
-    name: str
-    uid: str
-    generation: int
-    revision: int
-    status: ExperimentStatus
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedState:
-    """Everything that a plan may read about one ModelDeployment.
-
-    Attributes:
-        deployment: the stored ModelDeployment.
-        revisions: the revisions in its ControllerRevisions.
-        taken: revision numbers of all ControllerRevisions of its name pattern, foreign and unreadable ones included.
-        rollouts: its rollout Experiments.
-        experiment_names: names of all Experiments in the namespace.
-        clusters: its RayClusters by name.
-        serves: the Serve state of each of them.
-        clusters_of_others: the RayClusters of all other ModelDeployments in the namespace, each once per ModelDeployment.
-        edges: the namespace's edge pods and their evidence.
-        edge_refusal: why the API server refuses pods of the edge while there are none; may be empty.
-        foreign: objects of other owners that have the names of its children, such as `ConfigMap sundog-edge`.
-        url: its address at the edge; empty while no edge runs.
-        split: its entry in the stored split document; None if there is none.
-        host_taken_by: the ModelDeployment that has the requested host; empty if the host is free.
-        domain: the cluster's DNS domain.
-        image: the default for an empty `runtime.image`.
-        secrets: the keys of each Secret that its endpoint names; None for a Secret that does not exist.
-        installation: of a Kubernetes cluster; None in local mode.
-        references: other objects that its pods need, as far as the operator looked for them.
-        pods: pods of its revisions, shared ones included, and of the heads and stores of its RayClusters; none in local mode.
-        room: free resources for pods of the spec; None if nothing is known, or the operator did not look.
-        route: the HTTPRoute of its name, if its endpoint names a Gateway.
-        routes_served: whether the API server has the HTTPRoute API, as far as the operator looked.
-        claims_served: whether the API server has the API of claims to devices, as far as the operator looked.
-        answer: the last answer of the current step's webhook; None if there is none yet.
-        readings: the newest result of each Prometheus query, by slot (`rollout.prometheus_checks`).
-        user_experiments: the users' Experiments on it.
-        salts: fixed salts of all Experiments and ModelDeployments in the namespace, its own included.
-        storeless: why the edges cannot store the outcomes that a user's Experiment or the rollout needs; None where they can.
-        queued: why Kueue has not admitted a pod, by the pod's uid, as far as the operator looked.
-        arm_rooms: like `room`, by Experiment and arm, control included, for the Experiments that may start next.
-    """
-
-    deployment: Json
-    revisions: tuple[Revision, ...]
-    taken: tuple[int, ...]
-    rollouts: tuple[RolloutAttempt, ...]
-    experiment_names: frozenset[str]
-    clusters: Mapping[str, ClusterView]
-    serves: Mapping[str, ServeState]
-    clusters_of_others: tuple[str, ...]
-    edges: tuple[EdgeReport, ...]
-    edge_refusal: str = ""
-    foreign: tuple[str, ...] = ()
-    url: str = ""
-    split: Mapping[str, Any] | None = None
-    host_taken_by: str = ""
-    domain: str = names.CLUSTER_DOMAIN
-    image: str = ""
-    secrets: KeysBySecret = field(default_factory=dict)
-    installation: Installation | None = None
-    references: KeysByObject = field(default_factory=dict)
-    pods: tuple[Json, ...] = ()
-    room: AvailableCapacity | None = None
-    route: Json | None = None
-    routes_served: bool = True
-    claims_served: bool = True
-    answer: WebhookResult | None = None
-    readings: Mapping[str, PrometheusResult] = field(default_factory=dict)
-    user_experiments: tuple[UserExperiment, ...] = ()
-    salts: tuple[SaltOwner, ...] = ()
-    storeless: Cause | None = None
-    queued: Mapping[str, str] = field(default_factory=dict)
-    arm_rooms: Mapping[tuple[str, str], AvailableCapacity] = field(default_factory=dict)
-
-    @property
-    def in_cluster(self) -> bool:
-        """Whether edges and replicas run in pods."""
-        return self.installation is not None
-
-
 @dataclass(slots=True)
 class PlanContext:
-    """The state that the steps of a plan read and change, in memory only.
+    """The facts of a pass and the draft of its result, in memory only. Steps change the draft alone.
 
     Attributes:
         before: the stored status.
         status: the status to write.
         spec_revision: the revision of the spec; None while the spec is refused.
         rollout: the active rollout attempt.
+        progress: the active attempt's status as it will be after this plan; None before its plan is frozen.
         commit: (Experiment name, status) to write before anything else changes.
         dry_run_message: the rollout that would start without `dryRun`.
         capacity_shortage: the shortage if the spec's revision's pods do not fit.
@@ -164,16 +69,17 @@ class PlanContext:
         new_revisions: revisions that this plan creates beside the spec's.
     """
 
-    observed: ObservedState
-    now: datetime
-    service: str
-    before: ModelDeploymentStatus
+    facts: Facts
     status: ModelDeploymentStatus
-    acceptance: ModelDeploymentAcceptance
     spec: ModelDeploymentSpec | None
+    observed: ObservedState = field(init=False)
+    now: datetime = field(init=False)
+    service: str = field(init=False)
+    before: ModelDeploymentStatus = field(init=False)
     spec_revision: Revision | None = None
-    rollout: RolloutAttempt | None = None
-    commit: tuple[str, ExperimentStatus] | None = None
+    rollout: RolloutAttempt | None = field(default=None, init=False)
+    progress: ExperimentStatus | None = field(default=None, init=False)
+    commit: tuple[str, ExperimentStatus] | None = field(default=None, init=False)
     dry_run_message: str = ""
     capacity_shortage: Cause | None = None
     shared: PlanInPlace | None = None
@@ -187,6 +93,11 @@ class PlanContext:
     new_revisions: list[Revision] = field(default_factory=list)
     objects_to_create: list[Json] = field(default_factory=list)
     events: list[KubernetesEvent] = field(default_factory=list)
+    _places: tuple[ModelDeploymentStatus, dict[int, str]] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.observed, self.now, self.service = self.facts.observed, self.facts.now, self.facts.service
+        self.before = self.observed.status
 
     def is_report_due(self, status: ExperimentStatus) -> bool:
         """Whether a report is due without a transition. A status must not change with each request."""
@@ -194,17 +105,34 @@ class PlanContext:
 
     def has_terminating_edge(self, status: ExperimentStatus) -> bool:
         """Whether an edge terminates and the last report is old. Its counters will be gone, so they are written more often."""
-        return self._is_older(status, TERMINATING_EDGE_PERIOD) and any(edge.terminating for edge in self.observed.edges)
+        return self.facts.has_terminating_edge and self._is_older(status, TERMINATING_EDGE_PERIOD)
 
     def _is_older(self, status: ExperimentStatus, period: timedelta) -> bool:
         """Whether the last report is older than `period`, or in the future because the clock was set back."""
         at = status.counted_at
         return at is None or not timedelta(0) <= self.now - at < period
 
+    def follow_rollout(self, attempt: RolloutAttempt | None) -> None:
+        """Make an attempt the active one, or none."""
+        self.rollout = attempt
+        self._update_progress()
+
     def commit_rollout(self, status: ExperimentStatus) -> None:
         """Write this status of the active attempt before anything else."""
         if self.rollout is not None:
-            self.commit = (self.rollout.name, status)
+            self.commit_attempt(self.rollout.name, status)
+
+    def commit_attempt(self, name: str, status: ExperimentStatus) -> None:
+        """Write this status of an attempt, which may have ended in this plan, before anything else."""
+        self.commit = (name, status)
+        self._update_progress()
+
+    def _update_progress(self) -> None:
+        if self.rollout is not None and self.commit is not None and self.commit[0] == self.rollout.name:
+            self.progress = self.commit[1]
+        else:
+            stored = self.rollout.status if self.rollout is not None else None
+            self.progress = stored if stored is not None and state.is_frozen(stored) else None
 
     def set(self, **changes: Any) -> None:
         """Replace fields of the status."""
@@ -214,12 +142,12 @@ class PlanContext:
         """Return a revision by number, including those that this plan creates."""
         if self.spec_revision is not None and self.spec_revision.number == number:
             return self.spec_revision
-        return revisions.find_by_number((*self.new_revisions, *self.observed.revisions), number)
+        return revisions.find_by_number(self.new_revisions, number) or self.facts.revisions.get(number)
 
     def find_deployed_number(self, digest: str, numbers: Iterable[int]) -> int | None:
         """Return the number under which Serve runs content of that hash, so that a deleted ControllerRevision keeps its number."""
         for number in sorted(numbers):
-            app = self.serve_state_of(number).applications.get(names.application(self.service, number))
+            app = self.facts.application(number, self._cluster_name(number))
             if app is not None and (app.config.get("args") or {}).get("revisionHash") == digest:
                 return number
         return None
@@ -230,7 +158,7 @@ class PlanContext:
 
     def serve_state_of(self, number: int) -> ServeState:
         """Return the Serve state of a revision's RayCluster; unknown if it was not observed."""
-        return self.observed.serves.get(self._cluster_name(number), ServeState(known=False))
+        return self.facts.serve_state(self._cluster_name(number))
 
     def readiness(self, number: int) -> Readiness:
         """Return the readiness of a revision, as Serve reports it."""
@@ -239,15 +167,15 @@ class PlanContext:
             return Readiness(
                 0, False, False, True, DeploymentReason.REVISION_MISSING, f"ControllerRevision {number}: not found"
             )
-        is_stored = revisions.find_by_number(self.observed.revisions, number) is not None
-        if not is_stored and self._cluster_name(number) not in self.observed.serves:
+        cluster = self._cluster_name(number)
+        if number not in self.facts.revisions and cluster not in self.observed.serves:
             # This plan creates it. No status has it yet, and Serve is configured from statuses alone.
             return NOT_DEPLOYED
-        return evaluate_readiness(self.service, revision, self.serve_state_of(number))
+        return self.facts.readiness(revision, cluster)
 
     def pods_of(self, number: int) -> list[Json]:
         """Return the pods of a revision."""
-        return self.find_pods({names.LABEL_MODEL_DEPLOYMENT: self.service, names.LABEL_REVISION: str(number)})
+        return self.facts.pods.get(number, [])
 
     def count_pods(self, number: int, replicas: int) -> int:
         """Return the number of own pods of so many replicas of a revision; one each for an unknown revision."""
@@ -267,7 +195,9 @@ class PlanContext:
 
     def shared_pods_of(self, number: int) -> list[Json]:
         """Return the pods that models of a revision's RayCluster share; none for a revision with own pods."""
-        return self.find_pods(groups.shared_pod_labels(self._cluster_name(number))) if self.is_shared(number) else []
+        return (
+            self.facts.find_pods(groups.shared_pod_labels(self._cluster_name(number))) if self.is_shared(number) else []
+        )
 
     def worker_pods_of(self, number: int) -> list[Json]:
         """Return the pods in which replicas of a revision run: its own, or shared ones."""
@@ -275,18 +205,16 @@ class PlanContext:
 
     def head_pods_of(self, number: int) -> list[Json]:
         """Return the head pods of a revision's RayCluster."""
-        return self.find_pods({groups.LABEL_CLUSTER: self._cluster_name(number), groups.LABEL_NODE_TYPE: "head"})
+        return self.facts.find_pods({groups.LABEL_CLUSTER: self._cluster_name(number), groups.LABEL_NODE_TYPE: "head"})
 
     def store_pods_of(self, number: int) -> list[Json]:
         """Return the store pods of a revision's RayCluster."""
-        return self.find_pods(valkey.store_selector(self._cluster_name(number)))
+        return self.facts.find_pods(valkey.store_selector(self._cluster_name(number)))
 
     def _cluster_name(self, number: int) -> str:
-        return desired_state.clusters_by_revision(self.status).get(number, self.status.cluster)
-
-    def find_pods(self, labels: Mapping[str, str]) -> list[Json]:
-        """Return the observed pods with these labels."""
-        return [pod for pod in self.observed.pods if labels.items() <= (pod["metadata"].get("labels") or {}).items()]
+        if self._places is None or self._places[0] is not self.status:
+            self._places = (self.status, desired_state.clusters_by_revision(self.status))
+        return self._places[1].get(number, self.status.cluster)
 
     def available(self, number: int) -> int:
         """Return the replicas that run in Serve and are healthy at every ready edge; 0 while the revision is not ready."""
@@ -294,43 +222,14 @@ class PlanContext:
 
     def serving(self, number: int) -> int:
         """Return the replicas that run in Serve and are healthy at every ready edge, also while others start."""
-        healthy = confirmation.healthy_replicas(self.service, number, self.observed.edges)
-        return min(self.readiness(number).running, healthy)
+        return min(self.readiness(number).running, self.facts.healthy_replicas(number))
 
     def desired_split(self) -> Split | None:
         """Return the split that the edges should have after this plan; None while no revision is ready to serve."""
-        if self.experiment is not None:
-            return desired_state.desired_split(
-                self.observed.deployment, self.status, self.experiment.uid, self.experiment_progress
-            )
-        uid = self.rollout.uid if self.rollout else ""
-        return desired_state.desired_split(self.observed.deployment, self.status, uid, self.progress)
-
-    def wanted_entry_hash(self, split: Split) -> str:
-        """Return the hash of the entry that the split document should have after this plan; empty where it has none."""
-        entry = desired_state.desired_entry(
-            self.observed.deployment,
-            self.status,
-            split,
-            self.spec,
-            self.observed.split,
-            self.observed.revisions,
-            has_host=not self.observed.host_taken_by,
-            domain=self.observed.domain,
-        )
-        return str((entry or {}).get("hash", ""))
-
-    @property
-    def model_files(self) -> str:
-        """The digest of the files at `spec.model.uri` as local mode sees them; empty if no one reports it."""
-        annotations = self.observed.deployment["metadata"].get("annotations") or {}
-        return str(annotations.get(names.ANNOTATION_MODEL_FILES, ""))[:128]
-
-    @property
-    def created(self) -> datetime | None:
-        """When the ModelDeployment was created; None if it is not stored yet."""
-        text = self.observed.deployment["metadata"].get("creationTimestamp")
-        return parse_timestamp(text) if text else None
+        active = self.experiment if self.experiment is not None else self.rollout
+        progress = self.experiment_progress if self.experiment is not None else self.progress
+        uid = active.uid if active is not None else ""
+        return desired_state.desired_split(self.observed.deployment, self.status, uid, progress)
 
     def traffic_of(self, stable: int, attempt: str = "", epoch: int = 0) -> StableTraffic:
         """Return the service's traffic and stable's latencies, from the time with all traffic and from `attempt`.
@@ -339,7 +238,8 @@ class PlanContext:
         """
         meta = self.observed.deployment["metadata"]
         attempts = [names.stable_attempt(self.service, stable, meta["uid"]), *([attempt] if attempt else ())]
-        now_s, created_s = self.now.timestamp(), self.created.timestamp() if self.created else 0.0
+        created = self.facts.created
+        now_s, created_s = self.now.timestamp(), created.timestamp() if created else 0.0
         return stable_traffic.measure_traffic(self.service, attempts, self.observed.edges, now_s, created_s, epoch)
 
     @property
@@ -420,7 +320,7 @@ class PlanContext:
         status, stable = self.status, self.status.stable
         if stable is None or status.candidate is not None or status.arms or status.retiring:
             return False
-        app = self.serve_state_of(stable.revision).applications.get(names.application(self.service, stable.revision))
+        app = self.facts.application(stable.revision, self._cluster_name(stable.revision))
         if app is None or not may_scale_to_zero(app.config):
             return False
         readiness = self.readiness(stable.revision)
@@ -448,17 +348,8 @@ class PlanContext:
 
     def target_replicas(self, number: int) -> int:
         """Return the replicas that Serve targets for a revision; 0 if unknown."""
-        app = self.serve_state_of(number).applications.get(names.application(self.service, number))
+        app = self.facts.application(number, self._cluster_name(number))
         return sum(deployment.target_replicas for deployment in app.deployments) if app is not None else 0
-
-    @property
-    def progress(self) -> ExperimentStatus | None:
-        """The active attempt's status as it will be after this plan; None before its plan is frozen."""
-        if self.rollout is None:
-            return None
-        if self.commit is not None and self.commit[0] == self.rollout.name:
-            return self.commit[1]
-        return self.rollout.status if state.is_frozen(self.rollout.status) else None
 
     @property
     def in_place(self) -> PlanInPlace | None:
@@ -473,10 +364,6 @@ class PlanContext:
     def is_giving_back(self) -> bool:
         """Whether a candidate in place ended and still gives its traffic back."""
         return self.progress is not None and self.progress.giving_back is not None
-
-    def stored_condition(self, type_: str) -> Condition | None:
-        """Return a stored condition of the ModelDeployment."""
-        return next((condition for condition in self.before.conditions if condition.type == type_), None)
 
     def is_held_back(self, number: int) -> bool:
         """Whether a revision was aborted or rolled back, and not retried since then."""

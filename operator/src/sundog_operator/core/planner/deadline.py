@@ -127,7 +127,7 @@ def _find_late_replicas(context: PlanContext, candidate: RevisionStatus) -> str:
 
 def _stored_not_ready(context: PlanContext) -> Condition | None:
     """Return the stored `RevisionReady` condition if it is False."""
-    stored = context.stored_condition("RevisionReady")
+    stored = context.facts.conditions.get("RevisionReady")
     return stored if stored is not None and stored.status == "False" else None
 
 

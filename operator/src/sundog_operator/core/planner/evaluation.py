@@ -8,7 +8,6 @@ from sundog_operator.api import ExperimentStatus
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core.analysis import arm_pair, counters, evaluate, feedback, rollout_outcomes
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.edge import confirmation
 from sundog_operator.core.kubernetes import grace_periods
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
@@ -38,7 +37,7 @@ def evaluate_rollout(context: PlanContext) -> Counters | None:
         # Edges cannot report outcomes before they have the first split that asks for them.
         is_expected = progress.epoch.confirmed or counted.feedback.sequence > 0
         problem = (context.observed.storeless or problem) if is_expected else None
-    healthy = [confirmation.healthy_replicas(context.service, number, edges) for number in (stable, candidate)]
+    healthy = [context.facts.healthy_replicas(number) for number in (stable, candidate)]
     rollout_counts = arm_pair.RolloutCounts(
         tallies=counted,
         reports=edges,

@@ -9,9 +9,10 @@ from sundog_operator.core import events
 from sundog_operator.core.edge import split_document
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import desired_state, held_back_revisions, rollback_window
-from sundog_operator.core.planner.context import Json, PlanContext
+from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.deadline import find_failure
 from sundog_operator.core.planner.drain import start_draining
+from sundog_operator.core.planner.facts import Json
 from sundog_operator.core.rollout import explanations, state, transitions
 
 RolloutOutcome = Literal["Promoted", "Aborted", "RolledBack", "Superseded"]
@@ -43,10 +44,10 @@ def apply_rollout_outcome(context: PlanContext) -> None:
         context.set(experiment="")
     if attempt is None:
         return
-    context.rollout = attempt
+    context.follow_rollout(attempt)
     if not state.is_over(attempt.status):
         return
-    context.rollout = None
+    context.follow_rollout(None)
     if attempt.status.phase == state.CONCLUDED:
         event_reason = explanations.promotion_reason(attempt.status)
         promote_revision(context, attempt.revision, attempt.name, attempt.status.plan.reason, event_reason)
@@ -176,7 +177,7 @@ def drop_candidate(context: PlanContext, end: RolloutEnd, command: str = "") -> 
         if not state.is_over(stopped):
             return
         end = rollout_end(stopped)
-    context.rollout = None
+    context.follow_rollout(None)
     if candidate is not None:
         end_candidate(context, candidate.revision, end, context.status.experiment)
 

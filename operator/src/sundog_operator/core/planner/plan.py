@@ -19,7 +19,6 @@ from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import candidate as planner_candidate
-from sundog_operator.core.planner import conditions as planner_conditions
 from sundog_operator.core.planner import (
     deadline,
     desired_state,
@@ -37,11 +36,12 @@ from sundog_operator.core.planner import (
     warm_revisions,
 )
 from sundog_operator.core.planner import status as planner_status
-from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.command_execution import execute_command
-from sundog_operator.core.planner.context import Json, ObservedState, PlanContext
+from sundog_operator.core.planner.conditions import model_deployment
+from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import conditions as experiment_conditions
 from sundog_operator.core.planner.experiment import lifecycle, start
+from sundog_operator.core.planner.facts import Facts, Json, ObservedState
 from sundog_operator.core.planner.problems.poison_requests import report_poison_requests
 from sundog_operator.core.planner.problems.stale_edges import replace_stale_edge
 from sundog_operator.core.rollout import history, prometheus_checks, state, state_machine
@@ -101,7 +101,7 @@ def make_plan(observed: ObservedState, now: datetime) -> ReconcilePlan:
     drain.release_drained_revisions(context)
     warm_revisions.release_expired(context)
     planner_status.update_measured_fields(context)
-    planner_conditions.set_conditions(context)
+    model_deployment.set_conditions(context)
     rollout_conditions.set_rollout_conditions(context)
     experiment_conditions.set_conditions(context)
     lifecycle.report_data_quality(context)
@@ -122,17 +122,8 @@ def make_plan(observed: ObservedState, now: datetime) -> ReconcilePlan:
 
 def make_context(observed: ObservedState, now: datetime) -> PlanContext:
     """Return the state of a pass before its first step."""
-    stored = ModelDeploymentStatus.parse(observed.deployment.get("status"))
-    acceptance = accept_model_deployment(observed.deployment, observed.installation)
-    return PlanContext(
-        observed=observed,
-        now=now.replace(microsecond=0),
-        service=observed.deployment["metadata"]["name"],
-        before=stored,
-        status=stored,
-        acceptance=acceptance,
-        spec=acceptance.spec,
-    )
+    facts = Facts(observed, now.replace(microsecond=0))
+    return PlanContext(facts, observed.status, observed.acceptance.spec)
 
 
 def _advance_rollout(context: PlanContext) -> None:

@@ -115,7 +115,7 @@ def find_or_create_revision(context: PlanContext) -> None:
         live = {*live_revisions(context.status), *split_document.find_weights(context.observed.split)}
         number = context.find_deployed_number(digest, live) or revisions.next_number((*context.observed.taken, *live))
         image = revisions.image_of(content, context.observed.image)
-        found = Revision(number, digest, content, image, context.model_files)
+        found = Revision(number, digest, content, image, context.facts.model_files)
         context.objects_to_create.append(revisions.make_controller_revision(context.observed.deployment, found))
         context.events.append(events.revision_created(found.number))
     context.spec_revision = found

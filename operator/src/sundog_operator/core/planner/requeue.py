@@ -3,7 +3,7 @@
 from typing import Final
 
 from sundog_operator.api.reasons import ExperimentReason
-from sundog_operator.core.planner.conditions import secret_problem
+from sundog_operator.core.planner.conditions.traffic_synced import find_secret_problem
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.rollout.state import RUNNING
 
@@ -39,7 +39,7 @@ def requeue_after_s(context: PlanContext) -> float:
         # There is no watch on replicas, nor on load.
         is_settled = context.status.ready_replicas == context.status.replicas and context.status.edge_load is None
         # Edges confirm an edit of the endpoint within a moment, unless they are late.
-        is_awaited = truths["TrafficSynced"] == "Unknown" or secret_problem(context) is not None
+        is_awaited = truths["TrafficSynced"] == "Unknown" or find_secret_problem(context) is not None
         return RESYNC_S if is_settled and not is_awaited else WAITING_POLL_S
     if _is_waiting_for_window(context) and is_confirmed:
         return WAITING_POLL_S
@@ -48,7 +48,7 @@ def requeue_after_s(context: PlanContext) -> float:
     candidate = context.status.candidate
     if candidate is not None and candidate.retry_at is not None and not context.status.retiring:
         return min(max((candidate.retry_at - context.now).total_seconds(), POLL_S), RESYNC_S)
-    if secret_problem(context) is not None and context.status.candidate is None and not context.status.retiring:
+    if find_secret_problem(context) is not None and context.status.candidate is None and not context.status.retiring:
         return WAITING_POLL_S
     progress = context.progress
     is_collecting = (

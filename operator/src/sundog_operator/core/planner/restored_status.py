@@ -73,5 +73,5 @@ def _follow_attempt_in_force(context: PlanContext) -> None:
     found = next((each for each in context.observed.rollouts if each.uid == attempt_uid), None)
     if found is None or context.rollout is not None or state.is_over(found.status):
         return
-    context.rollout = found
+    context.follow_rollout(found)
     context.set(experiment=found.name, candidate=make_revision_status(context, found.revision, context.replicas))

@@ -34,7 +34,7 @@ def apply_retry_backoff(context: PlanContext, starting: AnyRevision) -> AnyRevis
         return starting
     failures = starting.failures + 1
     # A final failure is found again in each pass; the stored Stalled condition shows that it is not new.
-    stalled = context.stored_condition("Stalled")
+    stalled = context.facts.conditions.get("Stalled")
     if readiness.retryable or stalled is None or stalled.reason != readiness.reason:
         context.events.append(events.revision_failed(starting.revision, readiness.reason, readiness.message, failures))
     if not readiness.retryable:

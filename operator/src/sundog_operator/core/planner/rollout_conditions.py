@@ -58,7 +58,9 @@ def set_rollout_conditions(context: PlanContext) -> None:
     conditions.mark_true("Ready", status.phase, "", at=context.now)
     _mark_evidence(context, status, conditions)
     update = {"observed_generation": attempt.generation, "conditions": conditions.conditions()}
-    context.commit = (name, notifications.add_notices(attempt.status, status.model_copy(update=update), context.now))
+    context.commit_attempt(
+        name, notifications.add_notices(attempt.status, status.model_copy(update=update), context.now)
+    )
 
 
 def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: ConditionSet) -> None:

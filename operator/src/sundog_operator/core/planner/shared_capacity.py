@@ -38,7 +38,9 @@ def find_shortage(
     if installation is None or serve is None or not serve.known:
         return None
     settings = installation.ray.shared_workers
-    pods = [pod for pod in context.find_pods(groups.shared_pod_labels(cluster)) if not pod_problems.is_leaving(pod)]
+    pods = [
+        pod for pod in context.facts.find_pods(groups.shared_pod_labels(cluster)) if not pod_problems.is_leaving(pod)
+    ]
     own = {names.application(context.service, of)} if of is not None else ()
     used = shared_workers.sum_used(serve, own, {names.application(context.service, number) for number in freed})
     free = shared_pods.find_free_amounts(pods, used)

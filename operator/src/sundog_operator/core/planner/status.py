@@ -182,4 +182,4 @@ def _wanted_since(context: PlanContext, known: RevisionStatus) -> datetime | Non
     """Return since when a revision should run: the first one since the creation, any other since it got its role."""
     first = min((each.number for each in context.observed.revisions), default=1)
     is_first = known.revision == first and context.status.startup is None
-    return (context.created if is_first else None) or known.since
+    return (context.facts.created if is_first else None) or known.since

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions
-from sundog_operator.core.planner.context import RolloutAttempt, holds_rollouts
+from sundog_operator.core.planner.context import holds_rollouts
+from sundog_operator.core.planner.facts import RolloutAttempt
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import state, windows
 

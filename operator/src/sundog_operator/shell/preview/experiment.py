@@ -9,7 +9,6 @@ from sundog_operator.api import (
     DEFAULT_ALPHA,
     ExperimentSpec,
     ExperimentStatus,
-    ModelDeploymentStatus,
     PlanComparison,
     Rollout,
     format_duration,
@@ -24,10 +23,9 @@ from sundog_operator.core.experiments.arms import PlannedArm
 from sundog_operator.core.experiments.expected_traffic import ExpectedTraffic, expect_traffic
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner.admission import accept_model_deployment as accept_deployment
-from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.planner.experiment.start import refusal_reason
+from sundog_operator.core.planner.facts import ObservedState
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.rollout.state import is_over
@@ -121,7 +119,7 @@ def _find_refusals(
             freeze.find_changed_fields(status.plan, spec, arms.plan_arms(control, spec)) if control is not None else ""
         )
         return (f"{ExperimentReason.PLAN_FROZEN}: {fields}: cannot be changed while it runs",) if fields else ()
-    deployment = accept_deployment(observed.deployment, observed.installation).spec
+    deployment = observed.acceptance.spec
     violations = arms.find_experiment_violations(_find_stable(observed), spec, deployment, observed.installation)
     return tuple(f"{refusal_reason(each)}: {each}" for each in violations)
 
@@ -157,7 +155,7 @@ def _describe_equal_arms(
     spec, stable = acceptance.spec, _find_stable(observed) if observed is not None else None
     if spec is None or stable is None or observed is None or acceptance.stopped or is_over(status):
         return
-    deployment = accept_deployment(observed.deployment, observed.installation).spec
+    deployment = observed.acceptance.spec
     if message := arms.describe_equal_arms(stable, spec, deployment):
         yield f"{ExperimentReason.ARMS_EQUAL}: {message}"
 
@@ -193,12 +191,8 @@ def _describe_changes(
 
 
 def _find_stable(observed: ObservedState) -> Revision | None:
-    stable = _status(observed).stable
+    stable = observed.status.stable
     return None if stable is None else revisions.find_by_number(observed.revisions, stable.revision)
-
-
-def _status(observed: ObservedState) -> ModelDeploymentStatus:
-    return ModelDeploymentStatus.parse(observed.deployment.get("status"))
 
 
 def _describe_start(
@@ -210,7 +204,7 @@ def _describe_start(
         if not comes:
             yield f"{service} does not exist yet"
         return
-    status, deployment = _status(observed), accept_deployment(observed.deployment, observed.installation).spec
+    status, deployment = observed.status, observed.acceptance.spec
     earlier = [each.name for each in order_waiting(observed.user_experiments) if _goes_before(each, stored)]
     waits = []
     if status.stable is None:
@@ -238,7 +232,7 @@ def _goes_before(other: UserExperiment, stored: Object | None) -> bool:
 
 def _describe_arms(planned: list[PlannedArm], stable: Revision, observed: ObservedState) -> Iterator[str]:
     """Describe the revision of each arm, and its differences from control."""
-    taken = {*observed.taken, *live_revisions(_status(observed))}
+    taken = {*observed.taken, *live_revisions(observed.status)}
     for arm in planned:
         changes = [str(each) for each in spec_diff.find_changes(_control_content(stable, arm, observed), arm.content)]
         causes = spec_diff.format_causes(changes) or ", which equals control"
@@ -253,7 +247,7 @@ def _describe_arms(planned: list[PlannedArm], stable: Revision, observed: Observ
 
 def _control_content(stable: Revision, arm: PlannedArm, observed: ObservedState) -> Any:
     """Return control's content; with `userConfig`, which is no part of a revision, if the arm sets its own."""
-    spec = accept_deployment(observed.deployment, observed.installation).spec
+    spec = observed.acceptance.spec
     if "userConfig" not in arm.content.get("runtime", {}) or spec is None:
         return stable.content
     runtime = {"userConfig": dict(spec.runtime.user_config), **stable.content.get("runtime", {})}
@@ -273,7 +267,7 @@ def _describe_allocation(plan: PlanComparison | None) -> str:
 def _describe_plan(
     spec: ExperimentSpec, observed: ObservedState | None, planned: list[PlannedArm], now: datetime
 ) -> Iterator[str]:
-    deployment = accept_deployment(observed.deployment, observed.installation).spec if observed is not None else None
+    deployment = observed.acceptance.spec if observed is not None else None
     rollout = deployment.rollout if deployment is not None else Rollout()
     plan = freeze.freeze(spec, rollout, (1, ""), [(arm, 1) for arm in planned], StableTraffic(), now).plan
     weights = {name: buckets / 100 for name, buckets in arms.planned_buckets(spec).items()}

@@ -25,7 +25,7 @@ from sundog_operator.core.edge import salts, secrets, units
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import accept_model_deployment
-from sundog_operator.core.planner.context import ObservedState
+from sundog_operator.core.planner.facts import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
 from sundog_operator.core.ray.scaling import replicas_of_rollout
 from sundog_operator.core.rollout import plan_text, replica_counts, steps_without_evidence, windows
@@ -91,7 +91,9 @@ def preview_model_deployment(
     running = _status(stored).experiment
     # Experiments that would start anyway are no effect of the manifest.
     user_experiments = tuple(each for each in observed.user_experiments if each.name == running)
-    plan = make_plan(replace(observed, deployment=desired, user_experiments=user_experiments), now)
+    # The preview keeps the stored status, as the merge does.
+    changed = replace(observed, deployment=desired, acceptance=acceptance, user_experiments=user_experiments)
+    plan = make_plan(changed, now)
     number = _find_revision_number(acceptance.spec, observed, plan)
     changes = _find_changes(stored, acceptance.spec)
     salt = tuple(_describe_shared_salt(manifest, observed))

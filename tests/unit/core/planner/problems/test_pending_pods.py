@@ -9,7 +9,8 @@ from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus, Revi
 from sundog_operator.core import revisions
 from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
-from sundog_operator.core.planner.context import ObservedState, PlanContext
+from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.facts import Facts, ObservedState
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
 from sundog_operator.core.ray import groups, serve_config
 from sundog_operator.core.ray.clusters import ClusterView
@@ -54,8 +55,12 @@ def find(
         return ApplicationState(config["name"], "DEPLOYING", "", config, (deployment,))
 
     apps = (state("digits", 0, 1), state("letters", neighbours, neighbours + 1))
+    stable = RevisionStatus(revision=1, weight=100, uri="file:///m", replicas=1, ready_replicas=0, since=NOW)
+    status = ModelDeploymentStatus(cluster="ray", stable=stable)
     observed = ObservedState(
         deployment={"metadata": {"name": "digits", "namespace": "ns", "uid": "u"}, "spec": SPEC},
+        status=status,
+        acceptance=ModelDeploymentAcceptance(spec),
         revisions=(revision,),
         taken=(),
         rollouts=(),
@@ -66,9 +71,7 @@ def find(
         edges=(),
         pods=pods,
     )
-    stable = RevisionStatus(revision=1, weight=100, uri="file:///m", replicas=1, ready_replicas=0, since=NOW)
-    status = ModelDeploymentStatus(cluster="ray", stable=stable)
-    context = PlanContext(observed, NOW, "digits", status, status, ModelDeploymentAcceptance(spec), spec)
+    context = PlanContext(Facts(observed, NOW), status, spec)
     cause = find_pending_reason(context, 1)
     return cause.reason if cause is not None else ""
 

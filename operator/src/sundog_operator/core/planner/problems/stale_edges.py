@@ -21,7 +21,7 @@ def replace_stale_edge(context: PlanContext) -> tuple[EdgeReport, ...]:
 
     Only while another edge has the split in force: if no edge can apply it, a new one could not either.
     """
-    last, synced = context.status.last_rollout, context.stored_condition("TrafficSynced")
+    last, synced = context.status.last_rollout, context.facts.conditions.get("TrafficSynced")
     failed = {last.revision} if last is not None and held_back_revisions.is_failed_rollout(last) else set()
     aborted = failed | _dropped_revisions(context)
     is_drained_long = any(
