@@ -97,7 +97,7 @@ cluster-up: $(VENV)/.dev
 cluster-down: $(VENV)/.dev
 	@PYTHONPATH=tests/support $(BIN)/python -m real_kubernetes down
 
-# Run the benchmarks, in about an hour and a half. Writes numbers to out/bench and tables to docs/benchmarks.md, even if a part fails.
+# Run the benchmarks, in about an hour and a half. Writes numbers to out/bench and tables to docs/benchmarks/archive.md, even if a part fails.
 # `make bench ONLY=edge,peers` runs some parts and keeps the tables of the others. Needs wrk (apt-get install wrk).
 bench: $(VENV)/.dev
 	$(BIN)/pytest tests/bench -s -m 'not campaign' --only '$(ONLY)'; measured=$$?; \

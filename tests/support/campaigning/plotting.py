@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from measuring.record import FOLDER, ROOT
 
 PART: Final = "real_harm_thresholds"
-PLOT: Final = ROOT / "docs" / "real-harm.svg"
+PLOT: Final = ROOT / "docs" / "images" / "real-harm.svg"
 _TAKEN_BACK: Final = "#5b7c99"
 _PROMOTED: Final = "#c0392b"
 _STYLE: Final[Mapping[str, Any]] = {

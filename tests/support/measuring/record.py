@@ -1,4 +1,4 @@
-"""Results of a benchmark: print them as a table, store them as JSON below `out/bench`, and render `docs/benchmarks.md` from it."""
+"""Results of a benchmark: print them as a table, store them as JSON below `out/bench`, and render `docs/benchmarks/archive.md` from it."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from measuring.load import Sample, median_rps
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "out" / "bench"
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "benchmarks" / "archive.md"
 _PACKAGES = ("ray", "torch", "uvicorn", "orjson")
 
 
