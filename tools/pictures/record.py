@@ -1,4 +1,4 @@
-"""Record a rollout on real Ray Serve and a real edge, for the pictures: `make record`. Takes six to eight minutes.
+"""Record a rollout on real Ray Serve and a real edge, for the pictures: `make record-rollout`. Takes six to eight minutes.
 
 Stable fails 1 % of 30 requests a second. The canary fails 5 %, and `rollout: {}` decides. `recorded.json` gets what the clients
 saw, each look of the operator, and the series that a Prometheus would have scraped.
@@ -84,14 +84,13 @@ def _watch(
                 scraped = time.monotonic()
                 scrapes.append((time.time(), _scrape(running.up.state)))
         found = digits.read().get("status") or {}
-        weights.append((time.time(), int((found.get("candidate") or {}).get("weight", 0))))
+        weight = int((found.get("candidate") or {}).get("weight", 0))
+        if not weights or weights[-1][1] != weight:
+            weights.append((time.time(), weight))
         if release is not None:
             over = release.is_over()
             for look in release.status.get("history", ()):
                 looks[look["at"]] = look
-            status = release.status
-            if status.get("metrics"):
-                looks[f"now {time.time():.1f}"] = {"at": time.time(), **{key: status.get(key) for key in ("metrics", "arms", "step")}}
             if over:
                 return
         time.sleep(1.0)
