@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from matplotlib.patches import Patch
 
-from pictures.style import BAD, CANARY, FAINT, GOOD, IMAGES, INK, LINE, ROOT, WAITS, picture
+from pictures.style import BAD, CANARY, FAINT, GOOD, IMAGES, INK, LINE, PAPER, ROOT, WAITS, picture
 
 ARCHIVE: Final = ROOT / "docs" / "benchmarks" / "archive.md"
 
@@ -61,7 +61,7 @@ def _draw_ends(axes: Any, kind: str, rows: Rows) -> None:
         for number, (left, width) in enumerate(zip(floor, widths, strict=True)):
             if width >= 2:
                 axes.text(
-                    left + width / 2, number, f"{width:.0f}", ha="center", va="center", color="white", fontsize=8
+                    left + width / 2, number, f"{width:.0f}", ha="center", va="center", color=PAPER, fontsize=8
                 )
         floor = [left + width for left, width in zip(floor, widths, strict=True)]
     axes.set_title(f"{kind}: to be {'promoted' if is_good else 'rolled back'} ({runs[0]} rollouts each)")
@@ -104,7 +104,7 @@ def draw_servers(path: Path, rows: Rows) -> None:
         for number, (row, rate) in enumerate(zip(rows, rates, strict=True)):
             low, high = map(float, re.findall(r"\d+", row[2])[1:3])
             axes.plot([low, high], [number, number], color=INK, linewidth=1.2)
-            axes.text(30, number, f"{rate:,.0f}", va="center", color="white", fontsize=9, fontweight="bold")
+            axes.text(30, number, f"{rate:,.0f}", va="center", color=PAPER, fontsize=9, fontweight="bold")
         axes.set_xlabel("answers per second, 16 connections; lines: slowest and fastest round", color=FAINT)
         _bare(axes)
         figure.tight_layout()

@@ -10,7 +10,7 @@ from typing import Any, Final
 from matplotlib.ticker import FuncFormatter
 
 from pictures.record import BIN_S, RECORDED
-from pictures.style import BAD, CANARY, FAINT, IMAGES, INK, LINE, STABLE, picture
+from pictures.style import BAD, CANARY, FAINT, IMAGES, INK, LINE, PAPER, STABLE, picture
 from sundog_operator.core.stats import single_rate
 
 _STABLE_REVISION: Final = "1"
@@ -76,8 +76,8 @@ def _draw_share(
     axes.set(ylim=(0, 100), ylabel="requests")
     axes.set_yticks([0, 25, 50, 100])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
-    axes.text(60, 62, "stable", color="white", fontweight="bold")
-    axes.text(60, 8, "canary", color="white", fontweight="bold")
+    axes.text(60, 62, "stable", color=PAPER, fontweight="bold")
+    axes.text(60, 8, "canary", color=PAPER, fontweight="bold")
 
 
 def _draw_rate(axes: Any, clients: Mapping[str, Sequence[Sequence[int]]], ended: float) -> None:
