@@ -60,9 +60,7 @@ def _draw_ends(axes: Any, kind: str, rows: Rows) -> None:
         axes.barh(names, widths, left=floor, color=colour, height=0.72, linewidth=0)
         for number, (left, width) in enumerate(zip(floor, widths, strict=True)):
             if width >= 2:
-                axes.text(
-                    left + width / 2, number, f"{width:.0f}", ha="center", va="center", color=PAPER, fontsize=8
-                )
+                axes.text(left + width / 2, number, f"{width:.0f}", ha="center", va="center", color=PAPER, fontsize=8)
         floor = [left + width for left, width in zip(floor, widths, strict=True)]
     axes.set_title(f"{kind}: to be {'promoted' if is_good else 'rolled back'} ({runs[0]} rollouts each)")
     _bare(axes)

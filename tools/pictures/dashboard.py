@@ -111,7 +111,10 @@ def _rates(series: Series, at: Sequence[float], metric: str, ends: Sequence[str]
 def _failures(series: Series, at: Sequence[float]) -> Lines:
     every, failed = _rates(series, at, "requests_total"), _rates(series, at, "requests_total", _FAILED)
     return {
-        revision: [part / whole if part is not None and whole else None for part, whole in zip(parts, every[revision], strict=True)]
+        revision: [
+            part / whole if part is not None and whole else None
+            for part, whole in zip(parts, every[revision], strict=True)
+        ]
         for revision, parts in failed.items()
     }
 

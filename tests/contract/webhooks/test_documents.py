@@ -88,7 +88,9 @@ async def test_the_page_shows_what_is_posted(receiver: Receiver) -> None:
 
 def shown_documents() -> list[dict[str, Any]]:
     """Return the JSON documents that the page shows: of a step, and of a notification."""
-    return [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)]
+    return [
+        json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    ]
 
 
 def shape(document: dict[str, Any]) -> dict[str, Any]:

@@ -241,9 +241,7 @@ def test_samples_are_found_by_revision_and_time() -> None:
     assert list(samples.of(2, since=1.5, until=2.5)) == [(2.0, 0.25, 500)]
 
 
-def test_thresholds_and_evidence_stand_side_by_side_in_table(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_thresholds_and_evidence_stand_side_by_side_in_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("measuring.record.FOLDER", tmp_path)
     blocks = {f"b{number}": (6, 4, 1) for number in range(9)}
     recorded = recording(row("canary", **blocks), row("stable", **dict.fromkeys(blocks, (27, 3, 0))))
