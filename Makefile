@@ -118,10 +118,10 @@ generate: $(VENV)/.dev
 # Draw the pictures of the documentation again: of the recorded rollout, and of the benchmarks' tables. Record that rollout on real
 # Ray Serve and a real edge, in six to eight minutes, by `make record-rollout`.
 pictures: $(VENV)/.dev
-	PYTHONPATH=tools:tests/support $(BIN)/python -m pictures
+	PYTHONPATH=tools $(BIN)/python -m pictures
 
 record-rollout: $(VENV)/.dev
-	PYTHONPATH=tools:tests/support $(BIN)/python -m pictures.record
+	PYTHONPATH=tests/support $(BIN)/python -m campaigning.rollout_recording
 
 # The documentation site, in out/site; search needs a server: `python -m http.server -d out/site`.
 docs: export NO_MKDOCS_2_WARNING := 1

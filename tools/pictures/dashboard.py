@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from pictures.record import RECORDED
-from pictures.style import CANARY, FAINT, IMAGES, LINE, STABLE, picture
+from pictures.style import CANARY, FAINT, IMAGES, LINE, RECORDED, STABLE, picture
 from reference.chart_values import CHART
 
 _WINDOW: Final = 6

@@ -9,13 +9,14 @@ from typing import Any, Final
 
 from matplotlib.ticker import FuncFormatter
 
-from pictures.record import BIN_S, RECORDED
-from pictures.style import BAD, CANARY, FAINT, IMAGES, INK, LINE, PAPER, STABLE, picture
+from pictures.style import BAD, CANARY, FAINT, IMAGES, INK, LINE, PAPER, RECORDED, STABLE, picture
 from sundog_operator.core.stats import single_rate
 
 _STABLE_REVISION: Final = "1"
 _CANARY_REVISION: Final = "2"
 _BEFORE_S: Final = 30
+_BIN_S: Final = 5
+"""Length of the record's bins of requests."""
 _AFTER_S: Final = 35
 _MOST_PERCENT: Final = 12
 _NOTE: Final = (
@@ -84,8 +85,8 @@ def _draw_rate(axes: Any, clients: Mapping[str, Sequence[Sequence[int]]], ended:
     """Draw the rates of all requests since the canary's first one, with the interval that holds at every look."""
     final = {}
     for revision, name, colour in ((_CANARY_REVISION, "canary", CANARY), (_STABLE_REVISION, "stable", STABLE)):
-        bins = [each for each in clients[revision] if -BIN_S <= each[0] <= ended - BIN_S]
-        at = [start + BIN_S for start, _, _ in bins]
+        bins = [each for each in clients[revision] if -_BIN_S <= each[0] <= ended - _BIN_S]
+        at = [start + _BIN_S for start, _, _ in bins]
         answers = [*accumulate(each[1] for each in bins)]
         failed = [*accumulate(each[2] for each in bins)]
         intervals = [

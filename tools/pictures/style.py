@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 ROOT: Final = Path(__file__).parents[2]
 IMAGES: Final = ROOT / "docs" / "images"
+RECORDED: Final = Path(__file__).with_name("recorded.json")
+"""The rollout that `make record-rollout` recorded."""
 
 PAPER: Final = "#fefefe"
 INK: Final = "#2b2b2c"

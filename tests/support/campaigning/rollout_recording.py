@@ -18,9 +18,9 @@ from typing import Any, Final
 from campaigning.clients import Samples
 from campaigning.fleet import Fleet, fleet
 from campaigning.services import Digits, Release
-from measuring.record import machine
+from measuring.record import ROOT, machine
 
-RECORDED: Final = Path(__file__).with_name("recorded.json")
+RECORDED: Final = ROOT / "tools" / "pictures" / "recorded.json"
 BIN_S: Final = 5
 """Seconds of the clients' requests that are counted together, and between two scrapes."""
 
