@@ -16,7 +16,7 @@ GROUPED := --dist loadgroup --no-loadscope-reorder --durations=25
 # Excludes the tests that run in `make test-all` only.
 GATE := not extended and not campaign
 
-.PHONY: run test e2e e2e-api e2e-pods test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate docs images format clean
+.PHONY: run test e2e e2e-api e2e-pods test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate pictures record-rollout docs images format clean
 
 # Run the demo: two small networks for handwritten digits, a canary and a broken release.
 run: $(VENV)/.local
@@ -97,7 +97,7 @@ cluster-up: $(VENV)/.dev
 cluster-down: $(VENV)/.dev
 	@PYTHONPATH=tests/support $(BIN)/python -m real_kubernetes down
 
-# Run the benchmarks, in about an hour and a half. Writes numbers to out/bench and tables to docs/benchmarks.md, even if a part fails.
+# Run the benchmarks, in about an hour and a half. Writes numbers to out/bench and tables to docs/benchmarks/archive.md, even if a part fails.
 # `make bench ONLY=edge,peers` runs some parts and keeps the tables of the others. Needs wrk (apt-get install wrk).
 bench: $(VENV)/.dev
 	$(BIN)/pytest bench --ignore bench/tests -s -m 'not campaign' --only '$(ONLY)'; measured=$$?; \
@@ -107,13 +107,21 @@ bench: $(VENV)/.dev
 # kill -9 throughout. `make campaigns ONLY=real_harm` runs some parts. Each part is recorded like those of `bench`, as soon as
 # it has a result.
 campaigns: $(VENV)/.dev
-	$(BIN)/pytest bench --ignore bench/tests -s -m campaign --only '$(ONLY)' --tier 'make campaigns'; measured=$$?; export PYTHONPATH=bench:tests/support; \
-	$(BIN)/python -m campaigning.plotting && $(BIN)/python -m measuring.record && exit $$measured
+	$(BIN)/pytest bench --ignore bench/tests -s -m campaign --only '$(ONLY)' --tier 'make campaigns'; measured=$$?; \
+	PYTHONPATH=bench $(BIN)/python -m measuring.record && exit $$measured
 
 # Generate all that is generated: the CRDs, the reference pages, and the schema, table and golden files of the chart.
 generate: $(VENV)/.dev
 	PYTHONPATH=tools:tests/support $(BIN)/python -m charting.generate
 	PYTHONPATH=tools $(BIN)/python -m reference
+
+# Draw the pictures of the documentation again: of the recorded rollout, and of the benchmarks' tables. Record that rollout on real
+# Ray Serve and a real edge, in six to eight minutes, by `make record-rollout`.
+pictures: $(VENV)/.dev
+	PYTHONPATH=tools $(BIN)/python -m pictures
+
+record-rollout: $(VENV)/.dev
+	PYTHONPATH=bench:tests/support $(BIN)/python -m campaigning.rollout_recording
 
 # The documentation site, in out/site; search needs a server: `python -m http.server -d out/site`.
 docs: export NO_MKDOCS_2_WARNING := 1

@@ -58,7 +58,7 @@ HEADERS = [
 
 
 def write_model(path: Path, hidden: int) -> Path:
-    """The MLP of docs/benchmarks.md, 256 → hidden → hidden → 10."""
+    """The MLP of docs/benchmarks/archive.md, 256 → hidden → hidden → 10."""
     namespace: dict[str, Any] = {}
     exec(NET, namespace)
     torch.manual_seed(3)

@@ -16,6 +16,8 @@ SOURCE = "source/"
 """Folder of the pages that show files outside of docs/."""
 
 FENCED = re.compile(r"(^ *```.*?^ *```$)", re.DOTALL | re.MULTILINE)
+CELL = re.compile(r"<t[dh][^>]*>.*?</t[dh]>", re.DOTALL)
+LONG_NAME = re.compile(r"(?<=<code>)[^<\s]{30,}(?=</code>)")
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)\s#]+)(?=[)#])")
 BLOCK_AFTER_TEXT = re.compile(r"^(?![-*] |[|>#]|\d+\. )(\S.*\n)(?=- |1\. |\|)", re.MULTILINE)
 ITEM_AFTER_PARAGRAPH = re.compile(r"(\n\n(?: {2,}\S.*\n)+)(?=- )")
@@ -65,6 +67,15 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
         return ITEM_AFTER_PARAGRAPH.sub(r"\1\n", BLOCK_AFTER_TEXT.sub(r"\1\n", LINK.sub(lead, text)))
 
     return _outside_fences(markdown, change)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Let long names in tables break after their separators, and nowhere else."""
+
+    def split(name: re.Match[str]) -> str:
+        return re.sub(r"(?<=[./_])(?=\w)", "<wbr>", name[0])
+
+    return CELL.sub(lambda cell: LONG_NAME.sub(split, cell[0]), html)
 
 
 def _linked_paths(page: File) -> list[str]:

@@ -1,4 +1,4 @@
-"""Results of a benchmark: print them as a table, store them as JSON below `out/bench`, and render `docs/benchmarks.md` from it."""
+"""Results of a benchmark: print them as a table, store them as JSON below `out/bench`, and render `docs/benchmarks/archive.md` from it."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "out" / "bench"
 IMPORT_PATH = os.pathsep.join(str(ROOT / folder) for folder in ("bench", "tests/support"))
 """The `PYTHONPATH` of processes that import what benchmarks measure."""
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "benchmarks" / "archive.md"
 _PACKAGES = ("ray", "torch", "uvicorn", "orjson")
 
 

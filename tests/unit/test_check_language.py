@@ -148,10 +148,10 @@ def test_the_command_prints_findings_and_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tools").mkdir()
-    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "benchmarks").mkdir(parents=True)
     (tmp_path / "tools" / "plan.py").write_text("# tells\n")
     (tmp_path / "docs" / "guide.md").write_text("Nobody.\n")
-    (tmp_path / "docs" / "benchmarks.md").write_text("Nobody.\n")
+    (tmp_path / "docs" / "benchmarks" / "archive.md").write_text("Nobody.\n")
     monkeypatch.setattr(check_language, "ROOT", tmp_path)
 
     assert check_language.main() == 1

@@ -4,10 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Final
 
-from reference import api, chart_values, cli, condition_reasons, crds, dashboard, metrics, model_yaml
+from reference import api, chart_values, cli, condition_reasons, crds, metrics, model_yaml
 
 PAGES: Final = Path("docs/reference")
-IMAGES: Final = Path("docs/images")
 
 
 def render_files() -> dict[Path, str]:
@@ -20,7 +19,6 @@ def render_files() -> dict[Path, str]:
         PAGES / "condition-reasons.md": condition_reasons.render_page(),
         PAGES / "metrics.md": metrics.render_page(),
         PAGES / "model-yaml.md": model_yaml.render_page(),
-        IMAGES / "dashboard.svg": dashboard.render_picture(),
         PAGES / model_yaml.SCHEMA_NAME: model_yaml.render_schema(),
     }
 

@@ -50,7 +50,7 @@ _PAUSES: Final = """
 
 `status.paused.reason` of the Experiment has the reason, and the message of `Progressing` describes
 it. A paused rollout keeps its weight, and is still tested for harm.
-[What to do then](../guides/read-a-verdict.md#a-rollout-that-evidence-does-not-decide) depends
+[What to do then](../guides/rollouts.md#a-rollout-that-evidence-does-not-decide) depends
 on the reason.
 
 """

@@ -39,7 +39,7 @@ from sundog_operator.core.stats import error_shares, outcome_comparison, sample_
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
-CONTRACTS = Path(__file__).parents[3] / "docs" / "reference" / "contracts.md"
+CONTRACTS = Path(__file__).parents[3] / "docs" / "contracts.md"
 PAID = {"status": {"plan": {"comparison": {"outcomes": [{"name": "paid", "feedback": "paid", "type": "mean"}]}}}}
 NUMBERS = ("control", "arm", "uplift", "lower", "upper")
 METRICS = (

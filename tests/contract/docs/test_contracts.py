@@ -26,7 +26,7 @@ from sundog_edge.replicas.startup_reports import parse_startup
 from sundog_edge.split.document import SplitDocument, parse_document
 from sundog_edge.state_dir import StateDir
 
-PAGE = Path(__file__).parents[3] / "docs" / "reference" / "contracts.md"
+PAGE = Path(__file__).parents[3] / "docs" / "contracts.md"
 FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 KEY = re.compile(r'"([^"]+)":')
 NAMES = {

@@ -147,7 +147,7 @@ def test_experiments_that_are_shown_are_accepted(page: str, manifest: dict[str, 
 
 
 def test_manifests_were_found() -> None:
-    expected = {"README.md", "docs/tutorials/first-model.md", "docs/guides/canaries-and-gates.md"}
+    expected = {"README.md", "docs/tutorials/first-model.md", "docs/guides/rollouts.md"}
     assert expected <= {page for page, *_ in manifests()}
     assert ("docs/guides/autoscaling-and-sizing.md", True) in {(page, in_pods) for page, _, in_pods in manifests()}
 

@@ -80,6 +80,23 @@ def test_markdown_is_read_as_on_github(hooks: ModuleType, page: str, markdown: s
     assert found == (markdown if expected is None else expected)
 
 
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<td><code>Reconciling</code></td>", "<td><code>Reconciling</code></td>"),
+        (
+            f"<td><code>installation.{'ray' * 8}.image</code></td>",
+            f"<td><code>installation.<wbr>{'ray' * 8}.<wbr>image</code></td>",
+        ),
+        (f"<p><code>installation.{'ray' * 8}.image</code></p>", f"<p><code>installation.{'ray' * 8}.image</code></p>"),
+        (f"<td><code>max {'by_' * 12}</code></td>", f"<td><code>max {'by_' * 12}</code></td>"),
+    ],
+    ids=["short-name-stays", "long-name-breaks-after-dots", "text-stays", "words-stay"],
+)
+def test_long_names_in_tables_break_after_separators(hooks: ModuleType, html: str, expected: str) -> None:
+    assert hooks.on_page_content(html) == expected
+
+
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
     """No dead link or anchor, no page outside of the navigation."""
     command = (sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path))

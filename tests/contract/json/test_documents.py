@@ -1,4 +1,4 @@
-"""The documents of docs/reference/contracts.md: what one part writes, the other reads, on generated resources."""
+"""The documents of docs/contracts.md: what one part writes, the other reads, on generated resources."""
 
 import json
 import pkgutil
@@ -34,7 +34,7 @@ from sundog_operator.core.revisions import Revision
 from sundog_runtime.arguments import parse_arguments, parse_settings
 from sundog_runtime.protocol.grpc_service import GrpcMethods
 
-CONTRACTS = Path(__file__).parents[3] / "docs" / "reference" / "contracts.md"
+CONTRACTS = Path(__file__).parents[3] / "docs" / "contracts.md"
 CLUSTER = ClusterView("sundog-0", host="127.0.0.1", dashboard_port="8265", serve_port="8000")
 
 CALLERS: list[dict[str, Any]] = [

@@ -17,7 +17,7 @@ from fake_ray_head import end
 from sundog_operator.adapters.webhooks import AddressPolicy, HttpWebhooks
 from waiting import PATIENCE_S
 
-GUIDES = Path(__file__).parents[3] / "docs" / "guides"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "rollout-rules.md"
 
 
 class Receiver:
@@ -81,16 +81,16 @@ async def test_a_rollout_is_confirmed_and_reported_over_http(receiver: Receiver)
 
 async def test_the_page_shows_what_is_posted(receiver: Receiver) -> None:
     await rolled_out(receiver)
-    question, notice = (shown_document(page) for page in ("canaries-and-gates.md", "rollout-policies.md"))
+    question, notice = shown_documents()
     assert shape(question) == shape(receiver.asked[0])
     assert shape(notice) == shape(receiver.told[0])
 
 
-def shown_document(page: str) -> dict[str, Any]:
-    """Return the only JSON document that a guide shows."""
-    (block,) = re.findall(r"^```json\n(.*?)^```$", (GUIDES / page).read_text(), re.DOTALL | re.MULTILINE)
-    document: dict[str, Any] = json.loads(block)
-    return document
+def shown_documents() -> list[dict[str, Any]]:
+    """Return the JSON documents that the page shows: of a step, and of a notification."""
+    return [
+        json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    ]
 
 
 def shape(document: dict[str, Any]) -> dict[str, Any]:

@@ -207,7 +207,7 @@ def _compare_averages(metric: OutcomeMetric, pairs: OutcomePairs, bars: _Bars) -
     contrast, values = _contrast_ratios(pairs) if metric.type == "ratio" else _contrast_means(metric, pairs)
     with np.errstate(all="ignore"):
         ratio = np.where(contrast.control > 0, contrast.treatment / contrast.control, np.nan)
-    # Of an average of 0 or less, no percentage is an allowance.
+    # A percentage of an average of 0 or less allows nothing.
     testable = (contrast.control > 0) | (metric.margin is None)
     above, below = (
         np.where(testable, contrast.log_e(metric.tested, metric.deviation, sign), -np.inf) for sign in (1, -1)
