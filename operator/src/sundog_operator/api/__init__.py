@@ -76,13 +76,13 @@ from sundog_operator.api.quantities import (
 )
 from sundog_operator.api.resource import API_VERSION, Metadata, OwnerReference
 from sundog_operator.api.rollout.checks import PrometheusQuery, Threshold
-from sundog_operator.api.rollout.common import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION, MetricName
+from sundog_operator.api.rollout.common import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION
+from sundog_operator.api.rollout.guardrail_defaults import MetricName, is_latency_metric
 from sundog_operator.api.rollout.guardrails import (
     MAX_LATENCY_GUARDRAILS,
     MetricGuardrail,
     OutcomeGuardrail,
     RolloutGuardrail,
-    is_latency_metric,
 )
 from sundog_operator.api.rollout.lifecycle import (
     Bake,

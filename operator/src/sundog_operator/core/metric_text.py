@@ -5,6 +5,7 @@ from typing import Final
 
 from sundog_operator.api import ArmStatus, ExperimentStatus, MetricStatus, MetricValue
 from sundog_operator.api.reasons import MetricNote
+from sundog_operator.api.rollout.guardrail_defaults import EDGE_METRICS
 from sundog_operator.core.stats.known_ends import known_ends
 
 _SHADOW: Final = "shadow"
@@ -138,8 +139,7 @@ def format_units(arm: ArmStatus, status: ExperimentStatus) -> str:
 
 def event_noun(metric: str) -> str:
     """Return what the events of a metric of the edge are called."""
-    nouns = {"errorRate": "failures", "rejections": "rejections", "retries": "retries"}
-    return nouns.get(metric, "slow answers" if metric.startswith("latency") else "events")
+    return EDGE_METRICS[metric].events if metric in EDGE_METRICS else "events"
 
 
 def format_verdict(metric: MetricStatus) -> str:

@@ -1,11 +1,8 @@
 """Rules of metrics that may be of the edge instead of feedback."""
 
-from typing import Literal
-
-from sundog_operator.api.rollout.common import MetricName, set_fields
+from sundog_operator.api.rollout.common import set_fields
 from sundog_operator.api.schema.rules import Rule, unique_rule
 
-EdgeMetricName = Literal[MetricName, "rejections"]
 ONE_SOURCE_RULE = Rule(
     cel="has(self.metric) != has(self.feedback)",
     holds=lambda metric: (metric.metric is None) != (metric.feedback is None),

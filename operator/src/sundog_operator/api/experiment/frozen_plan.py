@@ -7,9 +7,9 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.experiment.arms import Bucket
-from sundog_operator.api.experiment.edge_metrics import EdgeMetricName
 from sundog_operator.api.model_deployment.status import NonNegativeInt, WholePercent
-from sundog_operator.api.rollout.common import Comparator, MetricName, PartComparator
+from sundog_operator.api.rollout.common import Comparator, PartComparator
+from sundog_operator.api.rollout.guardrail_defaults import EdgeMetricName, PlanMetricName
 from sundog_operator.api.rollout.lifecycle import NotificationReceiver
 from sundog_operator.api.rollout.rollout import Strategy
 from sundog_operator.api.scalars import (
@@ -115,7 +115,7 @@ class PlanStep(ApiBase):
 class PlanGuardrail(ApiBase):
     """A metric that the canary is compared by, as frozen."""
 
-    metric: Literal[MetricName, "rejections", "retries"] = Field(
+    metric: PlanMetricName = Field(
         description="A metric that the edge measures. rejections: 4xx answers, including 429, and requests that clients gave up."
         " retries: requests whose first replica did not answer, so that another one was tried."
     )

@@ -10,9 +10,9 @@ from sundog_operator.api.experiment.edge_metrics import (
     EDGE_METRIC_RULES,
     ONE_METRIC_RULES,
     ONE_SOURCE_RULE,
-    EdgeMetricName,
 )
 from sundog_operator.api.rollout.common import PositiveDuration, set_fields
+from sundog_operator.api.rollout.guardrail_defaults import OUTCOME_MARGIN_TEXT, EdgeMetricName, is_latency_metric
 from sundog_operator.api.rollout.guardrails import (
     MAX_FITS_METRIC_RULE,
     MAX_LATENCY_GUARDRAILS,
@@ -21,7 +21,6 @@ from sundog_operator.api.rollout.guardrails import (
     OUTCOME_GUARDRAIL_RULES,
     UNIQUE_GUARDRAIL_NAMES_RULE,
     OutcomeGuardrail,
-    is_latency_metric,
 )
 from sundog_operator.api.rollout.outcomes import (
     CAP_TEXT,
@@ -247,8 +246,7 @@ class ExperimentGuardrail(OutcomeGuardrail):
     after: PositiveDuration | None = Field(None, description=f"Of an outcome. {_AFTER_TEXT}")
     margin: LatencyMargin | None = Field(
         None,
-        description="How much worse than control an arm may be, in percent of control. Default: 25% for errorRate, 10% for"
-        " latencies and outcomes. A latency margin is at least 1 ms. That of an outcome to increase is below 100%.",
+        description=f"How much worse than control an arm may be, in percent of control. {OUTCOME_MARGIN_TEXT}",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

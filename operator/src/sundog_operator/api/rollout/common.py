@@ -15,7 +15,6 @@ from sundog_operator.api.scalars import (
 from sundog_operator.api.schema.rules import Rule
 
 Gate = Literal["evidence", "time", "manual"]
-MetricName = Literal["errorRate", "latencyP50", "latencyP90", "latencyP95", "latencyP99"]
 PartComparator = Literal["exact", "tolerance", "argmax"]
 Comparator = Literal[PartComparator, "custom"]
 Weight = Annotated[Integer, Field(ge=1, le=100)]

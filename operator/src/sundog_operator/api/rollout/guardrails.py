@@ -7,7 +7,15 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.rollout.checks import PrometheusQuery, Threshold
-from sundog_operator.api.rollout.common import MetricName, set_fields
+from sundog_operator.api.rollout.common import set_fields
+from sundog_operator.api.rollout.guardrail_defaults import (
+    FLOOR_TEXT,
+    LATENCY_MARGIN_TEXT,
+    LEAST_MARGIN_TEXT,
+    OUTCOME_MARGIN_TEXT,
+    MetricName,
+    is_latency_metric,
+)
 from sundog_operator.api.rollout.outcomes import (
     CAP_TEXT,
     RESERVED_METRIC_NAMES,
@@ -24,12 +32,6 @@ from sundog_operator.api.scalars import (
     PercentUpTo100Text,
 )
 from sundog_operator.api.schema.rules import ExpectedNoun, Rule, nonzero_rule, unique_rule
-
-
-def is_latency_metric(metric: str) -> bool:
-    """Whether a metric of the edge is a latency."""
-    return metric.startswith("latency")
-
 
 GuardrailMaximum = Annotated[
     str,
@@ -59,14 +61,13 @@ class MetricGuardrail(ApiBase):
     metric: MetricName | None = Field(None, description="A metric that the edge measures.")
     margin: LatencyMargin | None = Field(
         None,
-        description="How much worse than stable the canary may be, in percent of stable. Default: 25% for errorRate, 10% for"
-        " latencies. A latency margin is at least 1 ms.",
+        description=f"How much worse than stable the canary may be, in percent of stable. {LATENCY_MARGIN_TEXT}."
+        f" {LEAST_MARGIN_TEXT}",
     )
     floor: PercentUpTo100Text | None = Field(
         None,
-        description="A gate also passes if at most this share of requests more than stable's fail or are slow. Default for"
-        " errorRate 0.5%, below 50 requests a second 1%; for latencyP99 0.1%, likewise a tenth for others. It never"
-        " excuses harm.",
+        description="A gate also passes if at most this share of requests more than stable's fail or are slow."
+        f" {FLOOR_TEXT} It never excuses harm.",
     )
     max: GuardrailMaximum | None = Field(
         None,
@@ -127,8 +128,7 @@ class RolloutGuardrail(OutcomeGuardrail):
     threshold: Threshold | None = Field(None, description="Good values of the query's number.")
     margin: LatencyMargin | None = Field(
         None,
-        description="How much worse than stable the canary may be, in percent of stable. Default: 25% for errorRate, 10% for"
-        " latencies and outcomes. A latency margin is at least 1 ms. That of an outcome to increase is below 100%.",
+        description=f"How much worse than stable the canary may be, in percent of stable. {OUTCOME_MARGIN_TEXT}",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -4,10 +4,11 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from sundog_operator.api.rollout.guardrail_defaults import REJECTIONS, RETRIES
 from sundog_operator.api.scalars import Name
 from sundog_operator.api.schema.rules import ExpectedNoun, Rule
 
-RESERVED_METRIC_NAMES: Final = ("rejections", "retries")
+RESERVED_METRIC_NAMES: Final = (REJECTIONS, RETRIES)
 """Metrics of the edge that are evaluated for every arm. Their names are lower-case, so an outcome could have the same."""
 RESERVED_METRIC_NAMES_CEL: Final = "[" + ", ".join(f"'{name}'" for name in RESERVED_METRIC_NAMES) + "]"
 NOT_RESERVED_METRIC_NAME_RULE = Rule(

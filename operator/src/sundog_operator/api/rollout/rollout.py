@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.rollout.common import LONGEST_DEADLINE_RULE, PositiveDuration
+from sundog_operator.api.rollout.guardrail_defaults import DEFAULT_GUARDRAILS_TEXT
 from sundog_operator.api.rollout.guardrails import (
     MAX_LATENCY_GUARDRAILS,
     MAX_LATENCY_GUARDRAILS_RULE,
@@ -232,9 +233,9 @@ class Rollout(ApiBase):
         UNIQUE_GUARDRAIL_NAMES_RULE,
     ] = Field(
         (),
-        description="Metrics that must not get worse. Default: errorRate by 25% and latencyP95 by 25%; from 50 requests a second"
-        " latencyP99 by 10% instead. Metrics that you list replace these at gates. The default latency is still"
-        " checked for harm, unless you list it with enabled: false. Outcomes and Prometheus guardrails are additional."
+        description=f"Metrics that must not get worse. {DEFAULT_GUARDRAILS_TEXT}"
+        " Metrics that you list replace these at gates. The default latency is still checked for harm,"
+        " unless you list it with enabled: false. Outcomes and Prometheus guardrails are additional."
         f" At most {MAX_LATENCY_GUARDRAILS} latencies. With strategy: shadow only together with bake.",
     )
     warmup: RolloutWarmup = Field(

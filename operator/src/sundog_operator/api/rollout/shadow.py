@@ -13,6 +13,7 @@ from sundog_operator.api.rollout.common import (
     PartComparator,
     PositiveDuration,
 )
+from sundog_operator.api.rollout.guardrail_defaults import DEFAULT_MARGIN
 from sundog_operator.api.scalars import (
     Integer,
     Items,
@@ -90,7 +91,7 @@ LatencyMargin = Annotated[
 class LatencyComparison(ApiBase):
     """How much longer the slowest answers to copies may take."""
 
-    margin: LatencyMargin = Field("10%", description="In percent of stable; default 10%.")
+    margin: LatencyMargin = Field(DEFAULT_MARGIN, description=f"In percent of stable; default {DEFAULT_MARGIN}.")
 
 
 class ShadowComparisonSpec(ApiBase):

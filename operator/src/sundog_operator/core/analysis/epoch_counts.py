@@ -9,6 +9,7 @@ from sundog_operator.api import (
     EvidenceEpoch,
     PlanGuardrail,
 )
+from sundog_operator.api.rollout.guardrail_defaults import ERROR_RATE, REJECTIONS, RETRIES
 from sundog_operator.core.analysis import (
     counters,
     dispersion_sums,
@@ -22,11 +23,6 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.unit_groups import GroupCounts
 from sundog_operator.core.analysis.unit_samples import UnitSamples
 from sundog_operator.core.edge.reported_counts import EVENTS, SLOW
-from sundog_operator.core.rollout.default_plan import (
-    ERROR_RATE,
-    REJECTIONS,
-    RETRIES,
-)
 from sundog_operator.core.stats.guardrail_comparison import (
     ArmSplit,
     EpochCounts,

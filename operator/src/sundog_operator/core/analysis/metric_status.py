@@ -13,6 +13,7 @@ from sundog_operator.api import (
     PlanGuardrail,
     is_latency_metric,
 )
+from sundog_operator.api.rollout.guardrail_defaults import ERROR_RATE, latency_quantile
 from sundog_operator.core import metric_text
 from sundog_operator.core.analysis import blocks, edge_reports
 from sundog_operator.core.analysis.arm_pair import (
@@ -26,12 +27,7 @@ from sundog_operator.core.analysis.epoch_counts import EpochComparison, later_th
 from sundog_operator.core.analysis.outcome_status import make_rate
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import header_match, replica_counts
-from sundog_operator.core.rollout.default_plan import (
-    ERROR_RATE,
-    format_latency,
-    latency_guardrails,
-    latency_quantile,
-)
+from sundog_operator.core.rollout.default_plan import format_latency, latency_guardrails
 from sundog_operator.core.stats import dispersion, guardrail_comparison, rate_ceiling
 from sundog_operator.core.stats.findings import DecisionBasis, MetricFinding, MetricVerdict
 from sundog_operator.core.stats.guardrail_comparison import (

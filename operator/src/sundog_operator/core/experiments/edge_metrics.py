@@ -13,6 +13,7 @@ from sundog_operator.api import (
     PlanOutcome,
     is_latency_metric,
 )
+from sundog_operator.api.rollout.guardrail_defaults import ERROR_RATE, REJECTIONS
 from sundog_operator.core.analysis import edge_reports
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.epoch_counts import EpochComparison
@@ -20,13 +21,7 @@ from sundog_operator.core.analysis.outcome_status import make_metric
 from sundog_operator.core.edge import units
 from sundog_operator.core.experiments import state
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout.default_plan import (
-    ERROR_RATE,
-    MIN_WIN_THRESHOLD_US,
-    REJECTIONS,
-    format_latency,
-    latency_guardrails,
-)
+from sundog_operator.core.rollout.default_plan import MIN_WIN_THRESHOLD_US, format_latency, latency_guardrails
 from sundog_operator.core.rollout.replica_counts import MAX_COMPARABLE_RATIO, is_comparable
 from sundog_operator.core.stats import event_comparison, guardrail_comparison
 from sundog_operator.core.stats.event_counts import EventCounts

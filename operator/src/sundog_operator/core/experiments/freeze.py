@@ -33,19 +33,16 @@ from sundog_operator.api import (
     is_latency_metric,
     parse_percent,
 )
+from sundog_operator.api.rollout.guardrail_defaults import DEFAULT_MARGIN, EDGE_METRICS, ERROR_RATE, REJECTIONS
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.experiments import allocation
 from sundog_operator.core.experiments.arms import PlannedArm, planned_buckets
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout.default_plan import (
-    DEFAULT_MARGIN,
-    ERROR_RATE,
-    REJECTIONS,
     StableTraffic,
     add_default_guardrails,
     add_harm_guardrails,
-    latency_floor,
     plan_outcome_guardrail,
 )
 from sundog_operator.core.rollout.freeze import EARLY_HARM, EVIDENCE_IS_EVALUATED, UNDECIDED
@@ -147,7 +144,7 @@ def _fit_to_success_metrics(spec: ExperimentSpec, planned: Sequence[PlanGuardrai
     success = _success_metrics_of_edge(spec)
     floor = next(each.floor for each in planned if each.metric == ERROR_RATE)
     if all(each.metric != ERROR_RATE for each in spec.metrics.edge_guardrails):
-        floor = min([floor, *(latency_floor(each) for each in success if is_latency_metric(each))])
+        floor = min([floor, *(EDGE_METRICS[each].floor for each in success if is_latency_metric(each))])
     updates: dict[str, dict[str, Any]] = {ERROR_RATE: {"floor": floor}}
     if resolve_win_rule(spec) == "noHarm" and REJECTIONS in success:
         updates[REJECTIONS] = {"role": "guardrail", "margin": parse_percent(DEFAULT_MARGIN), "floor": floor}
@@ -157,7 +154,7 @@ def _fit_to_success_metrics(spec: ExperimentSpec, planned: Sequence[PlanGuardrai
 def measured_latencies(spec: ExperimentSpec) -> tuple[MetricName, ...]:
     """Return the latencies of success and secondary metrics."""
     found = (each.metric for each in (*spec.metrics.success, *spec.metrics.secondary))
-    return tuple(each for each in found if each is not None and each != "rejections" and is_latency_metric(each))
+    return tuple(each for each in found if each is not None and each != REJECTIONS and is_latency_metric(each))
 
 
 def count_latencies(guardrails: Sequence[MetricGuardrail]) -> int:
@@ -176,13 +173,13 @@ def list_edge_guardrails(spec: ExperimentSpec) -> list[MetricGuardrail]:
     """
     found: list[MetricGuardrail] = [*spec.metrics.edge_guardrails]
     for metric in spec.metrics.success if resolve_win_rule(spec) == "noHarm" else ():
-        if metric.metric is None or metric.metric == "rejections":
+        if metric.metric is None or metric.metric == REJECTIONS:
             continue
         if all(each.metric != metric.metric for each in found):
             found.append(MetricGuardrail(metric=metric.metric, margin=DEFAULT_MARGIN))
     needs_errors = any(each != ERROR_RATE for each in _success_metrics_of_edge(spec))
     if needs_errors and all(each.metric != ERROR_RATE for each in found):
-        found.append(MetricGuardrail(metric="errorRate"))
+        found.append(MetricGuardrail(metric=ERROR_RATE))
     return found
 
 

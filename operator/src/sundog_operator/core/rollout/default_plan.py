@@ -16,29 +16,27 @@ from sundog_operator.api import (
     PlanStep,
     Rollout,
     RolloutGuardrail,
-    is_latency_metric,
     parse_duration,
 )
-
-BUSY_RPS: Final = 50.0
-"""Requests per second from which small weights and high quantiles are decided in minutes."""
+from sundog_operator.api.rollout.guardrail_defaults import (
+    ALWAYS_CHECKED,
+    BUSY_DEFAULT_LATENCY,
+    BUSY_RPS,
+    DEFAULT_LATENCY,
+    DEFAULT_MARGIN,
+    EDGE_METRICS,
+    ERROR_RATE,
+    MIN_MARGIN_US,
+    is_latency_metric,
+    latency_quantile,
+)
 
 VERY_BUSY_RPS: Final = 1000.0
 MIN_TIMED_ANSWERS: Final = 100
 """Answers of stable that a quantile needs. Its exact value is not critical, because both arms are compared with it."""
 
-MIN_MARGIN_US: Final = 1000
-"""Least latency margin: two processes of one model differ permanently by some tenths of a millisecond, in either direction."""
-
 MIN_WIN_THRESHOLD_US: Final = 5 * MIN_MARGIN_US
 """Least latency by which an arm can win: with a shorter one, the millisecond is too large a part of it."""
-
-ERROR_RATE: Final = "errorRate"
-REJECTIONS: Final = "rejections"
-RETRIES: Final = "retries"
-ERROR_MARGIN: Final = 0.25
-DEFAULT_MARGIN: Final = "10%"
-"""Margin of latencies and outcomes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +110,8 @@ def add_harm_guardrails(
     planned = [*(_plan_guardrail(each, traffic) for each in given), *kept]
     known = {each.metric for each in planned}
     hidden = (
-        PlanGuardrail(metric=metric, role="harm", margin=ERROR_MARGIN)
-        for metric in (ERROR_RATE, REJECTIONS, RETRIES)
+        PlanGuardrail(metric=metric, role="harm", margin=_parse_percent(EDGE_METRICS[metric].margin))
+        for metric in ALWAYS_CHECKED
         if metric not in known
     )
     return resolve_thresholds([*planned, *hidden, *measured], traffic)
@@ -132,23 +130,25 @@ def add_default_guardrails(given: Sequence[MetricGuardrail], traffic: StableTraf
 
 
 def _default_guardrails(traffic: StableTraffic) -> tuple[RolloutGuardrail, ...]:
-    if traffic.is_busy:
-        return RolloutGuardrail(metric=ERROR_RATE), RolloutGuardrail(metric="latencyP99", margin="10%")
-    return RolloutGuardrail(metric=ERROR_RATE), RolloutGuardrail(metric="latencyP95", margin="25%")
+    latency, margin = BUSY_DEFAULT_LATENCY if traffic.is_busy else DEFAULT_LATENCY
+    return RolloutGuardrail(metric=ERROR_RATE), RolloutGuardrail(metric=latency, margin=margin)
 
 
 def _plan_guardrail(guardrail: MetricGuardrail, traffic: StableTraffic) -> PlanGuardrail:
     if guardrail.metric is None:
         raise ValueError("guardrail without an edge metric; the spec's validation rejects it")
-    is_rate = guardrail.metric == ERROR_RATE
-    margin = _parse_percent(guardrail.margin or ("25%" if is_rate else DEFAULT_MARGIN))
-    if is_rate:
-        floor = _parse_percent(guardrail.floor or ("0.5%" if traffic.is_busy else "1%"))
-        ceiling = None if guardrail.max is None else _parse_percent(guardrail.max)
-        return PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor, max=ceiling)
-    floor = latency_floor(guardrail.metric) if guardrail.floor is None else _parse_percent(guardrail.floor)
-    longest = None if guardrail.max is None else parse_duration(guardrail.max) // timedelta(microseconds=1)
-    return PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor, max_microseconds=longest)
+    default = EDGE_METRICS[guardrail.metric]
+    floor = default.busy_floor if traffic.is_busy else default.floor
+    planned = PlanGuardrail(
+        metric=guardrail.metric,
+        margin=_parse_percent(guardrail.margin or default.margin),
+        floor=floor if guardrail.floor is None else _parse_percent(guardrail.floor),
+    )
+    if guardrail.max is None:
+        return planned
+    if guardrail.metric == ERROR_RATE:
+        return planned.model_copy(update={"max": _parse_percent(guardrail.max)})
+    return planned.model_copy(update={"max_microseconds": parse_duration(guardrail.max) // timedelta(microseconds=1)})
 
 
 def plan_outcome_guardrail(guardrail: OutcomeGuardrail) -> PlanOutcome:
@@ -165,16 +165,6 @@ def plan_outcome_guardrail(guardrail: OutcomeGuardrail) -> PlanOutcome:
         cap=guardrail.cap,
         margin=_parse_percent(guardrail.margin or DEFAULT_MARGIN),
     )
-
-
-def latency_floor(metric: str) -> float:
-    """Return a tenth of the share that is slow by definition. When nothing is slow, as at night, no ratio could pass."""
-    return round((1 - latency_quantile(metric)) / 10, 6)
-
-
-def latency_quantile(metric: str) -> float:
-    """Return the quantile of a latency metric, such as 0.99."""
-    return int(metric.removeprefix("latencyP")) / 100
 
 
 def latency_guardrails(guardrails: Sequence[PlanGuardrail]) -> tuple[PlanGuardrail, ...]:
@@ -228,4 +218,5 @@ def needs_threshold(guardrails: Sequence[PlanGuardrail]) -> bool:
 
 
 def _parse_percent(percent: str) -> float:
+    # Not `api.parse_percent`, which rounds the last digit of some decimals otherwise: plans are compared with those frozen before.
     return float(percent.removesuffix("%")) / 100

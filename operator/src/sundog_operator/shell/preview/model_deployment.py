@@ -19,6 +19,7 @@ from sundog_operator.api import (
     unknown_fields,
 )
 from sundog_operator.api.reasons import DeploymentReason
+from sundog_operator.api.rollout.guardrail_defaults import BUSY_RPS
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import power
 from sundog_operator.core.edge import salts, secrets, units
@@ -29,7 +30,7 @@ from sundog_operator.core.planner.facts import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
 from sundog_operator.core.ray.scaling import replicas_of_rollout
 from sundog_operator.core.rollout import plan_text, replica_counts, steps_without_evidence, windows
-from sundog_operator.core.rollout.default_plan import BUSY_RPS, VERY_BUSY_RPS, StableTraffic
+from sundog_operator.core.rollout.default_plan import VERY_BUSY_RPS, StableTraffic
 from sundog_operator.core.rollout.freeze import BAKE, STEPPED_STRATEGIES, resolve_plan
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import CONTROLLER_REVISION, Object
