@@ -88,7 +88,7 @@ def _defined_names(node: ast.AST) -> Iterator[str]:
     """Yield the names that a definition, parameter, keyword argument or field has."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield node.name
-    elif isinstance(node, ast.arg) or (isinstance(node, ast.keyword) and node.arg):
+    elif isinstance(node, ast.arg | ast.keyword) and node.arg:
         yield node.arg
     elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
         yield node.target.id
