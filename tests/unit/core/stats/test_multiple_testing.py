@@ -5,14 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from sundog_operator.core.stats import group_sequential, multiple_testing
+from sundog_operator.core.stats import multiple_testing
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.core.stats.power import experiment_simulation, sample_size
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline, ExperimentDesign
-
-ONE_LOOK = group_sequential.required_drift(
-    group_sequential.spending_bounds(group_sequential.obrien_fleming, 1, 0.05), 0.8
-)
 
 
 def test_discoveries_by_hand() -> None:
@@ -62,8 +58,8 @@ def test_weights_have_a_floor_and_a_sum_of_one() -> None:
 )
 def test_the_sample_of_one_look(rate: float, uplift: float, units: int) -> None:
     half_a_digit = 50 if units % 1000 else 500
-    found = experiment_simulation.group_sequential_units(
-        ExperimentDesign(OutcomeMetric("rate"), (0.5, 0.5)), ControlBaseline(rate), uplift, ONE_LOOK
+    found = experiment_simulation.fixed_sample_units(
+        ExperimentDesign(OutcomeMetric("rate"), (0.5, 0.5), alpha=0.025), ControlBaseline(rate), uplift, power=0.8
     )
     assert found / 2 == pytest.approx(units, abs=half_a_digit)
 

@@ -4,7 +4,6 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +22,6 @@ from sundog_operator.shell.forecast import options as forecast_options
 
 _DAY_S: Final = 86_400.0
 _ROLLOUT_OPTIONS: Final = ("errors", "times", "hours", "weight", "margin", "floor", "alpha", "max_duration")
-_PERIODS: Final = {timedelta(days=1): "day", timedelta(hours=1): "hour"}
 _UNLIKELY: Final = 0.5
 """Warn if an arm that is better by the minimum effect wins with a lower likelihood."""
 
@@ -253,19 +251,16 @@ def _largest_effect(metric: OutcomeMetric, base: ControlBaseline) -> float:
 def _document(
     spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
 ) -> dict[str, object]:
-    looks, every, wrong = power.estimate_peeking_errors(spec, traffic)
     return {
         "metric": power.planned_metrics(spec)[index].name,
         "needsAlso": list(_metrics_beside(spec, index)),
         "alpha": spec.alpha,
         "maxDuration": format_duration(power.horizon(spec, traffic)),
-        "peeking": {"looks": looks, "every": format_duration(every), "wrong": round(wrong, 4)},
         "effects": [
             {
                 "effect": round(each.effect, 6),
                 "units": _round_or_none(each.units),
                 "oneLook": _round_or_none(each.one_look),
-                "fiveLooks": _round_or_none(each.few_looks),
                 "minutes": forecast_options.finite_or_none(each.seconds / 60),
                 "wins": each.right,
                 "wrongWins": each.wrong,
@@ -297,26 +292,17 @@ def _power_table(
         for each in found
     )
     names = ("EFFECT", "UNITS", "TIME", "WINS", "WRONG", "NO WINNER", "UNDECIDED", "")
-    return Group(_make_table(spec, index, traffic, names, rows), *_compare_fixed_tests(spec, index, traffic, found))
+    return Group(_make_table(spec, index, traffic, names, rows), *_compare_fixed_test(spec, index, found))
 
 
-def _compare_fixed_tests(
-    spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
-) -> Iterator[str]:
-    """Yield the sample sizes of tests with planned evaluations, and the error of evaluating such a test all the time."""
+def _compare_fixed_test(spec: ExperimentSpec, index: int, found: Sequence[ExperimentForecast]) -> Iterator[str]:
+    """Yield the sample size of a test with a single evaluation, if an effect was simulated."""
     minimum = power.planned_metrics(spec)[index].effect
     nearest = min((each for each in found if each.effect), key=lambda each: abs(each.effect - minimum), default=None)
-    if nearest is None:
-        return
-    yield (
-        f"A test with one evaluation at the end finds {100 * nearest.effect:.3g} % with 80 % power in {nearest.one_look:.0f} units;"
-        f" one with {power.FEW_LOOKS} evaluations (O'Brien-Fleming) needs at most {nearest.few_looks:.0f}."
-    )
-    looks, every, wrong = power.estimate_peeking_errors(spec, traffic)
-    if looks > 1:
+    if nearest is not None:
         yield (
-            f"Evaluated every {_PERIODS[every]}, {looks} times, the first test is wrong in {wrong:.0%} of all experiments"
-            f" instead of {spec.alpha:.0%}. Sundog's bounds hold at every evaluation."
+            f"A test with one evaluation at the end finds {100 * nearest.effect:.3g} % with 80 % power"
+            f" in {nearest.one_look:.0f} units."
         )
 
 
