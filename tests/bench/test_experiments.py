@@ -15,10 +15,8 @@ import pytest
 from measuring.record import Record
 from simulated_buyers import Returning
 from simulated_rates import false_rates
-from sundog_operator.core.stats import outcome_comparison
-from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
-from sundog_operator.core.stats.power import experiment_simulation
-from sundog_operator.core.stats.power.experiment_simulation import (
+from sundog_operator.core.forecast import experiment_simulation
+from sundog_operator.core.forecast.experiment_simulation import (
     NO_WINNER,
     AdaptiveWeights,
     ControlBaseline,
@@ -29,6 +27,8 @@ from sundog_operator.core.stats.power.experiment_simulation import (
     SteadyUnits,
     UnitModel,
 )
+from sundog_operator.core.stats import outcome_comparison
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

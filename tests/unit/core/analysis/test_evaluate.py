@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from edge_counts import ATTEMPT, GROUP_COLUMNS, block, by_unit, evenly, report, row, silent, sticky
 from profiles import examples
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, MetricStatus, Rollout, StepStatus
-from sundog_operator.core.analysis import arm_pair, counters, evaluate, forecast
+from sundog_operator.core.analysis import arm_pair, counters, evaluate
 from sundog_operator.core.analysis.counters import Counters, CountScope
+from sundog_operator.core.forecast import rollout_forecast
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.default_plan import StableTraffic
@@ -624,7 +625,7 @@ def test_early_harm_leaves_the_usual_test_the_rest_of_its_error() -> None:
     assert freeze.early_alpha(whole) == 0
     assert freeze.early_alpha(plan.model_copy(update={"harm_shares": 2})) == pytest.approx(0.025 * 0.2)
     assert (arm_pair.error_levels(plan).harm_error_share, arm_pair.error_levels(whole).harm_error_share) == (0.8, 1.0)
-    assert forecast.harm_test_count(plan) == pytest.approx(len(plan.guardrails) / 0.8)
+    assert rollout_forecast.harm_test_count(plan) == pytest.approx(len(plan.guardrails) / 0.8)
 
 
 def test_without_any_counts_nothing_follows() -> None:

@@ -9,7 +9,7 @@ import simulated_users
 from default_plans import by_default
 from simulated_users import Users, by_beta, by_zipf, few_have_most
 from stalling_replicas import SEED, Stalling, always
-from sundog_operator.core.stats.power.rollout_simulation import SimulatedPlan, SteadyTraffic, simulate_rollouts
+from sundog_operator.core.forecast.rollout_simulation import SimulatedPlan, SteadyTraffic, simulate_rollouts
 
 RUNS = 100
 AN_HOUR = 360

@@ -9,10 +9,10 @@ from typing import Final
 
 from sundog_operator.api import CONTROL, ExperimentSpec, MetricStatus, parse_percent
 from sundog_operator.core.experiments import allocation, freeze, winner
+from sundog_operator.core.forecast import experiment_simulation
+from sundog_operator.core.forecast.experiment_simulation import AdaptiveWeights, ControlBaseline, ExperimentDesign
 from sundog_operator.core.stats.findings import format_rough_duration
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
-from sundog_operator.core.stats.power import experiment_simulation
-from sundog_operator.core.stats.power.experiment_simulation import AdaptiveWeights, ControlBaseline, ExperimentDesign
 
 LOOKS: Final = 200
 """Looks of a simulated experiment, evenly over its time."""

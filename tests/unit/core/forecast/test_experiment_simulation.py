@@ -9,16 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sundog_operator.core.stats import outcome_comparison
-from sundog_operator.core.stats.outcome_counts import (
-    MILLIONTHS,
-    OutcomeCounts,
-    OutcomeMetric,
-    OutcomePairs,
-    describe_units,
-)
-from sundog_operator.core.stats.power import experiment_simulation
-from sundog_operator.core.stats.power.experiment_simulation import (
+from sundog_operator.core.forecast import experiment_simulation
+from sundog_operator.core.forecast.experiment_simulation import (
     NO_WINNER,
     AdaptiveWeights,
     ControlBaseline,
@@ -27,6 +19,14 @@ from sundog_operator.core.stats.power.experiment_simulation import (
     SimulatedExperiments,
     SteadyUnits,
     UnitModel,
+)
+from sundog_operator.core.stats import outcome_comparison
+from sundog_operator.core.stats.outcome_counts import (
+    MILLIONTHS,
+    OutcomeCounts,
+    OutcomeMetric,
+    OutcomePairs,
+    describe_units,
 )
 
 RATE = OutcomeMetric("conversion", minimum_effect=0.05)
