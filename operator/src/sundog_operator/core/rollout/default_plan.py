@@ -141,7 +141,9 @@ def _plan_guardrail(guardrail: MetricGuardrail, traffic: StableTraffic) -> PlanG
     if guardrail.metric is None:
         raise ValueError("guardrail without an edge metric; the spec's validation rejects it")
     is_rate = guardrail.metric == ERROR_RATE
-    margin = _parse_percent(guardrail.margin or ("25%" if is_rate else DEFAULT_MARGIN))
+    margin = (
+        ERROR_MARGIN if is_rate and guardrail.margin is None else _parse_percent(guardrail.margin or DEFAULT_MARGIN)
+    )
     if is_rate:
         floor = _parse_percent(guardrail.floor or ("0.5%" if traffic.is_busy else "1%"))
         ceiling = None if guardrail.max is None else _parse_percent(guardrail.max)
