@@ -115,7 +115,7 @@ CAPPED = {**THREE, "guardrails": [{"metric": "errorRate", "max": "2%"}]}
         ({"ok": 97, "server5xx": 3}, "Undecided"),
     ],
 )
-def test_a_gate_passes_only_what_is_known_to_be_below_its_ceiling(canary: dict[str, int], result: str) -> None:
+def test_a_gate_passes_only_what_is_known_to_be_below_its_maximum(canary: dict[str, int], result: str) -> None:
     rows = arms(2, {"ok": 873, "server5xx": 27}, canary)
     errors = metric(judge(at_step(1, CAPPED), report(*rows)))
     assert errors.verdict == result
@@ -886,7 +886,7 @@ def test_a_candidate_that_fails_for_one_user_alone_is_not_dead() -> None:
     assert judge(at_step(1, BY_USER, warm=False), by_unit(sticky(whole), *rows)).harm.startswith("the canary failed ")
 
 
-def test_a_ceiling_is_kept_by_users_and_not_by_requests() -> None:
+def test_a_maximum_holds_for_users_and_not_for_requests() -> None:
     capped = {**BY_USER, "guardrails": [{"metric": "errorRate", "max": "10%"}]}
     assert judge(at_step(1, capped), by_unit(*sticky_rows(BOTH_FAIL))).passed
     few = metric(judge(at_step(1, capped), by_unit(*sticky_rows(BOTH_FAIL, groups=5))))

@@ -28,8 +28,8 @@ def test_at_the_floor_hardly_any_is_promoted(base: float) -> None:
     """The canary is worse by exactly the floor at each step: many times as bad where errors are few, within the margin of harm where
     they are many.
     """
-    rooms = (DEFAULT.floor / following for following in (*DEFAULT.weights[1:], 1.0))
-    worse = SteadyTraffic(50, base, tuple((base + room) / base for room in rooms))
+    increases = (DEFAULT.floor / following for following in (*DEFAULT.weights[1:], 1.0))
+    worse = SteadyTraffic(50, base, tuple((base + increase) / base for increase in increases))
     found = simulate_rollouts(DEFAULT, worse, runs=RUNS, ticks=180, seed=11)
     assert found.promoted.sum() <= 6
 

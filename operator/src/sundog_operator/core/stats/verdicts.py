@@ -51,12 +51,14 @@ def decide(counts: EventCounts, limits: MetricLimits, *, newest_alone: bool) -> 
     passing, phi = gate.log_e(limits.allowed, "below", limits.concentrations)
     verdict = _verdicts(valid, gate, limits, harm, passing)
     newest = valid_counts.newest()
-    open_ = (verdict == MetricVerdict.UNDECIDED) & newest.has_units & newest.enough & (limits.room > 0)
+    open_ = (verdict == MetricVerdict.UNDECIDED) & newest.has_units & newest.enough & (limits.allowed_increase > 0)
     by_floor = np.zeros(verdict.shape, bool)
     if open_.any():
         tested = newest.at(open_)
         floor_phi = np.maximum(tested.dispersion(fitting(limits.allowed, open_)), tested.request_design_effect())
-        by_floor[open_] = is_below_floor(tested.sums, fitting(limits.room, open_), floor_phi, limits.gate_alpha)
+        by_floor[open_] = is_below_floor(
+            tested.sums, fitting(limits.allowed_increase, open_), floor_phi, limits.gate_alpha
+        )
         verdict[by_floor] = MetricVerdict.PASSED
     return Verdicts(gate, harm, passing, phi, verdict, by_floor)
 
