@@ -17,7 +17,7 @@ from measuring.record import Record
 from measuring.thresholds import Argo, Flagger, Policy
 from stalling_replicas import SEED, Stalling, always
 from sundog_operator.api import Rollout
-from sundog_operator.core.stats.power.rollout_simulation import (
+from sundog_operator.core.forecast.rollout_simulation import (
     TICK_S,
     SimulatedPlan,
     SimulatedRollouts,

@@ -15,10 +15,8 @@ import pytest
 from measuring.record import Record
 from simulated_buyers import Returning
 from simulated_rates import false_rates
-from sundog_operator.core.stats import group_sequential, outcome_comparison
-from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
-from sundog_operator.core.stats.power import experiment_simulation
-from sundog_operator.core.stats.power.experiment_simulation import (
+from sundog_operator.core.forecast import experiment_simulation
+from sundog_operator.core.forecast.experiment_simulation import (
     NO_WINNER,
     AdaptiveWeights,
     ControlBaseline,
@@ -29,6 +27,8 @@ from sundog_operator.core.stats.power.experiment_simulation import (
     SteadyUnits,
     UnitModel,
 )
+from sundog_operator.core.stats import outcome_comparison
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
@@ -183,11 +183,8 @@ def test_how_long_a_win_takes() -> None:
         (RATE, 0.1, 0.1, 10),
         (MEAN, 0.1, 0.1, 10),
     ):
-        one_look = group_sequential.spending_bounds(group_sequential.obrien_fleming, 1, 0.05 / (arms - 1))
-        drift = group_sequential.required_drift(one_look, 0.8)
-        once = experiment_simulation.group_sequential_units(
-            ExperimentDesign(RATE, (1 / arms,) * arms), ControlBaseline(base), better, drift
-        )
+        one_look = ExperimentDesign(RATE, (1 / arms,) * arms, alpha=0.025, tests=arms - 1)
+        once = experiment_simulation.fixed_sample_units(one_look, ControlBaseline(base), better, power=0.8)
         world = SteadyUnits(3 * once / LOOKS, (base, base * (1 + better), *[base] * (arms - 2)))
         design = ExperimentDesign(metric, (1 / arms,) * arms, tests=arms - 1)
         found = experiment_simulation.simulate_experiments(

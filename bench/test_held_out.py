@@ -16,7 +16,7 @@ from measuring.parallel_simulations import in_processes
 from measuring.record import Record
 from simulated_users import Users, by_beta, unevenly
 from stalling_replicas import SEED, Stalling, always
-from sundog_operator.core.stats.power.rollout_simulation import simulate_rollouts
+from sundog_operator.core.forecast.rollout_simulation import simulate_rollouts
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 

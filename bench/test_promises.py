@@ -17,7 +17,7 @@ from measuring.parallel_simulations import in_processes
 from measuring.record import Record
 from simulated_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
 from sundog_operator.api.rollout.guardrail_defaults import BUSY_RPS
-from sundog_operator.core.stats.power.rollout_simulation import (
+from sundog_operator.core.forecast.rollout_simulation import (
     SimulatedPlan,
     SimulatedRollouts,
     SteadyTraffic,

@@ -20,9 +20,9 @@ from rich.console import Console
 from measuring.record import Record
 from reconciled_experiments import CONVERTED, SPENT, Design, Ended, Run, Users, play
 from sundog_operator.api import ExperimentSpec
-from sundog_operator.core.experiments import power
-from sundog_operator.core.experiments.power import ExperimentForecast, ExperimentTraffic
-from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
+from sundog_operator.core.forecast import experiment_forecast
+from sundog_operator.core.forecast.experiment_forecast import ExperimentForecast, ExperimentTraffic
+from sundog_operator.core.forecast.experiment_simulation import ControlBaseline
 
 pytestmark = [pytest.mark.bench, pytest.mark.campaign, pytest.mark.timeout(6 * 3600)]
 
@@ -191,11 +191,11 @@ class Cell:
     @functools.cached_property
     def per_hour(self) -> float:
         """Units per hour at which the arm is typically found after `TYPICAL_HOURS`, and its window."""
-        return power.expected_units(self.spec(self.hours), self.base, 0) / TYPICAL_HOURS
+        return experiment_forecast.expected_units(self.spec(self.hours), self.base, 0) / TYPICAL_HOURS
 
     def forecast(self) -> ExperimentForecast:
         traffic = ExperimentTraffic(self.per_hour / 3600, self.base)
-        return power.forecast_experiment(self.spec(self.hours), traffic, 0, self.effect, runs=1000)
+        return experiment_forecast.forecast_experiment(self.spec(self.hours), traffic, 0, self.effect, runs=1000)
 
     def design(self) -> Design:
         better, is_rate = {"arm-1": 1 + self.effect}, self.metric.get("type") != "mean"

@@ -6,19 +6,19 @@ from typing import Final
 
 import numpy as np
 
-from sundog_operator.core.stats import guardrail_comparison, sample_ratio, verdicts
-from sundog_operator.core.stats.beta_binomial import Numbers
-from sundog_operator.core.stats.cluster_variance import GroupedEvents
-from sundog_operator.core.stats.dispersion import BlockMoments
-from sundog_operator.core.stats.event_counts import EventCounts
-from sundog_operator.core.stats.findings import MetricVerdict
-from sundog_operator.core.stats.power.rollout_simulation import (
+from sundog_operator.core.forecast.rollout_simulation import (
     BLOCK_LENGTHS_TICKS,
     TICK_S,
     Generator,
     SimulatedPlan,
     SimulatedRollouts,
 )
+from sundog_operator.core.stats import guardrail_comparison, sample_ratio, verdicts
+from sundog_operator.core.stats.beta_binomial import Numbers
+from sundog_operator.core.stats.cluster_variance import GroupedEvents
+from sundog_operator.core.stats.dispersion import BlockMoments
+from sundog_operator.core.stats.event_counts import EventCounts
+from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.unit_rates import UnitEvents
 
 GROUPS: Final = 100

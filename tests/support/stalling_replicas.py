@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
+from sundog_operator.core.forecast.rollout_simulation import TICK_S, Generator
 from sundog_operator.core.stats.beta_binomial import Numbers
-from sundog_operator.core.stats.power.rollout_simulation import TICK_S, Generator
 
 SEED: Final = 7_000_000
 """Seed of the first run of worlds that no design decision was based on. Development uses seeds below 1000."""

@@ -9,7 +9,7 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.hooked_kubernetes import Write
 from doubles.traffic import Answers, Traffic
-from sundog_operator.core.experiments import power
+from sundog_operator.core.forecast import experiment_forecast
 from sundog_operator.core.kubernetes.names import application
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
@@ -641,7 +641,7 @@ async def test_each_metric_is_named_that_is_unlikely_to_be_decided_in_its_time()
         "errorRate is unlikely to be decided before the experiment stops: it takes about "
         in found(experiment_status, "arm-1", "errorRate")["message"]
     )
-    assert power.UNLIKELY_TEXT not in found(experiment_status, "arm-1", "retries")["message"]
+    assert experiment_forecast.UNLIKELY_TEXT not in found(experiment_status, "arm-1", "retries")["message"]
 
 
 async def test_a_metric_that_nobody_reports_is_named_before_the_others() -> None:

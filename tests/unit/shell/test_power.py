@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import FrozenPlan, PlanGuardrail, PlanStep
-from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
-from sundog_operator.core.analysis.power import estimate_gate_power, find_undecidable_step
+from sundog_operator.core.forecast.gate_forecast import estimate_gate_power, find_undecidable_step
+from sundog_operator.core.forecast.gate_sample_size import estimate_sample_size
+from sundog_operator.core.forecast.rollout_forecast import RolloutForecast, ServiceTraffic
 from sundog_operator.core.stats.event_counts import MetricLimits
-from sundog_operator.core.stats.power.expected_sample_size import estimate_sample_size
 from sundog_operator.shell.forecast import options as forecast_options
 
 MINUTE = timedelta(minutes=1)

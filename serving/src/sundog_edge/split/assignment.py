@@ -33,7 +33,10 @@ def unit_hash(unit: bytes) -> int:
 
 
 def unit_bucket(salt: str, unit: bytes) -> int:
-    """Return the bucket of a unit, 0..9999, as HAProxy's rule computes it (`haproxy.rules.assignment`): without the hash's sign bit."""
+    """Return the bucket of a unit, 0..9999: of the hash without its sign bit.
+
+    `haproxy.rules.assignment.BUCKET_OF_UNIT` is the same for HAProxy; `contract/split/test_unit_buckets.py` compares them.
+    """
     return (xxhash.xxh64_intdigest(salt.encode() + b":" + unit) & _POSITIVE) % BUCKET_COUNT
 
 

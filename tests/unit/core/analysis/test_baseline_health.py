@@ -30,7 +30,7 @@ BAD: dict[str, int] = {"ok": 50, "server5xx": 50}
 FINE: dict[str, int] = {"ok": 100}
 
 
-def test_both_arms_above_their_ceiling_are_unhealthy() -> None:
+def test_both_arms_above_their_maximum_are_unhealthy() -> None:
     found = watch(CAPPED, BAD, {"ok": 90, "timeout": 10})
     assert (found.outage and found.outage.reason, found.settled) == (PauseReason.CONTROL_UNHEALTHY, False)
     assert found.outage is not None
@@ -45,7 +45,7 @@ def test_both_arms_above_their_ceiling_are_unhealthy() -> None:
         pytest.param(CAPPED, FINE, BAD, id="the candidate alone"),
         pytest.param(CAPPED, BAD, FINE, id="stable alone, before unknown"),
         pytest.param(CAPPED, {"ok": 1, "server5xx": 3}, BAD, id="18 failures"),
-        pytest.param(FrozenPlan(), BAD, BAD, id="no ceiling, before unknown"),
+        pytest.param(FrozenPlan(), BAD, BAD, id="no maximum, before unknown"),
         pytest.param(FrozenPlan(error_rate=0.1), {"ok": 51, "server5xx": 49}, FINE, id="less than five times as many"),
         pytest.param(FrozenPlan(error_rate=0.001), {"ok": 95, "server5xx": 5}, FINE, id="less than 5 % more"),
         pytest.param(FrozenPlan(error_rate=0.0), {"ok": 50, "client4xx": 50}, FINE, id="rejections are no failures"),

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from edge_counts import ATTEMPT, GROUP_COLUMNS, block, by_unit, evenly, report, row, silent, sticky
 from profiles import examples
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, MetricStatus, Rollout, StepStatus
-from sundog_operator.core.analysis import arm_pair, counters, evaluate, forecast
+from sundog_operator.core.analysis import arm_pair, counters, evaluate
 from sundog_operator.core.analysis.counters import Counters, CountScope
+from sundog_operator.core.forecast import rollout_forecast
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.default_plan import StableTraffic
@@ -114,7 +115,7 @@ CAPPED = {**THREE, "guardrails": [{"metric": "errorRate", "max": "2%"}]}
         ({"ok": 97, "server5xx": 3}, "Undecided"),
     ],
 )
-def test_a_gate_passes_only_what_is_known_to_be_below_its_ceiling(canary: dict[str, int], result: str) -> None:
+def test_a_gate_passes_only_what_is_known_to_be_below_its_maximum(canary: dict[str, int], result: str) -> None:
     rows = arms(2, {"ok": 873, "server5xx": 27}, canary)
     errors = metric(judge(at_step(1, CAPPED), report(*rows)))
     assert errors.verdict == result
@@ -624,7 +625,7 @@ def test_early_harm_leaves_the_usual_test_the_rest_of_its_error() -> None:
     assert freeze.early_alpha(whole) == 0
     assert freeze.early_alpha(plan.model_copy(update={"harm_shares": 2})) == pytest.approx(0.025 * 0.2)
     assert (arm_pair.error_levels(plan).harm_error_share, arm_pair.error_levels(whole).harm_error_share) == (0.8, 1.0)
-    assert forecast.harm_test_count(plan) == pytest.approx(len(plan.guardrails) / 0.8)
+    assert rollout_forecast.harm_test_count(plan) == pytest.approx(len(plan.guardrails) / 0.8)
 
 
 def test_without_any_counts_nothing_follows() -> None:
@@ -885,7 +886,7 @@ def test_a_candidate_that_fails_for_one_user_alone_is_not_dead() -> None:
     assert judge(at_step(1, BY_USER, warm=False), by_unit(sticky(whole), *rows)).harm.startswith("the canary failed ")
 
 
-def test_a_ceiling_is_kept_by_users_and_not_by_requests() -> None:
+def test_a_maximum_holds_for_users_and_not_for_requests() -> None:
     capped = {**BY_USER, "guardrails": [{"metric": "errorRate", "max": "10%"}]}
     assert judge(at_step(1, capped), by_unit(*sticky_rows(BOTH_FAIL))).passed
     few = metric(judge(at_step(1, capped), by_unit(*sticky_rows(BOTH_FAIL, groups=5))))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from stalling_replicas import Stalling, always
+from sundog_operator.core.forecast.rollout_simulation import SteadyTraffic, TrafficModel
 from sundog_operator.core.stats import early_harm, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers
-from sundog_operator.core.stats.power.rollout_simulation import SteadyTraffic, TrafficModel
 
 RUNS = 3000
 LEVEL = 0.01

@@ -5,14 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from sundog_operator.core.stats import group_sequential, multiple_testing
+from sundog_operator.core.forecast import experiment_simulation
+from sundog_operator.core.forecast.experiment_simulation import ControlBaseline, ExperimentDesign
+from sundog_operator.core.stats import events_needed, multiple_testing
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
-from sundog_operator.core.stats.power import experiment_simulation, sample_size
-from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline, ExperimentDesign
-
-ONE_LOOK = group_sequential.required_drift(
-    group_sequential.spending_bounds(group_sequential.obrien_fleming, 1, 0.05), 0.8
-)
 
 
 def test_discoveries_by_hand() -> None:
@@ -62,8 +58,8 @@ def test_weights_have_a_floor_and_a_sum_of_one() -> None:
 )
 def test_the_sample_of_one_look(rate: float, uplift: float, units: int) -> None:
     half_a_digit = 50 if units % 1000 else 500
-    found = experiment_simulation.group_sequential_units(
-        ExperimentDesign(OutcomeMetric("rate"), (0.5, 0.5)), ControlBaseline(rate), uplift, ONE_LOOK
+    found = experiment_simulation.fixed_sample_units(
+        ExperimentDesign(OutcomeMetric("rate"), (0.5, 0.5), alpha=0.025), ControlBaseline(rate), uplift, power=0.8
     )
     assert found / 2 == pytest.approx(units, abs=half_a_digit)
 
@@ -73,10 +69,10 @@ def test_the_sample_of_one_look(rate: float, uplift: float, units: int) -> None:
 )
 def test_events_until_harm_against_the_table(weight: float, ratio: float, events: int) -> None:
     """The table's mixture is two-sided and tuned to the number itself; ours is one-sided."""
-    found = sample_size.events_needed(ratio, 1.0, weight, math.log(20), "above")
+    found = events_needed.events_needed(ratio, 1.0, weight, math.log(20), "above")
     assert 0.75 * events < found < events
 
 
 def test_a_ratio_within_the_null_is_never_decided() -> None:
-    assert sample_size.events_needed(1.0, 1.25, 0.5, math.log(20), "above") == math.inf
-    assert sample_size.events_needed(1.25, 1.25, 0.5, math.log(20), "below") == math.inf
+    assert events_needed.events_needed(1.0, 1.25, 0.5, math.log(20), "above") == math.inf
+    assert events_needed.events_needed(1.25, 1.25, 0.5, math.log(20), "below") == math.inf

@@ -9,7 +9,7 @@ import simulated_users
 from default_plans import by_default
 from simulated_users import Users, by_beta, by_zipf, few_have_most
 from stalling_replicas import SEED, Stalling, always
-from sundog_operator.core.stats.power.rollout_simulation import SimulatedPlan, SteadyTraffic, simulate_rollouts
+from sundog_operator.core.forecast.rollout_simulation import SimulatedPlan, SteadyTraffic, simulate_rollouts
 
 RUNS = 100
 AN_HOUR = 360
@@ -28,8 +28,8 @@ def test_at_the_floor_hardly_any_is_promoted(base: float) -> None:
     """The canary is worse by exactly the floor at each step: many times as bad where errors are few, within the margin of harm where
     they are many.
     """
-    rooms = (DEFAULT.floor / following for following in (*DEFAULT.weights[1:], 1.0))
-    worse = SteadyTraffic(50, base, tuple((base + room) / base for room in rooms))
+    increases = (DEFAULT.floor / following for following in (*DEFAULT.weights[1:], 1.0))
+    worse = SteadyTraffic(50, base, tuple((base + increase) / base for increase in increases))
     found = simulate_rollouts(DEFAULT, worse, runs=RUNS, ticks=180, seed=11)
     assert found.promoted.sum() <= 6
 

@@ -5,6 +5,7 @@ import pytest
 
 from sundog_operator.core.stats import multiple_testing, proportion, single_rate
 from sundog_operator.core.stats.findings import MetricVerdict
+from sundog_operator.core.stats.guardrail_comparison import EpochCounts, treatment_dispersion
 
 ALPHA = 0.05
 
@@ -79,3 +80,19 @@ def test_the_complement_has_mirrored_bounds() -> None:
     assert (turned.lower, turned.rate, turned.upper) == (1 - found.upper, 0.97, 1 - found.lower)
     assert turned.lower < 0.97 < turned.upper
     assert single_rate.evaluate_rate(0, 0, 0, None, 0.05).turned()[:3] == (None, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "is_below"),
+    [(0, 100, False), (0, 200, True), (19, 1000, False), (8, 1000, True), (0, 0, False), (10**12, 10**14, True)],
+)
+def test_rates_known_to_be_below_two_percent(hits: int, trials: int, is_below: bool) -> None:
+    assert single_rate.is_beyond(hits, trials, 0.02, ALPHA, "below") is is_below
+
+
+@pytest.mark.parametrize(("squares", "is_below"), [((30, 60, 120), True), ((300, 600, 1200), False)])
+def test_a_burst_counts_as_about_one_failure(squares: tuple[int, int, int], is_below: bool) -> None:
+    """30 failures in 3000 requests: one in each of 30 blocks, or ten in each of three."""
+    epoch = EpochCounts(0.5, (3000, 3000), [(30, 30)], [[(30, 30, 60, *squares)]])
+    phi = treatment_dispersion(epoch, 0)
+    assert single_rate.is_beyond(30, 3000, 0.02, ALPHA, "below", phi) is is_below

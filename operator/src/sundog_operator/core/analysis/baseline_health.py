@@ -43,13 +43,13 @@ def _find_outage(plan: FrozenPlan, blocks: BlocksByEpoch, end: int, control: str
     stable, *others = (_sum(arm, blocks, end - _MINUTE, end) for arm in (control, *arms))
     if stable.errors < _FAILURES:
         return None
-    failed, ceiling, before = stable.errors / stable.ended, _ceiling(plan), plan.error_rate
+    failed, max_rate, before = stable.errors / stable.ended, _max_error_rate(plan), plan.error_rate
     text = f"{failed:.1%} of {control}'s requests failed in a minute"
-    if ceiling is not None and failed > ceiling:
+    if max_rate is not None and failed > max_rate:
         for name, arm in zip(arms, others, strict=True):
-            if arm.errors > ceiling * arm.ended:
+            if arm.errors > max_rate * arm.ended:
                 who = "the canary" if plan.comparison is None else f"arm {name}"
-                found = f"{text} and {arm.errors / arm.ended:.1%} of {who}'s; max is {ceiling * 100:g} %"
+                found = f"{text} and {arm.errors / arm.ended:.1%} of {who}'s; max is {max_rate * 100:g} %"
                 return Cause(PauseReason.CONTROL_UNHEALTHY, found)
     if before is not None and failed > max(_DEGRADED_RATIO * before, before + _DEGRADED_INCREASE):
         what = "rollout" if plan.comparison is None else "experiment"
@@ -63,5 +63,5 @@ def _sum(arm: str, blocks: BlocksByEpoch, begin: int, end: int) -> BlockCounts:
     )
 
 
-def _ceiling(plan: FrozenPlan) -> float | None:
+def _max_error_rate(plan: FrozenPlan) -> float | None:
     return next((each.max for each in plan.guardrails if each.metric == ERROR_RATE), None)

@@ -28,7 +28,7 @@ from sundog_operator.core.analysis.outcome_status import make_rate
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import header_match, replica_counts
 from sundog_operator.core.rollout.default_plan import format_latency, latency_guardrails
-from sundog_operator.core.stats import dispersion, guardrail_comparison, rate_ceiling
+from sundog_operator.core.stats import dispersion, guardrail_comparison, single_rate
 from sundog_operator.core.stats.findings import DecisionBasis, MetricFinding, MetricVerdict
 from sundog_operator.core.stats.guardrail_comparison import (
     EpochCounts,
@@ -62,20 +62,20 @@ def evaluate_metrics(
     ]
     alpha, dispersions = limits.levels.alpha, _measure_dispersions(chosen)
     closed = int(gates[-1].blocks[0][0][0]) if gates and gates[-1].blocks else 0
-    newest, late = gates[-1] if gates else None, later_than_allowed(pair, limits, epochs, collected)
+    newest, slow_counts = gates[-1] if gates else None, later_than_allowed(pair, limits, epochs, collected)
     unknown = [each.unknown for each, epoch in zip(counted, epochs, strict=True) if decides(limits, epoch)]
     lost_by_control = sum(
         each.lost_by_control for each, epoch in zip(counted, epochs, strict=True) if shows_harm(limits, epoch)
     )
     statuses = [
-        _check_ceiling(
+        _check_maximum(
             pair,
             _with_values(_make_status(pair, guardrail, own, own.events(index), times), own, alpha, phi),
             guardrail,
             index,
             newest,
             limits.levels,
-            late,
+            slow_counts,
         )
         for index, (guardrail, own, phi) in enumerate(zip(limits.guardrails, chosen, dispersions, strict=True))
     ]
@@ -144,32 +144,26 @@ def _with_lost_requests(
     return metric.model_copy(update={"message": message})
 
 
-def _check_ceiling(
+def _check_maximum(
     pair: ArmPair,
     metric: MetricStatus,
     guardrail: PlanGuardrail,
     index: int,
     newest: EpochCounts | None,
     levels: ErrorLevels,
-    late: Mapping[str, tuple[int, int]],
+    slow_counts: Mapping[str, tuple[int, int]],
 ) -> MetricStatus:
     """Keep a metric undecided that is not known to be below its maximum, on the newest epoch."""
     longest = guardrail.max_microseconds
-    ceiling = guardrail.max if longest is None else 1 - latency_quantile(guardrail.metric)
-    if ceiling is None or newest is None or metric.verdict not in (MetricVerdict.PASSED, SUSPENDED):
+    max_share = guardrail.max if longest is None else 1 - latency_quantile(guardrail.metric)
+    if max_share is None or newest is None or metric.verdict not in (MetricVerdict.PASSED, SUSPENDED):
         return metric
-    hits, trials = (newest.events[index][1], newest.requests[1]) if longest is None else late[guardrail.metric]
-    if rate_ceiling.is_below(
-        hits,
-        trials,
-        newest.blocks[index],
-        ceiling,
-        levels.alpha * levels.gate_error_share,
-        guardrail_comparison.request_design_effect(newest),
-    ):
+    hits, trials = (newest.events[index][1], newest.requests[1]) if longest is None else slow_counts[guardrail.metric]
+    phi = guardrail_comparison.treatment_dispersion(newest, index)
+    if single_rate.is_beyond(hits, trials, max_share, levels.alpha * levels.gate_error_share, "below", phi):
         return metric
-    limit = f"{ceiling * 100:g} %" if longest is None else format_latency(longest)
-    above = "" if longest is None else f"; at most {ceiling * 100:.3g} % may take longer"
+    limit = f"{max_share * 100:g} %" if longest is None else format_latency(longest)
+    above = "" if longest is None else f"; at most {max_share * 100:.3g} % may take longer"
     message = (
         f"{metric.name} of {pair.who} is not known to be below max {limit} yet: {hits} of {trials} requests{above}"
     )

@@ -3,8 +3,8 @@
 from sundog_operator.api import ConditionSet, ExperimentStatus, experiment_conditions
 from sundog_operator.api.reasons import ExperimentReason, PauseReason
 from sundog_operator.core import events
-from sundog_operator.core.analysis import power
 from sundog_operator.core.events import KubernetesEvent
+from sundog_operator.core.forecast import gate_forecast
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.status import EVALUATED_IN_BAKE, NOT_EVALUATED
@@ -120,5 +120,5 @@ def _missing_evidence(status: ExperimentStatus) -> str:
     if state.is_baking(status) and status.step is not None:
         return status.step.reason
     return "; ".join(
-        filter(None, (explanations.describe_missing_evidence(status), power.find_undecidable_step(status.plan)))
+        filter(None, (explanations.describe_missing_evidence(status), gate_forecast.find_undecidable_step(status.plan)))
     )

@@ -23,7 +23,7 @@ def fitting(limit: Numbers, where: NDArray[np.bool_]) -> Numbers:
     return np.broadcast_to(limit, where.shape)[where]
 
 
-def is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) -> NDArray[np.bool_]:
+def is_below_floor(sums: Numbers, allowed_increase: Numbers, phi: Numbers, alpha: float) -> NDArray[np.bool_]:
     """Return whether the treatment's rate exceeds control's by at most the floor. Without it, a service without errors never passes.
 
     The lower confidence bound of control's rate plus the floor is tested against the treatment's counts (see `proportion`). With few events
@@ -31,16 +31,16 @@ def is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) -> 
 
     Args:
         sums: as of `EventCounts.sums`, shape (4, ...).
-        room: the largest allowed difference to control's rate, above 0, shape (...).
+        allowed_increase: the largest allowed difference to control's rate, above 0, shape (...).
         phi: the dispersion, shape (...).
         alpha: the error of the gate; the floor uses half of it.
     """
     control, treatment, control_units, treatment_units = sums
-    optimum = proportion.optimum_for_rate(room)
+    optimum = proportion.optimum_for_rate(allowed_increase)
     bounding, testing = alpha / 2 * _BOUND_ERROR_SHARE, alpha / 2 * (1 - _BOUND_ERROR_SHARE)
 
     def is_within_floor(control_rate: Numbers) -> NDArray[np.bool_]:
-        rate = np.clip(control_rate + room, _LEAST_RATE, 1 - _LEAST_RATE)
+        rate = np.clip(control_rate + allowed_increase, _LEAST_RATE, 1 - _LEAST_RATE)
         evidence = proportion.log_e(treatment, treatment_units, rate, optimum, 2 * testing, "below") / phi
         found: NDArray[np.bool_] = evidence >= multiple_testing.log_e_threshold(testing)
         return found
@@ -63,12 +63,14 @@ def units_for_floor(counts: EventCounts, limits: MetricLimits, where: NDArray[np
     """
     units, seconds = np.full(where.shape, np.inf), np.full(where.shape, np.inf)
     newest = counts.newest()
-    where = np.asarray(where & newest.has_units & (limits.room > 0))
+    where = np.asarray(where & newest.has_units & (limits.allowed_increase > 0))
     if where.any():
         gate = newest.at(where)
         phi = np.maximum(gate.dispersion(fitting(limits.allowed, where)), gate.request_design_effect())
-        room, sums = fitting(limits.room, where), gate.sums[:, None]
-        times = _first_factor(lambda factors: is_below_floor(sums * factors, room, phi, limits.gate_alpha), phi.size)
+        allowed_increase, sums = fitting(limits.allowed_increase, where), gate.sums[:, None]
+        times = _first_factor(
+            lambda factors: is_below_floor(sums * factors, allowed_increase, phi, limits.gate_alpha), phi.size
+        )
         counted_s = gate.closed * dispersion.LENGTHS_S[0]
         units[where] = gate.sums[3] * times
         seconds[where] = np.where(counted_s > 0, np.maximum(counted_s, 1.0) * (times - 1), np.inf)

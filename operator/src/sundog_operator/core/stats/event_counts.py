@@ -300,6 +300,6 @@ class MetricLimits:
         return np.asarray(multiple_testing.allowed_ratio(self.margin, self.next_weight))
 
     @property
-    def room(self) -> Numbers:
+    def allowed_increase(self) -> Numbers:
         """Largest difference of the treatment's rate to control's that passes by the floor; 0 without a floor."""
         return np.asarray(self.floor) / self.next_weight

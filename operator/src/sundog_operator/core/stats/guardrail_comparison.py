@@ -190,10 +190,16 @@ def _with_floor(finding: MetricFinding, units: float, seconds: float) -> MetricF
     return replace(finding, units=units, eta_s=min(seconds, finding.eta_s))
 
 
-def request_design_effect(epoch: EpochCounts) -> float:
-    """Return the worst-case design effect of requests if units stay with an arm, else 1."""
+def treatment_dispersion(epoch: EpochCounts, metric: int) -> float:
+    """Return the dispersion φ ≥ 1 of the treatment's own events of a metric, given by its index.
+
+    It is that over blocks, or the worst-case design effect of requests where units stay with an arm, if that is larger.
+    """
+    lengths = [BlockMoments(*(np.array([part], float) for part in length)) for length in epoch.blocks[metric]]
+    # With a tested share of 0, φ is the dispersion of the treatment's events alone.
+    phi = float(dispersion.dispersion_factor(lengths, np.zeros(1)))
     groups = _groups(1, [epoch])
-    return 1.0 if groups is None else float(cluster_variance.request_design_effect(groups)[0])
+    return phi if groups is None else max(phi, float(cluster_variance.request_design_effect(groups)[0]))
 
 
 def measure_dispersion(ratios: Sequence[float], epochs: Sequence[EpochCounts], *, of_harm: bool) -> list[float]:

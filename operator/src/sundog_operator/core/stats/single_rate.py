@@ -1,6 +1,6 @@
-"""Test of one rate against its maximum, with bounds that hold at every evaluation. Trials are independent."""
+"""Test of one rate against its maximum, whatever any other rate is, with bounds that hold at every evaluation."""
 
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -72,11 +72,26 @@ def evaluate_rate(
 def _verdict(hits: int, trials: int, unknown: int, most: float | None, alpha: float, level: float) -> MetricVerdict:
     if most is None:
         return MetricVerdict.UNDECIDED
-    optimum, limit = proportion.optimum_for_rate(most), np.array(most)
-    worst = np.array(float(hits + unknown)), np.array(float(trials + unknown))
-    if proportion.log_e(*worst, limit, optimum, 2 * alpha, "below") >= multiple_testing.log_e_threshold(alpha):
+    if is_beyond(hits + unknown, trials + unknown, most, alpha, "below"):
         return MetricVerdict.PASSED
-    counts = np.array(float(hits)), np.array(float(trials))
-    if proportion.log_e(*counts, limit, optimum, 2 * level, "above") >= multiple_testing.log_e_threshold(level):
-        return MetricVerdict.HARM
-    return MetricVerdict.UNDECIDED
+    return MetricVerdict.HARM if is_beyond(hits, trials, most, level, "above") else MetricVerdict.UNDECIDED
+
+
+def is_beyond(
+    hits: int, trials: int, limit: float, alpha: float, side: Literal["below", "above"], dispersion: float = 1.0
+) -> bool:
+    """Return whether a rate is known to be on a side of a limit, at every evaluation.
+
+    The test is the one-sided beta-binomial mixture of `proportion`.
+
+    Args:
+        hits: trials that hit.
+        trials: all trials.
+        limit: a share in (0, 1).
+        alpha: the probability of the answer "yes" where the rate is at the limit or on its other side.
+        side: the side of the limit.
+        dispersion: that of trials that depend on each other, at least 1: log E is divided by it.
+    """
+    counts, optimum = (np.array(float(hits)), np.array(float(trials))), proportion.optimum_for_rate(limit)
+    evidence = proportion.log_e(*counts, np.array(limit), optimum, 2 * alpha, side)
+    return bool(evidence / dispersion >= multiple_testing.log_e_threshold(alpha))

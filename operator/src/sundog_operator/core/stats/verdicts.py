@@ -5,12 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.stats import count_ratio, dispersion, multiple_testing
+from sundog_operator.core.stats import count_ratio, dispersion, events_needed, multiple_testing
 from sundog_operator.core.stats.absolute_floor import fitting, is_below_floor
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
 from sundog_operator.core.stats.findings import MetricFindings, MetricVerdict
-from sundog_operator.core.stats.power import sample_size
 
 
 class Verdicts(NamedTuple):
@@ -52,12 +51,14 @@ def decide(counts: EventCounts, limits: MetricLimits, *, newest_alone: bool) -> 
     passing, phi = gate.log_e(limits.allowed, "below", limits.concentrations)
     verdict = _verdicts(valid, gate, limits, harm, passing)
     newest = valid_counts.newest()
-    open_ = (verdict == MetricVerdict.UNDECIDED) & newest.has_units & newest.enough & (limits.room > 0)
+    open_ = (verdict == MetricVerdict.UNDECIDED) & newest.has_units & newest.enough & (limits.allowed_increase > 0)
     by_floor = np.zeros(verdict.shape, bool)
     if open_.any():
         tested = newest.at(open_)
         floor_phi = np.maximum(tested.dispersion(fitting(limits.allowed, open_)), tested.request_design_effect())
-        by_floor[open_] = is_below_floor(tested.sums, fitting(limits.room, open_), floor_phi, limits.gate_alpha)
+        by_floor[open_] = is_below_floor(
+            tested.sums, fitting(limits.allowed_increase, open_), floor_phi, limits.gate_alpha
+        )
         verdict[by_floor] = MetricVerdict.PASSED
     return Verdicts(gate, harm, passing, phi, verdict, by_floor)
 
@@ -134,5 +135,5 @@ def _needed(gate: EventCounts, allowed: Numbers, bar: Numbers, wanted: NDArray[n
     ratio = count_ratio.maximum_likelihood_ratio(control, treatment, weight)
     # Half an event keeps the estimate of the ratio above 0.
     ratio = np.where(np.isnan(ratio), 1.0, np.maximum(ratio, 0.5 / (control.sum(-1) + 1)))
-    found[wanted] = sample_size.events_needed(ratio, allowed[wanted], weight[:, -1], bar[wanted], "below")
+    found[wanted] = events_needed.events_needed(ratio, allowed[wanted], weight[:, -1], bar[wanted], "below")
     return found

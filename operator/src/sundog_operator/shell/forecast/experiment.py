@@ -4,7 +4,6 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,16 +13,16 @@ from rich.console import Group, RenderableType
 
 from sundog_operator.api import Experiment, ExperimentSpec, format_duration
 from sundog_operator.core.edge import units as edge_units
-from sundog_operator.core.experiments import freeze, power
-from sundog_operator.core.experiments.power import ExperimentForecast, ExperimentTraffic
+from sundog_operator.core.experiments import freeze
+from sundog_operator.core.forecast import experiment_forecast
+from sundog_operator.core.forecast.experiment_forecast import ExperimentForecast, ExperimentTraffic
+from sundog_operator.core.forecast.experiment_simulation import ControlBaseline
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
-from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 from sundog_operator.shell.exit_codes import CommandFailed
 from sundog_operator.shell.forecast import options as forecast_options
 
 _DAY_S: Final = 86_400.0
 _ROLLOUT_OPTIONS: Final = ("errors", "times", "hours", "weight", "margin", "floor", "alpha", "max_duration")
-_PERIODS: Final = {timedelta(days=1): "day", timedelta(hours=1): "hour"}
 _UNLIKELY: Final = 0.5
 """Warn if an arm that is better by the minimum effect wins with a lower likelihood."""
 
@@ -115,12 +114,12 @@ def print_power(
     forecast_options.print_forecast(
         output, lambda: _document(spec, index, traffic, found), lambda: _power_table(spec, index, traffic, found)
     )
-    metric = power.planned_metrics(spec)[index]
+    metric = experiment_forecast.planned_metrics(spec)[index]
     for each in found:
         if each.effect >= (metric.minimum_effect or math.inf) and each.right < _UNLIKELY:
             click.echo(
                 f"warning: an arm that is {100 * each.effect:.3g} % better wins within"
-                f" {format_duration(power.horizon(spec, traffic))} with a likelihood of only {each.right:.0%}",
+                f" {format_duration(experiment_forecast.horizon(spec, traffic))} with a likelihood of only {each.right:.0%}",
                 err=True,
             )
 
@@ -143,7 +142,7 @@ def _read(
     if file is None:
         raise click.UsageError("--rate and --mean are for an Experiment; give its manifest with -f")
     spec = forecast_options.read_only_object(file, Experiment).spec
-    metrics = power.planned_metrics(spec)
+    metrics = experiment_forecast.planned_metrics(spec)
     names = [each.name for each in metrics]
     if not metrics:
         raise CommandFailed(f"{file}: spec.metrics.success is empty; expected a metric to win by")
@@ -180,7 +179,7 @@ def _metrics_beside(spec: ExperimentSpec, index: int) -> Sequence[str]:
     """Return the other success metrics by which an arm has to be better before it wins."""
     if freeze.resolve_win_rule(spec) != "everyMetric":
         return []
-    return [each.name for place, each in enumerate(power.planned_metrics(spec)) if place != index]
+    return [each.name for place, each in enumerate(experiment_forecast.planned_metrics(spec)) if place != index]
 
 
 def _base(assumptions: ExperimentAssumptions, metric: OutcomeMetric) -> ControlBaseline:
@@ -223,9 +222,11 @@ def _simulate(
     assumptions: ExperimentAssumptions, spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, runs: int
 ) -> list[ExperimentForecast]:
     return forecast_options.simulate_effects(
-        _effects(assumptions, power.planned_metrics(spec)[index], traffic.base),
-        power.LOOKS,
-        lambda effect, on_look: power.forecast_experiment(spec, traffic, index, effect, runs=runs, on_look=on_look),
+        _effects(assumptions, experiment_forecast.planned_metrics(spec)[index], traffic.base),
+        experiment_forecast.LOOKS,
+        lambda effect, on_look: experiment_forecast.forecast_experiment(
+            spec, traffic, index, effect, runs=runs, on_look=on_look
+        ),
         name=lambda effect: f"{100 * effect:.3g} % better",
     )
 
@@ -253,19 +254,16 @@ def _largest_effect(metric: OutcomeMetric, base: ControlBaseline) -> float:
 def _document(
     spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
 ) -> dict[str, object]:
-    looks, every, wrong = power.estimate_peeking_errors(spec, traffic)
     return {
-        "metric": power.planned_metrics(spec)[index].name,
+        "metric": experiment_forecast.planned_metrics(spec)[index].name,
         "needsAlso": list(_metrics_beside(spec, index)),
         "alpha": spec.alpha,
-        "maxDuration": format_duration(power.horizon(spec, traffic)),
-        "peeking": {"looks": looks, "every": format_duration(every), "wrong": round(wrong, 4)},
+        "maxDuration": format_duration(experiment_forecast.horizon(spec, traffic)),
         "effects": [
             {
                 "effect": round(each.effect, 6),
                 "units": _round_or_none(each.units),
                 "oneLook": _round_or_none(each.one_look),
-                "fiveLooks": _round_or_none(each.few_looks),
                 "minutes": forecast_options.finite_or_none(each.seconds / 60),
                 "wins": each.right,
                 "wrongWins": each.wrong,
@@ -297,26 +295,17 @@ def _power_table(
         for each in found
     )
     names = ("EFFECT", "UNITS", "TIME", "WINS", "WRONG", "NO WINNER", "UNDECIDED", "")
-    return Group(_make_table(spec, index, traffic, names, rows), *_compare_fixed_tests(spec, index, traffic, found))
+    return Group(_make_table(spec, index, traffic, names, rows), *_compare_fixed_test(spec, index, found))
 
 
-def _compare_fixed_tests(
-    spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
-) -> Iterator[str]:
-    """Yield the sample sizes of tests with planned evaluations, and the error of evaluating such a test all the time."""
-    minimum = power.planned_metrics(spec)[index].effect
+def _compare_fixed_test(spec: ExperimentSpec, index: int, found: Sequence[ExperimentForecast]) -> Iterator[str]:
+    """Yield the sample size of a test with a single evaluation, if an effect was simulated."""
+    minimum = experiment_forecast.planned_metrics(spec)[index].effect
     nearest = min((each for each in found if each.effect), key=lambda each: abs(each.effect - minimum), default=None)
-    if nearest is None:
-        return
-    yield (
-        f"A test with one evaluation at the end finds {100 * nearest.effect:.3g} % with 80 % power in {nearest.one_look:.0f} units;"
-        f" one with {power.FEW_LOOKS} evaluations (O'Brien-Fleming) needs at most {nearest.few_looks:.0f}."
-    )
-    looks, every, wrong = power.estimate_peeking_errors(spec, traffic)
-    if looks > 1:
+    if nearest is not None:
         yield (
-            f"Evaluated every {_PERIODS[every]}, {looks} times, the first test is wrong in {wrong:.0%} of all experiments"
-            f" instead of {spec.alpha:.0%}. Sundog's bounds hold at every evaluation."
+            f"A test with one evaluation at the end finds {100 * nearest.effect:.3g} % with 80 % power"
+            f" in {nearest.one_look:.0f} units."
         )
 
 
@@ -343,11 +332,11 @@ def _make_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[RenderableType]],
 ) -> RenderableType:
-    metric = power.planned_metrics(spec)[index]
+    metric = experiment_forecast.planned_metrics(spec)[index]
     arms = f"{len(spec.arms)} arm{'s' if len(spec.arms) > 1 else ''}"
     title = (
         f"{arms} and control, {metric.name} to {metric.goal}, {spec.exposure} of the units, alpha {spec.alpha:g},"
-        f" {spec.allocation.mode} weights, at most {format_duration(power.horizon(spec, traffic))}"
+        f" {spec.allocation.mode} weights, at most {format_duration(experiment_forecast.horizon(spec, traffic))}"
     )
     if beside := _metrics_beside(spec, index):
         title += (

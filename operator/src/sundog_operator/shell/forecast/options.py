@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sundog_operator.api import Experiment, FrozenPlan, ModelDeployment, Rollout
-from sundog_operator.core.analysis import forecast as forecasting
-from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
+from sundog_operator.core.forecast import rollout_forecast as forecasting
+from sundog_operator.core.forecast.rollout_forecast import RolloutForecast, ServiceTraffic
 from sundog_operator.core.ray.scaling import replicas_of_rollout
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.default_plan import StableTraffic

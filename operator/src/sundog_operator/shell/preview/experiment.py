@@ -17,11 +17,13 @@ from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import salts, units
 from sundog_operator.core.edge.salts import SaltOwner
-from sundog_operator.core.experiments import arms, freeze, log_exports, power, state
+from sundog_operator.core.experiments import arms, freeze, log_exports, state
 from sundog_operator.core.experiments.admission import ExperimentAcceptance, check_admission
 from sundog_operator.core.experiments.arms import PlannedArm
-from sundog_operator.core.experiments.expected_traffic import ExpectedTraffic, expect_traffic
 from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
+from sundog_operator.core.forecast import experiment_forecast
+from sundog_operator.core.forecast.expected_traffic import ExpectedTraffic, expect_traffic
+from sundog_operator.core.forecast.experiment_simulation import ControlBaseline
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.planner.experiment.start import refusal_reason
@@ -30,7 +32,6 @@ from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.rollout.state import is_over
 from sundog_operator.core.stats.findings import format_rough_duration
-from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 from sundog_operator.ports import EXPERIMENT, Object
 from sundog_operator.shell.preview import spec_diff
 from sundog_operator.shell.preview.model_deployment import (
@@ -314,7 +315,7 @@ def _describe_duration(spec: ExperimentSpec, observed: ObservedState | None) -> 
     rate = expected.units_per_second
     most = "at most " if expected.is_bound else ""
     yield f"{expected.source}, {f'{most}{rate * 86_400:.0f}' if rate else 'an unknown number of'} new units a day:"
-    for index, metric in enumerate(power.planned_metrics(spec)):
+    for index, metric in enumerate(experiment_forecast.planned_metrics(spec)):
         base = expected.bases.get(metric.name)
         if base is not None:
             yield f"{_describe_metric_duration(spec, expected, index, base)}; control has {base.value:.3g}"
@@ -324,10 +325,12 @@ def _describe_metric_duration(
     spec: ExperimentSpec, expected: ExpectedTraffic, index: int, base: ControlBaseline
 ) -> str:
     """Describe the units and the time that one success metric typically takes."""
-    metric, rate = power.planned_metrics(spec)[index], expected.units_per_second
-    if rate and (text := power.find_undecidable_metric(spec, rate, {metric.name: base}, is_bound=expected.is_bound)):
+    metric, rate = experiment_forecast.planned_metrics(spec)[index], expected.units_per_second
+    if rate and (
+        text := experiment_forecast.find_undecidable_metric(spec, rate, {metric.name: base}, is_bound=expected.is_bound)
+    ):
         return text
-    count = power.expected_units(spec, base, index)
+    count = experiment_forecast.expected_units(spec, base, index)
     text = f"{metric.name}: an arm that is {100 * metric.effect:.3g} % better"
     if not math.isfinite(count):
         return f"{text} is never found"
@@ -338,7 +341,7 @@ def _describe_metric_duration(
             f"{text}; at least {count / (stop.total_seconds() / 3600):.3g} have to come in an hour,"
             f" because it stops after {format_duration(stop)}"
         )
-    _, seconds = power.expected_duration(spec, power.ExperimentTraffic(rate, base), index)
+    _, seconds = experiment_forecast.expected_duration(spec, experiment_forecast.ExperimentTraffic(rate, base), index)
     return f"{text}, in {'at least ' if expected.is_bound else ''}{format_rough_duration(seconds)}"
 
 

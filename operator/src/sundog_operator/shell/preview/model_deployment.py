@@ -21,8 +21,8 @@ from sundog_operator.api import (
 from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.api.rollout.guardrail_defaults import BUSY_RPS
 from sundog_operator.core import revisions
-from sundog_operator.core.analysis import power
 from sundog_operator.core.edge import salts, secrets, units
+from sundog_operator.core.forecast import gate_forecast
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import accept_model_deployment
@@ -306,7 +306,7 @@ def _describe_undecidable_step(spec: ModelDeploymentSpec, observed: ObservedStat
         return
     _, name, newest = max(known, key=lambda each: each[:2])
     traffic = StableTraffic(newest.requests_per_second, error_rate=newest.error_rate)
-    if warning := power.find_undecidable_step(resolve_plan(spec.rollout, traffic, replicas_of_rollout(spec))):
+    if warning := gate_forecast.find_undecidable_step(resolve_plan(spec.rollout, traffic, replicas_of_rollout(spec))):
         yield f"with the traffic at the start of {name}, {warning}"
 
 

@@ -14,11 +14,12 @@ from sundog_operator.api import (
 )
 from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core import metric_text
-from sundog_operator.core.analysis import power, split_mismatch
+from sundog_operator.core.analysis import split_mismatch
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS, percent
 from sundog_operator.core.experiments import evaluate
+from sundog_operator.core.forecast import gate_forecast
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import (
     freeze,
@@ -148,7 +149,7 @@ def _facts(obj: Object, status: ExperimentStatus, start: datetime, end: datetime
         yield from _copies(status.shadow)
     yield from error_facts(plan)
     yield from outcome_facts(plan)
-    if not state.is_over(status) and (warning := power.find_undecidable_step(plan)):
+    if not state.is_over(status) and (warning := gate_forecast.find_undecidable_step(plan)):
         yield "warning", warning
 
 

@@ -15,7 +15,8 @@ from sundog_operator.api import (
     PlanOutcome,
 )
 from sundog_operator.core.analysis.outcome_status import make_metric
-from sundog_operator.core.experiments import power, state
+from sundog_operator.core.experiments import state
+from sundog_operator.core.forecast import experiment_forecast
 from sundog_operator.core.stats import mean_ratio, multiple_testing, thompson_sampling
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.shell.report.model import ArmChance, OutcomeChances, PeriodEffect
@@ -169,7 +170,7 @@ def _power(metric: OutcomeMetric, own: HistoryMetric | None, level: float) -> fl
     if own is None or not own.units or not own.values:
         return None
     units, deviation = (own.units[0], own.units[1]), _deviation(metric, own, 0)
-    return power.reached_power(metric, units, own.values[0], deviation, level)
+    return experiment_forecast.reached_power(metric, units, own.values[0], deviation, level)
 
 
 def _probability_best(metric: OutcomeMetric, present: dict[str, HistoryMetric]) -> dict[str, float]:

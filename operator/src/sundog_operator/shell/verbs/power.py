@@ -9,10 +9,10 @@ import click
 from rich.console import RenderableType
 
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, format_duration, parse_duration
-from sundog_operator.core.analysis import forecast as forecasting
-from sundog_operator.core.analysis import power as powers
-from sundog_operator.core.analysis.forecast import ServiceTraffic
-from sundog_operator.core.analysis.power import GatePower
+from sundog_operator.core.forecast import gate_forecast as powers
+from sundog_operator.core.forecast import rollout_forecast as forecasting
+from sundog_operator.core.forecast.gate_forecast import GatePower
+from sundog_operator.core.forecast.rollout_forecast import ServiceTraffic
 from sundog_operator.shell.forecast import experiment, options
 from sundog_operator.shell.forecast.experiment import ExperimentAssumptions
 from sundog_operator.shell.output import TEXT_OUTPUT_OPTION

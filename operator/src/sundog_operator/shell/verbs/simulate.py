@@ -9,8 +9,8 @@ import click
 from rich.console import RenderableType
 
 from sundog_operator.api import FrozenPlan, PlanGuardrail, format_duration
-from sundog_operator.core.analysis import forecast as forecasting
-from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
+from sundog_operator.core.forecast import rollout_forecast as forecasting
+from sundog_operator.core.forecast.rollout_forecast import RolloutForecast, ServiceTraffic
 from sundog_operator.core.rollout.freeze import BAKE
 from sundog_operator.shell.forecast import experiment, options
 from sundog_operator.shell.forecast.experiment import ExperimentAssumptions

@@ -120,7 +120,7 @@ def error_facts(plan: FrozenPlan) -> Iterator[tuple[str, str]]:
 
 def _find_undecidable_step(plan: FrozenPlan) -> str:
     # The import loads numpy, which is slow and rarely needed.
-    from sundog_operator.core.analysis.power import find_undecidable_step
+    from sundog_operator.core.forecast.gate_forecast import find_undecidable_step
 
     return find_undecidable_step(plan)
 

@@ -11,6 +11,9 @@ from sundog_edge.state_dir import StateDir
 COOKIE_MAX_AGE_S = 365 * 24 * 3600
 _HAS_UNIT = "{ var(txn.unit) -m len gt 0 }"
 
+BUCKET_OF_UNIT = "var(txn.salt),concat(:,txn.unit),xxh64,and(9223372036854775807),mod(10000)"
+"""The bucket of `txn.unit`. `split.assignment.unit_bucket` is the same in Python; `contract/split/test_unit_buckets.py` compares them."""
+
 
 def unit_rules(layout: Layout, state: StateDir) -> str:
     """Return rules that set `txn.unit` (if any), `txn.unitkind` and `txn.bucket`, and `txn.arm` if an override or a match applies.
@@ -26,7 +29,7 @@ def unit_rules(layout: Layout, state: StateDir) -> str:
     http-request set-var(txn.unitkind) str(anonymous)
     http-request set-var(txn.bucket) rand(10000)
     http-request set-var(txn.unitkind) str({STICKY_UNIT}) if {_HAS_UNIT}
-    http-request set-var(txn.bucket) var(txn.salt),concat(:,txn.unit),xxh64,and(9223372036854775807),mod(10000) if {_HAS_UNIT}
+    http-request set-var(txn.bucket) {BUCKET_OF_UNIT} if {_HAS_UNIT}
     http-request set-var(txn.table) var(txn.split),field(6,|)
 {_override_rules(layout, state)}\
 {_match_rules(layout, state)}"""

@@ -8,8 +8,9 @@ from sundog_operator.api import Condition, ExperimentSpec, ExperimentStatus, Met
 from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import Cause, EndReason, ExperimentReason, MetricNote
 from sundog_operator.core.edge import salts
-from sundog_operator.core.experiments import arms, expected_traffic, outcome_evaluation, state
+from sundog_operator.core.experiments import arms, outcome_evaluation, state
 from sundog_operator.core.experiments.queue import UserExperiment
+from sundog_operator.core.forecast import expected_traffic
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status, lifecycle
 from sundog_operator.core.rollout import baseline_outage

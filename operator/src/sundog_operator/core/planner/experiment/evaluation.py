@@ -8,14 +8,15 @@ from sundog_operator.core.analysis import counters, feedback
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import confirmation, units
-from sundog_operator.core.experiments import dropped_arms, evaluate, outcome_evaluation, power, state, transitions
+from sundog_operator.core.experiments import dropped_arms, evaluate, outcome_evaluation, state, transitions
 from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, ObservedTraffic, OutcomeDecision
 from sundog_operator.core.experiments.queue import UserExperiment
+from sundog_operator.core.forecast import experiment_forecast
+from sundog_operator.core.forecast.experiment_simulation import ControlBaseline
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.evaluation import request_deadline_s, traffic_for_thresholds, update_feedback
 from sundog_operator.core.rollout.freeze import UNDECIDED
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
-from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
 
 
 def evaluate_experiment(
@@ -97,7 +98,9 @@ def _with_power_warning(
         return metric
     if metric.role == "guardrail" or _is_won_by_events(status, metric):
         lasted_s = max((context.now - status.since).total_seconds() - _window_s(status, metric), 0.0)
-        warning = power.find_metric_without_time(metric, lasted_s, state.time_left_s(status, evaluated, context.now))
+        warning = experiment_forecast.find_metric_without_time(
+            metric, lasted_s, state.time_left_s(status, evaluated, context.now)
+        )
     else:
         warning = _success_warning(context, metric, evaluated.observed_traffic)
     if not warning:
@@ -126,7 +129,7 @@ def _success_warning(context: PlanContext, metric: MetricStatus, traffic: Observ
         return ""
     known = traffic.control_values.get(metric.name)
     baselines = {} if known is None or not known[0] > 0 else {metric.name: ControlBaseline(*known)}
-    return power.find_undecidable_metric(spec, traffic.units_per_second, baselines)
+    return experiment_forecast.find_undecidable_metric(spec, traffic.units_per_second, baselines)
 
 
 def _count_units(

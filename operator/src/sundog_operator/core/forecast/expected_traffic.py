@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from sundog_operator.api import ExpectedBaseline, ExperimentSpec, FeedbackMetric, PlanOutcome, parse_percent
 from sundog_operator.core.edge import units
-from sundog_operator.core.experiments import outcome_evaluation, power
+from sundog_operator.core.experiments import outcome_evaluation
 from sundog_operator.core.experiments.queue import UserExperiment
-from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
+from sundog_operator.core.forecast import experiment_forecast
+from sundog_operator.core.forecast.experiment_simulation import ControlBaseline
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,9 @@ class ExpectedTraffic:
         """Return a sentence about a success metric for which `stop` leaves too little time or units; empty for none."""
         if self.units_per_second is None:
             return ""
-        found = power.find_undecidable_metric(spec, self.units_per_second, self.bases, is_bound=self.is_bound)
+        found = experiment_forecast.find_undecidable_metric(
+            spec, self.units_per_second, self.bases, is_bound=self.is_bound
+        )
         return f"{found} ({self.source})" if found else ""
 
 

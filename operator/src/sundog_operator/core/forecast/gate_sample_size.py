@@ -6,11 +6,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from sundog_operator.core.stats import absolute_floor, multiple_testing
+from sundog_operator.core.stats import absolute_floor, events_needed, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers, Side
 from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
 from sundog_operator.core.stats.findings import MetricVerdict
-from sundog_operator.core.stats.power import sample_size
 
 _LEAST: Final = 1e-9
 """Smallest ratio, which stands for 0."""
@@ -74,7 +73,7 @@ def _by_harm(times: float, weight: float, limits: MetricLimits) -> tuple[MetricV
 
 def _events(times: float, boundary: Numbers, weight: float, bar: float, side: Side) -> float:
     ratio = np.asarray(max(times, _LEAST))
-    return float(sample_size.events_needed(ratio, boundary, np.asarray(weight), np.asarray(bar), side))
+    return float(events_needed.events_needed(ratio, boundary, np.asarray(weight), np.asarray(bar), side))
 
 
 def _by_floor(rate: float, times: float, weight: float, limits: MetricLimits) -> float:

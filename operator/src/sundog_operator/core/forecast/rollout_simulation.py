@@ -14,6 +14,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sundog_operator.api.quantities import parse_percent
+from sundog_operator.api.rollout.guardrail_defaults import ERROR_MARGIN
 from sundog_operator.core.stats import dispersion, early_harm, error_shares, multiple_testing, verdicts
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.dispersion import BlockMoments
@@ -47,7 +49,7 @@ class SimulatedPlan:
     """
 
     weights: Sequence[float] = (0.05, 0.25, 0.5)
-    margin: float = 0.25
+    margin: float = parse_percent(ERROR_MARGIN)
     floor: float = 0.0
     alpha: float = 0.05
     metrics: float = 1

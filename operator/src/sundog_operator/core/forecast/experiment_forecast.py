@@ -1,6 +1,5 @@
 """Power of an experiment: its expected duration, the probability of each end, and whether its time suffices."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,26 +9,21 @@ from typing import Final
 
 from sundog_operator.api import CONTROL, ExperimentSpec, MetricStatus, parse_percent
 from sundog_operator.core.experiments import allocation, freeze, winner
-from sundog_operator.core.stats import group_sequential
+from sundog_operator.core.forecast import experiment_simulation
+from sundog_operator.core.forecast.experiment_simulation import AdaptiveWeights, ControlBaseline, ExperimentDesign
 from sundog_operator.core.stats.findings import format_rough_duration
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
-from sundog_operator.core.stats.power import experiment_simulation
-from sundog_operator.core.stats.power.experiment_simulation import AdaptiveWeights, ControlBaseline, ExperimentDesign
 
 LOOKS: Final = 200
 """Looks of a simulated experiment, evenly over its time."""
 
 PLANNED_POWER: Final = 0.8
-"""Power of the group-sequential tests that the forecast compares with; the usual value."""
-
-FEW_LOOKS: Final = 5
+"""Power of the test with a single look that the forecast compares with; the usual value."""
 
 UNLIKELY_TEXT: Final = "is unlikely to be decided before the experiment stops"
 """Text after a metric's name; conditions find such metrics by it."""
 
 _SEED: Final = 1
-_MOST_LOOKS: Final = 200
-_OFTEN: Final = (timedelta(days=1), timedelta(hours=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +47,6 @@ class ExperimentForecast:
         effect: the arm's effect relative to control.
         units: units of all arms at which that arm is typically decided with the first weights; infinite for never.
         one_look: units of all arms with which a test with a single look, at the end, has `PLANNED_POWER`; infinite for never.
-        few_looks: units of all arms of a group-sequential test with `FEW_LOOKS` looks and O'Brien-Fleming spending, at most.
         seconds: seconds until the arm is typically decided; infinite for never.
         right: the share of simulated experiments that the arm won. With an effect of 0, no win is right.
         wrong: the share that an arm won that is not better.
@@ -65,7 +58,6 @@ class ExperimentForecast:
     effect: float
     units: float
     one_look: float
-    few_looks: float
     seconds: float
     right: float
     wrong: float
@@ -133,12 +125,6 @@ def forecast_experiment(
         on_look=on_look,
     )
     units = experiment_simulation.expected_units(design, traffic.base, effect)
-    one_look, few_looks = (
-        experiment_simulation.group_sequential_units(
-            design, traffic.base, effect, _drift(looks, design.alpha / design.tests)
-        )
-        for looks in (1, FEW_LOOKS)
-    )
     won = [int(arm) for arm in simulated.winner]
     window_s = window.total_seconds()
     ends = sorted(window_s + step_s * int(look) if look else math.inf for look in simulated.ended)
@@ -146,8 +132,7 @@ def forecast_experiment(
     return ExperimentForecast(
         effect=effect,
         units=units,
-        one_look=one_look,
-        few_looks=few_looks,
+        one_look=experiment_simulation.fixed_sample_units(design, traffic.base, effect, PLANNED_POWER),
         seconds=window_s + units / units_per_second(spec, traffic),
         right=right / runs,
         wrong=(sum(arm != experiment_simulation.NO_WINNER for arm in won) - right) / runs,
@@ -175,21 +160,6 @@ def _evidence_time(spec: ExperimentSpec, traffic: ExperimentTraffic, metric_inde
     window = spec.metrics.success[metric_index].window or timedelta()
     # Only a spec that is refused has a window as long as its duration.
     return max(_time_of_units(spec, traffic, window) - window, timedelta(seconds=1)), window
-
-
-@functools.lru_cache
-def _drift(looks: int, alpha: float) -> float:
-    """Return the drift of Z that gives `PLANNED_POWER` where each direction has the error α."""
-    bounds = group_sequential.spending_bounds(group_sequential.obrien_fleming, looks, 2 * alpha)
-    return group_sequential.required_drift(bounds, PLANNED_POWER)
-
-
-def estimate_peeking_errors(spec: ExperimentSpec, traffic: ExperimentTraffic) -> tuple[int, timedelta, float]:
-    """Return (looks, time between looks, false positive rate) of a fixed-sample test that is applied all the time."""
-    longest = horizon(spec, traffic)
-    every = next((each for each in _OFTEN if longest >= 2 * each), longest)
-    looks = min(longest // every, _MOST_LOOKS)
-    return looks, every, group_sequential.peeking_error_rate(looks, spec.alpha)
 
 
 def planned_metrics(spec: ExperimentSpec) -> tuple[OutcomeMetric, ...]:

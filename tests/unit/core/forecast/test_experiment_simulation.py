@@ -9,16 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sundog_operator.core.stats import group_sequential, outcome_comparison
-from sundog_operator.core.stats.outcome_counts import (
-    MILLIONTHS,
-    OutcomeCounts,
-    OutcomeMetric,
-    OutcomePairs,
-    describe_units,
-)
-from sundog_operator.core.stats.power import experiment_simulation
-from sundog_operator.core.stats.power.experiment_simulation import (
+from sundog_operator.core.forecast import experiment_simulation
+from sundog_operator.core.forecast.experiment_simulation import (
     NO_WINNER,
     AdaptiveWeights,
     ControlBaseline,
@@ -27,6 +19,14 @@ from sundog_operator.core.stats.power.experiment_simulation import (
     SimulatedExperiments,
     SteadyUnits,
     UnitModel,
+)
+from sundog_operator.core.stats import outcome_comparison
+from sundog_operator.core.stats.outcome_counts import (
+    MILLIONTHS,
+    OutcomeCounts,
+    OutcomeMetric,
+    OutcomePairs,
+    describe_units,
 )
 
 RATE = OutcomeMetric("conversion", minimum_effect=0.05)
@@ -260,11 +260,8 @@ def test_a_better_arm_wins_about_as_fast_as_with_a_fixed_sample(
     """The median beside a fixed sample of 80 % power. An effect of 30 %, where 5 % were planned, takes somewhat longer."""
     found = simulate(ExperimentDesign(metric, HALVES), SteadyUnits(400, (0.1, better)))
     until = np.where(found.winner == 0, found.ended * 400, np.inf)
-    drift = group_sequential.required_drift(
-        group_sequential.spending_bounds(group_sequential.obrien_fleming, 1, 0.05), 0.8
-    )
-    once = experiment_simulation.group_sequential_units(
-        ExperimentDesign(RATE, HALVES), ControlBaseline(0.1), better / 0.1 - 1, drift
+    once = experiment_simulation.fixed_sample_units(
+        ExperimentDesign(RATE, HALVES, alpha=0.025), ControlBaseline(0.1), better / 0.1 - 1, power=0.8
     )
     assert np.median(until) < times * once
     assert not found.hopeless.any()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
-from scipy.special import log_ndtr, ndtr
+from scipy.special import log_ndtr, ndtr, ndtri
 
 from sundog_operator.core.stats import (
     error_shares,
@@ -377,17 +377,18 @@ def median_first_passage(likelihood: float) -> float:
     return high
 
 
-def group_sequential_units(design: ExperimentDesign, base: ControlBaseline, effect: float, drift: float) -> float:
-    """Return the units of all arms with which a group-sequential test detects the first arm's effect; infinite without an effect.
+def fixed_sample_units(design: ExperimentDesign, base: ControlBaseline, effect: float, power: float) -> float:
+    """Return the units of all arms with which a test with a single look, at the end, finds the first arm's effect; infinite for none.
 
-    The formula is the sample size of a z test of two means or rates, n = drift²·V/d².
+    The formula is the sample size of a z test of two means or rates, n = (z₁₋α + z_power)²·V/d².
 
     Args:
-        design: the metric, and the shares of the arms.
+        design: the metric, the shares of the arms, and the error of each direction, which its tests share.
         base: control's value.
         effect: the arm's relative effect.
-        drift: the expectation of Z with all units, see `group_sequential.required_drift`.
+        power: probability with which the test finds the effect.
     """
+    drift = float(ndtri(1 - design.alpha / design.tests) + ndtri(power))
     control, arm, *_ = design.shares
     values = base.value, base.value * (1 + design.metric.sign * effect)
     if not values[1] - values[0]:

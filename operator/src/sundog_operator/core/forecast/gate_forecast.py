@@ -8,12 +8,12 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep, format_duration
-from sundog_operator.core.analysis import forecast
-from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
+from sundog_operator.core.forecast import rollout_forecast
+from sundog_operator.core.forecast.gate_sample_size import ExpectedSampleSize, estimate_sample_size
+from sundog_operator.core.forecast.rollout_forecast import RolloutForecast, ServiceTraffic
 from sundog_operator.core.rollout import state
 from sundog_operator.core.stats import dispersion, error_shares
 from sundog_operator.core.stats.event_counts import MetricLimits
-from sundog_operator.core.stats.power.expected_sample_size import ExpectedSampleSize, estimate_sample_size
 
 DEFAULT_GATE_DURATION: Final = timedelta(days=1)
 """Time to simulate a gate without deadline."""
@@ -38,14 +38,14 @@ class GatePower:
 
 def make_last_gate_plan(plan: FrozenPlan) -> FrozenPlan:
     """Return a plan with only the last evidence step and the weight after it. The plan has such a step."""
-    step = forecast.gated_steps(plan)[-1]
+    step = rollout_forecast.gated_steps(plan)[-1]
     following = PlanStep(weight=state.weight_after(plan.steps, step.weight), gate="none")
     return plan.model_copy(update={"steps": (step, following)})
 
 
 def first_gate_deadline(plan: FrozenPlan) -> timedelta:
     """Return how long a plan's first evidence gate may take."""
-    return forecast.gated_steps(plan)[0].max_duration or DEFAULT_GATE_DURATION
+    return rollout_forecast.gated_steps(plan)[0].max_duration or DEFAULT_GATE_DURATION
 
 
 def estimate_gate_power(
@@ -65,13 +65,13 @@ def estimate_gate_power(
         runs: number of simulated rollouts.
         on_tick: called after each ten simulated seconds.
     """
-    (step,), errors = forecast.gated_steps(plan), forecast.find_error_guardrail(plan)
+    (step,), errors = rollout_forecast.gated_steps(plan), rollout_forecast.find_error_guardrail(plan)
     assert errors is not None
     found = _typical(plan, errors, service, times, step, state.weight_after(plan.steps, step.weight))
     return GatePower(
         typical=found,
         seconds=math.inf if found is None else _seconds(found, plan, service, step),
-        forecast=forecast.forecast_rollout(
+        forecast=rollout_forecast.forecast_rollout(
             plan, service, times, runs=runs, within=first_gate_deadline(plan), on_tick=on_tick
         ),
     )
@@ -81,7 +81,7 @@ def _typical(
     plan: FrozenPlan, errors: PlanGuardrail, service: ServiceTraffic, times: float, step: PlanStep, following: int
 ) -> ExpectedSampleSize | None:
     alpha = plan.alpha or DEFAULT_ALPHA
-    tests = forecast.harm_test_count(plan)
+    tests = rollout_forecast.harm_test_count(plan)
     share = error_shares.epoch_error_share(1) if following == 100 else 1.0
     limits = MetricLimits(errors.margin, errors.floor, following / 100, alpha, tests, share)
     return estimate_sample_size(service.errors, times, step.weight / 100, limits)
@@ -89,7 +89,7 @@ def _typical(
 
 def _seconds(found: ExpectedSampleSize, plan: FrozenPlan, service: ServiceTraffic, step: PlanStep) -> float:
     counting = max(found.requests / service.requests_per_second, _LEAST_S)
-    seconds = forecast.warmup_s(plan, service, step) + counting
+    seconds = rollout_forecast.warmup_s(plan, service, step) + counting
     # Harm does not wait for the end of a step.
     return seconds if found.by == "harm" else max(seconds, step.min_duration.total_seconds())
 
@@ -101,7 +101,7 @@ def find_undecidable_step(plan: FrozenPlan) -> str:
     Only errors are considered. Empty too if that traffic is unknown, or if the plan has no guardrail on errors. The result is cached,
     because it takes tens of milliseconds and is needed at each write of a rollout.
     """
-    errors, rps, rate = forecast.find_error_guardrail(plan), plan.requests_per_second, plan.error_rate
+    errors, rps, rate = rollout_forecast.find_error_guardrail(plan), plan.requests_per_second, plan.error_rate
     if errors is None or not rps or rate is None:
         return ""
     service = ServiceTraffic(rps, rate)

@@ -1,0 +1,1 @@
+"""Forecasts of rollouts and Experiments: sample sizes, expected durations, and simulations."""

@@ -1,1 +1,0 @@
-"""Durations of tests: sample sizes by formula, and whole tests by simulation."""
