@@ -23,8 +23,8 @@ from sundog_operator.core.forecast.rollout_simulation import (
     SteadyTraffic,
     simulate_rollouts,
 )
-from sundog_operator.core.rollout.replica_counts import step_replicas
 from sundog_operator.core.stats.beta_binomial import Numbers
+from sundog_operator.core.trial.replica_counts import step_replicas
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 

@@ -10,10 +10,10 @@ from sundog_operator.app.neighbours import (
     needs_capacity,
 )
 from sundog_operator.core import revisions
-from sundog_operator.core.experiments import arms
-from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
 from sundog_operator.core.kubernetes import capacity
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
+from sundog_operator.core.trial.experiment import arms
+from sundog_operator.core.trial.experiment.queue import UserExperiment, order_waiting
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import (
     Object,

@@ -14,7 +14,6 @@ from sundog_operator.api import (
 )
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.core import revisions
-from sundog_operator.core.experiments import arms
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity, NodeCapacity
 from sundog_operator.core.planner import candidate_placement
@@ -22,6 +21,7 @@ from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.facts import Facts, ObservedState
 from sundog_operator.core.revisions import Revision
+from sundog_operator.core.trial.experiment import arms
 
 GPU = "nvidia.com/gpu"
 NOW = parse_timestamp("2026-11-30T00:00:00Z")

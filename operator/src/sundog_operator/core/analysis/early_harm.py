@@ -8,9 +8,9 @@ from sundog_operator.api.rollout.guardrail_defaults import ERROR_RATE
 from sundog_operator.core.analysis import unit_groups
 from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, ArmPair
 from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, Block, BlocksByEpoch, sum_arm_counts
-from sundog_operator.core.rollout import freeze
 from sundog_operator.core.stats import early_harm, multiple_testing
 from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
+from sundog_operator.core.trial.rollout import freeze
 
 
 class EarlyHarm(NamedTuple):

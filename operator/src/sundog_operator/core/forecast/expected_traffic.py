@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from sundog_operator.api import ExpectedBaseline, ExperimentSpec, FeedbackMetric, PlanOutcome, parse_percent
 from sundog_operator.core.edge import units
-from sundog_operator.core.experiments import outcome_evaluation
-from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.forecast import experiment_forecast
 from sundog_operator.core.forecast.experiment_simulation import ControlBaseline
+from sundog_operator.core.trial.experiment import outcome_evaluation
+from sundog_operator.core.trial.experiment.queue import UserExperiment
 
 
 @dataclass(frozen=True, slots=True)

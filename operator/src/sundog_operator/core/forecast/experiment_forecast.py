@@ -8,11 +8,11 @@ from statistics import NormalDist
 from typing import Final
 
 from sundog_operator.api import CONTROL, ExperimentSpec, MetricStatus, parse_percent
-from sundog_operator.core.experiments import allocation, freeze, winner
 from sundog_operator.core.forecast import experiment_simulation
 from sundog_operator.core.forecast.experiment_simulation import AdaptiveWeights, ControlBaseline, ExperimentDesign
 from sundog_operator.core.stats.findings import format_rough_duration
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
+from sundog_operator.core.trial.experiment import allocation, freeze, winner
 
 LOOKS: Final = 200
 """Looks of a simulated experiment, evenly over its time."""

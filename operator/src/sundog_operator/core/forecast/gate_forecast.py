@@ -11,9 +11,9 @@ from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanSt
 from sundog_operator.core.forecast import rollout_forecast
 from sundog_operator.core.forecast.gate_sample_size import ExpectedSampleSize, estimate_sample_size
 from sundog_operator.core.forecast.rollout_forecast import RolloutForecast, ServiceTraffic
-from sundog_operator.core.rollout import state
 from sundog_operator.core.stats import dispersion, error_shares
 from sundog_operator.core.stats.event_counts import MetricLimits
+from sundog_operator.core.trial.rollout import state
 
 DEFAULT_GATE_DURATION: Final = timedelta(days=1)
 """Time to simulate a gate without deadline."""

@@ -10,7 +10,7 @@ from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanSt
 from sundog_operator.api.rollout.guardrail_defaults import ERROR_RATE
 from sundog_operator.core.forecast import rollout_simulation
 from sundog_operator.core.forecast.rollout_simulation import SimulatedPlan, SteadyTraffic
-from sundog_operator.core.rollout import freeze, state
+from sundog_operator.core.trial.rollout import freeze, state
 
 _EVALUATION_TICKS: Final = 3
 """Ticks between evaluations. More evaluations give the same result and take longer."""

@@ -17,7 +17,6 @@ from sundog_operator.api.reasons import Cause
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.edge.salts import SaltOwner
 from sundog_operator.core.edge.secrets import KeysBySecret
-from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
 from sundog_operator.core.kubernetes.references import KeysByObject
@@ -27,6 +26,7 @@ from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.readiness import Readiness, evaluate_readiness
 from sundog_operator.core.revisions import Revision
+from sundog_operator.core.trial.experiment.queue import UserExperiment
 
 Json = dict[str, Any]
 
@@ -74,7 +74,7 @@ class ObservedState:
         routes_served: whether the API server has the HTTPRoute API, as far as the operator looked.
         claims_served: whether the API server has the API of claims to devices, as far as the operator looked.
         answer: the last answer of the current step's webhook; None if there is none yet.
-        readings: the newest result of each Prometheus query, by slot (`rollout.prometheus_checks`).
+        readings: the newest result of each Prometheus query, by slot (`trial.rollout.prometheus_checks`).
         user_experiments: the users' Experiments on it.
         salts: fixed salts of all Experiments and ModelDeployments in the namespace, its own included.
         storeless: why the edges cannot store the outcomes that a user's Experiment or the rollout needs; None where they can.

@@ -13,7 +13,7 @@ from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.deadline import find_failure
 from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.planner.facts import Json
-from sundog_operator.core.rollout import explanations, state, transitions
+from sundog_operator.core.trial.rollout import explanations, state, transitions
 
 RolloutOutcome = Literal["Promoted", "Aborted", "RolledBack", "Superseded"]
 

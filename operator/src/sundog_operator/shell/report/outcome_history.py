@@ -15,10 +15,10 @@ from sundog_operator.api import (
     PlanOutcome,
 )
 from sundog_operator.core.analysis.outcome_status import make_metric
-from sundog_operator.core.experiments import state
 from sundog_operator.core.forecast import experiment_forecast
 from sundog_operator.core.stats import mean_ratio, multiple_testing, thompson_sampling
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
+from sundog_operator.core.trial.experiment import state
 from sundog_operator.shell.report.model import ArmChance, OutcomeChances, PeriodEffect
 
 _PERIODS: Final = (("day", timedelta(days=1), "%b %-d"), ("hour", timedelta(hours=1), "%H:00"))

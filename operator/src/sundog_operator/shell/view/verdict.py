@@ -7,7 +7,7 @@ from typing import Final
 
 from sundog_operator.api import ExperimentStatus, MetricStatus, MetricValue
 from sundog_operator.core import metric_text
-from sundog_operator.core.rollout import explanations, state
+from sundog_operator.core.trial.rollout import explanations, state
 
 ONE_SIDED_NOTE: Final = (
     "Verdicts on outcomes are one-sided, at every evaluation. An interval has both ends at that level, "

@@ -9,7 +9,7 @@ from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import DeploymentReason, PauseReason
 from sundog_operator.core.planner import held_back_revisions, outcome
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.rollout import explanations, windows
+from sundog_operator.core.trial.rollout import explanations, windows
 
 
 def evaluate_progressing(context: PlanContext) -> Conclusion:

@@ -9,7 +9,7 @@ from sundog_operator.core.edge import confirmation as edge_confirmation
 from sundog_operator.core.edge import http_route
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
-from sundog_operator.core.rollout import state
+from sundog_operator.core.trial.rollout import state
 
 
 def evaluate_ready(context: PlanContext, conclusions: dict[str, Conclusion]) -> Conclusion:

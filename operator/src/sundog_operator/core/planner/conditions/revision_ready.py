@@ -13,7 +13,7 @@ from sundog_operator.core.edge import confirmation as edge_confirmation
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
-from sundog_operator.core.rollout import state
+from sundog_operator.core.trial.rollout import state
 
 RAY_GRACE: Final = timedelta(seconds=10)
 """Time for which a new revision's RayCluster may not answer while it starts."""
