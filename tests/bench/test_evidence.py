@@ -15,13 +15,13 @@ from edge_counts import ATTEMPT, evenly, report
 from measuring.record import Record
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, Rollout, StepStatus
 from sundog_operator.core.analysis import arm_pair, counters, evaluate
-from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.stats import verdicts
 from sundog_operator.core.stats.dispersion import BlockMoments
 from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
 from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.power.rollout_simulation import BLOCK_LENGTHS_TICKS
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.rollout import freeze
 
 pytestmark = pytest.mark.bench
 

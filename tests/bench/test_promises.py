@@ -16,7 +16,6 @@ from default_plans import by_default
 from measuring.parallel_simulations import in_processes
 from measuring.record import Record
 from simulated_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
-from sundog_operator.core.rollout.default_plan import BUSY_RPS
 from sundog_operator.core.stats.power.rollout_simulation import (
     SimulatedPlan,
     SimulatedRollouts,
@@ -24,6 +23,7 @@ from sundog_operator.core.stats.power.rollout_simulation import (
     TrafficModel,
     simulate_rollouts,
 )
+from sundog_operator.core.trial.default_plan import BUSY_RPS
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 

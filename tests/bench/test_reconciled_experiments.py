@@ -20,9 +20,9 @@ from rich.console import Console
 from measuring.record import Record
 from reconciled_experiments import CONVERTED, SPENT, Design, Ended, Run, Users, play
 from sundog_operator.api import ExperimentSpec
-from sundog_operator.core.experiments import power
-from sundog_operator.core.experiments.power import ExperimentForecast, ExperimentTraffic
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
+from sundog_operator.core.trial.experiment import power
+from sundog_operator.core.trial.experiment.power import ExperimentForecast, ExperimentTraffic
 
 pytestmark = [pytest.mark.bench, pytest.mark.campaign, pytest.mark.timeout(6 * 3600)]
 

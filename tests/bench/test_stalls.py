@@ -16,7 +16,6 @@ from measuring.parallel_simulations import in_processes
 from measuring.record import Record
 from stalling_replicas import SEED, Stalling
 from sundog_operator.api import PlanStep, Rollout
-from sundog_operator.core.rollout.replica_counts import step_replicas
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.power.rollout_simulation import (
     TICK_S,
@@ -25,6 +24,7 @@ from sundog_operator.core.stats.power.rollout_simulation import (
     SteadyTraffic,
     simulate_rollouts,
 )
+from sundog_operator.core.trial.replica_counts import step_replicas
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(21600)]
 

@@ -2,9 +2,9 @@
 
 from sundog_operator.api import Rollout
 from sundog_operator.core.analysis.forecast import find_error_guardrail, gated_steps, harm_test_count
-from sundog_operator.core.rollout.default_plan import StableTraffic
-from sundog_operator.core.rollout.freeze import early_alpha, resolve_plan
 from sundog_operator.core.stats.power.rollout_simulation import SimulatedPlan
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.rollout.freeze import early_alpha, resolve_plan
 
 
 def by_default(requests_per_second: float, *, units: bool = False) -> SimulatedPlan:

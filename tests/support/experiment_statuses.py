@@ -7,9 +7,9 @@ from typing import Any
 from sundog_operator.api import ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, Rollout
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.experiments import arms, freeze, state, state_machine
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout.default_plan import StableTraffic
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.experiment import arms, freeze, state, state_machine
 
 Json = dict[str, Any]
 T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)

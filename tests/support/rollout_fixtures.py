@@ -20,8 +20,8 @@ from sundog_operator.api import (
     Verdict,
 )
 from sundog_operator.core.analysis import counters
-from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.default_plan import StableTraffic
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.rollout import freeze
 
 BEGUN = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -24,20 +24,20 @@ from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
 from sundog_operator.core.analysis.outcome_status import make_status
-from sundog_operator.core.experiments import evaluate, final_evaluation
-from sundog_operator.core.experiments import winner as experiments_winner
-from sundog_operator.core.experiments.exposure_log import (
+from sundog_operator.core.stats import error_shares, outcome_comparison, sample_ratio
+from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
+from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.experiment import evaluate, final_evaluation
+from sundog_operator.core.trial.experiment import winner as experiments_winner
+from sundog_operator.core.trial.experiment.exposure_log import (
     ExposureRow,
     FlagIdentity,
     LogRow,
     OutcomeRow,
     column_types,
 )
-from sundog_operator.core.experiments.winner import ArmInput, WinnerDecision, WinnerInputs
-from sundog_operator.core.rollout.default_plan import StableTraffic
-from sundog_operator.core.stats import error_shares, outcome_comparison, sample_ratio
-from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch, OutcomeMetric
-from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
+from sundog_operator.core.trial.experiment.winner import ArmInput, WinnerDecision, WinnerInputs
 
 CONTRACTS = Path(__file__).parents[3] / "docs" / "reference" / "contracts.md"
 PAID = {"status": {"plan": {"comparison": {"outcomes": [{"name": "paid", "feedback": "paid", "type": "mean"}]}}}}

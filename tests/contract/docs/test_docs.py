@@ -22,7 +22,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core.edge import deployment
 from sundog_operator.core.kubernetes import grace_periods
-from sundog_operator.core.rollout import windows
+from sundog_operator.core.trial.rollout import windows
 from sundog_operator.shell.cli import root
 
 ROOT = Path(__file__).parents[3]

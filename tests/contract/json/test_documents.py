@@ -25,12 +25,12 @@ from sundog_operator.core.edge import confirmation, split_document
 from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.edge.buckets import two_arm_ranges
 from sundog_operator.core.edge.split import Split, SplitArm
-from sundog_operator.core.experiments import state
 from sundog_operator.core.kubernetes import grace_periods
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.ray import serve_config
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.revisions import Revision
+from sundog_operator.core.trial.experiment import state
 from sundog_runtime.arguments import parse_arguments, parse_settings
 from sundog_runtime.protocol.grpc_service import GrpcMethods
 

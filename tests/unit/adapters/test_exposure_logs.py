@@ -23,8 +23,8 @@ from sundog_operator.adapters.exposure_logs import EdgeExposureLogWriter
 from sundog_operator.adapters.log_tables import Format
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
-from sundog_operator.core.experiments.exposure_log import ExposureLogReader
 from sundog_operator.core.observed import ExposureLogResult
+from sundog_operator.core.trial.experiment.exposure_log import ExposureLogReader
 from sundog_operator.ports import Object
 from waiting import PATIENCE_S
 

@@ -15,8 +15,8 @@ from sundog_operator.api import Experiment
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.controller import RECONCILERS
 from sundog_operator.app.queue.keys import Key
-from sundog_operator.core.experiments import state
 from sundog_operator.core.kubernetes.names import application
+from sundog_operator.core.trial.experiment import state
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 

@@ -9,8 +9,8 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.hooked_kubernetes import Write
 from doubles.traffic import Answers, Traffic
-from sundog_operator.core.experiments import power
 from sundog_operator.core.kubernetes.names import application
+from sundog_operator.core.trial.experiment import power
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
 BUYING = {"success": [{"name": "conversion", "feedback": "bought", "minimumEffect": "20%"}]}

@@ -11,19 +11,12 @@ from hypothesis import strategies as st
 from sundog_operator.api import ExperimentStatus, Rollout, ShadowStatus
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core.observed import WebhookResult
-from sundog_operator.core.rollout import (
-    freeze,
-    replica_counts,
-    shadow_comparison,
-    state,
-    state_machine,
-    steering,
-    transitions,
-)
-from sundog_operator.core.rollout.commands import RolloutCommand
-from sundog_operator.core.rollout.evaluation import Evaluation
-from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
-from sundog_operator.core.rollout.state import RolloutInputs
+from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.rollout import freeze, shadow_comparison, state, state_machine, steering, transitions
+from sundog_operator.core.trial.rollout.commands import RolloutCommand
+from sundog_operator.core.trial.rollout.shadow_comparison import ShadowComparison
+from sundog_operator.core.trial.rollout.state import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 STEPS = [{"weight": 10, "gate": "time", "minDuration": "60s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}]

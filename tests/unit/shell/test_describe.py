@@ -38,8 +38,8 @@ from sundog_operator.api import (
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.dispersion_sums import DispersionSums, EpochBlocks
-from sundog_operator.core.rollout import freeze, plan_text
-from sundog_operator.core.rollout.default_plan import StableTraffic, resolve_guardrails
+from sundog_operator.core.trial.default_plan import StableTraffic, resolve_guardrails
+from sundog_operator.core.trial.rollout import freeze, plan_text
 from sundog_operator.shell.describe import DeploymentDetails, describe_model_deployment, find_wait_reason
 from sundog_operator.shell.describe_experiment import ONE_SIDED_NOTE, describe_experiment
 from sundog_operator.shell.plan_text import describe_guardrail_limit

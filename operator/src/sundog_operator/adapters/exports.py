@@ -15,7 +15,7 @@ import aiohttp
 from sundog_operator.adapters.edges import estimate_memory, find_agent_port, is_ready
 from sundog_operator.adapters.http_body import read_body
 from sundog_operator.adapters.log_tables import BufferedTable, Format, make_table
-from sundog_operator.core.experiments.exposure_log import (
+from sundog_operator.core.trial.experiment.exposure_log import (
     MAX_ROW_BYTES,
     ExposureLogReader,
     ExposureRow,

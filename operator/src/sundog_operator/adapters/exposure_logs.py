@@ -12,9 +12,9 @@ from sundog_operator.adapters import export_destinations, exports
 from sundog_operator.adapters.edges import find_agent_port
 from sundog_operator.adapters.exports import EdgeAgent, ExportError
 from sundog_operator.adapters.log_tables import Format
-from sundog_operator.core.experiments.exposure_log import ExposureLogReader, evaluated_sums
-from sundog_operator.core.experiments.log_exports import MAX_EXPOSURES
 from sundog_operator.core.observed import ExposureLogResult
+from sundog_operator.core.trial.experiment.exposure_log import ExposureLogReader, evaluated_sums
+from sundog_operator.core.trial.experiment.log_exports import MAX_EXPOSURES
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import Object
 

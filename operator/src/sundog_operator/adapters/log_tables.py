@@ -10,7 +10,7 @@ from typing import Final, Literal, Protocol, Self
 
 import orjson
 
-from sundog_operator.core.experiments.exposure_log import (
+from sundog_operator.core.trial.experiment.exposure_log import (
     FORMAT_VERSION,
     PROPERTIES_COLUMN,
     FlagIdentity,

@@ -9,13 +9,13 @@ from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import salts
 from sundog_operator.core.edge.salts import SaltOwner
-from sundog_operator.core.experiments.admission import check_admission
-from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.conditions import PLACEMENT_REASONS
 from sundog_operator.core.planner.context import RolloutAttempt
-from sundog_operator.core.rollout import commands
+from sundog_operator.core.trial.experiment.admission import check_admission
+from sundog_operator.core.trial.experiment.queue import UserExperiment
+from sundog_operator.core.trial.rollout import commands
 from sundog_operator.ports import (
     EXPERIMENT,
     MODEL_DEPLOYMENT,

@@ -26,8 +26,6 @@ from sundog_operator.app.ray_clusters import resolve_cluster_view
 from sundog_operator.app.secrets import find_foreign_secrets, read_references, read_secrets
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import hosts, split_document, units
-from sundog_operator.core.experiments import arms
-from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
 from sundog_operator.core.kubernetes import capacity, kueue, names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
 from sundog_operator.core.kubernetes.shared_pods import is_shared
@@ -39,7 +37,9 @@ from sundog_operator.core.planner.webhook_gate import is_rollout_held, make_webh
 from sundog_operator.core.ray import groups, valkey
 from sundog_operator.core.ray.clusters import ClusterView, find_refusal, find_worker_groups
 from sundog_operator.core.ray.readiness import remove_conflicting_revisions
-from sundog_operator.core.rollout import prometheus_checks, state
+from sundog_operator.core.trial.experiment import arms
+from sundog_operator.core.trial.experiment.queue import UserExperiment, order_waiting
+from sundog_operator.core.trial.rollout import prometheus_checks, state
 from sundog_operator.errors import DependencyError, Forbidden, NotServed, RayUnavailable
 from sundog_operator.ports import (
     CONFIG_MAP,

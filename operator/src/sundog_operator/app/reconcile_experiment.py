@@ -11,10 +11,10 @@ from sundog_operator.app.background import exposure_logs, notifications
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.status_writer import write_status
-from sundog_operator.core.experiments import state, transitions
-from sundog_operator.core.experiments.admission import ExperimentAcceptance, check_admission
 from sundog_operator.core.planner.experiment.start import STOPPED_BY_USER
-from sundog_operator.core.rollout.state import STOPPED, is_over
+from sundog_operator.core.trial.experiment import state, transitions
+from sundog_operator.core.trial.experiment.admission import ExperimentAcceptance, check_admission
+from sundog_operator.core.trial.rollout.state import STOPPED, is_over
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
 RESYNC_S: Final = 15.0

@@ -15,11 +15,11 @@ from sundog_operator.app.plan_threads import PlanTooSlow
 from sundog_operator.app.queue.idle_check import NamespaceState
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.status_writer import write_status
-from sundog_operator.core.experiments.log_exports import merge_log_status
-from sundog_operator.core.experiments.queue import order_waiting
 from sundog_operator.core.planner.plan import ReconcilePlan
 from sundog_operator.core.planner.requeue import RESYNC_S
-from sundog_operator.core.rollout import notifications
+from sundog_operator.core.trial.experiment.log_exports import merge_log_status
+from sundog_operator.core.trial.experiment.queue import order_waiting
+from sundog_operator.core.trial.rollout import notifications
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 

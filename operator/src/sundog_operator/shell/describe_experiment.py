@@ -16,13 +16,8 @@ from sundog_operator.api import (
 )
 from sundog_operator.core import metric_text
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout import (
-    notifications,
-    plan_text,
-    state,
-    webhook_urls,
-)
-from sundog_operator.core.rollout.shadow_comparison import SHADOW
+from sundog_operator.core.trial.rollout import notifications, plan_text, state, webhook_urls
+from sundog_operator.core.trial.rollout.shadow_comparison import SHADOW
 from sundog_operator.ports import Object
 from sundog_operator.shell.layout import (
     ago,

@@ -17,9 +17,9 @@ from sundog_operator.adapters.edges import (
 from sundog_operator.adapters.http_body import read_body
 from sundog_operator.api import format_timestamp
 from sundog_operator.core.edge import objects, request_counts
-from sundog_operator.core.experiments.state import FIRST_EPOCH
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import state
+from sundog_operator.core.trial.experiment.state import FIRST_EPOCH
+from sundog_operator.core.trial.rollout import state
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import POD, Object, ref_of
 from sundog_operator.shell.server_connection import ServerConnection

@@ -18,15 +18,9 @@ from sundog_operator.api import (
     is_latency_metric,
 )
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout import (
-    header_match,
-    plan_text,
-    prometheus_checks,
-    replica_counts,
-    state,
-    webhook_urls,
-)
-from sundog_operator.core.rollout.default_plan import format_latency
+from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial.default_plan import format_latency
+from sundog_operator.core.trial.rollout import header_match, plan_text, prometheus_checks, state, webhook_urls
 from sundog_operator.shell.layout import format_span, grid
 
 _INCONCLUSIVE: Final = {

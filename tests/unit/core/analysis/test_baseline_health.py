@@ -9,7 +9,7 @@ from edge_counts import ATTEMPT, block, report, row
 from sundog_operator.api import FrozenPlan, PlanComparison, PlanGuardrail
 from sundog_operator.api.reasons import PauseReason
 from sundog_operator.core.analysis import baseline_health, blocks, counters
-from sundog_operator.core.rollout.evaluation import HEALTHY, BaselineHealth
+from sundog_operator.core.trial.evaluation import HEALTHY, BaselineHealth
 
 END = 1_764_034_200
 NOW = END + blocks.GRACE_S + 1

@@ -15,10 +15,10 @@ from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, MetricSt
 from sundog_operator.core.analysis import arm_pair, counters, evaluate, forecast
 from sundog_operator.core.analysis.counters import Counters, CountScope
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.default_plan import StableTraffic
-from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.stats import count_ratio, early_harm
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.rollout import freeze
 
 T0 = 1_764_034_200
 NOW = T0 + 610

@@ -8,10 +8,11 @@ from sundog_operator.api import EvidenceEpoch, ExperimentStatus, Rollout
 from sundog_operator.core.analysis import arm_pair, counters, evaluate, stable_traffic
 from sundog_operator.core.analysis import blocks as analysis_blocks
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import default_plan, freeze
-from sundog_operator.core.rollout.default_plan import StableTraffic
-from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.stats import count_ratio
+from sundog_operator.core.trial import default_plan
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.rollout import freeze
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
 START = int(T0.timestamp())

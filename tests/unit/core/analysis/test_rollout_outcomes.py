@@ -16,8 +16,8 @@ from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import CollectedCounts, rollout_limits
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
-from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.default_plan import StableTraffic
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.rollout import freeze
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
 BY_USER = {"header": "x-user-id"}

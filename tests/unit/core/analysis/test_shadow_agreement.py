@@ -24,21 +24,21 @@ from sundog_operator.api import (
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core.analysis import shadow_agreement
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import (
+from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.rollout import (
     explanations,
     freeze,
     plan_text,
-    replica_counts,
     shadow_comparison,
     state,
     state_machine,
     steering,
     transitions,
 )
-from sundog_operator.core.rollout.commands import RolloutCommand
-from sundog_operator.core.rollout.evaluation import Evaluation
-from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
-from sundog_operator.core.rollout.state import RolloutInputs
+from sundog_operator.core.trial.rollout.commands import RolloutCommand
+from sundog_operator.core.trial.rollout.shadow_comparison import ShadowComparison
+from sundog_operator.core.trial.rollout.state import RolloutInputs
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
 ATTEMPT = "uid-1"

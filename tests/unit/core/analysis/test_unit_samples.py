@@ -17,12 +17,12 @@ from sundog_operator.api import Epoch, EvidenceEpoch, MetricStatus, Rollout, Ste
 from sundog_operator.core.analysis import counters, evaluate, unit_samples
 from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, CollectedCounts, RolloutCounts
 from sundog_operator.core.analysis.counters import Counters, CountScope
-from sundog_operator.core.experiments import evaluate as experiment
-from sundog_operator.core.experiments import state
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.default_plan import StableTraffic
 from sundog_operator.core.stats.guardrail_comparison import SampledUnits
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.experiment import evaluate as experiment
+from sundog_operator.core.trial.experiment import state
+from sundog_operator.core.trial.rollout import freeze
 
 T0 = 1_764_034_200
 BLOCKS = 60

@@ -22,7 +22,7 @@ from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.edge.units import frozen_unit
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import desired_state
-from sundog_operator.core.rollout import freeze
+from sundog_operator.core.trial.rollout import freeze
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 

@@ -14,13 +14,13 @@ from sundog_operator.api import (
 )
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.core import revisions
-from sundog_operator.core.experiments import arms
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity, NodeCapacity
 from sundog_operator.core.planner import candidate_placement
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.planner.context import ObservedState, PlanContext
 from sundog_operator.core.revisions import Revision
+from sundog_operator.core.trial.experiment import arms
 
 GPU = "nvidia.com/gpu"
 NOW = parse_timestamp("2026-11-30T00:00:00Z")

@@ -7,8 +7,8 @@ import pytest
 from sundog_operator.api import EvidenceEpoch, ModelDeploymentStatus, Rollout
 from sundog_operator.core.edge.split import SplitFeedback
 from sundog_operator.core.planner import desired_state
-from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.default_plan import StableTraffic
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.rollout import freeze
 
 STATUS = ModelDeploymentStatus.parse({"stable": {"revision": 7}, "candidate": {"revision": 8}, "cluster": "sundog-0"})
 KNOWN = StableTraffic(10, [100, 0], (500, 1000))

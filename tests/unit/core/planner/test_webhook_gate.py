@@ -10,8 +10,8 @@ from sundog_operator.api import ModelDeploymentSpec, Rollout
 from sundog_operator.core.planner import webhook_gate
 from sundog_operator.core.planner.context import RolloutAttempt
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import freeze, state, state_machine
-from sundog_operator.core.rollout.state import RolloutInputs
+from sundog_operator.core.trial.rollout import freeze, state, state_machine
+from sundog_operator.core.trial.rollout.state import RolloutInputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DEPLOYMENT = {"metadata": {"name": "digits", "namespace": "vision"}}

@@ -37,7 +37,7 @@ from sundog_operator.api import (
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
-from sundog_operator.core.rollout import freeze
+from sundog_operator.core.trial.rollout import freeze
 from sundog_operator.shell.describe_experiment import ONE_SIDED_NOTE
 from sundog_operator.shell.report import terminal
 from sundog_operator.shell.report.build import make_report

@@ -9,8 +9,8 @@ import pytest
 from experiment_fixtures import HOUR, measured, two_arms
 from rollout_fixtures import stored
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.core.rollout import history
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
+from sundog_operator.core.trial.rollout import history
 from sundog_operator.shell.describe_experiment import WINNERS_CURSE
 from sundog_operator.shell.report import outcome_history
 from sundog_operator.shell.report.build import make_report

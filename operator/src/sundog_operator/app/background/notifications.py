@@ -11,8 +11,8 @@ from sundog_operator.app.status_writer import write_status
 from sundog_operator.core import events
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import WebhookResult
-from sundog_operator.core.rollout import notifications, webhook_urls
-from sundog_operator.core.rollout.notifications import PendingNotice
+from sundog_operator.core.trial.rollout import notifications, webhook_urls
+from sundog_operator.core.trial.rollout.notifications import PendingNotice
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
 TIMEOUT_S: Final = 10.0

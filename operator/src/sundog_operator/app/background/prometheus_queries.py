@@ -7,7 +7,7 @@ from typing import Final
 from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.observed import PrometheusResult
-from sundog_operator.core.rollout.prometheus_checks import CheckQuery
+from sundog_operator.core.trial.rollout.prometheus_checks import CheckQuery
 
 NOT_CONFIGURED: Final = "has no Prometheus to ask; an administrator names one in installation.prometheus.url"
 

@@ -20,15 +20,15 @@ from sundog_operator.core.analysis.unit_samples import UnitSamples
 from sundog_operator.core.edge import units
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import freeze, state
-from sundog_operator.core.rollout.default_plan import (
-    StableTraffic,
-)
-from sundog_operator.core.rollout.freeze import MIXTURE
 from sundog_operator.core.stats import error_shares
 from sundog_operator.core.stats.guardrail_comparison import (
     ErrorLevels,
 )
+from sundog_operator.core.trial.default_plan import (
+    StableTraffic,
+)
+from sundog_operator.core.trial.rollout import freeze, state
+from sundog_operator.core.trial.rollout.freeze import MIXTURE
 
 
 @dataclass(frozen=True)

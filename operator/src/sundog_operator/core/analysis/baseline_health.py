@@ -7,8 +7,8 @@ from sundog_operator.api import FrozenPlan
 from sundog_operator.api.reasons import Cause, PauseReason
 from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, BlockCounts, BlocksByEpoch, sum_arm_counts
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout.default_plan import ERROR_RATE
-from sundog_operator.core.rollout.evaluation import HEALTHY, BaselineHealth
+from sundog_operator.core.trial.default_plan import ERROR_RATE
+from sundog_operator.core.trial.evaluation import HEALTHY, BaselineHealth
 
 _MINUTE: Final = 60 // BLOCK_S
 _FIVE_MINUTES: Final = 5 * _MINUTE

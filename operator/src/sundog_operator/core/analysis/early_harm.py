@@ -7,10 +7,10 @@ from sundog_operator.api import FrozenPlan, MetricStatus
 from sundog_operator.core.analysis import unit_groups
 from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, ArmPair
 from sundog_operator.core.analysis.blocks import BLOCK_S, GRACE_S, Block, BlocksByEpoch, sum_arm_counts
-from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.default_plan import ERROR_RATE
 from sundog_operator.core.stats import early_harm, multiple_testing
 from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
+from sundog_operator.core.trial.default_plan import ERROR_RATE
+from sundog_operator.core.trial.rollout import freeze
 
 
 class EarlyHarm(NamedTuple):

@@ -22,16 +22,16 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.unit_groups import GroupCounts
 from sundog_operator.core.analysis.unit_samples import UnitSamples
 from sundog_operator.core.edge.reported_counts import EVENTS, SLOW
-from sundog_operator.core.rollout.default_plan import (
-    ERROR_RATE,
-    REJECTIONS,
-    RETRIES,
-)
 from sundog_operator.core.stats.guardrail_comparison import (
     ArmSplit,
     EpochCounts,
     GroupedCounts,
     SampledUnits,
+)
+from sundog_operator.core.trial.default_plan import (
+    ERROR_RATE,
+    REJECTIONS,
+    RETRIES,
 )
 
 _MAX_WITHOUT_UNIT: Final = 0.05

@@ -34,13 +34,14 @@ from sundog_operator.core.analysis.split_mismatch import (
     mismatch_of_requests,
     mismatch_of_units,
 )
-from sundog_operator.core.rollout import replica_counts, state
-from sundog_operator.core.rollout.default_plan import (
-    resolve_thresholds,
-)
-from sundog_operator.core.rollout.evaluation import Evaluation
 from sundog_operator.core.stats import dispersion
 from sundog_operator.core.stats.findings import MetricVerdict
+from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial.default_plan import (
+    resolve_thresholds,
+)
+from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.rollout import state
 
 
 def evaluate_rollout(

@@ -7,10 +7,10 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep
-from sundog_operator.core.rollout import freeze, state
-from sundog_operator.core.rollout.default_plan import ERROR_RATE
 from sundog_operator.core.stats.power import rollout_simulation
 from sundog_operator.core.stats.power.rollout_simulation import SimulatedPlan, SteadyTraffic
+from sundog_operator.core.trial.default_plan import ERROR_RATE
+from sundog_operator.core.trial.rollout import freeze, state
 
 _EVALUATION_TICKS: Final = 3
 """Ticks between evaluations. More evaluations give the same result and take longer."""

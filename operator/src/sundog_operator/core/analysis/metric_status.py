@@ -25,13 +25,6 @@ from sundog_operator.core.analysis.arm_pair import (
 from sundog_operator.core.analysis.epoch_counts import EpochComparison, later_than_allowed
 from sundog_operator.core.analysis.outcome_status import make_rate
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout import header_match, replica_counts
-from sundog_operator.core.rollout.default_plan import (
-    ERROR_RATE,
-    format_latency,
-    latency_guardrails,
-    latency_quantile,
-)
 from sundog_operator.core.stats import dispersion, guardrail_comparison, rate_ceiling
 from sundog_operator.core.stats.findings import DecisionBasis, MetricFinding, MetricVerdict
 from sundog_operator.core.stats.guardrail_comparison import (
@@ -40,6 +33,14 @@ from sundog_operator.core.stats.guardrail_comparison import (
     GuardrailMetric,
 )
 from sundog_operator.core.stats.known_ends import known_ends
+from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial.default_plan import (
+    ERROR_RATE,
+    format_latency,
+    latency_guardrails,
+    latency_quantile,
+)
+from sundog_operator.core.trial.rollout import header_match
 
 SUSPENDED: Final = "Suspended"
 _LONGEST_ETA_S: Final = 365 * 86_400.0

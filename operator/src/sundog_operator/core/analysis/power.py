@@ -10,10 +10,10 @@ from typing import Final
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep, format_duration
 from sundog_operator.core.analysis import forecast
 from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
-from sundog_operator.core.rollout import state
 from sundog_operator.core.stats import dispersion, error_shares
 from sundog_operator.core.stats.event_counts import MetricLimits
 from sundog_operator.core.stats.power.expected_sample_size import ExpectedSampleSize, estimate_sample_size
+from sundog_operator.core.trial.rollout import state
 
 DEFAULT_GATE_DURATION: Final = timedelta(days=1)
 """Time to simulate a gate without deadline."""

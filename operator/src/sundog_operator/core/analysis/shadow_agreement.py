@@ -12,12 +12,12 @@ from sundog_operator.core.analysis import packed_json, shadow_latency
 from sundog_operator.core.edge.reported_counts import MAX_COUNT, PARSE_ERRORS, list_or_empty, parse_count
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import plan_text
-from sundog_operator.core.rollout.shadow_comparison import SHADOW, ShadowComparison, active_shadow
 from sundog_operator.core.stats import single_rate
 from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.single_rate import RateFinding
 from sundog_operator.core.text import format_count
+from sundog_operator.core.trial.rollout import plan_text
+from sundog_operator.core.trial.rollout.shadow_comparison import SHADOW, ShadowComparison, active_shadow
 
 AGREEMENT: Final = "agreement"
 FAILURES: Final = "shadowFailures"

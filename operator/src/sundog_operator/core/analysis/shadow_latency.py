@@ -13,10 +13,10 @@ from sundog_operator.api import MetricStatus, PlanShadow
 from sundog_operator.core.edge.reported_counts import list_or_empty
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout.default_plan import format_latency
-from sundog_operator.core.rollout.shadow_comparison import SHADOW
 from sundog_operator.core.stats import multiple_testing, quantiles
 from sundog_operator.core.stats.findings import MetricVerdict
+from sundog_operator.core.trial.default_plan import format_latency
+from sundog_operator.core.trial.rollout.shadow_comparison import SHADOW
 
 LATENCY_METRIC: Final = "shadowLatencyP99"
 

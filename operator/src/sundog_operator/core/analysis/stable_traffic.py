@@ -9,7 +9,7 @@ from sundog_operator.core.analysis.counters import collect_blocks
 from sundog_operator.core.analysis.edge_reports import assigned_rows, reported_attempts
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout.default_plan import StableTraffic
+from sundog_operator.core.trial.default_plan import StableTraffic
 
 _HOUR_S: Final = 3600
 _MIN_TRAFFIC_S: Final = 60

@@ -17,7 +17,7 @@ from sundog_operator.api.memo import Memoized
 from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core.kubernetes.accelerators import find_unknown_memory
 from sundog_operator.core.kubernetes.shared_pods import find_too_large
-from sundog_operator.core.rollout import windows
+from sundog_operator.core.trial.rollout import windows
 from sundog_operator.errors import SpecError
 
 MAX_CONFIG_BYTES: Final = 64 * 1024

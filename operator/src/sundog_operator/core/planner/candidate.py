@@ -24,8 +24,9 @@ from sundog_operator.core.planner.outcome import (
 )
 from sundog_operator.core.planner.recovery import choose_cluster
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import freeze, replica_counts, state
-from sundog_operator.core.rollout.freeze import STEPPED_STRATEGIES
+from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial.rollout import freeze, state
+from sundog_operator.core.trial.rollout.freeze import STEPPED_STRATEGIES
 
 
 def choose_candidate(context: PlanContext) -> None:

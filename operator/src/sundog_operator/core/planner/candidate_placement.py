@@ -16,8 +16,8 @@ from sundog_operator.core.kubernetes import accelerators, capacity, pod_problems
 from sundog_operator.core.kubernetes.shared_pods import is_shared
 from sundog_operator.core.planner import shared_capacity
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.rollout import in_place, state
-from sundog_operator.core.rollout.in_place import ArmReplicas
+from sundog_operator.core.trial.rollout import in_place, state
+from sundog_operator.core.trial.rollout.in_place import ArmReplicas
 
 MIN_REPLICAS_IN_PLACE = 2
 """Minimum of replicas in place: stable keeps one while the candidate's first one starts."""

@@ -11,8 +11,8 @@ from sundog_operator.core.planner import candidate_placement, deadline, evaluati
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import cleanup
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
-from sundog_operator.core.rollout import commands, explanations, state, steering, windows
-from sundog_operator.core.rollout.commands import RolloutCommand
+from sundog_operator.core.trial.rollout import commands, explanations, state, steering, windows
+from sundog_operator.core.trial.rollout.commands import RolloutCommand
 
 _BY_COMMAND: Final = "by command"
 """Part of a reason; `status.lastCommand` has the command."""

@@ -23,7 +23,7 @@ from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
 from sundog_operator.core.planner.status import is_wanted
-from sundog_operator.core.rollout import explanations, state, windows
+from sundog_operator.core.trial.rollout import explanations, state, windows
 
 RAY_GRACE: Final = timedelta(seconds=10)
 """Time for which a new revision's RayCluster may not answer while it starts."""

@@ -24,8 +24,6 @@ from sundog_operator.core.edge.salts import SaltOwner
 from sundog_operator.core.edge.secrets import KeysBySecret
 from sundog_operator.core.edge.split import Split
 from sundog_operator.core.events import KubernetesEvent
-from sundog_operator.core.experiments.evaluation import ExperimentEvaluation
-from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.kubernetes import accelerators, names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity
 from sundog_operator.core.kubernetes.references import KeysByObject
@@ -38,10 +36,12 @@ from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.readiness import NOT_DEPLOYED, Readiness, evaluate_readiness
 from sundog_operator.core.ray.scaling import find_scaling, may_scale_to_zero
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import in_place, state, windows
-from sundog_operator.core.rollout.default_plan import StableTraffic
-from sundog_operator.core.rollout.evaluation import Evaluation
-from sundog_operator.core.rollout.shadow_comparison import ShadowComparison
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.experiment.evaluation import ExperimentEvaluation
+from sundog_operator.core.trial.experiment.queue import UserExperiment
+from sundog_operator.core.trial.rollout import in_place, state, windows
+from sundog_operator.core.trial.rollout.shadow_comparison import ShadowComparison
 
 REPORT_PERIOD: Final = timedelta(seconds=60)
 TERMINATING_EDGE_PERIOD: Final = timedelta(seconds=5)

@@ -12,7 +12,7 @@ from sundog_operator.core.edge import confirmation
 from sundog_operator.core.kubernetes import pod_problems, spot
 from sundog_operator.core.planner import held_back_revisions, shared_capacity
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.rollout import state, windows
+from sundog_operator.core.trial.rollout import state, windows
 
 UNAVAILABLE_GRACE: Final = timedelta(seconds=RESTART_BLOCKS * BLOCK_S)
 """Time for which a candidate or an arm with traffic may lack a healthy replica while stable has one: its only one may be restarting."""

@@ -16,12 +16,13 @@ from sundog_operator.core import revisions
 from sundog_operator.core.analysis import feedback
 from sundog_operator.core.edge import split_document, units
 from sundog_operator.core.edge.split import Split, SplitArm, SplitFeedback, make_stable_split
-from sundog_operator.core.experiments import state as experiment_state
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.shared_pods import is_shared
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import default_plan, header_match, shadow_comparison
-from sundog_operator.core.rollout import state as rollout_state
+from sundog_operator.core.trial import default_plan
+from sundog_operator.core.trial.experiment import state as experiment_state
+from sundog_operator.core.trial.rollout import header_match, shadow_comparison
+from sundog_operator.core.trial.rollout import state as rollout_state
 
 
 def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:

@@ -3,7 +3,7 @@
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core.planner import rollback_window
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.rollout import freeze, plan_text
+from sundog_operator.core.trial.rollout import freeze, plan_text
 
 
 def describe_rollout(

@@ -12,8 +12,8 @@ from sundog_operator.core.edge import confirmation
 from sundog_operator.core.kubernetes import grace_periods
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.rollout import state
-from sundog_operator.core.rollout.default_plan import StableTraffic, needs_threshold
+from sundog_operator.core.trial.default_plan import StableTraffic, needs_threshold
+from sundog_operator.core.trial.rollout import state
 
 DEFAULT_REQUEST_TIMEOUT_S: Final = 30.0
 

@@ -11,8 +11,8 @@ from sundog_operator.api import IdleStatus
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.ray.scaling import find_scaling
-from sundog_operator.core.rollout import state
-from sundog_operator.core.rollout.freeze import BAKE
+from sundog_operator.core.trial.rollout import state
+from sundog_operator.core.trial.rollout.freeze import BAKE
 
 ORIGIN_PROBE: Final = "probe"
 _GATES: Final = ("evidence", BAKE, "manual", "time")

@@ -12,7 +12,7 @@ from sundog_operator.core.planner import desired_state, held_back_revisions, rol
 from sundog_operator.core.planner.context import Json, PlanContext
 from sundog_operator.core.planner.deadline import find_failure
 from sundog_operator.core.planner.drain import start_draining
-from sundog_operator.core.rollout import explanations, state, transitions
+from sundog_operator.core.trial.rollout import explanations, state, transitions
 
 RolloutOutcome = Literal["Promoted", "Aborted", "RolledBack", "Superseded"]
 

@@ -44,7 +44,7 @@ from sundog_operator.core.planner.experiment import conditions as experiment_con
 from sundog_operator.core.planner.experiment import lifecycle, start
 from sundog_operator.core.planner.problems.poison_requests import report_poison_requests
 from sundog_operator.core.planner.problems.stale_edges import replace_stale_edge
-from sundog_operator.core.rollout import history, prometheus_checks, state, state_machine
+from sundog_operator.core.trial.rollout import history, prometheus_checks, state, state_machine
 
 
 @dataclass(frozen=True, slots=True)

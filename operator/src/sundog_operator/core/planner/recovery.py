@@ -12,7 +12,7 @@ from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.planner.outcome import make_last_rollout, make_revision_status, rollout_end
 from sundog_operator.core.ray import clusters
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import state
+from sundog_operator.core.trial.rollout import state
 
 
 def assign_cluster(context: PlanContext) -> None:

@@ -10,7 +10,7 @@ from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.planner.experiment import cleanup
 from sundog_operator.core.planner.outcome import RolloutEnd, drop_candidate, make_revision_status
 from sundog_operator.core.planner.recovery import find_stable_arm, make_serving_status
-from sundog_operator.core.rollout import state
+from sundog_operator.core.trial.rollout import state
 
 
 def keep_serving_revisions(context: PlanContext) -> None:

@@ -8,16 +8,10 @@ from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.status import EVALUATED_IN_BAKE, NOT_EVALUATED
-from sundog_operator.core.rollout import (
-    baseline_outage,
-    explanations,
-    freeze,
-    notifications,
-    state,
-    steps_without_evidence,
-)
-from sundog_operator.core.rollout.evaluation import Evaluation
-from sundog_operator.core.rollout.transitions import join_texts
+from sundog_operator.core.trial import baseline_outage
+from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.rollout import explanations, freeze, notifications, state, steps_without_evidence
+from sundog_operator.core.trial.rollout.transitions import join_texts
 
 
 def transition_events(context: PlanContext, before: ExperimentStatus, after: ExperimentStatus) -> list[KubernetesEvent]:

@@ -15,8 +15,8 @@ from sundog_operator.core.planner import candidate_placement, desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status
 from sundog_operator.core.ray import startup
-from sundog_operator.core.rollout import state
 from sundog_operator.core.stats.findings import MetricVerdict
+from sundog_operator.core.trial.rollout import state
 
 NOT_EVALUATED: Final = "the edges count requests, but a rollout without an evidence gate is not evaluated"
 EVALUATED_IN_BAKE: Final = "the answers to copies are compared; traffic is evaluated in the bake"

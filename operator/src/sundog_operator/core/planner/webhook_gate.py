@@ -9,7 +9,7 @@ from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions
 from sundog_operator.core.planner.context import RolloutAttempt, holds_rollouts
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import state, windows
+from sundog_operator.core.trial.rollout import state, windows
 
 Json = dict[str, Any]
 

@@ -14,10 +14,10 @@ from rich.console import Group, RenderableType
 
 from sundog_operator.api import Experiment, ExperimentSpec, format_duration
 from sundog_operator.core.edge import units as edge_units
-from sundog_operator.core.experiments import freeze, power
-from sundog_operator.core.experiments.power import ExperimentForecast, ExperimentTraffic
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
+from sundog_operator.core.trial.experiment import freeze, power
+from sundog_operator.core.trial.experiment.power import ExperimentForecast, ExperimentTraffic
 from sundog_operator.shell.exit_codes import CommandFailed
 from sundog_operator.shell.forecast import options as forecast_options
 

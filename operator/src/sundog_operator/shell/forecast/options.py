@@ -16,8 +16,8 @@ from sundog_operator.api import Experiment, FrozenPlan, ModelDeployment, Rollout
 from sundog_operator.core.analysis import forecast as forecasting
 from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
 from sundog_operator.core.ray.scaling import replicas_of_rollout
-from sundog_operator.core.rollout import freeze
-from sundog_operator.core.rollout.default_plan import StableTraffic
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.rollout import freeze
 from sundog_operator.errors import SpecError
 from sundog_operator.shell import manifests
 from sundog_operator.shell.exit_codes import CommandFailed

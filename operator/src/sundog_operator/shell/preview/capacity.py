@@ -10,7 +10,7 @@ from sundog_operator.core.kubernetes import accelerators, capacity
 from sundog_operator.core.planner.candidate_placement import count_pods_beside
 from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan, make_context
-from sundog_operator.core.rollout import in_place
+from sundog_operator.core.trial.rollout import in_place
 
 _UNKNOWN_NODES: Final = (
     "free GPUs are unknown: it takes permission to list nodes, pods of all namespaces and ResourceQuotas. Ask an administrator for it,"

@@ -18,21 +18,21 @@ from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import salts, units
 from sundog_operator.core.edge.salts import SaltOwner
-from sundog_operator.core.experiments import arms, freeze, log_exports, power, state
-from sundog_operator.core.experiments.admission import ExperimentAcceptance, check_admission
-from sundog_operator.core.experiments.arms import PlannedArm
-from sundog_operator.core.experiments.expected_traffic import ExpectedTraffic, expect_traffic
-from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.admission import accept_model_deployment as accept_deployment
 from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.planner.experiment.start import refusal_reason
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout.default_plan import StableTraffic
-from sundog_operator.core.rollout.state import is_over
 from sundog_operator.core.stats.findings import format_rough_duration
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
+from sundog_operator.core.trial.default_plan import StableTraffic
+from sundog_operator.core.trial.experiment import arms, freeze, log_exports, power, state
+from sundog_operator.core.trial.experiment.admission import ExperimentAcceptance, check_admission
+from sundog_operator.core.trial.experiment.arms import PlannedArm
+from sundog_operator.core.trial.experiment.expected_traffic import ExpectedTraffic, expect_traffic
+from sundog_operator.core.trial.experiment.queue import UserExperiment, order_waiting
+from sundog_operator.core.trial.rollout.state import is_over
 from sundog_operator.ports import EXPERIMENT, Object
 from sundog_operator.shell import plan_text
 from sundog_operator.shell.preview import spec_diff

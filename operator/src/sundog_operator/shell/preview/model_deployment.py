@@ -28,9 +28,10 @@ from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.context import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
 from sundog_operator.core.ray.scaling import replicas_of_rollout
-from sundog_operator.core.rollout import plan_text, replica_counts, steps_without_evidence, windows
-from sundog_operator.core.rollout.default_plan import BUSY_RPS, VERY_BUSY_RPS, StableTraffic
-from sundog_operator.core.rollout.freeze import BAKE, STEPPED_STRATEGIES, resolve_plan
+from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial.default_plan import BUSY_RPS, VERY_BUSY_RPS, StableTraffic
+from sundog_operator.core.trial.rollout import plan_text, steps_without_evidence, windows
+from sundog_operator.core.trial.rollout.freeze import BAKE, STEPPED_STRATEGIES, resolve_plan
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import CONTROLLER_REVISION, Object
 from sundog_operator.shell.plan_text import describe_outcome_goal

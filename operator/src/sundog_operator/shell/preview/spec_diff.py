@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sundog_operator.core.rollout import webhook_urls
+from sundog_operator.core.trial.rollout import webhook_urls
 
 _SHOWN: Final = 6
 

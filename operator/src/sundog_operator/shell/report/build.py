@@ -18,18 +18,11 @@ from sundog_operator.core.analysis import power, split_mismatch
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS, percent
-from sundog_operator.core.experiments import evaluate
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.rollout import (
-    explanations,
-    freeze,
-    history,
-    plan_text,
-    prometheus_checks,
-    state,
-)
-from sundog_operator.core.rollout.default_plan import tested_guardrails
 from sundog_operator.core.stats import guardrail_comparison
+from sundog_operator.core.trial.default_plan import tested_guardrails
+from sundog_operator.core.trial.experiment import evaluate
+from sundog_operator.core.trial.rollout import explanations, freeze, history, plan_text, prometheus_checks, state
 from sundog_operator.ports import Object
 from sundog_operator.shell.describe_experiment import (
     WINNERS_CURSE,

@@ -18,9 +18,9 @@ from sundog_operator.api import (
 from sundog_operator.core.analysis.outcome_status import make_metric
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.metric_text import format_interval
-from sundog_operator.core.rollout import state
-from sundog_operator.core.rollout.default_plan import tested_guardrails
 from sundog_operator.core.stats import multiple_testing
+from sundog_operator.core.trial.default_plan import tested_guardrails
+from sundog_operator.core.trial.rollout import state
 from sundog_operator.shell.plan_text import baseline_arm, describe_guardrail_limit, describe_outcome_goal
 from sundog_operator.shell.report import outcome_history
 from sundog_operator.shell.report.model import MetricPoint, ReportMetric

@@ -15,9 +15,9 @@ from sundog_operator.api import (
     PlanOutcome,
 )
 from sundog_operator.core.analysis.outcome_status import make_metric
-from sundog_operator.core.experiments import power, state
 from sundog_operator.core.stats import mean_ratio, multiple_testing, thompson_sampling
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
+from sundog_operator.core.trial.experiment import power, state
 from sundog_operator.shell.report.model import ArmChance, OutcomeChances, PeriodEffect
 
 _PERIODS: Final = (("day", timedelta(days=1), "%b %-d"), ("hour", timedelta(hours=1), "%H:00"))

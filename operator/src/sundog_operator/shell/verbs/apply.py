@@ -9,8 +9,8 @@ import click
 
 from sundog_operator.api import find_violations, unknown_fields
 from sundog_operator.api.installation import UNKNOWN_INSTALLATION, Installation
-from sundog_operator.core.experiments import admission
 from sundog_operator.core.planner.admission import accept_model_deployment
+from sundog_operator.core.trial.experiment import admission
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Object
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode, exit_code_of, is_server_lost, one_line

@@ -15,9 +15,9 @@ from sundog_operator.adapters.edges import find_agent_port
 from sundog_operator.adapters.exports import EdgeAgent
 from sundog_operator.adapters.log_tables import Format
 from sundog_operator.core.edge import feedback_store
-from sundog_operator.core.experiments.exposure_log import ExposureLogReader
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.text import format_count
+from sundog_operator.core.trial.experiment.exposure_log import ExposureLogReader
 from sundog_operator.ports import EXPERIMENT, POD, Object, Ref
 from sundog_operator.shell import kinds
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode

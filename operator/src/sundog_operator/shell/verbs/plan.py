@@ -16,8 +16,8 @@ from sundog_operator.app.neighbours import list_salt_owners
 from sundog_operator.app.observe import observe
 from sundog_operator.core.edge import salts
 from sundog_operator.core.edge.salts import SaltOwner
-from sundog_operator.core.experiments import log_exports
 from sundog_operator.core.observed import EdgeReport, ServeState, WebhookResult
+from sundog_operator.core.trial.experiment import log_exports
 from sundog_operator.errors import Conflict, DependencyError, Invalid, NotFound, RequestRefused
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode, one_line

@@ -13,7 +13,7 @@ from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import commands, plan_text, state
+from sundog_operator.core.trial.rollout import commands, plan_text, state
 from sundog_operator.errors import Conflict, DependencyError, NotFound, RequestRefused
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from sundog_operator.api import FrozenPlan, PlanGuardrail, format_duration
 from sundog_operator.core.analysis import forecast as forecasting
 from sundog_operator.core.analysis.forecast import RolloutForecast, ServiceTraffic
-from sundog_operator.core.rollout.freeze import BAKE
+from sundog_operator.core.trial.rollout.freeze import BAKE
 from sundog_operator.shell.forecast import experiment, options
 from sundog_operator.shell.forecast.experiment import ExperimentAssumptions
 from sundog_operator.shell.output import TEXT_OUTPUT_OPTION

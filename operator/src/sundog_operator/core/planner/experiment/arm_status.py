@@ -2,14 +2,14 @@
 
 from sundog_operator.api import ArmRevision, ExperimentStatus
 from sundog_operator.api.reasons import Cause, EndReason
-from sundog_operator.core.experiments import state
-from sundog_operator.core.experiments.state import ArmState
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.names import STABLE_ARMS
 from sundog_operator.core.planner import deadline, retry
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
-from sundog_operator.core.rollout import replica_counts
+from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial.experiment import state
+from sundog_operator.core.trial.experiment.state import ArmState
 
 
 def update_starting_arm(context: PlanContext, arm: ArmRevision) -> ArmRevision:

@@ -5,11 +5,11 @@ from collections.abc import Collection
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core import events
-from sundog_operator.core.experiments import transitions
-from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.drain import start_draining
-from sundog_operator.core.rollout.state import STOPPED
+from sundog_operator.core.trial.experiment import transitions
+from sundog_operator.core.trial.experiment.queue import UserExperiment
+from sundog_operator.core.trial.rollout.state import STOPPED
 
 
 def stop_experiment(context: PlanContext, cause: Cause, command: str = "") -> None:

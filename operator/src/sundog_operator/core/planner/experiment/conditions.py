@@ -8,15 +8,15 @@ from sundog_operator.api import Condition, ExperimentSpec, ExperimentStatus, Met
 from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import Cause, EndReason, ExperimentReason, MetricNote
 from sundog_operator.core.edge import salts
-from sundog_operator.core.experiments import arms, expected_traffic, outcome_evaluation, state
-from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status, lifecycle
-from sundog_operator.core.rollout import baseline_outage
-from sundog_operator.core.rollout.freeze import UNDECIDED
-from sundog_operator.core.rollout.state import RUNNING, STOPPED, is_over
 from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
+from sundog_operator.core.trial import baseline_outage
+from sundog_operator.core.trial.experiment import arms, expected_traffic, outcome_evaluation, state
+from sundog_operator.core.trial.experiment.queue import UserExperiment
+from sundog_operator.core.trial.rollout.freeze import UNDECIDED
+from sundog_operator.core.trial.rollout.state import RUNNING, STOPPED, is_over
 
 NORMAL_END_REASONS: Final = (
     EndReason.STOPPED_BY_USER,

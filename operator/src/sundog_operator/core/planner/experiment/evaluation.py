@@ -8,14 +8,14 @@ from sundog_operator.core.analysis import counters, feedback
 from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import confirmation, units
-from sundog_operator.core.experiments import dropped_arms, evaluate, outcome_evaluation, power, state, transitions
-from sundog_operator.core.experiments.evaluation import ExperimentEvaluation, ObservedTraffic, OutcomeDecision
-from sundog_operator.core.experiments.queue import UserExperiment
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.evaluation import request_deadline_s, traffic_for_thresholds, update_feedback
-from sundog_operator.core.rollout.freeze import UNDECIDED
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.stats.power.experiment_simulation import ControlBaseline
+from sundog_operator.core.trial.experiment import dropped_arms, evaluate, outcome_evaluation, power, state, transitions
+from sundog_operator.core.trial.experiment.evaluation import ExperimentEvaluation, ObservedTraffic, OutcomeDecision
+from sundog_operator.core.trial.experiment.queue import UserExperiment
+from sundog_operator.core.trial.rollout.freeze import UNDECIDED
 
 
 def evaluate_experiment(

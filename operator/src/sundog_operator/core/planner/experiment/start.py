@@ -6,14 +6,14 @@ from sundog_operator.api import CONTROL, ArmRevision, ExperimentStatus, Violatio
 from sundog_operator.api.reasons import Cause, EndReason, ExperimentReason
 from sundog_operator.core import events, revisions
 from sundog_operator.core.edge.buckets import BUCKETS
-from sundog_operator.core.experiments import allocation, arms, freeze, state, transitions
-from sundog_operator.core.experiments.arms import PlannedArm
-from sundog_operator.core.experiments.queue import UserExperiment, order_waiting
 from sundog_operator.core.planner import candidate, candidate_placement, desired_state, outcome, recovery
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import replica_counts
-from sundog_operator.core.rollout.state import STOPPED
+from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial.experiment import allocation, arms, freeze, state, transitions
+from sundog_operator.core.trial.experiment.arms import PlannedArm
+from sundog_operator.core.trial.experiment.queue import UserExperiment, order_waiting
+from sundog_operator.core.trial.rollout.state import STOPPED
 
 CONTROL_LOST: Final = Cause(EndReason.SUPERSEDED, "its control revision was lost and is no longer stable")
 STOPPED_BY_USER: Final = Cause(EndReason.STOPPED_BY_USER, "spec.stopped is true")
