@@ -2,11 +2,7 @@
 
 from typing import Final
 
-from sundog_operator.api import (
-    ModelDeploymentSpec,
-    RevisionStatus,
-    model_deployment_conditions,
-)
+from sundog_operator.api import ModelDeploymentSpec, RevisionStatus, model_deployment_conditions
 from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import Cause, DeploymentReason
 from sundog_operator.core import events
@@ -35,7 +31,7 @@ PLACEMENT_REASONS: Final = frozenset(
 
 def set_conditions(context: PlanContext) -> None:
     """Set all conditions and the observed generation."""
-    generation = int(context.observed.deployment["metadata"].get("generation", 0))
+    generation = context.facts.generation
     conclusions = {
         "SpecAccepted": _spec_accepted(context),
         "CapacityAvailable": _capacity_available(context),
@@ -85,10 +81,8 @@ def _report_waiting_pods(context: PlanContext, type_: str, conclusion: Conclusio
     """Add an event if pods of the newest revision begin to wait for resources, or wait for others than before."""
     if conclusion.reason not in PLACEMENT_REASONS:
         return
-    event, stored = (
-        events.pods_lack_resources(conclusion.reason, conclusion.message),
-        context.facts.conditions.get(type_),
-    )
+    event = events.pods_lack_resources(conclusion.reason, conclusion.message)
+    stored = context.facts.conditions.get(type_)
     before = None if stored is None else events.pods_lack_resources(stored.reason, stored.message)
     if before is None or (before.reason, before.dedupe_key) != (event.reason, event.dedupe_key):
         context.events.append(event)
