@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CODE = ("operator/src", "serving/src", "tools")
-DOCUMENTS = ("*.md", "docs/**/*.md", "examples/**/*.md", "helm/sundog/README.md", "images/README.md")
+DOCUMENTS = ("*.md", "docs/**/*.md", "examples/**/*.md", "bench/README.md", "helm/sundog/README.md", "images/README.md")
 # The archive of the benchmarks is left out because the benchmarks write its tables and texts from their records.
 EXEMPT = ("docs/benchmarks/archive.md",)
 

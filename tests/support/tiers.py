@@ -1,8 +1,8 @@
 """Select the tests that `make test` and `make e2e` run, and those that only `make test-all` runs.
 
-The first two run tests of tests/unit, tests/contract and tests/fuzz that are not marked `extended`, and tests of tests/cluster
-that need only an API server. Of the tests that start real processes they run those of this list: one for each promise. This
-module marks the others `extended`.
+The first two run tests of tests/unit, tests/contract, tests/fuzz and bench/tests that are not marked `extended`, and tests of
+tests/cluster that need only an API server. Of the tests that start real processes they run those of this list: one for each
+promise. This module marks the others `extended`.
 """
 
 from collections.abc import Mapping
