@@ -90,8 +90,13 @@ def _defined_names(node: ast.AST) -> Iterator[str]:
         yield node.name
     elif isinstance(node, ast.arg | ast.keyword) and node.arg:
         yield node.arg
-    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and not _is_count(node.annotation):
         yield node.target.id
+
+
+def _is_count(annotation: ast.expr) -> bool:
+    """Whether a field is a count, such as the late outcomes of several kinds."""
+    return isinstance(annotation, ast.Name) and annotation.id in {"int", "NonNegativeInt"}
 
 
 def _banned_name(file: str, line: int, name: str) -> Iterator[Finding]:

@@ -84,6 +84,10 @@ def test_names_that_contain_a_banned_word_as_a_part_pass() -> None:
     assert code("def find_headroom(is_late: bool, dead_arm: str, grooming: int) -> None: ...") == []
 
 
+def test_a_field_that_counts_may_be_an_adjective() -> None:
+    assert code("class Outcomes:\n    late: int\n    told: NonNegativeInt = 0\n") == []
+
+
 def test_a_module_with_a_banned_word_in_its_name_is_found() -> None:
     assert "name 'make_room'" in str(next(check_code("core/make_room.py", "")))
 
