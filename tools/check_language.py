@@ -1,6 +1,6 @@
 """Check the language of code and documents: `python tools/check_language.py`. Each finding is one line, `file:line: what to change`.
 
-Code: docstrings, comments and texts of the product have no private or archaic words, and docstrings do not open with a clause.
+Code: docstrings, comments, texts and names of the product have no private or archaic words, and docstrings do not open with a clause.
 Documents: the same words, sentences of at most 35 words, and lines of at most 100 columns outside of tables, code and links.
 A word in backticks is a name and may stay.
 """
@@ -24,6 +24,7 @@ WORDS = {
     "anew": "again",
     "but for": "except",
     "by itself": "alone",
+    "ceilings?": "upper bound or limit",
     "hinders?|hindered": "block",
     "is to be had": "exists",
     "lets? go": "release",
@@ -31,11 +32,17 @@ WORDS = {
     "nobody|somebody": "no one, or name the actor",
     "obeys?|obeyed": "execute",
     "ought": "should",
+    "rooms?": "capacity, space or memory",
+    "resting": "idle",
     "tells?|told": "show, report or print",
     "tried on": "retry",
     "whoever|whichever": "name the actor",
 }
 BANNED = re.compile(r"\b(?:" + "|".join(f"({words})" for words in WORDS).replace(" ", r"\s+") + r")\b", re.IGNORECASE)
+BANNED_NAME = re.compile(r"(?:^|_)(rooms?|ceilings?|told|resting)(?:_|$)", re.IGNORECASE)
+"""Words that no function, class, module, field or parameter has in its name."""
+ADJECTIVES = {"late", "dead", "patience", "copies"}
+"""Parameters and fields that do not say what they are of: `is_late`, `dead_arm`, `patience_s`."""
 CLAUSE = re.compile(r"(What|Whatever|Whoever|Of|Those|As|But|By|Until|Since)\b")
 
 MAX_COLUMNS = 100
@@ -59,7 +66,10 @@ class Finding:
 
 def check_code(file: str, source: str) -> Iterator[Finding]:
     """Check the docstrings, comments and texts of one Python module."""
+    yield from _banned_name(file, 1, Path(file).stem)
     for node in ast.walk(ast.parse(source)):
+        for name in _defined_names(node):
+            yield from _banned_name(file, getattr(node, "lineno", 1), name)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield from _banned(file, node.lineno, node.value)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -72,6 +82,29 @@ def check_code(file: str, source: str) -> Iterator[Finding]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield from _banned(file, token.start[0], token.string)
+
+
+def _defined_names(node: ast.AST) -> Iterator[str]:
+    """Yield the names that a definition, parameter, keyword argument or field has."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield node.name
+    elif isinstance(node, ast.arg | ast.keyword) and node.arg:
+        yield node.arg
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and not _is_count(node.annotation):
+        yield node.target.id
+
+
+def _is_count(annotation: ast.expr) -> bool:
+    """Whether a field is a count, such as the late outcomes of several kinds."""
+    return isinstance(annotation, ast.Name) and annotation.id in {"int", "NonNegativeInt"}
+
+
+def _banned_name(file: str, line: int, name: str) -> Iterator[Finding]:
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    if BANNED_NAME.search(words) or name in ADJECTIVES:
+        yield Finding(
+            file, line, f"name {name!r}: write a noun that says of what, such as free_capacity, upper_bound or is_late"
+        )
 
 
 def check_document(file: str, text: str) -> Iterator[Finding]:

@@ -27,12 +27,15 @@ def document(text: str) -> list[str]:
         ("It starts anew.", "'anew': write again"),
         ("All but for one.", "'but for': write except"),
         ("It ends by itself.", "'by itself': write alone"),
+        ("No ceiling.", "'ceiling': write upper bound or limit"),
         ("A lock hinders it.", "'hinders': write block"),
         ("No key is to be had.", "'is to be had': write exists"),
         ("It lets go of it.", "'lets go': write release"),
         ("Mend the spec.", "'Mend': write fix"),
         ("Nobody waits.", "'Nobody': write no one, or name the actor"),
         ("It obeyed.", "'obeyed': write execute"),
+        ("No node has room.", "'room': write capacity, space or memory"),
+        ("A resting key.", "'resting': write idle"),
         ("It ought to.", "'ought': write should"),
         ("It tells why.", "'tells': write show, report or print"),
         ("It is tried on.", "'tried on': write retry"),
@@ -59,6 +62,34 @@ def test_banned_words_are_found_in_docstrings_and_texts_at_their_line() -> None:
 def test_names_and_other_words_pass_in_code() -> None:
     source = '"""Retell it, and show `told` of a delivery."""\n\ntold = delivery["told"]\nmender = told  # `told` is a field\n'
     assert code(source) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("def find_room() -> None: ...", "find_room"),
+        ("class ArmRooms: ...", "ArmRooms"),
+        ("def plan(resting_keys: int) -> None: ...", "resting_keys"),
+        ("def plan(*, late: bool) -> None: ...", "late"),
+        ("plan(patience=3)", "patience"),
+        ("class Arm:\n    rate_ceiling: float", "rate_ceiling"),
+    ],
+)
+def test_a_banned_word_in_a_name_is_found(source: str, name: str) -> None:
+    (finding,) = code(source)
+    assert f"name {name!r}: write a noun that says of what" in finding
+
+
+def test_names_that_contain_a_banned_word_as_a_part_pass() -> None:
+    assert code("def find_headroom(is_late: bool, dead_arm: str, grooming: int) -> None: ...") == []
+
+
+def test_a_field_that_counts_may_be_an_adjective() -> None:
+    assert code("class Outcomes:\n    late: int\n    told: NonNegativeInt = 0\n") == []
+
+
+def test_a_module_with_a_banned_word_in_its_name_is_found() -> None:
+    assert "name 'make_room'" in str(next(check_code("core/make_room.py", "")))
 
 
 @pytest.mark.parametrize("opening", ["What", "Whatever", "Of", "Those", "As", "But", "By", "Until", "Since"])

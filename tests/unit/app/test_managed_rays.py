@@ -917,7 +917,7 @@ async def test_a_candidate_with_other_accelerators_cannot_come_in_place(cluster:
     await cluster.settle(5)
     message = (
         "spec.rollout.capacity: replicas of revision 1 have other accelerators or nodes than the new ones need,"
-        " and cannot make room for them. Set capacity: surge"
+        " and cannot free capacity for them. Set capacity: surge"
     )
     assert await read_condition(cluster, "CapacityAvailable") == (
         "False",

@@ -211,7 +211,7 @@ def test_a_webhook_waits_for_its_weight_to_be_confirmed() -> None:
     assert AT_WEBHOOK.step is not None
     early = AT_WEBHOOK.model_copy(update={"step": AT_WEBHOOK.step.model_copy(update={"since": None})})
     assert state.pending_webhook(early) is None
-    after = state_machine.tick(early, tick_inputs(answer=WebhookResult(200)))
+    after = state_machine.tick(early, tick_inputs(webhook_result=WebhookResult(200)))
     assert after.step is not None
     assert (after.step.index, after.step.since) == (2, tick_inputs().now)
 
@@ -453,7 +453,7 @@ def test_a_shadow_that_has_passed_bakes_after_a_command() -> None:
 
 inputs = st.builds(
     RolloutInputs,
-    copies=st.sampled_from(
+    shadow=st.sampled_from(
         [
             None,
             ShadowComparison(KNOWN, (), passed=True, silent=False),
@@ -462,14 +462,14 @@ inputs = st.builds(
             ShadowComparison(KNOWN, (), failed="agreement: 3 of 900"),
         ]
     ),
-    answer=st.sampled_from([None, WebhookResult(200), WebhookResult(404)]),
+    webhook_result=st.sampled_from([None, WebhookResult(200), WebhookResult(404)]),
     now=st.integers(0, 10_000).map(lambda seconds: T0 + timedelta(seconds=seconds)),
     replicas=st.integers(1, 5),
     available=st.integers(0, 5),
     confirmed=st.booleans(),
     held=st.booleans(),
     failure=st.one_of(st.none(), st.just(Cause("LoadFailed", "boom"))),
-    late=st.sampled_from(["", "not ready within 5m: the store is away"]),
+    deadline_cause=st.sampled_from(["", "not ready within 5m: the store is away"]),
     evidence=st.sampled_from(
         [
             None,
@@ -496,7 +496,7 @@ def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(
                 status, RolloutCommand(f"c{number}", verb, 8, full=full), given_inputs.now
             )
         else:
-            result = given_inputs if shadow_comparison.active_shadow(status) else replace(given_inputs, copies=None)
+            result = given_inputs if shadow_comparison.active_shadow(status) else replace(given_inputs, shadow=None)
             status = state_machine.tick(status, result)
         rose = state.canary_weight(status) - state.canary_weight(before)
         assert sum(arm.weight for arm in status.arms) == 100

@@ -103,7 +103,7 @@ async def apply_secrets(
     data = secrets.compose_secret_data(found)
     if left_out := [name for name, secret in found if secret is not None and name not in data]:
         log.warning(
-            "namespace %s: the edge's Secret has no room for %s; use smaller Secrets", namespace, ", ".join(left_out)
+            "namespace %s: the edge's Secret has no space for %s; use smaller Secrets", namespace, ", ".join(left_out)
         )
     wanted = objects.make_secret(namespace, model_deployments, data)
     if stored is not None and (stored.get("data") or {}).keys() - data.keys():

@@ -59,7 +59,7 @@ def is_settled(deployment: Object, status: ModelDeploymentStatus) -> bool:
 def needs_capacity(deployment: Object, status: ModelDeploymentStatus) -> bool:
     """Return whether free resources matter: a revision is not settled, or pods of a settled one wait for resources.
 
-    A settled revision may lose a node or its quota, or may need more replicas than there is room for.
+    A settled revision may lose a node or its quota, or may need more replicas than fit.
     """
     waiting = any(each.type == "RevisionReady" and each.reason in PLACEMENT_REASONS for each in status.conditions)
     return waiting or not is_settled(deployment, status)

@@ -143,7 +143,7 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         references=await read_references(deps, deployment, wanted, stored_status),
         pods=own_pods,
         queued=await _read_queued(deps, namespace, own_pods),
-        room=await read_capacity(deps, deployment, wanted, stored_status),
+        available=await read_capacity(deps, deployment, wanted, stored_status),
         route=route,
         routes_served=routes_served,
         claims_served=await _are_claims_served(deps, deployment, wanted, stored_status),
@@ -152,7 +152,7 @@ async def observe(deps: Dependencies, deployment: Object) -> ObservedState:
         user_experiments=user_experiments,
         salts=read_salts(experiments, deployments),
         storeless=await _find_store_problem(deps, namespace, user_experiments, attempt),
-        arm_rooms=await read_arm_capacity(deps, namespace, stored_status, user_experiments, owned),
+        arm_capacities=await read_arm_capacity(deps, namespace, stored_status, user_experiments, owned),
     )
 
 

@@ -77,4 +77,4 @@ async def _read_capacities(
     found = {
         name: capacity.find_available_capacity(spec, devices, quotas, installation) for name, spec in specs.items()
     }
-    return {name: room for name, room in found.items() if room is not None}
+    return {name: available for name, available in found.items() if available is not None}

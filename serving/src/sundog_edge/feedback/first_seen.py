@@ -58,7 +58,7 @@ class FirstExposureTracker:
             return
         known = self.waiting.get(unit)
         if known is None and len(self.waiting) >= self.max_waiting:
-            # The unit is not remembered: if it comes again, there may be room.
+            # The unit is not remembered: if it comes again, there may be space.
             self.dropped += 1
         elif known is None or us < known.us:
             self.waiting[unit] = FirstExposure(us, epoch, arm)

@@ -260,7 +260,7 @@ class _Joining:
     def take(self, event: OutcomeEvent) -> str:
         first = self._first(event)
         if first is None:
-            # A signed exposure is of this attempt. Another report of it finds no room either.
+            # A signed exposure is of this attempt. Another report of it finds no space either.
             return "overflow" if event.exposure is not None else "unknown"
         if event.key in self._known.keys or event.key in self.change.keys:
             return "duplicate"
@@ -308,7 +308,7 @@ class _Joining:
                 self._add_total(event, first, begin, end)
 
     def _limit_properties(self, event: OutcomeEvent) -> OutcomeEvent:
-        """Return the event, without its properties if the attempt has no room for them."""
+        """Return the event, without its properties if the attempt has no space for them."""
         size = len(event.properties.encode())
         if self._tally(PROPERTY_BYTES) + size > self._batch.max_property_bytes:
             self.count(PROPERTIES_DROPPED, bool(size))

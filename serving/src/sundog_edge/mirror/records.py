@@ -100,5 +100,5 @@ def _find_skip_reason(skip: str, status: str, termination: str, outcome: str) ->
 
 
 def _check_sizes(body: int, size: str, answer: int, answer_size: str) -> str:
-    """Return `size` if the copy is incomplete: large headers may leave too little room for the body in the buffer."""
+    """Return `size` if the copy is incomplete: large headers may leave too little space for the body in the buffer."""
     return "" if (str(body), str(answer)) == (size, answer_size) else "size"

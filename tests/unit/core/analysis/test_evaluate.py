@@ -579,7 +579,7 @@ def test_a_candidate_that_fails_some_requests_in_every_block_does_harm_before_it
         return judge(at_step(1, warm=False, **how), report(*rows))
 
     result = of(8)
-    assert (result.harm, result.dead) == (metric(result).message, False)
+    assert (result.harm, result.is_dead) == (metric(result).message, False)
     assert result.harm == (
         "errorRate: 56 of 400 requests of the canary failed in its first 80 s, 0 of 1200 of stable; worse than its margin, even without"
         " its 7 worst blocks of 10 s"

@@ -39,7 +39,7 @@ def quota(hard: int, used: int) -> dict[str, Any]:
     return {"status": {"hard": {f"requests.{GPU}": str(hard)}, "used": {f"requests.{GPU}": str(used)}}}
 
 
-def room(
+def available(
     nodes: list[Any] | None, pods: Any = (), quotas: Any = (), text: str = "", count: int = 1, **spec: Any
 ) -> AvailableCapacity:
     resources = {"gpu": {"count": count, **spec.pop("gpu", {})}, **spec.pop("resources", {})}
@@ -55,13 +55,13 @@ def room(
 
 
 def free(nodes: list[Any], pods: Any = (), **asked: Any) -> NodeCapacity:
-    found = room(nodes, pods, **asked).on_nodes
+    found = available(nodes, pods, **asked).on_nodes
     assert found is not None
     return found
 
 
 def test_kueue_and_not_the_free_devices_admit_pods_of_a_queue() -> None:
-    found = room([node("a", 1)], [pod("a", 1)], [quota(4, 1)], scheduling={"queue": "team-a"})
+    found = available([node("a", 1)], [pod("a", 1)], [quota(4, 1)], scheduling={"queue": "team-a"})
     assert (found.on_nodes, found.quota) == (None, 3)
     assert capacity.find_shortage(ONE, 3, found, ANY) is None
     assert capacity.find_shortage(ONE, 4, found, ANY) == (
@@ -87,7 +87,7 @@ def test_spot_nodes_count_as_the_spec_allows_them(spot: str, nodes: int) -> None
 
 
 def test_nodes_that_are_no_spot_nodes_are_named() -> None:
-    found = room([node("a", 0)], count=0, scheduling={"spot": "require"})
+    found = available([node("a", 0)], count=0, scheduling={"spot": "require"})
     short = capacity.find_shortage(None, 1, found, ANY)
     assert short is not None
     assert short.message.endswith(
@@ -103,7 +103,7 @@ def test_pods_that_share_a_device_of_another_s_are_not_counted_and_the_reason_is
         node("c", 7, {"cloud.google.com/gke-gpu-partition-size": "1g.5gb"}),
         node("d", 7, {"cloud.google.com/gke-gpu-sharing-strategy": "time-sharing"}),
     ]
-    short = capacity.find_shortage(ONE, 1, room(nodes), ANY)
+    short = capacity.find_shortage(ONE, 1, available(nodes), ANY)
     assert short is not None
     assert "0 of 0 free on 0 nodes; other nodes: 2 with MIG slices for devices, 2 with shared devices." in short.message
     whole = node("e", 1, {PRODUCT: "NVIDIA-L4", "nvidia.com/mig.strategy": "single"})
@@ -111,7 +111,7 @@ def test_pods_that_share_a_device_of_another_s_are_not_counted_and_the_reason_is
 
 
 def test_spot_nodes_that_pods_keep_off_are_named() -> None:
-    short = capacity.find_shortage(ONE, 1, room([node("a", 1, {SPOT: "spot"})]), ANY)
+    short = capacity.find_shortage(ONE, 1, available([node("a", 1, {SPOT: "spot"})]), ANY)
     assert short is not None
     assert "other nodes: 1 that are spot nodes" in short.message
 
@@ -148,7 +148,7 @@ def test_what_pods_have_is_taken_until_they_end() -> None:
 
 
 def test_a_replica_finds_all_its_devices_on_one_node() -> None:
-    found = room([node("a", 3), node("b", 3)], [pod("a", 2), pod("b", 2)], count=2)
+    found = available([node("a", 3), node("b", 3)], [pod("a", 2), pod("b", 2)], count=2)
     assert found.on_nodes is not None
     assert (found.on_nodes.free, found.on_nodes.pods) == (2, 0)
     assert capacity.find_shortage(TWO, 1, found, ANY) == (
@@ -225,7 +225,7 @@ def test_types_are_found_by_any_of_the_labels_and_by_an_administrators_names() -
 
 
 def test_shortage_is_reported_with_numbers() -> None:
-    found = room([node("a", 4)], [pod("a", 3)])
+    found = available([node("a", 4)], [pod("a", 3)])
     assert capacity.find_shortage(ONE, 1, found, ANY) is None
     assert capacity.find_shortage(ONE, 0, found, ANY) is None
     assert capacity.find_shortage(ONE, 3, found, Gpu.from_json({"type": ["l4", "h100"]})) == (
@@ -235,7 +235,7 @@ def test_shortage_is_reported_with_numbers() -> None:
 
 
 def test_the_tightest_quota_counts() -> None:
-    found = room([node("a", 8)], quotas=[quota(6, 1), quota(4, 3), {"status": {"hard": {"pods": "9"}}}])
+    found = available([node("a", 8)], quotas=[quota(6, 1), quota(4, 3), {"status": {"hard": {"pods": "9"}}}])
     assert found.quota == 1
     assert capacity.find_shortage(ONE, 1, found, ANY) is None
     assert capacity.find_shortage(ONE, 2, found, ANY) == (
@@ -245,7 +245,7 @@ def test_the_tightest_quota_counts() -> None:
 
 
 def test_what_becomes_free_counts_with_what_is_free() -> None:
-    scattered = room([node("a", 2), node("b", 2)], [pod("a", 1), pod("b", 2)], quotas=[quota(4, 3)], count=2)
+    scattered = available([node("a", 2), node("b", 2)], [pod("a", 1), pod("b", 2)], quotas=[quota(4, 3)], count=2)
     assert capacity.find_shortage(TWO, 1, scattered, ANY) is not None
     more = capacity.add_freed_pods(scattered, TWO, [pod("a", 1)])
     assert (more.on_nodes and more.on_nodes.free, more.quota) == (2, 2)
@@ -255,12 +255,12 @@ def test_what_becomes_free_counts_with_what_is_free() -> None:
 
 
 def test_where_nodes_may_not_be_looked_at_quotas_alone_count() -> None:
-    found = room(None, quotas=[quota(4, 2)], count=2)
+    found = available(None, quotas=[quota(4, 2)], count=2)
     assert found == AvailableCapacity(GPU, None, 2)
     assert capacity.find_shortage(TWO, 1, found, ANY) is None
     told = f"4 {GPU} of type l4 needed (2 × 2), 2 left by the namespace's quota. {QUOTA_FIX}"
     assert capacity.find_shortage(TWO, 2, found, Gpu.from_json({"type": ["l4"]})) == ("InsufficientQuota", told)
-    assert capacity.find_shortage(TWO, 9, room(None, count=2), ANY) is None
+    assert capacity.find_shortage(TWO, 9, available(None, count=2), ANY) is None
 
 
 MEMORY = "nvidia.com/gpu.memory"
@@ -286,7 +286,7 @@ def test_nodes_whose_devices_have_too_little_memory_are_left_out() -> None:
 
 
 def test_a_shortage_names_the_memory() -> None:
-    found, needs = room([node("a", 4, {MEMORY: "81559"})], [pod("a", 3)]), {"type": ["h100"], "memory": "40Gi"}
+    found, needs = available([node("a", 4, {MEMORY: "81559"})], [pod("a", 3)]), {"type": ["h100"], "memory": "40Gi"}
     assert capacity.find_shortage(ONE, 2, found, Gpu.from_json(needs)) == (
         "InsufficientCapacity",
         f"2 {GPU} of type h100 with at least 40Gi needed (2 × 1), 1 of 4 free on 1 node. {NODES_FIX}",
@@ -310,7 +310,7 @@ def test_slices_are_counted_by_the_name_of_their_profile() -> None:
     taken = {"metadata": {}, "spec": {"nodeName": "a", "containers": [container]}, "status": {"phase": "Running"}}
     hard = {"status": {"hard": {f"requests.{MIG}": "6"}, "used": {f"requests.{MIG}": "1"}}}
     gpu = {"sharing": {"mode": "mig", "profile": "1g.10gb"}}
-    found = room([mixed, node("b", 8)], [pod("a", 4), taken], [hard, quota(1, 1)], gpu=gpu)
+    found = available([mixed, node("b", 8)], [pod("a", 4), taken], [hard, quota(1, 1)], gpu=gpu)
     assert (found.resource, found.quota) == (MIG, 5)
     assert found.on_nodes == NodeCapacity(1, 7, 6, 6)
     assert capacity.find_shortage(Devices(MIG, "GPU", 1), 6, found, ANY) == (
@@ -345,7 +345,7 @@ def test_a_fraction_needs_a_device_for_each_pod_of_replicas() -> None:
     gpu = Gpu.from_json({"count": 1, "sharing": {"mode": "fraction", "fraction": "0.4"}})
     assert [accelerators.count_pods(gpu, replicas) for replicas in (0, 1, 2, 3, 4, 5)] == [0, 1, 1, 2, 2, 3]
     assert accelerators.count_pods(ANY, 5) == 5
-    found = room([node("a", 4)], [pod("a", 2)], gpu=gpu.to_json())
+    found = available([node("a", 4)], [pod("a", 2)], gpu=gpu.to_json())
     devices = accelerators.replica_devices(gpu)
     assert devices is not None
     assert capacity.find_shortage(devices, devices.count_pods(4), found, gpu) is None
@@ -361,7 +361,7 @@ def test_a_replica_over_several_pods_needs_all_of_their_devices() -> None:
     assert devices is not None
     assert [devices.count_pods(replicas) for replicas in (0, 1, 2)] == [0, 3, 6]
     assert accelerators.describe_devices(devices) == f"2 {GPU} for each of the 3 pods of each replica"
-    found = room([node("a", 2), node("b", 4)], gpu=gpu.to_json(), count=2)
+    found = available([node("a", 2), node("b", 4)], gpu=gpu.to_json(), count=2)
     assert capacity.find_shortage(devices, devices.count_pods(1), found, gpu) is None
     assert capacity.find_shortage(devices, devices.count_pods(2), found, gpu) == (
         "InsufficientCapacity",
@@ -394,7 +394,7 @@ def test_time_sliced_devices_have_a_name_of_their_own_and_are_not_those_of_mps()
         node("e", 16),
     ]
     sharing = {"mode": "timeSliced"}
-    found = room(nodes, quotas=[quota(1, 0)], gpu={"sharing": sharing})
+    found = available(nodes, quotas=[quota(1, 0)], gpu={"sharing": sharing})
     assert (found.resource, found.quota, found.on_nodes and found.on_nodes.total) == (SHARED, None, 11)
     assert free(nodes, gpu={"sharing": sharing, "type": ["l4"]}).total == 10
     assert free(nodes).total == 16
@@ -419,7 +419,7 @@ TOLERATES = {"tolerations": [{"key": "team", "value": "vision"}]}
 def test_nodes_that_a_pool_lacks_may_come() -> None:
     nodes = [node("a", 2, OF_POOL, taints=[]), node("b", 8)]
     needs = Gpu.from_json({"type": ["l4"]})
-    found = room(nodes, [pod("a", 1)], text=POOL, gpu={"type": ["l4"]}, scheduling=TOLERATES)
+    found = available(nodes, [pod("a", 1)], text=POOL, gpu={"type": ["l4"]}, scheduling=TOLERATES)
     assert found.on_nodes is not None
     assert (found.on_nodes.pods, found.on_nodes.coming_nodes, found.on_nodes.coming_pods) == (1, 2, 4)
     assert capacity.find_shortage(ONE, 5, found, needs) is None
@@ -428,7 +428,7 @@ def test_nodes_that_a_pool_lacks_may_come() -> None:
         f"6 {GPU} of type l4 needed (6 × 1), 1 of 2 free on 1 node, 4 pods on 2 nodes that may be added; other nodes: 1 with"
         f" devices of another type or memory. {NODES_FIX}",
     )
-    assert list(capacity.describe_room(found, 6)) == [
+    assert list(capacity.describe_available(found, 6)) == [
         f"6 pods with 1 CPU, 2.5Gi memory, 1 {GPU} needed, 1 fit on 1 node, 4 pods on 2 nodes that may be added"
     ]
 
@@ -457,7 +457,7 @@ def test_pods_need_their_cpu_and_memory_on_the_node_of_their_devices() -> None:
     large, small = node("a", 4), node("b", 4)
     large["status"]["allocatable"] |= {"cpu": "16", "memory": "64Gi", "pods": "110"}
     small["status"]["allocatable"] |= {"cpu": "3900m", "memory": "64Gi", "pods": "110"}
-    found = room([large, small], resources={"cpu": "4", "memory": "8Gi", "gpu": {"count": 1}})
+    found = available([large, small], resources={"cpu": "4", "memory": "8Gi", "gpu": {"count": 1}})
     assert found.on_nodes is not None
     assert (found.on_nodes.free, found.on_nodes.device_pods, found.on_nodes.pods) == (8, 8, 4)
     assert capacity.find_shortage(ONE, 4, found, ANY) is None
@@ -485,7 +485,7 @@ def test_without_devices_cpu_memory_and_pods_are_counted() -> None:
 
 
 def test_pods_that_exist_are_counted_by_quotas_already() -> None:
-    found = room([node("a", 8)], quotas=[quota(4, 4)])
+    found = available([node("a", 8)], quotas=[quota(4, 4)])
     assert capacity.find_shortage(ONE, 2, found, ANY, created=2) is None
     short = capacity.find_shortage(ONE, 3, found, ANY, created=2)
     assert short is not None
@@ -514,7 +514,7 @@ def test_nodes_hold_back_what_they_are_known_not_to_have(text: str, has_devices:
 def test_a_message_has_the_most_frequent_reasons_of_other_nodes() -> None:
     away = [node(f"t{number}", 1, taints=[{"key": f"team-{number}", "effect": "NoSchedule"}]) for number in range(6)]
     cordoned = [node(f"c{number}", 1, unschedulable=True) for number in range(3)]
-    found = room([node("a", 1), *away, *cordoned, {**node("cpu", 0), "status": {"allocatable": {"cpu": "4"}}}])
+    found = available([node("a", 1), *away, *cordoned, {**node("cpu", 0), "status": {"allocatable": {"cpu": "4"}}}])
     short = capacity.find_shortage(ONE, 2, found, ANY)
     assert short is not None
     taints = ", ".join(f"1 with the taint team-{each}:NoSchedule, which the pods do not tolerate" for each in range(3))

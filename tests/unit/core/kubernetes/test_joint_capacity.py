@@ -90,11 +90,11 @@ def check(
     demands = []
     for kind in kinds:
         spec = make_spec(kind)
-        room = capacity.find_available_capacity(spec, known, quotas, installation)
-        if room is not None:
+        available = capacity.find_available_capacity(spec, known, quotas, installation)
+        if available is not None:
             first = not demands
             demands.append(
-                PodDemand(spec.resources.gpu, kind.pods, room, created if first else 0, lacking if first else 0)
+                PodDemand(spec.resources.gpu, kind.pods, available, created if first else 0, lacking if first else 0)
             )
     return joint_capacity.find_shortage(demands, installation)
 

@@ -38,7 +38,7 @@ def stable() -> Revision:
     return Revision(1, revisions.content_hash(content), content)
 
 
-def room(free: int) -> AvailableCapacity:
+def available(free: int) -> AvailableCapacity:
     return AvailableCapacity(GPU, NodeCapacity(nodes=1, total=2, free=free, pods=free, device_pods=free), None)
 
 
@@ -67,7 +67,7 @@ def make_context(replicas: int, free: int, *pods: dict[str, Any]) -> PlanContext
         edges=(),
         installation=parse_installation("runtimeImage: example.com/runtime:1", "test"),
         pods=pods,
-        room=room(free),
+        available=available(free),
     )
     return PlanContext(Facts(observed, NOW), status, spec)
 
@@ -118,9 +118,9 @@ def test_arms_leave_a_device_for_the_pod_that_stable_lacks() -> None:
     assert context.status.stable is not None
     missing = candidate_placement.count_missing_pods(context, context.status.stable)
     assert missing == (1, 0)
-    rooms = {free: {"control": room(free), "wide": room(free)} for free in (1, 2)}
-    short = arms.find_arm_shortage(stable(), spec, rooms[1], {"wide": 1}, None, missing)
+    available = {free: {"control": available(free), "wide": available(free)} for free in (1, 2)}
+    short = arms.find_arm_shortage(stable(), spec, available[1], {"wide": 1}, None, missing)
     assert short is not None
     assert "2 nvidia.com/gpu needed (2 × 1), 1 of 2 free on 1 node, 1 of them for stable" in short.message
-    assert arms.find_arm_shortage(stable(), spec, rooms[2], {"wide": 1}, None, missing) is None
-    assert arms.find_arm_shortage(stable(), spec, rooms[1], {"wide": 1}, None) is None
+    assert arms.find_arm_shortage(stable(), spec, available[2], {"wide": 1}, None, missing) is None
+    assert arms.find_arm_shortage(stable(), spec, available[1], {"wide": 1}, None) is None

@@ -143,7 +143,7 @@ def test_data_quality_of_an_experiment_has_the_split_and_what_was_refused() -> N
     )
     assert fact(report, "outcomes") == (
         "2000 counted, 30 late (20 of them before the exposure that they name), 4 in the future, 7 of unknown units,"
-        " 1 without room in the store"
+        " 1 without space in the store"
     )
     without_outcomes = Counters(UID, {"edge/boot": rows})
     sticky = fact(report_of(counting(two_arms(), without_outcomes, BY_USER)), "sample ratio")

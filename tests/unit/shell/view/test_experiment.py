@@ -556,7 +556,7 @@ def test_replicas_that_are_shared_and_traffic_that_goes_back_are_shown() -> None
     Console(file=out, width=200).print(
         describe_model_deployment(DeploymentDetails({**obj, "status": spare.to_json()}), NOW)
     )
-    assert "share the 4 that the service needs, and 1 more that the cluster has room for" in out.getvalue()
+    assert "share the 4 that the service needs, and 1 more that the cluster has capacity for" in out.getvalue()
     back = TrafficReturnStatus(reason="RolledBack", message="errorRate", since=NOW)
     assert "Rollout digits-r8: Running, returns its traffic to stable (RolledBack)" in described_lines(
         collecting(giving_back=back)

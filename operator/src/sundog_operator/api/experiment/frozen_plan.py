@@ -262,7 +262,7 @@ class PlanInPlace(ApiBase):
     """In-place replacement: the canary's replicas replace stable's, as frozen."""
 
     spare: NonNegativeInt = Field(
-        0, description="Replicas beyond those that the service needs for which there was room, 0 or 1."
+        0, description="Replicas beyond those that the service needs for which there was capacity, 0 or 1."
     )
 
 

@@ -88,7 +88,8 @@ class CapacityStatus(ApiBase):
         None, description="With mode inPlace: replicas that all of the traffic needs; both revisions share them."
     )
     spare_replicas: NonNegativeInt | None = Field(
-        None, description="With mode inPlace: replicas beyond those that there was room for at the start, 0 or 1."
+        None,
+        description="With mode inPlace: replicas beyond those that the cluster had capacity for at the start, 0 or 1.",
     )
 
 

@@ -81,7 +81,7 @@ def evaluate_rollout(
     death = find_dead_arm(ROLLOUT_PAIR, limits, collected, collected.replicas[1])
     return Evaluation(
         metrics=metrics,
-        dead=death != "",
+        is_dead=death != "",
         harm=death or next((each.message for each in metrics if each.verdict == MetricVerdict.HARM), ""),
         passed=warm
         and not unreachable_edges

@@ -229,7 +229,7 @@ def pods_that_fit(free: Amounts, requests: Amounts) -> int:
     return min(limits, default=ENOUGH_PODS)
 
 
-def add_freed_pods(room: AvailableCapacity, devices: Devices | None, freed: Sequence[Json]) -> AvailableCapacity:
+def add_freed_pods(available: AvailableCapacity, devices: Devices | None, freed: Sequence[Json]) -> AvailableCapacity:
     """Return the capacity once these pods have ended.
 
     The result assumes the best case: each new pod finds all that it needs on one node.
@@ -239,34 +239,34 @@ def add_freed_pods(room: AvailableCapacity, devices: Devices | None, freed: Sequ
         amounts.update(pod_requests.pod_requests(pod))
     more = 0
     if devices is not None:
-        more = len(freed) * devices.count if devices.is_claimed else amounts[room.resource]
-    nodes, quota = room.on_nodes, room.quota
+        more = len(freed) * devices.count if devices.is_claimed else amounts[available.resource]
+    nodes, quota = available.on_nodes, available.quota
     if nodes is not None:
         free = nodes.free + more
         fitting = nodes.pods + len(freed) if devices is None else free // devices.count
         nodes = replace(nodes, free=free, pods=fitting, device_pods=fitting)
     quota = None if quota is None else quota + more
-    return replace(room, on_nodes=nodes, quota=quota, limits=quotas.add_freed(room.limits, amounts))
+    return replace(available, on_nodes=nodes, quota=quota, limits=quotas.add_freed(available.limits, amounts))
 
 
 def find_shortage(
-    devices: Devices | None, more: int, room: AvailableCapacity, gpu: Gpu, *, created: int = 0, lacking: int = 0
+    devices: Devices | None, more: int, available: AvailableCapacity, gpu: Gpu, *, created: int = 0, lacking: int = 0
 ) -> Cause | None:
     """Return the shortage where `more` pods do not fit; None where they fit or nothing is known.
 
     Args:
         devices: the devices of one pod; None without.
         more: pods that need a node.
-        room: what is free.
+        available: what is free.
         gpu: the types and the memory that the message names.
         created: how many of these pods exist already, so that quotas count them.
         lacking: how many of these pods are missing ones of stable.
     """
     if more <= 0:
         return None
-    new, free = max(more - created, 0), room.on_nodes
-    over_devices = devices is not None and room.quota is not None and new * devices.count > room.quota
-    exceeded = quotas.find_exceeded(room.limits, new)
+    new, free = max(more - created, 0), available.on_nodes
+    over_devices = devices is not None and available.quota is not None and new * devices.count > available.quota
+    exceeded = quotas.find_exceeded(available.limits, new)
     if not over_devices and exceeded is None and (free is None or more <= free.most_pods):
         return None
     for_stable = f", {lacking} of them for stable" if lacking else ""
@@ -275,7 +275,7 @@ def find_shortage(
         message = quotas.describe_exceeded(exceeded, new * exceeded.per_pod, new) + for_stable
         return Cause(DeploymentReason.INSUFFICIENT_QUOTA, f"{message}. {QUOTA_FIX}")
     message = (
-        _describe_pods(more, room) if devices is None else _describe_devices(devices, more, room, gpu)
+        _describe_pods(more, available) if devices is None else _describe_devices(devices, more, available, gpu)
     ) + for_stable
     if over_devices:
         return Cause(DeploymentReason.INSUFFICIENT_QUOTA, f"{message}. {QUOTA_FIX}")
@@ -284,18 +284,18 @@ def find_shortage(
     return Cause(DeploymentReason.INSUFFICIENT_CAPACITY, f"{message}{others}. {fix}")
 
 
-def _describe_devices(devices: Devices, more: int, room: AvailableCapacity, gpu: Gpu) -> str:
-    needed, free = more * devices.count, room.on_nodes
-    message = f"{needed} {room.resource}{describe_type(gpu)} needed ({more} × {devices.count})"
+def _describe_devices(devices: Devices, more: int, available: AvailableCapacity, gpu: Gpu) -> str:
+    needed, free = more * devices.count, available.on_nodes
+    message = f"{needed} {available.resource}{describe_type(gpu)} needed ({more} × {devices.count})"
     if free is not None:
         message += f", {free.free} of {free.total} free on {format_count(free.nodes, 'node')}{_describe_coming(free)}"
-    if room.quota is not None:
-        message += f", {room.quota} left by the namespace's quota"
+    if available.quota is not None:
+        message += f", {available.quota} left by the namespace's quota"
     if free is None or free.most_pods >= more or needed > free.free:
         return message
     if free.device_pods < more:
         return f"{message}, not {devices.count} of them on one node"
-    return f"{message}, with {_format_pod(room)} free beside them for {format_count(free.pods, 'pod')}"
+    return f"{message}, with {_format_pod(available)} free beside them for {format_count(free.pods, 'pod')}"
 
 
 def describe_type(gpu: Gpu) -> str:
@@ -304,9 +304,9 @@ def describe_type(gpu: Gpu) -> str:
     return f"{kind} with at least {gpu.memory}" if gpu.memory else kind
 
 
-def _describe_pods(more: int, room: AvailableCapacity) -> str:
-    free = room.on_nodes
-    message = f"{format_count(more, 'pod')} with {_format_pod(room)} needed"
+def _describe_pods(more: int, available: AvailableCapacity) -> str:
+    free = available.on_nodes
+    message = f"{format_count(more, 'pod')} with {_format_pod(available)} needed"
     if free is None:
         return message
     on_nodes = f"{format_count(free.pods, 'pod')} fit on {format_count(free.nodes, 'node')}"
@@ -320,18 +320,18 @@ def _describe_coming(free: NodeCapacity) -> str:
     return f", {pods} on {nodes} that may be added"
 
 
-def _format_pod(room: AvailableCapacity) -> str:
+def _format_pod(available: AvailableCapacity) -> str:
     return " and ".join(
-        pod_requests.format_amount(name, amount) for name, amount in room.requests.items() if name in (CPU, MEMORY)
+        pod_requests.format_amount(name, amount) for name, amount in available.requests.items() if name in (CPU, MEMORY)
     )
 
 
-def describe_room(room: AvailableCapacity, needed: int, lacking: int = 0) -> Iterator[str]:
-    """Yield the room for so many pods, `lacking` of which are missing ones of stable; nothing where the nodes are unknown."""
-    free = room.on_nodes
+def describe_available(available: AvailableCapacity, needed: int, lacking: int = 0) -> Iterator[str]:
+    """Yield the free capacity for so many pods, `lacking` of which are missing ones of stable; nothing where the nodes are unknown."""
+    free = available.on_nodes
     if free is not None:
         most = f"{ENOUGH_PODS} or more" if free.pods >= ENOUGH_PODS else str(free.pods)
-        pod = pod_requests.format_amounts(room.requests)
+        pod = pod_requests.format_amounts(available.requests)
         fit = f"{most} fit on {format_count(free.nodes, 'node')}{_describe_coming(free)}"
         for_stable = f", {lacking} of them for stable" if lacking else ""
         yield f"{format_count(needed, 'pod')} with {pod} needed{for_stable}, {fit}"
@@ -350,7 +350,7 @@ def is_blocking(short: Cause | None, installation: Installation | None, *, has_d
 
 
 def has_to_wait_for_nodes(installation: Installation | None, *, has_devices: bool) -> bool:
-    """Whether pods must wait for nodes with room (`is_blocking`)."""
+    """Whether pods must wait for nodes with free capacity (`is_blocking`)."""
     if installation is not None and installation.node_pools:
         return True
     nodes_come = installation is not None and installation.gpu.nodes_come

@@ -30,14 +30,14 @@ class PodDemand:
     Attributes:
         gpu: their devices.
         pods: their number.
-        room: what is free for them.
+        available: what is free for them.
         created: how many of them exist already, so that quotas count them.
         lacking: how many of them are missing ones of stable.
     """
 
     gpu: Gpu
     pods: int
-    room: AvailableCapacity
+    available: AvailableCapacity
     created: int = 0
     lacking: int = 0
 
@@ -49,7 +49,7 @@ class PodDemand:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A node with room for a pod of some demands, by their index."""
+    """A node with free capacity for a pod of some demands, by their index."""
 
     free: Amounts
     demands: frozenset[int]
@@ -59,17 +59,17 @@ class _Place:
 def find_shortage(demands: Iterable[PodDemand], installation: Installation | None) -> Cause | None:
     """Return why the pods of all demands must wait; None where they may fit together, or where capacity is unknown.
 
-    A shortage is certain: no placement of the pods has room for all of them. It is found wherever the pods have one device each. For
+    A shortage is certain: no placement has capacity for all of the pods. It is found wherever the pods have one device each. For
     several devices each it is found where the same nodes suit all pods, have enough CPU and memory, and the numbers divide each other.
     Otherwise pods may start together that do not fit together.
     """
     asked = [each for each in demands if each.pods > 0]
     on_nodes = []
     for each in asked:
-        devices, nodes = accelerators.replica_devices(each.gpu), each.room.on_nodes
+        devices, nodes = accelerators.replica_devices(each.gpu), each.available.on_nodes
         has_devices = devices is not None
         short = capacity.find_shortage(
-            devices, each.pods, each.room, each.gpu, created=each.created, lacking=each.lacking
+            devices, each.pods, each.available, each.gpu, created=each.created, lacking=each.lacking
         )
         if capacity.is_blocking(short, installation, has_devices=has_devices):
             return short
@@ -79,18 +79,18 @@ def find_shortage(demands: Iterable[PodDemand], installation: Installation | Non
 
 
 def _find_quota_shortage(demands: Sequence[PodDemand]) -> Cause | None:
-    over = quotas.find_exceeded(quotas.add_up((_limits_of(each.room), each.new) for each in demands), 1)
+    over = quotas.find_exceeded(quotas.add_up((_limits_of(each.available), each.new) for each in demands), 1)
     if over is None:
         return None
-    pods = sum(each.new for each in demands if each.room.requests.get(over.resource))
+    pods = sum(each.new for each in demands if each.available.requests.get(over.resource))
     message = quotas.describe_exceeded(over, over.per_pod, pods) + _describe_lacking(demands)
     return Cause(DeploymentReason.INSUFFICIENT_QUOTA, f"{message}. {capacity.QUOTA_FIX}")
 
 
-def _limits_of(room: AvailableCapacity) -> Iterator[QuotaLimit]:
-    yield from room.limits
-    if room.quota is not None:
-        yield QuotaLimit("", room.resource, "", room.quota, room.requests.get(room.resource, 0))
+def _limits_of(available: AvailableCapacity) -> Iterator[QuotaLimit]:
+    yield from available.limits
+    if available.quota is not None:
+        yield QuotaLimit("", available.resource, "", available.quota, available.requests.get(available.resource, 0))
 
 
 def _find_node_shortage(demands: Sequence[tuple[PodDemand, NodeCapacity]]) -> Cause | None:
@@ -113,7 +113,7 @@ def _find_places(demands: Sequence[tuple[PodDemand, NodeCapacity]]) -> list[_Pla
             for node in nodes:
                 name = node["metadata"]["name"]
                 free, fitting, _ = found.get(name) or (capacity.free_amounts(node, known.taken), set(), False)
-                if capacity.pods_that_fit(free, demand.room.requests):
+                if capacity.pods_that_fit(free, demand.available.requests):
                     fitting.add(index)
                 found[name] = (free, fitting, bool(is_coming))
     return [_Place(free, frozenset(fitting), is_coming) for free, fitting, is_coming in found.values() if fitting]
@@ -123,13 +123,15 @@ def _find_shortage_of(demands: Sequence[PodDemand], chosen: frozenset[int], plac
     """Return the shortage of the chosen demands if all nodes, each used as well as possible, have too little of a resource."""
     needed: Counter[str] = Counter()
     for index in chosen:
-        needed.update({name: amount * demands[index].pods for name, amount in demands[index].room.requests.items()})
+        needed.update(
+            {name: amount * demands[index].pods for name, amount in demands[index].available.requests.items()}
+        )
     usable: Counter[str] = Counter()
     free: Counter[str] = Counter()
     nodes: Counter[bool] = Counter()
     for place in places:
         if here := place.demands & chosen:
-            most = _find_usable(place.free, [demands[index].room.requests for index in here])
+            most = _find_usable(place.free, [demands[index].available.requests for index in here])
             usable.update(most)
             free.update({name: place.free.get(name, amount) for name, amount in most.items()})
             nodes[place.is_coming] += 1
@@ -162,7 +164,7 @@ def _find_usable(free: Amounts, requests: Sequence[Amounts]) -> dict[str, int]:
 
 def _describe_pods(demands: Sequence[PodDemand]) -> str:
     pods = " and ".join(
-        f"{each.pods} × ({pod_requests.format_amounts(each.room.requests)}{capacity.describe_type(each.gpu)})"
+        f"{each.pods} × ({pod_requests.format_amounts(each.available.requests)}{capacity.describe_type(each.gpu)})"
         for each in demands
     )
     return pods + _describe_lacking(demands)

@@ -191,7 +191,7 @@ def _make_device_terms(source: _Source, demand: NodeDemand) -> list[list[Json]]:
     if not source.launches_nodes:
         return _make_plain_terms(types, source, demand)
     least = min(_find_least_mib(each, gpu) for each in types)
-    if _are_told_apart(types, source.type_key, least):
+    if _are_distinguishable(types, source.type_key, least):
         return [[_name_types(types, source, demand), *_ask_memory(source.memory_key, least)]]
     return [
         [
@@ -202,7 +202,7 @@ def _make_device_terms(source: _Source, demand: NodeDemand) -> list[list[Json]]:
     ]
 
 
-def _are_told_apart(types: Sequence[str], key: str, least_mib: int) -> bool:
+def _are_distinguishable(types: Sequence[str], key: str, least_mib: int) -> bool:
     """Whether nodes with the names of these types, and at least this memory, have one of them, and each name means one type."""
     if len(types) == 1:
         return not device_types.find_namesakes(types[0], key)
@@ -289,7 +289,7 @@ def _make_preferences(demand: NodeDemand) -> list[Json]:
     """Return weighted terms: a node has the sum of those that it matches, and the scheduler scales the highest sum to 100.
 
     The nth term of types matches the nodes of the first n. Its weights fall by one factor, so that each type has far more than the next
-    one, also where no node of the types before has room. Evenly spread weights would leave a seventh to the first of eight. Without
+    one, also where no node of the types before is free. Evenly spread weights would leave a seventh to the first of eight. Without
     preferred spot nodes the factor uses the whole range from 100 to 1. With them each weight is half of the one before, and spot nodes
     have the last one: it never turns the order.
     """

@@ -1,4 +1,4 @@
-"""Room that the ResourceQuotas of a namespace leave for more worker pods."""
+"""Pods and resources that the ResourceQuotas of a namespace leave for more worker pods."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

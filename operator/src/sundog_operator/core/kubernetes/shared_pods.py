@@ -32,8 +32,8 @@ def pod_amounts(settings: SharedWorkers) -> Amounts:
 
 def make_requests(settings: SharedWorkers) -> Amounts:
     """Return the requests of a pod: those of its replicas and of Ray."""
-    room = pod_amounts(settings)
-    return {CPU: room[CPU], MEMORY: room[MEMORY] + OVERHEAD_BYTES, PODS: 1}
+    pod = pod_amounts(settings)
+    return {CPU: pod[CPU], MEMORY: pod[MEMORY] + OVERHEAD_BYTES, PODS: 1}
 
 
 def worker_requests(spec: ModelDeploymentSpec, installation: Installation) -> Amounts:
@@ -47,15 +47,15 @@ def find_too_large(spec: ModelDeploymentSpec, installation: Installation | None)
     """Return violations of a replica that no shared pod could hold. Without an installation, replicas are not in pods."""
     if installation is None or not is_shared(spec):
         return []
-    size, room = replica_amounts(spec.resources), pod_amounts(installation.ray.shared_workers)
+    size, pod = replica_amounts(spec.resources), pod_amounts(installation.ray.shared_workers)
     return [
         Violation(
             f"spec.resources.{resource}",
-            f"{given} with runtime.placement: shared; expected at most {pod_requests.format_amount(resource, room[resource])},"
+            f"{given} with runtime.placement: shared; expected at most {pod_requests.format_amount(resource, pod[resource])},"
             " the size of a shared pod. Ask for less, or use runtime.placement: dedicated",
         )
         for resource, given in ((CPU, spec.resources.cpu), (MEMORY, spec.resources.memory))
-        if size[resource] > room[resource]
+        if size[resource] > pod[resource]
     ]
 
 
@@ -79,6 +79,6 @@ def count_new_pods(replicas: int, size: Amounts, free: Amounts, settings: Shared
     return math.ceil(left / max(per_pod, 1))
 
 
-def count_fitting(room: Amounts, size: Amounts) -> int:
+def count_fitting(pod: Amounts, size: Amounts) -> int:
     """Return how many replicas of a size fit into an amount."""
-    return min(room[resource] // amount for resource, amount in size.items() if amount)
+    return min(pod[resource] // amount for resource, amount in size.items() if amount)

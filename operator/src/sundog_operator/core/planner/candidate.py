@@ -180,7 +180,7 @@ def _start(context: PlanContext, spec_revision: Revision) -> None:
     if spec is None or (stable is not None and context.is_held):
         return
     if stable is not None and not _place_candidate(context, spec).fits:
-        # Warm revisions make room, which a later pass finds.
+        # Warm revisions free capacity, which a later pass finds.
         context.set(kept=())
         return
     replicas = _first_replicas(context, spec) if stable else context.replicas

@@ -46,14 +46,14 @@ def find_placement(context: PlanContext, spec: ModelDeploymentSpec) -> Candidate
     if policy == "surge" or (policy == "auto" and fits_beside):
         return CandidatePlacement(fits_beside, beside)
     if why := _find_in_place_problem(context, spec):
-        # With `auto`, the message is about room beside stable.
+        # With `auto`, the message is about capacity beside stable.
         is_in_place = policy == CAPACITY_IN_PLACE
         return CandidatePlacement(False, Cause(DeploymentReason.INSUFFICIENT_CAPACITY, why) if is_in_place else beside)
-    room = context.observed.room
+    available = context.observed.available
     is_free = (
         devices is not None
-        and room is not None
-        and room.on_nodes is not None
+        and available is not None
+        and available.on_nodes is not None
         and find_shortage_of_replicas(context, spec, 1) is None
     )
     spare = 1 if is_free else 0
@@ -62,14 +62,14 @@ def find_placement(context: PlanContext, spec: ModelDeploymentSpec) -> Candidate
 
 def can_fit_without_arms(context: PlanContext, spec: ModelDeploymentSpec) -> bool:
     """Whether a candidate that does not fit would fit beside stable with the resources of an Experiment's arms, as far as known."""
-    devices, room = accelerators.replica_devices(spec.resources.gpu), context.observed.room
-    if room is None or spec.rollout.capacity == CAPACITY_IN_PLACE:
+    devices, available = accelerators.replica_devices(spec.resources.gpu), context.observed.available
+    if available is None or spec.rollout.capacity == CAPACITY_IN_PLACE:
         return False
     arms = [arm.revision for arm in context.status.arms or ()]
     if is_shared(spec):
         return shared_capacity.find_shortage(context, spec, context.replicas, freed=arms) is None
     pods = [pod for arm in arms for pod in context.pods_of(arm)]
-    more = capacity.add_freed_pods(room, devices, pods)
+    more = capacity.add_freed_pods(available, devices, pods)
     short = capacity.find_shortage(
         devices, accelerators.count_pods(spec.resources.gpu, context.replicas), more, spec.resources.gpu
     )
@@ -90,11 +90,13 @@ def find_shortage(
 
     `created` and `lacking` are those of `capacity.find_shortage`.
     """
-    room = context.observed.room
-    if room is None:
+    available = context.observed.available
+    if available is None:
         return None
     gpu = spec.resources.gpu
-    return capacity.find_shortage(accelerators.replica_devices(gpu), pods, room, gpu, created=created, lacking=lacking)
+    return capacity.find_shortage(
+        accelerators.replica_devices(gpu), pods, available, gpu, created=created, lacking=lacking
+    )
 
 
 def _find_shortage_beside(context: PlanContext, spec: ModelDeploymentSpec) -> Cause | None:
@@ -156,7 +158,7 @@ def _find_in_place_problem(context: PlanContext, spec: ModelDeploymentSpec) -> s
         return ""
     return (
         f"spec.rollout.capacity: replicas of revision {stable.number} have other accelerators or nodes than the new ones need, and"
-        " cannot make room for them. Set capacity: surge"
+        " cannot free capacity for them. Set capacity: surge"
     )
 
 

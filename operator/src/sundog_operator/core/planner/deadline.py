@@ -22,7 +22,7 @@ EARLIEST_TIME: Final = datetime.min.replace(tzinfo=UTC)
 _NO_PLACE: Final = frozenset(
     {DeploymentReason.UNSCHEDULABLE, DeploymentReason.POD_REFUSED, DeploymentReason.NOT_ADMITTED}
 )
-"""Reasons of pods that the cluster or Kueue has no room for, whatever the revision is."""
+"""Reasons of pods that the cluster or Kueue has no capacity for, whatever the revision is."""
 
 AnyRevision = TypeVar("AnyRevision", bound=RevisionStatus)
 
@@ -198,7 +198,7 @@ def _is_lost_alone(context: PlanContext, candidate: int) -> bool:
 
 def is_dead(context: PlanContext, candidate: RevisionStatus) -> bool:
     """Whether a candidate answers nothing or fails most requests, while stable does neither."""
-    is_failing = context.evaluation is not None and context.evaluation.dead
+    is_failing = context.evaluation is not None and context.evaluation.is_dead
     return is_failing or _is_lost_alone(context, candidate.revision)
 
 

@@ -69,7 +69,7 @@ class ObservedState:
         installation: of a Kubernetes cluster; None in local mode.
         references: other objects that its pods need, as far as the operator looked for them.
         pods: pods of its revisions, shared ones included, and of the heads and stores of its RayClusters; none in local mode.
-        room: free resources for pods of the spec; None if nothing is known, or the operator did not look.
+        available: free resources for pods of the spec; None if nothing is known, or the operator did not look.
         route: the HTTPRoute of its name, if its endpoint names a Gateway.
         routes_served: whether the API server has the HTTPRoute API, as far as the operator looked.
         claims_served: whether the API server has the API of claims to devices, as far as the operator looked.
@@ -79,7 +79,7 @@ class ObservedState:
         salts: fixed salts of all Experiments and ModelDeployments in the namespace, its own included.
         storeless: why the edges cannot store the outcomes that a user's Experiment or the rollout needs; None where they can.
         queued: why Kueue has not admitted a pod, by the pod's uid, as far as the operator looked.
-        arm_rooms: like `room`, by Experiment and arm, control included, for the Experiments that may start next.
+        arm_rooms: like `available`, by Experiment and arm, control included, for the Experiments that may start next.
     """
 
     deployment: Json
@@ -104,7 +104,7 @@ class ObservedState:
     installation: Installation | None = None
     references: KeysByObject = field(default_factory=dict)
     pods: tuple[Json, ...] = ()
-    room: AvailableCapacity | None = None
+    available: AvailableCapacity | None = None
     route: Json | None = None
     routes_served: bool = True
     claims_served: bool = True
@@ -114,7 +114,7 @@ class ObservedState:
     salts: tuple[SaltOwner, ...] = ()
     storeless: Cause | None = None
     queued: Mapping[str, str] = field(default_factory=dict)
-    arm_rooms: Mapping[tuple[str, str], AvailableCapacity] = field(default_factory=dict)
+    arm_capacities: Mapping[tuple[str, str], AvailableCapacity] = field(default_factory=dict)
 
     @property
     def in_cluster(self) -> bool:

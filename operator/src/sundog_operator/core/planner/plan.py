@@ -159,13 +159,13 @@ def _rollout_inputs(context: PlanContext, candidate: RevisionStatus) -> state.Ro
         held=context.is_held,
         opens_at=context.window_opens_at,
         failure=deadline.find_failure(context, candidate),
-        late=deadline.find_deadline_pause_reason(context, candidate),
+        deadline_cause=deadline.find_deadline_pause_reason(context, candidate),
         evidence=context.evaluation,
-        answer=context.observed.answer,
-        copies=context.shadow,
+        webhook_result=context.observed.answer,
+        shadow=context.shadow,
         stable=context.serving(context.stable_number or 0),
-        dead=deadline.is_dead(context, candidate),
-        patience=context.spec.rollout.progress_deadline if context.spec else state.GIVE_BACK_TIMEOUT,
+        is_dead=deadline.is_dead(context, candidate),
+        give_back_timeout=context.spec.rollout.progress_deadline if context.spec else state.GIVE_BACK_TIMEOUT,
     )
 
 

@@ -22,7 +22,7 @@ def assign_cluster(context: PlanContext) -> None:
 
 
 def choose_cluster(context: PlanContext, number: int) -> str:
-    """Return the RayCluster for a revision: one in use whose pods have its image, or one with room.
+    """Return the RayCluster for a revision: one in use whose pods have its image, or one that can take another revision.
 
     In local mode all heads are the same, and the first choice stays. There is none while a foreign object blocks the edge.
     """

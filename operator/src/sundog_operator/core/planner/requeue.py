@@ -83,7 +83,7 @@ def _experiment_requeue_s(context: PlanContext) -> float | None:
     active = context.experiment_progress
     if active is None:
         status, waits = context.status, {each.reason for each in context.experiment_waits.values()}
-        # One that waits for room may wait for hours, and those behind it do too.
+        # One that waits for capacity may wait for hours, and those behind it do too.
         is_short = context.capacity_shortage is not None or bool(waits & _SHORT)
         starts_next = ExperimentReason.QUEUED in waits and not status.retiring and status.candidate is None
         return POLL_S if starts_next and status.queued is None and not is_short else None

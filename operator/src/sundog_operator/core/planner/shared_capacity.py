@@ -1,4 +1,4 @@
-"""Room for replicas in pods that several models share: free parts of present pods, and pods to come. Pure."""
+"""Capacity for replicas in pods that several models share: free parts of present pods, and pods to come. Pure."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -52,13 +52,13 @@ def find_shortage(
             f" {settings.max_pods} exist. Raise installation.ray.sharedWorkers.maxPods, or use runtime.placement: dedicated"
         )
         return Cause(DeploymentReason.INSUFFICIENT_QUOTA, message)
-    room = context.observed.room
-    if room is None:
+    available = context.observed.available
+    if available is None:
         return None
-    return capacity.find_shortage(None, more, room, spec.resources.gpu, created=min(waiting, more))
+    return capacity.find_shortage(None, more, available, spec.resources.gpu, created=min(waiting, more))
 
 
-def has_room_for_missing(context: PlanContext, number: int) -> bool:
+def fits_missing_replicas(context: PlanContext, number: int) -> bool:
     """Whether the replicas of a shared revision that do not run fit into the pods that run.
 
     Replicas of other models that wait too do not count: what one of them waits for is no problem of this revision.

@@ -33,7 +33,7 @@ def is_epoch_excluded(status: ExperimentStatus) -> bool:
 
 
 def trim_epochs(epochs: Sequence[EvidenceEpoch], most: int) -> Sequence[EvidenceEpoch]:
-    """Make room for one more epoch: drop the oldest excluded one, because each outage adds one; else the oldest."""
+    """Free the place of one epoch: drop the oldest excluded one, because each outage adds one; else the oldest."""
     if len(epochs) < most:
         return epochs
     dropped = next((each for each in epochs if each.troubled), epochs[0])

@@ -90,9 +90,9 @@ def resolve_guardrails(rollout: Rollout, traffic: StableTraffic) -> tuple[PlanGu
     defaults = [each for each in _default_guardrails(traffic) if each.metric not in known]
     if not given:
         return add_harm_guardrails(defaults, traffic)
-    room = MAX_LATENCY_GUARDRAILS - sum(is_latency_metric(each.metric or "") for each in given)
+    unused = MAX_LATENCY_GUARDRAILS - sum(is_latency_metric(each.metric or "") for each in given)
     return add_harm_guardrails(
-        given, traffic, [each for each in defaults if is_latency_metric(each.metric or "")][:room]
+        given, traffic, [each for each in defaults if is_latency_metric(each.metric or "")][:unused]
     )
 
 

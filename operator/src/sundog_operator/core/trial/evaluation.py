@@ -30,7 +30,7 @@ class Evaluation:
     Attributes:
         metrics: each metric, for the status.
         harm: a sentence: the canary is dead, or worse than its margin allows; empty if neither.
-        dead: whether the canary is dead, as `dead_arm.find_dead_arm` defines it.
+        is_dead: whether the canary is dead, as `dead_arm.find_dead_arm` defines it.
         passed: whether every guardrail lets the next step begin.
         silent: whether an arm has no request in the current epoch.
         mismatch: a sentence about a sample-ratio mismatch, with which no conclusion is valid; empty without one.
@@ -52,7 +52,7 @@ class Evaluation:
     unreachable_edges: tuple[str, ...] = ()
     requests: int = 0
     guardrails: tuple[PlanGuardrail, ...] = ()
-    dead: bool = False
+    is_dead: bool = False
     lost: tuple[int, int] = (0, 0)
     feedback_problem: Cause | None = None
     ignored_outcomes_message: str = ""

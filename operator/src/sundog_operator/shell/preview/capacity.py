@@ -1,4 +1,4 @@
-"""Lines of a preview about the room for a revision's replicas."""
+"""Lines of a preview about the capacity for a revision's replicas."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -43,9 +43,9 @@ def describe_capacity(
         yield "it does not start until this changes" if held else "its pods are created, and wait for nodes"
     elif _are_nodes_unknown(spec, observed):
         yield _UNKNOWN_NODES
-    elif observed.room is not None and observed.room.resource:
+    elif observed.available is not None and observed.available.resource:
         pods, _, lacking = count_pods_beside(context, spec)
-        yield from capacity.describe_room(observed.room, pods, lacking)
+        yield from capacity.describe_available(observed.available, pods, lacking)
 
 
 def _are_nodes_unknown(spec: ModelDeploymentSpec, observed: ObservedState) -> bool:
@@ -53,4 +53,4 @@ def _are_nodes_unknown(spec: ModelDeploymentSpec, observed: ObservedState) -> bo
     devices = accelerators.replica_devices(spec.resources.gpu)
     if not observed.in_cluster or devices is None or devices.is_claimed or spec.scheduling.queue:
         return False
-    return observed.room is None or observed.room.on_nodes is None
+    return observed.available is None or observed.available.on_nodes is None

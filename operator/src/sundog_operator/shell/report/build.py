@@ -197,7 +197,7 @@ def _outcome_quality(status: ExperimentStatus, counters: Counters) -> Iterator[t
         yield (
             "outcomes",
             f"{sums.accepted} counted, {sums.late} late ({sums.early} of them before the exposure that they name),"
-            f" {sums.future} in the future, {sums.unknown} of unknown units, {sums.overflow} without room in the store",
+            f" {sums.future} in the future, {sums.unknown} of unknown units, {sums.overflow} without space in the store",
         )
 
 

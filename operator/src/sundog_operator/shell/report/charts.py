@@ -47,7 +47,7 @@ _MIN_TICK_DISTANCE_Y: Final = 20
 _LINE_DISTANCE: Final = 3.0
 """Distance between lines of equal weight, including their width."""
 _HEADROOM: Final = 1.1
-"""Factor of the largest weight that an axis shows, which leaves room for lines beside it."""
+"""Factor of the largest weight that an axis shows, which leaves space for lines beside it."""
 
 
 def make_charts(report: ExperimentReport) -> list[Chart]:

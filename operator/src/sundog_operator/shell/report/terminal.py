@@ -133,7 +133,7 @@ def _shown_values(point: MetricPoint) -> tuple[str, ...]:
 
 
 def _draw_axis(scale: AxisScale) -> Text:
-    """Draw the ends of the axis, and 1 if there is room for it."""
+    """Draw the ends of the axis, and 1 if there is space for it."""
     low, high = (f"{float(f'{end:.2g}'):g}" for end in (scale.low, scale.high))
     line = list(low.ljust(_INTERVAL_WIDTH - len(high)) + high)
     position = round(scale.at(1.0))

@@ -133,7 +133,7 @@ def _describe_sharing(status: ModelDeploymentStatus) -> str:
     capacity = status.capacity
     if capacity is None or capacity.mode != CAPACITY_IN_PLACE or capacity.needed_replicas is None:
         return ""
-    spare = f", and {capacity.spare_replicas} more that the cluster has room for" if capacity.spare_replicas else ""
+    spare = f", and {capacity.spare_replicas} more that the cluster has capacity for" if capacity.spare_replicas else ""
     return f"; in place: both revisions share the {capacity.needed_replicas} that the service needs{spare}"
 
 

@@ -20,7 +20,7 @@ _MIN_BUFFERS = 64
 MAX_HEADERS = 100
 _PARSED_HEADERS = 400
 _HEADER_ROOM_BYTES = 8192
-"""A buffer has room for headers beyond `buffer_bytes`, so that rules can refuse them. HAProxy 2.8 answers requests that its parser refuses
+"""A buffer has space for headers beyond `buffer_bytes`, so that rules can refuse them. HAProxy 2.8 answers requests that its parser refuses
 with a page of its own, which no setting replaces."""
 
 _REWRITE_BYTES = 1024

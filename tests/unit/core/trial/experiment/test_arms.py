@@ -244,11 +244,11 @@ def test_all_arms_are_checked_together_with_what_stable_lacks(
     quota = {"metadata": {"name": "team"}, "status": {"hard": {"pods": "9"}, "used": {"pods": "1"}}}
     spec = experiment(*({"name": f"arm-{number}", **each} for number, each in enumerate(given_arms)))
     revision = stable(**control)
-    rooms = {
-        name: room
+    available = {
+        name: available
         for name, each in arms.merge_arm_specs(revisions.spec_of(revision), spec).items()
-        if (room := capacity.find_available_capacity(each, known, [quota], installation)) is not None
+        if (available := capacity.find_available_capacity(each, known, [quota], installation)) is not None
     }
     replicas = {arm.name: 2 for arm in spec.arms}
-    short = arms.find_arm_shortage(revision, spec, rooms, replicas, installation, missing)
+    short = arms.find_arm_shortage(revision, spec, available, replicas, installation, missing)
     assert (short and short.message[: len(needed or "")]) == needed

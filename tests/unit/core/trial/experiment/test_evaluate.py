@@ -86,7 +86,7 @@ def simulate(
                 failed = {name: int(draw.binomial(n, rates.get(name, 0.01))) for name, n in requests.items()}
                 counts.block(requests, failed)
             del half
-            for arm in {**counts.evaluate().harm, **counts.evaluate().dead}:
+            for arm in {**counts.evaluate().harm, **counts.evaluate().dead_arms}:
                 harmed.setdefault(arm, minute)
     return counts, harmed
 
@@ -111,8 +111,8 @@ def test_an_arm_that_fails_everything_is_dead_before_statistics_can_tell() -> No
     counts = Counts(running("a", "b"))
     for _ in range(early_harm.DEAD_BLOCKS + 1):
         counts.block({"control": 100, "a": 100, "b": 100}, {"control": 1, "a": 95, "b": 2})
-    assert list(counts.evaluate().dead) == ["a"]
-    assert counts.evaluate().dead["a"] == "arm a failed 1045 of 1100 requests in 110 s, while control did not"
+    assert list(counts.evaluate().dead_arms) == ["a"]
+    assert counts.evaluate().dead_arms["a"] == "arm a failed 1045 of 1100 requests in 110 s, while control did not"
 
 
 def failing(status: ExperimentStatus, failures: int, blocks: int) -> ExperimentEvaluation:

@@ -123,7 +123,7 @@ def test_with_a_sample_ratio_mismatch_only_a_dead_arm_is_dropped() -> None:
     status = running()
     mismatched = evidence(mismatch="sample-ratio mismatch", harm={"a": "worse"})
     assert state_machine.tick(status, inputs(9, evidence=mismatched)) == status
-    dead = replace(mismatched, dead={"a": "arm a failed 60 of 61"})
+    dead = replace(mismatched, dead_arms={"a": "arm a failed 60 of 61"})
     assert state_machine.tick(status, inputs(9, evidence=dead)).arms[2].dropped == "Harm: arm a failed 60 of 61"
 
 
@@ -419,7 +419,7 @@ def test_each_bucket_always_has_one_arm_and_control_keeps_its_own(history: list[
     for minute, now in enumerate(history):
         found = evidence(
             harm=dict.fromkeys(now["harm"], "worse"),
-            dead=dict.fromkeys(now["dead"], "dead"),
+            dead_arms=dict.fromkeys(now["dead"], "dead"),
             mismatch="mismatch" if now["mismatch"] else "",
             control=BaselineHealth(Cause(PauseReason.CONTROL_UNHEALTHY, "bad"), settled=False)
             if now["trouble"]

@@ -489,7 +489,7 @@ def test_a_manual_pause_keeps_an_earlier_reason_and_the_step_restarts_its_time()
 
 
 def test_a_manual_pause_lets_a_late_revision_restart_its_deadline() -> None:
-    late = settle(frozen(), timedelta(minutes=15), None, available=0, late="not ready within 15m")
+    late = settle(frozen(), timedelta(minutes=15), None, available=0, deadline_cause="not ready within 15m")
     paused = steering.execute_command(late, PAUSE, T0 + timedelta(minutes=16))
     resumed = steering.execute_command(paused, RESUME, T0 + timedelta(minutes=17))
     assert (resumed.paused, resumed.resumed_at) == (None, T0 + timedelta(minutes=17))

@@ -121,7 +121,7 @@ def _capacity_available(context: PlanContext) -> Conclusion:
     newest = context.status.candidate or context.status.stable
     short, in_place = context.capacity_shortage, context.in_place is not None
     if short is None and spec is not None and newest is not None and not in_place and is_wanted(context, newest):
-        short = _find_missing_room(context, spec, newest)
+        short = _find_missing_capacity(context, spec, newest)
     if short is not None:
         message = (
             f"revision {context.spec_revision.number}: {short.message}" if context.spec_revision else short.message
@@ -134,8 +134,8 @@ def _capacity_available(context: PlanContext) -> Conclusion:
     return Conclusion("True", DeploymentReason.FITS, f"{accelerators.describe_devices(devices)}{where}")
 
 
-def _find_missing_room(context: PlanContext, spec: ModelDeploymentSpec, newest: RevisionStatus) -> Cause | None:
-    """Return the shortage of the spec's revision, which is deployed; None if its replicas have room, or if capacity is unknown."""
+def _find_missing_capacity(context: PlanContext, spec: ModelDeploymentSpec, newest: RevisionStatus) -> Cause | None:
+    """Return the shortage of the spec's revision, which is deployed; None if its replicas fit, or if capacity is unknown."""
     number = newest.revision
     if is_shared(spec):
         missing = max(newest.replicas - context.readiness(number).running, 0)

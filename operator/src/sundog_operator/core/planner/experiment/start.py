@@ -148,7 +148,7 @@ def _start_arms(context: PlanContext, experiment: UserExperiment) -> None:
 
 
 def _find_shortage(context: PlanContext, experiment: UserExperiment) -> Cause | None:
-    """Return the shortage if the pods of the arms must wait for room beside the running ones; else None."""
+    """Return the shortage if the pods of the arms must wait for capacity beside the running ones; else None."""
     spec, stable = experiment.acceptance.spec, context.revision(context.stable_number or 0)
     if spec is None or stable is None:
         return None
@@ -162,7 +162,7 @@ def _find_shortage(context: PlanContext, experiment: UserExperiment) -> Cause | 
         )
         for arm in spec.arms
     }
-    rooms = {arm: room for (name, arm), room in context.observed.arm_rooms.items() if name == experiment.name}
+    rooms = {arm: room for (name, arm), room in context.observed.arm_capacities.items() if name == experiment.name}
     serving = context.status.stable
     missing = (0, 0)
     if serving is not None and context.is_at_zero:

@@ -26,7 +26,7 @@ _POLICY_FIX: Final = "Correct the spec, or the quota or policy that refuses them
 def find_pending_reason(context: PlanContext, number: int) -> Cause | None:
     """Return why pods of a revision, or the head or store of its RayCluster, cannot run; None if they can.
 
-    An unscheduled pod is no problem while terminating pods make room for it.
+    An unscheduled pod is no problem while terminating pods free capacity for it.
     """
     if context.spec is not None and context.spec_revision is not None and context.spec_revision.number == number:
         namespace = context.observed.deployment["metadata"]["namespace"]
@@ -95,4 +95,4 @@ def _count_wanted(context: PlanContext, number: int) -> int:
 
 def _lacks_shared_pods(context: PlanContext, number: int) -> bool:
     is_short = context.readiness(number).running < _count_wanted(context, number)
-    return is_short and not shared_capacity.has_room_for_missing(context, number)
+    return is_short and not shared_capacity.fits_missing_replicas(context, number)

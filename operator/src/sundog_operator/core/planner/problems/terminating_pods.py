@@ -16,7 +16,7 @@ def count_terminating(context: PlanContext, number: int) -> int:
 
 
 def has_enough_terminating(context: PlanContext, number: int) -> bool:
-    """Whether all unscheduled pods of a revision have room once the terminating pods are gone."""
+    """Whether all unscheduled pods of a revision fit once the terminating pods are gone."""
     unplaced = [pod for pod in context.pods_of(number) if not _is_deleted(pod) and not pod_problems.is_scheduled(pod)]
     return 0 < len(unplaced) <= count_terminating(context, number)
 

@@ -175,32 +175,32 @@ def _problems(content: Json, installation: Installation | None) -> list[Violatio
 def find_arm_shortage(
     stable: Revision,
     spec: ExperimentSpec,
-    rooms: Mapping[str, AvailableCapacity],
+    available: Mapping[str, AvailableCapacity],
     replicas: Mapping[str, int],
     installation: Installation | None,
     missing: tuple[int, int] = (0, 0),
 ) -> Cause | None:
-    """Return why the pods of all arms must wait for room beside the running ones; None where they need not.
+    """Return why the pods of all arms must wait for capacity beside the running ones; None where they need not.
 
     Arms in pods that several models share do not count.
 
     Args:
         stable: the revision of control.
         spec: the Experiment's spec.
-        rooms: what is free for the pods of each arm and of control, as far as it is known.
+        available: what is free for the pods of each arm and of control, as far as it is known.
         replicas: the replicas of each arm.
         installation: the administrator's settings; None in local mode.
         missing: stable's pods without a node, and how many of these exist.
     """
     kinds: dict[Resources, list[str]] = {}
     for name, each in merge_arm_specs(revisions.spec_of(stable), spec).items():
-        if name in rooms and not is_shared(each):
+        if name in available and not is_shared(each):
             kinds.setdefault(each.resources, []).append(name)
     demands = []
     for resources, names in kinds.items():
         lacking, created = missing if CONTROL in names else (0, 0)
         pods = sum(accelerators.count_pods(resources.gpu, replicas[name]) for name in names if name != CONTROL)
-        demands.append(PodDemand(resources.gpu, pods + lacking, rooms[names[0]], created, lacking))
+        demands.append(PodDemand(resources.gpu, pods + lacking, available[names[0]], created, lacking))
     return joint_capacity.find_shortage(demands, installation)
 
 

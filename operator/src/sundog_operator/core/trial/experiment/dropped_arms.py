@@ -68,7 +68,7 @@ def _drop_cause(arm: str, inputs: ExperimentInputs) -> Cause | None:
     if evidence is None:
         return None
     # A sample-ratio mismatch invalidates all tests. An arm that fails nearly everything is dropped without a test.
-    harm = evidence.dead.get(arm, "") or ("" if evidence.mismatch else evidence.harm.get(arm, ""))
+    harm = evidence.dead_arms.get(arm, "") or ("" if evidence.mismatch else evidence.harm.get(arm, ""))
     return Cause(EndReason.HARM, harm) if harm else None
 
 

@@ -90,7 +90,7 @@ def evaluate_experiment(
     return ExperimentEvaluation(
         metrics=(*of_edge, *outcomes.metrics),
         harm={**outcomes.harm, **outcome_evaluation.find_harm(of_edge)},
-        dead={arm: why for arm, why in dead.items() if why},
+        dead_arms={arm: why for arm, why in dead.items() if why},
         mismatch=mismatch,
         control=control,
         unreachable_edges=unreachable_edges,

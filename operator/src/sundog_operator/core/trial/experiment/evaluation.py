@@ -45,7 +45,7 @@ class ExperimentEvaluation:
     Attributes:
         metrics: status of each metric of each arm with traffic.
         harm: for each arm that does harm, a sentence about it.
-        dead: for each arm that fails nearly all its requests, a sentence about it; found without a statistical test.
+        dead_arms: for each arm that fails nearly all its requests, a sentence about it; found without a statistical test.
         mismatch: why the counts allow no conclusion, such as a sample-ratio mismatch; None if they allow one.
         control: whether control is fit for comparison.
         unreachable_edges: names of edge pods that do not report their counts.
@@ -65,7 +65,7 @@ class ExperimentEvaluation:
 
     metrics: tuple[MetricStatus, ...] = ()
     harm: Mapping[str, str] = field(default_factory=dict)
-    dead: Mapping[str, str] = field(default_factory=dict)
+    dead_arms: Mapping[str, str] = field(default_factory=dict)
     mismatch: Cause | None = None
     control: BaselineHealth = HEALTHY
     unreachable_edges: tuple[str, ...] = ()

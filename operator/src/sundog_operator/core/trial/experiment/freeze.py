@@ -129,9 +129,9 @@ def _plan_guardrails(spec: ExperimentSpec, traffic: StableTraffic) -> tuple[Plan
     given: Sequence[MetricGuardrail] = list_edge_guardrails(spec)
     measured = measured_latencies(spec)
     if spec.preset is not None:
-        room = MAX_LATENCY_GUARDRAILS - len(measured) - count_latencies(given)
+        unused = MAX_LATENCY_GUARDRAILS - len(measured) - count_latencies(given)
         added = add_default_guardrails(given, traffic)
-        given = [each for each in added if each in given or room > 0 or not is_latency_metric(each.metric or "")]
+        given = [each for each in added if each in given or unused > 0 or not is_latency_metric(each.metric or "")]
     kept = [PlanGuardrail(metric=each, role="measured", margin=0.0) for each in measured]
     return _fit_to_success_metrics(spec, add_harm_guardrails(given, traffic, measured=kept))
 

@@ -102,7 +102,7 @@ def _describe_gate(status: ExperimentStatus, inputs: RolloutInputs) -> str:
         (gate_in_force(status) != "none" and unmet != "", lambda: f"waits for a check to pass: {unmet}"),
         (gate_in_force(status) == "time", lambda: f"waits {step.min_duration.total_seconds():g} s"),
         (gate_in_force(status) == "evidence", lambda: _describe_evidence_gate(status)),
-        (gate_in_force(status) == "webhook", lambda: _describe_webhook(step, inputs.answer)),
+        (gate_in_force(status) == "webhook", lambda: _describe_webhook(step, inputs.webhook_result)),
         (gate_in_force(status) == "analysis", lambda: prometheus_checks.describe_analysis(status)),
         (gate_in_force(status) == SHADOW, lambda: describe_missing_evidence(status)),
         (gate_in_force(status) == BAKE, lambda: _describe_bake(status, inputs)),

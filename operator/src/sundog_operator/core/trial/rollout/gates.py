@@ -56,8 +56,8 @@ def pass_gate(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStat
         )
     if gate_in_force(status) == "evidence" and next_weight(status) == 100:
         status = with_decision(status, PROMOTED, inputs)
-    if inputs.copies is not None and _is_last_shadow_step(status):
-        status = _with_shadow_verdict(status, inputs.copies)
+    if inputs.shadow is not None and _is_last_shadow_step(status):
+        status = _with_shadow_verdict(status, inputs.shadow)
     return advance(status, inputs, opened_by)
 
 
@@ -67,10 +67,10 @@ def _is_last_shadow_step(status: ExperimentStatus) -> bool:
     return status.plan.strategy == SHADOW and gate_in_force(status) == SHADOW and not later
 
 
-def _with_shadow_verdict(status: ExperimentStatus, copies: ShadowComparison) -> ExperimentStatus:
+def _with_shadow_verdict(status: ExperimentStatus, compared: ShadowComparison) -> ExperimentStatus:
     """Store the verdict on a canary that only a command promotes."""
-    verdict = Verdict(decision=PASSED, winner="", reason=copies.status.message)
-    return status.model_copy(update={"verdict": verdict, "shadow": copies.status, "metrics": copies.metrics})
+    verdict = Verdict(decision=PASSED, winner="", reason=compared.status.message)
+    return status.model_copy(update={"verdict": verdict, "shadow": compared.status, "metrics": compared.metrics})
 
 
 def _is_open(status: ExperimentStatus, step: PlanStep, inputs: RolloutInputs, waited: timedelta) -> bool:
@@ -82,13 +82,13 @@ def _is_open(status: ExperimentStatus, step: PlanStep, inputs: RolloutInputs, wa
         case "time":
             return waited >= step.min_duration
         case "webhook":
-            return inputs.answer is not None and inputs.answer.confirms
+            return inputs.webhook_result is not None and inputs.webhook_result.confirms
         case "analysis":
             return prometheus_checks.is_analysis_done(status)
         case "scale":
             return inputs.available >= step_replicas(step, inputs.replicas)
         case "shadow":
-            return waited >= step.min_duration and inputs.copies is not None and inputs.copies.passed
+            return waited >= step.min_duration and inputs.shadow is not None and inputs.shadow.passed
         case "headers":
             return inputs.confirmed
         case "bake":
@@ -119,7 +119,7 @@ def _opened_by(status: ExperimentStatus, step: PlanStep, inputs: RolloutInputs) 
         case "scale":
             return f"{inputs.available} replicas are available"
         case "shadow":
-            return inputs.copies.status.message if inputs.copies else ""
+            return inputs.shadow.status.message if inputs.shadow else ""
         case "headers":
             return "every edge routes by the headers"
         case "bake":
@@ -138,7 +138,7 @@ def _describe_passed_metrics(metrics: Sequence[MetricStatus]) -> str:
 
 def time_out_shadow(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Apply the policy when the time of a shadow step is over and its copies decide nothing."""
-    copies, step = inputs.copies, current_step(status)
+    copies, step = inputs.shadow, current_step(status)
     if copies is None or status.step is None or status.step.since is None or is_traffic_held(status, inputs):
         return None
     with_copies = status.model_copy(update={"shadow": copies.status})

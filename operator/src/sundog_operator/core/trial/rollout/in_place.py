@@ -1,4 +1,4 @@
-"""Replicas of an in-place rollout: two revisions share the replicas of a service without room for a canary beside stable. Pure.
+"""Replicas of an in-place rollout: two revisions share the replicas of a service without capacity for a canary beside stable. Pure.
 
 The canary gets one replica after the other, each in place of one of stable's, and then its traffic: 1/n of all if the service needs n.
 While a canary replica starts, stable lacks at most one replica for its traffic; with a spare replica it lacks none. A rollback works in
@@ -30,8 +30,8 @@ def in_place_from_capacity(capacity: CapacityStatus | None) -> PlanInPlace | Non
 def compute_replicas(needed: int, spare: int, weight: int, target: int) -> ArmReplicas:
     """Return the replicas of each revision while the canary's weight moves to a target, or stays.
 
-    `needed` are replicas for all traffic, `spare` are those beyond them that there is room for. Both weights are in percent. The canary has
-    the replicas for its traffic and at most one more, so that traffic follows before stable shrinks again.
+    `needed` are replicas for all traffic, `spare` are those beyond them that the cluster has capacity for. Both weights are in percent.
+    The canary has the replicas for its traffic and at most one more, so that traffic follows before stable shrinks again.
     """
     wanted = canary_replicas(needed, max(weight, target))
     candidate = min(wanted, _replicas_within(needed, weight) + 1, _max_canary_replicas(needed, spare))

@@ -33,7 +33,7 @@ PASSED: Final = "Passed"
 MISMATCH_GRACE: Final = timedelta(minutes=5)
 """Time that a sample-ratio mismatch may last before stable gets all traffic."""
 MAX_EVIDENCE_EPOCHS: Final = 32
-"""The status has room for 40 epochs; a rollout needs 23: one for each step, and one more when latency thresholds become known."""
+"""The status holds 40 epochs; a rollout needs 23: one for each step, and one more when latency thresholds become known."""
 PAUSABLE_GATES: Final = ("evidence", SHADOW, "time", BAKE)
 """Gates whose time stops while the rollout is paused or held."""
 WINDOWLESS_GATES: Final = ("time", BAKE)
@@ -58,14 +58,14 @@ class RolloutInputs:
         held: the spec pauses rollouts, or is invalid.
         opens_at: when the next window opens; None inside a window.
         failure: why the attempt must stop now; None if it may continue.
-        late: why the canary, or the replicas of a step, missed the deadline, if that pauses the rollout; else empty.
+        deadline_cause: why the canary, or the replicas of a step, missed the deadline, if that pauses the rollout; else empty.
         evidence: the evaluation of the canary; None if the plan evaluates nothing.
-        answer: the last answer of the current step's webhook; None if there is none yet.
-        copies: how the canary answers copies of requests; None if the current step compares none.
+        webhook_result: the last answer of the current step's webhook; None if there is none yet.
+        shadow: how the canary answers copies of requests; None if the current step compares none.
         serving: like `available`, but counted before Ray Serve reports the canary ready too; None if both are equal.
         stable: replicas of stable that Ray Serve runs and every ready edge sees healthy.
-        dead: the canary answers nothing while stable does, or fails most of its requests.
-        patience: how long to wait for replicas of stable before all traffic returns to it.
+        is_dead: the canary answers nothing while stable does, or fails most of its requests.
+        give_back_timeout: how long to wait for replicas of stable before all traffic returns to it.
     """
 
     now: datetime
@@ -75,14 +75,14 @@ class RolloutInputs:
     held: bool = False
     opens_at: datetime | None = None
     failure: Cause | None = None
-    late: str = ""
+    deadline_cause: str = ""
     evidence: Evaluation | None = None
-    answer: WebhookResult | None = None
-    copies: ShadowComparison | None = None
+    webhook_result: WebhookResult | None = None
+    shadow: ShadowComparison | None = None
     serving: int | None = None
     stable: int = 0
-    dead: bool = False
-    patience: timedelta = GIVE_BACK_TIMEOUT
+    is_dead: bool = False
+    give_back_timeout: timedelta = GIVE_BACK_TIMEOUT
 
 
 def is_frozen(status: ExperimentStatus) -> bool:

@@ -98,11 +98,11 @@ def _roll_back_on_harm(status: ExperimentStatus, inputs: RolloutInputs) -> Exper
 
 def _roll_back_on_copies(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """End the attempt if the canary's answers to copies differ too much."""
-    if inputs.copies is None or not inputs.copies.failed:
+    if inputs.shadow is None or not inputs.shadow.failed:
         return None
-    with_copies = status.model_copy(update={"shadow": inputs.copies.status})
+    with_copies = status.model_copy(update={"shadow": inputs.shadow.status})
     return stop(
-        with_decision(with_copies, ROLLED_BACK, inputs), Cause(EndReason.ROLLED_BACK, inputs.copies.failed), inputs.now
+        with_decision(with_copies, ROLLED_BACK, inputs), Cause(EndReason.ROLLED_BACK, inputs.shadow.failed), inputs.now
     )
 
 
@@ -114,11 +114,13 @@ def _roll_back_on_check(status: ExperimentStatus, inputs: RolloutInputs) -> Expe
 
 def _pause_on_deadline(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Pause if the canary missed its progress deadline. The operator keeps retrying; traffic waits until a user resumes."""
-    if not inputs.late or status.paused is not None:
+    if not inputs.deadline_cause or status.paused is not None:
         return None
     return status.model_copy(
         update={
-            "paused": PauseStatus(reason=PauseReason.PROGRESS_DEADLINE_EXCEEDED, since=inputs.now, message=inputs.late)
+            "paused": PauseStatus(
+                reason=PauseReason.PROGRESS_DEADLINE_EXCEEDED, since=inputs.now, message=inputs.deadline_cause
+            )
         }
     )
 

@@ -56,7 +56,7 @@ def return_traffic(status: ExperimentStatus, back: TrafficReturnStatus, inputs: 
         back = back.model_copy(update={"since": inputs.now})
         status = status.model_copy(update={"giving_back": back})
     spare, weight = status.plan.in_place.spare if status.plan.in_place else 0, canary_weight(status)
-    lost = inputs.dead or inputs.now - back.since >= inputs.patience
+    lost = inputs.is_dead or inputs.now - back.since >= inputs.give_back_timeout
     left = 0 if lost else in_place.remaining_weight(inputs.replicas, spare, weight, inputs.stable)
     if not left:
         cause = Cause(back.reason, back.message)
@@ -97,9 +97,9 @@ def with_decision(status: ExperimentStatus, decision: str, inputs: RolloutInputs
 
 def with_metrics(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
     """Store the present metrics of copies and of traffic."""
-    if inputs.copies is None and inputs.evidence is None:
+    if inputs.shadow is None and inputs.evidence is None:
         return status
-    copies = inputs.copies.metrics if inputs.copies else ()
+    copies = inputs.shadow.metrics if inputs.shadow else ()
     return status.model_copy(update={"metrics": (*copies, *(inputs.evidence.metrics if inputs.evidence else ()))})
 
 
