@@ -3,7 +3,7 @@
 import pytest
 
 from sundog_operator.core.experiments import sample_ratio
-from sundog_operator.core.stats.guardrail_comparison import ArmSplit
+from sundog_operator.core.stats.sample_ratio import ArmSplit
 
 NAMES = ("control", "wide", "deep")
 

@@ -28,11 +28,11 @@ from sundog_operator.core.rollout.default_plan import (
     RETRIES,
 )
 from sundog_operator.core.stats.guardrail_comparison import (
-    ArmSplit,
     EpochCounts,
     GroupedCounts,
     SampledUnits,
 )
+from sundog_operator.core.stats.sample_ratio import ArmSplit
 
 _MAX_WITHOUT_UNIT: Final = 0.05
 """Share of requests without a unit up to which units alone are tested."""
