@@ -209,3 +209,19 @@ def test_an_upper_end_that_is_far_away_is_an_end() -> None:
     lower, upper = ratio_interval(numbers(4), numbers(1300), numbers(0.5), 1500.0)
     assert 0 < lower < 326
     assert upper > 1e9
+
+
+@pytest.mark.parametrize(
+    ("hits", "misses", "null", "size", "exact"),
+    [
+        (10, 3000, 0.5, 2, -8.00336529199419),
+        (100, 3000, 0.5, 50, -6.24761973666475),
+        (300, 4000, 0.6, 4, -7.75065380546399),
+    ],
+)
+def test_a_share_that_no_float_can_hold_is_exact(
+    hits: int, misses: int, null: float, size: float, exact: float
+) -> None:
+    """The mixture's mass above the null is below 10⁻³⁰⁰. Expected values are by mpmath, with 60 digits."""
+    found = beta_binomial.log_e(numbers(hits), numbers(misses), null, size / 2, size / 2, "above")
+    assert found == pytest.approx(exact, rel=1e-12)
