@@ -49,7 +49,7 @@ class NumberParam(click.FloatRange):
 
 @dataclass(frozen=True, slots=True)
 class ForecastOptions:
-    """What the user gave: traffic and runs, and assumptions about a rollout's revisions or an Experiment's success metric."""
+    """Options of all forecasts: traffic and runs, and assumptions about a rollout's revisions or an Experiment's success metric."""
 
     file: Path | None
     rps: float | None
