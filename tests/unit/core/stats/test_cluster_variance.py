@@ -141,10 +141,9 @@ def test_arms_with_equal_shares_are_symmetric() -> None:
     assert phi(one) == pytest.approx(phi(other))
 
 
-def test_unknown_groups_of_older_epochs_are_compared_with_their_own_events() -> None:
-    """What is unknown in one epoch does not depend on how many events another epoch has."""
-    control = np.stack([np.full(GROUPS, 10.0), np.full(GROUPS, 1000.0)])
-    counted = groups(control, control, 100_000)
-    for each in (counted.control_requests, counted.treatment_requests):
-        each[0, -1] = 1000.0
-    assert phi(counted) < 2
+def test_a_group_of_unknown_units_at_the_rate_of_the_others_shows_no_design_effect() -> None:
+    """Its expected events are a share of those of all groups."""
+    counted = groups(np.full((1, GROUPS), 1000.0), np.full((1, GROUPS), 1000.0))
+    for each in (counted.control, counted.treatment, counted.control_requests, counted.treatment_requests):
+        each[0, -1] = 1000
+    assert phi(counted) == 1
