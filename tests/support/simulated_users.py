@@ -13,7 +13,7 @@ from sundog_operator.core.forecast.rollout_simulation import (
     SimulatedPlan,
     SimulatedRollouts,
 )
-from sundog_operator.core.stats import guardrail_comparison, sample_ratio, verdicts
+from sundog_operator.core.stats import sample_ratio, verdicts
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
@@ -180,7 +180,7 @@ class _World:
         control = np.stack([mine.sum(-1) for mine in of_step], -1) - treatment
         shares = np.stack([1 - weights, weights], -1)
         units = np.stack([control, treatment], -1).astype(float)
-        return sample_ratio.log_e(units, shares, guardrail_comparison.UNITS_CONCENTRATION * shares)
+        return sample_ratio.log_e(units, shares, sample_ratio.SAMPLED_UNITS_CONCENTRATION * shares)
 
 
 @dataclass(frozen=True)

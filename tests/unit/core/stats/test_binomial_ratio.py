@@ -69,3 +69,12 @@ def test_an_epoch_of_few_units_does_not_count() -> None:
 def test_an_arm_at_the_tested_ratio_is_rarely_called_better_or_worse(base: float, share: float, tested: float) -> None:
     units = 5000 if base < 0.01 else 500
     assert max(false_rates(base, share, tested, units=units, runs=300, looks=40)) <= 0.05
+
+
+def test_arms_beside_each_other_have_the_evidence_of_each_alone() -> None:
+    epochs = np.array([[(1000, 200), (900, 100)], [(500, 300), (800, 300)]], float)
+    control = UnitCounts(np.array([[1000.0, 900.0]] * 2), np.array([[210.0, 90.0]] * 2))
+    both = BinomialEvidence((control, UnitCounts(epochs[..., 0], epochs[..., 1])), MIXTURE).maximum_likelihood()
+    for place, rows in enumerate(epochs):
+        alone = evidence(*((1000, 210, *rows[0]), (900, 90, *rows[1]))).maximum_likelihood()
+        assert [float(part[place]) for part in both] == pytest.approx([float(part) for part in alone])

@@ -128,3 +128,22 @@ def test_negative_and_missing_counts_are_invalid() -> None:
     assert counted.each(lambda part: np.where(counted.valid[:, None], part, 0.0)).treatment[1].sum() == 0
     counted.requests_without_unit[0, 0] = np.nan
     assert counted.valid.tolist() == [False, False]
+
+
+def test_arms_with_equal_shares_are_symmetric() -> None:
+    counts = draw(3).poisson(5.0, (2, 1, 3, GROUPS + 1)).astype(float)
+    counts[:, 0, :, -1] = [[40, 50, 60], [70, 0, 20]]
+    requests = 20 * draw(4).poisson(5.0, (2, 1, 3, GROUPS + 1)).astype(float)
+    none = np.zeros((1, 3))
+    one = GroupedEvents(counts[0], counts[1], requests[0], requests[1], none, none, none)
+    other = GroupedEvents(counts[1], counts[0], requests[1], requests[0], none, none, none)
+    assert phi(one) > 1
+    assert phi(one) == pytest.approx(phi(other))
+
+
+def test_a_group_of_unknown_units_at_the_rate_of_the_others_shows_no_design_effect() -> None:
+    """Its expected events are a share of those of all groups."""
+    counted = groups(np.full((1, GROUPS), 1000.0), np.full((1, GROUPS), 1000.0))
+    for each in (counted.control, counted.treatment, counted.control_requests, counted.treatment_requests):
+        each[0, -1] = 1000
+    assert phi(counted) == 1

@@ -168,3 +168,10 @@ def test_an_undecided_metric_says_how_many_events_decide() -> None:
     assert found.exposed < found.needed < math.inf
     assert found.eta_s == pytest.approx((found.needed / found.exposed - 1) * 600)
     assert "more events" in found.sentence("fast")
+
+
+def test_a_finding_has_the_rates_of_both_arms() -> None:
+    counts = one_run(25, 15)
+    found = event_comparison.compare_events(SLOW, counts, counts, ALPHA, ALPHA)
+    assert (found.control, found.arm) == (25 / 500, 15 / 500)
+    assert (found.events, found.requests) == ((1500, 900), (30_000, 30_000))

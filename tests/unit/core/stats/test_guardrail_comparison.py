@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sundog_operator.core.stats import guardrail_comparison
 from sundog_operator.core.stats.findings import DecisionBasis, MetricFinding, MetricVerdict
-from sundog_operator.core.stats.guardrail_comparison import ArmSplit, EpochCounts, ErrorLevels, GuardrailMetric
+from sundog_operator.core.stats.guardrail_comparison import EpochCounts, ErrorLevels, GuardrailMetric
 
 ERRORS = GuardrailMetric(margin=0.25, floor=0.01, next_weight=0.5)
 SLOW = GuardrailMetric(margin=0.0, floor=0.0, next_weight=0.5)
@@ -279,24 +279,3 @@ def test_before_the_first_block_ends_there_is_no_estimate_of_time() -> None:
     )[0]
     assert math.isfinite(found.units)
     assert math.isinf(found.eta_s)
-
-
-def test_a_split_by_weights_is_no_mismatch_and_another_is() -> None:
-    def split(weight: float, *, more: int = 0) -> ArmSplit:
-        (control, treatment) = epoch(weight).requests
-        return ArmSplit.of_two(weight, (control, treatment + more))
-
-    assert guardrail_comparison.mismatch_log_e([]) == 0
-    assert guardrail_comparison.mismatch_log_e([split(0.05), split(0.5)]) < 0
-    assert guardrail_comparison.mismatch_log_e([split(0.05, more=400), split(0.5)]) > math.log(1000)
-    assert guardrail_comparison.mismatch_log_e([ArmSplit.of_two(1.0, (0, 900)), ArmSplit.of_two(0.0, (900, 0))]) == 0
-
-
-def test_a_split_among_many_arms_is_one_test() -> None:
-    shares = (0.8, 0.1, 0.05, 0.05)
-    assert guardrail_comparison.mismatch_log_e([ArmSplit(shares, (8000, 1000, 500, 500))]) < 0
-    assert guardrail_comparison.mismatch_log_e([ArmSplit(shares, (8000, 1000, 750, 250))]) > math.log(1000)
-    # An arm without a share is left out.
-    assert guardrail_comparison.mismatch_log_e(
-        [ArmSplit((0.9, 0.1, 0.0), (900, 100, 0))]
-    ) == guardrail_comparison.mismatch_log_e([ArmSplit((0.9, 0.1), (900, 100))])

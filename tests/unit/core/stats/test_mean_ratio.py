@@ -12,6 +12,7 @@ from sundog_operator.core.stats.mean_ratio import (
     Contrast,
     UnitPairSums,
     UnitValueSums,
+    average_interval,
     make_adjusted_contrast,
     make_contrast,
     make_ratio_contrast,
@@ -305,3 +306,8 @@ def test_a_ratio_needs_a_burn_in_of_both_sums_and_denominators_above_zero() -> N
         assert float(found.time) == 0
         assert float(found.log_e(1.0, 0.1, 1)) == -math.inf
         assert np.isnan(found.interval(0.1, 3.0)).all()
+
+
+def test_the_interval_of_one_average_is_that_of_the_normal_mixture() -> None:
+    # n·ρ² = 4, so the reach is 3·√(1.25·(log 5 + 2·log 20)/400).
+    assert average_interval(10.0, 3.0, 400, 0.1, math.log(20)) == pytest.approx((10 - 0.46236, 10 + 0.46236), abs=5e-6)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 from sundog_operator.core.stats import count_ratio
 from sundog_operator.core.stats.pooled_count_ratio import RatioEvidence, make_mixture
@@ -213,3 +213,12 @@ def test_effects_of_many_sizes_are_found_fast() -> None:
         events = float(evidence((1 - share, share, 0.5), scale=0.1).growth(None, bar))
         best = bar / (share * math.log(2 * share) + (1 - share) * math.log(2 * (1 - share)))
         assert 1.3 < events / best < 1.85
+
+
+def test_a_fifth_of_the_mixture_is_for_effects_far_larger_than_planned() -> None:
+    """Four fifths are half-normal with a deviation of 0.02, one fifth with one of 1."""
+    found = make_mixture(0.02)
+    weights, ratios = np.exp(found.log_weights), found.log_ratios
+    assert weights[ratios > 0.1].sum() == pytest.approx(0.2 * 2 * norm.sf(0.1), rel=0.03)
+    assert weights[ratios < 0.02].sum() == pytest.approx(0.8 * 0.6827 + 0.2 * 0.016, rel=0.03)
+    assert (weights * ratios).sum() == pytest.approx(math.sqrt(2 / math.pi) * (0.8 * 0.02 + 0.2), rel=0.03)

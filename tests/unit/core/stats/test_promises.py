@@ -121,3 +121,13 @@ def test_a_common_stall_hits_both_arms_together() -> None:
     for tick in range(3):
         _, _, control, treatment = world.tick(np.random.default_rng(SEED), tick, step, weight)
         assert np.array_equal(control > 100, treatment > 100)
+
+
+def test_a_rollout_that_ended_keeps_its_time_while_others_go_on() -> None:
+    one, many = (
+        simulate_rollouts(DEFAULT, SteadyTraffic(100, 0.01, 5.0), runs=20, ticks=ticks, seed=1) for ticks in (40, 360)
+    )
+    ended = one.ended > 0
+    assert ended.any()
+    np.testing.assert_array_equal(many.ended[ended], one.ended[ended])
+    assert len(set(many.ended.tolist())) > 1

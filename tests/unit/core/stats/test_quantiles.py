@@ -40,3 +40,11 @@ def test_bounds_are_rounded_outwards_to_buckets() -> None:
 
 def test_without_counts_there_are_no_bounds() -> None:
     assert quantiles.interval(np.zeros(3), np.arange(4.0), 0.99, BAR, 1000, 0.025) == (-math.inf, math.inf)
+
+
+def test_a_level_between_two_observations_excludes_only_buckets_that_are_surely_below() -> None:
+    counts, edges = np.ones(1000), np.arange(1001.0)
+    low, high = (float(each) for each in quantiles.level_bounds(np.array(1000.0), 0.5, BAR, 1000, 0.025))
+    lower, upper = quantiles.interval(counts, edges, 0.5, BAR, 1000, 0.025)
+    # Each bucket has one observation, so the observation k is in [k − 1, k).
+    assert (lower, upper) == (math.floor(1000 * low), math.ceil(1000 * high))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sundog_operator.core.stats import sample_ratio
+from sundog_operator.core.stats.sample_ratio import ArmSplit
 
 THIRDS = np.array([0.4, 0.4, 0.2])
 
@@ -73,3 +74,23 @@ def test_ten_arms_with_a_correct_split_rarely_alarm() -> None:
     units = draw.multinomial(1000, shares, (50, 400)).cumsum(0).astype(float)
     assert (sample_ratio.log_e(units[..., None, :], shares[None]) >= math.log(1000)).any(0).sum() <= 2
     assert sample_ratio.mismatch_log_e([(6000, *(5000,) * 9)], [(1,) * 10]) > math.log(1000)
+
+
+def test_a_split_by_weights_is_no_mismatch_and_another_is() -> None:
+    def split(weight: float, *, more: int = 0) -> ArmSplit:
+        return ArmSplit.of_two(weight, (round(10_000 * (1 - weight)), round(10_000 * weight) + more))
+
+    assert sample_ratio.splits_log_e([]) == 0
+    assert sample_ratio.splits_log_e([split(0.05), split(0.5)]) < 0
+    assert sample_ratio.splits_log_e([split(0.05, more=400), split(0.5)]) > math.log(1000)
+    assert sample_ratio.splits_log_e([ArmSplit.of_two(1.0, (0, 900)), ArmSplit.of_two(0.0, (900, 0))]) == 0
+
+
+def test_a_split_among_many_arms_is_one_test() -> None:
+    shares = (0.8, 0.1, 0.05, 0.05)
+    assert sample_ratio.splits_log_e([ArmSplit(shares, (8000, 1000, 500, 500))]) < 0
+    assert sample_ratio.splits_log_e([ArmSplit(shares, (8000, 1000, 750, 250))]) > math.log(1000)
+    # An arm without a share is left out.
+    assert sample_ratio.splits_log_e([ArmSplit((0.9, 0.1, 0.0), (900, 100, 0))]) == sample_ratio.splits_log_e(
+        [ArmSplit((0.9, 0.1), (900, 100))]
+    )

@@ -154,3 +154,11 @@ def test_older_epochs_count_only_where_they_are_wanted() -> None:
     assert alone.requests.shape == (1, 4)
     kept = counts.of_epochs(np.array([False, True]))
     assert kept.test(1.25).log_e(1) == pytest.approx(alone.test(1.25).log_e(1))
+
+
+def test_half_of_the_evidence_for_a_gate_is_about_equal_arms() -> None:
+    """E is at least half of exp(λS − K(λ)) at the tilt λ of a ratio of 1."""
+    found = of_assignment(np.arange(2000)[None] % 2 == 0, [0.5]).test(1.25)
+    tilt = -math.log(1.25) * float(found.information / found.variance)
+    cumulants = np.log((found.chance[:, None] * np.exp(tilt * found.scores)).sum(0)).sum()
+    assert float(found.log_e(-1)) > tilt * float(found.observed) - float(cumulants) - math.log(2) > 0

@@ -185,3 +185,18 @@ def test_many_at_once_equal_each_alone() -> None:
         assert one.verdict == both.verdict
         for name in ("ratio", "harm", "passing", "needed"):
             assert getattr(one, name) == pytest.approx(getattr(both, name), rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("given_counts", "verdict"),
+    [
+        (counts([0], [100], 0.5, blocks=60), MetricVerdict.HARM),
+        (counts([2000], [2000], 0.5, 100_000, blocks=60), MetricVerdict.PASSED),
+        (counts([0], [0], 0.5, 0, blocks=60), MetricVerdict.NO_DATA),
+        (counts([-1], [0], 0.5, blocks=60), MetricVerdict.INVALID),
+    ],
+)
+def test_a_decided_finding_needs_no_number_of_events(given_counts: EventCounts, verdict: MetricVerdict) -> None:
+    found = finding(given_counts)
+    assert found.verdict == verdict
+    assert math.isnan(found.needed)

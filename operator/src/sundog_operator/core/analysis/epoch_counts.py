@@ -24,11 +24,11 @@ from sundog_operator.core.analysis.unit_groups import GroupCounts
 from sundog_operator.core.analysis.unit_samples import UnitSamples
 from sundog_operator.core.edge.reported_counts import EVENTS, SLOW
 from sundog_operator.core.stats.guardrail_comparison import (
-    ArmSplit,
     EpochCounts,
     GroupedCounts,
     SampledUnits,
 )
+from sundog_operator.core.stats.sample_ratio import ArmSplit
 
 _MAX_WITHOUT_UNIT: Final = 0.05
 """Share of requests without a unit up to which units alone are tested."""

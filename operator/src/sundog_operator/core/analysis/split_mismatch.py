@@ -16,10 +16,8 @@ from sundog_operator.core.analysis import (
 )
 from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, ArmShares, CollectedCounts
 from sundog_operator.core.analysis.epoch_counts import EpochComparison
-from sundog_operator.core.stats import guardrail_comparison
-from sundog_operator.core.stats.guardrail_comparison import (
-    ArmSplit,
-)
+from sundog_operator.core.stats import sample_ratio
+from sundog_operator.core.stats.sample_ratio import ArmSplit
 
 MISMATCH_LOG_E: Final = math.log(1000)
 """Threshold at an error of 0.001: chance alone pauses one of a thousand rollouts."""
@@ -29,7 +27,7 @@ UNITS_TEXT: Final = "units and requests without one"
 def mismatch_of_requests(counted: Sequence[EpochComparison]) -> str:
     """Return a sentence if requests were not split by the weights; else an empty string."""
     splits = [each.split for each in counted]
-    return _mismatch(guardrail_comparison.mismatch_log_e(splits), splits, "requests")
+    return _mismatch(sample_ratio.splits_log_e(splits), splits, "requests")
 
 
 def mismatch_of_units(status: ExperimentStatus, epochs: Sequence[EvidenceEpoch], collected: CollectedCounts) -> str:
@@ -66,9 +64,9 @@ def count_unit_splits(
             unit_groups.sum_groups(collected.tallies.groups, number, arm)[0][unit_groups.WITHOUT_UNIT] for arm in arms
         )
         without_unit.append(ArmSplit(own, tuple(counts)))
-    return [*found, *without_unit], guardrail_comparison.mismatch_log_e(
-        found, guardrail_comparison.UNITS_CONCENTRATION
-    ) + guardrail_comparison.mismatch_log_e(without_unit)
+    return [*found, *without_unit], sample_ratio.splits_log_e(
+        found, sample_ratio.SAMPLED_UNITS_CONCENTRATION
+    ) + sample_ratio.splits_log_e(without_unit)
 
 
 def _mismatch(log_e: float, splits: Sequence[ArmSplit], what: str) -> str:

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from sundog_operator.core.stats import absolute_floor, events_needed, multiple_testing
+from sundog_operator.core.stats import absolute_floor, event_counts, events_needed, multiple_testing
 from sundog_operator.core.stats.beta_binomial import Numbers, Side
 from sundog_operator.core.stats.event_counts import EventCounts, MetricLimits
 from sundog_operator.core.stats.findings import MetricVerdict
@@ -37,7 +37,7 @@ class ExpectedSampleSize:
 def estimate_sample_size(rate: float, times: float, weight: float, limits: MetricLimits) -> ExpectedSampleSize | None:
     """Return the first decision that is expected; None where none is.
 
-    Failures are taken as independent. Harm needs more than bursts of the treatment can show: up to 1.7 times as long in simulations.
+    Failures are taken as independent.
 
     Args:
         rate: the share of control's requests that fail, in [0, 1).
@@ -67,8 +67,12 @@ def _by_margin(times: float, weight: float, limits: MetricLimits) -> tuple[Metri
 
 
 def _by_harm(times: float, weight: float, limits: MetricLimits) -> tuple[MetricVerdict, DecidedBy, float]:
-    bar = multiple_testing.log_e_threshold(limits.alpha / limits.tests)
-    return MetricVerdict.HARM, "harm", _events(times, 1 + np.asarray(limits.margin), weight, bar, "above")
+    boundary, bar = 1 + np.asarray(limits.margin), multiple_testing.log_e_threshold(limits.alpha / limits.tests)
+    independent = _events(times, boundary, weight, bar, "above")
+    # Harm also needs more events of the treatment than bursts show, which fall by replica.
+    bursts = bar / float(event_counts.log_e_of_burst(boundary, np.array([weight])).item())
+    treatment_share = times * weight / (times * weight + 1 - weight)
+    return MetricVerdict.HARM, "harm", max(independent, bursts / treatment_share) if times else independent
 
 
 def _events(times: float, boundary: Numbers, weight: float, bar: float, side: Side) -> float:

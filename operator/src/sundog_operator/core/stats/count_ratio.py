@@ -64,23 +64,6 @@ def treatment_share(ratio: float | Numbers, weight: Numbers) -> Numbers:
     return found
 
 
-def ratio_interval(
-    control: Numbers,
-    treatment: Numbers,
-    weight: Numbers,
-    bar: float | Numbers,
-    concentrations: Sequence[float] = CONCENTRATIONS,
-) -> tuple[Numbers, Numbers]:
-    """Return the ratios whose two-sided log E is below `bar`, as (lower, upper), each of shape (...).
-
-    `bar` is log(1/α), times the dispersion where there is one. The lower end is 0 without events of the treatment. The upper end is
-    infinite without events of control. Both ends are NaN where no ratio fits all epochs or a count is not a number.
-    """
-    with np.errstate(all="ignore"):
-        against_equal = log_e(control, treatment, weight, 1.0, "both", concentrations)
-    return interval_from_log_e(against_equal, control, treatment, weight, bar)
-
-
 def one_sided_interval(
     control: Numbers,
     treatment: Numbers,
@@ -91,7 +74,8 @@ def one_sided_interval(
     """Return (lower, upper), each of shape (...): the ratios at which the one-sided tests reach `bar`.
 
     So the upper end is at most a ratio exactly where `log_e` below that ratio is at least `bar`, and likewise for the lower end.
-    Where no single ratio fits all epochs, the lower end may exceed the upper one. Arguments and edge cases as for `ratio_interval`.
+    Where no single ratio fits all epochs, the lower end may exceed the upper one. The other arguments are those of `log_e`, and the edge
+    cases those of `interval_from_log_e`.
     """
 
     def end(side: Side) -> Numbers:
@@ -131,9 +115,17 @@ def _bracket(
 def interval_from_log_e(
     against_equal: Numbers, control: Numbers, treatment: Numbers, weight: Numbers, bar: float | Numbers
 ) -> tuple[Numbers, Numbers]:
-    """Return `ratio_interval` for any mixture of ratios, given its log E against equal rates.
+    """Return the ratios whose two-sided log E is below `bar`, as (lower, upper), each of shape (...).
 
-    Log E against another ratio differs from that by the likelihoods alone.
+    The lower end is 0 without events of the treatment. The upper end is infinite without events of control. Both ends are NaN where no
+    ratio fits all epochs or a count is not a number. Log E against another ratio differs from that by the likelihoods alone.
+
+    Args:
+        against_equal: log E against equal rates, of any mixture of ratios, shape (...).
+        control: events of control, shape (..., epochs).
+        treatment: events of the treatment, same shape.
+        weight: as for `log_e`.
+        bar: log(1/α), times the dispersion where there is one.
     """
     with np.errstate(all="ignore"):
         rise = against_equal - _negative_log_likelihood(control, treatment, _logit(weight)) - bar

@@ -179,13 +179,8 @@ class EventCounts:
         return np.exp(np.where((within < 0) & (beyond >= 0), found, -np.inf))
 
     def _burst_log_e(self, ratio: Numbers, phi: Numbers) -> Numbers:
-        """Return log E if each of the treatment's independent events, a burst or a failure, fell by chance on one of its replicas.
-
-        Requests are assigned by weight, bursts fall by replica: a treatment with a hundredth of the requests may have half of the replicas.
-        So an event says at most log(1/θ), for the θ of the larger of the two shares.
-        """
-        share = count_ratio.treatment_share(ratio, np.maximum(self.weight, _LEAST_SHARE_OF_BURSTS))
-        found: Numbers = (self.treatment * -np.log(share)).sum(-1) / phi
+        """Return log E if each of the treatment's independent events, a burst or a failure, fell by chance on one of its replicas."""
+        found: Numbers = (self.treatment * log_e_of_burst(ratio, self.weight)).sum(-1) / phi
         return found
 
     @property
@@ -230,6 +225,16 @@ class EventCounts:
         if by_unit is not None:
             lower[where], upper[where] = by_unit.interval(level)
         return lower, upper
+
+
+def log_e_of_burst(ratio: float | Numbers, weight: Numbers) -> Numbers:
+    """Return what an independent event of the treatment says at most against a ratio of the rates, shape (..., epochs): log(1/θ).
+
+    Requests are assigned by weight, bursts fall by replica: a treatment with a hundredth of the requests may have half of the replicas. So
+    θ is that of the larger of the two shares.
+    """
+    found: Numbers = -np.log(count_ratio.treatment_share(ratio, np.maximum(weight, _LEAST_SHARE_OF_BURSTS)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

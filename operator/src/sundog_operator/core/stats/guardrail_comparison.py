@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.stats import absolute_floor, cluster_variance, count_ratio, dispersion, sample_ratio, verdicts
+from sundog_operator.core.stats import absolute_floor, cluster_variance, count_ratio, dispersion, verdicts
 from sundog_operator.core.stats.beta_binomial import Numbers
 from sundog_operator.core.stats.cluster_variance import GroupedEvents
 from sundog_operator.core.stats.dispersion import BlockMoments
@@ -32,10 +32,6 @@ class GuardrailMetric:
     floor: float
     next_weight: float
     gates: bool = True
-
-
-UNITS_CONCENTRATION: Final = 60.0
-"""Concentration of the mixture for units' sample-ratio test: tightest at some thousand units, about as many as the edges sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,32 +216,6 @@ def find_measured_epochs(epochs: Sequence[EpochCounts]) -> list[EpochCounts]:
         if each.blocks and dispersion.has_enough_blocks([length[0] for length in each.blocks[0]])
     ]
     return measured or list(epochs)
-
-
-@dataclass(frozen=True, slots=True)
-class ArmSplit:
-    """Units of each arm, and the intended shares of the arms, which sum to 1."""
-
-    shares: tuple[float, ...]
-    units: tuple[int, ...]
-
-    @classmethod
-    def of_two(cls, weight: float, units: tuple[int, int]) -> "ArmSplit":
-        """Return the split of control and a treatment with the share `weight`."""
-        return cls((1 - weight, weight), units)
-
-
-def mismatch_log_e(splits: Sequence[ArmSplit], concentration: float = sample_ratio.CONCENTRATION) -> float:
-    """Return log E against units assigned by the arms' shares, each unit counted once; 0 if no split has two arms."""
-    return sum(_mismatch(split, concentration) for split in splits)
-
-
-def _mismatch(split: ArmSplit, concentration: float) -> float:
-    with_a_share = [(share, units) for share, units in zip(split.shares, split.units, strict=True) if share > 0]
-    if len(with_a_share) < 2:
-        return 0.0
-    shares, units = (np.array([column], float) for column in zip(*with_a_share, strict=True))
-    return float(sample_ratio.log_e(units, shares, concentration * shares))
 
 
 def _limits(metrics: Sequence[GuardrailMetric], levels: ErrorLevels) -> MetricLimits:

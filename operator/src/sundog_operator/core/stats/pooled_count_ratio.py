@@ -163,7 +163,7 @@ class RatioEvidence(MixtureEvidence):
         return count_ratio.log_e(self._control, self._treatment, self._planned, self._tested)
 
     def interval(self, bar: float | Numbers) -> tuple[Numbers, Numbers]:
-        """Return the ratios as `count_ratio.ratio_interval` does."""
+        """Return the ratios as `count_ratio.interval_from_log_e` does."""
         lower, upper = count_ratio.interval_from_log_e(
             self.two_sided(), self._control, self._treatment, self._weight, bar
         )

@@ -1,14 +1,11 @@
 """Forecasts of an Experiment in which one arm is better and the others equal control."""
 
-import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
-from click.core import ParameterSource
 from rich.console import Group, RenderableType
 
 from sundog_operator.api import Experiment, ExperimentSpec, format_duration
@@ -19,139 +16,78 @@ from sundog_operator.core.forecast.experiment_simulation import ControlBaseline
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
 from sundog_operator.core.trial.experiment import freeze
 from sundog_operator.shell.exit_codes import CommandFailed
-from sundog_operator.shell.forecast import options as forecast_options
+from sundog_operator.shell.forecast import output
+from sundog_operator.shell.forecast.options import ForecastOptions
 
 _DAY_S: Final = 86_400.0
-_ROLLOUT_OPTIONS: Final = ("errors", "times", "hours", "weight", "margin", "floor", "alpha", "max_duration")
 _UNLIKELY: Final = 0.5
 """Warn if an arm that is better by the minimum effect wins with a lower likelihood."""
 
 
 @dataclass(frozen=True, slots=True)
-class ExperimentAssumptions:
-    """Assumptions of the user about a success metric of control and about the better arm."""
+class _ExperimentCase:
+    """Experiment, the index of its success metric that decides, and the service's traffic."""
 
-    rate: float | None
-    mean: float | None
-    deviation: float | None
-    units: float | None
-    metric: str | None
-    effects: Sequence[float]
+    spec: ExperimentSpec
+    index: int
+    traffic: ExperimentTraffic
 
     @property
-    def is_given(self) -> bool:
-        """Report whether the forecast is for an Experiment."""
-        return self.rate is not None or self.mean is not None
+    def metric(self) -> OutcomeMetric:
+        """The success metric as it is tested."""
+        return experiment_forecast.planned_metrics(self.spec)[self.index]
+
+    @property
+    def longest(self) -> str:
+        """The longest time that the Experiment runs."""
+        return format_duration(experiment_forecast.horizon(self.spec, self.traffic))
+
+    @property
+    def metrics_beside(self) -> Sequence[str]:
+        """Other success metrics by which an arm has to be better before it wins."""
+        if freeze.resolve_win_rule(self.spec) != "everyMetric":
+            return []
+        metrics = experiment_forecast.planned_metrics(self.spec)
+        return [each.name for place, each in enumerate(metrics) if place != self.index]
 
 
-_OPTIONS: Final = (
-    click.option(
-        "--rate",
-        type=forecast_options.PercentParam(),
-        help="Experiment: control's rate of the success metric, such as 3% of its units.",
-    ),
-    click.option(
-        "--mean",
-        type=forecast_options.NumberParam(max=1e12),
-        help="Experiment: control's mean of the success metric by unit, or its ratio; above 0.",
-    ),
-    click.option(
-        "--deviation",
-        type=forecast_options.NumberParam(0, 1e12, min_open=True),
-        help="With --mean: standard deviation of the units; for a ratio, of (value - ratio * denominator) / mean denominator;"
-        " with a covariate, of what it leaves.",
-    ),
-    click.option(
-        "--units",
-        type=forecast_options.NumberParam(1, 1e10),
-        help="Experiment: new units a day, if units stay with an arm. Else use --rps.",
-    ),
-    click.option("--metric", help="Experiment: name of the success metric. Default: the first."),
-    click.option(
-        "--effect",
-        "effects",
-        type=forecast_options.PercentParam(100_000),
-        multiple=True,
-        help="Experiment: relative effect of the better arm; may be repeated. Default: 0 %, and half to twice minimumEffect.",
-    ),
-)
-
-
-def experiment_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of an Experiment, as its argument `assumptions`."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **options: Any) -> None:
-        names = ("rate", "mean", "deviation", "units", "metric", "effects")
-        assumptions = ExperimentAssumptions(*(options.pop(name) for name in names))
-        _reject_mixed_options(assumptions, names)
-        command(*args, assumptions=assumptions, **options)
-
-    result: Callable[..., None] = wrapped
-    for option in reversed(_OPTIONS):
-        result = option(result)
-    return result
-
-
-def _reject_mixed_options(assumptions: ExperimentAssumptions, names: Sequence[str]) -> None:
-    """Raise click.UsageError if options of a rollout and of an Experiment are mixed."""
-    context = click.get_current_context()
-    for option in context.command.params:
-        if context.get_parameter_source(option.name or "") is not ParameterSource.COMMANDLINE:
-            continue
-        if assumptions.is_given and option.name in _ROLLOUT_OPTIONS:
-            raise click.UsageError(f"{option.opts[0]} is for a rollout; --rate and --mean are for an Experiment")
-        if not assumptions.is_given and option.name in names:
-            raise click.UsageError(f"{option.opts[0]} is for an Experiment, which also needs --rate or --mean")
-
-
-def print_power(
-    assumptions: ExperimentAssumptions, file: Path | None, rps: float | None, runs: int, output: str
-) -> None:
+def print_power(options: ForecastOptions) -> None:
     """Print the typical sample sizes and the likelihood of each end."""
-    spec, index, traffic = _read(assumptions, file, rps)
-    found = _simulate(assumptions, spec, index, traffic, runs)
-    forecast_options.print_forecast(
-        output, lambda: _document(spec, index, traffic, found), lambda: _power_table(spec, index, traffic, found)
-    )
-    metric = experiment_forecast.planned_metrics(spec)[index]
+    case = _read_case(options)
+    found = _simulate(case, options)
+    output.print_forecast(options.output, lambda: _document(case, found), lambda: _power_table(case, found))
     for each in found:
-        if each.effect >= (metric.minimum_effect or math.inf) and each.right < _UNLIKELY:
+        if each.effect >= (case.metric.minimum_effect or math.inf) and each.right < _UNLIKELY:
             click.echo(
-                f"warning: an arm that is {100 * each.effect:.3g} % better wins within"
-                f" {format_duration(experiment_forecast.horizon(spec, traffic))} with a likelihood of only {each.right:.0%}",
+                f"warning: an arm that is {100 * each.effect:.3g} % better wins within {case.longest} with a likelihood of only"
+                f" {each.right:.0%}",
                 err=True,
             )
 
 
-def print_simulation(
-    assumptions: ExperimentAssumptions, file: Path | None, rps: float | None, runs: int, output: str
-) -> None:
+def print_simulation(options: ForecastOptions) -> None:
     """Print the likelihood and the time of each end."""
-    spec, index, traffic = _read(assumptions, file, rps)
-    found = _simulate(assumptions, spec, index, traffic, runs)
-    forecast_options.print_forecast(
-        output, lambda: _document(spec, index, traffic, found), lambda: _ends_table(spec, index, traffic, found)
-    )
+    case = _read_case(options)
+    found = _simulate(case, options)
+    output.print_forecast(options.output, lambda: _document(case, found), lambda: _ends_table(case, found))
 
 
-def _read(
-    assumptions: ExperimentAssumptions, file: Path | None, rps: float | None
-) -> tuple[ExperimentSpec, int, ExperimentTraffic]:
-    """Return (experiment, index of the success metric, traffic). Raises CommandFailed and click.UsageError."""
+def _read_case(options: ForecastOptions) -> _ExperimentCase:
+    """Return the Experiment of the manifest with the user's assumptions. Raises CommandFailed and click.UsageError."""
+    file, name = options.file, options.metric
     if file is None:
         raise click.UsageError("--rate and --mean are for an Experiment; give its manifest with -f")
-    spec = forecast_options.read_only_object(file, Experiment).spec
+    spec = output.read_only_object(file, Experiment).spec
     metrics = experiment_forecast.planned_metrics(spec)
     names = [each.name for each in metrics]
     if not metrics:
         raise CommandFailed(f"{file}: spec.metrics.success is empty; expected a metric to win by")
-    if assumptions.metric is not None and assumptions.metric not in names:
-        is_guardrail = any(each.name == assumptions.metric for each in spec.metrics.outcome_guardrails)
+    if name is not None and name not in names:
+        is_guardrail = any(each.name == name for each in spec.metrics.outcome_guardrails)
         problem = (
-            f"{assumptions.metric} is a guardrail, and forecasts assume that guardrails pass"
+            f"{name} is a guardrail, and forecasts assume that guardrails pass"
             if is_guardrail
-            else f"spec.metrics.success has no {assumptions.metric}"
+            else f"spec.metrics.success has no {name}"
         )
         raise CommandFailed(f"{file}: {problem}; expected one of {', '.join(names)}")
     if freeze.resolve_win_rule(spec) == "noHarm":
@@ -159,14 +95,10 @@ def _read(
             f"{file}: {_describe_rule(spec)}, by which an arm wins without being better; expected anyMetric or everyMetric. Forecasts are"
             " about arms that are better"
         )
-    index = 0 if assumptions.metric is None else names.index(assumptions.metric)
-    return (
-        spec,
-        index,
-        ExperimentTraffic(
-            _units_per_second(assumptions, spec, metrics[index], rps), _base(assumptions, metrics[index])
-        ),
-    )
+    index = 0 if name is None else names.index(name)
+    metric = metrics[index]
+    traffic = ExperimentTraffic(_units_per_second(options, spec, metric), _base(options, metric))
+    return _ExperimentCase(spec, index, traffic)
 
 
 def _describe_rule(spec: ExperimentSpec) -> str:
@@ -175,23 +107,16 @@ def _describe_rule(spec: ExperimentSpec) -> str:
     return f"spec.winBy: found {rule}" if spec.win_by else f"spec.preset: found {spec.preset} (winBy {rule})"
 
 
-def _metrics_beside(spec: ExperimentSpec, index: int) -> Sequence[str]:
-    """Return the other success metrics by which an arm has to be better before it wins."""
-    if freeze.resolve_win_rule(spec) != "everyMetric":
-        return []
-    return [each.name for place, each in enumerate(experiment_forecast.planned_metrics(spec)) if place != index]
-
-
-def _base(assumptions: ExperimentAssumptions, metric: OutcomeMetric) -> ControlBaseline:
+def _base(options: ForecastOptions, metric: OutcomeMetric) -> ControlBaseline:
     if metric.type == "rate":
-        if assumptions.rate is None:
+        if options.rate is None:
             raise click.UsageError(f"{metric.name} is a rate; give control's rate with --rate")
-        _require_positive("--rate", assumptions.rate, metric)
-        return ControlBaseline(assumptions.rate)
-    if assumptions.mean is None or assumptions.deviation is None:
+        _require_positive("--rate", options.rate, metric)
+        return ControlBaseline(options.rate)
+    if options.mean is None or options.deviation is None:
         raise click.UsageError(f"{metric.name} is a {metric.type}; give control's with --mean and --deviation")
-    _require_positive("--mean", assumptions.mean, metric)
-    return ControlBaseline(assumptions.mean, assumptions.deviation)
+    _require_positive("--mean", options.mean, metric)
+    return ControlBaseline(options.mean, options.deviation)
 
 
 def _require_positive(option: str, value: float, metric: OutcomeMetric) -> None:
@@ -201,76 +126,66 @@ def _require_positive(option: str, value: float, metric: OutcomeMetric) -> None:
         )
 
 
-def _units_per_second(
-    assumptions: ExperimentAssumptions, spec: ExperimentSpec, metric: OutcomeMetric, rps: float | None
-) -> float:
-    if metric.counted == "events" and edge_units.resolve_unit(spec.unit) != edge_units.PER_REQUEST:
+def _units_per_second(options: ForecastOptions, spec: ExperimentSpec, metric: OutcomeMetric) -> float:
+    is_per_request = edge_units.resolve_unit(spec.unit) == edge_units.PER_REQUEST
+    if metric.counted == "events" and not is_per_request:
         raise CommandFailed(
             f"{metric.name} counts requests, and those of one unit depend on each other; no forecast knows how much. Expected an"
             " Experiment without spec.unit"
         )
-    if edge_units.resolve_unit(spec.unit) == edge_units.PER_REQUEST:
-        if rps is None:
+    if is_per_request:
+        if options.rps is None:
             raise click.UsageError("each request is a unit; give --rps")
-        return rps
-    if assumptions.units is None:
+        return options.rps
+    if options.units is None:
         raise click.UsageError("units stay with an arm; give the number of new units a day with --units")
-    return assumptions.units / _DAY_S
+    return options.units / _DAY_S
 
 
-def _simulate(
-    assumptions: ExperimentAssumptions, spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, runs: int
-) -> list[ExperimentForecast]:
-    return forecast_options.simulate_effects(
-        _effects(assumptions, experiment_forecast.planned_metrics(spec)[index], traffic.base),
+def _simulate(case: _ExperimentCase, options: ForecastOptions) -> list[ExperimentForecast]:
+    return output.simulate_effects(
+        _effects(case, options.effects),
         experiment_forecast.LOOKS,
         lambda effect, on_look: experiment_forecast.forecast_experiment(
-            spec, traffic, index, effect, runs=runs, on_look=on_look
+            case.spec, case.traffic, case.index, effect, runs=options.runs, on_look=on_look
         ),
         name=lambda effect: f"{100 * effect:.3g} % better",
     )
 
 
-def _effects(assumptions: ExperimentAssumptions, metric: OutcomeMetric, base: ControlBaseline) -> Sequence[float]:
+def _effects(case: _ExperimentCase, given: Sequence[float]) -> Sequence[float]:
     """Return the user's effects, else some around the minimum effect. Raises click.UsageError for a rate beyond 0 or 100 %."""
-    largest = _largest_effect(metric, base)
-    for effect in assumptions.effects:
+    metric, base = case.metric, case.traffic.base
+    largest = math.inf
+    if metric.type == "rate":
+        largest = 1.0 if metric.sign < 0 else 1 / base.value - 1
+    for effect in given:
         if effect > largest:
             raise click.UsageError(
                 f"--effect {100 * effect:.3g}%: {metric.name} is {base.value:.3g} in control; expected at most {100 * largest:.3g}%"
             )
-    return assumptions.effects or [
-        each * metric.effect for each in (0.0, 0.5, 1.0, 2.0) if each * metric.effect <= largest
-    ]
+    usual = (each * metric.effect for each in (0.0, 0.5, 1.0, 2.0))
+    return given or [each for each in usual if each <= largest]
 
 
-def _largest_effect(metric: OutcomeMetric, base: ControlBaseline) -> float:
-    """Return the largest possible effect; infinity for a mean or a ratio."""
-    if metric.type != "rate":
-        return math.inf
-    return 1.0 if metric.sign < 0 else 1 / base.value - 1
-
-
-def _document(
-    spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
-) -> dict[str, object]:
+def _document(case: _ExperimentCase, found: Sequence[ExperimentForecast]) -> dict[str, object]:
     return {
-        "metric": experiment_forecast.planned_metrics(spec)[index].name,
-        "needsAlso": list(_metrics_beside(spec, index)),
-        "alpha": spec.alpha,
-        "maxDuration": format_duration(experiment_forecast.horizon(spec, traffic)),
+        "metric": case.metric.name,
+        "needsAlso": list(case.metrics_beside),
+        "alpha": case.spec.alpha,
+        "maxDuration": case.longest,
         "effects": [
             {
                 "effect": round(each.effect, 6),
                 "units": _round_or_none(each.units),
                 "oneLook": _round_or_none(each.one_look),
-                "minutes": forecast_options.finite_or_none(each.seconds / 60),
+                "minutes": output.finite_or_none(each.seconds / 60),
                 "wins": each.right,
                 "wrongWins": each.wrong,
                 "noWinner": each.no_winner,
                 "undecided": round(each.undecided, 6),
-                "medianMinutes": forecast_options.finite_or_none(each.median_s / 60),
-                "lateMinutes": forecast_options.finite_or_none(each.late_s / 60),
+                "medianMinutes": output.finite_or_none(each.median_s / 60),
+                "lateMinutes": output.finite_or_none(each.late_s / 60),
             }
             for each in found
         ],
@@ -282,25 +197,23 @@ def _round_or_none(units: float) -> int | None:
     return round(units) if math.isfinite(units) else None
 
 
-def _power_table(
-    spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
-) -> RenderableType:
+def _power_table(case: _ExperimentCase, found: Sequence[ExperimentForecast]) -> RenderableType:
     rows = (
         (
             f"{100 * each.effect:.3g} % better",
             f"{each.units:.0f}" if math.isfinite(each.units) else "never decided",
-            forecast_options.format_minutes(each.seconds / 60),
+            output.format_minutes(each.seconds / 60),
             *_likelihoods(each),
         )
         for each in found
     )
     names = ("EFFECT", "UNITS", "TIME", "WINS", "WRONG", "NO WINNER", "UNDECIDED", "")
-    return Group(_make_table(spec, index, traffic, names, rows), *_compare_fixed_test(spec, index, found))
+    return Group(_make_table(case, names, rows), *_compare_fixed_test(case, found))
 
 
-def _compare_fixed_test(spec: ExperimentSpec, index: int, found: Sequence[ExperimentForecast]) -> Iterator[str]:
+def _compare_fixed_test(case: _ExperimentCase, found: Sequence[ExperimentForecast]) -> Iterator[str]:
     """Yield the sample size of a test with a single evaluation, if an effect was simulated."""
-    minimum = experiment_forecast.planned_metrics(spec)[index].effect
+    minimum = case.metric.effect
     nearest = min((each for each in found if each.effect), key=lambda each: abs(each.effect - minimum), default=None)
     if nearest is not None:
         yield (
@@ -309,43 +222,35 @@ def _compare_fixed_test(spec: ExperimentSpec, index: int, found: Sequence[Experi
         )
 
 
-def _ends_table(
-    spec: ExperimentSpec, index: int, traffic: ExperimentTraffic, found: Sequence[ExperimentForecast]
-) -> RenderableType:
+def _ends_table(case: _ExperimentCase, found: Sequence[ExperimentForecast]) -> RenderableType:
     rows = (
         (
             f"{100 * each.effect:.3g} % better",
             *_likelihoods(each),
-            forecast_options.format_minutes(each.median_s / 60),
-            forecast_options.format_minutes(each.late_s / 60),
+            output.format_minutes(each.median_s / 60),
+            output.format_minutes(each.late_s / 60),
         )
         for each in found
     )
-    names = ("EFFECT", "WINS", "WRONG", "NO WINNER", "UNDECIDED", "", "MEDIAN", "80 %")
-    return _make_table(spec, index, traffic, names, rows)
+    return _make_table(case, ("EFFECT", "WINS", "WRONG", "NO WINNER", "UNDECIDED", "", "MEDIAN", "80 %"), rows)
 
 
 def _make_table(
-    spec: ExperimentSpec,
-    index: int,
-    traffic: ExperimentTraffic,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[RenderableType]],
+    case: _ExperimentCase, columns: Sequence[str], rows: Iterable[Sequence[RenderableType]]
 ) -> RenderableType:
-    metric = experiment_forecast.planned_metrics(spec)[index]
+    metric, spec = case.metric, case.spec
     arms = f"{len(spec.arms)} arm{'s' if len(spec.arms) > 1 else ''}"
     title = (
         f"{arms} and control, {metric.name} to {metric.goal}, {spec.exposure} of the units, alpha {spec.alpha:g},"
-        f" {spec.allocation.mode} weights, at most {format_duration(experiment_forecast.horizon(spec, traffic))}"
+        f" {spec.allocation.mode} weights, at most {case.longest}"
     )
-    if beside := _metrics_beside(spec, index):
+    if beside := case.metrics_beside:
         title += (
             f"\nOf {metric.name} alone: by winBy everyMetric an arm wins once it is better by each success metric,"
             f" also by {', '.join(beside)}."
         )
-    return forecast_options.make_table(title, columns, rows)
+    return output.make_table(title, columns, rows)
 
 
 def _likelihoods(each: ExperimentForecast) -> tuple[RenderableType, ...]:
-    shares = (f"{share:.0%}" for share in (each.right, each.wrong, each.no_winner, each.undecided))
-    return *shares, forecast_options.render_likelihood_bar(each.right, each.wrong, each.no_winner)
+    return output.format_likelihoods(each.right, each.wrong, each.no_winner, each.undecided)

@@ -20,7 +20,7 @@ from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS, percent
 from sundog_operator.core.forecast import gate_forecast
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.stats import guardrail_comparison
+from sundog_operator.core.stats import sample_ratio
 from sundog_operator.core.trial.default_plan import tested_guardrails
 from sundog_operator.core.trial.experiment import evaluate
 from sundog_operator.core.trial.rollout import freeze, history, plan_text, prometheus_checks, state
@@ -207,7 +207,7 @@ def _describe_split_of_arms(status: ExperimentStatus, counters: Counters) -> str
     epochs = [each for each in status.evidence_epochs if each.buckets is not None and len(each.buckets) == len(arms)]
     is_sticky, exposed = units.is_sticky(status.plan), counters.feedback.exposed
     splits = [
-        guardrail_comparison.ArmSplit(
+        sample_ratio.ArmSplit(
             tuple(own / BUCKETS for own in each.buckets or ()),
             tuple(
                 exposed.get((each.number, arm), 0) if exposed else counters.of(each.number, arm).assigned
@@ -222,7 +222,7 @@ def _describe_split_of_arms(status: ExperimentStatus, counters: Counters) -> str
     if is_sticky and not exposed:
         return f"{described}. Only units split by the weights; edges count those while the experiment runs"
     return (
-        f"{described}; log E against the split is {guardrail_comparison.mismatch_log_e(splits):.3g};"
+        f"{described}; log E against the split is {sample_ratio.splits_log_e(splits):.3g};"
         f" nothing is decided from {split_mismatch.MISMATCH_LOG_E:.3g}"
     )
 
@@ -230,7 +230,7 @@ def _describe_split_of_arms(status: ExperimentStatus, counters: Counters) -> str
 def _describe_sample_ratio(status: ExperimentStatus, counters: Counters) -> str:
     """Describe how the requests of the evidence split over the arms, and the evidence against the weights."""
     counted = [
-        guardrail_comparison.ArmSplit.of_two(each.weight / 100, _assigned(counters, each.number))
+        sample_ratio.ArmSplit.of_two(each.weight / 100, _assigned(counters, each.number))
         for each in status.evidence_epochs
         if 0 < each.weight < 100
     ]
@@ -241,7 +241,7 @@ def _describe_sample_ratio(status: ExperimentStatus, counters: Counters) -> str:
         return f"the candidate got {canary} of {total} requests. Only units split by the weights; edges count those while the rollout runs"
     return (
         f"{split_mismatch.describe_canary_count(counted, 'requests')}; log E against the split is"
-        f" {guardrail_comparison.mismatch_log_e(counted):.3g}; the rollout pauses from {split_mismatch.MISMATCH_LOG_E:.3g}"
+        f" {sample_ratio.splits_log_e(counted):.3g}; the rollout pauses from {split_mismatch.MISMATCH_LOG_E:.3g}"
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sundog_operator.core.stats.guardrail_comparison import ArmSplit
+from sundog_operator.core.stats.sample_ratio import ArmSplit
 from sundog_operator.core.trial.experiment import sample_ratio
 
 NAMES = ("control", "wide", "deep")

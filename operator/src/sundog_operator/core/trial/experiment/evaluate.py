@@ -26,9 +26,9 @@ from sundog_operator.core.analysis.split_mismatch import MISMATCH_LOG_E
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.stats import dispersion, error_shares, guardrail_comparison
+from sundog_operator.core.stats import dispersion, error_shares
 from sundog_operator.core.stats.findings import MetricVerdict
-from sundog_operator.core.stats.guardrail_comparison import ArmSplit
+from sundog_operator.core.stats.sample_ratio import ArmSplit, splits_log_e
 from sundog_operator.core.trial import replica_counts
 from sundog_operator.core.trial.default_plan import resolve_thresholds, tested_guardrails
 from sundog_operator.core.trial.experiment import (
@@ -300,7 +300,7 @@ def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: Col
             ArmSplit(own, tuple(collected.tallies.of(number, arm, present).assigned for arm in arms))
             for number, own in shares.items()
         ]
-        log_e, what = guardrail_comparison.mismatch_log_e(splits), "requests"
+        log_e, what = splits_log_e(splits), "requests"
     active = {*names.STABLE_ARMS, *(arm.name for arm in state.active_arms(status))}
     if missing := sample_ratio.find_missing_arm(arms, active, splits, what):
         return Cause(ExperimentReason.ARM_WITHOUT_REQUESTS, missing)

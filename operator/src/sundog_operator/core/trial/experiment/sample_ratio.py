@@ -6,7 +6,7 @@ from typing import Final
 
 from sundog_operator.core.analysis.split_mismatch import MISMATCH_LOG_E
 from sundog_operator.core.stats import sample_ratio
-from sundog_operator.core.stats.guardrail_comparison import ArmSplit
+from sundog_operator.core.stats.sample_ratio import ArmSplit
 
 _MISSING_LOG_P: Final = math.log(1e-6)
 """Log of the probability below which an arm without units is no chance. An arm with a unit stays above it: evaluations share it."""
