@@ -179,14 +179,14 @@ AT_WEBHOOK = state_machine.tick(
     ("when", "step", "reason"),
     [
         ({}, 2, "asks webhook https://gate/a"),
-        ({"answer": WebhookResult(404)}, 2, "webhook https://gate/a answered 404; asks again"),
-        ({"answer": WebhookResult(problem="broke off")}, 2, "webhook https://gate/a broke off; asks again"),
-        ({"answer": WebhookResult(199)}, 2, "webhook https://gate/a answered 199; asks again"),
-        ({"answer": WebhookResult(203)}, 2, "webhook https://gate/a answered 203; asks again"),
-        ({"answer": WebhookResult(404), "held": True}, 2, "held by the spec"),
-        ({"answer": WebhookResult(200), "held": True}, 2, "held by the spec"),
-        ({"answer": WebhookResult(200)}, 3, "Shifting"),
-        ({"answer": WebhookResult(202)}, 3, "Shifting"),
+        ({"webhook_result": WebhookResult(404)}, 2, "webhook https://gate/a answered 404; asks again"),
+        ({"webhook_result": WebhookResult(problem="broke off")}, 2, "webhook https://gate/a broke off; asks again"),
+        ({"webhook_result": WebhookResult(199)}, 2, "webhook https://gate/a answered 199; asks again"),
+        ({"webhook_result": WebhookResult(203)}, 2, "webhook https://gate/a answered 203; asks again"),
+        ({"webhook_result": WebhookResult(404), "held": True}, 2, "held by the spec"),
+        ({"webhook_result": WebhookResult(200), "held": True}, 2, "held by the spec"),
+        ({"webhook_result": WebhookResult(200)}, 3, "Shifting"),
+        ({"webhook_result": WebhookResult(202)}, 3, "Shifting"),
     ],
 )
 def test_a_webhook_ends_its_step_when_it_confirms(when: dict[str, object], step: int, reason: str) -> None:
@@ -404,7 +404,7 @@ KNOWN = ShadowStatus(message="agreement: 900 of 900")
 
 
 def copied(**changes: Any) -> RolloutInputs:
-    return tick_inputs(**{"now": T0, "copies": ShadowComparison(KNOWN, (), passed=True, silent=False), **changes})
+    return tick_inputs(**{"now": T0, "shadow": ShadowComparison(KNOWN, (), passed=True, silent=False), **changes})
 
 
 def ticked(status: ExperimentStatus, given_inputs: RolloutInputs) -> ExperimentStatus:

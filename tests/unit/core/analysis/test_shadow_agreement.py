@@ -69,7 +69,7 @@ def evaluate(*rows: dict[str, Any], shadow: Mapping[str, Any] = SHADOW, **spec: 
 
 def inputs(copies: ShadowComparison | None, after: timedelta = timedelta(minutes=10), **changes: Any) -> RolloutInputs:
     values: dict[str, Any] = {"replicas": 3, "available": 3, "confirmed": True, **changes}
-    return RolloutInputs(now=T0 + after, copies=copies, **values)
+    return RolloutInputs(now=T0 + after, shadow=copies, **values)
 
 
 def test_a_step_is_frozen_at_the_weight_before_it() -> None:

@@ -162,7 +162,7 @@ class TestGivingBack:
         status = state_machine.tick(transitions.stop(rollout_at(50), Cause("Aborted", "a"), T0), inputs(stable=2))
         assert state.canary_weight(state_machine.tick(status, inputs(stable=0))) == 25
 
-    @pytest.mark.parametrize("end", [{"dead": True}, {"after": state.GIVE_BACK_TIMEOUT}])
+    @pytest.mark.parametrize("end", [{"is_dead": True}, {"after": state.GIVE_BACK_TIMEOUT}])
     def test_all_of_it_goes_back_at_once_from_what_is_dead_or_where_nothing_comes(self, end: dict[str, object]) -> None:
         status = transitions.stop(rollout_at(75), Cause("Aborted", "a"), T0)
         status = state_machine.tick(status, inputs(stable=0))
