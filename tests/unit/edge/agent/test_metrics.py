@@ -3,7 +3,8 @@
 import orjson
 import pytest
 
-from sundog_edge.agent.metrics import ScaledToZero, render_metrics
+from sundog_edge.agent.metrics import ScaledToZero, coarsen, render_metrics
+from sundog_edge.counting import histogram
 from sundog_edge.counting.evidence import AgentState, AppliedDocument, build_evidence
 from sundog_edge.counting.ledger import Ledger
 from sundog_edge.counting.rows import TableEntry
@@ -107,3 +108,13 @@ def test_a_service_counts_as_scaled_to_zero_until_its_cold_start_has_taken_too_l
     zero = ScaledToZero(frozenset(at_zero), {}, waking_s)
     page = render_metrics(Ledger(), AppliedDocument(DOCUMENT, 0.0, {}), {}, "", {}, zero=zero).decode()
     assert f'sundog_edge_scaled_to_zero{{arm="stable",revision="7",service="digits"}} {shown}' in page.splitlines()
+
+
+def test_the_coarse_histogram_has_every_duration_below_the_same_limit():
+    counts: list[int] = []
+    for duration in (50, 100, 101, 5_000, 2_000_000, 10**10):
+        histogram.add(counts, histogram.find_bucket(duration))
+    found = coarsen(counts)
+    assert sum(found) == 6
+    # Below 100 µs, below 200 µs, and without an upper limit.
+    assert (found[0], found[1], found[-1]) == (1, 2, 1)

@@ -1,14 +1,12 @@
 """The ledger: no count vanishes, the order of lines does not matter, late lines are not lost."""
 
 import random
-from itertools import pairwise
 
 import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sundog_edge.agent.metrics import coarsen, render_metrics
-from sundog_edge.counting import histogram
+from sundog_edge.agent.metrics import render_metrics
 from sundog_edge.counting import unit_groups as grouping
 from sundog_edge.counting.boots import Boot
 from sundog_edge.counting.evidence import AgentState, EvidenceQuery, build_evidence
@@ -442,30 +440,3 @@ def test_a_row_with_running_requests_is_not_dropped():
     ledger = Ledger({"a-1": Boot("a-1", 1, 0)})
     ledger.boots["a-1"].settle({KEY.format("stable"): TableEntry(2, 2)}, "all", 1.0)
     assert ledger.idle_rows("a-1", 5.0, set()) == []
-
-
-@given(st.integers(0, 10**10))
-def test_a_duration_is_in_the_bucket_of_its_limits(duration):
-    counts: list[int] = []
-    histogram.add(counts, histogram.find_bucket(duration))
-    bucket = len(counts) - 1
-    assert sum(counts) == counts[bucket] == 1
-    assert bucket == 0 or histogram.EDGES_US[bucket - 1] <= duration
-    assert bucket == len(histogram.EDGES_US) or duration < histogram.EDGES_US[bucket]
-
-
-def test_bucket_limits_resolve_a_margin_of_ten_percent():
-    edges = histogram.EDGES_US
-    assert list(edges) == sorted(set(edges))
-    assert (edges[0], edges[-1]) == (100, 1_000_000_000)
-    assert all(high / low < 1.06 for low, high in pairwise(edges))
-
-
-def test_the_coarse_histogram_has_every_duration_below_the_same_limit():
-    counts: list[int] = []
-    for duration in (50, 100, 101, 5_000, 2_000_000, 10**10):
-        histogram.add(counts, histogram.find_bucket(duration))
-    found = coarsen(counts)
-    assert sum(found) == 6
-    # Below 100 µs, below 200 µs, and without an upper limit.
-    assert (found[0], found[1], found[-1]) == (1, 2, 1)
