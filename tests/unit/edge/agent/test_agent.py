@@ -13,7 +13,9 @@ from types import SimpleNamespace
 import aiohttp
 import pytest
 
+from edge_log_lines import end_line
 from feedback_stores import MemoryStore
+from split_documents import document_fields, header_unit, service_fields
 from sundog_edge.agent import agent as loops
 from sundog_edge.agent.agent import Agent, AgentOptions
 from sundog_edge.agent.periodic_task import PeriodicTask
@@ -35,7 +37,7 @@ from waiting import comes_true
 
 ROUNDS = 30
 STEPS = ("apply", "renew", "enable_grpc", "check")
-DOCUMENT = {"version": 1, "namespace": "vision", "generation": 1, "clusters": {}, "services": []}
+DOCUMENT = document_fields()
 
 
 @pytest.fixture
@@ -137,21 +139,8 @@ async def test_an_edge_that_cannot_sync_replicas_is_not_settled(tmp_path, monkey
 
 
 def taking_feedback(attempt: str) -> dict[str, object]:
-    arm = {"name": "stable", "application": "digits-r1", "routePrefix": "/digits-r1.app", "revision": 1, "weight": 100}
-    service = {
-        "name": "digits",
-        "cluster": "c",
-        "attempt": attempt,
-        "salt": "s",
-        "unit": {"kind": "header", "name": "x-user-id"},
-        "epoch": 1,
-        "arms": [{**arm, "ranges": [[0, 10000]]}],
-        "requestTimeoutSeconds": 5,
-        "maxRequestBytes": 1000,
-        "maxOngoingRequests": 5,
-        "feedback": {"metrics": ["converted"]},
-    }
-    return {**DOCUMENT, "clusters": {"c": {"dashboard": "http://127.0.0.1:1"}}, "services": [service]}
+    taking = {"unit": header_unit(), "feedback": {"metrics": ["converted"]}}
+    return document_fields(service_fields(attempt=attempt, epoch=1, **taking))
 
 
 class Edge:
@@ -173,8 +162,7 @@ class Edge:
     def answer(self, attempt: str, unit: int) -> None:
         """Write HAProxy's line of an ended request."""
         row = f"digits/{attempt}/1/stable/assigned/sticky"
-        tail = f"1 10 20 20 {unit} 7 1000000000"
-        os.write(self.pipe, f"abcd-1 {row} digits - 200 -- 0 10.0.0.1:80 ok - 100 {tail}\n".encode())
+        os.write(self.pipe, end_line(row, boot="abcd-1", unit=unit) + b"\n")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import orjson
 import pytest
 
+from edge_log_lines import end_line
 from sundog_edge.counting.collector import RETAIN_ENDED_S, CounterCollector
 from sundog_edge.counting.log_pipe import open_for_haproxy
 from sundog_edge.counting.rows import RowKey, TableEntry
@@ -92,10 +93,6 @@ def _of_one_latency(state: StateDir) -> None:
         file.write_bytes(orjson.dumps({**content, "format": 4}))
 
 
-def line(key: str, number: int) -> bytes:
-    return f"new-7 {key} digits - 200 -- 0 r1 ok - 100 {number} 10 20 20 0 0 1000000000".encode()
-
-
 class Table:
     """The counts of a worker: it answers with the counts at the time of the request, and clears rows without requests."""
 
@@ -157,7 +154,9 @@ async def books(tmp_path, monkeypatch):
     now = 1000.0
     monkeypatch.setattr("sundog_edge.counting.collector.time.time", lambda: now)
     books = Books(StateDir.at(tmp_path / "s"))
-    books.counting.ledger.consume([line(key, n + 1) for key in (KEY, OTHER) for n in range(COUNT)], now)
+    books.counting.ledger.consume(
+        [end_line(key, n + 1, boot="new-7") for key in (KEY, OTHER) for n in range(COUNT)], now
+    )
     await books.counting.settle()
     assert (books.rows, books.past) == (ENDED, {})
     now += RETAIN_ENDED_S + 1
@@ -188,7 +187,7 @@ async def test_rows_are_retained_while_haproxy_cannot_clear_them(books):
     await books.counting.forget(set())
     await books.counting.settle()
     assert (books.rows, books.past) == ({}, ENDED)
-    books.counting.ledger.consume([line(KEY, 1)], 1000.0)
+    books.counting.ledger.consume([end_line(KEY, 1, boot="new-7")], 1000.0)
     assert books.rows == {"stable": (1, 0, 0)}
 
 
@@ -214,7 +213,7 @@ async def test_rows_of_an_unlisted_worker_are_retained(books):
 async def test_a_line_that_waits_while_its_row_is_dropped_counts_for_that_row(books, tmp_path):
     pipe = open_for_haproxy(tmp_path / "s" / "log.pipe")
     try:
-        books.haproxy.cleared = lambda: os.write(pipe, line(KEY, COUNT + 1) + b"\n")
+        books.haproxy.cleared = lambda: os.write(pipe, end_line(KEY, COUNT + 1, boot="new-7") + b"\n")
         await books.counting.forget(set())
         await books.counting.settle()
         assert (books.rows, books.past) == ({}, {**ENDED, "stable": (COUNT + 1, 0, 0)})

@@ -1,14 +1,14 @@
 """The ledger: no count vanishes, the order of lines does not matter, late lines are not lost."""
 
 import random
-from itertools import pairwise
+from typing import Any
 
 import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sundog_edge.agent.metrics import coarsen, render_metrics
-from sundog_edge.counting import histogram
+from edge_log_lines import agent_line, end_line, refusal_line
+from sundog_edge.agent.metrics import render_metrics
 from sundog_edge.counting import unit_groups as grouping
 from sundog_edge.counting.boots import Boot
 from sundog_edge.counting.evidence import AgentState, EvidenceQuery, build_evidence
@@ -21,24 +21,10 @@ from sundog_edge.feedback.join import FirstExposure
 KEY = "digits/att/0/{}/assigned/sticky"
 
 
-def line(
-    boot: str, row: str, number: int, status: int = 200, termination: str = "--", total: int = 5000, **own
-) -> bytes:
-    fields = {
-        "retries": number % 3,
-        "server": "s",
-        "slow": "-",
-        "block": 100,
-        "size": 20,
-        "unit": number,
-        "group": number % 100,
-        "received": 1_000_000_000,
-        **own,
-    }
-    outcome, ttfb = ("-", "-") if status >= 502 else ("ok", str(total // 2))
-    head = f"{boot} {row} digits - {status} {termination} {fields['retries']} {fields['server']} {outcome} {fields['slow']}"
-    tail = f"{number} {ttfb} {total} {fields['size']} {fields['unit']} {fields['group']} {fields['received']}"
-    return f"{head} {fields['block']} {tail}".encode()
+def line(boot: str, row: str, number: int, status: int = 200, termination: str = "--", **own: Any) -> bytes:
+    """Return a line with other retries, another unit and another group than those of the numbers around it."""
+    own = {"retries": number % 3, "server": "s", "unit": number, "group": number % 100, **own}
+    return end_line(row, number, boot=boot, status=status, termination=termination, **own)
 
 
 def conserved(row: RowCounters) -> bool:
@@ -169,7 +155,7 @@ LINES = st.lists(
 @given(LINES, st.randoms())
 def test_a_permuted_log_gives_the_same_evidence(entries, order: random.Random):
     lines = [
-        line(boot, row, number, status, "SC" if status == 503 else "--", total)
+        line(boot, row, number, status, "SC" if status == 503 else "--", total_us=total)
         for number, (boot, row, status, total) in enumerate(entries, start=1)
     ]
     shuffled = list(lines)
@@ -192,7 +178,9 @@ def test_a_permuted_log_gives_the_same_evidence(entries, order: random.Random):
 def test_histograms_have_every_end_once(entries):
     boot = Boot("a-1", 1, 0)
     ledger = Ledger({"a-1": boot})
-    ledger.consume([line("a-1", row, n, status, total=total) for n, (_, row, status, total) in enumerate(entries)], 0)
+    ledger.consume(
+        [line("a-1", row, n, status, total_us=total) for n, (_, row, status, total) in enumerate(entries)], 0
+    )
     for row in boot.rows.values():
         for family in (row.ttfb, row.total):
             assert sum(family["ok"]) == row.ends["ok"]
@@ -212,8 +200,8 @@ def test_a_long_wait_for_a_replica_counts_as_slow():
     """A candidate that ends repeatedly would look fast, because its waiting requests are answered elsewhere."""
     ledger, key = Ledger(), KEY.format("canary")
     elsewhere = {"server": "fallback-127.0.0.1:8000", "slow": "2500"}
-    lines = [line("a-1", key, 1, total=2501, **elsewhere), line("a-1", key, 2, total=2500, **elsewhere)]
-    ledger.consume([*lines, line("a-1", key, 3, 503, total=9000, **elsewhere)], 0)
+    lines = [line("a-1", key, 1, total_us=2501, **elsewhere), line("a-1", key, 2, total_us=2500, **elsewhere)]
+    ledger.consume([*lines, line("a-1", key, 3, 503, total_us=9000, **elsewhere)], 0)
     row = ledger.boots["a-1"].rows[key]
     assert (row.served_elsewhere, row.slow) == (3, 1)
     assert sum(counts[1 + ROW_COLUMNS.index("slow")] for counts in row.blocks.rows()) == 1
@@ -253,7 +241,7 @@ def test_a_snapshot_from_before_poison_has_none():
 
 def test_failures_of_clients_that_close_early_are_errors_with_their_cause_beside_them():
     ledger, key = Ledger(), KEY.format("canary")
-    lines = [line("a-1", key, n, 500, "CD", total=400 + n) for n in range(1, 4)]
+    lines = [line("a-1", key, n, 500, "CD", total_us=400 + n) for n in range(1, 4)]
     ledger.consume([*lines, line("a-1", key, 4, 500), line("a-1", key, 5, 200, "CD")], 0)
     for known in (ledger, Ledger.from_json(ledger.as_json())):
         (row,) = build_evidence(AgentState("e", "n"), None, known, 0.0)["counters"]
@@ -291,7 +279,7 @@ def test_an_answer_is_slow_by_its_arms_threshold_at_its_start():
     for arm, slow in (("stable", "1000"), ("canary", "1200"), ("other", "-")):
         ledger.consume(
             [
-                line("a-1", KEY.format(arm), n, status, total=total, slow=slow)
+                line("a-1", KEY.format(arm), n, status, total_us=total, slow=slow)
                 for n, (total, status) in enumerate(totals)
             ],
             0,
@@ -303,7 +291,7 @@ def test_an_answer_is_slow_by_its_arms_threshold_at_its_start():
     assert {arm: sum(own[column] for own in row.blocks.rows()) for arm, row in rows.items()} == slow
     assert {arm: sum(own[grouping.SLOW_INDEXES[0]] for own in row.groups.values()) for arm, row in rows.items()} == slow
     # A request that started under another threshold.
-    ledger.consume([line("a-1", KEY.format("canary"), 9, total=1150, slow=str(own)) for own in (1100, 1200)], 0)
+    ledger.consume([line("a-1", KEY.format("canary"), 9, total_us=1150, slow=str(own)) for own in (1100, 1200)], 0)
     assert rows["canary"].slow == 2
 
 
@@ -311,9 +299,11 @@ def test_each_threshold_of_an_arm_has_separate_counts():
     ledger = Ledger()
     key = KEY.format("stable")
     totals = (100, 101, 501, 1001, 9000)
-    ledger.consume([line("a-1", key, n, total=total, slow="500,100,1000") for n, total in enumerate(totals)], 0)
+    ledger.consume([line("a-1", key, n, total_us=total, slow="500,100,1000") for n, total in enumerate(totals)], 0)
     # Requests that started under a single threshold, and failures, which never count as slow.
-    ledger.consume([line("a-1", key, 5, total=9000, slow="500"), line("a-1", key, 6, 500, total=9000, slow="5,5,5")], 0)
+    ledger.consume(
+        [line("a-1", key, 5, total_us=9000, slow="500"), line("a-1", key, 6, 500, total_us=9000, slow="5,5,5")], 0
+    )
     row = ledger.boots["a-1"].rows[key]
     wanted = {"slow": 4, "slow2": 4, "slow3": 2}
     assert {name: getattr(row, name) for name in SLOW_COLUMNS} == wanted
@@ -350,7 +340,7 @@ def test_a_line_with_too_many_thresholds_is_unparsable():
 
 def test_look_ups_are_counted_by_status_apart_from_feedback():
     ledger = Ledger()
-    lines = [f"abcd-1 - digits ofrep {status} -- 0 agent - - 1 - - 5 - - - -".encode() for status in (200, 200, 404)]
+    lines = [agent_line("digits", "ofrep", status, boot="abcd-1") for status in (200, 200, 404)]
     ledger.consume(lines, 1.0)
     boot = ledger.boots["abcd-1"]
     assert (boot.ofrep, boot.feedback, boot.refused, boot.rows) == ({"digits": {"200": 2, "404": 1}}, {}, {}, {})
@@ -362,13 +352,9 @@ def test_look_ups_are_counted_by_status_apart_from_feedback():
 
 def test_feedback_is_counted_by_status_and_in_no_row():
     ledger = Ledger()
-
-    def feedback_line(status: int, block: str) -> bytes:
-        return f"abcd-1 - digits feedback {status} -- 0 agent - - {block} - - 5 - - - -".encode()
-
-    ledger.consume(
-        [feedback_line(200, "1"), feedback_line(200, "2"), feedback_line(503, "1"), feedback_line(408, "-")], 1.0
-    )
+    answered = ((200, "1"), (200, "2"), (503, "1"), (408, "-"))
+    lines = [agent_line("digits", "feedback", status, boot="abcd-1", block=block) for status, block in answered]
+    ledger.consume(lines, 1.0)
     boot = ledger.boots["abcd-1"]
     assert boot.feedback == {"digits": {"200": 2, "503": 1, "408": 1}}
     assert (boot.lines, boot.counted_lines, boot.rows, boot.refused) == (4, 3, {}, {})
@@ -409,7 +395,7 @@ def test_old_boots_are_dropped_and_stay_in_the_sums():
     old, new = KEY.format("stable"), KEY.format("canary").replace("/att/", "/next/")
     ledger = Ledger({"a-1": Boot("a-1", 1, 0), "b-2": Boot("b-2", 2, 0)})
     ledger.consume([line("a-1", old, 1), line("b-2", old, 1), line("b-2", new, 1)], 10.0)
-    ledger.consume([b"a-1 - digits auth 401 LR 0 <NOSRV> - - 100 - - 5 - - - -"], 10.0)
+    ledger.consume([refusal_line("digits")], 10.0)
     ledger.boots["a-1"].finish(10.0)
     assert ledger.idle_rows("b-2", 5.0, set()) == []
     ledger.forget(5.0, set())
@@ -442,30 +428,3 @@ def test_a_row_with_running_requests_is_not_dropped():
     ledger = Ledger({"a-1": Boot("a-1", 1, 0)})
     ledger.boots["a-1"].settle({KEY.format("stable"): TableEntry(2, 2)}, "all", 1.0)
     assert ledger.idle_rows("a-1", 5.0, set()) == []
-
-
-@given(st.integers(0, 10**10))
-def test_a_duration_is_in_the_bucket_of_its_limits(duration):
-    counts: list[int] = []
-    histogram.add(counts, histogram.find_bucket(duration))
-    bucket = len(counts) - 1
-    assert sum(counts) == counts[bucket] == 1
-    assert bucket == 0 or histogram.EDGES_US[bucket - 1] <= duration
-    assert bucket == len(histogram.EDGES_US) or duration < histogram.EDGES_US[bucket]
-
-
-def test_bucket_limits_resolve_a_margin_of_ten_percent():
-    edges = histogram.EDGES_US
-    assert list(edges) == sorted(set(edges))
-    assert (edges[0], edges[-1]) == (100, 1_000_000_000)
-    assert all(high / low < 1.06 for low, high in pairwise(edges))
-
-
-def test_the_coarse_histogram_has_every_duration_below_the_same_limit():
-    counts: list[int] = []
-    for duration in (50, 100, 101, 5_000, 2_000_000, 10**10):
-        histogram.add(counts, histogram.find_bucket(duration))
-    found = coarsen(counts)
-    assert sum(found) == 6
-    # Below 100 µs, below 200 µs, and without an upper limit.
-    assert (found[0], found[1], found[-1]) == (1, 2, 1)

@@ -1,37 +1,24 @@
 """Sums of revisions and services that have left the document: bounded in number, and no series goes down."""
 
-import json
 import re
 
 import orjson
 
+from edge_log_lines import end_line, refusal_line
+from split_documents import arm_fields, parsed, service_fields
 from sundog_edge.agent.metrics import render_metrics
 from sundog_edge.counting.ledger import Ledger
 from sundog_edge.counting.rows import TableEntry
 from sundog_edge.counting.sum_retention import RETAIN_SUMS_S, forget_sums
-from sundog_edge.split.document import SplitDocument, parse_document
+from sundog_edge.split.document import SplitDocument
 
 STEP_S = 4 * 3600.0
 SERIES = re.compile(r"^(sundog_edge_(?:assigned|requests|refused|probes)_total\S*) (\S+)$", re.MULTILINE)
 
 
 def document(service: str, revision: int) -> SplitDocument:
-    arm = {"name": "stable", "application": f"{service}-r{revision}", "routePrefix": f"/{service}-r{revision}.app"}
-    content = {
-        "name": service,
-        "cluster": "c",
-        "attempt": f"a{revision}",
-        "salt": "s",
-        "unit": {"kind": "header", "name": "x-user-id"},
-        "epoch": 1,
-        "arms": [{**arm, "revision": revision, "weight": 100, "ranges": [[0, 10000]]}],
-        "requestTimeoutSeconds": 5,
-        "maxRequestBytes": 1000,
-        "maxOngoingRequests": 5,
-    }
-    clusters = {"c": {"dashboard": "http://127.0.0.1:1"}}
-    whole = {"version": 1, "namespace": "vision", "generation": 1, "clusters": clusters, "services": [content]}
-    return parse_document(json.dumps(whole).encode(), "vision")
+    arm = arm_fields(f"{service}-r{revision}", revision=revision)
+    return parsed(service_fields(arm, name=service, attempt=f"a{revision}", epoch=1))
 
 
 class Books:
@@ -48,14 +35,12 @@ class Books:
         self.now += STEP_S
         (service,) = in_force.services
         self.ledger.record_revisions(in_force)
+        row = f"{service.name}/{service.attempt}/1/stable"
         lines = [
-            *(
-                f"a-1 {service.name}/{service.attempt}/1/stable/{origin}/anonymous {service.name} - 200 -- 0 s ok - 100 1 9 9 9 0 0 1"
-                for origin in ("assigned", "probe", "held")
-            ),
-            *(f"a-1 - {name} auth 401 LR 0 <NOSRV> - - 100 - - 5 - - - -" for name in (service.name, "-")),
+            *(end_line(f"{row}/{origin}/anonymous") for origin in ("assigned", "probe", "held")),
+            *(refusal_line(name) for name in (service.name, "-")),
         ]
-        self.ledger.consume([line.encode() for line in lines], self.now)
+        self.ledger.consume(lines, self.now)
         self.ledger = Ledger.from_json(orjson.loads(orjson.dumps(self.ledger.as_json())))
         self.ledger.forget_rows("a-1", self.ledger.idle_rows("a-1", self.now, {(service.name, service.attempt)}))
         self.ledger.forget(self.now, {(service.name, service.attempt)})
@@ -88,7 +73,7 @@ def test_a_service_s_counts_end_with_it_and_a_request_that_runs_keeps_its_series
         books.step(document("letters", 1))
     assert books.services == {"digits", "letters"}
     assert len([name for name in books.shown if "digits" in name]) == 4
-    books.ledger.consume([f"a-1 {running} digits - 200 -- 0 s ok - 100 2 9 9 9 0 0 1".encode()], books.now)
+    books.ledger.consume([end_line(running, 2)], books.now)
     books.step(document("letters", 1))
     assert books.services == {"letters"}
     assert [name for name in books.shown if "digits" in name] == []

@@ -338,23 +338,3 @@ def test_pauses_grow_to_a_limit_and_are_random():
         assert 0.25 <= retry_delay_s(failures) <= 10
     assert len({retry_delay_s(20) for _ in range(20)}) > 1
     assert max(retry_delay_s(20) for _ in range(50)) > 1 > max(retry_delay_s(0) for _ in range(50))
-
-
-@pytest.mark.parametrize(
-    "stored",
-    [
-        b"",
-        b"no JSON",
-        b"[]",
-        json.dumps({"keys": None}).encode(),
-        json.dumps({"keys": "%%%"}).encode(),
-        json.dumps({"keys": encode("[]")}).encode(),
-        json.dumps({"keys": encode('{"ada": 7}')}).encode(),
-        json.dumps({"keys": encode('{"ada": "%"}')}).encode(),
-    ],
-)
-def test_unreadable_composed_secrets_count_as_missing(tmp_path, stored):
-    file = tmp_path / "secrets.json"
-    assert ComposedSecrets(file).read(["keys"]) == {"keys": {}}
-    file.write_bytes(stored)
-    assert ComposedSecrets(file).read(["keys", "other"]) == {"keys": {}, "other": {}}

@@ -8,43 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_reference import bucket_of_unit, find_arm
+from split_documents import arm_fields, header_unit, service_fields
 from sundog_edge.ofrep.evaluation import EvaluationError, evaluate_flag, evaluate_flags, flag_keys
 from sundog_edge.split.assignment import BUCKET_COUNT, build_segments
 from sundog_edge.split.document import Service
 
-HEADER = {"kind": "header", "name": "x-user-id"}
+HEADER = header_unit()
 EXPERIMENT = {"stable": [[2000, 10_000]], "control": [[0, 1000]], "wide": [[1000, 2000]]}
 
 
 def service(ranges: dict[str, list[list[int]]], **changes: Any) -> Service:
     arms = [
-        {
-            "name": name,
-            "application": f"digits-r{number}",
-            "routePrefix": f"/digits-r{number}.app",
-            "revision": number,
-            "weight": sum(end - start for start, end in own) / 100,
-            "ranges": own,
-        }
+        arm_fields(f"digits-r{number}", name, number, ranges=own)
         for number, (name, own) in enumerate(ranges.items(), 7)
     ]
-    return Service.model_validate(
-        {
-            "name": "digits",
-            "hosts": ["digits.vision.svc"],
-            "cluster": "c",
-            "attempt": "att",
-            "salt": "salt",
-            "unit": HEADER,
-            "epoch": 3,
-            "experiment": "wide-or-narrow",
-            "arms": arms,
-            "requestTimeoutSeconds": 30,
-            "maxRequestBytes": 1000,
-            "maxOngoingRequests": 4,
-            **changes,
-        }
-    )
+    own = {"hosts": ["digits.vision.svc"], "unit": HEADER, "epoch": 3, "experiment": "wide-or-narrow"}
+    return Service.model_validate(service_fields(*arms, **{**own, **changes}))
 
 
 def body(unit: Any) -> bytes:

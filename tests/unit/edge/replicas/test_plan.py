@@ -12,6 +12,7 @@ from sundog_edge.haproxy.backends import render_server_options
 from sundog_edge.haproxy.client import ServerState
 from sundog_edge.replicas.plan import (
     DesiredSlot,
+    ServeClient,
     desired_servers,
     drain_limit_s,
     find_proven,
@@ -434,3 +435,12 @@ def test_grpc_ports_are_those_of_replicas_that_have_an_http_port_and_are_checked
     assert render_server_options(desired_servers(wished, [])["10.0.0.7:40001"]).endswith(
         " port 30001 check-proto h1 proto h2 maxconn 4"
     )
+
+
+async def test_parsing_of_answers_is_measured_even_if_they_are_unusable():
+    client = ServeClient(None, None)
+    client._parse(b'{"target_groups": []}', REMOTE)
+    before = client.parse_s
+    with pytest.raises(ServeUnavailable):
+        client._parse(b"{}", REMOTE)
+    assert client.parse_s > before > 0

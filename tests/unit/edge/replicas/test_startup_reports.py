@@ -1,6 +1,5 @@
 """Startup reports of replicas, which run a tenant's code, so their answers are untrusted."""
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,37 +8,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from split_documents import parsed, service_fields
 from sundog_edge.counting.evidence import AgentState, AppliedDocument, build_evidence
 from sundog_edge.counting.ledger import Ledger
 from sundog_edge.replicas.startup_reports import UNKNOWN_STARTUP, StartupReports
-from sundog_edge.split.document import SplitDocument, parse_document
+from sundog_edge.split.document import SplitDocument
 
 ANSWER = {"version": 1, "beganAt": 1767225600.25, "phases": {"load": 2, "warmup": 0.5}}
 START = {"beganAt": 1767225600.25, "phases": {"load": 2, "warmup": 0.5}}
-
-
-SERVICE = {
-    "name": "digits",
-    "hosts": ["digits.vision"],
-    "cluster": "sundog",
-    "attempt": "digits-r1",
-    "salt": "s",
-    "unit": {"kind": "request"},
-    "epoch": 0,
-    "arms": [
-        {
-            "name": "stable",
-            "application": "digits-r1",
-            "routePrefix": "/digits-r1.app",
-            "revision": 1,
-            "weight": 100,
-            "ranges": [[0, 10000]],
-        }
-    ],
-    "requestTimeoutSeconds": 30.0,
-    "maxRequestBytes": 10485760,
-    "maxOngoingRequests": 64,
-}
 
 
 class Replica:
@@ -64,9 +40,7 @@ class Replica:
 
 @pytest.fixture
 def document() -> SplitDocument:
-    clusters = {"sundog": {"dashboard": "http://127.0.0.1:8265", "fallback": "127.0.0.1:8000"}}
-    written = {"version": 1, "namespace": "vision", "generation": 1, "clusters": clusters, "services": [SERVICE]}
-    return parse_document(json.dumps(written).encode(), "vision")
+    return parsed(service_fields())
 
 
 @pytest.fixture

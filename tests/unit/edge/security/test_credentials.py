@@ -1,24 +1,18 @@
-"""Look-ups from Secrets: API keys, token keys, certificates. A broken part does not affect the others."""
+"""Look-ups from Secrets: API keys and token keys. A broken part does not affect the others."""
 
 import base64
-import datetime as dt
 import hashlib
 import json
-import os
-from pathlib import Path
 from unittest.mock import Mock
 
 import jwt
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sundog_edge.errors import SecretError
-from sundog_edge.security import secrets as security_secrets
-from sundog_edge.security.certificates import MAX_PEM_BYTES, build_pem, make_self_signed
+from sundog_edge.security.certificates import build_pem
 from sundog_edge.security.credentials import (
     MAX_KEYS_PER_SET,
     key_file_name,
@@ -26,7 +20,6 @@ from sundog_edge.security.credentials import (
     parse_api_keys,
     parse_jwks,
 )
-from sundog_edge.security.secrets import MAX_FILE_BYTES, SecretsDir
 from sundog_edge.split.policies import Auth
 
 GOOD = b"0123456789abcdef"
@@ -169,78 +162,3 @@ def test_no_content_of_a_secret_raises_anything_but_a_secret_error(first, second
     parse_jwks({"jwks.json": second})
     with pytest.raises(SecretError):
         build_pem({"tls.crt": first, "tls.key": third})
-
-
-def test_a_self_signed_certificate_is_accepted_and_a_chain_above_a_buffer_is_not():
-    pem = make_self_signed(dt.datetime.now(dt.UTC))
-    certificate, _, key = pem.partition(b"-----BEGIN PRIVATE KEY-----")
-    files = {"tls.crt": certificate, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key}
-    assert build_pem(files) == pem
-    assert b"\n\n" not in build_pem({**files, "tls.crt": b"\n# note\n\n" + certificate})
-    with pytest.raises(SecretError, match=rf"expected at most {MAX_PEM_BYTES}"):
-        build_pem({**files, "tls.crt": certificate * 40})
-
-
-def test_a_certificate_with_an_unsupported_key_is_a_problem():
-    """One such Secret must not prevent the reading of others."""
-    certificate, _, key = make_self_signed(dt.datetime.now(dt.UTC)).partition(b"-----BEGIN PRIVATE KEY-----")
-    # The OID of elliptic curves, replaced by another of the same length.
-    known, unknown = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209")
-    der = x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER).replace(known, unknown)
-    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
-    with pytest.raises(SecretError, match=r"tls\.crt has a key of a type that is not supported"):
-        build_pem({"tls.crt": pem, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key})
-
-
-def test_a_key_that_openssl_fails_on_is_a_problem():
-    """An X448 key of the length of an X25519 key."""
-    certificate, _, _ = make_self_signed(dt.datetime.now(dt.UTC)).partition(b"-----BEGIN PRIVATE KEY-----")
-    der = bytes.fromhex("302e020100300506032b656f04220420") + bytes(32)
-    pem = b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(der) + b"-----END PRIVATE KEY-----\n"
-    with pytest.raises(SecretError, match=r"tls\.key is not a PEM private key"):
-        build_pem({"tls.crt": certificate, "tls.key": pem})
-
-
-def test_secrets_are_read_from_the_kubelets_layout(tmp_path: Path):
-    for version, content in (("1", b"one"), ("2", b"two")):
-        folder = tmp_path / "clients" / f"..v{version}"
-        folder.mkdir(parents=True)
-        (folder / "ada").write_bytes(content)
-    (tmp_path / "clients" / "..data").symlink_to("..v1")
-    (tmp_path / "clients" / "ada").symlink_to("..data/ada")
-    secrets = SecretsDir(tmp_path)
-    assert secrets.read(["clients", "gone"]) == {"clients": {"ada": b"one"}, "gone": {}}
-    (tmp_path / "clients" / "new").symlink_to("..v2")
-    (tmp_path / "clients" / "new").replace(tmp_path / "clients" / "..data")
-    assert secrets.read(["clients"]) == {"clients": {"ada": b"two"}}
-    (tmp_path / "clients" / "..v2" / "ada").unlink()
-    assert secrets.read(["clients"]) == {"clients": {}}
-    assert SecretsDir(None).read(["clients"]) == {"clients": {}}
-
-
-def test_a_too_large_file_or_a_directory_counts_as_missing(tmp_path: Path):
-    folder = tmp_path / "clients"
-    (folder / "directory").mkdir(parents=True)
-    with (folder / "large").open("wb") as file:
-        os.truncate(file.fileno(), MAX_FILE_BYTES + 1)
-    (folder / "ada").write_bytes(b"x")
-    assert SecretsDir(tmp_path).read(["clients"]) == {"clients": {"ada": b"x"}}
-
-
-def test_a_secret_that_changes_during_a_read_is_read_again(tmp_path, monkeypatch):
-    folder = tmp_path / "clients"
-    folder.mkdir()
-    for name in ("a", "b"):
-        (folder / name).write_bytes(b"old")
-    read = security_secrets._content
-
-    def swapped_in_between(file):
-        content = read(file)
-        if content == b"old":
-            for name in ("a", "b"):
-                (folder / f".{name}").write_bytes(b"new!")
-                (folder / f".{name}").replace(folder / name)
-        return content
-
-    monkeypatch.setattr(security_secrets, "_content", swapped_in_between)
-    assert SecretsDir(tmp_path).read(["clients"]) == {"clients": {"a": b"new!", "b": b"new!"}}

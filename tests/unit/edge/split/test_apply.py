@@ -5,46 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from split_documents import arm_fields, parsed, service_fields
 from sundog_edge.counting.evidence import AppliedDocument
 from sundog_edge.security.secrets import SecretsDir
 from sundog_edge.split import apply as split_apply
 from sundog_edge.split.apply import SplitApplier
-from sundog_edge.split.document import SplitDocument
 from sundog_edge.split.layout import Layout, fit_layout
 from sundog_edge.state_dir import StateDir
 
-DOCUMENT = SplitDocument.model_validate(
-    {
-        "version": 1,
-        "namespace": "n",
-        "generation": 1,
-        "clusters": {"c": {"dashboard": "http://h:1"}},
-        "services": [
-            {
-                "name": "digits",
-                "cluster": "c",
-                "attempt": "att",
-                "salt": "salt",
-                "unit": {"kind": "request"},
-                "epoch": 0,
-                "arms": [
-                    {
-                        "name": "stable",
-                        "application": "digits-r7",
-                        "routePrefix": "/digits-r7.app",
-                        "revision": 7,
-                        "weight": 100,
-                        "ranges": [[0, 10_000]],
-                    }
-                ],
-                "requestTimeoutSeconds": 30,
-                "maxRequestBytes": 99,
-                "maxOngoingRequests": 4,
-                "coldStartSeconds": 120,
-            }
-        ],
-    }
-)
+DOCUMENT = parsed(service_fields(arm_fields("digits-r7", revision=7), coldStartSeconds=120))
 
 
 @pytest.mark.parametrize("unwritable", ["maps", "layout.json"])

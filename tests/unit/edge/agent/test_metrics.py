@@ -3,57 +3,31 @@
 import orjson
 import pytest
 
-from sundog_edge.agent.metrics import ScaledToZero, render_metrics
+from edge_log_lines import end_line
+from split_documents import arm_fields, parsed, service_fields
+from sundog_edge.agent.metrics import ScaledToZero, coarsen, render_metrics
+from sundog_edge.counting import histogram
 from sundog_edge.counting.evidence import AgentState, AppliedDocument, build_evidence
 from sundog_edge.counting.ledger import Ledger
 from sundog_edge.counting.rows import TableEntry
-from sundog_edge.split.document import SplitDocument
 
 HELD, REQUEST = "digits/att/0/stable/held/anonymous", "digits/att/0/stable/assigned/anonymous"
 ARM = '{arm="stable",revision="",service="digits"}'
-DOCUMENT = SplitDocument.model_validate(
-    {
-        "version": 1,
-        "namespace": "n",
-        "generation": 1,
-        "clusters": {"c": {"dashboard": "http://h:1"}},
-        "services": [
-            {
-                "name": name,
-                "cluster": "c",
-                "attempt": "att",
-                "salt": "salt",
-                "unit": {"kind": "request"},
-                "epoch": 0,
-                "arms": [
-                    {
-                        "name": "stable",
-                        "application": f"{name}-r7",
-                        "routePrefix": f"/{name}-r7.app",
-                        "revision": 7,
-                        "weight": 100,
-                        "ranges": [[0, 10_000]],
-                    }
-                ],
-                "requestTimeoutSeconds": 30,
-                "maxRequestBytes": 99,
-                "maxOngoingRequests": 4,
-                **changes,
-            }
-            for name, changes in (("digits", {"coldStartSeconds": 120}), ("letters", {}))
-        ],
-    }
+DOCUMENT = parsed(
+    service_fields(arm_fields("digits-r7", revision=7), coldStartSeconds=120),
+    service_fields(arm_fields("letters-r7", revision=7), name="letters"),
 )
-
-
-def line(row: str, number: int, total_us: int, server: str = "10.0.0.1:80") -> bytes:
-    return f"a-1 {row} digits - 200 -- 0 {server} ok 1000 100 {number} 10 {total_us} 20 5 7 1000000000".encode()
 
 
 def test_held_requests_are_in_their_own_row_and_metrics_with_those_that_serves_proxy_answered():
     ledger = Ledger()
     ledger.consume(
-        [line(REQUEST, 1, 5000), line(HELD, 1, 8_000_000), line(HELD, 2, 9_000_000, "fallback-10.0.0.1:8000")], 1.0
+        [
+            end_line(REQUEST),
+            end_line(HELD, total_us=8_000_000),
+            end_line(HELD, 2, total_us=9_000_000, server="fallback-10.0.0.1:8000"),
+        ],
+        1.0,
     )
     table = {REQUEST: TableEntry(1, 0), HELD: TableEntry(3, 1)}
     ledger.boots["a-1"].settle({"all": TableEntry(4, 1), **table}, "all", 1.0)
@@ -69,7 +43,7 @@ def test_held_requests_are_in_their_own_row_and_metrics_with_those_that_serves_p
 
 def test_dropped_held_requests_stay_in_their_sum():
     ledger = Ledger()
-    ledger.consume([line(HELD, 1, 50)], 1.0)
+    ledger.consume([end_line(HELD)], 1.0)
     ledger.forget_rows("a-1", ledger.idle_rows("a-1", 2.0, set()))
     again = Ledger.from_json(orjson.loads(orjson.dumps(ledger.as_json())))
     assert (
@@ -107,3 +81,13 @@ def test_a_service_counts_as_scaled_to_zero_until_its_cold_start_has_taken_too_l
     zero = ScaledToZero(frozenset(at_zero), {}, waking_s)
     page = render_metrics(Ledger(), AppliedDocument(DOCUMENT, 0.0, {}), {}, "", {}, zero=zero).decode()
     assert f'sundog_edge_scaled_to_zero{{arm="stable",revision="7",service="digits"}} {shown}' in page.splitlines()
+
+
+def test_the_coarse_histogram_has_every_duration_below_the_same_limit():
+    counts: list[int] = []
+    for duration in (50, 100, 101, 5_000, 2_000_000, 10**10):
+        histogram.add(counts, histogram.find_bucket(duration))
+    found = coarsen(counts)
+    assert sum(found) == 6
+    # Below 100 µs, below 200 µs, and without an upper limit.
+    assert (found[0], found[1], found[-1]) == (1, 2, 1)

@@ -1,7 +1,5 @@
-"""Copies of requests: their parsing, the comparison of answers, the counts."""
+"""Verdicts on two answers to the same request."""
 
-import asyncio
-import base64
 import itertools
 import math
 import struct
@@ -9,19 +7,12 @@ from typing import Any
 
 import orjson
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge.counting import histogram
-from sundog_edge.mirror.__main__ import make_session
 from sundog_edge.mirror.compare import compare_answers
-from sundog_edge.mirror.counts import MirrorCounts
-from sundog_edge.mirror.records import MirroredAnswer, MirrorRecord, parse_record
-from sundog_edge.mirror.send import MAX_IN_FLIGHT, MAX_LAG_US, Mirror, MirrorTarget
+from sundog_edge.mirror.records import MirroredAnswer
 from sundog_edge.split.shadow import Comparator, PartComparator
-from waiting import PATIENCE_S
 
 NUMBERS = st.floats(-1e6, 1e6) | st.integers(-(10**6), 10**6)
 DOCUMENTS = st.recursive(
@@ -48,86 +39,6 @@ def binary(*tensors: tuple[str, list[int], bytes]) -> MirroredAnswer:
     ]
     text = orjson.dumps({"model_name": "m", "outputs": outputs})
     return MirroredAnswer("application/octet-stream", len(text), text + b"".join(data for _, _, data in tensors))
-
-
-def encoded(value: bytes) -> bytes:
-    """Encode a body like HAProxy, in two slices."""
-    halves = [base64.b64encode(value[:6000]), base64.b64encode(value[6000:])]
-    return b"".join(half or b"-" for half in halves)
-
-
-def datagram(**changes: Any) -> bytes:
-    fields: dict[str, Any] = {
-        "boot": "b1-7",
-        "key": "digits/att/3",
-        "skip": "-",
-        "status": "200",
-        "termination": "--",
-        "outcome": "ok",
-        "received": "1700000000000000",
-        "total": "2500",
-        "id": "r-1",
-        "prefix": "/digits-r7.app",
-        "size": "2",
-        "answer_size": "3",
-        "path": b"/digits-r7.app/v2/infer?a=%22",
-        "type": b"application/json",
-        "json": b"",
-        "accept": b'x "y]',
-        "answer_type": b"application/json",
-        "answer_json": b"",
-        "body": b"{}",
-        "answer": b"[1]",
-        **changes,
-    }
-    written = [encoded(value) if isinstance(value, bytes) else value.encode() for value in fields.values()]
-    return b'<133>1 - - haproxy 1 - [mirror of="' + b" ".join(written) + b'"] line of the log\n'
-
-
-def test_a_record_is_parsed() -> None:
-    record = parse_record(datagram())
-    assert record == MirrorRecord(
-        "b1-7",
-        "digits/att/3",
-        "",
-        1700000000002500,
-        2500,
-        record.request,
-        MirroredAnswer("application/json", None, b"[1]"),
-    )
-    assert record.request == ("r-1", "/v2/infer?a=%22", "application/json", "", 'x "y]', b"{}")
-
-
-@given(body=st.binary(max_size=12_000), answer=st.binary(max_size=12_000))
-def test_bodies_are_decoded_unchanged(body: bytes, answer: bytes) -> None:
-    record = parse_record(datagram(body=body, size=str(len(body)), answer=answer, answer_size=str(len(answer))))
-    assert (record.skip, record.request.body, record.answer.body) == ("", body, answer)
-
-
-@pytest.mark.parametrize(
-    ("changes", "skip"),
-    [
-        ({"skip": "grpc"}, "grpc"),
-        ({"status": "404"}, "failed"),
-        ({"termination": "SD"}, "failed"),
-        ({"outcome": "invalid"}, "failed"),
-        ({"size": "3"}, "size"),
-        ({"answer_size": "9"}, "size"),
-    ],
-    ids=str,
-)
-def test_a_record_that_cannot_be_repeated_has_the_reason(changes: dict[str, str], skip: str) -> None:
-    assert parse_record(datagram(**changes)).skip == skip
-
-
-@pytest.mark.parametrize(
-    "damaged",
-    [b"", b"<133>1 - -", datagram()[:80], datagram(key=" a b"), datagram(received="-"), datagram(body="***")],
-    ids=lambda each: str(each[:30]),
-)
-def test_invalid_records_are_refused(damaged: bytes) -> None:
-    with pytest.raises(ValueError, match=r"record|literal|base64"):
-        parse_record(damaged)
 
 
 @pytest.mark.parametrize("kind", ["exact", "tolerance"])
@@ -254,27 +165,6 @@ def test_the_additional_exact_comparison_has_the_same_path() -> None:
     assert compare_answers(Comparator(), one, other) == {"exact": False}
 
 
-def test_a_target_survives_its_json() -> None:
-    stored = orjson.loads(orjson.dumps(target(comparator=CUSTOM).as_json()))
-    assert MirrorTarget.from_json(stored) == target(comparator=CUSTOM)
-
-
-@pytest.mark.parametrize(
-    "comparator",
-    [
-        {"kind": "custom"},
-        {"kind": "exact", "parts": [{"path": "$.a"}]},
-        {"kind": "custom", "parts": [{"kind": "custom", "path": "$.a"}]},
-        {"kind": "custom", "parts": [{"path": "$.a"}] * 9},
-        {"kind": "custom", "parts": [{"path": "a"}]},
-    ],
-    ids=str,
-)
-def test_invalid_parts_are_refused(comparator: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"[Cc]omparator"):
-        Comparator.model_validate(comparator)
-
-
 def test_binary_tensors_are_compared_as_numbers() -> None:
     one = binary(("FP32", [1, 2], struct.pack("<2f", 1.0, 2.0)), ("INT64", [1], struct.pack("<q", 7)))
     near = binary(("FP32", [1, 2], struct.pack("<2f", 1.0, 2.001)), ("INT64", [1], struct.pack("<q", 7)))
@@ -350,145 +240,3 @@ def test_garbage_agrees_with_nothing_and_gives_no_verdict_as_stable(kind: str, g
 def test_too_deeply_nested_answers_have_no_verdict(kind: str) -> None:
     deep = MirroredAnswer("", None, b"[" * 1000 + b"1" + b"]" * 1000)
     assert answers_agree(Comparator(kind=kind), deep, deep) is None
-
-
-NOW_US = 1_700_000_000_002_500 + 1
-
-
-def target(**changes: Any) -> MirrorTarget:
-    fields: dict[str, Any] = {
-        "key": "digits/att/3",
-        "prefix": "/digits-r8.app",
-        "addresses": ("127.0.0.1:1",),
-        "comparator": Comparator(),
-        **changes,
-    }
-    return MirrorTarget(**fields, timeout_s=PATIENCE_S)
-
-
-@pytest.mark.parametrize(
-    ("fields", "aim", "late_us", "counted"),
-    [
-        ({"skip": "size"}, {}, 0, {"size": 1}),
-        ({"status": "500"}, {}, 0, {"failed": 1}),
-        ({"key": "digits/att/2"}, {}, 0, {"ended": 1}),
-        ({"key": "other/att/3"}, {}, 0, {"ended": 1}),
-        ({}, {"addresses": ()}, 0, {"noReplica": 1}),
-        ({}, {}, MAX_LAG_US, {"dropped": 1}),
-    ],
-)
-async def test_requests_with_a_reason_are_not_repeated(
-    fields: dict[str, str], aim: dict[str, Any], late_us: int, counted: dict[str, int]
-) -> None:
-    async with make_session() as session:
-        mirror = Mirror(session)
-        mirror.set_targets({"digits": target(**aim)})
-        mirror.take(datagram(**fields), NOW_US + late_us)
-    (own,) = mirror.counts.values()
-    assert (own.sent, own.skipped | ({"dropped": own.dropped} if own.dropped else {})) == (0, counted)
-
-
-async def test_a_missing_replica_counts_as_error_after_the_candidates_first_answer() -> None:
-    async def answer(_: web.Request) -> web.Response:
-        return web.json_response([1])
-
-    app = web.Application()
-    app.router.add_post("/{any:.*}", answer)
-    async with TestServer(app) as server, make_session() as session:
-        mirror = Mirror(session)
-        mirror.set_targets({"digits": target(addresses=())})
-        mirror.take(datagram(), NOW_US)
-        mirror.set_targets({"digits": target(addresses=(f"127.0.0.1:{server.port}",))})
-        mirror.take(datagram(), NOW_US)
-        (own,) = mirror.counts.values()
-        assert (own.sent, own.skipped) == (1, {"noReplica": 1})
-        async with asyncio.timeout(PATIENCE_S):
-            await asyncio.gather(*mirror._running["digits"])
-        assert own.paired == 1
-        mirror.set_targets({"digits": target(addresses=())})
-        mirror.take(datagram(), NOW_US)
-        assert (own.sent, own.errors, own.in_flight, own.skipped) == (2, 1, 0, {"noReplica": 1})
-        mirror.set_targets({"digits": target(addresses=(), key="digits/att/4")})
-        mirror.take(datagram(key="digits/att/4"), NOW_US)
-    later = mirror.counts["b1-7", "digits/att/4"]
-    assert (later.sent, later.skipped) == (0, {"noReplica": 1}), "of another epoch nothing has answered yet"
-
-
-async def test_concurrent_copies_are_limited() -> None:
-    async with make_session() as session:
-        mirror = Mirror(session)
-        mirror.set_targets({"digits": target()})
-        for _ in range(MAX_IN_FLIGHT + 5):
-            mirror.take(datagram(), NOW_US)
-        (own,) = mirror.counts.values()
-        assert (own.sent, own.in_flight, own.dropped) == (MAX_IN_FLIGHT, MAX_IN_FLIGHT, 5)
-        async with asyncio.timeout(PATIENCE_S):
-            await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
-    assert (own.errors, own.in_flight) == (MAX_IN_FLIGHT, 0)
-
-
-async def test_a_copy_goes_to_a_replica_only() -> None:
-    seen: list[str] = []
-
-    async def answer(request: web.Request) -> web.Response:
-        seen.append(request.path)
-        return web.Response(status=307, headers={"location": "/elsewhere"})
-
-    app = web.Application()
-    app.router.add_post("/{any:.*}", answer)
-    async with TestServer(app) as server, make_session() as session:
-        mirror = Mirror(session)
-        mirror.set_targets({"digits": target(addresses=(f"127.0.0.1:{server.port}",))})
-        mirror.take(datagram(), NOW_US)
-        (own,) = mirror.counts.values()
-        async with asyncio.timeout(PATIENCE_S):
-            await asyncio.gather(*mirror._running["digits"])
-    assert (seen, own.errors) == (["/digits-r8.app/v2/infer"], 1)
-
-
-async def test_cookies_of_an_answer_are_not_sent_with_other_copies() -> None:
-    seen: list[str | None] = []
-
-    async def answer(request: web.Request) -> web.Response:
-        seen.append(request.headers.get("cookie"))
-        return web.Response(headers={"set-cookie": "who=ada; Path=/"})
-
-    app = web.Application()
-    app.router.add_post("/", answer)
-    # By name: aiohttp stores no cookies of numeric addresses.
-    async with TestServer(app, host="localhost") as server, make_session() as session:
-        for _ in range(2):
-            (await session.post(server.make_url("/"))).release()
-    assert seen == [None, None]
-
-
-def some() -> MirrorCounts:
-    counts = MirrorCounts(sent=5, dropped=2, errors=1, timeouts=1, in_flight=1)
-    counts.skip("size")
-    counts.add_pair(1250, 1000)
-    counts.add_pair(910, 1000)
-    for verdict in (True, False):
-        counts.add_verdict("exact", agree=verdict)
-    return counts
-
-
-def test_counts_survive_a_restart() -> None:
-    counts = some()
-    stored = MirrorCounts.from_json(orjson.loads(orjson.dumps(counts.as_json())))
-    assert stored == counts
-    ended = counts.as_ended()
-    assert (ended.lost, ended.in_flight) == (1, 0)
-    assert ended.sent == ended.paired + ended.errors + ended.timeouts + ended.lost
-    stored.add(some())
-    assert (stored.paired, stored.received, stored.skipped, stored.verdicts["exact"]) == (4, 16, {"size": 2}, [2, 2, 0])
-    assert sum(stored.slower) == sum(stored.faster) == 2
-    assert sum(stored.stable) == sum(stored.candidate) == 4
-
-
-def test_both_durations_are_counted_separately() -> None:
-    counts = MirrorCounts()
-    counts.add_pair(1250, 1000)
-    at = histogram.find_bucket
-    assert (counts.candidate[at(1250)], counts.stable[at(1000)], counts.slower[at(250)]) == (1, 1, 1)
-    before = {name: value for name, value in counts.as_json().items() if name not in ("stable", "candidate")}
-    assert MirrorCounts.from_json(before).stable == []

@@ -9,13 +9,14 @@ import pytest
 
 from edge_reference import sign_exposure
 from feedback_stores import MemoryStore
+from split_documents import header_unit, parsed, service_fields
 from sundog_edge.errors import StoreUnavailable
 from sundog_edge.feedback.exposure import SignedExposure
 from sundog_edge.feedback.intake import MAX_PROBLEMS, FeedbackIntake
 from sundog_edge.feedback.join import OutcomeBatch
 from sundog_edge.feedback.signing_keys import NO_KEYS, SigningKeys
 from sundog_edge.split.assignment import unit_hash
-from sundog_edge.split.document import SplitDocument, parse_document
+from sundog_edge.split.document import SplitDocument
 from sundog_feedback import Counts
 from sundog_feedback.outbox import REPEAT_AFTER_S, Outbox
 from waiting import PATIENCE_S
@@ -25,36 +26,8 @@ NOW = 1_769_000_000.0
 
 
 def document(attempt: str = "d-1", **changes: object) -> SplitDocument:
-    arm = {
-        "name": "stable",
-        "application": "digits-r1",
-        "routePrefix": "/digits-r1.app",
-        "revision": 1,
-        "weight": 100,
-        "ranges": [[0, 10000]],
-    }
-    service = {
-        "name": "digits",
-        "cluster": "c",
-        "attempt": attempt,
-        "salt": "s",
-        "unit": {"kind": "header", "name": "x-user-id"},
-        "epoch": 1,
-        "arms": [arm],
-        "requestTimeoutSeconds": 5,
-        "maxRequestBytes": 1000,
-        "maxOngoingRequests": 5,
-        "feedback": {"metrics": ["converted"]},
-        **changes,
-    }
-    content = {
-        "version": 1,
-        "namespace": "vision",
-        "generation": 1,
-        "clusters": {"c": {"dashboard": "http://127.0.0.1:1"}},
-        "services": [service],
-    }
-    return parse_document(json.dumps(content).encode(), "vision")
+    taking = {"unit": header_unit(), "feedback": {"metrics": ["converted"]}}
+    return parsed(service_fields(attempt=attempt, **{"epoch": 1, **taking, **changes}))
 
 
 class Desk:

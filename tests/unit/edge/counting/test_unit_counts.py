@@ -2,10 +2,12 @@
 
 import json
 import random
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_log_lines import end_line
 from sundog_edge.counting.ledger import Ledger
 from sundog_edge.counting.unit_counts import (
     COLUMNS,
@@ -82,16 +84,11 @@ def test_many_attempts_share_one_budget():
 
 
 def line(
-    user: int = 1,
-    status: int = 200,
-    arm: str = "stable",
-    epoch: int = 0,
-    attempt: str = "att",
-    us: int = 1000,
-    retries: int = 0,
+    user: int = 1, status: int = 200, *, arm: str = "stable", epoch: int = 0, attempt: str = "att", **own: Any
 ) -> bytes:
-    head = f"a-1 digits/{attempt}/{epoch}/{arm}/assigned/sticky digits - {status} -- {retries} s ok 3000,9000 2000"
-    return f"{head} 1 {us // 2} {us} 9 {user << 40} {user % 100} 20000000000".encode()
+    row = f"digits/{attempt}/{epoch}/{arm}/assigned/sticky"
+    own = {"total_us": 1000, "slow": "3000,9000", "block": 2000, "unit": user << 40, "group": user % 100, **own}
+    return end_line(row, status=status, received=20_000_000_000, **own)
 
 
 def rows_of(ledger: Ledger, attempt: str = "att") -> dict:
@@ -107,11 +104,11 @@ def test_a_unit_has_its_requests_and_events_by_epoch_and_arm():
     ledger = Ledger()
     ledger.consume(
         [
-            line(1, us=4000),
+            line(1, total_us=4000),
             line(1, 500, retries=1),
-            line(2, 404, us=10_000),
+            line(2, 404, total_us=10_000),
             line(1, epoch=1, arm="canary"),
-            line(1, epoch=1, arm="canary", us=9001),
+            line(1, epoch=1, arm="canary", total_us=9001),
         ],
         NOW,
     )

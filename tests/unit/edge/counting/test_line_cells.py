@@ -1,4 +1,4 @@
-"""Blocks, groups and samples of units: the merge of two edges' counts equals the counts of one edge, in any order."""
+"""What one line counts: in its row's blocks and groups, and in the sample of units."""
 
 import random
 
@@ -6,63 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_log_lines import end_line
 from sundog_edge.counting import unit_groups as grouping
-from sundog_edge.counting.blocks import MAX_BLOCKS_AHEAD, RETAINED_BLOCKS, TimeBlockCounts
+from sundog_edge.counting.blocks import RETAINED_BLOCKS
 from sundog_edge.counting.ledger import Ledger
 from sundog_edge.counting.log_lines import ENDS
 from sundog_edge.counting.rows import ROW_COLUMNS, RowCounters
-from sundog_edge.counting.unit_sample import FULL_TAU, MAX_UNITS, MIN_UNITS, UnitSample, units_per_sample
-
-BLOCKS = st.lists(
-    st.tuples(st.integers(1000, 1000 + 3 * RETAINED_BLOCKS), st.integers(0, 2), st.integers(1, 9)), max_size=60
-)
-
-
-def blocks_of(entries) -> TimeBlockCounts:
-    made = TimeBlockCounts(3)
-    for block, column, count in entries:
-        made.add(block, column, count)
-    return made
-
-
-@given(BLOCKS, st.randoms())
-def test_blocks_are_the_same_in_any_order_and_merged(entries, order: random.Random):
-    whole = blocks_of(entries)
-    shuffled = [*entries]
-    order.shuffle(shuffled)
-    assert blocks_of(shuffled).rows() == whole.rows()
-    cut = len(entries) // 3
-    merged = blocks_of(shuffled[:cut])
-    merged.merge(blocks_of(shuffled[cut:]).rows())
-    assert merged.rows() == whole.rows()
-    kept = [block for block, _, _ in entries if block > max((b for b, _, _ in entries), default=0) - RETAINED_BLOCKS]
-    assert sum(sum(row[1:]) for row in whole.rows()) == sum(n for b, _, n in entries if b in kept)
-
-
-def test_blocks_ahead_of_the_clock_displace_no_others():
-    """The clock was ahead for a moment: by a day, or by so little that the earlier blocks stay."""
-    for ahead in (
-        8640,
-        RETAINED_BLOCKS + 1,
-        RETAINED_BLOCKS,
-        RETAINED_BLOCKS - 1,
-        RETAINED_BLOCKS // 2,
-        MAX_BLOCKS_AHEAD + 2,
-    ):
-        blocks = TimeBlockCounts(1)
-        for block in range(1000, 1010):
-            blocks.add(block, 0, 1, block)
-        blocks.add(1009 + ahead, 0, 7, 1009 + ahead)
-        for block in range(1010, 1010 + 2 * RETAINED_BLOCKS):
-            blocks.add(block, 0, 1, block)
-            kept = [row for row in blocks.rows() if row[0] >= 1010]
-            assert kept == [[own, 1] for own in range(max(1010, block - RETAINED_BLOCKS + 1), block + 1)], (
-                ahead,
-                block,
-            )
-            if block == 1010:
-                before = [row for row in blocks.rows() if row[0] < 1010]
-                assert before == [[own, 1] for own in range(1000, 1010) if own > 1009 + ahead - RETAINED_BLOCKS]
 
 
 def test_a_line_ahead_of_the_clock_counts_for_the_present_block():
@@ -77,80 +26,25 @@ def test_a_line_ahead_of_the_clock_counts_for_the_present_block():
     assert sum(sum(counts[1 : 1 + len(ENDS)]) for counts in row.blocks.rows()) == 601
 
 
-def test_a_line_of_block_zero_is_counted():
-    blocks = TimeBlockCounts(1)
-    blocks.add(0, 0, 1)
-    assert blocks.rows() == [[0, 1]]
-
-
-def test_a_block_slightly_ahead_of_the_clock_is_accepted():
-    blocks = TimeBlockCounts(1)
-    blocks.add(1000 + MAX_BLOCKS_AHEAD, 0, 1, 1000)
-    blocks.add(1000, 0, 1, 1000)
-    assert blocks.rows() == [[1000, 1], [1000 + MAX_BLOCKS_AHEAD, 1]]
-
-
-SEEN = st.lists(
-    st.tuples(
-        st.integers(0, FULL_TAU - 1) | st.integers(0, 40).map(lambda n: n << 57),
-        st.tuples(st.integers(0, 50), st.integers(0, 3), st.sampled_from(["canary", "stable"])),
-        st.lists(st.sampled_from(["error", "slow", "abort"]), unique=True, max_size=2).map(tuple),
-    ),
-    max_size=60,
-)
-
-
-def sample_of(entries, limit=8) -> UnitSample:
-    made = UnitSample(limit=limit)
-    for number, moment, events in entries:
-        if number < made.tau:
-            made.observe(number, moment, events)
-    return made
-
-
-@given(SEEN, st.randoms())
-def test_a_sample_is_the_same_in_any_order_and_merged(entries, order: random.Random):
-    whole = sample_of(entries)
-    assert len(whole.units) <= 8
-    shuffled = [*entries]
-    order.shuffle(shuffled)
-    assert sample_of(shuffled).as_json() == whole.as_json()
-    cut = len(entries) // 3
-    parts = [sample_of(shuffled[:cut]), sample_of(shuffled[cut : 2 * cut]), sample_of(shuffled[2 * cut :])]
-    order.shuffle(parts)
-    merged = parts[0]
-    merged.merge(parts[1])
-    merged.merge(parts[2])
-    assert merged.as_json() == whole.as_json()
-    assert UnitSample.from_json(whole.as_json()).as_json() == whole.as_json()
-    # No unit below the threshold is missing, and each has its earliest events.
-    by_unit: dict[int, list] = {}
-    for number, moment, events in entries:
-        by_unit.setdefault(number, []).append((moment, events))
-    assert {*whole.units} == {number for number in by_unit if number < whole.tau}
-    for number, unit in whole.units.items():
-        assert unit.n == len(by_unit[number])
-        assert unit.first == min(moment for moment, _ in by_unit[number])
-        assert unit.events == {
-            kind: min(moment for moment, events in by_unit[number] if kind in events)
-            for kind in {kind for _, events in by_unit[number] for kind in events}
-        }
-
-
-def test_many_samples_share_one_budget():
-    assert units_per_sample(1) == MAX_UNITS
-    assert units_per_sample(500) == 100
-    assert units_per_sample(10**6) == MIN_UNITS
-
-
 NOW = 14_005.0
 """Check the counts after the last line."""
 
 
 def line(worker: int, number: int, status: int, arm: str, user: int, block: int) -> bytes:
-    head = f"a-{worker} digits/att/0/{arm}/assigned/sticky digits - {status} -- {number % 2} s{number % 3} ok 3000,9000 {block}"
-    total = total_us(number, user)
-    return f"{head} {number} {total // 2} {total} {user} {user * 7919 << 40} {user % 100} {block * 10_000_000 + number}".encode()
+    return end_line(
+        f"digits/att/0/{arm}/assigned/sticky",
+        number,
+        boot=f"a-{worker}",
+        status=status,
+        retries=number % 2,
+        server=f"s{number % 3}",
+        slow="3000,9000",
+        block=block,
+        total_us=total_us(number, user),
+        unit=user * 7919 << 40,
+        group=user % 100,
+        received=block * 10_000_000 + number,
+    )
 
 
 def total_us(number: int, user: int) -> int:
