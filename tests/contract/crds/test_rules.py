@@ -1,39 +1,13 @@
 """What bad input is told: one object per violation, by the operator and by the API server alike."""
 
-import copy
-import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-import yaml
 
+from manifest_tables import accepted_specs, deployment, experiment, merged, refused_specs
 from sundog_operator.api import RESOURCE_TYPES, PlanGuardrail, find_immutable_changes, find_violations
 
-MANIFESTS = Path(__file__).parent / "manifests"
 DIGEST = "sha256:" + "0" * 64
-
-
-def merged(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    result = copy.deepcopy(base)
-    for key, value in patch.items():
-        nested = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if nested else value
-    return result
-
-
-def resource(kind: str, name: str, base: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
-    head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": kind}
-    return {**head, "metadata": {"name": name, "namespace": "vision"}, "spec": merged(base, spec)}
-
-
-def deployment(spec: dict[str, Any], name: str = "digits") -> dict[str, Any]:
-    return resource("ModelDeployment", name, {"model": {"uri": "file:///models/digits"}}, spec)
-
-
-def experiment(spec: dict[str, Any], name: str = "wide-or-narrow") -> dict[str, Any]:
-    return resource("Experiment", name, {"modelDeployment": "digits", "arms": [{"name": "wide"}]}, spec)
 
 
 def step(**fields: Any) -> dict[str, Any]:
@@ -42,19 +16,6 @@ def step(**fields: Any) -> dict[str, Any]:
 
 def arm(**fields: Any) -> dict[str, Any]:
     return experiment({"arms": [{"name": "wide", **fields}]})
-
-
-def load(name: str) -> Iterator[tuple[Any, str]]:
-    """The bad specs of a file, each with its error.
-
-    An entry has one `spec`, or several `specs` with the same error. `each` lists the texts to put for EACH in both;
-    without a spec, these texts are what is bad.
-    """
-    for entry in yaml.safe_load((MANIFESTS / f"{name}.yaml").read_text()):
-        for text in entry.get("each", [""]):
-            filled = json.loads(json.dumps(entry).replace("EACH", text))
-            for spec in filled.get("specs", [filled.get("spec", text)]):
-                yield spec, filled["error"]
 
 
 def at_every_uri(uri: str, error: str) -> list[tuple[dict[str, Any], str]]:
@@ -88,11 +49,11 @@ NAMES: list[tuple[dict[str, Any], str]] = [
 ]
 RULES: list[tuple[dict[str, Any], str]] = [
     *NAMES,
-    *(case for uri, error in load("bad_uris") for case in at_every_uri(uri, error)),
-    *((deployment(spec), error) for spec, error in load("bad_revisions")),
-    *((arm(**spec), error.replace("spec.", "spec.arms[0].", 1)) for spec, error in load("bad_revisions")),
-    *((deployment(spec), error) for spec, error in load("bad_deployments")),
-    *((experiment(spec), error) for spec, error in load("bad_experiments")),
+    *(case for uri, error in refused_specs("bad_uris") for case in at_every_uri(uri, error)),
+    *((deployment(spec), error) for spec, error in refused_specs("bad_revisions")),
+    *((arm(**spec), error.replace("spec.", "spec.arms[0].", 1)) for spec, error in refused_specs("bad_revisions")),
+    *((deployment(spec), error) for spec, error in refused_specs("bad_deployments")),
+    *((experiment(spec), error) for spec, error in refused_specs("bad_experiments")),
 ]
 
 KEYS: list[tuple[dict[str, Any], str, str]] = [
@@ -228,13 +189,12 @@ def test_every_rule_has_an_object_that_trips_only_it(documented: Any) -> None:
     assert len(wanted) > 50
 
 
-ACCEPTED = yaml.safe_load((MANIFESTS / "good.yaml").read_text())
 GOOD: list[dict[str, Any]] = [
     deployment({}, name="a" * 40),
     experiment({"arms": [{"name": "canary"}]}, name="digits-r8"),
     experiment({"arms": [{"name": "canary"}]}, name="digits-r8-a12"),
-    *(deployment(spec) for spec in ACCEPTED["ModelDeployment"]),
-    *(experiment(spec) for spec in ACCEPTED["Experiment"]),
+    *(deployment(spec) for spec in accepted_specs("everywhere", "inPods", "notYet")),
+    *(experiment(spec) for spec in accepted_specs("experiments")),
 ]
 
 
