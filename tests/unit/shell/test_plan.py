@@ -390,25 +390,15 @@ def test_a_mistyped_secret_beside_a_model_is_refused(on_server: Any, manifest: A
 
 
 def test_what_is_stored_already_is_refused_by_no_api_server() -> None:
-    def deployment(**spec: Any) -> dict[str, Any]:
-        return {
-            "apiVersion": "serving.sundog.dev/v1alpha1",
-            "kind": "ModelDeployment",
-            "metadata": {"name": "digits", "namespace": "vision"},
-            "spec": {"model": {"uri": "file:///models/v1"}, **spec},
-        }
-
-    before = deployment(rollout={"steps": [{"scale": {"replicas": 2}}]})
-    edited = deployment(rollout={"steps": [{"scale": {"replicas": 2}}]}, replicas=2)
+    copies = {"steps": [{"scale": {"replicas": 2}}]}
+    before, edited = model_deployment(rollout=copies), model_deployment(rollout=copies, replicas=2)
     assert find_server_violations(edited, edited, before) == ()
     (problem,) = find_server_violations(edited, edited, None)
     assert problem.startswith("spec.rollout.steps: ")
     both = {"strategy": "recreate", "bake": {}}
-    taken = deployment(rollout=both)
-    assert (
-        find_server_violations(deployment(rollout=both, replicas=2), deployment(rollout=both, replicas=2), taken) == ()
-    )
-    worse = deployment(rollout={"steps": [{"scale": {"replicas": 0}}]})
+    edited = model_deployment(rollout=both, replicas=2)
+    assert find_server_violations(edited, edited, model_deployment(rollout=both)) == ()
+    worse = model_deployment(rollout={"steps": [{"scale": {"replicas": 0}}]})
     assert find_server_violations(worse, worse, before) != ()
 
 
