@@ -1,5 +1,6 @@
 """What bad input is told: one object per violation, by the operator and by the API server alike."""
 
+from collections.abc import Callable
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -27,9 +28,6 @@ def at_every_uri(uri: str, error: str) -> list[tuple[dict[str, Any], str]]:
     ]
 
 
-LONG_KEY = "k" * 318
-TOO_LONG = "key too long; expected at most 317 characters"
-NOT_A_LABEL = "invalid key; expected a label key such as example.com/team"
 OF_A_ROLLOUT = "canary is the name of a rollout's own arm; expected another name"
 MORE_THAN_ALL = "for each arm, including control, is more than 100% together; expected less"
 NO_SERVICE = "is no name of a Service; expected a DNS label that starts with a letter"
@@ -56,51 +54,31 @@ RULES: list[tuple[dict[str, Any], str]] = [
     *((experiment(spec), error) for spec, error in refused_specs("bad_experiments")),
 ]
 
+MAPS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "spec.runtime.podLabels": lambda key: deployment({"runtime": {"podLabels": {key: "x"}}}),
+    "spec.scheduling.nodeSelector": lambda key: deployment({"scheduling": {"nodeSelector": {key: "x"}}}),
+    "spec.arms[0].runtime.podLabels": lambda key: arm(runtime={"podLabels": {key: "x"}}),
+}
+LABEL = "expected a label key such as example.com/team"
+HEADER = "expected a header name in lower case such as x-canary"
 KEYS: list[tuple[dict[str, Any], str, str]] = [
-    (
-        deployment({"runtime": {"podLabels": {"a b": "x"}}}),
-        'spec.runtime.podLabels: key "a b"; expected a label key such as example.com/team',
-        NOT_A_LABEL,
+    *(
+        (made(key), f"{path}: {found}", denied)
+        for path, made in MAPS.items()
+        for key, found, denied in (
+            ("a b", f'key "a b"; {LABEL}', f"invalid key; {LABEL}"),
+            ("-", f"key -; {LABEL}", f"invalid key; {LABEL}"),
+            ("", "key empty; expected at least 1 character", f"invalid key; {LABEL}"),
+            ("k" * 318, "key of 318 characters; expected at most 317", "key too long; expected at most 317 characters"),
+        )
     ),
-    (
-        deployment({"runtime": {"podLabels": {LONG_KEY: "x"}}}),
-        "spec.runtime.podLabels: key of 318 characters; expected at most 317",
-        TOO_LONG,
-    ),
-    (
-        deployment({"scheduling": {"nodeSelector": {"-": "x"}}}),
-        "spec.scheduling.nodeSelector: key -; expected a label key such as example.com/team",
-        NOT_A_LABEL,
-    ),
-    (
-        deployment({"scheduling": {"nodeSelector": {LONG_KEY: "x"}}}),
-        "spec.scheduling.nodeSelector: key of 318 characters; expected at most 317",
-        TOO_LONG,
-    ),
-    (
-        step(headers={"x y": "true"}),
-        'spec.rollout.steps[0].headers: key "x y"; expected a header name in lower case such as x-canary',
-        "invalid key; expected a header name in lower case such as x-canary",
-    ),
-    (
-        step(headers={"h" * 64: "true"}),
-        "spec.rollout.steps[0].headers: key of 64 characters; expected at most 63",
-        "key too long; expected at most 63 characters",
-    ),
-    (
-        step(headers={"X-Canary": "true"}),
-        "spec.rollout.steps[0].headers: key X-Canary; expected a header name in lower case such as x-canary",
-        "invalid key; expected a header name in lower case such as x-canary",
-    ),
-    (
-        arm(runtime={"podLabels": {"": "x"}}),
-        "spec.arms[0].runtime.podLabels: key empty; expected at least 1 character",
-        NOT_A_LABEL,
-    ),
-    (
-        arm(runtime={"podLabels": {LONG_KEY: "x"}}),
-        "spec.arms[0].runtime.podLabels: key of 318 characters; expected at most 317",
-        TOO_LONG,
+    *(
+        (step(headers={key: "true"}), f"spec.rollout.steps[0].headers: {found}", denied)
+        for key, found, denied in (
+            ("x y", f'key "x y"; {HEADER}', f"invalid key; {HEADER}"),
+            ("X-Canary", f"key X-Canary; {HEADER}", f"invalid key; {HEADER}"),
+            ("h" * 64, "key of 64 characters; expected at most 63", "key too long; expected at most 63 characters"),
+        )
     ),
 ]
 """A schema cannot bound keys, so these are rules there, and shape in the types."""
