@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import manifest_tables
 from doubles.cluster import MANUAL, NAMESPACE, TIMED, Cluster
 from reference import condition_reasons
 from reference import reasons as reference
@@ -275,12 +276,7 @@ async def waits_for_experiment(cluster: Cluster) -> bool:
 
 
 def experiment(name: str, uri: str, **spec: Any) -> dict[str, Any]:
-    return {
-        "apiVersion": "serving.sundog.dev/v1alpha1",
-        "kind": "Experiment",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"modelDeployment": "digits", "arms": [{"name": "wide", "model": {"uri": uri}}], **spec},
-    }
+    return manifest_tables.experiment({"arms": [{"name": "wide", "model": {"uri": uri}}], **spec}, name)
 
 
 async def steer(cluster: Cluster, verb: str, revision: int | None = None) -> None:

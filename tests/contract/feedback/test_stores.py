@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from damaged_files import garbage, overwritten
 from feedback_stores import PASSWORD, MemoryStore, RedisServer, redis_server
 from ports import free_port
 from sundog_edge.errors import SettingsError, StoreUnavailable
@@ -788,19 +789,6 @@ def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
 @pytest.fixture
 def unused_port() -> int:
     return free_port()
-
-
-def garbage(path: Path) -> bytes:
-    """Make a file no database; return its content."""
-    path.write_bytes(b"this is no database" * 100)
-    return path.read_bytes()
-
-
-def overwritten(path: Path) -> bytes:
-    """Overwrite the pages behind the first, as a failing disk does: the file still opens. Return its content."""
-    content = path.read_bytes()
-    path.write_bytes(content[:4096] + b"\x5a" * (len(content) - 4096))
-    return path.read_bytes()
 
 
 @pytest.mark.parametrize("damage", [garbage, overwritten])

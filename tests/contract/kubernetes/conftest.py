@@ -4,13 +4,13 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from doubles.clock import FakeClock
 from real_kubernetes.cluster import Cluster
 from sundog_operator.adapters.cached.kubernetes import CachedKubernetes
 from sundog_operator.adapters.clock import SystemClock
@@ -66,24 +66,12 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 }
 
 
-class TickingClock:
-    def __init__(self) -> None:
-        self.instant = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        self.instant += timedelta(seconds=1)
-        return self.instant
-
-    async def sleep(self, seconds: float) -> None:
-        self.instant += timedelta(seconds=seconds)
-
-
 class ReopeningKubernetes:
     """Closes the file and opens it again before each call, as long as nobody watches."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._clock = TickingClock()
+        self._clock = FakeClock()
         self._kube = self._open()
         self._watchers = 0
         self._one_at_a_time = asyncio.Lock()
@@ -115,7 +103,7 @@ class ReopeningKubernetes:
 
 @asynccontextmanager
 async def memory(_tmp_path: Path) -> AsyncIterator[Kubernetes]:
-    kube = MemoryKubernetes(TickingClock(), schemas=SCHEMAS)
+    kube = MemoryKubernetes(FakeClock(), schemas=SCHEMAS)
     yield kube
     kube.close()
 
@@ -123,7 +111,7 @@ async def memory(_tmp_path: Path) -> AsyncIterator[Kubernetes]:
 @asynccontextmanager
 async def with_our_crds(_tmp_path: Path) -> AsyncIterator[Kubernetes]:
     """Shows that the suite's objects are good ones under the schemas and rules that a real server would have."""
-    kube = MemoryKubernetes(TickingClock(), schemas=crd_schemas(), admit=admit)
+    kube = MemoryKubernetes(FakeClock(), schemas=crd_schemas(), admit=admit)
     yield kube
     kube.close()
 
@@ -149,7 +137,7 @@ async def reopened(tmp_path: Path) -> AsyncIterator[Kubernetes]:
 
 @asynccontextmanager
 async def http(tmp_path: Path) -> AsyncIterator[Kubernetes]:
-    store, clock = MemoryKubernetes(TickingClock(), schemas=SCHEMAS), TickingClock()
+    store, clock = MemoryKubernetes(FakeClock(), schemas=SCHEMAS), FakeClock()
     async with serve_http(store, clock, token="let me in") as url:
         write_kubeconfig(tmp_path / "kubeconfig", url, "let me in")
         client = await KubernetesClient.connect(tmp_path / "kubeconfig")
@@ -163,7 +151,7 @@ async def http(tmp_path: Path) -> AsyncIterator[Kubernetes]:
 @asynccontextmanager
 async def cached(_tmp_path: Path) -> AsyncIterator[Kubernetes]:
     """Reads from memory, which watches keep as in the operator's process."""
-    store = MemoryKubernetes(TickingClock(), schemas=SCHEMAS)
+    store = MemoryKubernetes(FakeClock(), schemas=SCHEMAS)
     kinds = {MODEL_DEPLOYMENT: {}, CONFIG_MAP: {}, CONTROLLER_REVISION: {}}
     kube = CachedKubernetes(store, lambda _: None, SystemClock(), scopes=kinds)
 

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from doubles.clock import FakeClock
 from doubles.hooked_kubernetes import HookedKubernetes
 from fake_ray_head import end
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
@@ -40,14 +40,6 @@ def config_map(name: str, **data: str) -> Object:
     }
 
 
-class FixedClock:
-    def now(self) -> datetime:
-        return datetime(2026, 3, 1, tzinfo=UTC)
-
-    async def sleep(self, seconds: float) -> None:
-        del seconds
-
-
 @asynccontextmanager
 async def client_of(url: str, tmp_path: Path, token: str = "t") -> AsyncIterator[KubernetesClient]:
     write_kubeconfig(tmp_path / "kubeconfig", url, token)
@@ -75,12 +67,12 @@ async def answering(respond: Respond, tmp_path: Path) -> AsyncIterator[Kubernete
 
 @pytest.fixture
 def store() -> HookedKubernetes:
-    return HookedKubernetes(FixedClock())
+    return HookedKubernetes(FakeClock())
 
 
 @pytest.fixture
 async def client(store: HookedKubernetes, tmp_path: Path) -> AsyncIterator[KubernetesClient]:
-    async with serve_http(store, FixedClock(), token="t") as url, client_of(url, tmp_path) as opened:
+    async with serve_http(store, FakeClock(), token="t") as url, client_of(url, tmp_path) as opened:
         yield opened
 
 
@@ -263,7 +255,7 @@ class TestErrors:
 
     async def test_a_wrong_token(self, store: HookedKubernetes, tmp_path: Path) -> None:
         async with (
-            serve_http(store, FixedClock(), token="right") as url,
+            serve_http(store, FakeClock(), token="right") as url,
             client_of(url, tmp_path, token="wrong") as client,
         ):
             with pytest.raises(DependencyError, match="Unauthorized"):
@@ -273,7 +265,7 @@ class TestErrors:
         self, store: HookedKubernetes, tmp_path: Path, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{unused_tcp_port}")
-        async with serve_http(store, FixedClock(), token="t") as url, client_of(url, tmp_path) as client:
+        async with serve_http(store, FakeClock(), token="t") as url, client_of(url, tmp_path) as client:
             assert await client.get(A) is None
 
     async def test_no_configuration(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

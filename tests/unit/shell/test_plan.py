@@ -120,6 +120,12 @@ def test_what_changes_in_place_makes_no_revision(served: Any, manifest: Any, spe
     assert preview["lines"] == [line, "revision 1 keeps all traffic"]
 
 
+BY_TRAFFIC = (
+    "canary beside revision 1: steps by stable's traffic when the rollout starts:"
+    " 25 % (evidence) → 50 % (evidence) → 100 % below 50 requests a second, or if unknown;"
+    " 5 % (evidence) → 25 % (evidence) → 50 % (evidence) → 100 % from 50;"
+    " 1 % (evidence) → 5 % (evidence) → 25 % (evidence) → 50 % (evidence) → 100 % from 1000"
+)
 OOM = {"name": "oom", "prometheus": {"query": "oom"}, "threshold": {"max": 0}}
 
 
@@ -152,6 +158,19 @@ OOM = {"name": "oom", "prometheus": {"query": "oom"}, "threshold": {"max": 0}}
             " → 100 %, by oom at most 0",
         ),
         ({"paused": True}, "revision 2 waits while the spec is paused; revision 1 keeps serving"),
+        (
+            {"rollout": {"steps": [{"weight": 10}, {"weight": 50}]}},
+            "canary beside revision 1: 10 % (evidence) → 50 % (evidence) → 100 %",
+        ),
+        (
+            {"rollout": {"steps": [{"weight": 50, "gate": "manual"}], "bake": {"duration": "2h", "holdback": "3%"}}},
+            "canary beside revision 1: 50 % (manual gate) → 97 % (bakes for 2h) → 100 %",
+        ),
+        (
+            {"rollout": {"bake": {}}},
+            BY_TRAFFIC.replace("50 % (evidence) → 100 %", "50 % (evidence) → 99 % (bakes for 30m) → 100 %"),
+        ),
+        ({"rollout": {}}, BY_TRAFFIC),
         (
             {"rollout": {"steps": [{"weight": 10, "gate": "time", "minDuration": "30s"}, {"pause": {}}]}},
             "canary beside revision 1: 10 % (for 30s) → 10 % (manual gate) → 100 %",
@@ -241,29 +260,6 @@ def test_what_becomes_of_a_rollout_that_is_under_way_is_shown(served: Any, serve
     server.pause()
     assert plan(served, queued)["lines"][-1] == "revision 3 waits until the rollout of revision 2 has ended"
     assert "waits" in next(line for line in served("describe", "digits").out.splitlines() if line.startswith("r3"))
-
-
-def test_steps_that_a_spec_leaves_out_are_resolved_from_traffic(served: Any, manifest: Any) -> None:
-    evidence = ["25 % (evidence)", "50 % (evidence)", "100 %"]
-    assert plan(served, manifest("file:///models/v2", rollout={}))["lines"][-1] == (
-        "canary beside revision 1: steps by stable's traffic when the rollout starts:"
-        f" {' → '.join(evidence)} below 50 requests a second, or if unknown;"
-        f" {' → '.join(['5 % (evidence)', *evidence])} from 50;"
-        f" {' → '.join(['1 % (evidence)', '5 % (evidence)', *evidence])} from 1000"
-    )
-
-
-def test_a_gate_of_evidence_is_called_so(served: Any, manifest: Any) -> None:
-    preview = plan(served, manifest("file:///models/v2", rollout={"steps": [{"weight": 10}, {"weight": 50}]}))
-    assert preview["lines"][-1] == "canary beside revision 1: 10 % (evidence) → 50 % (evidence) → 100 %"
-
-
-def test_a_bake_is_shown_behind_the_steps(served: Any, manifest: Any) -> None:
-    rollout = {"steps": [{"weight": 50, "gate": "manual"}], "bake": {"duration": "2h", "holdback": "3%"}}
-    expected = plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-1]
-    assert expected == "canary beside revision 1: 50 % (manual gate) → 97 % (bakes for 2h) → 100 %"
-    implied = plan(served, manifest("file:///models/v2", rollout={"bake": {}}))["lines"][-1]
-    assert "25 % (evidence) → 50 % (evidence) → 99 % (bakes for 30m) → 100 % below 50 requests a second" in implied
 
 
 @pytest.mark.parametrize("policy", ["onInconclusive", "onNoData"])
@@ -390,25 +386,15 @@ def test_a_mistyped_secret_beside_a_model_is_refused(on_server: Any, manifest: A
 
 
 def test_what_is_stored_already_is_refused_by_no_api_server() -> None:
-    def deployment(**spec: Any) -> dict[str, Any]:
-        return {
-            "apiVersion": "serving.sundog.dev/v1alpha1",
-            "kind": "ModelDeployment",
-            "metadata": {"name": "digits", "namespace": "vision"},
-            "spec": {"model": {"uri": "file:///models/v1"}, **spec},
-        }
-
-    before = deployment(rollout={"steps": [{"scale": {"replicas": 2}}]})
-    edited = deployment(rollout={"steps": [{"scale": {"replicas": 2}}]}, replicas=2)
+    copies = {"steps": [{"scale": {"replicas": 2}}]}
+    before, edited = model_deployment(rollout=copies), model_deployment(rollout=copies, replicas=2)
     assert find_server_violations(edited, edited, before) == ()
     (problem,) = find_server_violations(edited, edited, None)
     assert problem.startswith("spec.rollout.steps: ")
     both = {"strategy": "recreate", "bake": {}}
-    taken = deployment(rollout=both)
-    assert (
-        find_server_violations(deployment(rollout=both, replicas=2), deployment(rollout=both, replicas=2), taken) == ()
-    )
-    worse = deployment(rollout={"steps": [{"scale": {"replicas": 0}}]})
+    edited = model_deployment(rollout=both, replicas=2)
+    assert find_server_violations(edited, edited, model_deployment(rollout=both)) == ()
+    worse = model_deployment(rollout={"steps": [{"scale": {"replicas": 0}}]})
     assert find_server_violations(worse, worse, before) != ()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+import manifest_tables
 from charting import installed
 from doubles.cluster import NAMESPACE
 from doubles.traffic import Answers, Traffic
@@ -46,13 +47,7 @@ def experiment(tmp_path: Path) -> Callable[..., Path]:
     """Write a manifest; JSON is YAML."""
 
     def write(name: str = "ab", arms: list[Json] | None = None, **spec: Any) -> Path:
-        meta: Json = {"name": name}
-        document = {
-            "apiVersion": "serving.sundog.dev/v1alpha1",
-            "kind": "Experiment",
-            "metadata": meta,
-            "spec": {"modelDeployment": "digits", "arms": arms or [WIDE], **spec},
-        }
+        document = manifest_tables.experiment({"arms": arms or [WIDE], **spec}, name)
         path = tmp_path / f"{name}.yaml"
         path.write_bytes(orjson.dumps(document))
         return path
@@ -288,12 +283,7 @@ NOTHING: Json = {"exposure": "0%"}
 
 
 def stored(**spec: Any) -> Json:
-    return {
-        "apiVersion": "serving.sundog.dev/v1alpha1",
-        "kind": "Experiment",
-        "metadata": {"name": "ab", "namespace": NAMESPACE},
-        "spec": {"modelDeployment": "digits", "arms": [WIDE], **spec},
-    }
+    return manifest_tables.experiment({"arms": [WIDE], **spec}, name="ab")
 
 
 def test_one_whose_stored_spec_is_refused_may_be_stopped() -> None:

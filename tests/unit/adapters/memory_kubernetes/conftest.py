@@ -1,26 +1,16 @@
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from doubles.clock import FakeClock
 from sundog_operator.ports import CONFIG_MAP, MODEL_DEPLOYMENT, Kind, Object
 
 
-class SettableClock:
-    def __init__(self) -> None:
-        self.instant = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-    def now(self) -> datetime:
-        return self.instant
-
-    async def sleep(self, seconds: float) -> None:
-        self.instant += timedelta(seconds=seconds)
-
-
 @pytest.fixture
-def clock() -> SettableClock:
-    return SettableClock()
+def clock() -> FakeClock:
+    return FakeClock(datetime(2026, 3, 1, 12, tzinfo=UTC))
 
 
 def _thing(kind: Kind, name: str, **rest: Any) -> Object:

@@ -264,16 +264,6 @@ class TestWatch:
         assert [line["type"] for line in lines] == ["BOOKMARK"]
         assert lines[0]["object"]["metadata"]["resourceVersion"] == str(kube.store.revision)
 
-    @pytest.mark.parametrize("version", ["1", "999"])
-    async def test_from_an_expired_version_is_gone(
-        self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any, version: str
-    ) -> None:
-        await kube.apply(mdep())
-        kube.compact()
-        async with session.get(MDEPS, params={"watch": "true", "resourceVersion": version}) as response:
-            [line] = [orjson.loads(line) async for line in response.content]
-        assert (line["type"], line["object"]["code"], line["object"]["reason"]) == ("ERROR", 410, "Expired")
-
     async def test_that_is_dropped_breaks_the_connection(
         self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any
     ) -> None:

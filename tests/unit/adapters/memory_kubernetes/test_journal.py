@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from damaged_files import garbage, overwritten
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes, StateRefused
 from sundog_operator.adapters.memory_kubernetes.journal import FORMAT
 from sundog_operator.errors import DependencyError
@@ -38,28 +39,6 @@ asyncio.run(main())
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "state.db"
-
-
-async def test_everything_is_there_after_a_restart(path: Path, clock: Any, mdep: Any, config_map: Any) -> None:
-    kube = MemoryKubernetes.open(path, clock)
-    owner = await kube.apply(mdep(replicas=2))
-    await kube.annotate(Ref(MODEL_DEPLOYMENT, "vision", "digits"), {"a": "b"})
-    await kube.apply(config_map("split", owner))
-    await kube.apply(config_map("gone"))
-    await kube.delete(Ref(CONFIG_MAP, "vision", "gone"))
-    before = [await kube.list(kind) for kind in (MODEL_DEPLOYMENT, CONFIG_MAP)]
-    kube.close()
-
-    kube = MemoryKubernetes.open(path, clock)
-    assert [await kube.list(kind) for kind in (MODEL_DEPLOYMENT, CONFIG_MAP)] == before
-    applied = await kube.apply(mdep())
-    assert "replicas" not in applied["spec"]
-    assert applied["metadata"]["annotations"] == {"a": "b"}
-    # Before it: owner, annotation, two config maps and a deletion.
-    assert applied["metadata"]["resourceVersion"] == "7"
-    await kube.delete(Ref(MODEL_DEPLOYMENT, "vision", "digits"))
-    assert await kube.list(CONFIG_MAP) == []
-    kube.close()
 
 
 async def test_uids_are_never_given_twice(path: Path, tmp_path: Path, clock: Any, mdep: Any) -> None:
@@ -116,19 +95,6 @@ def test_a_newer_format_is_refused_and_left_alone(path: Path, clock: Any) -> Non
     assert path.read_bytes() == content
 
 
-def garbage(path: Path) -> bytes:
-    """Make a file no database; return its content."""
-    path.write_bytes(b"this is no database" * 100)
-    return path.read_bytes()
-
-
-def overwritten(path: Path) -> bytes:
-    """Overwrite the pages behind the first, as a failing disk does: the file still opens. Return its content."""
-    content = path.read_bytes()
-    path.write_bytes(content[:4096] + b"\x5a" * (len(content) - 4096))
-    return path.read_bytes()
-
-
 @pytest.mark.parametrize("damage", [garbage, overwritten])
 async def test_a_corrupt_file_is_moved_aside_and_a_new_one_begins(
     path: Path, clock: Any, mdep: Callable[[], Any], damage: Callable[[Path], bytes]
@@ -169,11 +135,6 @@ async def test_one_file_one_server(path: Path, clock: Any) -> None:
         MemoryKubernetes.open(path, clock)
     kube.close()
     MemoryKubernetes.open(path, clock).close()
-
-
-def test_the_file_is_the_owners_alone(path: Path, clock: Any) -> None:
-    MemoryKubernetes.open(path, clock).close()
-    assert path.stat().st_mode & 0o077 == 0
 
 
 async def test_a_full_disk_loses_the_write_and_nothing_else(path: Path, clock: Any, mdep: Any) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from doubles.clock import FakeClock
 from doubles.hooked_kubernetes import HookedKubernetes
 from profiles import examples
 from sundog_operator.adapters.memory_kubernetes.history import ObjectChange
@@ -27,14 +27,6 @@ VALUES = st.recursive(
 )
 CONTENT = st.dictionaries(st.sampled_from(["spec", "data", "other"]), VALUES, max_size=2)
 LABELS = st.dictionaries(st.sampled_from(["l", "m"]), st.sampled_from(["1", "2"]), max_size=2)
-
-
-class FixedClock:
-    def now(self) -> datetime:
-        return datetime(2026, 3, 1, tzinfo=UTC)
-
-    async def sleep(self, seconds: float) -> None:
-        del seconds
 
 
 def content(obj: Object) -> Object:
@@ -150,7 +142,7 @@ class Histories(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def open(self) -> HookedKubernetes:
-        kube = HookedKubernetes.open(self.path, FixedClock())
+        kube = HookedKubernetes.open(self.path, FakeClock())
         # No power failure is tested here, and syncing thousands of files takes minutes on a busy disk.
         kube.store._journal._database.execute("PRAGMA synchronous = OFF")  # type: ignore[union-attr]
         return kube

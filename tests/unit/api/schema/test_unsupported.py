@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+import manifest_tables
+from manifest_tables import accepted_specs, deployment
 from sundog_operator.api import (
     Experiment,
     ExperimentSpec,
@@ -27,13 +29,7 @@ from sundog_operator.errors import SpecError
 
 
 def spec(**fields: Any) -> ModelDeploymentSpec:
-    obj = {
-        "apiVersion": "serving.sundog.dev/v1alpha1",
-        "kind": "ModelDeployment",
-        "metadata": {"name": "digits"},
-        "spec": {"model": {"uri": "file:///models/digits"}, **fields},
-    }
-    return ModelDeployment.parse(obj).spec
+    return ModelDeployment.parse(deployment(fields)).spec
 
 
 def model(**fields: Any) -> ModelDeploymentSpec:
@@ -67,109 +63,6 @@ def test_every_field_is_either_acted_on_or_refused() -> None:
     assert all(any(below(path, frozenset({prefix})) for path in paths) for prefix in UNSUPPORTED_FIELDS), (
         "a path that is no field any more"
     )
-
-
-ACCEPTED = [
-    spec(),
-    spec(runtime={"placement": "shared"}),
-    spec(rollout={}),
-    rollout(strategy="recreate"),
-    rollout(strategy="recreate", progressDeadlineAction="pause", notify=[{"webhook": "https://a"}]),
-    rollout(bake={"duration": "1h", "holdback": "5%"}, progressDeadlineAction="pause", capacity="surge"),
-    rollout(strategy="shadow"),
-    rollout(strategy="shadow", bake={"holdback": "10%"}, guardrails=[{"metric": "errorRate"}]),
-    rollout(capacity="inPlace"),
-    spec(replicas=0),
-    spec(autoscaling={"minReplicas": 0, "scaleToZeroDelay": "1m", "coldStartTimeout": "30s"}),
-    steps({"shadow": {"compare": {"latencyP99": {"margin": "25%"}}}}, {"weight": 50}),
-    steps({"shadow": {"percent": 5}}, {"weight": 5}, {"shadow": {}}),
-    steps(
-        {"shadow": {"compare": {"agreement": {"min": 0.9, "by": "custom", "parts": [{"path": "$.a"}]}}}}, {"pause": {}}
-    ),
-    rollout(strategy="shadow", steps=[{"shadow": {"percent": 20}}, {"pause": {}}]),
-    rollout(unit={"header": "x-user-id"}),
-    rollout(unit={"request": {}}),
-    rollout(unit={"cookie": "visitor", "salt": "spring"}),
-    rollout(unit={"jsonPath": "$.rows[0].id"}),
-    spec(rollout={"unit": {"jwtClaim": "sub"}}, endpoint={"auth": {"jwt": {"jwksSecretName": "j"}}}),
-    spec(endpoint={"tls": {"secretName": "s"}, "auth": {"apiKeys": {"secretName": "k"}}}),
-    spec(endpoint={"auth": {"jwt": {"jwksSecretName": "j", "issuer": "i", "audience": "a"}}}),
-    spec(
-        endpoint={
-            "cors": {
-                "allowedOrigins": ["https://a.example"],
-                "allowedHeaders": ["x-a"],
-                "exposedHeaders": ["x-b"],
-                "maxAge": "1h",
-                "allowCredentials": True,
-            }
-        }
-    ),
-    spec(endpoint={"compression": "gzip"}),
-    spec(endpoint={"queue": {"maxRequests": 5, "timeout": "1s"}, "rateLimit": {"perClient": "5/s", "total": "9/m"}}),
-    spec(runtime={"batching": {"maxSize": 8, "maxDelay": "5ms"}}),
-    *(
-        model(uri=f"{scheme}://models.example/digits", digest="sha256:" + "a" * 64)
-        for scheme in ("https", "s3", "gs", "hf", "oci")
-    ),
-    steps({"weight": 5, "gate": "time", "minDuration": "30s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}),
-    steps({"pause": {"duration": "5m"}}, {"weight": 5}),
-    steps({"scale": {"percent": 50}}, {"weight": 5}, {"scale": {"replicas": 2}}),
-    steps({"weight": 5}, {"webhook": {"url": "https://gate.example/", "type": "confirm", "timeout": "1h"}}),
-    steps(
-        {"weight": 5},
-        {"analysis": {"name": "smoke", "prometheus": {"query": "up"}, "threshold": {"min": 1}, "count": 5}},
-    ),
-    rollout(guardrails=[{"name": "oom", "prometheus": {"query": "up", "interval": "30s"}, "threshold": {"max": 0}}]),
-    model(digest="sha256:" + "a" * 64, format="torch", entrypoint="net:Net", config={"width": 3}),
-    model(format="python"),
-    model(format="exported", trustCode=True),
-    model(format="torchscript", trustCode=True),
-    model(format="transformers"),
-    model(trustCode=True),
-    rollout(paused=True, progressDeadline="1h"),
-    rollout(rollbackWindow={"revisions": 5}),
-    rollout(onNewRevision="queue"),
-    rollout(dryRun=True),
-    rollout(keepPrevious={"revisions": 2, "replicas": 3, "for": "2h"}),
-    rollout(onNewRevision="restart"),
-    rollout(windows=[{"cron": "0 9 * * 1-5", "duration": "8h", "tz": "Europe/Prague"}]),
-    steps({"weight": 5}, {"weight": 50, "gate": "evidence", "minDuration": "0s", "maxDuration": "1h"}),
-    rollout(notify=[{"webhook": "https://hooks.example/a"}, {"webhook": "http://b", "events": ["started", "aborted"]}]),
-    rollout(onNoData="pause", onInconclusive="rollback", alpha=0.1, warmup={"requests": 0, "duration": "0s"}),
-    rollout(guardrails=[{"metric": "errorRate", "margin": "10%", "floor": "1%"}, {"metric": "latencyP99"}]),
-    rollout(guardrails=[{"metric": "latencyP99", "floor": "0.1%", "max": "500ms"}]),
-    rollout(guardrails=[{"metric": "latencyP50"}, {"metric": "latencyP95", "floor": "1%"}, {"metric": "latencyP99"}]),
-    spec(replicas=3, paused=True, resources={"cpu": "500m", "memory": "1Gi"}),
-    spec(runtime={"maxOngoingRequests": 8, "warmup": {"requests": 0, "timeout": "1s"}, "userConfig": {"a": 1}}),
-    spec(endpoint={"host": "digits.example.com", "requestTimeout": "5s", "maxRequestBytes": "1Mi"}),
-    spec(
-        endpoint={
-            "reveal": False,
-            "overrides": [{"header": "x-pick", "value": "b", "arm": "canary", "callers": {"networks": ["10.0.0.0/8"]}}],
-        }
-    ),
-    spec(
-        endpoint={
-            "auth": {"apiKeys": {"secretName": "k"}},
-            "overrides": [{"header": "x-pick", "value": "b", "arm": "wide", "callers": {"apiKeys": ["ops"]}}],
-        }
-    ),
-    steps({"headers": {"x-canary": "true", "x-team": "a b"}}, {"pause": {}}),
-    steps({"shadow": {"percent": 20, "minSamples": 10, "maxDuration": "1h"}}, {"pause": {}}),
-    steps(
-        {"shadow": {"compare": {"agreement": {"min": 0.9, "by": "tolerance", "atol": 1, "rtol": 0.1}}}}, {"pause": {}}
-    ),
-    spec(
-        endpoint={"queue": {"maxRequests": 100}, "auth": {"jwt": {"issuer": ""}}},
-        scheduling={"spot": "never", "tolerations": []},
-    ),
-]
-
-
-@pytest.mark.parametrize("accepted", ACCEPTED, ids=range(len(ACCEPTED)))
-def test_what_is_supported(accepted: ModelDeploymentSpec) -> None:
-    assert find_unsupported_fields(accepted) == []
 
 
 REFUSED = [
@@ -208,31 +101,13 @@ def test_what_is_refused(refused: ModelDeploymentSpec, message: str) -> None:
     assert [str(violation) for violation in find_unsupported_fields(refused)] == [message]
 
 
-ACCEPTED_IN_PODS = [
-    *ACCEPTED,
-    model(uri="pvc://models/digits"),
-    model(credentials={"secretName": "s", "serviceAccountName": "a"}),
-    spec(runtime={"image": "a:b", "podLabels": {"team": "x"}}),
-    spec(runtime={"env": [{"name": "A", "value": "b"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
-    spec(resources={"gpu": {"count": 2, "vendor": "amd", "type": ["mi300x"], "memory": "40Gi"}}),
-    spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mig", "profile": "1g.10gb"}}}),
-    spec(resources={"gpu": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.5"}}}),
-    spec(resources={"gpu": {"count": 1, "sharing": {"mode": "timeSliced"}}}),
-    spec(resources={"gpu": {"count": 2, "allocation": "dra"}}),
-    spec(resources={"gpu": {"count": 2, "allocation": "devicePlugin"}}),
-    spec(autoscaling={"minReplicas": 2, "maxReplicas": 8, "upscaleDelay": "1s"}),
-    spec(endpoint={"gateway": {"name": "g", "namespace": "infra", "sectionName": "https"}}),
-    spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
-    spec(scheduling={"queue": "team-a", "spot": "prefer"}),
-    spec(scheduling={"spot": "require"}),
-    spec(model={"uri": "pvc://models/d", "format": "python"}, resources={"gpu": {"count": 8, "topology": {"nodes": 2}}}),
-    spec(runtime={"placement": "shared"}),
-]  # fmt: skip
+ACCEPTED = [(False, spec) for spec in accepted_specs("everywhere")]
+ACCEPTED += [(True, spec) for spec in accepted_specs("everywhere", "inPods")]
 
 
-@pytest.mark.parametrize("accepted", ACCEPTED_IN_PODS, ids=range(len(ACCEPTED_IN_PODS)))
-def test_what_is_supported_in_pods(accepted: ModelDeploymentSpec) -> None:
-    assert find_unsupported_fields(accepted, in_pods=True) == []
+@pytest.mark.parametrize(("in_pods", "accepted"), ACCEPTED, ids=range(len(ACCEPTED)))
+def test_what_is_accepted_is_acted_on(in_pods: bool, accepted: dict[str, Any]) -> None:
+    assert find_unsupported_fields(spec(**accepted), in_pods=in_pods) == []
 
 
 REFUSED_AT_ADMISSION = [
@@ -265,19 +140,9 @@ def test_what_a_rule_refuses_has_the_reason_that_it_is_not_supported(gpu: dict[s
     assert [str(violation) for violation in find_unsupported_fields(typed, in_pods=True)] == [message]
 
 
-@pytest.mark.parametrize("unit", [{"header": "x-user"}, {"cookie": "u"}, {"jsonPath": "$.user"}, {"request": {}}])
-def test_units_of_evidence_are_supported_whether_they_stay_with_an_arm_or_not(unit: dict[str, Any]) -> None:
-    for steps in ([], [{"weight": 5}], [{"weight": 5, "gate": "manual"}]):
-        assert find_unsupported_fields(rollout(unit=unit, steps=steps)) == []
-
-
 def experiment(metadata: dict[str, Any] | None = None, arm: dict[str, Any] | None = None, **spec: Any) -> Experiment:
-    obj = {
-        "apiVersion": "serving.sundog.dev/v1alpha1",
-        "kind": "Experiment",
-        "metadata": {"name": "ab", **(metadata or {})},
-        "spec": {"modelDeployment": "digits", "arms": [{"name": "wide", **(arm or {})}], **spec},
-    }
+    obj = manifest_tables.experiment({"arms": [{"name": "wide", **(arm or {})}], **spec}, name="ab")
+    obj["metadata"] |= metadata or {}
     return Experiment.parse(obj)
 
 

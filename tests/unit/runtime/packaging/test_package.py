@@ -140,17 +140,6 @@ def test_outputs_that_cannot_be_declared(workshop: Path, returned: str, message:
         assert "outputs" not in written(workshop / "model")
 
 
-@pytest.mark.extended
-def test_an_exported_program_needs_trust(workshop: Path) -> None:
-    program = torch.export.export(Net().eval(), (torch.zeros(2, 4),), dynamic_shapes=({0: torch.export.Dim("b")},))
-    torch.export.save(program, "net.pt2")
-    done = sundog(package, "model", "--weights", "net.pt2")
-    assert done.exit_code == 1
-    assert "CodeNotTrusted" in done.output
-    assert not (workshop / "model").exists()
-    assert "[-1, 4]" in sundog(package, "model", "--weights", "net.pt2", "--trust-code").output
-
-
 def test_other_weights_take_the_place_of_those_that_are_there(workshop: Path) -> None:
     packaged("model", *OF_NET)
     (workshop / "model" / "model.yaml").unlink()
@@ -300,13 +289,6 @@ def test_errors_are_reported_in_one_line(workshop: Path, arguments: list[str], c
     assert (done.exit_code, done.exception.__class__) == (code, SystemExit)
     assert message in " ".join(done.output.split())
     assert sorted(path.name for path in workshop.iterdir()) == ["list.pt", "net.py", "weights.pt", "whole.pt"]
-
-
-def test_a_link_has_no_digest(workshop: Path) -> None:
-    (workshop / "link.py").symlink_to("net.py")
-    done = sundog(digest, ".")
-    assert done.exit_code == 1
-    assert "link.py is a symbolic link" in done.output
 
 
 def test_the_digest_of_a_file_is_its_hash(workshop: Path) -> None:

@@ -158,54 +158,35 @@ def test_a_mean(sundog: Any, manifest: Any) -> None:
     assert found["effects"][3]["oneLook"] == pytest.approx(3 * 2 * (12 * (2.2414 + 0.8416) / 0.4) ** 2, rel=1e-3)
 
 
+NO_DEVIATION = "revenue is a mean; give control's with --mean and --deviation"
+RELATIVE = "; expected more than 0, because effects are relative to control's"
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--rate", "4%"), "each request is a unit; give --rps"),
-        (("--rps", "1", "--mean", "4"), "conversion is a rate; give control's rate with --rate"),
+        ("--rate 4%", "each request is a unit; give --rps"),
+        ("--rps 1 --mean 4", "conversion is a rate; give control's rate with --rate"),
+        ("--rps 1 --rate 4% --metric revenue", NO_DEVIATION),
+        ("--rps 1 --mean 4 --metric revenue", NO_DEVIATION),
+        ("--rps 1 --rate 4% --metric profit", "has no profit; expected one of conversion, revenue"),
+        ("--rps 1", "a rollout needs --rps and --errors; an Experiment needs -f with --rate or --mean"),
         (
-            ("--rps", "1", "--rate", "4%", "--metric", "revenue"),
-            "revenue is a mean; give control's with --mean and --deviation",
-        ),
-        (
-            ("--rps", "1", "--mean", "4", "--metric", "revenue"),
-            "revenue is a mean; give control's with --mean and --deviation",
-        ),
-        (("--rps", "1", "--rate", "4%", "--metric", "profit"), "has no profit; expected one of conversion, revenue"),
-        (("--rps", "1"), "a rollout needs --rps and --errors; an Experiment needs -f with --rate or --mean"),
-        (
-            ("--rps", "1", "--errors", "1%"),
+            "--rps 1 --errors 1%",
             "experiment.yaml: found 0 ModelDeployments; expected one; an Experiment needs --rate or --mean",
         ),
-        (
-            ("--rps", "1", "--rate", "4%", "--errors", "1%"),
-            "--errors is for a rollout; --rate and --mean are for an Experiment",
-        ),
-        (
-            ("--rps", "1", "--errors", "1%", "--effect", "5%"),
-            "--effect is for an Experiment, which also needs --rate or --mean",
-        ),
-        (
-            ("--rps", "1", "--rate", "80%", "--effect", "50%"),
-            "--effect 50%: conversion is 0.8 in control; expected at most 25%",
-        ),
-        (
-            ("--rps", "1", "--rate", "0%"),
-            "--rate: found 0 for conversion; expected more than 0, because effects are relative to control's rate",
-        ),
-        (
-            ("--rps", "1", "--mean", "-5", "--deviation", "2", "--metric", "revenue"),
-            "--mean: found -5 for revenue; expected more than 0, because effects are relative to control's mean",
-        ),
-        (("--rps", "1", "--mean", "nan", "--deviation", "2"), "'nan' is not a finite number"),
-        (("--rps", "1", "--mean", "1", "--deviation", "nan"), "'nan' is not a finite number"),
+        ("--rps 1 --rate 4% --errors 1%", "--errors is for a rollout; --rate and --mean are for an Experiment"),
+        ("--rps 1 --errors 1% --effect 5%", "--effect is for an Experiment, which also needs --rate or --mean"),
+        ("--rps 1 --rate 80% --effect 50%", "--effect 50%: conversion is 0.8 in control; expected at most 25%"),
+        ("--rps 1 --rate 0%", f"--rate: found 0 for conversion{RELATIVE} rate"),
+        ("--rps 1 --mean -5 --deviation 2 --metric revenue", f"--mean: found -5 for revenue{RELATIVE} mean"),
+        ("--rps 1 --mean nan --deviation 2", "'nan' is not a finite number"),
+        ("--rps 1 --mean 1 --deviation nan", "'nan' is not a finite number"),
     ],
 )
 @pytest.mark.parametrize("verb", ["power", "simulate"])
-def test_what_does_not_go_together_is_shown(
-    sundog: Any, manifest: Any, verb: str, options: tuple[str, ...], problem: str
-) -> None:
-    done = sundog("experiment", verb, "-f", manifest(CONVERSION, REVENUE), *options)
+def test_what_does_not_go_together_is_shown(sundog: Any, manifest: Any, verb: str, options: str, problem: str) -> None:
+    done = sundog("experiment", verb, "-f", manifest(CONVERSION, REVENUE), *options.split())
     assert done.code != 0
     assert problem in done.err
 
