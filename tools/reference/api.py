@@ -13,7 +13,11 @@ from sundog_operator.api.model_deployment.spec import ModelDeploymentSpec
 from sundog_operator.api.resource import Resource
 from sundog_operator.api.scalars import MODEL_SCHEMES
 from sundog_operator.api.schema.node_tree import FieldNode, Node, ValueBounds, build_node_tree
-from sundog_operator.api.schema.unsupported import CLUSTER_ONLY_FIELDS, SUPPORTED_FIELDS, find_unsupported_fields
+from sundog_operator.api.schema.unsupported import (
+    UNSUPPORTED_FIELDS,
+    UNSUPPORTED_IN_LOCAL_MODE,
+    find_unsupported_fields,
+)
 
 REVISION_PARTS: Final = ("spec.model", "spec.runtime", "spec.resources", "spec.scheduling")
 IN_PLACE_FIELDS: Final = ("spec.runtime.userConfig",)
@@ -126,15 +130,15 @@ def _default(child: FieldNode) -> str:
 
 
 def _change(path: str) -> str:
-    everywhere = _is_among(path, SUPPORTED_FIELDS)
-    if not everywhere and not _is_among(path, CLUSTER_ONLY_FIELDS):
+    if _is_among(path, UNSUPPORTED_FIELDS):
         return "*later*"
+    everywhere = not _is_among(path, UNSUPPORTED_IN_LOCAL_MODE)
     revises = any(_covers(part, path) for part in REVISION_PARTS) and path not in IN_PLACE_FIELDS
     return ("**revision**" if revises else "in place") + ("" if everywhere else ", *cluster*")
 
 
-def _is_among(path: str, leaves: Collection[str]) -> bool:
-    return any(_covers(leaf, path) or _covers(path, leaf) for leaf in leaves)
+def _is_among(path: str, parts: Collection[str]) -> bool:
+    return any(_covers(part, path) for part in parts)
 
 
 def _covers(outer: str, inner: str) -> bool:
@@ -146,9 +150,11 @@ def _later_values(path: str, node: Node) -> str:
     values: Sequence[Any] = node.enum
     if path == "spec.model.uri":
         values = [f"{scheme}://" for scheme in MODEL_SCHEMES]
-    is_supported = path in SUPPORTED_FIELDS or path in CLUSTER_ONLY_FIELDS
-    refused = [f"`{value}`" for value in values if is_supported and _is_refused(path, value, in_pods=True)]
-    local = [f"`{value}`" for value in values if path in SUPPORTED_FIELDS and _is_refused(path, value, in_pods=False)]
+    if _is_among(path, UNSUPPORTED_FIELDS):
+        return ""
+    refused = [f"`{value}`" for value in values if _is_refused(path, value, in_pods=True)]
+    everywhere = not _is_among(path, UNSUPPORTED_IN_LOCAL_MODE)
+    local = [f"`{value}`" for value in values if everywhere and _is_refused(path, value, in_pods=False)]
     only = [value for value in local if value not in refused]
     text = f"Not supported yet: {', '.join(refused)}." if refused else ""
     return f"{text} In a cluster only: {', '.join(only)}.".strip() if only else text

@@ -91,9 +91,9 @@ def select_visible_columns(table: Object, *, wide: bool, namespaces: bool) -> tu
     return ["NAMESPACE", *headers] if namespaces else headers, rows
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> None:
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print aligned columns. On a terminal, long cells fold to the next line."""
-    table = Table(box=None, pad_edge=False, show_header=header, header_style="")
+    table = Table(box=None, pad_edge=False, header_style="")
     for name in headers:
         table.add_column(name, overflow="fold", no_wrap=not sys.stdout.isatty())
     for row in rows:

@@ -96,17 +96,6 @@ def build_node_tree(part: type[ApiBase]) -> Node:
     return Node("object", description=_summary(part), rules=part.rules, fields=fields)
 
 
-def leaf_paths(node: Node, path: str) -> Iterator[str]:
-    """Yield the paths of all values except objects with fields; list items are `[]`."""
-    if node.kind == "object" and node.fields:
-        for name, child in node.fields.items():
-            yield from leaf_paths(child.node, f"{path}.{name}")
-    elif node.kind == "array" and node.items is not None and node.items.kind == "object":
-        yield from leaf_paths(node.items, f"{path}[]")
-    else:
-        yield path
-
-
 def _node(annotation: Any, metadata: tuple[Any, ...]) -> Node:
     if get_origin(annotation) is Annotated:
         inner, *marks = get_args(annotation)
