@@ -118,9 +118,9 @@ def test_arms_leave_a_device_for_the_pod_that_stable_lacks() -> None:
     assert context.status.stable is not None
     missing = candidate_placement.count_missing_pods(context, context.status.stable)
     assert missing == (1, 0)
-    available = {free: {"control": available(free), "wide": available(free)} for free in (1, 2)}
-    short = arms.find_arm_shortage(stable(), spec, available[1], {"wide": 1}, None, missing)
+    capacities = {free: {"control": available(free), "wide": available(free)} for free in (1, 2)}
+    short = arms.find_arm_shortage(stable(), spec, capacities[1], {"wide": 1}, None, missing)
     assert short is not None
     assert "2 nvidia.com/gpu needed (2 × 1), 1 of 2 free on 1 node, 1 of them for stable" in short.message
-    assert arms.find_arm_shortage(stable(), spec, available[2], {"wide": 1}, None, missing) is None
-    assert arms.find_arm_shortage(stable(), spec, available[1], {"wide": 1}, None) is None
+    assert arms.find_arm_shortage(stable(), spec, capacities[2], {"wide": 1}, None, missing) is None
+    assert arms.find_arm_shortage(stable(), spec, capacities[1], {"wide": 1}, None) is None

@@ -162,13 +162,13 @@ def _find_shortage(context: PlanContext, experiment: UserExperiment) -> Cause | 
         )
         for arm in spec.arms
     }
-    rooms = {arm: room for (name, arm), room in context.observed.arm_capacities.items() if name == experiment.name}
+    capacities = {arm: free for (name, arm), free in context.observed.arm_capacities.items() if name == experiment.name}
     serving = context.status.stable
     missing = (0, 0)
     if serving is not None and context.is_at_zero:
         # The Experiment also starts stable's replica.
         missing = candidate_placement.count_missing_pods(context, serving)
-    return arms.find_arm_shortage(stable, spec, rooms, replicas, context.observed.installation, missing)
+    return arms.find_arm_shortage(stable, spec, capacities, replicas, context.observed.installation, missing)
 
 
 def _find_or_create_revision(context: PlanContext, arm: PlannedArm) -> int:
