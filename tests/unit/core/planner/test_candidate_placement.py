@@ -17,9 +17,10 @@ from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity, NodeCapacity
 from sundog_operator.core.planner import candidate_placement
+from sundog_operator.core.planner import context as plan_context
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.facts import Facts, ObservedState
+from sundog_operator.core.planner.facts import ObservedState
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.trial.experiment import arms
 
@@ -69,7 +70,7 @@ def make_context(replicas: int, free: int, *pods: dict[str, Any]) -> PlanContext
         pods=pods,
         available=available(free),
     )
-    return PlanContext(Facts(observed, NOW), status, spec)
+    return plan_context.make_context(observed, NOW)
 
 
 def find_placement(context: PlanContext) -> candidate_placement.CandidatePlacement:
@@ -86,7 +87,7 @@ def test_a_spare_replica_in_place_needs_room_for_all_of_its_pods(free: int, spar
     observed = replace(
         make_context(2, free).observed, revisions=(Revision(1, revisions.content_hash(content), content),)
     )
-    context = PlanContext(Facts(observed, NOW), observed.status, spec)
+    context = plan_context.make_context(observed, NOW)
     placement = candidate_placement.find_placement(context, spec)
     assert placement.fits
     assert placement.shared is not None
