@@ -85,9 +85,11 @@ def update_measured_fields(context: PlanContext) -> PlanContext:
         replicas = state.desired_replicas(progress, needed) if progress else _replicas_before_freeze(context, candidate)
         replicas = context.target_replicas(candidate.revision) if is_asleep else replicas
         context = context.set(candidate=_measured(context, candidate, weight, shared.candidate if shared else replicas))
-    context = context.set(arms=arm_status.measure_arms(context))
+    arms_weight = 0.0
+    if context.experiment is not None:
+        context = context.set(arms=arm_status.measure_arms(context))
+        arms_weight = sum(arm.weight for arm in context.status.arms or ())
     if stable is not None:
-        arms_weight = sum(arm.weight for arm in context.status.arms or ()) if context.experiment is not None else 0
         stable_weight = round(100 - weight - arms_weight, 2)
         wanted = context.target_replicas(stable.revision) if context.is_at_zero or is_asleep else needed
         context = context.set(stable=_measured(context, stable, stable_weight, shared.stable if shared else wanted))
