@@ -17,9 +17,10 @@ from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity, NodeCapacity
 from sundog_operator.core.planner import candidate_placement
+from sundog_operator.core.planner import context as plan_context
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.facts import Facts, ObservedState
+from sundog_operator.core.planner.facts import ObservedState
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.trial.experiment import arms
 
@@ -69,7 +70,7 @@ def make_context(replicas: int, free: int, *pods: dict[str, Any]) -> PlanContext
         pods=pods,
         available=available(free),
     )
-    return PlanContext(Facts(observed, NOW), status, spec)
+    return plan_context.make_context(observed, NOW)
 
 
 def find_placement(context: PlanContext) -> candidate_placement.CandidatePlacement:
@@ -86,7 +87,7 @@ def test_a_spare_replica_in_place_needs_room_for_all_of_its_pods(free: int, spar
     observed = replace(
         make_context(2, free).observed, revisions=(Revision(1, revisions.content_hash(content), content),)
     )
-    context = PlanContext(Facts(observed, NOW), observed.status, spec)
+    context = plan_context.make_context(observed, NOW)
     placement = candidate_placement.find_placement(context, spec)
     assert placement.fits
     assert placement.shared is not None
@@ -118,9 +119,9 @@ def test_arms_leave_a_device_for_the_pod_that_stable_lacks() -> None:
     assert context.status.stable is not None
     missing = candidate_placement.count_missing_pods(context, context.status.stable)
     assert missing == (1, 0)
-    available = {free: {"control": available(free), "wide": available(free)} for free in (1, 2)}
-    short = arms.find_arm_shortage(stable(), spec, available[1], {"wide": 1}, None, missing)
+    capacities = {free: {"control": available(free), "wide": available(free)} for free in (1, 2)}
+    short = arms.find_arm_shortage(stable(), spec, capacities[1], {"wide": 1}, None, missing)
     assert short is not None
     assert "2 nvidia.com/gpu needed (2 × 1), 1 of 2 free on 1 node, 1 of them for stable" in short.message
-    assert arms.find_arm_shortage(stable(), spec, available[2], {"wide": 1}, None, missing) is None
-    assert arms.find_arm_shortage(stable(), spec, available[1], {"wide": 1}, None) is None
+    assert arms.find_arm_shortage(stable(), spec, capacities[2], {"wide": 1}, None, missing) is None
+    assert arms.find_arm_shortage(stable(), spec, capacities[1], {"wide": 1}, None) is None

@@ -16,10 +16,11 @@ from sundog_operator.api import (
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
+from sundog_operator.core.planner import context as plan_context
 from sundog_operator.core.planner import deadline
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.facts import Facts, ObservedState
+from sundog_operator.core.planner.facts import ObservedState
 from sundog_operator.core.ray import groups
 from sundog_operator.core.revisions import Revision
 
@@ -97,7 +98,7 @@ def make_context(
         pods=pods,
     )
     now = SINCE + timedelta(hours=1)
-    return PlanContext(Facts(observed, now), status, spec)
+    return plan_context.make_context(observed, now)
 
 
 def has_exceeded_deadline(

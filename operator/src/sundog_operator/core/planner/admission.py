@@ -45,8 +45,8 @@ def accept_model_deployment(obj: dict[str, Any], installation: Installation | No
     if found.spec is None:
         return found
     problems = [*find_too_large(found.spec, installation), *find_unknown_memory(found.spec.resources.gpu)]
-    if not problems and not _was_accepted(obj):
-        problems = _find_large_configs(found.spec)
+    if not problems and (large := _find_large_configs(found.spec)) and not _was_accepted(obj):
+        problems = large
     if problems:
         return ModelDeploymentAcceptance(None, DeploymentReason.INVALID_SPEC, "; ".join(map(str, problems)))
     return found

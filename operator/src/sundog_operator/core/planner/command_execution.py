@@ -1,5 +1,6 @@
 """Execution of the commands in a ModelDeployment's annotation, each accepted or rejected once."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 from sundog_operator.api import LastCommand
@@ -23,25 +24,25 @@ MAX_COMMAND_IDS: Final = 20
 """Used ids in the status. An old annotation that a Git repository restores must not run again."""
 
 
-def execute_command(context: PlanContext) -> None:
+def execute_command(context: PlanContext) -> PlanContext:
     """Execute the command in the annotation, unless it was executed before."""
     text = (context.observed.deployment["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND)
     if not text:
-        return
+        return context
     command = commands.parse_command(text)
     last = context.status.last_command
     if last is not None and (last.id, last.verb, last.revision or 0) == (command.id, command.verb, command.revision):
-        return
+        return context
     was_run = _was_run(context, command)
     if not was_run and command.verb == "promote" and _is_paused_for_sample_ratio(context):
-        evaluation.evaluate_rollout(context)
+        context = replace(context, evaluation=evaluation.evaluate_rollout(context)[1])
     problem = (
         _find_id_reuse(context, command) or command.problem or ("" if was_run else _find_refusal(context, command))
     )
     result = "Rejected" if problem else "Accepted"
     # A rollback has parts that only the status has.
     if not problem and (not was_run or command.verb == "rollback"):
-        _run(context, command)
+        context = _run(context, command)
     recorded: dict[str, Any] = {
         "id": command.id,
         "verb": command.verb,
@@ -49,11 +50,10 @@ def execute_command(context: PlanContext) -> None:
         "result": result,
     }
     earlier = tuple(ident for ident in context.status.command_ids if ident != command.id)
-    context.set(
+    return context.set(
         last_command=LastCommand(**recorded, message=problem[:1024], at=context.now),
         command_ids=(*earlier, command.id)[-MAX_COMMAND_IDS:],
-    )
-    context.events.append(events.command_handled(command.verb, command.id, result, problem))
+    ).report(events.command_handled(command.verb, command.id, result, problem))
 
 
 def _find_id_reuse(context: PlanContext, command: RolloutCommand) -> str:
@@ -251,43 +251,38 @@ def _has_problem(context: PlanContext, number: int) -> bool:
     return not is_starting or find_pending_reason(context, number) is not None
 
 
-def _run(context: PlanContext, command: RolloutCommand) -> None:
+def _run(context: PlanContext, command: RolloutCommand) -> PlanContext:
     match command.verb:
         case "rollback":
-            _roll_back(context, command)
+            return _roll_back(context, command)
         case "retry":
-            _retry(context, command.revision)
+            return _retry(context, command.revision)
         case "stop":
-            cause = Cause(EndReason.STOP_COMMAND, _BY_COMMAND)
-            cleanup.stop_experiment(context, cause, command.id)
+            return cleanup.stop_experiment(context, Cause(EndReason.STOP_COMMAND, _BY_COMMAND), command.id)
         case "abort" if context.progress is None:
-            outcome.abort_candidate(context, _BY_COMMAND)
+            return outcome.abort_candidate(context, _BY_COMMAND)
+        case _ if context.rollout is not None:
+            return context.commit_rollout(steering.execute_command(context.rollout.status, command, context.now))
         case _:
-            _steer(context, command)
+            return context
 
 
-def _steer(context: PlanContext, command: RolloutCommand) -> None:
-    """Pass the command to the rollout's state machine."""
-    if context.rollout is not None:
-        context.commit_rollout(steering.execute_command(context.rollout.status, command, context.now))
-
-
-def _retry(context: PlanContext, number: int) -> None:
-    candidate = context.status.candidate
+def _retry(context: PlanContext, number: int) -> PlanContext:
+    candidate, stable = context.status.candidate, context.status.stable
     if candidate is not None and candidate.revision == number:
         # Serve must forget the failed attempt first. The candidate returns once Serve has removed it.
-        context.set(candidate=candidate.model_copy(update={"failures": 0, "retry_at": context.now}))
-    elif context.is_held_back(number):
-        outcome.release_hold(context, number)
-    elif context.status.stable is not None:
-        context.set(stable=context.status.stable.model_copy(update={"retry_at": context.now}))
+        return context.set(candidate=candidate.model_copy(update={"failures": 0, "retry_at": context.now}))
+    if context.is_held_back(number):
+        return outcome.release_hold(context, number)
+    return context.set(stable=stable and stable.model_copy(update={"retry_at": context.now}))
 
 
-def _roll_back(context: PlanContext, command: RolloutCommand) -> None:
+def _roll_back(context: PlanContext, command: RolloutCommand) -> PlanContext:
     """Go back to an earlier revision at once. The spec's revision is held back until the spec changes or a retry."""
     reason = f"rollback to revision {command.revision} {_BY_COMMAND}"
-    cleanup.stop_experiment(context, Cause(EndReason.ROLLED_BACK, reason), command.id)
-    outcome.drop_candidate(context, outcome.RolloutEnd.of("RolledBack", reason), command.id)
-    planner_candidate.hold_back(context, reason)
-    if command.revision != context.stable_number:
-        planner_candidate.start_rollback(context, command.revision)
+    context = cleanup.stop_experiment(context, Cause(EndReason.ROLLED_BACK, reason), command.id)
+    context = outcome.drop_candidate(context, outcome.RolloutEnd.of("RolledBack", reason), command.id)
+    context = planner_candidate.hold_back(context, reason)
+    if command.revision == context.stable_number:
+        return context
+    return planner_candidate.start_rollback(context, command.revision)

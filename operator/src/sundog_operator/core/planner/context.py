@@ -1,9 +1,10 @@
-"""The context of a pass: its facts, and the draft of the result that its steps change."""
+"""The context of a pass: its facts, and the draft of its result as one step leaves it to the next."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from functools import cached_property
+from typing import Any, Final, Self
 
 from sundog_operator.api import (
     ExperimentStatus,
@@ -21,7 +22,7 @@ from sundog_operator.core.edge.split import Split
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import accelerators, names
 from sundog_operator.core.kubernetes.shared_pods import is_shared
-from sundog_operator.core.observed import ServeState
+from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.core.planner import desired_state, held_back_revisions, rollback_window
 from sundog_operator.core.planner.facts import Facts, Json, ObservedState, RolloutAttempt
 from sundog_operator.core.ray import groups, load, valkey
@@ -45,20 +46,19 @@ def holds_rollouts(spec: ModelDeploymentSpec | None) -> bool:
     return spec is None or spec.paused or spec.rollout.paused or spec.rollout.dry_run
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class PlanContext:
-    """The facts of a pass and the draft of its result, in memory only. Steps change the draft alone.
+    """The facts of a pass and the draft of its result. A step returns another draft with its part replaced.
 
     Attributes:
-        before: the stored status.
         status: the status to write.
+        spec: the accepted spec; None while it is refused.
+        before: the stored status.
         spec_revision: the revision of the spec; None while the spec is refused.
         rollout: the active rollout attempt.
-        progress: the active attempt's status as it will be after this plan; None before its plan is frozen.
-        commit: (Experiment name, status) to write before anything else changes.
+        commit: (Experiment name, status) of an attempt to write before anything else changes. It may have ended in this plan.
         dry_run_message: the rollout that would start without `dryRun`.
         capacity_shortage: the shortage if the spec's revision's pods do not fit.
-        shared: how a new candidate would share stable's replicas; None if it gets replicas of its own.
         evaluation: the evaluation of the active attempt; None if there is none.
         shadow: the comparison of the candidate's answers to copies of requests; None if it gets no copies now.
         experiment: the user's Experiment that is active.
@@ -66,38 +66,61 @@ class PlanContext:
         experiment_evaluation: the evaluation of the active Experiment; None if there is none.
         evaluated_experiment: the name of the Experiment that `experiment_evaluation` is of. It may have ended in this plan.
         experiment_waits: causes by name, for users' Experiments that have not started.
-        new_revisions: revisions that this plan creates beside the spec's.
+        new_revisions: revisions that this plan creates.
+        new_attempt: the name of the rollout Experiment that this plan creates; empty for none.
+        edges_to_delete: edges whose pods this plan deletes.
     """
 
     facts: Facts
     status: ModelDeploymentStatus
     spec: ModelDeploymentSpec | None
-    observed: ObservedState = field(init=False)
-    now: datetime = field(init=False)
-    service: str = field(init=False)
-    before: ModelDeploymentStatus = field(init=False)
+    observed: ObservedState
+    now: datetime
+    service: str
+    before: ModelDeploymentStatus
     spec_revision: Revision | None = None
-    rollout: RolloutAttempt | None = field(default=None, init=False)
-    progress: ExperimentStatus | None = field(default=None, init=False)
-    commit: tuple[str, ExperimentStatus] | None = field(default=None, init=False)
+    rollout: RolloutAttempt | None = None
+    commit: tuple[str, ExperimentStatus] | None = None
     dry_run_message: str = ""
     capacity_shortage: Cause | None = None
-    shared: PlanInPlace | None = None
     evaluation: Evaluation | None = None
     shadow: ShadowComparison | None = None
     experiment: UserExperiment | None = None
-    experiment_statuses: dict[str, ExperimentStatus] = field(default_factory=dict)
+    experiment_statuses: Mapping[str, ExperimentStatus] = field(default_factory=dict)
     experiment_evaluation: ExperimentEvaluation | None = None
     evaluated_experiment: str = ""
-    experiment_waits: dict[str, Cause] = field(default_factory=dict)
-    new_revisions: list[Revision] = field(default_factory=list)
-    objects_to_create: list[Json] = field(default_factory=list)
-    events: list[KubernetesEvent] = field(default_factory=list)
-    _places: tuple[ModelDeploymentStatus, dict[int, str]] | None = field(default=None, init=False, repr=False)
+    experiment_waits: Mapping[str, Cause] = field(default_factory=dict)
+    new_revisions: tuple[Revision, ...] = ()
+    new_attempt: str = ""
+    edges_to_delete: tuple[EdgeReport, ...] = ()
+    events: tuple[KubernetesEvent, ...] = ()
 
-    def __post_init__(self) -> None:
-        self.observed, self.now, self.service = self.facts.observed, self.facts.now, self.facts.service
-        self.before = self.observed.status
+    def set(self, **changes: Any) -> Self:
+        """Return the draft with these fields of its status replaced; itself, with what it has derived, if none changes."""
+        if all(getattr(self.status, name) == value for name, value in changes.items()):
+            return self
+        return replace(self, status=self.status.model_copy(update=changes))
+
+    def report(self, *events: KubernetesEvent) -> Self:
+        """Return the draft with these events added."""
+        return replace(self, events=(*self.events, *events)) if events else self
+
+    def commit_rollout(self, status: ExperimentStatus) -> Self:
+        """Return the draft with this status of the active attempt to write."""
+        return self if self.rollout is None else replace(self, commit=(self.rollout.name, status))
+
+    def commit_experiment(self, name: str, status: ExperimentStatus) -> Self:
+        """Return the draft with this status of a user's Experiment to write."""
+        return replace(self, experiment_statuses={**self.experiment_statuses, name: status})
+
+    @cached_property
+    def progress(self) -> ExperimentStatus | None:
+        """The active attempt's status as it will be after this plan; None before its plan is frozen."""
+        if self.rollout is None:
+            return None
+        if self.commit is not None and self.commit[0] == self.rollout.name:
+            return self.commit[1]
+        return self.rollout.status if state.is_frozen(self.rollout.status) else None
 
     def is_report_due(self, status: ExperimentStatus) -> bool:
         """Whether a report is due without a transition. A status must not change with each request."""
@@ -111,32 +134,6 @@ class PlanContext:
         """Whether the last report is older than `period`, or in the future because the clock was set back."""
         at = status.counted_at
         return at is None or not timedelta(0) <= self.now - at < period
-
-    def follow_rollout(self, attempt: RolloutAttempt | None) -> None:
-        """Make an attempt the active one, or none."""
-        self.rollout = attempt
-        self._update_progress()
-
-    def commit_rollout(self, status: ExperimentStatus) -> None:
-        """Write this status of the active attempt before anything else."""
-        if self.rollout is not None:
-            self.commit_attempt(self.rollout.name, status)
-
-    def commit_attempt(self, name: str, status: ExperimentStatus) -> None:
-        """Write this status of an attempt, which may have ended in this plan, before anything else."""
-        self.commit = (name, status)
-        self._update_progress()
-
-    def _update_progress(self) -> None:
-        if self.rollout is not None and self.commit is not None and self.commit[0] == self.rollout.name:
-            self.progress = self.commit[1]
-        else:
-            stored = self.rollout.status if self.rollout is not None else None
-            self.progress = stored if stored is not None and state.is_frozen(stored) else None
-
-    def set(self, **changes: Any) -> None:
-        """Replace fields of the status."""
-        self.status = self.status.model_copy(update=changes)
 
     def revision(self, number: int) -> Revision | None:
         """Return a revision by number, including those that this plan creates."""
@@ -212,9 +209,11 @@ class PlanContext:
         return self.facts.find_pods(valkey.store_selector(self._cluster_name(number)))
 
     def _cluster_name(self, number: int) -> str:
-        if self._places is None or self._places[0] is not self.status:
-            self._places = (self.status, desired_state.clusters_by_revision(self.status))
-        return self._places[1].get(number, self.status.cluster)
+        return self._clusters.get(number, self.status.cluster)
+
+    @cached_property
+    def _clusters(self) -> Mapping[int, str]:
+        return desired_state.clusters_by_revision(self.status)
 
     def available(self, number: int) -> int:
         """Return the replicas that run in Serve and are healthy at every ready edge; 0 while the revision is not ready."""
@@ -377,3 +376,11 @@ class PlanContext:
             if self.spec_revision is not None
             else None
         )
+
+
+def make_context(observed: ObservedState, now: datetime) -> PlanContext:
+    """Return the state of a pass before its first step."""
+    facts = Facts(observed, now.replace(microsecond=0))
+    return PlanContext(
+        facts, observed.status, observed.acceptance.spec, observed, facts.now, facts.service, before=observed.status
+    )

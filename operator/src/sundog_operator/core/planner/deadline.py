@@ -148,13 +148,14 @@ def describe_deadline(context: PlanContext) -> str:
     return f"not ready within {format_duration(limit)}, spec.rollout.progressDeadline"
 
 
-def track_candidate(context: PlanContext) -> None:
+def track_candidate(context: PlanContext) -> PlanContext:
     """Record since when the spec holds a candidate, and since when it has no healthy replica although stable has."""
     candidate = context.status.candidate
-    if candidate is not None:
-        context.set(
-            candidate=track_lost_since(context, _with_held_since(context, candidate), begun=has_traffic(context))
-        )
+    if candidate is None:
+        return context
+    return context.set(
+        candidate=track_lost_since(context, _with_held_since(context, candidate), begun=has_traffic(context))
+    )
 
 
 def _with_held_since(context: PlanContext, candidate: RevisionStatus) -> RevisionStatus:

@@ -14,7 +14,7 @@ MAX_DRAINING: Final = 6
 """Draining revisions with which no new candidate starts. A status holds 8, and the candidate and stable may drain too."""
 
 
-def start_draining(context: PlanContext, revision: RevisionStatus) -> None:
+def start_draining(context: PlanContext, revision: RevisionStatus) -> PlanContext:
     """Start to drain a revision with its current replicas, because edges may still send it requests for a while."""
     others = tuple(r for r in context.status.retiring if r.revision != revision.revision)
     autoscaled = (
@@ -28,38 +28,36 @@ def start_draining(context: PlanContext, revision: RevisionStatus) -> None:
         replicas=max(revision.replicas, autoscaled),
         since=context.now,
     )
-    context.set(retiring=(*others, draining))
+    return context.set(retiring=(*others, draining))
 
 
-def release_drained_revisions(context: PlanContext) -> None:
+def release_drained_revisions(context: PlanContext) -> PlanContext:
     """Release revisions that get no requests from any edge, once their last requests ended or timed out."""
     if context.commit is not None or context.experiment_statuses:
-        return
+        return context
     if not context.status.retiring:
         # A candidate that ended while it waited for its next attempt had nothing to drain.
-        _adopt_stable_cluster(context)
-        return
+        return _adopt_stable_cluster(context)
     split = context.desired_split()
     if split is None:
-        context.set(retiring=())  # no revision ever had traffic
-        return
+        return context.set(retiring=())  # no revision ever had traffic
     if not confirmation.confirm(context.service, split, context.observed.edges).confirmed:
-        return
+        return context
     drained = tuple(retiring for retiring in context.status.retiring if _is_drained(context, retiring))
-    warm_revisions.retain_drained(context, drained)
-    context.set(retiring=tuple(retiring for retiring in context.status.retiring if retiring not in drained))
-    _adopt_stable_cluster(context)
+    left = tuple(retiring for retiring in context.status.retiring if retiring not in drained)
+    return _adopt_stable_cluster(context.set(kept=warm_revisions.retain_drained(context, drained), retiring=left))
 
 
-def _adopt_stable_cluster(context: PlanContext) -> None:
+def _adopt_stable_cluster(context: PlanContext) -> PlanContext:
     """Make stable's RayCluster the service's again once a candidate in another RayCluster is gone.
 
     Not while there are arms: an arm without a RayCluster of its own is in the service's.
     """
     status, stable = context.status, context.status.stable
     is_alone = status.candidate is None and not status.retiring and not status.arms
-    if stable is not None and stable.cluster and is_alone:
-        context.set(cluster=stable.cluster, stable=stable.model_copy(update={"cluster": ""}))
+    if stable is None or not stable.cluster or not is_alone:
+        return context
+    return context.set(cluster=stable.cluster, stable=stable.model_copy(update={"cluster": ""}))
 
 
 def _is_drained(context: PlanContext, retiring: DrainingRevision) -> bool:

@@ -1,30 +1,33 @@
 """Requests at the edges as load of a service with autoscaling."""
 
-from sundog_operator.api import ModelDeploymentSpec, Runtime
+from sundog_operator.api import EdgeLoadStatus, ModelDeploymentSpec, Runtime
 from sundog_operator.core import revisions
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.ray import load
 
 
-def track_edge_load(context: PlanContext) -> None:
-    """Update `status.edgeLoad`. It stays as it is while the edges' counts, Ray Serve's target or the spec are unknown."""
-    spec, stable = context.spec, context.status.stable
+def track_edge_load(context: PlanContext) -> PlanContext:
+    """Update `status.edgeLoad`."""
+    return context.set(edge_load=_next_load(context))
+
+
+def _next_load(context: PlanContext) -> EdgeLoadStatus | None:
+    """Return the load now. It stays as it is while the edges' counts, Ray Serve's target or the spec are unknown."""
+    spec, stable, before = context.spec, context.status.stable, context.status.edge_load
     if spec is None:
-        return
+        return before
     if spec.autoscaling is None or stable is None or context.in_place is not None:
-        context.set(edge_load=None)
-        return
-    before, needed, target = context.status.edge_load, _count_needed(context), context.replicas_by_serve
+        return None
+    needed, target = _count_needed(context), context.replicas_by_serve
     if needed is None or target is None:
-        return
+        return before
     if before is not None and before.replicas > spec.autoscaling.max_replicas:
         # Ray Serve never asks for so many under the present bounds.
         before = None
     if _is_seen_by_serve(context, spec, stable.revision) and not (before and before.in_force):
-        context.set(edge_load=None)
-        return
-    context.set(edge_load=load.track_load(before, needed, target, context.now, spec.autoscaling.upscale_delay))
+        return None
+    return load.track_load(before, needed, target, context.now, spec.autoscaling.upscale_delay)
 
 
 def _is_seen_by_serve(context: PlanContext, spec: ModelDeploymentSpec, stable: int) -> bool:

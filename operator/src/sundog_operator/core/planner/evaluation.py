@@ -12,16 +12,17 @@ from sundog_operator.core.kubernetes import grace_periods
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.trial.default_plan import StableTraffic, needs_threshold
+from sundog_operator.core.trial.evaluation import Evaluation
 from sundog_operator.core.trial.rollout import state
 
 DEFAULT_REQUEST_TIMEOUT_S: Final = 30.0
 
 
-def evaluate_rollout(context: PlanContext) -> Counters | None:
-    """Set the context's `evaluation` of the active attempt if it is evaluated, and return the updated counters; None without an attempt."""
+def evaluate_rollout(context: PlanContext) -> tuple[Counters | None, Evaluation | None]:
+    """Return the updated counters of the active attempt, and its evaluation; None where there is none."""
     progress, attempt = context.progress, context.rollout
     if progress is None or attempt is None or state.is_over(progress):
-        return None
+        return None, None
     stable, candidate = state.arm_revisions(progress)
     edges, waits_s = context.observed.edges, request_deadline_s(context.observed.split)
     now_s = counters.counted_until_s(edges, context.now.timestamp())
@@ -30,7 +31,7 @@ def evaluate_rollout(context: PlanContext) -> Counters | None:
     blocks = counters.collect_blocks(attempt.uid, edges)
     counted = counters.update_counters(Counters.unpack(progress.tallies, attempt.uid), edges, blocks, scope)
     if not state.is_evaluated(progress):
-        return counted
+        return counted, None
     selection = rollout_outcomes.make_feedback_selection(context.service, attempt.uid, progress)
     counted, problem = update_feedback(counted, edges, selection)
     if problem is not None:
@@ -47,8 +48,7 @@ def evaluate_rollout(context: PlanContext) -> Counters | None:
         now_s=now_s,
         timeout_s=waits_s,
     )
-    context.evaluation = evaluate.evaluate_rollout(progress, rollout_counts, problem)
-    return counted
+    return counted, evaluate.evaluate_rollout(progress, rollout_counts, problem)
 
 
 def update_feedback(

@@ -79,7 +79,7 @@ class ObservedState:
         salts: fixed salts of all Experiments and ModelDeployments in the namespace, its own included.
         storeless: why the edges cannot store the outcomes that a user's Experiment or the rollout needs; None where they can.
         queued: why Kueue has not admitted a pod, by the pod's uid, as far as the operator looked.
-        arm_rooms: like `available`, by Experiment and arm, control included, for the Experiments that may start next.
+        arm_capacities: like `available`, by Experiment and arm, control included, for the Experiments that may start next.
     """
 
     deployment: Json

@@ -19,9 +19,9 @@ _GATES: Final = ("evidence", BAKE, "manual", "time")
 """Gates that need no replica before they open."""
 
 
-def track_idle_rollout(context: PlanContext) -> None:
+def track_idle_rollout(context: PlanContext) -> PlanContext:
     """Update `status.idle`. Requests are compared once in each delay, so that a status does not change with each request."""
-    context.set(idle=_next_idle(context))
+    return context.set(idle=_next_idle(context))
 
 
 def _next_idle(context: PlanContext) -> IdleStatus | None:

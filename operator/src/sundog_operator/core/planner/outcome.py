@@ -1,5 +1,6 @@
 """The end of a candidate: it becomes stable, or it drains."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal, NamedTuple, Self
 
@@ -36,23 +37,18 @@ class RolloutEnd(NamedTuple):
         return cls("Aborted", cause.reason, str(cause))
 
 
-def apply_rollout_outcome(context: PlanContext) -> None:
+def apply_rollout_outcome(context: PlanContext) -> PlanContext:
     """Apply the outcome of an ended rollout Experiment to the status."""
     name = context.status.experiment
     attempt = next((rollout for rollout in context.observed.rollouts if rollout.name == name), None)
-    if attempt is None and context.experiment is None:
-        context.set(experiment="")
     if attempt is None:
-        return
-    context.follow_rollout(attempt)
+        return context.set(experiment="") if context.experiment is None else context
     if not state.is_over(attempt.status):
-        return
-    context.follow_rollout(None)
+        return replace(context, rollout=attempt)
     if attempt.status.phase == state.CONCLUDED:
         event_reason = explanations.promotion_reason(attempt.status)
-        promote_revision(context, attempt.revision, attempt.name, attempt.status.plan.reason, event_reason)
-    else:
-        end_candidate(context, attempt.revision, rollout_end(attempt.status), attempt.name)
+        return promote_revision(context, attempt.revision, attempt.name, attempt.status.plan.reason, event_reason)
+    return end_candidate(context, attempt.revision, rollout_end(attempt.status), attempt.name)
 
 
 def rollout_end(status: ExperimentStatus) -> RolloutEnd:
@@ -66,31 +62,27 @@ def rollout_end(status: ExperimentStatus) -> RolloutEnd:
 
 def promote_revision(
     context: PlanContext, number: int, experiment: str = "", reason: str = "", event_reason: str = ""
-) -> None:
+) -> PlanContext:
     """Make a revision stable and drain the previous one. `event_reason` is the reason for the event."""
     previous, attempt = context.status.stable, _attempt_of(context, number, experiment)
-    context.set(
+    context = context.set(
         stable_before=rollback_window.record_promotion(context.status.stable_before, context.stable_number, number),
         held_back=held_back_revisions.remove_hold(context.status.held_back, number),
     )
     if previous is not None and previous.revision != number:
-        start_draining(context, previous)
+        context = start_draining(context, previous)
     stable = make_revision_status(context, number, context.replicas)
-    context.set(
+    context = context.set(
         stable=stable.model_copy(update={"cluster": _own_cluster(context, number)}), candidate=None, experiment=""
-    )
-    context.events.append(
-        events.revision_promoted(number, previous.revision if previous else None, attempt, event_reason)
-    )
+    ).report(events.revision_promoted(number, previous.revision if previous else None, attempt, event_reason))
     # A rollback by command is neither of these, and keeps its reason in the status.
-    if previous is not None and (
-        experiment or (context.spec_revision is not None and context.spec_revision.number == number)
-    ):
-        end = RolloutEnd.of("Promoted", reason)
-        context.set(last_rollout=make_last_rollout(context, number, end, experiment))
+    is_of_spec = context.spec_revision is not None and context.spec_revision.number == number
+    if previous is None or not (experiment or is_of_spec):
+        return context
+    return context.set(last_rollout=make_last_rollout(context, number, RolloutEnd.of("Promoted", reason), experiment))
 
 
-def end_candidate(context: PlanContext, number: int, end: RolloutEnd, experiment: str = "") -> None:
+def end_candidate(context: PlanContext, number: int, end: RolloutEnd, experiment: str = "") -> PlanContext:
     """Drain a candidate, with all traffic on stable, and record how its rollout ended."""
     candidate, last = context.status.candidate, make_last_rollout(context, number, end, experiment)
     attempt = _attempt_of(context, number, experiment)
@@ -99,14 +91,14 @@ def end_candidate(context: PlanContext, number: int, end: RolloutEnd, experiment
     if candidate is not None and candidate.revision == number:
         if candidate.retry_at is None:
             # A candidate that waits for its next attempt has no replicas.
-            start_draining(context, candidate)
-        context.set(candidate=None)
+            context = start_draining(context, candidate)
+        context = context.set(candidate=None)
     if held_back_revisions.is_failed_rollout(last) and _had_traffic(context, experiment):
-        context.set(stable_before=rollback_window.forget_revision(context.status.stable_before, number))
+        context = context.set(stable_before=rollback_window.forget_revision(context.status.stable_before, number))
     if is_held:
-        context.set(held_back=held_back_revisions.add_hold(context.status.held_back, last))
-    context.set(experiment="", last_rollout=last)
-    context.events.append(events.rollout_ended(end.outcome, attempt, f"revision {number}: {end.text}"))
+        context = context.set(held_back=held_back_revisions.add_hold(context.status.held_back, last))
+    ended = events.rollout_ended(end.outcome, attempt, f"revision {number}: {end.text}")
+    return context.set(experiment="", last_rollout=last).report(ended)
 
 
 def _attempt_of(context: PlanContext, number: int, experiment: str) -> str:
@@ -143,43 +135,45 @@ def make_revision_status(context: PlanContext, number: int, replicas: int) -> Re
     )
 
 
-def abort_candidate(context: PlanContext, why: str) -> None:
+def abort_candidate(context: PlanContext, why: str) -> PlanContext:
     """Drop a candidate without steps. An aborted rollback also releases the stable revision, if it is the spec's."""
     candidate, spec_revision = context.status.candidate, context.spec_revision
     was_rollback = candidate is not None and is_rollback(candidate)
-    drop_candidate(context, RolloutEnd.of("Aborted", why))
+    context = drop_candidate(context, RolloutEnd.of("Aborted", why))
     if was_rollback and spec_revision is not None and spec_revision.number == context.stable_number:
-        release_hold(context, spec_revision.number)
+        return release_hold(context, spec_revision.number)
+    return context
 
 
-def release_hold(context: PlanContext, number: int) -> None:
+def release_hold(context: PlanContext, number: int) -> PlanContext:
     """Stop holding a revision back."""
     last = context.status.last_rollout
     is_last = last is not None and last.revision == number
-    context.set(
+    return context.set(
         held_back=held_back_revisions.remove_hold(context.status.held_back, number),
         last_rollout=None if is_last else last,
     )
 
 
-def drop_candidate(context: PlanContext, end: RolloutEnd, command: str = "") -> None:
+def drop_candidate(context: PlanContext, end: RolloutEnd, command: str = "") -> PlanContext:
     """Stop the Experiment of a candidate, then drop the candidate. One in place first gives its traffic back.
 
     If a command in the same pass ended the rollout already, its outcome stays. `command` is the id of the command that drops it.
     """
     candidate, attempt = context.status.candidate, context.rollout
     if context.is_giving_back:
-        return
+        return context
     if attempt is not None and context.progress is not None:
         stopped = transitions.stop(context.progress, Cause(end.code, end.text), context.now)
         stopped = stopped.model_copy(update={"last_command": command or stopped.last_command})
-        context.commit_rollout(stopped)
+        context = context.commit_rollout(stopped)
         if not state.is_over(stopped):
-            return
+            return context
         end = rollout_end(stopped)
-    context.follow_rollout(None)
-    if candidate is not None:
-        end_candidate(context, candidate.revision, end, context.status.experiment)
+    context = replace(context, rollout=None)
+    if candidate is None:
+        return context
+    return end_candidate(context, candidate.revision, end, context.status.experiment)
 
 
 def _own_cluster(context: PlanContext, number: int) -> str:
@@ -188,23 +182,23 @@ def _own_cluster(context: PlanContext, number: int) -> str:
     return "" if cluster == context.status.cluster else cluster
 
 
-def promote_without_steps(context: PlanContext) -> None:
+def promote_without_steps(context: PlanContext) -> PlanContext:
     """Promote a candidate without an Experiment once it can take all traffic: a first revision, `recreate`, or a rollback."""
     candidate, stable = context.status.candidate, context.status.stable
     if candidate is None or context.status.experiment:
-        return
+        return context
     if stable is not None and (failure := find_failure(context, candidate)):
-        end_candidate(context, candidate.revision, RolloutEnd.of_failure(failure))
-        return
+        return end_candidate(context, candidate.revision, RolloutEnd.of_failure(failure))
     # A first revision is no rollout, and nothing holds it.
     is_held = context.is_held and not is_rollback(candidate)
     if stable is not None and (is_held or window_opening_for(context, candidate) is not None):
-        return
+        return context
     readiness = context.readiness(candidate.revision)
     is_complete = readiness.ready and readiness.running >= context.replicas
     # Before the first revision serves, the edges follow no replicas.
     if is_complete and (stable is None or _is_checked_by_edges(context, candidate.revision)):
-        promote_revision(context, candidate.revision)
+        return promote_revision(context, candidate.revision)
+    return context
 
 
 def _is_checked_by_edges(context: PlanContext, number: int) -> bool:

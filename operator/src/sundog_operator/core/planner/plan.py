@@ -8,7 +8,7 @@ A change of traffic is always committed in a status first. The Serve document an
 alone (`planner.desired_state`). So the operator may stop at any line.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus, RevisionStatus
@@ -38,13 +38,13 @@ from sundog_operator.core.planner import (
 from sundog_operator.core.planner import status as planner_status
 from sundog_operator.core.planner.command_execution import execute_command
 from sundog_operator.core.planner.conditions import model_deployment
-from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.context import PlanContext, make_context
 from sundog_operator.core.planner.experiment import conditions as experiment_conditions
 from sundog_operator.core.planner.experiment import lifecycle, start
-from sundog_operator.core.planner.facts import Facts, Json, ObservedState
+from sundog_operator.core.planner.facts import Json, ObservedState
 from sundog_operator.core.planner.problems.poison_requests import report_poison_requests
 from sundog_operator.core.planner.problems.stale_edges import replace_stale_edge
-from sundog_operator.core.trial.rollout import history, prometheus_checks, state, state_machine
+from sundog_operator.core.trial.rollout import freeze, history, prometheus_checks, state, state_machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,68 +71,41 @@ class ReconcilePlan:
     user_experiments: tuple[tuple[str, ExperimentStatus], ...] = ()
 
 
-STEPS = (
-    recovery.recover_lost_status,
-    recovery.find_or_create_revision,
-    recovery.assign_cluster,
-    lifecycle.sync_active_experiment,
-    outcome.apply_rollout_outcome,
-    restored_status.keep_serving_revisions,
-    edge_load.track_edge_load,
-    execute_command,
-    planner_candidate.choose_candidate,
-    planner_candidate.ensure_rollout_experiment,
-    idle_rollout.track_idle_rollout,
-    deadline.track_candidate,
-    retry.retry_candidate,
-    retry.retry_stable,
-    outcome.promote_without_steps,
-    start.start_next_experiment,
-)
-
-
 def make_plan(observed: ObservedState, now: datetime) -> ReconcilePlan:
     """Decide one reconcile pass."""
     context = make_context(observed, now)
     for step in STEPS:
-        step(context)
-    _advance_rollout(context)
-    lifecycle.advance_experiment(context)
-    drain.release_drained_revisions(context)
-    warm_revisions.release_expired(context)
-    planner_status.update_measured_fields(context)
-    model_deployment.set_conditions(context)
-    rollout_conditions.set_rollout_conditions(context)
-    experiment_conditions.set_conditions(context)
-    lifecycle.report_data_quality(context)
-    report_poison_requests(context)
-    stale_edges = replace_stale_edge(context)
+        context = step(context)
     return ReconcilePlan(
-        objects_to_create=tuple(context.objects_to_create),
+        objects_to_create=_make_objects(context),
         rollout=context.commit,
         status=context.status,
         surplus_revisions=_surplus_revisions(context),
         surplus_experiments=_surplus_experiments(context),
-        events=tuple(context.events),
+        events=context.events,
         requeue_after_s=requeue.requeue_after_s(context),
-        edges_to_delete=stale_edges,
+        edges_to_delete=context.edges_to_delete,
         user_experiments=tuple(context.experiment_statuses.items()),
     )
 
 
-def make_context(observed: ObservedState, now: datetime) -> PlanContext:
-    """Return the state of a pass before its first step."""
-    facts = Facts(observed, now.replace(microsecond=0))
-    return PlanContext(facts, observed.status, observed.acceptance.spec)
+def _make_objects(context: PlanContext) -> tuple[Json, ...]:
+    """Return the objects to create: a ControllerRevision of each new revision, and the Experiment of a new rollout."""
+    deployment, spec_revision = context.observed.deployment, context.spec_revision
+    made = [revisions.make_controller_revision(deployment, each) for each in context.new_revisions]
+    if context.new_attempt and spec_revision is not None:
+        made.append(freeze.make_experiment(deployment, spec_revision, context.new_attempt))
+    return tuple(made)
 
 
-def _advance_rollout(context: PlanContext) -> None:
+def advance_rollout(context: PlanContext) -> PlanContext:
     """Tick the rollout's state machine, unless this plan commits a status of the rollout already."""
     progress, candidate, attempt = context.progress, context.status.candidate, context.rollout
     if progress is None or candidate is None or context.commit is not None:
-        return
-    counted = evaluation.evaluate_rollout(context)
-    context.shadow = shadow_agreement.evaluate_shadow(progress, attempt.uid if attempt else "", context.observed.edges)
+        return context
+    counted, evaluated = evaluation.evaluate_rollout(context)
+    shadow = shadow_agreement.evaluate_shadow(progress, attempt.uid if attempt else "", context.observed.edges)
+    context = replace(context, evaluation=evaluated, shadow=shadow)
     inputs = _rollout_inputs(context, candidate)
 
     def ticked(*, moved: bool) -> ExperimentStatus:
@@ -146,7 +119,8 @@ def _advance_rollout(context: PlanContext) -> None:
     after = planner_status.report_counts(context, after, progress, counted, moved=False)
     is_evaluated = (context.evaluation or context.shadow) is not None
     if after != progress or (is_evaluated and context.has_terminating_edge(progress)):
-        _commit_rollout(context, progress, after, counted)
+        return _commit_rollout(context, progress, after, counted)
+    return context
 
 
 def _rollout_inputs(context: PlanContext, candidate: RevisionStatus) -> state.RolloutInputs:
@@ -171,7 +145,7 @@ def _rollout_inputs(context: PlanContext, candidate: RevisionStatus) -> state.Ro
 
 def _commit_rollout(
     context: PlanContext, before: ExperimentStatus, after: ExperimentStatus, counted: Counters | None
-) -> None:
+) -> PlanContext:
     """Commit a status of the rollout with the counts that led to its decision, and add its events."""
     committed = planner_status.report_counts(context, after, before, counted, moved=True)
     if counted is not None:
@@ -179,10 +153,10 @@ def _commit_rollout(
     if context.shadow is not None:
         committed = committed.model_copy(update={"shadow": context.shadow.status})
     if committed == before:
-        return
+        return context
     metrics = planner_status.current_metrics(context) or committed.metrics
-    context.commit_rollout(history.record_point(committed, metrics, context.now))
-    context.events.extend(rollout_conditions.transition_events(context, before, after))
+    context = context.commit_rollout(history.record_point(committed, metrics, context.now))
+    return context.report(*rollout_conditions.transition_events(context, before, after))
 
 
 def _surplus_revisions(context: PlanContext) -> tuple[str, ...]:
@@ -213,3 +187,35 @@ def _surplus_experiments(context: PlanContext) -> tuple[str, ...]:
     ]
     ended.sort(key=lambda rollout: (rollout.status.plan.frozen_at or context.now, rollout.name))
     return tuple(rollout.name for rollout in ended[: max(0, len(ended) - revisions.HISTORY_LIMIT)])
+
+
+STEPS = (
+    recovery.recover_lost_status,
+    recovery.find_or_create_revision,
+    recovery.assign_cluster,
+    lifecycle.sync_active_experiment,
+    outcome.apply_rollout_outcome,
+    restored_status.keep_serving_revisions,
+    edge_load.track_edge_load,
+    execute_command,
+    planner_candidate.choose_candidate,
+    planner_candidate.ensure_rollout_experiment,
+    idle_rollout.track_idle_rollout,
+    deadline.track_candidate,
+    retry.retry_candidate,
+    retry.retry_stable,
+    outcome.promote_without_steps,
+    start.start_next_experiment,
+    advance_rollout,
+    lifecycle.advance_experiment,
+    drain.release_drained_revisions,
+    warm_revisions.release_expired,
+    planner_status.update_measured_fields,
+    model_deployment.set_conditions,
+    rollout_conditions.set_rollout_conditions,
+    experiment_conditions.set_conditions,
+    lifecycle.report_data_quality,
+    report_poison_requests,
+    replace_stale_edge,
+)
+"""The steps of a pass in their order. Each returns the draft with its part replaced."""

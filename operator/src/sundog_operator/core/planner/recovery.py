@@ -1,6 +1,7 @@
 """Recovery of a lost status, and the choice of the revision and RayCluster of a pass."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sundog_operator.api import RevisionStatus
 from sundog_operator.core import events, revisions
@@ -15,10 +16,11 @@ from sundog_operator.core.revisions import Revision
 from sundog_operator.core.trial.rollout import state
 
 
-def assign_cluster(context: PlanContext) -> None:
+def assign_cluster(context: PlanContext) -> PlanContext:
     """Choose the RayCluster of a ModelDeployment that has none."""
-    if not context.status.cluster and context.spec_revision is not None:
-        context.set(cluster=choose_cluster(context, context.spec_revision.number))
+    if context.status.cluster or context.spec_revision is None:
+        return context
+    return context.set(cluster=choose_cluster(context, context.spec_revision.number))
 
 
 def choose_cluster(context: PlanContext, number: int) -> str:
@@ -38,19 +40,19 @@ def choose_cluster(context: PlanContext, number: int) -> str:
     return used[0] if used else clusters.assign_cluster(context.observed.clusters_of_others, image)
 
 
-def recover_lost_status(context: PlanContext) -> None:
+def recover_lost_status(context: PlanContext) -> PlanContext:
     """Rebuild a lost status from the split document and the rollout Experiments.
 
     Without this, a ModelDeployment restored from a backup would start from nothing, although revisions serve. A status with a
     candidate was not lost: the document may still have the split of a deleted ModelDeployment of the same name.
     """
     if context.status.stable is not None or context.status.candidate is not None:
-        return
+        return context
     stable = find_stable_arm(context)
     if stable is None or not (
         context.revision(stable) or any(split_document.find_weights(context.observed.split).values())
     ):
-        return
+        return context
     attempts = sorted(
         context.observed.rollouts, key=lambda attempt: (attempt.status.plan.frozen_at or context.now, attempt.name)
     )
@@ -58,22 +60,29 @@ def recover_lost_status(context: PlanContext) -> None:
     shared = latest.status.plan.in_place if latest is not None and not state.is_over(latest.status) else None
     replicas = _serving_replicas(context, [stable] if shared is None or latest is None else [stable, latest.revision])
     if replicas is None:
-        return
+        return context
     # If arms have other RayClusters, the service's is the one of its newest revision.
     serving = make_serving_status(context, stable, replicas)
-    context.set(
+    context = context.set(
         stable=serving, cluster=context.status.cluster or str((context.observed.split or {}).get("cluster", ""))
     )
     if latest is None:
-        return
+        return context
     if not state.is_over(latest.status):
-        context.set(experiment=latest.name, candidate=make_revision_status(context, latest.revision, replicas))
+        context = context.set(
+            experiment=latest.name, candidate=make_revision_status(context, latest.revision, replicas)
+        )
         if shared is not None:
             arm_replicas = state.shared_replicas(latest.status, replicas, stands_still=True)
             capacity = candidate_placement.make_capacity_status(context.status.capacity, shared, replicas)
-            context.set(stable=serving.model_copy(update={"replicas": arm_replicas.stable}), capacity=capacity)
+            context = context.set(
+                stable=serving.model_copy(update={"replicas": arm_replicas.stable}), capacity=capacity
+            )
     elif latest.status.phase == state.STOPPED:
-        context.set(last_rollout=make_last_rollout(context, latest.revision, rollout_end(latest.status), latest.name))
+        context = context.set(
+            last_rollout=make_last_rollout(context, latest.revision, rollout_end(latest.status), latest.name)
+        )
+    return context
 
 
 def find_stable_arm(context: PlanContext) -> int | None:
@@ -104,18 +113,17 @@ def _serving_replicas(context: PlanContext, numbers: Sequence[int]) -> int | Non
     return max(sum(known), context.replicas) if len(known) == len(reported) else None
 
 
-def find_or_create_revision(context: PlanContext) -> None:
+def find_or_create_revision(context: PlanContext) -> PlanContext:
     """Find the revision of the spec, or create it."""
     if context.spec is None:
-        return
+        return context
     content = revisions.content_of(context.spec)
     digest = revisions.content_hash(content)
     found = revisions.find_by_hash(context.observed.revisions, digest)
-    if found is None:
-        live = {*live_revisions(context.status), *split_document.find_weights(context.observed.split)}
-        number = context.find_deployed_number(digest, live) or revisions.next_number((*context.observed.taken, *live))
-        image = revisions.image_of(content, context.observed.image)
-        found = Revision(number, digest, content, image, context.facts.model_files)
-        context.objects_to_create.append(revisions.make_controller_revision(context.observed.deployment, found))
-        context.events.append(events.revision_created(found.number))
-    context.spec_revision = found
+    if found is not None:
+        return replace(context, spec_revision=found)
+    live = {*live_revisions(context.status), *split_document.find_weights(context.observed.split)}
+    number = context.find_deployed_number(digest, live) or revisions.next_number((*context.observed.taken, *live))
+    image = revisions.image_of(content, context.observed.image)
+    new = Revision(number, digest, content, image, context.facts.model_files)
+    return replace(context, spec_revision=new, new_revisions=(new,)).report(events.revision_created(number))

@@ -22,8 +22,8 @@ def requeue_after_s(context: PlanContext) -> float:
     # The next pass decides what a new ControllerRevision or Experiment needs.
     if (
         context.commit is not None
-        or context.new_revisions
-        or any(each["kind"] == "Experiment" for each in context.objects_to_create)
+        or context.new_attempt
+        or any(each != context.spec_revision for each in context.new_revisions)
     ):
         return 0.0
     if (requested_s := _experiment_requeue_s(context)) is not None:

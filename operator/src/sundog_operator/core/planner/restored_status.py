@@ -1,5 +1,7 @@
 """A status that contradicts the traffic, because something else wrote it: what serves keeps its traffic."""
 
+from dataclasses import replace
+
 from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core import events
 from sundog_operator.core.edge import split_document
@@ -13,7 +15,7 @@ from sundog_operator.core.planner.recovery import find_stable_arm, make_serving_
 from sundog_operator.core.trial.rollout import state
 
 
-def keep_serving_revisions(context: PlanContext) -> None:
+def keep_serving_revisions(context: PlanContext) -> PlanContext:
     """Keep the traffic of the revisions that serve when the status contradicts the stored split.
 
     Something else wrote such a status, such as a restore of an earlier backup: it gives traffic to a revision whose replicas are not
@@ -23,34 +25,34 @@ def keep_serving_revisions(context: PlanContext) -> None:
     is_unknown = context.before.stable is None and _has_unknown_stable(context)
     if is_unknown and context.status.candidate is None and context.spec_revision is not None:
         # The content of stable went with its ModelDeployment, so the spec's revision is a first one: nothing holds it.
-        _take_over(context, context.spec_revision.number)
+        context = _take_over(context, context.spec_revision.number)
     if context.status.stable is None or not desired_state.contradicts_traffic(
         context.desired_split(), context.observed.split
     ):
-        return
+        return context
     weights, named = split_document.find_weights(context.observed.split), context.stable_number
     serving = max(weights, key=lambda number: (weights[number], number))
     cause = Cause(EndReason.SUPERSEDED, f"the status was replaced by an earlier one, and revision {serving} serves")
-    cleanup.stop_experiment(context, cause)
-    drop_candidate(context, RolloutEnd.of("Superseded", cause.message))
-    _follow_attempt_in_force(context)
+    context = drop_candidate(cleanup.stop_experiment(context, cause), RolloutEnd.of("Superseded", cause.message))
+    context = _follow_attempt_in_force(context)
     stable = find_stable_arm(context) if context.rollout is not None else serving
     if stable is None or stable == named:
-        return
+        return context
     others = [
         number for number, weight in weights.items() if weight and number not in (stable, _candidate_number(context))
     ]
     before = rollback_window.record_promotion(context.status.stable_before, named, stable)
-    context.set(
+    context = context.set(
         stable=make_serving_status(context, stable, context.replicas),
         stable_before=rollback_window.forget_revision(before, stable),
         retiring=tuple(each for each in context.status.retiring if each.revision != stable),
     )
     for number in others:
-        start_draining(context, make_serving_status(context, number, context.replicas))
-    context.events.append(events.traffic_kept(stable, named))
+        context = start_draining(context, make_serving_status(context, number, context.replicas))
+    context = context.report(events.traffic_kept(stable, named))
     if named is not None and context.spec_revision is not None and context.spec_revision.number == named:
-        _take_over(context, named)
+        return _take_over(context, named)
+    return context
 
 
 def _has_unknown_stable(context: PlanContext) -> bool:
@@ -61,17 +63,19 @@ def _candidate_number(context: PlanContext) -> int | None:
     return context.status.candidate.revision if context.status.candidate is not None else None
 
 
-def _take_over(context: PlanContext, number: int) -> None:
+def _take_over(context: PlanContext, number: int) -> PlanContext:
     """Make a revision the candidate for all traffic at once, unless a rollout has traffic already."""
-    if context.status.candidate is None and number != context.stable_number:
-        start_rollback(context, number)
+    if context.status.candidate is not None or number == context.stable_number:
+        return context
+    return start_rollback(context, number)
 
 
-def _follow_attempt_in_force(context: PlanContext) -> None:
+def _follow_attempt_in_force(context: PlanContext) -> PlanContext:
     """Resume the rollout that the stored split belongs to, if it is still running."""
     attempt_uid = str((context.observed.split or {}).get("attempt", ""))
     found = next((each for each in context.observed.rollouts if each.uid == attempt_uid), None)
     if found is None or context.rollout is not None or state.is_over(found.status):
-        return
-    context.follow_rollout(found)
-    context.set(experiment=found.name, candidate=make_revision_status(context, found.revision, context.replicas))
+        return context
+    context = replace(context, rollout=found)
+    candidate = make_revision_status(context, found.revision, context.replicas)
+    return context.set(experiment=found.name, candidate=candidate)

@@ -1,5 +1,7 @@
 """Conditions and events of the Experiment that records a rollout."""
 
+from dataclasses import replace
+
 from sundog_operator.api import ConditionSet, ExperimentStatus, experiment_conditions
 from sundog_operator.api.reasons import ExperimentReason, PauseReason
 from sundog_operator.core import events
@@ -37,13 +39,13 @@ def transition_events(context: PlanContext, before: ExperimentStatus, after: Exp
     return []
 
 
-def set_rollout_conditions(context: PlanContext) -> None:
+def set_rollout_conditions(context: PlanContext) -> PlanContext:
     """Set the conditions of the rollout Experiment whose status this plan commits."""
     attempt = next(
         (rollout for rollout in context.observed.rollouts if context.commit and rollout.name == context.commit[0]), None
     )
     if context.commit is None or attempt is None:
-        return
+        return context
     name, status = context.commit
     conditions = experiment_conditions(attempt.status.conditions, generation=attempt.generation, at=context.now)
     mark_running = conditions.mark_false if state.is_over(status) else conditions.mark_true
@@ -52,9 +54,8 @@ def set_rollout_conditions(context: PlanContext) -> None:
     conditions.mark_true("Ready", status.phase, "", at=context.now)
     _mark_evidence(context, status, conditions)
     update = {"observed_generation": attempt.generation, "conditions": conditions.conditions()}
-    context.commit_attempt(
-        name, notifications.add_notices(attempt.status, status.model_copy(update=update), context.now)
-    )
+    committed = notifications.add_notices(attempt.status, status.model_copy(update=update), context.now)
+    return replace(context, commit=(name, committed))
 
 
 def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: ConditionSet) -> None:

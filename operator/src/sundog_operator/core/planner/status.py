@@ -71,7 +71,7 @@ def _with_counts(arm: ArmStatus, counted: Counters | None) -> ArmStatus:
     return arm.model_copy(update=update)
 
 
-def update_measured_fields(context: PlanContext) -> None:
+def update_measured_fields(context: PlanContext) -> PlanContext:
     """Set replicas, weights and the address in the status."""
     progress = context.progress
     weight = state.canary_weight(progress) if progress else 0
@@ -84,15 +84,18 @@ def update_measured_fields(context: PlanContext) -> None:
     if candidate is not None:
         replicas = state.desired_replicas(progress, needed) if progress else _replicas_before_freeze(context, candidate)
         replicas = context.target_replicas(candidate.revision) if is_asleep else replicas
-        context.set(candidate=_measured(context, candidate, weight, shared.candidate if shared else replicas))
-    arms_weight = arm_status.update_arm_fields(context)
+        context = context.set(candidate=_measured(context, candidate, weight, shared.candidate if shared else replicas))
+    arms_weight = 0.0
+    if context.experiment is not None:
+        context = context.set(arms=arm_status.measure_arms(context))
+        arms_weight = sum(arm.weight for arm in context.status.arms or ())
     if stable is not None:
         stable_weight = round(100 - weight - arms_weight, 2)
         wanted = context.target_replicas(stable.revision) if context.is_at_zero or is_asleep else needed
-        context.set(stable=_measured(context, stable, stable_weight, shared.stable if shared else wanted))
+        context = context.set(stable=_measured(context, stable, stable_weight, shared.stable if shared else wanted))
     roles = (context.status.stable, context.status.candidate, *(context.status.arms or ()))
     shown = [revision for revision in roles if revision is not None]
-    context.set(
+    return context.set(
         replicas=sum(revision.replicas for revision in shown),
         ready_replicas=sum(revision.ready_replicas for revision in shown),
         selector=f"{names.LABEL_MODEL_DEPLOYMENT}={context.service}",

@@ -9,8 +9,8 @@ from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus, Revi
 from sundog_operator.core import revisions
 from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
-from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.facts import Facts, ObservedState
+from sundog_operator.core.planner.context import make_context
+from sundog_operator.core.planner.facts import ObservedState
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
 from sundog_operator.core.ray import groups, serve_config
 from sundog_operator.core.ray.clusters import ClusterView
@@ -71,7 +71,7 @@ def find(
         edges=(),
         pods=pods,
     )
-    context = PlanContext(Facts(observed, NOW), status, spec)
+    context = make_context(observed, NOW)
     cause = find_pending_reason(context, 1)
     return cause.reason if cause is not None else ""
 

@@ -19,8 +19,17 @@ def report(pod: str, **poisoned: int) -> EdgeReport:
 def recorded_events(*reports: EdgeReport) -> list[tuple[str, str]]:
     arms = (split.SplitArm("stable", 7, 75, ((0, 7500),)), split.SplitArm("canary", 8, 25, ((7500, 10_000),)))
     context: Any = SimpleNamespace(
-        desired_split=lambda: split.Split("a", "a", 2, arms), observed=SimpleNamespace(edges=reports), events=[]
+        desired_split=lambda: split.Split("a", "a", 2, arms),
+        observed=SimpleNamespace(edges=reports),
+        events=[],
+        report=None,
     )
+
+    def add(event: Any) -> Any:
+        context.events.append(event)
+        return context
+
+    context.report = add
     poison_requests.report_poison_requests(cast("PlanContext", context))
     return [(event.note, event.dedupe_key) for event in context.events]
 

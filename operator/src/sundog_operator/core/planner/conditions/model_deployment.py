@@ -29,7 +29,7 @@ PLACEMENT_REASONS: Final = frozenset(
 """Reasons of pods that wait for resources. Each has an event."""
 
 
-def set_conditions(context: PlanContext) -> None:
+def set_conditions(context: PlanContext) -> PlanContext:
     """Set all conditions and the observed generation."""
     generation = context.facts.generation
     conclusions = {
@@ -58,10 +58,11 @@ def set_conditions(context: PlanContext) -> None:
         conditions.drop("ModelUnchanged")
     if context.spec is not None and not context.spec.endpoint.gateway.name:
         conditions.drop(http_route.ROUTE_ACCEPTED)
-    context.set(conditions=conditions.conditions(), observed_generation=generation)
-    _report_refusal(context, conclusions["SpecAccepted"], generation)
+    context = context.set(conditions=conditions.conditions(), observed_generation=generation)
+    context = _report_refusal(context, conclusions["SpecAccepted"], generation)
     for type_ in ("CapacityAvailable", "RevisionReady"):
-        _report_waiting_pods(context, type_, conclusions[type_])
+        context = _report_waiting_pods(context, type_, conclusions[type_])
+    return context
 
 
 def _model_changed(context: PlanContext) -> Conclusion | None:
@@ -77,23 +78,24 @@ def _model_changed(context: PlanContext) -> Conclusion | None:
     )
 
 
-def _report_waiting_pods(context: PlanContext, type_: str, conclusion: Conclusion) -> None:
+def _report_waiting_pods(context: PlanContext, type_: str, conclusion: Conclusion) -> PlanContext:
     """Add an event if pods of the newest revision begin to wait for resources, or wait for others than before."""
     if conclusion.reason not in PLACEMENT_REASONS:
-        return
+        return context
     event = events.pods_lack_resources(conclusion.reason, conclusion.message)
     stored = context.facts.conditions.get(type_)
     before = None if stored is None else events.pods_lack_resources(stored.reason, stored.message)
-    if before is None or (before.reason, before.dedupe_key) != (event.reason, event.dedupe_key):
-        context.events.append(event)
+    is_known = before is not None and (before.reason, before.dedupe_key) == (event.reason, event.dedupe_key)
+    return context if is_known else context.report(event)
 
 
-def _report_refusal(context: PlanContext, spec_accepted: Conclusion, generation: int) -> None:
+def _report_refusal(context: PlanContext, spec_accepted: Conclusion, generation: int) -> PlanContext:
     """Add an event if the spec is refused, once for each generation."""
     stored = context.facts.conditions.get("SpecAccepted")
     is_reported = stored is not None and stored.status == "False" and stored.observed_generation == generation
-    if spec_accepted.status == "False" and not is_reported:
-        context.events.append(events.spec_refused(spec_accepted.reason, spec_accepted.message, generation))
+    if spec_accepted.status != "False" or is_reported:
+        return context
+    return context.report(events.spec_refused(spec_accepted.reason, spec_accepted.message, generation))
 
 
 def _spec_accepted(context: PlanContext) -> Conclusion:

@@ -2,6 +2,7 @@
 
 from sundog_operator.api import ArmRevision, ExperimentStatus
 from sundog_operator.api.reasons import Cause, EndReason
+from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.names import STABLE_ARMS
 from sundog_operator.core.planner import deadline, retry
@@ -12,13 +13,14 @@ from sundog_operator.core.trial.experiment import state
 from sundog_operator.core.trial.experiment.state import ArmState
 
 
-def update_starting_arm(context: PlanContext, arm: ArmRevision) -> ArmRevision:
-    """Return a starting arm with its next retry, if that can help, and with its last problem."""
+def update_starting_arm(context: PlanContext, arm: ArmRevision) -> tuple[ArmRevision, tuple[KubernetesEvent, ...]]:
+    """Return a starting arm with its next retry and its last problem, and the event of a new failure."""
     readiness = context.readiness(arm.revision)
     problem = readiness.message if readiness.failed else arm.problem
     if readiness.ready:
         problem = None
-    return retry.apply_retry_backoff(context, arm).model_copy(update={"problem": problem})
+    retried, failures = retry.apply_retry_backoff(context, arm)
+    return retried.model_copy(update={"problem": problem}), failures
 
 
 def arm_state(context: PlanContext, arm: ArmRevision, progress: ExperimentStatus) -> ArmState:
@@ -60,11 +62,11 @@ def desired_replicas(context: PlanContext, progress: ExperimentStatus, arm: str)
     return replica_counts.arm_replicas(context.replicas, max_share, stable_share)
 
 
-def update_arm_fields(context: PlanContext) -> float:
-    """Set weights and replicas of the arms, and return their share of the traffic in percent."""
+def measure_arms(context: PlanContext) -> tuple[ArmRevision, ...] | None:
+    """Return the arms with their weights and replicas; None without an Experiment."""
     progress = context.experiment_progress
     if progress is None or context.status.arms is None:
-        return 0
+        return context.status.arms
     weights = {arm.name: arm.weight for arm in progress.arms}
     updated = []
     for arm in context.status.arms:
@@ -75,5 +77,4 @@ def update_arm_fields(context: PlanContext) -> float:
             "ready_replicas": readiness.running if readiness.known else arm.ready_replicas,
         }
         updated.append(arm.model_copy(update=update))
-    context.set(arms=tuple(updated))
-    return sum(arm.weight for arm in updated)
+    return tuple(updated)

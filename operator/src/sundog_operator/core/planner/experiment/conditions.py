@@ -31,20 +31,20 @@ DECIDED_VERDICTS: Final = (OutcomeVerdict.BETTER, OutcomeVerdict.WORSE, OutcomeV
 """Verdicts of a success metric that needs no more units."""
 
 
-def set_conditions(context: PlanContext) -> None:
+def set_conditions(context: PlanContext) -> PlanContext:
     """Set the conditions and phases of all users' Experiments; only changed statuses are written."""
+    changed: dict[str, ExperimentStatus] = {}
     for experiment in context.observed.user_experiments:
         status = context.experiment_statuses.get(experiment.name, experiment.status)
         if experiment.acceptance.spec is None and not state.is_frozen(status) and not is_over(status):
             # The Experiment's own reconcile pass reports the refusal, whatever its ModelDeployment does.
-            context.experiment_statuses.pop(experiment.name, None)
             if status != experiment.status:
-                context.experiment_statuses[experiment.name] = status
+                changed[experiment.name] = status
             continue
         updated = _with_conditions(context, experiment, _with_phase(context, experiment, status))
-        context.experiment_statuses.pop(experiment.name, None)
         if updated.to_json() != experiment.status.to_json():
-            context.experiment_statuses[experiment.name] = updated
+            changed[experiment.name] = updated
+    return replace(context, experiment_statuses=changed)
 
 
 def _with_phase(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:

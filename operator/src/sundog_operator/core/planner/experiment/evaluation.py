@@ -21,10 +21,10 @@ from sundog_operator.core.trial.rollout.freeze import UNDECIDED
 
 def evaluate_experiment(
     context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus
-) -> Counters | None:
-    """Set the context's `experiment_evaluation`, and return the updated counters; None before the Experiment has traffic."""
+) -> tuple[Counters | None, ExperimentEvaluation | None]:
+    """Return the updated counters and the evaluation; None before the Experiment has traffic."""
     if not state.has_begun(progress):
-        return None
+        return None, None
     edges, waits_s = context.observed.edges, request_deadline_s(context.observed.split)
     now_s = counters.counted_until_s(edges, context.now.timestamp())
     scope = counters.CountScope(
@@ -47,9 +47,7 @@ def evaluate_experiment(
         timeout_s=waits_s,
     )
     healthy = _healthy_replicas(context, progress)
-    context.experiment_evaluation = evaluate.evaluate_experiment(progress, collected, healthy, problem)
-    context.evaluated_experiment = experiment.name
-    return counted
+    return counted, evaluate.evaluate_experiment(progress, collected, healthy, problem)
 
 
 def _with_feedback(

@@ -5,10 +5,11 @@ continues what an earlier pass wrote and did not finish.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import ExperimentSpec, ExperimentStatus
+from sundog_operator.api import ArmRevision, ExperimentSpec, ExperimentStatus
 from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core import events
 from sundog_operator.core.analysis.counters import Counters
@@ -35,33 +36,29 @@ DATA_QUALITY_GRACE: Final = timedelta(minutes=1)
 """Time for which an edge may apply a request for outcomes, and a store may restart, without an event."""
 
 
-def sync_active_experiment(context: PlanContext) -> None:
+def sync_active_experiment(context: PlanContext) -> PlanContext:
     """Find the active Experiment, by the status or by its own phase, and apply its decisions to the status."""
     named = next((each for each in context.observed.user_experiments if each.name == context.status.experiment), None)
     if named is None and (context.status.arms or _is_of_rollout(context)):
-        if not _is_of_rollout(context):
-            _report_deleted(context)
-        return
+        return context if _is_of_rollout(context) else _report_deleted(context)
     experiment = named or _find_running(context)
     if experiment is None:
-        return
+        return context
     if is_over(experiment.status):
-        cleanup.finish_experiment(context, experiment, experiment.status)
-    elif not state.is_frozen(experiment.status) or (named is None and not is_on_stable(context, experiment.status)):
-        cleanup.release_experiment(context)
-    else:
-        context.experiment = experiment
-        _sync_arms(context, experiment)
+        return cleanup.finish_experiment(context, experiment, experiment.status)
+    if not state.is_frozen(experiment.status) or (named is None and not is_on_stable(context, experiment.status)):
+        return cleanup.release_experiment(context)
+    return _sync_arms(replace(context, experiment=experiment), experiment)
 
 
 def _is_of_rollout(context: PlanContext) -> bool:
     return any(each.name == context.status.experiment for each in context.observed.rollouts)
 
 
-def _report_deleted(context: PlanContext) -> None:
+def _report_deleted(context: PlanContext) -> PlanContext:
     """End the active Experiment, which was deleted: stable gets all traffic."""
-    context.events.append(events.experiment_ended(context.status.experiment, "", STOPPED, "Deleted: a user deleted it"))
-    cleanup.release_experiment(context)
+    ended = events.experiment_ended(context.status.experiment, "", STOPPED, "Deleted: a user deleted it")
+    return cleanup.release_experiment(context.report(ended))
 
 
 def _find_running(context: PlanContext) -> UserExperiment | None:
@@ -73,30 +70,35 @@ def _find_running(context: PlanContext) -> UserExperiment | None:
     )
 
 
-def _sync_arms(context: PlanContext, experiment: UserExperiment) -> None:
+def _sync_arms(context: PlanContext, experiment: UserExperiment) -> PlanContext:
     """Set the active arms of an Experiment in the status, and drain all others."""
     active = {arm.name: arm.revision or 0 for arm in state.active_arms(experiment.status)}
     known = {arm.name: arm for arm in context.status.arms or () if active.get(arm.name) == arm.revision}
-    cleanup.drain_arms(context, [arm.name for arm in context.status.arms or () if arm.name not in known])
+    context = cleanup.drain_arms(context, [arm.name for arm in context.status.arms or () if arm.name not in known])
     found = [known.get(name) or make_arm_revision(context, name, number) for name, number in active.items()]
-    context.set(experiment=experiment.name)
-    set_arms(context, found)
+    return set_arms(context.set(experiment=experiment.name), found)
 
 
-def advance_experiment(context: PlanContext) -> None:
+def advance_experiment(context: PlanContext) -> PlanContext:
     """Tick the state machine of the active Experiment, unless this plan has set its status already."""
     experiment, progress = context.experiment, context.experiment_progress
     if experiment is None or progress is None or experiment.name in context.experiment_statuses:
-        return
+        return context
     if not state.has_begun(progress) and _is_plan_outdated(context, experiment):
         # No unit was assigned by this plan, so it is made again.
-        context.experiment_statuses[experiment.name] = ExperimentStatus(conditions=experiment.status.conditions)
-        cleanup.release_experiment(context)
-        return
+        released = cleanup.release_experiment(context)
+        return released.commit_experiment(experiment.name, ExperimentStatus(conditions=experiment.status.conditions))
     begun = state.has_begun(progress)
-    current = [arm if begun else update_starting_arm(context, arm) for arm in context.status.arms or ()]
-    context.set(arms=tuple(deadline.track_lost_since(context, arm, begun=begun) for arm in current))
-    counted = evaluation.evaluate_experiment(context, experiment, progress)
+    current: list[ArmRevision] = []
+    failures: list[KubernetesEvent] = []
+    for arm in context.status.arms or ():
+        updated, failed = (arm, ()) if begun else update_starting_arm(context, arm)
+        current.append(deadline.track_lost_since(context, updated, begun=begun))
+        failures += failed
+    context = context.set(arms=tuple(current)).report(*failures)
+    counted, evaluated = evaluation.evaluate_experiment(context, experiment, progress)
+    if counted is not None:
+        context = replace(context, experiment_evaluation=evaluated, evaluated_experiment=experiment.name)
     inputs = state.ExperimentInputs(
         now=context.now,
         confirmed=context.is_split_confirmed,
@@ -107,7 +109,8 @@ def advance_experiment(context: PlanContext) -> None:
     ticked = state_machine.tick(evaluation.report_metrics(context, progress), inputs)
     after = evaluation.report_counts(context, ticked, progress, counted, moved=False)
     if after != progress or (context.experiment_evaluation is not None and context.has_terminating_edge(progress)):
-        _commit(context, experiment, progress, after, counted)
+        return _commit(context, experiment, progress, after, counted)
+    return context
 
 
 def _commit(
@@ -116,32 +119,28 @@ def _commit(
     before: ExperimentStatus,
     after: ExperimentStatus,
     counted: Counters | None,
-) -> None:
+) -> PlanContext:
     """Set the status of the Experiment to write, with the counts that led to it, and its events."""
     tallies = counted.pack() if counted is not None else before.tallies
     committed = evaluation.report_counts(context, after, before, counted, moved=True).model_copy(
         update={"tallies": tallies}
     )
     if committed == before:
-        return
+        return context
     metrics = context.experiment_evaluation.metrics if context.experiment_evaluation else committed.metrics
-    context.experiment_statuses[experiment.name] = history.record_point(committed, metrics, context.now)
+    context = context.commit_experiment(experiment.name, history.record_point(committed, metrics, context.now))
     if is_over(committed):
-        cleanup.finish_experiment(context, experiment, committed)
-        return
+        return cleanup.finish_experiment(context, experiment, committed)
     dropped = {arm.name: arm.dropped for arm in state.treatment_arms(committed) if arm.dropped is not None}
     newly_dropped = [name for name in dropped if any(arm.name == name for arm in context.status.arms or ())]
-    context.events.extend(
-        events.arm_dropped(experiment.name, experiment.uid, name, dropped[name] or "") for name in newly_dropped
-    )
-    cleanup.drain_arms(context, newly_dropped)
+    found = [events.arm_dropped(experiment.name, experiment.uid, name, dropped[name] or "") for name in newly_dropped]
     if state.has_won(committed) and not state.has_won(before):
-        context.events.append(events.arm_won(experiment.name, experiment.uid, committed.verdict.reason))
+        found.append(events.arm_won(experiment.name, experiment.uid, committed.verdict.reason))
     if state.has_begun(committed) and not state.has_begun(before):
-        context.events.append(
+        found.append(
             events.experiment_running(experiment.name, experiment.uid, committed.epoch.number, _shares(committed))
         )
-    context.events.extend(_transition_events(experiment, before, committed))
+    return cleanup.drain_arms(context, newly_dropped).report(*found, *_transition_events(experiment, before, committed))
 
 
 def _shares(status: ExperimentStatus) -> str:
@@ -173,22 +172,23 @@ def _active_names(status: ExperimentStatus) -> list[str]:
     return [arm.name for arm in state.active_arms(status)]
 
 
-def report_data_quality(context: PlanContext) -> None:
+def report_data_quality(context: PlanContext) -> PlanContext:
     """Add an event if bad data has stopped the verdicts of the active Experiment for `DATA_QUALITY_GRACE`.
 
     An outage of control has the event of its pause instead.
     """
     experiment, progress = context.experiment, context.experiment_progress
     if experiment is None or progress is None or is_over(progress):
-        return
+        return context
     quality = next((each for each in progress.conditions if each.type == "DataQuality"), None)
     if quality is None or quality.status != "False" or quality.reason in baseline_outage.OUTAGE_REASONS:
-        return
-    if context.now - quality.last_transition_time >= DATA_QUALITY_GRACE:
-        since = quality.last_transition_time
-        context.events.append(
-            events.evidence_doubted(experiment.name, experiment.uid, quality.reason, quality.message, since)
-        )
+        return context
+    since = quality.last_transition_time
+    if context.now - since < DATA_QUALITY_GRACE:
+        return context
+    return context.report(
+        events.evidence_doubted(experiment.name, experiment.uid, quality.reason, quality.message, since)
+    )
 
 
 def _is_plan_outdated(context: PlanContext, experiment: UserExperiment) -> bool:

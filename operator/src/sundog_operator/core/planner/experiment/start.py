@@ -1,5 +1,6 @@
 """The start of the next user's Experiment, or why it waits."""
 
+from dataclasses import replace
 from typing import Final
 
 from sundog_operator.api import CONTROL, ArmRevision, ExperimentStatus, Violation
@@ -29,10 +30,10 @@ def is_on_stable(context: PlanContext, status: ExperimentStatus) -> bool:
     return state.control_revision(status) == context.stable_number and is_same
 
 
-def set_arms(context: PlanContext, found: list[ArmRevision]) -> None:
+def set_arms(context: PlanContext, found: list[ArmRevision]) -> PlanContext:
     """Set the arms in the status. Their revisions are then neither warm nor draining."""
     numbers = {arm.revision for arm in found}
-    context.set(
+    return context.set(
         arms=tuple(found),
         retiring=tuple(each for each in context.status.retiring if each.revision not in numbers),
         kept=tuple(each for each in context.status.kept if each.revision not in numbers),
@@ -47,7 +48,7 @@ def make_arm_revision(context: PlanContext, name: str, number: int) -> ArmRevisi
     return ArmRevision(name=name, **{**dict(revision_status), "cluster": own_cluster})
 
 
-def start_next_experiment(context: PlanContext) -> None:
+def start_next_experiment(context: PlanContext) -> PlanContext:
     """Start the arms of the oldest waiting Experiment, once nothing else is active. End those that cannot run any more."""
     blocked = _find_start_blocker(context)
     for experiment in order_waiting(context.observed.user_experiments):
@@ -59,17 +60,19 @@ def start_next_experiment(context: PlanContext) -> None:
             continue
         if (ending := _find_end(context, experiment)) is not None:
             ended = transitions.end_experiment(experiment.status, STOPPED, ending, context.now)
-            context.experiment_statuses[experiment.name] = ended
+            context = context.commit_experiment(experiment.name, ended)
             continue
         waits = find_refusal(context, experiment) or blocked
         if waits is None and (waits := _find_shortage(context, experiment)) is not None:
             # A newer Experiment must not take the capacity that this one waits for.
             blocked = Cause(ExperimentReason.QUEUED, f"waits for Experiment {experiment.name}, which is older")
         if context.experiment is None and waits is None and not state.has_begun(experiment.status):
-            _start_arms(context, experiment)
+            context = _start_arms(context, experiment)
         else:
             queued = Cause(ExperimentReason.QUEUED, f"waits for Experiment {context.status.experiment}")
-            context.experiment_waits[experiment.name] = waits or queued
+            waiting = {**context.experiment_waits, experiment.name: waits or queued}
+            context = replace(context, experiment_waits=waiting)
+    return context
 
 
 def _find_end(context: PlanContext, experiment: UserExperiment) -> Cause | None:
@@ -108,7 +111,7 @@ def _find_start_blocker(context: PlanContext) -> Cause | None:
     if status.retiring:
         draining = ", ".join(str(each.revision) for each in status.retiring)
         return Cause(ExperimentReason.QUEUED, f"waits until the replicas of revision {draining} are gone")
-    if context.objects_to_create or context.commit is not None or context.experiment_statuses:
+    if context.new_revisions or context.new_attempt or context.commit is not None or context.experiment_statuses:
         return Cause(ExperimentReason.QUEUED, f"waits for {service}")
     return None
 
@@ -127,24 +130,25 @@ def refusal_reason(violation: Violation) -> ExperimentReason:
     return ExperimentReason.NOT_YET_SUPPORTED if violation.is_unsupported else ExperimentReason.INVALID_SPEC
 
 
-def _start_arms(context: PlanContext, experiment: UserExperiment) -> None:
+def _start_arms(context: PlanContext, experiment: UserExperiment) -> PlanContext:
     """Freeze the plan of an Experiment, and start its arms."""
     spec, rollout = experiment.acceptance.spec, context.spec.rollout if context.spec else None
     stable = context.revision(context.stable_number or 0)
     if spec is None or rollout is None or stable is None:
-        return
-    planned = [(arm, _find_or_create_revision(context, arm)) for arm in arms.plan_arms(stable, spec)]
+        return context
+    planned = []
+    for arm in arms.plan_arms(stable, spec):
+        context, number = _find_or_create_revision(context, arm)
+        planned.append((arm, number))
     traffic = context.traffic_of(stable.number)
     frozen = freeze.freeze(spec, rollout, (stable.number, stable.hash), planned, traffic, context.now)
-    context.experiment = experiment
-    context.experiment_statuses[experiment.name] = frozen.model_copy(
-        update={"conditions": experiment.status.conditions}
+    frozen = frozen.model_copy(update={"conditions": experiment.status.conditions})
+    context = replace(context.commit_experiment(experiment.name, frozen), experiment=experiment)
+    context = context.set(experiment=experiment.name)
+    started = events.experiment_started(
+        experiment.name, experiment.uid, [arm.name for arm, _ in planned], stable.number
     )
-    context.set(experiment=experiment.name)
-    set_arms(context, [make_arm_revision(context, arm.name, number) for arm, number in planned])
-    context.events.append(
-        events.experiment_started(experiment.name, experiment.uid, [arm.name for arm, _ in planned], stable.number)
-    )
+    return set_arms(context, [make_arm_revision(context, arm.name, number) for arm, number in planned]).report(started)
 
 
 def _find_shortage(context: PlanContext, experiment: UserExperiment) -> Cause | None:
@@ -162,24 +166,22 @@ def _find_shortage(context: PlanContext, experiment: UserExperiment) -> Cause | 
         )
         for arm in spec.arms
     }
-    rooms = {arm: room for (name, arm), room in context.observed.arm_capacities.items() if name == experiment.name}
+    capacities = {arm: free for (name, arm), free in context.observed.arm_capacities.items() if name == experiment.name}
     serving = context.status.stable
     missing = (0, 0)
     if serving is not None and context.is_at_zero:
         # The Experiment also starts stable's replica.
         missing = candidate_placement.count_missing_pods(context, serving)
-    return arms.find_arm_shortage(stable, spec, rooms, replicas, context.observed.installation, missing)
+    return arms.find_arm_shortage(stable, spec, capacities, replicas, context.observed.installation, missing)
 
 
-def _find_or_create_revision(context: PlanContext, arm: PlannedArm) -> int:
-    """Return the revision number of an arm, and create the revision if there is none with its content."""
+def _find_or_create_revision(context: PlanContext, arm: PlannedArm) -> tuple[PlanContext, int]:
+    """Return the draft, with a new revision if there is none with the content of the arm, and the revision's number."""
     found = revisions.find_by_hash((*context.new_revisions, *context.observed.revisions), arm.hash)
     if found is not None:
-        return found.number
+        return context, found.number
     running = set(desired_state.live_revisions(context.status))
     taken = {*context.observed.taken, *running, *(each.number for each in context.new_revisions)}
     number = context.find_deployed_number(arm.hash, running) or revisions.next_number(taken)
     new = Revision(number, arm.hash, arm.content, arm.image)
-    context.new_revisions.append(new)
-    context.objects_to_create.append(revisions.make_controller_revision(context.observed.deployment, new))
-    return number
+    return replace(context, new_revisions=(*context.new_revisions, new)), number

@@ -5,12 +5,13 @@ from sundog_operator.core.edge import request_counts
 from sundog_operator.core.planner.context import PlanContext
 
 
-def report_poison_requests(context: PlanContext) -> None:
+def report_poison_requests(context: PlanContext) -> PlanContext:
     """Add an event for each revision with traffic that got poison requests."""
     split = context.desired_split()
     if split is None:
-        return
+        return context
     for arm in split.arms:
         count = request_counts.count_poison_requests(split.attempt, arm.name, context.observed.edges)
         if count:
-            context.events.append(events.poison_request(arm.revision, count, split.attempt))
+            context = context.report(events.poison_request(arm.revision, count, split.attempt))
+    return context

@@ -1,12 +1,12 @@
 """Stale edges, replaced after an abort because they may still send requests to the aborted revision."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core import events
 from sundog_operator.core.edge import confirmation as edge_confirmation
-from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.planner.context import PlanContext
 
@@ -16,8 +16,8 @@ ABORT_GRACE: Final = timedelta(seconds=60)
 """Time after an abort. Edges may have been late before it for another reason, such as an edit of the endpoint."""
 
 
-def replace_stale_edge(context: PlanContext) -> tuple[EdgeReport, ...]:
-    """Return the edge to delete now, at most one, and add its event.
+def replace_stale_edge(context: PlanContext) -> PlanContext:
+    """Choose the edge to delete now, at most one.
 
     Only while another edge has the split in force: if no edge can apply it, a new one could not either.
     """
@@ -33,20 +33,20 @@ def replace_stale_edge(context: PlanContext) -> tuple[EdgeReport, ...]:
         or synced is None
         or synced.reason != DeploymentReason.EDGE_NOT_CONFIRMED
     ):
-        return ()
+        return context
     if context.now - synced.last_transition_time < REPLACE_GRACE:
-        return ()
+        return context
     split = context.desired_split()
     if split is None:
-        return ()
+        return context
     confirmation = edge_confirmation.confirm(context.service, split, context.observed.edges)
     late = {pod for pod, _ in confirmation.waiting}
     ready = [report for report in context.observed.edges if report.ready and not report.terminating]
     stale = [report for report in ready if report.pod in late]
     if not stale or len(stale) == len(ready):
-        return ()
-    context.events.append(events.edge_replaced(stale[0].pod, stale[0].uid, split.epoch))
-    return (stale[0],)
+        return context
+    replaced = events.edge_replaced(stale[0].pod, stale[0].uid, split.epoch)
+    return replace(context, edges_to_delete=(stale[0],)).report(replaced)
 
 
 def _dropped_revisions(context: PlanContext) -> set[int]:
