@@ -85,10 +85,10 @@ def update_measured_fields(context: PlanContext) -> PlanContext:
         replicas = state.desired_replicas(progress, needed) if progress else _replicas_before_freeze(context, candidate)
         replicas = context.target_replicas(candidate.revision) if is_asleep else replicas
         context = context.set(candidate=_measured(context, candidate, weight, shared.candidate if shared else replicas))
-    arms_weight = 0.0
-    if context.experiment is not None:
-        context = context.set(arms=arm_status.measure_arms(context))
-        arms_weight = sum(arm.weight for arm in context.status.arms or ())
+    arms_weight: float = 0
+    if context.experiment_progress is not None and context.status.arms is not None:
+        arms = arm_status.measure_arms(context, context.experiment_progress)
+        context, arms_weight = context.set(arms=arms), sum(arm.weight for arm in arms)
     if stable is not None:
         stable_weight = round(100 - weight - arms_weight, 2)
         wanted = context.target_replicas(stable.revision) if context.is_at_zero or is_asleep else needed

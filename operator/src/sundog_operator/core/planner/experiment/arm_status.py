@@ -62,14 +62,11 @@ def desired_replicas(context: PlanContext, progress: ExperimentStatus, arm: str)
     return replica_counts.arm_replicas(context.replicas, max_share, stable_share)
 
 
-def measure_arms(context: PlanContext) -> tuple[ArmRevision, ...] | None:
-    """Return the arms with their weights and replicas; None without an Experiment."""
-    progress = context.experiment_progress
-    if progress is None or context.status.arms is None:
-        return context.status.arms
+def measure_arms(context: PlanContext, progress: ExperimentStatus) -> tuple[ArmRevision, ...]:
+    """Return the arms of the active Experiment with their weights and replicas."""
     weights = {arm.name: arm.weight for arm in progress.arms}
     updated = []
-    for arm in context.status.arms:
+    for arm in context.status.arms or ():
         readiness = context.readiness(arm.revision)
         update = {
             "weight": weights.get(arm.name, 0),
