@@ -1,4 +1,4 @@
-"""The work of one pass in the middle of a rollout, in calls: it bounds what a pass derives more than once."""
+"""The steps of a pass: what one in the middle of a rollout derives, in calls, and what each step may change."""
 
 import dataclasses
 import functools
