@@ -27,9 +27,9 @@ from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
 from sundog_operator.core.analysis.outcome_status import make_rate
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision
+from sundog_operator.core.trial import history
 from sundog_operator.core.trial.default_plan import StableTraffic
 from sundog_operator.core.trial.experiment import arms, freeze, outcome_evaluation
-from sundog_operator.core.trial.rollout import history
 
 HOUR: Final = timedelta(hours=1)
 NINE: Final = ("a", "b", "c", "d", "e", "f", "g", "h", "i")

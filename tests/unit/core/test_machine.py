@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sundog_operator.api import ExperimentStatus, Rollout, ShadowStatus
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core.observed import WebhookResult
-from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial import phases, replica_counts
 from sundog_operator.core.trial.evaluation import Evaluation
 from sundog_operator.core.trial.rollout import freeze, shadow_comparison, state, state_machine, steering, transitions
 from sundog_operator.core.trial.rollout.commands import RolloutCommand
@@ -490,7 +490,7 @@ def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(
     status, promoted, fully = begun, False, False
     for number, (given_inputs, verb, full) in enumerate(ticks):
         before = status
-        if verb and not state.is_over(status):
+        if verb and not phases.is_over(status):
             promoted, fully = promoted or verb == "promote", fully or (verb == "promote" and full)
             status = steering.execute_command(
                 status, RolloutCommand(f"c{number}", verb, 8, full=full), given_inputs.now

@@ -36,6 +36,7 @@ from sundog_operator.core.planner.webhook_gate import is_rollout_held, make_webh
 from sundog_operator.core.ray import groups, valkey
 from sundog_operator.core.ray.clusters import ClusterView, find_refusal, find_worker_groups
 from sundog_operator.core.ray.readiness import remove_conflicting_revisions
+from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.experiment.queue import UserExperiment, order_waiting
 from sundog_operator.core.trial.rollout import prometheus_checks, state
 from sundog_operator.errors import DependencyError, Forbidden, NotServed, RayUnavailable
@@ -218,7 +219,7 @@ async def _read_edges(
     attempt = rollout.status if rollout is not None else None
     has_candidate = status.candidate is not None and status.stable is not None
     frozen = attempt is not None and bool(attempt.plan.steps)
-    evaluates = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != state.PENDING
+    evaluates = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != phases.PENDING
     for_rollout = has_candidate and (evaluates or not frozen)
     if not for_rollout and not (status.stable is not None and (dry_run or bool(waiting))):
         return await deps.edges.read(pods)

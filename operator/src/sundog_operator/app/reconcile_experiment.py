@@ -14,7 +14,7 @@ from sundog_operator.app.status_writer import write_status
 from sundog_operator.core.planner.experiment.start import STOPPED_BY_USER
 from sundog_operator.core.trial.experiment import state, transitions
 from sundog_operator.core.trial.experiment.admission import ExperimentAcceptance, check_admission
-from sundog_operator.core.trial.rollout.state import STOPPED, is_over
+from sundog_operator.core.trial.phases import STOPPED, is_over
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
 RESYNC_S: Final = 15.0

@@ -18,8 +18,8 @@ from sundog_operator.adapters.http_body import read_body
 from sundog_operator.api import format_timestamp
 from sundog_operator.core.edge import objects, request_counts
 from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.experiment.state import FIRST_EPOCH
-from sundog_operator.core.trial.rollout import state
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import POD, Object, ref_of
 from sundog_operator.shell.server_connection import ServerConnection
@@ -30,7 +30,7 @@ _TIMEOUT_S: Final = 2.0
 async def add_live_counts(server: ServerConnection, experiment: Object) -> Object:
     """Return an Experiment with the edges' present requests and errors by arm, and `armsCountedAt`; unchanged if none can be read."""
     status = experiment.get("status") or {}
-    if not status.get("arms") or status.get("phase") in (state.CONCLUDED, state.STOPPED):
+    if not status.get("arms") or status.get("phase") in (phases.CONCLUDED, phases.STOPPED):
         return experiment
     reports = await _read_edges(server)
     if all(report.evidence is None for report in reports):

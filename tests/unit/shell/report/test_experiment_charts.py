@@ -10,7 +10,7 @@ from experiment_fixtures import HOUR, measured, two_arms
 from rollout_fixtures import stored
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.core.stats.outcome_counts import OutcomeMetric
-from sundog_operator.core.trial.rollout import history
+from sundog_operator.core.trial import history
 from sundog_operator.shell.report import outcome_history
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.report.model import ExperimentReport

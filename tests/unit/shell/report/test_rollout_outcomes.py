@@ -6,7 +6,7 @@ from rich.console import Console
 
 from rollout_fixtures import BEGUN, MINUTE, running, stored
 from sundog_operator.api import ExperimentStatus, MetricStatus, PlanOutcome
-from sundog_operator.core.trial.rollout import history
+from sundog_operator.core.trial import history
 from sundog_operator.shell.report.build import make_report
 from sundog_operator.shell.view.experiment import experiment_sections
 

@@ -10,7 +10,7 @@ from sundog_operator.app.status_writer import write_status
 from sundog_operator.core import events
 from sundog_operator.core.observed import ExposureLogResult
 from sundog_operator.core.trial.experiment import log_exports
-from sundog_operator.core.trial.rollout.state import is_over
+from sundog_operator.core.trial.phases import is_over
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
 

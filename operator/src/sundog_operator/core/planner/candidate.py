@@ -25,7 +25,7 @@ from sundog_operator.core.planner.outcome import (
 )
 from sundog_operator.core.planner.recovery import choose_cluster
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial import phases, replica_counts
 from sundog_operator.core.trial.rollout import freeze, state
 from sundog_operator.core.trial.rollout.freeze import STEPPED_STRATEGIES
 
@@ -240,7 +240,7 @@ def _freeze(context: PlanContext, spec: ModelDeploymentSpec, stable: int, candid
 
 def _find_or_create_attempt(context: PlanContext, spec_revision: Revision) -> PlanContext:
     attempts = [rollout for rollout in context.observed.rollouts if rollout.revision == spec_revision.number]
-    active = next((rollout for rollout in attempts if not state.is_over(rollout.status)), None)
+    active = next((rollout for rollout in attempts if not phases.is_over(rollout.status)), None)
     if active is not None:
         return replace(context.set(experiment=active.name), rollout=active)
     number = 1

@@ -12,6 +12,7 @@ from sundog_operator.core.planner import candidate_placement, deadline, evaluati
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import cleanup
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
+from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.rollout import commands, explanations, state, steering, windows
 from sundog_operator.core.trial.rollout.commands import RolloutCommand
 
@@ -139,7 +140,7 @@ def _find_sample_ratio_mismatch(context: PlanContext) -> str:
 def _find_missing_step(context: PlanContext, command: RolloutCommand) -> str:
     """Return why a rollout has no current step to pass or skip; empty if it has one, or if it has no steps."""
     progress = context.progress
-    if progress is None or progress.phase != state.PENDING:
+    if progress is None or progress.phase != phases.PENDING:
         return ""
     if progress.paused is not None:
         return f"revision {command.revision} is {explanations.describe_pause(progress)}. Use resume: it then starts once it is ready"

@@ -12,6 +12,7 @@ from sundog_operator.core.edge import confirmation
 from sundog_operator.core.kubernetes import pod_problems, spot
 from sundog_operator.core.planner import held_back_revisions, shared_capacity
 from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.rollout import state, windows
 
 UNAVAILABLE_GRACE: Final = timedelta(seconds=RESTART_BLOCKS * BLOCK_S)
@@ -95,7 +96,7 @@ def _find_own_places(context: PlanContext, candidate: RevisionStatus) -> list[di
 def _is_deadline_fatal(context: PlanContext) -> bool:
     """Whether an exceeded deadline ends the rollout. A rollout that is paused before its start waits instead."""
     progress = context.progress
-    is_waiting = progress is not None and progress.paused is not None and progress.phase != state.RUNNING
+    is_waiting = progress is not None and progress.paused is not None and progress.phase != phases.RUNNING
     return not is_waiting and not is_retried_after_deadline(context)
 
 
@@ -241,7 +242,7 @@ def _placed_since(context: PlanContext, candidate: RevisionStatus) -> datetime |
 
 def _not_ready_since(context: PlanContext, candidate: RevisionStatus) -> datetime | None:
     """Return the start of a candidate's time to become ready. If it was ready before, this is the end of that, if stored."""
-    if context.progress is None or context.progress.phase != state.RUNNING:
+    if context.progress is None or context.progress.phase != phases.RUNNING:
         return candidate.since or context.now
     failing = _stored_not_ready(context)
     return failing.last_transition_time if failing is not None else None

@@ -19,7 +19,7 @@ from sundog_operator.core.edge.split import Split, SplitArm, SplitFeedback, make
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.shared_pods import is_shared
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.trial import default_plan
+from sundog_operator.core.trial import default_plan, phases
 from sundog_operator.core.trial.experiment import state as experiment_state
 from sundog_operator.core.trial.rollout import header_match, shadow_comparison
 from sundog_operator.core.trial.rollout import state as rollout_state
@@ -91,7 +91,7 @@ def desired_split(
         return _with_clusters(make_stable_split(meta["name"], meta["uid"], status.stable.revision, followed), status)
     plan = rollout.plan
     slow = _slow_us(plan.guardrails)
-    choosable = rollout.phase == rollout_state.RUNNING if is_users else _can_be_selected(status, rollout)
+    choosable = rollout.phase == phases.RUNNING if is_users else _can_be_selected(status, rollout)
     arms = tuple(
         SplitArm(
             name=arm.name,
@@ -186,7 +186,7 @@ def _feedback(status: ExperimentStatus) -> SplitFeedback | None:
     """Return the accepted outcomes, from the end of the warm-up: a unit counts where it is first seen, which must be evidence."""
     compared = status.plan.comparison
     outcomes = compared.feedback_outcomes if compared is not None else status.plan.outcomes
-    if not outcomes or not status.evidence_epochs or rollout_state.is_over(status):
+    if not outcomes or not status.evidence_epochs or phases.is_over(status):
         return None
     names_of = tuple(dict.fromkeys(name for each in outcomes for name in feedback.feedback_names(each)))
     caps = dict.fromkeys(

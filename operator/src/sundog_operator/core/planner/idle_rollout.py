@@ -11,6 +11,7 @@ from sundog_operator.api import IdleStatus
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.ray.scaling import find_scaling
+from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.rollout import state
 from sundog_operator.core.trial.rollout.freeze import BAKE
 
@@ -71,7 +72,7 @@ def _is_waking(context: PlanContext, idle: IdleStatus) -> bool:
 
 def _waits_at_its_weight(context: PlanContext) -> bool:
     progress = context.progress
-    if progress is None or progress.step is None or progress.phase != state.RUNNING or context.in_place is not None:
+    if progress is None or progress.step is None or progress.phase != phases.RUNNING or context.in_place is not None:
         return False
     step, weight = progress.step, state.canary_weight(progress)
     is_there = 0 < weight < 100 and state.current_step(progress).weight == weight

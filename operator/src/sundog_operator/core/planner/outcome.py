@@ -14,6 +14,7 @@ from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.deadline import find_failure
 from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.planner.facts import Json
+from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.rollout import explanations, state, transitions
 
 RolloutOutcome = Literal["Promoted", "Aborted", "RolledBack", "Superseded"]
@@ -43,9 +44,9 @@ def apply_rollout_outcome(context: PlanContext) -> PlanContext:
     attempt = next((rollout for rollout in context.observed.rollouts if rollout.name == name), None)
     if attempt is None:
         return context.set(experiment="") if context.experiment is None else context
-    if not state.is_over(attempt.status):
+    if not phases.is_over(attempt.status):
         return replace(context, rollout=attempt)
-    if attempt.status.phase == state.CONCLUDED:
+    if attempt.status.phase == phases.CONCLUDED:
         event_reason = explanations.promotion_reason(attempt.status)
         return promote_revision(context, attempt.revision, attempt.name, attempt.status.plan.reason, event_reason)
     return end_candidate(context, attempt.revision, rollout_end(attempt.status), attempt.name)
@@ -167,7 +168,7 @@ def drop_candidate(context: PlanContext, end: RolloutEnd, command: str = "") -> 
         stopped = transitions.stop(context.progress, Cause(end.code, end.text), context.now)
         stopped = stopped.model_copy(update={"last_command": command or stopped.last_command})
         context = context.commit_rollout(stopped)
-        if not state.is_over(stopped):
+        if not phases.is_over(stopped):
             return context
         end = rollout_end(stopped)
     context = replace(context, rollout=None)

@@ -44,7 +44,8 @@ from sundog_operator.core.planner.experiment import lifecycle, start
 from sundog_operator.core.planner.facts import Json, ObservedState
 from sundog_operator.core.planner.problems.poison_requests import report_poison_requests
 from sundog_operator.core.planner.problems.stale_edges import replace_stale_edge
-from sundog_operator.core.trial.rollout import freeze, history, prometheus_checks, state, state_machine
+from sundog_operator.core.trial import history, phases
+from sundog_operator.core.trial.rollout import freeze, prometheus_checks, state, state_machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ def _surplus_experiments(context: PlanContext) -> tuple[str, ...]:
     ended = [
         rollout
         for rollout in context.observed.rollouts
-        if state.is_over(rollout.status) and rollout.name != context.before.experiment
+        if phases.is_over(rollout.status) and rollout.name != context.before.experiment
     ]
     ended.sort(key=lambda rollout: (rollout.status.plan.frozen_at or context.now, rollout.name))
     return tuple(rollout.name for rollout in ended[: max(0, len(ended) - revisions.HISTORY_LIMIT)])

@@ -13,6 +13,7 @@ from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.core.planner.outcome import make_last_rollout, make_revision_status, rollout_end
 from sundog_operator.core.ray import clusters
 from sundog_operator.core.revisions import Revision
+from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.rollout import state
 
 
@@ -57,7 +58,7 @@ def recover_lost_status(context: PlanContext) -> PlanContext:
         context.observed.rollouts, key=lambda attempt: (attempt.status.plan.frozen_at or context.now, attempt.name)
     )
     latest = attempts[-1] if attempts and state.is_frozen(attempts[-1].status) else None
-    shared = latest.status.plan.in_place if latest is not None and not state.is_over(latest.status) else None
+    shared = latest.status.plan.in_place if latest is not None and not phases.is_over(latest.status) else None
     replicas = _serving_replicas(context, [stable] if shared is None or latest is None else [stable, latest.revision])
     if replicas is None:
         return context
@@ -68,7 +69,7 @@ def recover_lost_status(context: PlanContext) -> PlanContext:
     )
     if latest is None:
         return context
-    if not state.is_over(latest.status):
+    if not phases.is_over(latest.status):
         context = context.set(
             experiment=latest.name, candidate=make_revision_status(context, latest.revision, replicas)
         )
@@ -78,7 +79,7 @@ def recover_lost_status(context: PlanContext) -> PlanContext:
             context = context.set(
                 stable=serving.model_copy(update={"replicas": arm_replicas.stable}), capacity=capacity
             )
-    elif latest.status.phase == state.STOPPED:
+    elif latest.status.phase == phases.STOPPED:
         context = context.set(
             last_rollout=make_last_rollout(context, latest.revision, rollout_end(latest.status), latest.name)
         )

@@ -5,7 +5,7 @@ from typing import Final
 from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core.planner.conditions.traffic_synced import find_secret_problem
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.trial.rollout.state import RUNNING
+from sundog_operator.core.trial.phases import RUNNING
 
 POLL_S: Final = 0.2
 WAITING_POLL_S: Final = 1.0

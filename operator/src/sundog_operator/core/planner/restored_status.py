@@ -12,7 +12,7 @@ from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.planner.experiment import cleanup
 from sundog_operator.core.planner.outcome import RolloutEnd, drop_candidate, make_revision_status
 from sundog_operator.core.planner.recovery import find_stable_arm, make_serving_status
-from sundog_operator.core.trial.rollout import state
+from sundog_operator.core.trial import phases
 
 
 def keep_serving_revisions(context: PlanContext) -> PlanContext:
@@ -74,7 +74,7 @@ def _follow_attempt_in_force(context: PlanContext) -> PlanContext:
     """Resume the rollout that the stored split belongs to, if it is still running."""
     attempt_uid = str((context.observed.split or {}).get("attempt", ""))
     found = next((each for each in context.observed.rollouts if each.uid == attempt_uid), None)
-    if found is None or context.rollout is not None or state.is_over(found.status):
+    if found is None or context.rollout is not None or phases.is_over(found.status):
         return context
     context = replace(context, rollout=found)
     candidate = make_revision_status(context, found.revision, context.replicas)

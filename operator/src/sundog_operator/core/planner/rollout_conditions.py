@@ -10,7 +10,7 @@ from sundog_operator.core.forecast import gate_forecast
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.status import EVALUATED_IN_BAKE, NOT_EVALUATED
-from sundog_operator.core.trial import baseline_outage
+from sundog_operator.core.trial import baseline_outage, phases
 from sundog_operator.core.trial.evaluation import Evaluation
 from sundog_operator.core.trial.rollout import explanations, freeze, notifications, state, steps_without_evidence
 from sundog_operator.core.trial.rollout.transitions import join_texts
@@ -19,7 +19,7 @@ from sundog_operator.core.trial.rollout.transitions import join_texts
 def transition_events(context: PlanContext, before: ExperimentStatus, after: ExperimentStatus) -> list[KubernetesEvent]:
     """Return the events of one transition. The end of a rollout gets its event from the status of the ModelDeployment."""
     rollout, paused, weight = context.rollout, after.paused, state.canary_weight(after)
-    if rollout is None or state.is_over(after):
+    if rollout is None or phases.is_over(after):
         return []
     if paused is not None and paused != before.paused and paused.reason != PauseReason.MANUAL:
         message = explanations.describe_pause(after)
@@ -48,9 +48,9 @@ def set_rollout_conditions(context: PlanContext) -> PlanContext:
         return context
     name, status = context.commit
     conditions = experiment_conditions(attempt.status.conditions, generation=attempt.generation, at=context.now)
-    mark_running = conditions.mark_false if state.is_over(status) else conditions.mark_true
-    reason = (status.verdict.code or status.phase) if state.is_over(status) else status.phase
-    mark_running("Running", reason, status.verdict.reason if state.is_over(status) else "", at=context.now)
+    mark_running = conditions.mark_false if phases.is_over(status) else conditions.mark_true
+    reason = (status.verdict.code or status.phase) if phases.is_over(status) else status.phase
+    mark_running("Running", reason, status.verdict.reason if phases.is_over(status) else "", at=context.now)
     conditions.mark_true("Ready", status.phase, "", at=context.now)
     _mark_evidence(context, status, conditions)
     update = {"observed_generation": attempt.generation, "conditions": conditions.conditions()}
@@ -63,8 +63,8 @@ def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: C
         why = freeze.no_evidence_reason(status.plan)
         message = why if status.plan.reason else NOT_EVALUATED
         conditions.mark_unknown("DataQuality", ExperimentReason.NOT_EVALUATED, message, at=context.now)
-        if status.verdict.decision == freeze.UNDECIDED:
-            conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided_message(status, why), at=context.now)
+        if status.verdict.decision == phases.UNDECIDED:
+            conditions.mark_false("Conclusive", phases.UNDECIDED, _undecided_message(status, why), at=context.now)
         else:
             conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=context.now)
         return
@@ -83,10 +83,10 @@ def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: C
     elif not state.is_evaluated(status):
         conditions.mark_unknown("DataQuality", ExperimentReason.NOT_EVALUATED, EVALUATED_IN_BAKE, at=context.now)
     # A step that passed its gate may still be rolled back, for example in a bake.
-    is_settled = state.is_over(status) or state.is_decided_by_copies(status)
-    if status.verdict.decision == freeze.UNDECIDED or not is_settled:
+    is_settled = phases.is_over(status) or state.is_decided_by_copies(status)
+    if status.verdict.decision == phases.UNDECIDED or not is_settled:
         conditions.mark_false(
-            "Conclusive", freeze.UNDECIDED, _undecided_message(status, _missing_evidence(status)), at=context.now
+            "Conclusive", phases.UNDECIDED, _undecided_message(status, _missing_evidence(status)), at=context.now
         )
     else:
         conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=context.now)
@@ -94,7 +94,7 @@ def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: C
 
 def _undecided_message(status: ExperimentStatus, why: str) -> str:
     """Return why the evidence is undecided, and what may promote without it; or how an ended rollout ended."""
-    if state.is_over(status) and (status.plan.guardrails or status.without_evidence):
+    if phases.is_over(status) and (status.plan.guardrails or status.without_evidence):
         return status.verdict.reason
     return "; ".join(filter(None, (why, steps_without_evidence.describe_exceptions(status.plan))))
 

@@ -31,7 +31,7 @@ from sundog_operator.core.trial.experiment import arms, freeze, log_exports, sta
 from sundog_operator.core.trial.experiment.admission import ExperimentAcceptance, check_admission
 from sundog_operator.core.trial.experiment.arms import PlannedArm
 from sundog_operator.core.trial.experiment.queue import UserExperiment, order_waiting
-from sundog_operator.core.trial.rollout.state import is_over
+from sundog_operator.core.trial.phases import is_over
 from sundog_operator.ports import EXPERIMENT, Object
 from sundog_operator.shell.preview import spec_diff
 from sundog_operator.shell.preview.model_deployment import (

@@ -21,9 +21,10 @@ from sundog_operator.core.edge.buckets import BUCKETS, percent
 from sundog_operator.core.forecast import gate_forecast
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.stats import sample_ratio
+from sundog_operator.core.trial import history, phases
 from sundog_operator.core.trial.default_plan import tested_guardrails
 from sundog_operator.core.trial.experiment import evaluate
-from sundog_operator.core.trial.rollout import freeze, history, plan_text, prometheus_checks, state
+from sundog_operator.core.trial.rollout import freeze, plan_text, prometheus_checks
 from sundog_operator.ports import Object
 from sundog_operator.shell.report import outcome_history
 from sundog_operator.shell.report.metrics import (
@@ -115,7 +116,7 @@ def _find_start(status: ExperimentStatus, meta: Object, now: datetime) -> dateti
 
 def _find_points(status: ExperimentStatus, end: datetime) -> tuple[HistoryPoint, ...]:
     """Return the history with a point for the present or the end, if that is newer: a command may end it between two points."""
-    at = end if state.is_over(status) else status.counted_at
+    at = end if phases.is_over(status) else status.counted_at
     if at is None or (status.history and status.history[-1].at >= at):
         return status.history
     return (*status.history, history.make_point(status, status.metrics, at))
@@ -125,7 +126,7 @@ def _facts(obj: Object, status: ExperimentStatus, start: datetime, end: datetime
     plan = status.plan
     yield "model deployment", str((obj.get("spec") or {}).get("modelDeployment", ""))
     yield "began", f"{start:%Y-%m-%d %H:%M:%S} UTC"
-    if state.is_over(status):
+    if phases.is_over(status):
         yield "ended", f"{end:%Y-%m-%d %H:%M:%S} UTC, after {format_span(end - start)}"
     else:
         yield "so far", format_span(end - start)
@@ -143,7 +144,7 @@ def _facts(obj: Object, status: ExperimentStatus, start: datetime, end: datetime
         yield from _copies(status.shadow)
     yield from error_facts(plan)
     yield from outcome_facts(plan)
-    if not state.is_over(status) and (warning := gate_forecast.find_undecidable_step(plan)):
+    if not phases.is_over(status) and (warning := gate_forecast.find_undecidable_step(plan)):
         yield "warning", warning
 
 

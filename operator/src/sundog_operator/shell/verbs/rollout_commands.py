@@ -12,7 +12,8 @@ from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.trial.rollout import commands, plan_text, state
+from sundog_operator.core.trial import phases
+from sundog_operator.core.trial.rollout import commands, plan_text
 from sundog_operator.errors import Conflict, DependencyError, NotFound, RequestRefused
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
@@ -88,7 +89,7 @@ async def retry(server: ServerConnection, name: str, revision: int | None, wait:
         number = revision or find_revision_to_retry(ModelDeploymentStatus.parse(obj.get("status")))
     attempts = await _find_attempts(server, name, number)
     await _send(server, obj, "retry", number, wait, timeout)
-    if attempts and all(state.is_over(each) for each in attempts) and attempts[-1].plan.alpha is not None:
+    if attempts and all(phases.is_over(each) for each in attempts) and attempts[-1].plan.alpha is not None:
         text = plan_text.describe_attempt(len(attempts) + 1, attempts[-1].plan.alpha)
         click.echo(f"{name}: {text}")
 

@@ -13,7 +13,8 @@ from sundog_operator.api import (
 )
 from sundog_operator.core import metric_text
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.trial.rollout import notifications, plan_text, state, webhook_urls
+from sundog_operator.core.trial import phases
+from sundog_operator.core.trial.rollout import notifications, plan_text, webhook_urls
 from sundog_operator.core.trial.rollout.shadow_comparison import SHADOW
 from sundog_operator.ports import Object
 from sundog_operator.shell.view.layout import (
@@ -110,7 +111,7 @@ def _receivers(status: ExperimentStatus) -> Iterator[tuple[str, str]]:
 
 def _arms_title(status: ExperimentStatus, experiment: Object, now: datetime) -> str:
     """Return a title with the time of the requests and errors, which differs from that of the evidence if edges were asked now."""
-    if state.is_over(status):
+    if phases.is_over(status):
         return "Arms at its end"
     if (read_at := experiment.get("armsCountedAt")) is not None:
         return f"Arms, counted by the edges at {datetime.fromisoformat(str(read_at)):%H:%M:%S} UTC"
@@ -128,14 +129,14 @@ def _describe_measured_values(status: ExperimentStatus) -> Iterator[str]:
 def _metrics_title(status: ExperimentStatus, now: datetime) -> str:
     age = f", {ago(status.counted_at, now)} old" if status.counted_at is not None else ""
     arms = "stable/candidate" if _is_rollout(status) else "control/arm"
-    return f"Evidence{' at its end' if state.is_over(status) else age} (events of {arms})"
+    return f"Evidence{' at its end' if phases.is_over(status) else age} (events of {arms})"
 
 
 def _metrics_table(status: ExperimentStatus) -> RenderableType:
     table = grid("METRIC", "ROLE", "EVENTS", "VALUES", "CHANGE", "ALLOWED", "VERDICT", "ETA", header=True)
     for metric in filter(metric_text.is_shown, status.metrics):
         name = metric.name if _is_rollout(status) or not metric.arm else f"{metric.arm}: {metric.name}"
-        table.add_row(*map(Text, (name, *_metric_cells(metric, is_over=state.is_over(status)))))
+        table.add_row(*map(Text, (name, *_metric_cells(metric, is_over=phases.is_over(status)))))
     return table
 
 

@@ -18,7 +18,7 @@ from sundog_operator.api import (
     is_latency_metric,
 )
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial import phases, replica_counts
 from sundog_operator.core.trial.default_plan import format_latency
 from sundog_operator.core.trial.rollout import header_match, plan_text, prometheus_checks, state, webhook_urls
 from sundog_operator.shell.view.layout import format_span, grid
@@ -35,7 +35,7 @@ def steps_section(status: ExperimentStatus) -> RenderableType:
     """Return the steps of a plan as a table."""
     table = grid("STEP", "WEIGHT", "GATE", "", header=True)
     current = status.step.index if status.step else 0
-    is_concluded = status.phase == state.CONCLUDED
+    is_concluded = status.phase == phases.CONCLUDED
     without_evidence = {each.step: f"passed without evidence, by {each.by}" for each in status.without_evidence or ()}
     for index, step in enumerate(status.plan.steps, start=1):
         if is_concluded or index < current:
@@ -92,9 +92,9 @@ def plan_section(status: ExperimentStatus, attempt: str, now: datetime) -> Itera
     if plan.comparison is not None:
         yield "ends", describe_end_conditions(plan.comparison)
     yield from outcome_facts(plan)
-    if not state.is_over(status) and (warning := _find_undecidable_step(plan)):
+    if not phases.is_over(status) and (warning := _find_undecidable_step(plan)):
         yield "warning", warning
-    if not state.is_over(status) and (timing := "; ".join(_describe_timing(status, attempt, now))):
+    if not phases.is_over(status) and (timing := "; ".join(_describe_timing(status, attempt, now))):
         yield "this step", timing
 
 

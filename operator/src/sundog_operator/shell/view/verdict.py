@@ -7,6 +7,7 @@ from typing import Final
 
 from sundog_operator.api import ExperimentStatus, MetricStatus, MetricValue
 from sundog_operator.core import metric_text
+from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.rollout import explanations, state
 
 ONE_SIDED_NOTE: Final = (
@@ -38,17 +39,17 @@ def make_heading(status: ExperimentStatus) -> tuple[str, str]:
     if state.is_decided_by_copies(status):
         return _make_shadow_heading(status, reason)
     match status.phase:
-        case state.CONCLUDED | state.STOPPED if status.verdict.decision in _HEADINGS:
+        case phases.CONCLUDED | phases.STOPPED if status.verdict.decision in _HEADINGS:
             return _HEADINGS[status.verdict.decision], _TONES[status.verdict.decision]
-        case state.CONCLUDED if status.plan.comparison is not None:
+        case phases.CONCLUDED if status.plan.comparison is not None:
             return f"Ended undecided: {reason}", "open"
-        case state.CONCLUDED:
+        case phases.CONCLUDED:
             return "Promoted, not by evidence", "open"
-        case state.STOPPED:
+        case phases.STOPPED:
             return f"Ended without a verdict on evidence: {reason or 'no reason given'}", "open"
-        case state.RUNNING if status.paused is not None:
+        case phases.RUNNING if status.paused is not None:
             return f"Paused: {status.paused.reason}", "open"
-        case state.RUNNING:
+        case phases.RUNNING:
             return "Undecided, still running", "open"
     return "Not started", "open"
 
@@ -56,9 +57,9 @@ def make_heading(status: ExperimentStatus) -> tuple[str, str]:
 def _make_shadow_heading(status: ExperimentStatus, reason: str) -> tuple[str, str]:
     """Return (heading, tone) of a candidate that passed by its copies alone."""
     match status.phase:
-        case state.CONCLUDED:
+        case phases.CONCLUDED:
             return "Promoted by command, after its copies passed", "good"
-        case state.STOPPED:
+        case phases.STOPPED:
             return f"Its copies passed, but it was not promoted: {reason}", "open"
     return "Its copies passed: promote or abort it", "good"
 
@@ -66,7 +67,7 @@ def _make_shadow_heading(status: ExperimentStatus, reason: str) -> tuple[str, st
 def explain(status: ExperimentStatus) -> Iterator[str]:
     """Yield the verdict or what it waits for, then the messages of metrics and checks that this does not repeat."""
     step = status.step.reason if status.step else ""
-    if state.is_over(status) or status.verdict.winner or state.is_decided_by_copies(status):
+    if phases.is_over(status) or status.verdict.winner or state.is_decided_by_copies(status):
         first = status.verdict.reason
     else:
         first = explanations.describe_pause(status) if status.paused else step or _describe_missing_evidence(status)
@@ -96,7 +97,7 @@ def describe_verdict(status: ExperimentStatus) -> list[str]:
     if find_winner(status):
         return [describe_win(status), f"When it won: {status.verdict.message}", WINNERS_CURSE]
     is_evaluated = status.plan.comparison is not None and bool(status.evidence_epochs)
-    has_findings = state.is_over(status) or status.verdict.decision == state.PASSED or is_evaluated
+    has_findings = phases.is_over(status) or status.verdict.decision == state.PASSED or is_evaluated
     return [status.verdict.reason] if has_findings and status.verdict.reason else []
 
 
@@ -149,7 +150,7 @@ def _contains_tested_ratio(metric: MetricStatus) -> bool:
 
 def find_end(status: ExperimentStatus) -> datetime | None:
     """Return when it ended; None while it runs."""
-    if not state.is_over(status):
+    if not phases.is_over(status):
         return None
     ended = next((each for each in status.conditions if each.type == "Running" and each.status == "False"), None)
     return ended.last_transition_time if ended else status.epoch.since
@@ -165,7 +166,7 @@ def describe_win(status: ExperimentStatus) -> str:
     heading = f"{winner} won" if at is None else f"{winner} won at {at:%Y-%m-%d %H:%M} UTC"
     if now is None:
         return heading
-    present = f"{'at the end' if state.is_over(status) else 'now'} {metric_text.summarize_values(now)}"
+    present = f"{'at the end' if phases.is_over(status) else 'now'} {metric_text.summarize_values(now)}"
     is_later = at is not None and bool(status.history) and status.history[-1].at > at + _SAME_EVALUATION
     then = _find_metric_at(status, now, at) if at is not None and is_later else None
     if then is None:

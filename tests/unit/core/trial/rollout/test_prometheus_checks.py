@@ -7,6 +7,7 @@ import pytest
 
 from sundog_operator.api import CheckStatus, ExperimentStatus, Rollout
 from sundog_operator.core.observed import PrometheusResult
+from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.evaluation import Evaluation
 from sundog_operator.core.trial.rollout import explanations, freeze, prometheus_checks, state, state_machine, steering
 from sundog_operator.core.trial.rollout.commands import RolloutCommand
@@ -134,7 +135,7 @@ def test_a_guardrail_has_to_pass_anew_at_each_weight() -> None:
     walk.ticks(30)
     assert walk.at == (2, 50)
     walk.ticks(4, oom=0)
-    assert walk.status.phase == state.CONCLUDED
+    assert walk.status.phase == phases.CONCLUDED
 
 
 def test_so_many_failing_checks_in_a_row_roll_back() -> None:
@@ -256,7 +257,7 @@ def test_promote_passes_a_step_whatever_prometheus_says() -> None:
     walk.minutes(5, oom="gives no data")
     walk.status = steering.execute_command(walk.status, RolloutCommand("a", "promote", 8, full=True), walk.now)
     walk.ticks(5)
-    assert walk.status.phase == state.CONCLUDED
+    assert walk.status.phase == phases.CONCLUDED
 
 
 def test_a_failing_check_is_not_passed_for_taking_too_long() -> None:
@@ -267,7 +268,7 @@ def test_a_failing_check_is_not_passed_for_taking_too_long() -> None:
     walk.ticks(12)
     assert walk.at == (1, 25)
     walk.ticks(6, oom=0)
-    assert walk.status.phase == state.CONCLUDED
+    assert walk.status.phase == phases.CONCLUDED
 
 
 def test_a_step_that_took_too_long_names_the_check_that_it_waited_for() -> None:

@@ -20,7 +20,7 @@ from sundog_operator.api import (
     StepStatus,
 )
 from sundog_operator.api.reasons import Cause, PauseReason
-from sundog_operator.core.trial import replica_counts
+from sundog_operator.core.trial import phases, replica_counts
 from sundog_operator.core.trial.default_plan import StableTraffic
 from sundog_operator.core.trial.evaluation import HEALTHY, BaselineHealth, Evaluation
 from sundog_operator.core.trial.rollout import explanations, freeze, state, state_machine, steering, transitions
@@ -743,7 +743,7 @@ def run_rollout(
     at = timedelta(0)
     for number, (wait, evidence, available, (confirmed, held), verb) in enumerate(ticks):
         at += timedelta(minutes=wait)
-        if verb and not state.is_over(status):
+        if verb and not phases.is_over(status):
             after = steering.execute_command(status, RolloutCommand(f"c{number}", verb, 8), T0 + at)
             yield status, None, after
         else:
@@ -774,7 +774,7 @@ def test_for_all_inputs_only_evidence_passes_a_gate_and_harm_ends_it(ticks: Walk
         if after.phase == "Concluded":
             assert index(after) == 3
             assert after.verdict.decision == "Promoted"
-        if evidence and evidence.harm and not state.is_over(before) and state.canary_weight(before):
+        if evidence and evidence.harm and not phases.is_over(before) and state.canary_weight(before):
             assert (after.phase, state.canary_weight(after)) == ("Stopped", 0)
 
 

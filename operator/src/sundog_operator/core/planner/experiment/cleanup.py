@@ -10,7 +10,7 @@ from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.trial.experiment import transitions
 from sundog_operator.core.trial.experiment.queue import UserExperiment
-from sundog_operator.core.trial.rollout.state import STOPPED
+from sundog_operator.core.trial.phases import STOPPED
 
 
 def stop_experiment(context: PlanContext, cause: Cause, command: str = "") -> PlanContext:

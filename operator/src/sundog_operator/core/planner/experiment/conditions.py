@@ -16,8 +16,7 @@ from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.trial import baseline_outage
 from sundog_operator.core.trial.experiment import arms, outcome_evaluation, state
 from sundog_operator.core.trial.experiment.queue import UserExperiment
-from sundog_operator.core.trial.rollout.freeze import UNDECIDED
-from sundog_operator.core.trial.rollout.state import RUNNING, STOPPED, is_over
+from sundog_operator.core.trial.phases import RUNNING, STOPPED, UNDECIDED, is_over
 
 NORMAL_END_REASONS: Final = (
     EndReason.STOPPED_BY_USER,

@@ -16,7 +16,7 @@ from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.trial.experiment import dropped_arms, evaluate, outcome_evaluation, state, transitions
 from sundog_operator.core.trial.experiment.evaluation import ExperimentEvaluation, ObservedTraffic, OutcomeDecision
 from sundog_operator.core.trial.experiment.queue import UserExperiment
-from sundog_operator.core.trial.rollout.freeze import UNDECIDED
+from sundog_operator.core.trial.phases import UNDECIDED
 
 
 def evaluate_experiment(

@@ -26,11 +26,10 @@ from sundog_operator.core.planner.experiment.start import (
     make_arm_revision,
     set_arms,
 )
-from sundog_operator.core.trial import baseline_outage
+from sundog_operator.core.trial import baseline_outage, history
 from sundog_operator.core.trial.experiment import arms, freeze, state, state_machine
 from sundog_operator.core.trial.experiment.queue import UserExperiment, order_waiting
-from sundog_operator.core.trial.rollout import history
-from sundog_operator.core.trial.rollout.state import STOPPED, is_over
+from sundog_operator.core.trial.phases import STOPPED, is_over
 
 DATA_QUALITY_GRACE: Final = timedelta(minutes=1)
 """Time for which an edge may apply a request for outcomes, and a store may restart, without an event."""

@@ -14,7 +14,7 @@ from sundog_operator.core.trial import replica_counts
 from sundog_operator.core.trial.experiment import allocation, arms, freeze, state, transitions
 from sundog_operator.core.trial.experiment.arms import PlannedArm
 from sundog_operator.core.trial.experiment.queue import UserExperiment, order_waiting
-from sundog_operator.core.trial.rollout.state import STOPPED
+from sundog_operator.core.trial.phases import STOPPED
 
 CONTROL_LOST: Final = Cause(EndReason.SUPERSEDED, "its control revision was lost and is no longer stable")
 STOPPED_BY_USER: Final = Cause(EndReason.STOPPED_BY_USER, "spec.stopped is true")

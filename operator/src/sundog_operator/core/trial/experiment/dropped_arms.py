@@ -23,8 +23,7 @@ from sundog_operator.core.trial.experiment.state import (
     treatment_arms,
 )
 from sundog_operator.core.trial.experiment.transitions import MAX_REASON_CHARS, as_evidence, end_experiment, with_shares
-from sundog_operator.core.trial.rollout.freeze import UNDECIDED
-from sundog_operator.core.trial.rollout.state import CONCLUDED, STOPPED
+from sundog_operator.core.trial.phases import CONCLUDED, STOPPED, UNDECIDED
 
 
 def drop(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:

@@ -14,7 +14,7 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.edge.reported_counts import PARSE_ERRORS
 from sundog_operator.core.trial.experiment import outcome_evaluation, state
-from sundog_operator.core.trial.rollout.state import is_over
+from sundog_operator.core.trial.phases import is_over
 
 
 def evaluate_final_log(status: ExperimentStatus, attempt: str, section: Mapping[str, Any]) -> ExperimentStatus:

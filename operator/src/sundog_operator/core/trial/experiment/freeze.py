@@ -45,7 +45,8 @@ from sundog_operator.core.trial.default_plan import (
 )
 from sundog_operator.core.trial.experiment import allocation
 from sundog_operator.core.trial.experiment.arms import PlannedArm, planned_buckets
-from sundog_operator.core.trial.rollout.freeze import EARLY_HARM, EVIDENCE_IS_EVALUATED, UNDECIDED
+from sundog_operator.core.trial.phases import UNDECIDED
+from sundog_operator.core.trial.rollout.freeze import EARLY_HARM, EVIDENCE_IS_EVALUATED
 
 _NOT_PLANNED: Final[Mapping[str, Any]] = {
     "stopped": True,

@@ -13,7 +13,7 @@ from sundog_operator.api.reasons import ExperimentReason
 from sundog_operator.core.observed import ExposureLogResult
 from sundog_operator.core.text import format_count
 from sundog_operator.core.trial.experiment.final_evaluation import evaluate_final_log
-from sundog_operator.core.trial.rollout.state import is_over
+from sundog_operator.core.trial.phases import is_over
 
 LOG_FIELD: Final = "exposureLog"
 CONDITION: Final = "LogWritten"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.core.trial.experiment.admission import ExperimentAcceptance
-from sundog_operator.core.trial.rollout.state import is_over
+from sundog_operator.core.trial.phases import is_over
 
 
 @dataclass(frozen=True, slots=True)

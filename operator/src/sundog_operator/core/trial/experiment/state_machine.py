@@ -47,8 +47,8 @@ from sundog_operator.core.trial.experiment.state import (
     units_taken,
 )
 from sundog_operator.core.trial.experiment.transitions import MAX_REASON_CHARS, as_evidence, end_experiment, with_shares
+from sundog_operator.core.trial.phases import CONCLUDED, RUNNING, STOPPED, is_over
 from sundog_operator.core.trial.replica_counts import MAX_COMPARABLE_RATIO, is_comparable
-from sundog_operator.core.trial.rollout.state import CONCLUDED, RUNNING, STOPPED, is_over
 
 _MAX_THRESHOLD_REQUESTS: Final = 2 * MIN_TIMED_ANSWERS
 """Requests of each arm for which the warm-up waits for latency thresholds. Not every answer is timed, such as a failed one."""

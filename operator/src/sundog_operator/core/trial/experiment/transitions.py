@@ -15,8 +15,7 @@ from sundog_operator.core.edge import buckets
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.trial import baseline_outage
 from sundog_operator.core.trial.experiment.state import MAX_EPOCHS, has_begun, has_won, target_buckets, unlisted_epochs
-from sundog_operator.core.trial.rollout.freeze import UNDECIDED
-from sundog_operator.core.trial.rollout.state import CONCLUDED
+from sundog_operator.core.trial.phases import CONCLUDED, UNDECIDED
 
 MAX_REASON_CHARS: Final = 1024
 """Longest reason in characters."""

@@ -44,6 +44,7 @@ from sundog_operator.core.trial.default_plan import (
     plan_outcome_guardrail,
     resolve_guardrails,
 )
+from sundog_operator.core.trial.phases import UNDECIDED
 from sundog_operator.core.trial.rollout import in_place
 from sundog_operator.core.trial.rollout.shadow_comparison import SHADOW
 
@@ -65,7 +66,6 @@ STEPPED_STRATEGIES: Final = ("canary", SHADOW)
 """Strategies that have steps."""
 
 UNKNOWN_TRAFFIC: Final = StableTraffic()
-UNDECIDED = "Undecided"
 EVIDENCE_IS_EVALUATED = "evidence is being evaluated"
 NO_EVIDENCE = "no step of this rollout has an evidence gate, so no evidence is evaluated"
 ONLY_COPIES_COMPARED = (

@@ -12,6 +12,7 @@ from sundog_operator.api import (
     format_duration,
 )
 from sundog_operator.api.reasons import Cause, EndReason, PauseReason
+from sundog_operator.core.trial.phases import RUNNING
 from sundog_operator.core.trial.replica_counts import step_replicas
 from sundog_operator.core.trial.rollout import prometheus_checks, steps_without_evidence, webhook_urls
 from sundog_operator.core.trial.rollout.explanations import describe_missing_evidence
@@ -21,7 +22,6 @@ from sundog_operator.core.trial.rollout.state import (
     MIN_NO_DATA_DURATION,
     PASSED,
     PROMOTED,
-    RUNNING,
     RolloutInputs,
     canary_weight,
     current_step,

@@ -18,6 +18,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.api.reasons import Cause, EndReason, PauseReason
 from sundog_operator.core.observed import WebhookResult
+from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.rollout import explanations, state
 
 GIVE_UP_AFTER: Final = timedelta(hours=1)
@@ -57,8 +58,8 @@ def _new_notices(before: ExperimentStatus, after: ExperimentStatus, now: datetim
     if not state.is_frozen(before):
         started = Cause("Started", f"revision {state.arm_revisions(after)[1]} is starting")
         yield _notice(after, "started", started, now)
-    if state.is_over(after):
-        event = _end_event(after) if not state.is_over(before) else None
+    if phases.is_over(after):
+        event = _end_event(after) if not phases.is_over(before) else None
         if event is not None:
             yield _notice(after, event, Cause(after.verdict.code or "", after.verdict.message), now)
     elif (cause := _pause_cause(after)) is not None and cause != _pause_cause(before):
@@ -78,7 +79,7 @@ def _notice(status: ExperimentStatus, event: NotificationEvent, cause: Cause, no
 
 
 def _end_event(status: ExperimentStatus) -> NotificationEvent | None:
-    if status.phase == state.CONCLUDED:
+    if status.phase == phases.CONCLUDED:
         return "promoted"
     match status.verdict.code:
         case EndReason.SUPERSEDED:

@@ -14,18 +14,15 @@ from sundog_operator.api.reasons import Cause
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.phases import RUNNING, is_over
 from sundog_operator.core.trial.replica_counts import canary_replicas, step_replicas
 from sundog_operator.core.trial.rollout import header_match, in_place
 from sundog_operator.core.trial.rollout.freeze import BAKE
 from sundog_operator.core.trial.rollout.shadow_comparison import SHADOW, ShadowComparison
 
-PENDING: Final = "Pending"
 RECREATE: Final = "recreate"
 WAITS_FOR_PROMOTE: Final = "waits for promote"
 """Reason of a step that only a user's `promote` ends. Stored statuses have it."""
-RUNNING: Final = "Running"
-CONCLUDED: Final = "Concluded"
-STOPPED: Final = "Stopped"
 PROMOTED: Final = "Promoted"
 ROLLED_BACK: Final = "RolledBack"
 PASSED: Final = "Passed"
@@ -93,11 +90,6 @@ def is_frozen(status: ExperimentStatus) -> bool:
     """
     is_whole = status.step is None or status.step.of == len(status.plan.steps)
     return is_whole and bool(status.plan.steps) and [arm.name for arm in status.arms] == [names.STABLE, names.CANARY]
-
-
-def is_over(status: ExperimentStatus) -> bool:
-    """Whether the attempt has ended."""
-    return status.phase in (CONCLUDED, STOPPED)
 
 
 def canary_weight(status: ExperimentStatus) -> int:

@@ -16,6 +16,7 @@ from sundog_operator.api import (
 from sundog_operator.api.reasons import Cause, EndReason, PauseReason
 from sundog_operator.core.trial import baseline_outage
 from sundog_operator.core.trial.default_plan import needs_threshold
+from sundog_operator.core.trial.phases import PENDING, RUNNING, is_over
 from sundog_operator.core.trial.replica_counts import step_replicas
 from sundog_operator.core.trial.rollout import in_place, prometheus_checks, shadow_comparison
 from sundog_operator.core.trial.rollout.explanations import explain
@@ -23,9 +24,7 @@ from sundog_operator.core.trial.rollout.gates import pass_gate, time_out_evidenc
 from sundog_operator.core.trial.rollout.state import (
     MISMATCH_GRACE,
     PAUSABLE_GATES,
-    PENDING,
     ROLLED_BACK,
-    RUNNING,
     WINDOWLESS_GATES,
     RolloutInputs,
     canary_weight,
@@ -33,7 +32,6 @@ from sundog_operator.core.trial.rollout.state import (
     desired_replicas,
     gate_in_force,
     is_held,
-    is_over,
     is_traffic_held,
     step_index,
 )

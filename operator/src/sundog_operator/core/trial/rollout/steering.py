@@ -9,17 +9,11 @@ from sundog_operator.api import (
 )
 from sundog_operator.api.reasons import Cause, EndReason, PauseReason
 from sundog_operator.core.trial import baseline_outage
+from sundog_operator.core.trial.phases import PENDING, RUNNING
 from sundog_operator.core.trial.rollout import prometheus_checks, steps_without_evidence
 from sundog_operator.core.trial.rollout.commands import RolloutCommand
 from sundog_operator.core.trial.rollout.freeze import BAKE
-from sundog_operator.core.trial.rollout.state import (
-    DECIDING_GATES,
-    PAUSABLE_GATES,
-    PENDING,
-    RUNNING,
-    current_step,
-    step_index,
-)
+from sundog_operator.core.trial.rollout.state import DECIDING_GATES, PAUSABLE_GATES, current_step, step_index
 from sundog_operator.core.trial.rollout.transitions import enter_step, open_gate, stop
 
 

@@ -13,21 +13,19 @@ from sundog_operator.api import (
 from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.trial import baseline_outage
+from sundog_operator.core.trial.phases import CONCLUDED, STOPPED, UNDECIDED, is_over
 from sundog_operator.core.trial.replica_counts import canary_replicas
 from sundog_operator.core.trial.rollout import in_place, prometheus_checks, steps_without_evidence
-from sundog_operator.core.trial.rollout.freeze import UNDECIDED, arms_at_weight
+from sundog_operator.core.trial.rollout.freeze import arms_at_weight
 from sundog_operator.core.trial.rollout.state import (
-    CONCLUDED,
     MAX_EVIDENCE_EPOCHS,
     PASSED,
     PROMOTED,
     ROLLED_BACK,
-    STOPPED,
     RolloutInputs,
     arm_revisions,
     canary_weight,
     current_step,
-    is_over,
     step_index,
 )
 

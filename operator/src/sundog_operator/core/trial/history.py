@@ -7,7 +7,7 @@ from typing import Final
 from sundog_operator.api import ArmStatus, ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.stats.findings import DecisionBasis, MetricVerdict
-from sundog_operator.core.trial.rollout import state
+from sundog_operator.core.trial import phases
 
 MAX_POINTS: Final = 32
 """Points to keep: about 7 KiB of a status, 150 KiB for an experiment with ten arms."""
@@ -31,7 +31,7 @@ def record_point(status: ExperimentStatus, metrics: Sequence[MetricStatus], now:
     """
     point = make_point(status, metrics, now)
     known = status.history
-    if known and not state.is_over(status) and not _differs(known[-1], point):
+    if known and not phases.is_over(status) and not _differs(known[-1], point):
         return status
     return status.model_copy(update={"history": thin_points((*known, point))})
 

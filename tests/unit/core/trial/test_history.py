@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from experiment_fixtures import at, frozen, guardrail, moving, one_name, outcome, with_history
 from sundog_operator.api import ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus, PlanComparison, Rollout
-from sundog_operator.core.trial.rollout import freeze, history
+from sundog_operator.core.trial import history
+from sundog_operator.core.trial.rollout import freeze
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
