@@ -12,7 +12,7 @@ from sundog_operator.api import ExperimentStatus, Rollout, ShadowStatus
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.trial import phases, replica_counts
-from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.evaluation import RolloutEvaluation
 from sundog_operator.core.trial.rollout import freeze, shadow_comparison, state, state_machine, steering, transitions
 from sundog_operator.core.trial.rollout.commands import RolloutCommand
 from sundog_operator.core.trial.rollout.shadow_comparison import ShadowComparison
@@ -34,7 +34,7 @@ def walk(status: ExperimentStatus, *, until: tuple[int, int], confirmed: bool = 
         at = (status.step.index if status.step else 0, state.canary_weight(status))
         if at == until and (status.epoch.confirmed or not confirmed):
             return status
-        after = state_machine.tick(status, RolloutInputs(now, replicas=2, available=2, confirmed=True))
+        after = state_machine.tick(status, RolloutInputs(now=now, replicas=2, available=2, confirmed=True))
         if after == status:
             after = steering.execute_command(status, RolloutCommand(f"c{tick}", "promote", 8), now)
         status = after
@@ -283,7 +283,7 @@ BAKED = freeze.freeze(
     8,
     T0,
 )
-HEARD = Evaluation(silent=False, requests=1000)
+HEARD = RolloutEvaluation(silent=False, requests=1000)
 AT_BAKE = state_machine.tick(
     state_machine.tick(
         state_machine.tick(walk(BAKED, until=(2, 98)), tick_inputs(now=T0, evidence=HEARD)),
@@ -325,21 +325,27 @@ def test_a_bake_is_the_step_before_the_last_and_counts_as_all_of_the_traffic() -
         ),
         (
             "silent",
-            {"now": T0 + timedelta(minutes=10), "evidence": Evaluation(silent=True)},
+            {"now": T0 + timedelta(minutes=10), "evidence": RolloutEvaluation(silent=True)},
             2,
             98,
             "has baked; waits for requests to both revisions, because no data is not success",
         ),
         (
             "unheard",
-            {"now": T0 + timedelta(minutes=10), "evidence": Evaluation(silent=False, unreachable_edges=("edge-1",))},
+            {
+                "now": T0 + timedelta(minutes=10),
+                "evidence": RolloutEvaluation(silent=False, unreachable_edges=("edge-1",)),
+            },
             2,
             98,
             "has baked; waits for the counters of edge-1",
         ),
         (
             "harm",
-            {"now": T0 + timedelta(minutes=1), "evidence": Evaluation(silent=False, harm="errorRate is 9 times")},
+            {
+                "now": T0 + timedelta(minutes=1),
+                "evidence": RolloutEvaluation(silent=False, harm="errorRate is 9 times"),
+            },
             2,
             0,
             "RolledBack",
@@ -364,7 +370,7 @@ def test_a_bake_without_warmup_or_replicas_for_all_is_not_over() -> None:
             "epoch": AT_BAKE.epoch.model_copy(update={"since": late}),
         }
     )
-    waits = state_machine.tick(cold, tick_inputs(now=late, evidence=Evaluation(silent=False, requests=1)))
+    waits = state_machine.tick(cold, tick_inputs(now=late, evidence=RolloutEvaluation(silent=False, requests=1)))
     assert waits.step is not None
     assert (waits.step.index, waits.step.warm) == (2, False)
     over = state_machine.tick(AT_BAKE, tick_inputs(now=T0 + timedelta(minutes=20), evidence=HEARD))
@@ -438,7 +444,7 @@ def test_a_shadow_that_has_passed_bakes_after_a_command() -> None:
     baking = ticked(opened, tick_inputs(**later))
     assert (state.is_baking(baking), state.canary_weight(baking)) == (True, 95)
     harmed = state_machine.tick(
-        baking, tick_inputs(**{**later, "evidence": Evaluation(silent=False, harm="errorRate is 9 times")})
+        baking, tick_inputs(**{**later, "evidence": RolloutEvaluation(silent=False, harm="errorRate is 9 times")})
     )
     assert (harmed.phase, harmed.verdict.decision, state.canary_weight(harmed)) == ("Stopped", "RolledBack", 0)
     aborted = transitions.stop(baking, Cause("Aborted", "by command x"), T0)
@@ -473,9 +479,9 @@ inputs = st.builds(
     evidence=st.sampled_from(
         [
             None,
-            Evaluation(silent=False, requests=1000),
-            Evaluation(),
-            Evaluation(silent=False, harm="errorRate is 9 times"),
+            RolloutEvaluation(silent=False, requests=1000),
+            RolloutEvaluation(),
+            RolloutEvaluation(silent=False, harm="errorRate is 9 times"),
         ]
     ),
 )

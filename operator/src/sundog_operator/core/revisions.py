@@ -67,7 +67,12 @@ def content_hash(content: Mapping[str, Any], repetition: int = 0) -> str:
     `repetition` counts earlier arms of the same content, each of which has a revision of its own.
     """
     hashed = [CONTENT_FORMAT, content, repetition] if repetition else [CONTENT_FORMAT, content]
-    body = json.dumps(hashed, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hash_json(hashed)
+
+
+def hash_json(value: Any) -> str:
+    """Return 16 hex digits of SHA-256 over the canonical JSON of a value. Stored objects have such hashes, so the form stays."""
+    body = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 

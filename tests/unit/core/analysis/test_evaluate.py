@@ -18,7 +18,7 @@ from sundog_operator.core.forecast import rollout_forecast
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.stats import count_ratio, early_harm
 from sundog_operator.core.trial.default_plan import StableTraffic
-from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.evaluation import RolloutEvaluation
 from sundog_operator.core.trial.rollout import freeze
 
 T0 = 1_764_034_200
@@ -53,7 +53,7 @@ def at_step(
 
 def judge(
     status: ExperimentStatus, *reports: EdgeReport, replicas: tuple[int, int] = (3, 1), traffic: StableTraffic = KNOWN
-) -> Evaluation:
+) -> RolloutEvaluation:
     look = CountScope([each.number for each in status.evidence_epochs], status.epoch.number, NOW, 30)
     return evaluate.evaluate_rollout(status, collected(take(reports, look), reports, replicas, traffic))
 
@@ -74,7 +74,7 @@ def arms(epoch: int, stable: dict[str, int], canary: dict[str, int], blocks: int
     return [evenly("stable", epoch, T0, blocks, **stable), evenly("canary", epoch, T0, blocks, **canary)]
 
 
-def metric(result: Evaluation, name: str = "errorRate") -> MetricStatus:
+def metric(result: RolloutEvaluation, name: str = "errorRate") -> MetricStatus:
     return next(each for each in result.metrics if each.name == name)
 
 
@@ -197,7 +197,7 @@ BAKED = {"steps": [{"weight": 50}], "bake": {"holdback": "5%"}, "guardrails": ER
 ALIKE = arms(2, {"ok": 990, "server5xx": 10}, {"ok": 990, "server5xx": 10})
 
 
-def baking(stable: dict[str, int], canary: dict[str, int]) -> Evaluation:
+def baking(stable: dict[str, int], canary: dict[str, int]) -> RolloutEvaluation:
     """Return a bake after a gate at which both arms were equal."""
     return judge(at_step(2, BAKED), report(*ALIKE, *arms(4, stable, canary)), replicas=(3, 3))
 
@@ -574,7 +574,7 @@ FAILING, NONE_FAILED = {"server5xx": 7, "ok": 43}, {"ok": 150}
 def test_a_candidate_that_fails_some_requests_in_every_block_does_harm_before_its_warm_up_is_over() -> None:
     def of(
         blocks: int, canary: dict[str, int] = FAILING, stable: dict[str, int] = NONE_FAILED, **how: Any
-    ) -> Evaluation:
+    ) -> RolloutEvaluation:
         rows = recent_blocks("canary", *[canary] * blocks), recent_blocks("stable", *[stable] * blocks)
         return judge(at_step(1, warm=False, **how), report(*rows))
 
@@ -900,7 +900,7 @@ def updated(status: ExperimentStatus, reports: Sequence[EdgeReport], now_s: floa
 
 def verdicts_over_time(
     status: ExperimentStatus, stable: dict[str, int], canary: dict[str, int], burst: dict[str, dict[str, int]]
-) -> list[Evaluation]:
+) -> list[RolloutEvaluation]:
     """Return the verdict of every second of the half minute in which a burst is added to one block, after ten calm minutes."""
     calm = {"stable": stable, "canary": canary}
     rows = []

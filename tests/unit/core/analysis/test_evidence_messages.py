@@ -8,7 +8,7 @@ from sundog_operator.core.analysis import blocks as analysis_blocks
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.trial import default_plan
 from sundog_operator.core.trial.default_plan import StableTraffic
-from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.evaluation import RolloutEvaluation
 from sundog_operator.core.trial.rollout import freeze
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -68,7 +68,7 @@ def collected(blocks: int, stable: int, canary: int) -> arm_pair.RolloutCounts:
     )
 
 
-def judge(blocks: int, stable: int, canary: int) -> Evaluation:
+def judge(blocks: int, stable: int, canary: int) -> RolloutEvaluation:
     return evaluate.evaluate_rollout(status(), collected(blocks, stable, canary))
 
 

@@ -25,7 +25,7 @@ from sundog_operator.api.reasons import Cause
 from sundog_operator.core.analysis import shadow_agreement
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.trial import replica_counts
-from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.evaluation import RolloutEvaluation
 from sundog_operator.core.trial.rollout import (
     explanations,
     freeze,
@@ -582,7 +582,9 @@ def test_metrics_of_copies_stay_beside_those_of_traffic(counts: dict[str, int], 
     weighed = MetricStatus(name="errorRate", role="guardrail", verdict="Undecided", message="about 60 events decide")
     status = running(frozen({**SHADOW, "maxDuration": "1h"}, onInconclusive=policy))
     result = evaluate(row(**counts))
-    after = state_machine.tick(status, inputs(result, HOUR, evidence=Evaluation(silent=False, metrics=(weighed,))))
+    after = state_machine.tick(
+        status, inputs(result, HOUR, evidence=RolloutEvaluation(silent=False, metrics=(weighed,)))
+    )
     assert after.phase == "Stopped"
     assert [each.name for each in after.metrics] == ["agreement", "shadowFailures", "errorRate"]
     assert after.metrics[0] == result.metrics[0]

@@ -27,7 +27,7 @@ def attempt() -> RolloutAttempt:
     """A rollout at the first of two steps with webhooks."""
     status = freeze.freeze(Rollout.from_json({"steps": [GATE, GATE, {"weight": 50}]}), 7, 8, T0)
     while state.pending_webhook(status) is None:
-        status = state_machine.tick(status, RolloutInputs(T0, 1, 1, confirmed=True))
+        status = state_machine.tick(status, RolloutInputs(now=T0, replicas=1, available=1, confirmed=True))
     return RolloutAttempt("digits-r8", "u", 1, 8, status)
 
 

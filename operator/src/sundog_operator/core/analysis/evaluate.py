@@ -40,13 +40,13 @@ from sundog_operator.core.trial import replica_counts
 from sundog_operator.core.trial.default_plan import (
     resolve_thresholds,
 )
-from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.evaluation import RolloutEvaluation
 from sundog_operator.core.trial.rollout import state
 
 
 def evaluate_rollout(
     status: ExperimentStatus, collected: RolloutCounts, feedback_problem: Cause | None = None
-) -> Evaluation:
+) -> RolloutEvaluation:
     """Evaluate an attempt whose plan has guardrails.
 
     Args:
@@ -79,7 +79,7 @@ def evaluate_rollout(
     metrics = (*metrics, *rollout_outcomes.evaluate_outcomes(status, limits, collected, problem))
     stable, canary = (collected.tallies.of(status.epoch.number, arm, present).assigned for arm in ROLLOUT_PAIR.both)
     death = find_dead_arm(ROLLOUT_PAIR, limits, collected, collected.replicas[1])
-    return Evaluation(
+    return RolloutEvaluation(
         metrics=metrics,
         is_dead=death != "",
         harm=death or next((each.message for each in metrics if each.verdict == MetricVerdict.HARM), ""),

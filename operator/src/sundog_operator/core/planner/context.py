@@ -31,8 +31,7 @@ from sundog_operator.core.ray.readiness import NOT_DEPLOYED, Readiness
 from sundog_operator.core.ray.scaling import find_scaling, may_scale_to_zero
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.trial.default_plan import StableTraffic
-from sundog_operator.core.trial.evaluation import Evaluation
-from sundog_operator.core.trial.experiment.evaluation import ExperimentEvaluation
+from sundog_operator.core.trial.evaluation import ExperimentEvaluation, RolloutEvaluation
 from sundog_operator.core.trial.experiment.queue import UserExperiment
 from sundog_operator.core.trial.rollout import in_place, state, windows
 from sundog_operator.core.trial.rollout.shadow_comparison import ShadowComparison
@@ -83,7 +82,7 @@ class PlanContext:
     commit: tuple[str, ExperimentStatus] | None = None
     dry_run_message: str = ""
     capacity_shortage: Cause | None = None
-    evaluation: Evaluation | None = None
+    evaluation: RolloutEvaluation | None = None
     shadow: ShadowComparison | None = None
     experiment: UserExperiment | None = None
     experiment_statuses: Mapping[str, ExperimentStatus] = field(default_factory=dict)

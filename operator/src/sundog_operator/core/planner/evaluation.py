@@ -13,13 +13,13 @@ from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.default_plan import StableTraffic, needs_threshold
-from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.evaluation import RolloutEvaluation
 from sundog_operator.core.trial.rollout import state
 
 DEFAULT_REQUEST_TIMEOUT_S: Final = 30.0
 
 
-def evaluate_rollout(context: PlanContext) -> tuple[Counters | None, Evaluation | None]:
+def evaluate_rollout(context: PlanContext) -> tuple[Counters | None, RolloutEvaluation | None]:
     """Return the updated counters of the active attempt, and its evaluation; None where there is none."""
     progress, attempt = context.progress, context.rollout
     if progress is None or attempt is None or phases.is_over(progress):

@@ -11,7 +11,7 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.status import EVALUATED_IN_BAKE, NOT_EVALUATED
 from sundog_operator.core.trial import baseline_outage, phases
-from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.evaluation import RolloutEvaluation
 from sundog_operator.core.trial.rollout import explanations, freeze, notifications, state, steps_without_evidence
 from sundog_operator.core.trial.rollout.transitions import join_texts
 
@@ -99,7 +99,7 @@ def _undecided_message(status: ExperimentStatus, why: str) -> str:
     return "; ".join(filter(None, (why, steps_without_evidence.describe_exceptions(status.plan))))
 
 
-def _consistent_message(evaluation: Evaluation) -> str:
+def _consistent_message(evaluation: RolloutEvaluation) -> str:
     return join_texts(_lost_message(*evaluation.lost), evaluation.ignored_outcomes_message)
 
 

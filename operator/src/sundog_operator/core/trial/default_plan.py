@@ -38,6 +38,9 @@ MIN_TIMED_ANSWERS: Final = 100
 MIN_WIN_THRESHOLD_US: Final = 5 * MIN_MARGIN_US
 """Least latency by which an arm can win: with a shorter one, the millisecond is too large a part of it."""
 
+EARLY_HARM: Final = 0.2
+"""Share of the harm error that new plans spend on errors in the first blocks of a canary or an arm."""
+
 
 @dataclass(frozen=True, slots=True)
 class StableTraffic:

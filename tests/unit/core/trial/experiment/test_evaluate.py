@@ -20,8 +20,8 @@ from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.edge.reported_counts import SLOW
 from sundog_operator.core.stats import early_harm
 from sundog_operator.core.trial.default_plan import StableTraffic, resolve_thresholds
+from sundog_operator.core.trial.evaluation import ExperimentEvaluation
 from sundog_operator.core.trial.experiment import evaluate, state
-from sundog_operator.core.trial.experiment.evaluation import ExperimentEvaluation
 
 NOW_S = T0.timestamp()
 FIRST = int(NOW_S) // blocks.BLOCK_S

@@ -15,8 +15,8 @@ from sundog_operator.api import (
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums, parse_sums
+from sundog_operator.core.trial.evaluation import ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.trial.experiment import dropped_arms, outcome_evaluation, state, state_machine
-from sundog_operator.core.trial.experiment.evaluation import ExperimentEvaluation, OutcomeDecision
 
 HOUR = timedelta(hours=1)
 BY_USER, BY_REQUEST = {"header": "x-user-id"}, {"request": {}}

@@ -14,9 +14,8 @@ from experiment_statuses import T0, freeze_experiment, stable_revision
 from sundog_operator.api import ExperimentSpec, ExperimentStatus, PlanGuardrail
 from sundog_operator.api.reasons import Cause, PauseReason
 from sundog_operator.core.stats import error_shares
-from sundog_operator.core.trial.evaluation import BaselineHealth
+from sundog_operator.core.trial.evaluation import BaselineHealth, ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.trial.experiment import arms, freeze, state, state_machine
-from sundog_operator.core.trial.experiment.evaluation import ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.trial.experiment.state import ArmState, ExperimentInputs
 
 MINUTE = timedelta(minutes=1)

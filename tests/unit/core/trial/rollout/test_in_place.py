@@ -9,7 +9,7 @@ from sundog_operator.api import ExperimentStatus, PlanInPlace, Rollout
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core.trial import replica_counts
 from sundog_operator.core.trial.default_plan import StableTraffic
-from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.evaluation import RolloutEvaluation
 from sundog_operator.core.trial.rollout import freeze, in_place, state, state_machine, steering, transitions
 from sundog_operator.core.trial.rollout.commands import RolloutCommand
 from sundog_operator.core.trial.rollout.in_place import ArmReplicas
@@ -196,7 +196,7 @@ class TestGivingBack:
         assert transitions.stop(beside, Cause("Aborted", "a"), T0).phase == "Stopped"
 
     @pytest.mark.parametrize(
-        "ends", [{"failure": Cause("CandidateUnavailable", "gone")}, {"evidence": Evaluation(harm="h")}]
+        "ends", [{"failure": Cause("CandidateUnavailable", "gone")}, {"evidence": RolloutEvaluation(harm="h")}]
     )
     def test_whatever_ends_it_is_paced(self, ends: dict[str, object]) -> None:
         status = state_machine.tick(rollout_at(50), inputs(available=2, stable=2, **ends))

@@ -30,7 +30,7 @@ def run_rollout(status: ExperimentStatus, *commands: str, ticks: int = 40) -> Ex
     left = list(commands)
     for number in range(ticks):
         now = T0 + timedelta(minutes=10 * (number + 1))
-        after = state_machine.tick(status, RolloutInputs(now, replicas=1, available=1, confirmed=True))
+        after = state_machine.tick(status, RolloutInputs(now=now, replicas=1, available=1, confirmed=True))
         if after == status and left:
             after = steering.execute_command(status, RolloutCommand(f"c{number}", left.pop(0), 8), now)
         status = notifications.add_notices(status, after, now)
@@ -92,7 +92,7 @@ def test_a_pause_is_notified_once_for_each_step_and_reason() -> None:
     status = frozen({"webhook": HOOK}, steps=[{"weight": 10, "gate": "time"}, {"weight": 50, "gate": "time"}])
 
     def pauses(status: ExperimentStatus, reason: str, step: int) -> ExperimentStatus:
-        at = state_machine.tick(status, RolloutInputs(T0, 1, 1, confirmed=True)).step
+        at = state_machine.tick(status, RolloutInputs(now=T0, replicas=1, available=1, confirmed=True)).step
         assert at is not None
         going = status.model_copy(update={"paused": None, "step": at.model_copy(update={"index": step})})
         stops = going.model_copy(update={"paused": PauseStatus(reason=reason, since=T0)})

@@ -8,7 +8,7 @@ import pytest
 from sundog_operator.api import CheckStatus, ExperimentStatus, Rollout
 from sundog_operator.core.observed import PrometheusResult
 from sundog_operator.core.trial import phases
-from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.evaluation import RolloutEvaluation
 from sundog_operator.core.trial.rollout import explanations, freeze, prometheus_checks, state, state_machine, steering
 from sundog_operator.core.trial.rollout.commands import RolloutCommand
 from sundog_operator.core.trial.rollout.state import RolloutInputs
@@ -47,13 +47,16 @@ class Walk:
         known = {slot: self.readings[about] for slot, about in asked.items() if about in self.readings}
         taken = prometheus_checks.record_readings(self.status, known)
         self.status = state_machine.tick(
-            taken, RolloutInputs(self.now, 2, 2, confirmed=True, held=self.held, evidence=self.evidence())
+            taken,
+            RolloutInputs(
+                now=self.now, replicas=2, available=2, confirmed=True, held=self.held, evidence=self.evidence()
+            ),
         )
         return self.status
 
-    def evidence(self) -> Evaluation | None:
+    def evidence(self) -> RolloutEvaluation | None:
         judged = self.status.plan.guardrails
-        return Evaluation(passed=True, silent=False, guardrails=judged) if judged else None
+        return RolloutEvaluation(passed=True, silent=False, guardrails=judged) if judged else None
 
     def ticks(self, number: int, **readings: float | str) -> ExperimentStatus:
         for _ in range(number):

@@ -22,7 +22,7 @@ from sundog_operator.api import (
 from sundog_operator.api.reasons import Cause, PauseReason
 from sundog_operator.core.trial import phases, replica_counts
 from sundog_operator.core.trial.default_plan import StableTraffic
-from sundog_operator.core.trial.evaluation import HEALTHY, BaselineHealth, Evaluation
+from sundog_operator.core.trial.evaluation import HEALTHY, BaselineHealth, RolloutEvaluation
 from sundog_operator.core.trial.rollout import explanations, freeze, state, state_machine, steering, transitions
 from sundog_operator.core.trial.rollout.commands import RolloutCommand
 from sundog_operator.core.trial.rollout.state import RolloutInputs
@@ -40,17 +40,19 @@ def frozen(traffic: StableTraffic = KNOWN, **spec: Any) -> ExperimentStatus:
 PLAN = frozen().plan
 
 
-def make_evaluation(**changes: Any) -> Evaluation:
+def make_evaluation(**changes: Any) -> RolloutEvaluation:
     values: dict[str, Any] = {"silent": False, "metrics": (OPEN,), "guardrails": PLAN.guardrails, **changes}
-    return Evaluation(**values)
+    return RolloutEvaluation(**values)
 
 
-def tick_inputs(at: timedelta, evidence: Evaluation | None, **changes: Any) -> RolloutInputs:
+def tick_inputs(at: timedelta, evidence: RolloutEvaluation | None, **changes: Any) -> RolloutInputs:
     values: dict[str, Any] = {"replicas": 3, "available": 3, "confirmed": True, **changes}
     return RolloutInputs(now=T0 + at, evidence=evidence, **values)
 
 
-def settle(status: ExperimentStatus, at: timedelta, evidence: Evaluation | None, **changes: Any) -> ExperimentStatus:
+def settle(
+    status: ExperimentStatus, at: timedelta, evidence: RolloutEvaluation | None, **changes: Any
+) -> ExperimentStatus:
     """Tick at one instant until nothing is due."""
     for _ in range(20):
         after = state_machine.tick(status, tick_inputs(at, evidence, **changes))
@@ -721,7 +723,7 @@ def test_a_scale_holds_from_its_step_on_until_another() -> None:
 
 minutes = st.sampled_from([0, 1, 2, 6, 70])
 evidences = st.none() | st.builds(
-    Evaluation,
+    RolloutEvaluation,
     metrics=st.just((OPEN,)),
     harm=st.sampled_from(["", "", "", "", "harm"]),
     passed=st.booleans(),
@@ -733,7 +735,7 @@ evidences = st.none() | st.builds(
 flags = st.tuples(st.booleans(), st.sampled_from([False, False, False, True]))
 verbs = st.sampled_from(["", "", "", "", "", "", "pause", "resume"])
 walks = st.lists(st.tuples(minutes, evidences, st.sampled_from([0, 3]), flags, verbs), max_size=30)
-Walk = list[tuple[int, Evaluation | None, int, tuple[bool, bool], str]]
+Walk = list[tuple[int, RolloutEvaluation | None, int, tuple[bool, bool], str]]
 
 
 def run_rollout(

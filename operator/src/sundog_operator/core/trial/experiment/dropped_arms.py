@@ -22,7 +22,12 @@ from sundog_operator.core.trial.experiment.state import (
     target_buckets,
     treatment_arms,
 )
-from sundog_operator.core.trial.experiment.transitions import MAX_REASON_CHARS, as_evidence, end_experiment, with_shares
+from sundog_operator.core.trial.experiment.transitions import (
+    MAX_REASON_CHARS,
+    begin_evidence,
+    end_experiment,
+    with_shares,
+)
 from sundog_operator.core.trial.phases import CONCLUDED, STOPPED, UNDECIDED
 
 
@@ -37,9 +42,11 @@ def drop(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus
     without = status.model_copy(update={"arms": arms})
     metrics = merge_dropped_metrics(without, inputs.evidence.metrics if inputs.evidence else ())
     marked = _reopen_if_winner_harmed(without.model_copy(update={"metrics": metrics}))
-    if active_arms(marked):
-        return as_evidence(with_shares(marked, target_buckets(marked), inputs.now), again=bool(status.evidence_epochs))
-    return _end_without_arms(marked, inputs.now)
+    if not active_arms(marked):
+        return _end_without_arms(marked, inputs.now)
+    if not status.evidence_epochs:
+        return with_shares(marked, target_buckets(marked), inputs.now)
+    return begin_evidence(marked, inputs.now)
 
 
 def _drop_arm(arm: ArmStatus, cause: Cause) -> ArmStatus:

@@ -31,6 +31,7 @@ from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.sample_ratio import ArmSplit, splits_log_e
 from sundog_operator.core.trial import replica_counts
 from sundog_operator.core.trial.default_plan import resolve_thresholds, tested_guardrails
+from sundog_operator.core.trial.evaluation import ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.trial.experiment import (
     data_loss,
     edge_metrics,
@@ -39,7 +40,6 @@ from sundog_operator.core.trial.experiment import (
     state,
     winner,
 )
-from sundog_operator.core.trial.experiment.evaluation import ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.trial.experiment.winner import WinnerDecision
 
 

@@ -1,7 +1,5 @@
 """Frozen plan of an experiment: resolved when its arms start, and unchanged by later edits of the spec."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -13,7 +11,6 @@ from sundog_operator.api import (
     CONTROL,
     MAX_LATENCY_GUARDRAILS,
     ArmStatus,
-    Epoch,
     ExperimentGuardrail,
     ExperimentSpec,
     ExperimentStatus,
@@ -28,7 +25,6 @@ from sundog_operator.api import (
     PlanOutcome,
     Preset,
     Rollout,
-    Verdict,
     WinRule,
     is_latency_metric,
     parse_percent,
@@ -37,7 +33,9 @@ from sundog_operator.api.rollout.guardrail_defaults import DEFAULT_MARGIN, EDGE_
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.revisions import hash_json
 from sundog_operator.core.trial.default_plan import (
+    EARLY_HARM,
     StableTraffic,
     add_default_guardrails,
     add_harm_guardrails,
@@ -45,8 +43,7 @@ from sundog_operator.core.trial.default_plan import (
 )
 from sundog_operator.core.trial.experiment import allocation
 from sundog_operator.core.trial.experiment.arms import PlannedArm, planned_buckets
-from sundog_operator.core.trial.phases import UNDECIDED
-from sundog_operator.core.trial.rollout.freeze import EARLY_HARM, EVIDENCE_IS_EVALUATED
+from sundog_operator.core.trial.transitions import EVIDENCE_IS_EVALUATED, first_status
 
 _NOT_PLANNED: Final[Mapping[str, Any]] = {
     "stopped": True,
@@ -103,19 +100,13 @@ def freeze(
             allocation=_allocation(spec),
             guardrails_by_unit=_tests_units(spec) or None,
         ),
-        frozen_at=now,
     )
-    return ExperimentStatus(
-        phase="Pending",
-        plan=plan,
-        epoch=Epoch(number=0, since=now, confirmed=False),
-        arms=(
-            ArmStatus(name=names.STABLE, revision=stable[0], weight=100, ranges=((0, BUCKETS),)),
-            ArmStatus(name=CONTROL, revision=stable[0]),
-            *(ArmStatus(name=arm.name, revision=number) for arm, number in arms),
-        ),
-        verdict=Verdict(decision=UNDECIDED, winner="", reason=EVIDENCE_IS_EVALUATED),
+    first_arms = (
+        ArmStatus(name=names.STABLE, revision=stable[0], weight=100, ranges=((0, BUCKETS),)),
+        ArmStatus(name=CONTROL, revision=stable[0]),
+        *(ArmStatus(name=arm.name, revision=number) for arm, number in arms),
     )
+    return first_status(plan, first_arms, now, EVIDENCE_IS_EVALUATED)
 
 
 def resolve_win_rule(spec: ExperimentSpec) -> WinRule:
@@ -276,8 +267,7 @@ def _hash_as_written(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
         fields["winBy"] = rule
     if spec.preset is not None:
         fields["defaultGuardrails"] = True
-    body = json.dumps([fields, [arm.hash for arm in arms]], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(body.encode()).hexdigest()[:16]
+    return hash_json([fields, [arm.hash for arm in arms]])
 
 
 def find_changed_fields(plan: FrozenPlan, spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:

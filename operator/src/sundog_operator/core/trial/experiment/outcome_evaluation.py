@@ -33,10 +33,10 @@ from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 from sundog_operator.core.trial.default_plan import tested_guardrails
+from sundog_operator.core.trial.evaluation import ObservedTraffic
 from sundog_operator.core.trial.experiment import allocation, sample_ratio, state, winner
 from sundog_operator.core.trial.experiment.allocation import ThompsonRule
 from sundog_operator.core.trial.experiment.edge_metrics import EdgeFindings
-from sundog_operator.core.trial.experiment.evaluation import ObservedTraffic
 from sundog_operator.core.trial.experiment.winner import WinnerDecision
 
 SUCCESS: Final = "success"

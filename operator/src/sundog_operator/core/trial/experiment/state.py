@@ -19,7 +19,7 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import buckets, units
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.stats import error_shares
-from sundog_operator.core.trial.experiment.evaluation import ExperimentEvaluation
+from sundog_operator.core.trial.evaluation import ExperimentEvaluation, TrialInputs
 
 HARM: Final = "Harm"
 WINNER: Final = "Winner"
@@ -51,23 +51,18 @@ class ArmState:
     failure: Cause | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ExperimentInputs:
-    """Inputs of a tick.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentInputs(TrialInputs):
+    """Inputs of one tick of an experiment.
 
     Attributes:
-        now: the present time.
-        confirmed: whether every edge has the current epoch in force.
         arms: state by name of the arms beside control.
         end: why the experiment ends now; None where it goes on.
-        evidence: the evaluation; None where nothing was evaluated.
     """
 
-    now: datetime
-    confirmed: bool
+    evidence: ExperimentEvaluation | None = None
     arms: Mapping[str, ArmState] = field(default_factory=dict)
     end: Cause | None = None
-    evidence: ExperimentEvaluation | None = None
 
 
 def is_frozen(status: ExperimentStatus) -> bool:

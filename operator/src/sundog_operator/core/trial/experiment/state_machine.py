@@ -11,12 +11,10 @@ calls another system.
 """
 
 import math
-from collections.abc import Callable
 from typing import Final
 
 from sundog_operator.api import (
     CONTROL,
-    Epoch,
     EvidenceEpoch,
     ExperimentStatus,
     PauseStatus,
@@ -26,10 +24,15 @@ from sundog_operator.api import (
 from sundog_operator.api.reasons import Cause, EndReason, PauseReason
 from sundog_operator.core.edge import buckets, units
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.trial import baseline_outage
+from sundog_operator.core.trial.baseline_outage import (
+    is_baseline_settled,
+    is_epoch_excluded,
+    is_paused_for_baseline,
+    pause_for_baseline,
+)
 from sundog_operator.core.trial.default_plan import MIN_TIMED_ANSWERS, needs_threshold
+from sundog_operator.core.trial.evaluation import ExperimentEvaluation
 from sundog_operator.core.trial.experiment.dropped_arms import drop, merge_dropped_metrics
-from sundog_operator.core.trial.experiment.evaluation import ExperimentEvaluation
 from sundog_operator.core.trial.experiment.state import (
     NO_WINNER,
     WINNER,
@@ -46,9 +49,22 @@ from sundog_operator.core.trial.experiment.state import (
     treatment_arms,
     units_taken,
 )
-from sundog_operator.core.trial.experiment.transitions import MAX_REASON_CHARS, as_evidence, end_experiment, with_shares
+from sundog_operator.core.trial.experiment.transitions import (
+    MAX_REASON_CHARS,
+    begin_evidence,
+    end_experiment,
+    with_shares,
+)
 from sundog_operator.core.trial.phases import CONCLUDED, RUNNING, STOPPED, is_over
 from sundog_operator.core.trial.replica_counts import MAX_COMPARABLE_RATIO, is_comparable
+from sundog_operator.core.trial.transitions import (
+    confirm_epoch,
+    first_change,
+    has_no_warmup,
+    has_warmed_up,
+    learns_thresholds,
+    with_thresholds,
+)
 
 _MAX_THRESHOLD_REQUESTS: Final = 2 * MIN_TIMED_ANSWERS
 """Requests of each arm for which the warm-up waits for latency thresholds. Not every answer is timed, such as a failed one."""
@@ -60,23 +76,7 @@ def tick(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus
     """Return the next status, equal to the given one when nothing is due. Total: every frozen status and inputs give a status."""
     if is_over(status) or not is_frozen(status):
         return status
-    rules: tuple[Callable[[ExperimentStatus, ExperimentInputs], ExperimentStatus | None], ...] = (
-        _end,
-        _fail,
-        drop,
-        _pause_for_baseline,
-        _recover,
-        _restart_evidence,
-        _begin,
-        _confirm,
-        _warm_up,
-        _learn_thresholds,
-        _watch_load,
-        _decide,
-        _move_weights,
-        _time_out,
-    )
-    return next((after for rule in rules if (after := rule(status, inputs)) is not None), status)
+    return first_change(status, inputs, _RULES) or status
 
 
 def _end(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
@@ -95,30 +95,17 @@ def _fail(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatu
     return None
 
 
-def _pause_for_baseline(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
-    """Pause decisions while control is unfit for comparison: failures of all arms would hide those of one arm."""
-    if inputs.evidence is None or not inputs.evidence.control.outage or status.phase != RUNNING:
-        return None
-    return baseline_outage.pause_for_baseline(status, inputs.evidence.control.outage, inputs.now)
-
-
 def _recover(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
     """Go on once control was healthy for a while at all edges."""
-    if not baseline_outage.is_paused_for_baseline(status) or not _is_control_settled(inputs):
+    if not is_paused_for_baseline(status) or not is_baseline_settled(inputs):
         return None
     return status.model_copy(update={"paused": None})
 
 
-def _is_control_settled(inputs: ExperimentInputs) -> bool:
-    return inputs.evidence is not None and not inputs.evidence.unreachable_edges and inputs.evidence.control.settled
-
-
 def _restart_evidence(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
     """Begin a new epoch of evidence after one in which control was unfit, also after a win."""
-    goes_on = status.paused is None or (has_won(status) and _is_control_settled(inputs))
-    if not baseline_outage.is_epoch_excluded(status) or not goes_on:
-        return None
-    return as_evidence(with_shares(status, target_buckets(status), inputs.now), again=True)
+    goes_on = status.paused is None or (has_won(status) and is_baseline_settled(inputs))
+    return begin_evidence(status, inputs.now) if is_epoch_excluded(status) and goes_on else None
 
 
 def _begin(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
@@ -132,60 +119,44 @@ def _begin(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStat
     arms = [inputs.arms.get(arm.name, ArmState()) for arm in treatment_arms(status)]
     if any(arm.available < arm.desired for arm in arms):
         return None
-    begun = with_shares(status.model_copy(update={"phase": RUNNING}), target_buckets(status), inputs.now)
-    return as_evidence(begun, again=_has_no_warmup(status) and not needs_threshold(status.plan.guardrails))
-
-
-def _has_no_warmup(status: ExperimentStatus) -> bool:
-    return not status.plan.warmup_requests or not status.plan.warmup_duration
+    running = status.model_copy(update={"phase": RUNNING})
+    if has_no_warmup(status.plan) and not needs_threshold(status.plan.guardrails):
+        return begin_evidence(running, inputs.now)
+    return with_shares(running, target_buckets(status), inputs.now)
 
 
 def _confirm(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
-    if status.phase != RUNNING or status.epoch.confirmed or not inputs.confirmed:
-        return None
-    epoch = Epoch(number=status.epoch.number, since=inputs.now, confirmed=True)
-    return status.model_copy(update={"epoch": epoch, "since": status.since or inputs.now})
+    after = confirm_epoch(status, inputs) if status.phase == RUNNING else None
+    return None if after is None else after.model_copy(update={"since": status.since or inputs.now})
 
 
 def _warm_up(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
     """End the warm-up: counts are evidence from the next epoch on, with latency thresholds that stay."""
     evidence = inputs.evidence
-    if (
-        status.evidence_epochs
-        or evidence is None
-        or not status.epoch.confirmed
-        or baseline_outage.is_paused_for_baseline(status)
-    ):
+    if evidence is None or status.evidence_epochs or not _is_comparable(status):
         return None
-    waited = status.epoch.since is not None and inputs.now - status.epoch.since >= status.plan.warmup_duration
-    if not waited and evidence.requests < status.plan.warmup_requests:
+    if not has_warmed_up(status, evidence, inputs.now):
         return None
     failures = max((arm.errors for arm in status.arms), default=0)
     is_brief = evidence.requests < _MAX_THRESHOLD_REQUESTS and failures < _MAX_THRESHOLD_FAILURES
     if needs_threshold(evidence.guardrails) and is_brief:
         return None
-    return as_evidence(with_shares(_with_thresholds(status, evidence), target_buckets(status), inputs.now), again=True)
+    return begin_evidence(with_thresholds(status, evidence), inputs.now)
+
+
+def _is_comparable(status: ExperimentStatus) -> bool:
+    """Whether all edges have the weights in force, and control is fit for comparison."""
+    return status.epoch.confirmed and not is_paused_for_baseline(status)
 
 
 def _learn_thresholds(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
     """Restart the evidence once latency thresholds are known, because slow answers were not counted before."""
     evidence = inputs.evidence
-    if (
-        evidence is None
-        or not status.evidence_epochs
-        or not status.epoch.confirmed
-        or baseline_outage.is_paused_for_baseline(status)
-    ):
+    if evidence is None or not status.evidence_epochs or not _is_comparable(status):
         return None
-    if not needs_threshold(status.plan.guardrails) or needs_threshold(evidence.guardrails):
+    if not learns_thresholds(status, evidence):
         return None
-    known = _with_thresholds(status, evidence)
-    return as_evidence(with_shares(known, target_buckets(status), inputs.now), again=True, alone=True)
-
-
-def _with_thresholds(status: ExperimentStatus, evidence: ExperimentEvaluation) -> ExperimentStatus:
-    plan = status.plan.model_copy(update={"guardrails": evidence.guardrails or status.plan.guardrails})
-    return status.model_copy(update={"plan": plan})
+    return begin_evidence(with_thresholds(status, evidence), inputs.now, alone=True)
 
 
 def _watch_load(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
@@ -201,7 +172,7 @@ def _watch_load(status: ExperimentStatus, inputs: ExperimentInputs) -> Experimen
     is_equal = bool(evidence.loads) and all(map(is_comparable, evidence.loads))
     if not (newest.unequal_load and is_equal) or status.paused is not None or not restarts_for_load(status):
         return None
-    return as_evidence(with_shares(status, target_buckets(status), inputs.now), again=True)
+    return begin_evidence(status, inputs.now)
 
 
 def _mark_load(newest: EvidenceEpoch, status: ExperimentStatus, evidence: ExperimentEvaluation) -> EvidenceEpoch:
@@ -247,7 +218,7 @@ def _decide(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentSta
     paused = PauseStatus(reason=PauseReason.WON, since=inputs.now, message=message)
     won = status.model_copy(update={"verdict": verdict, "paused": paused})
     # A new epoch keeps the evidence of the win: a later outage of control excludes only its own epoch.
-    return as_evidence(with_shares(won, target_buckets(won), inputs.now), again=True)
+    return begin_evidence(won, inputs.now)
 
 
 def _with_metrics(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus:
@@ -263,8 +234,7 @@ def _move_weights(status: ExperimentStatus, inputs: ExperimentInputs) -> Experim
     if shares is None or status.phase != RUNNING or status.paused is not None or not status.epoch.confirmed:
         return None
     own = dict(zip((CONTROL, *(arm.name for arm in treatment_arms(status))), shares, strict=True))
-    moved = {names.STABLE: buckets.BUCKETS - sum(shares), **own}
-    return as_evidence(with_shares(status, moved, inputs.now), again=True)
+    return begin_evidence(status, inputs.now, {names.STABLE: buckets.BUCKETS - sum(shares), **own})
 
 
 def _time_out(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:
@@ -292,3 +262,22 @@ def _outcomes_so_far(inputs: ExperimentInputs) -> str:
     """Return the reason of the last outcome decision, as the end of a sentence."""
     decided = inputs.evidence.outcome_decision if inputs.evidence is not None else None
     return f"; {decided.reason}" if decided is not None else ""
+
+
+_RULES: Final = (
+    _end,
+    _fail,
+    drop,
+    pause_for_baseline,
+    _recover,
+    _restart_evidence,
+    _begin,
+    _confirm,
+    _warm_up,
+    _learn_thresholds,
+    _watch_load,
+    _decide,
+    _move_weights,
+    _time_out,
+)
+"""Rules in the order in which they are tried; the first one that changes the status ends the tick."""

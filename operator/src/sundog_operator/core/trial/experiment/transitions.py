@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Final
 
 from sundog_operator.api import (
-    Epoch,
     EvidenceEpoch,
     ExperimentStatus,
     Verdict,
@@ -16,6 +15,7 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.trial import baseline_outage
 from sundog_operator.core.trial.experiment.state import MAX_EPOCHS, has_begun, has_won, target_buckets, unlisted_epochs
 from sundog_operator.core.trial.phases import CONCLUDED, UNDECIDED
+from sundog_operator.core.trial.transitions import begin_epoch
 
 MAX_REASON_CHARS: Final = 1024
 """Longest reason in characters."""
@@ -51,19 +51,22 @@ def with_shares(status: ExperimentStatus, shares: Mapping[str, int], now: dateti
         arm.model_copy(update={"ranges": tuple(own), "weight": buckets.percent(share)})
         for arm, own, share in zip(status.arms, moved, wanted, strict=True)
     )
-    epoch = Epoch(number=status.epoch.number + 1, since=now, confirmed=False)
-    return status.model_copy(update={"arms": arms, "epoch": epoch})
+    return begin_epoch(status, arms, now)
 
 
-def as_evidence(status: ExperimentStatus, *, again: bool, alone: bool = False) -> ExperimentStatus:
-    """Add the epoch that begins to the evidence; without `again`, return the status unchanged. With `alone`, remove the earlier epochs."""
-    if not again:
-        return status
-    shares, earlier = target_buckets(status), status.evidence_epochs
+def begin_evidence(
+    status: ExperimentStatus, now: datetime, shares: Mapping[str, int] | None = None, *, alone: bool = False
+) -> ExperimentStatus:
+    """Begin an epoch that counts as evidence, in which each arm has the given number of buckets; its target if None.
+
+    With `alone`, the earlier epochs are evidence no more.
+    """
+    begun = with_shares(status, target_buckets(status) if shares is None else shares, now)
+    targets, earlier = target_buckets(begun), status.evidence_epochs
     kept = () if alone else baseline_outage.trim_epochs(earlier, MAX_EPOCHS)
     epoch = EvidenceEpoch(
-        number=status.epoch.number,
-        buckets=tuple(shares[arm.name] for arm in status.arms),
+        number=begun.epoch.number,
+        buckets=tuple(targets[arm.name] for arm in begun.arms),
         restarts=unlisted_epochs(status) + len(earlier) - len(kept),
     )
-    return status.model_copy(update={"evidence_epochs": (*kept, epoch)})
+    return begun.model_copy(update={"evidence_epochs": (*kept, epoch)})

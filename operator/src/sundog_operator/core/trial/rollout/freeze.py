@@ -1,7 +1,5 @@
 """The plan of a rollout attempt: resolved once, frozen, and unaffected by later edits of the spec."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -11,7 +9,6 @@ from sundog_operator.api import (
     DEFAULT_MIN_DURATION,
     ArmStatus,
     Bake,
-    Epoch,
     ExperimentStatus,
     FrozenPlan,
     PlanCheck,
@@ -30,23 +27,23 @@ from sundog_operator.api import (
     Step,
     Strategy,
     Threshold,
-    Verdict,
     is_latency_metric,
 )
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import two_arm_ranges
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.revisions import Revision, owner_reference
+from sundog_operator.core.revisions import Revision, hash_json, owner_reference
 from sundog_operator.core.trial import replica_counts
 from sundog_operator.core.trial.default_plan import (
+    EARLY_HARM,
     StableTraffic,
     default_steps,
     plan_outcome_guardrail,
     resolve_guardrails,
 )
-from sundog_operator.core.trial.phases import UNDECIDED
 from sundog_operator.core.trial.rollout import in_place
 from sundog_operator.core.trial.rollout.shadow_comparison import SHADOW
+from sundog_operator.core.trial.transitions import EVIDENCE_IS_EVALUATED, first_status
 
 BAKE: Final = "bake"
 """The gate of the last step before 100 %, in which stable keeps a share of traffic."""
@@ -59,14 +56,10 @@ _EQUAL_LOAD_RATIO: Final = 1 / replica_counts.MAX_COMPARABLE_RATIO
 MIXTURE: Final = (2.0, 50.0)
 """Concentrations of the mixture in new plans. They are frozen, because choosing others from the data would spend alpha again."""
 
-EARLY_HARM: Final = 0.2
-"""Share of the harm error that new plans spend on errors in the canary's first blocks."""
-
 STEPPED_STRATEGIES: Final = ("canary", SHADOW)
 """Strategies that have steps."""
 
 UNKNOWN_TRAFFIC: Final = StableTraffic()
-EVIDENCE_IS_EVALUATED = "evidence is being evaluated"
 NO_EVIDENCE = "no step of this rollout has an evidence gate, so no evidence is evaluated"
 ONLY_COPIES_COMPARED = (
     "copies of requests are compared; no step has an evidence gate, so no evidence of traffic is evaluated"
@@ -223,16 +216,10 @@ def freeze_without_steps(
 
 
 def _first_status(plan: FrozenPlan, stable: int, candidate: int, now: datetime) -> ExperimentStatus:
-    return ExperimentStatus(
-        phase="Pending",
-        plan=plan.model_copy(update={"hash": plan_hash(plan), "frozen_at": now}),
-        epoch=Epoch(number=0, since=now, confirmed=False),
-        arms=arms_at_weight(0, stable, candidate),
-        had_traffic=False,
-        verdict=Verdict(
-            decision=UNDECIDED, winner="", reason=EVIDENCE_IS_EVALUATED if plan.guardrails else no_evidence_reason(plan)
-        ),
-    )
+    hashed = plan.model_copy(update={"hash": plan_hash(plan)})
+    reason = EVIDENCE_IS_EVALUATED if plan.guardrails else no_evidence_reason(plan)
+    status = first_status(hashed, arms_at_weight(0, stable, candidate), now, reason)
+    return status.model_copy(update={"had_traffic": False})
 
 
 def no_evidence_reason(plan: FrozenPlan) -> str:
@@ -355,8 +342,7 @@ def plan_hash(plan: FrozenPlan) -> str:
         for name in ("metric", "after"):
             if outcome[name] is None:
                 del outcome[name]
-    body = json.dumps(fields, separators=(",", ":"), sort_keys=True)
-    return hashlib.sha256(body.encode()).hexdigest()[:16]
+    return hash_json(fields)
 
 
 def arms_at_weight(weight: int, stable: int, candidate: int) -> tuple[ArmStatus, ...]:

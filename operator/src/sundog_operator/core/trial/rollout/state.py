@@ -13,7 +13,7 @@ from sundog_operator.api import (
 from sundog_operator.api.reasons import Cause
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import WebhookResult
-from sundog_operator.core.trial.evaluation import Evaluation
+from sundog_operator.core.trial.evaluation import RolloutEvaluation, TrialInputs
 from sundog_operator.core.trial.phases import RUNNING, is_over
 from sundog_operator.core.trial.replica_counts import canary_replicas, step_replicas
 from sundog_operator.core.trial.rollout import header_match, in_place
@@ -43,20 +43,17 @@ MIN_NO_DATA_DURATION: Final = timedelta(minutes=1)
 """Time that a confirmed epoch must last without a request of an arm before this counts as no data."""
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutInputs:
-    """Inputs of one tick.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutInputs(TrialInputs):
+    """Inputs of one tick of a rollout.
 
     Attributes:
-        now: the current time.
         replicas: replicas that the service needs at 100 %.
         available: replicas of the canary that Ray Serve runs and every ready edge sees healthy; 0 until Ray Serve reports it ready.
-        confirmed: every edge has the current epoch in force.
         held: the spec pauses rollouts, or is invalid.
         opens_at: when the next window opens; None inside a window.
         failure: why the attempt must stop now; None if it may continue.
         deadline_cause: why the canary, or the replicas of a step, missed the deadline, if that pauses the rollout; else empty.
-        evidence: the evaluation of the canary; None if the plan evaluates nothing.
         webhook_result: the last answer of the current step's webhook; None if there is none yet.
         shadow: how the canary answers copies of requests; None if the current step compares none.
         serving: like `available`, but counted before Ray Serve reports the canary ready too; None if both are equal.
@@ -65,15 +62,13 @@ class RolloutInputs:
         give_back_timeout: how long to wait for replicas of stable before all traffic returns to it.
     """
 
-    now: datetime
     replicas: int
     available: int
-    confirmed: bool
+    evidence: RolloutEvaluation | None = None
     held: bool = False
     opens_at: datetime | None = None
     failure: Cause | None = None
     deadline_cause: str = ""
-    evidence: Evaluation | None = None
     webhook_result: WebhookResult | None = None
     shadow: ShadowComparison | None = None
     serving: int | None = None

@@ -9,10 +9,9 @@ epoch has the same weights. In place, canary replicas replace those of stable on
 ends returns traffic in the same way before it is Stopped (`in_place`). This module reads no clock and makes no calls.
 """
 
-from sundog_operator.api import (
-    ExperimentStatus,
-    PauseStatus,
-)
+from typing import Final
+
+from sundog_operator.api import ExperimentStatus, PauseStatus
 from sundog_operator.api.reasons import Cause, EndReason, PauseReason
 from sundog_operator.core.trial import baseline_outage
 from sundog_operator.core.trial.default_plan import needs_threshold
@@ -37,15 +36,22 @@ from sundog_operator.core.trial.rollout.state import (
 )
 from sundog_operator.core.trial.rollout.steering import resume
 from sundog_operator.core.trial.rollout.transitions import (
+    begin_evidence,
     conclude,
-    confirm,
-    count_as_evidence,
     enter_step,
     move_towards_weight,
     return_traffic,
     stop,
     with_decision,
     with_weight,
+)
+from sundog_operator.core.trial.transitions import (
+    confirm_epoch,
+    first_change,
+    has_no_warmup,
+    has_warmed_up,
+    learns_thresholds,
+    with_thresholds,
 )
 
 
@@ -55,30 +61,7 @@ def tick(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
         return status
     if status.giving_back is not None:
         return return_traffic(status, status.giving_back, inputs)
-    for rule in (
-        _stop_on_failure,
-        _roll_back_on_harm,
-        _roll_back_on_copies,
-        _roll_back_on_check,
-        _pause_on_deadline,
-        _hold_step_time,
-        _pause_on_mismatch,
-        _apply_inconclusive_policy,
-        _pause_on_outage,
-        _resume_after_outage,
-        _begin_steps,
-        _shift_traffic,
-        _begin_epoch_after_outage,
-        _begin_shadow_epoch,
-        confirm,
-        _end_warmup,
-        pass_gate,
-        time_out_shadow,
-        time_out_evidence,
-    ):
-        if (after := rule(status, inputs)) is not None:
-            return after
-    return explain(status, inputs)
+    return first_change(status, inputs, _RULES) or explain(status, inputs)
 
 
 def _stop_on_failure(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
@@ -170,33 +153,24 @@ def _pause_on_mismatch(status: ExperimentStatus, inputs: RolloutInputs) -> Exper
 
 
 def _pause_on_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
-    """Pause while stable itself fails: failures of both arms would hide those of the canary alone.
-
-    A rollout that is paused for another reason stays so, and goes on counting. A gate that a command opened needs no baseline.
-    """
-    if inputs.evidence is None or not inputs.evidence.control.outage or gate_in_force(status) == "none":
+    """Pause while stable itself fails. A gate that a command opened needs no baseline."""
+    if gate_in_force(status) == "none" or canary_weight(status) in (0, 100):
         return None
-    if status.phase != RUNNING or canary_weight(status) in (0, 100):
-        return None
-    return baseline_outage.pause_for_baseline(status, inputs.evidence.control.outage, inputs.now)
+    return baseline_outage.pause_for_baseline(status, inputs)
 
 
 def _resume_after_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Resume once stable has been healthy for a while, if every edge reports."""
-    if (
-        not baseline_outage.is_paused_for_baseline(status)
-        or inputs.evidence is None
-        or inputs.evidence.unreachable_edges
-    ):
+    if not baseline_outage.is_paused_for_baseline(status) or not baseline_outage.is_baseline_settled(inputs):
         return None
-    return resume(status, inputs.now) if inputs.evidence.control.settled else None
+    return resume(status, inputs.now)
 
 
 def _begin_epoch_after_outage(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Begin a new epoch after an outage of stable, unless traffic can advance, which begins one anyway."""
     if not baseline_outage.is_epoch_excluded(status) or is_held(status, inputs):
         return None
-    return count_as_evidence(with_weight(status, canary_weight(status), inputs.now), inputs)
+    return begin_evidence(status, canary_weight(status), inputs)
 
 
 def _begin_steps(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
@@ -222,47 +196,70 @@ def _shift_traffic(status: ExperimentStatus, inputs: RolloutInputs) -> Experimen
     # Stable would be gone for steps that follow at 100 %.
     if step.weight == 100 and gate_in_force(status) == "none" and step_index(status) == len(status.plan.steps):
         return conclude(status, inputs)
-    shifted = with_weight(status, step.weight, inputs.now)
-    return count_as_evidence(shifted, inputs) if inputs.evidence is not None and _needs_no_warmup(status) else shifted
+    if inputs.evidence is not None and has_no_warmup(status.plan):
+        return begin_evidence(status, step.weight, inputs)
+    return with_weight(status, step.weight, inputs.now)
 
 
 def _begin_shadow_epoch(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Begin an epoch for a second shadow step, so that its copies are counted apart from those of the first."""
     if not shadow_comparison.needs_restart(status):
         return None
-    after = with_weight(status, canary_weight(status), inputs.now)
-    if status.step is not None and status.step.warm:
-        after = count_as_evidence(after, inputs)
+    weight, is_warm = canary_weight(status), status.step is not None and status.step.warm
+    after = begin_evidence(status, weight, inputs) if is_warm else with_weight(status, weight, inputs.now)
     return after.model_copy(update={"shadow": shadow_comparison.restarted_status(after), "metrics": ()})
 
 
-def _needs_no_warmup(status: ExperimentStatus) -> bool:
-    return not status.plan.warmup_requests or not status.plan.warmup_duration
+def _is_comparable(status: ExperimentStatus) -> bool:
+    """Whether both arms have traffic at the weight of the current step at all edges, and stable is fit for comparison."""
+    weight = current_step(status).weight
+    has_weight = status.epoch.confirmed and weight == canary_weight(status) and weight not in (0, 100)
+    has_begun = status.phase == RUNNING and status.step is not None and status.step.since is not None
+    return has_begun and has_weight and not baseline_outage.is_paused_for_baseline(status)
 
 
 def _end_warmup(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
-    """End a step's warm-up: the next epoch counts as evidence. Also begin a new epoch once a latency threshold becomes known.
+    """End a step's warm-up: the next epoch counts as evidence."""
+    step, evidence = status.step, inputs.evidence
+    if evidence is None or step is None or step.warm or not _is_comparable(status):
+        return None
+    return (
+        begin_evidence(status, canary_weight(status), inputs) if has_warmed_up(status, evidence, inputs.now) else None
+    )
 
-    A gate needs an epoch in which slow answers were counted from the start. A latency that no gate waits for needs no new epoch.
-    """
-    step, evidence = current_step(status), inputs.evidence
-    if status.phase != RUNNING or status.step is None or evidence is None or status.step.since is None:
+
+def _learn_thresholds(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
+    """Store latency thresholds once they are known, in a new epoch if a gate needs them: slow answers were not counted before."""
+    step, evidence = status.step, inputs.evidence
+    if evidence is None or step is None or not step.warm:
         return None
-    if (
-        baseline_outage.is_paused_for_baseline(status)
-        or not status.epoch.confirmed
-        or step.weight != canary_weight(status)
-        or step.weight in (0, 100)
-    ):
+    if not learns_thresholds(status, evidence) or not _is_comparable(status):
         return None
-    if status.step.warm:
-        known = status.plan.guardrails
-        if not needs_threshold(known) or needs_threshold(evidence.guardrails):
-            return None
-        if needs_threshold([each for each in known if each.role == "guardrail"]):
-            return count_as_evidence(with_weight(status, step.weight, inputs.now), inputs)
-        return status.model_copy(update={"plan": status.plan.model_copy(update={"guardrails": evidence.guardrails})})
-    waited = status.epoch.since is not None and inputs.now - status.epoch.since >= status.plan.warmup_duration
-    if not waited and evidence.requests < status.plan.warmup_requests:
-        return None
-    return count_as_evidence(with_weight(status, step.weight, inputs.now), inputs)
+    if needs_threshold([each for each in status.plan.guardrails if each.role == "guardrail"]):
+        return begin_evidence(status, canary_weight(status), inputs)
+    return with_thresholds(status, evidence)
+
+
+_RULES: Final = (
+    _stop_on_failure,
+    _roll_back_on_harm,
+    _roll_back_on_copies,
+    _roll_back_on_check,
+    _pause_on_deadline,
+    _hold_step_time,
+    _pause_on_mismatch,
+    _apply_inconclusive_policy,
+    _pause_on_outage,
+    _resume_after_outage,
+    _begin_steps,
+    _shift_traffic,
+    _begin_epoch_after_outage,
+    _begin_shadow_epoch,
+    confirm_epoch,
+    _end_warmup,
+    _learn_thresholds,
+    pass_gate,
+    time_out_shadow,
+    time_out_evidence,
+)
+"""Rules in the order in which they are tried; the first one that changes the status ends the tick."""

@@ -3,7 +3,6 @@
 from datetime import datetime
 
 from sundog_operator.api import (
-    Epoch,
     EvidenceEpoch,
     ExperimentStatus,
     StepStatus,
@@ -28,6 +27,7 @@ from sundog_operator.core.trial.rollout.state import (
     current_step,
     step_index,
 )
+from sundog_operator.core.trial.transitions import begin_epoch, confirm_epoch, with_thresholds
 
 
 def stop(status: ExperimentStatus, cause: Cause, now: datetime) -> ExperimentStatus:
@@ -63,7 +63,7 @@ def return_traffic(status: ExperimentStatus, back: TrafficReturnStatus, inputs: 
         again = back.model_copy(update={"since": inputs.now})
         return with_weight(status, left, inputs.now).model_copy(update={"giving_back": again})
     text = f"{back.reason}: returns traffic to {names.STABLE} as its replicas become available: {inputs.stable} of {inputs.replicas}"
-    return confirm(status, inputs) or status.model_copy(update={"step": with_reason(status, text)})
+    return confirm_epoch(status, inputs) or status.model_copy(update={"step": with_reason(status, text)})
 
 
 def _end(status: ExperimentStatus, phase: str, weight: int, cause: Cause, now: datetime) -> ExperimentStatus:
@@ -108,9 +108,8 @@ def with_weight(status: ExperimentStatus, weight: int, now: datetime) -> Experim
         counted[arm.name].model_copy(update={"revision": arm.revision, "weight": arm.weight, "ranges": arm.ranges})
         for arm in arms_at_weight(weight, *arm_revisions(status))
     )
-    epoch = Epoch(number=status.epoch.number + 1, since=now, confirmed=False)
     had = True if weight else status.had_traffic
-    after = status.model_copy(update={"arms": arms, "epoch": epoch, "had_traffic": had})
+    after = begin_epoch(status, arms, now).model_copy(update={"had_traffic": had})
     return after if weight == canary_weight(status) else prometheus_checks.reset_passes(after)
 
 
@@ -155,29 +154,19 @@ def conclude(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatu
     return _end(status, CONCLUDED, 100, Cause(EndReason.PROMOTED, join_texts(text, without)), inputs.now)
 
 
-def confirm(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
-    """Return the status with its epoch confirmed by all edges; None if nothing changes."""
-    if status.epoch.confirmed or not inputs.confirmed:
-        return None
-    epoch = Epoch(number=status.epoch.number, since=inputs.now, confirmed=True)
-    return status.model_copy(update={"epoch": epoch})
-
-
-def count_as_evidence(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus:
-    """Count the new epoch as evidence. Latency thresholds that are known now stay the same from here on.
+def begin_evidence(status: ExperimentStatus, weight: int, inputs: RolloutInputs) -> ExperimentStatus:
+    """Begin an epoch that counts as evidence, with a weight of the canary in percent, and the latency thresholds that are known now.
 
     If the weight of the step is still to come, the epoch counts for harm only: the step then has its own warm-up and its own epoch.
     """
-    guardrails = inputs.evidence.guardrails if inputs.evidence else status.plan.guardrails
+    begun = with_thresholds(with_weight(status, weight, inputs.now), inputs.evidence)
     before = status.evidence_epochs[-1] if status.evidence_epochs else None
-    weight = canary_weight(status)
     restarts = before.restarts + 1 if before is not None and before.weight == weight else 0
-    epoch = EvidenceEpoch(number=status.epoch.number, weight=weight, restarts=restarts)
-    warm = canary_weight(status) == current_step(status).weight
-    return status.model_copy(
+    epoch = EvidenceEpoch(number=begun.epoch.number, weight=weight, restarts=restarts)
+    warm = weight == current_step(begun).weight
+    return begun.model_copy(
         update={
-            "plan": status.plan.model_copy(update={"guardrails": guardrails}),
-            "step": status.step.model_copy(update={"warm": warm}) if status.step else None,
+            "step": begun.step.model_copy(update={"warm": warm}) if begun.step else None,
             "evidence_epochs": (*baseline_outage.trim_epochs(status.evidence_epochs, MAX_EVIDENCE_EPOCHS), epoch),
             "metrics": (),
         }
