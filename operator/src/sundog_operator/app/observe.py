@@ -32,7 +32,7 @@ from sundog_operator.core.observed import EdgeReport, PrometheusResult, ServeSta
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.facts import ObservedState, RolloutAttempt
-from sundog_operator.core.planner.webhook_gate import is_rollout_held, make_webhook_request
+from sundog_operator.core.planner.rollout.webhook_gate import is_rollout_held, make_webhook_request
 from sundog_operator.core.ray import groups, valkey
 from sundog_operator.core.ray.clusters import ClusterView, find_refusal, find_worker_groups
 from sundog_operator.core.ray.readiness import remove_conflicting_revisions

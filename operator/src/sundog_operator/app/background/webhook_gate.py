@@ -6,7 +6,7 @@ from sundog_operator.app.dependencies import Dependencies
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.observed import WebhookResult
 from sundog_operator.core.planner.requeue import EVIDENCE_POLL_S
-from sundog_operator.core.planner.webhook_gate import WebhookRequest
+from sundog_operator.core.planner.rollout.webhook_gate import WebhookRequest
 
 RETRY_S: Final = EVIDENCE_POLL_S
 """Seconds between two requests, as between two evaluations."""

@@ -23,8 +23,9 @@ from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import accelerators, names
 from sundog_operator.core.kubernetes.shared_pods import is_shared
 from sundog_operator.core.observed import EdgeReport, ServeState
-from sundog_operator.core.planner import desired_state, held_back_revisions, rollback_window
+from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.facts import Facts, Json, ObservedState, RolloutAttempt
+from sundog_operator.core.planner.rollout import held_back_revisions, rollback_window
 from sundog_operator.core.ray import groups, load, valkey
 from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.ray.readiness import NOT_DEPLOYED, Readiness

@@ -5,8 +5,8 @@ from typing import Final
 
 from sundog_operator.api import DrainingRevision, RevisionStatus
 from sundog_operator.core.edge import confirmation
-from sundog_operator.core.planner import evaluation, warm_revisions
 from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.rollout import evaluation, warm_revisions
 from sundog_operator.core.ray.scaling import find_scaling
 
 DRAIN_GRACE: Final = timedelta(seconds=5)

@@ -18,25 +18,8 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.planner import candidate as planner_candidate
-from sundog_operator.core.planner import (
-    deadline,
-    desired_state,
-    drain,
-    edge_load,
-    evaluation,
-    idle_rollout,
-    outcome,
-    recovery,
-    requeue,
-    restored_status,
-    retry,
-    rollback_window,
-    rollout_conditions,
-    warm_revisions,
-)
+from sundog_operator.core.planner import desired_state, drain, edge_load, recovery, requeue, restored_status, retry
 from sundog_operator.core.planner import status as planner_status
-from sundog_operator.core.planner.command_execution import execute_command
 from sundog_operator.core.planner.conditions import model_deployment
 from sundog_operator.core.planner.context import PlanContext, make_context
 from sundog_operator.core.planner.experiment import conditions as experiment_conditions
@@ -44,6 +27,17 @@ from sundog_operator.core.planner.experiment import lifecycle, start
 from sundog_operator.core.planner.facts import Json, ObservedState
 from sundog_operator.core.planner.problems.poison_requests import report_poison_requests
 from sundog_operator.core.planner.problems.stale_edges import replace_stale_edge
+from sundog_operator.core.planner.rollout import candidate as planner_candidate
+from sundog_operator.core.planner.rollout import conditions as rollout_conditions
+from sundog_operator.core.planner.rollout import (
+    deadline,
+    evaluation,
+    idle_rollout,
+    outcome,
+    rollback_window,
+    warm_revisions,
+)
+from sundog_operator.core.planner.rollout.command_execution import execute_command
 from sundog_operator.core.trial import history, phases
 from sundog_operator.core.trial.rollout import freeze, prometheus_checks, state, state_machine
 

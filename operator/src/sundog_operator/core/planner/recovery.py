@@ -7,10 +7,11 @@ from sundog_operator.api import RevisionStatus
 from sundog_operator.core import events, revisions
 from sundog_operator.core.edge import confirmation, split_document
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner import candidate_placement, desired_state
+from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.desired_state import live_revisions
-from sundog_operator.core.planner.outcome import make_last_rollout, make_revision_status, rollout_end
+from sundog_operator.core.planner.rollout import candidate_placement
+from sundog_operator.core.planner.rollout.outcome import make_last_rollout, make_revision_status, rollout_end
 from sundog_operator.core.ray import clusters
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.trial import phases

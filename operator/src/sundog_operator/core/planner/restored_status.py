@@ -5,13 +5,14 @@ from dataclasses import replace
 from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core import events
 from sundog_operator.core.edge import split_document
-from sundog_operator.core.planner import desired_state, rollback_window
-from sundog_operator.core.planner.candidate import start_rollback
+from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.planner.experiment import cleanup
-from sundog_operator.core.planner.outcome import RolloutEnd, drop_candidate, make_revision_status
 from sundog_operator.core.planner.recovery import find_stable_arm, make_serving_status
+from sundog_operator.core.planner.rollout import rollback_window
+from sundog_operator.core.planner.rollout.candidate import start_rollback
+from sundog_operator.core.planner.rollout.outcome import RolloutEnd, drop_candidate, make_revision_status
 from sundog_operator.core.trial import phases
 
 

@@ -7,7 +7,7 @@ from sundog_operator.core import events
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.deadline import AnyRevision, has_traffic
+from sundog_operator.core.planner.rollout.deadline import AnyRevision, has_traffic
 
 RETRY_BASE_S: Final = 10.0
 RETRY_MAX_S: Final = 300.0

@@ -11,9 +11,10 @@ from sundog_operator.core.analysis import counters
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.kubernetes import accelerators, names, pod_problems, pod_requests
-from sundog_operator.core.planner import candidate_placement, desired_state
+from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status
+from sundog_operator.core.planner.rollout import candidate_placement
 from sundog_operator.core.ray import startup
 from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.trial.rollout import state

@@ -7,10 +7,10 @@ from typing import Final
 
 from sundog_operator.api import ModelDeploymentSpec, PlanInPlace
 from sundog_operator.core.kubernetes import accelerators, capacity
-from sundog_operator.core.planner.candidate_placement import count_pods_beside
 from sundog_operator.core.planner.context import make_context
 from sundog_operator.core.planner.facts import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan
+from sundog_operator.core.planner.rollout.candidate_placement import count_pods_beside
 from sundog_operator.core.trial.rollout import in_place
 
 _UNKNOWN_NODES: Final = (

@@ -24,10 +24,10 @@ from sundog_operator.core import revisions
 from sundog_operator.core.edge import salts, secrets, units
 from sundog_operator.core.forecast import gate_forecast
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner import held_back_revisions, rollback_window
 from sundog_operator.core.planner.admission import accept_model_deployment
 from sundog_operator.core.planner.facts import ObservedState
 from sundog_operator.core.planner.plan import ReconcilePlan, make_plan
+from sundog_operator.core.planner.rollout import held_back_revisions, rollback_window
 from sundog_operator.core.ray.scaling import replicas_of_rollout
 from sundog_operator.core.trial import replica_counts
 from sundog_operator.core.trial.default_plan import VERY_BUSY_RPS, StableTraffic

@@ -10,7 +10,7 @@ import click
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner import held_back_revisions
+from sundog_operator.core.planner.rollout import held_back_revisions
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.rollout import commands, plan_text

@@ -9,13 +9,14 @@ from sundog_operator.core import events
 from sundog_operator.core.edge import http_route, salts
 from sundog_operator.core.kubernetes import accelerators, pod_problems
 from sundog_operator.core.kubernetes.shared_pods import is_shared
-from sundog_operator.core.planner import candidate_placement, deadline, shared_capacity
+from sundog_operator.core.planner import shared_capacity
 from sundog_operator.core.planner.conditions.progressing import describe_hold, evaluate_progressing
 from sundog_operator.core.planner.conditions.ready import evaluate_ready
 from sundog_operator.core.planner.conditions.revision_ready import evaluate_revision_ready
 from sundog_operator.core.planner.conditions.traffic_synced import evaluate_traffic_synced, find_secret_problem
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
+from sundog_operator.core.planner.rollout import candidate_placement, deadline
 from sundog_operator.core.planner.status import is_wanted
 
 PLACEMENT_REASONS: Final = frozenset(

@@ -7,8 +7,8 @@ from sundog_operator.api import (
 )
 from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import DeploymentReason, PauseReason
-from sundog_operator.core.planner import held_back_revisions, outcome
 from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.rollout import held_back_revisions, outcome
 from sundog_operator.core.trial.rollout import explanations, windows
 
 

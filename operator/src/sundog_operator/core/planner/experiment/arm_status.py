@@ -5,9 +5,10 @@ from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.names import STABLE_ARMS
-from sundog_operator.core.planner import deadline, retry
+from sundog_operator.core.planner import retry
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
+from sundog_operator.core.planner.rollout import deadline
 from sundog_operator.core.trial import replica_counts
 from sundog_operator.core.trial.experiment import state
 from sundog_operator.core.trial.experiment.state import ArmState

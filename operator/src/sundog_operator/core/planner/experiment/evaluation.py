@@ -11,7 +11,7 @@ from sundog_operator.core.edge import confirmation, units
 from sundog_operator.core.forecast import experiment_forecast
 from sundog_operator.core.forecast.experiment_simulation import ControlBaseline
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.evaluation import request_deadline_s, traffic_for_thresholds, update_feedback
+from sundog_operator.core.planner.rollout.evaluation import request_deadline_s, traffic_for_thresholds, update_feedback
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.trial.evaluation import ExperimentEvaluation, ObservedTraffic, OutcomeDecision
 from sundog_operator.core.trial.experiment import dropped_arms, evaluate, outcome_evaluation, state, transitions

@@ -15,7 +15,6 @@ from sundog_operator.core import events
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner import deadline
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import cleanup, evaluation
 from sundog_operator.core.planner.experiment.arm_status import arm_state, update_starting_arm
@@ -26,6 +25,7 @@ from sundog_operator.core.planner.experiment.start import (
     make_arm_revision,
     set_arms,
 )
+from sundog_operator.core.planner.rollout import deadline
 from sundog_operator.core.trial import baseline_outage, history
 from sundog_operator.core.trial.experiment import arms, freeze, state, state_machine
 from sundog_operator.core.trial.experiment.queue import UserExperiment, order_waiting

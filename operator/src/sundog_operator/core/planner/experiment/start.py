@@ -7,8 +7,9 @@ from sundog_operator.api import CONTROL, ArmRevision, ExperimentStatus, Violatio
 from sundog_operator.api.reasons import Cause, EndReason, ExperimentReason
 from sundog_operator.core import events, revisions
 from sundog_operator.core.edge.buckets import BUCKETS
-from sundog_operator.core.planner import candidate, candidate_placement, desired_state, outcome, recovery
+from sundog_operator.core.planner import desired_state, recovery
 from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.rollout import candidate, candidate_placement, outcome
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.trial import replica_counts
 from sundog_operator.core.trial.experiment import allocation, arms, freeze, state, transitions

@@ -7,8 +7,8 @@ from typing import Final
 from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core import events
 from sundog_operator.core.edge import confirmation as edge_confirmation
-from sundog_operator.core.planner import held_back_revisions
 from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.rollout import held_back_revisions
 
 REPLACE_GRACE: Final = timedelta(seconds=30)
 """Time after `TrafficSynced` reports a late edge, which it does after 30 s."""

@@ -5,8 +5,9 @@ A replica that left Serve still has its pod. Ray's autoscaler deletes the pod af
 
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names, pod_problems
-from sundog_operator.core.planner import candidate_placement, desired_state
+from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.rollout import candidate_placement
 from sundog_operator.core.text import format_count
 
 

@@ -9,11 +9,12 @@ from sundog_operator.api.reasons import Cause
 from sundog_operator.core import events
 from sundog_operator.core.edge import split_document
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner import desired_state, held_back_revisions, rollback_window
+from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.deadline import find_failure
 from sundog_operator.core.planner.drain import start_draining
 from sundog_operator.core.planner.facts import Json
+from sundog_operator.core.planner.rollout import held_back_revisions, rollback_window
+from sundog_operator.core.planner.rollout.deadline import find_failure
 from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.rollout import explanations, state, transitions
 

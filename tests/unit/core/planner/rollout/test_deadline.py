@@ -17,10 +17,10 @@ from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
 from sundog_operator.core.planner import context as plan_context
-from sundog_operator.core.planner import deadline
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.facts import ObservedState
+from sundog_operator.core.planner.rollout import deadline
 from sundog_operator.core.ray import groups
 from sundog_operator.core.revisions import Revision
 

@@ -10,8 +10,9 @@ from sundog_operator.core.analysis.blocks import BLOCK_S
 from sundog_operator.core.analysis.dead_arm import RESTART_BLOCKS
 from sundog_operator.core.edge import confirmation
 from sundog_operator.core.kubernetes import pod_problems, spot
-from sundog_operator.core.planner import held_back_revisions, shared_capacity
+from sundog_operator.core.planner import shared_capacity
 from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.rollout import held_back_revisions
 from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.rollout import state, windows
 

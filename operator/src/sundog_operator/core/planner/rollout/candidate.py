@@ -6,24 +6,19 @@ from sundog_operator.api import ExperimentStatus, ModelDeploymentSpec, PlanInPla
 from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core import events
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner import (
-    candidate_placement,
-    desired_state,
-    dry_run,
-    held_back_revisions,
-    rollback_window,
-)
+from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.drain import MAX_DRAINING
 from sundog_operator.core.planner.experiment import cleanup
-from sundog_operator.core.planner.outcome import (
+from sundog_operator.core.planner.recovery import choose_cluster
+from sundog_operator.core.planner.rollout import candidate_placement, dry_run, held_back_revisions, rollback_window
+from sundog_operator.core.planner.rollout.outcome import (
     RolloutEnd,
     drop_candidate,
     is_rollback,
     make_last_rollout,
     make_revision_status,
 )
-from sundog_operator.core.planner.recovery import choose_cluster
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.trial import phases, replica_counts
 from sundog_operator.core.trial.rollout import freeze, state

@@ -1,8 +1,8 @@
 """The message of a dry run: how the wanted revision would roll out if it started now."""
 
 from sundog_operator.api import ModelDeploymentSpec, PlanInPlace
-from sundog_operator.core.planner import rollback_window
 from sundog_operator.core.planner.context import PlanContext
+from sundog_operator.core.planner.rollout import rollback_window
 from sundog_operator.core.trial.rollout import freeze, plan_text
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import ModelDeploymentSpec, Rollout
-from sundog_operator.core.planner import webhook_gate
 from sundog_operator.core.planner.facts import RolloutAttempt
+from sundog_operator.core.planner.rollout import webhook_gate
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.trial.rollout import freeze, state, state_machine
 from sundog_operator.core.trial.rollout.state import RolloutInputs

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sundog_operator.api import Rollout
-from sundog_operator.core.planner import rollback_window
+from sundog_operator.core.planner.rollout import rollback_window
 
 ROWS = [
     ("the first revision", (), None, 1, ()),

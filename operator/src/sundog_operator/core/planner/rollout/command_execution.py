@@ -7,11 +7,11 @@ from sundog_operator.api import LastCommand
 from sundog_operator.api.reasons import Cause, DeploymentReason, EndReason, PauseReason
 from sundog_operator.core import events, revisions
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner import candidate as planner_candidate
-from sundog_operator.core.planner import candidate_placement, deadline, evaluation, outcome
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import cleanup
 from sundog_operator.core.planner.problems.pending_pods import find_pending_reason
+from sundog_operator.core.planner.rollout import candidate as planner_candidate
+from sundog_operator.core.planner.rollout import candidate_placement, deadline, evaluation, outcome
 from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.rollout import commands, explanations, state, steering, windows
 from sundog_operator.core.trial.rollout.commands import RolloutCommand

@@ -16,11 +16,11 @@ from sundog_operator.api.installation import parse_installation
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.kubernetes.capacity import AvailableCapacity, NodeCapacity
-from sundog_operator.core.planner import candidate_placement
 from sundog_operator.core.planner import context as plan_context
 from sundog_operator.core.planner.admission import ModelDeploymentAcceptance
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.facts import ObservedState
+from sundog_operator.core.planner.rollout import candidate_placement
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.trial.experiment import arms
 
