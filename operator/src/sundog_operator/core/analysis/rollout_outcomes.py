@@ -16,7 +16,7 @@ from typing import Final
 
 from sundog_operator.api import EvidenceEpoch, ExperimentStatus, MetricStatus, PlanOutcome
 from sundog_operator.api.reasons import Cause, ExperimentReason
-from sundog_operator.core.analysis import data_loss, feedback
+from sundog_operator.core.analysis import data_loss, feedback, outcome_epochs
 from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, CollectedCounts, EvaluationLimits, decides
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.outcome_status import (
@@ -28,7 +28,7 @@ from sundog_operator.core.analysis.outcome_status import (
 )
 from sundog_operator.core.edge import units
 from sundog_operator.core.stats import outcome_comparison
-from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch
+from sundog_operator.core.stats.outcome_counts import OutcomeEpoch
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 
 GUARDRAIL: Final = "guardrail"
@@ -39,13 +39,7 @@ def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus
     outcomes, epochs = status.plan.outcomes or (), _comparable_epochs(status.evidence_epochs)
     if not outcomes or not epochs:
         return None
-    return feedback.FeedbackSelection(
-        service=service,
-        attempt=attempt,
-        epochs=frozenset(each.number for each in epochs),
-        arms=frozenset(ROLLOUT_PAIR.both),
-        metrics=frozenset(map(feedback.name_sums, outcomes)),
-    )
+    return outcome_epochs.select_sums(service, attempt, outcomes, _numbers(epochs), ROLLOUT_PAIR.both)
 
 
 def find_problem(
@@ -136,23 +130,9 @@ def _count_epochs(
     status: ExperimentStatus, counted: Counters, planned: Sequence[PlanOutcome], epochs: Sequence[EvidenceEpoch]
 ) -> list[OutcomeEpoch]:
     """Return the outcomes of both arms by epoch."""
-    sticky, arms = units.is_sticky(status.plan), ROLLOUT_PAIR.both
-    return [
-        OutcomeEpoch(
-            (100 - epoch.weight, epoch.weight),
-            [
-                [
-                    OutcomeCounts(
-                        counted.count_exposed_units(epoch.number, arm, sticky=sticky),
-                        *counted.feedback.of(feedback.name_sums(outcome), epoch.number, arm),
-                    )
-                    for arm in arms
-                ]
-                for outcome in planned
-            ],
-        )
-        for epoch in epochs
-    ]
+    shares = [(each.number, (100 - each.weight, each.weight)) for each in epochs]
+    is_sticky = units.is_sticky(status.plan)
+    return outcome_epochs.count_epochs(counted, planned, ROLLOUT_PAIR.both, shares, is_sticky=is_sticky)
 
 
 def _elapsed_s(status: ExperimentStatus, collected: CollectedCounts, gates: Sequence[OutcomeEpoch]) -> float:

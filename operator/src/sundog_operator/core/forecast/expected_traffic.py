@@ -7,7 +7,7 @@ from sundog_operator.api import ExpectedBaseline, ExperimentSpec, FeedbackMetric
 from sundog_operator.core.edge import units
 from sundog_operator.core.forecast import experiment_forecast
 from sundog_operator.core.forecast.experiment_simulation import ControlBaseline
-from sundog_operator.core.trial.experiment import outcome_evaluation
+from sundog_operator.core.trial.experiment import outcome_evaluation, state
 from sundog_operator.core.trial.experiment.queue import UserExperiment
 
 
@@ -105,7 +105,7 @@ def _past_traffic(spec: ExperimentSpec, experiment: UserExperiment) -> PastTraff
         return None
     counted = {
         _kind_of(each): traffic.control_values[each.name]
-        for each in outcome_evaluation.planned_outcomes(experiment.status, outcome_evaluation.SUCCESS)
+        for each in state.planned_outcomes(experiment.status, state.SUCCESS)
         if each.name in traffic.control_values
     }
     bases = {

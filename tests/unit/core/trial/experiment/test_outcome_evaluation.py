@@ -19,7 +19,7 @@ from sundog_operator.core.trial.evaluation import ExperimentEvaluation, OutcomeD
 from sundog_operator.core.trial.experiment import dropped_arms, outcome_evaluation, state, state_machine
 
 HOUR = timedelta(hours=1)
-BY_USER, BY_REQUEST = {"header": "x-user-id"}, {"request": {}}
+BY_USER = {"header": "x-user-id"}
 
 
 def running(unit: dict[str, Any], epochs: int = 1, **spec: Any) -> ExperimentStatus:
@@ -438,7 +438,6 @@ def test_a_mean_is_adjusted_by_what_its_units_did_before() -> None:
 
 
 def test_requests_as_units_are_counted_and_at_least_those_with_outcomes() -> None:
-    status = running(BY_REQUEST)
     tallies = counted({"control": 100, "a": 250, "b": 90})
     rows = {
         (1, "control"): ArmCounts(assigned=400),
@@ -446,18 +445,9 @@ def test_requests_as_units_are_counted_and_at_least_those_with_outcomes() -> Non
         (1, "b"): ArmCounts(assigned=400),
     }
     counters = Counters("uid", {"edge/boot": rows}, feedback=tallies.feedback)
-    assert [outcome_evaluation.count_exposed_units(status, counters, 1, arm) for arm in ("control", "a", "b")] == [
-        400,
-        250,
-        400,
-    ]
-    assert [
-        outcome_evaluation.count_exposed_units(running(BY_USER), counters, 1, arm) for arm in ("control", "a", "b")
-    ] == [
-        1000,
-        1000,
-        1000,
-    ]
+    arms = ("control", "a", "b")
+    assert [counters.count_exposed_units(1, arm, sticky=False) for arm in arms] == [400, 250, 400]
+    assert [counters.count_exposed_units(1, arm, sticky=True) for arm in arms] == [1000, 1000, 1000]
 
 
 def test_a_sample_ratio_mismatch_of_first_exposures_is_reported() -> None:

@@ -14,7 +14,7 @@ from sundog_operator.core.planner.experiment import arm_status, lifecycle
 from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.trial import baseline_outage
-from sundog_operator.core.trial.experiment import arms, outcome_evaluation, state
+from sundog_operator.core.trial.experiment import arms, state
 from sundog_operator.core.trial.experiment.queue import UserExperiment
 from sundog_operator.core.trial.phases import RUNNING, STOPPED, UNDECIDED, is_over
 
@@ -239,9 +239,7 @@ def _conclusive(status: ExperimentStatus) -> Conclusion:
 def _undecided_metrics(status: ExperimentStatus) -> list[MetricStatus]:
     """Return what is undecided of active arms: success metrics, then guardrails; those without any outcome come first."""
     metrics = [each for each in status.metrics if each.arm not in state.dropped_arms(status)]
-    success = [
-        each for each in metrics if each.role == outcome_evaluation.SUCCESS and each.verdict not in DECIDED_VERDICTS
-    ]
+    success = [each for each in metrics if each.role == state.SUCCESS and each.verdict not in DECIDED_VERDICTS]
     guardrails = [each for each in metrics if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
     return sorted(success + guardrails, key=lambda each: each.note != MetricNote.UNREPORTED)
 

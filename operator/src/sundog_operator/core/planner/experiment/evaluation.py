@@ -109,21 +109,21 @@ def _with_power_warning(
 
 def _is_won_by_events(status: ExperimentStatus, metric: MetricStatus) -> bool:
     """Whether a metric is a success metric of the edge, whose events estimate its time as those of a guardrail do."""
-    planned = outcome_evaluation.planned_outcomes(status, outcome_evaluation.SUCCESS)
-    return metric.role == outcome_evaluation.SUCCESS and any(
+    planned = state.planned_outcomes(status, state.SUCCESS)
+    return metric.role == state.SUCCESS and any(
         each.metric is not None and each.name == metric.name for each in planned
     )
 
 
 def _window_s(status: ExperimentStatus, metric: MetricStatus) -> int:
     """Return a metric's conversion window in seconds; 0 without one. Guardrails of the edge have none."""
-    planned = outcome_evaluation.planned_outcomes(status, metric.role or "")
+    planned = state.planned_outcomes(status, metric.role or "")
     return next((feedback.window_s(each) for each in planned if each.name == metric.name), 0)
 
 
 def _success_warning(context: PlanContext, metric: MetricStatus, traffic: ObservedTraffic | None) -> str:
     spec = context.experiment.acceptance.spec if context.experiment is not None else None
-    if spec is None or traffic is None or metric.role != outcome_evaluation.SUCCESS:
+    if spec is None or traffic is None or metric.role != state.SUCCESS:
         return ""
     known = traffic.control_values.get(metric.name)
     baselines = {} if known is None or not known[0] > 0 else {metric.name: ControlBaseline(*known)}

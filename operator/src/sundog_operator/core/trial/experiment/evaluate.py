@@ -1,7 +1,7 @@
 """Evaluation of an experiment. The tests that compare a canary with stable compare each treatment arm with control."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -11,6 +11,7 @@ from sundog_operator.core.analysis import (
     arm_pair,
     baseline_health,
     counters,
+    data_loss,
     dead_arm,
     early_harm,
     edge_reports,
@@ -21,7 +22,6 @@ from sundog_operator.core.analysis import (
     unit_groups,
 )
 from sundog_operator.core.analysis.arm_pair import ArmPair, CollectedCounts, EvaluationLimits
-from sundog_operator.core.analysis.data_loss import report_ignored_outcomes
 from sundog_operator.core.analysis.split_mismatch import MISMATCH_LOG_E
 from sundog_operator.core.edge import units
 from sundog_operator.core.edge.buckets import BUCKETS
@@ -33,10 +33,8 @@ from sundog_operator.core.trial import replica_counts
 from sundog_operator.core.trial.default_plan import resolve_thresholds, tested_guardrails
 from sundog_operator.core.trial.evaluation import ExperimentEvaluation, OutcomeDecision
 from sundog_operator.core.trial.experiment import (
-    data_loss,
     edge_metrics,
     outcome_evaluation,
-    sample_ratio,
     state,
     winner,
 )
@@ -71,7 +69,7 @@ def evaluate_experiment(
     mismatch = _mismatch(status, limits, collected)
     control = baseline_health.evaluate_baseline(status.plan, collected.blocks, collected.now_s, CONTROL, arms[1:])
     unreachable = f"no counts from {', '.join(unreachable_edges)}" if unreachable_edges else ""
-    lost = data_loss.find_data_loss(status, collected)
+    lost = find_data_loss(status, collected)
     outage = control.outage.message if control.outage is not None else ""
     missing = next((each.message for each in (feedback_problem, lost) if each is not None), "")
     undecided = (mismatch.message if mismatch is not None else "") or outage or unreachable or missing
@@ -102,9 +100,22 @@ def evaluate_experiment(
         observed_traffic=outcomes.observed_traffic,
         feedback_problem=feedback_problem,
         data_loss=lost,
-        ignored_outcomes_message=report_ignored_outcomes(collected),
+        ignored_outcomes_message=data_loss.report_ignored_outcomes(collected),
         loads=tuple(_load_ratio(status, pair.arm, replicas) for pair in pairs if depends_on_load),
         has_equal_blocks=_has_equal_blocks(status, collected),
+    )
+
+
+def find_data_loss(status: ExperimentStatus, collected: CollectedCounts) -> Cause | None:
+    """Return why too much data is missing for a winner; None where enough is there. Dropped arms are ignored."""
+    exposed = sum(collected.tallies.feedback.exposed.values())
+    return data_loss.find_data_loss(
+        collected,
+        [CONTROL, *(arm.name for arm in state.active_arms(status))],
+        [epoch.number for epoch in status.evidence_epochs if not epoch.troubled],
+        until="no arm can win",
+        # Then the experiment is about to end, and later units count in no arm.
+        has_all_units=units.is_sticky(status.plan) and exposed >= state.max_first_exposures(status),
     )
 
 
@@ -172,7 +183,7 @@ def _with_early_harm(
     if any(dispersion.has_enough_blocks([each.closed for each in own]) for own in lengths):
         return metrics
     target = state.target_buckets(status)
-    shares = {epoch.number: _pair_shares(pair, by_arm) for epoch, by_arm in _buckets_by_epoch(status)}
+    shares = {epoch.number: _pair_shares(pair, by_arm) for epoch, by_arm in state.buckets_by_epoch(status)}
     shares = {status.epoch.number: _pair_shares(pair, target), **include_warmup(status, shares)}
     groups = None
     if limits.has_sticky_units:
@@ -239,7 +250,7 @@ def _suspend_under_load(status: ExperimentStatus, metric: MetricStatus, load: fl
 def _compared_epochs(status: ExperimentStatus, pair: ArmPair) -> tuple[list[EvidenceEpoch], list[float]]:
     """Return the epochs in which both have traffic, and the arm's share of it."""
     epochs, shares = [], []
-    for epoch, by_arm in _buckets_by_epoch(status):
+    for epoch, by_arm in state.buckets_by_epoch(status):
         both = by_arm.get(CONTROL, 0), by_arm.get(pair.arm, 0)
         if min(both) > 0:
             epochs.append(epoch)
@@ -273,13 +284,6 @@ def _has_equal_blocks(status: ExperimentStatus, collected: CollectedCounts) -> b
     return bool(dispersion.has_enough_blocks([sum(each.closed for each in epochs) for epochs in lengths]))
 
 
-def _buckets_by_epoch(status: ExperimentStatus) -> Iterator[tuple[EvidenceEpoch, dict[str, int]]]:
-    """Yield each evidence epoch with the number of buckets of each arm."""
-    for epoch in status.evidence_epochs:
-        if epoch.buckets is not None and len(epoch.buckets) == len(status.arms):
-            yield epoch, {arm.name: own for arm, own in zip(status.arms, epoch.buckets, strict=True)}
-
-
 def _load_ratio(status: ExperimentStatus, arm: str, replicas: Mapping[str, int]) -> float:
     """Return the load of one replica of an arm, divided by the load of one stable replica."""
     shares = state.target_buckets(status)
@@ -290,7 +294,9 @@ def _load_ratio(status: ExperimentStatus, arm: str, replicas: Mapping[str, int])
 def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: CollectedCounts) -> Cause | None:
     """Return why the units do not match the weights; None if they do. If units are not sticky, each request is a unit."""
     arms = [arm.name for arm in status.arms]
-    shares = {epoch.number: tuple(by_arm[arm] / BUCKETS for arm in arms) for epoch, by_arm in _buckets_by_epoch(status)}
+    shares = {
+        epoch.number: tuple(by_arm[arm] / BUCKETS for arm in arms) for epoch, by_arm in state.buckets_by_epoch(status)
+    }
     if limits.has_sticky_units:
         splits, log_e = split_mismatch.count_unit_splits(arms, include_warmup(status, shares), collected)
         what = split_mismatch.UNITS_TEXT
@@ -302,7 +308,7 @@ def _mismatch(status: ExperimentStatus, limits: EvaluationLimits, collected: Col
         ]
         log_e, what = splits_log_e(splits), "requests"
     active = {*names.STABLE_ARMS, *(arm.name for arm in state.active_arms(status))}
-    if missing := sample_ratio.find_missing_arm(arms, active, splits, what):
+    if missing := split_mismatch.find_missing_arm(arms, active, splits, what):
         return Cause(ExperimentReason.ARM_WITHOUT_REQUESTS, missing)
     found = f"{describe_arm_counts(arms, splits, what)}: sample-ratio mismatch" if log_e >= MISMATCH_LOG_E else ""
     if not found and limits.has_sticky_units:

@@ -20,7 +20,6 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.stats.outcome_counts import MILLIONTHS
 from sundog_operator.core.trial.experiment.final_evaluation import evaluate_final_log
 from sundog_operator.core.trial.experiment.hash_set import SeenUnits
-from sundog_operator.core.trial.experiment.outcome_evaluation import count_exposed_units
 from sundog_operator.errors import SundogError
 
 EXPORT_VERSION: Final = 1
@@ -300,4 +299,4 @@ def _assigned(attempt: str, status: Mapping[str, Any]) -> list[tuple[int, str, i
         return []
     counted = Counters.unpack(progress.tallies, attempt)
     places = sorted({place for rows in counted.sources.values() for place in rows})
-    return [(epoch, arm, count_exposed_units(progress, counted, epoch, arm)) for epoch, arm in places]
+    return [(epoch, arm, counted.count_exposed_units(epoch, arm, sticky=False)) for epoch, arm in places]

@@ -1,23 +1,20 @@
 """Evaluation of an experiment's outcomes: findings of its metrics, the winner, and the next weights. Pure."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Final
 
 from sundog_operator.api import (
-    CONTROL,
     DEFAULT_ALPHA,
-    EvidenceEpoch,
     ExperimentStatus,
     MetricStatus,
     MetricValue,
     PlanOutcome,
 )
 from sundog_operator.api.reasons import MetricNote
-from sundog_operator.core.analysis import arm_pair, feedback
+from sundog_operator.core.analysis import arm_pair, feedback, outcome_epochs, split_mismatch
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.outcome_status import (
     count_events,
@@ -30,18 +27,15 @@ from sundog_operator.core.analysis.outcome_status import (
 from sundog_operator.core.edge import units
 from sundog_operator.core.stats import outcome_comparison, outcome_counts
 from sundog_operator.core.stats.findings import MetricVerdict
-from sundog_operator.core.stats.outcome_counts import OutcomeCounts, OutcomeEpoch
+from sundog_operator.core.stats.outcome_counts import OutcomeEpoch
 from sundog_operator.core.stats.outcome_findings import OutcomeFinding, OutcomeVerdict
 from sundog_operator.core.trial.default_plan import tested_guardrails
 from sundog_operator.core.trial.evaluation import ObservedTraffic
-from sundog_operator.core.trial.experiment import allocation, sample_ratio, state, winner
+from sundog_operator.core.trial.experiment import allocation, state, winner
 from sundog_operator.core.trial.experiment.allocation import ThompsonRule
 from sundog_operator.core.trial.experiment.edge_metrics import EdgeFindings
+from sundog_operator.core.trial.experiment.state import GUARDRAIL, SECONDARY, SUCCESS
 from sundog_operator.core.trial.experiment.winner import WinnerDecision
-
-SUCCESS: Final = "success"
-GUARDRAIL: Final = "guardrail"
-SECONDARY: Final = "secondary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +57,9 @@ class OutcomeEvaluation:
     observed_traffic: ObservedTraffic | None = None
 
 
-def planned_outcomes(status: ExperimentStatus, role: str) -> list[PlanOutcome]:
-    """Return the metrics of one role, in the order of the plan."""
-    return [each for each in state.frozen_comparison(status).outcomes if each.role == role]
-
-
 def _from_feedback(planned: Sequence[PlanOutcome]) -> list[PlanOutcome]:
     """Return the metrics that are not of the edge."""
     return [each for each in planned if each.metric is None]
-
-
-def compared_arms(status: ExperimentStatus) -> list[str]:
-    """Return control and the arms beside it, in the order of the plan; dropped arms keep their place."""
-    return [CONTROL, *(arm.name for arm in state.treatment_arms(status))]
 
 
 def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus) -> feedback.FeedbackSelection | None:
@@ -83,43 +67,20 @@ def make_feedback_selection(service: str, attempt: str, status: ExperimentStatus
     outcomes = state.frozen_comparison(status).feedback_outcomes
     if not outcomes:
         return None
-    return feedback.FeedbackSelection(
-        service=service,
-        attempt=attempt,
-        epochs=frozenset(each.number for each in status.evidence_epochs),
-        arms=frozenset(arm.name for arm in status.arms),
-        metrics=frozenset(
-            (
-                *map(feedback.name_sums, outcomes),
-                *map(_name_reported_sums, outcomes),
-                *filter(None, map(feedback.name_other_sums, outcomes)),
-            )
-        ),
-        products=frozenset(filter(None, map(feedback.name_product, outcomes))),
-        has_delayed=any(each.after is not None for each in outcomes),
-    )
-
-
-def _name_reported_sums(outcome: PlanOutcome) -> str:
-    """Return the name of the sums that show whether anything was reported; those of a window wait until it has passed."""
-    return outcome.feedback if feedback.window_s(outcome) else feedback.name_sums(outcome)
-
-
-def count_exposed_units(status: ExperimentStatus, counted: Counters, epoch: int, arm: str) -> int:
-    """Return the units of an arm that were first exposed in an epoch."""
-    return counted.count_exposed_units(epoch, arm, sticky=units.is_sticky(status.plan))
+    epochs, arms = (each.number for each in status.evidence_epochs), (arm.name for arm in status.arms)
+    return outcome_epochs.select_sums(service, attempt, outcomes, epochs, arms)
 
 
 def find_split_mismatch(status: ExperimentStatus, counted: Counters) -> str:
     """Return a sentence about a sample-ratio mismatch of first exposures; empty where none is known."""
     names = [arm.name for arm in status.arms]
     exposed, expected = [], []
-    for epoch, shares in _evidence(status, [*names]):
-        own = [counted.feedback.exposed.get((epoch.number, name), 0) for name in names]
+    for number, shares in state.fit_epochs(status, names):
+        own = [counted.feedback.exposed.get((number, name), 0) for name in names]
         if sum(own):
             exposed.append(own)
             expected.append(shares)
-    return sample_ratio.find_mismatch(names, exposed, expected) if exposed else ""
+    return split_mismatch.mismatch_of_exposures(names, exposed, expected) if exposed else ""
 
 
 def evaluate_experiment_outcomes(
@@ -140,11 +101,11 @@ def evaluate_experiment_outcomes(
         now: the present time.
         of_edge: the findings of success and secondary metrics of the edge.
     """
-    planned = {role: planned_outcomes(status, role) for role in (SUCCESS, GUARDRAIL, SECONDARY)}
+    planned = {role: state.planned_outcomes(status, role) for role in (SUCCESS, GUARDRAIL, SECONDARY)}
     if not any(planned.values()):
         return OutcomeEvaluation()
     outcomes = {role: _from_feedback(own) for role, own in planned.items()}
-    epochs = {role: list(_epochs(status, counted, own)) for role, own in outcomes.items()}
+    epochs = {role: _epochs(status, counted, own) for role, own in outcomes.items()}
     elapsed_s = (now - status.since).total_seconds() if status.since is not None else math.nan
     own_guardrails = list(_guardrail_metrics(status, planned[GUARDRAIL], epochs[GUARDRAIL], elapsed_s))
     decided = None
@@ -176,12 +137,11 @@ def evaluate_experiment_outcomes(
         *own_guardrails,
         *_secondary_metrics(status, planned[SECONDARY], epochs[SECONDARY], elapsed_s, of_edge),
     )
-    reported = counted.feedback.reported_metrics
     unreported: dict[tuple[str, str], str] = {
         (each.role, each.name): missing
         for own in outcomes.values()
         for each in own
-        if (missing := _find_unreported(each, reported))
+        if (missing := outcome_epochs.find_unreported(each, counted.feedback))
     }
     return OutcomeEvaluation(
         metrics=tuple(_name_unreported(each, unreported) for each in metrics),
@@ -203,7 +163,9 @@ def find_harm(metrics: Sequence[MetricStatus]) -> dict[str, str]:
 
 def edge_harm_share(status: ExperimentStatus) -> float:
     """Return the share of an arm's error of harm that guardrails of the edge have; guardrails that are outcomes have the rest."""
-    return arm_pair.edge_harm_share(tested_guardrails(status.plan.guardrails), planned_outcomes(status, GUARDRAIL))
+    return arm_pair.edge_harm_share(
+        tested_guardrails(status.plan.guardrails), state.planned_outcomes(status, GUARDRAIL)
+    )
 
 
 def _alpha(status: ExperimentStatus, *, equal_load: bool = False) -> float:
@@ -211,55 +173,21 @@ def _alpha(status: ExperimentStatus, *, equal_load: bool = False) -> float:
     return (status.plan.alpha or DEFAULT_ALPHA) * state.evidence_share(status, equal_load=equal_load)
 
 
-def _evidence(status: ExperimentStatus, names: Sequence[str]) -> Iterator[tuple[EvidenceEpoch, list[int]]]:
-    """Yield the epochs of evidence with the buckets of the named arms; epochs in which control was unfit are left out."""
-    for epoch in status.evidence_epochs:
-        if epoch.troubled or epoch.buckets is None or len(epoch.buckets) != len(status.arms):
-            continue
-        by_arm = {arm.name: own for arm, own in zip(status.arms, epoch.buckets, strict=True)}
-        yield epoch, [by_arm.get(name, 0) for name in names]
-
-
-def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanOutcome]) -> Iterator[OutcomeEpoch]:
-    """Yield the outcomes of the epochs of evidence, for the planned metrics."""
-    names = compared_arms(status)
-    for epoch, shares in _evidence(status, names):
-        number = epoch.number
-        all_exposed = [count_exposed_units(status, counted, number, name) for name in names]
-        exposed_by_window = {
-            window: [counted.feedback.matured.get((window, number, name), 0) for name in names]
-            if window
-            else all_exposed
-            for window in map(feedback.window_s, planned)
-        }
-        yield OutcomeEpoch(
-            shares,
-            [
-                [
-                    _counts(metric, counted, number, name, exposed_by_window[feedback.window_s(metric)][place])
-                    for place, name in enumerate(names)
-                ]
-                for metric in planned
-            ],
-        )
-
-
-def _counts(metric: PlanOutcome, counted: Counters, epoch: int, arm: str, exposed: int) -> OutcomeCounts:
-    """Return the counts of one metric, epoch and arm, given its exposed units."""
-    sums = counted.feedback
-    own = sums.of(feedback.name_sums(metric), epoch, arm)
-    if not (other_name := feedback.name_other_sums(metric)):
-        return OutcomeCounts(exposed, *own)
-    other = sums.of(other_name, epoch, arm)
-    product = sums.products.get((feedback.name_product(metric), epoch, arm), 0)
-    return OutcomeCounts(exposed, *own, other.units, other.total, other.squares, product)
+def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanOutcome]) -> list[OutcomeEpoch]:
+    """Return the outcomes of the epochs of evidence, for the planned metrics."""
+    arms, is_sticky = state.compared_arms(status), units.is_sticky(status.plan)
+    return outcome_epochs.count_epochs(counted, planned, arms, state.fit_epochs(status, arms), is_sticky=is_sticky)
 
 
 def _guardrail_metrics(
     status: ExperimentStatus, planned: Sequence[PlanOutcome], epochs: Sequence[OutcomeEpoch], elapsed_s: float
 ) -> Iterator[MetricStatus]:
     """Yield the guardrails of active arms; as with those of the edge, a dropped arm keeps its last ones."""
-    metrics, names, out = [make_metric(each) for each in planned], compared_arms(status), state.dropped_arms(status)
+    metrics, names, out = (
+        [make_metric(each) for each in planned],
+        state.compared_arms(status),
+        state.dropped_arms(status),
+    )
     findings = (
         outcome_comparison.evaluate_guardrails(
             metrics,
@@ -299,9 +227,9 @@ def _success_metrics(
     status: ExperimentStatus, decided: WinnerDecision | None, epochs: Mapping[str, Sequence[OutcomeEpoch]]
 ) -> Iterator[MetricStatus]:
     out = state.dropped_arms(status)
-    planned = planned_outcomes(status, SUCCESS)
+    planned = state.planned_outcomes(status, SUCCESS)
     for arm in decided.arms if decided is not None else ():
-        arm_index = compared_arms(status).index(arm.name)
+        arm_index = state.compared_arms(status).index(arm.name)
         for finding in arm.findings:
             counts = _count_events(finding, epochs[SUCCESS], planned, arm_index, status.plan.alpha or DEFAULT_ALPHA)
             yield _make_arm_status(finding, SUCCESS, arm.name, counts, out=arm.name in out)
@@ -318,7 +246,7 @@ def _secondary_metrics(
 
     At most a share α of the discoveries is false.
     """
-    names, alpha, out = compared_arms(status), _alpha(status), state.dropped_arms(status)
+    names, alpha, out = state.compared_arms(status), _alpha(status), state.dropped_arms(status)
     metrics, tests = [make_metric(each) for each in _from_feedback(planned)], len(planned) * (len(names) - 1)
     evaluated = iter(
         outcome_comparison.evaluate_outcomes(metrics, epochs, alpha, tests=tests, elapsed_s=elapsed_s)
@@ -343,9 +271,9 @@ def evaluate_feedback_metrics(
     status: ExperimentStatus, counted: Counters, elapsed_s: float = math.nan
 ) -> Iterator[MetricStatus]:
     """Yield the status of each metric from feedback, without a decision."""
-    planned = {role: planned_outcomes(status, role) for role in (SUCCESS, GUARDRAIL, SECONDARY)}
-    epochs = {role: list(_epochs(status, counted, _from_feedback(own))) for role, own in planned.items()}
-    names, out = compared_arms(status), state.dropped_arms(status)
+    planned = {role: state.planned_outcomes(status, role) for role in (SUCCESS, GUARDRAIL, SECONDARY)}
+    epochs = {role: _epochs(status, counted, _from_feedback(own)) for role, own in planned.items()}
+    names, out = state.compared_arms(status), state.dropped_arms(status)
     metrics = [make_metric(each) for each in _from_feedback(planned[SUCCESS])]
     tests = len(planned[SUCCESS]) * (len(names) - 1)
     findings = (
@@ -382,13 +310,6 @@ def _make_arm_status(
     return make_status(finding, role, arm, events, finding.sentence(arm, out=out), values=values, out=out)
 
 
-def _find_unreported(outcome: PlanOutcome, reported: Collection[str]) -> str:
-    """Return the feedback of an outcome of which no unit has any; empty where all of it was reported."""
-    if _name_reported_sums(outcome) not in reported:
-        return outcome.feedback
-    return outcome.denominator if outcome.denominator and outcome.denominator not in reported else ""
-
-
 def _name_unreported(metric: MetricStatus, feedback_by_metric: Mapping[tuple[str, str], str]) -> MetricStatus:
     """Return a metric without any outcome so far with how to report one, instead of the units that it would need.
 
@@ -420,16 +341,16 @@ def _next_buckets(
     if shares is None:
         return None
     own = state.target_buckets(status)
-    return allocation.scale_to_buckets(shares, sum(own[name] for name in compared_arms(status)))
+    return allocation.scale_to_buckets(shares, sum(own[name] for name in state.compared_arms(status)))
 
 
 def observe_past_traffic(status: ExperimentStatus, attempt: str) -> ObservedTraffic | None:
     """Return the observed traffic from an experiment's stored counts; None without them. `attempt` is the experiment's uid."""
     if status.plan.comparison is None or status.since is None or not status.history:
         return None
-    counted, planned = Counters.unpack(status.tallies, attempt), _from_feedback(planned_outcomes(status, SUCCESS))
+    counted, planned = Counters.unpack(status.tallies, attempt), _from_feedback(state.planned_outcomes(status, SUCCESS))
     elapsed_s = (status.history[-1].at - status.since).total_seconds()
-    return _observed_traffic(status, counted, planned, list(_epochs(status, counted, planned)), elapsed_s)
+    return _observed_traffic(status, counted, planned, _epochs(status, counted, planned), elapsed_s)
 
 
 def _observed_traffic(
@@ -440,8 +361,12 @@ def _observed_traffic(
     elapsed_s: float,
 ) -> ObservedTraffic | None:
     """Return the rate of units and the values of control over the evidence so far; None without data."""
-    numbers = [epoch.number for epoch, _ in _evidence(status, [])]
-    exposed = sum(count_exposed_units(status, counted, number, arm.name) for number in numbers for arm in status.arms)
+    is_sticky = units.is_sticky(status.plan)
+    exposed = sum(
+        counted.count_exposed_units(number, arm.name, sticky=is_sticky)
+        for number, _ in state.fit_epochs(status, [])
+        for arm in status.arms
+    )
     values = {}
     for index, each in enumerate(planned):
         own = [epoch.outcomes[index][0] for epoch in epochs]

@@ -1,7 +1,7 @@
 """Inputs of an experiment's tick, and questions about its stored status."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -9,9 +9,11 @@ from typing import Final
 from sundog_operator.api import (
     CONTROL,
     ArmStatus,
+    EvidenceEpoch,
     ExperimentStatus,
     FrozenPlan,
     PlanComparison,
+    PlanOutcome,
     is_latency_metric,
 )
 from sundog_operator.api.reasons import Cause, PauseReason
@@ -21,6 +23,9 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.stats import error_shares
 from sundog_operator.core.trial.evaluation import ExperimentEvaluation, TrialInputs
 
+SUCCESS: Final = "success"
+GUARDRAIL: Final = "guardrail"
+SECONDARY: Final = "secondary"
 HARM: Final = "Harm"
 WINNER: Final = "Winner"
 NO_WINNER: Final = "NoWinner"
@@ -94,6 +99,32 @@ def restarts_for_load(status: ExperimentStatus) -> bool:
 def unlisted_epochs(status: ExperimentStatus) -> int:
     """Return how many epochs of evidence the status no longer lists, so that no test uses them."""
     return status.evidence_epochs[-1].restarts if status.evidence_epochs else 0
+
+
+def buckets_by_epoch(status: ExperimentStatus) -> Iterator[tuple[EvidenceEpoch, dict[str, int]]]:
+    """Yield each epoch of evidence with the number of buckets of each arm."""
+    for epoch in status.evidence_epochs:
+        if epoch.buckets is not None and len(epoch.buckets) == len(status.arms):
+            yield epoch, {arm.name: own for arm, own in zip(status.arms, epoch.buckets, strict=True)}
+
+
+def fit_epochs(status: ExperimentStatus, arms: Sequence[str]) -> list[tuple[int, list[int]]]:
+    """Return the number of each epoch of evidence in which control was fit for comparison, with the buckets of the named arms."""
+    return [
+        (epoch.number, [by_arm.get(name, 0) for name in arms])
+        for epoch, by_arm in buckets_by_epoch(status)
+        if not epoch.troubled
+    ]
+
+
+def compared_arms(status: ExperimentStatus) -> list[str]:
+    """Return control and the arms beside it, in the order of the plan; dropped arms keep their place."""
+    return [CONTROL, *(arm.name for arm in treatment_arms(status))]
+
+
+def planned_outcomes(status: ExperimentStatus, role: str) -> list[PlanOutcome]:
+    """Return the metrics of one role, in the order of the plan."""
+    return [each for each in frozen_comparison(status).outcomes if each.role == role]
 
 
 def evidence_share(status: ExperimentStatus, *, equal_load: bool = False) -> float:

@@ -231,9 +231,9 @@ def _end_warmup(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentSt
 def _learn_thresholds(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
     """Store latency thresholds once they are known, in a new epoch if a gate needs them: slow answers were not counted before."""
     step, evidence = status.step, inputs.evidence
-    if evidence is None or step is None or not step.warm:
+    if evidence is None or step is None or not step.warm or not _is_comparable(status):
         return None
-    if not learns_thresholds(status, evidence) or not _is_comparable(status):
+    if not learns_thresholds(status, evidence):
         return None
     if needs_threshold([each for each in status.plan.guardrails if each.role == "guardrail"]):
         return begin_evidence(status, canary_weight(status), inputs)

@@ -12,7 +12,7 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.analysis.data_loss import report_ignored_outcomes
 from sundog_operator.core.analysis.feedback import FeedbackSums, OutcomeSums
 from sundog_operator.core.trial.default_plan import StableTraffic
-from sundog_operator.core.trial.experiment import data_loss, state
+from sundog_operator.core.trial.experiment import evaluate, state
 
 BY_USER: dict[str, Any] = {"header": "x-user-id"}
 
@@ -37,7 +37,7 @@ def lost(lost: int, assigned: int, arm: str = "a", epoch: int = 2) -> dict[tuple
 
 
 def test_lost_lines_are_reported_with_their_numbers() -> None:
-    found = data_loss.find_data_loss(running(), collected(lost(3600, 12_000)))
+    found = evaluate.find_data_loss(running(), collected(lost(3600, 12_000)))
     assert found is not None
     assert found == (
         "RequestsLost",
@@ -60,23 +60,23 @@ def test_lost_lines_are_reported_with_their_numbers() -> None:
     ],
 )
 def test_losses_are_compared_with_all_counts(missing: int, assigned: int, reported: bool) -> None:
-    assert (data_loss.find_data_loss(running(), collected(lost(missing, assigned))) is not None) is reported
+    assert (evaluate.find_data_loss(running(), collected(lost(missing, assigned))) is not None) is reported
 
 
 @pytest.mark.parametrize("arm", ["control", "b"])
 def test_a_loss_of_one_arm_does_not_hide_in_all_of_them(arm: str) -> None:
-    found = data_loss.find_data_loss(running(), collected(lost(200, 10_000, arm)))
+    found = evaluate.find_data_loss(running(), collected(lost(200, 10_000, arm)))
     assert found is not None
     assert f" of 10000 requests of {arm} " in found[1]
 
 
 def test_losses_outside_of_the_evidence_are_ignored() -> None:
     """A dropped arm gets no more requests, so its loss would never become negligible; a warm-up and an outage are no evidence."""
-    assert data_loss.find_data_loss(running(dropped="a"), collected(lost(5000, 10_000))) is None
-    assert data_loss.find_data_loss(running(), collected(lost(5000, 10_000, "stable"))) is None
-    assert data_loss.find_data_loss(running(), collected(lost(5000, 10_000, epoch=1))) is None
-    assert data_loss.find_data_loss(running(troubled=(3,)), collected(lost(5000, 10_000, epoch=3))) is None
-    assert data_loss.find_data_loss(running(), collected(lost(5000, 10_000, epoch=3))) is not None
+    assert evaluate.find_data_loss(running(dropped="a"), collected(lost(5000, 10_000))) is None
+    assert evaluate.find_data_loss(running(), collected(lost(5000, 10_000, "stable"))) is None
+    assert evaluate.find_data_loss(running(), collected(lost(5000, 10_000, epoch=1))) is None
+    assert evaluate.find_data_loss(running(troubled=(3,)), collected(lost(5000, 10_000, epoch=3))) is None
+    assert evaluate.find_data_loss(running(), collected(lost(5000, 10_000, epoch=3))) is not None
 
 
 def sums(units: int, **counts: int) -> FeedbackSums:
@@ -86,7 +86,7 @@ def sums(units: int, **counts: int) -> FeedbackSums:
 
 @pytest.mark.parametrize(("overflow", "reported"), [(0, False), (222, False), (223, True), (1000, True)])
 def test_an_overflow_of_the_store_is_reported_with_its_numbers(overflow: int, reported: bool) -> None:
-    found = data_loss.find_data_loss(running(), collected(lost(0, 1), sums(10_000, overflow=overflow)))
+    found = evaluate.find_data_loss(running(), collected(lost(0, 1), sums(10_000, overflow=overflow)))
     assert (found is not None) is reported
     if overflow == 1000:
         assert found == (
@@ -98,7 +98,7 @@ def test_an_overflow_of_the_store_is_reported_with_its_numbers(overflow: int, re
 
 @pytest.mark.parametrize(("undelayed", "reported"), [(0, False), (220, False), (221, True), (1000, True)])
 def test_what_edges_of_an_earlier_release_took_is_reported_with_its_numbers(undelayed: int, reported: bool) -> None:
-    found = data_loss.find_data_loss(running(), collected(lost(0, 1), sums(10_000, undelayed=undelayed)))
+    found = evaluate.find_data_loss(running(), collected(lost(0, 1), sums(10_000, undelayed=undelayed)))
     assert (found is not None) is reported
     if undelayed == 1000:
         assert found == (
@@ -112,15 +112,15 @@ def test_units_beyond_the_limit_are_no_loss() -> None:
     """The experiment has all its units then, and ends; later units do not count."""
     full = running(stop={"maxUnits": 12_000})
     assert state.max_first_exposures(full) == 20_000
-    assert data_loss.find_data_loss(full, collected(lost(0, 1), sums(10_000, overflow=9000))) is None
-    assert data_loss.find_data_loss(full, collected(lost(0, 1), sums(9_999, overflow=9000))) is not None
+    assert evaluate.find_data_loss(full, collected(lost(0, 1), sums(10_000, overflow=9000))) is None
+    assert evaluate.find_data_loss(full, collected(lost(0, 1), sums(9_999, overflow=9000))) is not None
 
 
 @pytest.mark.parametrize(("unknown", "reported"), [(0, False), (222, False), (2000, True)])
 def test_outcomes_of_unknown_units_are_reported_but_no_loss(unknown: int, reported: bool) -> None:
     """False reports of outcomes must not keep an arm from winning."""
     known = collected(lost(0, 1), sums(10_000, unknown=unknown))
-    assert data_loss.find_data_loss(running(), known) is None
+    assert evaluate.find_data_loss(running(), known) is None
     expected = "2000 outcomes belong to no exposed unit and are ignored; 2000 units have an outcome that counts"
     assert report_ignored_outcomes(known) == (expected if reported else "")
 
@@ -147,13 +147,13 @@ def test_a_unit_counts_once_however_many_caps_its_feedback_has() -> None:
     ],
 )
 def test_outcomes_at_impossible_times_stop_the_verdict(counts: dict[str, int], reported: bool) -> None:
-    found = data_loss.find_data_loss(running(), collected(lost(0, 1), sums(50_000, **{"accepted": 10_000, **counts})))
+    found = evaluate.find_data_loss(running(), collected(lost(0, 1), sums(50_000, **{"accepted": 10_000, **counts})))
     assert (found is not None) is reported
 
 
 def test_outcomes_at_impossible_times_are_reported_with_their_numbers() -> None:
     known = collected(lost(0, 1), sums(10_000, accepted=2000, late=480, early=400, future=100))
-    assert data_loss.find_data_loss(running(), known) == (
+    assert evaluate.find_data_loss(running(), known) == (
         "ClockSkew",
         "400 outcomes are timed before the exposure that they name, and 100 in the future, beside 2000 that count (20 %,"
         " limit 1 %): a clock of a caller or an edge is wrong; no arm can win until the missing share is below the limit."
@@ -163,7 +163,7 @@ def test_outcomes_at_impossible_times_are_reported_with_their_numbers() -> None:
 
 def test_outcomes_out_of_the_window_are_reported_but_no_loss() -> None:
     known = collected(lost(0, 1), sums(10_000, late=3000, unknown=4000))
-    assert data_loss.find_data_loss(running(), known) is None
+    assert evaluate.find_data_loss(running(), known) is None
     assert report_ignored_outcomes(known) == (
         "4000 outcomes belong to no exposed unit and are ignored; 3000 outcomes are of an ended attempt, from before the first"
         " exposure of their unit, or from more than 30 days after it and are ignored; 2000 units have an outcome that counts"

@@ -2,24 +2,27 @@
 
 import pytest
 
+from sundog_operator.core.analysis import split_mismatch
 from sundog_operator.core.stats.sample_ratio import ArmSplit
-from sundog_operator.core.trial.experiment import sample_ratio
 
 NAMES = ("control", "wide", "deep")
 
 
 def test_a_split_as_meant_is_not_mentioned() -> None:
-    assert sample_ratio.find_mismatch(NAMES, [(5000, 2480, 2530), (3300, 3350, 0)], [(50, 25, 25), (1, 1, 0)]) == ""
-    assert sample_ratio.find_mismatch(NAMES, [], []) == ""
+    assert (
+        split_mismatch.mismatch_of_exposures(NAMES, [(5000, 2480, 2530), (3300, 3350, 0)], [(50, 25, 25), (1, 1, 0)])
+        == ""
+    )
+    assert split_mismatch.mismatch_of_exposures(NAMES, [], []) == ""
 
 
 def test_a_mismatch_is_reported_by_its_worst_arm() -> None:
-    message = sample_ratio.find_mismatch(NAMES, [(5000, 2200, 2800)], [(50, 25, 25)])
+    message = split_mismatch.mismatch_of_exposures(NAMES, [(5000, 2200, 2800)], [(50, 25, 25)])
     assert message == "wide got 2200 of 10000 units, expected 2500: sample-ratio mismatch"
 
 
 def test_units_of_a_dropped_arm_are_reported() -> None:
-    message = sample_ratio.find_mismatch(NAMES, [(50, 50, 3)], [(1, 1, 0)])
+    message = split_mismatch.mismatch_of_exposures(NAMES, [(50, 50, 3)], [(1, 1, 0)])
     assert message == "deep got 3 of 103 units, expected 0: sample-ratio mismatch"
 
 
@@ -40,11 +43,11 @@ def test_units_of_a_dropped_arm_are_reported() -> None:
 )
 def test_an_arm_without_units_is_named(splits: list[tuple[int, int, int]], named: str) -> None:
     own = [ArmSplit((1 / 3, 1 / 3, 1 / 3), units) for units in splits]
-    assert sample_ratio.find_missing_arm(NAMES, NAMES, own, "units") == named
+    assert split_mismatch.find_missing_arm(NAMES, NAMES, own, "units") == named
 
 
 def test_an_arm_without_a_share_or_with_all_of_it_misses_nothing() -> None:
     splits = [ArmSplit((0.5, 0.5, 0.0), (500, 500, 0)), ArmSplit((1.0, 0.0, 0.0), (0, 0, 0))]
-    assert sample_ratio.find_missing_arm(NAMES, NAMES, splits, "units") == ""
+    assert split_mismatch.find_missing_arm(NAMES, NAMES, splits, "units") == ""
     unequal = [ArmSplit((0.98, 0.01, 0.01), (900, 10, 0))]
-    assert sample_ratio.find_missing_arm(NAMES, NAMES, unequal, "units") == ""
+    assert split_mismatch.find_missing_arm(NAMES, NAMES, unequal, "units") == ""
