@@ -17,7 +17,7 @@ EVIDENCE_IS_EVALUATED: Final = "evidence is being evaluated"
 def first_status(plan: FrozenPlan, arms: tuple[ArmStatus, ...], now: datetime, reason: str) -> ExperimentStatus:
     """Return the first status of a trial: its plan, frozen now, and arms whose traffic no edge has confirmed.
 
-    `reason` tells why the verdict is open.
+    `reason`: why the verdict is open.
     """
     return ExperimentStatus(
         phase=PENDING,
