@@ -46,12 +46,12 @@ def _is_named(items: tuple[dict[str, Any], ...], *keys: str) -> bool:
 
 HAS_NAMES_RULE = Rule(
     cel="self.all(item, has(item.name))",
-    holds=lambda items: _is_named(items, "name"),
+    python=lambda items: _is_named(items, "name"),
     message="item without a name; expected a name in each",
 )
 HAS_MOUNT_PATHS_RULE = Rule(
     cel="self.all(item, has(item.name) && has(item.mountPath))",
-    holds=lambda items: _is_named(items, "name", "mountPath"),
+    python=lambda items: _is_named(items, "name", "mountPath"),
     message="item without a name or mountPath; expected both in each",
 )
 
@@ -131,13 +131,11 @@ class ExternalStore(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.address != '' || self.passwordSecretName == ''",
-            holds=lambda store: store.address != "" or not store.password_secret_name,
             message="empty with passwordSecretName; expected an address",
             field="address",
         ),
         Rule(
             cel="self.passwordSecretName != '' || !self.usernameFromSecret",
-            holds=lambda store: store.password_secret_name != "" or not store.username_from_secret,
             message="empty with usernameFromSecret; expected the Secret with the keys username and password",
             field="passwordSecretName",
         ),
@@ -330,7 +328,6 @@ class NetworkPolicySettings(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!self.enabled || self.operatorNamespace != ''",
-            holds=lambda policies: not policies.enabled or policies.operator_namespace != "",
             message="empty; expected the operator's namespace, because the policies would block the operator",
             field="operatorNamespace",
         ),

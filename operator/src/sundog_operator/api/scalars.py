@@ -1,6 +1,5 @@
 """The scalar types of both kinds."""
 
-import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Any, TypeVar
@@ -53,14 +52,12 @@ def scheme_rule(schemes: tuple[str, ...]) -> Rule:
     allowed = ", ".join(f"{scheme}://" for scheme in schemes)
     return Rule(
         cel=f"self == '' || self.matches('^({'|'.join(schemes)})://.')",
-        holds=lambda uri: not uri or any(uri.startswith(f"{s}://") and len(uri) > len(s) + 3 for s in schemes),
         message="{}; expected a URI that starts with one of " + allowed,
     )
 
 
 NO_PLACEHOLDER_RULE = Rule(
     cel="!self.contains('$')",
-    holds=lambda uri: "$" not in uri,
     message="contains a $, which nothing replaces here; expected none. The sundog command replaces MANIFEST_DIR in files",
 )
 
@@ -68,20 +65,15 @@ NO_PLACEHOLDER_RULE = Rule(
 _LOG_LOCATION = f"((s3|gs)://{BUCKET_PATTERN}|pvc://{CLAIM_PATTERN})(/[A-Za-z0-9._=+,:@~-]+)*"
 _LOG_FORM = f"^(file://(/[^/?#$]+)+/?|{_LOG_LOCATION}/?)$"
 _DOTS = "/[.][.]?(/|$)"
-_IS_LOG, _HAS_DOTS = re.compile(_LOG_FORM), re.compile(_DOTS)
 LOG_URI_RULE = Rule(
     cel=f"!self.matches('^({'|'.join(LOG_SCHEMES)})://.') || self.matches(r'{_LOG_FORM}') && !self.matches(r'{_DOTS}')",
-    holds=lambda uri: (
-        not any(uri.startswith(f"{s}://") and len(uri) > len(s) + 3 for s in LOG_SCHEMES)
-        or (_IS_LOG.search(uri) is not None and _HAS_DOTS.search(uri) is None)
-    ),
     # Without the value, which may contain a secret.
     message="unknown form; expected s3://bucket/prefix, gs://bucket/prefix, pvc://claim/directory or file:///directory",
 )
 
 POSITIVE_DURATION_RULE = Rule(
     cel="self.matches('[1-9]')",
-    holds=lambda duration: duration > timedelta(),
+    python=lambda duration: duration > timedelta(),
     message="0s; expected more than 0s",
 )
 

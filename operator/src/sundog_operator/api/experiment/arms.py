@@ -1,6 +1,5 @@
 """The arms of an Experiment."""
 
-import re
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
@@ -42,8 +41,8 @@ CONTROL = "control"
 """Name of the arm that is the ModelDeployment's stable revision."""
 CANARY = "canary"
 """Name of a rollout's only treatment arm."""
-ROLLOUT_NAME_SUFFIX = re.compile("-r[0-9]+(-a[0-9]+)?$")
-"""Suffix of the name of a rollout's Experiment, after the ModelDeployment's name: the numbers of revision and attempt."""
+ROLLOUT_NAME_SUFFIX = "-r[0-9]+(-a[0-9]+)?$"
+"""Pattern of the suffix of the name of a rollout's Experiment, after the ModelDeployment's name: the numbers of revision and attempt."""
 IMMUTABLE_RULE = TransitionRule(
     cel="self == oldSelf",
     holds=lambda old, new: bool(old == new),
@@ -117,7 +116,6 @@ class Arm(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel=f"self.name != '{CONTROL}' && self.name != '{STABLE}'",
-            holds=lambda arm: arm.name not in (CONTROL, STABLE),
             message=f"{CONTROL} and {STABLE} are reserved for the stable revision; expected another name",
             field="name",
         ),

@@ -1,24 +1,20 @@
 """Rules of metrics that may be of the edge instead of feedback."""
 
-from sundog_operator.api.rollout.common import set_fields
 from sundog_operator.api.schema.rules import Rule, unique_rule
 
 ONE_SOURCE_RULE = Rule(
     cel="has(self.metric) != has(self.feedback)",
-    holds=lambda metric: (metric.metric is None) != (metric.feedback is None),
     message="expected exactly one of metric and feedback",
 )
 EDGE_METRIC_RULES = (
     ONE_SOURCE_RULE,
     Rule(
         cel="has(self.name) == has(self.feedback)",
-        holds=lambda metric: (metric.name is None) == (metric.feedback is None),
         message="name without feedback, or feedback without name; expected both or none, because a metric of the edge has its own name",
         field="name",
     ),
     Rule(
         cel="!has(self.metric) || self.goal == 'decrease'",
-        holds=lambda metric: metric.metric is None or metric.goal == "decrease",
         message="increase, which is the default, of a metric of the edge; expected decrease, because it counts errors, rejections or slow"
         " answers",
         field="goal",
@@ -26,12 +22,6 @@ EDGE_METRIC_RULES = (
     Rule(
         cel="!has(self.metric) || self.type == 'rate' && !has(self.denominator) && !has(self.covariate) && !has(self.cap)"
         " && !has(self.window) && !has(self.after)",
-        holds=lambda metric: (
-            metric.metric is None
-            or (
-                metric.type == "rate" and not set_fields(metric, ("denominator", "covariate", "cap", "window", "after"))
-            )
-        ),
         message="type, denominator, covariate, cap, window or after beside metric; expected them only with feedback, because the edge"
         " counts requests",
     ),

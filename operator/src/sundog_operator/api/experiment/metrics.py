@@ -11,8 +11,8 @@ from sundog_operator.api.experiment.edge_metrics import (
     ONE_METRIC_RULES,
     ONE_SOURCE_RULE,
 )
-from sundog_operator.api.rollout.common import PositiveDuration, set_fields
-from sundog_operator.api.rollout.guardrail_defaults import OUTCOME_MARGIN_TEXT, EdgeMetricName, is_latency_metric
+from sundog_operator.api.rollout.common import PositiveDuration
+from sundog_operator.api.rollout.guardrail_defaults import OUTCOME_MARGIN_TEXT, EdgeMetricName
 from sundog_operator.api.rollout.guardrails import (
     MAX_FITS_METRIC_RULE,
     MAX_LATENCY_GUARDRAILS,
@@ -76,7 +76,6 @@ _RATIO_WITHOUT_DENOMINATOR = "type: ratio without denominator; expected the feed
 _DENOMINATOR_WITHOUT_RATIO = "denominator without a ratio; expected it only with type: ratio"
 _OTHER_DENOMINATOR_RULE = Rule(
     cel="!has(self.denominator) || !has(self.feedback) || self.denominator != self.feedback",
-    holds=lambda metric: metric.denominator is None or metric.denominator != metric.feedback,
     message="same as feedback; expected another one, because this ratio is always 1",
     field="denominator",
 )
@@ -85,28 +84,22 @@ _OTHER_DENOMINATOR_RULE = Rule(
 _COVARIATE_WITHOUT_MEAN = "covariate without a mean; expected it only with type: mean"
 _NO_CAPPED_COVARIATE_RULE = Rule(
     cel="!has(self.covariate) || !has(self.cap)",
-    holds=lambda metric: metric.covariate is None or metric.cap is None,
     message="covariate beside cap; expected one of the two, because edges keep no products of capped totals",
     field="covariate",
 )
 _NO_PRODUCT_IN_WINDOW_RULE = Rule(
     cel="!has(self.window) || !has(self.denominator) && !has(self.covariate)",
-    holds=lambda metric: metric.window is None or not set_fields(metric, ("denominator", "covariate")),
     message="window beside denominator or covariate; expected it without these, because edges keep no products of totals"
     " within a window",
     field="window",
 )
 _AFTER_IN_WINDOW_RULE = Rule(
     cel="!has(self.after) || has(self.window) || has(self.denominator) || has(self.covariate)",
-    holds=lambda metric: (
-        metric.after is None or metric.window is not None or bool(set_fields(metric, ("denominator", "covariate")))
-    ),
     message="after without window; expected window too, such as 7d, because a unit counts once its time to come back has passed",
     field="after",
 )
 _NO_PRODUCT_AFTER_RULE = Rule(
     cel="!has(self.after) || !has(self.denominator) && !has(self.covariate)",
-    holds=lambda metric: metric.after is None or not set_fields(metric, ("denominator", "covariate")),
     message="after beside denominator or covariate; expected it with type: rate, or a mean without covariate, because edges"
     " keep no products of totals of a part of the time",
     field="after",
@@ -150,25 +143,21 @@ class FeedbackMetric(ApiBase):
         *EDGE_METRIC_RULES,
         Rule(
             cel="!has(self.cap) || self.type == 'mean'",
-            holds=lambda metric: metric.cap is None or metric.type == "mean",
             message="cap without a mean; expected it only with type: mean",
             field="cap",
         ),
         Rule(
             cel="self.type != 'ratio' || has(self.denominator)",
-            holds=lambda metric: metric.type != "ratio" or metric.denominator is not None,
             message=_RATIO_WITHOUT_DENOMINATOR,
         ),
         Rule(
             cel="!has(self.denominator) || self.type == 'ratio'",
-            holds=lambda metric: metric.denominator is None or metric.type == "ratio",
             message=_DENOMINATOR_WITHOUT_RATIO,
             field="denominator",
         ),
         _OTHER_DENOMINATOR_RULE,
         Rule(
             cel="!has(self.covariate) || self.type == 'mean'",
-            holds=lambda metric: metric.covariate is None or metric.type == "mean",
             message=_COVARIATE_WITHOUT_MEAN,
             field="covariate",
         ),
@@ -197,13 +186,6 @@ class ExpectedBaseline(ApiBase):
     )
 
 
-def _fits_expected(metric: "SuccessMetric") -> bool:
-    if metric.expected is None:
-        return True
-    given = set_fields(metric.expected, ("rate", "mean", "deviation"))
-    return list(given) == {"rate": ["rate"], "mean": ["mean", "deviation"]}.get(metric.type)
-
-
 class SuccessMetric(FeedbackMetric):
     """A metric by which an arm can win."""
 
@@ -217,7 +199,6 @@ class SuccessMetric(FeedbackMetric):
         *FeedbackMetric.rules,
         Rule(
             cel="!has(self.metric) || !has(self.expected)",
-            holds=lambda metric: metric.metric is None or metric.expected is None,
             message="expected beside metric; expected it only with feedback, because the forecast before the start does not cover it",
             field="expected",
         ),
@@ -225,7 +206,6 @@ class SuccessMetric(FeedbackMetric):
             cel="!has(self.expected)"
             " || self.type == 'rate' && has(self.expected.rate) && !has(self.expected.mean) && !has(self.expected.deviation)"
             " || self.type == 'mean' && !has(self.expected.rate) && has(self.expected.mean) && has(self.expected.deviation)",
-            holds=_fits_expected,
             message="fields of another type; expected rate with type: rate, mean and deviation with type: mean, and none of a ratio",
             field="expected",
         ),
@@ -253,38 +233,30 @@ class ExperimentGuardrail(OutcomeGuardrail):
         ONE_SOURCE_RULE,
         Rule(
             cel="has(self.feedback) || !has(self.name) && !has(self.type) && !has(self.goal)",
-            holds=lambda guardrail: (
-                guardrail.feedback is not None or not set_fields(guardrail, ("name", "type", "goal"))
-            ),
             message="name, type or goal without feedback; expected them only with feedback",
         ),
         Rule(
             cel="has(self.feedback) || !has(self.window)",
-            holds=lambda guardrail: guardrail.feedback is not None or guardrail.window is None,
             message="window without feedback; expected it only with feedback",
             field="window",
         ),
         Rule(
             cel="has(self.metric) || !has(self.floor) && !has(self.max)",
-            holds=lambda guardrail: guardrail.metric is not None or not set_fields(guardrail, ("floor", "max")),
             message="floor or max without metric; expected them only with metric",
         ),
         *OUTCOME_GUARDRAIL_RULES,
         Rule(
             cel="!has(self.type) || self.type != 'ratio' || has(self.denominator)",
-            holds=lambda guardrail: guardrail.type != "ratio" or guardrail.denominator is not None,
             message=_RATIO_WITHOUT_DENOMINATOR,
         ),
         Rule(
             cel="!has(self.denominator) || has(self.type) && self.type == 'ratio'",
-            holds=lambda guardrail: guardrail.denominator is None or guardrail.type == "ratio",
             message=_DENOMINATOR_WITHOUT_RATIO,
             field="denominator",
         ),
         _OTHER_DENOMINATOR_RULE,
         Rule(
             cel="!has(self.covariate) || has(self.type) && self.type == 'mean'",
-            holds=lambda guardrail: guardrail.covariate is None or guardrail.type == "mean",
             message=_COVARIATE_WITHOUT_MEAN,
             field="covariate",
         ),
@@ -319,22 +291,10 @@ class ExperimentMetrics(ApiBase):
             " [self.success.filter(m, has(m.metric) && m.metric.startsWith('latency')).size(),"
             " self.guardrails.filter(m, has(m.metric) && m.metric.startsWith('latency')).size(),"
             f" self.secondary.filter(m, has(m.metric) && m.metric.startsWith('latency')).size()].sum() <= {MAX_LATENCY_GUARDRAILS}",
-            holds=lambda metrics: not metrics.has_edge_goals or metrics.latencies <= MAX_LATENCY_GUARDRAILS,
             message=f"more than {MAX_LATENCY_GUARDRAILS} latencies in success, guardrails and secondary; expected at most"
             f" {MAX_LATENCY_GUARDRAILS}, because edges count slow answers for no more",
         ),
     )
-
-    @property
-    def has_edge_goals(self) -> bool:
-        """Whether a success or secondary metric is of the edge."""
-        return any(each.metric is not None for each in (*self.success, *self.secondary))
-
-    @property
-    def latencies(self) -> int:
-        """Number of latencies, which edges count apart."""
-        names = [each.metric for each in (*self.success, *self.secondary)]
-        return sum(map(is_latency_metric, filter(None, (*names, *(each.metric for each in self.guardrails)))))
 
     @property
     def edge_guardrails(self) -> Sequence[ExperimentGuardrail]:
@@ -345,12 +305,6 @@ class ExperimentMetrics(ApiBase):
     def outcome_guardrails(self) -> Sequence[ExperimentGuardrail]:
         """Guardrails that are outcomes."""
         return [each for each in self.guardrails if each.feedback is not None]
-
-    @property
-    def has_covariates(self) -> bool:
-        """Whether any outcome is adjusted by a covariate."""
-        adjusted = [each.covariate for each in (*self.success, *self.secondary)]
-        return any(name is not None for name in (*adjusted, *(each.covariate for each in self.guardrails)))
 
     @property
     def has_outcomes(self) -> bool:

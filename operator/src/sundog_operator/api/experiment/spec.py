@@ -1,6 +1,5 @@
 """`spec` of an Experiment."""
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, ClassVar, Literal
 
@@ -8,8 +7,8 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.experiment.arms import CONTROL, IMMUTABLE_RULE, Arm
-from sundog_operator.api.experiment.metrics import ExperimentMetrics, FeedbackMetric
-from sundog_operator.api.rollout.common import PositiveDuration, Weight, set_fields
+from sundog_operator.api.experiment.metrics import ExperimentMetrics
+from sundog_operator.api.rollout.common import PositiveDuration, Weight
 from sundog_operator.api.rollout.units import Unit
 from sundog_operator.api.scalars import (
     Alpha,
@@ -48,9 +47,6 @@ class Allocation(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.mode == 'thompson' || !has(self.floor) && !has(self.delta)",
-            holds=lambda allocation: (
-                allocation.mode == "thompson" or (allocation.floor is None and allocation.delta is None)
-            ),
             message="floor or delta with mode fixed; expected them only with mode thompson",
         ),
     )
@@ -82,28 +78,6 @@ class ExposureLog(ApiBase):
     format: Literal["parquet", "jsonl"] = Field(
         "parquet", description="Format of exposures and outcomes. jsonl is JSON lines, compressed by gzip."
     )
-
-
-def _weights_name_arms(spec: "ExperimentSpec") -> bool:
-    return not spec.weights or set(spec.weights) == {CONTROL, *(arm.name for arm in spec.arms)}
-
-
-def _names(metrics: Sequence[FeedbackMetric]) -> set[str]:
-    # An entry that names nothing breaks a rule of its own.
-    return {each.status_name for each in metrics} - {""}
-
-
-def _follows_feedback(spec: "ExperimentSpec") -> bool:
-    return all(each.feedback is not None for each in spec.metrics.success[:1])
-
-
-def _guardrails_have_own_names(spec: "ExperimentSpec") -> bool:
-    others = _names(spec.metrics.success) | _names(spec.metrics.secondary)
-    return not others & {each.name for each in spec.metrics.outcome_guardrails}
-
-
-_STAYING_UNITS = ("header", "cookie", "json_path", "jwt_claim")
-"""Sources of a unit other than each request."""
 
 
 def _floors_fit(spec: "ExperimentSpec") -> bool:
@@ -158,25 +132,21 @@ class ExperimentSpec(ApiBase):
                 f"self.weights.size() == 0 || self.weights.size() == self.arms.size() + 1"
                 f" && '{CONTROL}' in self.weights && self.arms.all(a, a.name in self.weights)"
             ),
-            holds=_weights_name_arms,
             message=f"wrong names; expected {CONTROL} and every arm, and nothing else",
             field="weights",
         ),
         Rule(
             cel="self.weights.size() == 0 || self.weights.map(k, self.weights[k]).sum() == 100",
-            holds=lambda spec: not spec.weights or sum(spec.weights.values()) == 100,
             message="wrong sum; expected weights that sum to 100",
             field="weights",
         ),
         Rule(
             cel="self.allocation.mode != 'thompson' || self.metrics.success.size() > 0",
-            holds=lambda spec: spec.allocation.mode != "thompson" or bool(spec.metrics.success),
             message="no success metric with mode thompson; expected one, because weights follow the first of metrics.success",
             field="allocation.mode",
         ),
         Rule(
             cel="self.allocation.mode != 'thompson' || self.metrics.success.size() == 0 || has(self.metrics.success[0].feedback)",
-            holds=lambda spec: spec.allocation.mode != "thompson" or _follows_feedback(spec),
             message="a metric of the edge is first with mode thompson; expected one with feedback first, because weights follow units,"
             " and the edge counts requests",
             field="metrics.success",
@@ -184,7 +154,6 @@ class ExperimentSpec(ApiBase):
         Rule(
             cel="self.metrics.success.all(s, self.metrics.secondary.all(t, (!has(s.name) || !has(t.name) || t.name != s.name)"
             " && (!has(s.metric) || !has(t.metric) || t.metric != s.metric)))",
-            holds=lambda spec: not _names(spec.metrics.success) & _names(spec.metrics.secondary),
             message="name of a success metric; expected another one, because status could not distinguish them",
             field="metrics.secondary",
             applies_to_new_only=True,
@@ -192,7 +161,6 @@ class ExperimentSpec(ApiBase):
         Rule(
             cel="self.metrics.guardrails.all(g, !has(g.name) || self.metrics.success.all(s, !has(s.name) || s.name != g.name)"
             " && self.metrics.secondary.all(t, !has(t.name) || t.name != g.name))",
-            holds=_guardrails_have_own_names,
             message="name of another metric; expected another one, because status could not distinguish them",
             field="metrics.guardrails",
             applies_to_new_only=True,
@@ -202,14 +170,13 @@ class ExperimentSpec(ApiBase):
                 "!has(self.allocation.floor)"
                 " || double(self.allocation.floor.split('%')[0]) * double(self.arms.size() + 1) <= 100.0"
             ),
-            holds=_floors_fit,
+            python=_floors_fit,
             message="{allocation.floor} for each arm, including control, is more than 100% together; expected less",
             field="allocation.floor",
             applies_to_new_only=True,
         ),
         Rule(
             cel="!has(self.preset) && !has(self.winBy) || self.metrics.success.size() > 0",
-            holds=lambda spec: (spec.preset is None and spec.win_by is None) or bool(spec.metrics.success),
             message="preset or winBy without a success metric; expected one, because an arm wins by these",
             field="metrics.success",
         ),
@@ -217,14 +184,12 @@ class ExperimentSpec(ApiBase):
             cel="has(self.unit.header) || has(self.unit.cookie) || has(self.unit.jsonPath) || has(self.unit.jwtClaim)"
             " || self.metrics.success.all(m, !has(m.covariate)) && self.metrics.guardrails.all(m, !has(m.covariate))"
             " && self.metrics.secondary.all(m, !has(m.covariate))",
-            holds=lambda spec: not spec.metrics.has_covariates or bool(set_fields(spec.unit, _STAYING_UNITS)),
             message="covariate while each request is a unit; expected a unit such as header, because a request has no history",
             field="metrics",
         ),
         Rule(
             cel="self.exposureLog.uri == '' || self.metrics.success.exists(m, has(m.feedback))"
             " || self.metrics.secondary.exists(m, has(m.feedback)) || self.metrics.guardrails.exists(g, has(g.feedback))",
-            holds=lambda spec: not spec.exposure_log.uri or spec.metrics.has_outcomes,
             message="nothing to write; expected an outcome in metrics, because exposures are kept only for these",
             field="exposureLog.uri",
         ),

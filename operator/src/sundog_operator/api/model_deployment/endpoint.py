@@ -1,6 +1,5 @@
 """The endpoint: addresses, TLS, callers, limits and cross-origin calls."""
 
-import re
 from datetime import timedelta
 from ipaddress import ip_network
 from typing import Annotated, ClassVar, Final, Literal
@@ -34,13 +33,11 @@ class Gateway(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.__namespace__ == '' || self.name != ''",
-            holds=lambda gateway: not gateway.namespace or gateway.name != "",
             message="{namespace} without the name of a Gateway; expected a name",
             field="namespace",
         ),
         Rule(
             cel="self.sectionName == '' || self.name != ''",
-            holds=lambda gateway: not gateway.section_name or gateway.name != "",
             message="{sectionName} without the name of a Gateway; expected a name",
             field="sectionName",
         ),
@@ -84,7 +81,6 @@ class Jwt(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.jwksSecretName != '' || self.issuer == '' && self.audience == ''",
-            holds=lambda jwt: jwt.jwks_secret_name != "" or not (jwt.issuer or jwt.audience),
             message="issuer or audience without a Secret; expected the Secret with the public keys",
             field="jwksSecretName",
         ),
@@ -100,7 +96,7 @@ class Auth(ApiBase):
 
 WITHIN_A_DAY_RULE = Rule(
     cel="self.contains('d') ? !self.matches('[1-9]') : duration(self) < duration('24h')",
-    holds=lambda timeout: timeout < timedelta(days=1),
+    python=lambda timeout: timeout < timedelta(days=1),
     message="too long; expected less than a day",
 )
 
@@ -145,7 +141,7 @@ IPv4Network = Annotated[
     ExpectedNoun("an IPv4 network such as 10.0.0.0/8"),
     Rule(
         cel="cidr(self) == cidr(self).masked()",
-        holds=_is_whole_network,
+        python=_is_whole_network,
         message="{} has bits set beyond its prefix; expected zeros there",
     ),
 ]
@@ -171,7 +167,6 @@ class Callers(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.apiKeys.size() + self.networks.size() > 0",
-            holds=lambda callers: bool(callers.api_keys or callers.networks),
             message="expected apiKeys, networks or both",
         ),
     )
@@ -203,19 +198,16 @@ CorsOrigin = Annotated[
     ExpectedNoun("an origin such as https://app.example.com, in lower case and without a path, or *"),
     Rule(
         cel=f"!self.matches('{_DEFAULT_PORT}')",
-        holds=lambda origin: not re.search(_DEFAULT_PORT, origin),
         message="{} contains a default port; expected an origin without it, as browsers send it",
     ),
 ]
 ANY_ORIGIN_ALONE_RULE = Rule(
     cel=f"!('{ANY_ORIGIN}' in self.allowedOrigins) || self.allowedOrigins.size() == 1",
-    holds=lambda cors: ANY_ORIGIN not in cors.allowed_origins or len(cors.allowed_origins) == 1,
     message="* together with other origins; expected * alone. Leave out the others",
     field="allowedOrigins",
 )
 CORS_CREDENTIALS_RULE = Rule(
     cel=f"!self.allowCredentials || !('{ANY_ORIGIN}' in self.allowedOrigins)",
-    holds=lambda cors: not cors.allow_credentials or ANY_ORIGIN not in cors.allowed_origins,
     message="true with allowedOrigins *; expected origins by name",
     field="allowCredentials",
 )
@@ -254,7 +246,6 @@ class Cors(ApiBase):
 
 UNIQUE_OVERRIDE_HEADERS_RULE = Rule(
     cel="self.all(o, self.exists_one(p, p.header == o.header && p.value == o.value))",
-    holds=lambda overrides: len({(each.header, each.value) for each in overrides}) == len(overrides),
     message="two overrides with the same header and value; expected different ones",
 )
 
@@ -295,10 +286,6 @@ class Endpoint(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.auth.apiKeys.secretName != '' || self.overrides.all(o, o.callers.apiKeys.size() == 0)",
-            holds=lambda endpoint: (
-                bool(endpoint.auth.api_keys.secret_name)
-                or not any(each.callers.api_keys for each in endpoint.overrides)
-            ),
             message="an override names API keys, but auth.apiKeys.secretName is empty; expected the Secret with these keys",
             field="overrides",
         ),

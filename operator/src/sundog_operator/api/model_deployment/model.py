@@ -7,7 +7,7 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.model_uri import PIN_RULES
-from sundog_operator.api.rollout.common import PositiveDuration, set_fields
+from sundog_operator.api.rollout.common import PositiveDuration
 from sundog_operator.api.scalars import (
     Digest,
     Duration,
@@ -39,7 +39,6 @@ class ModelCredentials(ApiBase):
 
 TRUST_CODE_RULE = Rule(
     cel="!(self.format in ['exported', 'torchscript']) || self.trustCode",
-    holds=lambda model: model.format not in ("exported", "torchscript") or model.trust_code,
     message="{format} archives can run code when they are loaded; expected trustCode: true to accept that",
     field="format",
 )
@@ -82,7 +81,6 @@ class EnvSource(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="has(self.secretKeyRef) != has(self.configMapKeyRef)",
-            holds=lambda source: len(set_fields(source, ("secret_key_ref", "config_map_key_ref"))) == 1,
             message="expected exactly one of secretKeyRef and configMapKeyRef",
         ),
     )
@@ -97,7 +95,6 @@ class EnvVar(ApiBase):
         ExpectedNoun("a variable name such as LOG_LEVEL"),
         Rule(
             cel="!(" + " || ".join(f"self.startsWith('{prefix}')" for prefix in RESERVED_VARIABLE_PREFIXES) + ")",
-            holds=lambda name: not name.startswith(RESERVED_VARIABLE_PREFIXES),
             message=f"{{}} is reserved for the operator; expected no name that begins with {', '.join(RESERVED_VARIABLE_PREFIXES)}",
         ),
     ] = Field(description="Name of the variable.")
@@ -107,13 +104,11 @@ class EnvVar(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!has(self.value) || !has(self.valueFrom)",
-            holds=lambda var: var.value is None or var.value_from is None,
             message="expected at most one of value and valueFrom",
         ),
         Rule(
             cel="!(self.name in [" + ", ".join(f"'{name}'" for name in DEVICE_VARIABLES) + "])"
             " || (has(self.value) && (self.value == 'void' || self.value == 'none'))",
-            holds=lambda var: var.name not in DEVICE_VARIABLES or var.value in ("void", "none"),
             message=f"{', '.join(DEVICE_VARIABLES)} may give a container all devices of its node; expected value void or none for"
             " these, and devices in resources.gpu",
         ),
@@ -142,7 +137,6 @@ class Warmup(ApiBase):
 
 RESERVED_POD_LABELS_RULE = Rule(
     cel="!self.exists(k, " + " || ".join(f"k.startsWith('{prefix}')" for prefix in RESERVED_LABEL_PREFIXES) + ")",
-    holds=lambda labels: not any(key.startswith(RESERVED_LABEL_PREFIXES) for key in labels),
     message=f"reserved key; expected none that begins with {', '.join(RESERVED_LABEL_PREFIXES)}",
 )
 
@@ -150,7 +144,6 @@ RESERVED_POD_LABELS_RULE = Rule(
 FOREIGN_QUEUE_LABELS = ("kai.scheduler/queue", "volcano.sh/queue-name")
 FOREIGN_QUEUES_RULE = Rule(
     cel="!self.exists(k, k in [" + ", ".join(f"'{label}'" for label in FOREIGN_QUEUE_LABELS) + "])",
-    holds=lambda labels: not any(label in labels for label in FOREIGN_QUEUE_LABELS),
     message="queue of KAI or Volcano, which place pods by a scheduler of their own; expected scheduling.queue, a LocalQueue of Kueue",
 )
 

@@ -1,6 +1,5 @@
 """ModelDeployment: one model, its endpoint, and the rollouts of its revisions."""
 
-import re
 from typing import ClassVar, Literal
 
 from sundog_operator.api.model_deployment.spec import ModelDeploymentSpec
@@ -9,7 +8,7 @@ from sundog_operator.api.resource import Metadata, Resource
 from sundog_operator.api.schema.rules import Rule
 
 MAX_NAME_LENGTH = 40
-_SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_SERVICE_NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
 class ModelDeployment(Resource):
@@ -23,13 +22,11 @@ class ModelDeployment(Resource):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel=f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
-            holds=lambda deployment: len(deployment.metadata.name) <= MAX_NAME_LENGTH,
             message=f"{{metadata.name}} is too long; expected at most {MAX_NAME_LENGTH} characters",
             field="metadata.name",
         ),
         Rule(
-            cel=f"self.metadata.name.matches('^{_SERVICE_NAME.pattern}$')",
-            holds=lambda deployment: _SERVICE_NAME.fullmatch(deployment.metadata.name) is not None,
+            cel=f"self.metadata.name.matches('{_SERVICE_NAME}')",
             message="{metadata.name} is no name of a Service; expected a DNS label that starts with a letter",
             field="metadata.name",
         ),

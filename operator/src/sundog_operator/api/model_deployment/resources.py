@@ -7,7 +7,6 @@ from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.model_deployment.endpoint import WITHIN_A_DAY_RULE
-from sundog_operator.api.quantities import parse_percent
 from sundog_operator.api.rollout.common import PositiveDuration
 from sundog_operator.api.scalars import (
     Bytes,
@@ -23,37 +22,30 @@ from sundog_operator.api.scalars import (
     PercentUpTo100Text,
     QualifiedName,
 )
-from sundog_operator.api.schema.rules import ExpectedNoun, Rule
+from sundog_operator.api.schema.rules import ExpectedNoun, Rule, nonzero_rule
 
 ReplicaCount = Annotated[Integer, Field(ge=0, le=1000)]
-FACTOR_RULE = Rule(
-    cel="self.matches('[1-9]')",
-    holds=lambda factor: parse_percent(factor) > 0,
-    message="{} never changes the replicas; expected more than 0%",
-)
+FACTOR_RULE = nonzero_rule("{} never changes the replicas; expected more than 0%")
 GPU_FRACTION_RULE = Rule(
     cel="self == '' || double(self) >= 0.01 && double(self) < 1.0",
-    holds=lambda share: share == "" or 0.01 <= float(share) < 1,
+    python=lambda share: share == "" or 0.01 <= float(share) < 1,
     message="{} is out of range; expected at least 0.01 and less than 1",
 )
 
 
 SHARING_MODE_RULE = Rule(
     cel="self != 'mps'",
-    holds=lambda mode: mode != "mps",
     message="mps is not supported, because one client's fault ends all clients of its device; expected exclusive, mig, fraction"
     " or timeSliced",
     is_unsupported=True,
 )
 VENDOR_RULE = Rule(
     cel="self != 'tpu'",
-    holds=lambda vendor: vendor != "tpu",
     message="tpu is not supported yet; expected nvidia, amd, intel, gaudi or neuron",
     is_unsupported=True,
 )
 INTERCONNECT_RULE = Rule(
     cel="self != 'nvlink'",
-    holds=lambda interconnect: interconnect != "nvlink",
     message="nvlink is not supported yet; expected any",
     is_unsupported=True,
 )
@@ -82,25 +74,21 @@ class GpuSharing(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.mode != 'mig' || self.profile != ''",
-            holds=lambda sharing: sharing.mode != "mig" or sharing.profile != "",
             message="none with mode mig; expected a profile such as 1g.10gb",
             field="profile",
         ),
         Rule(
             cel="self.mode == 'mig' || self.profile == ''",
-            holds=lambda sharing: sharing.mode == "mig" or not sharing.profile,
             message="{profile} with mode {mode}; expected a profile only with mode mig",
             field="profile",
         ),
         Rule(
             cel="self.mode != 'fraction' || self.fraction != ''",
-            holds=lambda sharing: sharing.mode != "fraction" or sharing.fraction != "",
             message="none with mode fraction; expected a fraction such as '0.5'",
             field="fraction",
         ),
         Rule(
             cel="self.mode == 'fraction' || self.fraction == ''",
-            holds=lambda sharing: sharing.mode == "fraction" or not sharing.fraction,
             message="{fraction} with mode {mode}; expected a fraction only with mode fraction",
             field="fraction",
         ),
@@ -144,55 +132,46 @@ class Gpu(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.sharing.mode == 'exclusive' || self.count == 1",
-            holds=lambda gpu: gpu.sharing.mode == "exclusive" or gpu.count == 1,
             message="{count} with sharing mode {sharing.mode}; expected 1",
             field="count",
         ),
         Rule(
             cel="self.memory == '' || self.count > 0",
-            holds=lambda gpu: gpu.memory == "" or gpu.count > 0,
             message="set with count 0; expected none, or a count of 1 or more",
             field="memory",
         ),
         Rule(
             cel="self.memory == '' || self.sharing.mode != 'mig'",
-            holds=lambda gpu: gpu.memory == "" or gpu.sharing.mode != "mig",
             message="set with sharing mode mig; expected none, because the profile names the memory",
             field="memory",
         ),
         Rule(
             cel="self.memory == '' || self.vendor != 'neuron'",
-            holds=lambda gpu: gpu.memory == "" or gpu.vendor != "neuron",
             message="set with vendor neuron; expected none, because a device is a NeuronCore, a part of a chip. Name the chip in type",
             field="memory",
         ),
         Rule(
             cel="self.vendor == 'nvidia' || self.sharing.mode == 'exclusive'",
-            holds=lambda gpu: gpu.vendor == "nvidia" or gpu.sharing.mode == "exclusive",
             message="{vendor} with sharing mode {sharing.mode}; expected nvidia, or mode exclusive",
             field="vendor",
         ),
         Rule(
             cel="self.vendor == 'nvidia' || self.allocation != 'dra'",
-            holds=lambda gpu: gpu.vendor == "nvidia" or gpu.allocation != "dra",
             message="dra with vendor {vendor}; expected devicePlugin, because only claims to devices of nvidia are known",
             field="allocation",
         ),
         Rule(
             cel="self.sharing.mode in ['exclusive', 'mig', 'fraction'] || self.allocation != 'dra'",
-            holds=lambda gpu: gpu.sharing.mode in ("exclusive", "mig", "fraction") or gpu.allocation != "dra",
             message="dra with sharing mode {sharing.mode}; expected devicePlugin, because no claim shares a device in time",
             field="allocation",
         ),
         Rule(
             cel="self.topology.nodes == 1 || self.count > 0",
-            holds=lambda gpu: gpu.topology.nodes == 1 or gpu.count > 0,
             message="{topology.nodes} with count 0; expected 1, or a count of 1 or more",
             field="topology.nodes",
         ),
         Rule(
             cel="self.topology.nodes == 1 || self.sharing.mode == 'exclusive'",
-            holds=lambda gpu: gpu.topology.nodes == 1 or gpu.sharing.mode == "exclusive",
             message="{topology.nodes} with sharing mode {sharing.mode}; expected 1, or mode exclusive",
             field="topology.nodes",
         ),
@@ -248,7 +227,6 @@ class Autoscaling(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.minReplicas <= self.maxReplicas",
-            holds=lambda scaling: scaling.min_replicas <= scaling.max_replicas,
             message="{minReplicas} is greater than maxReplicas; expected at most {maxReplicas}",
             field="minReplicas",
         ),
@@ -280,13 +258,11 @@ class Toleration(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.operator == 'Equal' || self.value == ''",
-            holds=lambda toleration: toleration.operator == "Equal" or not toleration.value,
             message="{value} with operator Exists; expected a value only with operator Equal",
             field="value",
         ),
         Rule(
             cel="!has(self.tolerationSeconds) || self.effect == 'NoExecute'",
-            holds=lambda toleration: toleration.toleration_seconds is None or toleration.effect == "NoExecute",
             message="set without effect NoExecute; expected it only with that effect",
             field="tolerationSeconds",
         ),

@@ -1,6 +1,5 @@
 """`spec` of a ModelDeployment."""
 
-from collections.abc import Callable
 from typing import ClassVar, Final
 
 from pydantic import Field
@@ -26,7 +25,6 @@ class Baseline(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.digest == '' || self.uri != ''",
-            holds=lambda baseline: not baseline.digest or baseline.uri != "",
             message="digest without uri; expected both",
             field="uri",
         ),
@@ -45,7 +43,7 @@ def _can_scale_up(spec: "ModelDeploymentSpec") -> bool:
 AUTOSCALING_TARGET_RULE = Rule(
     # Replicas report only the requests that they admit, so the load never exceeds a target above half of maxOngoingRequests.
     cel=f"!has(self.autoscaling) || ({_TARGET_CEL}) * 2 <= self.runtime.maxOngoingRequests",
-    holds=_can_scale_up,
+    python=_can_scale_up,
     message=(
         "{target} is more than half of runtime.maxOngoingRequests; expected at most half"
         " of {runtime.maxOngoingRequests}"
@@ -59,21 +57,18 @@ AUTOSCALING_TARGET_RULE = Rule(
 )
 JWT_CLAIM_UNIT_RULE = Rule(
     cel="!has(self.rollout.unit.jwtClaim) || self.endpoint.auth.jwt.jwksSecretName != ''",
-    holds=lambda spec: spec.rollout.unit.jwt_claim is None or bool(spec.endpoint.auth.jwt.jwks_secret_name),
     message="{rollout.unit.jwtClaim} without endpoint.auth.jwt.jwksSecretName; expected that Secret, because the claim is"
     " read from verified tokens",
     field="rollout.unit.jwtClaim",
 )
 IN_PLACE_REPLICAS_RULE = Rule(
     cel=f"!has(self.autoscaling) || self.rollout.capacity != '{CAPACITY_IN_PLACE}'",
-    holds=lambda spec: spec.autoscaling is None or spec.rollout.capacity != CAPACITY_IN_PLACE,
     message="inPlace with autoscaling; expected a fixed number of replicas. Otherwise use capacity: auto",
     field="rollout.capacity",
 )
 
 IN_PLACE_SHARING_RULE = Rule(
     cel=f"self.resources.gpu.sharing.mode != 'fraction' || self.rollout.capacity != '{CAPACITY_IN_PLACE}'",
-    holds=lambda spec: spec.resources.gpu.sharing.mode != "fraction" or spec.rollout.capacity != CAPACITY_IN_PLACE,
     message="inPlace with gpu.sharing.mode fraction; expected auto or surge, because a GPU is free only once all replicas on"
     " it are gone",
     field="rollout.capacity",
@@ -82,14 +77,12 @@ IN_PLACE_SHARING_RULE = Rule(
 NODES_RULES = (
     Rule(
         cel="self.resources.gpu.topology.nodes == 1 || self.model.format == 'python'",
-        holds=lambda spec: spec.resources.gpu.topology.nodes == 1 or spec.model.format == "python",
         message="{model.format} with gpu.topology.nodes {resources.gpu.topology.nodes}; expected python, because only a predictor"
         " class can use the devices of several pods",
         field="model.format",
     ),
     Rule(
         cel="self.resources.gpu.topology.nodes == 1 || self.scheduling.queue == ''",
-        holds=lambda spec: spec.resources.gpu.topology.nodes == 1 or not spec.scheduling.queue,
         message="{scheduling.queue} with gpu.topology.nodes {resources.gpu.topology.nodes}; expected none, because Kueue admits each"
         " pod alone, and a part of a replica would hold quota",
         field="scheduling.queue",
@@ -99,20 +92,16 @@ NODES_RULES = (
 
 QUEUED_CLAIM_RULE = Rule(
     cel="self.resources.gpu.allocation != 'dra' || self.resources.gpu.type.size() < 2 || self.scheduling.queue == ''",
-    holds=lambda spec: (
-        spec.resources.gpu.allocation != "dra" or len(spec.resources.gpu.type) < 2 or not spec.scheduling.queue
-    ),
     message="several with allocation dra and scheduling.queue {scheduling.queue}; expected one, because Kueue admits no claim with"
     " alternatives (firstAvailable). Otherwise leave out the queue, or use allocation: devicePlugin",
     field="resources.gpu.type",
 )
 
 
-def _own_pod_rule(field: str, cel: str, holds: Callable[["ModelDeploymentSpec"], bool], message: str) -> Rule:
-    """Make the rule that a field is unset where pods are shared. `cel` and `holds` are true for an unset field."""
+def _own_pod_rule(field: str, cel: str, message: str) -> Rule:
+    """Make the rule that a field is unset where pods are shared. `cel` is true for an unset field."""
     return Rule(
         cel=f"self.runtime.placement != 'shared' || {cel}",
-        holds=lambda spec: spec.runtime.placement != "shared" or holds(spec),
         message=f"{message} Otherwise use runtime.placement: dedicated",
         field=field,
     )
@@ -124,68 +113,58 @@ SHARED_PLACEMENT_RULES = (
     _own_pod_rule(
         "resources.gpu.count",
         "self.resources.gpu.count == 0",
-        lambda spec: not spec.resources.gpu.count,
         "{resources.gpu.count} with runtime.placement: shared; expected 0, because shared pods have no devices.",
     ),
     _own_pod_rule(
         "model.uri",
         "!self.model.uri.startsWith('pvc://')",
-        lambda spec: not spec.model.uri.startswith("pvc://"),
         "pvc:// with runtime.placement: shared; expected another scheme, because shared pods mount no claim.",
     ),
     _own_pod_rule(
         "model.credentials.secretName",
         "self.model.credentials.secretName == ''",
-        lambda spec: not spec.model.credentials.secret_name,
         f"{_OWN_PODS} the other models of the pod could read the Secret.",
     ),
     _own_pod_rule(
         "model.credentials.serviceAccountName",
         "self.model.credentials.serviceAccountName == ''",
-        lambda spec: not spec.model.credentials.service_account_name,
         f"{_OWN_PODS} the other models of the pod could act as the ServiceAccount.",
     ),
     _own_pod_rule(
         "runtime.env",
         "self.runtime.env.size() == 0",
-        lambda spec: not spec.runtime.env,
         f"{_OWN_PODS} the other models of the pod would have the variables too.",
     ),
     _own_pod_rule(
-        "runtime.podLabels", "self.runtime.podLabels.size() == 0", lambda spec: not spec.runtime.pod_labels, _OF_THE_POD
+        "runtime.podLabels",
+        "self.runtime.podLabels.size() == 0",
+        _OF_THE_POD,
     ),
-    _own_pod_rule(
-        "scheduling.queue", "self.scheduling.queue == ''", lambda spec: not spec.scheduling.queue, _OF_THE_POD
-    ),
+    _own_pod_rule("scheduling.queue", "self.scheduling.queue == ''", _OF_THE_POD),
     _own_pod_rule(
         "scheduling.spot",
         "self.scheduling.spot == 'never'",
-        lambda spec: spec.scheduling.spot == "never",
         "{scheduling.spot} with runtime.placement: shared; expected never, because pods with several models have only"
         " the administrator's tolerations.",
     ),
     _own_pod_rule(
         "scheduling.priorityClassName",
         "self.scheduling.priorityClassName == ''",
-        lambda spec: not spec.scheduling.priority_class_name,
         _OF_THE_POD,
     ),
     _own_pod_rule(
         "scheduling.runtimeClassName",
         "self.scheduling.runtimeClassName == ''",
-        lambda spec: not spec.scheduling.runtime_class_name,
         _OF_THE_POD,
     ),
     _own_pod_rule(
         "scheduling.nodeSelector",
         "self.scheduling.nodeSelector.size() == 0",
-        lambda spec: not spec.scheduling.node_selector,
         _OF_THE_POD,
     ),
     _own_pod_rule(
         "scheduling.tolerations",
         "self.scheduling.tolerations.size() == 0",
-        lambda spec: not spec.scheduling.tolerations,
         _OF_THE_POD,
     ),
 )

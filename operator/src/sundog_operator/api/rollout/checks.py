@@ -18,7 +18,7 @@ from sundog_operator.api.schema.rules import ExpectedNoun, Rule
 _PLACEHOLDER = r"\{\{ ?(namespace|service|revision|stableRevision|arm) ?\}\}"
 _CHECK_INTERVAL_RULE = Rule(
     cel="!self.contains('d') && duration(self) >= duration('10s') && duration(self) <= duration('1h')",
-    holds=lambda interval: timedelta(seconds=10) <= interval <= timedelta(hours=1),
+    python=lambda interval: timedelta(seconds=10) <= interval <= timedelta(hours=1),
     message="not in range; expected 10s to 1h",
 )
 
@@ -59,12 +59,10 @@ class Threshold(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="has(self.min) || has(self.max)",
-            holds=lambda limits: limits.min is not None or limits.max is not None,
             message="expected min, max or both",
         ),
         Rule(
             cel="!has(self.min) || !has(self.max) || self.min <= self.max",
-            holds=lambda limits: limits.min is None or limits.max is None or limits.min <= limits.max,
             message="min is greater than max; expected min to be at most max",
         ),
     )
@@ -83,7 +81,7 @@ class Analysis(ApiBase):
 
 AT_MOST_AN_HOUR_RULE = Rule(
     cel="self.contains('d') ? !self.matches('[1-9]') : duration(self) <= duration('1h')",
-    holds=lambda timeout: timeout <= timedelta(hours=1),
+    python=lambda timeout: timeout <= timedelta(hours=1),
     message="too long; expected at most 1h",
 )
 

@@ -1,12 +1,10 @@
 """Types and defaults that parts of `spec.rollout` share."""
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sundog_operator.api.base import ApiBase
 from sundog_operator.api.scalars import (
     POSITIVE_DURATION_RULE,
     Duration,
@@ -21,7 +19,7 @@ Weight = Annotated[Integer, Field(ge=1, le=100)]
 PositiveDuration = Annotated[Duration, POSITIVE_DURATION_RULE]
 LONGEST_DEADLINE_RULE = Rule(
     cel="self.contains('d') ? int(self.split('d')[0]) <= 7 : duration(self) <= duration('168h')",
-    holds=lambda deadline: deadline <= timedelta(days=7),
+    python=lambda deadline: deadline <= timedelta(days=7),
     message="{}; expected at most 7d",
     spares_stored=True,
 )
@@ -30,8 +28,3 @@ DEFAULT_MIN_DURATION = timedelta(minutes=5)
 DEFAULT_MAX_DURATION = timedelta(hours=24)
 JSON_PATH = r"^\$(\.[A-Za-z0-9_-]{1,63}|\[[0-9]{1,4}\]){1,8}$"
 JSON_PATH_NOUN = "a JSON path such as $.user.id or $.rows[0].id, of at most 8 parts"
-
-
-def set_fields(part: ApiBase, names: Sequence[str]) -> list[str]:
-    """Return the names of those optional fields that are set."""
-    return [name for name in names if getattr(part, name) is not None]

@@ -1,24 +1,20 @@
 """Guardrails: metrics that a canary must not make worse."""
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
 from sundog_operator.api.rollout.checks import PrometheusQuery, Threshold
-from sundog_operator.api.rollout.common import set_fields
 from sundog_operator.api.rollout.guardrail_defaults import (
     FLOOR_TEXT,
     LATENCY_MARGIN_TEXT,
     LEAST_MARGIN_TEXT,
     OUTCOME_MARGIN_TEXT,
     MetricName,
-    is_latency_metric,
 )
 from sundog_operator.api.rollout.outcomes import (
     CAP_TEXT,
-    RESERVED_METRIC_NAMES,
     RESERVED_METRIC_NAMES_CEL,
     TYPE_TEXT,
     Cap,
@@ -41,15 +37,8 @@ GuardrailMaximum = Annotated[
 ]
 
 
-def _max_fits_metric(guardrail: "MetricGuardrail") -> bool:
-    if guardrail.max is None or guardrail.metric is None:
-        return True
-    return guardrail.max.endswith("%") == (guardrail.metric == "errorRate")
-
-
 MAX_FITS_METRIC_RULE = Rule(
     cel="!has(self.metric) || !has(self.max) || self.max.endsWith('%') == (self.metric == 'errorRate')",
-    holds=_max_fits_metric,
     message="unit does not fit the metric; expected a percentage for errorRate, a duration for a latency",
     field="max",
 )
@@ -95,19 +84,17 @@ def _leaves_something(guardrail: OutcomeGuardrail) -> bool:
 OUTCOME_GUARDRAIL_RULES = (
     Rule(
         cel="!has(self.feedback) || has(self.name)",
-        holds=lambda guardrail: guardrail.feedback is None or guardrail.name is not None,
         message="feedback without name; expected both",
     ),
     Rule(
         cel="!has(self.feedback) || !has(self.margin) || has(self.goal) && self.goal == 'decrease'"
         " || double(self.margin.split('%')[0]) < 100.0",
-        holds=_leaves_something,
+        python=_leaves_something,
         message="100% or more below the baseline excludes nothing; expected less than 100%",
         field="margin",
     ),
     Rule(
         cel="!has(self.cap) || has(self.type) && self.type == 'mean'",
-        holds=lambda guardrail: guardrail.cap is None or guardrail.type == "mean",
         message="cap without a mean; expected it only with type: mean",
         field="cap",
     ),
@@ -134,50 +121,39 @@ class RolloutGuardrail(OutcomeGuardrail):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="[has(self.metric), has(self.feedback), has(self.prometheus)].exists_one(given, given)",
-            holds=lambda guardrail: len(set_fields(guardrail, ("metric", "feedback", "prometheus"))) == 1,
             message="expected exactly one of metric, feedback and prometheus",
         ),
         Rule(
             cel="!has(self.prometheus) || has(self.name) && has(self.threshold)",
-            holds=lambda guardrail: (
-                guardrail.prometheus is None or len(set_fields(guardrail, ("name", "threshold"))) == 2
-            ),
             message="prometheus without name or threshold; expected both",
         ),
         Rule(
             cel="has(self.prometheus) || has(self.feedback) || !has(self.name)",
-            holds=lambda guardrail: guardrail.name is None or bool(set_fields(guardrail, ("prometheus", "feedback"))),
             message="name without feedback or prometheus; expected it only with one of them",
         ),
         Rule(
             cel="has(self.prometheus) || !has(self.threshold)",
-            holds=lambda guardrail: guardrail.prometheus is not None or guardrail.threshold is None,
             message="threshold without prometheus; expected it only with prometheus",
         ),
         Rule(
             cel="has(self.feedback) || !has(self.type) && !has(self.goal)",
-            holds=lambda guardrail: guardrail.feedback is not None or not set_fields(guardrail, ("type", "goal")),
             message="type or goal without feedback; expected them only with feedback",
         ),
         Rule(
             cel="!has(self.prometheus) || !has(self.margin)",
-            holds=lambda guardrail: guardrail.prometheus is None or guardrail.margin is None,
             message="margin with prometheus; expected it only with metric or feedback, because threshold is absolute",
         ),
         Rule(
             cel="has(self.metric) || !has(self.floor) && !has(self.max)",
-            holds=lambda guardrail: guardrail.metric is not None or not set_fields(guardrail, ("floor", "max")),
             message="floor or max without metric; expected them only with metric",
         ),
         Rule(
             cel="!has(self.enabled) || self.enabled || has(self.metric) && self.metric.startsWith('latency')"
             " && !has(self.margin) && !has(self.floor) && !has(self.max)",
-            holds=lambda guardrail: guardrail.enabled or _is_plain_latency(guardrail),
             message="enabled: false on another guardrail; expected only on a latency without margin, floor and max",
         ),
         Rule(
             cel=f"!has(self.feedback) || !has(self.name) || !(self.name in {RESERVED_METRIC_NAMES_CEL})",
-            holds=lambda guardrail: guardrail.feedback is None or guardrail.name not in RESERVED_METRIC_NAMES,
             message="{name} is the name of an edge metric; expected another name, because reports show both",
             field="name",
         ),
@@ -186,22 +162,13 @@ class RolloutGuardrail(OutcomeGuardrail):
     )
 
 
-def _is_plain_latency(guardrail: RolloutGuardrail) -> bool:
-    return is_latency_metric(guardrail.metric or "") and not set_fields(guardrail, ("margin", "floor", "max"))
-
-
 ONE_GUARDRAIL_PER_METRIC_RULE = unique_rule("metric", "two guardrails with the same metric; expected one per metric")
 MAX_LATENCY_GUARDRAILS: Final = 3
 """Latency guardrails of one spec. Edges count slow answers for this many thresholds."""
 
 
-def _has_few_latencies(guardrails: Sequence[MetricGuardrail]) -> bool:
-    return sum(is_latency_metric(guardrail.metric or "") for guardrail in guardrails) <= MAX_LATENCY_GUARDRAILS
-
-
 MAX_LATENCY_GUARDRAILS_RULE = Rule(
     cel=f"self.filter(g, has(g.metric) && g.metric.startsWith('latency')).size() <= {MAX_LATENCY_GUARDRAILS}",
-    holds=_has_few_latencies,
     message=f"more than {MAX_LATENCY_GUARDRAILS} latencies; expected at most {MAX_LATENCY_GUARDRAILS}, because edges count"
     " slow answers for no more",
 )

@@ -13,7 +13,6 @@ RESERVED_METRIC_NAMES: Final = (REJECTIONS, RETRIES)
 RESERVED_METRIC_NAMES_CEL: Final = "[" + ", ".join(f"'{name}'" for name in RESERVED_METRIC_NAMES) + "]"
 NOT_RESERVED_METRIC_NAME_RULE = Rule(
     cel=f"!(self in {RESERVED_METRIC_NAMES_CEL})",
-    holds=lambda name: name not in RESERVED_METRIC_NAMES,
     message="{} is the name of an edge metric; expected another name, because reports show both",
 )
 OutcomeName = Annotated[Name, NOT_RESERVED_METRIC_NAME_RULE]

@@ -1,6 +1,5 @@
 """`spec.rollout` of a ModelDeployment: how a new revision replaces the stable one."""
 
-from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
 from typing import Annotated, ClassVar, Final, Literal
@@ -57,7 +56,7 @@ RISING_WEIGHTS_RULE = Rule(
         "self.filter(s, has(s.weight)).map(s, s.weight).isSorted()"
         " && self.all(s, !has(s.weight) || self.filter(t, has(t.weight)).exists_one(t, t.weight == s.weight))"
     ),
-    holds=_weights_rise,
+    python=_weights_rise,
     message="weights do not rise: {found}; expected each weight above those before it",
     found=(
         MessageValue(
@@ -85,56 +84,11 @@ STEPS_BELOW_BAKE_RULE = Rule(
         "!has(self.bake) || !has(self.steps)"
         f" || self.steps.all(s, !has(s.weight) || s.weight + {{{_HOLDBACK_PERCENTS}}}[self.bake.holdback] < 100)"
     ),
-    holds=_weights_are_below_the_bake,
+    python=_weights_are_below_the_bake,
     message="weight leaves stable no more than bake.holdback; expected less. Remove that step, because the bake follows"
     " the last one",
     field="steps",
 )
-
-
-def _has_no_traffic_step(rollout: "Rollout") -> bool:
-    return rollout.strategy != "shadow" or all(step.weight is None and step.headers is None for step in rollout.steps)
-
-
-def _has_shadow_step(rollout: "Rollout") -> bool:
-    return rollout.strategy != "shadow" or not rollout.steps or any(step.shadow is not None for step in rollout.steps)
-
-
-def _has_traffic_for_guardrails(rollout: "Rollout") -> bool:
-    return rollout.strategy != "shadow" or not rollout.guardrails or rollout.bake is not None
-
-
-def _waits_for_evidence(step: Step) -> bool:
-    return step.weight is not None and step.weight < 100 and step.gate in (None, "evidence")
-
-
-def _has_gate_for_outcomes(rollout: "Rollout") -> bool:
-    if not rollout.has_outcomes:
-        return True
-    return rollout.strategy == "canary" and (not rollout.steps or any(map(_waits_for_evidence, rollout.steps)))
-
-
-def _has_steps_before_bake(rollout: "Rollout") -> bool:
-    return rollout.strategy != "recreate" or rollout.bake is None
-
-
-def _is_partial_or_waits(step: Step) -> bool:
-    """Whether a step gives the canary a part of the traffic, or waits for a person."""
-    waits = step.gate == "manual" or (step.pause is not None and step.pause.duration is None)
-    return waits or (step.weight is not None and step.weight < 100)
-
-
-def _stops_before_full_traffic(rollout: "Rollout") -> bool:
-    """Whether a step decides before all traffic; true if steps copy, because another rule checks those."""
-    if rollout.strategy != "canary" or not rollout.steps or any(step.shadow is not None for step in rollout.steps):
-        return True
-    return any(_is_partial_or_waits(step) for step in rollout.steps)
-
-
-def _stops_after_copies(rollout: "Rollout") -> bool:
-    if rollout.strategy != "canary" or all(step.shadow is None for step in rollout.steps):
-        return True
-    return any(_is_partial_or_waits(step) for step in rollout.steps)
 
 
 def _describe_full_weight(rollout: "Rollout") -> str:
@@ -157,11 +111,10 @@ _SHADOW_STEP_CEL = "self.steps.exists(s, has(s.shadow))"
 CAPACITY_IN_PLACE: Final = "inPlace"
 
 
-def _make_in_place_rule(cel: str, holds: Callable[["Rollout"], bool], message: str, field: str) -> Rule:
+def _make_in_place_rule(cel: str, message: str, field: str) -> Rule:
     """Make a rule for rollouts in which the canary's replicas replace stable's one by one."""
     return Rule(
         cel=f"self.capacity != '{CAPACITY_IN_PLACE}' || {cel}",
-        holds=lambda rollout: rollout.capacity != CAPACITY_IN_PLACE or holds(rollout),
         message=message,
         field=field,
     )
@@ -170,33 +123,28 @@ def _make_in_place_rule(cel: str, holds: Callable[["Rollout"], bool], message: s
 IN_PLACE_RULES = (
     _make_in_place_rule(
         "self.strategy == 'canary'",
-        lambda rollout: rollout.strategy == "canary",
         "inPlace moves traffic in parts; expected strategy: canary. Otherwise use capacity: auto",
         "capacity",
     ),
     _make_in_place_rule(
         "!has(self.steps) || self.steps.all(s, !has(s.scale) && !has(s.shadow))",
-        lambda rollout: all(step.scale is None and step.shadow is None for step in rollout.steps),
         "scale or shadow step with capacity: inPlace; expected none, because replicas follow the weights",
         "steps",
     ),
     _make_in_place_rule(
         "!has(self.bake)",
-        lambda rollout: rollout.bake is None,
         "bake with capacity: inPlace; expected none, because one replica of stable is too few for a rollback. Remove"
         " it",
         "bake",
     ),
     _make_in_place_rule(
         "!has(self.keepPrevious)",
-        lambda rollout: rollout.keep_previous is None,
         "keepPrevious with capacity: inPlace; expected none, because the new revision needs those accelerators."
         " Remove it",
         "keepPrevious",
     ),
     _make_in_place_rule(
         "!has(self.windows) || self.windows.size() == 0",
-        lambda rollout: not rollout.windows,
         "windows with capacity: inPlace; expected none, because stable would lack a replica until a window opens."
         " Remove them",
         "windows",
@@ -328,19 +276,16 @@ class Rollout(ApiBase):
         *IN_PLACE_RULES,
         Rule(
             cel="self.strategy != 'shadow' || self.steps.all(s, !has(s.weight) && !has(s.headers))",
-            holds=_has_no_traffic_step,
             message="step with weight or headers; expected none with strategy: shadow, because the new revision gets no traffic",
             field="steps",
         ),
         Rule(
             cel="self.strategy != 'shadow' || self.steps.size() == 0 || self.steps.exists(s, has(s.shadow))",
-            holds=_has_shadow_step,
             message="no shadow step; expected one with strategy: shadow. Without steps every request is copied",
             field="steps",
         ),
         Rule(
             cel=f"!({_CANARY_WITH_STEPS_CEL}) || {_SHADOW_STEP_CEL} || {_PARTIAL_OR_WAITING_STEP_CEL}",
-            holds=_stops_before_full_traffic,
             message="all traffic would follow at once, because {found}; expected a step with a weight below 100, or one that"
             " waits for promote: gate: manual or a pause without duration",
             field="steps",
@@ -348,14 +293,12 @@ class Rollout(ApiBase):
         ),
         Rule(
             cel=f"!({_CANARY_WITH_STEPS_CEL}) || !{_SHADOW_STEP_CEL} || {_PARTIAL_OR_WAITING_STEP_CEL}",
-            holds=_stops_after_copies,
             message="all traffic would follow the copies at once; expected a later step with a weight below 100 or a pause"
             " without duration. Or use strategy: shadow, which waits for promote",
             field="steps",
         ),
         Rule(
             cel="self.strategy != 'shadow' || self.guardrails.size() == 0 || has(self.bake)",
-            holds=_has_traffic_for_guardrails,
             message="guardrails with strategy: shadow and no bake; expected none, because the new revision has no traffic. Use"
             " compare of the shadow step",
             field="guardrails",
@@ -363,14 +306,12 @@ class Rollout(ApiBase):
         Rule(
             cel="self.guardrails.all(g, !has(g.feedback)) || self.strategy == 'canary' && (!has(self.steps) || self.steps.size() == 0"
             " || self.steps.exists(s, has(s.weight) && s.weight < 100 && (!has(s.gate) || s.gate == 'evidence')))",
-            holds=_has_gate_for_outcomes,
             message="feedback without a step that waits for it; expected strategy: canary with a weight below 100 and gate:"
             " evidence, which is the default",
             field="guardrails",
         ),
         Rule(
             cel="self.strategy != 'recreate' || !has(self.bake)",
-            holds=_has_steps_before_bake,
             message="bake with strategy: recreate; expected none, because all traffic moves at once and stable keeps no share."
             " Remove it, or use strategy: canary",
             field="bake",

@@ -25,7 +25,6 @@ ToleranceValue = Annotated[float, Field(ge=0)]
 AnswerPath = Annotated[str, Field(max_length=200, pattern=JSON_PATH), ExpectedNoun(JSON_PATH_NOUN)]
 TOLERANCE_RULE = Rule(
     cel="self.by == 'tolerance' || self.atol == 0.0 && self.rtol == 0.0",
-    holds=lambda compared: compared.by == "tolerance" or not (compared.atol or compared.rtol),
     message="atol or rtol without by: tolerance; expected them only with it",
 )
 
@@ -71,12 +70,10 @@ class Agreement(ApiBase):
         TOLERANCE_RULE,
         Rule(
             cel="(self.by == 'custom') == has(self.parts)",
-            holds=lambda agreement: (agreement.by == "custom") == (agreement.parts is not None),
             message="expected parts with by: custom, and only with it",
         ),
         Rule(
             cel="self.by != 'custom' || !has(self.path)",
-            holds=lambda agreement: agreement.by != "custom" or agreement.path is None,
             message="path with by: custom; expected none, because each of parts has its own path",
         ),
     )

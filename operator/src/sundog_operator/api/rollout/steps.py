@@ -15,7 +15,6 @@ from sundog_operator.api.rollout.common import (
     Gate,
     PositiveDuration,
     Weight,
-    set_fields,
 )
 from sundog_operator.api.rollout.shadow import Shadow
 from sundog_operator.api.scalars import (
@@ -60,7 +59,6 @@ class ScaleStep(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="has(self.replicas) != has(self.percent)",
-            holds=lambda scale: (scale.replicas is None) != (scale.percent is None),
             message="expected exactly one of replicas and percent",
         ),
     )
@@ -88,7 +86,7 @@ MIN_WITHIN_MAX_DURATION_RULE = Rule(
         " || has(self.maxDuration) && !self.maxDuration.matches('[1-9]')"
         f" || {_seconds_of('minDuration', DEFAULT_MIN_DURATION)} <= {_seconds_of('maxDuration', DEFAULT_MAX_DURATION)}"
     ),
-    holds=_min_is_within_max_duration,
+    python=_min_is_within_max_duration,
     message="{minDuration} is greater than maxDuration; expected at most {maxDuration}",
     field="minDuration",
     absent=(
@@ -143,14 +141,10 @@ class Step(ApiBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel=f"[{', '.join(f'has(self.{kind})' for kind in STEP_KINDS)}].filter(x, x).size() == 1",
-            holds=lambda step: len(set_fields(step, STEP_KINDS)) == 1,
             message="expected exactly one of weight, pause, headers, scale, analysis, webhook and shadow",
         ),
         Rule(
             cel="has(self.weight) || !(has(self.gate) || has(self.minDuration) || has(self.maxDuration))",
-            holds=lambda step: (
-                step.weight is not None or not set_fields(step, ("gate", "min_duration", "max_duration"))
-            ),
             message="gate, minDuration or maxDuration without weight; expected them only with weight",
         ),
         MIN_WITHIN_MAX_DURATION_RULE,

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sundog_operator.api.base import ApiBase
-from sundog_operator.api.rollout.common import JSON_PATH, JSON_PATH_NOUN, set_fields
+from sundog_operator.api.rollout.common import JSON_PATH, JSON_PATH_NOUN
 from sundog_operator.api.schema.rules import ExpectedNoun, Rule
 
 
@@ -66,7 +66,6 @@ class Unit(ApiBase):
                 "[has(self.header), has(self.cookie), has(self.jsonPath), has(self.jwtClaim), has(self.request)]"
                 ".filter(x, x).size() <= 1"
             ),
-            holds=lambda unit: len(set_fields(unit, ("header", "cookie", "json_path", "jwt_claim", "request"))) <= 1,
             message="expected at most one of header, cookie, jsonPath, jwtClaim and request",
         ),
     )

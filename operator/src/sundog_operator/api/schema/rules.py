@@ -1,9 +1,11 @@
 """Properties of values beyond their shape: markers in annotations, and rules beside the fields that they check."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from sundog_operator.api.schema.cel import compile_rule
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z.]*)\}")
 
@@ -33,11 +35,11 @@ class MessageValue:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule, in CEL for the API server and in Python for the operator.
+    """One rule, in CEL for the API server. The operator evaluates the same CEL, or a Python function.
 
     Attributes:
         cel: reads JSON names below `self`.
-        holds: reads the typed value.
+        python: the same rule on the typed value, where that differs from JSON or `compile_rule` does not know the CEL.
         message: completes "<path>: …". `{a.b}` stands for that field's value, `{}` for the value itself; only integers and strings.
             Durations appear as written.
         field: the JSON path, below the type, that the message is about.
@@ -50,14 +52,18 @@ class Rule:
     """
 
     cel: str
-    holds: Callable[[Any], bool]
     message: str
+    python: Callable[[Any], bool] | None = None
     field: str = ""
     applies_to_new_only: bool = False
     spares_stored: bool = False
     absent: tuple[tuple[str, str], ...] = ()
     found: tuple[MessageValue, ...] = ()
     is_unsupported: bool = False
+
+    def holds(self, value: Any) -> bool:
+        """Return whether a typed value conforms to the rule."""
+        return (self.python or compile_rule(self.cel))(value)
 
     def render(self, value: Any, read: Callable[[str], Any]) -> str:
         """Return the message for a value; `read` returns the value's fields by JSON path."""
@@ -100,23 +106,13 @@ def unique_rule(field: str, message: str) -> Rule:
     """Make the rule of a list that no two entries have the same value of a field, which an entry may leave out."""
     return Rule(
         cel=f"self.all(g, !has(g.{field}) || self.filter(h, has(h.{field})).exists_one(h, h.{field} == g.{field}))",
-        holds=lambda entries: _are_unique(getattr(each, field) for each in entries),
         message=message,
     )
-
-
-def _are_unique(values: Iterable[str | None]) -> bool:
-    given = [value for value in values if value is not None]
-    return len(given) == len(set(given))
 
 
 def nonzero_rule(message: str) -> Rule:
     """Make the rule that a number in text, such as a percentage or a duration, is not zero."""
-    return Rule(
-        cel="self.matches('[1-9]')",
-        holds=lambda text: any(digit in text for digit in "123456789"),
-        message=message,
-    )
+    return Rule(cel="self.matches('[1-9]')", message=message)
 
 
 @dataclass(frozen=True, slots=True)
