@@ -14,7 +14,7 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import split_document
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import desired_state
-from sundog_operator.core.planner.rollout.evaluation import update_feedback
+from sundog_operator.core.planner.trial_counts import update_feedback
 from sundog_operator.core.trial.default_plan import StableTraffic
 from sundog_operator.core.trial.rollout import freeze
 

@@ -14,11 +14,19 @@ from datetime import datetime
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus, RevisionStatus
 from sundog_operator.core import revisions
 from sundog_operator.core.analysis import shadow_agreement
-from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.planner import desired_state, drain, edge_load, recovery, requeue, restored_status, retry
+from sundog_operator.core.planner import (
+    desired_state,
+    drain,
+    edge_load,
+    recovery,
+    requeue,
+    restored_status,
+    retry,
+    trial_counts,
+)
 from sundog_operator.core.planner import status as planner_status
 from sundog_operator.core.planner.conditions import model_deployment
 from sundog_operator.core.planner.context import PlanContext, make_context
@@ -38,7 +46,7 @@ from sundog_operator.core.planner.rollout import (
     warm_revisions,
 )
 from sundog_operator.core.planner.rollout.command_execution import execute_command
-from sundog_operator.core.trial import history, phases
+from sundog_operator.core.trial import phases
 from sundog_operator.core.trial.rollout import freeze, prometheus_checks, state, state_machine
 
 
@@ -104,18 +112,21 @@ def advance_rollout(context: PlanContext) -> PlanContext:
     inputs = _rollout_inputs(context, candidate)
 
     def ticked(*, moved: bool) -> ExperimentStatus:
-        reported = planner_status.report_metrics(context, progress, moved=moved)
+        reported = evaluation.report_metrics(context, progress, moved=moved)
         return state_machine.tick(prometheus_checks.record_readings(reported, context.observed.readings), inputs)
 
     after = ticked(moved=False)
     if after != progress:
         # Frequent transitions must not delay the report of the metrics.
         after = ticked(moved=True)
-    after = planner_status.report_counts(context, after, progress, counted, moved=False)
-    is_evaluated = (context.evaluation or context.shadow) is not None
-    if after != progress or (is_evaluated and context.has_terminating_edge(progress)):
-        return _commit_rollout(context, progress, after, counted)
-    return context
+    metrics, shadow_status = evaluation.current_metrics(context), shadow.status if shadow is not None else None
+    committed = trial_counts.next_status(
+        context, progress, after, counted, evaluation.count_arm, metrics, shadow_status
+    )
+    if committed is None:
+        return context
+    context = context.commit_rollout(committed)
+    return context.report(*rollout_conditions.transition_events(context, progress, committed))
 
 
 def _rollout_inputs(context: PlanContext, candidate: RevisionStatus) -> state.RolloutInputs:
@@ -136,22 +147,6 @@ def _rollout_inputs(context: PlanContext, candidate: RevisionStatus) -> state.Ro
         is_dead=deadline.is_dead(context, candidate),
         give_back_timeout=context.spec.rollout.progress_deadline if context.spec else state.GIVE_BACK_TIMEOUT,
     )
-
-
-def _commit_rollout(
-    context: PlanContext, before: ExperimentStatus, after: ExperimentStatus, counted: Counters | None
-) -> PlanContext:
-    """Commit a status of the rollout with the counts that led to its decision, and add its events."""
-    committed = planner_status.report_counts(context, after, before, counted, moved=True)
-    if counted is not None:
-        committed = committed.model_copy(update={"tallies": counted.pack()})
-    if context.shadow is not None:
-        committed = committed.model_copy(update={"shadow": context.shadow.status})
-    if committed == before:
-        return context
-    metrics = planner_status.current_metrics(context) or committed.metrics
-    context = context.commit_rollout(history.record_point(committed, metrics, context.now))
-    return context.report(*rollout_conditions.transition_events(context, before, after))
 
 
 def _surplus_revisions(context: PlanContext) -> tuple[str, ...]:

@@ -1,75 +1,16 @@
 """Observed fields of the status: metrics, counts, capacity and startup."""
 
-import math
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
 
-from sundog_operator.api import ArmStatus, CapacityStatus, ExperimentStatus, MetricStatus, RevisionStatus, Startup
+from sundog_operator.api import CapacityStatus, RevisionStatus, Startup
 from sundog_operator.core import revisions
-from sundog_operator.core.analysis import counters
-from sundog_operator.core.analysis.arm_counts import ArmCounts
-from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.kubernetes import accelerators, names, pod_problems, pod_requests
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status
 from sundog_operator.core.planner.rollout import candidate_placement
 from sundog_operator.core.ray import startup
-from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.trial.rollout import state
-
-NOT_EVALUATED: Final = "the edges count requests, but a rollout without an evidence gate is not evaluated"
-EVALUATED_IN_BAKE: Final = "the answers to copies are compared; traffic is evaluated in the bake"
-
-
-def report_metrics(context: PlanContext, status: ExperimentStatus, *, moved: bool = False) -> ExperimentStatus:
-    """Return the status with the current metrics: at each transition, once a minute, and as soon as a metric has data."""
-    known = current_metrics(context)
-    if known is None or not (
-        moved or context.is_report_due(status) or _count_without_data(status.metrics) > _count_without_data(known)
-    ):
-        return status
-    shadow = context.shadow.status if context.shadow else status.shadow
-    return status.model_copy(update={"metrics": known, "shadow": shadow})
-
-
-def current_metrics(context: PlanContext) -> tuple[MetricStatus, ...] | None:
-    """Return the current metrics, including those of the shadow comparison; None if nothing is evaluated."""
-    if context.evaluation is None and context.shadow is None:
-        return None
-    shadow = context.shadow.metrics if context.shadow else ()
-    return (*shadow, *(context.evaluation.metrics if context.evaluation else ()))
-
-
-def _count_without_data(metrics: Sequence[MetricStatus]) -> float:
-    """Return the number of metrics without data; infinity if there are no metrics."""
-    return sum(each.verdict == MetricVerdict.NO_DATA for each in metrics) if metrics else math.inf
-
-
-def report_counts(
-    context: PlanContext, status: ExperimentStatus, before: ExperimentStatus, counted: Counters | None, *, moved: bool
-) -> ExperimentStatus:
-    """Return the status with the requests of each arm: at each transition, else once a minute.
-
-    A status must not change with each request. `counted` includes edges that are gone; None if nothing is counted.
-    """
-    if context.rollout is None or not (moved or context.is_report_due(status)):
-        return status
-    arms = tuple(_with_counts(arm, counted) for arm in status.arms)
-    if arms == status.arms and status.metrics == before.metrics:
-        return status
-    return status.model_copy(update={"arms": arms, "counted_at": context.now})
-
-
-def _with_counts(arm: ArmStatus, counted: Counters | None) -> ArmStatus:
-    requests, errors = counters.monotonic_totals(arm, counted)
-    update: dict[str, int] = {"requests": requests, "errors": errors}
-    forced = counted.over_epochs(arm.name, forced=True) if counted is not None else ArmCounts()
-    if forced.assigned:
-        update["header_requests"] = max(arm.header_requests or 0, forced.assigned)
-        update["header_errors"] = max(arm.header_errors or 0, forced.errors)
-    return arm.model_copy(update=update)
 
 
 def update_measured_fields(context: PlanContext) -> PlanContext:

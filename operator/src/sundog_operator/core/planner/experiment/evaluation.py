@@ -3,15 +3,14 @@
 from typing import Any
 
 from sundog_operator.api import CONTROL, ArmStatus, ExperimentStatus, MetricStatus, Verdict
-from sundog_operator.api.reasons import Cause, MetricNote
+from sundog_operator.api.reasons import MetricNote
 from sundog_operator.core.analysis import counters, feedback
-from sundog_operator.core.analysis.arm_pair import CollectedCounts
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.edge import confirmation, units
+from sundog_operator.core.edge import units
 from sundog_operator.core.forecast import experiment_forecast
 from sundog_operator.core.forecast.experiment_simulation import ControlBaseline
+from sundog_operator.core.planner import trial_counts
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.rollout.evaluation import request_deadline_s, traffic_for_thresholds, update_feedback
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.trial.evaluation import ExperimentEvaluation, ObservedTraffic, OutcomeDecision
 from sundog_operator.core.trial.experiment import dropped_arms, evaluate, outcome_evaluation, state, transitions
@@ -25,43 +24,13 @@ def evaluate_experiment(
     """Return the updated counters and the evaluation; None before the Experiment has traffic."""
     if not state.has_begun(progress):
         return None, None
-    edges, waits_s = context.observed.edges, request_deadline_s(context.observed.split)
-    now_s = counters.counted_until_s(edges, context.now.timestamp())
-    scope = counters.CountScope(
-        epochs=[epoch.number for epoch in progress.evidence_epochs],
-        in_force=progress.epoch.number,
-        now_s=now_s,
-        timeout_s=waits_s,
-        control=CONTROL,
-        arms=[arm.name for arm in state.treatment_arms(progress)],
-    )
-    blocks = counters.collect_blocks(experiment.uid, edges)
-    counted = counters.update_counters(Counters.unpack(progress.tallies, experiment.uid), edges, blocks, scope)
-    counted, problem = _with_feedback(context, experiment, progress, counted)
-    collected = CollectedCounts(
-        tallies=counted,
-        reports=edges,
-        blocks=blocks,
-        traffic=traffic_for_thresholds(context, progress, state.control_revision(progress), experiment.uid),
-        now_s=now_s,
-        timeout_s=waits_s,
-    )
-    healthy = _healthy_replicas(context, progress)
-    return counted, evaluate.evaluate_experiment(progress, collected, healthy, problem)
-
-
-def _with_feedback(
-    context: PlanContext, experiment: UserExperiment, progress: ExperimentStatus, counted: Counters
-) -> tuple[Counters, Cause | None]:
-    """Return the counters with the edges' outcomes, and why those are not usable; unchanged before the evidence."""
     selection = outcome_evaluation.make_feedback_selection(context.service, experiment.uid, progress)
-    return update_feedback(counted, context.observed.edges, selection if progress.evidence_epochs else None)
-
-
-def _healthy_replicas(context: PlanContext, progress: ExperimentStatus) -> dict[str, int]:
-    """Return the healthy replicas of each arm."""
-    edges = context.observed.edges
-    return {arm.name: confirmation.healthy_replicas(context.service, arm.revision or 0, edges) for arm in progress.arms}
+    before_evidence = not progress.evidence_epochs
+    collected, problem = trial_counts.collect_counts(
+        context, progress, experiment.uid, CONTROL, None if before_evidence else selection
+    )
+    healthy = {arm.name: context.facts.healthy_replicas(arm.revision or 0) for arm in progress.arms}
+    return collected.tallies, evaluate.evaluate_experiment(progress, collected, healthy, problem)
 
 
 def report_metrics(context: PlanContext, status: ExperimentStatus) -> ExperimentStatus:
@@ -148,27 +117,16 @@ def _count_units(
     return {"units": max(arm.units, sampled[arm.name]), "units_from": "sample"}
 
 
-def report_counts(
-    context: PlanContext,
-    status: ExperimentStatus,
-    before: ExperimentStatus,
-    counted: Counters | None,
-    *,
-    moved: bool,
-) -> ExperimentStatus:
-    """Return the status with the requests and units of each arm: at each transition, else once a minute.
+def count_arm(
+    context: PlanContext, status: ExperimentStatus, arm: ArmStatus, counted: Counters | None
+) -> dict[str, Any]:
+    """Return the fields of an arm that have its requests and units; none before it has traffic.
 
     `counted` includes edges that are gone.
     """
-    if not state.has_begun(status) or not (moved or context.is_report_due(status)):
-        return status
-    arms = []
-    for arm in status.arms:
-        requests, errors = counters.monotonic_totals(arm, counted, state.FIRST_EPOCH)
-        lost = counted.over_epochs(arm.name, first=state.FIRST_EPOCH).lost if counted is not None else arm.lost
-        found = _count_units(context, status, arm, requests, counted)
-        update = {"requests": requests, "errors": errors, "lost": lost or None, **found}
-        arms.append(arm.model_copy(update=update))
-    if (tuple(arms), status.metrics, status.verdict) == (status.arms, before.metrics, before.verdict):
-        return status
-    return status.model_copy(update={"arms": tuple(arms), "counted_at": context.now})
+    if not state.has_begun(status):
+        return {}
+    requests, errors = counters.monotonic_totals(arm, counted, state.FIRST_EPOCH)
+    lost = counted.over_epochs(arm.name, first=state.FIRST_EPOCH).lost if counted is not None else arm.lost
+    units_by_source = _count_units(context, status, arm, requests, counted)
+    return {"requests": requests, "errors": errors, "lost": lost or None, **units_by_source}

@@ -7,14 +7,15 @@ continues what an earlier pass wrote and did not finish.
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from sundog_operator.api import ArmRevision, ExperimentSpec, ExperimentStatus
 from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core import events
-from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.planner import trial_counts
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import cleanup, evaluation
 from sundog_operator.core.planner.experiment.arm_status import arm_state, update_starting_arm
@@ -26,7 +27,7 @@ from sundog_operator.core.planner.experiment.start import (
     set_arms,
 )
 from sundog_operator.core.planner.rollout import deadline
-from sundog_operator.core.trial import baseline_outage, history
+from sundog_operator.core.trial import baseline_outage
 from sundog_operator.core.trial.experiment import arms, freeze, state, state_machine
 from sundog_operator.core.trial.experiment.queue import UserExperiment, order_waiting
 from sundog_operator.core.trial.phases import STOPPED, is_over
@@ -103,31 +104,20 @@ def advance_experiment(context: PlanContext) -> PlanContext:
         confirmed=context.is_split_confirmed,
         arms={arm.name: arm_state(context, arm, progress) for arm in context.status.arms or ()},
         end=_find_end(context, experiment, progress),
-        evidence=context.experiment_evaluation,
+        evidence=evaluated,
     )
-    ticked = state_machine.tick(evaluation.report_metrics(context, progress), inputs)
-    after = evaluation.report_counts(context, ticked, progress, counted, moved=False)
-    if after != progress or (context.experiment_evaluation is not None and context.has_terminating_edge(progress)):
-        return _commit(context, experiment, progress, after, counted)
-    return context
+    after = state_machine.tick(evaluation.report_metrics(context, progress), inputs)
+    count_arm = partial(evaluation.count_arm, context, after)
+    metrics = evaluated.metrics if evaluated is not None else None
+    committed = trial_counts.next_status(context, progress, after, counted, count_arm, metrics)
+    return context if committed is None else _commit(context, experiment, progress, committed)
 
 
 def _commit(
-    context: PlanContext,
-    experiment: UserExperiment,
-    before: ExperimentStatus,
-    after: ExperimentStatus,
-    counted: Counters | None,
+    context: PlanContext, experiment: UserExperiment, before: ExperimentStatus, committed: ExperimentStatus
 ) -> PlanContext:
-    """Set the status of the Experiment to write, with the counts that led to it, and its events."""
-    tallies = counted.pack() if counted is not None else before.tallies
-    committed = evaluation.report_counts(context, after, before, counted, moved=True).model_copy(
-        update={"tallies": tallies}
-    )
-    if committed == before:
-        return context
-    metrics = context.experiment_evaluation.metrics if context.experiment_evaluation else committed.metrics
-    context = context.commit_experiment(experiment.name, history.record_point(committed, metrics, context.now))
+    """Set the status of the Experiment to write, and add its events."""
+    context = context.commit_experiment(experiment.name, committed)
     if is_over(committed):
         return cleanup.finish_experiment(context, experiment, committed)
     dropped = {arm.name: arm.dropped for arm in state.treatment_arms(committed) if arm.dropped is not None}

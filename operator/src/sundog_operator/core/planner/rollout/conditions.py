@@ -1,6 +1,7 @@
 """Conditions and events of the Experiment that records a rollout."""
 
 from dataclasses import replace
+from typing import Final
 
 from sundog_operator.api import ConditionSet, ExperimentStatus, experiment_conditions
 from sundog_operator.api.reasons import ExperimentReason, PauseReason
@@ -9,11 +10,13 @@ from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.forecast import gate_forecast
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.context import PlanContext
-from sundog_operator.core.planner.status import EVALUATED_IN_BAKE, NOT_EVALUATED
 from sundog_operator.core.trial import baseline_outage, phases
 from sundog_operator.core.trial.evaluation import RolloutEvaluation
 from sundog_operator.core.trial.rollout import explanations, freeze, notifications, state, steps_without_evidence
 from sundog_operator.core.trial.rollout.transitions import join_texts
+
+NOT_EVALUATED: Final = "the edges count requests, but a rollout without an evidence gate is not evaluated"
+EVALUATED_IN_BAKE: Final = "the answers to copies are compared; traffic is evaluated in the bake"
 
 
 def transition_events(context: PlanContext, before: ExperimentStatus, after: ExperimentStatus) -> list[KubernetesEvent]:
