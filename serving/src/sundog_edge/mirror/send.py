@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 import aiohttp
 from yarl import URL
 
+from sundog_edge import headers
 from sundog_edge.http_body import read_body
 from sundog_edge.mirror.compare import compare_answers
 from sundog_edge.mirror.counts import MirrorCounts
@@ -25,7 +26,6 @@ MAX_LAG_US: Final = 5_000_000
 """A request that ended longer ago is not repeated."""
 
 _MAX_ANSWER_BYTES: Final = 1 << 20
-_JSON_LENGTH: Final = "inference-header-content-length"
 
 CountsKey = tuple[str, str]
 """Boot of the HAProxy worker, and `service/attempt/epoch`."""
@@ -129,21 +129,21 @@ class Mirror:
 
     async def _ask(self, base: str, target: MirrorTarget, request: MirroredRequest) -> MirroredAnswer | None:
         """Return the candidate's answer; None if its status is not 200 or its outcome is invalid."""
-        headers = {
-            "content-type": request.content_type,
-            "accept": request.accept,
-            _JSON_LENGTH: request.json_length,
-            "x-request-id": request.id,
-            "x-sundog-shadow": "1",
-            "x-sundog-timeout-seconds": f"{target.timeout_s:g}",
-            "x-request-disconnect-disabled": "?1",
+        values = {
+            headers.CONTENT_TYPE: request.content_type,
+            headers.ACCEPT: request.accept,
+            headers.JSON_LENGTH: request.json_length,
+            headers.REQUEST_ID: request.id,
+            headers.SHADOW: "1",
+            headers.TIMEOUT: f"{target.timeout_s:g}",
+            headers.DISCONNECT_DISABLED: "?1",
         }
-        sent = {name: value for name, value in headers.items() if value}
+        sent = {name: value for name, value in values.items() if value}
         url = URL(base + request.path, encoded=True)
         async with self._session.post(url, data=request.body, headers=sent, allow_redirects=False) as response:
-            if response.status != 200 or response.headers.get("x-sundog-outcome") == "invalid":
+            if response.status != 200 or response.headers.get(headers.OUTCOME) == "invalid":
                 return None
             # Compared answers of stable are much shorter.
             body = await read_body(response, _MAX_ANSWER_BYTES)
-            length = response.headers.get(_JSON_LENGTH, "")
+            length = response.headers.get(headers.JSON_LENGTH, "")
             return MirroredAnswer(response.content_type, int(length) if length.isdecimal() else None, body)
