@@ -23,6 +23,7 @@ from sundog_edge.counting.boots import UNSIGNED, Boot
 from sundog_edge.counting.log_lines import (
     ENDS,
     OFREP_KIND,
+    ROW_COLUMNS,
     SLOW_COLUMNS,
     TAIL_FIELDS,
     AgentHead,
@@ -33,9 +34,7 @@ from sundog_edge.counting.log_lines import (
 from sundog_edge.counting.rows import (
     FIRST_ATTEMPT_FAILED,
     KIND_OF_END,
-    ROW_COLUMNS,
-    SLOW,
-    SLOW_FURTHER,
+    SLOW_PLACES,
     TIMED_ENDS,
     RowCounters,
     RowKey,
@@ -346,7 +345,7 @@ def _count_unit(cell: _Cell, total_us: int, unit: int, group: int, received: int
         for column, limit in zip(_FURTHER_OF_GROUP, cell.further_us, strict=False):
             counts[column] += total_us > limit
     if cell.retried:
-        counts[unit_groups.FIRST_ATTEMPT_FAILED_INDEX] += 1
+        counts[FIRST_ATTEMPT_FAILED] += 1
     sample = cell.sample
     if sample is not None:
         number = unit & UNSIGNED
@@ -374,7 +373,7 @@ def _count_in_sample(cell: _Cell, sample: UnitSample, number: int, total_us: int
             row[column] += total_us > limit
 
 
-_SLOW_OF_GROUP, *_FURTHER_OF_GROUP = unit_groups.SLOW_INDEXES
+_SLOW_OF_GROUP, *_FURTHER_OF_GROUP = SLOW_PLACES
 
 
 def _flush_cell(cell: _Cell, now: float) -> None:
@@ -415,10 +414,10 @@ def _flush_ends(cell: _Cell, row: RowCounters, head: EndHead, n: int, present: i
     row.duration_us += cell.us
     row.blocks.add(head.block, cell.column, n, present)
     if cell.slow:
-        row.blocks.add(head.block, SLOW, cell.slow, present)
+        row.blocks.add(head.block, SLOW_PLACES[0], cell.slow, present)
     for place, count in enumerate(cell.further):
         if count:
-            name, column = SLOW_COLUMNS[1 + place], SLOW_FURTHER[place]
+            name, column = SLOW_COLUMNS[1 + place], SLOW_PLACES[1 + place]
             setattr(row, name, getattr(row, name) + count)
             row.blocks.add(head.block, column, count, present)
             cell.further[place] = 0

@@ -7,16 +7,15 @@ from typing import Any, NamedTuple
 from sundog_edge.counting import histogram
 from sundog_edge.counting import unit_groups as grouping
 from sundog_edge.counting.blocks import TimeBlockCounts
-from sundog_edge.counting.log_lines import ABORTS, ENDS, SLOW_COLUMNS
+from sundog_edge.counting.log_lines import ABORTS, ENDS, ROW_COLUMNS, SLOW_COLUMNS
 from sundog_edge.counting.unit_groups import UnitGroupCounts
 
 KINDS = ("ok", "failed", "aborted")
 KIND_OF_END = {name: "ok" if name == "ok" else "aborted" if name in ABORTS else "failed" for name in ENDS}
 TIMED_ENDS = frozenset({"ok", "client4xx", "throttled", *ABORTS})
 """Ends that can count as slow. A client that aborts has waited for at least this long. Failures count as failures only."""
-ROW_COLUMNS = (*ENDS, SLOW_COLUMNS[0], "firstAttemptFailed", *SLOW_COLUMNS[1:])
-"""Columns of a row's blocks."""
-SLOW, *SLOW_FURTHER = map(ROW_COLUMNS.index, SLOW_COLUMNS)
+
+SLOW_PLACES = tuple(map(ROW_COLUMNS.index, SLOW_COLUMNS))
 FIRST_ATTEMPT_FAILED = ROW_COLUMNS.index("firstAttemptFailed")
 
 
