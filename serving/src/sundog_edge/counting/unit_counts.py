@@ -22,8 +22,9 @@ TOTAL_ROWS_BUDGET = 120_000
 
 MIN_ROWS = 500
 COLUMNS = ("requests", "errors", SLOW_COLUMNS[0], "rejections", "firstAttemptFailed", *SLOW_COLUMNS[1:])
-REQUESTS, ERRORS_COLUMN, SLOW, REJECTIONS, FIRST_ATTEMPT_FAILED, *SLOW_FURTHER = range(len(COLUMNS))
-COLUMN_OF_END = {end: ERRORS_COLUMN if end in ERRORS else REJECTIONS for end in ENDS if end != "ok"}
+REQUESTS, FIRST_ATTEMPT_FAILED = map(COLUMNS.index, ("requests", "firstAttemptFailed"))
+SLOW_PLACES = tuple(map(COLUMNS.index, SLOW_COLUMNS))
+COLUMN_OF_END = {end: COLUMNS.index("errors" if end in ERRORS else "rejections") for end in ENDS if end != "ok"}
 _ROW = struct.Struct(f"<Q{len(COLUMNS)}I")
 _MAX_COUNT = (1 << 32) - 1
 _LEVEL = 1
