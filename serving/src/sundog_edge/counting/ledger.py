@@ -16,10 +16,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sundog_edge.counting.blocks import TimeBlockCounts
 from sundog_edge.counting.boots import Boot
 from sundog_edge.counting.line_cells import LineCell
-from sundog_edge.counting.log_lines import ROW_COLUMNS, TAIL_FIELDS, parse_head
+from sundog_edge.counting.log_lines import TAIL_FIELDS, parse_head
 from sundog_edge.counting.rows import RowCounters, RowKey
 from sundog_edge.counting.unit_sample import UnitSample
 from sundog_edge.feedback.first_seen import FirstExposureTracker
@@ -162,7 +161,6 @@ class Ledger:
 
     def _keep_sums(self, key: str, row: RowCounters) -> None:
         parts = RowKey.of(key)
-        row.blocks, row.groups = TimeBlockCounts(len(ROW_COLUMNS)), {}
         past = {PROBE_ORIGIN: self.past_probes, HELD_ORIGIN: self.past_held}.get(parts.origin, self.past)
         past.setdefault(self.sum_name(parts), RowCounters()).merge(row)
 

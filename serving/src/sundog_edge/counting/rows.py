@@ -97,7 +97,7 @@ class RowCounters:
         self.lost = max(self.lost, entry.assigned - entry.running - self.ended)
 
     def merge(self, other: "RowCounters") -> None:
-        """Add the counts of another boot or edge. Its requests in flight stay in flight."""
+        """Add the counts of another row, without its blocks and groups. Its requests in flight stay in flight."""
         self.highest = self.assigned + other.assigned
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -107,8 +107,6 @@ class RowCounters:
             histogram.merge(self.ttfb[kind], other.ttfb[kind])
             histogram.merge(self.total[kind], other.total[kind])
         self.changed = max(self.changed, other.changed)
-        self.blocks.merge(other.blocks.rows())
-        grouping.merge(self.groups, grouping.to_rows(other.groups))
 
     def as_json(self) -> dict[str, Any]:
         """Return the cumulative counters for the snapshot."""

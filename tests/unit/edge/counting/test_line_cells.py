@@ -66,6 +66,7 @@ def row_of(ledger: Ledger, arm: str) -> dict:
     for boot in ledger.boots.values():
         if (key := f"digits/att/0/{arm}/assigned/sticky") in boot.rows:
             merged.merge(boot.rows[key])
+            merged.add_details(boot.rows[key].details_as_json())
     # HAProxy's own counts are not in lines.
     return {**merged.as_json(), **merged.details_as_json(), "highest": 0}
 
