@@ -5,6 +5,7 @@ Counters add up the rows of all epochs, units, origins and boots, including drop
 service, arm, revision, end and fixed words. So their number depends on the split documents of a day, never on clients.
 """
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from sundog_edge.counting.boots import Boot
 from sundog_edge.counting.evidence import AppliedDocument, ServerCounts
 from sundog_edge.counting.histogram import EDGES_US
 from sundog_edge.counting.ledger import Ledger
-from sundog_edge.counting.log_lines import ENDS, SLOW_COLUMNS
+from sundog_edge.counting.log_lines import SLOW_COLUMNS
 from sundog_edge.counting.rows import KINDS, RowCounters, RowKey
 from sundog_edge.feedback.intake import FeedbackIntake
 from sundog_edge.haproxy.names import HELD_ORIGIN, PROBE_ORIGIN
@@ -41,50 +42,6 @@ class ScaledToZero(NamedTuple):
     applications: frozenset[str]
     phases: Mapping[tuple[str, str], tuple[int, float]]
     waking_s: Mapping[str, float] = {}
-
-
-class _Sum:
-    """Sums of one arm's rows."""
-
-    __slots__ = (
-        "assigned",
-        "client_closed",
-        "ends",
-        "further",
-        "lost",
-        "poison",
-        "rescued",
-        "retries",
-        "running",
-        "slow",
-        "total",
-        "us",
-    )
-
-    def __init__(self) -> None:
-        self.assigned = self.lost = self.retries = self.rescued = self.poison = self.client_closed = 0
-        self.running = self.slow = self.us = 0
-        self.further = dict.fromkeys(SLOW_COLUMNS[1:], 0)
-        self.ends = dict.fromkeys(ENDS, 0)
-        self.total = {kind: [0] * (len(_EDGES) + 1) for kind in KINDS}
-
-    def add(self, row: RowCounters) -> None:
-        self.assigned += row.assigned
-        self.running += row.in_flight
-        self.lost += row.lost
-        self.retries += row.retries
-        self.rescued += row.rescued
-        self.poison += row.poison
-        self.client_closed += row.client_closed
-        self.slow += row.slow
-        self.us += row.duration_us
-        for name in self.further:
-            self.further[name] += getattr(row, name)
-        for end, count in row.ends.items():
-            self.ends[end] += count
-        for kind in KINDS:
-            for place, count in enumerate(coarsen(row.total[kind])):
-                self.total[kind][place] += count
 
 
 def coarsen(counts: list[int]) -> list[int]:
@@ -139,17 +96,17 @@ class _Page:
         return self._families
 
 
-def _sums(ledger: Ledger, origin: str = "") -> dict[tuple[str, ...], _Sum]:
+def _sums(ledger: Ledger, origin: str = "") -> dict[tuple[str, ...], RowCounters]:
     """Return sums by service, arm and revision: of probes or held requests, by their origin, or of all other requests."""
-    sums: dict[tuple[str, ...], _Sum] = defaultdict(_Sum)
+    sums: dict[tuple[str, ...], RowCounters] = defaultdict(RowCounters)
     for name, row in {PROBE_ORIGIN: ledger.past_probes, HELD_ORIGIN: ledger.past_held}.get(origin, ledger.past).items():
         service, revision, arm = name.split("/")
-        sums[service, arm, revision].add(row)
+        sums[service, arm, revision].merge(row)
     for boot in ledger.boots.values():
         for text_key, row in boot.rows.items():
             key = RowKey.of(text_key)
             if (key.origin if key.origin in (PROBE_ORIGIN, HELD_ORIGIN) else "") == origin:
-                sums[key.service, key.arm, ledger.revision(key)].add(row)
+                sums[key.service, key.arm, ledger.revision(key)].merge(row)
     return sums
 
 
@@ -182,19 +139,19 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
     for labels, own in sorted(_sums(ledger).items()):
         assigned.add_metric(labels, own.assigned)
         lost.add_metric(labels, own.lost)
-        running.add_metric(labels, own.running)
+        running.add_metric(labels, own.in_flight)
         retries.add_metric(labels, own.retries)
         rescued.add_metric(labels, own.rescued)
         poison.add_metric(labels, own.poison)
         closed.add_metric(labels, own.client_closed)
         slow.add_metric(labels, own.slow)
-        for place, count in enumerate(own.further.values(), start=2):
-            if count:
+        for place, name in enumerate(SLOW_COLUMNS[1:], start=2):
+            if count := getattr(own, name):
                 further.add_metric((*labels, str(place)), count)
         for end, count in own.ends.items():
             if count:
                 ends.add_metric((*labels, end), count)
-        duration.add_metric(labels, _buckets(own), own.us / 1e6)
+        duration.add_metric(labels, _buckets(own), own.duration_us / 1e6)
     yield from (assigned, ends, lost, running, retries, rescued, poison, closed, slow, further, duration)
 
 
@@ -222,11 +179,11 @@ def _held(ledger: Ledger) -> Iterator[Metric]:
         labels=_ARM,
     )
     for labels, own in sorted(_sums(ledger, HELD_ORIGIN).items()):
-        waiting.add_metric(labels, own.running)
+        waiting.add_metric(labels, own.in_flight)
         for end, count in own.ends.items():
             if count:
                 held.add_metric((*labels, end), count)
-        duration.add_metric(labels, _buckets(own), own.us / 1e6)
+        duration.add_metric(labels, _buckets(own), own.duration_us / 1e6)
     yield from (held, waiting, duration)
 
 
@@ -253,14 +210,10 @@ def _shadows(mirrored: Mapping[str, tuple[int, MirrorCounts]]) -> Iterator[Metri
     yield from (sampled, copies, pairs)
 
 
-def _buckets(own: _Sum) -> list[tuple[str, float]]:
+def _buckets(own: RowCounters) -> list[tuple[str, float]]:
     limits = [f"{EDGES_US[edge] / 1e6:g}" for edge in _EDGES] + ["+Inf"]
-    reached = 0
-    found: list[tuple[str, float]] = []
-    for place, limit in enumerate(limits):
-        reached += sum(own.total[kind][place] for kind in KINDS)
-        found.append((limit, reached))
-    return found
+    counts = map(sum, zip(*(coarsen(own.total[kind]) for kind in KINDS), strict=True))
+    return list(zip(limits, itertools.accumulate(counts), strict=True))
 
 
 def _edge(
