@@ -6,9 +6,10 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Annotated, Final
 
 import aiohttp
+from pydantic import Field, TypeAdapter
 from yarl import URL
 
 from sundog_edge import headers
@@ -33,29 +34,17 @@ CountsKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class MirrorTarget:
-    """The target of a service's copies. `addresses` are healthy replicas of the candidate. The agent sends it as JSON."""
+    """The target of a service's copies. `addresses` are healthy replicas of the candidate."""
 
     key: str
     prefix: str
     addresses: tuple[str, ...]
-    timeout_s: float
+    timeout_s: Annotated[float, Field(alias="timeoutSeconds")]
     comparator: Comparator
 
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Return the target that `as_json` gave."""
-        comparator = Comparator.model_validate(stored["comparator"])
-        return cls(stored["key"], stored["prefix"], tuple(stored["addresses"]), stored["timeoutSeconds"], comparator)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the target as plain JSON."""
-        return {
-            "key": self.key,
-            "prefix": self.prefix,
-            "addresses": list(self.addresses),
-            "timeoutSeconds": self.timeout_s,
-            "comparator": self.comparator.model_dump(),
-        }
+TARGETS: Final = TypeAdapter(dict[str, MirrorTarget])
+"""Targets by service, as JSON between the agent and the mirror."""
 
 
 class Mirror:
