@@ -24,11 +24,12 @@ from ports import free_port
 from sundog_edge.errors import SettingsError, StoreUnavailable
 from sundog_edge.feedback.events import OutcomeEvent
 from sundog_edge.feedback.exposure import SignedExposure
-from sundog_edge.feedback.join import WINDOW_S, FirstExposure, OutcomeBatch, render_feedback_section
+from sundog_edge.feedback.join import FirstExposure, OutcomeBatch, render_feedback_section
 from sundog_edge.feedback.open_store import open_store
 from sundog_edge.feedback.redis_store import RedisStore
 from sundog_edge.feedback.sqlite_store import SqliteStore
 from sundog_edge.feedback.store import RETENTION_S, OutcomeStore
+from sundog_edge.split.feedback import MAX_OUTCOME_AGE_S
 
 T0 = 1_769_000_000
 MILLION = 1_000_000
@@ -245,8 +246,8 @@ async def test_totals_from_before_the_exposure_are_a_covariate(opened: Opener) -
     told = SignedExposure("a", 1, "a", 1, T0)
     events = (
         event(1, 1, 3 * MILLION, at=T0 - 86_400),
-        event(2, 1, 4 * MILLION, at=T0 - WINDOW_S),
-        event(3, 1, at=T0 - WINDOW_S - 1),
+        event(2, 1, 4 * MILLION, at=T0 - MAX_OUTCOME_AGE_S),
+        event(3, 1, at=T0 - MAX_OUTCOME_AGE_S - 1),
         event(4, 1, at=T0 - 60),
         event(5, 1, at=T0 - 3600, told=told),
         event(6, 1, at=T0 - 3600, metric="other"),
@@ -276,9 +277,9 @@ async def test_outcomes_are_joined_with_first_exposures(opened: Opener) -> None:
         event(5, 7),
         event(1, 1, 2 * MILLION),
         event(6, 3, at=T0 - 1),
-        event(7, 3, at=T0 + WINDOW_S + 1),
+        event(7, 3, at=T0 + MAX_OUTCOME_AGE_S + 1),
         event(8, 3, at=T0),
-        event(9, 3, at=T0 + WINDOW_S, metric="other"),
+        event(9, 3, at=T0 + MAX_OUTCOME_AGE_S, metric="other"),
     )
     results = await other.write("s/a", OutcomeBatch(events=events, refused={"invalid": 2, "future": 1, "unknown": 3}))
     assert results == [*["accepted"] * 4, "unknown", "duplicate", "late", "late", "accepted", "accepted"]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from sundog_edge import headers
 from sundog_edge.agent.agent import Agent
 from sundog_edge.counting.evidence import DETAILS, EvidenceQuery
 from sundog_edge.feedback import export
@@ -32,7 +33,7 @@ def make_agent_app(agent: Agent) -> web.Application:
         return web.Response(body=encode_json(document), content_type="application/json")
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=await agent.metrics(), headers={"content-type": CONTENT_TYPE_LATEST})
+        return web.Response(body=await agent.metrics(), headers={headers.CONTENT_TYPE: CONTENT_TYPE_LATEST})
 
     async def livez(_: web.Request) -> web.Response:
         return _render_health(agent.alive, "the agent's loop is stuck")

@@ -5,6 +5,7 @@ Counters add up the rows of all epochs, units, origins and boots, including drop
 service, arm, revision, end and fixed words. So their number depends on the split documents of a day, never on clients.
 """
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from sundog_edge.counting.boots import Boot
 from sundog_edge.counting.evidence import AppliedDocument, ServerCounts
 from sundog_edge.counting.histogram import EDGES_US
 from sundog_edge.counting.ledger import Ledger
-from sundog_edge.counting.log_lines import ENDS, SLOW_COLUMNS
+from sundog_edge.counting.log_lines import SLOW_COLUMNS
 from sundog_edge.counting.rows import KINDS, RowCounters, RowKey
 from sundog_edge.feedback.intake import FeedbackIntake
 from sundog_edge.haproxy.names import HELD_ORIGIN, PROBE_ORIGIN
@@ -41,50 +42,6 @@ class ScaledToZero(NamedTuple):
     applications: frozenset[str]
     phases: Mapping[tuple[str, str], tuple[int, float]]
     waking_s: Mapping[str, float] = {}
-
-
-class _Sum:
-    """Sums of one arm's rows."""
-
-    __slots__ = (
-        "assigned",
-        "client_closed",
-        "ends",
-        "further",
-        "lost",
-        "poison",
-        "rescued",
-        "retries",
-        "running",
-        "slow",
-        "total",
-        "us",
-    )
-
-    def __init__(self) -> None:
-        self.assigned = self.lost = self.retries = self.rescued = self.poison = self.client_closed = 0
-        self.running = self.slow = self.us = 0
-        self.further = dict.fromkeys(SLOW_COLUMNS[1:], 0)
-        self.ends = dict.fromkeys(ENDS, 0)
-        self.total = {kind: [0] * (len(_EDGES) + 1) for kind in KINDS}
-
-    def add(self, row: RowCounters) -> None:
-        self.assigned += row.assigned
-        self.running += row.in_flight
-        self.lost += row.lost
-        self.retries += row.retries
-        self.rescued += row.rescued
-        self.poison += row.poison
-        self.client_closed += row.client_closed
-        self.slow += row.slow
-        self.us += row.duration_us
-        for name in self.further:
-            self.further[name] += getattr(row, name)
-        for end, count in row.ends.items():
-            self.ends[end] += count
-        for kind in KINDS:
-            for place, count in enumerate(coarsen(row.total[kind])):
-                self.total[kind][place] += count
 
 
 def coarsen(counts: list[int]) -> list[int]:
@@ -118,15 +75,15 @@ def metric_families(
     zero: ScaledToZero | None = None,
 ) -> Iterator[Metric]:
     """Yield every metric of the page."""
-    yield from _traffic(ledger)
-    yield from _probes(ledger)
-    yield from _held(ledger)
+    yield from _traffic(_sums(ledger))
+    probes = "Health checks and metadata requests by how they ended."
+    yield _count_ends("sundog_edge_probes", probes, _sums(ledger, PROBE_ORIGIN))
+    yield from _held(_sums(ledger, HELD_ORIGIN))
     yield from _shadows(mirrored)
     yield from _edge(ledger, in_force, servers, error)
     yield from _cold_starts(in_force, zero or ScaledToZero(frozenset(), {}))
-    yield _agent_requests(
-        "sundog_edge_ofrep_requests", "Look-ups of units' arms, by status.", ledger, lambda boot: boot.ofrep
-    )
+    lookups = ("sundog_edge_ofrep_requests", "Look-ups of units' arms, by status.")
+    yield _of_services(*lookups, "status", ledger, lambda boot: boot.ofrep)
     if intake is not None:
         yield from _feedback(ledger, intake)
 
@@ -139,95 +96,84 @@ class _Page:
         return self._families
 
 
-def _sums(ledger: Ledger, origin: str = "") -> dict[tuple[str, ...], _Sum]:
-    """Return sums by service, arm and revision: of probes or held requests, by their origin, or of all other requests."""
-    sums: dict[tuple[str, ...], _Sum] = defaultdict(_Sum)
+_ArmSums = list[tuple[tuple[str, ...], RowCounters]]
+"""Sums by service, arm and revision, ascending."""
+
+
+def _sums(ledger: Ledger, origin: str = "") -> _ArmSums:
+    """Return the sums of probes or held requests, by their origin, or of all other requests."""
+    sums: dict[tuple[str, ...], RowCounters] = defaultdict(RowCounters)
     for name, row in {PROBE_ORIGIN: ledger.past_probes, HELD_ORIGIN: ledger.past_held}.get(origin, ledger.past).items():
         service, revision, arm = name.split("/")
-        sums[service, arm, revision].add(row)
+        sums[service, arm, revision].merge(row)
     for boot in ledger.boots.values():
         for text_key, row in boot.rows.items():
             key = RowKey.of(text_key)
             if (key.origin if key.origin in (PROBE_ORIGIN, HELD_ORIGIN) else "") == origin:
-                sums[key.service, key.arm, ledger.revision(key)].add(row)
-    return sums
+                sums[key.service, key.arm, ledger.revision(key)].merge(row)
+    return sorted(sums.items())
 
 
-def _traffic(ledger: Ledger) -> Iterator[Metric]:
-    assigned = CounterMetricFamily("sundog_edge_assigned", "Requests for which an arm was chosen.", labels=_ARM)
-    ends = CounterMetricFamily("sundog_edge_requests", "Requests by how they ended.", labels=(*_ARM, "end"))
-    lost = CounterMetricFamily("sundog_edge_lost", "Requests whose end is unknown.", labels=_ARM)
-    running = GaugeMetricFamily("sundog_edge_in_flight", "Requests that run or wait for a replica now.", labels=_ARM)
-    retries = CounterMetricFamily("sundog_edge_retries", "Retries at another replica.", labels=_ARM)
-    rescued = CounterMetricFamily("sundog_edge_rescued", "Requests that succeeded after a retry.", labels=_ARM)
-    poison = CounterMetricFamily(
-        "sundog_edge_poison",
-        "Requests that got no answer from two replicas, and may have crashed both.",
-        labels=_ARM,
-    )
-    closed = CounterMetricFamily(
-        "sundog_edge_client_closed",
-        "Requests whose client closed before the answer's end, whatever their end.",
-        labels=_ARM,
-    )
-    slow = CounterMetricFamily("sundog_edge_slow", "Answers above their arm's first threshold.", labels=_ARM)
+def _count(name: str, what: str, sums: _ArmSums, column: str) -> Metric:
+    family = CounterMetricFamily(name, what, labels=_ARM)
+    for labels, own in sums:
+        family.add_metric(labels, getattr(own, column))
+    return family
+
+
+def _count_ends(name: str, what: str, sums: _ArmSums) -> Metric:
+    family = CounterMetricFamily(name, what, labels=(*_ARM, "end"))
+    for labels, own in sums:
+        for end, count in own.ends.items():
+            if count:
+                family.add_metric((*labels, end), count)
+    return family
+
+
+def _in_flight(name: str, what: str, sums: _ArmSums) -> Metric:
+    family = GaugeMetricFamily(name, what, labels=_ARM)
+    for labels, own in sums:
+        family.add_metric(labels, own.in_flight)
+    return family
+
+
+def _durations(name: str, what: str, sums: _ArmSums) -> Metric:
+    family = HistogramMetricFamily(name, what, labels=_ARM)
+    for labels, own in sums:
+        family.add_metric(labels, _buckets(own), own.duration_us / 1e6)
+    return family
+
+
+def _traffic(sums: _ArmSums) -> Iterator[Metric]:
+    yield _count("sundog_edge_assigned", "Requests for which an arm was chosen.", sums, "assigned")
+    yield _count_ends("sundog_edge_requests", "Requests by how they ended.", sums)
+    yield _count("sundog_edge_lost", "Requests whose end is unknown.", sums, "lost")
+    yield _in_flight("sundog_edge_in_flight", "Requests that run or wait for a replica now.", sums)
+    yield _count("sundog_edge_retries", "Retries at another replica.", sums, "retries")
+    yield _count("sundog_edge_rescued", "Requests that succeeded after a retry.", sums, "rescued")
+    what = "Requests that got no answer from two replicas, and may have crashed both."
+    yield _count("sundog_edge_poison", what, sums, "poison")
+    what = "Requests whose client closed before the answer's end, whatever their end."
+    yield _count("sundog_edge_client_closed", what, sums, "client_closed")
+    yield _count("sundog_edge_slow", "Answers above their arm's first threshold.", sums, SLOW_COLUMNS[0])
     further = CounterMetricFamily(
         "sundog_edge_slow_further", "Answers above a further threshold of their arm.", labels=(*_ARM, "threshold")
     )
-    duration = HistogramMetricFamily(
-        "sundog_edge_request_duration_seconds",
-        "Time from the headers and the first 24 kB of the body to the last byte of the answer.",
-        labels=_ARM,
-    )
-    for labels, own in sorted(_sums(ledger).items()):
-        assigned.add_metric(labels, own.assigned)
-        lost.add_metric(labels, own.lost)
-        running.add_metric(labels, own.running)
-        retries.add_metric(labels, own.retries)
-        rescued.add_metric(labels, own.rescued)
-        poison.add_metric(labels, own.poison)
-        closed.add_metric(labels, own.client_closed)
-        slow.add_metric(labels, own.slow)
-        for place, count in enumerate(own.further.values(), start=2):
-            if count:
+    for labels, own in sums:
+        for place, name in enumerate(SLOW_COLUMNS[1:], start=2):
+            if count := getattr(own, name):
                 further.add_metric((*labels, str(place)), count)
-        for end, count in own.ends.items():
-            if count:
-                ends.add_metric((*labels, end), count)
-        duration.add_metric(labels, _buckets(own), own.us / 1e6)
-    yield from (assigned, ends, lost, running, retries, rescued, poison, closed, slow, further, duration)
+    yield further
+    what = "Time from the headers and the first 24 kB of the body to the last byte of the answer."
+    yield _durations("sundog_edge_request_duration_seconds", what, sums)
 
 
-def _probes(ledger: Ledger) -> Iterator[Metric]:
-    probes = CounterMetricFamily(
-        "sundog_edge_probes", "Health checks and metadata requests by how they ended.", labels=(*_ARM, "end")
-    )
-    for labels, own in sorted(_sums(ledger, PROBE_ORIGIN).items()):
-        for end, count in own.ends.items():
-            if count:
-                probes.add_metric((*labels, end), count)
-    yield probes
-
-
-def _held(ledger: Ledger) -> Iterator[Metric]:
-    held = CounterMetricFamily(
-        "sundog_edge_held",
-        "Requests while an arm of their service had no replica, by how they ended.",
-        labels=(*_ARM, "end"),
-    )
-    waiting = GaugeMetricFamily("sundog_edge_held_in_flight", "Such requests that wait or run now.", labels=_ARM)
-    duration = HistogramMetricFamily(
-        "sundog_edge_held_duration_seconds",
-        "Time from such a request's headers to the last byte of its answer, with its wait for a replica.",
-        labels=_ARM,
-    )
-    for labels, own in sorted(_sums(ledger, HELD_ORIGIN).items()):
-        waiting.add_metric(labels, own.running)
-        for end, count in own.ends.items():
-            if count:
-                held.add_metric((*labels, end), count)
-        duration.add_metric(labels, _buckets(own), own.us / 1e6)
-    yield from (held, waiting, duration)
+def _held(sums: _ArmSums) -> Iterator[Metric]:
+    what = "Requests while an arm of their service had no replica, by how they ended."
+    yield _count_ends("sundog_edge_held", what, sums)
+    yield _in_flight("sundog_edge_held_in_flight", "Such requests that wait or run now.", sums)
+    what = "Time from such a request's headers to the last byte of its answer, with its wait for a replica."
+    yield _durations("sundog_edge_held_duration_seconds", what, sums)
 
 
 def _shadows(mirrored: Mapping[str, tuple[int, MirrorCounts]]) -> Iterator[Metric]:
@@ -253,30 +199,17 @@ def _shadows(mirrored: Mapping[str, tuple[int, MirrorCounts]]) -> Iterator[Metri
     yield from (sampled, copies, pairs)
 
 
-def _buckets(own: _Sum) -> list[tuple[str, float]]:
+def _buckets(own: RowCounters) -> list[tuple[str, float]]:
     limits = [f"{EDGES_US[edge] / 1e6:g}" for edge in _EDGES] + ["+Inf"]
-    reached = 0
-    found: list[tuple[str, float]] = []
-    for place, limit in enumerate(limits):
-        reached += sum(own.total[kind][place] for kind in KINDS)
-        found.append((limit, reached))
-    return found
+    counts = map(sum, zip(*(coarsen(own.total[kind]) for kind in KINDS), strict=True))
+    return list(zip(limits, itertools.accumulate(counts), strict=True))
 
 
 def _edge(
     ledger: Ledger, in_force: AppliedDocument | None, servers: Mapping[str, ServerCounts], error: str
 ) -> Iterator[Metric]:
-    refused = CounterMetricFamily(
-        "sundog_edge_refused", "Requests without an arm, by reason.", labels=("service", "kind")
-    )
-    kinds: dict[tuple[str, str], int] = defaultdict(int)
-    for boot in (*ledger.boots.values(), ledger.gone):
-        for service, own in boot.refused.items():
-            for kind, count in own.items():
-                kinds[service, kind] += count
-    for (service, kind), count in sorted(kinds.items()):
-        refused.add_metric((service, kind), count)
-    yield refused
+    refused = ("sundog_edge_refused", "Requests without an arm, by reason.")
+    yield _of_services(*refused, "kind", ledger, lambda boot: boot.refused)
     replicas = GaugeMetricFamily(
         "sundog_edge_replicas", "Replicas by health.", labels=("service", "arm", "revision", "state")
     )
@@ -321,24 +254,23 @@ def _cold_starts(in_force: AppliedDocument | None, zero: ScaledToZero) -> Iterat
     yield from (wanted, phases)
 
 
-def _agent_requests(
-    name: str, what: str, ledger: Ledger, counts_of: Callable[[Boot], Mapping[str, Mapping[str, int]]]
+def _of_services(
+    name: str, what: str, label: str, ledger: Ledger, counts_of: Callable[[Boot], Mapping[str, Mapping[str, int]]]
 ) -> Metric:
-    requests = CounterMetricFamily(name, what, labels=("service", "status"))
-    statuses: dict[tuple[str, str], int] = defaultdict(int)
+    family = CounterMetricFamily(name, what, labels=("service", label))
+    sums: dict[tuple[str, str], int] = defaultdict(int)
     for boot in (*ledger.boots.values(), ledger.gone):
         for service, own in counts_of(boot).items():
-            for status, count in own.items():
-                statuses[service, status] += count
-    for labels, count in sorted(statuses.items()):
-        requests.add_metric(labels, count)
-    return requests
+            for kind, count in own.items():
+                sums[service, kind] += count
+    for labels, count in sorted(sums.items()):
+        family.add_metric(labels, count)
+    return family
 
 
 def _feedback(ledger: Ledger, intake: FeedbackIntake) -> Iterator[Metric]:
-    yield _agent_requests(
-        "sundog_edge_feedback_requests", "Requests with feedback, by status.", ledger, lambda boot: boot.feedback
-    )
+    requests = ("sundog_edge_feedback_requests", "Requests with feedback, by status.")
+    yield _of_services(*requests, "status", ledger, lambda boot: boot.feedback)
     items = CounterMetricFamily(
         "sundog_edge_feedback_items",
         "Reported outcomes by result, since the agent's start.",

@@ -8,8 +8,8 @@ from sundog_edge.counting import histogram, unit_groups
 from sundog_edge.counting.blocks import BLOCK_S
 from sundog_edge.counting.boots import Boot
 from sundog_edge.counting.ledger import Ledger
-from sundog_edge.counting.log_lines import SERVICE_REFUSALS, SLOW_COLUMNS
-from sundog_edge.counting.rows import ROW_COLUMNS, RowCounters, RowKey
+from sundog_edge.counting.log_lines import ROW_COLUMNS, SERVICE_REFUSALS, SLOW_COLUMNS
+from sundog_edge.counting.rows import RowCounters, RowKey
 from sundog_edge.split.document import Arm, Service, SplitDocument
 
 VERSION = 1
@@ -131,7 +131,7 @@ def _details(ledger: Ledger, query: EvidenceQuery) -> dict[str, Any]:
     if "blocks" in query.details:
         found["blocks"] = {"seconds": BLOCK_S, "columns": BLOCK_COLUMNS}
     if "groups" in query.details:
-        found["groups"] = {"columns": ("group", *unit_groups.COLUMNS)}
+        found["groups"] = {"columns": ("group", *ROW_COLUMNS)}
     if "units" in query.details:
         found["units"] = [
             {"service": service, "attempt": attempt, **sample.as_json()}

@@ -4,6 +4,7 @@ Bucket i has durations in [limit i-1, limit i): bucket 0 is below 100 µs, and t
 zeros.
 """
 
+import operator
 from bisect import bisect_right
 from collections.abc import Sequence
 
@@ -29,5 +30,4 @@ def add(counts: list[int], bucket: int, count: int = 1) -> None:
 def merge(counts: list[int], others: Sequence[int]) -> None:
     """Add another histogram in place."""
     counts.extend([0] * (len(others) - len(counts)))
-    for bucket, count in enumerate(others):
-        counts[bucket] += count
+    counts[: len(others)] = map(operator.add, counts, others)

@@ -31,6 +31,9 @@ ERRORS = frozenset({"server5xx", "edge5xx", "timeout", "truncated", "invalid"})
 SLOW_COLUMNS = ("slow", "slow2", "slow3")
 """Counts of slow answers, by the position of the exceeded threshold."""
 
+ROW_COLUMNS = (*ENDS, SLOW_COLUMNS[0], "firstAttemptFailed", *SLOW_COLUMNS[1:])
+"""Counts of a row in each of its blocks of time and groups of units."""
+
 SERVICE_REFUSALS = ("auth", "rate", "size", "malformed", "websocket", "notReady")
 """Kinds of refusals by a service, before the request has an arm."""
 

@@ -7,16 +7,15 @@ from typing import Any, NamedTuple
 from sundog_edge.counting import histogram
 from sundog_edge.counting import unit_groups as grouping
 from sundog_edge.counting.blocks import TimeBlockCounts
-from sundog_edge.counting.log_lines import ABORTS, ENDS, SLOW_COLUMNS
+from sundog_edge.counting.log_lines import ABORTS, ENDS, ROW_COLUMNS, SLOW_COLUMNS
 from sundog_edge.counting.unit_groups import UnitGroupCounts
 
 KINDS = ("ok", "failed", "aborted")
 KIND_OF_END = {name: "ok" if name == "ok" else "aborted" if name in ABORTS else "failed" for name in ENDS}
 TIMED_ENDS = frozenset({"ok", "client4xx", "throttled", *ABORTS})
 """Ends that can count as slow. A client that aborts has waited for at least this long. Failures count as failures only."""
-ROW_COLUMNS = (*ENDS, SLOW_COLUMNS[0], "firstAttemptFailed", *SLOW_COLUMNS[1:])
-"""Columns of a row's blocks."""
-SLOW, *SLOW_FURTHER = map(ROW_COLUMNS.index, SLOW_COLUMNS)
+
+SLOW_PLACES = tuple(map(ROW_COLUMNS.index, SLOW_COLUMNS))
 FIRST_ATTEMPT_FAILED = ROW_COLUMNS.index("firstAttemptFailed")
 
 
@@ -98,7 +97,7 @@ class RowCounters:
         self.lost = max(self.lost, entry.assigned - entry.running - self.ended)
 
     def merge(self, other: "RowCounters") -> None:
-        """Add the counts of another boot or edge. Its requests in flight stay in flight."""
+        """Add the counts of another row, without its blocks and groups. Its requests in flight stay in flight."""
         self.highest = self.assigned + other.assigned
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -108,8 +107,6 @@ class RowCounters:
             histogram.merge(self.ttfb[kind], other.ttfb[kind])
             histogram.merge(self.total[kind], other.total[kind])
         self.changed = max(self.changed, other.changed)
-        self.blocks.merge(other.blocks.rows())
-        grouping.merge(self.groups, grouping.to_rows(other.groups))
 
     def as_json(self) -> dict[str, Any]:
         """Return the cumulative counters for the snapshot."""

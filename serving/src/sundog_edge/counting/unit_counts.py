@@ -22,8 +22,9 @@ TOTAL_ROWS_BUDGET = 120_000
 
 MIN_ROWS = 500
 COLUMNS = ("requests", "errors", SLOW_COLUMNS[0], "rejections", "firstAttemptFailed", *SLOW_COLUMNS[1:])
-REQUESTS, ERRORS_COLUMN, SLOW, REJECTIONS, FIRST_ATTEMPT_FAILED, *SLOW_FURTHER = range(len(COLUMNS))
-COLUMN_OF_END = {end: ERRORS_COLUMN if end in ERRORS else REJECTIONS for end in ENDS if end != "ok"}
+REQUESTS, FIRST_ATTEMPT_FAILED = map(COLUMNS.index, ("requests", "firstAttemptFailed"))
+SLOW_PLACES = tuple(map(COLUMNS.index, SLOW_COLUMNS))
+COLUMN_OF_END = {end: COLUMNS.index("errors" if end in ERRORS else "rejections") for end in ENDS if end != "ok"}
 _ROW = struct.Struct(f"<Q{len(COLUMNS)}I")
 _MAX_COUNT = (1 << 32) - 1
 _LEVEL = 1
@@ -59,28 +60,14 @@ class UnitCounts:
             self.shrink(self.limit)
         return found
 
-    def merge(self, other: "UnitCounts") -> None:
-        """Add the counts of another edge or boot for the same attempt."""
-        self._cut(min(self.tau, other.tau))
-        for (epoch, arm), rows in other.rows.items():
-            own = self.of(epoch, arm)
-            for number, counts in rows.items():
-                if number < self.tau:
-                    row = self.get_or_add_row(own, number)
-                    row[:] = map(sum, zip(row, counts, strict=True))
-
     def shrink(self, limit: int) -> None:
         """Set the limit of rows, and reduce the sample to it."""
         self.limit = limit
         while self.size > limit:
-            self._cut(self.tau // 2)
-
-    def _cut(self, tau: int) -> None:
-        if tau < self.tau:
-            self.tau = tau
+            self.tau //= 2
             for rows in self.rows.values():
                 # The ledger adds to these rows, so they stay the same objects.
-                for number in [number for number in rows if number >= tau]:
+                for number in [number for number in rows if number >= self.tau]:
                     del rows[number]
             self.size = sum(map(len, self.rows.values()))
 

@@ -2,16 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
-from sundog_edge.counting.log_lines import ENDS, SLOW_COLUMNS
+from sundog_edge.counting.log_lines import ROW_COLUMNS
 from sundog_edge.split.assignment import GROUP_COUNT
 
-_FIRST, *_FURTHER = SLOW_COLUMNS
-COLUMNS = (*ENDS, _FIRST, "firstAttemptFailed", *_FURTHER)
-SLOW_INDEXES = tuple(map(COLUMNS.index, SLOW_COLUMNS))
-FIRST_ATTEMPT_FAILED_INDEX = COLUMNS.index("firstAttemptFailed")
-
 UnitGroupCounts = dict[int, list[int]]
-"""Group number → counts in the order of COLUMNS, without groups that had no request."""
+"""Group number → counts in the order of ROW_COLUMNS, without groups that had no request."""
 
 
 def get_or_add_counts(groups: UnitGroupCounts, number: int) -> list[int]:
@@ -20,14 +15,14 @@ def get_or_add_counts(groups: UnitGroupCounts, number: int) -> list[int]:
     if found is None:
         if not 0 <= number < GROUP_COUNT:
             raise ValueError(f"unit group: found {number}; expected 0 to {GROUP_COUNT - 1}")
-        found = groups[number] = [0] * len(COLUMNS)
+        found = groups[number] = [0] * len(ROW_COLUMNS)
     return found
 
 
 def merge(groups: UnitGroupCounts, rows: Iterable[Sequence[int]]) -> None:
     """Add `[group, count, …]` rows in place. Skip rows with other columns, such as those of another version's snapshot."""
     for number, *counts in rows:
-        if len(counts) != len(COLUMNS):
+        if len(counts) != len(ROW_COLUMNS):
             continue
         sums = get_or_add_counts(groups, number)
         for column, count in enumerate(counts):

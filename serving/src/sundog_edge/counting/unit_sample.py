@@ -1,7 +1,7 @@
 """A sample of the sticky units of one attempt: the first exposure of each unit, and its first event of each kind. Pure.
 
 A unit is in the sample if its unsalted 64-bit hash is below a threshold τ. Every edge uses the same hash, so samples of several edges or
-boots merge: the smallest τ, the union of units, the earliest of each first event. When a sample exceeds its limit, τ halves.
+boots can be merged: the smallest τ, the union of units, the earliest of each first event. When a sample exceeds its limit, τ halves.
 """
 
 from collections.abc import Mapping
@@ -38,13 +38,6 @@ class SampledUnit:
     n: int = 0
     events: dict[str, Arrival] = field(default_factory=dict)
 
-    def add(self, first: Arrival, n: int, events: Mapping[str, Arrival]) -> None:
-        """Add observations of the same unit."""
-        self.first = min(self.first, first)
-        self.n += n
-        for kind, moment in events.items():
-            self.events[kind] = min(self.events.get(kind, moment), moment)
-
 
 @dataclass(slots=True)
 class UnitSample:
@@ -60,18 +53,12 @@ class UnitSample:
         unit = self.units.get(number)
         if unit is None:
             unit = self.units[number] = SampledUnit(moment)
-        unit.add(moment, 1, dict.fromkeys(events, moment))
+        unit.first = min(unit.first, moment)
+        unit.n += 1
+        for kind in events:
+            unit.events[kind] = min(unit.events.get(kind, moment), moment)
         if len(self.units) > self.limit:
             self.shrink(self.limit)
-
-    def merge(self, other: "UnitSample") -> None:
-        """Merge another edge's or boot's sample of the same attempt."""
-        self._cut(min(self.tau, other.tau))
-        for number, unit in other.units.items():
-            if number < self.tau:
-                self.units.setdefault(number, SampledUnit(unit.first)).add(unit.first, unit.n, unit.events)
-        self.shrink(self.limit)
-        self.counts.merge(other.counts)
 
     def share_budget(self, samples: int) -> None:
         """Reduce the sample to its part of the edge's budgets, if the edge has so many samples."""
@@ -82,12 +69,8 @@ class UnitSample:
         """Set the limit of units, and reduce the sample to it."""
         self.limit = limit
         while len(self.units) > limit:
-            self._cut(self.tau // 2)
-
-    def _cut(self, tau: int) -> None:
-        if tau < self.tau:
-            self.tau = tau
-            self.units = {number: unit for number, unit in self.units.items() if number < tau}
+            self.tau //= 2
+            self.units = {number: unit for number, unit in self.units.items() if number < self.tau}
 
     def as_json(self) -> dict[str, Any]:
         """Return τ and `[hash, [µs, epoch, arm], n, {event: [µs, epoch, arm]}]` of every unit, by hash, and the counts.

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from sundog_edge import headers
 from sundog_edge.errors import EdgeError
 from sundog_edge.feedback.store import ExportedExposure, ExportedOutcome, OutcomeStore
 from sundog_edge.http_body import encode_json
@@ -83,7 +84,7 @@ def make_export_handler(
         if source is None or not (_ATTEMPT.fullmatch(service) and _ATTEMPT.fullmatch(attempt)):
             return web.Response(status=404, text="this edge keeps no outcomes of that name\n")
         if exporting.locked():
-            return web.Response(status=503, headers={"retry-after": "10"}, text="another export is under way\n")
+            return web.Response(status=503, headers={headers.RETRY_AFTER: "10"}, text="another export is under way\n")
         async with exporting:
             properties = request.query.get("properties") == "true"
             return await _answer(request, export_lines(source, section, service, attempt, properties=properties))
@@ -97,7 +98,7 @@ async def _answer(request: web.Request, blocks: AsyncIterator[bytes]) -> web.Str
         first = await anext(blocks)
     except EdgeError as error:
         return web.Response(status=503, text=f"{error}\n")
-    response = web.StreamResponse(headers={"content-type": CONTENT_TYPE})
+    response = web.StreamResponse(headers={headers.CONTENT_TYPE: CONTENT_TYPE})
     await response.prepare(request)
     try:
         async with asyncio.timeout(_TIMEOUT_S):

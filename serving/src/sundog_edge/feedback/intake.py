@@ -19,7 +19,6 @@ from sundog_edge.feedback.first_seen import FirstExposureTracker
 from sundog_edge.feedback.join import (
     ACCEPTED,
     REJECTED_RESULTS,
-    WINDOW_S,
     OutcomeBatch,
     matured_until,
     render_feedback_section,
@@ -28,6 +27,7 @@ from sundog_edge.feedback.join import (
 from sundog_edge.feedback.signing_keys import SigningKeys
 from sundog_edge.feedback.store import OutcomeStore, StoreSnapshot
 from sundog_edge.split.document import Service, SplitDocument
+from sundog_edge.split.feedback import MAX_OUTCOME_AGE_S
 
 LOG = logging.getLogger(__name__)
 MAX_PROBLEMS = 20
@@ -42,7 +42,7 @@ _ITEMS_PER_TURN = 100
 """Items that are parsed before other tasks of the agent get a turn, such as the counting of requests."""
 
 _STORE_REFUSALS = {
-    "late": ("time", f"from the exposure to {WINDOW_S // 86_400} days after it"),
+    "late": ("time", f"from the exposure to {MAX_OUTCOME_AGE_S // 86_400} days after it"),
     "unknown": ("unit", "a unit that this service's attempt in force was seen to expose"),
     "overflow": ("", "feedback within the bounds of units and events of one attempt"),
 }

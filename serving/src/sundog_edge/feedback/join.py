@@ -26,9 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sundog_edge.feedback.events import MILLION, OutcomeEvent
-
-WINDOW_S = 30 * 24 * 3600
-"""An outcome counts until this long after its exposure."""
+from sundog_edge.split.feedback import MAX_OUTCOME_AGE_S
 
 ACCEPTED = "accepted"
 REJECTED_RESULTS = ("late", "duplicate", "unknown", "future", "invalid", "overflow")
@@ -270,7 +268,7 @@ class _Joining:
             event = event._replace(seconds=max(event.seconds, exposed_at))
         if self._is_history(event, exposed_at):
             event = event._replace(metric=before_exposure(event.metric))
-        elif not exposed_at <= event.seconds <= exposed_at + WINDOW_S:
+        elif not exposed_at <= event.seconds <= exposed_at + MAX_OUTCOME_AGE_S:
             # A caller knows a signed exposure only after it. By the unit itself a caller may report older events too.
             self.count(EARLY, event.exposure is not None and event.seconds < exposed_at)
             return "late"
@@ -283,7 +281,7 @@ class _Joining:
         """Return whether the event counts for a covariate. One that names an exposure is later than that, whatever its time."""
         return (
             event.exposure is None
-            and exposed_at - WINDOW_S <= event.seconds < exposed_at - HISTORY_GAP_S
+            and exposed_at - MAX_OUTCOME_AGE_S <= event.seconds < exposed_at - HISTORY_GAP_S
             and self._batch.is_covariate(event.metric)
         )
 

@@ -9,9 +9,9 @@ from aiohttp import web
 
 from sundog_edge.feedback import oversized_bodies
 from sundog_edge.feedback.intake import RETRY_AFTER_S, FeedbackIntake, FeedbackResponse
-from sundog_edge.haproxy.rules.agent_backend import SERVICE_HEADER
 from sundog_edge.haproxy.rules.drain import PATH as DRAIN_PATH
 from sundog_edge.haproxy.rules.feedback import MAX_BYTES, PATH
+from sundog_edge.headers import REQUEST_ID, RETRY_AFTER, SERVICE
 
 _TITLES = {status: status.phrase for status in HTTPStatus} | {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
 """HTTP's present titles, the same as in HAProxy's answers."""
@@ -28,10 +28,10 @@ def make_feedback_app(intake: FeedbackIntake) -> web.Application:
         if isinstance(body, FeedbackResponse):
             answer = body
         else:
-            services = request.headers.getall(SERVICE_HEADER, [])
+            services = request.headers.getall(SERVICE, [])
             # HAProxy sets one. A second one bypassed its rules, for example as a trailer, and either may be the true one.
             answer = await intake.take(services[0], body) if len(services) == 1 else _refuse_service_headers(services)
-        return make_response(answer, request.headers.get("x-request-id", ""))
+        return make_response(answer, request.headers.get(REQUEST_ID, ""))
 
     app = web.Application(client_max_size=MAX_BYTES)
     app.router.add_post(PATH, feedback)
@@ -57,7 +57,7 @@ def _refuse_service_headers(services: list[str]) -> FeedbackResponse:
     return FeedbackResponse(
         400,
         code="BadFeedback",
-        detail=f"{SERVICE_HEADER} is expected once, with a service, and came {len(services)} times",
+        detail=f"{SERVICE} is expected once, with a service, and came {len(services)} times",
     )
 
 
@@ -74,7 +74,7 @@ def make_response(answer: FeedbackResponse, request_id: str) -> web.Response:
         "requestId": request_id,
         "error": answer.detail,
     }
-    headers = {"retry-after": str(RETRY_AFTER_S)} if answer.status == 503 else {}
+    headers = {RETRY_AFTER: str(RETRY_AFTER_S)} if answer.status == 503 else {}
     # A client that still sends its body must see that the edge no longer reads.
     force_close = answer.status in {408, 413}
     response = web.Response(

@@ -1,5 +1,6 @@
 """The backends of arm slots: rules for requests that have an arm."""
 
+from sundog_edge import headers
 from sundog_edge.haproxy.names import (
     BLOCKS_TABLE,
     FALLBACK_PREFIX,
@@ -9,7 +10,7 @@ from sundog_edge.haproxy.names import (
     MAX_ROWS,
     ROWS_TABLE,
 )
-from sundog_edge.haproxy.problems import render_problem
+from sundog_edge.haproxy.problems import RETRY, render_problem
 from sundog_edge.haproxy.rules import admission, assignment, cold_start, compression, feedback, grpc, probes, shadow
 from sundog_edge.haproxy.rules.request_id import HAS_CLIENT_ID
 from sundog_edge.split.layout import CHECK_MS, FALL, RISE, SlotServer
@@ -69,11 +70,9 @@ def _fallback_responses() -> str:
     """Return rules that replace plain-text errors of Serve's own proxy: no replica, or none answered in time. A model answers JSON."""
     is_proxy_error = "{ var(txn.standin) -m bool }"
     timeout = render_problem(504, "Gateway Timeout", "the replica did not answer in time", code="DeadlineExceeded")
-    no_replica = render_problem(
-        503, "Service Unavailable", "no replica is available", " hdr Retry-After 1", "NoReplica"
-    )
+    no_replica = render_problem(503, "Service Unavailable", "no replica is available", RETRY, "NoReplica")
     return f"""    http-response set-var(txn.standin) bool(true) if {{ srv_name -m beg {FALLBACK_PREFIX}- }} {{ status 404 408 500 503 }} \
-!{{ res.hdr(content-type) -m sub json }}
+!{{ res.hdr({headers.CONTENT_TYPE}) -m sub json }}
     http-response unset-var(txn.outcome) if {is_proxy_error}
     http-response set-var(txn.outcome) str(timeout) if {is_proxy_error} {{ status 408 }}
     http-response return {timeout} if {is_proxy_error} {{ status 408 }}
@@ -137,9 +136,9 @@ def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
 {request}\
     http-response set-var(txn.ttfb) date(0,us),sub(txn.received)
     http-response set-var(txn.outcome) str(ok)
-    http-response set-var(txn.outcome) str(invalid) if {{ res.hdr(x-sundog-outcome) -m str invalid }}
+    http-response set-var(txn.outcome) str(invalid) if {{ res.hdr({headers.OUTCOME}) -m str invalid }}
 {response}\
-    http-response del-header x-sundog- -m beg
+    http-response del-header {headers.SUNDOG_PREFIX} -m beg
 {assignment.response_rules()}\
 {feedback.exposure_header(state)}"""
 

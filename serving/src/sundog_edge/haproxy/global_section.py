@@ -1,7 +1,7 @@
 """The sections for the whole process, and the defaults of all others."""
 
 from sundog_edge.haproxy.names import STICK_COUNTERS
-from sundog_edge.haproxy.problems import render_problem
+from sundog_edge.haproxy.problems import RETRY, render_problem
 from sundog_edge.haproxy.rules import compression, memory_limits
 from sundog_edge.state_dir import HaproxyProcessSettings
 
@@ -37,7 +37,7 @@ def render_defaults(settings: HaproxyProcessSettings) -> str:
         render_problem(408, "Request Timeout", "the request did not arrive in time"),
         render_problem(500, "Internal Server Error", "the edge failed"),
         render_problem(502, "Bad Gateway", "the replica gave no valid answer"),
-        render_problem(503, "Service Unavailable", "no replica is available", " hdr Retry-After 1", "NoReplica"),
+        render_problem(503, "Service Unavailable", "no replica is available", RETRY, "NoReplica"),
         render_problem(504, "Gateway Timeout", "the replica did not answer in time", code="DeadlineExceeded"),
     )
     lines = "\n".join(f"    http-error {error}" for error in errors)

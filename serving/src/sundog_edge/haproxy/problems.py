@@ -2,8 +2,13 @@
 
 import json
 
+from sundog_edge import headers
+
 IS_GRPC = "{ var(txn.grpc) -m bool }"
 """Whether a request is a gRPC call."""
+
+RETRY = f" hdr {headers.RETRY_AFTER} 1"
+"""Further header field of a refusal after which a client may try again soon."""
 
 _EXCERPT_BYTES = 64
 """Bytes of client input that an answer repeats."""
@@ -61,7 +66,9 @@ def render_problem(status: int, title: str, detail: str, extra: str = "", code: 
 
 def render_grpc_problem(status: int, detail: str, extra: str = "") -> str:
     """Return the same for gRPC. The HTTP status stays, because it shows the refusal in the log."""
-    return f'status {status} hdr grpc-status {_GRPC_STATUS[status]} hdr grpc-message "{detail}"{extra}'
+    return (
+        f'status {status} hdr {headers.GRPC_STATUS} {_GRPC_STATUS[status]} hdr {headers.GRPC_MESSAGE} "{detail}"{extra}'
+    )
 
 
 def render_refusal(

@@ -16,6 +16,7 @@ import aiohttp
 import orjson
 
 from sundog_edge.errors import ApiUnavailable, SettingsError
+from sundog_edge.headers import AUTHORIZATION
 
 SERVICE_ACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 MAX_BYTES = 8 << 20
@@ -100,7 +101,7 @@ class ApiServer:
         url = f"{self._account.url}/api/v1/namespaces/{self._namespace}/{plural}"
         selected = {"fieldSelector": f"metadata.name={name}", **query}
         try:
-            headers = {"Authorization": f"Bearer {self._account.token.read_text().strip()}"}
+            headers = {AUTHORIZATION: f"Bearer {self._account.token.read_text().strip()}"}
             async with self._connections().get(
                 url, params=selected, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:

@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 
-from sundog_edge.mirror.send import Mirror, MirrorTarget
+from sundog_edge.mirror.send import TARGETS, Mirror
 
 REPORT_PERIOD_S = 0.2
 _NICE = 10
@@ -80,8 +80,7 @@ async def _read_targets(mirror: Mirror, has_targets: asyncio.Event) -> None:
     reader = asyncio.StreamReader(limit=_MAX_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
-        services = orjson.loads(line)["services"]
-        mirror.set_targets({name: MirrorTarget.from_json(target) for name, target in services.items()})
+        mirror.set_targets(TARGETS.validate_python(orjson.loads(line)["services"]))
         has_targets.set()
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from sundog_edge.counting import histogram
 
@@ -39,7 +41,7 @@ class MirrorCounts:
     errors: int = 0
     timeouts: int = 0
     lost: int = 0
-    in_flight: int = 0
+    in_flight: Annotated[int, Field(alias="inFlight")] = 0
     skipped: dict[str, int] = field(default_factory=dict)
     verdicts: dict[str, list[int]] = field(default_factory=dict)
     slower: list[int] = field(default_factory=list)
@@ -88,25 +90,13 @@ class MirrorCounts:
 
     def as_json(self) -> dict[str, Any]:
         """Return the counts as plain JSON."""
-        return {
-            **{name: getattr(self, name) for name in _SCALARS},
-            "inFlight": self.in_flight,
-            "skipped": self.skipped,
-            "verdicts": self.verdicts,
-            **{name: getattr(self, name) for name in _HISTOGRAMS},
-        }
+        plain: dict[str, Any] = _COUNTS.dump_python(self, by_alias=True)
+        return plain
 
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Return the counts that `as_json` gave."""
-        return cls(
-            **{name: int(stored[name]) for name in _SCALARS},
-            in_flight=int(stored["inFlight"]),
-            skipped=dict(stored["skipped"]),
-            verdicts={name: list(both) for name, both in stored["verdicts"].items()},
-            slower=list(stored["slower"]),
-            faster=list(stored["faster"]),
-            # An earlier version did not store these.
-            stable=list(stored.get("stable", ())),
-            candidate=list(stored.get("candidate", ())),
-        )
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> "MirrorCounts":
+        """Return the counts that `as_json` gave. An earlier version did not store `stable` and `candidate`."""
+        return _COUNTS.validate_python(stored)
+
+
+_COUNTS = TypeAdapter(MirrorCounts)

@@ -6,11 +6,13 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Annotated, Final
 
 import aiohttp
+from pydantic import Field, TypeAdapter
 from yarl import URL
 
+from sundog_edge import headers
 from sundog_edge.http_body import read_body
 from sundog_edge.mirror.compare import compare_answers
 from sundog_edge.mirror.counts import MirrorCounts
@@ -25,7 +27,6 @@ MAX_LAG_US: Final = 5_000_000
 """A request that ended longer ago is not repeated."""
 
 _MAX_ANSWER_BYTES: Final = 1 << 20
-_JSON_LENGTH: Final = "inference-header-content-length"
 
 CountsKey = tuple[str, str]
 """Boot of the HAProxy worker, and `service/attempt/epoch`."""
@@ -33,29 +34,17 @@ CountsKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class MirrorTarget:
-    """The target of a service's copies. `addresses` are healthy replicas of the candidate. The agent sends it as JSON."""
+    """The target of a service's copies. `addresses` are healthy replicas of the candidate."""
 
     key: str
     prefix: str
     addresses: tuple[str, ...]
-    timeout_s: float
+    timeout_s: Annotated[float, Field(alias="timeoutSeconds")]
     comparator: Comparator
 
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Return the target that `as_json` gave."""
-        comparator = Comparator.model_validate(stored["comparator"])
-        return cls(stored["key"], stored["prefix"], tuple(stored["addresses"]), stored["timeoutSeconds"], comparator)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the target as plain JSON."""
-        return {
-            "key": self.key,
-            "prefix": self.prefix,
-            "addresses": list(self.addresses),
-            "timeoutSeconds": self.timeout_s,
-            "comparator": self.comparator.model_dump(),
-        }
+TARGETS: Final = TypeAdapter(dict[str, MirrorTarget])
+"""Targets by service, as JSON between the agent and the mirror."""
 
 
 class Mirror:
@@ -129,21 +118,21 @@ class Mirror:
 
     async def _ask(self, base: str, target: MirrorTarget, request: MirroredRequest) -> MirroredAnswer | None:
         """Return the candidate's answer; None if its status is not 200 or its outcome is invalid."""
-        headers = {
-            "content-type": request.content_type,
-            "accept": request.accept,
-            _JSON_LENGTH: request.json_length,
-            "x-request-id": request.id,
-            "x-sundog-shadow": "1",
-            "x-sundog-timeout-seconds": f"{target.timeout_s:g}",
-            "x-request-disconnect-disabled": "?1",
+        values = {
+            headers.CONTENT_TYPE: request.content_type,
+            headers.ACCEPT: request.accept,
+            headers.JSON_LENGTH: request.json_length,
+            headers.REQUEST_ID: request.id,
+            headers.SHADOW: "1",
+            headers.TIMEOUT: f"{target.timeout_s:g}",
+            headers.DISCONNECT_DISABLED: "?1",
         }
-        sent = {name: value for name, value in headers.items() if value}
+        sent = {name: value for name, value in values.items() if value}
         url = URL(base + request.path, encoded=True)
         async with self._session.post(url, data=request.body, headers=sent, allow_redirects=False) as response:
-            if response.status != 200 or response.headers.get("x-sundog-outcome") == "invalid":
+            if response.status != 200 or response.headers.get(headers.OUTCOME) == "invalid":
                 return None
             # Compared answers of stable are much shorter.
             body = await read_body(response, _MAX_ANSWER_BYTES)
-            length = response.headers.get(_JSON_LENGTH, "")
+            length = response.headers.get(headers.JSON_LENGTH, "")
             return MirroredAnswer(response.content_type, int(length) if length.isdecimal() else None, body)

@@ -14,7 +14,7 @@ from sundog_edge.errors import HaproxyRefused
 from sundog_edge.haproxy.client import HaproxyClient, MirrorSampling
 from sundog_edge.haproxy.workers import Workers
 from sundog_edge.mirror.counts import MirrorCounts
-from sundog_edge.mirror.send import MAX_LAG_US, CountsKey, MirrorTarget
+from sundog_edge.mirror.send import MAX_LAG_US, TARGETS, CountsKey, MirrorTarget
 from sundog_edge.split.document import SplitDocument
 from sundog_edge.state_dir import StateDir, read_json, write_atomically
 
@@ -219,8 +219,8 @@ class MirrorSupervisor:
             self._past.setdefault(key, MirrorCounts()).add(counts.as_ended())
         self._now = {}
 
-    def _send_targets(self, targets: Mapping[str, MirrorTarget]) -> None:
-        line = orjson.dumps({"services": {name: target.as_json() for name, target in targets.items()}}) + b"\n"
+    def _send_targets(self, targets: dict[str, MirrorTarget]) -> None:
+        line = orjson.dumps({"services": TARGETS.dump_python(targets, by_alias=True)}) + b"\n"
         pipe = self._process.stdin if self._process is not None else None
         # A mirror that does not read gets no more lines; it hangs and will be replaced.
         if line != self._sent_targets and pipe is not None and not pipe.transport.get_write_buffer_size():

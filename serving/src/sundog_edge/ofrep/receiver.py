@@ -9,8 +9,8 @@ from aiohttp import web
 
 from sundog_edge.feedback.intake import RETRY_AFTER_S, FeedbackResponse
 from sundog_edge.feedback.receiver import make_response, read_body
-from sundog_edge.haproxy.rules.agent_backend import SERVICE_HEADER
-from sundog_edge.haproxy.rules.ofrep import ARM_HEADER, MAX_BYTES, PATH
+from sundog_edge.haproxy.rules.ofrep import MAX_BYTES, PATH
+from sundog_edge.headers import ARM, ETAG, IF_NONE_MATCH, REQUEST_ID, RETRY_AFTER, SERVICE
 from sundog_edge.ofrep.evaluation import EvaluationError, evaluate_flag, evaluate_flags
 from sundog_edge.split.document import Service, SplitDocument
 
@@ -40,9 +40,9 @@ def add_routes(app: web.Application, document: Callable[[], SplitDocument | None
     ) -> web.Response:
         body = await read_body(request, MAX_BYTES)
         if isinstance(body, FeedbackResponse):
-            return make_response(body, request.headers.get("x-request-id", ""))
+            return make_response(body, request.headers.get(REQUEST_ID, ""))
         try:
-            answer = evaluate(_Lookup(_find_service(request, document()), body, request.headers.get(ARM_HEADER, "")))
+            answer = evaluate(_Lookup(_find_service(request, document()), body, request.headers.get(ARM, "")))
         except EvaluationError as error:
             return _render_error(error, key)
         encoded = orjson.dumps(answer)
@@ -54,9 +54,9 @@ def add_routes(app: web.Application, document: Callable[[], SplitDocument | None
 
 def _find_service(request: web.Request, document: SplitDocument | None) -> Service:
     # HAProxy sets one name and at most one arm. Another one bypassed its rules, for example as a trailer, and either may be the true one.
-    names = request.headers.getall(SERVICE_HEADER, [])
-    if len(names) != 1 or len(request.headers.getall(ARM_HEADER, [])) > 1:
-        raise EvaluationError(400, "GENERAL", f"{SERVICE_HEADER} is expected once, {ARM_HEADER} at most once")
+    names = request.headers.getall(SERVICE, [])
+    if len(names) != 1 or len(request.headers.getall(ARM, [])) > 1:
+        raise EvaluationError(400, "GENERAL", f"{SERVICE} is expected once, {ARM} at most once")
     services = document.services if document else ()
     for service in services:
         if service.name == names[0]:
@@ -65,17 +65,17 @@ def _find_service(request: web.Request, document: SplitDocument | None) -> Servi
 
 
 def _render_error(error: EvaluationError, key: str | None) -> web.Response:
-    headers = {"retry-after": str(RETRY_AFTER_S)} if error.status == 503 else {}
+    headers = {RETRY_AFTER: str(RETRY_AFTER_S)} if error.status == 503 else {}
     return _render(orjson.dumps(error.document(key)), error.status, headers)
 
 
 def _render_all(request: web.Request, encoded: bytes) -> web.Response:
     """Return the answer to a bulk evaluation: 304 if the client has it."""
     tag = f'"{xxhash.xxh64_hexdigest(encoded)}"'
-    known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+    known = [each.strip().removeprefix("W/") for each in request.headers.get(IF_NONE_MATCH, "").split(",")]
     if tag in known:
-        return web.Response(status=304, headers={"etag": tag})
-    return _render(encoded, headers={"etag": tag})
+        return web.Response(status=304, headers={ETAG: tag})
+    return _render(encoded, headers={ETAG: tag})
 
 
 def _render(encoded: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -10,7 +10,7 @@ from typing import Final
 
 import h11
 
-from sundog_edge.haproxy.rules.agent_backend import SERVICE_HEADER
+from sundog_edge import headers
 from sundog_edge.haproxy.rules.grpc import HEALTH, SERVICE
 
 _MAX_BYTES: Final = 1 << 16
@@ -35,8 +35,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             request, body = await _read_request(connection, reader)
-            headers = dict(request.headers)
-            service = headers.get(SERVICE_HEADER.lower().encode(), b"").decode("latin-1")
+            service = dict(request.headers).get(headers.SERVICE.encode(), b"").decode("latin-1")
             for event in _render(*answer(request.target.decode("latin-1"), service, body)):
                 writer.write(connection.send(event) or b"")
             await writer.drain()
@@ -88,12 +87,13 @@ def _parse_first_text(message: bytes) -> str:
 
 def _render(status: int, message: bytes) -> Iterator[h11.Event]:
     """Yield an HTTP answer. Without a message, the status is in the headers, and there is no body."""
-    headers = [("content-type", "application/grpc"), ("connection", "close")]
+    common = [(headers.CONTENT_TYPE, "application/grpc"), (headers.CONNECTION, "close")]
     if status != _OK:
-        yield h11.Response(status_code=200, headers=[*headers, ("grpc-status", str(status)), ("content-length", "0")])
+        own = [(headers.GRPC_STATUS, str(status)), (headers.CONTENT_LENGTH, "0")]
+        yield h11.Response(status_code=200, headers=[*common, *own])
         yield h11.EndOfMessage()
         return
-    chunked = [("transfer-encoding", "chunked"), ("trailer", "grpc-status")]
-    yield h11.Response(status_code=200, headers=[*headers, *chunked])
+    chunked = [(headers.TRANSFER_ENCODING, "chunked"), (headers.TRAILER, headers.GRPC_STATUS)]
+    yield h11.Response(status_code=200, headers=[*common, *chunked])
     yield h11.Data(data=b"\x00" + len(message).to_bytes(4, "big") + message)
-    yield h11.EndOfMessage(headers=[("grpc-status", str(status))])
+    yield h11.EndOfMessage(headers=[(headers.GRPC_STATUS, str(status))])

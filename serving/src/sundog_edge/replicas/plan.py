@@ -16,6 +16,7 @@ from sundog_edge.haproxy.backends import render_server_options
 from sundog_edge.haproxy.client import ServerState
 from sundog_edge.haproxy.names import FALLBACK_PREFIX
 from sundog_edge.haproxy.rules.cold_start import FALLBACK_MAXCONN
+from sundog_edge.headers import AUTHORIZATION
 from sundog_edge.http_body import read_body
 from sundog_edge.replicas.addresses import is_forbidden, is_loopback
 from sundog_edge.split.document import Cluster
@@ -174,7 +175,7 @@ class ServeClient:
         if self._token_file is None:
             return {}
         try:
-            return {"Authorization": f"Bearer {self._token_file.read_text().strip()}"}
+            return {AUTHORIZATION: f"Bearer {self._token_file.read_text().strip()}"}
         except OSError as error:
             raise ServeUnavailable(f"--ray-token-file {self._token_file}: cannot be read: {error.strerror}") from None
 

@@ -15,8 +15,12 @@ Caps = Annotated[
     BeforeValidator(list_to_tuple),
 ]
 
+MIN_WINDOW_S = 60
+MAX_OUTCOME_AGE_S = 30 * 86_400
+"""An outcome counts until this long after its exposure, so no window ends later. The operator has the same bounds of windows;
+`contract/split/test_windows.py` compares them."""
 
-WindowSeconds = Annotated[int, Field(ge=60, le=30 * 86_400)]
+WindowSeconds = Annotated[int, Field(ge=MIN_WINDOW_S, le=MAX_OUTCOME_AGE_S)]
 Windows = Annotated[
     tuple[WindowSeconds, ...],
     Field(min_length=1, max_length=MAX_METRICS),

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from sundog_edge.haproxy.names import GRPC_SUFFIX
 from sundog_edge.split.document import Service, SplitDocument
 from sundog_edge.split.policies import DEFAULT_WAIT_MS
@@ -104,26 +106,10 @@ class Layout:
         """Return the layout as plain JSON."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Layout":
-        """Return the layout that `as_json` gave."""
-        return cls(
-            slots=stored["slots"],
-            units=tuple(stored.get("units", ())),
-            overrides=tuple(stored.get("overrides", ())),
-            matches=tuple(stored.get("matches", ())),
-            waits=tuple((slot, wait) for slot, wait in stored.get("waits", ())),
-            public_keys=tuple(stored.get("public_keys", ())),
-            grpc=stored.get("grpc", False),
-            shadow=stored.get("shadow", False),
-            cors=stored.get("cors", False),
-            compression=stored.get("compression", False),
-            drain_s=stored.get("drain_s", 0),
-            held=tuple(SlotAssignment(**holding) for holding in stored["held"]),
-            leaving=tuple(SlotAssignment(**holding) for holding in stored["leaving"]),
-            servers=tuple(SlotServer(**server) for server in stored["servers"]),
-            cold=tuple(stored.get("cold", ())),
-        )
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> "Layout":
+        """Return the layout that `as_json` gave. An older one lacks some members, and another version may have further ones."""
+        return _LAYOUT.validate_python(stored)
 
     def needs_reload(self, other: "Layout") -> bool:
         """Return whether the change to the other layout needs a reload, because run-time commands cannot do it."""
@@ -135,6 +121,9 @@ class Layout:
         """Parts that only a reload changes, except public keys."""
         names = self.units, self.overrides, self.matches
         return self.slots, names, self.waits, self.grpc, self.shadow, self.cors, self.compression, self.drain_s
+
+
+_LAYOUT = TypeAdapter(Layout)
 
 
 def slot_names(count: int) -> tuple[str, ...]:

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 from edge_log_lines import agent_line, end_line, refusal_line
 from sundog_edge.agent.metrics import render_metrics
-from sundog_edge.counting import unit_groups as grouping
 from sundog_edge.counting.boots import Boot
 from sundog_edge.counting.evidence import AgentState, EvidenceQuery, build_evidence
 from sundog_edge.counting.ledger import Ledger
-from sundog_edge.counting.log_lines import SLOW_COLUMNS
-from sundog_edge.counting.rows import ROW_COLUMNS, RowCounters, RowKey, TableEntry
+from sundog_edge.counting.log_lines import ROW_COLUMNS, SLOW_COLUMNS
+from sundog_edge.counting.rows import SLOW_PLACES, RowCounters, RowKey, TableEntry
 from sundog_edge.feedback.first_seen import FirstExposureTracker
 from sundog_edge.feedback.join import FirstExposure
 
@@ -289,7 +288,7 @@ def test_an_answer_is_slow_by_its_arms_threshold_at_its_start():
     assert {arm: row.slow for arm, row in rows.items()} == slow
     column = 1 + ROW_COLUMNS.index("slow")
     assert {arm: sum(own[column] for own in row.blocks.rows()) for arm, row in rows.items()} == slow
-    assert {arm: sum(own[grouping.SLOW_INDEXES[0]] for own in row.groups.values()) for arm, row in rows.items()} == slow
+    assert {arm: sum(own[SLOW_PLACES[0]] for own in row.groups.values()) for arm, row in rows.items()} == slow
     # A request that started under another threshold.
     ledger.consume([line("a-1", KEY.format("canary"), 9, total_us=1150, slow=str(own)) for own in (1100, 1200)], 0)
     assert rows["canary"].slow == 2
@@ -309,7 +308,7 @@ def test_each_threshold_of_an_arm_has_separate_counts():
     assert {name: getattr(row, name) for name in SLOW_COLUMNS} == wanted
     blocks = dict(zip(ROW_COLUMNS, map(sum, list(zip(*row.blocks.rows(), strict=True))[1:]), strict=True))
     assert {name: blocks[name] for name in SLOW_COLUMNS} == wanted
-    groups = dict(zip(grouping.COLUMNS, map(sum, zip(*row.groups.values(), strict=True)), strict=True))
+    groups = dict(zip(ROW_COLUMNS, map(sum, zip(*row.groups.values(), strict=True)), strict=True))
     assert {name: groups[name] for name in SLOW_COLUMNS} == wanted
     events = [unit.events for unit in ledger.samples["digits/att"].units.values()]
     assert {name: sum(name in each for each in events) for name in SLOW_COLUMNS} == wanted

@@ -10,7 +10,6 @@ from feedback_stores import MemoryAttempt
 from sundog_edge.feedback.events import OutcomeEvent
 from sundog_edge.feedback.exposure import SignedExposure
 from sundog_edge.feedback.join import (
-    WINDOW_S,
     FirstExposure,
     OutcomeBatch,
     StoredState,
@@ -18,14 +17,14 @@ from sundog_edge.feedback.join import (
     matured_until,
     render_feedback_section,
 )
+from sundog_edge.split.feedback import MAX_OUTCOME_AGE_S
 
 T0 = 1_769_000_000
 CAP = 2
 units = st.integers(0, 5)
 arms = st.sampled_from(("a", "b"))
-instants = st.sampled_from(
-    (T0 - WINDOW_S, T0 - WINDOW_S - 1, T0 - 61, T0 - 60, T0 - 1, T0, T0 + 1, T0 + WINDOW_S, T0 + WINDOW_S + 1)
-)
+ages = (-MAX_OUTCOME_AGE_S - 1, -MAX_OUTCOME_AGE_S, -61, -60, -1, 0, 1, MAX_OUTCOME_AGE_S, MAX_OUTCOME_AGE_S + 1)
+instants = st.sampled_from([T0 + age for age in ages])
 firsts = st.builds(
     FirstExposure, st.integers(0, 1_999_999).map(lambda us: T0 * 1_000_000 + us), st.integers(0, 2), arms
 )
@@ -196,15 +195,16 @@ class Replay:
             if event.exposure is not None:
                 self.expose(event.unit, FirstExposure(T0 * 1_000_000, event.exposure.epoch, event.exposure.arm))
             first = self.first.get(event.unit)
+            exposed_at = first.us // 10**6 if first is not None else 0
             if first is None:
                 self.counts["unknown" if event.exposure is None else "overflow"] += 1
             elif any(event.key == other.key for other, _ in self.counted):
                 self.counts["duplicate"] += 1
             elif event.metric == "n" and event.exposure is None and self._is_history(event, first):
                 self._accept(event._replace(metric="n<"), first)
-            elif (event.seconds < first.us // 10**6 and event.timed) or event.seconds > first.us // 10**6 + WINDOW_S:
+            elif (event.seconds < exposed_at and event.timed) or event.seconds > exposed_at + MAX_OUTCOME_AGE_S:
                 self.counts["late"] += 1
-                self.counts["early"] += event.exposure is not None and event.seconds < first.us // 10**6
+                self.counts["early"] += event.exposure is not None and event.seconds < exposed_at
             else:
                 self._accept(event, first)
         for result, count in batch.refused.items():
@@ -212,7 +212,7 @@ class Replay:
 
     def _is_history(self, event: OutcomeEvent, first: FirstExposure) -> bool:
         at = event.seconds - first.us // 10**6
-        return event.timed and -WINDOW_S <= at < -60
+        return event.timed and -MAX_OUTCOME_AGE_S <= at < -60
 
     def _accept(self, event: OutcomeEvent, first: FirstExposure) -> None:
         if len(self.counted) == 12:
@@ -287,7 +287,7 @@ def test_a_section_of_nothing_is_all_zero() -> None:
 def test_an_outcome_before_the_exposure_that_it_names_is_counted_apart() -> None:
     """A caller may report older events of a unit, but knows an exposure only after it."""
     own, named = MemoryAttempt(), SignedExposure("attempt", 0, "a", 1, T0)
-    before, after = T0 - 7200, T0 + WINDOW_S + 1
+    before, after = T0 - 7200, T0 + MAX_OUTCOME_AGE_S + 1
     outcomes = [
         OutcomeEvent(b"1", 1, named, "m", 1, before),
         OutcomeEvent(b"2", 1, None, "m", 1, before),

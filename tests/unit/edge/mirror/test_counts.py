@@ -18,7 +18,9 @@ def some() -> MirrorCounts:
 
 def test_counts_survive_a_restart() -> None:
     counts = some()
-    stored = MirrorCounts.from_json(orjson.loads(orjson.dumps(counts.as_json())))
+    row = {"boot": "a-1", "key": "digits/att/0", **orjson.loads(orjson.dumps(counts.as_json()))}
+    assert (row["sent"], row["inFlight"], row["skipped"], row["verdicts"]) == (5, 1, {"size": 1}, {"exact": [1, 1, 0]})
+    stored = MirrorCounts.from_json(row)
     assert stored == counts
     ended = counts.as_ended()
     assert (ended.lost, ended.in_flight) == (1, 0)

@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from mirror_datagrams import datagram
 from sundog_edge.mirror.__main__ import make_session
-from sundog_edge.mirror.send import MAX_IN_FLIGHT, MAX_LAG_US, Mirror, MirrorTarget
+from sundog_edge.mirror.send import MAX_IN_FLIGHT, MAX_LAG_US, TARGETS, Mirror, MirrorTarget
 from sundog_edge.split.shadow import Comparator, PartComparator
 from waiting import PATIENCE_S
 
@@ -31,7 +31,9 @@ def target(**changes: Any) -> MirrorTarget:
 def test_a_target_survives_its_json() -> None:
     parts = (PartComparator(kind="argmax", path="$.scores"), PartComparator(kind="tolerance", path="$.box", atol=1.0))
     aimed = target(comparator=Comparator(kind="custom", parts=parts))
-    assert MirrorTarget.from_json(orjson.loads(orjson.dumps(aimed.as_json()))) == aimed
+    sent = orjson.loads(orjson.dumps(TARGETS.dump_python({"digits": aimed}, by_alias=True)))
+    assert {*sent["digits"]} == {"key", "prefix", "addresses", "timeoutSeconds", "comparator"}
+    assert TARGETS.validate_python(sent) == {"digits": aimed}
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ A request that is refused here has no arm. `log_lines.classify_refusal` derives 
 different status.
 """
 
+from sundog_edge import headers
 from sundog_edge.haproxy.names import CLIENT_ADDRESS, HAS_POLICY
-from sundog_edge.haproxy.problems import IS_GRPC, render_grpc_problem, render_problem, render_refusal
+from sundog_edge.haproxy.problems import IS_GRPC, RETRY, render_grpc_problem, render_problem, render_refusal
 from sundog_edge.haproxy.rules import authentication, drain, feedback, grpc, ofrep, rate_limits
 from sundog_edge.split.layout import Layout
 from sundog_edge.state_dir import HaproxyProcessSettings, StateDir
@@ -39,10 +40,11 @@ def expect_continue(state: StateDir) -> str:
 
     Other clients send the body in any case, and read the answer only after the edge has read it.
     """
-    is_waiting = f"!{IS_GRPC} {{ req.fhdr(expect) -i -m str 100-continue }} {{ req.hdr(content-length) -m found }}"
-    is_large = "{ var(txn.limit) -m found } { req.hdr_val(content-length),sub(txn.limit) gt 0 }"
+    is_waiting = f"!{IS_GRPC} {{ req.fhdr({headers.EXPECT}) -i -m str 100-continue }} {{ req.hdr({headers.CONTENT_LENGTH}) -m found }}"
+    length = f"req.hdr_val({headers.CONTENT_LENGTH})"
+    is_large = f"{{ var(txn.limit) -m found }} {{ {length},sub(txn.limit) gt 0 }}"
     limit = "larger than %[var(txn.limit)] bytes"
-    body = "the body of %[req.hdr_val(content-length)] bytes is"
+    body = f"the body of %[{length}] bytes is"
     refused = render_problem(413, "Content Too Large", f"{body} {limit}", code="BodyTooLarge")
     return f"""    http-request set-var(txn.limit) var(txn.name),map_str({state.map("splits")}),field(5,|) if {is_waiting}
     http-request return {refused} if {is_waiting} {is_large}
@@ -56,16 +58,19 @@ def rules(state: StateDir) -> str:
         "Method Not Allowed",
         "this method is not supported",
         f"!{{ method {' '.join(_METHODS)} }}",
-        " hdr Allow GET,HEAD,OPTIONS,POST",
+        f" hdr {headers.ALLOW} GET,HEAD,OPTIONS,POST",
     )
     host = render_refusal(
-        400, "Bad Request", "a request of HTTP/1.1 needs the header host", "{ req.ver 1.1 } !{ req.hdr(host) -m found }"
+        400,
+        "Bad Request",
+        f"a request of HTTP/1.1 needs the header {headers.HOST}",
+        f"{{ req.ver 1.1 }} !{{ req.hdr({headers.HOST}) -m found }}",
     )
     websocket = render_refusal(
         501,
         "Not Implemented",
         "websockets are not supported",
-        "{ req.hdr(upgrade) -i -m sub websocket }",
+        f"{{ req.hdr({headers.UPGRADE}) -i -m sub websocket }}",
         code="NoWebsockets",
     )
     dots = render_refusal(
@@ -92,7 +97,7 @@ def _body_size_rules() -> str:
 
     A gRPC message starts with a compression flag and its length. A replica would decompress the message in memory before any check.
     """
-    is_large, is_declared = "{ req.body_size,sub(txn.limit) gt 0 }", "{ req.hdr(content-length) -m found }"
+    is_large, is_declared = "{ req.body_size,sub(txn.limit) gt 0 }", f"{{ req.hdr({headers.CONTENT_LENGTH}) -m found }}"
     limit = "larger than %[var(txn.limit)] bytes"
     detail = "a compressed message is not supported; send it as it is"
     compressed = render_grpc_problem(415, detail, grpc.ACCEPTED_ENCODINGS)
@@ -112,24 +117,23 @@ if {drain.IS_TOO_LARGE} {is_declared} {is_models}
 
 def header_rules() -> str:
     """Return rules that remove headers: those that only the edge may set, those for the edge only, and those with underscores."""
-    return f"""    http-request del-header x-sundog- -m beg
+    return f"""    http-request del-header {headers.SUNDOG_PREFIX} -m beg
     http-request del-header _ -m sub
-    http-request del-header upgrade
-    http-request del-header proxy- -m beg
-    http-request del-header x-api-key if {HAS_POLICY} {authentication.AUTH_REQUIRED}
-    http-request del-header authorization if {HAS_POLICY} {authentication.AUTH_REQUIRED}
-    http-request del-header x-request-timeout-seconds
-    http-request set-header x-sundog-timeout-seconds %[var(txn.split),field(4,|)]
-    http-request set-header x-request-disconnect-disabled ?1
+    http-request del-header {headers.UPGRADE}
+    http-request del-header {headers.PROXY_PREFIX} -m beg
+    http-request del-header {headers.API_KEY} if {HAS_POLICY} {authentication.AUTH_REQUIRED}
+    http-request del-header {headers.AUTHORIZATION} if {HAS_POLICY} {authentication.AUTH_REQUIRED}
+    http-request del-header {headers.SERVE_TIMEOUT}
+    http-request set-header {headers.TIMEOUT} %[var(txn.split),field(4,|)]
+    http-request set-header {headers.DISCONNECT_DISABLED} ?1
 """
 
 
 def queue_limit(state: StateDir) -> str:
     """Return rules of an arm's backend that refuse requests when too many wait. Refusals count for the arm, which lacks replicas."""
-    retry = " hdr Retry-After 1"
     full = [
         render_refusal(
-            503, "Service Unavailable", "too many requests wait for a replica", condition, retry, "Overloaded"
+            503, "Service Unavailable", "too many requests wait for a replica", condition, RETRY, "Overloaded"
         )
         for condition in (
             f"{{ var(txn.waiting) -m found }} {{ be_name,map_str_int({state.map('queues')},1000000),sub(txn.waiting) le 0 }}",

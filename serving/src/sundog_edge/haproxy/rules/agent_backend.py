@@ -1,10 +1,9 @@
 """The backends of the agent: requests that the agent answers in place of a replica. Only HAProxy reaches its socket."""
 
-from sundog_edge.haproxy.problems import render_problem, render_refusal
+from sundog_edge import headers
+from sundog_edge.haproxy.problems import RETRY, render_problem, render_refusal
 from sundog_edge.state_dir import StateDir
 
-SERVICE_HEADER = "x-sundog-service"
-RETRY = " hdr Retry-After 1"
 MAX_CONNECTIONS = 16
 MAX_QUEUED = 64
 _SERVICES = 1000
@@ -50,7 +49,7 @@ def render_backend(
         f"    http-error {render_problem(status, title, unavailable, RETRY, code)}\n"
         for status, title in ((502, "Bad Gateway"), (503, "Service Unavailable"), (504, "Gateway Timeout"))
     )
-    is_plain_text = "!{ res.hdr(content-type) -m sub json }"
+    is_plain_text = f"!{{ res.hdr({headers.CONTENT_TYPE}) -m sub json }}"
     internal = render_problem(500, "Internal Server Error", failed)
     too_many = render_refusal(
         503, "Service Unavailable", unavailable, f"{{ be_conn gt {MAX_CONNECTIONS + MAX_QUEUED} }}", RETRY, code
@@ -62,15 +61,15 @@ def render_backend(
     option http-server-close
     http-reuse never
 {errors}{too_many}\
-    http-request del-header x-sundog- -m beg
+    http-request del-header {headers.SUNDOG_PREFIX} -m beg
     http-request del-header _ -m sub
-    http-request del-header x-api-key
-    http-request del-header authorization
-    http-request del-header cookie
-    http-request set-header {SERVICE_HEADER} %[var(txn.name)]
+    http-request del-header {headers.API_KEY}
+    http-request del-header {headers.AUTHORIZATION}
+    http-request del-header {headers.COOKIE}
+    http-request set-header {headers.SERVICE} %[var(txn.name)]
 {rules}\
     http-response return {bad_request} if {{ status 400:499 }} {is_plain_text}
     http-response return {internal} if {{ status ge 500 }} {is_plain_text}
-    http-response del-header server
+    http-response del-header {headers.SERVER}
     server agent unix@{state.feedback_socket} maxconn {MAX_CONNECTIONS}
 """

@@ -1,7 +1,8 @@
 """Assign a request to an arm: by its unit's bucket, by an override of an allow-listed caller, or by its headers."""
 
+from sundog_edge import headers
 from sundog_edge.haproxy.names import STICKY_UNIT
-from sundog_edge.haproxy.problems import render_refusal
+from sundog_edge.haproxy.problems import RETRY, render_refusal
 from sundog_edge.haproxy.rules import probes
 from sundog_edge.haproxy.rules.authentication import HAS_VALID_TOKEN
 from sundog_edge.haproxy.rules.handover import IS_OVER_TLS
@@ -53,7 +54,7 @@ if {is_source} {HAS_VALID_TOKEN}
     # Only complete bodies: the buffered part of a longer one depends on its arrival.
     # As `int` a number keeps all its digits; `concat` converts it to text, so 7 and "7" are the same unit.
     return f"""    http-request set-var(txn.unit) req.body,json_query('{name}',int),concat(,) \
-if {is_source} {{ req.body_len,sub(txn.size) eq 0 }} {{ req.hdr(content-length) -m found }}
+if {is_source} {{ req.body_len,sub(txn.size) eq 0 }} {{ req.hdr({headers.CONTENT_LENGTH}) -m found }}
 """
 
 
@@ -64,7 +65,7 @@ def arm_rules(state: StateDir) -> str:
         "Service Unavailable",
         "the service is not ready yet",
         "!{ var(txn.arm) -m found }",
-        " hdr Retry-After 1",
+        RETRY,
         "NotReady",
     )
     return f"""    http-request set-var(txn.number) var(txn.bucket),add(10000)
@@ -117,8 +118,8 @@ def response_rules() -> str:
         f"%[var(txn.source),field(2,:)]=%[var(txn.issued)]; Path=/; Max-Age={COOKIE_MAX_AGE_S}; HttpOnly; SameSite=Lax"
     )
     is_issued = "{ var(txn.issued) -m found } { var(txn.arm) -m found }"
-    return f"""    http-after-response set-header x-sundog-revision %[var(txn.arm),field(4,!)] {if_revealed}
-    http-after-response set-header x-sundog-arm %[var(txn.arm),field(5,!)] {if_revealed}
-    http-after-response add-header set-cookie "{cookie}" if {is_issued} !{{ var(txn.secure) -m bool }}
-    http-after-response add-header set-cookie "{cookie}; Secure" if {is_issued} {{ var(txn.secure) -m bool }}
+    return f"""    http-after-response set-header {headers.REVISION} %[var(txn.arm),field(4,!)] {if_revealed}
+    http-after-response set-header {headers.ARM} %[var(txn.arm),field(5,!)] {if_revealed}
+    http-after-response add-header {headers.SET_COOKIE} "{cookie}" if {is_issued} !{{ var(txn.secure) -m bool }}
+    http-after-response add-header {headers.SET_COOKIE} "{cookie}; Secure" if {is_issued} {{ var(txn.secure) -m bool }}
 """

@@ -3,6 +3,7 @@
 The cost does not depend on the number of keys: HAProxy looks up a digest, or the id of a token's key, in a map.
 """
 
+from sundog_edge import headers
 from sundog_edge.haproxy.names import CLIENT_ADDRESS, HAS_POLICY
 from sundog_edge.haproxy.problems import render_refusal
 from sundog_edge.split.layout import Layout
@@ -61,7 +62,7 @@ def rules(state: StateDir) -> str:
         "Unauthorized",
         "a valid API key or token of this service is needed",
         f"{AUTH_REQUIRED} !{{ var(txn.caller) -m found }}",
-        " hdr WWW-Authenticate Bearer",
+        f" hdr {headers.WWW_AUTHENTICATE} Bearer",
     )
     return f"""    http-request set-var(txn.keys) var(txn.policy),field(1,|) if {HAS_POLICY}
     http-request set-var(txn.jwks) var(txn.policy),field(2,|) if {HAS_POLICY}
@@ -73,7 +74,7 @@ def rules(state: StateDir) -> str:
 
 def _api_key_rules(state: StateDir) -> str:
     return f"""    http-request set-var(txn.credential) http_auth_bearer if {_KEYS}
-    http-request set-var(txn.credential) req.fhdr(x-api-key) if {_KEYS} {{ req.fhdr(x-api-key) -m found }}
+    http-request set-var(txn.credential) req.fhdr({headers.API_KEY}) if {_KEYS} {{ req.fhdr({headers.API_KEY}) -m found }}
     http-request set-var(txn.digest) var(txn.credential),sha2(256),hex,lower if {_KEYS}
     http-request set-var(txn.client) var(txn.keys),concat(/,txn.digest),map_str({state.map("keys")}) if {_KEYS}
     http-request set-var(txn.caller) str(k),concat(/,txn.client) if {{ var(txn.client) -m found }}

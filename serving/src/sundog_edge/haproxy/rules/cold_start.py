@@ -9,11 +9,12 @@ the same proxy.
 import json
 from typing import Any
 
+from sundog_edge import headers
 from sundog_edge.counting.log_lines import ANSWERED_OUTCOME
 from sundog_edge.haproxy.names import GRPC_SUFFIX, HELD_ORIGIN, IS_HELD
 from sundog_edge.haproxy.problems import IS_GRPC, render_problem
 from sundog_edge.haproxy.rules import grpc
-from sundog_edge.haproxy.rules.agent_backend import MAX_CONNECTIONS, SERVICE_HEADER
+from sundog_edge.haproxy.rules.agent_backend import MAX_CONNECTIONS
 from sundog_edge.haproxy.rules.probes import IS_PROBE
 from sundog_edge.state_dir import StateDir
 
@@ -83,7 +84,7 @@ def calls_backend(state: StateDir, row_rules: str) -> str:
     http-reuse never
 {row_rules}\
 {grpc.error_responses()}\
-    http-request set-header {SERVICE_HEADER} %[var(txn.name)]
+    http-request set-header {headers.SERVICE} %[var(txn.name)]
     http-response set-var(txn.outcome) str({ANSWERED_OUTCOME})
     server agent unix@{state.cold_calls_socket} maxconn {MAX_CONNECTIONS}
 """
@@ -118,7 +119,7 @@ def deadline_rules() -> str:
     ).replace(":504,", f":{_if_held('503', '504')},")
     is_late = f"{IS_HELD} {{ status 504 }} !{{ var(txn.outcome) -m found }}"
     return f"""    http-error {problem}
-    http-after-response set-header retry-after {_RETRY_AFTER_S} if {is_late}
+    http-after-response set-header {headers.RETRY_AFTER.lower()} {_RETRY_AFTER_S} if {is_late}
     http-after-response set-status 503 reason "Service Unavailable" if {is_late}
 """
 
@@ -127,10 +128,10 @@ def call_deadline_rules() -> str:
     """Return the same for a held gRPC call: it is UNAVAILABLE, with the pause after which its client may retry."""
     is_unanswered = f"{IS_HELD} !{{ var(txn.outcome) -m found }}"
     is_late = f"{is_unanswered} {{ status 504 }}"
-    return f"""    http-after-response set-header grpc-status 14 if {is_late}
-    http-after-response set-header grpc-message "no replica started in time" if {is_late}
+    return f"""    http-after-response set-header {headers.GRPC_STATUS} 14 if {is_late}
+    http-after-response set-header {headers.GRPC_MESSAGE} "no replica started in time" if {is_late}
     http-after-response set-status 503 reason "Service Unavailable" if {is_late}
-    http-after-response set-header grpc-retry-pushback-ms {1000 * _RETRY_AFTER_S} if {is_unanswered} {{ status 503 }}
+    http-after-response set-header {headers.GRPC_PUSHBACK} {1000 * _RETRY_AFTER_S} if {is_unanswered} {{ status 503 }}
 """
 
 

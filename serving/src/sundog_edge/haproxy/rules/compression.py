@@ -4,6 +4,7 @@ HAProxy decides by the request's `accept-encoding`, so rules remove that header 
 compress answers to HEAD and HTTP/1.0, errors, and already compressed answers. Streams and gRPC have other content types.
 """
 
+from sundog_edge import headers
 from sundog_edge.state_dir import HaproxyProcessSettings
 
 _IS_OFFERED = "{ var(txn.flags) -m sub z }"
@@ -18,8 +19,9 @@ def limits(settings: HaproxyProcessSettings) -> str:
 
 def rules() -> str:
     """Return lines for the defaults of arms. `vary` is for caches of uncompressed answers; HAProxy adds it to those that it compresses."""
+    is_json = f"{{ res.hdr({headers.CONTENT_TYPE}) -m beg application/json }}"
     return f"""    compression algo gzip
     compression type application/json
-    http-request del-header accept-encoding unless {_IS_OFFERED}
-    http-response add-header vary accept-encoding if {_IS_OFFERED} {{ res.hdr(content-type) -m beg application/json }}
+    http-request del-header {headers.ACCEPT_ENCODING} unless {_IS_OFFERED}
+    http-response add-header {headers.VARY} {headers.ACCEPT_ENCODING} if {_IS_OFFERED} {is_json}
 """

@@ -7,6 +7,7 @@ too. A preflight is not a client's request: it needs no key, reaches no replica,
 - Map `origins`: `service|origin` → the origin.
 """
 
+from sundog_edge import headers
 from sundog_edge.haproxy.problems import IS_GRPC, json_excerpt, render_problem
 from sundog_edge.split.document import Service, SplitDocument
 from sundog_edge.split.policies import ANY_ORIGIN, Cors
@@ -16,23 +17,23 @@ ALLOWED_METHODS = "GET, HEAD, POST"
 """Methods that a model server answers."""
 
 ALLOWED_HEADERS = (
-    "authorization",
-    "content-type",
-    "if-none-match",
-    "inference-header-content-length",
-    "x-api-key",
-    "x-request-id",
+    headers.AUTHORIZATION,
+    headers.CONTENT_TYPE,
+    headers.IF_NONE_MATCH,
+    headers.JSON_LENGTH,
+    headers.API_KEY,
+    headers.REQUEST_ID,
 )
 """Request headers that any client may need."""
 
 EXPOSED_HEADERS = (
-    "etag",
-    "inference-header-content-length",
-    "retry-after",
-    "x-request-id",
-    "x-sundog-arm",
-    "x-sundog-exposure",
-    "x-sundog-revision",
+    headers.ETAG,
+    headers.JSON_LENGTH,
+    headers.RETRY_AFTER.lower(),
+    headers.REQUEST_ID,
+    headers.ARM,
+    headers.EXPOSURE,
+    headers.REVISION,
 )
 """Response headers that every page may read."""
 
@@ -53,23 +54,23 @@ def rules(state: StateDir) -> str:
         f"the origin {json_excerpt('var(txn.origin)')} is not among endpoint.cors.allowedOrigins of this service",
         code="OriginNotAllowed",
     )
-    is_preflight = f"{_ORIGIN} {{ method OPTIONS }} {{ req.fhdr(access-control-request-method) -m found }}"
+    is_preflight = f"{_ORIGIN} {{ method OPTIONS }} {{ req.fhdr({headers.CORS_REQUEST_METHOD}) -m found }}"
     return f"""    http-request set-var(txn.cors) var(txn.name),map_str({state.map("cors")}) if !{IS_GRPC}
-    http-request set-var(txn.origin) req.fhdr(origin) if {_HAS_CORS} {{ req.fhdr(origin) -m found }}
+    http-request set-var(txn.origin) req.fhdr({headers.ORIGIN}) if {_HAS_CORS} {{ req.fhdr({headers.ORIGIN}) -m found }}
     http-request set-var(txn.allowed) var(txn.name),concat(|,txn.origin),map_str({state.map("origins")}) if {_ORIGIN}
     http-request set-var(txn.allowed) str({ANY_ORIGIN}) if {_ORIGIN} {{ var(txn.cors),field(1,|) -m str {ANY_ORIGIN} }}
     http-request set-var(txn.preflight) bool(true) if {is_preflight}
     http-request set-log-level silent if {_PREFLIGHT}
     http-request return {refused} if {_PREFLIGHT} !{_ALLOWED}
     http-request return status 200 if {_PREFLIGHT}
-    http-after-response del-header access-control- -m beg if {_HAS_CORS}
-    http-after-response add-header vary origin if {_HAS_CORS}
-    http-after-response set-header access-control-allow-origin %[var(txn.allowed)] if {_ALLOWED}
-    http-after-response set-header access-control-allow-credentials true if {_ALLOWED} {{ var(txn.cors),field(5,|) -m str true }}
-    http-after-response set-header access-control-expose-headers %[var(txn.cors),field(3,|)] if {_ALLOWED} !{_PREFLIGHT}
-    http-after-response set-header access-control-allow-methods "{ALLOWED_METHODS}" if {_ALLOWED} {_PREFLIGHT}
-    http-after-response set-header access-control-allow-headers %[var(txn.cors),field(2,|)] if {_ALLOWED} {_PREFLIGHT}
-    http-after-response set-header access-control-max-age %[var(txn.cors),field(4,|)] if {_ALLOWED} {_PREFLIGHT}
+    http-after-response del-header {headers.CORS_PREFIX} -m beg if {_HAS_CORS}
+    http-after-response add-header {headers.VARY} {headers.ORIGIN} if {_HAS_CORS}
+    http-after-response set-header {headers.CORS_ALLOW_ORIGIN} %[var(txn.allowed)] if {_ALLOWED}
+    http-after-response set-header {headers.CORS_ALLOW_CREDENTIALS} true if {_ALLOWED} {{ var(txn.cors),field(5,|) -m str true }}
+    http-after-response set-header {headers.CORS_EXPOSE_HEADERS} %[var(txn.cors),field(3,|)] if {_ALLOWED} !{_PREFLIGHT}
+    http-after-response set-header {headers.CORS_ALLOW_METHODS} "{ALLOWED_METHODS}" if {_ALLOWED} {_PREFLIGHT}
+    http-after-response set-header {headers.CORS_ALLOW_HEADERS} %[var(txn.cors),field(2,|)] if {_ALLOWED} {_PREFLIGHT}
+    http-after-response set-header {headers.CORS_MAX_AGE} %[var(txn.cors),field(4,|)] if {_ALLOWED} {_PREFLIGHT}
 """
 
 

@@ -3,6 +3,7 @@
 HAProxy refuses at once a body that has arrived completely, a body too large to drain, and any body while the agent is away or busy.
 """
 
+from sundog_edge import headers
 from sundog_edge.haproxy.problems import render_problem
 from sundog_edge.state_dir import StateDir
 
@@ -21,7 +22,7 @@ IS_TOO_LARGE = "{ var(txn.toolarge) -m found }"
 MAX_CONNECTIONS = 8
 _DRAINED = "{ var(txn.drained) -m bool }"
 _REFUSED = render_problem(413, "Content Too Large", "%[var(txn.toolarge)]", code="BodyTooLarge")
-_LENGTHS = "^(?!content-length$|transfer-encoding$|host$)"
+_LENGTHS = f"^(?!{headers.CONTENT_LENGTH}$|{headers.TRANSFER_ENCODING}$|{headers.HOST}$)"
 
 
 def rules() -> str:

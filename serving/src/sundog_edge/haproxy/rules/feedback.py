@@ -3,6 +3,7 @@
 Only services with feedback have this cost. A report is not a request of an arm: it is neither assigned nor counted in a row.
 """
 
+from sundog_edge import headers
 from sundog_edge.counting.log_lines import FEEDBACK_KIND
 from sundog_edge.feedback.exposure import SEPARATOR, SIGNATURE_BYTES, VERSION
 from sundog_edge.haproxy.problems import render_problem, render_refusal
@@ -12,7 +13,6 @@ from sundog_edge.state_dir import StateDir
 PATH = "/-/feedback"
 BACKEND = "feedback"
 SIGNING_KEY_ENTRY = "newest"
-EXPOSURE_HEADER = "x-sundog-exposure"
 MAX_BYTES = 1 << 20
 MAX_REQUESTS_PER_SECOND = 200
 """Requests with feedback of one service that one edge admits per second."""
@@ -33,7 +33,7 @@ def route_rules() -> str:
         "Method Not Allowed",
         "feedback is taken by POST alone",
         f"{IS_FEEDBACK} !{{ method POST }}",
-        " hdr Allow POST",
+        f" hdr {headers.ALLOW} POST",
     )
     no_feedback = render_refusal(
         404,
@@ -97,5 +97,5 @@ def exposure_header(state: StateDir) -> str:
     http-after-response set-var(txn.signing) str({SIGNING_KEY_ENTRY}),map_str({state.map("signing")}) if {has_mark} {is_exposed}
     http-after-response set-var(txn.armname) var(txn.arm),field(5,!) if {{ var(txn.signing) -m found }}
     http-after-response set-var-fmt(txn.exposure) {text} if {{ var(txn.signing) -m found }}
-    http-after-response set-header {EXPOSURE_HEADER} %[var(txn.exposure)]{SEPARATOR}%[{signature}] if {has_exposure}
+    http-after-response set-header {headers.EXPOSURE} %[var(txn.exposure)]{SEPARATOR}%[{signature}] if {has_exposure}
 """

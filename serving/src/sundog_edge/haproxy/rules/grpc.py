@@ -3,6 +3,7 @@
 The edge's own answers have the HTTP status of the problem, a `grpc-status`, and no body.
 """
 
+from sundog_edge import headers
 from sundog_edge.counting.log_lines import GIVEN_UP_OUTCOME
 from sundog_edge.haproxy.names import IS_HELD
 from sundog_edge.haproxy.problems import IS_GRPC, render_grpc_problem
@@ -26,9 +27,6 @@ HEALTH_CHECKS = (f"{SERVICE}ServerLive", f"{SERVICE}ServerReady", f"{SERVICE}Mod
 IS_GRPC_PATH = f"{{ path -m beg {SERVICE} {HEALTH} }}"
 """Whether the path is of gRPC. `txn.grpc` is set by this."""
 
-SERVICE_METADATA = "sundog-service"
-"""Metadata that names the service if the authority does not."""
-
 _UNITS = {
     "H": "mul(3600000)",
     "M": "mul(60000)",
@@ -51,7 +49,7 @@ _PREFIX_BYTES = 5
 _ENCODINGS = "identity gzip deflate"
 """Encodings that a gRPC server knows. Compressed messages are not supported, but a client may name one and not compress."""
 
-ACCEPTED_ENCODINGS = " hdr grpc-accept-encoding identity"
+ACCEPTED_ENCODINGS = f" hdr {headers.GRPC_ACCEPT_ENCODING} identity"
 """The header of a refused encoding, by which gRPC clients learn what the server takes."""
 
 _DIGIT = "[A-Za-z0-9+/]"
@@ -74,22 +72,25 @@ def refuse_malformed() -> str:
 
     HAProxy cannot detect the early end of a message that exceeds the buffer and has no length in the headers.
     """
-    method = render_grpc_problem(405, "a call is a POST", " hdr Allow POST")
-    trailers = render_grpc_problem(400, "a call needs the header te: trailers")
-    encoding = render_grpc_problem(415, "the grpc-encoding is unknown; send messages as they are", ACCEPTED_ENCODINGS)
+    method = render_grpc_problem(405, "a call is a POST", f" hdr {headers.ALLOW} POST")
+    trailers = render_grpc_problem(400, f"a call needs the header {headers.TE}: trailers")
+    encoding = render_grpc_problem(
+        415, f"the {headers.GRPC_ENCODING} is unknown; send messages as they are", ACCEPTED_ENCODINGS
+    )
     binary = render_grpc_problem(400, "the value of a header whose name ends in -bin is not base64")
     short = render_grpc_problem(400, "the message is shorter than the length in front of it")
-    encodings = "{ req.fhdr(grpc-encoding) -m found }"
+    encoding_name = headers.GRPC_ENCODING
+    encodings = f"{{ req.fhdr({encoding_name}) -m found }}"
     return f"""    http-request return {method} if {IS_GRPC} !{{ method POST }}
-    http-request return {trailers} if {IS_GRPC} !{{ req.fhdr(te) -i -m str trailers }}
-    http-request return {encoding} if {IS_GRPC} {encodings} !{{ req.fhdr(grpc-encoding) -m str {_ENCODINGS} }}
-    http-request return {encoding} if {IS_GRPC} {{ req.fhdr_cnt(grpc-encoding) gt 1 }}
+    http-request return {trailers} if {IS_GRPC} !{{ req.fhdr({headers.TE}) -i -m str trailers }}
+    http-request return {encoding} if {IS_GRPC} {encodings} !{{ req.fhdr({encoding_name}) -m str {_ENCODINGS} }}
+    http-request return {encoding} if {IS_GRPC} {{ req.fhdr_cnt({encoding_name}) gt 1 }}
     http-request return {binary} if {IS_GRPC} {{ req.hdrs -m sub "bin: " }} \
 {{ req.hdrs,regsub("'{_BINARY}{_BASE64}{_END}'",,g) -m reg '{_BINARY}' }}
     http-request set-var(txn.sent) req.body_size if {IS_GRPC}
     http-request set-var(txn.needed) int({_PREFIX_BYTES}) if {IS_GRPC}
     http-request set-var(txn.needed) req.body,bytes(1,4),be2dec(,4),add({_PREFIX_BYTES}) if {IS_GRPC} {{ req.body,bytes(1,4) -m found }}
-    http-request set-var(txn.whole) bool(true) if {IS_GRPC} {{ req.hdr(content-length) -m found }}
+    http-request set-var(txn.whole) bool(true) if {IS_GRPC} {{ req.hdr({headers.CONTENT_LENGTH}) -m found }}
     http-request set-var(txn.whole) bool(true) if {IS_GRPC} {{ internal.htx.has_eom }}
     http-request return {short} if {IS_GRPC} {{ var(txn.whole) -m bool }} {{ var(txn.needed),sub(txn.sent) gt 0 }}
 """
@@ -101,20 +102,20 @@ def request_rules(state: StateDir) -> str:
     Metadata between gRPC libraries is removed: a server fails at unknown values of it.
     """
     deadlines = "".join(
-        f"    http-request set-var(txn.asked) req.fhdr(grpc-timeout),rtrim({unit}),{factor} "
-        f"if {{ req.fhdr(grpc-timeout) -m reg ^[0-9]{{1,8}}{unit}$ }}\n"
+        f"    http-request set-var(txn.asked) req.fhdr({headers.GRPC_TIMEOUT}),rtrim({unit}),{factor} "
+        f"if {{ req.fhdr({headers.GRPC_TIMEOUT}) -m reg ^[0-9]{{1,8}}{unit}$ }}\n"
         for unit, factor in _UNITS.items()
     )
-    return f"""    http-request set-header application %[be_name,map_str({state.map("applications")})]
-    http-request del-header {SERVICE_METADATA}
-    http-request del-header grpc-internal- -m beg
-    http-request del-header ^(grpc-(previous-rpc-attempts|retry-pushback-ms|status)|lb-cost-bin)$ -m reg
+    return f"""    http-request set-header {headers.APPLICATION} %[be_name,map_str({state.map("applications")})]
+    http-request del-header {headers.GRPC_SERVICE}
+    http-request del-header {headers.GRPC_INTERNAL_PREFIX} -m beg
+    http-request del-header {headers.GRPC_LIBRARIES} -m reg
     http-request set-var(txn.deadline) var(txn.split),field(3,|),add(0)
     http-request set-var(txn.deadline) var(txn.held),add({_HELD_MARGIN_MS}) if {IS_HELD}
 {deadlines}\
     http-request set-var(txn.own) bool(true) if {{ var(txn.asked) -m found }} {{ var(txn.asked),sub(txn.deadline) lt 0 }}
     http-request set-var(txn.deadline) var(txn.asked) if {{ var(txn.own) -m bool }}
-    http-request set-header grpc-timeout %[var(txn.deadline)]m
+    http-request set-header {headers.GRPC_TIMEOUT} %[var(txn.deadline)]m
 """
 
 
@@ -123,9 +124,10 @@ def outcome_rules() -> str:
 
     If the client's deadline is the earlier one and has passed, the client gave up the call.
     """
+    status = f"res.fhdr({headers.GRPC_STATUS})"
     passed = f"{{ var(txn.ttfb),div(1000),add({_EARLY_MS}),sub(txn.deadline) ge 0 }}"
-    return f"""    http-response set-var-fmt(txn.outcome) grpc%[res.fhdr(grpc-status)] if {{ res.fhdr(grpc-status) -m reg ^[0-9]{{1,2}}$ }}
-    http-response set-var(txn.outcome) str({GIVEN_UP_OUTCOME}) if {{ res.fhdr(grpc-status) -m str 4 }} {{ var(txn.own) -m bool }} {passed}
+    return f"""    http-response set-var-fmt(txn.outcome) grpc%[{status}] if {{ {status} -m reg ^[0-9]{{1,2}}$ }}
+    http-response set-var(txn.outcome) str({GIVEN_UP_OUTCOME}) if {{ {status} -m str 4 }} {{ var(txn.own) -m bool }} {passed}
 """
 
 

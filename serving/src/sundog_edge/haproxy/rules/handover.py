@@ -4,6 +4,7 @@ Such a worker has outdated rules, keys and servers, and no longer checks servers
 assigns and counts it. The old worker writes no line and counts nothing. HAProxy closes the client's connection with the answer.
 """
 
+from sundog_edge import headers
 from sundog_edge.haproxy.rules import grpc
 from sundog_edge.state_dir import StateDir
 
@@ -11,8 +12,7 @@ MAP = "relay"
 """This map is empty until the agent sees that the worker has a successor. In a replaced worker, only maps can change."""
 
 SUCCESSOR_KEY = "successor"
-_TLS = "x-sundog-tls"
-IS_OVER_TLS = ("{ ssl_fc }", f"{{ so_name relay }} {{ req.hdr({_TLS}) -m found }}")
+IS_OVER_TLS = ("{ ssl_fc }", f"{{ so_name relay }} {{ req.hdr({headers.TLS}) -m found }}")
 """Conditions for a client with TLS; either is enough."""
 
 
@@ -29,8 +29,8 @@ def bind(state: StateDir) -> str:
 def rules(state: StateDir) -> str:
     """Return the first rules of the frontend, which are the last ones for forwarded requests."""
     relays = _relay_condition(state)
-    return f"""    http-request del-header {_TLS} if {relays} !{{ so_name relay }}
-    http-request set-header {_TLS} 1 if {relays} {{ ssl_fc }}
+    return f"""    http-request del-header {headers.TLS} if {relays} !{{ so_name relay }}
+    http-request set-header {headers.TLS} 1 if {relays} {{ ssl_fc }}
     http-request set-log-level silent if {relays}
     http-request allow if {relays}
 """

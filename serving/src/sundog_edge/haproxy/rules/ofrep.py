@@ -5,6 +5,7 @@ A look-up is not a request of an arm: it is not counted in a row, and is no expo
 
 import json
 
+from sundog_edge import headers
 from sundog_edge.counting.log_lines import OFREP_KIND
 from sundog_edge.haproxy.problems import render_refusal
 from sundog_edge.haproxy.rules import agent_backend
@@ -12,9 +13,6 @@ from sundog_edge.state_dir import StateDir
 
 PATH = "/ofrep/v1/evaluate/flags"
 BACKEND = "ofrep"
-ARM_HEADER = "x-sundog-arm"
-"""For the agent: the arm that an override or a match gives to a request with these headers by this caller."""
-
 MAX_BYTES = 1 << 16
 MAX_REQUESTS_PER_SECOND = 200
 """Look-ups of one service that one edge admits per second."""
@@ -32,7 +30,7 @@ def route_rules() -> str:
         "Method Not Allowed",
         "flags are evaluated by POST alone",
         f"{IS_OFREP} !{{ method POST }}",
-        " hdr Allow POST",
+        f" hdr {headers.ALLOW} POST",
     )
     return f"""    http-request set-var(txn.ofrep) bool(true) if {by_host} {{ path -m beg {PATH} }} {{ path -m reg ^{PATH}(/[^/]+)?$ }}
     http-request set-var(txn.ofrep) bool(true) if !{by_host} {{ path,field(3,/) -m str ofrep }} {{ path -m reg ^/[^/]+{PATH}(/[^/]+)?$ }}
@@ -66,7 +64,7 @@ def backends(state: StateDir) -> str:
     failure = {"errorCode": "PARSE_ERROR", "errorDetails": "the header of the request is not understood"}
     body = json.dumps(failure, separators=(",", ":")).replace('"', '\\"')
     rules = f"""    http-request set-path %[path,regsub(^/[^/]*,)] unless {{ var(txn.byhost) -m found }}
-    http-request set-header {ARM_HEADER} %[var(txn.arm),field(5,!)] if {{ var(txn.arm) -m found }}
+    http-request set-header {headers.ARM} %[var(txn.arm),field(5,!)] if {{ var(txn.arm) -m found }}
 """
     backend = agent_backend.render_backend(
         BACKEND,

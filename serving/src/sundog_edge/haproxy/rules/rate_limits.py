@@ -1,5 +1,6 @@
 """Rate limits of a service: per client, and over all clients. Only admitted requests count; a limit applies per edge."""
 
+from sundog_edge import headers
 from sundog_edge.haproxy.names import CLIENT_ADDRESS, HAS_POLICY
 from sundog_edge.haproxy.problems import render_refusal
 
@@ -36,7 +37,7 @@ def _limit(counter: int, key: str, what: str, field: int) -> str:
         "Too Many Requests",
         "this client calls too often" if what == "client" else "this service is called too often",
         f"{HAS_POLICY} {{ var(txn.{what}limit) -m len gt 0 }} {{ sc_gpc0_rate({counter}),sub(txn.{what}limit) ge 0 }}",
-        f' hdr Retry-After "%[var(txn.policy),field({field + 2},|)]"',
+        f' hdr {headers.RETRY_AFTER} "%[var(txn.policy),field({field + 2},|)]"',
     )
     tracks = "".join(
         f"    http-request track-sc{counter} var({key}) table rate{seconds} "

@@ -5,6 +5,7 @@ level `notice`, which only the mirror's log target accepts, and only its format 
 `sundog_edge.mirror.records` parses it.
 """
 
+from sundog_edge import headers
 from sundog_edge.haproxy.names import BOOT_VARIABLE, MIRRORED_TABLE
 from sundog_edge.haproxy.rules import probes
 from sundog_edge.state_dir import StateDir
@@ -80,13 +81,13 @@ def request_rules() -> str:
     http-request set-log-level notice if {_IS_TAKEN}
     http-request set-var(txn.mirrorskip) str(grpc) if {_IS_TAKEN} {{ var(txn.grpc) -m bool }}
     http-request set-var(txn.mirrorskip) str(method) if {_IS_TAKEN} {_IS_WHOLE} !{{ method POST }}
-    http-request set-var(txn.mirrorskip) str(size) if {_IS_TAKEN} {_IS_WHOLE} !{{ req.hdr(content-length) -m found }}
+    http-request set-var(txn.mirrorskip) str(size) if {_IS_TAKEN} {_IS_WHOLE} !{{ req.hdr({headers.CONTENT_LENGTH}) -m found }}
     http-request set-var(txn.mirrorskip) str(size) if {_IS_TAKEN} {_IS_WHOLE} {{ var(txn.size) -m int gt {MAX_BODY_BYTES} }}
     http-request set-var(txn.mirrorskip) str(size) if {_IS_TAKEN} {_IS_WHOLE} !{{ req.body_len,sub(txn.size) eq 0 }}
     http-request set-var(txn.mirrorpath) pathq {if_copied}
-    http-request set-var(txn.mirrortype) req.fhdr(content-type) {if_copied}
-    http-request set-var(txn.mirrorjson) req.fhdr(inference-header-content-length) {if_copied}
-    http-request set-var(txn.mirroraccept) req.fhdr(accept) {if_copied}
+    http-request set-var(txn.mirrortype) req.fhdr({headers.CONTENT_TYPE}) {if_copied}
+    http-request set-var(txn.mirrorjson) req.fhdr({headers.JSON_LENGTH}) {if_copied}
+    http-request set-var(txn.mirroraccept) req.fhdr({headers.ACCEPT}) {if_copied}
     http-request set-var(txn.mirrorbody) req.body {if_copied}
 """
 
@@ -95,11 +96,11 @@ def response_rules() -> str:
     """Return rules that copy the answer. HAProxy waits only for a body of known, small length that the replica has begun to send."""
     is_ok = "{ status 200 }"
     if_copied = f"if {_IS_TAKEN} {_IS_WHOLE} {is_ok}"
-    return f"""    http-response set-var(txn.mirrorskip) str(streaming) {if_copied} !{{ res.hdr(content-length) -m found }}
-    http-response set-var(txn.mirrorsize) res.hdr_val(content-length) {if_copied}
+    return f"""    http-response set-var(txn.mirrorskip) str(streaming) {if_copied} !{{ res.hdr({headers.CONTENT_LENGTH}) -m found }}
+    http-response set-var(txn.mirrorsize) res.hdr_val({headers.CONTENT_LENGTH}) {if_copied}
     http-response set-var(txn.mirrorskip) str(size) {if_copied} {{ var(txn.mirrorsize) -m int gt {MAX_BODY_BYTES} }}
     http-response wait-for-body time 1d {if_copied}
-    http-response set-var(txn.mirroranswertype) res.fhdr(content-type) {if_copied}
-    http-response set-var(txn.mirroranswerjson) res.fhdr(inference-header-content-length) {if_copied}
+    http-response set-var(txn.mirroranswertype) res.fhdr({headers.CONTENT_TYPE}) {if_copied}
+    http-response set-var(txn.mirroranswerjson) res.fhdr({headers.JSON_LENGTH}) {if_copied}
     http-response set-var(txn.mirroranswer) res.body {if_copied}
 """

@@ -24,7 +24,7 @@ from sundog_operator.errors import SpecError
 
 SHORTEST_WINDOW: Final = timedelta(minutes=1)
 LONGEST_WINDOW: Final = timedelta(days=30)
-"""Edges accept outcomes until this long after an exposure."""
+"""Edges accept outcomes until this long after an exposure: `sundog_edge.split.feedback.MAX_OUTCOME_AGE_S`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_log_lines import end_line
-from sundog_edge.counting import unit_groups as grouping
 from sundog_edge.counting.blocks import RETAINED_BLOCKS
 from sundog_edge.counting.ledger import Ledger
-from sundog_edge.counting.log_lines import ENDS
-from sundog_edge.counting.rows import ROW_COLUMNS, RowCounters
+from sundog_edge.counting.log_lines import ENDS, ROW_COLUMNS
+from sundog_edge.counting.rows import FIRST_ATTEMPT_FAILED, SLOW_PLACES, RowCounters
 
 
 def test_a_line_ahead_of_the_clock_counts_for_the_present_block():
@@ -67,6 +66,7 @@ def row_of(ledger: Ledger, arm: str) -> dict:
     for boot in ledger.boots.values():
         if (key := f"digits/att/0/{arm}/assigned/sticky") in boot.rows:
             merged.merge(boot.rows[key])
+            merged.add_details(boot.rows[key].details_as_json())
     # HAProxy's own counts are not in lines.
     return {**merged.as_json(), **merged.details_as_json(), "highest": 0}
 
@@ -106,17 +106,15 @@ def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
             assert sum(columns[end] for end in ENDS) == len(kept)
             assert columns["firstAttemptFailed"] == sum(number % 2 for number in kept)
             sums = [sum(column) for column in zip(*row.groups.values(), strict=True)]
-            assert dict(zip(grouping.COLUMNS, sums, strict=True)) | row.ends == dict(
-                zip(grouping.COLUMNS, sums, strict=True)
-            )
-            assert [sums[place] for place in grouping.SLOW_INDEXES] == [row.slow, row.slow2, row.slow3]
+            assert dict(zip(ROW_COLUMNS, sums, strict=True)) | row.ends == dict(zip(ROW_COLUMNS, sums, strict=True))
+            assert [sums[place] for place in SLOW_PLACES] == [row.slow, row.slow2, row.slow3]
             totals = [
                 total_us(number, user)
                 for number, (status, arm, user, _) in numbered
                 if status != 500 and f"/{arm}/" in key
             ]
             assert [row.slow, row.slow2] == [sum(total > limit for total in totals) for limit in (3000, 9000)]
-            assert sums[grouping.FIRST_ATTEMPT_FAILED_INDEX] == row.first_attempt_failed
+            assert sums[FIRST_ATTEMPT_FAILED] == row.first_attempt_failed
     again = Ledger.from_json(ledger.as_json(), ledger.details_as_json())
     assert again.details_as_json() == ledger.details_as_json()
     assert again.as_json() == ledger.as_json()
