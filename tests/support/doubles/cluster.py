@@ -1,5 +1,6 @@
 """A cluster in memory: API server, Ray, edges and the reconciler, on a clock that the test moves."""
 
+import functools
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -55,6 +56,11 @@ def model_deployment(uri: str = "file:///models/v1", name: str = NAME, **spec: A
     }
 
 
+def model_uri(number: int) -> str:
+    """Return the URI of the model of revision `number`, in tests that apply one model after the other."""
+    return f"file:///models/v{number}"
+
+
 def controller_reference(obj: Object) -> Object:
     """Return the reference to a controller of other objects."""
     meta = obj["metadata"]
@@ -103,8 +109,36 @@ class Cluster:
     async def apply(self, uri: str = "file:///models/v1", **spec: Any) -> None:
         await self.kube.apply(model_deployment(uri, **spec))
 
+    async def deploy(self, revision: int = 1, **spec: Any) -> None:
+        """Apply the model of a revision, and wait until that revision serves."""
+        await self.apply(model_uri(revision), **spec)
+        await self.until_serves(revision)
+
+    async def roll_out(self, revision: int = 2, weight: int = 25, **spec: Any) -> None:
+        """Apply the model of a revision, and wait until its canary has this weight in percent."""
+        await self.apply(model_uri(revision), **spec)
+        await self.until_weight(revision, weight)
+
+    async def start_canary(self, weight: int = 25, **spec: Any) -> None:
+        """Let revision 1 serve, then wait until the canary of revision 2 has this weight in percent."""
+        await self.deploy(**spec)
+        await self.settle(15)
+        await self.roll_out(2, weight, **spec)
+
+    async def promote(self, revision: int = 2) -> None:
+        """Promote a canary past its other steps, and wait until it serves."""
+        await self.command(f"promote revision={revision} id=promote-{revision} full=true")
+        await self.until_serves(revision)
+
     async def command(self, text: str) -> None:
         await self.kube.annotate(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), {"serving.sundog.dev/command": text})
+
+    async def answer(self, command: str, rounds: int = 3) -> tuple[str, str]:
+        """Return the result of a command and the reason, after some rounds."""
+        await self.command(command)
+        await self.settle(rounds)
+        last = (await self.status())["lastCommand"]
+        return last["result"], last.get("message", "")
 
     async def get(self, name: str = NAME) -> Object:
         stored = await self.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, name))
@@ -115,8 +149,15 @@ class Cluster:
         return (await self.get(name)).get("status") or {}
 
     async def condition(self, type_: str, name: str = NAME) -> tuple[str, str]:
+        return (await self.read_condition(type_, name))[:2]
+
+    async def read_condition(self, type_: str, name: str = NAME) -> tuple[str, str, str]:
+        """Return status, reason and message of a condition."""
         found = [c for c in (await self.status(name)).get("conditions", ()) if c["type"] == type_]
-        return (found[0]["status"], found[0]["reason"]) if found else ("Absent", "")
+        return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("Absent", "", "")
+
+    async def message(self, type_: str, name: str = NAME) -> str:
+        return (await self.read_condition(type_, name))[2]
 
     async def weights(self, name: str = NAME) -> dict[int, int]:
         status = await self.status(name)
@@ -284,3 +325,9 @@ class Cluster:
 
     async def at_weight(self, revision: int, weight: int) -> bool:
         return (await self.weights()).get(revision) == weight
+
+    async def until_serves(self, revision: int, rounds: int = 200) -> None:
+        await self.until(functools.partial(self.serves, revision), rounds)
+
+    async def until_weight(self, revision: int, weight: int, rounds: int = 200) -> None:
+        await self.until(functools.partial(self.at_weight, revision, weight), rounds)

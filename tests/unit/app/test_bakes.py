@@ -1,6 +1,5 @@
 """Whole rollouts that bake: stable keeps a small share after the last step or after a shadow, before the promotion."""
 
-import functools
 import itertools
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -53,8 +52,7 @@ async def started(
     cluster.edges.traffic = Traffic(1)
     cluster.edges.traffic.rps = {NAME: rps}
     cluster.edges.traffic.answers = {STABLE: FINE, CANARY: FINE}
-    await cluster.apply(rollout=rollout, replicas=3, **spec)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout, replicas=3, **spec)
     await cluster.settle(12, seconds=10)
     await cluster.apply(V2, rollout=rollout, replicas=3, **spec)
     return cluster

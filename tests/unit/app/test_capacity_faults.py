@@ -61,8 +61,7 @@ async def read_condition(cluster: Cluster, type_: str) -> tuple[str, str, str]:
 async def serve_on_gpus(cluster: Cluster, **resources: str) -> None:
     """Revision 1 serves with one device on the node `a`."""
     await offer(cluster, "a", {GPU: "1", **resources}, {PRODUCT: "NVIDIA-L4"})
-    await cluster.apply(rollout=SURGE, resources=ONE)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=SURGE, resources=ONE)
     await place(cluster, 1, "a")
     await cluster.settle(20)
 
@@ -90,7 +89,7 @@ async def test_a_type_that_no_node_has_is_named_with_those_that_nodes_have(clust
         " installation.gpu.aliases",
     )
     await offer(cluster, "c", {GPU: "1"}, {PRODUCT: "NVIDIA-H100-NVL"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def test_a_mig_profile_that_no_node_has_is_named_with_those_that_nodes_have(cluster: Cluster) -> None:
@@ -105,7 +104,7 @@ async def test_a_mig_profile_that_no_node_has_is_named_with_those_that_nodes_hav
         " spec.resources.gpu.sharing.profile to one that nodes have: 2g.20gb",
     )
     await offer(cluster, "c", {MIG: "7"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def test_a_device_plugin_that_reports_no_device_any_more_holds_a_canary_back(cluster: Cluster) -> None:
@@ -119,7 +118,7 @@ async def test_a_device_plugin_that_reports_no_device_any_more_holds_a_canary_ba
         " these nodes",
     )
     await offer(cluster, "a", {GPU: "2"}, {PRODUCT: "NVIDIA-L4"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 @pytest.mark.parametrize(
@@ -148,15 +147,14 @@ async def test_a_quota_that_is_lowered_holds_the_next_canary_back_until_it_is_ra
     await cluster.apply("file:///models/v2", rollout=SURGE, resources=ONE)
     await is_held(cluster, "InsufficientQuota", f"{message}. Raise the quota, or ask for less")
     await set_quota(cluster, dict.fromkeys(hard, "1Ti"), used)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def test_a_quota_without_room_beside_stable_makes_equal_pods_without_devices_come_in_place(
     cluster: Cluster,
 ) -> None:
     await offer(cluster, "a", {"cpu": "8", "memory": "32Gi"})
-    await cluster.apply(replicas=2, rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(replicas=2, rollout=MANUAL)
     await place(cluster, 1, "a")
     await cluster.settle(5)
     await set_quota(cluster, {"pods": "5"}, {"pods": "5"})
@@ -166,8 +164,7 @@ async def test_a_quota_without_room_beside_stable_makes_equal_pods_without_devic
         "InsufficientQuota",
         "2 pods needed, 0 pods left by pods of ResourceQuota team. Raise the quota, or ask for less",
     )
-    await cluster.apply("file:///models/v3", replicas=2, rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.roll_out(3, replicas=2, rollout=MANUAL)
     assert (await cluster.status())["capacity"]["mode"] == "inPlace"
 
 
@@ -183,18 +180,16 @@ async def test_a_canary_needs_cpu_and_memory_beside_its_device(cluster: Cluster)
         " some, add nodes, or ask for less",
     )
     await offer(cluster, "b", {GPU: "4", "cpu": "4", "memory": "64Gi"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def test_pods_without_devices_start_although_no_node_has_room_for_them(cluster: Cluster) -> None:
     await offer(cluster, "a", {"cpu": "4", "memory": "16Gi"})
-    await cluster.apply(resources={"cpu": "3"})
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(resources={"cpu": "3"})
     await place(cluster, 1, "a")
     await cluster.settle(5)
     assert await cluster.condition("CapacityAvailable") == ("True", "NoGPURequested")
-    await cluster.apply("file:///models/v2", resources={"cpu": "3"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(resources={"cpu": "3"})
     assert await read_condition(cluster, "CapacityAvailable") == (
         "False",
         "InsufficientCapacity",
@@ -210,8 +205,7 @@ async def test_pods_without_devices_wait_where_all_nodes_that_may_come_are_known
     text = f"{{runtimeImage: 'example.com/runtime:1', nodePools: [{pool}]}}"
     cluster = Cluster(installation=parse_installation(text, "test"))
     await offer(cluster, "a", {"cpu": "4"}, {"pool": "cpu"})
-    await cluster.apply(resources={"cpu": "3"})
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(resources={"cpu": "3"})
     await place(cluster, 1, "a")
     await cluster.settle(5)
     await cluster.apply("file:///models/v2", rollout=SURGE, resources={"cpu": "5"})
@@ -222,13 +216,12 @@ async def test_pods_without_devices_wait_where_all_nodes_that_may_come_are_known
         " nodes, or ask for less",
     )
     await cluster.apply("file:///models/v2", rollout=SURGE, resources={"cpu": "4"})
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
 
 
 async def test_a_canary_leaves_room_for_pods_that_stable_lacks(cluster: Cluster) -> None:
     await offer(cluster, "a", {GPU: "2"})
-    await cluster.apply(rollout=SURGE, resources=ONE)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=SURGE, resources=ONE)
     await cluster.settle(20)
     assert (await read_condition(cluster, "CapacityAvailable"))[0] == "True"
     await offer(cluster, "a", {GPU: "1"})
@@ -239,7 +232,7 @@ async def test_a_canary_leaves_room_for_pods_that_stable_lacks(cluster: Cluster)
     )
     await place(cluster, 1, "a")
     await offer(cluster, "b", {GPU: "1"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def compare(cluster: Cluster, *resources: dict[str, Any], name: str = "compared") -> None:
@@ -284,8 +277,7 @@ async def test_arms_that_fit_only_one_by_one_wait_until_all_fit(cluster: Cluster
 
 async def test_quotas_and_not_nodes_hold_back_arms_without_devices(cluster: Cluster) -> None:
     await offer(cluster, "a", {"cpu": "2", "memory": "8Gi"})
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await place(cluster, 1, "a")
     await cluster.settle(5)
     await set_quota(cluster, {"requests.cpu": "8"}, {"requests.cpu": "3"})
@@ -303,8 +295,7 @@ async def start_canary(cluster: Cluster) -> None:
     """Revision 2 has 25 % of the traffic and the node `b`."""
     await serve_on_gpus(cluster)
     await offer(cluster, "b", {GPU: "1"})
-    await cluster.apply("file:///models/v2", rollout=SURGE, resources=ONE)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(rollout=SURGE, resources=ONE)
     await place(cluster, 2, "b")
     await cluster.settle(2)
     assert (await read_condition(cluster, "CapacityAvailable"))[0] == "True"
@@ -355,7 +346,7 @@ async def test_a_canary_whose_node_is_lost_gives_its_traffic_back_and_returns_wi
 
     kuberay.unplaced, serve.room = set(), {}
     await offer(cluster, "b", {GPU: "1"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     assert (await cluster.status())["experiment"] == "digits-r2-a2"
 
 
@@ -363,8 +354,7 @@ async def lose_replica(cluster: Cluster) -> None:
     """Revision 1 serves with one device on each of the nodes `a` and `b`, and loses its pod on `b`."""
     await offer(cluster, "a", {GPU: "1"})
     await offer(cluster, "b", {GPU: "1"})
-    await cluster.apply(replicas=2, resources=ONE)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(replicas=2, resources=ONE)
     for pod, node in zip(await pods_of(cluster, 1), "ab", strict=True):
         await cluster.kube.replace({**pod, "spec": {**pod["spec"], "nodeName": node}})
     await cluster.settle(20)
@@ -459,7 +449,7 @@ async def test_edges_that_a_quota_refuses_are_named_until_they_come(
         assert message.endswith(
             "no edge not ready: forbidden: exceeded quota: team, requested: pods=1, used: pods=3, limited: pods=3"
         )
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
 
 
 async def find_no_node(cluster: Cluster, revision: int) -> None:

@@ -1,6 +1,5 @@
 """A ModelDeployment whose pods claim devices, in memory with stand-ins for KubeRay and Ray."""
 
-import functools
 from typing import Any
 
 import pytest
@@ -43,8 +42,7 @@ async def read_condition(cluster: Cluster, type_: str) -> tuple[str, str, str]:
 
 
 async def test_pods_claim_devices_from_a_template_that_goes_with_the_revision(cluster: Cluster) -> None:
-    await cluster.apply(**CLAIMED)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(**CLAIMED)
     template = await cluster.kube.get(TEMPLATE)
     owner = await cluster.kube.get(Ref(CONTROLLER_REVISION, NAMESPACE, f"{NAME}-r1"))
     assert template is not None
@@ -60,8 +58,7 @@ async def test_pods_claim_devices_from_a_template_that_goes_with_the_revision(cl
 
 
 async def test_a_quota_of_claims_holds_a_canary_back(cluster: Cluster) -> None:
-    await cluster.apply(**CLAIMED)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(**CLAIMED)
     quota: Object = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "team", "namespace": NAMESPACE}}
     await create_with_status(cluster.kube, RESOURCE_QUOTA, quota, {"hard": {QUOTA: "5"}, "used": {QUOTA: "4"}})
     await cluster.apply("file:///models/v2", **CLAIMED, rollout={**MANUAL, "capacity": "surge"})
@@ -73,8 +70,7 @@ async def test_a_quota_of_claims_holds_a_canary_back(cluster: Cluster) -> None:
 
 
 async def test_a_cluster_without_the_api_is_named_and_other_models_go_on(cluster: Cluster) -> None:
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     cluster.kube.faults = lambda _, ref: (
         NotServed("no resourceclaimtemplates") if ref.kind == RESOURCE_CLAIM_TEMPLATE else None
     )
@@ -115,8 +111,7 @@ async def test_a_refused_template_holds_up_no_other_group_of_the_ray_cluster(
     ],
 )
 async def test_a_template_of_others_is_not_used(cluster: Cluster, labels: dict[str, str], message: str) -> None:
-    await cluster.apply(**CLAIMED)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(**CLAIMED)
     (stored,) = await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)
     revision = revisions.parse_controller_revision(stored)
     assert revision is not None

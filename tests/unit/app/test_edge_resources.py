@@ -433,7 +433,7 @@ async def test_a_route_of_somebody_else_is_reported_and_left_alone(cluster: Clus
 async def test_the_answer_of_the_gateway_is_reported_and_takes_nothing_away(cluster: Cluster) -> None:
     await put_secret(cluster, names.RAY, token="t")
     await routed(cluster)
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.until_serves(1)
     assert await cluster.condition("RouteAccepted") == ("Unknown", "NotAnswered")
     await answered(cluster, "False", "NotAllowedByListeners")
     await cluster.round()
@@ -456,7 +456,7 @@ async def test_without_the_gateway_api_everything_else_is_made_and_the_reason_re
     await reconcile(cluster)
     assert await exists(cluster, DEPLOYMENT)
     assert await exists(cluster, SERVICE, NAME)
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.until_serves(1)
     assert await cluster.condition("RouteAccepted") == ("False", "GatewayAPIMissing")
     cluster.kube.faults = lambda *_: None
     await reconcile(cluster)

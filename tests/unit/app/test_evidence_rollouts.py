@@ -32,8 +32,7 @@ async def served(
     cluster.edges.traffic.rps = {NAME: rps}
     cluster.edges.traffic.users = {} if users is None else {NAME: users}
     cluster.edges.traffic.answers = {STABLE: FINE, CANARY: candidate}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(30, seconds=10)
     await cluster.apply(V2, rollout=rollout)
     await cluster.go_on(3, lambda: cluster.at_weight(2, first_weight(rps, rollout)))
@@ -627,8 +626,7 @@ async def test_what_an_earlier_service_of_the_name_was_like_says_nothing_of_this
     cluster.edges.traffic.rps = {NAME: 100}
     cluster.edges.traffic.answers = {STABLE: replace(FINE, median_ms=2000)}
     await cluster.kube.apply(model_deployment(name="words"))
-    await cluster.apply(rollout=SHORT)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=SHORT)
     await cluster.settle(90, seconds=10)
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
     await cluster.settle(5)
@@ -636,7 +634,7 @@ async def test_what_an_earlier_service_of_the_name_was_like_says_nothing_of_this
     cluster.edges.traffic.rps = {NAME: 20}
     cluster.edges.traffic.answers = {STABLE: FINE, CANARY: FINE}
     await cluster.apply("file:///models/another", rollout=SHORT)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     await cluster.settle(30, seconds=10)
     await cluster.apply(V2, rollout=SHORT)
     await cluster.go_on(3, lambda: cluster.at_weight(2, 25))

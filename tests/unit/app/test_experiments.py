@@ -46,8 +46,7 @@ async def serving(rps: float = 50, seed: int = 1, users: Users | None = None, **
     cluster.edges.traffic.rps = {NAME: rps}
     cluster.edges.traffic.users = {} if users is None else {NAME: users}
     cluster.edges.traffic.answers = {application(NAME, number): FINE for number in range(1, 12)}
-    await cluster.apply(**spec)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(**spec)
     await cluster.settle(12, seconds=10)
     return cluster
 
@@ -346,7 +345,7 @@ async def test_a_new_revision_waits_or_ends_the_experiment(policy: str) -> None:
         assert (await cluster.status())["queued"] == 3
         assert await phase(cluster) == "Running"
         await cluster.kube.apply(experiment(stopped=True))
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
     assert await phase(cluster) == "Stopped"
     if policy == "stop":
         assert (await status(cluster))["verdict"]["reason"].startswith("Superseded: revision 3 rolls out")
@@ -355,7 +354,7 @@ async def test_a_new_revision_waits_or_ends_the_experiment(policy: str) -> None:
 async def test_an_experiment_waits_for_a_rollout() -> None:
     cluster = await serving(rollout={"steps": [{"weight": 25, "gate": "manual"}]})
     await cluster.apply("file:///models/v9", rollout={"steps": [{"weight": 25, "gate": "manual"}]})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     await cluster.kube.apply(experiment())
     await cluster.settle(5)
     assert await phase(cluster) == "Queued"
@@ -462,12 +461,12 @@ async def test_a_rollback_by_command_ends_the_experiment_first() -> None:
     rollout = {"strategy": "recreate"}
     cluster = await serving(rollout=rollout)
     await cluster.apply("file:///models/v9", rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
     await cluster.settle(20)
     await cluster.kube.apply(experiment())
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
     await cluster.command("rollback revision=1 id=back")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     assert await phase(cluster) == "Stopped"
     assert (await status(cluster))["verdict"]["reason"].startswith("RolledBack: rollback to revision 1 by command")
     await cluster.until(functools.partial(settled, cluster))
@@ -504,8 +503,7 @@ async def test_a_command_that_ended_it_is_accepted_although_the_status_was_not_w
         await cluster.kube.apply(experiment())
         await cluster.until(functools.partial(in_phase, cluster, "Running"))
     else:
-        await cluster.apply("file:///models/v2")
-        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.roll_out()
     faults = [Conflict("somebody else wrote")]
     cluster.kube.faults = lambda verb, ref: (
         faults.pop() if faults and (verb, ref.kind) == ("status", MODEL_DEPLOYMENT) else None
@@ -514,7 +512,7 @@ async def test_a_command_that_ended_it_is_accepted_although_the_status_was_not_w
     await cluster.settle(5)
     assert not faults
     assert (await cluster.status())["lastCommand"]["result"] == "Accepted"
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
 
 
 @pytest.mark.parametrize(("stop", "reason"), [({"maxDuration": "6m"}, "MaxDuration"), ({"maxUnits": 5000}, "MaxUnits")])
@@ -625,7 +623,7 @@ async def test_a_salt_of_two_rollouts_is_reported_for_both_and_goes_with_one_of_
     cluster = Cluster()
     await cluster.apply(rollout=salted)
     await cluster.kube.apply(model_deployment(name="letters", rollout=salted))
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     await cluster.settle(5)
     assert await cluster.condition("SpecAccepted") == await cluster.condition("SpecAccepted", "letters")
     assert "ModelDeployment letters has the same salt" in await said_of_spec(cluster, NAME)
@@ -662,8 +660,7 @@ MOSTLY_WIDE: Json = {"exposure": "100%", "weights": {"control": 10, "wide": 90}}
 async def scaled(**spec: Any) -> tuple[Cluster, FakeServe]:
     """An Experiment runs while Serve needs ten replicas for all traffic."""
     cluster = Cluster(installation=parse_installation("runtimeImage: example.com/runtime:1", "test"))
-    await cluster.apply(autoscaling=BY_LOAD)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(autoscaling=BY_LOAD)
     (serve,) = cluster.serve_apis.by_dashboard.values()
     serve.load("digits-r1", 10)
     await cluster.settle(6)

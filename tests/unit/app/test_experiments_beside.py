@@ -33,8 +33,7 @@ async def serving(rps: float = 50, users: Users | None = None, **spec: Any) -> C
     cluster.edges.traffic.rps = {NAME: rps}
     cluster.edges.traffic.users = {} if users is None else {NAME: users}
     cluster.edges.traffic.answers = {application(NAME, number): FINE for number in range(1, 12)}
-    await cluster.apply(**spec)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(**spec)
     await cluster.settle(12, seconds=10)
     return cluster
 
@@ -61,7 +60,7 @@ async def test_one_that_waits_takes_no_units_from_the_rollout_that_it_waits_for(
     await cluster.until(functools.partial(in_phase, cluster, "Running"))
     await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, OWN))
     await cluster.apply("file:///models/v9", rollout=rollout)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
     await cluster.kube.apply(experiment())
     await cluster.go_on(3)
     assert await in_phase(cluster, "Queued")
@@ -79,7 +78,7 @@ async def test_one_that_ran_does_not_begin_anew_with_what_was_counted_before() -
     await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
     await wipe(cluster)
     await cluster.apply("file:///models/v9", rollout={"strategy": "recreate"})
-    await cluster.until(functools.partial(cluster.serves, 3))
+    await cluster.until_serves(3)
     await cluster.settle(5)
     experiment_status = await status(cluster)
     assert (experiment_status["phase"], experiment_status["plan"]) == ("Stopped", before)
@@ -96,7 +95,7 @@ async def test_another_model_deployment_of_the_same_name_takes_none_over() -> No
     for stored in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE):
         await cluster.kube.delete(Ref(CONTROLLER_REVISION, NAMESPACE, stored["metadata"]["name"]))
     await cluster.apply("file:///models/v9")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     await cluster.settle(5)
     experiment_status = await status(cluster)
     assert (experiment_status["phase"], experiment_status["verdict"]["reason"].partition(":")[0]) == (
@@ -109,7 +108,7 @@ async def test_the_revisions_of_arms_push_none_out_of_the_history_that_has_serve
     recreate = {"rollout": {"strategy": "recreate"}}
     cluster = await serving(rps=0, **recreate)
     await cluster.apply("file:///models/v9", **recreate)
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
     for run in ("first", "second"):
         arms = [{"name": f"a{place}", "model": {"uri": f"file:///models/{run}{place}"}} for place in range(9)]
         await cluster.kube.apply(experiment(arms=arms, exposure="100%"))
@@ -119,7 +118,7 @@ async def test_the_revisions_of_arms_push_none_out_of_the_history_that_has_serve
     stored = {each["metadata"]["name"] for each in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)}
     assert len(stored) == 12
     await cluster.command("rollback revision=1 id=back")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
 
 
 async def test_no_arm_gets_the_number_of_one_that_was_removed() -> None:
@@ -128,8 +127,7 @@ async def test_no_arm_gets_the_number_of_one_that_was_removed() -> None:
     cluster = await serving(rps=0, **recreate)
     # So many revisions served that the history has no room for others.
     for place in range(2, 13):
-        await cluster.apply(f"file:///models/v{place}", **recreate)
-        await cluster.until(functools.partial(cluster.serves, place))
+        await cluster.deploy(place, **recreate)
     numbers = []
     for run in ("first", "second"):
         await cluster.kube.apply(experiment(arms=[{"name": "a", "model": {"uri": f"file:///models/{run}"}}]))
@@ -169,7 +167,7 @@ async def test_a_pass_that_changes_nothing_writes_nothing(phase: str) -> None:
     cluster = await serving(rps=0, **steps)
     if phase == "Queued":
         await cluster.apply("file:///models/v9", **steps)
-        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.until_weight(2, 25)
     if phase == "Pending":
         await cluster.apply(paused=True, **steps)
     await cluster.kube.apply(experiment(stopped=phase == "Stopped"))

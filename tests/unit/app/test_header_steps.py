@@ -24,8 +24,7 @@ async def begun(steps: list[dict[str, Any]] = STEPS, **rollout: Any) -> Cluster:
     """A running rollout of revision 2."""
     cluster = Cluster()
     spec = {"steps": steps, **rollout}
-    await cluster.apply(rollout=spec)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=spec)
     await cluster.apply(V2, rollout=spec)
     return cluster
 
@@ -60,11 +59,11 @@ async def test_requests_by_header_go_to_a_candidate_without_weight_until_a_weigh
     await cluster.settle(3)
     assert (await cluster.status())["lastCommand"]["message"].startswith("revision 2 has requests by their headers: ")
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     await cluster.settle(5)
     assert match(cluster) is None
     await cluster.command("promote revision=2 id=b full=true")
-    await cluster.until(functools.partial(cluster.serves, 2), rounds=100)
+    await cluster.until_serves(2, rounds=100)
 
 
 async def test_the_step_waits_for_every_edge() -> None:
@@ -79,7 +78,7 @@ async def test_the_step_waits_for_every_edge() -> None:
 
 async def test_behind_a_weight_that_is_in_force_the_step_waits_for_every_edge_too() -> None:
     cluster = await begun([{"weight": 25, "gate": "manual"}, BY_HEADER, {"pause": {}}])
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     await cluster.settle(5)
     cluster.edges.stale.add("sundog-edge-0")
     await cluster.command("promote revision=2 id=a")
@@ -161,7 +160,7 @@ async def test_a_candidate_that_requests_reach_by_header_alone_is_missed_when_it
 async def test_requests_by_header_are_counted_apart_and_are_no_evidence() -> None:
     steps = [{"weight": 25}, BY_HEADER, {"pause": {}}]
     cluster = await begun(steps, warmup={"requests": 0, "duration": "0s"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     await cluster.command("promote revision=2 id=a")
     await cluster.until(functools.partial(at_step, cluster, 3))
     pod = await cluster.kube.get(Ref(POD, NAMESPACE, "sundog-edge-0"))
@@ -185,7 +184,7 @@ async def test_counts_of_a_rollout_that_nothing_evaluates_go_on_after_an_edge_lo
     cluster = await begun()
     await cluster.until(functools.partial(at_step, cluster, 2))
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     pod = await cluster.kube.get(Ref(POD, NAMESPACE, "sundog-edge-0"))
     assert pod is not None
     uid = (await cluster.experiment("digits-r2"))["metadata"]["uid"]

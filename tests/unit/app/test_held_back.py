@@ -1,6 +1,5 @@
 """A revision that was aborted or rolled back stays held back during other rollouts and rollbacks."""
 
-import functools
 from typing import Any
 
 import pytest
@@ -14,15 +13,13 @@ MODEL = "file:///models/v{}"
 
 
 async def rolled_out(cluster: Cluster, number: int, rollout: dict[str, Any]) -> None:
-    await cluster.apply(MODEL.format(number), rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, number))
+    await cluster.deploy(number, rollout=rollout)
     await cluster.settle(20)
 
 
 async def aborted(cluster: Cluster, number: int, rollout: dict[str, Any]) -> None:
     """A canary that had traffic, and has none any more."""
-    await cluster.apply(MODEL.format(number), rollout=rollout)
-    await cluster.until(functools.partial(cluster.at_weight, number, 25))
+    await cluster.roll_out(number, rollout=rollout)
     await cluster.command(f"abort revision={number} id=abort-{number}")
     await cluster.settle(20)
 
@@ -63,11 +60,10 @@ async def weights_during(cluster: Cluster, looks: int) -> list[dict[int, int]]:
 async def test_an_abort_that_is_seen_together_with_an_edit_holds_back(policy: str) -> None:
     cluster, rollout = Cluster(), {**MANUAL, "onNewRevision": policy}
     await rolled_out(cluster, 1, MANUAL)
-    await cluster.apply(MODEL.format(2), rollout=rollout)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(rollout=rollout)
     await cluster.apply(MODEL.format(3), rollout=rollout)
     await cluster.command("abort revision=2 id=no")
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
     assert await held(cluster) == [2]
     status = await cluster.status()
     assert (status["lastCommand"]["id"], status["lastCommand"]["result"]) == ("no", "Accepted")
@@ -80,8 +76,7 @@ async def test_an_edit_back_to_what_is_held_back_ends_what_is_under_way_and_begi
     cluster = Cluster()
     await rolled_out(cluster, 1, TIMED)
     await aborted(cluster, 2, TIMED)
-    await cluster.apply(MODEL.format(3), rollout=TIMED)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.roll_out(3, rollout=TIMED)
     await cluster.apply(MODEL.format(2), rollout=TIMED)
     await cluster.settle(2)
     assert await weights_during(cluster, 40) == [{1: 100}]
@@ -97,10 +92,9 @@ async def test_with_a_queue_what_is_under_way_ends_first() -> None:
     cluster, queued = Cluster(), {**TIMED, "onNewRevision": "queue"}
     await rolled_out(cluster, 1, queued)
     await aborted(cluster, 2, queued)
-    await cluster.apply(MODEL.format(3), rollout=queued)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.roll_out(3, rollout=queued)
     await cluster.apply(MODEL.format(2), rollout=queued)
-    await cluster.until(functools.partial(cluster.serves, 3))
+    await cluster.until_serves(3)
     assert await weights_during(cluster, 20) == [{3: 100}]
     assert await held(cluster) == [2]
 
@@ -110,7 +104,7 @@ async def test_a_retry_releases_and_a_spec_that_stands_for_stable_does() -> None
     await rolled_out(cluster, 1, MANUAL)
     await aborted(cluster, 2, MANUAL)
     await cluster.command("retry revision=2 id=again")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     assert await held(cluster) == []
     first, second = [(await cluster.experiment(name))["status"]["plan"] for name in ("digits-r2", "digits-r2-a2")]
     assert (first.get("attempt"), second["attempt"]) == (None, 2)
@@ -185,8 +179,7 @@ async def test_an_edit_to_what_a_rollback_brings_back_makes_no_canary_of_it() ->
     cluster.serve.start_s = 60
     await cluster.command("rollback revision=1 id=back")
     await cluster.settle(10)
-    await cluster.apply(MODEL.format(1), rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=MANUAL)
     assert not (await cluster.status()).get("experiment")
     await cluster.settle(20)
     assert await held(cluster) == []
@@ -199,21 +192,20 @@ async def test_a_rollback_that_an_operator_of_before_has_begun_is_one_all_the_sa
     assert stored["status"]["candidate"].pop("broughtBack") is True
     version = stored["metadata"]["resourceVersion"]
     await cluster.kube.patch_status(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), stored["status"], resource_version=version)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
 
 
 async def test_what_is_applied_at_the_moment_of_a_rollback_is_none() -> None:
     cluster = Cluster()
     await rolled_out(cluster, 1, MANUAL)
-    await cluster.apply(MODEL.format(2), rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(rollout=MANUAL)
     await cluster.command("rollback revision=1 id=back")
     await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
     await cluster.apply(MODEL.format(3), rollout=MANUAL)
     await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
     status = await cluster.status()
     assert status["candidate"]["since"] == status["lastRollout"]["at"]
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
 
 
 async def test_a_promotion_that_no_traffic_followed_on_is_none_for_what_may_return() -> None:

@@ -63,8 +63,7 @@ async def begun(needed: int, rollout: dict[str, Any], devices: int | None = None
     """The first revision serves, and the second is wanted."""
     cluster = Cluster()
     cluster.serve.devices = devices or needed
-    await cluster.apply(V1, replicas=needed, rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(replicas=needed, rollout=rollout)
     await cluster.settle(10)
     watch = Watch(cluster, needed)
     cluster.after_step = watch.look
@@ -97,7 +96,7 @@ def all_run(cluster: Cluster, revision: int, needed: int) -> bool:
 
 async def test_a_canary_goes_up_replica_by_replica_within_what_there_is() -> None:
     cluster, watch = await begun(4, HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.settle(10)
     assert await replicas(cluster) == {1: 2, 2: 2}
     assert watch.weights == [25, 50]
@@ -109,7 +108,7 @@ async def test_a_canary_goes_up_replica_by_replica_within_what_there_is() -> Non
         "spareReplicas": 0,
     }
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.serves, 2), rounds=100)
+    await cluster.until_serves(2, rounds=100)
     await cluster.until(ended(cluster))
     await cluster.settle(10)
     assert all_run(cluster, 2, 4)
@@ -133,7 +132,7 @@ async def test_what_surge_needs_is_not_asked_for() -> None:
 @pytest.mark.parametrize("needed", [2, 3, 4, 5])
 async def test_an_abort_gives_back_as_stable_comes(needed: int) -> None:
     cluster, watch = await begun(needed, HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.settle(10)
     up = len(watch.weights)
     await cluster.command("abort revision=2 id=a")
@@ -153,7 +152,7 @@ async def test_an_abort_gives_back_as_stable_comes(needed: int) -> None:
 
 async def test_while_it_gives_back_that_is_reported_and_no_command_is_accepted() -> None:
     cluster, _ = await begun(4, HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     cluster.serve.later_s = 60
     await cluster.command("abort revision=2 id=a")
     await cluster.settle(10)
@@ -162,11 +161,8 @@ async def test_while_it_gives_back_that_is_reported_and_no_command_is_accepted()
     expected_message = "revision 2, Aborted: returns traffic to stable as its replicas become available: 2 of 4"
     assert await message(cluster, "Progressing") == expected_message
     for verb in ("promote", "pause", "abort"):
-        await cluster.command(f"{verb} revision=2 id={verb}")
-        await cluster.settle(2)
-        last = (await cluster.status())["lastCommand"]
         expected_message = f"revision 2 already returns its traffic to stable: there is nothing to {verb}"
-        assert (last["result"], last["message"]) == ("Rejected", expected_message)
+        assert await cluster.answer(f"{verb} revision=2 id={verb}") == ("Rejected", expected_message)
 
 
 @pytest.mark.extended
@@ -177,19 +173,16 @@ async def test_what_is_applied_while_evidence_takes_a_candidate_back_has_its_own
     cluster.edges.traffic.rps = {NAME: 100}
     fine, bad = Answers(errors=0.01), Answers(errors=0.2)
     cluster.edges.traffic.answers = {"digits-r1": fine, "digits-r2": bad, "digits-r3": fine}
-    await cluster.apply(V1, replicas=4, rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(replicas=4, rollout=rollout)
     await cluster.settle(12, seconds=10)
-    await cluster.apply(V2, replicas=4, rollout=rollout)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(replicas=4, rollout=rollout)
     cluster.serve.later_s = 60
 
     async def goes_back() -> bool:
         return await cluster.condition("Progressing") == ("True", "RollingBack")
 
     assert await cluster.go_on(20, goes_back)
-    await cluster.apply(V3, replicas=4, rollout=rollout)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.roll_out(3, replicas=4, rollout=rollout)
     status = await cluster.status()
     assert (status["lastRollout"]["revision"], status["lastRollout"]["outcome"]) == (2, "RolledBack")
     assert status["experiment"] == "digits-r3"
@@ -197,11 +190,11 @@ async def test_what_is_applied_while_evidence_takes_a_candidate_back_has_its_own
 
 async def test_a_dead_candidate_gives_all_back_at_once() -> None:
     cluster, watch = await begun(4, HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.settle(10)
     cluster.serve.room = {"digits-r2": 0}
     # After its grace, in which a lost replica may start again.
-    await cluster.until(functools.partial(cluster.at_weight, 1, 100), rounds=200)
+    await cluster.until_weight(1, 100, rounds=200)
     await cluster.settle(3)
     assert watch.weights == [25, 50]
     cluster.serve.room = {}
@@ -219,15 +212,15 @@ async def test_a_candidate_that_fails_all_it_gets_gives_all_back_at_once_and_one
         cluster.edges.traffic.rps = {NAME: 20}
         fine, bad = Answers(errors=0.001), Answers(errors=errors)
         cluster.edges.traffic.answers = {"digits-r1": fine, "digits-r2": fine}
-        await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+        await cluster.until_weight(2, 50)
         await cluster.settle(10)
         cluster.edges.traffic.answers = {"digits-r1": fine, "digits-r2": bad}
         cluster.serve.devices = 2  # another pod takes the freed device, so that stable does not come back
-        await cluster.until(functools.partial(cluster.at_weight, 2, 25), rounds=400)
+        await cluster.until_weight(2, 25, rounds=400)
         await cluster.settle(90)
         assert await cluster.weights() == weights
         cluster.serve.devices = 4
-        await cluster.until(functools.partial(cluster.at_weight, 1, 100), rounds=400)
+        await cluster.until_weight(1, 100, rounds=400)
         await cluster.settle(5)
         assert watch.weights == [25, 50, 25]
         assert (await cluster.status())["lastRollout"]["outcome"] == "RolledBack"
@@ -235,7 +228,7 @@ async def test_a_candidate_that_fails_all_it_gets_gives_all_back_at_once_and_one
 
 async def test_where_stable_does_not_come_back_all_traffic_goes_to_it_in_the_end() -> None:
     cluster, watch = await begun(4, {**HALF, "progressDeadline": "2m"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.settle(10)
     cluster.serve.devices = 2  # another pod takes the freed device
     await cluster.command("abort revision=2 id=a")
@@ -248,7 +241,7 @@ async def test_where_stable_does_not_come_back_all_traffic_goes_to_it_in_the_end
 
 async def test_another_revision_waits_until_stable_has_its_replicas_back() -> None:
     cluster, watch = await begun(4, HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.settle(10)
     await cluster.apply(V3, replicas=4, rollout=HALF)
     await cluster.settle(3)
@@ -258,7 +251,7 @@ async def test_another_revision_waits_until_stable_has_its_replicas_back() -> No
         "revision 2, Superseded: returns traffic to stable as its replicas become available: 2 of 4;"
         " revision 3 waits until this rollout has ended"
     )
-    await cluster.until(functools.partial(cluster.at_weight, 3, 50))
+    await cluster.until_weight(3, 50)
     assert watch.least[0] >= -1
     assert watch.empty == []
     assert (await cluster.experiment("digits-r2"))["status"]["verdict"]["reason"].startswith("Superseded: ")
@@ -266,7 +259,7 @@ async def test_another_revision_waits_until_stable_has_its_replicas_back() -> No
 
 async def test_an_edit_back_to_stable_ends_it_likewise() -> None:
     cluster, watch = await begun(4, HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.settle(10)
     await cluster.apply(V1, replicas=4, rollout=HALF)
     await cluster.until(ended(cluster), rounds=100)
@@ -279,14 +272,14 @@ async def test_an_edit_back_to_stable_ends_it_likewise() -> None:
 async def test_a_return_within_the_window_comes_in_place_without_steps() -> None:
     rollout = {**HALF, "rollbackWindow": {}}
     cluster, watch = await begun(3, rollout)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.serves, 2), rounds=100)
+    await cluster.until_serves(2, rounds=100)
     await cluster.until(ended(cluster))
     await cluster.settle(10)
     watch.weights.clear()
     await cluster.apply(V1, replicas=3, rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1), rounds=100)
+    await cluster.until_serves(1, rounds=100)
     await cluster.until(ended(cluster))
     await cluster.settle(10)
     assert all_run(cluster, 1, 3)
@@ -296,17 +289,13 @@ async def test_a_return_within_the_window_comes_in_place_without_steps() -> None
 
 async def test_a_rollback_to_stable_is_an_abort_and_one_to_another_waits_for_it() -> None:
     cluster, _ = await begun(3, HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.serves, 2), rounds=100)
+    await cluster.until_serves(2, rounds=100)
     await cluster.until(ended(cluster))
-    await cluster.apply(V3, replicas=3, rollout=HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 50))
-    await cluster.command("rollback revision=1 id=b")
-    await cluster.settle(2)
-    last = (await cluster.status())["lastCommand"]
+    await cluster.roll_out(3, 50, replicas=3, rollout=HALF)
     message = "revision 3 has replicas of stable. Abort it first, then roll back"
-    assert (last["result"], last["message"]) == ("Rejected", message)
+    assert await cluster.answer("rollback revision=1 id=b") == ("Rejected", message)
     await cluster.command("rollback revision=2 id=c")
     await cluster.until(ended(cluster), rounds=100)
     await cluster.settle(10)
@@ -329,7 +318,7 @@ async def test_one_replica_cannot_be_shared_and_that_is_shown() -> None:
     assert await replicas(cluster) == {1: 1}
     await cluster.apply(V2, replicas=2, rollout=HALF)
     cluster.serve.devices = 2
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
 
 
 async def test_stable_gives_none_away_while_it_lacks_one_of_its_own() -> None:
@@ -338,7 +327,7 @@ async def test_stable_gives_none_away_while_it_lacks_one_of_its_own() -> None:
     cluster.serve.crash_some("digits-r1", 1)
     await cluster.settle(10)
     assert (await replicas(cluster))[1] == 3
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=300)
+    await cluster.until_weight(2, 50, rounds=300)
 
 
 async def test_a_replica_of_stable_whose_place_the_candidate_has_got_holds_nothing_up() -> None:
@@ -349,16 +338,16 @@ async def test_a_replica_of_stable_whose_place_the_candidate_has_got_holds_nothi
     await cluster.settle(5)
     assert await replicas(cluster) == {1: 4, 2: 1}
     cluster.serve.first, cluster.serve.devices = "digits-r2", 4
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     assert cluster.serve.running("digits-r1") == 3
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     assert watch.least[0] >= -1
     assert watch.most <= 5
 
 
 async def test_a_pause_in_the_middle_gives_stable_back_what_is_not_used_yet() -> None:
     cluster, _ = await begun(4, {"steps": [{"weight": 75, "gate": "manual"}], "capacity": "inPlace"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     cluster.serve.later_s = 60
     await cluster.settle(5)
     assert await replicas(cluster) == {1: 2, 2: 2}
@@ -367,7 +356,7 @@ async def test_a_pause_in_the_middle_gives_stable_back_what_is_not_used_yet() ->
     assert await replicas(cluster) == {1: 3, 2: 1}
     cluster.serve.later_s = 0
     await cluster.command("resume revision=2 id=r")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 75), rounds=300)
+    await cluster.until_weight(2, 75, rounds=300)
 
 
 async def test_a_candidate_that_cannot_start_leaves_stable_whole() -> None:
@@ -377,7 +366,7 @@ async def test_a_candidate_that_cannot_start_leaves_stable_whole() -> None:
     assert (await cluster.status())["candidate"]["retryAt"]
     await cluster.until(lambda: _async(all_run(cluster, 1, 2)), rounds=20)
     cluster.serve.failures.clear()
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=300)
+    await cluster.until_weight(2, 50, rounds=300)
     assert watch.least[0] >= -1
 
 
@@ -387,7 +376,7 @@ async def _async(value: bool) -> bool:
 
 async def test_a_scale_in_the_middle_is_followed_by_both() -> None:
     cluster, watch = await begun(4, HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     cluster.serve.devices = 8
     await cluster.apply(V2, replicas=8, rollout=HALF)
     await cluster.settle(30)
@@ -401,7 +390,7 @@ async def test_a_scale_in_the_middle_is_followed_by_both() -> None:
 
 async def test_a_spec_that_is_refused_meanwhile_changes_no_number() -> None:
     cluster, watch = await begun(4, HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.settle(10)
     await cluster.apply(V2, replicas="four", rollout=HALF)
     await cluster.settle(20)
@@ -415,11 +404,9 @@ async def test_a_spec_that_is_refused_meanwhile_changes_no_number() -> None:
 
 async def test_autoscaling_that_is_set_meanwhile_waits_for_its_end() -> None:
     cluster = Cluster(installation=parse_installation("runtimeImage: example.com/runtime:1", "test"))
-    await cluster.apply(V1, replicas=4, rollout=HALF)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(replicas=4, rollout=HALF)
     (cluster.serve,) = cluster.serve_apis.by_dashboard.values()
-    await cluster.apply(V2, replicas=4, rollout=HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.roll_out(2, 50, replicas=4, rollout=HALF)
     await cluster.settle(10)
     by_load = {"autoscaling": {"minReplicas": 1, "maxReplicas": 9}, "rollout": {**HALF, "capacity": "auto"}}
     await cluster.apply(V2, **by_load)
@@ -430,7 +417,7 @@ async def test_autoscaling_that_is_set_meanwhile_waits_for_its_end() -> None:
     watch = Watch(cluster, 4)
     cluster.after_step = watch.look
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.serves, 2), rounds=100)
+    await cluster.until_serves(2, rounds=100)
     assert watch.least[1] >= 0
     cluster.serve.load(f"{NAME}-r2", 6)
     await cluster.until(ended(cluster), rounds=100)
@@ -441,7 +428,7 @@ async def test_autoscaling_that_is_set_meanwhile_waits_for_its_end() -> None:
 @pytest.mark.parametrize("edit", [{}, {"replicas": "four"}], ids=["accepted", "refused"])
 async def test_a_status_that_was_lost_is_taken_up_as_it_was(edit: dict[str, Any]) -> None:
     cluster, watch = await begun(4, HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.settle(10)
     await cluster.apply(V2, **{"replicas": 4, "rollout": HALF, **edit})
     stored = await cluster.get()
@@ -456,7 +443,7 @@ async def test_a_status_that_was_lost_is_taken_up_as_it_was(edit: dict[str, Any]
 
 async def test_how_it_began_is_kept_whatever_the_spec_says_since() -> None:
     cluster, _ = await begun(4, HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.apply(V2, replicas=4, rollout={**HALF, "capacity": "surge"})
     await cluster.settle(10)
     assert await replicas(cluster) == {1: 2, 2: 2}
@@ -625,9 +612,9 @@ def test_whatever_fails_no_more_is_asked_for_than_there_is_and_it_ends_on_stable
 
 async def test_a_damaged_experiment_is_begun_anew_in_place() -> None:
     cluster, watch = await begun(4, HALF)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
     await cluster.settle(40)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=200)
+    await cluster.until_weight(2, 50, rounds=200)
     assert await replicas(cluster) == {1: 2, 2: 2}
     assert watch.empty == []

@@ -26,12 +26,10 @@ async def edges(cluster: Cluster) -> set[str]:
 async def aborted(*late: str, in_cluster: bool = True, command: str = "abort revision=2 id=stop") -> Cluster:
     """Three edges, an aborted canary, and some edges without the abort."""
     cluster = Cluster()
-    await cluster.apply()
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.deploy()
     for number in (1, 2):
         await cluster.add_edge(f"sundog-edge-{number}")
-    await cluster.apply("file:///models/v2")
-    await cluster.until(lambda: cluster.at_weight(2, 25))
+    await cluster.roll_out()
     await cluster.settle(3)
     if in_cluster:
         world = cluster.world
@@ -71,8 +69,7 @@ async def test_of_several_one_goes_at_a_time_and_never_the_last_that_serves() ->
 
 async def test_an_edit_of_the_endpoint_that_an_edge_misses_is_reported_and_moves_no_traffic() -> None:
     cluster = Cluster()
-    await cluster.apply()
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.deploy()
     await cluster.add_edge("sundog-edge-1")
     await cluster.settle(3)
     assert await cluster.condition("TrafficSynced") == ("True", "InForce")

@@ -10,8 +10,7 @@ from sundog_operator.core.observed import ReplicaStart, ReplicaState, ServeState
 
 async def test_a_lost_replica_leaves_one_event() -> None:
     cluster = Cluster()
-    await cluster.apply()
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.deploy()
     await cluster.settle(3)
     assert "ReplicaLost" not in await cluster.events()
     read = cluster.serve.read
@@ -35,8 +34,7 @@ async def test_a_lost_replica_leaves_one_event() -> None:
 
 async def test_a_service_that_woke_between_two_looks_has_lost_nothing() -> None:
     cluster = Cluster()
-    await cluster.apply(autoscaling={"minReplicas": 0, "maxReplicas": 3})
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.deploy(autoscaling={"minReplicas": 0, "maxReplicas": 3})
     cluster.serve.load("digits-r1", 1)
     await cluster.settle(15)
     read = cluster.serve.read

@@ -69,7 +69,7 @@ async def rays(cluster: Cluster) -> list[str]:
 
 async def served(cluster: Cluster, uri: str = "file:///models/v1", revision: int = 1, **spec: Any) -> None:
     await cluster.apply(uri, **spec)
-    await cluster.until(functools.partial(cluster.serves, revision))
+    await cluster.until_serves(revision)
     await cluster.settle(15)
 
 
@@ -154,11 +154,9 @@ async def test_the_durations_of_the_phases_of_a_start_are_reported_for_the_newes
 async def test_a_canary_gets_a_group_of_its_own_and_the_old_one_goes_at_zero_pods(cluster: Cluster) -> None:
     await served(cluster, replicas=4)
     cluster.kuberay.stuck = {"digits-r1"}  # type: ignore[union-attr]
-    await cluster.apply("file:///models/v2", replicas=4)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(replicas=4)
     assert await groups(cluster) == {"digits-r1": (4, 4, 4), "digits-r2": (1, 1, 1)}
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     await cluster.settle(30)
     # Its pods end slowly: KubeRay would forget them if the group left the list.
     assert (await groups(cluster))["digits-r1"][0] == 0
@@ -260,8 +258,7 @@ async def test_what_others_wrote_into_the_cluster_stays(cluster: Cluster) -> Non
     stored["metadata"]["annotations"]["other"] = "kept"
     stored["spec"]["workerGroupSpecs"][0]["scaleStrategy"] = {"workersToDelete": ["x"]}
     await cluster.kube.replace(stored)
-    await cluster.apply("file:///models/v2")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out()
     stored = await ray(cluster)
     assert stored["spec"]["suspend"] is False
     assert stored["metadata"]["annotations"]["other"] == "kept"
@@ -296,7 +293,7 @@ async def test_another_image_is_another_cluster_and_the_first_goes_once_nothing_
     await served(cluster)
     other = kubernetes_names.ray_cluster(0, "example.com/other:2")
     await cluster.apply("file:///models/v1", runtime={"image": "example.com/other:2"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     assert sorted(await rays(cluster)) == sorted([RAY, other])
     (document,) = cluster.edges.in_force()
     (service,) = document["services"]
@@ -305,8 +302,7 @@ async def test_another_image_is_another_cluster_and_the_first_goes_once_nothing_
     assert set(document["clusters"]) == {RAY, other}
     image = (await ray(cluster, other))["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
     assert image == "example.com/other:2"
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     await cluster.settle(40)
     assert await rays(cluster) == [other]
     status = await cluster.status()
@@ -316,7 +312,7 @@ async def test_another_image_is_another_cluster_and_the_first_goes_once_nothing_
 async def test_an_aborted_candidate_of_another_image_leaves_its_cluster_behind(cluster: Cluster) -> None:
     await served(cluster)
     await cluster.apply("file:///models/v1", runtime={"image": "example.com/other:2"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     await cluster.command("abort revision=2 id=a")
     await cluster.settle(40)
     assert await cluster.weights() == {1: 100}
@@ -357,8 +353,7 @@ async def test_an_upgrade_of_the_installation_rolls_nothing_and_new_revisions_ru
     assert stored["spec"]["rayVersion"] == "2.60.0"
     head = stored["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     assert head["image"] == "example.com/runtime:1"
-    await upgraded.apply("file:///models/v2")
-    await upgraded.until(functools.partial(upgraded.at_weight, 2, 25))
+    await upgraded.roll_out()
     assert kubernetes_names.ray_cluster(0, "example.com/runtime:2") in await rays(upgraded)
 
 
@@ -372,7 +367,7 @@ async def test_a_status_that_was_lost_deletes_no_cluster_that_serves(cluster: Cl
     )
     await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
     assert await rays(cluster) == [RAY]
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     assert await rays(cluster) == [RAY]
 
 
@@ -397,7 +392,7 @@ async def test_a_foreign_secret_is_named_in_each_service_that_it_blocks(cluster:
     assert await cluster.kube.get(Ref(SECRET, NAMESPACE, name)) == theirs
 
     await cluster.kube.delete(Ref(SECRET, NAMESPACE, name))
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
 
 
@@ -497,7 +492,7 @@ async def test_a_cluster_made_anew_waits_until_the_store_of_the_one_before_is_go
     with pytest.raises(DependencyError, match=message):
         await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
     await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, "before"))
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     assert await password(cluster) not in {None, "b2xk"}
     for each in (SECRET, SERVICE, STATEFUL_SET):
         owned = await cluster.kube.get(Ref(each, NAMESPACE, f"{RAY}-valkey"))
@@ -510,8 +505,7 @@ async def test_a_cluster_made_anew_waits_until_the_store_of_the_one_before_is_go
 async def test_a_store_that_was_left_without_owners_is_taken_over_with_its_password(cluster: Cluster) -> None:
     for kind in (SECRET, STATEFUL_SET):
         await cluster.kube.create(left_over(kind))
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     assert await password(cluster) == "b2xk"
 
 
@@ -654,8 +648,7 @@ async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> Non
     status = await cluster.status()
     assert (status["replicas"], status["readyReplicas"]) == (2, 2)
     assert status["selector"] == "serving.sundog.dev/model-deployment=digits"
-    await cluster.apply("file:///models/v2", autoscaling={"minReplicas": 2, "maxReplicas": 5})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(autoscaling={"minReplicas": 2, "maxReplicas": 5})
     assert await groups(cluster) == {"digits-r1": (2, 5, 2), "digits-r2": (1, 3, 1)}
 
 
@@ -685,7 +678,7 @@ async def test_a_rollback_under_a_spec_that_is_refused_gets_as_many_replicas_as_
     await cluster.settle(5)
     assert (await cluster.status())["stable"]["replicas"] == 6
     await cluster.command("rollback revision=1 id=a")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     assert serve.running("digits-r1") == 6
 
 
@@ -693,9 +686,7 @@ async def test_what_loses_its_traffic_keeps_the_replicas_that_load_gave_it_until
     cluster: Cluster,
 ) -> None:
     scaling = {"minReplicas": 1, "maxReplicas": 9}
-    await served(cluster, autoscaling=scaling)
-    await cluster.apply("file:///models/v2", autoscaling=scaling)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.start_canary(autoscaling=scaling)
     (serve,) = cluster.serve_apis.by_dashboard.values()
     serve.load("digits-r2", 5)
     await cluster.settle(5)
@@ -762,7 +753,7 @@ async def test_a_canary_that_finds_no_gpus_moves_nothing_and_says_how_many_are_m
     assert await cluster.weights() == {1: 100}
     await cluster.kube.delete(Ref(NODE, "", "node"))
     await offer(cluster, 4)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def test_replicas_with_a_fraction_share_pods_and_make_room_only_beside_stable(cluster: Cluster) -> None:
@@ -787,7 +778,7 @@ async def test_replicas_with_a_fraction_share_pods_and_make_room_only_beside_sta
     assert set(await groups(cluster)) == {"digits-r1"}
     await cluster.kube.delete(Ref(NODE, "", "node"))
     await offer(cluster, 4)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def shared(cluster: Cluster) -> dict[str, Any]:
@@ -802,8 +793,7 @@ async def test_auto_is_in_place_where_there_is_no_room_beside_stable(
     cluster: Cluster, devices: int, way: tuple[str, int | None, int | None]
 ) -> None:
     await with_gpus(cluster, devices)
-    await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(replicas=2, resources={"gpu": {"count": 1}})
     assert await shared(cluster) == dict(zip(("mode", "neededReplicas", "spareReplicas"), way, strict=True))
     assert (await read_condition(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
     asked = {each["name"]: each["deployments"][0]["num_replicas"] for each in applications(cluster)}
@@ -813,10 +803,10 @@ async def test_auto_is_in_place_where_there_is_no_room_beside_stable(
     await cluster.kube.delete(Ref(NODE, "", "node"))
     await offer(cluster, 16)
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     assert (await shared(cluster))["mode"] == way[0]
     await cluster.command("promote revision=2 id=b")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
     await cluster.settle(20)
     assert await shared(cluster) == {"mode": "surge", "neededReplicas": None, "spareReplicas": None}
 
@@ -860,8 +850,7 @@ async def test_a_pod_that_waits_for_one_that_goes_is_not_called_unschedulable(cl
 async def test_what_was_promoted_in_place_lacks_no_devices_while_the_last_ones_go(cluster: Cluster) -> None:
     await with_gpus(cluster, 2)
     half = {"steps": [{"weight": 50, "gate": "manual"}]}
-    await cluster.apply("file:///models/v2", replicas=2, rollout=half, resources={"gpu": {"count": 1}})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.roll_out(2, 50, replicas=2, rollout=half, resources={"gpu": {"count": 1}})
     await cluster.settle(2)
     await place(cluster)
     assert cluster.kuberay is not None
@@ -869,7 +858,7 @@ async def test_what_was_promoted_in_place_lacks_no_devices_while_the_last_ones_g
     serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
     serve.room["digits-r2"] = 1
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
     await cluster.settle(3)
     await find_no_node(cluster, 2)
     await cluster.settle(2)
@@ -932,29 +921,22 @@ async def test_where_pods_bring_nodes_auto_is_surge() -> None:
         installation=parse_installation("gpu: {nodesCome: true}\nruntimeImage: example.com/runtime:1", "test")
     )
     await with_gpus(cluster, 2)
-    await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(replicas=2, resources={"gpu": {"count": 1}})
     assert (await shared(cluster))["mode"] == "surge"
 
 
 async def test_a_rollback_without_room_names_the_way_in_place(cluster: Cluster) -> None:
     await with_gpus(cluster, 2)
-    await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.roll_out(replicas=2, resources={"gpu": {"count": 1}})
+    await cluster.promote()
     await place(cluster)
     await cluster.settle(30)
     await place(cluster)
-    await cluster.command("rollback revision=1 id=b")
-    await cluster.settle(3)
-    last = (await cluster.status())["lastCommand"]
-    assert (last["result"], last["message"]) == (
+    assert await cluster.answer("rollback revision=1 id=b") == (
         "Rejected",
         f"2 {GPU} needed (2 × 1), 0 of 2 free on 1 node. {NODES_FIX}. Apply the spec of revision 1 to roll it out in place",
     )
-    await cluster.apply("file:///models/v1", replicas=2, resources={"gpu": {"count": 1}})
-    await cluster.until(functools.partial(cluster.at_weight, 1, 25))
+    await cluster.roll_out(1, replicas=2, resources={"gpu": {"count": 1}})
 
 
 async def serve_within_a_quota(cluster: Cluster) -> None:
@@ -975,7 +957,7 @@ async def is_held_until_the_quota_goes(cluster: Cluster, on_nodes: str) -> None:
     message = f"2 {GPU} needed (1 × 2){on_nodes}, 1 left by the namespace's quota. {QUOTA_FIX}"
     assert await read_condition(cluster, "Stalled") == ("True", "InsufficientQuota", message)
     await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "gpus"))
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def test_who_may_not_look_at_nodes_looks_at_quotas(cluster: Cluster) -> None:
@@ -1115,14 +1097,14 @@ async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_none(cl
     await offer(cluster, 8)
     cluster.clock.advance(10)
     assert await planned(cluster, **asked) == ["ends Experiment a first"]
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
     assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
 
 
 async def test_a_revision_that_finds_no_gpus_ends_the_experiment_that_has_enough_of_them(cluster: Cluster) -> None:
     await queue_up(cluster, 6)
     await wants_more(cluster)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
     assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
 
 
@@ -1140,7 +1122,7 @@ async def test_a_revision_that_is_to_come_in_place_and_cannot_ends_no_experiment
     await cluster.settle(20)
     assert await phases(cluster, *"abc") == {"a": "Running", "b": "Queued", "c": "Queued"}
     await cluster.apply("file:///models/v10", replicas=2, rollout=rollout, resources={"gpu": {"count": 1}})
-    await cluster.until(functools.partial(cluster.at_weight, 4, 25))
+    await cluster.until_weight(4, 25)
     assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
 
 
@@ -1159,7 +1141,7 @@ async def test_while_a_revision_waits_for_gpus_the_next_experiment_waits_too(clu
     assert await reconcile_model_deployment(cluster.world, key) == 15, "nodes that come are looked for in no hurry"
     await cluster.kube.delete(Ref(NODE, "", "node"))
     await offer(cluster, 8)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
     await cluster.command("promote revision=3 id=p full=true")
     await cluster.until(functools.partial(in_phases, cluster, b="Running", c="Queued"))
     assert (await cluster.status())["stable"]["revision"] == 3
@@ -1281,8 +1263,7 @@ def refusal(pod: str) -> dict[str, str]:
 async def test_a_pod_that_kuberay_may_not_make_is_reported_in_the_api_servers_words(cluster: Cluster) -> None:
     serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
     serve.room["digits-r2"] = 0
-    await cluster.apply(rollout=MANUAL)
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.deploy(rollout=MANUAL)
     cluster.kuberay.refusals = refusal("digits-r2-worker-x7k2p")  # type: ignore[union-attr]
     await cluster.settle(2)
     assert await read_condition(cluster, "RevisionReady") == ("True", "Ready", "revision 1: 1 replica running")
@@ -1303,8 +1284,7 @@ async def test_a_pod_that_kuberay_may_not_make_is_reported_in_the_api_servers_wo
 async def test_a_cluster_that_is_too_large_is_reported_while_stable_serves(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await cluster.apply(rollout=MANUAL)
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.deploy(rollout=MANUAL)
 
     async def refuse(_: Object) -> Object:
         raise DependencyError("RayCluster x: etcdserver:\nrequest is too large (500)")
@@ -1411,8 +1391,7 @@ async def test_a_kept_revision_stays_where_it_is_when_the_next_one_has_another_r
         await served(cluster, f"file:///models/v{number}", number, rollout=KEEPING, runtime=image)
     await cluster.settle(20)
     canary = {"steps": [{"weight": 25, "gate": "manual"}], "keepPrevious": {"for": "1h"}}
-    await cluster.apply("file:///models/v3", rollout=canary, runtime={"image": "example.com/b:1"})
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.roll_out(3, rollout=canary, runtime={"image": "example.com/b:1"})
     assert [each["revision"] for each in (await cluster.status())["kept"]] == [1]
     assert set(await groups(cluster, first)) == {"digits-r1", "digits-r2"}
     assert set(await groups(cluster, second)) == {"digits-r3"}
@@ -1435,11 +1414,9 @@ async def test_a_node_drain_may_evict_one_pod_of_each_group_at_a_time(cluster: C
     assert selected == workers
     assert [each["kind"] for each in budget["metadata"]["ownerReferences"]] == ["RayCluster"]
 
-    await cluster.apply("file:///models/v2", replicas=4, rollout={"steps": [{"weight": 50, "gate": "manual"}]})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.roll_out(2, 50, replicas=4, rollout={"steps": [{"weight": 50, "gate": "manual"}]})
     assert await budgets(cluster) == {"digits-r1": 3, "digits-r2": 1}
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     await cluster.settle(30)
     assert await budgets(cluster) == {"digits-r2": 3}
 

@@ -27,8 +27,7 @@ async def rolling_out(chance: Mapping[int, float], rollout: Json, rps: float = 6
     cluster.edges.traffic.answers = {application(NAME, number): FINE for number in chance}
     cluster.edges.outcomes.chance = {application(NAME, number): {"accepted": own} for number, own in chance.items()}
     cluster.edges.outcomes.error = error
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(30, seconds=10)
     await cluster.apply(V2, rollout=rollout)
     assert await cluster.go_on(5, lambda: cluster.at_weight(2, rollout["steps"][0]["weight"]))

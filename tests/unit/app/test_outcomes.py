@@ -42,8 +42,7 @@ async def serving(chance: Mapping[int, float], edges: int = 1, seed: int = 3, **
     cluster.edges.traffic.rps = {NAME: 60}
     cluster.edges.traffic.answers = dict(answers)
     cluster.edges.outcomes.chance = {application(NAME, number): {"bought": own} for number, own in chance.items()}
-    await cluster.apply(rollout=ROLLOUT)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=ROLLOUT)
     for number in range(1, edges):
         await cluster.add_edge(f"sundog-edge-{number}")
     await cluster.settle(3, seconds=10)

@@ -16,8 +16,7 @@ ENDPOINT = {"overrides": [OVERRIDE]}
 
 async def waiting_before_its_first_weight() -> Cluster:
     cluster = Cluster()
-    await cluster.apply(rollout=WAITING, endpoint=ENDPOINT)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=WAITING, endpoint=ENDPOINT)
     assert chosen(cluster) == []
     await cluster.apply(V2, rollout=WAITING, endpoint=ENDPOINT)
     await cluster.until(functools.partial(may_be_chosen, cluster))
@@ -48,11 +47,11 @@ async def test_a_candidate_without_weight_is_chosen_once_it_is_ready_and_at_ever
     assert await cluster.weights() == {1: 100, 2: 0}
     assert cluster.serve.running("digits-r2") == 1
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     await cluster.settle(5)
     assert chosen(cluster) == ["canary"]
     await cluster.command("promote revision=2 id=b full=true")
-    await cluster.until(functools.partial(cluster.serves, 2), rounds=100)
+    await cluster.until_serves(2, rounds=100)
     await cluster.until(functools.partial(gone, cluster), rounds=60)
 
 
@@ -103,8 +102,7 @@ async def test_whose_overrides_name_too_many_networks_is_reported_once(caplog: p
         return {"overrides": overrides}
 
     cluster = Cluster()
-    await cluster.apply(endpoint=many(1))
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(endpoint=many(1))
     with caplog.at_level(logging.WARNING, "sundog.operator"):
         await cluster.kube.apply(model_deployment(name="young", endpoint=many(2)))
         await cluster.settle(30)

@@ -94,8 +94,7 @@ async def test_a_canary_goes_into_its_queue_although_no_device_is_free_and_stabl
     status = {"allocatable": {GPU: "1"}, "conditions": [{"type": "Ready", "status": "True"}]}
     node: dict[str, Any] = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}, "spec": {}}
     await create_with_status(cluster.kube, NODE, node, status)
-    await cluster.apply(resources={"gpu": {"count": 1}})
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.deploy(resources={"gpu": {"count": 1}})
     for pod in await cluster.kube.list(POD, NAMESPACE, {names.LABEL_MODEL_DEPLOYMENT: NAME}):
         await cluster.kube.replace({**pod, "spec": {**pod["spec"], "nodeName": "node"}})
     await cluster.settle(20)
@@ -109,10 +108,8 @@ async def test_a_canary_goes_into_its_queue_although_no_device_is_free_and_stabl
 
 
 async def test_a_canary_that_kueue_preempts_gives_its_traffic_back_and_is_not_held_back(cluster: Cluster) -> None:
-    await cluster.apply(**QUEUED)
-    await cluster.until(lambda: cluster.serves(1))
-    await cluster.apply("file:///models/v2", rollout=MANUAL, **QUEUED)
-    await cluster.until(lambda: cluster.at_weight(2, 25))
+    await cluster.deploy(**QUEUED)
+    await cluster.roll_out(rollout=MANUAL, **QUEUED)
     for pod in await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: "2"}):
         await cluster.kube.delete(Ref(POD, NAMESPACE, pod["metadata"]["name"]))
     await queued_pod(cluster, 2)

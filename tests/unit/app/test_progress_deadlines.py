@@ -16,8 +16,7 @@ AWAY = ("ModelNotFound", "the store is away")
 async def late(rollout: dict[str, Any] = PAUSE) -> Cluster:
     """Revision 2 was applied six minutes ago and cannot be loaded."""
     cluster = Cluster()
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(5)
     cluster.serve.failures[V2] = AWAY
     await cluster.apply(V2, rollout=rollout)
@@ -36,10 +35,8 @@ async def condition_message(cluster: Cluster, type_: str) -> str:
 
 async def test_a_pause_by_hand_is_reported_where_people_look_first() -> None:
     cluster = Cluster()
-    await cluster.apply(rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await cluster.apply(V2, rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.deploy(rollout=MANUAL)
+    await cluster.roll_out(rollout=MANUAL)
     await cluster.command("pause revision=2 id=hold")
     await cluster.settle(3)
     assert "revision 2 is paused (Manual)" in await condition_message(cluster, "Ready")
@@ -74,7 +71,7 @@ async def test_resume_lets_it_go_on_with_its_time_anew() -> None:
     cluster.serve.failures.clear()
     await cluster.settle(40, seconds=10)
     await cluster.command("resume revision=2 id=b")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def test_promote_of_all_steps_gives_it_its_time_anew() -> None:
@@ -84,7 +81,7 @@ async def test_promote_of_all_steps_gives_it_its_time_anew() -> None:
     assert "paused" not in await attempt(cluster)
     cluster.serve.failures.clear()
     await cluster.command("retry revision=2 id=b")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
 
 
 @pytest.mark.parametrize("verb", ["promote", "skip"])
@@ -93,14 +90,11 @@ async def test_a_command_to_go_on_is_answered_with_the_pause(verb: str) -> None:
     cluster.serve.failures.clear()
     await cluster.settle(40, seconds=10)
     assert cluster.serve.running("digits-r2") == 1
-    await cluster.command(f"{verb} revision=2 id=a")
-    await cluster.settle(3)
-    last = (await cluster.status())["lastCommand"]
     message = (
         "revision 2 is paused because it was not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away."
         " Use resume: it then starts once it is ready"
     )
-    assert (last["result"], last["message"]) == ("Rejected", message)
+    assert await cluster.answer(f"{verb} revision=2 id=a") == ("Rejected", message)
 
 
 @pytest.mark.parametrize("way", ["abort", "edit"])
@@ -142,8 +136,7 @@ BRIEF = {"progressDeadline": "5m"}
 async def starting(rollout: dict[str, Any]) -> Cluster:
     """Revision 2 was applied a minute ago and starts very slowly."""
     cluster = Cluster()
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(5)
     cluster.serve.start_s = 10_000
     await cluster.apply(V2, rollout=rollout)
@@ -204,8 +197,7 @@ async def short(weights: tuple[int, int] = (2, 25), **rollout: Any) -> Cluster:
     """Revision 2 has the replicas of its first step, and finds no nodes for more."""
     cluster = Cluster()
     spec = {**STEPS, "progressDeadline": "5m", **rollout}
-    await cluster.apply(rollout=spec, replicas=4)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=spec, replicas=4)
     cluster.serve.room["digits-r2"] = 1
     await cluster.apply(V2, rollout=spec, replicas=4)
     await cluster.until(functools.partial(cluster.at_weight, *weights))
@@ -269,7 +261,7 @@ async def test_replicas_of_a_later_step_that_do_not_come_pause_it_where_it_is_to
     await cluster.settle(26, seconds=10)
     assert "paused" not in await attempt(cluster), "it has its time anew"
     cluster.serve.room.clear()
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.settle(3)
     assert "shortSince" not in (await attempt(cluster))["step"]
 
@@ -305,7 +297,7 @@ async def test_replicas_that_came_while_nobody_looked_were_in_time() -> None:
     cluster = await short()
     cluster.clock.advance(3600)
     cluster.serve.room.clear()
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
 
 
 class Died(Exception):
@@ -314,8 +306,7 @@ class Died(Exception):
 
 async def test_an_operator_that_dies_at_every_other_write_pauses_and_resumes_alike() -> None:
     cluster = Cluster()
-    await cluster.apply(rollout=PAUSE)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=PAUSE)
     cluster.serve.failures[V2] = AWAY
     await cluster.apply(V2, rollout=PAUSE)
     deaths = itertools.count(1)
@@ -358,8 +349,7 @@ def asked(cluster: Cluster, since: int) -> list[set[str]]:
 
 async def test_a_retry_of_one_that_hangs_takes_it_out_and_puts_it_in_again() -> None:
     cluster = Cluster()
-    await cluster.apply(rollout=PAUSE)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=PAUSE)
     cluster.serve.start_s = 10**6
     await cluster.apply(V2, rollout=PAUSE)
     await cluster.settle(40, seconds=10)

@@ -38,8 +38,7 @@ async def rolling(step: int, **rollout: Any) -> Cluster:
     cluster = Cluster()
     cluster.prometheus.numbers[OOM] = 0
     rollout = {"steps": STEPS, **rollout}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(5)
     await cluster.apply(V2, rollout=rollout)
     await cluster.until(functools.partial(at_step, cluster, step))
@@ -67,7 +66,7 @@ async def test_an_analysis_lets_the_rollout_go_on_once_its_number_was_good_often
     step = (await status(cluster))["step"]
     assert step["reason"] == "check smoke gives 0.95, at least 0.9; 1 of 2 checks passed"
     assert (step["analysis"]["passed"], step["analysis"]["verdict"]) == (1, "Passed")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=40)
+    await cluster.until_weight(2, 50, rounds=40)
     assert cluster.prometheus.asked.count("smoke") == 2
 
 
@@ -118,7 +117,7 @@ async def test_one_that_hangs_holds_up_neither_commands_nor_passes() -> None:
     cluster.prometheus.hangs = True
     await cluster.settle(5)
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=10)
+    await cluster.until_weight(2, 50, rounds=10)
 
 
 @pytest.mark.extended
@@ -127,7 +126,7 @@ async def test_waiting_writes_nothing_but_a_number_a_minute() -> None:
         2, guardrails=[GUARDRAIL], steps=[STEPS[0], {"pause": {}}, {"weight": 50, "gate": "manual"}]
     )
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.settle(70)
     before = [write for write in cluster.kube.writes if write.changed]
     await cluster.settle(180)

@@ -23,8 +23,7 @@ async def served(rps: float, rollout: Object, answers: Answers = FINE) -> Cluste
     cluster.edges.traffic = Traffic(1)
     cluster.edges.traffic.rps = {NAME: rps}
     cluster.edges.traffic.answers = {application(NAME, number): answers for number in (1, 2)}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(30, seconds=10)
     await cluster.apply(V2, rollout=rollout)
     return cluster
@@ -116,8 +115,7 @@ async def test_an_experiment_that_stands_still_while_control_fails_is_told_to_go
     cluster.edges.traffic = Traffic(1)
     cluster.edges.traffic.rps = {NAME: 50}
     answer_all(cluster, FINE)
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await cluster.settle(30, seconds=10)
     await cluster.kube.apply(
         {

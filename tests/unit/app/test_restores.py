@@ -54,10 +54,8 @@ class RestoredCluster(Cluster):
 
     async def promote(self, number: int, **spec: Any) -> None:
         """Make a revision stable, and let the one before it go."""
-        await self.apply(f"file:///models/v{number}", **spec)
-        await self.until(functools.partial(self.at_weight, number, 25))
-        await self.command(f"promote revision={number} id=p{number} full=true")
-        await self.until(functools.partial(self.serves, number))
+        await self.roll_out(number, **spec)
+        await self.promote(number)
         await self.until(self.has_drained)
 
     async def has_drained(self) -> bool:
@@ -70,8 +68,7 @@ class RestoredCluster(Cluster):
 
 async def started(**options: Any) -> RestoredCluster:
     cluster = RestoredCluster(**options)
-    await cluster.apply("file:///models/v1")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await cluster.settle(3)
     cluster.after_step = cluster.check_traffic
     return cluster
@@ -120,8 +117,7 @@ async def test_a_backup_from_the_middle_of_a_rollout_moves_no_traffic_to_replica
     end: str,
 ) -> None:
     cluster = await started()
-    await cluster.apply("file:///models/v2")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out()
     await cluster.settle(3)
     backup, rollout = copy.deepcopy(await cluster.get()), copy.deepcopy(await cluster.experiment("digits-r2"))
     await cluster.command(f"{end} revision=2 id=x" + (" full=true" if end == "promote" else ""))
@@ -139,8 +135,7 @@ async def test_a_backup_moves_nothing_while_a_later_rollout_has_traffic() -> Non
     cluster = await started()
     backup = copy.deepcopy(await cluster.get())
     await cluster.promote(2)
-    await cluster.apply("file:///models/v3")
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.roll_out(3)
     await cluster.settle(3)
     cluster.first = "edge"
     await cluster.write_back(backup)
@@ -176,10 +171,9 @@ async def test_a_number_with_other_content_leaves_the_running_application_alone(
     await cluster.kube.create({**stored, "metadata": meta, "data": other["data"]})
     cluster.first = first
     await cluster.apply("file:///models/v9")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     assert cluster.running("digits-r1") == 1
-    await cluster.command("promote revision=2 id=x full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
 
 
 async def _serves(cluster: Cluster, name: str) -> bool:
@@ -201,7 +195,7 @@ async def test_a_deployment_that_is_deleted_and_made_again_keeps_what_runs(
     await cluster.kube.delete(DEPLOYMENT)
     await cluster.apply(f"file:///models/v{version}")
     revision = 2 if version == 2 else 3
-    await cluster.until(functools.partial(cluster.serves, revision))
+    await cluster.until_serves(revision)
     await cluster.settle(30)
     assert await cluster.weights() == {revision: 100}
 
@@ -235,5 +229,5 @@ async def test_the_spec_of_a_backup_without_its_status_rolls_out() -> None:
     backup = copy.deepcopy(await cluster.get())
     await cluster.promote(2)
     await cluster.write_back(backup, status=False)
-    await cluster.until(functools.partial(cluster.at_weight, 1, 25))
+    await cluster.until_weight(1, 25)
     assert MANUAL["steps"][0]["weight"] == 25

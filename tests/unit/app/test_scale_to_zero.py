@@ -1,6 +1,5 @@
 """Services without requests: their replicas go, and a rollout or an Experiment has them all the same."""
 
-import functools
 from datetime import timedelta
 from typing import Any
 
@@ -24,8 +23,7 @@ STARTING = "revision 1 has no replica; one starts for waiting requests"
 async def asleep(in_pods: bool = True, **spec: Any) -> tuple[Cluster, FakeServe]:
     """A service that has scaled to zero."""
     cluster = Cluster(installation=INSTALLATION if in_pods else None)
-    await cluster.apply(**(spec or TO_ZERO))
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(**(spec or TO_ZERO))
     await cluster.settle(30)
     serve = next(iter(cluster.serve_apis.by_dashboard.values())) if in_pods else cluster.serve
     assert serve.running("digits-r1") == 0
@@ -121,12 +119,10 @@ async def test_a_start_that_finds_no_node_is_named_and_recovers() -> None:
 
 async def test_during_a_rollout_no_revision_is_at_zero() -> None:
     cluster, serve = await asleep()
-    await cluster.apply("file:///models/v2", **TO_ZERO, rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(**TO_ZERO, rollout=MANUAL)
     assert (scaling(serve)["min_replicas"], scaling(serve, "digits-r2")["min_replicas"]) == (1, 1)
     assert (serve.running("digits-r1"), serve.running("digits-r2")) == (1, 1)
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     await cluster.settle(60)
     assert serve.running("digits-r2") == 0
     assert (await cluster.status())["replicas"] == 0
@@ -185,8 +181,7 @@ async def test_a_spec_that_is_refused_leaves_a_service_at_zero_ready_and_able_to
 
 async def test_a_service_that_keeps_a_replica_has_no_cold_start() -> None:
     cluster = Cluster()
-    await cluster.apply(autoscaling={"minReplicas": 1, "maxReplicas": 3})
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(autoscaling={"minReplicas": 1, "maxReplicas": 3})
     await cluster.settle(15)
     assert "downscale_to_zero_delay_s" not in scaling(cluster.serve)
     config_map = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
@@ -204,8 +199,7 @@ EVIDENCE_TO_ZERO = {
 async def waiting_for_evidence() -> tuple[Cluster, FakeServe]:
     """A rollout that has traffic for two minutes, and then none."""
     cluster, serve = await asleep(in_pods=False, **EVIDENCE_TO_ZERO)
-    await cluster.apply("file:///models/v2", **EVIDENCE_TO_ZERO)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(**EVIDENCE_TO_ZERO)
     cluster.edges.traffic.rps = {NAME: 5}
     await cluster.settle(12, seconds=10)
     return cluster, serve
@@ -228,7 +222,7 @@ async def test_a_rollout_that_begins_at_zero_leaves_the_service_ready() -> None:
         await cluster.settle(1)
         await look()
     assert {each[0] for each in seen} == {"True"}, seen
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     await cluster.settle(3)
     assert (await cluster.status())["idle"]["state"] == "Counting"
 
@@ -277,8 +271,7 @@ async def test_a_rollout_at_zero_that_is_promoted_by_command_gets_its_replicas()
     cluster.edges.traffic.rps = {NAME: 0}
     await cluster.settle(60, seconds=10)
     assert running(serve) == (0, 0)
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     assert "idle" not in await cluster.status()
 
 

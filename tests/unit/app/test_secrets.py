@@ -1,7 +1,6 @@
 """Secrets of an endpoint: missing, incomplete, created, deleted. They never affect serving revisions."""
 
 import asyncio
-import functools
 import json
 from typing import Any
 
@@ -51,13 +50,13 @@ async def test_a_missing_secret_is_reported_and_the_edge_is_asked_to_refuse(clus
     await cluster.settle(2)
     assert await cluster.condition("TrafficSynced") == ("False", "SecretIncomplete")
     await put(cluster, ann="one")
-    await cluster.until(functools.partial(cluster.serves, 1), rounds=3)
+    await cluster.until_serves(1, rounds=3)
     assert await cluster.condition("TrafficSynced") == ("True", "InForce")
 
 
 async def test_a_secret_that_is_taken_away_changes_nothing_that_runs(cluster: Cluster) -> None:
     await put(cluster, ann="one")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     await cluster.settle(10)
     deployed, split = len(cluster.serve.puts), await service(cluster)
     await cluster.kube.delete(KEYS)

@@ -21,8 +21,7 @@ async def comparing(steps: list[dict[str, Any]] = STEPS) -> Cluster:
     """A rollout of revision 2 at its first step."""
     cluster = Cluster()
     rollout = {"steps": steps}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.apply(V2, rollout=rollout)
     await cluster.until(functools.partial(at_step, cluster, 1))
     await cluster.settle(5)
@@ -131,7 +130,7 @@ async def test_a_shadow_keeps_the_weight_before_it(first: dict[str, Any]) -> Non
     assert await cluster.weights() == {1: 75, 2: 25}
     assert service(cluster)["shadow"]["arm"] == "canary"
     await tell(cluster, agree=900)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=60)
+    await cluster.until_weight(2, 50, rounds=60)
 
 
 async def test_two_shadows_with_other_percents_are_distinguished() -> None:
@@ -159,8 +158,7 @@ ALONE: dict[str, Any] = {"strategy": "shadow", "steps": [{"shadow": {**SHADOW, "
 async def shadowed(rollout: dict[str, Any] = ALONE, **spec: Any) -> Cluster:
     """Revision 2 beside stable with strategy: shadow, while requests are copied."""
     cluster = Cluster()
-    await cluster.apply(rollout=rollout, **spec)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout, **spec)
     await cluster.apply(V2, rollout=rollout, **spec)
     await cluster.until(functools.partial(at_step, cluster, 1))
     await cluster.settle(5)
@@ -208,7 +206,7 @@ async def test_alone_promote_gives_it_all_traffic_once_it_has_the_replicas() -> 
     candidate = (await cluster.status())["candidate"]
     assert (candidate["revision"], candidate["replicas"]) == (2, 1)
     await cluster.command("promote revision=2 id=c1")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
     status = await cluster.status()
     assert status["stable"]["replicas"] == 3
     assert status["lastRollout"]["outcome"] == "Promoted"

@@ -92,25 +92,23 @@ async def test_rollouts_between_placements_are_promoted_and_taken_back(cluster: 
     await serve(cluster, runtime={})
     assert await groups(cluster) == {"digits-r1": (1, 1, 1)}
     await apply(cluster, uri="file:///models/v2")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     assert await groups(cluster) == {"digits-r1": (1, 1, 1), "shared": (1, 3, 1)}
     await cluster.command("abort revision=2 id=a")
     await cluster.settle(30)
     assert (await cluster.weights(), await groups(cluster)) == ({1: 100}, {"digits-r1": (1, 1, 1)})
     assert await pods(cluster) == []
     await cluster.command("retry revision=2 id=b")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
-    await cluster.command("promote revision=2 id=c full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_weight(2, 25)
+    await cluster.promote()
     await cluster.settle(30)
     assert await groups(cluster) == {"shared": (1, 3, 1)}
     await apply(cluster, uri="file:///models/v3")
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
     assert await groups(cluster) == {"shared": (1, 3, 1)}, "the canary is in the pod of stable"
-    await cluster.command("promote revision=3 id=d full=true")
-    await cluster.until(functools.partial(cluster.serves, 3))
+    await cluster.promote(3)
     await cluster.command("rollback revision=1 id=e")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     await cluster.settle(30)
     assert await groups(cluster) == {"digits-r1": (1, 1, 1)}
 
@@ -173,7 +171,7 @@ async def test_a_model_of_the_same_name_with_other_pods_leaves_those_of_the_old_
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
     await apply(cluster, runtime=SHARED if not before else {})
     # The edges still send requests to the old application until the new one is ready.
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
     assert [each["metadata"]["uid"] for each in await pods(cluster, old)] == [pod["metadata"]["uid"]]
     await cluster.settle(20)
     assert set(await groups(cluster)) == {"large-r1", new}
@@ -233,9 +231,8 @@ async def test_a_quota_holds_back_only_a_candidate_that_needs_another_pod(cluste
     await serve(cluster, replicas=2)
     await limit(cluster, "3")
     await apply(cluster, uri="file:///models/v2", replicas=2)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_weight(2, 25)
+    await cluster.promote()
     await cluster.settle(5)
     await serve(cluster, "letters")
     await apply(cluster, uri="file:///models/v3", replicas=2, rollout={"capacity": "surge"})
@@ -265,7 +262,7 @@ async def test_the_most_pods_hold_back_a_candidate_that_needs_another(cluster: C
         replicas=10,
         rollout={"capacity": "auto", "steps": [{"weight": 20, "gate": "manual"}]},
     )
-    await cluster.until(functools.partial(cluster.at_weight, 2, 20))
+    await cluster.until_weight(2, 20)
     assert (await cluster.status())["capacity"]["mode"] == "inPlace"
     assert await groups(cluster) == {"shared": (3, 3, 3)}
 

@@ -28,8 +28,7 @@ async def asked(rollout: dict[str, Any], *, status: int | None = None, hangs: bo
         cluster.webhooks.answers[URL] = status
     if hangs:
         cluster.webhooks.hanging.add(URL)
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(5)
     await cluster.apply(V2, rollout=rollout)
     await cluster.until(functools.partial(at_step, cluster, 2))
@@ -53,7 +52,7 @@ async def test_a_step_ends_once_the_answer_confirms(status: int) -> None:
     assert (await step(cluster))["reason"] == f"{ASKED} answered 404; asks again"
     assert await cluster.weights() == {1: 75, 2: 25}
     cluster.webhooks.answers[URL] = status
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
+    await cluster.until_weight(2, 50, rounds=30)
     received = len(cluster.webhooks.received)
     await cluster.settle(30)
     assert len(cluster.webhooks.received) == received, "what has confirmed is not asked again"
@@ -61,7 +60,7 @@ async def test_a_step_ends_once_the_answer_confirms(status: int) -> None:
 
 async def test_the_last_step_that_confirms_promotes() -> None:
     cluster = await asked({"steps": STEPS}, status=200)
-    await cluster.until(functools.partial(cluster.serves, 2), rounds=60)
+    await cluster.until_serves(2, rounds=60)
     assert [document["metadata"]["weight"] for document in cluster.webhooks.posted(URL)] == ["25"]
 
 
@@ -103,7 +102,7 @@ async def test_a_receiver_that_is_not_there_is_reported_without_its_secrets_and_
     message = next(c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "Progressing")
     assert message == f"revision 2, step 2 of 4: {ASKED} cannot be connected to; asks again"
     cluster.webhooks.answers[URL] = 200
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
+    await cluster.until_weight(2, 50, rounds=30)
 
 
 async def test_a_receiver_that_hangs_holds_up_neither_commands_nor_others() -> None:
@@ -114,7 +113,7 @@ async def test_a_receiver_that_hangs_holds_up_neither_commands_nor_others() -> N
     assert len(cluster.webhooks.received) == 1, "one question at a time"
     # Passes do not wait: each of these rounds has ended.
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=10)
+    await cluster.until_weight(2, 50, rounds=10)
     assert cluster.world.webhook_requests.pending == [], "nobody waits for the answer any more"
 
 
@@ -144,7 +143,7 @@ async def test_a_rollout_that_stands_still_asks_nothing_and_asks_anew_when_it_go
         await cluster.apply(V2, rollout={"steps": AFTER_IT})
     else:
         await cluster.command("resume revision=2 id=b")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
+    await cluster.until_weight(2, 50, rounds=30)
 
 
 async def test_another_operator_asks_anew() -> None:
@@ -152,7 +151,7 @@ async def test_another_operator_asks_anew() -> None:
     cluster.webhooks.hanging.clear()
     cluster.webhooks.answers[URL] = 202
     cluster.world = dataclasses.replace(cluster.world, webhook_requests=BackgroundRequests())
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
+    await cluster.until_weight(2, 50, rounds=30)
 
 
 async def test_each_webhook_is_asked_for_itself() -> None:
@@ -168,21 +167,20 @@ async def test_before_the_first_weight_it_decides_whether_there_is_any_traffic()
     cluster = Cluster()
     cluster.webhooks.answers[URL] = 403
     rollout = {"steps": [{"webhook": {"url": URL}}, {"weight": 50, "gate": "manual"}]}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.apply(V2, rollout=rollout)
     await cluster.settle(30)
     assert cluster.webhooks.posted(URL)[0]["metadata"]["weight"] == "0"
     assert await cluster.weights() == {1: 100, 2: 0}
     cluster.webhooks.answers[URL] = 200
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
+    await cluster.until_weight(2, 50, rounds=30)
 
 
 async def test_the_plan_of_a_rollout_keeps_its_webhook_whatever_the_spec_becomes() -> None:
     cluster = await asked({"steps": AFTER_IT}, status=404)
     await cluster.apply(V2, rollout={"steps": [{"weight": 25, "gate": "manual"}]})
     cluster.webhooks.answers[URL] = 200
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
+    await cluster.until_weight(2, 50, rounds=30)
 
 
 async def test_harm_is_found_while_a_receiver_hangs() -> None:
@@ -193,8 +191,7 @@ async def test_harm_is_found_while_a_receiver_hangs() -> None:
     cluster.edges.traffic.answers = {"digits-r1": Answers(errors=0.01), "digits-r2": Answers(errors=0.01)}
     hanging = {"webhook": {"url": URL, "timeout": "1h"}}
     rollout = {"steps": [{"weight": 25, "minDuration": "0s"}, hanging], "guardrails": [{"metric": "errorRate"}]}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(6, seconds=10)
     await cluster.apply(V2, rollout=rollout)
     assert await cluster.go_on(240, functools.partial(at_step, cluster, 2), seconds=20)

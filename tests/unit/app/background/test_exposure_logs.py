@@ -54,7 +54,7 @@ async def serving(installation: Installation | None = None) -> Cluster:
     cluster.edges.traffic = Traffic(3)
     cluster.edges.traffic.rps = {NAME: 1}
     await cluster.apply("https://models/v1", rollout={"warmup": {"requests": 20, "duration": "1m"}})
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     return cluster
 
 
