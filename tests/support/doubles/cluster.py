@@ -297,6 +297,11 @@ class Cluster:
         for pod in await self.kube.list(POD, NAMESPACE, {"app.kubernetes.io/name": "sundog-edge"}):
             await self.kube.replace({**pod, "metadata": {**pod["metadata"], "ownerReferences": owners}})
 
+    async def lose_status(self, name: str = NAME) -> None:
+        """Empty the ModelDeployment's status, as a restore from a backup does."""
+        version = (await self.get(name))["metadata"]["resourceVersion"]
+        await self.kube.patch_status(Ref(MODEL_DEPLOYMENT, NAMESPACE, name), {}, resource_version=version)
+
     async def replace_edge(self, old: str, new: str) -> None:
         """Replace a pod as a Deployment does: the new one starts, the old one gets no more requests, reports once more, and ends."""
         ref = Ref(POD, NAMESPACE, old)
