@@ -1,7 +1,9 @@
 """A cluster in memory: API server, Ray, edges and the reconciler, on a clock that the test moves."""
 
+import base64
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +19,7 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.app.controller import RECONCILERS
 from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.requeue import EVIDENCE_POLL_S
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import (
@@ -140,10 +143,14 @@ class Cluster:
         last = (await self.status())["lastCommand"]
         return last["result"], last.get("message", "")
 
-    async def get(self, name: str = NAME) -> Object:
-        stored = await self.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, name))
-        assert stored is not None
+    async def read(self, ref: Ref) -> Object:
+        """Return an object that exists."""
+        stored = await self.kube.get(ref)
+        assert stored is not None, f"{ref} does not exist"
         return stored
+
+    async def get(self, name: str = NAME) -> Object:
+        return await self.read(Ref(MODEL_DEPLOYMENT, NAMESPACE, name))
 
     async def status(self, name: str = NAME) -> dict[str, Any]:
         return (await self.get(name)).get("status") or {}
@@ -165,9 +172,7 @@ class Cluster:
         return {revision["revision"]: revision["weight"] for revision in shown if revision}
 
     async def experiment(self, name: str) -> Object:
-        stored = await self.kube.get(Ref(EXPERIMENT, NAMESPACE, name))
-        assert stored is not None
-        return stored
+        return await self.read(Ref(EXPERIMENT, NAMESPACE, name))
 
     async def events(self) -> list[str]:
         return [event["reason"] for event in await self.kube.list(EVENT, NAMESPACE)]
@@ -247,7 +252,7 @@ class Cluster:
             await self.kuberay.act()
         for obj in await self.kube.list(RAY_CLUSTER, NAMESPACE):
             if not obj.get("status"):
-                await self._patch(
+                await self.set_status(
                     Ref(RAY_CLUSTER, NAMESPACE, obj["metadata"]["name"]),
                     {
                         "conditions": [{"type": "HeadPodReady", "status": "True", "reason": "HeadPodRunningAndReady"}],
@@ -289,7 +294,7 @@ class Cluster:
             }
         )
         ready = [{"type": "Ready", "status": "True"}]
-        await self._patch(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
+        await self.set_status(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
 
     async def adopt_edges(self) -> None:
         """Give the edges of local mode, which goes on in a cluster, to the Deployment."""
@@ -299,8 +304,7 @@ class Cluster:
 
     async def lose_status(self, name: str = NAME) -> None:
         """Empty the ModelDeployment's status, as a restore from a backup does."""
-        version = (await self.get(name))["metadata"]["resourceVersion"]
-        await self.kube.patch_status(Ref(MODEL_DEPLOYMENT, NAMESPACE, name), {}, resource_version=version)
+        await self.set_status(Ref(MODEL_DEPLOYMENT, NAMESPACE, name), {})
 
     async def replace_edge(self, old: str, new: str) -> None:
         """Replace a pod as a Deployment does: the new one starts, the old one gets no more requests, reports once more, and ends."""
@@ -313,10 +317,31 @@ class Cluster:
         await self.kube.apply(held)
         assert await self.kube.get(ref) is None
 
-    async def _patch(self, ref: Ref, status: dict[str, Any]) -> None:
-        stored = await self.kube.get(ref)
-        assert stored is not None
-        await self.kube.patch_status(ref, status, resource_version=stored["metadata"]["resourceVersion"])
+    async def set_status(self, ref: Ref, status: dict[str, Any]) -> None:
+        """Replace the status of an object, as somebody else than the operator does."""
+        version = (await self.read(ref))["metadata"]["resourceVersion"]
+        await self.kube.patch_status(ref, status, resource_version=version)
+
+    async def put_secret(self, name: str, **keys: str) -> None:
+        """Apply a Secret of a user; that of Ray has the labels of Sundog."""
+        data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
+        ours = {"labels": names.labels(name)} if name == names.RAY else {}
+        meta = {"name": name, "namespace": NAMESPACE, **ours}
+        await self.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": data})
+
+    def install(self, installation: Installation) -> None:
+        """Let the operator go on with this installation in a cluster."""
+        self.world = replace(self.world, settings=OperatorSettings.of(installation, "test"))
+
+    def serve_of(self, ray_cluster: str) -> FakeServe:
+        """Return Serve of a RayCluster that KubeRay made."""
+        return self.serve_apis.of(f"http://{ray_cluster}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
+
+    async def writes_during(self, rounds: int, seconds: float = 1.0, *, changed: bool = False) -> list[Ref]:
+        """Let rounds pass, and return the objects that were written meanwhile; with `changed`, those that a write changed."""
+        before = len(self.kube.writes)
+        await self.settle(rounds, seconds)
+        return [write.ref for write in list(self.kube.writes)[before:] if write.changed or not changed]
 
     # Conditions that tests wait for.
 

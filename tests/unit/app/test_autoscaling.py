@@ -45,8 +45,7 @@ async def sizes(cluster: Cluster) -> tuple[int, ...]:
 
 
 async def groups(cluster: Cluster) -> dict[str, tuple[int, int]]:
-    stored = await cluster.kube.get(Ref(RAY_CLUSTER, NAMESPACE, RAY))
-    assert stored is not None
+    stored = await cluster.read(Ref(RAY_CLUSTER, NAMESPACE, RAY))
     return {
         each["groupName"]: (each["minReplicas"], each["maxReplicas"]) for each in stored["spec"]["workerGroupSpecs"]
     }
@@ -86,9 +85,7 @@ async def test_requests_that_replicas_admit_write_nothing_because_ray_serve_sees
     cluster, _ = await serving(load=3)
     cluster.edges.in_flight = {STABLE: 12}
     await cluster.settle(2)
-    writes = len(cluster.kube.writes)
-    await cluster.settle(20)
-    assert [write.ref for write in list(cluster.kube.writes)[writes:] if write.changed] == []
+    assert await cluster.writes_during(20, changed=True) == []
 
 
 @pytest.mark.parametrize("away", ["edges", "HAProxy", "Serve", "spec"])

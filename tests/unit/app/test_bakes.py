@@ -1,6 +1,5 @@
 """Whole rollouts that bake: stable keeps a small share after the last step or after a shadow, before the promotion."""
 
-import itertools
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -10,6 +9,7 @@ import pytest
 
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, Cluster
+from doubles.crashes import die_at_every, live
 from doubles.shadow_copies import service, tell
 from doubles.traffic import Answers, Traffic
 from sundog_operator.api.installation import Installation, parse_installation
@@ -339,10 +339,6 @@ async def test_an_outage_before_the_replicas_of_a_bake_are_there_hides_no_harm_i
     assert (status["phase"], status["verdict"]["decision"]) == ("Stopped", "RolledBack"), status["evidenceEpochs"]
 
 
-class Died(Exception):
-    """The operator crashed."""
-
-
 @pytest.mark.extended
 @pytest.mark.parametrize(("candidate", "phase"), [(FINE, "Concluded"), (Answers(errors=0.3), "Stopped")])
 async def test_an_operator_that_dies_at_every_other_write_ends_a_bake_alike(
@@ -350,21 +346,8 @@ async def test_an_operator_that_dies_at_every_other_write_ends_a_bake_alike(
 ) -> None:
     cluster = await baking(rollout=way)
     cluster.edges.traffic.answers[CANARY] = candidate
-    deaths = itertools.count(1)
-
-    def die(moment: str, *_: object) -> None:
-        if moment == "after" and not next(deaths) % 2:
-            raise Died
-
-    cluster.kube.on_write = die
-    for _ in range(200):
-        try:
-            await cluster.round(5)
-        except Died:
-            await cluster.edges.pass_time(1)
-            cluster.clock.advance(1)
-        if await ended(cluster):
-            break
+    deaths = die_at_every(2, cluster)
+    await live(cluster, 200, 5, lambda: ended(cluster))
     cluster.kube.on_write = lambda *_: None
     await cluster.go_on(0.5)
     assert (await experiment(cluster))["phase"] == phase

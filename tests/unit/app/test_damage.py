@@ -35,12 +35,6 @@ def deployed(cluster: Cluster) -> list[str]:
     return [app["name"] for app in cluster.serve.puts[-1]["applications"]]
 
 
-async def wipe_status(cluster: Cluster) -> None:
-    stored = await cluster.get()
-    ref = Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME)
-    await cluster.kube.patch_status(ref, {}, resource_version=stored["metadata"]["resourceVersion"])
-
-
 @pytest.mark.parametrize("number", [1, 2])
 async def test_a_deleted_revision_keeps_serving(number: int) -> None:
     cluster = await canary()
@@ -69,7 +63,7 @@ async def test_the_wanted_revision_gets_its_number_back() -> None:
 
 async def test_a_lost_status_is_taken_up_from_the_split_and_the_rollout() -> None:
     cluster = await canary()
-    await wipe_status(cluster)
+    await cluster.lose_status()
     await cluster.settle(30)
     assert await cluster.weights() == {1: 75, 2: 25}
     assert deployed(cluster) == ["digits-r1", "digits-r2"]
@@ -99,7 +93,7 @@ async def test_a_lost_status_does_not_bring_an_aborted_revision_back() -> None:
     cluster = await canary()
     await cluster.command("abort revision=2 id=x")
     await cluster.settle(40)
-    await wipe_status(cluster)
+    await cluster.lose_status()
     await cluster.settle(60)
     assert await cluster.weights() == {1: 100}
     assert await cluster.condition("Stalled") == ("True", "Aborted")
@@ -108,7 +102,7 @@ async def test_a_lost_status_does_not_bring_an_aborted_revision_back() -> None:
 async def test_a_lost_status_under_a_refused_spec_loses_nothing() -> None:
     cluster = await canary()
     await cluster.apply("file:///models/v2", **REFUSED)
-    await wipe_status(cluster)
+    await cluster.lose_status()
     await cluster.settle(30)
     assert deployed(cluster) == ["digits-r1", "digits-r2"]
     assert cluster.edges.in_force()[0]["services"][0]["arms"]
@@ -119,7 +113,7 @@ async def test_a_lost_status_under_a_refused_spec_loses_no_replicas() -> None:
     cluster = await canary(replicas=4)
     await cluster.apply("file:///models/v2", **REFUSED)
     assert (cluster.serve.running("digits-r1"), cluster.serve.running("digits-r2")) == (4, 1)
-    await wipe_status(cluster)
+    await cluster.lose_status()
     await cluster.settle(30)
     assert (cluster.serve.running("digits-r1"), cluster.serve.running("digits-r2")) == (4, 1)
     assert await cluster.weights() == {1: 75, 2: 25}
@@ -209,7 +203,10 @@ async def test_an_old_command_that_comes_back_is_not_run_again() -> None:
     await cluster.until_weight(2, 50)
     await cluster.command("pause revision=2 id=b")
     await cluster.settle(5)
-    assert await cluster.answer("promote revision=2 id=a", rounds=20) == ("Rejected", "id a: already used. Use a new id")
+    assert await cluster.answer("promote revision=2 id=a", rounds=20) == (
+        "Rejected",
+        "id a: already used. Use a new id",
+    )
     assert await cluster.weights() == {1: 50, 2: 50}
 
 
@@ -261,8 +258,7 @@ async def test_hosts_never_stand_twice_in_the_document() -> None:
     await cluster.apply("file:///models/b", name="b", endpoint={"host": "y.example"}, **REFUSED)
     await cluster.apply("file:///models/a", name="a", endpoint={"host": "x.example"})
     await cluster.settle(10)
-    stored = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
-    assert stored is not None
+    stored = await cluster.read(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
     edge_document.parse_document(stored["data"]["split.json"].encode(), NAMESPACE)
 
 
@@ -314,11 +310,8 @@ async def test_promote_before_there_is_a_step_to_pass_is_rejected() -> None:
 
 async def not_ready(cluster: Cluster, name: str) -> None:
     ref = Ref(POD, NAMESPACE, name)
-    stored = await cluster.kube.get(ref)
-    assert stored is not None
     conditions = [{"type": "Ready", "status": "False", "message": "GET /readyz: ClientConnectorError"}]
-    version = stored["metadata"]["resourceVersion"]
-    await cluster.kube.patch_status(ref, {**stored["status"], "conditions": conditions}, resource_version=version)
+    await cluster.set_status(ref, {**(await cluster.read(ref))["status"], "conditions": conditions})
 
 
 @pytest.mark.parametrize("state", ["silent", "silent and not ready", "young"])

@@ -35,12 +35,6 @@ def cluster() -> Cluster:
     return made
 
 
-async def read_condition(cluster: Cluster, type_: str) -> tuple[str, str, str]:
-    conditions = {each["type"]: each for each in (await cluster.status())["conditions"]}
-    found = conditions[type_]
-    return found["status"], found["reason"], found["message"]
-
-
 async def test_pods_claim_devices_from_a_template_that_goes_with_the_revision(cluster: Cluster) -> None:
     await cluster.deploy(**CLAIMED)
     template = await cluster.kube.get(TEMPLATE)
@@ -53,7 +47,7 @@ async def test_pods_claim_devices_from_a_template_that_goes_with_the_revision(cl
         [{"name": "devices", "resourceClaimTemplateName": f"{NAME}-r1"}]
     ] * 2
     await cluster.settle(20)
-    assert await read_condition(cluster, "CapacityAvailable") == ("True", "Fits", "2 gpu.nvidia.com for each replica")
+    assert await cluster.read_condition("CapacityAvailable") == ("True", "Fits", "2 gpu.nvidia.com for each replica")
     assert (await cluster.status())["capacity"] == {"gpusRequested": 4, "gpusAllocated": 4, "mode": "surge"}
 
 
@@ -66,7 +60,7 @@ async def test_a_quota_of_claims_holds_a_canary_back(cluster: Cluster) -> None:
     message = (
         "revision 2: 4 gpu.nvidia.com needed (2 × 2), 1 left by the namespace's quota. Raise the quota, or ask for less"
     )
-    assert await read_condition(cluster, "CapacityAvailable") == ("False", "InsufficientQuota", message)
+    assert await cluster.read_condition("CapacityAvailable") == ("False", "InsufficientQuota", message)
 
 
 async def test_a_cluster_without_the_api_is_named_and_other_models_go_on(cluster: Cluster) -> None:
@@ -78,13 +72,13 @@ async def test_a_cluster_without_the_api_is_named_and_other_models_go_on(cluster
     serve.room[f"{NAME}-r2"] = 0
     await cluster.apply("file:///models/v2", **CLAIMED)
     await cluster.settle(5)
-    status, reason, message = await read_condition(cluster, "RevisionReady")
+    status, reason, message = await cluster.read_condition("RevisionReady")
     assert (status, reason) == ("False", "DRAMissing")
     assert message == (
         "revision 2: spec.resources.gpu.allocation: dra, and the API server does not serve ResourceClaimTemplates of"
         " resource.k8s.io/v1; expected Kubernetes 1.34 or later. Set allocation: devicePlugin"
     )
-    assert (await read_condition(cluster, "Ready"))[0] == "True"
+    assert (await cluster.read_condition("Ready"))[0] == "True"
 
 
 @pytest.mark.parametrize("refusal", [Forbidden("denied"), Invalid("template", ["spec: too many"])])

@@ -10,7 +10,6 @@ from doubles.cluster import NAMESPACE, Cluster, model_deployment
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app import edge_store
 from sundog_operator.app.controller import RECONCILERS
-from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key, keys_for
 from sundog_operator.app.reconcile_edge import reconcile_edge
 from sundog_operator.core.edge import deployment as edge_deployment
@@ -46,21 +45,12 @@ async def cluster() -> Cluster:
     await cluster.settle(20)
     await cluster.kube.delete(Ref(DEPLOYMENT, NAMESPACE, names.EDGE))
     installed(cluster)
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     return cluster
 
 
 def installed(cluster: Cluster, text: str = "") -> None:
-    world = cluster.world
-    settings = OperatorSettings.of(parse_installation(text, "test"), "test")
-    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
-
-
-async def put_secret(cluster: Cluster, name: str, **keys: str) -> None:
-    data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
-    ours = {"labels": names.labels(name)} if name == names.RAY else {}
-    meta = {"name": name, "namespace": NAMESPACE, **ours}
-    await cluster.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": data})
+    cluster.install(parse_installation(text, "test"))
 
 
 async def put_pod(cluster: Cluster, name: str) -> Object:
@@ -233,7 +223,7 @@ async def test_what_somebody_put_in_its_place_stays_when_it_goes(cluster: Cluste
     await experiment(cluster, **OUTCOMES)
     await reconcile(cluster)
     await cluster.kube.delete(Ref(SECRET, NAMESPACE, names.EDGE_STORE))
-    await put_secret(cluster, names.EDGE_STORE, password="theirs")
+    await cluster.put_secret(names.EDGE_STORE, password="theirs")
     await reconcile(cluster)
     assert not await takes_feedback(cluster)
     await cluster.kube.delete(EXPERIMENT_REF)
@@ -250,12 +240,12 @@ async def test_a_store_of_somebody_else_is_used_once_its_password_is_there(clust
     assert not await takes_feedback(cluster)
     problem = await edge_store.find_store_problem(cluster.world, NAMESPACE, installation)
     assert problem == ("SecretNotFound", "Secret redis of the outcome store: does not exist; create it")
-    await put_secret(cluster, "redis", user="u")
+    await cluster.put_secret("redis", user="u")
     await reconcile(cluster)
     assert not await takes_feedback(cluster)
     problem = await edge_store.find_store_problem(cluster.world, NAMESPACE, installation)
     assert problem == ("SecretIncomplete", "Secret redis of the outcome store: has no key password; add it")
-    await put_secret(cluster, "redis", password="p")
+    await cluster.put_secret("redis", password="p")
     await reconcile(cluster)
     assert await takes_feedback(cluster)
     assert await edge_store.find_store_problem(cluster.world, NAMESPACE, installation) is None
@@ -306,8 +296,7 @@ async def test_an_experiment_says_why_no_outcome_is_kept(cluster: Cluster) -> No
 
     async def told() -> tuple[str, str, str]:
         await RECONCILERS["modeldeployment"](cluster.world, Key("modeldeployment", NAMESPACE, "digits"))
-        obj = await cluster.kube.get(EXPERIMENT_REF)
-        assert obj is not None
+        obj = await cluster.read(EXPERIMENT_REF)
         (found,) = [each for each in obj["status"]["conditions"] if each["type"] == "DataQuality"]
         return found["status"], found["reason"], found["message"]
 

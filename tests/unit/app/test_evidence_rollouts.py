@@ -12,6 +12,7 @@ import pytest
 import edge_reference
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
+from doubles.crashes import die_at_every, live
 from doubles.traffic import Answers, Traffic, Users
 from sundog_operator.core.analysis import evaluate, unit_groups
 from sundog_operator.core.analysis.counters import Counters
@@ -52,17 +53,10 @@ async def test_promote_is_refused_while_the_split_is_wrong_and_taken_once_it_is_
     monkeypatch.setattr(evaluate, "mismatch_of_requests", lambda _: found[0])
     cluster = await served(20, SHORT)
     assert await cluster.go_on(3, functools.partial(paused, cluster))
-
-    async def told(ident: str) -> tuple[str, str]:
-        await cluster.command(f"promote revision=2 id={ident} full=true")
-        await cluster.settle(2)
-        last = (await cluster.status())["lastCommand"]
-        return last["result"], last.get("message", "")
-
     why = "requests do not follow the weights: 600 of 1000 requests. The rollout would be paused again at once"
-    assert await told("a") == ("Rejected", why)
+    assert await cluster.answer("promote revision=2 id=a full=true") == ("Rejected", why)
     found[0] = ""
-    assert (await told("b"))[0] == "Accepted"
+    assert (await cluster.answer("promote revision=2 id=b full=true"))[0] == "Accepted"
     assert await cluster.go_on(1, functools.partial(cluster.serves, 2))
 
 
@@ -333,29 +327,12 @@ async def test_both_arms_above_the_ceiling_pause_a_rollout_from_its_first_minute
     assert "RolloutPaused" in await cluster.events()
 
 
-class Died(Exception):
-    """The operator crashed."""
-
-
 @pytest.mark.extended
 @pytest.mark.parametrize("lives", [2, 3])
 async def test_an_operator_that_dies_again_and_again_decides_the_same(lives: int) -> None:
     cluster = await served(100, SHORT, Answers(errors=0.05))
-    deaths = itertools.count(1)
-
-    def die(moment: str, *_: object) -> None:
-        if moment == "after" and not next(deaths) % lives:
-            raise Died
-
-    cluster.kube.on_write = die
-    for _ in range(120):
-        try:
-            await cluster.round(5)
-        except Died:
-            await cluster.edges.pass_time(1)
-            cluster.clock.advance(1)
-        if await ended(cluster):
-            break
+    deaths = die_at_every(lives, cluster)
+    await live(cluster, 120, 5, lambda: ended(cluster))
     status = await experiment(cluster)
     assert status["verdict"]["decision"] == "RolledBack"
     assert next(deaths) > 10
@@ -432,11 +409,11 @@ async def test_a_clock_that_is_set_back_keeps_nothing_from_being_reported() -> N
     assert await cluster.go_on(3, lambda: warm(cluster))
     await cluster.settle(36, seconds=10)
     cluster.clock.set_back(240)
-    told = set()
+    counted_at = set()
     for _ in range(18):
         await cluster.round(10)
-        told.add((await experiment(cluster))["countedAt"])
-    assert len(told) >= 3, "each minute of three"
+        counted_at.add((await experiment(cluster))["countedAt"])
+    assert len(counted_at) >= 3, "each minute of three"
 
 
 async def warm(cluster: Cluster) -> bool:

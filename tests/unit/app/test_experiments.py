@@ -578,9 +578,7 @@ async def test_two_experiments_never_run_at_once_and_each_pass_that_changes_noth
         await cluster.kube.apply(user_experiment(name))
     await until_phase(cluster, "Running", "one")
     await cluster.settle(30)
-    before = len(cluster.kube.writes)
-    await cluster.settle(10)
-    assert [write.ref for write in list(cluster.kube.writes)[before:] if write.changed] == []
+    assert await cluster.writes_during(10, changed=True) == []
 
 
 BY_LOAD: Json = {"minReplicas": 1, "maxReplicas": 12}

@@ -120,6 +120,4 @@ async def test_a_pass_that_changes_nothing_writes_nothing(phase: str) -> None:
     await cluster.kube.apply(user_experiment(stopped=phase == "Stopped"))
     await until_phase(cluster, phase)
     await cluster.settle(40, seconds=20)
-    before = len(cluster.kube.writes)
-    await cluster.settle(20, seconds=7)
-    assert [write.ref for write in list(cluster.kube.writes)[before:] if write.changed] == []
+    assert await cluster.writes_during(20, seconds=7, changed=True) == []

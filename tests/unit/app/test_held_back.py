@@ -39,12 +39,6 @@ async def held(cluster: Cluster) -> list[int]:
     return [each["revision"] for each in (await cluster.status()).get("heldBack", ())]
 
 
-async def stalled(cluster: Cluster) -> tuple[str, str, str]:
-    """Return status, reason and message of the condition; it is absent where nothing is stalled."""
-    found = [each for each in (await cluster.status())["conditions"] if each["type"] == "Stalled"]
-    return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("Absent", "", "")
-
-
 async def weights_during(cluster: Cluster, looks: int) -> list[dict[int, int]]:
     """Return the observed weights, without repetitions."""
     seen: list[dict[int, int]] = []
@@ -83,7 +77,7 @@ async def test_an_edit_back_to_what_is_held_back_ends_what_is_under_way_and_begi
     status = await cluster.status()
     assert (status["lastRollout"]["revision"], status["lastRollout"]["outcome"]) == (3, "Superseded")
     assert await held(cluster) == [2]
-    truth, reason, message = await stalled(cluster)
+    truth, reason, message = await cluster.read_condition("Stalled")
     assert (truth, reason) == ("True", "Aborted")
     assert message.startswith("revision 2 is held back: by command")
 
@@ -127,7 +121,7 @@ async def test_a_rollback_that_fails_releases_nothing() -> None:
     await cluster.command("rollback revision=1 id=back")
     assert await weights_during(cluster, 30) == [{2: 100}]
     assert await held(cluster) == [3]
-    assert (await stalled(cluster))[2] == (
+    assert (await cluster.read_condition("Stalled"))[2] == (
         "revision 3 is held back: rollback to revision 1 by command; revision 1: LoadFailed: gone"
     )
 
@@ -139,11 +133,11 @@ async def test_a_rollback_from_what_serves_that_fails_is_reported_until_a_retry(
     cluster.serve.failures[MODEL.format(1)] = ("LoadFailed", "gone")
     await cluster.command("rollback revision=1 id=back")
     await cluster.settle(30)
-    assert "; revision 1: LoadFailed" in (await stalled(cluster))[2]
+    assert "; revision 1: LoadFailed" in (await cluster.read_condition("Stalled"))[2]
     await cluster.command("retry revision=2 id=stay")
     await cluster.settle(5)
     assert (await cluster.status())["lastCommand"]["result"] == "Accepted"
-    assert (await stalled(cluster))[0] == "Absent"
+    assert (await cluster.read_condition("Stalled"))[0] == "Absent"
     assert await cluster.weights() == {2: 100}
 
 
@@ -153,14 +147,14 @@ async def test_a_retry_of_what_serves_calls_the_rollback_off() -> None:
     await cluster.settle(5)
     cluster.serve.start_s = 3
     assert await weights_during(cluster, 30) == [{2: 100}]
-    assert (await stalled(cluster))[0] == "Absent"
+    assert (await cluster.read_condition("Stalled"))[0] == "Absent"
 
 
 async def test_an_abort_of_a_rollback_keeps_what_serves_and_holds_back_what_was() -> None:
     cluster = await going_back()
     await cluster.command("abort revision=1 id=no")
     await cluster.settle(5)
-    assert (await stalled(cluster))[0] == "Absent"
+    assert (await cluster.read_condition("Stalled"))[0] == "Absent"
     cluster.serve.start_s = 3
     await aborted(cluster, 3, TIMED)
     cluster.serve.start_s = 120

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from doubles.attempts import has_drained
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.crashes import Died, assert_same_end_after_any
 from doubles.hooked_kubernetes import Write
 from doubles.traffic import Answers, Traffic
 from profiles import examples
 from sundog_operator.api.installation import parse_installation
-from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
+from sundog_operator.ports import EXPERIMENT, Ref
 
 V1, V2, V3 = (f"file:///models/v{number}" for number in (1, 2, 3))
 HALF = {"steps": [{"weight": 50, "gate": "manual"}], "capacity": "inPlace"}
@@ -77,19 +78,6 @@ async def replicas(cluster: Cluster) -> dict[int, int]:
     return {each["revision"]: each["replicas"] for each in shown if each}
 
 
-async def message(cluster: Cluster, type_: str) -> str:
-    conditions = (await cluster.status())["conditions"]
-    return next((str(each.get("message", "")) for each in conditions if each["type"] == type_), "")
-
-
-def ended(cluster: Cluster) -> Callable[[], Awaitable[bool]]:
-    async def is_so() -> bool:
-        status = await cluster.status()
-        return "candidate" not in status and not status["retiring"]
-
-    return is_so
-
-
 def all_run(cluster: Cluster, revision: int, needed: int) -> bool:
     return cluster.serve.running(f"{NAME}-r{revision}") == needed
 
@@ -109,7 +97,7 @@ async def test_a_canary_goes_up_replica_by_replica_within_what_there_is() -> Non
     }
     await cluster.command("promote revision=2 id=a")
     await cluster.until_serves(2, rounds=100)
-    await cluster.until(ended(cluster))
+    await cluster.until(functools.partial(has_drained, cluster))
     await cluster.settle(10)
     assert all_run(cluster, 2, 4)
     assert await replicas(cluster) == {2: 4}
@@ -135,11 +123,8 @@ async def test_an_abort_gives_back_as_stable_comes(needed: int) -> None:
     await cluster.until_weight(2, 50)
     await cluster.settle(10)
     up = len(watch.weights)
-    await cluster.command("abort revision=2 id=a")
-    await cluster.settle(2)
-    last = (await cluster.status())["lastCommand"]
-    assert last["result"] == "Accepted"
-    await cluster.until(ended(cluster), rounds=100)
+    assert (await cluster.answer("abort revision=2 id=a"))[0] == "Accepted"
+    await cluster.until(functools.partial(has_drained, cluster), rounds=100)
     await cluster.settle(10)
     assert all_run(cluster, 1, needed)
     assert watch.weights[up:] == sorted(set(watch.weights[up:]), reverse=True)
@@ -159,7 +144,7 @@ async def test_while_it_gives_back_that_is_reported_and_no_command_is_accepted()
     assert await cluster.weights() == {1: 75, 2: 25}
     assert await cluster.condition("Progressing") == ("True", "RollingBack")
     expected_message = "revision 2, Aborted: returns traffic to stable as its replicas become available: 2 of 4"
-    assert await message(cluster, "Progressing") == expected_message
+    assert await cluster.message("Progressing") == expected_message
     for verb in ("promote", "pause", "abort"):
         expected_message = f"revision 2 already returns its traffic to stable: there is nothing to {verb}"
         assert await cluster.answer(f"{verb} revision=2 id={verb}") == ("Rejected", expected_message)
@@ -198,7 +183,7 @@ async def test_a_dead_candidate_gives_all_back_at_once() -> None:
     await cluster.settle(3)
     assert watch.weights == [25, 50]
     cluster.serve.room = {}
-    await cluster.until(ended(cluster))
+    await cluster.until(functools.partial(has_drained, cluster))
     await cluster.settle(10)
     assert all_run(cluster, 1, 4)
 
@@ -247,7 +232,7 @@ async def test_another_revision_waits_until_stable_has_its_replicas_back() -> No
     await cluster.settle(3)
     status = await cluster.status()
     assert (status["candidate"]["revision"], status["queued"]) == (2, 3)
-    assert await message(cluster, "Progressing") == (
+    assert await cluster.message("Progressing") == (
         "revision 2, Superseded: returns traffic to stable as its replicas become available: 2 of 4;"
         " revision 3 waits until this rollout has ended"
     )
@@ -262,7 +247,7 @@ async def test_an_edit_back_to_stable_ends_it_likewise() -> None:
     await cluster.until_weight(2, 50)
     await cluster.settle(10)
     await cluster.apply(V1, replicas=4, rollout=HALF)
-    await cluster.until(ended(cluster), rounds=100)
+    await cluster.until(functools.partial(has_drained, cluster), rounds=100)
     await cluster.settle(10)
     assert watch.weights == [25, 50, 25]
     assert await cluster.condition("Promoted") == ("True", "Promoted")
@@ -275,12 +260,12 @@ async def test_a_return_within_the_window_comes_in_place_without_steps() -> None
     await cluster.until_weight(2, 50)
     await cluster.command("promote revision=2 id=a")
     await cluster.until_serves(2, rounds=100)
-    await cluster.until(ended(cluster))
+    await cluster.until(functools.partial(has_drained, cluster))
     await cluster.settle(10)
     watch.weights.clear()
     await cluster.apply(V1, replicas=3, rollout=rollout)
     await cluster.until_serves(1, rounds=100)
-    await cluster.until(ended(cluster))
+    await cluster.until(functools.partial(has_drained, cluster))
     await cluster.settle(10)
     assert all_run(cluster, 1, 3)
     assert watch.weights[:1] == [33]
@@ -292,12 +277,12 @@ async def test_a_rollback_to_stable_is_an_abort_and_one_to_another_waits_for_it(
     await cluster.until_weight(2, 50)
     await cluster.command("promote revision=2 id=a")
     await cluster.until_serves(2, rounds=100)
-    await cluster.until(ended(cluster))
+    await cluster.until(functools.partial(has_drained, cluster))
     await cluster.roll_out(3, 50, replicas=3, rollout=HALF)
     message = "revision 3 has replicas of stable. Abort it first, then roll back"
     assert await cluster.answer("rollback revision=1 id=b") == ("Rejected", message)
     await cluster.command("rollback revision=2 id=c")
-    await cluster.until(ended(cluster), rounds=100)
+    await cluster.until(functools.partial(has_drained, cluster), rounds=100)
     await cluster.settle(10)
     assert await cluster.weights() == {2: 100}
     assert await cluster.condition("Stalled") == ("True", "RolledBack")
@@ -312,8 +297,8 @@ async def test_one_replica_cannot_be_shared_and_that_is_shown() -> None:
         " Raise spec.replicas, or set capacity: surge"
     )
     assert await cluster.condition("CapacityAvailable") == ("False", "InsufficientCapacity")
-    assert await message(cluster, "CapacityAvailable") == f"revision 2: {expected_message}"
-    assert await message(cluster, "Stalled") == expected_message
+    assert await cluster.message("CapacityAvailable") == f"revision 2: {expected_message}"
+    assert await cluster.message("Stalled") == expected_message
     assert await cluster.weights() == {1: 100}
     assert await replicas(cluster) == {1: 1}
     await cluster.apply(V2, replicas=2, rollout=HALF)
@@ -396,7 +381,7 @@ async def test_a_spec_that_is_refused_meanwhile_changes_no_number() -> None:
     await cluster.settle(20)
     assert await replicas(cluster) == {1: 2, 2: 2}
     await cluster.command("abort revision=2 id=a")
-    await cluster.until(ended(cluster), rounds=100)
+    await cluster.until(functools.partial(has_drained, cluster), rounds=100)
     await cluster.settle(10)
     assert all_run(cluster, 1, 4)
     assert watch.least[0] >= -1
@@ -420,7 +405,7 @@ async def test_autoscaling_that_is_set_meanwhile_waits_for_its_end() -> None:
     await cluster.until_serves(2, rounds=100)
     assert watch.least[1] >= 0
     cluster.serve.load(f"{NAME}-r2", 6)
-    await cluster.until(ended(cluster), rounds=100)
+    await cluster.until(functools.partial(has_drained, cluster), rounds=100)
     await cluster.settle(5)
     assert all_run(cluster, 2, 6)
 
@@ -431,9 +416,7 @@ async def test_a_status_that_was_lost_is_taken_up_as_it_was(edit: dict[str, Any]
     await cluster.until_weight(2, 50)
     await cluster.settle(10)
     await cluster.apply(V2, **{"replicas": 4, "rollout": HALF, **edit})
-    stored = await cluster.get()
-    version = stored["metadata"]["resourceVersion"]
-    await cluster.kube.patch_status(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), {}, resource_version=version)
+    await cluster.lose_status()
     await cluster.settle(5)
     assert await replicas(cluster) == {1: 2, 2: 2}
     capacity = (await cluster.status())["capacity"]
@@ -466,7 +449,7 @@ async def _way_and_back(on_write: Callable[[Any, Write], None]) -> tuple[dict[st
 
     await until(functools.partial(cluster.at_weight, 2, 50))
     await cluster.outside(lambda: cluster.command("abort revision=2 id=a"))
-    await until(ended(cluster))
+    await until(functools.partial(has_drained, cluster))
 
     async def whole() -> bool:
         return all_run(cluster, 1, 3) and (await cluster.condition("Ready"))[0] == "True"
@@ -546,7 +529,7 @@ async def end_on_stable(cluster: Cluster, needed: int) -> None:
     await cluster.command("abort revision=2 id=z")
     for _ in range(1200):
         stable = ((await cluster.status()).get("stable") or {}).get("revision")
-        if await ended(cluster)() and all_run(cluster, stable, needed):
+        if await has_drained(cluster) and all_run(cluster, stable, needed):
             break
         await cluster.round()
     else:

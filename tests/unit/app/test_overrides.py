@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from doubles.attempts import has_drained
 from doubles.cluster import MANUAL, NAME, Cluster, model_deployment
 
 V2 = "file:///models/v2"
@@ -37,11 +38,6 @@ async def may_be_chosen(cluster: Cluster) -> bool:
     return chosen(cluster) == ["canary"]
 
 
-async def gone(cluster: Cluster) -> bool:
-    status = await cluster.status()
-    return "candidate" not in status and not status.get("retiring")
-
-
 async def test_a_candidate_without_weight_is_chosen_once_it_is_ready_and_at_every_weight() -> None:
     cluster = await waiting_before_its_first_weight()
     assert await cluster.weights() == {1: 100, 2: 0}
@@ -52,7 +48,7 @@ async def test_a_candidate_without_weight_is_chosen_once_it_is_ready_and_at_ever
     assert chosen(cluster) == ["canary"]
     await cluster.command("promote revision=2 id=b full=true")
     await cluster.until_serves(2, rounds=100)
-    await cluster.until(functools.partial(gone, cluster), rounds=60)
+    await cluster.until(functools.partial(has_drained, cluster), rounds=60)
 
 
 async def test_a_candidate_that_fails_without_weight_is_left_to_start_anew() -> None:
@@ -74,7 +70,7 @@ async def test_a_candidate_stays_deployed_while_an_edge_still_lets_callers_choos
     assert cluster.serve.running("digits-r2") == 1
     assert await cluster.condition("TrafficSynced") == ("False", "EdgeNotConfirmed")
     cluster.edges.stale.clear()
-    await cluster.until(functools.partial(gone, cluster), rounds=60)
+    await cluster.until(functools.partial(has_drained, cluster), rounds=60)
     assert chosen(cluster) == []
 
 
@@ -88,7 +84,7 @@ async def test_what_an_endpoint_says_of_callers_makes_no_revision_and_holds_besi
     await cluster.settle(5)
     assert (service(cluster)["reveal"], chosen(cluster)) == (False, ["canary"])
     await cluster.command("abort revision=2 id=a")
-    await cluster.until(functools.partial(gone, cluster), rounds=60)
+    await cluster.until(functools.partial(has_drained, cluster), rounds=60)
     assert (service(cluster)["reveal"], chosen(cluster)) == (False, [])
 
 

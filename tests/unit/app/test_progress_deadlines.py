@@ -1,12 +1,12 @@
 """A revision that is not ready in time: by default it is rolled back; with `progressDeadlineAction: pause` it waits."""
 
 import functools
-import itertools
 from typing import Any
 
 import pytest
 
 from doubles.cluster import MANUAL, Cluster
+from doubles.crashes import die_at_every, live
 
 V2 = "file:///models/v2"
 PAUSE = {**MANUAL, "progressDeadline": "5m", "progressDeadlineAction": "pause"}
@@ -29,17 +29,13 @@ async def attempt(cluster: Cluster) -> dict[str, Any]:
     return status
 
 
-async def condition_message(cluster: Cluster, type_: str) -> str:
-    return next(str(c.get("message", "")) for c in (await cluster.status())["conditions"] if c["type"] == type_)
-
-
 async def test_a_pause_by_hand_is_reported_where_people_look_first() -> None:
     cluster = Cluster()
     await cluster.deploy(rollout=MANUAL)
     await cluster.roll_out(rollout=MANUAL)
     await cluster.command("pause revision=2 id=hold")
     await cluster.settle(3)
-    assert "revision 2 is paused (Manual)" in await condition_message(cluster, "Ready")
+    assert "revision 2 is paused (Manual)" in await cluster.message("Ready")
 
 
 async def test_it_is_paused_once_its_time_is_over_and_tried_on() -> None:
@@ -49,8 +45,8 @@ async def test_it_is_paused_once_its_time_is_over_and_tried_on() -> None:
     message = "not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away"
     assert status["paused"]["message"] == message
     assert await cluster.condition("Progressing") == ("True", "Paused")
-    assert await condition_message(cluster, "Progressing") == f"revision 2, paused because it was {message}"
-    assert "revision 2 is paused (ProgressDeadlineExceeded)" in await condition_message(cluster, "Ready")
+    assert await cluster.message("Progressing") == f"revision 2, paused because it was {message}"
+    assert "revision 2 is paused (ProgressDeadlineExceeded)" in await cluster.message("Ready")
     assert await cluster.condition("Stalled") == ("Absent", "")
     assert "RolloutPaused" in await cluster.events()
     cluster.serve.failures.clear()
@@ -167,9 +163,7 @@ async def test_a_hold_by_the_spec_is_none_of_its_time(rollout: dict[str, Any]) -
     cluster = await starting({**rollout, **BRIEF})
     await cluster.apply(V2, rollout={**rollout, **BRIEF}, paused=True)
     await cluster.settle(3)
-    writes = len(cluster.kube.writes)
-    await cluster.settle(60, seconds=10)
-    assert len(cluster.kube.writes) == writes
+    assert await cluster.writes_during(60, seconds=10) == []
     await cluster.apply(V2, rollout={**rollout, **BRIEF})
     await ends_in_five_minutes(cluster)
 
@@ -182,7 +176,7 @@ async def test_by_default_it_ends() -> None:
 async def test_without_steps_it_is_retried_and_reported() -> None:
     cluster = await late({"strategy": "recreate", "progressDeadline": "5m", "progressDeadlineAction": "pause"})
     assert await cluster.condition("Stalled") == ("True", "ProgressDeadlineExceeded")
-    assert (await condition_message(cluster, "Stalled")).endswith("the store is away; still retrying")
+    assert (await cluster.message("Stalled")).endswith("the store is away; still retrying")
     cluster.serve.failures.clear()
     await cluster.settle(40, seconds=10)
     assert await cluster.serves(2)
@@ -256,7 +250,7 @@ async def test_replicas_of_a_later_step_that_do_not_come_pause_it_where_it_is_to
     assert (paused["reason"], paused["message"]) == ("ProgressDeadlineExceeded", SHORT)
     assert await cluster.weights() == {1: 75, 2: 25}
     assert "RolloutPaused" in await cluster.events()
-    assert "revision 2 is paused (ProgressDeadlineExceeded)" in await condition_message(cluster, "Ready")
+    assert "revision 2 is paused (ProgressDeadlineExceeded)" in await cluster.message("Ready")
     await cluster.command("resume revision=2 id=a")
     await cluster.settle(26, seconds=10)
     assert "paused" not in await attempt(cluster), "it has its time anew"
@@ -300,35 +294,18 @@ async def test_replicas_that_came_while_nobody_looked_were_in_time() -> None:
     await cluster.until_weight(2, 50)
 
 
-class Died(Exception):
-    """The operator crashed."""
-
-
 async def test_an_operator_that_dies_at_every_other_write_pauses_and_resumes_alike() -> None:
     cluster = Cluster()
     await cluster.deploy(rollout=PAUSE)
     cluster.serve.failures[V2] = AWAY
     await cluster.apply(V2, rollout=PAUSE)
-    deaths = itertools.count(1)
-
-    def die(moment: str, *_: object) -> None:
-        if moment == "after" and not next(deaths) % 2:
-            raise Died
-
-    async def live(rounds: int) -> None:
-        for _ in range(rounds):
-            try:
-                await cluster.round(10)
-            except Died:
-                cluster.clock.advance(10)
-
-    cluster.kube.on_write = die
-    await live(45)
+    die_at_every(2, cluster)
+    await live(cluster, 60, 10)
     assert (await attempt(cluster))["paused"]["reason"] == "ProgressDeadlineExceeded"
     cluster.serve.failures.clear()
-    await live(40)
+    await live(cluster, 60, 10)
     await cluster.outside(lambda: cluster.command("resume revision=2 id=a"))
-    await live(10)
+    await live(cluster, 20, 10)
     assert await cluster.weights() == {1: 75, 2: 25}
     assert (await cluster.status())["lastCommand"]["result"] == "Accepted"
 
@@ -337,9 +314,7 @@ async def test_a_pass_that_changes_nothing_writes_nothing() -> None:
     cluster = await late()
     cluster.serve.failures.clear()
     await cluster.settle(40, seconds=10)
-    writes = len(cluster.kube.writes)
-    await cluster.settle(10, seconds=10)
-    assert len(cluster.kube.writes) == writes
+    assert await cluster.writes_during(10, seconds=10) == []
 
 
 def asked(cluster: Cluster, since: int) -> list[set[str]]:

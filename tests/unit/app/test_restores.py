@@ -47,8 +47,7 @@ class RestoredCluster(Cluster):
             fields = {key: kept[key] for key in ("apiVersion", "kind", "spec")}
             await self.kube.apply({**fields, "metadata": {"name": ref.name, "namespace": NAMESPACE}})
         if status:
-            stored = await self.kube.get(ref)
-            assert stored is not None
+            stored = await self.read(ref)
             version = stored["metadata"]["resourceVersion"]
             await self.kube.patch_status(ref, kept["status"], resource_version=version)
 
@@ -160,12 +159,10 @@ async def test_an_unknown_stable_revision_takes_no_traffic(first: str) -> None:
 async def test_a_number_with_other_content_leaves_the_running_application_alone(first: str, installation: Any) -> None:
     cluster = await started(installation=installation)
     ref = Ref(CONTROLLER_REVISION, NAMESPACE, "digits-r1")
-    stored = await cluster.kube.get(ref)
-    assert stored is not None
+    stored = await cluster.read(ref)
     await cluster.apply("file:///models/v9", name="other")
     await cluster.until(functools.partial(_serves, cluster, "other"))
-    other = await cluster.kube.get(Ref(CONTROLLER_REVISION, NAMESPACE, "other-r1"))
-    assert other is not None
+    other = await cluster.read(Ref(CONTROLLER_REVISION, NAMESPACE, "other-r1"))
     await cluster.kube.delete(ref)
     meta = {key: stored["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
     await cluster.kube.create({**stored, "metadata": meta, "data": other["data"]})

@@ -353,10 +353,6 @@ async def rolling_out(cluster: Cluster, policy: str) -> None:
     await cluster.apply(model(3), rollout=after_edits(policy))
 
 
-async def message(cluster: Cluster, type_: str) -> str:
-    return next(str(c["message"]) for c in (await cluster.status())["conditions"] if c["type"] == type_)
-
-
 async def phase(cluster: Cluster, experiment: str) -> str:
     return str((await cluster.experiment(experiment))["status"]["phase"])
 
@@ -367,7 +363,7 @@ class TestQueue:
         await cluster.settle(20)
         assert await cluster.weights() == {1: 75, 2: 25}
         assert (await cluster.status())["queued"] == 3
-        assert await message(cluster, "Progressing") == (
+        assert await cluster.message("Progressing") == (
             "revision 2, step 1 of 3: waits for promote; revision 3 waits until this rollout has ended"
         )
         await cluster.command("promote revision=2 id=a full=true")
@@ -466,7 +462,7 @@ class TestRestart:
         assert await cluster.weights() == {1: 100}
         assert (await cluster.status())["queued"] == 3
         assert await cluster.condition("Progressing") == ("True", "Queued")
-        assert await message(cluster, "Progressing") == "revision 3 waits until the replicas of revision 2 are gone"
+        assert await cluster.message("Progressing") == "revision 3 waits until the replicas of revision 2 are gone"
         await cluster.until_weight(3, 25)
         assert {frozenset(names) for names in together} == {
             frozenset({"digits-r1"}),
@@ -532,7 +528,7 @@ class TestDryRun:
         await cluster.apply(model(2), rollout=dry(**MANUAL))
         await cluster.settle(20)
         assert await cluster.condition("Progressing") == ("False", "DryRun")
-        assert await message(cluster, "Progressing") == (
+        assert await cluster.message("Progressing") == (
             "without dryRun: canary of revision 2 beside revision 1: 25 % (manual gate) → 50 % (manual gate) → 100 %"
         )
         assert await cluster.condition("Ready") == ("True", "Serving")
@@ -562,7 +558,7 @@ class TestDryRun:
         await cluster.settle(12, seconds=10)
         await cluster.apply(model(2), rollout=dry())
         await cluster.settle(3)
-        expected_message = await message(cluster, "Progressing")
+        expected_message = await cluster.message("Progressing")
         assert expected_message.startswith(f"without dryRun: canary of revision 2 beside revision 1: {steps}")
         assert expected_message.endswith(
             ", by errorRate within 25 %, " + ("latencyP99 within 10 %" if rps == 100 else "latencyP95 within 25 %")
@@ -587,7 +583,7 @@ class TestDryRun:
         await history(cluster, 2, MANUAL)
         await cluster.apply(model(1), rollout=dry(**rollout))
         await cluster.settle(30)
-        assert await message(cluster, "Progressing") == expected_message
+        assert await cluster.message("Progressing") == expected_message
         assert await cluster.weights() == {2: 100}
 
     @pytest.mark.parametrize(
@@ -605,7 +601,7 @@ class TestDryRun:
         await cluster.apply(model(number), rollout=dry(**TIMED))
         await cluster.settle(60)
         assert await cluster.weights() == {1: 75, 2: 25}
-        assert await message(cluster, "Progressing") == (
+        assert await cluster.message("Progressing") == (
             "revision 2, step 1 of 2: held by the spec; without dryRun: ends the rollout of revision 2; "
             + expected_message
         )
@@ -634,7 +630,7 @@ class TestDryRun:
         await cluster.roll_out(rollout=queue)
         await cluster.apply(model(number), rollout=dry(**queue))
         await cluster.settle(10)
-        assert await message(cluster, "Progressing") == (
+        assert await cluster.message("Progressing") == (
             f"revision 2, step 1 of 2: held by the spec; without dryRun: {expected_message}"
         )
 

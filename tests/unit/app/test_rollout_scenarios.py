@@ -175,7 +175,7 @@ async def test_a_candidate_with_traffic_that_a_status_says_is_to_be_tried_again_
     await cluster.start_canary(replicas=4)
     stored = await cluster.get()
     status = {**stored["status"], "candidate": {**stored["status"]["candidate"], "retryAt": "2026-01-01T00:00:00Z"}}
-    await cluster.kube.patch_status(MODEL, status, resource_version=stored["metadata"]["resourceVersion"])
+    await cluster.set_status(MODEL, status)
     await cluster.command("promote revision=2 id=p")
     await cluster.until_weight(2, 50)
 
@@ -601,8 +601,7 @@ async def test_a_foreign_object_is_neither_adopted_nor_deleted(cluster: Cluster)
     await cluster.apply()
     await cluster.settle(20)
     assert await cluster.condition("SpecAccepted") == ("False", "NotOwned")
-    stored = await cluster.kube.get(Ref(CONFIG_MAP, "vision", "sundog-edge"))
-    assert stored is not None
+    stored = await cluster.read(Ref(CONFIG_MAP, "vision", "sundog-edge"))
     assert stored["data"] == {"theirs": "yes"}
     assert await cluster.kube.list(RAY_CLUSTER) == []
     await cluster.kube.delete(Ref(CONFIG_MAP, "vision", "sundog-edge"))
@@ -613,12 +612,12 @@ async def test_a_foreign_object_is_neither_adopted_nor_deleted(cluster: Cluster)
 async def test_a_split_is_not_called_late_because_nothing_served_for_long(cluster: Cluster) -> None:
     cluster.serve.start_s = 40
     await cluster.apply()
-    told = set()
+    seen = set()
     while not await cluster.serves(1):
         await cluster.round()
-        told.add(await cluster.condition("TrafficSynced"))
-    assert ("Unknown", "Confirming") in told
-    assert ("False", "EdgeNotConfirmed") not in told
+        seen.add(await cluster.condition("TrafficSynced"))
+    assert ("Unknown", "Confirming") in seen
+    assert ("False", "EdgeNotConfirmed") not in seen
 
 
 async def test_at_the_fixpoint_nothing_is_written(cluster: Cluster) -> None:
@@ -643,9 +642,7 @@ async def test_a_host_of_another_is_named_and_does_not_stop_the_edge(cluster: Cl
 async def test_an_abort_reaches_the_edges_while_the_head_of_ray_is_gone(cluster: Cluster) -> None:
     await cluster.start_canary()
     ref = Ref(RAY_CLUSTER, NAMESPACE, "sundog-0")
-    stored = await cluster.kube.get(ref)
-    assert stored is not None
-    await cluster.kube.patch_status(ref, {"conditions": []}, resource_version=stored["metadata"]["resourceVersion"])
+    await cluster.set_status(ref, {"conditions": []})
     await cluster.command("abort revision=2 id=x")
     await cluster.settle(10)
     service = cluster.edges.in_force()[0]["services"][0]

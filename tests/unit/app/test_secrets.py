@@ -30,8 +30,7 @@ async def put(cluster: Cluster, **keys: str) -> None:
 
 
 async def service(cluster: Cluster) -> dict[str, Any]:
-    config_map = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
-    assert config_map is not None
+    config_map = await cluster.read(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
     (found,) = json.loads(config_map["data"]["split.json"])["services"]
     return dict(found)
 
@@ -65,9 +64,7 @@ async def test_a_secret_that_is_taken_away_changes_nothing_that_runs(cluster: Cl
     assert await cluster.condition("Stalled") == ("Absent", "")
     assert await service(cluster) == split
     assert len(cluster.serve.puts) == deployed
-    writes = len(cluster.kube.writes)
-    await cluster.settle(5)
-    assert [write for write in list(cluster.kube.writes)[writes:] if write.changed] == [], "said once"
+    assert await cluster.writes_during(5, changed=True) == [], "said once"
 
 
 async def test_no_value_of_a_secret_reaches_another_object(cluster: Cluster) -> None:

@@ -39,8 +39,7 @@ async def test_a_canary_that_loses_all_its_spot_nodes_is_rolled_out_again(spot: 
     assert (await cluster.weights())[1] == 100
     last = (await cluster.status())["lastRollout"]
     assert last["reason"].startswith("SpotReclaimed: no pod of revision 2 is left on a node")
-    first = await cluster.kube.get(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
-    assert first is not None
+    first = await cluster.read(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
     assert first["status"]["phase"] == "Stopped"
     assert (await cluster.status()).get("heldBack", []) == []
     for pod in await pods_of(cluster, 2):

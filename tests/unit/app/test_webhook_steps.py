@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from doubles.attempts import at_step, ended, experiment
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.traffic import Answers, Traffic
 from sundog_operator.app.background.requests import BackgroundRequests
@@ -36,20 +37,10 @@ async def asked(rollout: dict[str, Any], *, status: int | None = None, hangs: bo
     return cluster
 
 
-async def step(cluster: Cluster) -> dict[str, Any]:
-    found: dict[str, Any] = (await cluster.experiment("digits-r2")).get("status", {}).get("step", {})
-    return found
-
-
-async def at_step(cluster: Cluster, index: int) -> bool:
-    status = await cluster.status()
-    return bool(status.get("experiment")) and (await step(cluster)).get("index") == index
-
-
 @pytest.mark.parametrize("status", [200, 201, 202])
 async def test_a_step_ends_once_the_answer_confirms(status: int) -> None:
     cluster = await asked({"steps": AFTER_IT}, status=404)
-    assert (await step(cluster))["reason"] == f"{ASKED} answered 404; asks again"
+    assert (await experiment(cluster))["step"]["reason"] == f"{ASKED} answered 404; asks again"
     assert await cluster.weights() == {1: 75, 2: 25}
     cluster.webhooks.answers[URL] = status
     await cluster.until_weight(2, 50, rounds=30)
@@ -85,7 +76,7 @@ async def test_any_other_answer_is_asked_again_at_the_operators_pace(status: int
     before = len(cluster.webhooks.received)
     await cluster.settle(60)
     assert 10 <= len(cluster.webhooks.received) - before <= 12
-    assert (await step(cluster))["reason"] == f"{ASKED} answered {status}; asks again"
+    assert (await experiment(cluster))["step"]["reason"] == f"{ASKED} answered {status}; asks again"
     assert await cluster.weights() == {1: 75, 2: 25}
 
 
@@ -98,7 +89,7 @@ async def test_waiting_writes_nothing_while_the_answer_is_the_same() -> None:
 
 async def test_a_receiver_that_is_not_there_is_reported_without_its_secrets_and_asked_again() -> None:
     cluster = await asked({"steps": AFTER_IT})
-    assert (await step(cluster))["reason"] == f"{ASKED} cannot be connected to; asks again"
+    assert (await experiment(cluster))["step"]["reason"] == f"{ASKED} cannot be connected to; asks again"
     message = next(c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "Progressing")
     assert message == f"revision 2, step 2 of 4: {ASKED} cannot be connected to; asks again"
     cluster.webhooks.answers[URL] = 200
@@ -108,7 +99,7 @@ async def test_a_receiver_that_is_not_there_is_reported_without_its_secrets_and_
 async def test_a_receiver_that_hangs_holds_up_neither_commands_nor_others() -> None:
     steps = [STEPS[0], {"webhook": {"url": URL, "timeout": "1h"}}, AFTER_IT[-1]]
     cluster = await asked({"steps": steps}, hangs=True)
-    assert (await step(cluster))["reason"] == f"asks {ASKED}"
+    assert (await experiment(cluster))["step"]["reason"] == f"asks {ASKED}"
     await cluster.settle(100)
     assert len(cluster.webhooks.received) == 1, "one question at a time"
     # Passes do not wait: each of these rounds has ended.
@@ -120,7 +111,7 @@ async def test_a_receiver_that_hangs_holds_up_neither_commands_nor_others() -> N
 async def test_one_that_hangs_is_asked_again_when_its_time_is_over() -> None:
     cluster = await asked({"steps": [STEPS[0], {"webhook": {"url": URL, "timeout": "20s"}}]}, hangs=True)
     await cluster.settle(40)
-    assert (await step(cluster))["reason"] == f"{ASKED} did not answer within 20 s; asks again"
+    assert (await experiment(cluster))["step"]["reason"] == f"{ASKED} did not answer within 20 s; asks again"
     assert len(cluster.webhooks.received) in (2, 3)
 
 
@@ -160,7 +151,9 @@ async def test_each_webhook_is_asked_for_itself() -> None:
     await cluster.until(functools.partial(at_step, cluster, 4), rounds=30)
     assert [document["metadata"]["step"] for document in cluster.webhooks.posted(URL)] == ["2", "3"]
     await cluster.settle(5)
-    assert (await step(cluster))["reason"] == "webhook http://other.example cannot be connected to; asks again"
+    assert (await experiment(cluster))["step"][
+        "reason"
+    ] == "webhook http://other.example cannot be connected to; asks again"
 
 
 async def test_before_the_first_weight_it_decides_whether_there_is_any_traffic() -> None:
@@ -199,10 +192,6 @@ async def test_harm_is_found_while_a_receiver_hangs() -> None:
     assert await cluster.go_on(30, functools.partial(ended, cluster), seconds=10)
     await cluster.settle(3)
     assert (await cluster.status())["lastRollout"]["outcome"] == "RolledBack"
-
-
-async def ended(cluster: Cluster) -> bool:
-    return (await cluster.experiment("digits-r2"))["status"]["phase"] == "Stopped"
 
 
 async def test_a_deployment_that_is_gone_has_no_question_any_more() -> None:
