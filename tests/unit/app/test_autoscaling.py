@@ -229,7 +229,7 @@ async def preview(cluster: Cluster, uri: str = "file:///models/v1", **spec: Any)
     return preview_model_deployment(model_deployment(uri, **spec), stored, observed, cluster.clock.now()).lines
 
 
-async def test_plan_shows_the_replicas_of_each_step_by_the_load_and_what_an_edit_would_lose() -> None:
+async def test_plan_shows_replicas_of_each_step_by_load_and_what_an_edit_loses() -> None:
     cluster, _ = await serving(load=6)
     lines = await preview(cluster, V2, autoscaling=BY_LOAD, runtime=RUNTIME)
     assert lines[2] == (

@@ -118,7 +118,7 @@ async def test_a_quota_that_is_lowered_holds_the_next_canary_back_until_it_is_ra
     await cluster.until_weight(2, 25)
 
 
-async def test_a_quota_without_room_beside_stable_makes_equal_pods_without_devices_come_in_place(
+async def test_equal_pods_without_devices_come_in_place_of_stable_under_a_full_quota(
     cluster: Cluster,
 ) -> None:
     await offer(cluster, "a", {"cpu": "8", "memory": "32Gi"})
@@ -285,7 +285,7 @@ async def test_a_canary_that_fails_on_a_node_is_held_back_although_another_pod_f
     assert (await cluster.read_condition("Stalled"))[:2] == ("True", "Aborted")
 
 
-async def test_a_canary_whose_node_is_lost_gives_its_traffic_back_and_returns_with_the_node(cluster: Cluster) -> None:
+async def test_a_canary_without_its_node_gives_traffic_back_and_returns_with_it(cluster: Cluster) -> None:
     await start_canary(cluster)
 
     serve, kuberay = cluster.serve_of(RAY), cluster.kuberay
@@ -354,7 +354,7 @@ async def has_recovered(cluster: Cluster) -> None:
     assert (await cluster.status())["readyReplicas"] == 2
 
 
-async def test_a_node_that_is_lost_while_a_revision_serves_is_missing_capacity_until_it_returns(
+async def test_a_lost_node_of_a_serving_revision_is_missing_capacity(
     cluster: Cluster,
 ) -> None:
     await lose_replica(cluster)
@@ -376,7 +376,7 @@ async def test_a_node_that_is_lost_while_a_revision_serves_is_missing_capacity_u
     await has_recovered(cluster)
 
 
-async def test_a_quota_that_is_lowered_while_a_revision_serves_is_missing_capacity_until_it_is_raised(
+async def test_a_lowered_quota_of_a_serving_revision_is_missing_capacity(
     cluster: Cluster,
 ) -> None:
     await lose_replica(cluster)
@@ -396,9 +396,7 @@ async def test_a_quota_that_is_lowered_while_a_revision_serves_is_missing_capaci
     await has_recovered(cluster)
 
 
-async def test_edges_that_a_quota_refuses_are_named_until_they_come(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_edges_refused_by_a_quota_are_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refused(_: str) -> None:
         ref = Ref(DEPLOYMENT, NAMESPACE, names.EDGE)
         message = 'pods "sundog-edge-5d8c-" is forbidden: exceeded quota: team, requested: pods=1, used: pods=3, limited: pods=3'

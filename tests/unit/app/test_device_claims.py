@@ -82,9 +82,7 @@ async def test_a_cluster_without_the_api_is_named_and_other_models_go_on(cluster
 
 
 @pytest.mark.parametrize("refusal", [Forbidden("denied"), Invalid("template", ["spec: too many"])])
-async def test_a_refused_template_holds_up_no_other_group_of_the_ray_cluster(
-    cluster: Cluster, refusal: Exception
-) -> None:
+async def test_a_refused_template_holds_up_no_other_group(cluster: Cluster, refusal: Exception) -> None:
     cluster.kube.faults = lambda verb, ref: (
         refusal if ref.kind == RESOURCE_CLAIM_TEMPLATE and verb == "create" else None
     )

@@ -171,9 +171,7 @@ async def test_what_is_somebody_elses_is_never_touched(cluster: Cluster, kind: K
 
 
 @pytest.mark.parametrize("kind", [SECRET, SERVICE_ACCOUNT, ROLE_BINDING, POD_DISRUPTION_BUDGET, SERVICE, DEPLOYMENT])
-async def test_an_object_whose_label_others_have_changed_is_reported_and_stops_no_traffic(
-    cluster: Cluster, kind: Kind
-) -> None:
+async def test_an_object_with_a_changed_label_is_reported_and_stops_no_traffic(cluster: Cluster, kind: Kind) -> None:
     await cluster.put_secret(names.RAY, token="t")
     await reconcile(cluster)
     ref = Ref(kind, NAMESPACE, names.EDGE)
@@ -241,9 +239,7 @@ async def test_a_service_keeps_what_others_have_set_of_it(cluster: Cluster) -> N
     assert await cluster.kube.get(ref) == renewed, "nothing is left to write"
 
 
-async def test_a_service_that_somebody_made_a_moment_ago_is_his(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_service_made_by_others_a_moment_ago_stays(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = {"name": NAME, "namespace": NAMESPACE}
     theirs = await cluster.kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}})
 
@@ -447,9 +443,7 @@ async def test_a_route_that_is_refused_keeps_no_other_from_being_written(cluster
 
 
 @pytest.mark.parametrize("refusal", [Forbidden("exceeded quota"), Invalid("Service", ["exceeded quota"])])
-async def test_a_service_that_is_refused_keeps_no_other_and_no_route_from_being_written(
-    cluster: Cluster, refusal: SundogError
-) -> None:
+async def test_a_refused_service_holds_up_no_other_and_no_route(cluster: Cluster, refusal: SundogError) -> None:
     await cluster.put_secret(names.RAY, token="t")
     service = Ref(SERVICE, NAMESPACE, NAME)
     cluster.kube.faults = lambda verb, ref: refusal if (verb, ref) == ("create", service) else None

@@ -114,7 +114,7 @@ async def test_it_is_made_once_before_the_edges_are_given_it(cluster: Cluster) -
     assert list(cluster.kube.writes)[writes:] == []
 
 
-async def test_a_model_deployment_whose_rollouts_wait_for_outcomes_has_one_before_they_begin(cluster: Cluster) -> None:
+async def test_rollouts_that_wait_for_outcomes_have_a_store_before_they_begin(cluster: Cluster) -> None:
     kept = {"name": "kept", "feedback": "accepted"}
     await cluster.apply(rollout={"guardrails": [kept]})
     await reconcile(cluster)
@@ -126,7 +126,7 @@ async def test_a_model_deployment_whose_rollouts_wait_for_outcomes_has_one_befor
     assert not await takes_feedback(cluster)
 
 
-async def test_it_goes_with_the_last_experiment_that_wants_it_and_after_the_edges_have_let_go(cluster: Cluster) -> None:
+async def test_the_store_goes_with_the_last_experiment_after_the_edges_left_it(cluster: Cluster) -> None:
     await experiment(cluster, **OUTCOMES)
     await experiment(cluster, "another", secondary=OUTCOMES["success"])
     await reconcile(cluster)
@@ -195,9 +195,7 @@ async def test_nothing_of_it_is_left_after_the_last_modeldeployment(cluster: Clu
 
 
 @pytest.mark.parametrize("kind", [*STORE, NETWORK_POLICY])
-async def test_what_is_somebody_elses_is_never_touched_and_keeps_no_edge_from_serving(
-    cluster: Cluster, kind: Kind
-) -> None:
+async def test_a_foreign_object_stays_and_keeps_no_edge_from_serving(cluster: Cluster, kind: Kind) -> None:
     meta = {"name": names.EDGE_STORE, "namespace": NAMESPACE, "labels": {"app": "theirs"}}
     spec = {"template": {"spec": {}}} if kind == STATEFUL_SET else {}
     theirs = await cluster.kube.create(

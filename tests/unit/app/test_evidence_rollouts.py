@@ -46,7 +46,7 @@ def first_weight(rps: float, rollout: Object) -> int:
 
 
 @pytest.mark.extended
-async def test_promote_is_refused_while_the_split_is_wrong_and_taken_once_it_is_right(
+async def test_promote_is_refused_while_the_split_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = ["600 of 1000 requests"]
@@ -244,7 +244,7 @@ async def test_a_rollout_of_two_latencies_waits_for_an_edge_that_counts_by_one()
     assert await cluster.go_on(120, promoted, seconds=15), await experiment(cluster, third)
 
 
-async def test_a_step_with_too_little_time_for_its_traffic_is_reported_as_soon_as_it_is_frozen() -> None:
+async def test_a_step_with_too_little_time_for_its_traffic_is_reported_at_its_freeze() -> None:
     cluster = await served(1, SHORT)
     await cluster.go_on(2)
     status = await experiment(cluster)
@@ -391,7 +391,7 @@ async def test_an_edge_that_reports_nothing_is_named_and_nothing_is_concluded_wi
 
 
 @pytest.mark.extended
-async def test_what_is_known_is_reported_also_of_a_candidate_that_is_up_and_down_all_the_time() -> None:
+async def test_counts_of_a_candidate_that_restarts_all_the_time_are_reported() -> None:
     cluster = await served(20, {})
     assert await cluster.go_on(3, lambda: warm(cluster))
     for _ in range(20):
@@ -432,9 +432,7 @@ async def warm(cluster: Cluster) -> bool:
         ({"onNoData": "promote"}, 0, "Concluded", "Promoted: "),
     ],
 )
-async def test_what_follows_on_a_step_that_evidence_does_not_decide(
-    policies: Object, rps: float, phase: str, reason: str
-) -> None:
+async def test_what_follows_on_an_undecided_step(policies: Object, rps: float, phase: str, reason: str) -> None:
     # Rejections need no quantile of stable, which a few requests cannot give.
     rollout = {**SHORT, **policies, "guardrails": [{"metric": "errorRate", "floor": "0.1%"}], "warmup": {"requests": 0}}
     cluster = await served(rps, rollout)

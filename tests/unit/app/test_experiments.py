@@ -534,7 +534,7 @@ async def test_a_salt_of_another_experiment_is_reported() -> None:
     assert condition(await status(cluster, "other"), "SpecAccepted") == ("True", "SaltReused")
 
 
-async def test_a_salt_of_a_rollout_and_an_experiment_is_reported_for_both_as_long_as_both_have_it() -> None:
+async def test_a_salt_of_a_rollout_and_an_experiment_is_reported_while_both_have_it() -> None:
     cluster = await serving(rollout={"unit": {"header": "x-user-id", "salt": "spring"}})
     assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
     await cluster.kube.apply(user_experiment(unit={"header": "x-account", "salt": "spring"}))
@@ -572,7 +572,7 @@ async def said_of_spec(cluster: Cluster, name: str) -> str:
     return text
 
 
-async def test_two_experiments_never_run_at_once_and_each_pass_that_changes_nothing_writes_nothing() -> None:
+async def test_a_pass_without_changes_beside_a_queued_experiment_writes_nothing() -> None:
     cluster = await serving(rps=0)
     for name in ("one", "two"):
         await cluster.kube.apply(user_experiment(name))
@@ -603,7 +603,7 @@ async def sizes(cluster: Cluster) -> list[int]:
     return [each["replicas"] for each in (status["stable"], *status["arms"])]
 
 
-async def test_with_autoscaling_stable_stays_as_large_as_all_traffic_needs_until_it_has_that_again() -> None:
+async def test_autoscaled_stable_keeps_replicas_for_all_traffic_until_it_has_that() -> None:
     cluster, serve = await scaled(**MOSTLY_WIDE)
     assert await sizes(cluster) == [10, 10]
     serve.load("digits-r1", 1)
@@ -625,7 +625,7 @@ async def test_with_autoscaling_stable_stays_as_large_as_all_traffic_needs_until
     assert ((await cluster.status())["stable"]["replicas"], serve.running("digits-r1")) == (3, 3)
 
 
-async def test_with_autoscaling_an_arm_grows_with_its_load_and_stable_with_one_that_has_more_than_it() -> None:
+async def test_an_autoscaled_arm_grows_with_its_load_and_stable_with_a_larger_arm() -> None:
     cluster, serve = await scaled(**MOSTLY_WIDE)
     serve.load("digits-r1", 1)
     serve.load("digits-r2", 11)
@@ -637,7 +637,7 @@ async def test_with_autoscaling_an_arm_grows_with_its_load_and_stable_with_one_t
     assert await sizes(cluster) == [11, 11], "as long as the experiment runs"
 
 
-async def test_with_autoscaling_an_arm_with_a_small_share_that_takes_its_time_lets_nobody_else_grow() -> None:
+async def test_a_slow_autoscaled_arm_with_a_small_share_lets_no_other_grow() -> None:
     arms = named_arms("slow", "other")
     cluster, serve = await scaled(arms=arms, exposure="30%")
     assert await sizes(cluster) == [10, 2, 2]
@@ -661,7 +661,7 @@ async def test_an_edit_of_its_bounds_counts_for_stable_and_arms_at_once(bounds: 
     assert [serve.running("digits-r1"), serve.running("digits-r2")] == expected
 
 
-async def test_a_claim_is_a_unit_where_the_service_verifies_tokens_and_else_the_experiment_waits_and_says_so() -> None:
+async def test_a_claim_as_unit_waits_until_the_service_verifies_tokens() -> None:
     cluster = await serving()
     await cluster.kube.apply(user_experiment(unit={"jwtClaim": "sub"}))
     await cluster.settle(5)

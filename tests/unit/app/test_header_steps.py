@@ -87,7 +87,7 @@ async def test_behind_a_weight_that_is_in_force_the_step_waits_for_every_edge_to
     assert await cluster.weights() == {1: 75, 2: 25}
 
 
-async def test_an_edge_of_before_there_were_headers_lets_the_step_wait_and_says_so(
+async def test_a_step_by_header_waits_for_an_edge_that_knows_no_headers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cluster = await begun()
@@ -171,7 +171,7 @@ async def test_requests_by_header_are_counted_apart_and_are_no_evidence() -> Non
     assert await cluster.weights() == {1: 75, 2: 25}, "no harm is seen in what was not assigned"
 
 
-async def test_counts_of_a_rollout_that_nothing_evaluates_go_on_after_an_edge_lost_its_counters() -> None:
+async def test_counts_without_evaluation_go_on_after_an_edge_lost_its_counters() -> None:
     cluster = await begun()
     await cluster.until(functools.partial(at_step, cluster, 2))
     await cluster.command("promote revision=2 id=a")

@@ -189,7 +189,7 @@ async def test_a_dead_candidate_gives_all_back_at_once() -> None:
 
 
 @pytest.mark.extended
-async def test_a_candidate_that_fails_all_it_gets_gives_all_back_at_once_and_one_that_does_harm_does_not() -> None:
+async def test_a_dead_canary_gives_all_traffic_back_at_once_and_a_harmful_one_does_not() -> None:
     rollout = {"steps": [{"weight": 50}], "capacity": "inPlace", "warmup": {"requests": 0}}
     for errors, weights in ((1.0, {1: 100}), (0.3, {1: 75, 2: 25})):
         cluster, watch = await begun(4, rollout)
@@ -545,7 +545,7 @@ async def end_on_stable(cluster: Cluster, needed: int) -> None:
 @given(st.integers(2, 7), STEPS, EVENTS)
 @example(2, [50], [("rounds", 12)])
 @example(5, [30, 95], [("start", 9), ("rounds", 12), ("edges", 8), ("promote", 1), ("rounds", 12)])
-def test_neither_lacks_more_than_a_replica_at_any_pass(
+def test_neither_lacks_more_than_a_replica_at_a_pass(
     needed: int, weights: list[int], events: list[tuple[str, int]]
 ) -> None:
     async def run() -> None:

@@ -39,7 +39,7 @@ async def aborted(*late: str, in_cluster: bool = True, command: str = "abort rev
     return cluster
 
 
-async def test_an_edge_that_misses_an_abort_is_reported_after_30_seconds_and_replaced_after_60() -> None:
+async def test_an_edge_without_the_abort_is_reported_after_30_s_and_replaced_after_60() -> None:
     cluster = await aborted("sundog-edge-1")
     await cluster.settle(33)
     assert await cluster.condition("TrafficSynced") == ("False", "EdgeNotConfirmed")
@@ -63,7 +63,7 @@ async def test_of_several_one_goes_at_a_time_and_never_the_last_that_serves() ->
     assert len(await edges(cluster)) == 3
 
 
-async def test_an_edit_of_the_endpoint_that_an_edge_misses_is_reported_and_moves_no_traffic() -> None:
+async def test_an_edge_without_an_edit_of_the_endpoint_is_reported() -> None:
     cluster = Cluster()
     await cluster.deploy()
     await cluster.add_edge("sundog-edge-1")

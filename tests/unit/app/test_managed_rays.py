@@ -109,7 +109,7 @@ async def test_a_cluster_that_moves_to_a_redis_of_somebody_else_has_a_prefix_the
     assert (await ray(cluster))["spec"]["gcsFaultToleranceOptions"] == options
 
 
-async def test_a_cluster_in_a_redis_of_somebody_else_has_a_prefix_of_its_namespace_and_keeps_it() -> None:
+async def test_a_cluster_in_an_external_redis_has_a_prefix_and_keeps_it() -> None:
     cluster = Cluster(installation=EXTERNAL_STORE)
     await served(cluster)
     options = (await ray(cluster))["spec"]["gcsFaultToleranceOptions"]
@@ -196,9 +196,7 @@ async def heads(cluster: Cluster) -> int:
 ENDED = {"terminated": {"exitCode": 1}}
 
 
-async def test_a_head_whose_autoscaler_has_ended_is_replaced(
-    cluster: Cluster, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_head_with_an_ended_autoscaler_is_replaced(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     await served(cluster)
     await head(cluster, running={})
     await cluster.settle(30)
@@ -332,7 +330,7 @@ async def test_a_candidate_of_another_image_that_never_started_leaves_its_cluste
     assert (status["cluster"], status["stable"]["cluster"]) == (RAY, "")
 
 
-async def test_an_upgrade_of_the_installation_rolls_nothing_and_new_revisions_run_its_image() -> None:
+async def test_an_upgrade_rolls_nothing_and_new_revisions_run_its_image() -> None:
     cluster = Cluster(installation=INSTALLATION)
     await served(cluster)
     newer = parse_installation("{runtimeImage: 'example.com/runtime:2', ray: {version: 2.61.0}}", "test")
@@ -385,7 +383,7 @@ async def test_a_foreign_secret_is_named_in_each_service_that_it_blocks(cluster:
     assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
 
 
-async def test_a_foreign_secret_is_named_to_a_service_that_is_edited_and_not_asked_for_at_rest(
+async def test_a_foreign_secret_is_named_once_the_service_is_edited(
     cluster: Cluster,
 ) -> None:
     await served(cluster)
@@ -467,9 +465,7 @@ async def password(cluster: Cluster) -> str | None:
 
 
 @pytest.mark.parametrize("kind", [SECRET, STATEFUL_SET], ids=lambda kind: kind.kind)
-async def test_a_cluster_made_anew_waits_until_the_store_of_the_one_before_is_gone(
-    cluster: Cluster, kind: Kind
-) -> None:
+async def test_a_new_cluster_waits_until_the_store_of_the_one_before_is_gone(cluster: Cluster, kind: Kind) -> None:
     # The API server in memory collects garbage at once. An existing owner of the former store delays that.
     meta = {"name": "before", "namespace": NAMESPACE}
     before = await cluster.kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
@@ -570,7 +566,7 @@ async def test_a_store_that_is_turned_on_under_a_ready_head_has_its_secret() -> 
     assert await password(cluster) is not None
 
 
-async def test_a_store_whose_stateful_set_is_deleted_gets_the_claim_of_the_settings_and_its_secret(
+async def test_a_store_whose_stateful_set_is_deleted_gets_the_new_claim(
     cluster: Cluster,
 ) -> None:
     await served(cluster)
@@ -640,9 +636,7 @@ async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> Non
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["Serve answers", "Serve is away"])
-async def test_under_a_spec_that_is_refused_it_scales_by_load_within_the_same_bounds(
-    cluster: Cluster, answers: bool
-) -> None:
+async def test_a_refused_spec_keeps_scaling_by_load_within_its_bounds(cluster: Cluster, answers: bool) -> None:
     bounds = {"minReplicas": 2, "maxReplicas": 5}
     await served(cluster, autoscaling=bounds)
     serve = cluster.serve_of(RAY)
@@ -653,7 +647,7 @@ async def test_under_a_spec_that_is_refused_it_scales_by_load_within_the_same_bo
     assert await groups(cluster) == {"digits-r1": (2, 5, 2)}
 
 
-async def test_a_rollback_under_a_spec_that_is_refused_gets_as_many_replicas_as_the_load_takes(
+async def test_a_rollback_under_a_refused_spec_gets_the_replicas_that_load_needs(
     cluster: Cluster,
 ) -> None:
     spec = {"autoscaling": {"minReplicas": 1, "maxReplicas": 9}, "rollout": {"strategy": "recreate"}}
@@ -669,7 +663,7 @@ async def test_a_rollback_under_a_spec_that_is_refused_gets_as_many_replicas_as_
     assert serve.running("digits-r1") == 6
 
 
-async def test_what_loses_its_traffic_keeps_the_replicas_that_load_gave_it_until_it_has_drained(
+async def test_a_draining_revision_keeps_the_replicas_that_load_gave_it(
     cluster: Cluster,
 ) -> None:
     scaling = {"minReplicas": 1, "maxReplicas": 9}
@@ -838,9 +832,7 @@ async def test_what_was_promoted_in_place_lacks_no_devices_while_the_last_ones_g
     ],
     ids=["surge", "bake", "keepPrevious", "shadow", "bake after shadow", "scale", "vendor"],
 )
-async def test_what_cannot_be_in_place_waits_for_room_with_the_numbers(
-    cluster: Cluster, change: dict[str, Any]
-) -> None:
+async def test_what_cannot_be_in_place_waits_for_capacity(cluster: Cluster, change: dict[str, Any]) -> None:
     await with_gpus(cluster, 2)
     await cluster.apply("file:///models/v2", **{"replicas": 2, "resources": {"gpu": {"count": 1}}, **change})
     await cluster.settle(5)
@@ -1086,9 +1078,7 @@ async def test_while_a_revision_waits_for_gpus_the_next_experiment_waits_too(clu
 
 
 @pytest.mark.parametrize("rollout", [{**STOP, "dryRun": True}, {**STOP, "duringExperiment": "wait"}])
-async def test_no_experiment_waits_for_a_revision_that_does_not_begin_before_it(
-    cluster: Cluster, rollout: dict[str, Any]
-) -> None:
+async def test_no_experiment_waits_for_a_revision_that_is_held(cluster: Cluster, rollout: dict[str, Any]) -> None:
     await queue_up(cluster, 5, resources=OF_CPU)
     await cluster.apply("file:///models/v9", replicas=2, rollout=rollout, resources={"gpu": {"count": 2}})
     await cluster.command("stop revision=1 id=s")
@@ -1218,7 +1208,7 @@ async def test_a_pod_that_kuberay_may_not_make_is_reported_in_the_api_servers_wo
     assert (await cluster.read_condition("RevisionReady"))[:2] == ("False", "Deploying")
 
 
-async def test_a_cluster_that_is_too_large_is_reported_while_stable_serves(
+async def test_a_too_large_cluster_is_reported_and_stable_serves(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cluster.deploy(rollout=MANUAL)

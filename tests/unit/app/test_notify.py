@@ -304,7 +304,7 @@ async def lived(die_after: int = 0) -> tuple[list[dict[str, Any]], int]:
 
 
 @pytest.mark.extended
-async def test_an_operator_that_dies_at_any_write_leaves_nothing_unreported_and_nothing_out_of_order() -> None:
+async def test_an_operator_that_dies_at_any_write_reports_all_in_order() -> None:
     told, writes = await lived()
     events = [(document["event"], document["revision"]) for document in told]
     assert events == [("started", 2), ("paused", 2), ("promoted", 2), ("started", 3), ("paused", 3), ("aborted", 3)]

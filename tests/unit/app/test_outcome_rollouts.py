@@ -59,7 +59,7 @@ async def step_reason(cluster: Cluster) -> str:
 
 
 @pytest.mark.parametrize("unit", [{"request": {}}, {"header": "x-user-id"}])
-async def test_a_candidate_whose_outcomes_are_worse_is_rolled_back_though_errors_and_latencies_are_equal(
+async def test_a_candidate_with_worse_outcomes_alone_is_rolled_back(
     unit: Json,
 ) -> None:
     cluster = await rolling_out({1: 0.3, 2: 0.15}, {**ONE_STEP, "unit": unit})
@@ -88,7 +88,7 @@ async def test_a_candidate_with_equal_outcomes_is_promoted_once_they_have_come(u
     assert {each["name"] for point in status["history"] for each in point.get("metrics", ())} >= {"kept"}
 
 
-async def test_each_step_waits_for_outcomes_and_edges_take_them_from_the_end_of_the_warm_up() -> None:
+async def test_each_step_waits_for_outcomes_that_edges_take_after_the_warm_up() -> None:
     cluster = await rolling_out({1: 0.3, 2: 0.3}, {"guardrails": [KEPT], "steps": [{"weight": 25}, {"weight": 50}]})
     assert feedback(cluster) is None
     assert await cluster.go_on(5, functools.partial(has_evidence, cluster))

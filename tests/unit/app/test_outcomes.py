@@ -400,9 +400,7 @@ SKEWED = " outcomes are timed before the exposure that they name, and 0 in the f
     ],
     ids=["full store-FeedbackOverflow", "outcomes before exposures-ClockSkew"],
 )
-async def test_lost_outcomes_are_reported_and_no_arm_wins_by_the_rest(
-    fault: Json, minutes: float, reason: str, text: str
-) -> None:
+async def test_no_arm_wins_after_outcomes_were_lost(fault: Json, minutes: float, reason: str, text: str) -> None:
     cluster = await serving({1: 0.2, 2: 0.6})
     outcomes = cluster.edges.outcomes
     before = {name: getattr(outcomes, name) for name in fault}
@@ -461,7 +459,7 @@ async def test_edges_that_come_and_go_count_no_outcome_twice() -> None:
     assert sum(found(state, "arm-1")["events"]) > 0.5 * sum(positive.values())
 
 
-async def test_an_arm_that_does_harm_is_dropped_and_cannot_win_and_the_others_are_judged_on() -> None:
+async def test_a_harmful_arm_is_dropped_and_another_wins() -> None:
     metrics = {**BUYING, "guardrails": [{"metric": "errorRate", "margin": "50%", "floor": "2%"}]}
     bad = Answers(errors=0.3)
     cluster = await serving({1: 0.2, 2: 0.9, 3: 0.3}, **{application(NAME, 2): bad})
@@ -534,7 +532,7 @@ BY_USER = {"unit": {"header": "x-user-id"}}
     ],
     ids=["cap", "covariate", "ratio"],
 )
-async def test_edges_count_what_a_metric_needs_and_it_decides(
+async def test_a_metric_decides_by_what_edges_count(
     metric: Json, chances: tuple[Json, Json], spec: Json, document: Json
 ) -> None:
     cluster = await serving({})

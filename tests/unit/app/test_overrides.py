@@ -74,7 +74,7 @@ async def test_a_candidate_stays_deployed_while_an_edge_still_lets_callers_choos
     assert chosen(cluster) == []
 
 
-async def test_what_an_endpoint_says_of_callers_makes_no_revision_and_holds_beside_a_spec_that_is_refused() -> None:
+async def test_callers_of_an_endpoint_make_no_revision_and_hold_under_a_refused_spec() -> None:
     cluster = await waiting_before_its_first_weight()
     await cluster.apply(V2, rollout=WAITING, endpoint={**ENDPOINT, "reveal": False})
     await cluster.settle(5)

@@ -67,7 +67,7 @@ async def test_a_pod_that_kueue_has_not_admitted_is_reported_with_its_queue_and_
     assert (await cluster.read_condition("Ready"))[1] == "NotAdmitted"
 
 
-async def test_the_reason_is_read_from_releases_of_kueue_that_serve_the_older_version_alone(cluster: Cluster) -> None:
+async def test_the_reason_is_read_from_a_kueue_that_serves_the_older_version_alone(cluster: Cluster) -> None:
     await cluster.apply(**QUEUED)
     cluster.kube.faults = lambda _, ref: NotServed("no v1beta2") if ref.kind == WORKLOAD else None
     await take_up(cluster, await queued_pod(cluster, 1), NO_QUOTA, OLD_WORKLOAD)

@@ -199,7 +199,7 @@ async def short(weights: tuple[int, int] = (2, 25), **rollout: Any) -> Cluster:
     return cluster
 
 
-async def test_replicas_of_a_later_step_that_do_not_come_end_it_and_what_serves_is_reported() -> None:
+async def test_missing_replicas_of_a_later_step_end_the_rollout() -> None:
     cluster = await short()
     assert (await attempt(cluster))["step"]["reason"] == "waits for replicas: 1 of 2 are available"
     await cluster.settle(27, seconds=10)
@@ -211,7 +211,7 @@ async def test_replicas_of_a_later_step_that_do_not_come_end_it_and_what_serves_
     assert "RolloutAborted" in await cluster.events()
 
 
-async def test_one_that_waits_for_replicas_may_be_without_the_one_it_has_for_as_long_as_any() -> None:
+async def test_a_canary_that_waits_for_replicas_has_the_same_time_without_any() -> None:
     cluster = await short()
     await cluster.settle(40)
     assert (await cluster.condition("RevisionReady"))[0] == "False", "for longer than the grace, by what it waits for"
@@ -230,7 +230,7 @@ async def test_one_that_waits_for_replicas_may_be_without_the_one_it_has_for_as_
     assert "CandidateUnavailable: no healthy replica for 140 s" in (await cluster.status())["lastRollout"]["reason"]
 
 
-async def test_a_clock_that_is_set_back_gives_one_without_a_healthy_replica_no_more_than_its_time() -> None:
+async def test_a_clock_that_is_set_back_gives_an_unavailable_canary_no_more_time() -> None:
     cluster = await short()
     await cluster.settle(60)
     cluster.serve.crash_replicas("digits-r2")
@@ -243,7 +243,7 @@ async def test_a_clock_that_is_set_back_gives_one_without_a_healthy_replica_no_m
     assert await cluster.weights() == {1: 100}
 
 
-async def test_replicas_of_a_later_step_that_do_not_come_pause_it_where_it_is_to_be_tried_on() -> None:
+async def test_missing_replicas_of_a_later_step_pause_it_by_policy() -> None:
     cluster = await short(progressDeadlineAction="pause")
     await cluster.settle(40, seconds=10)
     paused = (await attempt(cluster))["paused"]

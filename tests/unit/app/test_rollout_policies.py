@@ -42,9 +42,7 @@ async def weights_in_force(cluster: Cluster, application: str) -> set[int]:
 
 
 class TestReturns:
-    async def test_the_revision_before_returns_by_one_switch_that_is_recorded_with_its_reason(
-        self, cluster: Cluster
-    ) -> None:
+    async def test_the_revision_before_returns_by_one_switch_that_is_recorded(self, cluster: Cluster) -> None:
         await history(cluster, 2, RETURNS)
         assert (await cluster.status())["stableBefore"] == [1]
         cluster.edges.weights_seen.clear()
@@ -108,9 +106,7 @@ class TestReturns:
         await cluster.deploy(rollout=RETURNS)
         await cluster.roll_out(rollout=RETURNS)
 
-    async def test_a_revision_that_a_command_went_back_from_does_not_return_without_steps(
-        self, cluster: Cluster
-    ) -> None:
+    async def test_a_revision_that_a_command_rolled_back_walks_its_steps(self, cluster: Cluster) -> None:
         await history(cluster, 2, RETURNS)
         await cluster.command("rollback revision=1 id=back")
         await cluster.until_serves(1)
@@ -126,9 +122,7 @@ class TestReturns:
         await cluster.settle(20)
         assert await cluster.weights() == {3: 75, 2: 25}
 
-    async def test_one_that_lost_its_traffic_as_a_candidate_does_not_return_without_steps(
-        self, cluster: Cluster
-    ) -> None:
+    async def test_a_revision_that_was_aborted_walks_its_steps(self, cluster: Cluster) -> None:
         await history(cluster, 2, MANUAL)
         await cluster.roll_out(1)
         await cluster.command("abort revision=1 id=bad")
@@ -137,7 +131,7 @@ class TestReturns:
         await promoted(cluster, 3, RETURNS)
         await cluster.roll_out(1, rollout=RETURNS)
 
-    async def test_one_that_evidence_rolled_back_does_not_return_without_steps(self, cluster: Cluster) -> None:
+    async def test_a_revision_that_evidence_rolled_back_walks_its_steps(self, cluster: Cluster) -> None:
         cluster.edges.traffic = Traffic(1)
         cluster.edges.traffic.rps = {NAME: 100}
         fine = Answers(errors=0.01)
@@ -212,9 +206,7 @@ AT_ONE = [{"cron": "0 13 * * *", "duration": "1h"}]
 
 
 class TestWindows:
-    async def test_outside_a_candidate_comes_up_and_gets_no_traffic_before_the_window_opens(
-        self, cluster: Cluster
-    ) -> None:
+    async def test_outside_its_windows_a_candidate_starts_and_gets_no_traffic(self, cluster: Cluster) -> None:
         windowed = {**TIMED, "windows": AT_ONE}
         await promoted(cluster, 1, windowed)  # a first revision is no rollout
         await cluster.apply(model(2), rollout=windowed)
@@ -497,9 +489,7 @@ class TestRestart:
         await cluster.until_weight(15, 25)
         assert (max(drained), bool(waited)) == (6, True)
 
-    async def test_one_that_takes_up_an_experiment_without_a_plan_ends_the_rollout_before_all_the_same(
-        self, cluster: Cluster
-    ) -> None:
+    async def test_one_with_an_experiment_without_a_plan_ends_the_rollout_before(self, cluster: Cluster) -> None:
         """Otherwise that revision would resume where it was, with its traffic and without replicas."""
         await promoted(cluster, 1, MANUAL)
         await cluster.apply(model(2))
@@ -548,9 +538,7 @@ class TestDryRun:
         await cluster.roll_out(rollout=MANUAL)
 
     @pytest.mark.parametrize(("rps", "steps"), [(10, "25 % (evidence) → 50 %"), (100, "5 % (evidence) → 25 %")])
-    async def test_the_plan_is_resolved_from_the_traffic_of_stable(
-        self, cluster: Cluster, rps: float, steps: str
-    ) -> None:
+    async def test_the_plan_is_that_of_the_traffic_of_stable(self, cluster: Cluster, rps: float, steps: str) -> None:
         cluster.edges.traffic = Traffic(1)
         cluster.edges.traffic.rps = {NAME: rps}
         cluster.edges.traffic.answers = {f"{NAME}-r1": Answers(errors=0.01)}
@@ -593,9 +581,7 @@ class TestDryRun:
             (1, "revision 1 keeps all traffic"),
         ],
     )
-    async def test_a_rollout_that_is_under_way_stands_still(
-        self, cluster: Cluster, number: int, expected_message: str
-    ) -> None:
+    async def test_a_rollout_under_way_is_held(self, cluster: Cluster, number: int, expected_message: str) -> None:
         await promoted(cluster, 1, TIMED)
         await cluster.roll_out(rollout=TIMED)
         await cluster.apply(model(number), rollout=dry(**TIMED))
@@ -622,7 +608,7 @@ class TestDryRun:
             (1, "ends the rollout of revision 2; revision 1 keeps all traffic"),
         ],
     )
-    async def test_the_message_of_a_rollout_that_would_wait_names_no_end(
+    async def test_a_rollout_that_would_wait_ends_nothing(
         self, cluster: Cluster, number: int, expected_message: str
     ) -> None:
         queue = {**TIMED, "onNewRevision": "queue"}

@@ -243,7 +243,7 @@ async def test_a_wrong_command_is_rejected_once_and_changes_nothing(cluster: Clu
         ({"rollout": {**MANUAL, "windows": NEVER}}, "skip", "outside its windows; the next opens at 2027-01-01T03:00"),
     ],
 )
-async def test_what_the_spec_holds_no_command_moves(
+async def test_no_command_moves_what_the_spec_holds(
     cluster: Cluster, edit: dict[str, object], command: str, why: str
 ) -> None:
     await cluster.start_canary()
@@ -324,9 +324,7 @@ async def test_a_missing_model_is_tried_again_and_starts_once_it_is_there(cluste
 
 
 @pytest.mark.parametrize("way", ["edit", "back", "abort"])
-async def test_what_is_out_until_its_next_attempt_is_not_started_again_in_order_to_drain(
-    cluster: Cluster, way: str
-) -> None:
+async def test_what_waits_for_its_next_attempt_is_not_started_to_drain(cluster: Cluster, way: str) -> None:
     await cluster.deploy()
     cluster.serve.failures["file:///models/v2"] = ("ModelNotFound", "/models/v2 does not exist")
     await cluster.apply("file:///models/v2")
@@ -415,7 +413,7 @@ async def test_recreate_switches_once_the_new_revision_can_carry_everything(clus
         ({"rollout": {"strategy": "recreate", "bake": {}}}, "InvalidSpec"),
     ],
 )
-async def test_a_spec_that_is_refused_changes_nothing_of_what_serves(
+async def test_a_refused_spec_changes_nothing_that_serves(
     cluster: Cluster, spec: dict[str, object], reason: str
 ) -> None:
     await cluster.deploy(runtime={"userConfig": {"temperature": 2}})
@@ -508,7 +506,7 @@ async def test_an_edge_that_takes_no_split_stops_the_rollout_and_is_named(cluste
 
 
 @pytest.mark.parametrize("in_flight", [{"digits-r1": 1}, None], ids=["some", "not read by the edge"])
-async def test_a_revision_with_requests_in_flight_is_kept_until_their_deadline(
+async def test_requests_in_flight_keep_a_revision_to_a_deadline(
     cluster: Cluster, in_flight: dict[str, int] | None
 ) -> None:
     await cluster.deploy(rollout={"strategy": "recreate"})

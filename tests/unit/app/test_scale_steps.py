@@ -29,7 +29,7 @@ async def test_a_candidate_has_its_replicas_before_its_traffic_and_keeps_them() 
 
 
 @pytest.mark.parametrize("capacity", ["auto", "surge"])
-async def test_stable_keeps_all_of_its_replicas_until_the_end_and_no_arm_has_fewer_than_it_needs(capacity: str) -> None:
+async def test_stable_keeps_its_replicas_to_the_end_and_no_arm_lacks_any(capacity: str) -> None:
     cluster = Cluster()
     rollout = {"steps": [{"weight": 50, "gate": "time", "minDuration": "20s"}], "capacity": capacity}
     await cluster.deploy(replicas=4, rollout=rollout)

@@ -229,7 +229,7 @@ async def test_stable_that_finds_no_node_when_a_rollout_begins_at_zero_is_not_re
     assert (await cluster.read_condition("Ready"))[0] == "False"
 
 
-async def test_a_rollout_without_requests_frees_its_replicas_and_wakes_both_for_one_request() -> None:
+async def test_an_idle_rollout_frees_its_replicas_and_one_request_wakes_both() -> None:
     cluster, serve = await waiting_for_evidence()
     assert (running(serve), (await cluster.status())["idle"]["state"]) == ((1, 1), "Counting")
     cluster.edges.traffic.rps = {NAME: 0}

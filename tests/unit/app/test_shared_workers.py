@@ -158,9 +158,7 @@ async def test_a_first_revision_needs_no_list_of_rayclusters(cluster: Cluster, e
 
 
 @pytest.mark.parametrize("before", [SHARED, {}])
-async def test_a_model_of_the_same_name_with_other_pods_leaves_those_of_the_old_one_until_it_has_drained(
-    cluster: Cluster, before: Object
-) -> None:
+async def test_a_namesake_with_other_pods_leaves_the_old_ones_to_drain(cluster: Cluster, before: Object) -> None:
     await serve(cluster, "large", runtime={})
     await serve(cluster, runtime=before)
     old, new = ("shared", "digits-r2") if before else ("digits-r1", "shared")
@@ -176,7 +174,7 @@ async def test_a_model_of_the_same_name_with_other_pods_leaves_those_of_the_old_
     assert await pods(cluster, old) == []
 
 
-async def test_a_replica_larger_than_a_shared_pod_is_refused_with_numbers_and_stable_serves(cluster: Cluster) -> None:
+async def test_a_replica_larger_than_a_shared_pod_is_refused_and_stable_serves(cluster: Cluster) -> None:
     await serve(cluster)
     await apply(cluster, uri="file:///models/v2", resources={"cpu": "2500m", "memory": "5Gi"})
     await cluster.settle(5)

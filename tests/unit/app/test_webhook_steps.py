@@ -87,7 +87,7 @@ async def test_waiting_writes_nothing_while_the_answer_is_the_same() -> None:
     assert [write for write in cluster.kube.writes if write.changed] == before
 
 
-async def test_a_receiver_that_is_not_there_is_reported_without_its_secrets_and_asked_again() -> None:
+async def test_an_absent_receiver_is_reported_without_secrets_and_asked_again() -> None:
     cluster = await asked({"steps": AFTER_IT})
     assert (await experiment(cluster))["step"]["reason"] == f"{ASKED} cannot be connected to; asks again"
     message = next(c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "Progressing")

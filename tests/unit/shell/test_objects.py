@@ -34,9 +34,7 @@ def test_a_changed_secret_is_no_unchanged_one(on_server: Any, tmp_path: Path) ->
         assert on_server("apply", "-f", str(path)).out == f"secret/keys {result}\n"
 
 
-def test_an_apply_without_change_is_unchanged_while_the_operator_works(
-    on_server: Any, server: Any, manifest: Any
-) -> None:
+def test_an_apply_without_change_is_unchanged_at_any_time(on_server: Any, server: Any, manifest: Any) -> None:
     path = str(manifest())
     on_server("apply", "-f", path)
     server.operator.set()
@@ -63,9 +61,7 @@ def test_a_refused_object_is_one_line_that_names_file_field_and_value(
     assert server.do(lambda cluster: cluster.kube.list(MODEL_DEPLOYMENT)) == []
 
 
-def test_a_manifest_whose_aliases_write_out_to_too_much_is_shown_and_the_rest_goes_on(
-    on_server: Any, manifest: Any, tmp_path: Path
-) -> None:
+def test_a_manifest_with_too_many_aliases_holds_up_no_other(on_server: Any, manifest: Any, tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.yaml"
     bomb.write_text(f"a: &a [{'x, ' * 9_000}]\nb: [{'*a, ' * 60}]")
     good = str(manifest())
@@ -181,9 +177,7 @@ def test_get_shows_the_columns_of_the_crd(on_server: Any, server: Any, manifest:
     assert (head.split()[0], line.split()[:2]) == ("NAMESPACE", ["vision", "digits"])
 
 
-def test_what_local_mode_could_not_apply_is_shown_beside_what_is_there(
-    local: Any, local_state: Path, manifest: Any
-) -> None:
+def test_what_local_mode_could_not_apply_is_shown_by_get(local: Any, local_state: Path, manifest: Any) -> None:
     local("apply", "-f", str(manifest()))
     state_dir_paths.write_manifest_problems(local_state, ["a.yaml: spec.replicas: -1 is less than 0"])
     message = "not applied: a.yaml: spec.replicas: -1 is less than 0\n"

@@ -80,9 +80,7 @@ def test_of_two_commands_at_once_the_first_stays(canary: Any, server: Any, writt
     assert annotations(server) == {COMMAND: THEIRS}
 
 
-def test_what_else_is_written_meanwhile_keeps_no_command_back(
-    canary: Any, server: Any, written_after_reading: Any
-) -> None:
+def test_another_write_keeps_no_command_back(canary: Any, server: Any, written_after_reading: Any) -> None:
     written_after_reading(1, other="written")
     assert canary("pause", "digits").out == "digits: pause revision 2 accepted\n"
     assert annotations(server)["other"] == "written"
@@ -162,7 +160,7 @@ def test_rollback_goes_to_the_revision_that_served_before(canary: Any, server: A
 @pytest.mark.parametrize(
     ("verb", "problem"), [("retry", "nothing to retry"), ("rollback", "no revision was stable before 1")]
 )
-def test_what_there_is_nothing_for_is_shown_with_the_object(
+def test_a_command_without_effect_is_refused(
     on_server: Any, server: Any, manifest: Any, verb: str, problem: str
 ) -> None:
     on_server("apply", "-f", str(manifest()))
@@ -194,9 +192,7 @@ def test_without_an_operator_the_wait_ends_with_code_5(canary: Any, server: Any)
     assert len(done.err.splitlines()) == 1
 
 
-def test_what_becomes_of_a_command_is_shown_where_the_api_server_goes_away(
-    canary: Any, server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_api_server_shows_where_a_command_is(canary: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server.pause()
     get, annotate = KubernetesClient.get, KubernetesClient.annotate
     written = False

@@ -32,9 +32,7 @@ def again(state: StateDirectory, table: Any, clock: Any) -> Processes:
     return Processes(state, table, clock)
 
 
-async def test_a_started_process_is_adopted_by_the_next_run(
-    processes: Processes, again: Processes, state: StateDirectory
-) -> None:
+async def test_the_next_run_adopts_a_process(processes: Processes, again: Processes, state: StateDirectory) -> None:
     record = await processes.start(command(state))
     assert await again.running("ray-0") == record
     assert again.recorded() == ["ray-0"]
@@ -131,7 +129,7 @@ async def test_stop_sends_sigterm_first_and_then_sigkill(
     assert processes.recorded() == []
 
 
-async def test_stop_does_not_wait_for_a_process_that_listens(
+async def test_stop_is_over_once_sigterm_ended_it(
     processes: Processes, state: StateDirectory, table: Any, clock: Any
 ) -> None:
     record = await processes.start(command(state))
@@ -168,9 +166,7 @@ async def test_orphans_of_a_dead_process_are_cleared(processes: Processes, state
     assert table.processes == {}
 
 
-async def test_a_process_that_was_started_but_never_recorded_is_cleared(
-    processes: Processes, state: StateDirectory, table: Any
-) -> None:
+async def test_a_process_without_a_record_is_cleared(processes: Processes, state: StateDirectory, table: Any) -> None:
     """The run was killed between the start of a process and its record."""
     await processes.start(command(state))
     (state.processes / "ray-0.json").unlink()
@@ -178,7 +174,7 @@ async def test_a_process_that_was_started_but_never_recorded_is_cleared(
     assert table.processes == {}
 
 
-async def test_other_names_and_other_state_directories_are_left_alone(
+async def test_other_names_and_directories_are_left_alone(
     processes: Processes, state: StateDirectory, table: Any
 ) -> None:
     await processes.start(command(state, "ray-1"))
@@ -189,9 +185,7 @@ async def test_other_names_and_other_state_directories_are_left_alone(
     assert [seen.pid for seen in find_marked_processes(state, table)] == [neighbour.pid]
 
 
-async def test_a_process_that_survives_sigkill_is_named(
-    processes: Processes, state: StateDirectory, table: Any
-) -> None:
+async def test_a_process_that_survives_a_kill_is_named(processes: Processes, state: StateDirectory, table: Any) -> None:
     record = await processes.start(command(state))
     table.immortal.add(record.pid)
     with pytest.raises(DependencyError, match=f"ray-0: pid {record.pid} did not end on SIGKILL"):

@@ -111,7 +111,7 @@ async def test_a_head_is_ready_when_serve_answers_and_not_before(
     assert len(table.commands) == 1, "a head that does not answer still serves: it is not restarted"
 
 
-async def test_nothing_is_written_while_nothing_changes(
+async def test_without_a_change_nothing_is_written(
     ray: LocalRay, kube: HookedKubernetes, table: Any, clock: Any
 ) -> None:
     await kube.create(CLUSTER)
@@ -124,7 +124,7 @@ async def test_nothing_is_written_while_nothing_changes(
             assert len(kube.writes) == writes
 
 
-async def test_a_head_that_ends_again_and_again_is_started_after_longer_and_longer_pauses_on_its_ports(
+async def test_a_head_that_ends_repeatedly_restarts_later(
     ray: LocalRay, kube: HookedKubernetes, table: Any, clock: Any
 ) -> None:
     await kube.create(CLUSTER)
@@ -181,9 +181,7 @@ async def test_a_head_that_lost_a_port_gets_others_with_a_warning(
     assert re.search(rf"port {before} is held by .+ \(pid \d+\); Ray gets other ports", caplog.text)
 
 
-async def test_a_head_that_never_answers_restarts(
-    ray: LocalRay, kube: HookedKubernetes, table: Any, clock: Any
-) -> None:
+async def test_a_head_without_answers_restarts(ray: LocalRay, kube: HookedKubernetes, table: Any, clock: Any) -> None:
     await kube.create(CLUSTER)
     async with running(ray):
         await until(lambda: len(table.commands) == 1)

@@ -251,7 +251,7 @@ async def test_one_that_is_written_while_its_experiment_is_looked_at_stays_told(
     assert cluster.logs.tried == [f"{own}/000001"]
 
 
-async def test_one_that_is_asked_for_no_more_while_its_experiment_is_looked_at_is_told_no_more() -> None:
+async def test_a_log_that_is_removed_during_a_pass_is_written_no_more() -> None:
     cluster = await running()
     await an_hour(cluster)
 
