@@ -14,6 +14,7 @@ from doubles.hooked_kubernetes import HookedKubernetes
 from doubles.kuberay import FakeKubeRay, FakeServes
 from doubles.prometheus import FakePrometheus
 from doubles.serve import FakeServe
+from doubles.traffic import Answers, Traffic, Users
 from doubles.webhooks import FakeWebhooks
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.controller import RECONCILERS
@@ -111,6 +112,14 @@ class Cluster:
 
     async def apply(self, uri: str = "file:///models/v1", **spec: Any) -> None:
         await self.kube.apply(model_deployment(uri, **spec))
+
+    def set_traffic(self, rps: float, *answers: Answers, users: Users | None = None, seed: int = 1) -> None:
+        """Let so many requests a second come; revision 1 answers like the first of `answers`, and so on."""
+        traffic = Traffic(seed)
+        traffic.rps = {NAME: rps}
+        traffic.users = {} if users is None else {NAME: users}
+        traffic.answers = {names.application(NAME, number): each for number, each in enumerate(answers, start=1)}
+        self.edges.traffic = traffic
 
     async def deploy(self, revision: int = 1, **spec: Any) -> None:
         """Apply the model of a revision, and wait until that revision serves."""

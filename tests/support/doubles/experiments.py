@@ -4,8 +4,7 @@ import functools
 from typing import Any
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from doubles.traffic import Answers, Traffic, Users
-from sundog_operator.core.kubernetes.names import application
+from doubles.traffic import Answers, Users
 from sundog_operator.ports import Object
 
 FINE = Answers(errors=0.01)
@@ -36,10 +35,7 @@ def user_experiment(name: str = WIDE, arms: list[Json] | None = None, **spec: An
 async def serving(rps: float = 50, users: Users | None = None, **spec: Any) -> Cluster:
     """Revision 1 has served for some minutes."""
     cluster = Cluster()
-    cluster.edges.traffic = Traffic(1)
-    cluster.edges.traffic.rps = {NAME: rps}
-    cluster.edges.traffic.users = {} if users is None else {NAME: users}
-    cluster.edges.traffic.answers = {application(NAME, number): FINE for number in range(1, 12)}
+    cluster.set_traffic(rps, *[FINE] * 11, users=users)
     await cluster.deploy(**spec)
     await cluster.settle(12, seconds=10)
     return cluster

@@ -11,7 +11,7 @@ from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, Cluster
 from doubles.crashes import die_at_every, live
 from doubles.shadow_copies import service, tell
-from doubles.traffic import Answers, Traffic
+from doubles.traffic import Answers
 from sundog_operator.api.installation import Installation, parse_installation
 
 V2, V3 = "file:///models/v2", "file:///models/v3"
@@ -49,9 +49,7 @@ async def started(
     """Start a canary beside stable, with the Prometheus results in `numbers`."""
     cluster = Cluster(installation=installation)
     cluster.prometheus.numbers.update(numbers)
-    cluster.edges.traffic = Traffic(1)
-    cluster.edges.traffic.rps = {NAME: rps}
-    cluster.edges.traffic.answers = {STABLE: FINE, CANARY: FINE}
+    cluster.set_traffic(rps, FINE, FINE)
     await cluster.deploy(rollout=rollout, replicas=3, **spec)
     await cluster.settle(12, seconds=10)
     await cluster.apply(V2, rollout=rollout, replicas=3, **spec)

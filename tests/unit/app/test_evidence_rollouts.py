@@ -13,7 +13,7 @@ import edge_reference
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from doubles.crashes import die_at_every, live
-from doubles.traffic import Answers, Traffic, Users
+from doubles.traffic import Answers, Users
 from sundog_operator.core.analysis import evaluate, unit_groups
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
@@ -24,15 +24,10 @@ V2 = "file:///models/v2"
 SHORT = {"steps": [{"weight": 25, "maxDuration": "6m"}]}
 
 
-async def served(
-    rps: float, rollout: Object, candidate: Answers = FINE, seed: int = 1, users: Users | None = None
-) -> Cluster:
+async def served(rps: float, rollout: Object, candidate: Answers = FINE, users: Users | None = None) -> Cluster:
     """Revision 1 has served for some minutes, and revision 2 was just applied."""
     cluster = Cluster()
-    cluster.edges.traffic = Traffic(seed)
-    cluster.edges.traffic.rps = {NAME: rps}
-    cluster.edges.traffic.users = {} if users is None else {NAME: users}
-    cluster.edges.traffic.answers = {STABLE: FINE, CANARY: candidate}
+    cluster.set_traffic(rps, FINE, candidate, users=users)
     await cluster.deploy(rollout=rollout)
     await cluster.settle(30, seconds=10)
     await cluster.apply(V2, rollout=rollout)
@@ -597,9 +592,7 @@ async def test_groups_of_users_outlive_edges_workers_and_the_operator() -> None:
 async def test_what_an_earlier_service_of_the_name_was_like_says_nothing_of_this_one() -> None:
     """The edges stay, because they serve other services."""
     cluster = Cluster()
-    cluster.edges.traffic = Traffic(1)
-    cluster.edges.traffic.rps = {NAME: 100}
-    cluster.edges.traffic.answers = {STABLE: replace(FINE, median_ms=2000)}
+    cluster.set_traffic(100, replace(FINE, median_ms=2000))
     await cluster.kube.apply(model_deployment(name="words"))
     await cluster.deploy(rollout=SHORT)
     await cluster.settle(90, seconds=10)

@@ -12,9 +12,13 @@ from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
 MODEL = "file:///models/v{}"
 
 
-async def rolled_out(cluster: Cluster, number: int, rollout: dict[str, Any]) -> None:
-    await cluster.deploy(number, rollout=rollout)
-    await cluster.settle(20)
+async def serving(*rollouts: dict[str, Any]) -> Cluster:
+    """Revision 1, or after it the others, serves; each came by the rollout of its place."""
+    cluster = Cluster()
+    for number, rollout in enumerate(rollouts, start=1):
+        await cluster.deploy(number, rollout=rollout)
+        await cluster.settle(20)
+    return cluster
 
 
 async def aborted(cluster: Cluster, number: int, rollout: dict[str, Any]) -> None:
@@ -26,9 +30,7 @@ async def aborted(cluster: Cluster, number: int, rollout: dict[str, Any]) -> Non
 
 async def going_back() -> Cluster:
     """Revision 2 serves, and a rollback to revision 1 waits for its replicas."""
-    cluster = Cluster()
-    await rolled_out(cluster, 1, TIMED)
-    await rolled_out(cluster, 2, TIMED)
+    cluster = await serving(TIMED, TIMED)
     cluster.serve.start_s = 120
     await cluster.command("rollback revision=1 id=back")
     await cluster.settle(5)
@@ -52,8 +54,8 @@ async def weights_during(cluster: Cluster, looks: int) -> list[dict[int, int]]:
 
 @pytest.mark.parametrize("policy", ["replaceCanary", "restart"])
 async def test_an_abort_that_is_seen_together_with_an_edit_holds_back(policy: str) -> None:
-    cluster, rollout = Cluster(), {**MANUAL, "onNewRevision": policy}
-    await rolled_out(cluster, 1, MANUAL)
+    rollout = {**MANUAL, "onNewRevision": policy}
+    cluster = await serving(MANUAL)
     await cluster.roll_out(rollout=rollout)
     await cluster.apply(MODEL.format(3), rollout=rollout)
     await cluster.command("abort revision=2 id=no")
@@ -67,8 +69,7 @@ async def test_an_abort_that_is_seen_together_with_an_edit_holds_back(policy: st
 
 
 async def test_an_edit_back_to_what_is_held_back_ends_what_is_under_way_and_begins_nothing() -> None:
-    cluster = Cluster()
-    await rolled_out(cluster, 1, TIMED)
+    cluster = await serving(TIMED)
     await aborted(cluster, 2, TIMED)
     await cluster.roll_out(3, rollout=TIMED)
     await cluster.apply(MODEL.format(2), rollout=TIMED)
@@ -83,8 +84,8 @@ async def test_an_edit_back_to_what_is_held_back_ends_what_is_under_way_and_begi
 
 
 async def test_with_a_queue_what_is_under_way_ends_first() -> None:
-    cluster, queued = Cluster(), {**TIMED, "onNewRevision": "queue"}
-    await rolled_out(cluster, 1, queued)
+    queued = {**TIMED, "onNewRevision": "queue"}
+    cluster = await serving(queued)
     await aborted(cluster, 2, queued)
     await cluster.roll_out(3, rollout=queued)
     await cluster.apply(MODEL.format(2), rollout=queued)
@@ -94,8 +95,7 @@ async def test_with_a_queue_what_is_under_way_ends_first() -> None:
 
 
 async def test_a_retry_releases_and_a_spec_that_stands_for_stable_does() -> None:
-    cluster = Cluster()
-    await rolled_out(cluster, 1, MANUAL)
+    cluster = await serving(MANUAL)
     await aborted(cluster, 2, MANUAL)
     await cluster.command("retry revision=2 id=again")
     await cluster.until_weight(2, 25)
@@ -113,9 +113,7 @@ async def test_a_retry_releases_and_a_spec_that_stands_for_stable_does() -> None
 
 
 async def test_a_rollback_that_fails_releases_nothing() -> None:
-    cluster = Cluster()
-    await rolled_out(cluster, 1, TIMED)
-    await rolled_out(cluster, 2, TIMED)
+    cluster = await serving(TIMED, TIMED)
     await aborted(cluster, 3, TIMED)
     cluster.serve.failures[MODEL.format(1)] = ("LoadFailed", "gone")
     await cluster.command("rollback revision=1 id=back")
@@ -127,9 +125,7 @@ async def test_a_rollback_that_fails_releases_nothing() -> None:
 
 
 async def test_a_rollback_from_what_serves_that_fails_is_reported_until_a_retry() -> None:
-    cluster = Cluster()
-    await rolled_out(cluster, 1, {"strategy": "recreate"})
-    await rolled_out(cluster, 2, {"strategy": "recreate"})
+    cluster = await serving({"strategy": "recreate"}, {"strategy": "recreate"})
     cluster.serve.failures[MODEL.format(1)] = ("LoadFailed", "gone")
     await cluster.command("rollback revision=1 id=back")
     await cluster.settle(30)
@@ -166,9 +162,7 @@ async def test_an_abort_of_a_rollback_keeps_what_serves_and_holds_back_what_was(
 
 
 async def test_an_edit_to_what_a_rollback_brings_back_makes_no_canary_of_it() -> None:
-    cluster = Cluster()
-    await rolled_out(cluster, 1, MANUAL)
-    await rolled_out(cluster, 2, {"strategy": "recreate"})
+    cluster = await serving(MANUAL, {"strategy": "recreate"})
     await cluster.apply(MODEL.format(2), rollout=MANUAL)
     cluster.serve.start_s = 60
     await cluster.command("rollback revision=1 id=back")
@@ -190,8 +184,7 @@ async def test_a_rollback_that_an_operator_of_before_has_begun_is_one_all_the_sa
 
 
 async def test_what_is_applied_at_the_moment_of_a_rollback_is_none() -> None:
-    cluster = Cluster()
-    await rolled_out(cluster, 1, MANUAL)
+    cluster = await serving(MANUAL)
     await cluster.roll_out(rollout=MANUAL)
     await cluster.command("rollback revision=1 id=back")
     await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
@@ -204,9 +197,7 @@ async def test_what_is_applied_at_the_moment_of_a_rollback_is_none() -> None:
 
 async def test_a_promotion_that_no_traffic_followed_on_is_none_for_what_may_return() -> None:
     by_header = {"steps": [{"headers": {"x-canary": "1"}}, {"weight": 25, "gate": "manual"}]}
-    cluster = Cluster()
-    await rolled_out(cluster, 1, {"strategy": "recreate"})
-    await rolled_out(cluster, 2, {"strategy": "recreate"})
+    cluster = await serving({"strategy": "recreate"}, {"strategy": "recreate"})
     cluster.serve.start_s = 120
     await cluster.apply(MODEL.format(1), rollout=by_header)
     await cluster.settle(3)
@@ -221,9 +212,7 @@ async def test_a_promotion_that_no_traffic_followed_on_is_none_for_what_may_retu
 
 async def test_headers_are_traffic_for_what_may_return() -> None:
     by_header = {"steps": [{"headers": {"x-canary": "1"}}, {"pause": {}}, {"weight": 25, "gate": "manual"}]}
-    cluster = Cluster()
-    await rolled_out(cluster, 1, {"strategy": "recreate"})
-    await rolled_out(cluster, 2, {"strategy": "recreate"})
+    cluster = await serving({"strategy": "recreate"}, {"strategy": "recreate"})
     assert (await cluster.status())["stableBefore"] == [1]
     await cluster.apply(MODEL.format(1), rollout=by_header)
     await cluster.settle(30)

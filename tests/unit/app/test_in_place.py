@@ -13,7 +13,7 @@ from doubles.attempts import has_drained
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.crashes import Died, assert_same_end_after_any
 from doubles.hooked_kubernetes import Write
-from doubles.traffic import Answers, Traffic
+from doubles.traffic import Answers
 from profiles import examples
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.ports import EXPERIMENT, Ref
@@ -47,6 +47,11 @@ class Watch:
             for arm in (arm for service in document["services"] for arm in service["arms"]):
                 self._weigh(arm["name"] == "canary", arm["application"], arm["weight"])
 
+    def assert_enough(self) -> None:
+        """Check that neither ever lacked more than a replica, and that nothing without replicas had traffic."""
+        assert min(self.least) >= -1
+        assert self.empty == []
+
     def _weigh(self, is_candidate: bool, application: str, weight: int) -> None:
         if is_candidate and weight and self.weights[-1:] != [weight]:
             self.weights.append(weight)
@@ -72,6 +77,20 @@ async def begun(needed: int, rollout: dict[str, Any], devices: int | None = None
     return cluster, watch
 
 
+async def halfway(needed: int, rollout: dict[str, Any]) -> tuple[Cluster, Watch]:
+    """Both revisions have half of the traffic and of the replicas."""
+    cluster, watch = await begun(needed, rollout)
+    await cluster.until_weight(2, 50)
+    await cluster.settle(10)
+    return cluster, watch
+
+
+async def until_drained(cluster: Cluster) -> None:
+    """Wait until the rollout is over and has given all back."""
+    await cluster.until(functools.partial(has_drained, cluster), rounds=100)
+    await cluster.settle(10)
+
+
 async def replicas(cluster: Cluster) -> dict[int, int]:
     status = await cluster.status()
     shown = [status.get("stable"), status.get("candidate")]
@@ -83,9 +102,7 @@ def all_run(cluster: Cluster, revision: int, needed: int) -> bool:
 
 
 async def test_a_canary_goes_up_replica_by_replica_within_what_there_is() -> None:
-    cluster, watch = await begun(4, HALF)
-    await cluster.until_weight(2, 50)
-    await cluster.settle(10)
+    cluster, watch = await halfway(4, HALF)
     assert await replicas(cluster) == {1: 2, 2: 2}
     assert watch.weights == [25, 50]
     assert (await cluster.status())["capacity"] == {
@@ -97,15 +114,12 @@ async def test_a_canary_goes_up_replica_by_replica_within_what_there_is() -> Non
     }
     await cluster.command("promote revision=2 id=a")
     await cluster.until_serves(2, rounds=100)
-    await cluster.until(functools.partial(has_drained, cluster))
-    await cluster.settle(10)
+    await until_drained(cluster)
     assert all_run(cluster, 2, 4)
     assert await replicas(cluster) == {2: 4}
     assert "capacity" not in await cluster.status()
     assert watch.weights[:2] == [25, 50]
-    assert watch.least[0] >= -1
-    assert watch.least[1] >= -1
-    assert watch.empty == []
+    watch.assert_enough()
     assert watch.most <= 5
 
 
@@ -119,25 +133,19 @@ async def test_what_surge_needs_is_not_asked_for() -> None:
 
 @pytest.mark.parametrize("needed", [2, 3, 4, 5])
 async def test_an_abort_gives_back_as_stable_comes(needed: int) -> None:
-    cluster, watch = await begun(needed, HALF)
-    await cluster.until_weight(2, 50)
-    await cluster.settle(10)
+    cluster, watch = await halfway(needed, HALF)
     up = len(watch.weights)
     assert (await cluster.answer("abort revision=2 id=a"))[0] == "Accepted"
-    await cluster.until(functools.partial(has_drained, cluster), rounds=100)
-    await cluster.settle(10)
+    await until_drained(cluster)
     assert all_run(cluster, 1, needed)
     assert watch.weights[up:] == sorted(set(watch.weights[up:]), reverse=True)
-    assert watch.least[0] >= -1
-    assert watch.least[1] >= -1
-    assert watch.empty == []
+    watch.assert_enough()
     assert await cluster.condition("Stalled") == ("True", "Aborted")
     assert (await cluster.experiment("digits-r2"))["status"]["verdict"]["reason"] == "Aborted: by command"
 
 
 async def test_while_it_gives_back_that_is_reported_and_no_command_is_accepted() -> None:
-    cluster, _ = await begun(4, HALF)
-    await cluster.until_weight(2, 50)
+    cluster, _ = await halfway(4, HALF)
     cluster.serve.later_s = 60
     await cluster.command("abort revision=2 id=a")
     await cluster.settle(10)
@@ -154,10 +162,8 @@ async def test_while_it_gives_back_that_is_reported_and_no_command_is_accepted()
 async def test_what_is_applied_while_evidence_takes_a_candidate_back_has_its_own_gates() -> None:
     cluster, rollout = Cluster(), {"steps": [{"weight": 50}], "capacity": "inPlace"}
     cluster.serve.devices = 4
-    cluster.edges.traffic = Traffic(1)
-    cluster.edges.traffic.rps = {NAME: 100}
     fine, bad = Answers(errors=0.01), Answers(errors=0.2)
-    cluster.edges.traffic.answers = {"digits-r1": fine, "digits-r2": bad, "digits-r3": fine}
+    cluster.set_traffic(100, fine, bad, fine)
     await cluster.deploy(replicas=4, rollout=rollout)
     await cluster.settle(12, seconds=10)
     await cluster.roll_out(replicas=4, rollout=rollout)
@@ -174,17 +180,14 @@ async def test_what_is_applied_while_evidence_takes_a_candidate_back_has_its_own
 
 
 async def test_a_dead_candidate_gives_all_back_at_once() -> None:
-    cluster, watch = await begun(4, HALF)
-    await cluster.until_weight(2, 50)
-    await cluster.settle(10)
+    cluster, watch = await halfway(4, HALF)
     cluster.serve.room = {"digits-r2": 0}
     # After its grace, in which a lost replica may start again.
     await cluster.until_weight(1, 100, rounds=200)
     await cluster.settle(3)
     assert watch.weights == [25, 50]
     cluster.serve.room = {}
-    await cluster.until(functools.partial(has_drained, cluster))
-    await cluster.settle(10)
+    await until_drained(cluster)
     assert all_run(cluster, 1, 4)
 
 
@@ -193,10 +196,8 @@ async def test_a_dead_canary_gives_all_traffic_back_at_once_and_a_harmful_one_do
     rollout = {"steps": [{"weight": 50}], "capacity": "inPlace", "warmup": {"requests": 0}}
     for errors, weights in ((1.0, {1: 100}), (0.3, {1: 75, 2: 25})):
         cluster, watch = await begun(4, rollout)
-        cluster.edges.traffic = Traffic(1)
-        cluster.edges.traffic.rps = {NAME: 20}
         fine, bad = Answers(errors=0.001), Answers(errors=errors)
-        cluster.edges.traffic.answers = {"digits-r1": fine, "digits-r2": fine}
+        cluster.set_traffic(20, fine, fine)
         await cluster.until_weight(2, 50)
         await cluster.settle(10)
         cluster.edges.traffic.answers = {"digits-r1": fine, "digits-r2": bad}
@@ -212,9 +213,7 @@ async def test_a_dead_canary_gives_all_traffic_back_at_once_and_a_harmful_one_do
 
 
 async def test_where_stable_does_not_come_back_all_traffic_goes_to_it_in_the_end() -> None:
-    cluster, watch = await begun(4, {**HALF, "progressDeadline": "2m"})
-    await cluster.until_weight(2, 50)
-    await cluster.settle(10)
+    cluster, watch = await halfway(4, {**HALF, "progressDeadline": "2m"})
     cluster.serve.devices = 2  # another pod takes the freed device
     await cluster.command("abort revision=2 id=a")
     await cluster.settle(60)
@@ -225,9 +224,7 @@ async def test_where_stable_does_not_come_back_all_traffic_goes_to_it_in_the_end
 
 
 async def test_another_revision_waits_until_stable_has_its_replicas_back() -> None:
-    cluster, watch = await begun(4, HALF)
-    await cluster.until_weight(2, 50)
-    await cluster.settle(10)
+    cluster, watch = await halfway(4, HALF)
     await cluster.apply(V3, replicas=4, rollout=HALF)
     await cluster.settle(3)
     status = await cluster.status()
@@ -237,18 +234,14 @@ async def test_another_revision_waits_until_stable_has_its_replicas_back() -> No
         " revision 3 waits until this rollout has ended"
     )
     await cluster.until_weight(3, 50)
-    assert watch.least[0] >= -1
-    assert watch.empty == []
+    watch.assert_enough()
     assert (await cluster.experiment("digits-r2"))["status"]["verdict"]["reason"].startswith("Superseded: ")
 
 
 async def test_an_edit_back_to_stable_ends_it_likewise() -> None:
-    cluster, watch = await begun(4, HALF)
-    await cluster.until_weight(2, 50)
-    await cluster.settle(10)
+    cluster, watch = await halfway(4, HALF)
     await cluster.apply(V1, replicas=4, rollout=HALF)
-    await cluster.until(functools.partial(has_drained, cluster), rounds=100)
-    await cluster.settle(10)
+    await until_drained(cluster)
     assert watch.weights == [25, 50, 25]
     assert await cluster.condition("Promoted") == ("True", "Promoted")
     assert await cluster.condition("Stalled") == ("Absent", "")
@@ -256,34 +249,29 @@ async def test_an_edit_back_to_stable_ends_it_likewise() -> None:
 
 async def test_a_return_within_the_window_comes_in_place_without_steps() -> None:
     rollout = {**HALF, "rollbackWindow": {}}
-    cluster, watch = await begun(3, rollout)
-    await cluster.until_weight(2, 50)
+    cluster, watch = await halfway(3, rollout)
     await cluster.command("promote revision=2 id=a")
     await cluster.until_serves(2, rounds=100)
-    await cluster.until(functools.partial(has_drained, cluster))
-    await cluster.settle(10)
+    await until_drained(cluster)
     watch.weights.clear()
     await cluster.apply(V1, replicas=3, rollout=rollout)
     await cluster.until_serves(1, rounds=100)
-    await cluster.until(functools.partial(has_drained, cluster))
-    await cluster.settle(10)
+    await until_drained(cluster)
     assert all_run(cluster, 1, 3)
     assert watch.weights[:1] == [33]
     assert watch.least[0] >= -1
 
 
 async def test_a_rollback_to_stable_is_an_abort_and_one_to_another_waits_for_it() -> None:
-    cluster, _ = await begun(3, HALF)
-    await cluster.until_weight(2, 50)
+    cluster, _ = await halfway(3, HALF)
     await cluster.command("promote revision=2 id=a")
     await cluster.until_serves(2, rounds=100)
-    await cluster.until(functools.partial(has_drained, cluster))
+    await until_drained(cluster)
     await cluster.roll_out(3, 50, replicas=3, rollout=HALF)
     message = "revision 3 has replicas of stable. Abort it first, then roll back"
     assert await cluster.answer("rollback revision=1 id=b") == ("Rejected", message)
     await cluster.command("rollback revision=2 id=c")
-    await cluster.until(functools.partial(has_drained, cluster), rounds=100)
-    await cluster.settle(10)
+    await until_drained(cluster)
     assert await cluster.weights() == {2: 100}
     assert await cluster.condition("Stalled") == ("True", "RolledBack")
     assert all_run(cluster, 2, 3)
@@ -360,8 +348,7 @@ async def _async(value: bool) -> bool:
 
 
 async def test_a_scale_in_the_middle_is_followed_by_both() -> None:
-    cluster, watch = await begun(4, HALF)
-    await cluster.until_weight(2, 50)
+    cluster, watch = await halfway(4, HALF)
     cluster.serve.devices = 8
     await cluster.apply(V2, replicas=8, rollout=HALF)
     await cluster.settle(30)
@@ -374,15 +361,12 @@ async def test_a_scale_in_the_middle_is_followed_by_both() -> None:
 
 
 async def test_a_spec_that_is_refused_meanwhile_changes_no_number() -> None:
-    cluster, watch = await begun(4, HALF)
-    await cluster.until_weight(2, 50)
-    await cluster.settle(10)
+    cluster, watch = await halfway(4, HALF)
     await cluster.apply(V2, replicas="four", rollout=HALF)
     await cluster.settle(20)
     assert await replicas(cluster) == {1: 2, 2: 2}
     await cluster.command("abort revision=2 id=a")
-    await cluster.until(functools.partial(has_drained, cluster), rounds=100)
-    await cluster.settle(10)
+    await until_drained(cluster)
     assert all_run(cluster, 1, 4)
     assert watch.least[0] >= -1
 
@@ -405,16 +389,13 @@ async def test_autoscaling_that_is_set_meanwhile_waits_for_its_end() -> None:
     await cluster.until_serves(2, rounds=100)
     assert watch.least[1] >= 0
     cluster.serve.load(f"{NAME}-r2", 6)
-    await cluster.until(functools.partial(has_drained, cluster), rounds=100)
-    await cluster.settle(5)
+    await until_drained(cluster)
     assert all_run(cluster, 2, 6)
 
 
 @pytest.mark.parametrize("edit", [{}, {"replicas": "four"}], ids=["accepted", "refused"])
 async def test_a_status_that_was_lost_is_taken_up_as_it_was(edit: dict[str, Any]) -> None:
-    cluster, watch = await begun(4, HALF)
-    await cluster.until_weight(2, 50)
-    await cluster.settle(10)
+    cluster, watch = await halfway(4, HALF)
     await cluster.apply(V2, **{"replicas": 4, "rollout": HALF, **edit})
     await cluster.lose_status()
     await cluster.settle(5)
@@ -425,8 +406,7 @@ async def test_a_status_that_was_lost_is_taken_up_as_it_was(edit: dict[str, Any]
 
 
 async def test_how_it_began_is_kept_whatever_the_spec_says_since() -> None:
-    cluster, _ = await begun(4, HALF)
-    await cluster.until_weight(2, 50)
+    cluster, _ = await halfway(4, HALF)
     await cluster.apply(V2, replicas=4, rollout={**HALF, "capacity": "surge"})
     await cluster.settle(10)
     assert await replicas(cluster) == {1: 2, 2: 2}
@@ -457,9 +437,7 @@ async def _way_and_back(on_write: Callable[[Any, Write], None]) -> tuple[dict[st
     await until(whole)
     cluster.kube.on_write = lambda *_: None
     await cluster.settle(10)
-    assert watch.least[0] >= -1
-    assert watch.least[1] >= -1
-    assert watch.empty == []
+    watch.assert_enough()
     status = await cluster.status()
     stored_status = (await cluster.experiment("digits-r2"))["status"]
     end = {
@@ -553,9 +531,7 @@ def test_neither_lacks_more_than_a_replica_at_a_pass(
         cluster, watch = await begun(needed, {"steps": steps, "capacity": "inPlace"})
         await play(cluster, events)
         await end_on_stable(cluster, needed)
-        assert watch.least[0] >= -1
-        assert watch.least[1] >= -1
-        assert watch.empty == []
+        watch.assert_enough()
         assert watch.most <= needed + 1
 
     asyncio.run(run())
@@ -594,8 +570,7 @@ def test_whatever_fails_no_more_is_asked_for_than_there_is_and_it_ends_on_stable
 
 
 async def test_a_damaged_experiment_is_begun_anew_in_place() -> None:
-    cluster, watch = await begun(4, HALF)
-    await cluster.until_weight(2, 50)
+    cluster, watch = await halfway(4, HALF)
     await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
     await cluster.settle(40)
     await cluster.until_weight(2, 50, rounds=200)

@@ -8,7 +8,7 @@ import pytest
 
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, Cluster
-from doubles.traffic import Answers, Traffic
+from doubles.traffic import Answers
 from sundog_operator.core.kubernetes.names import application
 from sundog_operator.ports import EXPERIMENT
 
@@ -22,9 +22,7 @@ Json = dict[str, Any]
 async def rolling_out(chance: Mapping[int, float], rollout: Json, rps: float = 60, error: str = "") -> Cluster:
     """Revision 1 has served for some minutes, and revision 2 was just applied; this share of each revision's units accepts."""
     cluster = Cluster()
-    cluster.edges.traffic = Traffic(3)
-    cluster.edges.traffic.rps = {NAME: rps}
-    cluster.edges.traffic.answers = {application(NAME, number): FINE for number in chance}
+    cluster.set_traffic(rps, *[FINE] * len(chance), seed=3)
     cluster.edges.outcomes.chance = {application(NAME, number): {"accepted": own} for number, own in chance.items()}
     cluster.edges.outcomes.error = error
     await cluster.deploy(rollout=rollout)

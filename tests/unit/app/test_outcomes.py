@@ -20,7 +20,7 @@ from doubles.experiments import (
     verdict,
 )
 from doubles.hooked_kubernetes import Write
-from doubles.traffic import Answers, Traffic
+from doubles.traffic import Answers
 from sundog_operator.core.forecast import experiment_forecast
 from sundog_operator.core.kubernetes.names import application
 from sundog_operator.ports import EXPERIMENT, POD, Object, Ref
@@ -34,8 +34,7 @@ AB = "ab"
 async def serving(chance: Mapping[int, float], edges: int = 1, seed: int = 3, **answers: Answers) -> Cluster:
     """Revision 1 serves; this share of each revision's requests buys."""
     cluster = Cluster()
-    cluster.edges.traffic = Traffic(seed)
-    cluster.edges.traffic.rps = {NAME: 60}
+    cluster.set_traffic(60, seed=seed)
     cluster.edges.traffic.answers = dict(answers)
     cluster.edges.outcomes.chance = {application(NAME, number): {"bought": own} for number, own in chance.items()}
     await cluster.deploy(rollout=ROLLOUT)

@@ -4,18 +4,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
-from doubles.traffic import Answers, Traffic
+from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster, model_uri
+from doubles.traffic import Answers
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, Ref
 
 WINDOW = {"rollbackWindow": {"revisions": 2}}
 RETURNS = {**MANUAL, **WINDOW}
-
-
-def model(number: int) -> str:
-    return f"file:///models/v{number}"
 
 
 @pytest.fixture
@@ -25,7 +21,7 @@ def cluster() -> Cluster:
 
 async def promoted(cluster: Cluster, number: int, rollout: dict[str, object]) -> None:
     """Revision `number` is stable, after steps if there was a revision before."""
-    await cluster.apply(model(number), rollout=rollout)
+    await cluster.apply(model_uri(number), rollout=rollout)
     if number > 1:
         await cluster.until_weight(number, 25)
         await cluster.promote(number)
@@ -71,8 +67,8 @@ class TestReturns:
 
     async def test_nothing_moves_before_the_returning_revision_has_all_its_replicas(self, cluster: Cluster) -> None:
         await history(cluster, 2, RETURNS)
-        cluster.serve.failures[model(1)] = ("ModelNotFound", "the store is away")
-        await cluster.apply(model(1), rollout=RETURNS)
+        cluster.serve.failures[model_uri(1)] = ("ModelNotFound", "the store is away")
+        await cluster.apply(model_uri(1), rollout=RETURNS)
         await cluster.settle(30)
         assert await cluster.weights() == {2: 100, 1: 0}
         assert await cluster.message("RevisionReady") == "revision 1: the store is away"
@@ -81,8 +77,8 @@ class TestReturns:
 
     async def test_a_return_that_could_not_start_may_be_tried_again(self, cluster: Cluster) -> None:
         await history(cluster, 2, RETURNS)
-        cluster.serve.failures[model(1)] = ("LoadFailed", "the disk is broken")
-        await cluster.apply(model(1), rollout=RETURNS)
+        cluster.serve.failures[model_uri(1)] = ("LoadFailed", "the disk is broken")
+        await cluster.apply(model_uri(1), rollout=RETURNS)
         await cluster.settle(30)
         assert await cluster.condition("Stalled") == ("True", "Aborted")
         assert (await cluster.status())["stableBefore"] == [1]
@@ -132,14 +128,11 @@ class TestReturns:
         await cluster.roll_out(1, rollout=RETURNS)
 
     async def test_a_revision_that_evidence_rolled_back_walks_its_steps(self, cluster: Cluster) -> None:
-        cluster.edges.traffic = Traffic(1)
-        cluster.edges.traffic.rps = {NAME: 100}
-        fine = Answers(errors=0.01)
-        cluster.edges.traffic.answers = {f"{NAME}-r{number}": fine for number in (1, 2, 3)}
+        cluster.set_traffic(100, *[Answers(errors=0.01)] * 3)
         await history(cluster, 2, MANUAL)
         cluster.edges.traffic.answers[f"{NAME}-r1"] = Answers(errors=1.0)
         await cluster.settle(12, seconds=10)
-        await cluster.apply(model(1), rollout={"steps": [{"weight": 25}]})
+        await cluster.apply(model_uri(1), rollout={"steps": [{"weight": 25}]})
 
         async def rolled_back() -> bool:
             return (await cluster.condition("Stalled")) == ("True", "RolledBack")
@@ -170,7 +163,7 @@ class TestReturns:
 
     async def test_a_return_waits_while_the_spec_is_paused(self, cluster: Cluster) -> None:
         await history(cluster, 2, RETURNS)
-        await cluster.apply(model(1), rollout=RETURNS, paused=True)
+        await cluster.apply(model_uri(1), rollout=RETURNS, paused=True)
         await cluster.settle(30)
         assert await cluster.weights() == {2: 100}
         await cluster.deploy(rollout=RETURNS)
@@ -179,7 +172,7 @@ class TestReturns:
         await history(cluster, 2, RETURNS)
         for number in range(3, 16):
             await cluster.roll_out(number, rollout=RETURNS)
-        await cluster.apply(model(2), rollout=RETURNS)
+        await cluster.apply(model_uri(2), rollout=RETURNS)
         await cluster.settle(15)
         kept = {obj["metadata"]["name"] for obj in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)}
         assert f"{NAME}-r1" in kept
@@ -190,12 +183,12 @@ class TestReturns:
         rollout = {"strategy": "recreate", "rollbackWindow": {"revisions": 12}}
         for number in range(1, 14):
             await cluster.deploy(number, rollout=rollout)
-        cluster.serve.failures[model(14)] = ("LoadFailed", "size mismatch")
-        await cluster.apply(model(14), rollout=rollout)
+        cluster.serve.failures[model_uri(14)] = ("LoadFailed", "size mismatch")
+        await cluster.apply(model_uri(14), rollout=rollout)
         await cluster.settle(20)
         assert await cluster.condition("Stalled") == ("True", "Aborted")
         known = {f"{NAME}-r{number}" for number in range(1, 15)}
-        await cluster.apply(model(14), rollout=rollout, replicas="three")
+        await cluster.apply(model_uri(14), rollout=rollout, replicas="three")
         await cluster.settle(5)
         assert {obj["metadata"]["name"] for obj in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)} == known
         await cluster.deploy(15, rollout=rollout)
@@ -209,7 +202,7 @@ class TestWindows:
     async def test_outside_its_windows_a_candidate_starts_and_gets_no_traffic(self, cluster: Cluster) -> None:
         windowed = {**TIMED, "windows": AT_ONE}
         await promoted(cluster, 1, windowed)  # a first revision is no rollout
-        await cluster.apply(model(2), rollout=windowed)
+        await cluster.apply(model_uri(2), rollout=windowed)
         await cluster.settle(30)
         assert await cluster.weights() == {1: 100, 2: 0}
         assert cluster.serve.running("digits-r2") == 1
@@ -229,7 +222,7 @@ class TestWindows:
         await promoted(cluster, 1, TIMED)
         until_half_past = [{"cron": "*/30 12-13 * * *", "duration": "1m"}]
         windowed = {**TIMED, "windows": until_half_past}
-        await cluster.apply(model(2), rollout=windowed)
+        await cluster.apply(model_uri(2), rollout=windowed)
         await cluster.until_weight(2, 25, rounds=2000)
         began = cluster.clock.now()
         assert began.minute in (0, 30)
@@ -241,7 +234,7 @@ class TestWindows:
     async def test_promote_is_refused_outside_and_abort_is_not(self, cluster: Cluster) -> None:
         await promoted(cluster, 1, MANUAL)
         await cluster.roll_out(rollout=MANUAL)
-        await cluster.apply(model(2), rollout={**MANUAL, "windows": AT_ONE})
+        await cluster.apply(model_uri(2), rollout={**MANUAL, "windows": AT_ONE})
         for command in ("promote revision=2 id=a", "promote revision=2 id=b full=true"):
             assert await cluster.answer(command, rounds=5) == (
                 "Rejected",
@@ -253,14 +246,12 @@ class TestWindows:
         assert await cluster.weights() == {1: 100}
 
     async def test_harm_rolls_back_outside(self, cluster: Cluster) -> None:
-        cluster.edges.traffic = Traffic(1)
-        cluster.edges.traffic.rps = {NAME: 100}
-        cluster.edges.traffic.answers = {f"{NAME}-r1": Answers(errors=0.01), f"{NAME}-r2": Answers(errors=1.0)}
+        cluster.set_traffic(100, Answers(errors=0.01), Answers(errors=1.0))
         judged = {"steps": [{"weight": 25}]}
         await promoted(cluster, 1, judged)
         await cluster.settle(12, seconds=10)
         await cluster.roll_out(rollout=judged)
-        await cluster.apply(model(2), rollout={**judged, "windows": AT_ONE})
+        await cluster.apply(model_uri(2), rollout={**judged, "windows": AT_ONE})
 
         async def rolled_back() -> bool:
             return await cluster.weights() == {1: 100}
@@ -272,23 +263,23 @@ class TestWindows:
         await history(cluster, 2, RETURNS)
         windowed = {**RETURNS, "windows": AT_ONE}
         await cluster.deploy(rollout=windowed)
-        await cluster.apply(model(2), rollout=windowed)
+        await cluster.apply(model_uri(2), rollout=windowed)
         await cluster.settle(30)
         assert await cluster.weights() == {1: 100, 2: 0}
-        await cluster.apply(model(1), rollout=windowed)
+        await cluster.apply(model_uri(1), rollout=windowed)
         await cluster.settle(30)
         assert await cluster.condition("Promoted") == ("True", "Promoted")
 
     async def test_a_rollback_by_command_waits_for_no_window(self, cluster: Cluster) -> None:
         await history(cluster, 2, MANUAL)
-        await cluster.apply(model(2), rollout={**MANUAL, "windows": AT_ONE})
+        await cluster.apply(model_uri(2), rollout={**MANUAL, "windows": AT_ONE})
         await cluster.command("rollback revision=1 id=back")
         await cluster.until_serves(1)
 
     async def test_recreate_switches_within_a_window(self, cluster: Cluster) -> None:
         recreate = {"strategy": "recreate", "windows": AT_ONE}
         await promoted(cluster, 1, recreate)
-        await cluster.apply(model(2), rollout=recreate)
+        await cluster.apply(model_uri(2), rollout=recreate)
         await cluster.settle(30, seconds=60)
         assert await cluster.weights() == {1: 100, 2: 0}
         assert await cluster.message("Progressing") == (
@@ -300,8 +291,8 @@ class TestWindows:
     async def test_only_time_within_windows_counts_for_the_progress_deadline(self, cluster: Cluster) -> None:
         windowed = {**MANUAL, "windows": AT_ONE}
         await promoted(cluster, 1, windowed)
-        cluster.serve.failures[model(2)] = ("ModelNotFound", "the store is away")
-        await cluster.apply(model(2), rollout=windowed)
+        cluster.serve.failures[model_uri(2)] = ("ModelNotFound", "the store is away")
+        await cluster.apply(model_uri(2), rollout=windowed)
         await cluster.settle(70, seconds=60)  # ten minutes into the window
         assert await cluster.condition("Stalled") == ("Absent", "")
         await cluster.settle(8, seconds=60)
@@ -311,12 +302,12 @@ class TestWindows:
     async def test_a_candidate_that_is_ready_is_not_late_however_long_it_was_held(self, cluster: Cluster) -> None:
         await promoted(cluster, 1, MANUAL)
         steps = {"steps": [{"pause": {}}, {"weight": 25, "gate": "manual"}]}
-        await cluster.apply(model(2), rollout=steps)
+        await cluster.apply(model_uri(2), rollout=steps)
         await cluster.settle(20)
         await cluster.settle(30, seconds=60)
-        await cluster.apply(model(2), rollout=steps, paused=True)
+        await cluster.apply(model_uri(2), rollout=steps, paused=True)
         await cluster.settle(30, seconds=60)
-        await cluster.apply(model(2), rollout=steps)
+        await cluster.apply(model_uri(2), rollout=steps)
         await cluster.settle(5)
         assert await cluster.weights() == {1: 100, 2: 0}
         await cluster.command("promote revision=2 id=a")
@@ -325,7 +316,7 @@ class TestWindows:
     async def test_a_window_that_nobody_can_follow_is_refused_and_stable_serves(self, cluster: Cluster) -> None:
         await promoted(cluster, 1, MANUAL)
         wrong = {**MANUAL, "windows": [{"cron": "0 9 * * 1-5", "duration": "8h", "tz": "Europe/Pragu"}]}
-        await cluster.apply(model(2), rollout=wrong)
+        await cluster.apply(model_uri(2), rollout=wrong)
         await cluster.settle(10)
         assert await cluster.weights() == {1: 100}
         assert await cluster.condition("SpecAccepted") == ("False", "InvalidSpec")
@@ -342,7 +333,7 @@ async def rolling_out(cluster: Cluster, policy: str) -> None:
     """Revision 2 has a quarter of the traffic, and revision 3 is applied."""
     await promoted(cluster, 1, after_edits(policy))
     await cluster.roll_out(rollout=after_edits(policy))
-    await cluster.apply(model(3), rollout=after_edits(policy))
+    await cluster.apply(model_uri(3), rollout=after_edits(policy))
 
 
 async def phase(cluster: Cluster, experiment: str) -> str:
@@ -369,7 +360,7 @@ class TestQueue:
     async def test_the_newest_edit_wins(self, cluster: Cluster) -> None:
         await rolling_out(cluster, "queue")
         await cluster.settle(5)
-        await cluster.apply(model(4), rollout=after_edits("queue"))
+        await cluster.apply(model_uri(4), rollout=after_edits("queue"))
         await cluster.settle(5)
         assert (await cluster.status())["queued"] == 4
         await cluster.command("promote revision=2 id=a full=true")
@@ -385,10 +376,8 @@ class TestQueue:
 
     async def test_it_has_its_own_gates_where_evidence_ended_the_rollout_before(self, cluster: Cluster) -> None:
         judged = {"steps": [{"weight": 25}], "onNewRevision": "queue"}
-        cluster.edges.traffic = Traffic(1)
-        cluster.edges.traffic.rps = {NAME: 100}
         fine, bad = Answers(errors=0.01), Answers(errors=1.0)
-        cluster.edges.traffic.answers = {f"{NAME}-r1": fine, f"{NAME}-r2": bad, f"{NAME}-r3": fine}
+        cluster.set_traffic(100, fine, bad, fine)
         await promoted(cluster, 1, judged)
         await cluster.settle(12, seconds=10)
         await cluster.roll_out(rollout=judged)
@@ -401,14 +390,14 @@ class TestQueue:
     async def test_an_edit_back_to_the_candidate_takes_the_waiting_one_away(self, cluster: Cluster) -> None:
         await rolling_out(cluster, "queue")
         await cluster.settle(5)
-        await cluster.apply(model(2), rollout=after_edits("queue"))
+        await cluster.apply(model_uri(2), rollout=after_edits("queue"))
         await cluster.settle(5)
         assert "queued" not in await cluster.status()
         assert await cluster.weights() == {1: 75, 2: 25}
 
     async def test_an_edit_back_to_stable_waits_for_nothing(self, cluster: Cluster) -> None:
         await rolling_out(cluster, "queue")
-        await cluster.apply(model(1), rollout=after_edits("queue"))
+        await cluster.apply(model_uri(1), rollout=after_edits("queue"))
         await cluster.settle(20)
         assert await cluster.weights() == {1: 100}
         assert await phase(cluster, "digits-r2") == "Stopped"
@@ -429,8 +418,8 @@ class TestQueue:
     async def test_a_candidate_without_steps_has_not_begun_and_is_replaced(self, cluster: Cluster) -> None:
         plainly = {"strategy": "recreate", "onNewRevision": "queue"}
         await promoted(cluster, 1, plainly)
-        cluster.serve.failures[model(2)] = ("ModelNotFound", "the store is away")
-        await cluster.apply(model(2), rollout=plainly)
+        cluster.serve.failures[model_uri(2)] = ("ModelNotFound", "the store is away")
+        await cluster.apply(model_uri(2), rollout=plainly)
         await cluster.settle(5)
         await cluster.deploy(3, rollout=plainly)
 
@@ -449,7 +438,7 @@ class TestRestart:
             {app["name"] for app in cluster.serve.puts[-1]["applications"]} if cluster.serve.puts else set()
         )
         await cluster.roll_out(rollout=after_edits("restart"))
-        await cluster.apply(model(3), rollout=after_edits("restart"))
+        await cluster.apply(model_uri(3), rollout=after_edits("restart"))
         await cluster.settle(2)
         assert await cluster.weights() == {1: 100}
         assert (await cluster.status())["queued"] == 3
@@ -484,7 +473,7 @@ class TestRestart:
         cluster.after_step = count
         cluster.edges.in_flight = {f"{NAME}-r{number}": 1 for number in range(2, 16)}
         for number in range(2, 16):
-            await cluster.apply(model(number))
+            await cluster.apply(model_uri(number))
             await cluster.settle(4)
         await cluster.until_weight(15, 25)
         assert (max(drained), bool(waited)) == (6, True)
@@ -492,7 +481,7 @@ class TestRestart:
     async def test_one_with_an_experiment_without_a_plan_ends_the_rollout_before(self, cluster: Cluster) -> None:
         """Otherwise that revision would resume where it was, with its traffic and without replicas."""
         await promoted(cluster, 1, MANUAL)
-        await cluster.apply(model(2))
+        await cluster.apply(model_uri(2))
         while not await cluster.kube.list(EXPERIMENT, NAMESPACE):
             await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
         await cluster.roll_out(3)
@@ -501,8 +490,8 @@ class TestRestart:
         assert await phase(cluster, "digits-r2") == "Running"
 
     async def test_a_first_revision_is_replaced_at_once(self, cluster: Cluster) -> None:
-        cluster.serve.failures[model(1)] = ("LoadFailed", "size mismatch")
-        await cluster.apply(model(1), rollout=after_edits("restart"))
+        cluster.serve.failures[model_uri(1)] = ("LoadFailed", "size mismatch")
+        await cluster.apply(model_uri(1), rollout=after_edits("restart"))
         await cluster.settle(10)
         await cluster.deploy(2, rollout=after_edits("restart"))
 
@@ -515,7 +504,7 @@ class TestDryRun:
     async def test_nothing_is_started_and_what_would_begin_is_reported(self, cluster: Cluster) -> None:
         await promoted(cluster, 1, dry(**MANUAL))  # a first revision is no rollout
         puts = len(cluster.serve.puts)
-        await cluster.apply(model(2), rollout=dry(**MANUAL))
+        await cluster.apply(model_uri(2), rollout=dry(**MANUAL))
         await cluster.settle(20)
         assert await cluster.condition("Progressing") == ("False", "DryRun")
         assert await cluster.message("Progressing") == (
@@ -533,18 +522,16 @@ class TestDryRun:
 
     async def test_without_it_what_was_told_begins(self, cluster: Cluster) -> None:
         await promoted(cluster, 1, MANUAL)
-        await cluster.apply(model(2), rollout=dry(**MANUAL))
+        await cluster.apply(model_uri(2), rollout=dry(**MANUAL))
         await cluster.settle(10)
         await cluster.roll_out(rollout=MANUAL)
 
     @pytest.mark.parametrize(("rps", "steps"), [(10, "25 % (evidence) → 50 %"), (100, "5 % (evidence) → 25 %")])
     async def test_the_plan_is_that_of_the_traffic_of_stable(self, cluster: Cluster, rps: float, steps: str) -> None:
-        cluster.edges.traffic = Traffic(1)
-        cluster.edges.traffic.rps = {NAME: rps}
-        cluster.edges.traffic.answers = {f"{NAME}-r1": Answers(errors=0.01)}
+        cluster.set_traffic(rps, Answers(errors=0.01))
         await promoted(cluster, 1, {})
         await cluster.settle(12, seconds=10)
-        await cluster.apply(model(2), rollout=dry())
+        await cluster.apply(model_uri(2), rollout=dry())
         await cluster.settle(3)
         expected_message = await cluster.message("Progressing")
         assert expected_message.startswith(f"without dryRun: canary of revision 2 beside revision 1: {steps}")
@@ -554,7 +541,7 @@ class TestDryRun:
 
     async def test_what_would_be_refused_is_refused(self, cluster: Cluster) -> None:
         await promoted(cluster, 1, MANUAL)
-        await cluster.apply(model(2), rollout=dry(strategy="blueGreen"))
+        await cluster.apply(model_uri(2), rollout=dry(strategy="blueGreen"))
         await cluster.settle(10)
         assert await cluster.condition("SpecAccepted") == ("False", "NotYetSupported")
 
@@ -569,7 +556,7 @@ class TestDryRun:
         self, cluster: Cluster, rollout: dict[str, object], expected_message: str
     ) -> None:
         await history(cluster, 2, MANUAL)
-        await cluster.apply(model(1), rollout=dry(**rollout))
+        await cluster.apply(model_uri(1), rollout=dry(**rollout))
         await cluster.settle(30)
         assert await cluster.message("Progressing") == expected_message
         assert await cluster.weights() == {2: 100}
@@ -584,7 +571,7 @@ class TestDryRun:
     async def test_a_rollout_under_way_is_held(self, cluster: Cluster, number: int, expected_message: str) -> None:
         await promoted(cluster, 1, TIMED)
         await cluster.roll_out(rollout=TIMED)
-        await cluster.apply(model(number), rollout=dry(**TIMED))
+        await cluster.apply(model_uri(number), rollout=dry(**TIMED))
         await cluster.settle(60)
         assert await cluster.weights() == {1: 75, 2: 25}
         assert await cluster.message("Progressing") == (
@@ -614,7 +601,7 @@ class TestDryRun:
         queue = {**TIMED, "onNewRevision": "queue"}
         await promoted(cluster, 1, queue)
         await cluster.roll_out(rollout=queue)
-        await cluster.apply(model(number), rollout=dry(**queue))
+        await cluster.apply(model_uri(number), rollout=dry(**queue))
         await cluster.settle(10)
         assert await cluster.message("Progressing") == (
             f"revision 2, step 1 of 2: held by the spec; without dryRun: {expected_message}"
@@ -652,7 +639,7 @@ class TestKeepPrevious:
     async def test_a_return_to_it_waits_for_no_start(self, cluster: Cluster) -> None:
         cluster.serve.start_s = 30
         await history(cluster, 2, keeping())
-        await cluster.apply(model(1), rollout=keeping())
+        await cluster.apply(model_uri(1), rollout=keeping())
         await cluster.until_serves(1, rounds=10)
         await cluster.settle(20)
         assert await kept(cluster) == [], "what was gone back from is none to go back to"
@@ -668,14 +655,14 @@ class TestKeepPrevious:
     async def test_an_edit_lets_it_go(self, cluster: Cluster, without: dict[str, object]) -> None:
         await history(cluster, 2, keeping())
         assert await kept(cluster) == [1]
-        await cluster.apply(model(2), rollout=without)
+        await cluster.apply(model_uri(2), rollout=without)
         await cluster.settle(5)
         assert await kept(cluster) == []
         assert deployed(cluster) == {"digits-r2"}
 
     async def test_a_spec_that_is_refused_changes_nothing(self, cluster: Cluster) -> None:
         await history(cluster, 2, keeping())
-        await cluster.apply(model(2), replicas="three")
+        await cluster.apply(model_uri(2), replicas="three")
         await cluster.settle(20, seconds=60)
         assert await kept(cluster) == [1]
 
@@ -685,7 +672,7 @@ class TestKeepPrevious:
         await cluster.roll_out(rollout=keeping(), replicas=2)
         await cluster.promote()
         began = cluster.clock.now()
-        await cluster.apply(model(2), replicas="three")
+        await cluster.apply(model_uri(2), replicas="three")
 
         async def is_drained() -> bool:
             return (await cluster.status())["retiring"] == []
@@ -696,10 +683,10 @@ class TestKeepPrevious:
         await cluster.settle(20, seconds=60)
         assert await kept(cluster) == [1], "nobody said that it is not to be kept"
         assert deployed(cluster) == {"digits-r1", "digits-r2"}
-        await cluster.apply(model(2), rollout=keeping(**{"for": "1h"}), replicas=2)
+        await cluster.apply(model_uri(2), rollout=keeping(**{"for": "1h"}), replicas=2)
         await cluster.settle(5)
         assert await kept(cluster) == [1]
-        await cluster.apply(model(2), rollout=RETURNS, replicas=2)
+        await cluster.apply(model_uri(2), rollout=RETURNS, replicas=2)
         await cluster.settle(5)
         assert await kept(cluster) == []
         assert deployed(cluster) == {"digits-r2"}
@@ -708,26 +695,20 @@ class TestKeepPrevious:
         await history(cluster, 1, RETURNS)
         await cluster.roll_out(rollout=RETURNS)
         await cluster.promote()
-        await cluster.apply(model(2), replicas="three")
+        await cluster.apply(model_uri(2), replicas="three")
         await cluster.settle(20)
         assert await kept(cluster) == [1]
-        await cluster.apply(model(2), rollout=RETURNS)
+        await cluster.apply(model_uri(2), rollout=RETURNS)
         await cluster.settle(5)
         assert await kept(cluster) == []
         assert deployed(cluster) == {"digits-r2"}
 
-    async def test_a_candidate_that_ends_while_the_spec_is_refused_is_not_kept(self, cluster: Cluster) -> None:
+    @pytest.mark.parametrize("is_refused", [False, True], ids=["accepted spec", "refused spec"])
+    async def test_a_candidate_that_was_aborted_is_not_kept(self, cluster: Cluster, is_refused: bool) -> None:
         await history(cluster, 1, keeping())
         await cluster.roll_out(rollout=keeping())
-        await cluster.apply(model(2), replicas="three")
-        await cluster.command("abort revision=2 id=a")
-        await cluster.settle(20)
-        assert await kept(cluster) == []
-        assert deployed(cluster) == {"digits-r1"}
-
-    async def test_a_candidate_that_failed_is_not_kept(self, cluster: Cluster) -> None:
-        await history(cluster, 1, keeping())
-        await cluster.roll_out(rollout=keeping())
+        if is_refused:
+            await cluster.apply(model_uri(2), replicas="three")
         await cluster.command("abort revision=2 id=a")
         await cluster.settle(20)
         assert await kept(cluster) == []

@@ -8,7 +8,7 @@ import pytest
 
 from doubles.attempts import at_step, ended, experiment
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from doubles.traffic import Answers, Traffic
+from doubles.traffic import Answers
 from sundog_operator.app.background.requests import BackgroundRequests
 from sundog_operator.app.observe import observe
 from sundog_operator.app.queue.keys import Key
@@ -179,9 +179,7 @@ async def test_the_plan_of_a_rollout_keeps_its_webhook_whatever_the_spec_becomes
 async def test_harm_is_found_while_a_receiver_hangs() -> None:
     cluster = Cluster()
     cluster.webhooks.hanging.add(URL)
-    cluster.edges.traffic = Traffic(1)
-    cluster.edges.traffic.rps = {NAME: 50}
-    cluster.edges.traffic.answers = {"digits-r1": Answers(errors=0.01), "digits-r2": Answers(errors=0.01)}
+    cluster.set_traffic(50, Answers(errors=0.01), Answers(errors=0.01))
     hanging = {"webhook": {"url": URL, "timeout": "1h"}}
     rollout = {"steps": [{"weight": 25, "minDuration": "0s"}, hanging], "guardrails": [{"metric": "errorRate"}]}
     await cluster.deploy(rollout=rollout)

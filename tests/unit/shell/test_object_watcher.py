@@ -95,9 +95,7 @@ async def test_a_kind_that_may_not_be_listed_is_waited_for() -> None:
     assert not watching.kube.ready
 
 
-async def test_a_leader_that_may_not_list_a_kind_backs_off_and_reports_it(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_leader_that_may_not_list_a_kind_backs_off_and_reports_it(caplog: pytest.LogCaptureFixture, ) -> None:
     class Forbidding(Client):
         lists = 0
 
@@ -120,9 +118,7 @@ async def test_a_leader_that_may_not_list_a_kind_backs_off_and_reports_it(
     assert caplog.messages[-1] == expected
 
 
-async def test_a_deleted_namespace_is_shown_once_and_not_waited_for(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_deleted_namespace_is_shown_once_and_not_waited_for(caplog: pytest.LogCaptureFixture, ) -> None:
     closed = {"audio"}
 
     class Forbidding(Client):

@@ -11,7 +11,7 @@ import pytest
 import manifest_tables
 from charting import installed
 from doubles.cluster import NAMESPACE
-from doubles.traffic import Answers, Traffic
+from doubles.traffic import Answers
 from sundog_operator.ports import EXPERIMENT
 from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.preview.experiment import preview_experiment
@@ -29,9 +29,7 @@ def served(on_server: Any, server: Any, manifest: Any) -> Any:
     """Let revision 1 serve, with traffic."""
 
     async def busy(cluster: Any) -> None:
-        cluster.edges.traffic = Traffic(3)
-        cluster.edges.traffic.rps = {"digits": 60}
-        cluster.edges.traffic.answers = {f"digits-r{number}": Answers() for number in (1, 2)}
+        cluster.set_traffic(60, Answers(), Answers(), seed=3)
         cluster.edges.outcomes.chance = {"digits-r1": {"bought": 0.2}, "digits-r2": {"bought": 0.21}}
 
     server.do(busy)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from doubles.traffic import Traffic
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.app.background.requests import BackgroundRequests
 from sundog_operator.app.controller import RECONCILERS
@@ -51,8 +50,7 @@ async def in_phase(cluster: Cluster, phase: str) -> bool:
 
 async def serving(installation: Installation | None = None) -> Cluster:
     cluster = Cluster(installation=installation)
-    cluster.edges.traffic = Traffic(3)
-    cluster.edges.traffic.rps = {NAME: 1}
+    cluster.set_traffic(1, seed=3)
     await cluster.apply("https://models/v1", rollout={"warmup": {"requests": 20, "duration": "1m"}})
     await cluster.until_serves(1)
     return cluster
