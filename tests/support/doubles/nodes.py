@@ -1,7 +1,5 @@
 """Nodes, quotas and pods without a node, in a cluster in memory."""
 
-from typing import Any
-
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.kuberay import create_with_status
 from sundog_operator.core.kubernetes import names
@@ -43,13 +41,13 @@ async def place(cluster: Cluster, node: str, revision: int | None = None) -> Non
 
 async def find_no_node(cluster: Cluster, revision: int) -> None:
     """Do what the scheduler does with pods that fit nowhere."""
-    message = f"0/1 nodes are available: 1 Insufficient {GPU}."
-    condition: dict[str, Any] = {
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "Unschedulable",
-        "message": message,
-    }
     for pod in await without_node(cluster, revision):
-        ref = Ref(POD, NAMESPACE, pod["metadata"]["name"])
-        await cluster.set_status(ref, {"phase": "Pending", "conditions": [condition]})
+        await no_node_for(cluster, pod)
+
+
+async def no_node_for(cluster: Cluster, pod: Object) -> None:
+    """Write the scheduler's answer for a pod that fits nowhere."""
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    message = f"0/1 nodes are available: 1 Insufficient {GPU}."
+    ref = Ref(POD, NAMESPACE, pod["metadata"]["name"])
+    await cluster.set_status(ref, {"phase": "Pending", "conditions": [{**condition, "message": message}]})

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
-from doubles.kuberay import create_with_status
+from doubles.nodes import no_node_for, set_quota
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.observe import observe
 from sundog_operator.core.kubernetes import names as kubernetes_names
@@ -54,11 +54,6 @@ async def groups(cluster: Cluster) -> dict[str, tuple[int, int, int]]:
 
 async def pods(cluster: Cluster, group: str = "shared") -> list[Object]:
     return await cluster.kube.list(POD, NAMESPACE, {ray_groups.LABEL_GROUP: group})
-
-
-async def told(cluster: Cluster, type_: str, name: str = NAME) -> tuple[str, str]:
-    (found,) = (each for each in (await cluster.status(name))["conditions"] if each["type"] == type_)
-    return found["reason"], found["message"]
 
 
 def selectors(cluster: Cluster) -> dict[str, str]:
@@ -179,7 +174,7 @@ async def test_a_replica_larger_than_a_shared_pod_is_refused_and_stable_serves(c
     await apply(cluster, uri="file:///models/v2", resources={"cpu": "2500m", "memory": "5Gi"})
     await cluster.settle(5)
     fix = "the size of a shared pod. Ask for less, or use runtime.placement: dedicated"
-    assert await told(cluster, "SpecAccepted") == (
+    assert (await cluster.read_condition("SpecAccepted"))[1:] == (
         "InvalidSpec",
         f"spec.resources.cpu: 2500m with runtime.placement: shared; expected at most 2 CPU, {fix};"
         f" spec.resources.memory: 5Gi with runtime.placement: shared; expected at most 4Gi memory, {fix}",
@@ -196,7 +191,7 @@ async def test_a_refused_spec_does_not_raise_the_fewest_replicas_of_a_model_that
     assert await groups(cluster) == {"shared": (1, 3, 2)}
     await apply(cluster, autoscaling=scaling, resources={"cpu": "9", "memory": "1Gi"})
     await cluster.settle(5)
-    assert (await told(cluster, "SpecAccepted"))[0] == "InvalidSpec"
+    assert (await cluster.read_condition("SpecAccepted"))[1] == "InvalidSpec"
     assert await groups(cluster) == {"shared": (1, 3, 2)}
 
 
@@ -209,17 +204,14 @@ async def test_smaller_shared_pods_still_hold_the_replicas_that_serve(cluster: C
     changed.serve_apis, changed.kuberay, changed.world = cluster.serve_apis, cluster.kuberay, cluster.world
     object.__setattr__(changed.world, "settings", Cluster(installation=small).world.settings)
     await changed.settle(5)
-    assert (await told(changed, "SpecAccepted"))[0] == "InvalidSpec"
+    assert (await changed.read_condition("SpecAccepted"))[1] == "InvalidSpec"
     stored = await changed.read(Ref(RAY_CLUSTER, NAMESPACE, RAY))
     (group,) = stored["spec"]["workerGroupSpecs"]
     assert group["resources"] == {"CPU": "2", "memory": str(3 * 2**30)}
 
 
 async def limit(cluster: Cluster, cpu: str) -> None:
-    limits = {"hard": {"requests.cpu": cpu}, "used": {"requests.cpu": "2"}}
-    meta = {"name": "cpu", "namespace": NAMESPACE}
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta}
-    await create_with_status(cluster.kube, RESOURCE_QUOTA, quota, limits)
+    await set_quota(cluster, {"requests.cpu": cpu}, {"requests.cpu": "2"})
 
 
 async def test_a_quota_holds_back_only_a_candidate_that_needs_another_pod(cluster: Cluster) -> None:
@@ -232,11 +224,11 @@ async def test_a_quota_holds_back_only_a_candidate_that_needs_another_pod(cluste
     await serve(cluster, "letters")
     await apply(cluster, uri="file:///models/v3", replicas=2, rollout={"capacity": "surge"})
     await cluster.settle(5)
-    assert await told(cluster, "Stalled") == (
+    assert (await cluster.read_condition("Stalled"))[1:] == (
         "InsufficientQuota",
-        "2 CPU needed by 1 more pod, 1 CPU left by requests.cpu of ResourceQuota cpu. Raise the quota, or ask for less",
+        "2 CPU needed by 1 more pod, 1 CPU left by requests.cpu of ResourceQuota team. Raise the quota, or ask for less",
     )
-    await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "cpu"))
+    await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "team"))
     await cluster.settle(5)
     assert 3 in await cluster.weights()
 
@@ -246,7 +238,7 @@ async def test_the_most_pods_hold_back_a_candidate_that_needs_another(cluster: C
     assert await groups(cluster) == {"shared": (3, 3, 3)}
     await apply(cluster, uri="file:///models/v2", replicas=10, rollout={"capacity": "surge"})
     await cluster.settle(5)
-    assert await told(cluster, "Stalled") == (
+    assert (await cluster.read_condition("Stalled"))[1:] == (
         "InsufficientQuota",
         "2 more shared pods needed for 10 replicas, and 3 of at most 3 exist. Raise"
         " installation.ray.sharedWorkers.maxPods, or use runtime.placement: dedicated",
@@ -270,7 +262,7 @@ async def test_what_a_shared_pod_waits_for_is_told_by_the_revision_that_lacks_re
     kuberay.refusals[RAY] = "exceeded quota: cpu"
     await apply(cluster, "letters", replicas=4)
     await cluster.settle(5)
-    reason, message = await told(cluster, "RevisionReady", "letters")
+    reason, message = (await cluster.read_condition("RevisionReady", "letters"))[1:]
     assert (reason, message) == (
         "PodRefused",
         f"revision 1: KubeRay could not create its pods in RayCluster {RAY}: exceeded quota: cpu. Raise the quota, or ask for less",
@@ -279,19 +271,9 @@ async def test_what_a_shared_pod_waits_for_is_told_by_the_revision_that_lacks_re
     kuberay.node = ""
     await cluster.settle(3)
     *_, waiting = await pods(cluster)
-    unplaced = {
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "Unschedulable",
-        "message": "0/1 nodes are available",
-    }
-    await cluster.kube.patch_status(
-        Ref(POD, NAMESPACE, waiting["metadata"]["name"]),
-        {"phase": "Pending", "conditions": [unplaced]},
-        resource_version=waiting["metadata"]["resourceVersion"],
-    )
+    await no_node_for(cluster, waiting)
     await cluster.settle(3)
-    reason, message = await told(cluster, "RevisionReady", "letters")
+    reason, message = (await cluster.read_condition("RevisionReady", "letters"))[1:]
     assert (reason, message.startswith("revision 1: a shared pod: ")) == ("Unschedulable", True)
     assert await is_ready(cluster, NAME)
-    assert (await told(cluster, "RevisionReady"))[0] == "Ready"
+    assert (await cluster.read_condition("RevisionReady"))[1] == "Ready"

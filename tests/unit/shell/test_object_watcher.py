@@ -95,7 +95,9 @@ async def test_a_kind_that_may_not_be_listed_is_waited_for() -> None:
     assert not watching.kube.ready
 
 
-async def test_a_leader_that_may_not_list_a_kind_backs_off_and_reports_it(caplog: pytest.LogCaptureFixture, ) -> None:
+async def test_a_leader_that_may_not_list_a_kind_backs_off_and_reports_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Forbidding(Client):
         lists = 0
 
@@ -118,7 +120,9 @@ async def test_a_leader_that_may_not_list_a_kind_backs_off_and_reports_it(caplog
     assert caplog.messages[-1] == expected
 
 
-async def test_a_deleted_namespace_is_shown_once_and_not_waited_for(caplog: pytest.LogCaptureFixture, ) -> None:
+async def test_a_deleted_namespace_is_shown_once_and_not_waited_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     closed = {"audio"}
 
     class Forbidding(Client):

@@ -19,12 +19,10 @@ from sundog_operator.shell.preview.model_deployment import find_server_violation
 
 
 @pytest.fixture
-def served(on_server: Any, server: Any, manifest: Any) -> Any:
-    """Let revision 1 serve."""
-    on_server("apply", "-f", str(manifest()))
-    server.serve_revision(1)
+def served(served: Any, server: Any) -> Any:
+    """Let revision 1 serve, and nothing change any more."""
     server.pause()
-    return on_server
+    return served
 
 
 def plan(call: Any, path: Any) -> dict[str, Any]:
@@ -71,9 +69,7 @@ def test_what_was_planned_is_what_happens(served: Any, server: Any, manifest: An
     server.until(lambda cluster: cluster.at_weight(wanted, 25), "25 % for the planned revision")
 
 
-def test_a_step_with_too_little_time_for_the_last_traffic_is_shown(served: Any, server: Any, manifest: Any) -> None:
-    served("apply", "-f", str(manifest("file:///models/v2")))
-    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+def test_a_step_with_too_little_time_for_the_last_traffic_is_shown(canary: Any, server: Any, manifest: Any) -> None:
     server.pause()
 
     async def had(cluster: Any) -> None:
@@ -87,7 +83,7 @@ def test_a_step_with_too_little_time_for_the_last_traffic_is_shown(served: Any, 
 
     def lines(most: str) -> list[str]:
         rollout = {"steps": [{"weight": 50, "maxDuration": most}]}
-        found: list[str] = plan(served, manifest("file:///models/v3", rollout=rollout))["lines"]
+        found: list[str] = plan(canary, manifest("file:///models/v3", rollout=rollout))["lines"]
         return found
 
     assert lines("6m")[-1] == (
@@ -394,32 +390,28 @@ def test_what_is_stored_already_is_refused_by_no_api_server() -> None:
     assert find_server_violations(worse, worse, before) != ()
 
 
-def test_a_running_rollout_is_ended_by_another_revision(served: Any, server: Any, manifest: Any) -> None:
-    served("apply", "-f", str(manifest("file:///models/v2")))
-    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+def test_a_running_rollout_is_ended_by_another_revision(canary: Any, server: Any, manifest: Any) -> None:
     server.pause()
-    assert plan(served, manifest("file:///models/v2"))["lines"] == [
+    assert plan(canary, manifest("file:///models/v2"))["lines"] == [
         "nothing changes",
         "revision 2 is being rolled out: 25 % (manual gate) → 50 % (manual gate) → 100 %",
     ]
-    assert plan(served, manifest("file:///models/v3"))["lines"][1:] == [
+    assert plan(canary, manifest("file:///models/v3"))["lines"][1:] == [
         "ends the rollout of revision 2, which has 25 % of the traffic",
         "canary beside revision 1: 25 % (manual gate) → 50 % (manual gate) → 100 %",
     ]
-    back = plan(served, manifest("file:///models/v1"))
+    back = plan(canary, manifest("file:///models/v1"))
     assert back["revision"] == 1
     assert back["lines"][-1] == "revision 1 keeps all traffic"
 
 
-def test_a_revision_that_was_aborted_stays_held_back(served: Any, server: Any, manifest: Any) -> None:
-    served("apply", "-f", str(manifest("file:///models/v2")))
-    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
-    assert served("abort", "digits").code == 0
+def test_a_revision_that_was_aborted_stays_held_back(canary: Any, server: Any, manifest: Any) -> None:
+    assert canary("abort", "digits").code == 0
     server.serve_revision(1)
-    assert plan(served, manifest("file:///models/v2"))["lines"][1].startswith(
+    assert plan(canary, manifest("file:///models/v2"))["lines"][1].startswith(
         "revision 2 is held back, because it was aborted: "
     )
-    lines = plan(served, manifest("file:///models/v2", replicas=2))["lines"]
+    lines = plan(canary, manifest("file:///models/v2", replicas=2))["lines"]
     assert lines[-1] == "revision 2 stays held back, because it was aborted. `sundog retry` retries it"
 
 

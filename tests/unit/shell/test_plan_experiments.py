@@ -254,12 +254,10 @@ def test_one_without_its_deployment_waits_for_it(on_server: Any, server: Any, ma
     assert server.do(lambda cluster: cluster.kube.list(EXPERIMENT)) == []
 
 
-def test_it_waits_for_a_rollout_and_a_paused_spec(served: Any, server: Any, manifest: Any, experiment: Any) -> None:
-    served("apply", "-f", str(manifest("file:///models/v2")))
-    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+def test_it_waits_for_a_rollout_and_a_paused_spec(canary: Any, server: Any, manifest: Any, experiment: Any) -> None:
     server.pause()
-    served("apply", "-f", str(manifest("file:///models/v2", paused=True)))
-    assert plan(served, experiment())["lines"][0] == (
+    canary("apply", "-f", str(manifest("file:///models/v2", paused=True)))
+    assert plan(canary, experiment())["lines"][0] == (
         "waits until the rollout of revision 2 has ended and spec.paused of ModelDeployment digits is false"
     )
 

@@ -19,16 +19,6 @@ from sundog_operator.shell.verbs.get import get_object
 from sundog_operator.shell.verbs.rollout_commands import find_previous_revision, find_revision_to_retry
 
 
-@pytest.fixture
-def canary(on_server: Any, server: Any, manifest: Any) -> Any:
-    """Let revision 1 serve, and revision 2 have 25 %."""
-    on_server("apply", "-f", str(manifest()))
-    server.serve_revision(1)
-    on_server("apply", "-f", str(manifest("file:///models/v2")))
-    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
-    return on_server
-
-
 def test_promote_walks_the_steps_of_the_candidate(canary: Any, server: Any) -> None:
     assert canary("promote", "digits").out == "digits: promote revision 2 accepted\n"
     server.until(lambda cluster: cluster.at_weight(2, 50), "50 %")
@@ -160,12 +150,8 @@ def test_rollback_goes_to_the_revision_that_served_before(canary: Any, server: A
 @pytest.mark.parametrize(
     ("verb", "problem"), [("retry", "nothing to retry"), ("rollback", "no revision was stable before 1")]
 )
-def test_a_command_without_effect_is_refused(
-    on_server: Any, server: Any, manifest: Any, verb: str, problem: str
-) -> None:
-    on_server("apply", "-f", str(manifest()))
-    server.serve_revision(1)
-    done = on_server(verb, "digits")
+def test_a_command_without_effect_is_refused(served: Any, verb: str, problem: str) -> None:
+    done = served(verb, "digits")
     assert done.code == ExitCode.REFUSED
     assert done.err.startswith(f"error: ModelDeployment {NAMESPACE}/digits: ")
     assert problem in done.err

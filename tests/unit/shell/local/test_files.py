@@ -345,7 +345,9 @@ async def test_a_file_that_was_moved_and_then_emptied_keeps_what_it_described(wo
     assert await world.uris() == {}
 
 
-async def test_an_empty_file_is_no_problem_without_objects(world: World, ) -> None:
+async def test_an_empty_file_is_no_problem_without_objects(
+    world: World,
+) -> None:
     world.write("notes.yaml", "# nothing here\n")
     world.write("a.yaml", text("a"))
     await world.settle()

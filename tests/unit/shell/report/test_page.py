@@ -400,7 +400,9 @@ points = st.lists(
 
 @settings(deadline=None)
 @given(points)
-def test_nothing_is_drawn_outside_the_sides(describe: list[tuple[int, int, int, HistoryMetric | None]], ) -> None:
+def test_nothing_is_drawn_outside_the_sides(
+    describe: list[tuple[int, int, int, HistoryMetric | None]],
+) -> None:
     history = tuple(
         HistoryPoint(
             at=BEGUN + timedelta(seconds=at),
