@@ -1,6 +1,9 @@
 """A cluster in memory: API server, Ray, edges and the reconciler, on a clock that the test moves."""
 
+import base64
+import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,11 +14,13 @@ from doubles.hooked_kubernetes import HookedKubernetes
 from doubles.kuberay import FakeKubeRay, FakeServes
 from doubles.prometheus import FakePrometheus
 from doubles.serve import FakeServe
+from doubles.traffic import Answers, Traffic, Users
 from doubles.webhooks import FakeWebhooks
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.controller import RECONCILERS
 from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.requeue import EVIDENCE_POLL_S
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import (
@@ -53,6 +58,11 @@ def model_deployment(uri: str = "file:///models/v1", name: str = NAME, **spec: A
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {"model": {"uri": uri, "entrypoint": "net:Net"}, "rollout": MANUAL, **spec},
     }
+
+
+def model_uri(number: int) -> str:
+    """Return the URI of the model of revision `number`, in tests that apply one model after the other."""
+    return f"file:///models/v{number}"
 
 
 def controller_reference(obj: Object) -> Object:
@@ -103,20 +113,67 @@ class Cluster:
     async def apply(self, uri: str = "file:///models/v1", **spec: Any) -> None:
         await self.kube.apply(model_deployment(uri, **spec))
 
+    def set_traffic(self, rps: float, *answers: Answers, users: Users | None = None, seed: int = 1) -> None:
+        """Let so many requests a second come; revision 1 answers like the first of `answers`, and so on."""
+        traffic = Traffic(seed)
+        traffic.rps = {NAME: rps}
+        traffic.users = {} if users is None else {NAME: users}
+        traffic.answers = {names.application(NAME, number): each for number, each in enumerate(answers, start=1)}
+        self.edges.traffic = traffic
+
+    async def deploy(self, revision: int = 1, **spec: Any) -> None:
+        """Apply the model of a revision, and wait until that revision serves."""
+        await self.apply(model_uri(revision), **spec)
+        await self.until_serves(revision)
+
+    async def roll_out(self, revision: int = 2, weight: int = 25, **spec: Any) -> None:
+        """Apply the model of a revision, and wait until its canary has this weight in percent."""
+        await self.apply(model_uri(revision), **spec)
+        await self.until_weight(revision, weight)
+
+    async def start_canary(self, weight: int = 25, **spec: Any) -> None:
+        """Let revision 1 serve, then wait until the canary of revision 2 has this weight in percent."""
+        await self.deploy(**spec)
+        await self.settle(15)
+        await self.roll_out(2, weight, **spec)
+
+    async def promote(self, revision: int = 2) -> None:
+        """Promote a canary past its other steps, and wait until it serves."""
+        await self.command(f"promote revision={revision} id=promote-{revision} full=true")
+        await self.until_serves(revision)
+
     async def command(self, text: str) -> None:
         await self.kube.annotate(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), {"serving.sundog.dev/command": text})
 
-    async def get(self, name: str = NAME) -> Object:
-        stored = await self.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, name))
-        assert stored is not None
+    async def answer(self, command: str, rounds: int = 3) -> tuple[str, str]:
+        """Return the result of a command and the reason, after some rounds."""
+        await self.command(command)
+        await self.settle(rounds)
+        last = (await self.status())["lastCommand"]
+        return last["result"], last.get("message", "")
+
+    async def read(self, ref: Ref) -> Object:
+        """Return an object that exists."""
+        stored = await self.kube.get(ref)
+        assert stored is not None, f"{ref} does not exist"
         return stored
+
+    async def get(self, name: str = NAME) -> Object:
+        return await self.read(Ref(MODEL_DEPLOYMENT, NAMESPACE, name))
 
     async def status(self, name: str = NAME) -> dict[str, Any]:
         return (await self.get(name)).get("status") or {}
 
     async def condition(self, type_: str, name: str = NAME) -> tuple[str, str]:
+        return (await self.read_condition(type_, name))[:2]
+
+    async def read_condition(self, type_: str, name: str = NAME) -> tuple[str, str, str]:
+        """Return status, reason and message of a condition."""
         found = [c for c in (await self.status(name)).get("conditions", ()) if c["type"] == type_]
-        return (found[0]["status"], found[0]["reason"]) if found else ("Absent", "")
+        return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("Absent", "", "")
+
+    async def message(self, type_: str, name: str = NAME) -> str:
+        return (await self.read_condition(type_, name))[2]
 
     async def weights(self, name: str = NAME) -> dict[int, int]:
         status = await self.status(name)
@@ -124,9 +181,7 @@ class Cluster:
         return {revision["revision"]: revision["weight"] for revision in shown if revision}
 
     async def experiment(self, name: str) -> Object:
-        stored = await self.kube.get(Ref(EXPERIMENT, NAMESPACE, name))
-        assert stored is not None
-        return stored
+        return await self.read(Ref(EXPERIMENT, NAMESPACE, name))
 
     async def events(self) -> list[str]:
         return [event["reason"] for event in await self.kube.list(EVENT, NAMESPACE)]
@@ -206,7 +261,7 @@ class Cluster:
             await self.kuberay.act()
         for obj in await self.kube.list(RAY_CLUSTER, NAMESPACE):
             if not obj.get("status"):
-                await self._patch(
+                await self.set_status(
                     Ref(RAY_CLUSTER, NAMESPACE, obj["metadata"]["name"]),
                     {
                         "conditions": [{"type": "HeadPodReady", "status": "True", "reason": "HeadPodRunningAndReady"}],
@@ -248,13 +303,17 @@ class Cluster:
             }
         )
         ready = [{"type": "Ready", "status": "True"}]
-        await self._patch(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
+        await self.set_status(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
 
     async def adopt_edges(self) -> None:
         """Give the edges of local mode, which goes on in a cluster, to the Deployment."""
         owners = await self.edge_owners()
         for pod in await self.kube.list(POD, NAMESPACE, {"app.kubernetes.io/name": "sundog-edge"}):
             await self.kube.replace({**pod, "metadata": {**pod["metadata"], "ownerReferences": owners}})
+
+    async def lose_status(self, name: str = NAME) -> None:
+        """Empty the ModelDeployment's status, as a restore from a backup does."""
+        await self.set_status(Ref(MODEL_DEPLOYMENT, NAMESPACE, name), {})
 
     async def replace_edge(self, old: str, new: str) -> None:
         """Replace a pod as a Deployment does: the new one starts, the old one gets no more requests, reports once more, and ends."""
@@ -267,10 +326,31 @@ class Cluster:
         await self.kube.apply(held)
         assert await self.kube.get(ref) is None
 
-    async def _patch(self, ref: Ref, status: dict[str, Any]) -> None:
-        stored = await self.kube.get(ref)
-        assert stored is not None
-        await self.kube.patch_status(ref, status, resource_version=stored["metadata"]["resourceVersion"])
+    async def set_status(self, ref: Ref, status: dict[str, Any]) -> None:
+        """Replace the status of an object, as somebody else than the operator does."""
+        version = (await self.read(ref))["metadata"]["resourceVersion"]
+        await self.kube.patch_status(ref, status, resource_version=version)
+
+    async def put_secret(self, name: str, **keys: str) -> None:
+        """Apply a Secret of a user; that of Ray has the labels of Sundog."""
+        data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
+        ours = {"labels": names.labels(name)} if name == names.RAY else {}
+        meta = {"name": name, "namespace": NAMESPACE, **ours}
+        await self.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": data})
+
+    def install(self, installation: Installation) -> None:
+        """Let the operator go on with this installation in a cluster."""
+        self.world = replace(self.world, settings=OperatorSettings.of(installation, "test"))
+
+    def serve_of(self, ray_cluster: str) -> FakeServe:
+        """Return Serve of a RayCluster that KubeRay made."""
+        return self.serve_apis.of(f"http://{ray_cluster}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
+
+    async def writes_during(self, rounds: int, seconds: float = 1.0, *, changed: bool = False) -> list[Ref]:
+        """Let rounds pass, and return the objects that were written meanwhile; with `changed`, those that a write changed."""
+        before = len(self.kube.writes)
+        await self.settle(rounds, seconds)
+        return [write.ref for write in list(self.kube.writes)[before:] if write.changed or not changed]
 
     # Conditions that tests wait for.
 
@@ -284,3 +364,9 @@ class Cluster:
 
     async def at_weight(self, revision: int, weight: int) -> bool:
         return (await self.weights()).get(revision) == weight
+
+    async def until_serves(self, revision: int, rounds: int = 200) -> None:
+        await self.until(functools.partial(self.serves, revision), rounds)
+
+    async def until_weight(self, revision: int, weight: int, rounds: int = 200) -> None:
+        await self.until(functools.partial(self.at_weight, revision, weight), rounds)

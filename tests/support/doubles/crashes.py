@@ -1,8 +1,10 @@
 """An operator that crashes at a write, and another one that continues."""
 
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from doubles.cluster import Cluster
 from doubles.hooked_kubernetes import Write
 
 OnWrite = Callable[[str, Write], None]
@@ -10,6 +12,32 @@ OnWrite = Callable[[str, Write], None]
 
 class Died(Exception):
     """The operator has crashed."""
+
+
+def die_at_every(number: int, cluster: Cluster) -> Iterator[int]:
+    """Let the operator die after each of its writes whose count is divisible; `next` of the result is the count of the next."""
+    counts = itertools.count(1)
+
+    def die(moment: str, *_: object) -> None:
+        if moment == "after" and not next(counts) % number:
+            raise Died
+
+    cluster.kube.on_write = die
+    return counts
+
+
+async def live(
+    cluster: Cluster, rounds: int, seconds: float, is_over: Callable[[], Awaitable[bool]] | None = None
+) -> None:
+    """Let rounds pass, with another operator after each death, until a condition holds."""
+    for _ in range(rounds):
+        try:
+            await cluster.round(seconds)
+        except Died:
+            await cluster.edges.pass_time(1)
+            cluster.clock.advance(1)
+        if is_over is not None and await is_over():
+            return
 
 
 async def assert_same_end_after_any(way: Callable[[OnWrite], Awaitable[tuple[Any, int]]], every: int = 1) -> None:

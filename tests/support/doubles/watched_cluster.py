@@ -92,7 +92,7 @@ class WatchedCluster(Cluster):
         head = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
         await self.kube.create({**head, "spec": {"containers": [{"name": "agent", "ports": ports}]}})
         ready = [{"type": "Ready", "status": "True"}]
-        await self._patch(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
+        await self.set_status(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
 
     async def tick(self) -> None:
         """Let the operator work, then the other components, and move the clock."""

@@ -193,7 +193,7 @@ async def test_a_claim_is_written_to_where_it_is_mounted(edge: Edge, tmp_path: P
     assert not (tmp_path / "claims/others").exists()
 
 
-async def test_a_claim_whose_server_is_away_blocks_no_other_export(
+async def test_an_unreachable_claim_blocks_no_export(
     edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away, back = threading.Event(), threading.Event()
@@ -303,9 +303,7 @@ async def test_an_export_without_end_is_given_up(
         (PATIENCE_S, 0.2, "the edge's export takes over 0.2 s"),
     ],
 )
-async def test_an_edge_that_hangs_is_given_up(
-    edge: Edge, timeout_s: float, read_timeout_s: float, problem: str
-) -> None:
+async def test_a_hanging_edge_is_given_up(edge: Edge, timeout_s: float, read_timeout_s: float, problem: str) -> None:
     class Hanging(MemoryOutcomes):
         async def exposures(self, attempt: str) -> AsyncIterator[ExportedExposure]:
             await asyncio.Event().wait()

@@ -1,6 +1,5 @@
 """Replicas that follow the load: by Ray Serve's autoscaler, by the requests at the edges, and by `/scale`."""
 
-import functools
 from typing import Any
 
 import pytest
@@ -25,8 +24,7 @@ RUNTIME: dict[str, Any] = {"maxOngoingRequests": 4}
 async def serving(load: int = 0, **spec: Any) -> tuple[Cluster, FakeServe]:
     """A service with autoscaling that serves, while Ray Serve counts load for so many replicas."""
     cluster = Cluster(installation=INSTALLATION)
-    await cluster.apply(**{"autoscaling": BY_LOAD, "runtime": RUNTIME, **spec})
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(**{"autoscaling": BY_LOAD, "runtime": RUNTIME, **spec})
     (serve,) = cluster.serve_apis.by_dashboard.values()
     serve.load(STABLE, load)
     await cluster.settle(8)
@@ -47,8 +45,7 @@ async def sizes(cluster: Cluster) -> tuple[int, ...]:
 
 
 async def groups(cluster: Cluster) -> dict[str, tuple[int, int]]:
-    stored = await cluster.kube.get(Ref(RAY_CLUSTER, NAMESPACE, RAY))
-    assert stored is not None
+    stored = await cluster.read(Ref(RAY_CLUSTER, NAMESPACE, RAY))
     return {
         each["groupName"]: (each["minReplicas"], each["maxReplicas"]) for each in stored["spec"]["workerGroupSpecs"]
     }
@@ -88,9 +85,7 @@ async def test_requests_that_replicas_admit_write_nothing_because_ray_serve_sees
     cluster, _ = await serving(load=3)
     cluster.edges.in_flight = {STABLE: 12}
     await cluster.settle(2)
-    writes = len(cluster.kube.writes)
-    await cluster.settle(20)
-    assert [write.ref for write in list(cluster.kube.writes)[writes:] if write.changed] == []
+    assert await cluster.writes_during(20, changed=True) == []
 
 
 @pytest.mark.parametrize("away", ["edges", "HAProxy", "Serve", "spec"])
@@ -141,8 +136,7 @@ async def test_bounds_that_are_lowered_below_the_load_end_it() -> None:
 async def test_before_a_step_both_revisions_have_the_replicas_that_the_load_of_both_needs() -> None:
     """Load doubles while the canary has half of the traffic: neither revision shows it to Ray Serve."""
     cluster, serve = await serving(load=4)
-    await cluster.apply(V2, autoscaling=BY_LOAD, runtime=RUNTIME)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(autoscaling=BY_LOAD, runtime=RUNTIME)
     assert await sizes(cluster) == (4, 1)
     cluster.edges.in_flight = {STABLE: 12, CANARY: 4}
     await cluster.settle(16)
@@ -154,20 +148,19 @@ async def test_before_a_step_both_revisions_have_the_replicas_that_the_load_of_b
     experiment = await cluster.experiment((await cluster.status())["experiment"])
     assert experiment["status"]["step"]["reason"] == "waits for replicas: 2 of 4 are available"
     del serve.room[CANARY]
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     ran: list[int] = []
     cluster.after_step = lambda: ran.append(serve.running(STABLE))
     cluster.edges.in_flight = {}
     await cluster.command("abort revision=2 id=b")
-    await cluster.until(functools.partial(cluster.at_weight, 1, 100))
+    await cluster.until_weight(1, 100)
     assert min(ran) == 8, "stable has all its replicas before all traffic comes back"
 
 
 async def test_a_step_whose_replicas_do_not_come_says_so_and_ends_after_the_deadline() -> None:
     rollout = {"steps": [{"weight": 25, "gate": "manual"}, {"weight": 50, "gate": "manual"}], "progressDeadline": "60s"}
     cluster, serve = await serving(load=8, rollout=rollout)
-    await cluster.apply(V2, autoscaling=BY_LOAD, runtime=RUNTIME, rollout=rollout)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(autoscaling=BY_LOAD, runtime=RUNTIME, rollout=rollout)
     serve.room[CANARY] = 2
     await cluster.command("promote revision=2 id=a")
     await cluster.settle(30)
@@ -183,8 +176,7 @@ async def test_a_step_whose_replicas_do_not_come_says_so_and_ends_after_the_dead
 
 async def test_a_slow_canary_with_a_small_share_is_no_load_for_stable() -> None:
     cluster, _ = await serving(load=4)
-    await cluster.apply(V2, autoscaling=BY_LOAD, runtime=RUNTIME)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(autoscaling=BY_LOAD, runtime=RUNTIME)
     cluster.edges.in_flight = {STABLE: 6, CANARY: 40}
     await cluster.settle(16)
     assert (await sizes(cluster))[0] == 4
@@ -192,15 +184,14 @@ async def test_a_slow_canary_with_a_small_share_is_no_load_for_stable() -> None:
 
 async def test_a_canary_s_bounds_are_in_proportion_to_its_share_until_it_has_all_traffic() -> None:
     cluster, serve = await serving(load=4)
-    await cluster.apply(V2, autoscaling=BY_LOAD, runtime=RUNTIME)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(autoscaling=BY_LOAD, runtime=RUNTIME)
     assert (bounds(serve, STABLE), bounds(serve, CANARY)) == ((4, 12), (1, 3))
     assert (await groups(cluster))[CANARY] == (1, 3)
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     assert (bounds(serve, STABLE), bounds(serve, CANARY)) == ((4, 12), (2, 6))
     await cluster.command("promote revision=2 id=b")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
     assert bounds(serve, CANARY) == (4, 12), "as long as the former stable revision drains"
     await cluster.settle(20)
     assert bounds(serve, CANARY) == (1, 12)
@@ -214,8 +205,7 @@ async def scale(cluster: Cluster, replicas: int) -> None:
 
 async def test_an_edit_keeps_the_number_that_an_hpa_chose_and_a_rollout_follows_it() -> None:
     cluster = Cluster(installation=INSTALLATION)
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await scale(cluster, 4)
     await cluster.settle(8)
     status = await cluster.status()
@@ -225,8 +215,7 @@ async def test_an_edit_keeps_the_number_that_an_hpa_chose_and_a_rollout_follows_
     await cluster.settle(8)
     assert (await cluster.get())["spec"]["replicas"] == 4
     assert await sizes(cluster) == (4,)
-    await cluster.apply(V2)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out()
     assert await sizes(cluster) == (4, 1)
     await scale(cluster, 8)
     await cluster.settle(8)
@@ -240,7 +229,7 @@ async def preview(cluster: Cluster, uri: str = "file:///models/v1", **spec: Any)
     return preview_model_deployment(model_deployment(uri, **spec), stored, observed, cluster.clock.now()).lines
 
 
-async def test_plan_shows_the_replicas_of_each_step_by_the_load_and_what_an_edit_would_lose() -> None:
+async def test_plan_shows_replicas_of_each_step_by_load_and_what_an_edit_loses() -> None:
     cluster, _ = await serving(load=6)
     lines = await preview(cluster, V2, autoscaling=BY_LOAD, runtime=RUNTIME)
     assert lines[2] == (

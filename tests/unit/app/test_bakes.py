@@ -1,7 +1,5 @@
 """Whole rollouts that bake: stable keeps a small share after the last step or after a shadow, before the promotion."""
 
-import functools
-import itertools
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -11,8 +9,9 @@ import pytest
 
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, Cluster
+from doubles.crashes import die_at_every, live
 from doubles.shadow_copies import service, tell
-from doubles.traffic import Answers, Traffic
+from doubles.traffic import Answers
 from sundog_operator.api.installation import Installation, parse_installation
 
 V2, V3 = "file:///models/v2", "file:///models/v3"
@@ -50,11 +49,8 @@ async def started(
     """Start a canary beside stable, with the Prometheus results in `numbers`."""
     cluster = Cluster(installation=installation)
     cluster.prometheus.numbers.update(numbers)
-    cluster.edges.traffic = Traffic(1)
-    cluster.edges.traffic.rps = {NAME: rps}
-    cluster.edges.traffic.answers = {STABLE: FINE, CANARY: FINE}
-    await cluster.apply(rollout=rollout, replicas=3, **spec)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    cluster.set_traffic(rps, FINE, FINE)
+    await cluster.deploy(rollout=rollout, replicas=3, **spec)
     await cluster.settle(12, seconds=10)
     await cluster.apply(V2, rollout=rollout, replicas=3, **spec)
     return cluster
@@ -100,7 +96,7 @@ def minutes(cluster: Cluster, since: str) -> float:
     return (cluster.clock.now() - datetime.fromisoformat(since)) / timedelta(minutes=1)
 
 
-async def test_after_the_gates_a_share_stays_with_stable_and_all_its_replicas_until_the_bake_is_over() -> None:
+async def test_stable_keeps_a_share_and_its_replicas_until_the_bake_is_over() -> None:
     cluster = await baking(rollout={"steps": [{"weight": 25}], "bake": BAKE, "guardrails": [{"metric": "errorRate"}]})
     await cluster.go_on(1)
     status, model = await experiment(cluster), await cluster.status()
@@ -128,7 +124,7 @@ async def test_after_the_gates_a_share_stays_with_stable_and_all_its_replicas_un
     assert {0, 25, 95} <= {point["weight"] for point in status["history"]}
 
 
-async def test_what_goes_wrong_late_is_rolled_back_at_once_to_a_stable_that_is_as_it_was(
+async def test_late_harm_is_rolled_back_at_once_to_an_unchanged_stable(
     way: dict[str, Any],
 ) -> None:
     cluster = await baking(rollout=way)
@@ -161,7 +157,7 @@ async def test_where_load_grows_in_a_bake_stable_grows_with_the_candidate(way: d
     assert (await cluster.status())["stable"]["replicas"] == 5, "as long as the bake lasts"
 
 
-async def test_what_goes_back_in_a_bake_finds_as_many_replicas_though_stable_learned_nothing_of_its_share(
+async def test_an_abort_of_a_bake_finds_replicas_for_all_traffic(
     way: dict[str, Any],
 ) -> None:
     installation = parse_installation("runtimeImage: example.com/runtime:1", "test")
@@ -193,7 +189,7 @@ async def test_a_dead_candidate_is_found_within_the_minute(way: dict[str, Any]) 
     assert "the canary failed " in (await experiment(cluster))["verdict"]["reason"]
 
 
-async def test_gates_by_hand_are_looked_at_for_harm_where_a_bake_follows_and_nothing_is_called_decided() -> None:
+async def test_gates_by_hand_before_a_bake_detect_harm_and_decide_nothing() -> None:
     cluster = await baking()
     plan = (await experiment(cluster))["plan"]
     assert {each["role"] for each in plan["guardrails"]} == {"harm"}
@@ -242,9 +238,7 @@ async def test_a_pause_takes_no_time_of_a_bake_and_hides_no_harm(way: dict[str, 
 
 @pytest.mark.extended
 @pytest.mark.parametrize("held", [{"paused": True}, {}], ids=["spec", "window"])
-async def test_what_holds_a_rollout_holds_its_promotion_and_windows_no_time(
-    way: dict[str, Any], held: dict[str, Any]
-) -> None:
+async def test_what_holds_a_rollout_holds_a_bakes_promotion(way: dict[str, Any], held: dict[str, Any]) -> None:
     cluster = await baking(rollout=way)
     began = (await experiment(cluster))["step"]["since"]
     minute = cluster.clock.now().minute
@@ -260,7 +254,7 @@ async def test_what_holds_a_rollout_holds_its_promotion_and_windows_no_time(
 
 
 @pytest.mark.extended
-async def test_another_revision_during_a_bake_takes_its_place_or_waits_for_its_end(
+async def test_a_new_revision_replaces_a_bake_or_waits_for_its_end(
     way: dict[str, Any],
 ) -> None:
     cluster = await baking(rollout=way)
@@ -341,32 +335,13 @@ async def test_an_outage_before_the_replicas_of_a_bake_are_there_hides_no_harm_i
     assert (status["phase"], status["verdict"]["decision"]) == ("Stopped", "RolledBack"), status["evidenceEpochs"]
 
 
-class Died(Exception):
-    """The operator crashed."""
-
-
 @pytest.mark.extended
 @pytest.mark.parametrize(("candidate", "phase"), [(FINE, "Concluded"), (Answers(errors=0.3), "Stopped")])
-async def test_an_operator_that_dies_at_every_other_write_ends_a_bake_alike(
-    way: dict[str, Any], candidate: Answers, phase: str
-) -> None:
+async def test_a_dying_operator_ends_a_bake_alike(way: dict[str, Any], candidate: Answers, phase: str) -> None:
     cluster = await baking(rollout=way)
     cluster.edges.traffic.answers[CANARY] = candidate
-    deaths = itertools.count(1)
-
-    def die(moment: str, *_: object) -> None:
-        if moment == "after" and not next(deaths) % 2:
-            raise Died
-
-    cluster.kube.on_write = die
-    for _ in range(200):
-        try:
-            await cluster.round(5)
-        except Died:
-            await cluster.edges.pass_time(1)
-            cluster.clock.advance(1)
-        if await ended(cluster):
-            break
+    deaths = die_at_every(2, cluster)
+    await live(cluster, 200, 5, lambda: ended(cluster))
     cluster.kube.on_write = lambda *_: None
     await cluster.go_on(0.5)
     assert (await experiment(cluster))["phase"] == phase
@@ -450,7 +425,7 @@ async def test_after_a_shadow_it_bakes_once_somebody_says_so_and_then_everything
 
 
 @pytest.mark.extended
-async def test_what_harms_in_the_bake_after_a_shadow_is_rolled_back_whatever_its_copies_came_to() -> None:
+async def test_harm_in_a_bake_after_a_shadow_is_rolled_back_though_copies_passed() -> None:
     cluster = await baking(rollout={**AFTER_COPIES, "notify": [{"webhook": "http://hooks.example/a"}]})
     assert (await experiment(cluster))["verdict"]["decision"] == "Passed"
     cluster.edges.traffic.answers[CANARY] = Answers(errors=0.2)
@@ -467,7 +442,7 @@ async def test_what_harms_in_the_bake_after_a_shadow_is_rolled_back_whatever_its
 
 
 @pytest.mark.extended
-async def test_promote_leads_past_copies_that_are_not_known_to_pass_to_the_bake_by_two_steps() -> None:
+async def test_promote_leads_past_undecided_copies_to_the_bake_by_two_steps() -> None:
     cluster = await started(AFTER_COPIES)
     assert await cluster.go_on(2, lambda: copies(cluster))
     await cluster.command("promote revision=2 id=a")

@@ -6,15 +6,14 @@ from typing import Any
 import pytest
 
 from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster
-from doubles.kuberay import create_with_status
+from doubles.nodes import GPU, find_no_node, offer, place, pods_of, set_quota
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.controller import RECONCILERS
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner.requeue import RESYNC_S
-from sundog_operator.ports import DEPLOYMENT, NODE, POD, RESOURCE_QUOTA, Ref
+from sundog_operator.ports import DEPLOYMENT, NODE, POD, Ref
 
-GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
 MIG = "nvidia.com/mig-1g.10gb"
 RAY = names.ray_cluster(0, "example.com/runtime:1")
@@ -27,52 +26,20 @@ def cluster() -> Cluster:
     return Cluster(installation=parse_installation("runtimeImage: example.com/runtime:1", "test"))
 
 
-async def offer(cluster: Cluster, name: str, resources: dict[str, str], labels: dict[str, str] | None = None) -> None:
-    """Replace a node by one that is ready, with these allocatable resources."""
-    await cluster.kube.delete(Ref(NODE, "", name))
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels or {}}, "spec": {}}
-    status = {"allocatable": resources, "conditions": [{"type": "Ready", "status": "True"}]}
-    await create_with_status(cluster.kube, NODE, node, status)
-
-
-async def set_quota(cluster: Cluster, hard: dict[str, str], used: dict[str, str]) -> None:
-    await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "team"))
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "team", "namespace": NAMESPACE}}
-    await create_with_status(cluster.kube, RESOURCE_QUOTA, quota, {"hard": hard, "used": used})
-
-
-async def place(cluster: Cluster, revision: int, node: str) -> None:
-    """Give the pods of a revision a node."""
-    for pod in await pods_of(cluster, revision):
-        pod["spec"] = {**pod["spec"], "nodeName": node}
-        await cluster.kube.replace(pod)
-
-
-async def pods_of(cluster: Cluster, revision: int) -> list[dict[str, Any]]:
-    labels = {names.LABEL_MODEL_DEPLOYMENT: NAME, names.LABEL_REVISION: str(revision)}
-    return await cluster.kube.list(POD, NAMESPACE, labels)
-
-
-async def read_condition(cluster: Cluster, type_: str) -> tuple[str, str, str]:
-    found = next(each for each in (await cluster.status())["conditions"] if each["type"] == type_)
-    return found["status"], found["reason"], found["message"]
-
-
 async def serve_on_gpus(cluster: Cluster, **resources: str) -> None:
     """Revision 1 serves with one device on the node `a`."""
     await offer(cluster, "a", {GPU: "1", **resources}, {PRODUCT: "NVIDIA-L4"})
-    await cluster.apply(rollout=SURGE, resources=ONE)
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await place(cluster, 1, "a")
+    await cluster.deploy(rollout=SURGE, resources=ONE)
+    await place(cluster, "a", 1)
     await cluster.settle(20)
 
 
 async def is_held(cluster: Cluster, reason: str, message: str) -> None:
     """Check that revision 2 waits with this message, and that stable is as it was."""
     await cluster.settle(5)
-    assert await read_condition(cluster, "CapacityAvailable") == ("False", reason, f"revision 2: {message}")
-    assert await read_condition(cluster, "Stalled") == ("True", reason, message)
-    assert (await read_condition(cluster, "Ready"))[:2] == ("True", "Serving")
+    assert await cluster.read_condition("CapacityAvailable") == ("False", reason, f"revision 2: {message}")
+    assert await cluster.read_condition("Stalled") == ("True", reason, message)
+    assert (await cluster.read_condition("Ready"))[:2] == ("True", "Serving")
     assert await cluster.weights() == {1: 100}
     assert await pods_of(cluster, 2) == []
     assert await cluster.notes(reason) == [f"revision 2: {message}"]
@@ -90,7 +57,7 @@ async def test_a_type_that_no_node_has_is_named_with_those_that_nodes_have(clust
         " installation.gpu.aliases",
     )
     await offer(cluster, "c", {GPU: "1"}, {PRODUCT: "NVIDIA-H100-NVL"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def test_a_mig_profile_that_no_node_has_is_named_with_those_that_nodes_have(cluster: Cluster) -> None:
@@ -105,7 +72,7 @@ async def test_a_mig_profile_that_no_node_has_is_named_with_those_that_nodes_hav
         " spec.resources.gpu.sharing.profile to one that nodes have: 2g.20gb",
     )
     await offer(cluster, "c", {MIG: "7"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def test_a_device_plugin_that_reports_no_device_any_more_holds_a_canary_back(cluster: Cluster) -> None:
@@ -119,7 +86,7 @@ async def test_a_device_plugin_that_reports_no_device_any_more_holds_a_canary_ba
         " these nodes",
     )
     await offer(cluster, "a", {GPU: "2"}, {PRODUCT: "NVIDIA-L4"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 @pytest.mark.parametrize(
@@ -148,16 +115,15 @@ async def test_a_quota_that_is_lowered_holds_the_next_canary_back_until_it_is_ra
     await cluster.apply("file:///models/v2", rollout=SURGE, resources=ONE)
     await is_held(cluster, "InsufficientQuota", f"{message}. Raise the quota, or ask for less")
     await set_quota(cluster, dict.fromkeys(hard, "1Ti"), used)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
-async def test_a_quota_without_room_beside_stable_makes_equal_pods_without_devices_come_in_place(
+async def test_equal_pods_without_devices_come_in_place_of_stable_under_a_full_quota(
     cluster: Cluster,
 ) -> None:
     await offer(cluster, "a", {"cpu": "8", "memory": "32Gi"})
-    await cluster.apply(replicas=2, rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await place(cluster, 1, "a")
+    await cluster.deploy(replicas=2, rollout=MANUAL)
+    await place(cluster, "a", 1)
     await cluster.settle(5)
     await set_quota(cluster, {"pods": "5"}, {"pods": "5"})
     await cluster.apply("file:///models/v2", replicas=2, rollout=MANUAL, resources={"cpu": "2"})
@@ -166,8 +132,7 @@ async def test_a_quota_without_room_beside_stable_makes_equal_pods_without_devic
         "InsufficientQuota",
         "2 pods needed, 0 pods left by pods of ResourceQuota team. Raise the quota, or ask for less",
     )
-    await cluster.apply("file:///models/v3", replicas=2, rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.roll_out(3, replicas=2, rollout=MANUAL)
     assert (await cluster.status())["capacity"]["mode"] == "inPlace"
 
 
@@ -183,26 +148,24 @@ async def test_a_canary_needs_cpu_and_memory_beside_its_device(cluster: Cluster)
         " some, add nodes, or ask for less",
     )
     await offer(cluster, "b", {GPU: "4", "cpu": "4", "memory": "64Gi"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def test_pods_without_devices_start_although_no_node_has_room_for_them(cluster: Cluster) -> None:
     await offer(cluster, "a", {"cpu": "4", "memory": "16Gi"})
-    await cluster.apply(resources={"cpu": "3"})
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await place(cluster, 1, "a")
+    await cluster.deploy(resources={"cpu": "3"})
+    await place(cluster, "a", 1)
     await cluster.settle(5)
     assert await cluster.condition("CapacityAvailable") == ("True", "NoGPURequested")
-    await cluster.apply("file:///models/v2", resources={"cpu": "3"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
-    assert await read_condition(cluster, "CapacityAvailable") == (
+    await cluster.roll_out(resources={"cpu": "3"})
+    assert await cluster.read_condition("CapacityAvailable") == (
         "False",
         "InsufficientCapacity",
         "revision 2: 1 pod with 3 CPU and 2.5Gi memory needed, 0 pods fit on 1 node. Free some, add nodes, or ask for less",
     )
-    await place(cluster, 2, "b")
+    await place(cluster, "b", 2)
     await cluster.settle(2)
-    assert (await read_condition(cluster, "CapacityAvailable"))[0] == "True"
+    assert (await cluster.read_condition("CapacityAvailable"))[0] == "True"
 
 
 async def test_pods_without_devices_wait_where_all_nodes_that_may_come_are_known() -> None:
@@ -210,9 +173,8 @@ async def test_pods_without_devices_wait_where_all_nodes_that_may_come_are_known
     text = f"{{runtimeImage: 'example.com/runtime:1', nodePools: [{pool}]}}"
     cluster = Cluster(installation=parse_installation(text, "test"))
     await offer(cluster, "a", {"cpu": "4"}, {"pool": "cpu"})
-    await cluster.apply(resources={"cpu": "3"})
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await place(cluster, 1, "a")
+    await cluster.deploy(resources={"cpu": "3"})
+    await place(cluster, "a", 1)
     await cluster.settle(5)
     await cluster.apply("file:///models/v2", rollout=SURGE, resources={"cpu": "5"})
     await is_held(
@@ -222,24 +184,23 @@ async def test_pods_without_devices_wait_where_all_nodes_that_may_come_are_known
         " nodes, or ask for less",
     )
     await cluster.apply("file:///models/v2", rollout=SURGE, resources={"cpu": "4"})
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
 
 
 async def test_a_canary_leaves_room_for_pods_that_stable_lacks(cluster: Cluster) -> None:
     await offer(cluster, "a", {GPU: "2"})
-    await cluster.apply(rollout=SURGE, resources=ONE)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=SURGE, resources=ONE)
     await cluster.settle(20)
-    assert (await read_condition(cluster, "CapacityAvailable"))[0] == "True"
+    assert (await cluster.read_condition("CapacityAvailable"))[0] == "True"
     await offer(cluster, "a", {GPU: "1"})
     await cluster.apply("file:///models/v2", rollout=SURGE, resources=ONE)
     await cluster.settle(5)
-    assert (await read_condition(cluster, "CapacityAvailable"))[2] == (
+    assert (await cluster.read_condition("CapacityAvailable"))[2] == (
         f"revision 2: 2 {GPU} needed (2 × 1), 1 of 1 free on 1 node, 1 of them for stable. Free some, add nodes, or ask for less"
     )
-    await place(cluster, 1, "a")
+    await place(cluster, "a", 1)
     await offer(cluster, "b", {GPU: "1"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def compare(cluster: Cluster, *resources: dict[str, Any], name: str = "compared") -> None:
@@ -284,9 +245,8 @@ async def test_arms_that_fit_only_one_by_one_wait_until_all_fit(cluster: Cluster
 
 async def test_quotas_and_not_nodes_hold_back_arms_without_devices(cluster: Cluster) -> None:
     await offer(cluster, "a", {"cpu": "2", "memory": "8Gi"})
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await place(cluster, 1, "a")
+    await cluster.deploy()
+    await place(cluster, "a", 1)
     await cluster.settle(5)
     await set_quota(cluster, {"requests.cpu": "8"}, {"requests.cpu": "3"})
     await compare(cluster, {"cpu": "2"}, {"cpu": "4"})
@@ -303,18 +263,17 @@ async def start_canary(cluster: Cluster) -> None:
     """Revision 2 has 25 % of the traffic and the node `b`."""
     await serve_on_gpus(cluster)
     await offer(cluster, "b", {GPU: "1"})
-    await cluster.apply("file:///models/v2", rollout=SURGE, resources=ONE)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
-    await place(cluster, 2, "b")
+    await cluster.roll_out(rollout=SURGE, resources=ONE)
+    await place(cluster, "b", 2)
     await cluster.settle(2)
-    assert (await read_condition(cluster, "CapacityAvailable"))[0] == "True"
+    assert (await cluster.read_condition("CapacityAvailable"))[0] == "True"
 
 
 async def test_a_canary_that_fails_on_a_node_is_held_back_although_another_pod_finds_none(cluster: Cluster) -> None:
     await start_canary(cluster)
     assert cluster.kuberay is not None
     cluster.kuberay.stuck = {"digits-r2"}
-    cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265").room["digits-r2"] = 0
+    cluster.serve_of(RAY).room["digits-r2"] = 0
     (pod,) = await pods_of(cluster, 2)
     another = {**pod, "metadata": {"name": "another", "namespace": NAMESPACE, "labels": pod["metadata"]["labels"]}}
     another["spec"] = {key: value for key, value in pod["spec"].items() if key != "nodeName"}
@@ -323,13 +282,13 @@ async def test_a_canary_that_fails_on_a_node_is_held_back_although_another_pod_f
     await cluster.settle(155)
     assert await cluster.weights() == {1: 100}
     assert (await cluster.status())["lastRollout"]["code"] == "CandidateUnavailable"
-    assert (await read_condition(cluster, "Stalled"))[:2] == ("True", "Aborted")
+    assert (await cluster.read_condition("Stalled"))[:2] == ("True", "Aborted")
 
 
-async def test_a_canary_whose_node_is_lost_gives_its_traffic_back_and_returns_with_the_node(cluster: Cluster) -> None:
+async def test_a_canary_without_its_node_gives_traffic_back_and_returns_with_it(cluster: Cluster) -> None:
     await start_canary(cluster)
 
-    serve, kuberay = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265"), cluster.kuberay
+    serve, kuberay = cluster.serve_of(RAY), cluster.kuberay
     assert kuberay is not None
     kuberay.unplaced, serve.room["digits-r2"] = {"digits-r2"}, 0
     await cluster.kube.delete(Ref(NODE, "", "b"))
@@ -338,7 +297,7 @@ async def test_a_canary_whose_node_is_lost_gives_its_traffic_back_and_returns_wi
     await cluster.settle(3)
     await find_no_node(cluster, 2)
     await cluster.settle(3)
-    status, reason, message = await read_condition(cluster, "RevisionReady")
+    status, reason, message = await cluster.read_condition("RevisionReady")
     assert (status, reason) == ("False", "Unschedulable")
     assert message.endswith(f"0 of 1 nodes: 1 without enough free {GPU}. Free some, add nodes, or ask for less")
     assert len(await cluster.notes("Unschedulable")) == 1
@@ -346,16 +305,16 @@ async def test_a_canary_whose_node_is_lost_gives_its_traffic_back_and_returns_wi
     assert await cluster.weights() == {1: 100}
     last = (await cluster.status())["lastRollout"]
     assert (last["outcome"], last["code"]) == ("Aborted", "CapacityLost")
-    assert await read_condition(cluster, "Stalled") == (
+    assert await cluster.read_condition("Stalled") == (
         "True",
         "InsufficientCapacity",
         f"1 {GPU} needed (1 × 1), 0 of 1 free on 1 node. Free some, add nodes, or ask for less",
     )
-    assert (await read_condition(cluster, "Ready"))[:2] == ("True", "Serving")
+    assert (await cluster.read_condition("Ready"))[:2] == ("True", "Serving")
 
     kuberay.unplaced, serve.room = set(), {}
     await offer(cluster, "b", {GPU: "1"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     assert (await cluster.status())["experiment"] == "digits-r2-a2"
 
 
@@ -363,13 +322,12 @@ async def lose_replica(cluster: Cluster) -> None:
     """Revision 1 serves with one device on each of the nodes `a` and `b`, and loses its pod on `b`."""
     await offer(cluster, "a", {GPU: "1"})
     await offer(cluster, "b", {GPU: "1"})
-    await cluster.apply(replicas=2, resources=ONE)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(replicas=2, resources=ONE)
     for pod, node in zip(await pods_of(cluster, 1), "ab", strict=True):
         await cluster.kube.replace({**pod, "spec": {**pod["spec"], "nodeName": node}})
     await cluster.settle(20)
-    assert await read_condition(cluster, "CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
-    serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
+    assert await cluster.read_condition("CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
+    serve = cluster.serve_of(RAY)
     serve.room["digits-r1"] = 1
     serve.crash_some("digits-r1", 1)
     (_, lost) = await pods_of(cluster, 1)
@@ -379,9 +337,9 @@ async def lose_replica(cluster: Cluster) -> None:
 async def serves_with_less(cluster: Cluster, reason: str, message: str, *, pods: str) -> None:
     """Check that revision 1 serves with one of two replicas, and what its conditions say of capacity and of its pods."""
     await cluster.settle(5)
-    assert await read_condition(cluster, "CapacityAvailable") == ("False", reason, f"revision 1: {message}")
-    assert (await read_condition(cluster, "RevisionReady"))[2].endswith(pods)
-    assert (await read_condition(cluster, "Ready"))[:2] == ("True", "Serving")
+    assert await cluster.read_condition("CapacityAvailable") == ("False", reason, f"revision 1: {message}")
+    assert (await cluster.read_condition("RevisionReady"))[2].endswith(pods)
+    assert (await cluster.read_condition("Ready"))[:2] == ("True", "Serving")
     assert await cluster.weights() == {1: 100}
     status = await cluster.status()
     assert (status["replicas"], status["readyReplicas"]) == (2, 1)
@@ -389,14 +347,14 @@ async def serves_with_less(cluster: Cluster, reason: str, message: str, *, pods:
 
 
 async def has_recovered(cluster: Cluster) -> None:
-    cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265").room = {}
+    cluster.serve_of(RAY).room = {}
     await cluster.settle(30)
-    assert await read_condition(cluster, "CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
-    assert (await read_condition(cluster, "RevisionReady"))[:2] == ("True", "Ready")
+    assert await cluster.read_condition("CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
+    assert (await cluster.read_condition("RevisionReady"))[:2] == ("True", "Ready")
     assert (await cluster.status())["readyReplicas"] == 2
 
 
-async def test_a_node_that_is_lost_while_a_revision_serves_is_missing_capacity_until_it_returns(
+async def test_a_lost_node_of_a_serving_revision_is_missing_capacity(
     cluster: Cluster,
 ) -> None:
     await lose_replica(cluster)
@@ -418,7 +376,7 @@ async def test_a_node_that_is_lost_while_a_revision_serves_is_missing_capacity_u
     await has_recovered(cluster)
 
 
-async def test_a_quota_that_is_lowered_while_a_revision_serves_is_missing_capacity_until_it_is_raised(
+async def test_a_lowered_quota_of_a_serving_revision_is_missing_capacity(
     cluster: Cluster,
 ) -> None:
     await lose_replica(cluster)
@@ -438,9 +396,7 @@ async def test_a_quota_that_is_lowered_while_a_revision_serves_is_missing_capaci
     await has_recovered(cluster)
 
 
-async def test_edges_that_a_quota_refuses_are_named_until_they_come(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_edges_refused_by_a_quota_are_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refused(_: str) -> None:
         ref = Ref(DEPLOYMENT, NAMESPACE, names.EDGE)
         message = 'pods "sundog-edge-5d8c-" is forbidden: exceeded quota: team, requested: pods=1, used: pods=3, limited: pods=3'
@@ -454,25 +410,9 @@ async def test_edges_that_a_quota_refuses_are_named_until_they_come(
         patch.setattr(cluster, "add_edge", refused)
         await cluster.apply()
         await cluster.settle(45)
-        status, reason, message = await read_condition(cluster, "TrafficSynced")
+        status, reason, message = await cluster.read_condition("TrafficSynced")
         assert (status, reason) == ("False", "EdgeNotConfirmed")
         assert message.endswith(
             "no edge not ready: forbidden: exceeded quota: team, requested: pods=1, used: pods=3, limited: pods=3"
         )
-    await cluster.until(functools.partial(cluster.serves, 1))
-
-
-async def find_no_node(cluster: Cluster, revision: int) -> None:
-    """The scheduler's message for the pods of a revision without a node."""
-    condition = {
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "Unschedulable",
-        "message": f"0/1 nodes are available: 1 Insufficient {GPU}.",
-    }
-    for pod in await pods_of(cluster, revision):
-        if "nodeName" in pod["spec"]:
-            continue
-        meta, status = pod["metadata"], {"phase": "Pending", "conditions": [condition]}
-        ref = Ref(POD, NAMESPACE, meta["name"])
-        await cluster.kube.patch_status(ref, status, resource_version=meta["resourceVersion"])
+    await cluster.until_serves(1)

@@ -1,7 +1,6 @@
 """Damage to stored objects by users and accidents: traffic must go on, and no revision may be promoted by mistake."""
 
 import copy
-import functools
 
 import pytest
 
@@ -26,22 +25,14 @@ REFUSED = {"baseline": {"uri": "file:///models/v1"}}
 async def canary(**spec: object) -> Cluster:
     """Revision 1 with 75 %, revision 2 with 25 %."""
     cluster = Cluster()
-    await cluster.apply("file:///models/v1", **spec)
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await cluster.apply("file:///models/v2", **spec)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.deploy(**spec)
+    await cluster.roll_out(**spec)
     await cluster.settle(5)
     return cluster
 
 
 def deployed(cluster: Cluster) -> list[str]:
     return [app["name"] for app in cluster.serve.puts[-1]["applications"]]
-
-
-async def wipe_status(cluster: Cluster) -> None:
-    stored = await cluster.get()
-    ref = Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME)
-    await cluster.kube.patch_status(ref, {}, resource_version=stored["metadata"]["resourceVersion"])
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -72,7 +63,7 @@ async def test_the_wanted_revision_gets_its_number_back() -> None:
 
 async def test_a_lost_status_is_taken_up_from_the_split_and_the_rollout() -> None:
     cluster = await canary()
-    await wipe_status(cluster)
+    await cluster.lose_status()
     await cluster.settle(30)
     assert await cluster.weights() == {1: 75, 2: 25}
     assert deployed(cluster) == ["digits-r1", "digits-r2"]
@@ -82,8 +73,7 @@ async def test_a_lost_status_is_taken_up_from_the_split_and_the_rollout() -> Non
 async def test_a_namesake_made_anew_is_not_what_the_split_still_tells_of_the_one_before() -> None:
     cluster = Cluster()
     await cluster.kube.apply(model_deployment(name="words"))
-    await cluster.apply("file:///models/v1")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await cluster.settle(5)
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
     await cluster.apply("file:///models/v2")
@@ -96,14 +86,14 @@ async def test_a_namesake_made_anew_is_not_what_the_split_still_tells_of_the_one
     assert status["candidate"]["revision"] == 2, "its number is not that of the content that serves"
     assert status["stable"]["revision"] == 1
     assert await cluster.condition("Promoted") == ("False", "NotPromoted")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
 
 
 async def test_a_lost_status_does_not_bring_an_aborted_revision_back() -> None:
     cluster = await canary()
     await cluster.command("abort revision=2 id=x")
     await cluster.settle(40)
-    await wipe_status(cluster)
+    await cluster.lose_status()
     await cluster.settle(60)
     assert await cluster.weights() == {1: 100}
     assert await cluster.condition("Stalled") == ("True", "Aborted")
@@ -112,7 +102,7 @@ async def test_a_lost_status_does_not_bring_an_aborted_revision_back() -> None:
 async def test_a_lost_status_under_a_refused_spec_loses_nothing() -> None:
     cluster = await canary()
     await cluster.apply("file:///models/v2", **REFUSED)
-    await wipe_status(cluster)
+    await cluster.lose_status()
     await cluster.settle(30)
     assert deployed(cluster) == ["digits-r1", "digits-r2"]
     assert cluster.edges.in_force()[0]["services"][0]["arms"]
@@ -123,13 +113,12 @@ async def test_a_lost_status_under_a_refused_spec_loses_no_replicas() -> None:
     cluster = await canary(replicas=4)
     await cluster.apply("file:///models/v2", **REFUSED)
     assert (cluster.serve.running("digits-r1"), cluster.serve.running("digits-r2")) == (4, 1)
-    await wipe_status(cluster)
+    await cluster.lose_status()
     await cluster.settle(30)
     assert (cluster.serve.running("digits-r1"), cluster.serve.running("digits-r2")) == (4, 1)
     assert await cluster.weights() == {1: 75, 2: 25}
     await cluster.apply("file:///models/v2", replicas=4)
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     assert cluster.serve.running("digits-r2") == 4
 
 
@@ -145,8 +134,7 @@ async def test_a_deleted_split_document_is_written_again_although_the_spec_is_re
 
 async def test_an_edit_to_another_strategy_never_promotes_what_is_under_way() -> None:
     cluster = Cluster()
-    await cluster.apply("file:///models/v1", rollout={"strategy": "recreate"})
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout={"strategy": "recreate"})
     await cluster.apply("file:///models/v2", rollout={"strategy": "recreate"})
     await cluster.round()
     await cluster.apply("file:///models/v2", rollout={})
@@ -181,8 +169,7 @@ async def test_an_experiment_with_a_broken_label_stops_nobody(revision: str) -> 
     meta = {"name": "odd", "namespace": NAMESPACE, "ownerReferences": stored["metadata"]["ownerReferences"]}
     labels = {**stored["metadata"]["labels"], "serving.sundog.dev/revision": revision}
     await cluster.kube.create({**stored, "metadata": {**meta, "labels": labels}, "status": {}})
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
 
 
 async def test_an_experiment_of_a_user_is_answered_even_with_the_label_of_rollouts() -> None:
@@ -203,31 +190,29 @@ async def test_an_experiment_of_a_user_is_answered_even_with_the_label_of_rollou
 @pytest.mark.parametrize("edit", [REFUSED, {"paused": True}], ids=["refused", "paused"])
 async def test_a_rollback_works_while_the_spec_is_refused_or_paused(edit: dict[str, object]) -> None:
     cluster = await canary()
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     await cluster.settle(20)
     await cluster.apply("file:///models/v2", **edit)
     await cluster.command("rollback revision=1 id=b")
-    await cluster.until(functools.partial(cluster.serves, 1), rounds=30)
+    await cluster.until_serves(1, rounds=30)
 
 
 async def test_an_old_command_that_comes_back_is_not_run_again() -> None:
     cluster = await canary()
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.command("pause revision=2 id=b")
     await cluster.settle(5)
-    await cluster.command("promote revision=2 id=a")
-    await cluster.settle(20)
-    last = (await cluster.status())["lastCommand"]
-    assert (last["result"], last["message"]) == ("Rejected", "id a: already used. Use a new id")
+    assert await cluster.answer("promote revision=2 id=a", rounds=20) == (
+        "Rejected",
+        "id a: already used. Use a new id",
+    )
     assert await cluster.weights() == {1: 50, 2: 50}
 
 
 async def test_an_answer_of_serve_that_takes_long_deletes_nothing_that_came_meanwhile() -> None:
     cluster = await canary()
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     read = cluster.serve.read
 
     async def slowly(dashboard: str, namespace: str) -> ServeState:
@@ -245,10 +230,8 @@ async def test_an_answer_of_serve_that_takes_long_deletes_nothing_that_came_mean
 
 async def test_a_revision_keeps_its_own_limit_whatever_the_next_one_says() -> None:
     cluster = Cluster()
-    await cluster.apply("file:///models/v1", runtime={"maxOngoingRequests": 64})
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await cluster.apply("file:///models/v2", runtime={"maxOngoingRequests": 1})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.deploy(runtime={"maxOngoingRequests": 64})
+    await cluster.roll_out(runtime={"maxOngoingRequests": 1})
     await cluster.settle(3)
     arms = cluster.edges.in_force()[0]["services"][0]["arms"]
     assert {arm["application"]: arm["maxOngoingRequests"] for arm in arms} == {"digits-r1": 64, "digits-r2": 1}
@@ -275,8 +258,7 @@ async def test_hosts_never_stand_twice_in_the_document() -> None:
     await cluster.apply("file:///models/b", name="b", endpoint={"host": "y.example"}, **REFUSED)
     await cluster.apply("file:///models/a", name="a", endpoint={"host": "x.example"})
     await cluster.settle(10)
-    stored = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
-    assert stored is not None
+    stored = await cluster.read(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
     edge_document.parse_document(stored["data"]["split.json"].encode(), NAMESPACE)
 
 
@@ -293,49 +275,43 @@ async def test_a_clock_that_is_set_back_neither_promotes_nor_stops_the_work() ->
 
 async def test_a_stable_revision_that_could_not_come_back_is_started_anew_and_says_why() -> None:
     cluster = Cluster()
-    await cluster.apply("file:///models/v1")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await cluster.settle(10)
     cluster.serve.failures["file:///models/v1"] = ("ModelNotFound", "/models/v1 does not exist")
     await cluster.settle(5)
     assert await cluster.condition("Ready") == ("False", "NoHealthyReplica")
     assert await cluster.condition("RevisionReady") == ("False", "ModelNotFound")
     cluster.serve.failures.clear()
-    await cluster.until(functools.partial(cluster.serves, 1), rounds=40)
+    await cluster.until_serves(1, rounds=40)
     await cluster.settle(20)
     assert await cluster.condition("RevisionReady") == ("True", "Ready")
 
 
 async def test_retry_starts_a_failed_stable_revision_at_once() -> None:
     cluster = Cluster()
-    await cluster.apply("file:///models/v1")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     cluster.serve.failures["file:///models/v1"] = ("LoadFailed", "no")
     await cluster.settle(45)
     cluster.serve.failures.clear()
     await cluster.command("retry revision=1 id=a")
-    await cluster.until(functools.partial(cluster.serves, 1), rounds=8)
+    await cluster.until_serves(1, rounds=8)
 
 
 async def test_promote_before_there_is_a_step_to_pass_is_rejected() -> None:
     cluster = Cluster()
-    await cluster.apply("file:///models/v1")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await cluster.apply("file:///models/v2")
     await cluster.settle(2)
     await cluster.command("promote revision=2 id=a")
     await cluster.settle(1)
     assert "revision 2 is not ready yet" in (await cluster.status())["lastCommand"]["message"]
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def not_ready(cluster: Cluster, name: str) -> None:
     ref = Ref(POD, NAMESPACE, name)
-    stored = await cluster.kube.get(ref)
-    assert stored is not None
     conditions = [{"type": "Ready", "status": "False", "message": "GET /readyz: ClientConnectorError"}]
-    version = stored["metadata"]["resourceVersion"]
-    await cluster.kube.patch_status(ref, {**stored["status"], "conditions": conditions}, resource_version=version)
+    await cluster.set_status(ref, {**(await cluster.read(ref))["status"], "conditions": conditions})
 
 
 @pytest.mark.parametrize("state", ["silent", "silent and not ready", "young"])
@@ -359,7 +335,7 @@ async def test_edges_that_report_nothing_for_long_make_a_deployment_unready() ->
     assert await cluster.weights() == {1: 75, 2: 25}
 
 
-async def test_a_stable_revision_that_one_edge_knows_to_be_dead_is_dead_whatever_another_does() -> None:
+async def test_a_stable_revision_that_one_edge_knows_to_be_dead_is_dead() -> None:
     cluster = await canary()
     await cluster.add_edge("sundog-edge-1")
     await cluster.settle(5)
@@ -385,8 +361,7 @@ async def test_a_dead_candidate_is_rolled_back_while_the_agent_of_another_edge_s
 
 async def test_a_candidate_that_an_edge_has_not_looked_at_gets_no_traffic_yet() -> None:
     cluster = Cluster()
-    await cluster.apply("file:///models/v1")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await cluster.add_edge("sundog-edge-1")
     await cluster.settle(5)
     cluster.edges.young.add("sundog-edge-1")
@@ -394,4 +369,4 @@ async def test_a_candidate_that_an_edge_has_not_looked_at_gets_no_traffic_yet() 
     await cluster.settle(30)
     assert (await cluster.weights())[1] == 100
     cluster.edges.young.clear()
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)

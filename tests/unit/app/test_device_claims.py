@@ -1,6 +1,5 @@
 """A ModelDeployment whose pods claim devices, in memory with stand-ins for KubeRay and Ray."""
 
-import functools
 from typing import Any
 
 import pytest
@@ -36,15 +35,8 @@ def cluster() -> Cluster:
     return made
 
 
-async def read_condition(cluster: Cluster, type_: str) -> tuple[str, str, str]:
-    conditions = {each["type"]: each for each in (await cluster.status())["conditions"]}
-    found = conditions[type_]
-    return found["status"], found["reason"], found["message"]
-
-
 async def test_pods_claim_devices_from_a_template_that_goes_with_the_revision(cluster: Cluster) -> None:
-    await cluster.apply(**CLAIMED)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(**CLAIMED)
     template = await cluster.kube.get(TEMPLATE)
     owner = await cluster.kube.get(Ref(CONTROLLER_REVISION, NAMESPACE, f"{NAME}-r1"))
     assert template is not None
@@ -55,13 +47,12 @@ async def test_pods_claim_devices_from_a_template_that_goes_with_the_revision(cl
         [{"name": "devices", "resourceClaimTemplateName": f"{NAME}-r1"}]
     ] * 2
     await cluster.settle(20)
-    assert await read_condition(cluster, "CapacityAvailable") == ("True", "Fits", "2 gpu.nvidia.com for each replica")
+    assert await cluster.read_condition("CapacityAvailable") == ("True", "Fits", "2 gpu.nvidia.com for each replica")
     assert (await cluster.status())["capacity"] == {"gpusRequested": 4, "gpusAllocated": 4, "mode": "surge"}
 
 
 async def test_a_quota_of_claims_holds_a_canary_back(cluster: Cluster) -> None:
-    await cluster.apply(**CLAIMED)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(**CLAIMED)
     quota: Object = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "team", "namespace": NAMESPACE}}
     await create_with_status(cluster.kube, RESOURCE_QUOTA, quota, {"hard": {QUOTA: "5"}, "used": {QUOTA: "4"}})
     await cluster.apply("file:///models/v2", **CLAIMED, rollout={**MANUAL, "capacity": "surge"})
@@ -69,12 +60,11 @@ async def test_a_quota_of_claims_holds_a_canary_back(cluster: Cluster) -> None:
     message = (
         "revision 2: 4 gpu.nvidia.com needed (2 × 2), 1 left by the namespace's quota. Raise the quota, or ask for less"
     )
-    assert await read_condition(cluster, "CapacityAvailable") == ("False", "InsufficientQuota", message)
+    assert await cluster.read_condition("CapacityAvailable") == ("False", "InsufficientQuota", message)
 
 
 async def test_a_cluster_without_the_api_is_named_and_other_models_go_on(cluster: Cluster) -> None:
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     cluster.kube.faults = lambda _, ref: (
         NotServed("no resourceclaimtemplates") if ref.kind == RESOURCE_CLAIM_TEMPLATE else None
     )
@@ -82,19 +72,17 @@ async def test_a_cluster_without_the_api_is_named_and_other_models_go_on(cluster
     serve.room[f"{NAME}-r2"] = 0
     await cluster.apply("file:///models/v2", **CLAIMED)
     await cluster.settle(5)
-    status, reason, message = await read_condition(cluster, "RevisionReady")
+    status, reason, message = await cluster.read_condition("RevisionReady")
     assert (status, reason) == ("False", "DRAMissing")
     assert message == (
         "revision 2: spec.resources.gpu.allocation: dra, and the API server does not serve ResourceClaimTemplates of"
         " resource.k8s.io/v1; expected Kubernetes 1.34 or later. Set allocation: devicePlugin"
     )
-    assert (await read_condition(cluster, "Ready"))[0] == "True"
+    assert (await cluster.read_condition("Ready"))[0] == "True"
 
 
 @pytest.mark.parametrize("refusal", [Forbidden("denied"), Invalid("template", ["spec: too many"])])
-async def test_a_refused_template_holds_up_no_other_group_of_the_ray_cluster(
-    cluster: Cluster, refusal: Exception
-) -> None:
+async def test_a_refused_template_holds_up_no_other_group(cluster: Cluster, refusal: Exception) -> None:
     cluster.kube.faults = lambda verb, ref: (
         refusal if ref.kind == RESOURCE_CLAIM_TEMPLATE and verb == "create" else None
     )
@@ -115,8 +103,7 @@ async def test_a_refused_template_holds_up_no_other_group_of_the_ray_cluster(
     ],
 )
 async def test_a_template_of_others_is_not_used(cluster: Cluster, labels: dict[str, str], message: str) -> None:
-    await cluster.apply(**CLAIMED)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(**CLAIMED)
     (stored,) = await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)
     revision = revisions.parse_controller_revision(stored)
     assert revision is not None

@@ -97,9 +97,7 @@ async def wait(server: Server, clock: Clock, seconds: int, deployments: int = 10
         await asyncio.gather(*(look(devices, server, clock) for _ in range(deployments)))
 
 
-async def test_all_who_wait_share_one_list_every_ten_seconds(
-    server: Server, clock: Clock, cpu: SimpleNamespace
-) -> None:
+async def test_waiters_share_one_list_every_ten_seconds(server: Server, clock: Clock, cpu: SimpleNamespace) -> None:
     await wait(server, clock, 60)
     assert server.lists == {"nodes": 6, "pods": 6}
 

@@ -27,8 +27,7 @@ async def names_of(cluster: Cluster) -> list[str]:
 
 
 async def stored(cluster: Cluster, kind: Kind, name: str) -> Object:
-    obj = await cluster.kube.get(Ref(kind, NAMESPACE, name))
-    assert obj is not None
+    obj = await cluster.read(Ref(kind, NAMESPACE, name))
     return copy.deepcopy(obj)
 
 

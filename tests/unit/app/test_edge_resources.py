@@ -9,7 +9,6 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from sundog_operator.api.installation import Installation, NetworkPolicySettings
 from sundog_operator.app.controller import Controller
-from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key
 from sundog_operator.app.reconcile_edge import RESYNC_S, UNCONFIRMED_RESYNC_S, reconcile_edge
 from sundog_operator.core.edge import network_policies
@@ -39,6 +38,7 @@ from sundog_operator.ports import (
 )
 
 SHARED = (CONFIG_MAP, SECRET, SERVICE_ACCOUNT, ROLE, ROLE_BINDING, POD_DISRUPTION_BUDGET, SERVICE, DEPLOYMENT)
+POLICIES = NetworkPolicySettings(enabled=True, operator_namespace="sundog-system")
 ENDPOINT = {"auth": {"apiKeys": {"secretName": "keys"}}}
 
 
@@ -52,17 +52,8 @@ async def cluster() -> Cluster:
     await cluster.kube.delete(Ref(DEPLOYMENT, NAMESPACE, names.EDGE))
     await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
     await cluster.kube.delete(Ref(POD, NAMESPACE, f"{names.EDGE}-0"))
-    world = cluster.world
-    settings = OperatorSettings.of(Installation(), "test")
-    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
+    cluster.install(Installation())
     return cluster
-
-
-async def put_secret(cluster: Cluster, name: str, **keys: str) -> None:
-    data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
-    ours = {"labels": names.labels(name)} if name == names.RAY else {}
-    meta = {"name": name, "namespace": NAMESPACE, **ours}
-    await cluster.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": data})
 
 
 async def reconcile(cluster: Cluster) -> float | None:
@@ -70,8 +61,7 @@ async def reconcile(cluster: Cluster) -> float | None:
 
 
 async def composed(cluster: Cluster) -> dict[str, dict[str, str]]:
-    stored = await cluster.kube.get(Ref(SECRET, NAMESPACE, names.EDGE))
-    assert stored is not None
+    stored = await cluster.read(Ref(SECRET, NAMESPACE, names.EDGE))
     return {name: json.loads(base64.b64decode(text)) for name, text in stored.get("data", {}).items()}
 
 
@@ -80,7 +70,7 @@ async def exists(cluster: Cluster, kind: Kind, name: str = names.EDGE) -> bool:
 
 
 async def test_everything_is_made_and_made_once(cluster: Cluster) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     await reconcile(cluster)
     assert [kind.kind for kind in SHARED if not await exists(cluster, kind)] == []
     assert await exists(cluster, SERVICE, NAME)
@@ -94,7 +84,7 @@ async def test_pods_wait_for_the_token_of_ray(cluster: Cluster) -> None:
     assert await reconcile(cluster) == UNCONFIRMED_RESYNC_S
     assert not await exists(cluster, DEPLOYMENT)
     assert await exists(cluster, CONFIG_MAP)
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     assert await reconcile(cluster) != UNCONFIRMED_RESYNC_S
     assert await exists(cluster, DEPLOYMENT)
 
@@ -103,11 +93,10 @@ async def test_pods_outlive_an_autoscaler_that_sets_no_replicas_and_back(cluster
     """At zero a request may be at an edge for longer. Pods that could wait for it are not replaced when a replica is back."""
 
     async def grace_s() -> int:
-        stored = await cluster.kube.get(Ref(DEPLOYMENT, NAMESPACE, names.EDGE))
-        assert stored is not None
+        stored = await cluster.read(Ref(DEPLOYMENT, NAMESPACE, names.EDGE))
         return int(stored["spec"]["template"]["spec"]["terminationGracePeriodSeconds"])
 
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     found = []
     for replicas in (1, 0, 2):
         await cluster.apply(endpoint=ENDPOINT, replicas=replicas)
@@ -125,17 +114,15 @@ async def test_pods_outlive_an_autoscaler_that_sets_no_replicas_and_back(cluster
     assert await grace_s() == 280
     await cluster.apply(endpoint=ENDPOINT, replicas=1)
     # What replaces the pods anyway shortens their time again.
-    world = cluster.world
-    settings = OperatorSettings.of(Installation(edge_image="edge:2"), "test")
-    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
+    cluster.install(Installation(edge_image="edge:2"))
     await reconcile(cluster)
     assert await grace_s() == 160
 
 
 async def test_a_secret_is_there_before_it_is_named_and_goes_after_its_name(cluster: Cluster) -> None:
-    await put_secret(cluster, "keys", ann="a")
-    await put_secret(cluster, "next", ann="b")
-    await put_secret(cluster, "unnamed", ann="c")
+    await cluster.put_secret("keys", ann="a")
+    await cluster.put_secret("next", ann="b")
+    await cluster.put_secret("unnamed", ann="c")
     await reconcile(cluster)
     assert [write.ref.kind for write in cluster.kube.writes if write.ref.name == names.EDGE][-7:][:2] == [
         SECRET,
@@ -152,9 +139,9 @@ async def test_a_secret_is_there_before_it_is_named_and_goes_after_its_name(clus
 async def test_a_secret_that_changes_or_goes_changes_in_the_copy(cluster: Cluster) -> None:
     await reconcile(cluster)
     assert await composed(cluster) == {}
-    await put_secret(cluster, "keys", ann="a")
+    await cluster.put_secret("keys", ann="a")
     await reconcile(cluster)
-    await put_secret(cluster, "keys", ann="b")
+    await cluster.put_secret("keys", ann="b")
     await reconcile(cluster)
     assert await composed(cluster) == {"keys": {"ann": base64.b64encode(b"b").decode()}}
     await cluster.kube.delete(Ref(SECRET, NAMESPACE, "keys"))
@@ -175,7 +162,7 @@ async def test_who_uses_a_secret_and_the_edge_are_woken_by_it(cluster: Cluster) 
 
 @pytest.mark.parametrize("kind", [SECRET, SERVICE_ACCOUNT, ROLE, ROLE_BINDING, POD_DISRUPTION_BUDGET, SERVICE])
 async def test_what_is_somebody_elses_is_never_touched(cluster: Cluster, kind: Kind) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     meta = {"name": names.EDGE, "namespace": NAMESPACE, "labels": {"app": "theirs"}}
     theirs = await cluster.kube.create({"apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta})
     await reconcile(cluster)
@@ -184,20 +171,16 @@ async def test_what_is_somebody_elses_is_never_touched(cluster: Cluster, kind: K
 
 
 @pytest.mark.parametrize("kind", [SECRET, SERVICE_ACCOUNT, ROLE_BINDING, POD_DISRUPTION_BUDGET, SERVICE, DEPLOYMENT])
-async def test_an_object_whose_label_others_have_changed_is_reported_and_stops_no_traffic(
-    cluster: Cluster, kind: Kind
-) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+async def test_an_object_with_a_changed_label_is_reported_and_stops_no_traffic(cluster: Cluster, kind: Kind) -> None:
+    await cluster.put_secret(names.RAY, token="t")
     await reconcile(cluster)
     ref = Ref(kind, NAMESPACE, names.EDGE)
-    stored = await cluster.kube.get(ref)
-    assert stored is not None
+    stored = await cluster.read(ref)
     stored["metadata"]["labels"][names.LABEL_MANAGED_BY] = "theirs"
     theirs = await cluster.kube.replace(stored)
     await cluster.apply(endpoint={**ENDPOINT, "requestTimeout": "7s"})
     assert await reconcile(cluster) == RESYNC_S
-    config_map = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
-    assert config_map is not None
+    config_map = await cluster.read(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
     (digits, _) = json.loads(config_map["data"]["split.json"])["services"]
     assert digits["requestTimeoutSeconds"] == 7
     assert await cluster.kube.get(ref) == theirs
@@ -206,7 +189,7 @@ async def test_an_object_whose_label_others_have_changed_is_reported_and_stops_n
 
 
 async def test_a_service_of_somebody_else_is_reported_and_the_others_get_theirs(cluster: Cluster) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     meta = {"name": NAME, "namespace": NAMESPACE}
     theirs = await cluster.kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}})
     await reconcile(cluster)
@@ -215,14 +198,12 @@ async def test_a_service_of_somebody_else_is_reported_and_the_others_get_theirs(
     await cluster.round()
     assert await cluster.condition("SpecAccepted") == ("False", "NotOwned")
     assert await cluster.condition("SpecAccepted", "other") == ("True", "Accepted")
-    (message,) = [c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "SpecAccepted"]
-    assert message.startswith(f"Service {NAME}: exists and was not made by Sundog")
+    assert (await cluster.message("SpecAccepted")).startswith(f"Service {NAME}: exists and was not made by Sundog")
 
 
 async def test_a_service_has_port_443_while_its_endpoint_has_tls(cluster: Cluster) -> None:
     async def ports() -> list[int]:
-        stored = await cluster.kube.get(Ref(SERVICE, NAMESPACE, NAME))
-        assert stored is not None
+        stored = await cluster.read(Ref(SERVICE, NAMESPACE, NAME))
         return [port["port"] for port in stored["spec"]["ports"]]
 
     await reconcile(cluster)
@@ -238,8 +219,7 @@ async def test_a_service_has_port_443_while_its_endpoint_has_tls(cluster: Cluste
 async def test_a_service_keeps_what_others_have_set_of_it(cluster: Cluster) -> None:
     await reconcile(cluster)
     ref = Ref(SERVICE, NAMESPACE, NAME)
-    stored = await cluster.kube.get(ref)
-    assert stored is not None
+    stored = await cluster.read(ref)
     stored["metadata"]["labels"]["team"] = "vision"
     stored["spec"] |= {"type": "LoadBalancer"}
     stored["spec"]["ports"][0]["nodePort"] = 30080
@@ -247,8 +227,7 @@ async def test_a_service_keeps_what_others_have_set_of_it(cluster: Cluster) -> N
     await cluster.kube.replace(stored)
     await cluster.apply(endpoint={"tls": {"secretName": "cert"}})
     await reconcile(cluster)
-    renewed = await cluster.kube.get(ref)
-    assert renewed is not None
+    renewed = await cluster.read(ref)
     assert renewed["metadata"]["labels"] == stored["metadata"]["labels"]
     assert renewed["spec"]["type"] == "LoadBalancer"
     assert [(port["port"], port.get("nodePort")) for port in renewed["spec"]["ports"]] == [
@@ -260,9 +239,7 @@ async def test_a_service_keeps_what_others_have_set_of_it(cluster: Cluster) -> N
     assert await cluster.kube.get(ref) == renewed, "nothing is left to write"
 
 
-async def test_a_service_that_somebody_made_a_moment_ago_is_his(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_service_made_by_others_a_moment_ago_stays(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = {"name": NAME, "namespace": NAMESPACE}
     theirs = await cluster.kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}})
 
@@ -278,7 +255,7 @@ async def test_a_service_that_somebody_made_a_moment_ago_is_his(
 
 
 async def test_nothing_is_left_after_the_last_modeldeployment(cluster: Cluster) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     await reconcile(cluster)
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, "other"))
     assert not await exists(cluster, SERVICE, "other")
@@ -294,16 +271,13 @@ async def test_nothing_is_left_after_the_last_modeldeployment(cluster: Cluster) 
 
 
 async def test_network_policies_come_and_go_with_the_installations_word(cluster: Cluster) -> None:
-    world = cluster.world
-    policies = NetworkPolicySettings(enabled=True, operator_namespace="sundog-system")
-    strict = OperatorSettings.of(Installation(network_policies=policies), "test")
-    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, strict)
+    cluster.install(Installation(network_policies=POLICIES))
     await reconcile(cluster)
     made = [policy["metadata"]["name"] for policy in await cluster.kube.list(NETWORK_POLICY, NAMESPACE)]
     assert made == ["sundog-edge", "sundog-ray", "sundog-ray-heads", "sundog-ray-workers", "sundog-valkey"]
     meta = {"name": "theirs", "namespace": NAMESPACE}
     await cluster.kube.create({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta})
-    cluster.world = world
+    cluster.install(Installation())
     await reconcile(cluster)
     left = [policy["metadata"]["name"] for policy in await cluster.kube.list(NETWORK_POLICY, NAMESPACE)]
     assert left == ["theirs"]
@@ -311,12 +285,9 @@ async def test_network_policies_come_and_go_with_the_installations_word(cluster:
 
 @pytest.mark.parametrize("name", [names.RAY, names.EDGE, names.VALKEY])
 async def test_network_policies_stay_until_the_last_pod_of_the_namespace_has_ended(cluster: Cluster, name: str) -> None:
-    world = cluster.world
-    policies = NetworkPolicySettings(enabled=True, operator_namespace="sundog-system")
-    strict = OperatorSettings.of(Installation(network_policies=policies), "test")
-    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, strict)
+    cluster.install(Installation(network_policies=POLICIES))
     (owner,) = [obj for obj in await cluster.kube.list(MODEL_DEPLOYMENT, NAMESPACE) if obj["metadata"]["name"] == NAME]
-    for policy in network_policies.make_policies(NAMESPACE, policies):
+    for policy in network_policies.make_policies(NAMESPACE, POLICIES):
         policy["metadata"]["ownerReferences"] = [owner_reference(owner, controller=False)]
         await cluster.kube.apply(policy)
     await reconcile(cluster)
@@ -339,13 +310,10 @@ async def test_network_policies_stay_until_the_last_pod_of_the_namespace_has_end
 
 
 async def test_the_edge_answers_for_the_full_names_of_its_own_cluster(cluster: Cluster) -> None:
-    world = cluster.world
-    settings = OperatorSettings.of(Installation(cluster_domain="k8s.example"), "test")
-    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
+    cluster.install(Installation(cluster_domain="k8s.example"))
     await cluster.kube.apply(model_deployment(name="other", endpoint={"host": f"{NAME}.{NAMESPACE}.svc.k8s.example"}))
     await reconcile(cluster)
-    stored = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
-    assert stored is not None
+    stored = await cluster.read(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
     found = {service["name"]: service["hosts"] for service in json.loads(stored["data"]["split.json"])["services"]}
     assert found == {
         name: [f"{name}.{NAMESPACE}.svc", f"{name}.{NAMESPACE}.svc.k8s.example", f"{name}.{NAMESPACE}"]
@@ -361,24 +329,20 @@ async def routed(cluster: Cluster, **endpoint: Any) -> Object:
     """Return the route after one pass with that endpoint."""
     await cluster.apply(endpoint={**GATEWAY, **endpoint})
     await reconcile(cluster)
-    stored = await cluster.kube.get(ROUTE)
-    assert stored is not None
-    return stored
+    return await cluster.read(ROUTE)
 
 
 async def answered(cluster: Cluster, status: str, reason: str = "Fine") -> None:
     """The status that a Gateway's controller would write."""
-    stored = await cluster.kube.get(ROUTE)
-    assert stored is not None
-    meta = stored["metadata"]
-    condition = {"status": status, "reason": reason, "message": "", "observedGeneration": meta["generation"]}
+    generation = (await cluster.read(ROUTE))["metadata"]["generation"]
+    condition = {"status": status, "reason": reason, "message": "", "observedGeneration": generation}
     conditions = [{"type": type_, **condition} for type_ in ("Accepted", "ResolvedRefs")]
     parent = {"parentRef": GATEWAY["gateway"], "controllerName": "example.com/gateway", "conditions": conditions}
-    await cluster.kube.patch_status(ROUTE, {"parents": [parent]}, resource_version=meta["resourceVersion"])
+    await cluster.set_status(ROUTE, {"parents": [parent]})
 
 
 async def test_a_route_is_made_once_and_follows_the_endpoint(cluster: Cluster) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     route = await routed(cluster, host="digits.example.com", gateway={**GATEWAY["gateway"], "sectionName": "https"})
     assert route["spec"]["hostnames"] == ["digits.example.com"]
     writes = len(cluster.kube.writes)
@@ -392,7 +356,7 @@ async def test_a_route_is_made_once_and_follows_the_endpoint(cluster: Cluster) -
 
 
 async def test_a_route_goes_with_the_field_and_with_its_modeldeployment(cluster: Cluster) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     await routed(cluster)
     await cluster.apply()
     await reconcile(cluster)
@@ -403,7 +367,7 @@ async def test_a_route_goes_with_the_field_and_with_its_modeldeployment(cluster:
 
 
 async def test_a_route_stays_as_it_is_while_the_spec_is_refused(cluster: Cluster) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     route = await routed(cluster)
     await cluster.round()
     condition = await cluster.condition("RouteAccepted")
@@ -416,7 +380,7 @@ async def test_a_route_stays_as_it_is_while_the_spec_is_refused(cluster: Cluster
 
 
 async def test_a_route_of_somebody_else_is_reported_and_left_alone(cluster: Cluster) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     head = {"apiVersion": HTTP_ROUTE.api_version, "kind": HTTP_ROUTE.kind}
     theirs = await cluster.kube.create({**head, "metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": {}})
     assert await routed(cluster) == theirs
@@ -431,15 +395,15 @@ async def test_a_route_of_somebody_else_is_reported_and_left_alone(cluster: Clus
 
 
 async def test_the_answer_of_the_gateway_is_reported_and_takes_nothing_away(cluster: Cluster) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     await routed(cluster)
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.until_serves(1)
     assert await cluster.condition("RouteAccepted") == ("Unknown", "NotAnswered")
     await answered(cluster, "False", "NotAllowedByListeners")
     await cluster.round()
     assert await cluster.condition("RouteAccepted") == ("False", "NotAllowedByListeners")
     assert await cluster.condition("Ready") == ("True", "Serving")
-    (message,) = [c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "Ready"]
+    message = await cluster.message("Ready")
     assert (
         message
         == "revision 1 serves; NotAllowedByListeners: Gateway infra/public: NotAllowedByListeners (example.com/gateway)"
@@ -450,13 +414,13 @@ async def test_the_answer_of_the_gateway_is_reported_and_takes_nothing_away(clus
 
 
 async def test_without_the_gateway_api_everything_else_is_made_and_the_reason_reported(cluster: Cluster) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     cluster.kube.faults = lambda _, ref: NotServed("no httproutes") if ref.kind == HTTP_ROUTE else None
     await cluster.apply(endpoint=GATEWAY)
     await reconcile(cluster)
     assert await exists(cluster, DEPLOYMENT)
     assert await exists(cluster, SERVICE, NAME)
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.until_serves(1)
     assert await cluster.condition("RouteAccepted") == ("False", "GatewayAPIMissing")
     cluster.kube.faults = lambda *_: None
     await reconcile(cluster)
@@ -466,7 +430,7 @@ async def test_without_the_gateway_api_everything_else_is_made_and_the_reason_re
 
 
 async def test_a_route_that_is_refused_keeps_no_other_from_being_written(cluster: Cluster) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     cluster.kube.faults = lambda verb, ref: DependencyError("no") if (verb, ref) == ("apply", ROUTE) else None
     await cluster.apply(endpoint=GATEWAY)
     await cluster.kube.apply(model_deployment(name="other", endpoint=GATEWAY))
@@ -479,10 +443,8 @@ async def test_a_route_that_is_refused_keeps_no_other_from_being_written(cluster
 
 
 @pytest.mark.parametrize("refusal", [Forbidden("exceeded quota"), Invalid("Service", ["exceeded quota"])])
-async def test_a_service_that_is_refused_keeps_no_other_and_no_route_from_being_written(
-    cluster: Cluster, refusal: SundogError
-) -> None:
-    await put_secret(cluster, names.RAY, token="t")
+async def test_a_refused_service_holds_up_no_other_and_no_route(cluster: Cluster, refusal: SundogError) -> None:
+    await cluster.put_secret(names.RAY, token="t")
     service = Ref(SERVICE, NAMESPACE, NAME)
     cluster.kube.faults = lambda verb, ref: refusal if (verb, ref) == ("create", service) else None
     await cluster.kube.apply(model_deployment(name="other", endpoint=GATEWAY))

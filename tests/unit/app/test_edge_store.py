@@ -10,7 +10,6 @@ from doubles.cluster import NAMESPACE, Cluster, model_deployment
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app import edge_store
 from sundog_operator.app.controller import RECONCILERS
-from sundog_operator.app.dependencies import Dependencies, OperatorSettings
 from sundog_operator.app.queue.keys import Key, edge_key, keys_for
 from sundog_operator.app.reconcile_edge import reconcile_edge
 from sundog_operator.core.edge import deployment as edge_deployment
@@ -46,21 +45,12 @@ async def cluster() -> Cluster:
     await cluster.settle(20)
     await cluster.kube.delete(Ref(DEPLOYMENT, NAMESPACE, names.EDGE))
     installed(cluster)
-    await put_secret(cluster, names.RAY, token="t")
+    await cluster.put_secret(names.RAY, token="t")
     return cluster
 
 
 def installed(cluster: Cluster, text: str = "") -> None:
-    world = cluster.world
-    settings = OperatorSettings.of(parse_installation(text, "test"), "test")
-    cluster.world = Dependencies(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
-
-
-async def put_secret(cluster: Cluster, name: str, **keys: str) -> None:
-    data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
-    ours = {"labels": names.labels(name)} if name == names.RAY else {}
-    meta = {"name": name, "namespace": NAMESPACE, **ours}
-    await cluster.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": data})
+    cluster.install(parse_installation(text, "test"))
 
 
 async def put_pod(cluster: Cluster, name: str) -> Object:
@@ -124,7 +114,7 @@ async def test_it_is_made_once_before_the_edges_are_given_it(cluster: Cluster) -
     assert list(cluster.kube.writes)[writes:] == []
 
 
-async def test_a_model_deployment_whose_rollouts_wait_for_outcomes_has_one_before_they_begin(cluster: Cluster) -> None:
+async def test_rollouts_that_wait_for_outcomes_have_a_store_before_they_begin(cluster: Cluster) -> None:
     kept = {"name": "kept", "feedback": "accepted"}
     await cluster.apply(rollout={"guardrails": [kept]})
     await reconcile(cluster)
@@ -136,7 +126,7 @@ async def test_a_model_deployment_whose_rollouts_wait_for_outcomes_has_one_befor
     assert not await takes_feedback(cluster)
 
 
-async def test_it_goes_with_the_last_experiment_that_wants_it_and_after_the_edges_have_let_go(cluster: Cluster) -> None:
+async def test_the_store_goes_with_the_last_experiment_after_the_edges_left_it(cluster: Cluster) -> None:
     await experiment(cluster, **OUTCOMES)
     await experiment(cluster, "another", secondary=OUTCOMES["success"])
     await reconcile(cluster)
@@ -205,9 +195,7 @@ async def test_nothing_of_it_is_left_after_the_last_modeldeployment(cluster: Clu
 
 
 @pytest.mark.parametrize("kind", [*STORE, NETWORK_POLICY])
-async def test_what_is_somebody_elses_is_never_touched_and_keeps_no_edge_from_serving(
-    cluster: Cluster, kind: Kind
-) -> None:
+async def test_a_foreign_object_stays_and_keeps_no_edge_from_serving(cluster: Cluster, kind: Kind) -> None:
     meta = {"name": names.EDGE_STORE, "namespace": NAMESPACE, "labels": {"app": "theirs"}}
     spec = {"template": {"spec": {}}} if kind == STATEFUL_SET else {}
     theirs = await cluster.kube.create(
@@ -233,7 +221,7 @@ async def test_what_somebody_put_in_its_place_stays_when_it_goes(cluster: Cluste
     await experiment(cluster, **OUTCOMES)
     await reconcile(cluster)
     await cluster.kube.delete(Ref(SECRET, NAMESPACE, names.EDGE_STORE))
-    await put_secret(cluster, names.EDGE_STORE, password="theirs")
+    await cluster.put_secret(names.EDGE_STORE, password="theirs")
     await reconcile(cluster)
     assert not await takes_feedback(cluster)
     await cluster.kube.delete(EXPERIMENT_REF)
@@ -250,12 +238,12 @@ async def test_a_store_of_somebody_else_is_used_once_its_password_is_there(clust
     assert not await takes_feedback(cluster)
     problem = await edge_store.find_store_problem(cluster.world, NAMESPACE, installation)
     assert problem == ("SecretNotFound", "Secret redis of the outcome store: does not exist; create it")
-    await put_secret(cluster, "redis", user="u")
+    await cluster.put_secret("redis", user="u")
     await reconcile(cluster)
     assert not await takes_feedback(cluster)
     problem = await edge_store.find_store_problem(cluster.world, NAMESPACE, installation)
     assert problem == ("SecretIncomplete", "Secret redis of the outcome store: has no key password; add it")
-    await put_secret(cluster, "redis", password="p")
+    await cluster.put_secret("redis", password="p")
     await reconcile(cluster)
     assert await takes_feedback(cluster)
     assert await edge_store.find_store_problem(cluster.world, NAMESPACE, installation) is None
@@ -306,8 +294,7 @@ async def test_an_experiment_says_why_no_outcome_is_kept(cluster: Cluster) -> No
 
     async def told() -> tuple[str, str, str]:
         await RECONCILERS["modeldeployment"](cluster.world, Key("modeldeployment", NAMESPACE, "digits"))
-        obj = await cluster.kube.get(EXPERIMENT_REF)
-        assert obj is not None
+        obj = await cluster.read(EXPERIMENT_REF)
         (found,) = [each for each in obj["status"]["conditions"] if each["type"] == "DataQuality"]
         return found["status"], found["reason"], found["message"]
 

@@ -76,14 +76,12 @@ async def notes(cluster: Cluster, reason: str) -> list[str]:
 
 async def test_who_becomes_stable_again_is_reported_again() -> None:
     cluster, rollout = Cluster(), {"strategy": "recreate"}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await cluster.apply("file:///models/v2", rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.deploy(rollout=rollout)
+    await cluster.deploy(2, rollout=rollout)
     await cluster.command("rollback revision=1 id=a")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     await cluster.command("retry revision=2 id=b")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
     assert sorted(await notes(cluster, "Promoted")) == [
         "revision 1 is stable",
         "revision 1 is stable; it replaces revision 2",
@@ -93,8 +91,7 @@ async def test_who_becomes_stable_again_is_reported_again() -> None:
 
 async def test_an_experiment_that_is_made_again_under_its_name_is_reported_again() -> None:
     cluster = Cluster()
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
 
     async def is_in(phase: str) -> bool:
         return bool(((await cluster.experiment("ab")).get("status") or {}).get("phase") == phase)

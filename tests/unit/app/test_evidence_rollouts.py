@@ -12,7 +12,8 @@ import pytest
 import edge_reference
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
-from doubles.traffic import Answers, Traffic, Users
+from doubles.crashes import die_at_every, live
+from doubles.traffic import Answers, Users
 from sundog_operator.core.analysis import evaluate, unit_groups
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
@@ -23,17 +24,11 @@ V2 = "file:///models/v2"
 SHORT = {"steps": [{"weight": 25, "maxDuration": "6m"}]}
 
 
-async def served(
-    rps: float, rollout: Object, candidate: Answers = FINE, seed: int = 1, users: Users | None = None
-) -> Cluster:
+async def served(rps: float, rollout: Object, candidate: Answers = FINE, users: Users | None = None) -> Cluster:
     """Revision 1 has served for some minutes, and revision 2 was just applied."""
     cluster = Cluster()
-    cluster.edges.traffic = Traffic(seed)
-    cluster.edges.traffic.rps = {NAME: rps}
-    cluster.edges.traffic.users = {} if users is None else {NAME: users}
-    cluster.edges.traffic.answers = {STABLE: FINE, CANARY: candidate}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    cluster.set_traffic(rps, FINE, candidate, users=users)
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(30, seconds=10)
     await cluster.apply(V2, rollout=rollout)
     await cluster.go_on(3, lambda: cluster.at_weight(2, first_weight(rps, rollout)))
@@ -46,24 +41,17 @@ def first_weight(rps: float, rollout: Object) -> int:
 
 
 @pytest.mark.extended
-async def test_promote_is_refused_while_the_split_is_wrong_and_taken_once_it_is_right(
+async def test_promote_is_refused_while_the_split_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = ["600 of 1000 requests"]
     monkeypatch.setattr(evaluate, "mismatch_of_requests", lambda _: found[0])
     cluster = await served(20, SHORT)
     assert await cluster.go_on(3, functools.partial(paused, cluster))
-
-    async def told(ident: str) -> tuple[str, str]:
-        await cluster.command(f"promote revision=2 id={ident} full=true")
-        await cluster.settle(2)
-        last = (await cluster.status())["lastCommand"]
-        return last["result"], last.get("message", "")
-
     why = "requests do not follow the weights: 600 of 1000 requests. The rollout would be paused again at once"
-    assert await told("a") == ("Rejected", why)
+    assert await cluster.answer("promote revision=2 id=a full=true") == ("Rejected", why)
     found[0] = ""
-    assert (await told("b"))[0] == "Accepted"
+    assert (await cluster.answer("promote revision=2 id=b full=true"))[0] == "Accepted"
     assert await cluster.go_on(1, functools.partial(cluster.serves, 2))
 
 
@@ -251,7 +239,7 @@ async def test_a_rollout_of_two_latencies_waits_for_an_edge_that_counts_by_one()
     assert await cluster.go_on(120, promoted, seconds=15), await experiment(cluster, third)
 
 
-async def test_a_step_with_too_little_time_for_its_traffic_is_reported_as_soon_as_it_is_frozen() -> None:
+async def test_a_step_with_too_little_time_for_its_traffic_is_reported_at_its_freeze() -> None:
     cluster = await served(1, SHORT)
     await cluster.go_on(2)
     status = await experiment(cluster)
@@ -334,29 +322,12 @@ async def test_both_arms_above_the_ceiling_pause_a_rollout_from_its_first_minute
     assert "RolloutPaused" in await cluster.events()
 
 
-class Died(Exception):
-    """The operator crashed."""
-
-
 @pytest.mark.extended
 @pytest.mark.parametrize("lives", [2, 3])
 async def test_an_operator_that_dies_again_and_again_decides_the_same(lives: int) -> None:
     cluster = await served(100, SHORT, Answers(errors=0.05))
-    deaths = itertools.count(1)
-
-    def die(moment: str, *_: object) -> None:
-        if moment == "after" and not next(deaths) % lives:
-            raise Died
-
-    cluster.kube.on_write = die
-    for _ in range(120):
-        try:
-            await cluster.round(5)
-        except Died:
-            await cluster.edges.pass_time(1)
-            cluster.clock.advance(1)
-        if await ended(cluster):
-            break
+    deaths = die_at_every(lives, cluster)
+    await live(cluster, 120, 5, lambda: ended(cluster))
     status = await experiment(cluster)
     assert status["verdict"]["decision"] == "RolledBack"
     assert next(deaths) > 10
@@ -415,7 +386,7 @@ async def test_an_edge_that_reports_nothing_is_named_and_nothing_is_concluded_wi
 
 
 @pytest.mark.extended
-async def test_what_is_known_is_reported_also_of_a_candidate_that_is_up_and_down_all_the_time() -> None:
+async def test_counts_of_a_candidate_that_restarts_all_the_time_are_reported() -> None:
     cluster = await served(20, {})
     assert await cluster.go_on(3, lambda: warm(cluster))
     for _ in range(20):
@@ -433,11 +404,11 @@ async def test_a_clock_that_is_set_back_keeps_nothing_from_being_reported() -> N
     assert await cluster.go_on(3, lambda: warm(cluster))
     await cluster.settle(36, seconds=10)
     cluster.clock.set_back(240)
-    told = set()
+    counted_at = set()
     for _ in range(18):
         await cluster.round(10)
-        told.add((await experiment(cluster))["countedAt"])
-    assert len(told) >= 3, "each minute of three"
+        counted_at.add((await experiment(cluster))["countedAt"])
+    assert len(counted_at) >= 3, "each minute of three"
 
 
 async def warm(cluster: Cluster) -> bool:
@@ -456,9 +427,7 @@ async def warm(cluster: Cluster) -> bool:
         ({"onNoData": "promote"}, 0, "Concluded", "Promoted: "),
     ],
 )
-async def test_what_follows_on_a_step_that_evidence_does_not_decide(
-    policies: Object, rps: float, phase: str, reason: str
-) -> None:
+async def test_what_follows_on_an_undecided_step(policies: Object, rps: float, phase: str, reason: str) -> None:
     # Rejections need no quantile of stable, which a few requests cannot give.
     rollout = {**SHORT, **policies, "guardrails": [{"metric": "errorRate", "floor": "0.1%"}], "warmup": {"requests": 0}}
     cluster = await served(rps, rollout)
@@ -623,12 +592,9 @@ async def test_groups_of_users_outlive_edges_workers_and_the_operator() -> None:
 async def test_what_an_earlier_service_of_the_name_was_like_says_nothing_of_this_one() -> None:
     """The edges stay, because they serve other services."""
     cluster = Cluster()
-    cluster.edges.traffic = Traffic(1)
-    cluster.edges.traffic.rps = {NAME: 100}
-    cluster.edges.traffic.answers = {STABLE: replace(FINE, median_ms=2000)}
+    cluster.set_traffic(100, replace(FINE, median_ms=2000))
     await cluster.kube.apply(model_deployment(name="words"))
-    await cluster.apply(rollout=SHORT)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=SHORT)
     await cluster.settle(90, seconds=10)
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
     await cluster.settle(5)
@@ -636,7 +602,7 @@ async def test_what_an_earlier_service_of_the_name_was_like_says_nothing_of_this
     cluster.edges.traffic.rps = {NAME: 20}
     cluster.edges.traffic.answers = {STABLE: FINE, CANARY: FINE}
     await cluster.apply("file:///models/another", rollout=SHORT)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     await cluster.settle(30, seconds=10)
     await cluster.apply(V2, rollout=SHORT)
     await cluster.go_on(3, lambda: cluster.at_weight(2, 25))

@@ -1,68 +1,22 @@
 """Experiments of users together with rollouts and edits of their ModelDeployment, and after lost data."""
 
-import functools
 import itertools
-from typing import Any
 
 import pytest
 
-from doubles.cluster import NAME, NAMESPACE, Cluster
-from doubles.traffic import Answers, Traffic, Users
-from sundog_operator.core.kubernetes.names import application
-from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
-
-FINE = Answers(errors=0.01)
-V2 = "file:///models/v2"
-OWN = "wide-or-narrow"
-Json = dict[str, Any]
-
-
-def experiment(**spec: Any) -> Object:
-    return {
-        "apiVersion": "serving.sundog.dev/v1alpha1",
-        "kind": "Experiment",
-        "metadata": {"name": OWN, "namespace": NAMESPACE},
-        "spec": {"modelDeployment": NAME, "arms": [{"name": "wide", "model": {"uri": V2}}], "exposure": "40%", **spec},
-    }
-
-
-async def serving(rps: float = 50, users: Users | None = None, **spec: Any) -> Cluster:
-    """Revision 1 has served for some minutes."""
-    cluster = Cluster()
-    cluster.edges.traffic = Traffic(1)
-    cluster.edges.traffic.rps = {NAME: rps}
-    cluster.edges.traffic.users = {} if users is None else {NAME: users}
-    cluster.edges.traffic.answers = {application(NAME, number): FINE for number in range(1, 12)}
-    await cluster.apply(**spec)
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await cluster.settle(12, seconds=10)
-    return cluster
-
-
-async def status(cluster: Cluster, name: str = OWN) -> Json:
-    found: Json = (await cluster.experiment(name)).get("status") or {}
-    return found
-
-
-async def in_phase(cluster: Cluster, *wanted: str) -> bool:
-    return (await status(cluster)).get("phase") in wanted
-
-
-async def wipe(cluster: Cluster) -> None:
-    """The ModelDeployment's status is lost, for example by a restore from a backup."""
-    ref, stored = Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), await cluster.get()
-    await cluster.kube.patch_status(ref, {}, resource_version=stored["metadata"]["resourceVersion"])
+from doubles.cluster import NAME, NAMESPACE
+from doubles.experiments import WIDE, in_phase, running, serving, status, until_phase, user_experiment
+from doubles.traffic import Users
+from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Ref
 
 
 async def test_one_that_waits_takes_no_units_from_the_rollout_that_it_waits_for() -> None:
     rollout = {"steps": [{"weight": 25}], "unit": {"header": "x-user-id"}}
-    cluster = await serving(users=Users(300), rollout=rollout)
-    await cluster.kube.apply(experiment(unit={"header": "x-user-id"}))
-    await cluster.until(functools.partial(in_phase, cluster, "Running"))
-    await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, OWN))
+    cluster = await running(user_experiment(unit={"header": "x-user-id"}), users=Users(300), rollout=rollout)
+    await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, WIDE))
     await cluster.apply("file:///models/v9", rollout=rollout)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
-    await cluster.kube.apply(experiment())
+    await cluster.until_weight(3, 25)
+    await cluster.kube.apply(user_experiment())
     await cluster.go_on(3)
     assert await in_phase(cluster, "Queued")
     experiment_status = await status(cluster, "digits-r3")
@@ -72,14 +26,12 @@ async def test_one_that_waits_takes_no_units_from_the_rollout_that_it_waits_for(
 
 async def test_one_that_ran_does_not_begin_anew_with_what_was_counted_before() -> None:
     """The counters at the edges belong to this plan: another plan with the same name would count them as its own."""
-    cluster = await serving(rollout={"strategy": "recreate"})
-    await cluster.kube.apply(experiment())
-    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    cluster = await running(rollout={"strategy": "recreate"})
     before = (await status(cluster))["plan"]
     await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
-    await wipe(cluster)
+    await cluster.lose_status()
     await cluster.apply("file:///models/v9", rollout={"strategy": "recreate"})
-    await cluster.until(functools.partial(cluster.serves, 3))
+    await cluster.until_serves(3)
     await cluster.settle(5)
     experiment_status = await status(cluster)
     assert (experiment_status["phase"], experiment_status["plan"]) == ("Stopped", before)
@@ -89,14 +41,12 @@ async def test_one_that_ran_does_not_begin_anew_with_what_was_counted_before() -
 
 async def test_another_model_deployment_of_the_same_name_takes_none_over() -> None:
     """Its revisions begin at 1 again, and differ."""
-    cluster = await serving()
-    await cluster.kube.apply(experiment())
-    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    cluster = await running()
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
     for stored in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE):
         await cluster.kube.delete(Ref(CONTROLLER_REVISION, NAMESPACE, stored["metadata"]["name"]))
     await cluster.apply("file:///models/v9")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     await cluster.settle(5)
     experiment_status = await status(cluster)
     assert (experiment_status["phase"], experiment_status["verdict"]["reason"].partition(":")[0]) == (
@@ -109,17 +59,17 @@ async def test_the_revisions_of_arms_push_none_out_of_the_history_that_has_serve
     recreate = {"rollout": {"strategy": "recreate"}}
     cluster = await serving(rps=0, **recreate)
     await cluster.apply("file:///models/v9", **recreate)
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
     for run in ("first", "second"):
         arms = [{"name": f"a{place}", "model": {"uri": f"file:///models/{run}{place}"}} for place in range(9)]
-        await cluster.kube.apply(experiment(arms=arms, exposure="100%"))
-        await cluster.until(functools.partial(in_phase, cluster, "Running"))
-        await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, OWN))
+        await cluster.kube.apply(user_experiment(arms=arms, exposure="100%"))
+        await until_phase(cluster, "Running")
+        await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, WIDE))
         await cluster.settle(20)
     stored = {each["metadata"]["name"] for each in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)}
     assert len(stored) == 12
     await cluster.command("rollback revision=1 id=back")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
 
 
 async def test_no_arm_gets_the_number_of_one_that_was_removed() -> None:
@@ -128,14 +78,13 @@ async def test_no_arm_gets_the_number_of_one_that_was_removed() -> None:
     cluster = await serving(rps=0, **recreate)
     # So many revisions served that the history has no room for others.
     for place in range(2, 13):
-        await cluster.apply(f"file:///models/v{place}", **recreate)
-        await cluster.until(functools.partial(cluster.serves, place))
+        await cluster.deploy(place, **recreate)
     numbers = []
     for run in ("first", "second"):
-        await cluster.kube.apply(experiment(arms=[{"name": "a", "model": {"uri": f"file:///models/{run}"}}]))
-        await cluster.until(functools.partial(in_phase, cluster, "Running"))
+        await cluster.kube.apply(user_experiment(arms=[{"name": "a", "model": {"uri": f"file:///models/{run}"}}]))
+        await until_phase(cluster, "Running")
         numbers.append((await cluster.status())["arms"][0]["revision"])
-        await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, OWN))
+        await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, WIDE))
         await cluster.settle(20)
     assert numbers == [13, 14]
 
@@ -143,18 +92,14 @@ async def test_no_arm_gets_the_number_of_one_that_was_removed() -> None:
 @pytest.mark.parametrize("exposure", ["33%", "100%"])
 async def test_weights_in_a_status_are_numbers_of_two_places(exposure: str) -> None:
     arms = [{"name": f"a{place}", "model": {"uri": f"file:///models/a{place}"}} for place in range(6)]
-    cluster = await serving(rps=0)
-    await cluster.kube.apply(experiment(arms=arms, exposure=exposure))
-    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    cluster = await running(user_experiment(arms=arms, exposure=exposure), rps=0)
     status = await cluster.status()
     weights = [status["stable"]["weight"], *(arm["weight"] for arm in status["arms"])]
     assert weights == [round(weight, 2) for weight in weights]
 
 
 async def test_requests_count_towards_the_limit_across_edges_that_start_anew() -> None:
-    cluster = await serving(rps=50)
-    await cluster.kube.apply(experiment(exposure="100%", stop={"maxUnits": 11_000}))
-    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    cluster = await running(user_experiment(exposure="100%", stop={"maxUnits": 11_000}), rps=50)
     for _ in itertools.repeat(None, 4):
         await cluster.go_on(2)
         for pod in await cluster.kube.list(POD, NAMESPACE):
@@ -169,12 +114,10 @@ async def test_a_pass_that_changes_nothing_writes_nothing(phase: str) -> None:
     cluster = await serving(rps=0, **steps)
     if phase == "Queued":
         await cluster.apply("file:///models/v9", **steps)
-        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.until_weight(2, 25)
     if phase == "Pending":
         await cluster.apply(paused=True, **steps)
-    await cluster.kube.apply(experiment(stopped=phase == "Stopped"))
-    await cluster.until(functools.partial(in_phase, cluster, phase))
+    await cluster.kube.apply(user_experiment(stopped=phase == "Stopped"))
+    await until_phase(cluster, phase)
     await cluster.settle(40, seconds=20)
-    before = len(cluster.kube.writes)
-    await cluster.settle(20, seconds=7)
-    assert [write.ref for write in list(cluster.kube.writes)[before:] if write.changed] == []
+    assert await cluster.writes_during(20, seconds=7, changed=True) == []

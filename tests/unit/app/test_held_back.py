@@ -1,6 +1,5 @@
 """A revision that was aborted or rolled back stays held back during other rollouts and rollbacks."""
 
-import functools
 from typing import Any
 
 import pytest
@@ -13,25 +12,25 @@ from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
 MODEL = "file:///models/v{}"
 
 
-async def rolled_out(cluster: Cluster, number: int, rollout: dict[str, Any]) -> None:
-    await cluster.apply(MODEL.format(number), rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, number))
-    await cluster.settle(20)
+async def serving(*rollouts: dict[str, Any]) -> Cluster:
+    """Revision 1, or after it the others, serves; each came by the rollout of its place."""
+    cluster = Cluster()
+    for number, rollout in enumerate(rollouts, start=1):
+        await cluster.deploy(number, rollout=rollout)
+        await cluster.settle(20)
+    return cluster
 
 
 async def aborted(cluster: Cluster, number: int, rollout: dict[str, Any]) -> None:
     """A canary that had traffic, and has none any more."""
-    await cluster.apply(MODEL.format(number), rollout=rollout)
-    await cluster.until(functools.partial(cluster.at_weight, number, 25))
+    await cluster.roll_out(number, rollout=rollout)
     await cluster.command(f"abort revision={number} id=abort-{number}")
     await cluster.settle(20)
 
 
 async def going_back() -> Cluster:
     """Revision 2 serves, and a rollback to revision 1 waits for its replicas."""
-    cluster = Cluster()
-    await rolled_out(cluster, 1, TIMED)
-    await rolled_out(cluster, 2, TIMED)
+    cluster = await serving(TIMED, TIMED)
     cluster.serve.start_s = 120
     await cluster.command("rollback revision=1 id=back")
     await cluster.settle(5)
@@ -40,12 +39,6 @@ async def going_back() -> Cluster:
 
 async def held(cluster: Cluster) -> list[int]:
     return [each["revision"] for each in (await cluster.status()).get("heldBack", ())]
-
-
-async def stalled(cluster: Cluster) -> tuple[str, str, str]:
-    """Return status, reason and message of the condition; it is absent where nothing is stalled."""
-    found = [each for each in (await cluster.status())["conditions"] if each["type"] == "Stalled"]
-    return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("Absent", "", "")
 
 
 async def weights_during(cluster: Cluster, looks: int) -> list[dict[int, int]]:
@@ -61,13 +54,12 @@ async def weights_during(cluster: Cluster, looks: int) -> list[dict[int, int]]:
 
 @pytest.mark.parametrize("policy", ["replaceCanary", "restart"])
 async def test_an_abort_that_is_seen_together_with_an_edit_holds_back(policy: str) -> None:
-    cluster, rollout = Cluster(), {**MANUAL, "onNewRevision": policy}
-    await rolled_out(cluster, 1, MANUAL)
-    await cluster.apply(MODEL.format(2), rollout=rollout)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    rollout = {**MANUAL, "onNewRevision": policy}
+    cluster = await serving(MANUAL)
+    await cluster.roll_out(rollout=rollout)
     await cluster.apply(MODEL.format(3), rollout=rollout)
     await cluster.command("abort revision=2 id=no")
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
     assert await held(cluster) == [2]
     status = await cluster.status()
     assert (status["lastCommand"]["id"], status["lastCommand"]["result"]) == ("no", "Accepted")
@@ -77,40 +69,36 @@ async def test_an_abort_that_is_seen_together_with_an_edit_holds_back(policy: st
 
 
 async def test_an_edit_back_to_what_is_held_back_ends_what_is_under_way_and_begins_nothing() -> None:
-    cluster = Cluster()
-    await rolled_out(cluster, 1, TIMED)
+    cluster = await serving(TIMED)
     await aborted(cluster, 2, TIMED)
-    await cluster.apply(MODEL.format(3), rollout=TIMED)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.roll_out(3, rollout=TIMED)
     await cluster.apply(MODEL.format(2), rollout=TIMED)
     await cluster.settle(2)
     assert await weights_during(cluster, 40) == [{1: 100}]
     status = await cluster.status()
     assert (status["lastRollout"]["revision"], status["lastRollout"]["outcome"]) == (3, "Superseded")
     assert await held(cluster) == [2]
-    truth, reason, message = await stalled(cluster)
+    truth, reason, message = await cluster.read_condition("Stalled")
     assert (truth, reason) == ("True", "Aborted")
     assert message.startswith("revision 2 is held back: by command")
 
 
 async def test_with_a_queue_what_is_under_way_ends_first() -> None:
-    cluster, queued = Cluster(), {**TIMED, "onNewRevision": "queue"}
-    await rolled_out(cluster, 1, queued)
+    queued = {**TIMED, "onNewRevision": "queue"}
+    cluster = await serving(queued)
     await aborted(cluster, 2, queued)
-    await cluster.apply(MODEL.format(3), rollout=queued)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.roll_out(3, rollout=queued)
     await cluster.apply(MODEL.format(2), rollout=queued)
-    await cluster.until(functools.partial(cluster.serves, 3))
+    await cluster.until_serves(3)
     assert await weights_during(cluster, 20) == [{3: 100}]
     assert await held(cluster) == [2]
 
 
 async def test_a_retry_releases_and_a_spec_that_stands_for_stable_does() -> None:
-    cluster = Cluster()
-    await rolled_out(cluster, 1, MANUAL)
+    cluster = await serving(MANUAL)
     await aborted(cluster, 2, MANUAL)
     await cluster.command("retry revision=2 id=again")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     assert await held(cluster) == []
     first, second = [(await cluster.experiment(name))["status"]["plan"] for name in ("digits-r2", "digits-r2-a2")]
     assert (first.get("attempt"), second["attempt"]) == (None, 2)
@@ -125,31 +113,27 @@ async def test_a_retry_releases_and_a_spec_that_stands_for_stable_does() -> None
 
 
 async def test_a_rollback_that_fails_releases_nothing() -> None:
-    cluster = Cluster()
-    await rolled_out(cluster, 1, TIMED)
-    await rolled_out(cluster, 2, TIMED)
+    cluster = await serving(TIMED, TIMED)
     await aborted(cluster, 3, TIMED)
     cluster.serve.failures[MODEL.format(1)] = ("LoadFailed", "gone")
     await cluster.command("rollback revision=1 id=back")
     assert await weights_during(cluster, 30) == [{2: 100}]
     assert await held(cluster) == [3]
-    assert (await stalled(cluster))[2] == (
+    assert (await cluster.read_condition("Stalled"))[2] == (
         "revision 3 is held back: rollback to revision 1 by command; revision 1: LoadFailed: gone"
     )
 
 
 async def test_a_rollback_from_what_serves_that_fails_is_reported_until_a_retry() -> None:
-    cluster = Cluster()
-    await rolled_out(cluster, 1, {"strategy": "recreate"})
-    await rolled_out(cluster, 2, {"strategy": "recreate"})
+    cluster = await serving({"strategy": "recreate"}, {"strategy": "recreate"})
     cluster.serve.failures[MODEL.format(1)] = ("LoadFailed", "gone")
     await cluster.command("rollback revision=1 id=back")
     await cluster.settle(30)
-    assert "; revision 1: LoadFailed" in (await stalled(cluster))[2]
+    assert "; revision 1: LoadFailed" in (await cluster.read_condition("Stalled"))[2]
     await cluster.command("retry revision=2 id=stay")
     await cluster.settle(5)
     assert (await cluster.status())["lastCommand"]["result"] == "Accepted"
-    assert (await stalled(cluster))[0] == "Absent"
+    assert (await cluster.read_condition("Stalled"))[0] == "Absent"
     assert await cluster.weights() == {2: 100}
 
 
@@ -159,14 +143,14 @@ async def test_a_retry_of_what_serves_calls_the_rollback_off() -> None:
     await cluster.settle(5)
     cluster.serve.start_s = 3
     assert await weights_during(cluster, 30) == [{2: 100}]
-    assert (await stalled(cluster))[0] == "Absent"
+    assert (await cluster.read_condition("Stalled"))[0] == "Absent"
 
 
 async def test_an_abort_of_a_rollback_keeps_what_serves_and_holds_back_what_was() -> None:
     cluster = await going_back()
     await cluster.command("abort revision=1 id=no")
     await cluster.settle(5)
-    assert (await stalled(cluster))[0] == "Absent"
+    assert (await cluster.read_condition("Stalled"))[0] == "Absent"
     cluster.serve.start_s = 3
     await aborted(cluster, 3, TIMED)
     cluster.serve.start_s = 120
@@ -178,15 +162,12 @@ async def test_an_abort_of_a_rollback_keeps_what_serves_and_holds_back_what_was(
 
 
 async def test_an_edit_to_what_a_rollback_brings_back_makes_no_canary_of_it() -> None:
-    cluster = Cluster()
-    await rolled_out(cluster, 1, MANUAL)
-    await rolled_out(cluster, 2, {"strategy": "recreate"})
+    cluster = await serving(MANUAL, {"strategy": "recreate"})
     await cluster.apply(MODEL.format(2), rollout=MANUAL)
     cluster.serve.start_s = 60
     await cluster.command("rollback revision=1 id=back")
     await cluster.settle(10)
-    await cluster.apply(MODEL.format(1), rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=MANUAL)
     assert not (await cluster.status()).get("experiment")
     await cluster.settle(20)
     assert await held(cluster) == []
@@ -199,28 +180,24 @@ async def test_a_rollback_that_an_operator_of_before_has_begun_is_one_all_the_sa
     assert stored["status"]["candidate"].pop("broughtBack") is True
     version = stored["metadata"]["resourceVersion"]
     await cluster.kube.patch_status(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), stored["status"], resource_version=version)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
 
 
 async def test_what_is_applied_at_the_moment_of_a_rollback_is_none() -> None:
-    cluster = Cluster()
-    await rolled_out(cluster, 1, MANUAL)
-    await cluster.apply(MODEL.format(2), rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    cluster = await serving(MANUAL)
+    await cluster.roll_out(rollout=MANUAL)
     await cluster.command("rollback revision=1 id=back")
     await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
     await cluster.apply(MODEL.format(3), rollout=MANUAL)
     await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
     status = await cluster.status()
     assert status["candidate"]["since"] == status["lastRollout"]["at"]
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
 
 
 async def test_a_promotion_that_no_traffic_followed_on_is_none_for_what_may_return() -> None:
     by_header = {"steps": [{"headers": {"x-canary": "1"}}, {"weight": 25, "gate": "manual"}]}
-    cluster = Cluster()
-    await rolled_out(cluster, 1, {"strategy": "recreate"})
-    await rolled_out(cluster, 2, {"strategy": "recreate"})
+    cluster = await serving({"strategy": "recreate"}, {"strategy": "recreate"})
     cluster.serve.start_s = 120
     await cluster.apply(MODEL.format(1), rollout=by_header)
     await cluster.settle(3)
@@ -235,9 +212,7 @@ async def test_a_promotion_that_no_traffic_followed_on_is_none_for_what_may_retu
 
 async def test_headers_are_traffic_for_what_may_return() -> None:
     by_header = {"steps": [{"headers": {"x-canary": "1"}}, {"pause": {}}, {"weight": 25, "gate": "manual"}]}
-    cluster = Cluster()
-    await rolled_out(cluster, 1, {"strategy": "recreate"})
-    await rolled_out(cluster, 2, {"strategy": "recreate"})
+    cluster = await serving({"strategy": "recreate"}, {"strategy": "recreate"})
     assert (await cluster.status())["stableBefore"] == [1]
     await cluster.apply(MODEL.format(1), rollout=by_header)
     await cluster.settle(30)

@@ -349,8 +349,7 @@ async def _end_state(cluster: Cluster) -> dict[str, Any]:
         name: {key: (await cluster.experiment(name))["status"][key] for key in ("phase", "verdict")}
         for name in ("digits-r2", "digits-r3")
     }
-    stored = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
-    assert stored is not None
+    stored = await cluster.read(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
     arms = json.loads(stored["data"]["split.json"])["services"][0]["arms"]
     return {
         "conditions": conditions,

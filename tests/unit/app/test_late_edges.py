@@ -1,6 +1,5 @@
 """Edges that do not apply an abort: they are named, then replaced one by one, but never all of them."""
 
-import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.controller import RECONCILERS
-from sundog_operator.app.dependencies import OperatorSettings
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.edge.objects import LOST_AFTER, is_gone
 from sundog_operator.core.planner.requeue import RESYNC_S
@@ -26,18 +24,14 @@ async def edges(cluster: Cluster) -> set[str]:
 async def aborted(*late: str, in_cluster: bool = True, command: str = "abort revision=2 id=stop") -> Cluster:
     """Three edges, an aborted canary, and some edges without the abort."""
     cluster = Cluster()
-    await cluster.apply()
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.deploy()
     for number in (1, 2):
         await cluster.add_edge(f"sundog-edge-{number}")
-    await cluster.apply("file:///models/v2")
-    await cluster.until(lambda: cluster.at_weight(2, 25))
+    await cluster.roll_out()
     await cluster.settle(3)
     if in_cluster:
-        world = cluster.world
-        cluster.world = dataclasses.replace(world, settings=OperatorSettings.of(Installation(), "test"))
-        deployment = await cluster.kube.get(Ref(DEPLOYMENT, NAMESPACE, "sundog-edge"))
-        assert deployment is not None
+        cluster.install(Installation())
+        deployment = await cluster.read(Ref(DEPLOYMENT, NAMESPACE, "sundog-edge"))
         await cluster.kube.replace({**deployment, "spec": {**deployment["spec"], "replicas": 3}})
         await cluster.adopt_edges()
     cluster.edges.stale = {*late}
@@ -45,7 +39,7 @@ async def aborted(*late: str, in_cluster: bool = True, command: str = "abort rev
     return cluster
 
 
-async def test_an_edge_that_misses_an_abort_is_reported_after_30_seconds_and_replaced_after_60() -> None:
+async def test_an_edge_without_the_abort_is_reported_after_30_s_and_replaced_after_60() -> None:
     cluster = await aborted("sundog-edge-1")
     await cluster.settle(33)
     assert await cluster.condition("TrafficSynced") == ("False", "EdgeNotConfirmed")
@@ -69,10 +63,9 @@ async def test_of_several_one_goes_at_a_time_and_never_the_last_that_serves() ->
     assert len(await edges(cluster)) == 3
 
 
-async def test_an_edit_of_the_endpoint_that_an_edge_misses_is_reported_and_moves_no_traffic() -> None:
+async def test_an_edge_without_an_edit_of_the_endpoint_is_reported() -> None:
     cluster = Cluster()
-    await cluster.apply()
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.deploy()
     await cluster.add_edge("sundog-edge-1")
     await cluster.settle(3)
     assert await cluster.condition("TrafficSynced") == ("True", "InForce")
@@ -138,9 +131,8 @@ def test_which_pods_can_serve_nothing_any_more(pod: dict[str, Any], gone: bool) 
 async def test_an_edge_that_was_evicted_is_not_waited_for() -> None:
     cluster = await aborted("sundog-edge-1")
     ref = Ref(POD, NAMESPACE, "sundog-edge-1")
-    stored = await cluster.kube.get(ref)
-    assert stored is not None
+    stored = await cluster.read(ref)
     status = {**stored["status"], "phase": "Failed"}
-    await cluster.kube.patch_status(ref, status, resource_version=stored["metadata"]["resourceVersion"])
+    await cluster.set_status(ref, status)
     await cluster.settle(15)
     assert await cluster.condition("TrafficSynced") == ("True", "InForce")

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster, model_deployment
+from doubles.experiments import condition, message, named_arms, status, user_experiment
 from doubles.kuberay import create_with_status
+from doubles.nodes import GPU, find_no_node, offer, place
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.observe import observe
 from sundog_operator.app.queue.keys import Key, keys_for
@@ -44,7 +46,6 @@ from sundog_operator.shell.preview.model_deployment import preview_model_deploym
 INSTALLATION = parse_installation("runtimeImage: example.com/runtime:1", "test")
 RAY = kubernetes_names.ray_cluster(0, "example.com/runtime:1")
 RECREATE = {"strategy": "recreate"}
-NO_NODE = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
 
 
 @pytest.fixture
@@ -53,9 +54,7 @@ def cluster() -> Cluster:
 
 
 async def ray(cluster: Cluster, name: str = RAY) -> Object:
-    stored = await cluster.kube.get(Ref(RAY_CLUSTER, NAMESPACE, name))
-    assert stored is not None
-    return stored
+    return await cluster.read(Ref(RAY_CLUSTER, NAMESPACE, name))
 
 
 async def groups(cluster: Cluster, name: str = RAY) -> dict[str, tuple[int, int, int]]:
@@ -69,14 +68,8 @@ async def rays(cluster: Cluster) -> list[str]:
 
 async def served(cluster: Cluster, uri: str = "file:///models/v1", revision: int = 1, **spec: Any) -> None:
     await cluster.apply(uri, **spec)
-    await cluster.until(functools.partial(cluster.serves, revision))
+    await cluster.until_serves(revision)
     await cluster.settle(15)
-
-
-def application(cluster: Cluster, name: str, ray: str = RAY) -> dict[str, Any]:
-    dashboard = f"http://{ray}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
-    (found,) = (app for app in cluster.serve_apis.of(dashboard).puts[-1]["applications"] if app["name"] == name)
-    return dict(found)
 
 
 async def test_a_first_revision_gets_a_cluster_with_a_store_a_token_and_a_group(cluster: Cluster) -> None:
@@ -86,19 +79,17 @@ async def test_a_first_revision_gets_a_cluster_with_a_store_a_token_and_a_group(
     stored = await ray(cluster)
     assert stored["spec"]["gcsFaultToleranceOptions"]["redisAddress"] == f"{RAY}-valkey:6379"
     for kind in (SECRET, SERVICE, STATEFUL_SET):
-        owned = await cluster.kube.get(Ref(kind, NAMESPACE, f"{RAY}-valkey"))
-        assert owned is not None
+        owned = await cluster.read(Ref(kind, NAMESPACE, f"{RAY}-valkey"))
         (owner,) = owned["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["uid"], owner["controller"]) == ("RayCluster", stored["metadata"]["uid"], True)
-    token = await cluster.kube.get(Ref(SECRET, NAMESPACE, "sundog-ray"))
-    assert token is not None
+    token = await cluster.read(Ref(SECRET, NAMESPACE, "sundog-ray"))
     assert [owner["kind"] for owner in token["metadata"]["ownerReferences"]] == ["ModelDeployment"]
     assert cluster.serve_apis.namespaces == {NAMESPACE}
     pods = await cluster.kube.list(
         POD, NAMESPACE, {kubernetes_names.LABEL_MODEL_DEPLOYMENT: NAME, kubernetes_names.LABEL_REVISION: "1"}
     )
     assert len(pods) == 2
-    (deployment,) = application(cluster, "digits-r1")["deployments"]
+    deployment = applications(cluster)["digits-r1"]
     assert deployment["ray_actor_options"]["label_selector"] == {kubernetes_names.RAY_LABEL_APPLICATION: "digits-r1"}
 
 
@@ -110,7 +101,7 @@ EXTERNAL_STORE = parse_installation(
 
 async def test_a_cluster_that_moves_to_a_redis_of_somebody_else_has_a_prefix_there(cluster: Cluster) -> None:
     await served(cluster)
-    cluster.world = replace(cluster.world, settings=replace(cluster.world.settings, installation=EXTERNAL_STORE))
+    cluster.install(EXTERNAL_STORE)
     await cluster.settle(5)
     options = (await ray(cluster))["spec"]["gcsFaultToleranceOptions"]
     assert re.fullmatch(r"vision\.[0-9a-f]{16}", options["externalStorageNamespace"])
@@ -118,12 +109,12 @@ async def test_a_cluster_that_moves_to_a_redis_of_somebody_else_has_a_prefix_the
     assert (await ray(cluster))["spec"]["gcsFaultToleranceOptions"] == options
 
 
-async def test_a_cluster_in_a_redis_of_somebody_else_has_a_prefix_of_its_namespace_and_keeps_it() -> None:
+async def test_a_cluster_in_an_external_redis_has_a_prefix_and_keeps_it() -> None:
     cluster = Cluster(installation=EXTERNAL_STORE)
     await served(cluster)
     options = (await ray(cluster))["spec"]["gcsFaultToleranceOptions"]
     assert re.fullmatch(r"vision\.[0-9a-f]{16}", options["externalStorageNamespace"])
-    cluster.world = replace(cluster.world, settings=replace(cluster.world.settings, installation=INSTALLATION))
+    cluster.install(INSTALLATION)
     await cluster.settle(5)
     assert (await ray(cluster))["spec"]["gcsFaultToleranceOptions"] == {
         **options,
@@ -133,8 +124,7 @@ async def test_a_cluster_in_a_redis_of_somebody_else_has_a_prefix_of_its_namespa
 
 
 async def test_the_durations_of_the_phases_of_a_start_are_reported_for_the_newest_revision(cluster: Cluster) -> None:
-    dashboard = f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
-    serve = cluster.serve_apis.of(dashboard)
+    serve = cluster.serve_of(RAY)
     began = cluster.clock.now()
     serve.started = ReplicaStart({"download": 0.75, "load": 0.5, "warmup": 0.25, "more": 1.0}, began)
     await served(cluster, rollout=RECREATE)
@@ -154,11 +144,9 @@ async def test_the_durations_of_the_phases_of_a_start_are_reported_for_the_newes
 async def test_a_canary_gets_a_group_of_its_own_and_the_old_one_goes_at_zero_pods(cluster: Cluster) -> None:
     await served(cluster, replicas=4)
     cluster.kuberay.stuck = {"digits-r1"}  # type: ignore[union-attr]
-    await cluster.apply("file:///models/v2", replicas=4)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(replicas=4)
     assert await groups(cluster) == {"digits-r1": (4, 4, 4), "digits-r2": (1, 1, 1)}
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     await cluster.settle(30)
     # Its pods end slowly: KubeRay would forget them if the group left the list.
     assert (await groups(cluster))["digits-r1"][0] == 0
@@ -176,6 +164,12 @@ async def test_a_pod_that_kuberay_makes_of_a_group_that_was_removed_meanwhile_is
     await create_with_status(cluster.kube, POD, late, worker.get("status", {}))
     await cluster.settle(15)
     assert await cluster.kube.list(POD, NAMESPACE, {ray_groups.LABEL_CLUSTER: RAY}) == mine
+
+
+def applications(cluster: Cluster) -> dict[str, dict[str, Any]]:
+    """Return the one deployment of each application that Serve was asked for last."""
+    deployed = cluster.serve_of(RAY).puts[-1]["applications"]
+    return {app["name"]: app["deployments"][0] for app in deployed}
 
 
 async def head(cluster: Cluster, **autoscaler: Any) -> Object:
@@ -202,9 +196,7 @@ async def heads(cluster: Cluster) -> int:
 ENDED = {"terminated": {"exitCode": 1}}
 
 
-async def test_a_head_whose_autoscaler_has_ended_is_replaced(
-    cluster: Cluster, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_head_with_an_ended_autoscaler_is_replaced(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     await served(cluster)
     await head(cluster, running={})
     await cluster.settle(30)
@@ -260,8 +252,7 @@ async def test_what_others_wrote_into_the_cluster_stays(cluster: Cluster) -> Non
     stored["metadata"]["annotations"]["other"] = "kept"
     stored["spec"]["workerGroupSpecs"][0]["scaleStrategy"] = {"workersToDelete": ["x"]}
     await cluster.kube.replace(stored)
-    await cluster.apply("file:///models/v2")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out()
     stored = await ray(cluster)
     assert stored["spec"]["suspend"] is False
     assert stored["metadata"]["annotations"]["other"] == "kept"
@@ -296,7 +287,7 @@ async def test_another_image_is_another_cluster_and_the_first_goes_once_nothing_
     await served(cluster)
     other = kubernetes_names.ray_cluster(0, "example.com/other:2")
     await cluster.apply("file:///models/v1", runtime={"image": "example.com/other:2"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     assert sorted(await rays(cluster)) == sorted([RAY, other])
     (document,) = cluster.edges.in_force()
     (service,) = document["services"]
@@ -305,8 +296,7 @@ async def test_another_image_is_another_cluster_and_the_first_goes_once_nothing_
     assert set(document["clusters"]) == {RAY, other}
     image = (await ray(cluster, other))["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
     assert image == "example.com/other:2"
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     await cluster.settle(40)
     assert await rays(cluster) == [other]
     status = await cluster.status()
@@ -316,7 +306,7 @@ async def test_another_image_is_another_cluster_and_the_first_goes_once_nothing_
 async def test_an_aborted_candidate_of_another_image_leaves_its_cluster_behind(cluster: Cluster) -> None:
     await served(cluster)
     await cluster.apply("file:///models/v1", runtime={"image": "example.com/other:2"})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     await cluster.command("abort revision=2 id=a")
     await cluster.settle(40)
     assert await cluster.weights() == {1: 100}
@@ -328,8 +318,7 @@ async def test_a_candidate_of_another_image_that_never_started_leaves_its_cluste
     await served(cluster)
     image = "example.com/other:2"
     other = kubernetes_names.ray_cluster(0, image)
-    dashboard = f"http://{other}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
-    cluster.serve_apis.of(dashboard).failures["file:///models/v2"] = ("ModelNotFound", "/models/v2 does not exist")
+    cluster.serve_of(other).failures["file:///models/v2"] = ("ModelNotFound", "/models/v2 does not exist")
     await cluster.apply("file:///models/v2", runtime={"image": image})
     await cluster.settle(10)
     assert "retryAt" in (await cluster.status())["candidate"]
@@ -341,7 +330,7 @@ async def test_a_candidate_of_another_image_that_never_started_leaves_its_cluste
     assert (status["cluster"], status["stable"]["cluster"]) == (RAY, "")
 
 
-async def test_an_upgrade_of_the_installation_rolls_nothing_and_new_revisions_run_its_image() -> None:
+async def test_an_upgrade_rolls_nothing_and_new_revisions_run_its_image() -> None:
     cluster = Cluster(installation=INSTALLATION)
     await served(cluster)
     newer = parse_installation("{runtimeImage: 'example.com/runtime:2', ray: {version: 2.61.0}}", "test")
@@ -357,22 +346,16 @@ async def test_an_upgrade_of_the_installation_rolls_nothing_and_new_revisions_ru
     assert stored["spec"]["rayVersion"] == "2.60.0"
     head = stored["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     assert head["image"] == "example.com/runtime:1"
-    await upgraded.apply("file:///models/v2")
-    await upgraded.until(functools.partial(upgraded.at_weight, 2, 25))
+    await upgraded.roll_out()
     assert kubernetes_names.ray_cluster(0, "example.com/runtime:2") in await rays(upgraded)
 
 
 async def test_a_status_that_was_lost_deletes_no_cluster_that_serves(cluster: Cluster) -> None:
     await served(cluster)
-    stored = await cluster.get()
-    await cluster.outside(
-        lambda: cluster.kube.patch_status(
-            Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), {}, resource_version=stored["metadata"]["resourceVersion"]
-        )
-    )
+    await cluster.outside(cluster.lose_status)
     await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
     assert await rays(cluster) == [RAY]
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     assert await rays(cluster) == [RAY]
 
 
@@ -389,19 +372,18 @@ async def test_a_foreign_secret_is_named_in_each_service_that_it_blocks(cluster:
     await cluster.settle(5)
     for service in (NAME, "other"):
         assert await cluster.condition("SpecAccepted", service) == ("False", "NotOwned")
-        stored = await cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, service))
-        assert stored is not None
+        stored = await cluster.read(Ref(MODEL_DEPLOYMENT, NAMESPACE, service))
         (message,) = (each["message"] for each in stored["status"]["conditions"] if each["type"] == "SpecAccepted")
         assert message == f"Secret {name}: exists and was not made by Sundog; rename or delete it"
     assert await rays(cluster) == []
     assert await cluster.kube.get(Ref(SECRET, NAMESPACE, name)) == theirs
 
     await cluster.kube.delete(Ref(SECRET, NAMESPACE, name))
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
 
 
-async def test_a_foreign_secret_is_named_to_a_service_that_is_edited_and_not_asked_for_at_rest(
+async def test_a_foreign_secret_is_named_once_the_service_is_edited(
     cluster: Cluster,
 ) -> None:
     await served(cluster)
@@ -483,9 +465,7 @@ async def password(cluster: Cluster) -> str | None:
 
 
 @pytest.mark.parametrize("kind", [SECRET, STATEFUL_SET], ids=lambda kind: kind.kind)
-async def test_a_cluster_made_anew_waits_until_the_store_of_the_one_before_is_gone(
-    cluster: Cluster, kind: Kind
-) -> None:
+async def test_a_new_cluster_waits_until_the_store_of_the_one_before_is_gone(cluster: Cluster, kind: Kind) -> None:
     # The API server in memory collects garbage at once. An existing owner of the former store delays that.
     meta = {"name": "before", "namespace": NAMESPACE}
     before = await cluster.kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
@@ -497,11 +477,10 @@ async def test_a_cluster_made_anew_waits_until_the_store_of_the_one_before_is_go
     with pytest.raises(DependencyError, match=message):
         await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
     await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, "before"))
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     assert await password(cluster) not in {None, "b2xk"}
     for each in (SECRET, SERVICE, STATEFUL_SET):
-        owned = await cluster.kube.get(Ref(each, NAMESPACE, f"{RAY}-valkey"))
-        assert owned is not None
+        owned = await cluster.read(Ref(each, NAMESPACE, f"{RAY}-valkey"))
         assert [owner["uid"] for owner in owned["metadata"]["ownerReferences"]] == [
             (await ray(cluster))["metadata"]["uid"]
         ]
@@ -510,8 +489,7 @@ async def test_a_cluster_made_anew_waits_until_the_store_of_the_one_before_is_go
 async def test_a_store_that_was_left_without_owners_is_taken_over_with_its_password(cluster: Cluster) -> None:
     for kind in (SECRET, STATEFUL_SET):
         await cluster.kube.create(left_over(kind))
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     assert await password(cluster) == "b2xk"
 
 
@@ -582,20 +560,20 @@ async def test_a_store_that_is_turned_on_under_a_ready_head_has_its_secret() -> 
     without = "ray: {gcsFaultTolerance: {enabled: false}}\nruntimeImage: example.com/runtime:1"
     cluster = Cluster(installation=parse_installation(without, "test"))
     await served(cluster)
-    cluster.world = replace(cluster.world, settings=replace(cluster.world.settings, installation=INSTALLATION))
+    cluster.install(INSTALLATION)
     await cluster.settle(20)
     assert await cluster.kube.get(Ref(STATEFUL_SET, NAMESPACE, f"{RAY}-valkey")) is not None
     assert await password(cluster) is not None
 
 
-async def test_a_store_whose_stateful_set_is_deleted_gets_the_claim_of_the_settings_and_its_secret(
+async def test_a_store_whose_stateful_set_is_deleted_gets_the_new_claim(
     cluster: Cluster,
 ) -> None:
     await served(cluster)
     cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]
     fast = "ray: {gcsFaultTolerance: {storage: {className: fast}}}\nruntimeImage: example.com/runtime:1"
-    settings = replace(cluster.world.settings, installation=parse_installation(fast, "test"))
-    cluster.world, before = replace(cluster.world, settings=settings), await password(cluster)
+    cluster.install(parse_installation(fast, "test"))
+    before = await password(cluster)
     await cluster.settle(3)
     store = Ref(STATEFUL_SET, NAMESPACE, f"{RAY}-valkey")
     assert await claim_classes(cluster, store) == [None], "a claim cannot change"
@@ -606,8 +584,7 @@ async def test_a_store_whose_stateful_set_is_deleted_gets_the_claim_of_the_setti
 
 
 async def claim_classes(cluster: Cluster, store: Ref) -> list[str | None]:
-    found = await cluster.kube.get(store)
-    assert found is not None
+    found = await cluster.read(store)
     assert found["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "data", "its claim is data-STORE-0"
     return [each["spec"].get("storageClassName") for each in found["spec"]["volumeClaimTemplates"]]
 
@@ -618,7 +595,7 @@ async def replicas_after_refusal(cluster: Cluster, refusal: Exception) -> int:
     await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
     with pytest.raises(type(refusal)):
         await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
-    (deployment,) = application(cluster, "digits-r1")["deployments"]
+    deployment = applications(cluster)["digits-r1"]
     return int(deployment["num_replicas"])
 
 
@@ -646,7 +623,7 @@ async def test_models_are_deployed_to_a_cluster_whose_change_is_refused(
 async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> None:
     await served(cluster, autoscaling={"minReplicas": 2, "maxReplicas": 5}, replicas=9)
     assert await groups(cluster) == {"digits-r1": (2, 5, 2)}
-    (deployment,) = application(cluster, "digits-r1")["deployments"]
+    deployment = applications(cluster)["digits-r1"]
     assert "num_replicas" not in deployment
     config = deployment["autoscaling_config"]
     assert (config["min_replicas"], config["max_replicas"], config["target_ongoing_requests"]) == (2, 5, 1)
@@ -654,18 +631,15 @@ async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> Non
     status = await cluster.status()
     assert (status["replicas"], status["readyReplicas"]) == (2, 2)
     assert status["selector"] == "serving.sundog.dev/model-deployment=digits"
-    await cluster.apply("file:///models/v2", autoscaling={"minReplicas": 2, "maxReplicas": 5})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(autoscaling={"minReplicas": 2, "maxReplicas": 5})
     assert await groups(cluster) == {"digits-r1": (2, 5, 2), "digits-r2": (1, 3, 1)}
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["Serve answers", "Serve is away"])
-async def test_under_a_spec_that_is_refused_it_scales_by_load_within_the_same_bounds(
-    cluster: Cluster, answers: bool
-) -> None:
+async def test_a_refused_spec_keeps_scaling_by_load_within_its_bounds(cluster: Cluster, answers: bool) -> None:
     bounds = {"minReplicas": 2, "maxReplicas": 5}
     await served(cluster, autoscaling=bounds)
-    serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
+    serve = cluster.serve_of(RAY)
     serve.down = not answers
     await cluster.apply(autoscaling=bounds, replicas="three")
     await cluster.settle(15)
@@ -673,7 +647,7 @@ async def test_under_a_spec_that_is_refused_it_scales_by_load_within_the_same_bo
     assert await groups(cluster) == {"digits-r1": (2, 5, 2)}
 
 
-async def test_a_rollback_under_a_spec_that_is_refused_gets_as_many_replicas_as_the_load_takes(
+async def test_a_rollback_under_a_refused_spec_gets_the_replicas_that_load_needs(
     cluster: Cluster,
 ) -> None:
     spec = {"autoscaling": {"minReplicas": 1, "maxReplicas": 9}, "rollout": {"strategy": "recreate"}}
@@ -685,17 +659,15 @@ async def test_a_rollback_under_a_spec_that_is_refused_gets_as_many_replicas_as_
     await cluster.settle(5)
     assert (await cluster.status())["stable"]["replicas"] == 6
     await cluster.command("rollback revision=1 id=a")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     assert serve.running("digits-r1") == 6
 
 
-async def test_what_loses_its_traffic_keeps_the_replicas_that_load_gave_it_until_it_has_drained(
+async def test_a_draining_revision_keeps_the_replicas_that_load_gave_it(
     cluster: Cluster,
 ) -> None:
     scaling = {"minReplicas": 1, "maxReplicas": 9}
-    await served(cluster, autoscaling=scaling)
-    await cluster.apply("file:///models/v2", autoscaling=scaling)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.start_canary(autoscaling=scaling)
     (serve,) = cluster.serve_apis.by_dashboard.values()
     serve.load("digits-r2", 5)
     await cluster.settle(5)
@@ -710,84 +682,64 @@ async def test_what_loses_its_traffic_keeps_the_replicas_that_load_gave_it_until
     assert serve.running("digits-r2") == 0
 
 
-GPU = "nvidia.com/gpu"
 NODES_FIX = "Free some, add nodes, or ask for less"
 QUOTA_FIX = "Raise the quota, or ask for less"
 
 
-async def offer(cluster: Cluster, devices: int) -> None:
-    """A node with a number of devices."""
-    status = {"allocatable": {GPU: str(devices)}, "conditions": [{"type": "Ready", "status": "True"}]}
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}, "spec": {}}
-    await create_with_status(cluster.kube, NODE, node, status)
-
-
-async def read_condition(cluster: Cluster, type_: str) -> tuple[str, str, str]:
-    conditions = {each["type"]: each for each in (await cluster.status())["conditions"]}
-    found = conditions.get(type_, {})
-    return found.get("status", ""), found.get("reason", ""), found.get("message", "")
-
-
-async def place(cluster: Cluster) -> None:
-    """The scheduler's answer for every pod."""
-    for pod in await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_MODEL_DEPLOYMENT: NAME}):
-        if "nodeName" not in pod["spec"]:
-            pod["spec"] = {**pod["spec"], "nodeName": "node"}
-            await cluster.kube.replace(pod)
+async def offer_gpus(cluster: Cluster, devices: int) -> None:
+    await offer(cluster, "node", {GPU: str(devices)})
 
 
 async def with_gpus(cluster: Cluster, devices: int, count: int = 1) -> None:
-    await offer(cluster, devices)
+    await offer_gpus(cluster, devices)
     await served(cluster, replicas=2, resources={"gpu": {"count": count}})
-    await place(cluster)
+    await place(cluster, "node")
     await cluster.settle(20)
 
 
 async def test_a_canary_that_finds_no_gpus_moves_nothing_and_says_how_many_are_missing(cluster: Cluster) -> None:
     await with_gpus(cluster, 3)
-    assert await read_condition(cluster, "CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
+    assert await cluster.read_condition("CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
     assert (await cluster.status())["capacity"] == {"gpusRequested": 2, "gpusAllocated": 2, "mode": "surge"}
     asked = {"replicas": 2, "rollout": {**MANUAL, "capacity": "surge"}, "resources": {"gpu": {"count": 1}}}
     await cluster.apply("file:///models/v2", **asked)
     await cluster.settle(5)
     message = f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node. {NODES_FIX}"
-    assert await read_condition(cluster, "CapacityAvailable") == (
+    assert await cluster.read_condition("CapacityAvailable") == (
         "False",
         "InsufficientCapacity",
         f"revision 2: {message}",
     )
-    assert await read_condition(cluster, "Stalled") == ("True", "InsufficientCapacity", message)
-    assert (await read_condition(cluster, "Ready"))[0] == "True"
+    assert await cluster.read_condition("Stalled") == ("True", "InsufficientCapacity", message)
+    assert (await cluster.read_condition("Ready"))[0] == "True"
     assert set(await groups(cluster)) == {"digits-r1"}
     assert await cluster.weights() == {1: 100}
-    await cluster.kube.delete(Ref(NODE, "", "node"))
-    await offer(cluster, 4)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await offer_gpus(cluster, 4)
+    await cluster.until_weight(2, 25)
 
 
 async def test_replicas_with_a_fraction_share_pods_and_make_room_only_beside_stable(cluster: Cluster) -> None:
     half = {"gpu": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.5"}}}
-    await offer(cluster, 3)
+    await offer_gpus(cluster, 3)
     await served(cluster, replicas=3, resources=half)
-    await place(cluster)
+    await place(cluster, "node")
     await cluster.settle(20)
     assert await groups(cluster) == {"digits-r1": (2, 2, 2)}
-    (deployment,) = application(cluster, "digits-r1")["deployments"]
+    deployment = applications(cluster)["digits-r1"]
     assert (deployment["num_replicas"], deployment["ray_actor_options"]["num_gpus"]) == (3, 0.5)
     fits = f"1 {GPU} for every 2 replicas, which share it without isolation"
-    assert await read_condition(cluster, "CapacityAvailable") == ("True", "Fits", fits)
+    assert await cluster.read_condition("CapacityAvailable") == ("True", "Fits", fits)
     assert (await cluster.status())["capacity"] == {"gpusRequested": 2, "gpusAllocated": 2, "mode": "surge"}
     await cluster.apply("file:///models/v2", replicas=3, resources=half)
     await cluster.settle(5)
-    assert await read_condition(cluster, "Stalled") == (
+    assert await cluster.read_condition("Stalled") == (
         "True",
         "InsufficientCapacity",
         f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node. {NODES_FIX}",
     )
     assert set(await groups(cluster)) == {"digits-r1"}
-    await cluster.kube.delete(Ref(NODE, "", "node"))
-    await offer(cluster, 4)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await offer_gpus(cluster, 4)
+    await cluster.until_weight(2, 25)
 
 
 async def shared(cluster: Cluster) -> dict[str, Any]:
@@ -802,42 +754,30 @@ async def test_auto_is_in_place_where_there_is_no_room_beside_stable(
     cluster: Cluster, devices: int, way: tuple[str, int | None, int | None]
 ) -> None:
     await with_gpus(cluster, devices)
-    await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(replicas=2, resources={"gpu": {"count": 1}})
     assert await shared(cluster) == dict(zip(("mode", "neededReplicas", "spareReplicas"), way, strict=True))
-    assert (await read_condition(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
-    asked = {each["name"]: each["deployments"][0]["num_replicas"] for each in applications(cluster)}
+    assert (await cluster.read_condition("CapacityAvailable"))[:2] == ("True", "Fits")
+    asked = {name: each["num_replicas"] for name, each in applications(cluster).items()}
     # With a spare replica, stable keeps what 75 % need, rounded up.
     assert asked == {"digits-r1": 1 if devices == 2 else 2, "digits-r2": 1}
     # Devices that become free later change no running rollout.
-    await cluster.kube.delete(Ref(NODE, "", "node"))
-    await offer(cluster, 16)
+    await offer_gpus(cluster, 16)
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     assert (await shared(cluster))["mode"] == way[0]
     await cluster.command("promote revision=2 id=b")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
     await cluster.settle(20)
     assert await shared(cluster) == {"mode": "surge", "neededReplicas": None, "spareReplicas": None}
-
-
-async def find_no_node(cluster: Cluster, revision: int) -> None:
-    """The scheduler's message for every pod of a revision without a node."""
-    said_of_it = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": NO_NODE}
-    for pod in await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: str(revision)}):
-        if "nodeName" not in pod["spec"]:
-            meta = pod["metadata"]
-            status = {"phase": "Pending", "conditions": [said_of_it]}
-            ref = Ref(POD, NAMESPACE, meta["name"])
-            await cluster.kube.patch_status(ref, status, resource_version=meta["resourceVersion"])
 
 
 async def test_a_pod_that_waits_for_one_that_goes_is_not_called_unschedulable(cluster: Cluster) -> None:
     """Ray's autoscaler removes the pod of an ended replica later, and the scheduler reports what it sees until then."""
     await with_gpus(cluster, 2)
-    assert cluster.kuberay is not None
-    cluster.kuberay.stuck, cluster.kuberay.unplaced = {"digits-r1"}, {"digits-r2"}
-    serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
+    kuberay = cluster.kuberay
+    assert kuberay is not None
+    kuberay.stuck, kuberay.unplaced = {"digits-r1"}, {"digits-r2"}
+    serve = cluster.serve_of(RAY)
     serve.room["digits-r2"] = 0
     half = {"steps": [{"weight": 50, "gate": "manual"}]}
     await cluster.apply("file:///models/v2", replicas=2, rollout=half, resources={"gpu": {"count": 1}})
@@ -845,43 +785,38 @@ async def test_a_pod_that_waits_for_one_that_goes_is_not_called_unschedulable(cl
     await find_no_node(cluster, 2)
     await cluster.settle(2)
     message = "revision 2: waits for 1 pod of revision 1 to terminate"
-    assert await read_condition(cluster, "RevisionReady") == ("False", "Deploying", message)
-    assert await read_condition(cluster, "Ready") == ("True", "Serving", "revision 1 serves")
+    assert await cluster.read_condition("RevisionReady") == ("False", "Deploying", message)
+    assert await cluster.read_condition("Ready") == ("True", "Serving", "revision 1 serves")
 
     # Another pod took the place of the ended one, not this one.
     last = (await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: "1"}))[-1]["metadata"]
     ended = {"phase": "Failed"}
     await cluster.kube.patch_status(Ref(POD, NAMESPACE, last["name"]), ended, resource_version=last["resourceVersion"])
     await cluster.settle(3)
-    assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "Unschedulable")
-    assert f"0 of 1 nodes: 1 without enough free {GPU}" in (await read_condition(cluster, "Ready"))[2]
+    assert (await cluster.read_condition("RevisionReady"))[:2] == ("False", "Unschedulable")
+    assert f"0 of 1 nodes: 1 without enough free {GPU}" in (await cluster.read_condition("Ready"))[2]
 
 
 async def test_what_was_promoted_in_place_lacks_no_devices_while_the_last_ones_go(cluster: Cluster) -> None:
     await with_gpus(cluster, 2)
     half = {"steps": [{"weight": 50, "gate": "manual"}]}
-    await cluster.apply("file:///models/v2", replicas=2, rollout=half, resources={"gpu": {"count": 1}})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.roll_out(2, 50, replicas=2, rollout=half, resources={"gpu": {"count": 1}})
     await cluster.settle(2)
-    await place(cluster)
-    assert cluster.kuberay is not None
-    cluster.kuberay.stuck, cluster.kuberay.unplaced = {"digits-r1"}, {"digits-r2"}
-    serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
+    await place(cluster, "node")
+    kuberay = cluster.kuberay
+    assert kuberay is not None
+    kuberay.stuck, kuberay.unplaced = {"digits-r1"}, {"digits-r2"}
+    serve = cluster.serve_of(RAY)
     serve.room["digits-r2"] = 1
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
     await cluster.settle(3)
     await find_no_node(cluster, 2)
     await cluster.settle(2)
     assert len(await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: "1"})) == 2
-    assert (await read_condition(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
+    assert (await cluster.read_condition("CapacityAvailable"))[:2] == ("True", "Fits")
     message = "revision 2: waits for 2 pods of revision 1 to terminate"
-    assert await read_condition(cluster, "RevisionReady") == ("False", "Deploying", message)
-
-
-def applications(cluster: Cluster) -> list[dict[str, Any]]:
-    dashboard = f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
-    return list(cluster.serve_apis.of(dashboard).puts[-1]["applications"])
+    assert await cluster.read_condition("RevisionReady") == ("False", "Deploying", message)
 
 
 @pytest.mark.parametrize(
@@ -897,14 +832,12 @@ def applications(cluster: Cluster) -> list[dict[str, Any]]:
     ],
     ids=["surge", "bake", "keepPrevious", "shadow", "bake after shadow", "scale", "vendor"],
 )
-async def test_what_cannot_be_in_place_waits_for_room_with_the_numbers(
-    cluster: Cluster, change: dict[str, Any]
-) -> None:
+async def test_what_cannot_be_in_place_waits_for_capacity(cluster: Cluster, change: dict[str, Any]) -> None:
     await with_gpus(cluster, 2)
     await cluster.apply("file:///models/v2", **{"replicas": 2, "resources": {"gpu": {"count": 1}}, **change})
     await cluster.settle(5)
     resource = "amd.com/gpu" if "resources" in change else GPU
-    status, reason, message = await read_condition(cluster, "CapacityAvailable")
+    status, reason, message = await cluster.read_condition("CapacityAvailable")
     assert (status, reason) == ("False", "InsufficientCapacity")
     assert message.startswith(f"revision 2: 2 {resource} needed (2 × 1), 0 of ")
     assert await cluster.weights() == {1: 100}
@@ -919,7 +852,7 @@ async def test_a_candidate_with_other_accelerators_cannot_come_in_place(cluster:
         "spec.rollout.capacity: replicas of revision 1 have other accelerators or nodes than the new ones need,"
         " and cannot free capacity for them. Set capacity: surge"
     )
-    assert await read_condition(cluster, "CapacityAvailable") == (
+    assert await cluster.read_condition("CapacityAvailable") == (
         "False",
         "InsufficientCapacity",
         f"revision 2: {message}",
@@ -932,35 +865,28 @@ async def test_where_pods_bring_nodes_auto_is_surge() -> None:
         installation=parse_installation("gpu: {nodesCome: true}\nruntimeImage: example.com/runtime:1", "test")
     )
     await with_gpus(cluster, 2)
-    await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(replicas=2, resources={"gpu": {"count": 1}})
     assert (await shared(cluster))["mode"] == "surge"
 
 
 async def test_a_rollback_without_room_names_the_way_in_place(cluster: Cluster) -> None:
     await with_gpus(cluster, 2)
-    await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
-    await place(cluster)
+    await cluster.roll_out(replicas=2, resources={"gpu": {"count": 1}})
+    await cluster.promote()
+    await place(cluster, "node")
     await cluster.settle(30)
-    await place(cluster)
-    await cluster.command("rollback revision=1 id=b")
-    await cluster.settle(3)
-    last = (await cluster.status())["lastCommand"]
-    assert (last["result"], last["message"]) == (
+    await place(cluster, "node")
+    assert await cluster.answer("rollback revision=1 id=b") == (
         "Rejected",
         f"2 {GPU} needed (2 × 1), 0 of 2 free on 1 node. {NODES_FIX}. Apply the spec of revision 1 to roll it out in place",
     )
-    await cluster.apply("file:///models/v1", replicas=2, resources={"gpu": {"count": 1}})
-    await cluster.until(functools.partial(cluster.at_weight, 1, 25))
+    await cluster.roll_out(1, replicas=2, resources={"gpu": {"count": 1}})
 
 
 async def serve_within_a_quota(cluster: Cluster) -> None:
     """One replica with two devices, in a namespace with a quota for one more."""
     await served(cluster, resources={"gpu": {"count": 2}})
-    await place(cluster)
+    await place(cluster, "node")
     await cluster.settle(20)
     limits = {"hard": {f"requests.{GPU}": "3"}, "used": {f"requests.{GPU}": "2"}}
     meta = {"name": "gpus", "namespace": NAMESPACE}
@@ -973,9 +899,9 @@ async def is_held_until_the_quota_goes(cluster: Cluster, on_nodes: str) -> None:
     await cluster.apply("file:///models/v2", resources={"gpu": {"count": 2}})
     await cluster.settle(5)
     message = f"2 {GPU} needed (1 × 2){on_nodes}, 1 left by the namespace's quota. {QUOTA_FIX}"
-    assert await read_condition(cluster, "Stalled") == ("True", "InsufficientQuota", message)
+    assert await cluster.read_condition("Stalled") == ("True", "InsufficientQuota", message)
     await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "gpus"))
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def test_who_may_not_look_at_nodes_looks_at_quotas(cluster: Cluster) -> None:
@@ -990,29 +916,22 @@ async def test_who_may_not_look_at_nodes_looks_at_quotas(cluster: Cluster) -> No
 
 async def test_where_pods_bring_nodes_quotas_alone_hold_a_canary_back() -> None:
     cluster = Cluster(installation=parse_installation("gpu: {nodesCome: true}", "test"))
-    await offer(cluster, 2)
+    await offer_gpus(cluster, 2)
     await serve_within_a_quota(cluster)
     await is_held_until_the_quota_goes(cluster, ", 0 of 2 free on 1 node")
 
 
 def comparing(arms: list[str], **spec: Any) -> Object:
-    """An Experiment with other models, which request what stable requests."""
-    return {
-        "apiVersion": "serving.sundog.dev/v1alpha1",
-        "kind": "Experiment",
-        "metadata": {"name": "compared", "namespace": NAMESPACE},
-        "spec": {
-            "modelDeployment": NAME,
-            "arms": [{"name": name, "model": {"uri": f"file:///models/{name}"}} for name in arms],
-            **spec,
-        },
-    }
+    """An Experiment with other models, which request what stable requests; by default with the default exposure."""
+    made = user_experiment("compared", named_arms(*arms), **spec)
+    if "exposure" not in spec:
+        del made["spec"]["exposure"]
+    return made
 
 
 async def experiment_said(cluster: Cluster) -> tuple[str, str, str]:
-    conditions = (await cluster.experiment("compared"))["status"]["conditions"]
-    running = next(each for each in conditions if each["type"] == "Running")
-    return running["status"], running["reason"], running["message"]
+    compared = await status(cluster, "compared")
+    return *condition(compared, "Running"), message(compared, "Running")
 
 
 async def test_an_experiment_whose_arms_find_no_gpus_begins_only_once_there_are_some(cluster: Cluster) -> None:
@@ -1025,11 +944,10 @@ async def test_an_experiment_whose_arms_find_no_gpus_begins_only_once_there_are_
     assert await experiment_said(cluster) == ("False", "InsufficientCapacity", message)
     assert set(await groups(cluster)) == {"digits-r1"}
     assert len(await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)) == revisions, "nothing is made of what waits"
-    await cluster.kube.delete(Ref(NODE, "", "node"))
-    await offer(cluster, 6)
+    await offer_gpus(cluster, 6)
     await cluster.settle(15)
     assert set(await groups(cluster)) == {"digits-r1", "digits-r2", "digits-r3"}
-    await place(cluster)
+    await place(cluster, "node")
     await cluster.settle(20)
     assert (await experiment_said(cluster))[:2] == ("True", "Running"), "its own pods take the room that it waited for"
 
@@ -1041,9 +959,9 @@ async def test_who_waits_for_gpus_is_overtaken_by_none_that_is_younger(cluster: 
     later = comparing(["slim"], exposure="20%")
     await cluster.kube.apply({**later, "metadata": {**later["metadata"], "name": "a-later-one"}})
     await cluster.settle(5)
-    conditions = (await cluster.experiment("a-later-one"))["status"]["conditions"]
-    running = next(each for each in conditions if each["type"] == "Running")
-    assert (running["reason"], running["message"]) == ("Queued", "waits for Experiment compared, which is older")
+    later_status = await status(cluster, "a-later-one")
+    assert condition(later_status, "Running")[1] == "Queued"
+    assert message(later_status, "Running") == "waits for Experiment compared, which is older"
     assert set(await groups(cluster)) == {"digits-r1"}
     await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "compared"))
     await cluster.settle(5)
@@ -1056,13 +974,12 @@ OF_CPU = {"gpu": {"count": 0}}
 
 def one_of(name: str, **arm: Any) -> Object:
     """An Experiment of that name with one arm."""
-    made = comparing([], exposure="50%")
     arms = [{"name": "other", "model": {"uri": f"file:///models/{name}"}, **arm}]
-    return {**made, "metadata": {**made["metadata"], "name": name}, "spec": {**made["spec"], "arms": arms}}
+    return user_experiment(name, arms, exposure="50%")
 
 
 async def phases(cluster: Cluster, *names: str) -> dict[str, str]:
-    return {name: (await cluster.experiment(name)).get("status", {}).get("phase", "") for name in names}
+    return {name: (await status(cluster, name)).get("phase", "") for name in names}
 
 
 async def in_phases(cluster: Cluster, **wanted: str) -> bool:
@@ -1071,15 +988,15 @@ async def in_phases(cluster: Cluster, **wanted: str) -> bool:
 
 async def queue_up(cluster: Cluster, devices: int, **arm: Any) -> None:
     """One of three Experiments runs, beside two replicas with a device each."""
-    await offer(cluster, devices)
+    await offer_gpus(cluster, devices)
     await served(cluster, replicas=2, rollout=STOP, resources={"gpu": {"count": 1}})
-    await place(cluster)
+    await place(cluster, "node")
     await cluster.settle(20)
     for name in "abc":
         await cluster.kube.apply(one_of(name, **arm))
         cluster.clock.advance(1)
     await cluster.until(functools.partial(in_phases, cluster, a="Running", b="Queued", c="Queued"))
-    await place(cluster)
+    await place(cluster, "node")
     await cluster.settle(2)
 
 
@@ -1102,8 +1019,8 @@ async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_none(cl
     await cluster.settle(20)
     assert await phases(cluster, *"abc") == {"a": "Running", "b": "Queued", "c": "Queued"}
     message = f"4 {GPU} needed (2 × 2), 3 of 5 free on 1 node. {NODES_FIX}"
-    assert await read_condition(cluster, "Progressing") == ("False", "InsufficientCapacity", message)
-    assert (await read_condition(cluster, "Stalled"))[:2] == ("True", "InsufficientCapacity")
+    assert await cluster.read_condition("Progressing") == ("False", "InsufficientCapacity", message)
+    assert (await cluster.read_condition("Stalled"))[:2] == ("True", "InsufficientCapacity")
     asked = {"replicas": 2, "rollout": STOP, "resources": {"gpu": {"count": 2}}}
     assert await planned(cluster, **asked) == [
         "Experiment a continues until the cluster has capacity for revision 4",
@@ -1111,18 +1028,17 @@ async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_none(cl
     ]
     waiting = {**asked, "rollout": {**STOP, "duringExperiment": "wait"}}
     assert await planned(cluster, **waiting) == ["waits for the end of Experiment a first"]
-    await cluster.kube.delete(Ref(NODE, "", "node"))
-    await offer(cluster, 8)
+    await offer_gpus(cluster, 8)
     cluster.clock.advance(10)
     assert await planned(cluster, **asked) == ["ends Experiment a first"]
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
     assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
 
 
 async def test_a_revision_that_finds_no_gpus_ends_the_experiment_that_has_enough_of_them(cluster: Cluster) -> None:
     await queue_up(cluster, 6)
     await wants_more(cluster)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.until_weight(3, 25)
     assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
 
 
@@ -1140,7 +1056,7 @@ async def test_a_revision_that_is_to_come_in_place_and_cannot_ends_no_experiment
     await cluster.settle(20)
     assert await phases(cluster, *"abc") == {"a": "Running", "b": "Queued", "c": "Queued"}
     await cluster.apply("file:///models/v10", replicas=2, rollout=rollout, resources={"gpu": {"count": 1}})
-    await cluster.until(functools.partial(cluster.at_weight, 4, 25))
+    await cluster.until_weight(4, 25)
     assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
 
 
@@ -1151,24 +1067,18 @@ async def test_while_a_revision_waits_for_gpus_the_next_experiment_waits_too(clu
     await cluster.command("stop revision=1 id=s")
     await cluster.settle(30)
     assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
-    running = next(
-        each for each in (await cluster.experiment("b"))["status"]["conditions"] if each["type"] == "Running"
-    )
-    assert running["message"] == "waits until there is capacity for revision 3"
+    assert message(await status(cluster, "b"), "Running") == "waits until there is capacity for revision 3"
     key = Key("modeldeployment", NAMESPACE, NAME)
     assert await reconcile_model_deployment(cluster.world, key) == 15, "nodes that come are looked for in no hurry"
-    await cluster.kube.delete(Ref(NODE, "", "node"))
-    await offer(cluster, 8)
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await offer_gpus(cluster, 8)
+    await cluster.until_weight(3, 25)
     await cluster.command("promote revision=3 id=p full=true")
     await cluster.until(functools.partial(in_phases, cluster, b="Running", c="Queued"))
     assert (await cluster.status())["stable"]["revision"] == 3
 
 
 @pytest.mark.parametrize("rollout", [{**STOP, "dryRun": True}, {**STOP, "duringExperiment": "wait"}])
-async def test_no_experiment_waits_for_a_revision_that_does_not_begin_before_it(
-    cluster: Cluster, rollout: dict[str, Any]
-) -> None:
+async def test_no_experiment_waits_for_a_revision_that_is_held(cluster: Cluster, rollout: dict[str, Any]) -> None:
     await queue_up(cluster, 5, resources=OF_CPU)
     await cluster.apply("file:///models/v9", replicas=2, rollout=rollout, resources={"gpu": {"count": 2}})
     await cluster.command("stop revision=1 id=s")
@@ -1179,8 +1089,7 @@ async def test_arms_that_came_where_such_a_candidate_was_stay_there(cluster: Clu
     await served(cluster, rollout=RECREATE)
     image = "example.com/other:2"
     other = kubernetes_names.ray_cluster(0, image)
-    dashboard = f"http://{other}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
-    cluster.serve_apis.of(dashboard).failures["file:///models/v2"] = ("ModelNotFound", "/models/v2 does not exist")
+    cluster.serve_of(other).failures["file:///models/v2"] = ("ModelNotFound", "/models/v2 does not exist")
     await cluster.apply("file:///models/v2", rollout=RECREATE, runtime={"image": image})
     await cluster.settle(10)
     await cluster.kube.apply(one_of("a", runtime={"image": image}))
@@ -1221,12 +1130,12 @@ async def test_weights_that_move_need_room_for_all_that_is_exposed(cluster: Clus
 
 
 async def test_a_first_revision_is_started_although_its_gpus_are_not_there_yet(cluster: Cluster) -> None:
-    await offer(cluster, 1)
+    await offer_gpus(cluster, 1)
     cluster.kuberay.unplaced = {"digits-r1"}  # type: ignore[union-attr]
     await cluster.apply(resources={"gpu": {"count": 2}})
     await cluster.settle(3)
     message = f"revision 1: 2 {GPU} needed (1 × 2), 1 of 1 free on 1 node. {NODES_FIX}"
-    assert await read_condition(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", message)
+    assert await cluster.read_condition("CapacityAvailable") == ("False", "InsufficientCapacity", message)
     assert set(await groups(cluster)) == {"digits-r1"}
 
 
@@ -1239,12 +1148,12 @@ async def test_a_secret_that_pods_need_is_waited_for(cluster: Cluster) -> None:
         serve.of(dashboard).start_s = 1000
     await cluster.settle(2)
     message = f"revision 1: spec.runtime.env[0].valueFrom.secretKeyRef: Secret {NAMESPACE}/keys does not exist"
-    assert await read_condition(cluster, "RevisionReady") == ("False", "SecretNotFound", message)
-    assert (await read_condition(cluster, "Ready"))[1] == "SecretNotFound"
+    assert await cluster.read_condition("RevisionReady") == ("False", "SecretNotFound", message)
+    assert (await cluster.read_condition("Ready"))[1] == "SecretNotFound"
     meta = {"name": "keys", "namespace": NAMESPACE}
     await cluster.kube.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": {"other": ""}})
     await cluster.settle(2)
-    assert (await read_condition(cluster, "RevisionReady"))[1] == "SecretIncomplete"
+    assert (await cluster.read_condition("RevisionReady"))[1] == "SecretIncomplete"
 
 
 async def test_a_store_that_finds_no_volume_is_reported(cluster: Cluster) -> None:
@@ -1268,7 +1177,7 @@ async def test_a_store_that_finds_no_volume_is_reported(cluster: Cluster) -> Non
     await cluster.settle(2)
     message = f"the store of Ray: pod {RAY}-valkey-0: 0 of 1 nodes: a PersistentVolumeClaim of the pod is not bound"
     message += ". Check the claim and its StorageClass"
-    assert await read_condition(cluster, "RevisionReady") == ("False", "Unschedulable", message)
+    assert await cluster.read_condition("RevisionReady") == ("False", "Unschedulable", message)
 
 
 NO_QUOTA = "forbidden: exceeded quota: team, requested: limits.memory=2560Mi, used: 8Gi, limited: 10Gi"
@@ -1279,17 +1188,16 @@ def refusal(pod: str) -> dict[str, str]:
 
 
 async def test_a_pod_that_kuberay_may_not_make_is_reported_in_the_api_servers_words(cluster: Cluster) -> None:
-    serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
+    serve = cluster.serve_of(RAY)
     serve.room["digits-r2"] = 0
-    await cluster.apply(rollout=MANUAL)
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.deploy(rollout=MANUAL)
     cluster.kuberay.refusals = refusal("digits-r2-worker-x7k2p")  # type: ignore[union-attr]
     await cluster.settle(2)
-    assert await read_condition(cluster, "RevisionReady") == ("True", "Ready", "revision 1: 1 replica running")
+    assert await cluster.read_condition("RevisionReady") == ("True", "Ready", "revision 1: 1 replica running")
     await cluster.apply("file:///models/v2", rollout=MANUAL)
     await cluster.settle(5)
     message = f"revision 2: KubeRay could not create its pods in RayCluster {RAY}: {NO_QUOTA}. Raise the quota, or ask for less"
-    assert await read_condition(cluster, "RevisionReady") == ("False", "PodRefused", message)
+    assert await cluster.read_condition("RevisionReady") == ("False", "PodRefused", message)
     before = (await cluster.get())["metadata"]["resourceVersion"]
     cluster.kuberay.refusals = refusal("digits-r2-worker-b9n4c")  # type: ignore[union-attr]
     await cluster.settle(2)
@@ -1297,24 +1205,23 @@ async def test_a_pod_that_kuberay_may_not_make_is_reported_in_the_api_servers_wo
     assert await cluster.condition("Ready") == ("True", "Serving")
     cluster.kuberay.refusals = {}  # type: ignore[union-attr]
     await cluster.settle(2)
-    assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "Deploying")
+    assert (await cluster.read_condition("RevisionReady"))[:2] == ("False", "Deploying")
 
 
-async def test_a_cluster_that_is_too_large_is_reported_while_stable_serves(
+async def test_a_too_large_cluster_is_reported_and_stable_serves(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await cluster.apply(rollout=MANUAL)
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.deploy(rollout=MANUAL)
 
     async def refuse(_: Object) -> Object:
         raise DependencyError("RayCluster x: etcdserver:\nrequest is too large (500)")
 
-    cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265").room["digits-r2"] = 0
+    cluster.serve_of(RAY).room["digits-r2"] = 0
     with monkeypatch.context() as patched:
         patched.setattr(cluster.kube, "replace", refuse)
         await cluster.apply("file:///models/v2", rollout=MANUAL)
         await cluster.settle(5)
-        status, reason, message = await read_condition(cluster, "RevisionReady")
+        status, reason, message = await cluster.read_condition("RevisionReady")
         assert (status, reason) == ("False", "PodRefused")
         prefix = (
             f"revision 2: its pods could not be added to RayCluster {RAY}: RayCluster x: etcdserver: request is too"
@@ -1325,7 +1232,7 @@ async def test_a_cluster_that_is_too_large_is_reported_while_stable_serves(
         (_, ungrown) = cluster.world.rejected_clusters[NAMESPACE, RAY]
         assert ungrown == {"digits-r2"}, "the node of a pod of stable may be lost meanwhile"
     await cluster.settle(10)
-    assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "Deploying")
+    assert (await cluster.read_condition("RevisionReady"))[:2] == ("False", "Deploying")
 
 
 async def test_the_refusal_of_a_cluster_is_forgotten_with_its_last_model_deployment(
@@ -1341,10 +1248,9 @@ async def test_the_refusal_of_a_cluster_is_forgotten_with_its_last_model_deploym
     monkeypatch.setattr(cluster.kube, "create", refuse)
     await cluster.apply()
     await cluster.settle(5)
-    assert (await read_condition(cluster, "RevisionReady"))[1] == "PodRefused"
+    assert (await cluster.read_condition("RevisionReady"))[1] == "PodRefused"
     ref = Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME)
-    deleted = await cluster.kube.get(ref)
-    assert deleted is not None
+    deleted = await cluster.read(ref)
     await cluster.kube.delete(ref)
     for key in keys_for(deleted):
         if key.kind == "raycluster":
@@ -1357,7 +1263,7 @@ async def test_a_head_that_kuberay_may_not_make_is_reported_likewise(cluster: Cl
     cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]
     cluster.kuberay.refusals = refusal("digits-r2-worker-x7k2p")  # type: ignore[union-attr]
     await cluster.settle(5)
-    status, reason, message = await read_condition(cluster, "Ready")
+    status, reason, message = await cluster.read_condition("Ready")
     assert (status, reason) == ("False", "PodRefused")
     assert message.endswith(f"{NO_QUOTA}. Raise the quota, or ask for less")
     assert clusters.parse_cluster_view(RAY, await ray(cluster), "").problem.endswith(f"is not ready: {NO_QUOTA}")
@@ -1377,12 +1283,12 @@ KEEPING = {**RECREATE, "keepPrevious": {"for": "1h"}}
 
 
 async def test_a_revision_that_is_only_kept_gives_its_gpus_to_a_candidate(cluster: Cluster) -> None:
-    await offer(cluster, 4)
+    await offer_gpus(cluster, 4)
     gpus: dict[str, Any] = {"replicas": 2, "rollout": KEEPING, "resources": {"gpu": {"count": 1}}}
     await served(cluster, **gpus)
-    await place(cluster)
+    await place(cluster, "node")
     await served(cluster, "file:///models/v2", 2, **gpus)
-    await place(cluster)
+    await place(cluster, "node")
     await cluster.settle(20)
     assert [each["revision"] for each in (await cluster.status())["kept"]] == [1]
     assert (await cluster.status())["capacity"]["gpusRequested"] == 3
@@ -1411,8 +1317,7 @@ async def test_a_kept_revision_stays_where_it_is_when_the_next_one_has_another_r
         await served(cluster, f"file:///models/v{number}", number, rollout=KEEPING, runtime=image)
     await cluster.settle(20)
     canary = {"steps": [{"weight": 25, "gate": "manual"}], "keepPrevious": {"for": "1h"}}
-    await cluster.apply("file:///models/v3", rollout=canary, runtime={"image": "example.com/b:1"})
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.roll_out(3, rollout=canary, runtime={"image": "example.com/b:1"})
     assert [each["revision"] for each in (await cluster.status())["kept"]] == [1]
     assert set(await groups(cluster, first)) == {"digits-r1", "digits-r2"}
     assert set(await groups(cluster, second)) == {"digits-r3"}
@@ -1435,11 +1340,9 @@ async def test_a_node_drain_may_evict_one_pod_of_each_group_at_a_time(cluster: C
     assert selected == workers
     assert [each["kind"] for each in budget["metadata"]["ownerReferences"]] == ["RayCluster"]
 
-    await cluster.apply("file:///models/v2", replicas=4, rollout={"steps": [{"weight": 50, "gate": "manual"}]})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.roll_out(2, 50, replicas=4, rollout={"steps": [{"weight": 50, "gate": "manual"}]})
     assert await budgets(cluster) == {"digits-r1": 3, "digits-r2": 1}
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     await cluster.settle(30)
     assert await budgets(cluster) == {"digits-r2": 3}
 
@@ -1469,7 +1372,7 @@ async def test_an_administrator_who_has_budgets_of_their_own_turns_them_off() ->
     cluster = Cluster(installation=INSTALLATION)
     await served(cluster, replicas=2)
     assert await budgets(cluster) == {"digits-r1": 1}
-    cluster.world = replace(cluster.world, settings=replace(cluster.world.settings, installation=without))
+    cluster.install(without)
     await cluster.settle(20)
     assert await budgets(cluster) == {}
 

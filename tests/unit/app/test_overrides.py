@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from doubles.attempts import has_drained
 from doubles.cluster import MANUAL, NAME, Cluster, model_deployment
 
 V2 = "file:///models/v2"
@@ -16,8 +17,7 @@ ENDPOINT = {"overrides": [OVERRIDE]}
 
 async def waiting_before_its_first_weight() -> Cluster:
     cluster = Cluster()
-    await cluster.apply(rollout=WAITING, endpoint=ENDPOINT)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=WAITING, endpoint=ENDPOINT)
     assert chosen(cluster) == []
     await cluster.apply(V2, rollout=WAITING, endpoint=ENDPOINT)
     await cluster.until(functools.partial(may_be_chosen, cluster))
@@ -38,22 +38,17 @@ async def may_be_chosen(cluster: Cluster) -> bool:
     return chosen(cluster) == ["canary"]
 
 
-async def gone(cluster: Cluster) -> bool:
-    status = await cluster.status()
-    return "candidate" not in status and not status.get("retiring")
-
-
 async def test_a_candidate_without_weight_is_chosen_once_it_is_ready_and_at_every_weight() -> None:
     cluster = await waiting_before_its_first_weight()
     assert await cluster.weights() == {1: 100, 2: 0}
     assert cluster.serve.running("digits-r2") == 1
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     await cluster.settle(5)
     assert chosen(cluster) == ["canary"]
     await cluster.command("promote revision=2 id=b full=true")
-    await cluster.until(functools.partial(cluster.serves, 2), rounds=100)
-    await cluster.until(functools.partial(gone, cluster), rounds=60)
+    await cluster.until_serves(2, rounds=100)
+    await cluster.until(functools.partial(has_drained, cluster), rounds=60)
 
 
 async def test_a_candidate_that_fails_without_weight_is_left_to_start_anew() -> None:
@@ -75,11 +70,11 @@ async def test_a_candidate_stays_deployed_while_an_edge_still_lets_callers_choos
     assert cluster.serve.running("digits-r2") == 1
     assert await cluster.condition("TrafficSynced") == ("False", "EdgeNotConfirmed")
     cluster.edges.stale.clear()
-    await cluster.until(functools.partial(gone, cluster), rounds=60)
+    await cluster.until(functools.partial(has_drained, cluster), rounds=60)
     assert chosen(cluster) == []
 
 
-async def test_what_an_endpoint_says_of_callers_makes_no_revision_and_holds_beside_a_spec_that_is_refused() -> None:
+async def test_callers_of_an_endpoint_make_no_revision_and_hold_under_a_refused_spec() -> None:
     cluster = await waiting_before_its_first_weight()
     await cluster.apply(V2, rollout=WAITING, endpoint={**ENDPOINT, "reveal": False})
     await cluster.settle(5)
@@ -89,7 +84,7 @@ async def test_what_an_endpoint_says_of_callers_makes_no_revision_and_holds_besi
     await cluster.settle(5)
     assert (service(cluster)["reveal"], chosen(cluster)) == (False, ["canary"])
     await cluster.command("abort revision=2 id=a")
-    await cluster.until(functools.partial(gone, cluster), rounds=60)
+    await cluster.until(functools.partial(has_drained, cluster), rounds=60)
     assert (service(cluster)["reveal"], chosen(cluster)) == (False, [])
 
 
@@ -103,8 +98,7 @@ async def test_whose_overrides_name_too_many_networks_is_reported_once(caplog: p
         return {"overrides": overrides}
 
     cluster = Cluster()
-    await cluster.apply(endpoint=many(1))
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(endpoint=many(1))
     with caplog.at_level(logging.WARNING, "sundog.operator"):
         await cluster.kube.apply(model_deployment(name="young", endpoint=many(2)))
         await cluster.settle(30)

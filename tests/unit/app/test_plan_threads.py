@@ -1,7 +1,6 @@
 """A plan that takes too long is abandoned and reported, and holds up no other namespace."""
 
 import asyncio
-import functools
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -57,8 +56,7 @@ async def observed(cluster: Cluster) -> ObservedState:
 @pytest.fixture
 async def cluster() -> Cluster:
     cluster = Cluster()
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await cluster.settle(5)
     return cluster
 

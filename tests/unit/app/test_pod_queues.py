@@ -25,12 +25,6 @@ def cluster() -> Cluster:
     return Cluster(installation=parse_installation("runtimeImage: example.com/runtime:1", "test"))
 
 
-async def read_condition(cluster: Cluster, type_: str) -> tuple[str, str, str]:
-    conditions = {each["type"]: each for each in (await cluster.status())["conditions"]}
-    found = conditions[type_]
-    return found["status"], found["reason"], found["message"]
-
-
 async def queued_pod(cluster: Cluster, revision: int) -> Object:
     """Start a queued revision, whose replicas get no room, and return its pod with the label that Kueue sets."""
     assert cluster.kuberay is not None
@@ -63,22 +57,22 @@ async def test_a_pod_that_kueue_has_not_admitted_is_reported_with_its_queue_and_
     name = pod["metadata"]["name"]
     assert pod["metadata"]["labels"][kueue.QUEUE_LABEL] == "team-a"
     assert pod["spec"]["schedulingGates"] == [{"name": kueue.ADMISSION_GATE}]
-    status, reason, message = await read_condition(cluster, "RevisionReady")
+    status, reason, message = await cluster.read_condition("RevisionReady")
     assert (status, reason) == ("False", "NotAdmitted")
     assert "which has not taken it up" in message
     await take_up(cluster, pod, NO_QUOTA)
     await cluster.settle(2)
     expected = f"revision 1: pod {name} waits in LocalQueue team-a of Kueue: {NO_QUOTA}"
-    assert await read_condition(cluster, "RevisionReady") == ("False", "NotAdmitted", expected)
-    assert (await read_condition(cluster, "Ready"))[1] == "NotAdmitted"
+    assert await cluster.read_condition("RevisionReady") == ("False", "NotAdmitted", expected)
+    assert (await cluster.read_condition("Ready"))[1] == "NotAdmitted"
 
 
-async def test_the_reason_is_read_from_releases_of_kueue_that_serve_the_older_version_alone(cluster: Cluster) -> None:
+async def test_the_reason_is_read_from_a_kueue_that_serves_the_older_version_alone(cluster: Cluster) -> None:
     await cluster.apply(**QUEUED)
     cluster.kube.faults = lambda _, ref: NotServed("no v1beta2") if ref.kind == WORKLOAD else None
     await take_up(cluster, await queued_pod(cluster, 1), NO_QUOTA, OLD_WORKLOAD)
     await cluster.settle(2)
-    assert (await read_condition(cluster, "RevisionReady"))[2].endswith(f"of Kueue: {NO_QUOTA}")
+    assert (await cluster.read_condition("RevisionReady"))[2].endswith(f"of Kueue: {NO_QUOTA}")
 
 
 @pytest.mark.parametrize("fault", [NotServed("no workloads"), Forbidden("may not list workloads")])
@@ -87,36 +81,33 @@ async def test_the_queue_is_named_although_workloads_cannot_be_read(cluster: Clu
     await take_up(cluster, await queued_pod(cluster, 1), NO_QUOTA)
     cluster.kube.faults = lambda _, ref: fault if ref.kind in (WORKLOAD, OLD_WORKLOAD) else None
     await cluster.settle(2)
-    assert (await read_condition(cluster, "RevisionReady"))[2].endswith("waits in LocalQueue team-a of Kueue")
+    assert (await cluster.read_condition("RevisionReady"))[2].endswith("waits in LocalQueue team-a of Kueue")
 
 
 async def test_a_canary_goes_into_its_queue_although_no_device_is_free_and_stable_serves(cluster: Cluster) -> None:
     status = {"allocatable": {GPU: "1"}, "conditions": [{"type": "Ready", "status": "True"}]}
     node: dict[str, Any] = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}, "spec": {}}
     await create_with_status(cluster.kube, NODE, node, status)
-    await cluster.apply(resources={"gpu": {"count": 1}})
-    await cluster.until(lambda: cluster.serves(1))
+    await cluster.deploy(resources={"gpu": {"count": 1}})
     for pod in await cluster.kube.list(POD, NAMESPACE, {names.LABEL_MODEL_DEPLOYMENT: NAME}):
         await cluster.kube.replace({**pod, "spec": {**pod["spec"], "nodeName": "node"}})
     await cluster.settle(20)
     await cluster.apply("file:///models/v2", rollout=MANUAL, **QUEUED)
     await take_up(cluster, await queued_pod(cluster, 2), NO_QUOTA)
     await cluster.settle(2)
-    assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "NotAdmitted")
-    assert (await read_condition(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
-    assert (await read_condition(cluster, "Ready"))[0] == "True"
+    assert (await cluster.read_condition("RevisionReady"))[:2] == ("False", "NotAdmitted")
+    assert (await cluster.read_condition("CapacityAvailable"))[:2] == ("True", "Fits")
+    assert (await cluster.read_condition("Ready"))[0] == "True"
     assert await cluster.weights() == {1: 100, 2: 0}
 
 
 async def test_a_canary_that_kueue_preempts_gives_its_traffic_back_and_is_not_held_back(cluster: Cluster) -> None:
-    await cluster.apply(**QUEUED)
-    await cluster.until(lambda: cluster.serves(1))
-    await cluster.apply("file:///models/v2", rollout=MANUAL, **QUEUED)
-    await cluster.until(lambda: cluster.at_weight(2, 25))
+    await cluster.deploy(**QUEUED)
+    await cluster.roll_out(rollout=MANUAL, **QUEUED)
     for pod in await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: "2"}):
         await cluster.kube.delete(Ref(POD, NAMESPACE, pod["metadata"]["name"]))
     await queued_pod(cluster, 2)
-    assert (await read_condition(cluster, "RevisionReady"))[:2] == ("False", "NotAdmitted")
+    assert (await cluster.read_condition("RevisionReady"))[:2] == ("False", "NotAdmitted")
     await cluster.settle(40)
     last = (await cluster.status())["lastRollout"]
     assert (last["revision"], last["code"]) == (2, "CapacityLost")

@@ -1,12 +1,12 @@
 """A revision that is not ready in time: by default it is rolled back; with `progressDeadlineAction: pause` it waits."""
 
 import functools
-import itertools
 from typing import Any
 
 import pytest
 
 from doubles.cluster import MANUAL, Cluster
+from doubles.crashes import die_at_every, live
 
 V2 = "file:///models/v2"
 PAUSE = {**MANUAL, "progressDeadline": "5m", "progressDeadlineAction": "pause"}
@@ -16,8 +16,7 @@ AWAY = ("ModelNotFound", "the store is away")
 async def late(rollout: dict[str, Any] = PAUSE) -> Cluster:
     """Revision 2 was applied six minutes ago and cannot be loaded."""
     cluster = Cluster()
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(5)
     cluster.serve.failures[V2] = AWAY
     await cluster.apply(V2, rollout=rollout)
@@ -30,19 +29,13 @@ async def attempt(cluster: Cluster) -> dict[str, Any]:
     return status
 
 
-async def condition_message(cluster: Cluster, type_: str) -> str:
-    return next(str(c.get("message", "")) for c in (await cluster.status())["conditions"] if c["type"] == type_)
-
-
 async def test_a_pause_by_hand_is_reported_where_people_look_first() -> None:
     cluster = Cluster()
-    await cluster.apply(rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await cluster.apply(V2, rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.deploy(rollout=MANUAL)
+    await cluster.roll_out(rollout=MANUAL)
     await cluster.command("pause revision=2 id=hold")
     await cluster.settle(3)
-    assert "revision 2 is paused (Manual)" in await condition_message(cluster, "Ready")
+    assert "revision 2 is paused (Manual)" in await cluster.message("Ready")
 
 
 async def test_it_is_paused_once_its_time_is_over_and_tried_on() -> None:
@@ -52,8 +45,8 @@ async def test_it_is_paused_once_its_time_is_over_and_tried_on() -> None:
     message = "not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away"
     assert status["paused"]["message"] == message
     assert await cluster.condition("Progressing") == ("True", "Paused")
-    assert await condition_message(cluster, "Progressing") == f"revision 2, paused because it was {message}"
-    assert "revision 2 is paused (ProgressDeadlineExceeded)" in await condition_message(cluster, "Ready")
+    assert await cluster.message("Progressing") == f"revision 2, paused because it was {message}"
+    assert "revision 2 is paused (ProgressDeadlineExceeded)" in await cluster.message("Ready")
     assert await cluster.condition("Stalled") == ("Absent", "")
     assert "RolloutPaused" in await cluster.events()
     cluster.serve.failures.clear()
@@ -74,7 +67,7 @@ async def test_resume_lets_it_go_on_with_its_time_anew() -> None:
     cluster.serve.failures.clear()
     await cluster.settle(40, seconds=10)
     await cluster.command("resume revision=2 id=b")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
 
 
 async def test_promote_of_all_steps_gives_it_its_time_anew() -> None:
@@ -84,7 +77,7 @@ async def test_promote_of_all_steps_gives_it_its_time_anew() -> None:
     assert "paused" not in await attempt(cluster)
     cluster.serve.failures.clear()
     await cluster.command("retry revision=2 id=b")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
 
 
 @pytest.mark.parametrize("verb", ["promote", "skip"])
@@ -93,14 +86,11 @@ async def test_a_command_to_go_on_is_answered_with_the_pause(verb: str) -> None:
     cluster.serve.failures.clear()
     await cluster.settle(40, seconds=10)
     assert cluster.serve.running("digits-r2") == 1
-    await cluster.command(f"{verb} revision=2 id=a")
-    await cluster.settle(3)
-    last = (await cluster.status())["lastCommand"]
     message = (
         "revision 2 is paused because it was not ready within 5m, spec.rollout.progressDeadline: revision 2: the store is away."
         " Use resume: it then starts once it is ready"
     )
-    assert (last["result"], last["message"]) == ("Rejected", message)
+    assert await cluster.answer(f"{verb} revision=2 id=a") == ("Rejected", message)
 
 
 @pytest.mark.parametrize("way", ["abort", "edit"])
@@ -142,8 +132,7 @@ BRIEF = {"progressDeadline": "5m"}
 async def starting(rollout: dict[str, Any]) -> Cluster:
     """Revision 2 was applied a minute ago and starts very slowly."""
     cluster = Cluster()
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(5)
     cluster.serve.start_s = 10_000
     await cluster.apply(V2, rollout=rollout)
@@ -174,9 +163,7 @@ async def test_a_hold_by_the_spec_is_none_of_its_time(rollout: dict[str, Any]) -
     cluster = await starting({**rollout, **BRIEF})
     await cluster.apply(V2, rollout={**rollout, **BRIEF}, paused=True)
     await cluster.settle(3)
-    writes = len(cluster.kube.writes)
-    await cluster.settle(60, seconds=10)
-    assert len(cluster.kube.writes) == writes
+    assert await cluster.writes_during(60, seconds=10) == []
     await cluster.apply(V2, rollout={**rollout, **BRIEF})
     await ends_in_five_minutes(cluster)
 
@@ -189,7 +176,7 @@ async def test_by_default_it_ends() -> None:
 async def test_without_steps_it_is_retried_and_reported() -> None:
     cluster = await late({"strategy": "recreate", "progressDeadline": "5m", "progressDeadlineAction": "pause"})
     assert await cluster.condition("Stalled") == ("True", "ProgressDeadlineExceeded")
-    assert (await condition_message(cluster, "Stalled")).endswith("the store is away; still retrying")
+    assert (await cluster.message("Stalled")).endswith("the store is away; still retrying")
     cluster.serve.failures.clear()
     await cluster.settle(40, seconds=10)
     assert await cluster.serves(2)
@@ -204,8 +191,7 @@ async def short(weights: tuple[int, int] = (2, 25), **rollout: Any) -> Cluster:
     """Revision 2 has the replicas of its first step, and finds no nodes for more."""
     cluster = Cluster()
     spec = {**STEPS, "progressDeadline": "5m", **rollout}
-    await cluster.apply(rollout=spec, replicas=4)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=spec, replicas=4)
     cluster.serve.room["digits-r2"] = 1
     await cluster.apply(V2, rollout=spec, replicas=4)
     await cluster.until(functools.partial(cluster.at_weight, *weights))
@@ -213,7 +199,7 @@ async def short(weights: tuple[int, int] = (2, 25), **rollout: Any) -> Cluster:
     return cluster
 
 
-async def test_replicas_of_a_later_step_that_do_not_come_end_it_and_what_serves_is_reported() -> None:
+async def test_missing_replicas_of_a_later_step_end_the_rollout() -> None:
     cluster = await short()
     assert (await attempt(cluster))["step"]["reason"] == "waits for replicas: 1 of 2 are available"
     await cluster.settle(27, seconds=10)
@@ -225,7 +211,7 @@ async def test_replicas_of_a_later_step_that_do_not_come_end_it_and_what_serves_
     assert "RolloutAborted" in await cluster.events()
 
 
-async def test_one_that_waits_for_replicas_may_be_without_the_one_it_has_for_as_long_as_any() -> None:
+async def test_a_canary_that_waits_for_replicas_has_the_same_time_without_any() -> None:
     cluster = await short()
     await cluster.settle(40)
     assert (await cluster.condition("RevisionReady"))[0] == "False", "for longer than the grace, by what it waits for"
@@ -244,7 +230,7 @@ async def test_one_that_waits_for_replicas_may_be_without_the_one_it_has_for_as_
     assert "CandidateUnavailable: no healthy replica for 140 s" in (await cluster.status())["lastRollout"]["reason"]
 
 
-async def test_a_clock_that_is_set_back_gives_one_without_a_healthy_replica_no_more_than_its_time() -> None:
+async def test_a_clock_that_is_set_back_gives_an_unavailable_canary_no_more_time() -> None:
     cluster = await short()
     await cluster.settle(60)
     cluster.serve.crash_replicas("digits-r2")
@@ -257,19 +243,19 @@ async def test_a_clock_that_is_set_back_gives_one_without_a_healthy_replica_no_m
     assert await cluster.weights() == {1: 100}
 
 
-async def test_replicas_of_a_later_step_that_do_not_come_pause_it_where_it_is_to_be_tried_on() -> None:
+async def test_missing_replicas_of_a_later_step_pause_it_by_policy() -> None:
     cluster = await short(progressDeadlineAction="pause")
     await cluster.settle(40, seconds=10)
     paused = (await attempt(cluster))["paused"]
     assert (paused["reason"], paused["message"]) == ("ProgressDeadlineExceeded", SHORT)
     assert await cluster.weights() == {1: 75, 2: 25}
     assert "RolloutPaused" in await cluster.events()
-    assert "revision 2 is paused (ProgressDeadlineExceeded)" in await condition_message(cluster, "Ready")
+    assert "revision 2 is paused (ProgressDeadlineExceeded)" in await cluster.message("Ready")
     await cluster.command("resume revision=2 id=a")
     await cluster.settle(26, seconds=10)
     assert "paused" not in await attempt(cluster), "it has its time anew"
     cluster.serve.room.clear()
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.settle(3)
     assert "shortSince" not in (await attempt(cluster))["step"]
 
@@ -305,39 +291,21 @@ async def test_replicas_that_came_while_nobody_looked_were_in_time() -> None:
     cluster = await short()
     cluster.clock.advance(3600)
     cluster.serve.room.clear()
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
-
-
-class Died(Exception):
-    """The operator crashed."""
+    await cluster.until_weight(2, 50)
 
 
 async def test_an_operator_that_dies_at_every_other_write_pauses_and_resumes_alike() -> None:
     cluster = Cluster()
-    await cluster.apply(rollout=PAUSE)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=PAUSE)
     cluster.serve.failures[V2] = AWAY
     await cluster.apply(V2, rollout=PAUSE)
-    deaths = itertools.count(1)
-
-    def die(moment: str, *_: object) -> None:
-        if moment == "after" and not next(deaths) % 2:
-            raise Died
-
-    async def live(rounds: int) -> None:
-        for _ in range(rounds):
-            try:
-                await cluster.round(10)
-            except Died:
-                cluster.clock.advance(10)
-
-    cluster.kube.on_write = die
-    await live(45)
+    die_at_every(2, cluster)
+    await live(cluster, 60, 10)
     assert (await attempt(cluster))["paused"]["reason"] == "ProgressDeadlineExceeded"
     cluster.serve.failures.clear()
-    await live(40)
+    await live(cluster, 60, 10)
     await cluster.outside(lambda: cluster.command("resume revision=2 id=a"))
-    await live(10)
+    await live(cluster, 20, 10)
     assert await cluster.weights() == {1: 75, 2: 25}
     assert (await cluster.status())["lastCommand"]["result"] == "Accepted"
 
@@ -346,9 +314,7 @@ async def test_a_pass_that_changes_nothing_writes_nothing() -> None:
     cluster = await late()
     cluster.serve.failures.clear()
     await cluster.settle(40, seconds=10)
-    writes = len(cluster.kube.writes)
-    await cluster.settle(10, seconds=10)
-    assert len(cluster.kube.writes) == writes
+    assert await cluster.writes_during(10, seconds=10) == []
 
 
 def asked(cluster: Cluster, since: int) -> list[set[str]]:
@@ -358,8 +324,7 @@ def asked(cluster: Cluster, since: int) -> list[set[str]]:
 
 async def test_a_retry_of_one_that_hangs_takes_it_out_and_puts_it_in_again() -> None:
     cluster = Cluster()
-    await cluster.apply(rollout=PAUSE)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=PAUSE)
     cluster.serve.start_s = 10**6
     await cluster.apply(V2, rollout=PAUSE)
     await cluster.settle(40, seconds=10)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from doubles.attempts import at_step, ended, experiment
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from sundog_operator.app.background.requests import BackgroundRequests
 from sundog_operator.app.queue.keys import Key
@@ -38,36 +39,21 @@ async def rolling(step: int, **rollout: Any) -> Cluster:
     cluster = Cluster()
     cluster.prometheus.numbers[OOM] = 0
     rollout = {"steps": STEPS, **rollout}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(5)
     await cluster.apply(V2, rollout=rollout)
     await cluster.until(functools.partial(at_step, cluster, step))
     return cluster
 
 
-async def status(cluster: Cluster) -> dict[str, Any]:
-    found: dict[str, Any] = (await cluster.experiment("digits-r2")).get("status", {})
-    return found
-
-
-async def at_step(cluster: Cluster, index: int) -> bool:
-    known = await cluster.status()
-    return bool(known.get("experiment")) and (await status(cluster)).get("step", {}).get("index") == index
-
-
-async def ended(cluster: Cluster) -> bool:
-    return (await status(cluster))["phase"] == "Stopped"
-
-
 async def test_an_analysis_lets_the_rollout_go_on_once_its_number_was_good_often_enough() -> None:
     cluster = await rolling(2)
     cluster.prometheus.numbers["smoke"] = 0.95
     await cluster.settle(10)
-    step = (await status(cluster))["step"]
+    step = (await experiment(cluster))["step"]
     assert step["reason"] == "check smoke gives 0.95, at least 0.9; 1 of 2 checks passed"
     assert (step["analysis"]["passed"], step["analysis"]["verdict"]) == (1, "Passed")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=40)
+    await cluster.until_weight(2, 50, rounds=40)
     assert cluster.prometheus.asked.count("smoke") == 2
 
 
@@ -86,12 +72,12 @@ async def test_an_operator_that_begins_anew_counts_on() -> None:
     cluster = await rolling(2, guardrails=[GUARDRAIL])
     cluster.prometheus.numbers[OOM] = 2
     await cluster.settle(70)
-    failed = (await status(cluster))["checks"][0]["failed"]
+    failed = (await experiment(cluster))["checks"][0]["failed"]
     assert failed == 1
     for _ in range(3):
         cluster.world = dataclasses.replace(cluster.world, prometheus_requests=BackgroundRequests[PrometheusResult]())
         await cluster.settle(4)
-    assert (await status(cluster))["checks"][0]["failed"] == failed, "what is asked too early does not count"
+    assert (await experiment(cluster))["checks"][0]["failed"] == failed, "what is asked too early does not count"
     await cluster.until(functools.partial(ended, cluster), rounds=200)
 
 
@@ -110,7 +96,7 @@ async def test_without_a_prometheus_a_rollout_waits_and_is_paused() -> None:
 
 
 async def paused(cluster: Cluster) -> bool:
-    return (await status(cluster)).get("paused", {}).get("reason") == "Inconclusive"
+    return (await experiment(cluster)).get("paused", {}).get("reason") == "Inconclusive"
 
 
 async def test_one_that_hangs_holds_up_neither_commands_nor_passes() -> None:
@@ -118,7 +104,7 @@ async def test_one_that_hangs_holds_up_neither_commands_nor_passes() -> None:
     cluster.prometheus.hangs = True
     await cluster.settle(5)
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=10)
+    await cluster.until_weight(2, 50, rounds=10)
 
 
 @pytest.mark.extended
@@ -127,7 +113,7 @@ async def test_waiting_writes_nothing_but_a_number_a_minute() -> None:
         2, guardrails=[GUARDRAIL], steps=[STEPS[0], {"pause": {}}, {"weight": 50, "gate": "manual"}]
     )
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.until_weight(2, 50)
     await cluster.settle(70)
     before = [write for write in cluster.kube.writes if write.changed]
     await cluster.settle(180)

@@ -7,7 +7,7 @@ import pytest
 
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, NAMESPACE, TIMED, Cluster
-from doubles.traffic import Answers, Traffic
+from doubles.traffic import Answers
 from sundog_operator.core.kubernetes.names import application
 from sundog_operator.ports import POD, Object, Ref
 
@@ -20,11 +20,8 @@ HASTY = {"steps": [{"weight": 50, "maxDuration": "6m"}], "guardrails": [{"metric
 async def served(rps: float, rollout: Object, answers: Answers = FINE) -> Cluster:
     """Revision 1 has served for some minutes, and revision 2 was just applied."""
     cluster = Cluster()
-    cluster.edges.traffic = Traffic(1)
-    cluster.edges.traffic.rps = {NAME: rps}
-    cluster.edges.traffic.answers = {application(NAME, number): answers for number in (1, 2)}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    cluster.set_traffic(rps, answers, answers)
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(30, seconds=10)
     await cluster.apply(V2, rollout=rollout)
     return cluster
@@ -113,11 +110,9 @@ async def counts(cluster: Cluster) -> bool:
 @pytest.mark.extended
 async def test_an_experiment_that_stands_still_while_control_fails_is_told_to_go_on() -> None:
     cluster = Cluster()
-    cluster.edges.traffic = Traffic(1)
-    cluster.edges.traffic.rps = {NAME: 50}
+    cluster.set_traffic(50)
     answer_all(cluster, FINE)
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await cluster.settle(30, seconds=10)
     await cluster.kube.apply(
         {

@@ -9,6 +9,7 @@ from doubles.cluster import model_deployment
 from doubles.watched_cluster import WatchedCluster, watched_cluster
 
 MORE = 8
+UNTIL_SERVING = ["False Deploying", "False NoHealthyReplica", "True Serving"]
 
 
 @pytest.fixture
@@ -45,11 +46,7 @@ async def test_three_statuses_are_written_until_one_serves(cluster: WatchedClust
     await cluster.until_all(is_ready)
     for number in range(MORE):
         written = [status for name, status in cluster.counted.statuses if name == f"more-{number}"]
-        assert [readiness(status) for status in written] == [
-            "False Deploying",
-            "False NoHealthyReplica",
-            "True Serving",
-        ]
+        assert [readiness(status) for status in written] == UNTIL_SERVING
         assert [status.get("candidate", {}).get("revision") for status in written] == [1, None, None]
         assert ["startup" in status for status in written] == [False, False, True]
 
@@ -60,11 +57,7 @@ async def test_a_ray_that_comes_up_meanwhile_is_not_reported_step_by_step() -> N
         await cluster.until_all(is_ready)
         for number in range(MORE):
             written = [status for name, status in cluster.counted.statuses if name == f"more-{number}"]
-            assert [readiness(status) for status in written] == [
-                "False Deploying",
-                "False NoHealthyReplica",
-                "True Serving",
-            ]
+            assert [readiness(status) for status in written] == UNTIL_SERVING
 
 
 async def test_requests_until_one_serves(cluster: WatchedCluster) -> None:

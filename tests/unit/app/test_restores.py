@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster, model_deployment
+from doubles.experiments import named_arms, until_phase, user_experiment
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.edge import split_document
@@ -47,17 +48,12 @@ class RestoredCluster(Cluster):
             fields = {key: kept[key] for key in ("apiVersion", "kind", "spec")}
             await self.kube.apply({**fields, "metadata": {"name": ref.name, "namespace": NAMESPACE}})
         if status:
-            stored = await self.kube.get(ref)
-            assert stored is not None
-            version = stored["metadata"]["resourceVersion"]
-            await self.kube.patch_status(ref, kept["status"], resource_version=version)
+            await self.set_status(ref, kept["status"])
 
-    async def promote(self, number: int, **spec: Any) -> None:
+    async def make_stable(self, number: int) -> None:
         """Make a revision stable, and let the one before it go."""
-        await self.apply(f"file:///models/v{number}", **spec)
-        await self.until(functools.partial(self.at_weight, number, 25))
-        await self.command(f"promote revision={number} id=p{number} full=true")
-        await self.until(functools.partial(self.serves, number))
+        await self.roll_out(number)
+        await self.promote(number)
         await self.until(self.has_drained)
 
     async def has_drained(self) -> bool:
@@ -70,18 +66,23 @@ class RestoredCluster(Cluster):
 
 async def started(**options: Any) -> RestoredCluster:
     cluster = RestoredCluster(**options)
-    await cluster.apply("file:///models/v1")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await cluster.settle(3)
     cluster.after_step = cluster.check_traffic
     return cluster
 
 
+async def backed_up(**options: Any) -> tuple[RestoredCluster, Object]:
+    """Return a cluster in which revision 2 has replaced revision 1, and the object of before."""
+    cluster = await started(**options)
+    backup = copy.deepcopy(await cluster.get())
+    await cluster.make_stable(2)
+    return cluster, backup
+
+
 @pytest.mark.parametrize(("installation", "first"), [*((None, each) for each in ORDERS), (INSTALLATION, "raycluster")])
 async def test_an_older_backup_takes_over_once_its_revision_is_healthy(first: str, installation: Any) -> None:
-    cluster = await started(installation=installation)
-    backup = copy.deepcopy(await cluster.get())
-    await cluster.promote(2)
+    cluster, backup = await backed_up(installation=installation)
     assert cluster.running("digits-r1") == 0
     cluster.first = first
     await cluster.write_back(backup)
@@ -92,9 +93,7 @@ async def test_an_older_backup_takes_over_once_its_revision_is_healthy(first: st
 
 
 async def test_a_revision_of_a_backup_that_cannot_start_gets_no_traffic() -> None:
-    cluster = await started()
-    backup = copy.deepcopy(await cluster.get())
-    await cluster.promote(2)
+    cluster, backup = await backed_up()
     cluster.first = "edge"
     cluster.serve.failures["file:///models/v1"] = ("ModelNotFound", "/models/v1 does not exist")
     await cluster.write_back(backup)
@@ -104,9 +103,7 @@ async def test_a_revision_of_a_backup_that_cannot_start_gets_no_traffic() -> Non
 
 
 async def test_a_restored_status_alone_changes_nothing() -> None:
-    cluster = await started()
-    backup = copy.deepcopy(await cluster.get())
-    await cluster.promote(2)
+    cluster, backup = await backed_up()
     cluster.first = "edge"
     await cluster.write_back(backup, spec=False)
     await cluster.until(functools.partial(cluster.is_stable, 2))
@@ -116,12 +113,11 @@ async def test_a_restored_status_alone_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("end", ["promote", "abort"])
-async def test_a_backup_from_the_middle_of_a_rollout_moves_no_traffic_to_replicas_that_are_gone(
+async def test_a_backup_of_a_rollout_moves_no_traffic_to_replicas_that_are_gone(
     end: str,
 ) -> None:
     cluster = await started()
-    await cluster.apply("file:///models/v2")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out()
     await cluster.settle(3)
     backup, rollout = copy.deepcopy(await cluster.get()), copy.deepcopy(await cluster.experiment("digits-r2"))
     await cluster.command(f"{end} revision=2 id=x" + (" full=true" if end == "promote" else ""))
@@ -136,11 +132,8 @@ async def test_a_backup_from_the_middle_of_a_rollout_moves_no_traffic_to_replica
 
 
 async def test_a_backup_moves_nothing_while_a_later_rollout_has_traffic() -> None:
-    cluster = await started()
-    backup = copy.deepcopy(await cluster.get())
-    await cluster.promote(2)
-    await cluster.apply("file:///models/v3")
-    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    cluster, backup = await backed_up()
+    await cluster.roll_out(3)
     await cluster.settle(3)
     cluster.first = "edge"
     await cluster.write_back(backup)
@@ -165,21 +158,18 @@ async def test_an_unknown_stable_revision_takes_no_traffic(first: str) -> None:
 async def test_a_number_with_other_content_leaves_the_running_application_alone(first: str, installation: Any) -> None:
     cluster = await started(installation=installation)
     ref = Ref(CONTROLLER_REVISION, NAMESPACE, "digits-r1")
-    stored = await cluster.kube.get(ref)
-    assert stored is not None
+    stored = await cluster.read(ref)
     await cluster.apply("file:///models/v9", name="other")
     await cluster.until(functools.partial(_serves, cluster, "other"))
-    other = await cluster.kube.get(Ref(CONTROLLER_REVISION, NAMESPACE, "other-r1"))
-    assert other is not None
+    other = await cluster.read(Ref(CONTROLLER_REVISION, NAMESPACE, "other-r1"))
     await cluster.kube.delete(ref)
     meta = {key: stored["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
     await cluster.kube.create({**stored, "metadata": meta, "data": other["data"]})
     cluster.first = first
     await cluster.apply("file:///models/v9")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     assert cluster.running("digits-r1") == 1
-    await cluster.command("promote revision=2 id=x full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
 
 
 async def _serves(cluster: Cluster, name: str) -> bool:
@@ -190,18 +180,16 @@ async def _serves(cluster: Cluster, name: str) -> bool:
     ("installation", "version", "first"),
     [(None, 2, "edge"), (None, 1, "raycluster"), (INSTALLATION, 2, "raycluster"), (INSTALLATION, 3, "edge")],
 )
-async def test_a_deployment_that_is_deleted_and_made_again_keeps_what_runs(
-    first: str, version: int, installation: Any
-) -> None:
+async def test_a_deployment_that_is_made_again_keeps_what_runs(first: str, version: int, installation: Any) -> None:
     """Its ControllerRevisions go with it, as garbage collection removes them. Another service keeps RayCluster and edge."""
     cluster = await started(installation=installation)
     await cluster.kube.apply(model_deployment(name="words"))
-    await cluster.promote(2)
+    await cluster.make_stable(2)
     cluster.first = first
     await cluster.kube.delete(DEPLOYMENT)
     await cluster.apply(f"file:///models/v{version}")
     revision = 2 if version == 2 else 3
-    await cluster.until(functools.partial(cluster.serves, revision))
+    await cluster.until_serves(revision)
     await cluster.settle(30)
     assert await cluster.weights() == {revision: 100}
 
@@ -210,13 +198,8 @@ async def test_a_deployment_that_is_deleted_and_made_again_keeps_what_runs(
 async def test_a_replaced_deployment_without_status_keeps_its_replicas(experiment: bool) -> None:
     cluster = await started()
     if experiment:
-        arm = {"name": "wide", "model": {"uri": "file:///models/v5"}}
-        meta = {"name": "mine", "namespace": NAMESPACE}
-        spec = {"modelDeployment": NAME, "arms": [arm]}
-        await cluster.kube.create(
-            {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment", "metadata": meta, "spec": spec}
-        )
-        await cluster.until(functools.partial(_runs, cluster, "mine"))
+        await cluster.kube.create(user_experiment("mine", named_arms("wide")))
+        await until_phase(cluster, "Running", "mine")
         await cluster.settle(5)
     cluster.first = "edge"
     await cluster.write_back({**await cluster.get(), "status": {}}, spec=False)
@@ -226,14 +209,8 @@ async def test_a_replaced_deployment_without_status_keeps_its_replicas(experimen
     assert await cluster.condition("Ready") == ("True", "Serving")
 
 
-async def _runs(cluster: Cluster, name: str) -> bool:
-    return (await cluster.experiment(name)).get("status", {}).get("phase") == "Running"
-
-
 async def test_the_spec_of_a_backup_without_its_status_rolls_out() -> None:
-    cluster = await started()
-    backup = copy.deepcopy(await cluster.get())
-    await cluster.promote(2)
+    cluster, backup = await backed_up()
     await cluster.write_back(backup, status=False)
-    await cluster.until(functools.partial(cluster.at_weight, 1, 25))
+    await cluster.until_weight(1, 25)
     assert MANUAL["steps"][0]["weight"] == 25

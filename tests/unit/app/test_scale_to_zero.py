@@ -1,6 +1,5 @@
 """Services without requests: their replicas go, and a rollout or an Experiment has them all the same."""
 
-import functools
 from datetime import timedelta
 from typing import Any
 
@@ -24,17 +23,11 @@ STARTING = "revision 1 has no replica; one starts for waiting requests"
 async def asleep(in_pods: bool = True, **spec: Any) -> tuple[Cluster, FakeServe]:
     """A service that has scaled to zero."""
     cluster = Cluster(installation=INSTALLATION if in_pods else None)
-    await cluster.apply(**(spec or TO_ZERO))
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(**(spec or TO_ZERO))
     await cluster.settle(30)
     serve = next(iter(cluster.serve_apis.by_dashboard.values())) if in_pods else cluster.serve
     assert serve.running("digits-r1") == 0
     return cluster, serve
-
-
-async def message(cluster: Cluster, type_: str) -> tuple[str, str, str]:
-    found = next(each for each in (await cluster.status())["conditions"] if each["type"] == type_)
-    return found["status"], found["reason"], found["message"]
 
 
 def scaling(serve: FakeServe, name: str = "digits-r1") -> dict[str, Any]:
@@ -45,8 +38,8 @@ def scaling(serve: FakeServe, name: str = "digits-r1") -> dict[str, Any]:
 @pytest.mark.parametrize("in_pods", [True, False], ids=["in a cluster", "in local mode"])
 async def test_at_zero_a_service_is_ready_because_edges_hold_its_requests(in_pods: bool) -> None:
     cluster, serve = await asleep(in_pods)
-    assert await message(cluster, "Ready") == ("True", "Serving", AT_ZERO)
-    assert (await message(cluster, "RevisionReady"))[0] == "True"
+    assert await cluster.read_condition("Ready") == ("True", "Serving", AT_ZERO)
+    assert (await cluster.read_condition("RevisionReady"))[0] == "True"
     status = await cluster.status()
     assert (status["replicas"], status["readyReplicas"]) == (0, 0)
     assert (scaling(serve)["min_replicas"], scaling(serve)["downscale_to_zero_delay_s"]) == (0, 600.0)
@@ -61,9 +54,9 @@ async def test_a_request_at_zero_starts_a_replica_and_its_pod() -> None:
     serve.start_s = 20
     serve.load("digits-r1", 1)
     await cluster.settle(3)
-    assert await message(cluster, "Ready") == ("True", "Serving", STARTING)
+    assert await cluster.read_condition("Ready") == ("True", "Serving", STARTING)
     await cluster.settle(30)
-    assert await message(cluster, "Ready") == ("True", "Serving", "revision 1 serves")
+    assert await cluster.read_condition("Ready") == ("True", "Serving", "revision 1 serves")
     status = await cluster.status()
     assert (status["replicas"], status["readyReplicas"]) == (1, 1)
 
@@ -91,8 +84,7 @@ async def test_the_phases_of_a_start_from_zero_replace_those_of_the_first_start(
 
 async def test_at_zero_the_worker_group_may_have_no_pod() -> None:
     cluster, _ = await asleep()
-    stored = await cluster.kube.get(Ref(RAY_CLUSTER, NAMESPACE, RAY))
-    assert stored is not None
+    stored = await cluster.read(Ref(RAY_CLUSTER, NAMESPACE, RAY))
     (group,) = stored["spec"]["workerGroupSpecs"]
     assert (group["minReplicas"], group["maxReplicas"]) == (0, 3)
 
@@ -112,21 +104,19 @@ async def test_a_start_that_finds_no_node_is_named_and_recovers() -> None:
     ref, version = Ref(POD, NAMESPACE, pod["metadata"]["name"]), pod["metadata"]["resourceVersion"]
     await cluster.kube.patch_status(ref, {"phase": "Pending", "conditions": [said]}, resource_version=version)
     await cluster.settle(5)
-    assert (await message(cluster, "Ready"))[:2] == ("False", "Unschedulable")
-    assert "1 without enough free nvidia.com/gpu" in (await message(cluster, "Ready"))[2]
+    assert (await cluster.read_condition("Ready"))[:2] == ("False", "Unschedulable")
+    assert "1 without enough free nvidia.com/gpu" in (await cluster.read_condition("Ready"))[2]
     del serve.room["digits-r1"]
     await cluster.settle(30)
-    assert await message(cluster, "Ready") == ("True", "Serving", "revision 1 serves")
+    assert await cluster.read_condition("Ready") == ("True", "Serving", "revision 1 serves")
 
 
 async def test_during_a_rollout_no_revision_is_at_zero() -> None:
     cluster, serve = await asleep()
-    await cluster.apply("file:///models/v2", **TO_ZERO, rollout=MANUAL)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(**TO_ZERO, rollout=MANUAL)
     assert (scaling(serve)["min_replicas"], scaling(serve, "digits-r2")["min_replicas"]) == (1, 1)
     assert (serve.running("digits-r1"), serve.running("digits-r2")) == (1, 1)
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     await cluster.settle(60)
     assert serve.running("digits-r2") == 0
     assert (await cluster.status())["replicas"] == 0
@@ -153,14 +143,14 @@ async def test_an_experiment_that_starts_at_zero_has_a_replica_of_each_arm() -> 
     await cluster.kube.apply({**experiment, "spec": {**experiment["spec"], "stopped": True}})
     await cluster.settle(90)
     assert serve.running("digits-r1") == 0
-    assert await message(cluster, "Ready") == ("True", "Serving", AT_ZERO)
+    assert await cluster.read_condition("Ready") == ("True", "Serving", AT_ZERO)
 
 
 async def test_replicas_0_is_a_replica_on_request() -> None:
     cluster, serve = await asleep(replicas=0)
     config = scaling(serve)
     assert (config["min_replicas"], config["max_replicas"], config["downscale_to_zero_delay_s"]) == (0, 1, 60.0)
-    assert await message(cluster, "Ready") == ("True", "Serving", AT_ZERO)
+    assert await cluster.read_condition("Ready") == ("True", "Serving", AT_ZERO)
     serve.load("digits-r1", 5)
     await cluster.settle(10)
     assert serve.running("digits-r1") == 1
@@ -174,19 +164,18 @@ async def test_a_spec_that_is_refused_leaves_a_service_at_zero_ready_and_able_to
     cluster, serve = await asleep()
     await cluster.apply(**TO_ZERO, baseline={"uri": "file:///models/v1"})
     await cluster.settle(15)
-    assert (await message(cluster, "SpecAccepted"))[0] == "False"
-    ready = await message(cluster, "Ready")
+    assert (await cluster.read_condition("SpecAccepted"))[0] == "False"
+    ready = await cluster.read_condition("Ready")
     assert ready == ("True", "Serving", AT_ZERO)
     serve.load("digits-r1", 1)
     await cluster.settle(30)
-    assert (await message(cluster, "Ready"))[0] == "True"
+    assert (await cluster.read_condition("Ready"))[0] == "True"
     assert serve.running("digits-r1") == 1
 
 
 async def test_a_service_that_keeps_a_replica_has_no_cold_start() -> None:
     cluster = Cluster()
-    await cluster.apply(autoscaling={"minReplicas": 1, "maxReplicas": 3})
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(autoscaling={"minReplicas": 1, "maxReplicas": 3})
     await cluster.settle(15)
     assert "downscale_to_zero_delay_s" not in scaling(cluster.serve)
     config_map = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
@@ -204,8 +193,7 @@ EVIDENCE_TO_ZERO = {
 async def waiting_for_evidence() -> tuple[Cluster, FakeServe]:
     """A rollout that has traffic for two minutes, and then none."""
     cluster, serve = await asleep(in_pods=False, **EVIDENCE_TO_ZERO)
-    await cluster.apply("file:///models/v2", **EVIDENCE_TO_ZERO)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out(**EVIDENCE_TO_ZERO)
     cluster.edges.traffic.rps = {NAME: 5}
     await cluster.settle(12, seconds=10)
     return cluster, serve
@@ -221,14 +209,14 @@ async def test_a_rollout_that_begins_at_zero_leaves_the_service_ready() -> None:
     seen = set()
 
     async def look() -> None:
-        seen.add(await message(cluster, "Ready"))
+        seen.add(await cluster.read_condition("Ready"))
 
     await cluster.apply("file:///models/v2", **TO_ZERO, rollout=MANUAL)
     for _ in range(40):
         await cluster.settle(1)
         await look()
     assert {each[0] for each in seen} == {"True"}, seen
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     await cluster.settle(3)
     assert (await cluster.status())["idle"]["state"] == "Counting"
 
@@ -238,10 +226,10 @@ async def test_stable_that_finds_no_node_when_a_rollout_begins_at_zero_is_not_re
     serve.failures["file:///models/v1"] = ("ModelNotFound", "gone")
     await cluster.apply("file:///models/v2", **TO_ZERO, rollout=MANUAL)
     await cluster.settle(30)
-    assert (await message(cluster, "Ready"))[0] == "False"
+    assert (await cluster.read_condition("Ready"))[0] == "False"
 
 
-async def test_a_rollout_without_requests_frees_its_replicas_and_wakes_both_for_one_request() -> None:
+async def test_an_idle_rollout_frees_its_replicas_and_one_request_wakes_both() -> None:
     cluster, serve = await waiting_for_evidence()
     assert (running(serve), (await cluster.status())["idle"]["state"]) == ((1, 1), "Counting")
     cluster.edges.traffic.rps = {NAME: 0}
@@ -249,8 +237,8 @@ async def test_a_rollout_without_requests_frees_its_replicas_and_wakes_both_for_
     assert running(serve) == (0, 0)
     status = await cluster.status()
     assert (status["idle"]["state"], status["replicas"], status["candidate"]["weight"]) == ("AtZero", 0, 25)
-    assert await message(cluster, "Ready") == ("True", "Serving", AT_ZERO)
-    assert (await message(cluster, "Progressing"))[2].endswith(
+    assert await cluster.read_condition("Ready") == ("True", "Serving", AT_ZERO)
+    assert (await cluster.read_condition("Progressing"))[2].endswith(
         "no request comes, so both revisions are at zero: the next one starts them"
     )
     config = scaling(serve, "digits-r2")
@@ -277,8 +265,7 @@ async def test_a_rollout_at_zero_that_is_promoted_by_command_gets_its_replicas()
     cluster.edges.traffic.rps = {NAME: 0}
     await cluster.settle(60, seconds=10)
     assert running(serve) == (0, 0)
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     assert "idle" not in await cluster.status()
 
 

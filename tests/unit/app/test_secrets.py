@@ -1,7 +1,6 @@
 """Secrets of an endpoint: missing, incomplete, created, deleted. They never affect serving revisions."""
 
 import asyncio
-import functools
 import json
 from typing import Any
 
@@ -31,8 +30,7 @@ async def put(cluster: Cluster, **keys: str) -> None:
 
 
 async def service(cluster: Cluster) -> dict[str, Any]:
-    config_map = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
-    assert config_map is not None
+    config_map = await cluster.read(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
     (found,) = json.loads(config_map["data"]["split.json"])["services"]
     return dict(found)
 
@@ -51,13 +49,13 @@ async def test_a_missing_secret_is_reported_and_the_edge_is_asked_to_refuse(clus
     await cluster.settle(2)
     assert await cluster.condition("TrafficSynced") == ("False", "SecretIncomplete")
     await put(cluster, ann="one")
-    await cluster.until(functools.partial(cluster.serves, 1), rounds=3)
+    await cluster.until_serves(1, rounds=3)
     assert await cluster.condition("TrafficSynced") == ("True", "InForce")
 
 
 async def test_a_secret_that_is_taken_away_changes_nothing_that_runs(cluster: Cluster) -> None:
     await put(cluster, ann="one")
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     await cluster.settle(10)
     deployed, split = len(cluster.serve.puts), await service(cluster)
     await cluster.kube.delete(KEYS)
@@ -66,9 +64,7 @@ async def test_a_secret_that_is_taken_away_changes_nothing_that_runs(cluster: Cl
     assert await cluster.condition("Stalled") == ("Absent", "")
     assert await service(cluster) == split
     assert len(cluster.serve.puts) == deployed
-    writes = len(cluster.kube.writes)
-    await cluster.settle(5)
-    assert [write for write in list(cluster.kube.writes)[writes:] if write.changed] == [], "said once"
+    assert await cluster.writes_during(5, changed=True) == [], "said once"
 
 
 async def test_no_value_of_a_secret_reaches_another_object(cluster: Cluster) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from doubles.attempts import at_step, experiment
 from doubles.cluster import Cluster
 from doubles.shadow_copies import EDGE, service, tell
 
@@ -21,22 +22,11 @@ async def comparing(steps: list[dict[str, Any]] = STEPS) -> Cluster:
     """A rollout of revision 2 at its first step."""
     cluster = Cluster()
     rollout = {"steps": steps}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.apply(V2, rollout=rollout)
     await cluster.until(functools.partial(at_step, cluster, 1))
     await cluster.settle(5)
     return cluster
-
-
-async def rollout(cluster: Cluster) -> dict[str, Any]:
-    found: dict[str, Any] = (await cluster.experiment("digits-r2")).get("status", {})
-    return found
-
-
-async def at_step(cluster: Cluster, index: int) -> bool:
-    status = await cluster.status()
-    return bool(status.get("experiment")) and (await rollout(cluster)).get("step", {}).get("index") == index
 
 
 async def test_edges_copy_requests_to_a_candidate_without_traffic_until_the_step_ends() -> None:
@@ -47,14 +37,14 @@ async def test_edges_copy_requests_to_a_candidate_without_traffic_until_the_step
         "percent": 20,
         "comparator": {"kind": "tolerance", "atol": 0.0, "rtol": 0.01, "path": ""},
     }
-    status = await rollout(cluster)
+    status = await experiment(cluster)
     assert "no answer of the canary yet" in status["step"]["reason"]
     await tell(cluster, agree=900)
     await cluster.until(functools.partial(at_step, cluster, 2), rounds=30)
     await cluster.settle(5)
     assert "shadow" not in service(cluster)
     assert await cluster.weights() == {1: 100, 2: 0}
-    kept = (await rollout(cluster))["shadow"]
+    kept = (await experiment(cluster))["shadow"]
     assert (kept["agreed"], kept["sent"]) == (900, 900)
 
 
@@ -119,7 +109,7 @@ async def test_the_report_of_an_edge_is_kept_when_it_is_gone() -> None:
     cluster.edges.mirrored[EDGE] = []
     await tell(cluster, agree=300, boot="b2")
     await cluster.until(functools.partial(at_step, cluster, 2), rounds=80)
-    assert (await rollout(cluster))["shadow"]["agreed"] == 500
+    assert (await experiment(cluster))["shadow"]["agreed"] == 500
 
 
 @pytest.mark.parametrize("first", [{"weight": 25, "gate": "manual"}], ids=str)
@@ -131,7 +121,7 @@ async def test_a_shadow_keeps_the_weight_before_it(first: dict[str, Any]) -> Non
     assert await cluster.weights() == {1: 75, 2: 25}
     assert service(cluster)["shadow"]["arm"] == "canary"
     await tell(cluster, agree=900)
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=60)
+    await cluster.until_weight(2, 50, rounds=60)
 
 
 async def test_two_shadows_with_other_percents_are_distinguished() -> None:
@@ -142,14 +132,14 @@ async def test_two_shadows_with_other_percents_are_distinguished() -> None:
     await cluster.settle(10)
     entry = service(cluster)
     assert (entry["shadow"]["percent"], entry["epoch"]) == (80, 1)
-    attempt = await rollout(cluster)
+    attempt = await experiment(cluster)
     assert (attempt["step"]["index"], attempt["shadow"]["sent"]) == (2, 0)
     assert attempt["shadow"]["earlier"][0].startswith("step 1: agreement by tolerance: 100 % of 900")
     assert "no answer of the canary yet" in attempt["step"]["reason"]
     await tell(cluster, agree=500)
     cluster.edges.mirrored[EDGE].append(first)
     await cluster.until(functools.partial(at_step, cluster, 3), rounds=80)
-    assert (await rollout(cluster))["shadow"]["agreed"] == 500
+    assert (await experiment(cluster))["shadow"]["agreed"] == 500
     assert await cluster.weights() == {1: 100, 2: 0}
 
 
@@ -159,8 +149,7 @@ ALONE: dict[str, Any] = {"strategy": "shadow", "steps": [{"shadow": {**SHADOW, "
 async def shadowed(rollout: dict[str, Any] = ALONE, **spec: Any) -> Cluster:
     """Revision 2 beside stable with strategy: shadow, while requests are copied."""
     cluster = Cluster()
-    await cluster.apply(rollout=rollout, **spec)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout, **spec)
     await cluster.apply(V2, rollout=rollout, **spec)
     await cluster.until(functools.partial(at_step, cluster, 1))
     await cluster.settle(5)
@@ -183,14 +172,14 @@ async def test_alone_it_takes_its_time_and_then_a_person_decides() -> None:
     assert service(cluster)["shadow"]["percent"] == 20
     await tell(cluster, agree=900)
     await cluster.settle(58, seconds=60)
-    assert (await rollout(cluster))["step"]["index"] == 1
+    assert (await experiment(cluster))["step"]["index"] == 1
     assert "shadow" in service(cluster)
     await cluster.until(functools.partial(at_step, cluster, 2), rounds=130)
     assert (cluster.clock.now() - begun).total_seconds() >= 3580
     await cluster.settle(20)
     assert "shadow" not in service(cluster)
     assert await cluster.weights() == {1: 100, 2: 0}
-    attempt = await rollout(cluster)
+    attempt = await experiment(cluster)
     assert attempt["verdict"]["decision"] == "Passed"
     assert "99" in attempt["verdict"]["reason"]
     (condition,) = (each for each in attempt["conditions"] if each["type"] == "Conclusive")
@@ -208,11 +197,11 @@ async def test_alone_promote_gives_it_all_traffic_once_it_has_the_replicas() -> 
     candidate = (await cluster.status())["candidate"]
     assert (candidate["revision"], candidate["replicas"]) == (2, 1)
     await cluster.command("promote revision=2 id=c1")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.until_serves(2)
     status = await cluster.status()
     assert status["stable"]["replicas"] == 3
     assert status["lastRollout"]["outcome"] == "Promoted"
-    assert (await rollout(cluster))["verdict"]["decision"] == "Passed"
+    assert (await experiment(cluster))["verdict"]["decision"] == "Passed"
 
 
 @pytest.mark.extended
@@ -235,7 +224,7 @@ async def test_alone_a_candidate_that_answers_otherwise_is_rolled_back() -> None
     status = await cluster.status()
     assert status["lastRollout"]["outcome"] == "RolledBack"
     assert await cluster.condition("Stalled") == ("True", "RolledBack")
-    attempt = await rollout(cluster)
+    attempt = await experiment(cluster)
     (condition,) = (each for each in attempt["conditions"] if each["type"] == "Conclusive")
     assert (condition["status"], condition["reason"]) == ("True", "RolledBack")
 

@@ -1,7 +1,5 @@
 """A canary whose spot nodes are reclaimed, in memory with stand-ins for KubeRay and Ray."""
 
-import functools
-
 import pytest
 
 from doubles.cluster import MANUAL, NAMESPACE, Cluster
@@ -15,10 +13,8 @@ async def canary_at_weight(spot: str) -> Cluster:
     cluster = Cluster(installation=parse_installation("runtimeImage: example.com/runtime:1", "test"))
     assert cluster.kuberay is not None
     cluster.kuberay.node = "node"
-    await cluster.apply(replicas=2, scheduling={"spot": spot})
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await cluster.apply("file:///models/v2", replicas=2, rollout=MANUAL, scheduling={"spot": spot})
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.deploy(replicas=2, scheduling={"spot": spot})
+    await cluster.roll_out(replicas=2, rollout=MANUAL, scheduling={"spot": spot})
     return cluster
 
 
@@ -43,13 +39,12 @@ async def test_a_canary_that_loses_all_its_spot_nodes_is_rolled_out_again(spot: 
     assert (await cluster.weights())[1] == 100
     last = (await cluster.status())["lastRollout"]
     assert last["reason"].startswith("SpotReclaimed: no pod of revision 2 is left on a node")
-    first = await cluster.kube.get(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
-    assert first is not None
+    first = await cluster.read(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
     assert first["status"]["phase"] == "Stopped"
     assert (await cluster.status()).get("heldBack", []) == []
     for pod in await pods_of(cluster, 2):
         await cluster.kube.delete(Ref(POD, NAMESPACE, pod["metadata"]["name"]))
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.until_weight(2, 25)
     assert (await cluster.status())["experiment"] == "digits-r2-a2"
 
 

@@ -1,7 +1,5 @@
 """After a rollback of the operator: status fields of a newer release are kept for its next start."""
 
-import functools
-
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Kind, Object, Ref
 
@@ -11,8 +9,7 @@ LATER = {"forecast": {"at": "noon", "of": [1, 2]}}
 async def add_of_later(cluster: Cluster, kind: Kind, name: str) -> None:
     """The fields that a newer release would have written."""
     ref = Ref(kind, NAMESPACE, name)
-    stored = await cluster.kube.get(ref)
-    assert stored is not None
+    stored = await cluster.read(ref)
     status, version = {**stored["status"], **LATER}, stored["metadata"]["resourceVersion"]
     await cluster.outside(lambda: cluster.kube.patch_status(ref, status, resource_version=version))
 
@@ -23,25 +20,19 @@ def later(obj: Object) -> object:
 
 async def test_a_rollout_keeps_the_fields_of_a_newer_release() -> None:
     cluster = Cluster()
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await add_of_later(cluster, MODEL_DEPLOYMENT, NAME)
-    await cluster.apply("file:///models/v2")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.roll_out()
     rollout = (await cluster.status())["experiment"]
     await add_of_later(cluster, EXPERIMENT, rollout)
-    await cluster.command("promote revision=2 id=a full=true")
-    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.promote()
     assert later(await cluster.get()) == LATER["forecast"]
     assert later(await cluster.experiment(rollout)) == LATER["forecast"]
 
 
 async def test_such_fields_alone_are_no_reason_to_write() -> None:
     cluster = Cluster()
-    await cluster.apply()
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy()
     await cluster.settle(20)
     await add_of_later(cluster, MODEL_DEPLOYMENT, NAME)
-    writes = len(cluster.kube.writes)
-    await cluster.settle(20)
-    assert len(cluster.kube.writes) == writes
+    assert await cluster.writes_during(20) == []

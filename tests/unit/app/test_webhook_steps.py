@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from doubles.attempts import at_step, ended, experiment
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from doubles.traffic import Answers, Traffic
+from doubles.traffic import Answers
 from sundog_operator.app.background.requests import BackgroundRequests
 from sundog_operator.app.observe import observe
 from sundog_operator.app.queue.keys import Key
@@ -28,8 +29,7 @@ async def asked(rollout: dict[str, Any], *, status: int | None = None, hangs: bo
         cluster.webhooks.answers[URL] = status
     if hangs:
         cluster.webhooks.hanging.add(URL)
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(5)
     await cluster.apply(V2, rollout=rollout)
     await cluster.until(functools.partial(at_step, cluster, 2))
@@ -37,23 +37,13 @@ async def asked(rollout: dict[str, Any], *, status: int | None = None, hangs: bo
     return cluster
 
 
-async def step(cluster: Cluster) -> dict[str, Any]:
-    found: dict[str, Any] = (await cluster.experiment("digits-r2")).get("status", {}).get("step", {})
-    return found
-
-
-async def at_step(cluster: Cluster, index: int) -> bool:
-    status = await cluster.status()
-    return bool(status.get("experiment")) and (await step(cluster)).get("index") == index
-
-
 @pytest.mark.parametrize("status", [200, 201, 202])
 async def test_a_step_ends_once_the_answer_confirms(status: int) -> None:
     cluster = await asked({"steps": AFTER_IT}, status=404)
-    assert (await step(cluster))["reason"] == f"{ASKED} answered 404; asks again"
+    assert (await experiment(cluster))["step"]["reason"] == f"{ASKED} answered 404; asks again"
     assert await cluster.weights() == {1: 75, 2: 25}
     cluster.webhooks.answers[URL] = status
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
+    await cluster.until_weight(2, 50, rounds=30)
     received = len(cluster.webhooks.received)
     await cluster.settle(30)
     assert len(cluster.webhooks.received) == received, "what has confirmed is not asked again"
@@ -61,7 +51,7 @@ async def test_a_step_ends_once_the_answer_confirms(status: int) -> None:
 
 async def test_the_last_step_that_confirms_promotes() -> None:
     cluster = await asked({"steps": STEPS}, status=200)
-    await cluster.until(functools.partial(cluster.serves, 2), rounds=60)
+    await cluster.until_serves(2, rounds=60)
     assert [document["metadata"]["weight"] for document in cluster.webhooks.posted(URL)] == ["25"]
 
 
@@ -86,7 +76,7 @@ async def test_any_other_answer_is_asked_again_at_the_operators_pace(status: int
     before = len(cluster.webhooks.received)
     await cluster.settle(60)
     assert 10 <= len(cluster.webhooks.received) - before <= 12
-    assert (await step(cluster))["reason"] == f"{ASKED} answered {status}; asks again"
+    assert (await experiment(cluster))["step"]["reason"] == f"{ASKED} answered {status}; asks again"
     assert await cluster.weights() == {1: 75, 2: 25}
 
 
@@ -97,31 +87,31 @@ async def test_waiting_writes_nothing_while_the_answer_is_the_same() -> None:
     assert [write for write in cluster.kube.writes if write.changed] == before
 
 
-async def test_a_receiver_that_is_not_there_is_reported_without_its_secrets_and_asked_again() -> None:
+async def test_an_absent_receiver_is_reported_without_secrets_and_asked_again() -> None:
     cluster = await asked({"steps": AFTER_IT})
-    assert (await step(cluster))["reason"] == f"{ASKED} cannot be connected to; asks again"
+    assert (await experiment(cluster))["step"]["reason"] == f"{ASKED} cannot be connected to; asks again"
     message = next(c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "Progressing")
     assert message == f"revision 2, step 2 of 4: {ASKED} cannot be connected to; asks again"
     cluster.webhooks.answers[URL] = 200
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
+    await cluster.until_weight(2, 50, rounds=30)
 
 
 async def test_a_receiver_that_hangs_holds_up_neither_commands_nor_others() -> None:
     steps = [STEPS[0], {"webhook": {"url": URL, "timeout": "1h"}}, AFTER_IT[-1]]
     cluster = await asked({"steps": steps}, hangs=True)
-    assert (await step(cluster))["reason"] == f"asks {ASKED}"
+    assert (await experiment(cluster))["step"]["reason"] == f"asks {ASKED}"
     await cluster.settle(100)
     assert len(cluster.webhooks.received) == 1, "one question at a time"
     # Passes do not wait: each of these rounds has ended.
     await cluster.command("promote revision=2 id=a")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=10)
+    await cluster.until_weight(2, 50, rounds=10)
     assert cluster.world.webhook_requests.pending == [], "nobody waits for the answer any more"
 
 
 async def test_one_that_hangs_is_asked_again_when_its_time_is_over() -> None:
     cluster = await asked({"steps": [STEPS[0], {"webhook": {"url": URL, "timeout": "20s"}}]}, hangs=True)
     await cluster.settle(40)
-    assert (await step(cluster))["reason"] == f"{ASKED} did not answer within 20 s; asks again"
+    assert (await experiment(cluster))["step"]["reason"] == f"{ASKED} did not answer within 20 s; asks again"
     assert len(cluster.webhooks.received) in (2, 3)
 
 
@@ -144,7 +134,7 @@ async def test_a_rollout_that_stands_still_asks_nothing_and_asks_anew_when_it_go
         await cluster.apply(V2, rollout={"steps": AFTER_IT})
     else:
         await cluster.command("resume revision=2 id=b")
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
+    await cluster.until_weight(2, 50, rounds=30)
 
 
 async def test_another_operator_asks_anew() -> None:
@@ -152,7 +142,7 @@ async def test_another_operator_asks_anew() -> None:
     cluster.webhooks.hanging.clear()
     cluster.webhooks.answers[URL] = 202
     cluster.world = dataclasses.replace(cluster.world, webhook_requests=BackgroundRequests())
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
+    await cluster.until_weight(2, 50, rounds=30)
 
 
 async def test_each_webhook_is_asked_for_itself() -> None:
@@ -161,40 +151,38 @@ async def test_each_webhook_is_asked_for_itself() -> None:
     await cluster.until(functools.partial(at_step, cluster, 4), rounds=30)
     assert [document["metadata"]["step"] for document in cluster.webhooks.posted(URL)] == ["2", "3"]
     await cluster.settle(5)
-    assert (await step(cluster))["reason"] == "webhook http://other.example cannot be connected to; asks again"
+    assert (await experiment(cluster))["step"][
+        "reason"
+    ] == "webhook http://other.example cannot be connected to; asks again"
 
 
 async def test_before_the_first_weight_it_decides_whether_there_is_any_traffic() -> None:
     cluster = Cluster()
     cluster.webhooks.answers[URL] = 403
     rollout = {"steps": [{"webhook": {"url": URL}}, {"weight": 50, "gate": "manual"}]}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.apply(V2, rollout=rollout)
     await cluster.settle(30)
     assert cluster.webhooks.posted(URL)[0]["metadata"]["weight"] == "0"
     assert await cluster.weights() == {1: 100, 2: 0}
     cluster.webhooks.answers[URL] = 200
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
+    await cluster.until_weight(2, 50, rounds=30)
 
 
 async def test_the_plan_of_a_rollout_keeps_its_webhook_whatever_the_spec_becomes() -> None:
     cluster = await asked({"steps": AFTER_IT}, status=404)
     await cluster.apply(V2, rollout={"steps": [{"weight": 25, "gate": "manual"}]})
     cluster.webhooks.answers[URL] = 200
-    await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=30)
+    await cluster.until_weight(2, 50, rounds=30)
 
 
 async def test_harm_is_found_while_a_receiver_hangs() -> None:
     cluster = Cluster()
     cluster.webhooks.hanging.add(URL)
-    cluster.edges.traffic = Traffic(1)
-    cluster.edges.traffic.rps = {NAME: 50}
-    cluster.edges.traffic.answers = {"digits-r1": Answers(errors=0.01), "digits-r2": Answers(errors=0.01)}
+    cluster.set_traffic(50, Answers(errors=0.01), Answers(errors=0.01))
     hanging = {"webhook": {"url": URL, "timeout": "1h"}}
     rollout = {"steps": [{"weight": 25, "minDuration": "0s"}, hanging], "guardrails": [{"metric": "errorRate"}]}
-    await cluster.apply(rollout=rollout)
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.deploy(rollout=rollout)
     await cluster.settle(6, seconds=10)
     await cluster.apply(V2, rollout=rollout)
     assert await cluster.go_on(240, functools.partial(at_step, cluster, 2), seconds=20)
@@ -202,10 +190,6 @@ async def test_harm_is_found_while_a_receiver_hangs() -> None:
     assert await cluster.go_on(30, functools.partial(ended, cluster), seconds=10)
     await cluster.settle(3)
     assert (await cluster.status())["lastRollout"]["outcome"] == "RolledBack"
-
-
-async def ended(cluster: Cluster) -> bool:
-    return (await cluster.experiment("digits-r2"))["status"]["phase"] == "Stopped"
 
 
 async def test_a_deployment_that_is_gone_has_no_question_any_more() -> None:

@@ -159,6 +159,22 @@ def on_server(sundog: Sundog, server: Server) -> Sundog:
 
 
 @pytest.fixture
+def served(on_server: Sundog, server: Server, manifest: Callable[..., Path]) -> Sundog:
+    """Let revision 1 serve."""
+    on_server("apply", "-f", str(manifest()))
+    server.serve_revision(1)
+    return on_server
+
+
+@pytest.fixture
+def canary(served: Sundog, server: Server, manifest: Callable[..., Path]) -> Sundog:
+    """Let revision 1 serve, and revision 2 have 25 %."""
+    served("apply", "-f", str(manifest("file:///models/v2")))
+    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+    return served
+
+
+@pytest.fixture
 def local_state(server: Server) -> Iterator[Path]:
     """Return the state directory of a local instance with the API server."""
     with tempfile.TemporaryDirectory(prefix="sdt-") as folder:

@@ -122,18 +122,14 @@ def test_a_wrong_command_line_is_one_line_and_code_2(sundog: Any, arguments: lis
     ],
 )
 @pytest.mark.parametrize("address", ["https://example.com/tiny.yaml", "s3://bucket/tiny.yaml"])
-def test_an_address_in_place_of_a_manifest_is_shown_as_one(
-    sundog: Any, arguments: list[str], instead: str, address: str
-) -> None:
+def test_an_address_as_manifest_is_shown_as_one(sundog: Any, arguments: list[str], instead: str, address: str) -> None:
     done = sundog(*arguments, address)
     assert done.code == ExitCode.USAGE
     assert f"{address!r} is an address; expected {instead};" in done.err
     assert len(done.err.splitlines()) == 1
 
 
-def test_a_path_that_reads_like_an_address_is_a_path(
-    sundog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_path_like_an_address_is_a_path(sundog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a:").mkdir()
     (tmp_path / "a:" / "x.yaml").write_text("b: [1")
     monkeypatch.chdir(tmp_path)

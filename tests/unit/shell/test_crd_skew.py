@@ -53,9 +53,7 @@ async def test_nothing_is_shown_where_nothing_is_published(caplog: pytest.LogCap
     assert await logged_skew(None, caplog) == []
 
 
-async def test_fields_that_the_api_server_would_drop_are_an_error(
-    published: Schemas, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_fields_that_would_be_dropped_are_an_error(published: Schemas, caplog: pytest.LogCaptureFixture) -> None:
     status = published["ModelDeployment"]["properties"]["status"]["properties"]
     del status["startup"], status["retiring"]["items"]["properties"]["since"]
     assert await logged_skew(published, caplog) == [

@@ -15,7 +15,7 @@ BROKEN = Check("ray", "fail", "not installed", "pip install 'sundog[local]'")
 
 
 @pytest.mark.parametrize(("checks", "code"), [([FINE, ODD], ExitCode.OK), ([FINE, BROKEN], ExitCode.REFUSED)])
-def test_only_failures_are_an_error(
+def test_a_warning_is_no_error(
     sundog: Any, monkeypatch: pytest.MonkeyPatch, checks: list[Check], code: ExitCode
 ) -> None:
     monkeypatch.setattr(doctor, "run_checks", lambda _: checks)

@@ -224,7 +224,7 @@ def test_without_pyarrow_parquet_is_refused_with_the_way_to_it(
         ({"events": 5}, "the edge keeps only the newest 2 of 5 outcomes"),
     ],
 )
-def test_what_is_not_all_is_written_and_shown(
+def test_a_part_is_written_and_shown(
     exported: Any, edge: Edge, tmp_path: Path, change: dict[str, int], why: str
 ) -> None:
     fill(edge.store)

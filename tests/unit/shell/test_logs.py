@@ -51,9 +51,7 @@ def test_lines_show_their_source(local: Any, manifest: Any, replicas: Path) -> N
     assert local("logs", "nothing").code == ExitCode.NOT_FOUND
 
 
-def test_a_traceback_is_printed_line_by_line_and_the_name_may_have_its_kind(
-    local: Any, manifest: Any, replicas: Path
-) -> None:
+def test_a_traceback_is_printed_line_by_line(local: Any, manifest: Any, replicas: Path) -> None:
     local("apply", "-f", str(manifest()))
     assert local("logs", "mdep/digits", "--revision", "2").out.splitlines() == [
         "r2 bbb | three",

@@ -95,7 +95,7 @@ async def test_a_kind_that_may_not_be_listed_is_waited_for() -> None:
     assert not watching.kube.ready
 
 
-async def test_a_leader_that_may_not_list_a_kind_lists_less_and_less_often_and_says_that_nothing_goes_on(
+async def test_a_leader_that_may_not_list_a_kind_backs_off_and_reports_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Forbidding(Client):
@@ -120,7 +120,7 @@ async def test_a_leader_that_may_not_list_a_kind_lists_less_and_less_often_and_s
     assert caplog.messages[-1] == expected
 
 
-async def test_a_namespace_that_went_with_its_roles_is_shown_once_and_not_waited_for(
+async def test_a_deleted_namespace_is_shown_once_and_not_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     closed = {"audio"}

@@ -34,9 +34,7 @@ def test_a_changed_secret_is_no_unchanged_one(on_server: Any, tmp_path: Path) ->
         assert on_server("apply", "-f", str(path)).out == f"secret/keys {result}\n"
 
 
-def test_an_apply_without_change_is_unchanged_while_the_operator_works(
-    on_server: Any, server: Any, manifest: Any
-) -> None:
+def test_an_apply_without_change_is_unchanged_at_any_time(on_server: Any, server: Any, manifest: Any) -> None:
     path = str(manifest())
     on_server("apply", "-f", path)
     server.operator.set()
@@ -63,9 +61,7 @@ def test_a_refused_object_is_one_line_that_names_file_field_and_value(
     assert server.do(lambda cluster: cluster.kube.list(MODEL_DEPLOYMENT)) == []
 
 
-def test_a_manifest_whose_aliases_write_out_to_too_much_is_shown_and_the_rest_goes_on(
-    on_server: Any, manifest: Any, tmp_path: Path
-) -> None:
+def test_a_manifest_with_too_many_aliases_holds_up_no_other(on_server: Any, manifest: Any, tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.yaml"
     bomb.write_text(f"a: &a [{'x, ' * 9_000}]\nb: [{'*a, ' * 60}]")
     good = str(manifest())
@@ -170,20 +166,16 @@ def test_apply_reads_standard_input(on_server: Any, manifest: Any, monkeypatch: 
         assert on_server("apply", "-f", "-").out == f"{FULL} created\n"
 
 
-def test_get_shows_the_columns_of_the_crd(on_server: Any, server: Any, manifest: Any) -> None:
-    on_server("apply", "-f", str(manifest()))
-    server.serve_revision(1)
-    head, line = on_server("get").out.splitlines()
+def test_get_shows_the_columns_of_the_crd(served: Any) -> None:
+    head, line = served("get").out.splitlines()
     assert head.split() == ["NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "AGE", "MESSAGE"]
     assert line.split()[:4] == ["digits", "True", "Serving", "1"]
-    assert "URL" in on_server("get", "mdep", "digits", "-o", "wide").out.splitlines()[0]
-    head, line = on_server("get", "-A").out.splitlines()
+    assert "URL" in served("get", "mdep", "digits", "-o", "wide").out.splitlines()[0]
+    head, line = served("get", "-A").out.splitlines()
     assert (head.split()[0], line.split()[:2]) == ("NAMESPACE", ["vision", "digits"])
 
 
-def test_what_local_mode_could_not_apply_is_shown_beside_what_is_there(
-    local: Any, local_state: Path, manifest: Any
-) -> None:
+def test_what_local_mode_could_not_apply_is_shown_by_get(local: Any, local_state: Path, manifest: Any) -> None:
     local("apply", "-f", str(manifest()))
     state_dir_paths.write_manifest_problems(local_state, ["a.yaml: spec.replicas: -1 is less than 0"])
     message = "not applied: a.yaml: spec.replicas: -1 is less than 0\n"
@@ -234,11 +226,9 @@ def test_an_empty_list_is_shown_on_standard_error(on_server: Any) -> None:
     assert json.loads(on_server("get", "-o", "json").out)["items"] == []
 
 
-def test_describe_says_what_a_canary_waits_for(on_server: Any, server: Any, manifest: Any) -> None:
-    on_server("apply", "-f", str(manifest()))
-    server.serve_revision(1)
-    assert _fact(on_server("describe", "digits").out, "Waits for") == "nothing"
-    on_server("apply", "-f", str(manifest("file:///models/v2")))
+def test_describe_says_what_a_canary_waits_for(served: Any, server: Any, manifest: Any) -> None:
+    assert _fact(served("describe", "digits").out, "Waits for") == "nothing"
+    served("apply", "-f", str(manifest("file:///models/v2")))
     server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
 
     async def waits(cluster: Any) -> bool:
@@ -246,9 +236,9 @@ def test_describe_says_what_a_canary_waits_for(on_server: Any, server: Any, mani
         return steps.get("reason") == "waits for promote"
 
     server.until(waits, "the gate")
-    message = on_server("describe", "digits").out
+    message = served("describe", "digits").out
     assert _fact(message, "Waits for") == "revision 2, step 1 of 3: waits for promote"
-    assert "revision 1 serves; revision 2 waits for promote" in on_server("get", "digits").out
+    assert "revision 1 serves; revision 2 waits for promote" in served("get", "digits").out
     assert "rollout digits-r2: revision 2 gets 25 % of the traffic from epoch 1" in message, "a pipe gets whole lines"
     lines = [" ".join(line.split()) for line in message.splitlines()]
     assert any(line.startswith("r1 stable 75 %") and line.endswith("file:///models/v1") for line in lines)
@@ -258,9 +248,9 @@ def test_describe_says_what_a_canary_waits_for(on_server: Any, server: Any, mani
     assert "3 100 % none" in lines
     assert any("TrafficShifted" in line for line in lines)
     assert any(line.startswith("TrafficSynced ") for line in lines)
-    experiment = on_server("describe", "mexp", "digits-r2").out
+    experiment = served("describe", "mexp", "digits-r2").out
     assert "canary" in experiment
-    head, line = on_server("get", "mexp", "digits-r2", "-o", "wide").out.splitlines()
+    head, line = served("get", "mexp", "digits-r2", "-o", "wide").out.splitlines()
     assert head.split()[:6] == ["NAME", "READY", "PHASE", "MODEL", "STEP", "PAUSED"]
     assert line.split()[:5] == ["digits-r2", "True", "Running", "digits", "1"]
     assert "waits for promote" in line
@@ -334,33 +324,23 @@ def test_delete_takes_objects_and_shows_what_is_absent(on_server: Any, server: A
     assert on_server("delete").code == ExitCode.USAGE
 
 
-def test_delete_during_a_rollout_asks_first(
-    on_server: Any, server: Any, manifest: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    on_server("apply", "-f", str(manifest()))
-    server.serve_revision(1)
-    on_server("apply", "-f", str(manifest("file:///models/v2")))
-    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+def test_delete_during_a_rollout_asks_first(canary: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     under_way = "ModelDeployment vision/digits: the rollout of revision 2 is at 25 %"
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    done = on_server("delete", "mdep/digits")
+    done = canary("delete", "mdep/digits")
     assert (done.code, done.out) == (ExitCode.REFUSED, "")
     assert done.err == f"error: {under_way}; not deleted. Give --yes to delete it all the same\n"
     for answer, code, out in (("n", ExitCode.REFUSED, ""), ("y", ExitCode.OK, f"{FULL} deleted\n")):
         terminal = io.StringIO(f"{answer}\n")
         monkeypatch.setattr(terminal, "isatty", lambda: True)
         monkeypatch.setattr("sys.stdin", terminal)
-        done = on_server("delete", "digits")
+        done = canary("delete", "digits")
         assert (done.code, done.out) == (code, out)
         assert f"{under_way}. Delete it?" in done.err
 
 
-def test_delete_with_yes_does_not_ask_during_a_rollout(on_server: Any, server: Any, manifest: Any) -> None:
-    on_server("apply", "-f", str(manifest()))
-    server.serve_revision(1)
-    on_server("apply", "-f", str(manifest("file:///models/v2")))
-    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
-    assert on_server("delete", "digits", "--yes").out == f"{FULL} deleted\n"
+def test_delete_with_yes_does_not_ask_during_a_rollout(canary: Any) -> None:
+    assert canary("delete", "digits", "--yes").out == f"{FULL} deleted\n"
 
 
 def test_an_experiment_of_ones_own_is_answered(on_server: Any, server: Any, tmp_path: Path) -> None:
@@ -377,15 +357,13 @@ def test_an_experiment_of_ones_own_is_answered(on_server: Any, server: Any, tmp_
     assert stored["spec"]["exposure"] == "20%"
 
 
-def test_describe_prints_documents(on_server: Any, server: Any, manifest: Any) -> None:
-    on_server("apply", "-f", str(manifest()))
-    server.serve_revision(1)
-    message = on_server("describe", "digits", "-o", "json").json
+def test_describe_prints_documents(served: Any) -> None:
+    message = served("describe", "digits", "-o", "json").json
     assert message["modelDeployment"]["metadata"]["name"] == "digits"
     assert message["waitsFor"] == "nothing"
     assert [each["revision"] for each in message["revisions"]] == [1]
     assert {"RevisionCreated", "Promoted"} <= {each["reason"] for each in message["events"]}
-    assert yaml.safe_load(on_server("describe", "digits", "-o", "yaml").out) == message
+    assert yaml.safe_load(served("describe", "digits", "-o", "yaml").out) == message
 
 
 def test_url_is_the_endpoint_alone(on_server: Any, server: Any, manifest: Any) -> None:

@@ -19,12 +19,10 @@ from sundog_operator.shell.preview.model_deployment import find_server_violation
 
 
 @pytest.fixture
-def served(on_server: Any, server: Any, manifest: Any) -> Any:
-    """Let revision 1 serve."""
-    on_server("apply", "-f", str(manifest()))
-    server.serve_revision(1)
+def served(served: Any, server: Any) -> Any:
+    """Let revision 1 serve, and nothing change any more."""
     server.pause()
-    return on_server
+    return served
 
 
 def plan(call: Any, path: Any) -> dict[str, Any]:
@@ -71,11 +69,7 @@ def test_what_was_planned_is_what_happens(served: Any, server: Any, manifest: An
     server.until(lambda cluster: cluster.at_weight(wanted, 25), "25 % for the planned revision")
 
 
-def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_shown(
-    served: Any, server: Any, manifest: Any
-) -> None:
-    served("apply", "-f", str(manifest("file:///models/v2")))
-    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+def test_a_step_with_too_little_time_for_the_last_traffic_is_shown(canary: Any, server: Any, manifest: Any) -> None:
     server.pause()
 
     async def had(cluster: Any) -> None:
@@ -89,7 +83,7 @@ def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_s
 
     def lines(most: str) -> list[str]:
         rollout = {"steps": [{"weight": 50, "maxDuration": most}]}
-        found: list[str] = plan(served, manifest("file:///models/v3", rollout=rollout))["lines"]
+        found: list[str] = plan(canary, manifest("file:///models/v3", rollout=rollout))["lines"]
         return found
 
     assert lines("6m")[-1] == (
@@ -347,9 +341,7 @@ def test_no_change_is_shown_as_such(served: Any, manifest: Any) -> None:
         ({"baseline": {"uri": "file:///m"}}, "NotYetSupported: spec.baseline.uri: is not supported yet"),
     ],
 )
-def test_what_would_be_refused_is_shown_and_code_1(
-    served: Any, manifest: Any, spec: dict[str, Any], problem: str
-) -> None:
+def test_what_is_refused_is_shown_with_code_1(served: Any, manifest: Any, spec: dict[str, Any], problem: str) -> None:
     preview = plan(served, manifest(**spec))
     assert preview["outcome"] == "refused"
     assert preview["problems"][0].startswith(problem)
@@ -398,32 +390,28 @@ def test_what_is_stored_already_is_refused_by_no_api_server() -> None:
     assert find_server_violations(worse, worse, before) != ()
 
 
-def test_a_running_rollout_is_ended_by_another_revision(served: Any, server: Any, manifest: Any) -> None:
-    served("apply", "-f", str(manifest("file:///models/v2")))
-    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+def test_a_running_rollout_is_ended_by_another_revision(canary: Any, server: Any, manifest: Any) -> None:
     server.pause()
-    assert plan(served, manifest("file:///models/v2"))["lines"] == [
+    assert plan(canary, manifest("file:///models/v2"))["lines"] == [
         "nothing changes",
         "revision 2 is being rolled out: 25 % (manual gate) → 50 % (manual gate) → 100 %",
     ]
-    assert plan(served, manifest("file:///models/v3"))["lines"][1:] == [
+    assert plan(canary, manifest("file:///models/v3"))["lines"][1:] == [
         "ends the rollout of revision 2, which has 25 % of the traffic",
         "canary beside revision 1: 25 % (manual gate) → 50 % (manual gate) → 100 %",
     ]
-    back = plan(served, manifest("file:///models/v1"))
+    back = plan(canary, manifest("file:///models/v1"))
     assert back["revision"] == 1
     assert back["lines"][-1] == "revision 1 keeps all traffic"
 
 
-def test_a_revision_that_was_aborted_stays_held_back(served: Any, server: Any, manifest: Any) -> None:
-    served("apply", "-f", str(manifest("file:///models/v2")))
-    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
-    assert served("abort", "digits").code == 0
+def test_a_revision_that_was_aborted_stays_held_back(canary: Any, server: Any, manifest: Any) -> None:
+    assert canary("abort", "digits").code == 0
     server.serve_revision(1)
-    assert plan(served, manifest("file:///models/v2"))["lines"][1].startswith(
+    assert plan(canary, manifest("file:///models/v2"))["lines"][1].startswith(
         "revision 2 is held back, because it was aborted: "
     )
-    lines = plan(served, manifest("file:///models/v2", replicas=2))["lines"]
+    lines = plan(canary, manifest("file:///models/v2", replicas=2))["lines"]
     assert lines[-1] == "revision 2 stays held back, because it was aborted. `sundog retry` retries it"
 
 
@@ -437,9 +425,7 @@ def test_replicas_of_an_autoscaler_are_no_change(served: Any, server: Any, manif
     assert plan(served, manifest())["outcome"] == "unchanged"
 
 
-def test_replicas_that_a_manifest_no_longer_has_are_what_an_apply_makes_of_them(
-    on_server: Any, server: Any, manifest: Any
-) -> None:
+def test_replicas_that_a_manifest_no_longer_has_become_1(on_server: Any, server: Any, manifest: Any) -> None:
     on_server("apply", "-f", str(manifest(replicas=2)))
     server.serve_revision(1)
     path = manifest()
@@ -514,9 +500,7 @@ def test_the_text_is_for_people(served: Any, manifest: Any) -> None:
     assert done.out.splitlines()[1].startswith("  • creates revision 2 (")
 
 
-def test_a_candidate_in_place_is_shown_with_what_it_costs_or_why_it_cannot_be(
-    on_server: Any, server: Any, manifest: Any
-) -> None:
+def test_a_candidate_in_place_is_shown_with_its_cost_or_refusal(on_server: Any, server: Any, manifest: Any) -> None:
     rollout = {"steps": [{"weight": 50, "gate": "manual"}], "capacity": "inPlace"}
     on_server("apply", "-f", str(manifest(replicas=4, rollout=rollout)))
     server.serve_revision(1)
@@ -558,9 +542,7 @@ def test_devices_that_are_missing_are_named_before_anything_is_applied(served: A
     assert plan(served, one)["lines"][-1] == f"1 pod with 1 CPU, 2.5Gi memory, 1 {GPU} needed, 1 fit on 1 node"
 
 
-def test_without_permission_for_nodes_it_says_that_free_devices_are_unknown(
-    served: Any, server: Any, manifest: Any
-) -> None:
+def test_without_permission_for_nodes_free_devices_are_unknown(served: Any, server: Any, manifest: Any) -> None:
     server.do(offer_gpus)
 
     def refuse(verb: str, ref: Ref) -> Exception | None:
@@ -578,7 +560,7 @@ def test_without_permission_for_nodes_it_says_that_free_devices_are_unknown(
     assert unknown not in plan(served, manifest("file:///models/v2"))["lines"]
 
 
-async def test_the_room_is_that_for_the_replicas_that_load_needs_and_for_pods_that_stable_lacks() -> None:
+async def test_capacity_is_asked_for_replicas_of_the_load_and_pods_that_stable_lacks() -> None:
     cluster = Cluster(installation=parse_installation("runtimeImage: example.com/runtime:1", "test"))
     await offer_gpus(cluster, devices=8)
     scaled: dict[str, Any] = {

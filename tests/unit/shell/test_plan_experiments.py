@@ -11,7 +11,7 @@ import pytest
 import manifest_tables
 from charting import installed
 from doubles.cluster import NAMESPACE
-from doubles.traffic import Answers, Traffic
+from doubles.traffic import Answers
 from sundog_operator.ports import EXPERIMENT
 from sundog_operator.shell.exit_codes import ExitCode
 from sundog_operator.shell.preview.experiment import preview_experiment
@@ -29,9 +29,7 @@ def served(on_server: Any, server: Any, manifest: Any) -> Any:
     """Let revision 1 serve, with traffic."""
 
     async def busy(cluster: Any) -> None:
-        cluster.edges.traffic = Traffic(3)
-        cluster.edges.traffic.rps = {"digits": 60}
-        cluster.edges.traffic.answers = {f"digits-r{number}": Answers() for number in (1, 2)}
+        cluster.set_traffic(60, Answers(), Answers(), seed=3)
         cluster.edges.outcomes.chance = {"digits-r1": {"bought": 0.2}, "digits-r2": {"bought": 0.21}}
 
     server.do(busy)
@@ -63,9 +61,7 @@ def plan(call: Any, *paths: Path) -> Json:
     return found
 
 
-def test_arms_shares_and_what_decides_are_shown_and_nothing_is_written(
-    served: Any, server: Any, experiment: Any
-) -> None:
+def test_arms_shares_and_metrics_are_shown_and_nothing_is_written(served: Any, server: Any, experiment: Any) -> None:
     before = server.cluster.kube.store.revision
     path = experiment(
         arms=[WIDE, {"name": "strict", "runtime": {"userConfig": {"threshold": 0.7}}}, {"name": "same"}],
@@ -110,9 +106,7 @@ def test_where_weights_may_go_is_shown(served: Any, experiment: Any, given: Json
     assert f"shares of the traffic: stable 80 %, control 10 %, wide 10 %; {expected}" in plan(served, path)["lines"]
 
 
-def test_what_was_planned_is_what_begins_and_an_edit_of_it_is_refused(
-    served: Any, server: Any, experiment: Any
-) -> None:
+def test_the_plan_is_what_begins_and_an_edit_of_it_is_refused(served: Any, server: Any, experiment: Any) -> None:
     path = experiment(exposure="60%")
     planned = plan(served, path)["lines"]
     assert "arm wide: creates revision 2 (spec.model.uri: file:///models/v1 → file:///models/wide)" in planned
@@ -224,9 +218,7 @@ def test_what_would_be_refused_is_shown(served: Any, experiment: Any, spec: Json
     assert preview["lines"] == []
 
 
-def test_a_place_that_no_administrator_allows_is_shown_where_that_may_be_read(
-    served: Any, server: Any, experiment: Any
-) -> None:
+def test_a_place_that_no_administrator_allows_is_shown(served: Any, server: Any, experiment: Any) -> None:
     path = experiment(metrics=BUYING, exposureLog={"uri": "s3://logs/b"})
     before = plan(served, path)
     server.do(lambda cluster: cluster.kube.create(installed("sundog", ["s3://logs/a"])))
@@ -262,14 +254,10 @@ def test_one_without_its_deployment_waits_for_it(on_server: Any, server: Any, ma
     assert server.do(lambda cluster: cluster.kube.list(EXPERIMENT)) == []
 
 
-def test_it_waits_for_a_rollout_and_while_the_spec_is_paused(
-    served: Any, server: Any, manifest: Any, experiment: Any
-) -> None:
-    served("apply", "-f", str(manifest("file:///models/v2")))
-    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+def test_it_waits_for_a_rollout_and_a_paused_spec(canary: Any, server: Any, manifest: Any, experiment: Any) -> None:
     server.pause()
-    served("apply", "-f", str(manifest("file:///models/v2", paused=True)))
-    assert plan(served, experiment())["lines"][0] == (
+    canary("apply", "-f", str(manifest("file:///models/v2", paused=True)))
+    assert plan(canary, experiment())["lines"][0] == (
         "waits until the rollout of revision 2 has ended and spec.paused of ModelDeployment digits is false"
     )
 
@@ -304,9 +292,7 @@ def shared(preview: Json) -> list[str]:
     return [line.partition(" has the same salt")[0] for line in preview["lines"] if line.startswith("SaltReused: ")]
 
 
-def test_a_salt_that_others_have_is_shown_before_either_is_applied(
-    served: Any, server: Any, manifest: Any, experiment: Any
-) -> None:
+def test_a_salt_of_others_is_shown_before_the_apply(served: Any, server: Any, manifest: Any, experiment: Any) -> None:
     assert shared(plan(served, experiment(unit=SPRING))) == []
     assert served("apply", "-f", str(experiment("earlier", unit=SPRING))).code == ExitCode.OK
     of_earlier = ["SaltReused: spec.unit.salt: Experiment earlier"]
@@ -328,9 +314,7 @@ async def told_of_spec(cluster: Any) -> bool:
     return bool(await cluster.condition("SpecAccepted") == ("True", "SaltReused"))
 
 
-def test_a_salt_is_shared_by_what_is_applied_together_and_no_more_by_what_is_mended_with_it(
-    served: Any, manifest: Any, experiment: Any
-) -> None:
+def test_a_salt_that_is_fixed_in_the_same_apply_is_not_shared(served: Any, manifest: Any, experiment: Any) -> None:
     first, second = experiment("first", unit=SPRING), experiment("second", unit=SPRING)
     assert shared(plan(served, first, second)) == ["SaltReused: spec.unit.salt: Experiment first"]
     letters = manifest(name="letters", file="letters.yaml", rollout={"unit": SPRING})

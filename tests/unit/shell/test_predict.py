@@ -185,9 +185,7 @@ def edge_pod(server: Any, stopped: dict[str, tuple[str, str]]) -> None:
     server.do(publish)
 
 
-def test_whoever_else_listens_in_place_of_the_edge_is_not_asked(
-    local: Any, server: Any, digits: Any, endpoint: Endpoint
-) -> None:
+def test_another_listener_than_the_edge_is_not_asked(local: Any, server: Any, digits: Any, endpoint: Endpoint) -> None:
     edge_pod(server, {"haproxy": TAKEN})
     done = local("predict", "digits", "-d", "[1]")
     assert (done.code, done.out) == (ExitCode.UNREACHABLE, "")
@@ -218,9 +216,7 @@ def test_bytes_are_for_files_and_pipes(digits: Any) -> None:
     assert whole["prediction"] == {"contentType": "image/png", "base64": "iVBORwD/"}
 
 
-def test_a_key_is_sent_and_best_read_from_the_environment(
-    digits: Any, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_of_the_environment_is_sent(digits: Any, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     digits("predict", "digits", "-d", "[1]", "--api-key", "one")
     monkeypatch.setenv("SUNDOG_API_KEY", "two")
     digits("predict", "digits", "-d", "[1]")
@@ -275,9 +271,7 @@ def test_json_output_holds_everything(digits: Any) -> None:
     assert answer["milliseconds"] > 0
 
 
-def test_from_outside_of_the_cluster_it_goes_through_the_api_server(
-    sundog: Any, endpoint: Endpoint, tmp_path: Path
-) -> None:
+def test_from_outside_the_cluster_the_api_server_is_asked(sundog: Any, endpoint: Endpoint, tmp_path: Path) -> None:
     server = endpoint.url.removesuffix("/digits")
     write_kubeconfig(tmp_path / "outside", server, "let me in", namespace=NAMESPACE)
     asked = ("predict", "digits", "--kubeconfig", str(tmp_path / "outside"))

@@ -71,9 +71,7 @@ def test_its_numbers_are_printed_as_json(rolling: Any) -> None:
         ("nowhere/report.html", ExitCode.REFUSED, "nowhere/report.html: cannot be written: No such file or directory"),
     ],
 )
-def test_a_page_that_cannot_be_written_is_one_line(
-    rolling: Any, tmp_path: Path, file: str, code: int, problem: str
-) -> None:
+def test_an_unwritable_page_is_one_line(rolling: Any, tmp_path: Path, file: str, code: int, problem: str) -> None:
     done = report(rolling, "digits", "-o", str(tmp_path / file))
     assert done.code == code
     assert problem in done.err

@@ -75,9 +75,7 @@ def test_a_running_instance_comes_before_the_cluster_and_says_so(tmp_path: Path,
 
 
 @pytest.mark.parametrize("named", ["option", "variable"])
-def test_a_named_instance_that_has_ended_never_falls_through_to_a_cluster(
-    tmp_path: Path, state_dir: Path, named: str
-) -> None:
+def test_an_ended_instance_never_falls_through_to_a_cluster(tmp_path: Path, state_dir: Path, named: str) -> None:
     environment = {"KUBECONFIG": str(kubeconfig(tmp_path / "cluster"))}
     selection = ServerSelection(state_dir=state_dir) if named == "option" else ServerSelection()
     if named == "variable":
@@ -137,9 +135,7 @@ SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {a: b}\
         (MANIFEST.replace("{model:", "{modle: 1, model:"), "ModelDeployment default/tiny: spec.modle: unknown field"),
     ],
 )
-def test_a_broken_manifest_is_shown_without_a_server(
-    sundog: Any, tmp_path: Path, verb: str, text: str, message: str
-) -> None:
+def test_a_broken_manifest_needs_no_server(sundog: Any, tmp_path: Path, verb: str, text: str, message: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
     done = sundog(verb, "-f", str(tmp_path / "a.yaml"))
     assert (done.code, done.out) == (ExitCode.REFUSED, "")
@@ -166,9 +162,7 @@ def test_of_a_delete_what_cannot_be_read_is_shown_without_a_server(sundog: Any, 
 
 
 @pytest.mark.parametrize("verb", ["plan", "apply"])
-def test_a_good_manifest_without_a_server_is_code_4(
-    sundog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
-) -> None:
+def test_without_a_server_it_is_code_4(sundog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     (tmp_path / "a.yaml").write_text(f"{MANIFEST}---\n{SECRET}")
     (tmp_path / "pod.yaml").write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: x}")
     done = sundog(verb, "-f", str(tmp_path / "a.yaml"))
@@ -229,9 +223,7 @@ def test_a_plan_checks_manifests_although_the_server_does_not_answer(
         assert server.startswith("error: not compared with the cluster: ModelDeployment vision/tiny: the API server")
 
 
-def test_a_plan_of_good_manifests_is_code_4_if_the_server_does_not_answer(
-    sundog: Any, unreachable: Path, tmp_path: Path
-) -> None:
+def test_a_plan_without_an_answer_of_the_server_is_code_4(sundog: Any, unreachable: Path, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(f"{MANIFEST}---\n{SECRET}")
     done = sundog("plan", "-f", str(tmp_path / "a.yaml"), "--kubeconfig", str(unreachable))
     assert (done.code, done.out, len(done.err.splitlines())) == (ExitCode.UNREACHABLE, "", 1)
@@ -259,9 +251,7 @@ def test_manifests_are_checked_although_the_kubeconfig_is_unusable(
 
 
 @pytest.mark.parametrize("uri", ["file:///models/v1", "pvc://models/v1"])
-def test_a_model_that_only_a_cluster_or_a_local_instance_can_load_is_valid_without_a_server(
-    sundog: Any, tmp_path: Path, uri: str
-) -> None:
+def test_a_model_of_another_place_is_valid_without_a_server(sundog: Any, tmp_path: Path, uri: str) -> None:
     (tmp_path / "a.yaml").write_text(MANIFEST.replace("file:///m", uri))
     assert sundog("plan", "-f", str(tmp_path / "a.yaml")).code == ExitCode.UNREACHABLE
 

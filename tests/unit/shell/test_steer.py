@@ -19,16 +19,6 @@ from sundog_operator.shell.verbs.get import get_object
 from sundog_operator.shell.verbs.rollout_commands import find_previous_revision, find_revision_to_retry
 
 
-@pytest.fixture
-def canary(on_server: Any, server: Any, manifest: Any) -> Any:
-    """Let revision 1 serve, and revision 2 have 25 %."""
-    on_server("apply", "-f", str(manifest()))
-    server.serve_revision(1)
-    on_server("apply", "-f", str(manifest("file:///models/v2")))
-    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
-    return on_server
-
-
 def test_promote_walks_the_steps_of_the_candidate(canary: Any, server: Any) -> None:
     assert canary("promote", "digits").out == "digits: promote revision 2 accepted\n"
     server.until(lambda cluster: cluster.at_weight(2, 50), "50 %")
@@ -80,9 +70,7 @@ def test_of_two_commands_at_once_the_first_stays(canary: Any, server: Any, writt
     assert annotations(server) == {COMMAND: THEIRS}
 
 
-def test_what_else_is_written_meanwhile_keeps_no_command_back(
-    canary: Any, server: Any, written_after_reading: Any
-) -> None:
+def test_another_write_keeps_no_command_back(canary: Any, server: Any, written_after_reading: Any) -> None:
     written_after_reading(1, other="written")
     assert canary("pause", "digits").out == "digits: pause revision 2 accepted\n"
     assert annotations(server)["other"] == "written"
@@ -162,12 +150,8 @@ def test_rollback_goes_to_the_revision_that_served_before(canary: Any, server: A
 @pytest.mark.parametrize(
     ("verb", "problem"), [("retry", "nothing to retry"), ("rollback", "no revision was stable before 1")]
 )
-def test_what_there_is_nothing_for_is_shown_with_the_object(
-    on_server: Any, server: Any, manifest: Any, verb: str, problem: str
-) -> None:
-    on_server("apply", "-f", str(manifest()))
-    server.serve_revision(1)
-    done = on_server(verb, "digits")
+def test_a_command_without_effect_is_refused(served: Any, verb: str, problem: str) -> None:
+    done = served(verb, "digits")
     assert done.code == ExitCode.REFUSED
     assert done.err.startswith(f"error: ModelDeployment {NAMESPACE}/digits: ")
     assert problem in done.err
@@ -194,9 +178,7 @@ def test_without_an_operator_the_wait_ends_with_code_5(canary: Any, server: Any)
     assert len(done.err.splitlines()) == 1
 
 
-def test_what_becomes_of_a_command_is_shown_where_the_api_server_goes_away(
-    canary: Any, server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_api_server_shows_where_a_command_is(canary: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     server.pause()
     get, annotate = KubernetesClient.get, KubernetesClient.annotate
     written = False

@@ -175,9 +175,7 @@ async def test_after_a_conflict_the_object_is_read_again(world: World) -> None:
     assert world.asked.count("get digits") == 1
 
 
-async def test_after_a_lost_answer_to_a_write_the_object_is_read_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_object_whose_write_got_no_answer_is_read_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     apply = world.server.apply
 
     async def lose(obj: Object) -> Object:
@@ -206,9 +204,7 @@ class Slow:
         return answer
 
 
-async def test_an_object_that_is_created_during_a_read_stays_known(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_object_created_during_a_read_stays_known(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow(world, monkeypatch)
     asking = asyncio.create_task(world.cached.get(Ref(CONFIG_MAP, "vision", "traffic")))
     await slow.asked.wait()
@@ -218,9 +214,7 @@ async def test_an_object_that_is_created_during_a_read_stays_known(
     assert await world.cached.list(CONFIG_MAP, "vision") == [made]
 
 
-async def test_an_object_that_is_deleted_during_a_read_is_read_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_object_deleted_during_a_read_is_read_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = await world.cached.get(DIGITS)
     assert stored is not None
     with pytest.raises(Conflict):

@@ -118,7 +118,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_others(clock: FakeClock) -
 
 
 @pytest.mark.parametrize("evidence", [None, {}])
-async def test_a_failure_that_took_long_is_repeated_later_than_an_answer(
+async def test_a_slow_failure_is_repeated_later_than_an_answer(
     clock: FakeClock, evidence: dict[str, Any] | None
 ) -> None:
     """Else a pod that drops packets would take a second of every pass of its namespace."""

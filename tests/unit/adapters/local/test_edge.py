@@ -52,9 +52,7 @@ def preferred(monkeypatch: pytest.MonkeyPatch) -> int:
     return port
 
 
-async def test_edges_that_come_at_once_have_ports_of_their_own(
-    state: StateDirectory, clock: Any, table: Any, preferred: int
-) -> None:
+async def test_edges_at_once_have_own_ports(state: StateDirectory, clock: Any, table: Any, preferred: int) -> None:
     kube = MemoryKubernetes(clock)
     for team in TEAMS:
         await kube.create(config_map(team))
@@ -71,9 +69,7 @@ async def test_edges_that_come_at_once_have_ports_of_their_own(
     assert len(ports) == 3 * len(TEAMS)
 
 
-async def test_instances_that_start_at_once_share_no_port(
-    tmp_path: Path, state: StateDirectory, clock: Any, table: Any
-) -> None:
+async def test_instances_at_once_share_no_port(tmp_path: Path, state: StateDirectory, clock: Any, table: Any) -> None:
     preferred, pods = allocate_port(), []
     async with contextlib.AsyncExitStack() as stack:
         for path in (state.path, tmp_path / "other"):

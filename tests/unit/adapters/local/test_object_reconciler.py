@@ -67,9 +67,7 @@ def running(objects: ObjectReconciler, *also: Any) -> AbstractAsyncContextManage
     return in_background(objects.run(*also))
 
 
-async def test_the_step_runs_at_start_at_changes_and_after_a_deletion(
-    kube: HookedKubernetes, steps: Steps, clock: Any
-) -> None:
+async def test_the_step_runs_at_start_changes_and_deletion(kube: HookedKubernetes, steps: Steps, clock: Any) -> None:
     await kube.create(cluster(A, x=1))
     async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock))):
         await steps.wait((A, 1))
@@ -82,9 +80,7 @@ async def test_the_step_runs_at_start_at_changes_and_after_a_deletion(
     assert steps.seen == [(A, 1), (A, 2), (A, None), (A, 3)]
 
 
-async def test_an_object_that_was_deleted_between_runs_is_removed(
-    kube: HookedKubernetes, steps: Steps, clock: Any
-) -> None:
+async def test_an_object_deleted_between_runs_is_removed(kube: HookedKubernetes, steps: Steps, clock: Any) -> None:
     await kube.create(cluster(A, x=1))
     async with running(ObjectReconciler(kube, RAY_CLUSTER, steps, Hour(clock), remembered=lambda: [A, B])):
         await steps.wait((A, 1), (B, None))

@@ -20,6 +20,12 @@ def command(state: StateDirectory, name: str = "ray-0", argv: tuple[str, ...] = 
 
 
 @pytest.fixture
+async def record(processes: Processes, state: StateDirectory) -> Any:
+    """The record of the started process `ray-0`."""
+    return await processes.start(command(state))
+
+
+@pytest.fixture
 def log(state: StateDirectory) -> Path:
     log = state.logs / "ray-0.log"
     log.write_text("started\nno room\tleft\n\n")
@@ -32,18 +38,12 @@ def again(state: StateDirectory, table: Any, clock: Any) -> Processes:
     return Processes(state, table, clock)
 
 
-async def test_a_started_process_is_adopted_by_the_next_run(
-    processes: Processes, again: Processes, state: StateDirectory
-) -> None:
-    record = await processes.start(command(state))
+async def test_the_next_run_adopts_a_process(again: Processes, record: Any) -> None:
     assert await again.running("ray-0") == record
     assert again.recorded() == ["ray-0"]
 
 
-async def test_a_reused_pid_is_not_adopted(
-    processes: Processes, again: Processes, state: StateDirectory, table: Any
-) -> None:
-    record = await processes.start(command(state))
+async def test_a_reused_pid_is_not_adopted(again: Processes, record: Any, state: StateDirectory, table: Any) -> None:
     other = f"{state.path}|ray-0|another"
     table.replace(record.pid, mark=other)
     assert await again.running("ray-0") is None
@@ -64,22 +64,19 @@ async def test_without_a_readable_mark_start_time_and_arguments_decide(
     story: str,
     changes: dict[str, Any],
     adopted: bool,
-    processes: Processes,
     again: Processes,
-    state: StateDirectory,
+    record: Any,
     table: Any,
 ) -> None:
-    record = await processes.start(command(state))
     shift = changes.pop("shift", 0.0)
     table.replace(record.pid, mark="", created=record.created + shift, **changes)
     assert (await again.running("ray-0") is not None) == adopted, story
 
 
 async def test_a_process_that_was_recognised_may_become_another_program_and_hide_its_mark(
-    processes: Processes, again: Processes, state: StateDirectory, table: Any
+    processes: Processes, again: Processes, record: Any, table: Any
 ) -> None:
     """A process that seems dead would be killed, so values that are only sometimes readable must not decide."""
-    record = await processes.start(command(state))
     assert await again.running("ray-0") == record
     table.replace(record.pid, argv=("haproxy", "-W"), mark="")
     assert await processes.running("ray-0") == record
@@ -88,18 +85,14 @@ async def test_a_process_that_was_recognised_may_become_another_program_and_hide
     assert await processes.running("ray-0") is None
 
 
-async def test_a_clock_that_was_set_does_not_lose_a_marked_process(
-    processes: Processes, again: Processes, state: StateDirectory, table: Any
-) -> None:
-    record = await processes.start(command(state))
+async def test_a_clock_that_was_set_does_not_lose_a_marked_process(again: Processes, record: Any, table: Any) -> None:
     table.replace(record.pid, created=record.created - 3600)
     assert await again.running("ray-0") is not None
 
 
 async def test_records_from_before_a_reboot_are_dropped_and_no_process_is_signalled(
-    processes: Processes, again: Processes, state: StateDirectory, table: Any
+    again: Processes, record: Any, table: Any
 ) -> None:
-    record = await processes.start(command(state))
     table.processes.clear()
     table.next_pid = record.pid
     stranger = table.add(argv=("postgres",), age=-60.0)
@@ -120,9 +113,8 @@ async def test_a_damaged_record_is_no_process(processes: Processes, state: State
 
 
 async def test_stop_sends_sigterm_first_and_then_sigkill(
-    processes: Processes, state: StateDirectory, table: Any, clock: Any
+    processes: Processes, record: Any, table: Any, clock: Any
 ) -> None:
-    record = await processes.start(command(state))
     table.stubborn.add(record.pid)
     before = clock.now()
     await processes.stop("ray-0", grace_s=6.0)
@@ -131,10 +123,7 @@ async def test_stop_sends_sigterm_first_and_then_sigkill(
     assert processes.recorded() == []
 
 
-async def test_stop_does_not_wait_for_a_process_that_listens(
-    processes: Processes, state: StateDirectory, table: Any, clock: Any
-) -> None:
-    record = await processes.start(command(state))
+async def test_stop_is_over_once_sigterm_ended_it(processes: Processes, record: Any, table: Any, clock: Any) -> None:
     before = clock.now()
     await processes.stop("ray-0", grace_s=6.0)
     assert table.signals == [(record.pid, signal.SIGTERM)]
@@ -142,9 +131,8 @@ async def test_stop_does_not_wait_for_a_process_that_listens(
 
 
 async def test_everything_below_a_process_ends_with_it(
-    processes: Processes, again: Processes, state: StateDirectory, table: Any
+    again: Processes, record: Any, state: StateDirectory, table: Any
 ) -> None:
-    record = await processes.start(command(state))
     mark = table.processes[record.pid].mark
     child = table.add(parent=record.pid)
     daemon = table.add(mark=mark)  # left its session, kept the environment
@@ -157,8 +145,7 @@ async def test_everything_below_a_process_ends_with_it(
     assert {daemon.pid, orphan.pid, grandchild.pid} <= {pid for pid, _ in table.signals}
 
 
-async def test_orphans_of_a_dead_process_are_cleared(processes: Processes, state: StateDirectory, table: Any) -> None:
-    record = await processes.start(command(state))
+async def test_orphans_of_a_dead_process_are_cleared(processes: Processes, record: Any, table: Any) -> None:
     mark = table.processes[record.pid].mark
     table.add(mark=mark)
     table.add(session=record.pid)
@@ -168,9 +155,7 @@ async def test_orphans_of_a_dead_process_are_cleared(processes: Processes, state
     assert table.processes == {}
 
 
-async def test_a_process_that_was_started_but_never_recorded_is_cleared(
-    processes: Processes, state: StateDirectory, table: Any
-) -> None:
+async def test_a_process_without_a_record_is_cleared(processes: Processes, state: StateDirectory, table: Any) -> None:
     """The run was killed between the start of a process and its record."""
     await processes.start(command(state))
     (state.processes / "ray-0.json").unlink()
@@ -178,7 +163,7 @@ async def test_a_process_that_was_started_but_never_recorded_is_cleared(
     assert table.processes == {}
 
 
-async def test_other_names_and_other_state_directories_are_left_alone(
+async def test_other_names_and_directories_are_left_alone(
     processes: Processes, state: StateDirectory, table: Any
 ) -> None:
     await processes.start(command(state, "ray-1"))
@@ -189,10 +174,7 @@ async def test_other_names_and_other_state_directories_are_left_alone(
     assert [seen.pid for seen in find_marked_processes(state, table)] == [neighbour.pid]
 
 
-async def test_a_process_that_survives_sigkill_is_named(
-    processes: Processes, state: StateDirectory, table: Any
-) -> None:
-    record = await processes.start(command(state))
+async def test_a_process_that_survives_a_kill_is_named(processes: Processes, record: Any, table: Any) -> None:
     table.immortal.add(record.pid)
     with pytest.raises(DependencyError, match=f"ray-0: pid {record.pid} did not end on SIGKILL"):
         await processes.stop("ray-0", grace_s=1.0)
@@ -236,9 +218,8 @@ async def test_a_program_that_is_missing_is_named(processes: Processes, state: S
     ],
 )
 async def test_an_exit_is_described_with_the_last_line_of_the_log(
-    code: int | None, text: str, processes: Processes, state: StateDirectory, table: Any, log: Path
+    code: int | None, text: str, processes: Processes, record: Any, table: Any, log: Path
 ) -> None:
-    record = await processes.start(command(state))
     table.end(record.pid, 0)
     table.codes[record.pid] = code
     await processes.running("ray-0")
@@ -246,9 +227,8 @@ async def test_an_exit_is_described_with_the_last_line_of_the_log(
 
 
 async def test_the_exit_code_of_an_earlier_runs_process_is_not_awaited(
-    processes: Processes, again: Processes, state: StateDirectory, table: Any, log: Path, clock: Any
+    again: Processes, record: Any, table: Any, log: Path, clock: Any
 ) -> None:
-    record = await processes.start(command(state))
     assert await again.running("ray-0") == record
     table.end(record.pid, 0)
     table.codes[record.pid] = None

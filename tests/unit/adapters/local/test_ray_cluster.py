@@ -89,6 +89,21 @@ async def dashboard(at: int, answers: list[int]) -> AsyncIterator[list[str]]:
         await end(runner)
 
 
+@contextlib.asynccontextmanager
+async def started(ray: LocalRay, kube: HookedKubernetes, table: Any) -> AsyncIterator[None]:
+    """A controller that has started the head of the only RayCluster."""
+    await kube.create(CLUSTER)
+    async with running(ray):
+        await until(lambda: len(table.commands) == 1)
+        yield
+
+
+async def run_once(ray: LocalRay, kube: HookedKubernetes, table: Any) -> None:
+    """Start the head, and end the controller."""
+    async with started(ray, kube, table):
+        pass
+
+
 async def test_a_head_is_ready_when_serve_answers_and_not_before(
     ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any
 ) -> None:
@@ -111,20 +126,17 @@ async def test_a_head_is_ready_when_serve_answers_and_not_before(
     assert len(table.commands) == 1, "a head that does not answer still serves: it is not restarted"
 
 
-async def test_nothing_is_written_while_nothing_changes(
+async def test_without_a_change_nothing_is_written(
     ray: LocalRay, kube: HookedKubernetes, table: Any, clock: Any
 ) -> None:
-    await kube.create(CLUSTER)
-    async with running(ray):
-        await until(lambda: len(table.commands) == 1)
-        async with dashboard(port(table.commands[0]), [200]) as probes:
-            await until_condition(kube, "True", "HeadPodRunningAndReady")
-            writes, asked = len(kube.writes), len(probes)
-            await until(lambda: len(probes) >= asked + 5)
-            assert len(kube.writes) == writes
+    async with started(ray, kube, table), dashboard(port(table.commands[0]), [200]) as probes:
+        await until_condition(kube, "True", "HeadPodRunningAndReady")
+        writes, asked = len(kube.writes), len(probes)
+        await until(lambda: len(probes) >= asked + 5)
+        assert len(kube.writes) == writes
 
 
-async def test_a_head_that_ends_again_and_again_is_started_after_longer_and_longer_pauses_on_its_ports(
+async def test_a_head_that_ends_repeatedly_restarts_later(
     ray: LocalRay, kube: HookedKubernetes, table: Any, clock: Any
 ) -> None:
     await kube.create(CLUSTER)
@@ -161,9 +173,7 @@ async def test_a_head_keeps_its_ports_although_others_became_free(
 async def test_a_head_that_lost_a_port_gets_others_with_a_warning(
     ray: LocalRay, kube: HookedKubernetes, table: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await kube.create(CLUSTER)
-    async with running(ray):
-        await until(lambda: len(table.commands) == 1)
+    async with started(ray, kube, table):
         before = port(table.commands[0])
         with socket.create_server(("127.0.0.1", before)):
             table.end(*table.processes, -9)
@@ -181,12 +191,8 @@ async def test_a_head_that_lost_a_port_gets_others_with_a_warning(
     assert re.search(rf"port {before} is held by .+ \(pid \d+\); Ray gets other ports", caplog.text)
 
 
-async def test_a_head_that_never_answers_restarts(
-    ray: LocalRay, kube: HookedKubernetes, table: Any, clock: Any
-) -> None:
-    await kube.create(CLUSTER)
-    async with running(ray):
-        await until(lambda: len(table.commands) == 1)
+async def test_a_head_without_answers_restarts(ray: LocalRay, kube: HookedKubernetes, table: Any, clock: Any) -> None:
+    async with started(ray, kube, table):
         (head,) = table.processes.values()
         await until(lambda: len(table.commands) == 2)
         assert clock.now().timestamp() - head.created > START_TIMEOUT_S
@@ -195,9 +201,7 @@ async def test_a_head_that_never_answers_restarts(
 async def test_the_next_controller_adopts_the_head(
     ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any, clock: Any
 ) -> None:
-    await kube.create(CLUSTER)
-    async with running(ray):
-        await until(lambda: len(table.commands) == 1)
+    await run_once(ray, kube, table)
     at = port(table.commands[0])
     async with running(LocalRay(kube, state.path, clock, table=table)), dashboard(at, [200]):
         await until_condition(kube, "True", "HeadPodRunningAndReady")
@@ -208,9 +212,7 @@ async def test_an_adopted_head_that_misses_the_first_question_goes_on(
     ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any, clock: Any
 ) -> None:
     """An old head must survive a busy machine after the last controller died, because its replicas would end with it."""
-    await kube.create(CLUSTER)
-    async with running(ray):
-        await until(lambda: len(table.commands) == 1)
+    await run_once(ray, kube, table)
     clock.time += timedelta(seconds=5 * START_TIMEOUT_S)
     adopted = clock.now()
     async with running(LocalRay(kube, state.path, clock, table=table)):
@@ -223,9 +225,7 @@ async def test_an_adopted_head_that_misses_the_first_question_goes_on(
 async def test_a_cluster_that_was_deleted_between_runs_is_removed(
     ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any, clock: Any
 ) -> None:
-    await kube.create(CLUSTER)
-    async with running(ray):
-        await until(lambda: len(table.commands) == 1)
+    await run_once(ray, kube, table)
     base = port(table.commands[0]) - 2
     assert is_port_free(base), (
         "the claim of the ports is the head's after its controller is gone, and this head is pretended"
@@ -240,9 +240,7 @@ async def test_a_cluster_that_was_deleted_between_runs_is_removed(
 async def test_a_process_without_an_object_and_a_directory_is_cleared(
     ray: LocalRay, kube: HookedKubernetes, state: StateDirectory, table: Any
 ) -> None:
-    await kube.create(CLUSTER)
-    async with running(ray):
-        await until(lambda: len(table.commands) == 1)
+    await run_once(ray, kube, table)
     (state.ray / "0" / "unit.json").unlink()
     await kube.delete(REF)
     async with running(ray):
@@ -250,9 +248,7 @@ async def test_a_process_without_an_object_and_a_directory_is_cleared(
 
 
 async def test_stop_all_is_reported(ray: LocalRay, kube: HookedKubernetes, table: Any) -> None:
-    await kube.create(CLUSTER)
-    async with running(ray):
-        await until(lambda: len(table.commands) == 1)
+    await run_once(ray, kube, table)
     await ray.stop_all()
     assert table.processes == {}
     assert await condition(kube) == ("False", "Stopped", "local mode was stopped")

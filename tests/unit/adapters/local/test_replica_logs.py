@@ -39,7 +39,7 @@ def test_logs_are_found_by_service_and_revision_in_the_order_of_their_last_lines
     assert find_logs(tmp_path / "nowhere", DIGITS) == []
 
 
-def test_logs_of_another_namespace_or_of_a_deleted_deployment_of_that_name_are_left_out(tmp_path: Path) -> None:
+def test_logs_of_another_namespace_or_a_deleted_namesake_are_left_out(tmp_path: Path) -> None:
     log(tmp_path, "digits-r1_Model_aaa", at=99)
     log(tmp_path, "digits-r1_Model_bbb", at=100)
     log(tmp_path, "digits-r1_Model_ccc", at=100, namespace="text")
@@ -48,9 +48,7 @@ def test_logs_of_another_namespace_or_of_a_deleted_deployment_of_that_name_are_l
 
 
 @pytest.mark.parametrize(("lines", "expected"), [(2, ["two", "three"]), (9, ["one", "two", "three"]), (0, [])])
-def test_a_reader_begins_with_the_last_lines_and_goes_on_behind_them(
-    tmp_path: Path, lines: int, expected: list[str]
-) -> None:
+def test_a_reader_begins_with_the_last_lines_and_goes_on(tmp_path: Path, lines: int, expected: list[str]) -> None:
     path = log(tmp_path, "digits-r1_Model_aaa", "one", "two", "three")
     reader = ReplicaLogReader(path)
     assert reader.last(lines) == expected

@@ -104,9 +104,7 @@ def test_two_observers_do_not_take_each_other_for_an_instance(state: StateDirect
     assert not state.is_held()
 
 
-def test_an_observer_does_not_prevent_a_start(
-    state: StateDirectory, onlooker: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_observer_prevents_no_start(state: StateDirectory, onlooker: int, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = []
 
     def lock(descriptor: int, operation: int) -> None:

@@ -199,7 +199,7 @@ class TestWrites:
         code, stored = await ask(session, "PUT", f"{MDEPS}/digits/status", mdep(replicas=9) | {"status": {"url": "y"}})
         assert (code, stored["spec"]["replicas"], stored["status"]) == (200, 1, {"url": "y"})
 
-    async def test_delete_with_preconditions(
+    async def test_delete_preconditions(
         self, session: aiohttp.ClientSession, kube: HookedKubernetes, mdep: Any
     ) -> None:
         stored = await kube.apply(mdep())

@@ -70,9 +70,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged(path: Path, clock: Any) -> N
     kube.close()
 
 
-async def test_orphans_of_a_crash_are_collected_at_the_next_start(
-    path: Path, clock: Any, mdep: Any, config_map: Any
-) -> None:
+async def test_orphans_of_a_crash_go_at_the_next_start(path: Path, clock: Any, mdep: Any, config_map: Any) -> None:
     kube = MemoryKubernetes.open(path, clock)
     await kube.apply(config_map("split", await kube.apply(mdep())))
     kube.close()

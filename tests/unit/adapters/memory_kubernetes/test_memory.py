@@ -84,7 +84,7 @@ class TestHooks:
             ("apply", True), ("apply", False), ("annotate", True), ("delete", True), ("delete", False),
         ]  # fmt: skip
 
-    async def test_garbage_is_collected_although_the_client_crashes(
+    async def test_garbage_goes_although_clients_crash(
         self, kube: HookedKubernetes, mdep: Any, config_map: Any
     ) -> None:
         await kube.apply(config_map("split", await kube.apply(mdep())))
@@ -164,9 +164,7 @@ class TestAdmission:
         with pytest.raises(NotFound, match="'Widget' of 'v1'"):
             await kube.apply({"apiVersion": "v1", "kind": "Widget", "metadata": {"name": "a", "namespace": "b"}})
 
-    async def test_refuses_config_maps_that_are_too_large_or_no_text(
-        self, kube: HookedKubernetes, config_map: Any
-    ) -> None:
+    async def test_refuses_large_config_maps_and_other_than_text(self, kube: HookedKubernetes, config_map: Any) -> None:
         with pytest.raises(Invalid, match="expected at most 1048576"):
             await kube.apply(config_map("a", x="y" * 1_100_000))
         with pytest.raises(Invalid, match=r"data\[x\]: int; expected a string"):

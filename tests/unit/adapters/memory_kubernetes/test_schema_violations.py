@@ -52,7 +52,7 @@ def test_violations(value: Any, schema: dict[str, Any], messages: list[str]) -> 
     assert list(schemas.find_violations(value, schema, "s")) == messages
 
 
-async def test_a_status_that_a_real_server_refuses_is_refused_and_one_that_was_stored_may_stay() -> None:
+async def test_a_status_that_a_real_server_refuses_is_refused_unless_it_was_stored() -> None:
     kube = MemoryKubernetes(FakeClock(), schemas=STATUS_SCHEMAS)
     experiment = {
         "apiVersion": "serving.sundog.dev/v1alpha1",

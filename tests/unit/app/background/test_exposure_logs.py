@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from doubles.traffic import Traffic
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.app.background.requests import BackgroundRequests
 from sundog_operator.app.controller import RECONCILERS
@@ -51,10 +50,9 @@ async def in_phase(cluster: Cluster, phase: str) -> bool:
 
 async def serving(installation: Installation | None = None) -> Cluster:
     cluster = Cluster(installation=installation)
-    cluster.edges.traffic = Traffic(3)
-    cluster.edges.traffic.rps = {NAME: 1}
+    cluster.set_traffic(1, seed=3)
     await cluster.apply("https://models/v1", rollout={"warmup": {"requests": 20, "duration": "1m"}})
-    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.until_serves(1)
     return cluster
 
 
@@ -251,7 +249,7 @@ async def test_one_that_is_written_while_its_experiment_is_looked_at_stays_told(
     assert cluster.logs.tried == [f"{own}/000001"]
 
 
-async def test_one_that_is_asked_for_no_more_while_its_experiment_is_looked_at_is_told_no_more() -> None:
+async def test_a_log_that_is_removed_during_a_pass_is_written_no_more() -> None:
     cluster = await running()
     await an_hour(cluster)
 

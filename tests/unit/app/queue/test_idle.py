@@ -73,9 +73,7 @@ async def test_nothing_is_planned_while_nothing_changes(cluster: WatchedCluster,
     assert worked == {}
 
 
-async def test_a_pass_is_made_from_time_to_time_all_the_same(
-    worked: Counter[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_idle_key_still_has_a_pass_now_and_then(worked: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idle, "MAX_IDLE_S", 60.0)
     async with watched_cluster() as cluster:
         await cluster.kube.create(model_deployment())
@@ -122,9 +120,7 @@ async def test_an_edit_is_planned_at_once(cluster: WatchedCluster, worked: Count
     assert (await cluster.status())["replicas"] == 3
 
 
-async def test_one_that_names_secrets_rests_too_until_one_loses_a_key(
-    cluster: WatchedCluster, worked: Counter[str]
-) -> None:
+async def test_one_with_secrets_is_idle_until_one_loses_a_key(cluster: WatchedCluster, worked: Counter[str]) -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": NAMESPACE}}
     await cluster.kube.create({**secret, "data": {"alice": "c2VjcmV0"}})
     await cluster.apply(endpoint={"auth": {"apiKeys": {"secretName": "keys"}}})
@@ -170,9 +166,7 @@ def test_one_revision_that_serves_may_rest() -> None:
         (None, 900, False),
     ],
 )
-def test_requests_that_wait_at_the_edges_end_its_rest(
-    autoscaling: dict[str, Any] | None, requests: int, expected: bool
-) -> None:
+def test_requests_at_the_edges_end_idleness(autoscaling: dict[str, Any] | None, requests: int, expected: bool) -> None:
     spec = {**RESTS["spec"], "runtime": {"maxOngoingRequests": 4}}
     found = find_idle_deployment({**RESTS, "spec": spec | ({"autoscaling": autoscaling} if autoscaling else {})})
     assert found is not None
@@ -197,7 +191,7 @@ def test_an_error_of_an_edge_that_reports_no_hash_ends_its_rest() -> None:
     assert len(repr(seen("", hash="a" * 10_000))) < 500, "the state is kept, whatever a pod reports"
 
 
-def test_the_secrets_of_its_endpoint_are_looked_at_and_what_its_pods_have_found_is_not() -> None:
+def test_an_idle_key_reads_secrets_of_its_endpoint_and_none_of_its_pods() -> None:
     spec = {
         # Not a Secret, in spite of its name.
         "model": {"uri": "s3://secret/models", "credentials": {"secretName": "bucket"}},

@@ -104,9 +104,7 @@ async def test_who_is_about_to_wait_is_woken_although_another_takes_a_key_before
         assert await waiting == "b"
 
 
-async def test_failures_come_back_later_and_later_until_one_pass_is_well(
-    queue: WorkQueue[str], clock: FakeClock
-) -> None:
+async def test_failures_come_back_later_until_one_pass_is_well(queue: WorkQueue[str], clock: FakeClock) -> None:
     delays = []
     for _ in range(3):
         queue.add("a")

@@ -50,7 +50,7 @@ def test_a_folder_that_no_uri_can_name_is_refused_before_anything_is_done(
     assert not (tmp_path / name).exists()
 
 
-def test_a_folder_that_cannot_be_made_is_shown(
+def test_a_refused_folder_is_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "_REQUIRED_PACKAGES", ())

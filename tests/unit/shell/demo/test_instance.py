@@ -76,9 +76,7 @@ async def test_ctrl_c_ends_it(start: Start) -> None:
     assert found.process.returncode == 0
 
 
-async def test_one_that_does_not_end_is_killed_and_that_is_no_success(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_that_does_not_end_is_killed_without_success(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instance, "_STOP_TIMEOUT_S", 0.2)
     found = start("signal.signal(signal.SIGINT, signal.SIG_IGN); print('up', flush=True); time.sleep(60)")
     await wait_for_output(found, "up")

@@ -80,7 +80,7 @@ def test_a_guardrail_has_no_forecast(sundog: Any, manifest: Any) -> None:
 
 @pytest.mark.parametrize("verb", ["power", "simulate"])
 @pytest.mark.parametrize("rule", [{"preset": "clearSignal"}, {"winBy": "everyMetric"}])
-def test_a_forecast_by_every_metric_is_headed_as_of_one_alone(
+def test_a_forecast_by_every_metric_has_the_same_head(
     sundog: Any, manifest: Any, verb: str, rule: dict[str, str]
 ) -> None:
     options = ("--rps", "1", "--rate", "10%", "--runs", "10", "--effect", "20%")

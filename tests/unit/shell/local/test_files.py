@@ -188,9 +188,7 @@ async def test_a_mistake_is_shown_once_and_keeps_what_serves(world: World, bad: 
     assert await world.uris() == {"a": "v3"}
 
 
-async def test_an_unexpected_error_is_a_problem_of_its_object_alone(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_unexpected_error_stays_with_its_object(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.kube.faults = lambda _verb, ref: KeyError("uid") if ref.name == "a" else None
     world.write("a.yaml", text("a"))
     world.write("b.yaml", text("b"))
@@ -289,9 +287,7 @@ async def test_a_file_that_is_empty_for_a_moment_deletes_nothing(world: World) -
 
 
 @pytest.mark.parametrize("empty", ["", "\n", "---\n", "---\n---\n", "# a comment\n", "null", "kind: List\nitems: []"])
-async def test_a_file_that_describes_nothing_keeps_what_it_described_and_is_shown_once(
-    world: World, empty: str
-) -> None:
+async def test_an_emptied_file_keeps_what_it_described_and_is_shown_once(world: World, empty: str) -> None:
     world.write("a.yaml", f"{text('a')}---\n{text('b')}")
     await world.settle()
     world.write("a.yaml", empty)
@@ -349,7 +345,7 @@ async def test_a_file_that_was_moved_and_then_emptied_keeps_what_it_described(wo
     assert await world.uris() == {}
 
 
-async def test_nothing_is_shown_of_files_that_never_described_anything_or_whose_object_was_deleted(
+async def test_an_empty_file_is_no_problem_without_objects(
     world: World,
 ) -> None:
     world.write("notes.yaml", "# nothing here\n")

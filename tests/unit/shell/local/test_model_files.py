@@ -48,9 +48,7 @@ def document(model: Path, **spec: Any) -> dict[str, Any]:
     return model_deployment(f"file://{model}", **spec)
 
 
-async def test_a_change_is_seen_once_the_files_have_settled_and_only_then_digested(
-    model: Path, digests: list[Path]
-) -> None:
+async def test_a_change_is_seen_and_digested_once_files_have_settled(model: Path, digests: list[Path]) -> None:
     files = ModelFiles()
 
     async def seen() -> str:
@@ -68,9 +66,7 @@ async def test_a_change_is_seen_once_the_files_have_settled_and_only_then_digest
     assert await seen() == "sha256:a second"
 
 
-async def test_with_watch_the_digest_is_part_of_the_revision_unless_the_manifest_has_one(
-    model: Path, digests: list[Path]
-) -> None:
+async def test_with_watch_the_digest_makes_a_revision_unless_one_is_given(model: Path, digests: list[Path]) -> None:
     files = ModelFiles(watch=True)
     made = await files.add_to(document(model))
     assert made["spec"]["model"]["digest"] == "sha256:one"

@@ -84,7 +84,7 @@ def test_one_that_goes_on_says_what_it_waits_for_and_what_is_known() -> None:
     assert (errors.bounds[0].lower, errors.bounds[0].upper) == (0.35, None)
 
 
-def test_why_an_interval_beside_a_verdict_contains_1_is_explained() -> None:
+def test_an_interval_around_1_beside_a_verdict_is_explained() -> None:
     mistakes = MetricStatus(name="mistakes", role="secondary", arm="canary", verdict="Better", interval=(0.1, 1.02))
     status = running()
     beside = status.model_copy(update={"metrics": (*status.metrics, mistakes)})
@@ -215,9 +215,7 @@ def test_a_split_that_is_wrong_is_seen() -> None:
         (rolled_back(), "Rolled back on evidence", "bad", "RolledBack: errorRate is 3 times stable's", 5),
     ],
 )
-def test_one_that_ended_says_how_and_why(
-    status: ExperimentStatus, heading: str, tone: str, why: str, minutes: int
-) -> None:
+def test_an_ended_one_says_why(status: ExperimentStatus, heading: str, tone: str, why: str, minutes: int) -> None:
     report = report_of(status)
     assert (report.heading, report.tone, report.why[0]) == (heading, tone, why)
     assert report.seconds == 60 * minutes

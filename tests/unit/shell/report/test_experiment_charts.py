@@ -114,9 +114,7 @@ def test_the_last_point_of_each_day_is_kept() -> None:
         ("mean", (10, 0.0, -1.0), False),
     ],
 )
-def test_a_day_whose_sums_no_units_can_have_is_left_out(
-    kind: str, sums: tuple[int, float, float], possible: bool
-) -> None:
+def test_a_day_with_impossible_sums_is_left_out(kind: str, sums: tuple[int, float, float], possible: bool) -> None:
     """Outcomes of units of an earlier day count on the day they come, which may have had few units of its own."""
     metric = OutcomeMetric("m", kind)  # type: ignore[arg-type]
     assert outcome_history._is_possible(metric, *sums) is possible

@@ -76,9 +76,7 @@ def test_what_a_win_waits_for_is_described_once() -> None:
         ("Undecided", (0.95, 1.03), False),
     ],
 )
-def test_an_interval_that_still_contains_the_limit_is_explained(
-    verdict: str, interval: tuple[float, float], noted: bool
-) -> None:
+def test_an_interval_around_the_limit_is_explained(verdict: str, interval: tuple[float, float], noted: bool) -> None:
     assert (ONE_SIDED_NOTE in described(guarded(verdict, interval))) == noted
 
 

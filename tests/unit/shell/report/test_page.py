@@ -400,7 +400,7 @@ points = st.lists(
 
 @settings(deadline=None)
 @given(points)
-def test_nothing_is_drawn_outside_whatever_was_found(
+def test_nothing_is_drawn_outside_the_sides(
     describe: list[tuple[int, int, int, HistoryMetric | None]],
 ) -> None:
     history = tuple(

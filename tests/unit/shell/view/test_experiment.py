@@ -155,7 +155,7 @@ def test_metrics_are_shown_with_their_numbers_and_when_they_are_expected_to_deci
         ("Better", (), False),
     ],
 )
-def test_why_an_interval_beside_a_verdict_contains_1_is_explained(
+def test_an_interval_around_1_beside_a_verdict_is_explained(
     verdict: str, interval: tuple[float, ...], expected: bool
 ) -> None:
     mistakes = MetricStatus(name="mistakes", role="secondary", arm="conv", verdict=verdict, interval=interval)
@@ -324,9 +324,7 @@ def test_what_is_not_known_yet_is_shown() -> None:
         (600, 0, 4, "takes at least 80s more"),
     ],
 )
-def test_a_step_takes_its_least_duration_and_the_least_data(
-    begun_s: int, counted_s: int, closed: int, expected: str
-) -> None:
+def test_a_step_takes_its_least_duration_and_data(begun_s: int, counted_s: int, closed: int, expected: str) -> None:
     begun, counted_at = (NOW - timedelta(seconds=seconds) for seconds in (begun_s, counted_s))
     step = StepStatus(index=1, of=3, since=begun, gate="evidence", reason=ERRORS.message, warm=True)
     lengths = (DispersionSums(closed), DispersionSums(), DispersionSums())
