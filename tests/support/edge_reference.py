@@ -1,32 +1,16 @@
-"""Reference for HAProxy's rules: the hashes that assign units, and the signature of exposures. Tests compare HAProxy with both."""
-
-from collections.abc import Sequence
+"""Reference for HAProxy's rules: the groups of units, and the signature of exposures. Tests compare HAProxy with both."""
 
 import xxhash
 
 from sundog_edge.feedback.exposure import SEPARATOR, VERSION, SignedExposure, _signature
-from sundog_edge.split.assignment import BUCKET_COUNT, GROUP_COUNT, Segment
+from sundog_edge.split.assignment import GROUP_COUNT
 
 _POSITIVE = 0x7FFF_FFFF_FFFF_FFFF
-
-
-def bucket_of_unit(salt: str, unit: bytes) -> int:
-    """Return the bucket of a unit: XXH64(salt ":" unit, seed 0), sign bit dropped, modulo 10 000.
-
-    `unit` is the header value as HAProxy sees it: raw bytes without leading and trailing blanks. HAProxy's integers are signed, so with
-    the sign bit its modulo could be negative. The bias of the modulo is below 1e-14.
-    """
-    return (xxhash.xxh64_intdigest(salt.encode() + b":" + unit) & _POSITIVE) % BUCKET_COUNT
 
 
 def group_of_unit(salt: str, unit: bytes) -> int:
     """Return the group of a unit, 0..99, independent of its bucket: XXH64("g:" salt unit), sign bit dropped, modulo 100."""
     return (xxhash.xxh64_intdigest(b"g:" + salt.encode() + unit) & _POSITIVE) % GROUP_COUNT
-
-
-def find_arm(table: Sequence[Segment], bucket: int) -> int | None:
-    """Return the arm of a bucket; None for an empty table."""
-    return next((segment.arm for segment in table if bucket < segment.end), None)
 
 
 def sign_exposure(key: bytes, service: str, exposure: SignedExposure, *, reveal: bool = True) -> str:

@@ -211,7 +211,7 @@ class World:
         arms = {}
         for number in numbers:
             user = int(requests.user[number])
-            arm = edge_reference.find_arm(table, self._bucket(service["salt"], user))
+            arm = assignment.arm_of_bucket(table, self._bucket(service["salt"], user))
             assert arm is not None
             if requests.lost[user] >= lost[arm]:
                 arms[number] = arm
@@ -232,7 +232,7 @@ class World:
             name = f"user-{user}".encode()
             hash_ = int.from_bytes(assignment.unit_hash(name).to_bytes(8), signed=True)
             self._units[user] = Unit(hash_, edge_reference.group_of_unit(salt, name))
-            self._buckets[user] = edge_reference.bucket_of_unit(salt, name)
+            self._buckets[user] = assignment.unit_bucket(salt, name)
         return self._buckets[user]
 
     def _act(self, number: int, place: Place) -> None:

@@ -132,8 +132,7 @@ def prepare(state: StateDir, settings: HaproxyProcessSettings) -> None:
     """Write the configuration for the layout of the state directory, after HAProxy has checked it."""
     ensure_map_files(state)
     certificate_sync.ensure_files(state)
-    stored = read_json(state.layout)
-    layout = Layout() if stored is None else Layout.from_json(stored)
+    layout = Layout.from_json(read_json(state.layout) or {})
     # Without this, HAProxy would not start if a key file is missing. Tokens of a missing key are only unknown.
     existing = tuple(file for file in layout.public_keys if state.public_key(file).exists())
     text = render_config(settings, replace(layout, public_keys=existing), state)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from edge_reference import bucket_of_unit
+from sundog_edge.split.assignment import unit_bucket
 
 pytestmark = pytest.mark.haproxy
 
@@ -63,7 +63,7 @@ async def test_such_requests_are_counted_apart_and_their_units_are_in_no_sample(
     users = [f"u{number}" for number in range(40)]
     for user in users:
         assert await arm(edge, {**BOTH, "x-user-id": user}) == "canary"
-        own = "canary" if bucket_of_unit("digits-salt", user.encode()) < 5000 else "stable"
+        own = "canary" if unit_bucket("digits-salt", user.encode()) < 5000 else "stable"
         assert await arm(edge, {"x-user-id": user}) == own
     rows = (await edge.settled(80))["counters"]
     counted = {(row["origin"], row["arm"]): row["assigned"] for row in rows}

@@ -15,8 +15,8 @@ from openfeature.evaluation_context import EvaluationContext
 from openfeature.exception import ErrorCode
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_reference import bucket_of_unit
 from sundog_edge.haproxy.rules.ofrep import MAX_BYTES, MAX_REQUESTS_PER_SECOND
+from sundog_edge.split.assignment import unit_bucket
 
 pytestmark = pytest.mark.haproxy
 
@@ -49,7 +49,7 @@ def halves(edge, **changes):
 
 
 def arm_of(unit: str) -> str:
-    return f"a{int(bucket_of_unit(SALT, unit.encode()) >= 5000)}"
+    return f"a{int(unit_bucket(SALT, unit.encode()) >= 5000)}"
 
 
 async def look_up(edge, unit, flag="/digits", service="/digits", **options):

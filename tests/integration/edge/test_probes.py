@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_reference import bucket_of_unit
+from sundog_edge.split.assignment import unit_bucket
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
@@ -51,7 +51,7 @@ def halves(edge, **changes):
 
 
 def arm_of(user: str) -> str:
-    return "stable" if bucket_of_unit("digits-salt", user.encode()) < 5000 else "canary"
+    return "stable" if unit_bucket("digits-salt", user.encode()) < 5000 else "canary"
 
 
 async def ask(edge, method: str, path: str, *, by_host: bool, **headers: str):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_reference import bucket_of_unit
+from sundog_edge.split.assignment import unit_bucket
 
 pytestmark = pytest.mark.haproxy
 
@@ -96,7 +96,7 @@ async def test_ten_thousand_updates_lose_no_request_reset_no_unit_and_leave_memo
         await load.more(200)
     assert load.failed == {}
     for unit, arms in load.arms_of.items():
-        assert arms == {"canary" if bucket_of_unit("digits-salt", unit.encode()) < 5000 else "stable"}
+        assert arms == {"canary" if unit_bucket("digits-salt", unit.encode()) < 5000 else "stable"}
     evidence = await edge.settled(load.sent)
     rows = [row for row in evidence["counters"] if row["service"] == "digits"]
     assert sum(row["assigned"] for row in rows) == load.sent

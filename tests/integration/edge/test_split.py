@@ -6,8 +6,7 @@ from collections import Counter
 
 import pytest
 
-from edge_reference import bucket_of_unit, find_arm
-from sundog_edge.split.assignment import build_segments, unit_hash
+from sundog_edge.split.assignment import arm_of_bucket, build_segments, unit_bucket, unit_hash
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
@@ -50,7 +49,7 @@ def units_at(salt: str, wanted: set[int]) -> list[bytes]:
     number = 0
     while len(found) < len(wanted):
         unit = b"u%d" % number
-        place = bucket_of_unit(salt, unit)
+        place = unit_bucket(salt, unit)
         if place in wanted:
             found.setdefault(place, unit)
         number += 1
@@ -103,7 +102,7 @@ async def test_haproxy_and_the_reference_agree_on_ten_thousand_units(edge, serve
     ]
     assert len(units) >= 10_000
     table = build_segments([[(start, end) for start, end in own] for own in ranges])
-    expected = [f"a{find_arm(table, bucket_of_unit(salt, unit))}" for unit in units]
+    expected = [f"a{arm_of_bucket(table, unit_bucket(salt, unit))}" for unit in units]
     assert await arms_of(edge, units) == expected
     evidence = await edge.settled(len(units))
     assert {row["unit"] for row in evidence["counters"]} == {"sticky"}
@@ -156,7 +155,7 @@ async def test_a_ramp_is_sticky_monotone_and_needs_no_reload(edge, digits):
         assert arms == await arms_of(edge, units)
         now = {unit for unit, name in zip(units, arms, strict=True) if name == "canary"}
         assert on_canary <= now
-        assert now == {unit for unit in units if bucket_of_unit("digits-salt", unit) < end}
+        assert now == {unit for unit in units if unit_bucket("digits-salt", unit) < end}
         on_canary = now
     evidence = await edge.settled(len(units) * 8)
     assert {boot["pid"] for boot in evidence["boots"] if not boot["draining"] and not boot["endedAt"]} == pids
@@ -201,8 +200,8 @@ async def test_services_have_their_own_salt_and_their_own_limits(edge, serve, re
     await edge.up("other", a0=1)
     units = [b"user-%d" % number for number in range(200)]
     first, second = await arms_of(edge, units), await arms_of(edge, units, path="/other/")
-    assert first == [f"a{int(bucket_of_unit('digits-salt', unit) >= 5000)}" for unit in units]
-    assert second == [f"a{int(bucket_of_unit('other-salt', unit) >= 5000)}" for unit in units]
+    assert first == [f"a{int(unit_bucket('digits-salt', unit) >= 5000)}" for unit in units]
+    assert second == [f"a{int(unit_bucket('other-salt', unit) >= 5000)}" for unit in units]
     assert first != second
     async with edge.session.post(f"{edge.url}/other/", data=b"x" * 11) as response:
         assert response.status == 413

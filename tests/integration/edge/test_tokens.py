@@ -10,8 +10,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from edge_reference import bucket_of_unit
-from sundog_edge.split.assignment import json_unit
+from sundog_edge.split.assignment import json_unit, unit_bucket
 
 pytestmark = pytest.mark.haproxy
 
@@ -265,13 +264,13 @@ async def test_a_claim_of_a_believed_token_is_the_unit(edge, serve, claim):
     for value in [*CLAIMS, *(f"user-{number}" for number in range(30))]:
         token = keys.token(**{claim: value})
         response = await edge.get("/digits/", headers={"authorization": f"Bearer {token}"})
-        wanted = f"a{int(bucket_of_unit('digits-salt', json_unit(value)) >= 5000)}"
+        wanted = f"a{int(unit_bucket('digits-salt', json_unit(value)) >= 5000)}"
         assert response.headers["x-sundog-arm"] == wanted, value
     payload = {"iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 600, claim: WIDE}
     body = json.dumps(payload, ensure_ascii=False).encode()
     token = jwt.PyJWS().encode(body, keys.ec, "ES256", headers={"kid": "e"})
     response = await edge.get("/digits/", headers={"authorization": f"Bearer {token}"})
-    assert response.headers["x-sundog-arm"] == f"a{int(bucket_of_unit('digits-salt', WIDE.encode()) >= 5000)}"
+    assert response.headers["x-sundog-arm"] == f"a{int(unit_bucket('digits-salt', WIDE.encode()) >= 5000)}"
     sticky = len(CLAIMS) + 30 + 1
     for value in NOBODY:
         token = keys.token(**{claim: value})

@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_reference import bucket_of_unit, group_of_unit
+from edge_reference import group_of_unit
 from sundog_edge.counting.log_lines import SLOW_COLUMNS
-from sundog_edge.split.assignment import json_unit, unit_hash
+from sundog_edge.split.assignment import json_unit, unit_bucket, unit_hash
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
@@ -25,7 +25,7 @@ def halves(edge, **changes):
 
 
 def arm_of(unit: bytes) -> str:
-    return f"a{int(bucket_of_unit('digits-salt', unit) >= 5000)}"
+    return f"a{int(unit_bucket('digits-salt', unit) >= 5000)}"
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
-from edge_reference import bucket_of_unit
 from experiment_statuses import has_judged
 from fake_cluster.local_up import Beside, Ranges
 from fake_cluster.ray_heads import Head, running_head
 from real_local import EXPERIMENTS, Up, instance, is_ready
+from sundog_edge.split.assignment import unit_bucket
 from waiting import comes_true
 
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -44,7 +44,7 @@ def luck(user: str) -> float:
 
 def owner(ranges: Ranges, salt: str, user: str) -> str:
     """Whose a user is by an epoch's ranges."""
-    place = bucket_of_unit(salt, user.encode())
+    place = unit_bucket(salt, user.encode())
     return next(arm for arm, own in ranges.items() for start, end in own if start <= place < end)
 
 

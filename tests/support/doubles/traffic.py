@@ -376,7 +376,7 @@ def _placed(users: Users, salt: str, ranges: str) -> _Placed:
         for each in named
     ]
     return _Placed(
-        units, np.array([edge_reference.find_arm(table, edge_reference.bucket_of_unit(salt, each)) for each in named])
+        units, np.array([assignment.arm_of_bucket(table, assignment.unit_bucket(salt, each)) for each in named])
     )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-import edge_reference
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from doubles.crashes import die_at_every, live
 from doubles.traffic import Answers, Users
+from sundog_edge.split.assignment import unit_bucket
 from sundog_operator.core.analysis import evaluate, unit_groups
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
@@ -557,9 +557,7 @@ async def test_users_who_ask_or_fail_more_than_others_are_not_held_against_the_c
 async def test_one_user_whose_every_request_fails_makes_no_dead_candidate() -> None:
     """That user makes most of the canary's requests once assigned to the canary."""
     users = Users(60, zipf=2.0, failing={0: 1.0})
-    salt = next(
-        salt for salt in map(str, itertools.count()) if edge_reference.bucket_of_unit(salt, users.name(0)) < 2500
-    )
+    salt = next(salt for salt in map(str, itertools.count()) if unit_bucket(salt, users.name(0)) < 2500)
     cluster = await asked_by(users, FINE, rollout={**BY_USER, "unit": {"header": "x-user-id", "salt": salt}})
     await cluster.go_on(4)
     status = await experiment(cluster)

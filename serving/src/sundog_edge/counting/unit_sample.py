@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sundog_edge.counting.log_lines import ENDS, ERRORS
-from sundog_edge.counting.unit_counts import UnitCounts, rows_per_attempt
+from sundog_edge.counting.unit_counts import FULL_TAU, UnitCounts, rows_per_attempt
 
-FULL_TAU = 1 << 64
 MAX_UNITS = 1000
 TOTAL_UNITS_BUDGET = 50_000
 """Units over all samples of an edge. With many samples, each holds fewer."""

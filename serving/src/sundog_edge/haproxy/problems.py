@@ -66,9 +66,8 @@ def render_problem(status: int, title: str, detail: str, extra: str = "", code: 
 
 def render_grpc_problem(status: int, detail: str, extra: str = "") -> str:
     """Return the same for gRPC. The HTTP status stays, because it shows the refusal in the log."""
-    return (
-        f'status {status} hdr {headers.GRPC_STATUS} {_GRPC_STATUS[status]} hdr {headers.GRPC_MESSAGE} "{detail}"{extra}'
-    )
+    statuses = f"status {status} hdr {headers.GRPC_STATUS} {_GRPC_STATUS[status]}"
+    return f'{statuses} hdr {headers.GRPC_MESSAGE} "{detail}"{extra}'
 
 
 def render_refusal(

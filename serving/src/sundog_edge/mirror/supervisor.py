@@ -109,11 +109,15 @@ class MirrorSupervisor:
     def by_service(self) -> dict[str, tuple[int, MirrorCounts]]:
         """(sampled, counts) of each service since the edge's first start, including dropped keys."""
         found = dict(self._gone)
-        for (boot, key), own in self.counts.items():
-            service = key.partition("/")[0]
-            sampled, before = found.get(service, (0, MirrorCounts()))
-            found[service] = sampled + self._sampled_of((boot, key), own), _sum((before, own))
+        self._add_to(found, self.counts)
         return found
+
+    def _add_to(self, sums: dict[str, tuple[int, MirrorCounts]], counts: Mapping[CountsKey, MirrorCounts]) -> None:
+        """Add counts to the (sampled, counts) of their services."""
+        for (boot, key), own in counts.items():
+            service = key.partition("/")[0]
+            sampled, before = sums.get(service, (0, MirrorCounts()))
+            sums[service] = sampled + self._sampled_of((boot, key), own), _sum((before, own))
 
     def forget(self, boots: Collection[str], attempts: Collection[tuple[str, str]], services: Collection[str]) -> None:
         """Drop counts of boots that the ledger has dropped, except those of the (service, attempt)s in force.
@@ -124,13 +128,10 @@ class MirrorSupervisor:
         gone = {
             (boot, key) for boot, key in counts if boot not in boots and tuple(key.split("/")[:2]) not in attempts
         } - {*self._now}
-        for boot, key in gone:
-            service = key.partition("/")[0]
-            sampled, before = self._gone.get(service, (0, MirrorCounts()))
-            own = counts[boot, key]
-            self._gone[service] = sampled + self._sampled_of((boot, key), own), _sum((before, own))
-            for by_key in (self._past, self._unreported, self.sampled):
-                by_key.pop((boot, key), None)
+        self._add_to(self._gone, {key: counts[key] for key in gone})
+        for by_key in (self._past, self._unreported, self.sampled):
+            for key in gone:
+                by_key.pop(key, None)
         stay = {*services, *(key.partition("/")[0] for _, key in counts.keys() - gone)}
         self._gone = {service: sums for service, sums in self._gone.items() if service in stay}
 

@@ -24,10 +24,7 @@ _OK, _NOT_FOUND, _INVALID_ARGUMENT = 0, 5, 3
 
 async def start_cold_calls(socket: Path) -> asyncio.Server:
     """Listen for such calls."""
-    return await asyncio.start_unix_server(
-        _serve,
-        socket,
-    )
+    return await asyncio.start_unix_server(_serve, socket)
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

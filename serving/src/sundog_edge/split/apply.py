@@ -50,9 +50,8 @@ class SplitApplier:
         secrets: Secrets,
         signing: SigningKeyFile | None = None,
     ) -> None:
-        stored_layout = read_json(state.layout)
         stored = read_json(state.applied)
-        self.layout = Layout() if stored_layout is None else Layout.from_json(stored_layout)
+        self.layout = Layout.from_json(read_json(state.layout) or {})
         self.in_force = None if stored is None else _parse_in_force(stored)
         self._written: Maps = {}
         self._leaving: dict[tuple[str, str], tuple[str, float]] = {}

@@ -1,6 +1,6 @@
 """Units, buckets, and the tables from buckets to arms.
 
-HAProxy computes the hashes of requests; look-ups of a unit's arm compute the same here. `tests/support/edge_reference.py` repeats them.
+HAProxy computes the hashes of requests; look-ups of a unit's arm compute the same here.
 """
 
 from bisect import bisect_right
@@ -33,7 +33,7 @@ def unit_hash(unit: bytes) -> int:
 
 
 def unit_bucket(salt: str, unit: bytes) -> int:
-    """Return the bucket of a unit, 0..9999: of the hash without its sign bit.
+    """Return the bucket of a unit, 0..9999: of the hash without its sign bit, because HAProxy's integers are signed.
 
     `haproxy.rules.assignment.BUCKET_OF_UNIT` is the same for HAProxy; `contract/split/test_unit_buckets.py` compares them.
     """

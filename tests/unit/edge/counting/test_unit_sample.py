@@ -5,7 +5,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge.counting.unit_sample import FULL_TAU, MAX_UNITS, MIN_UNITS, UnitSample, units_per_sample
+from sundog_edge.counting.unit_counts import FULL_TAU
+from sundog_edge.counting.unit_sample import MAX_UNITS, MIN_UNITS, UnitSample, units_per_sample
 
 SEEN = st.lists(
     st.tuples(

@@ -6,13 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_reference import bucket_of_unit, find_arm, group_of_unit
+from edge_reference import group_of_unit
 from sundog_edge.split.assignment import (
     BUCKET_COUNT,
     GROUP_COUNT,
+    arm_of_bucket,
     bucket_prefixes,
     build_segments,
     json_unit,
+    unit_bucket,
     unit_hash,
 )
 
@@ -27,13 +29,13 @@ from sundog_edge.split.assignment import (
     ],
 )
 def test_golden_buckets(salt, unit, expected):
-    assert bucket_of_unit(salt, unit) == expected
+    assert unit_bucket(salt, unit) == expected
 
 
 def test_buckets_are_uniform_and_salts_independent():
     units = [b"user-%d" % number for number in range(40_000)]
-    first = [bucket_of_unit("salt-1", unit) < 5000 for unit in units]
-    second = [bucket_of_unit("salt-2", unit) < 5000 for unit in units]
+    first = [unit_bucket("salt-1", unit) < 5000 for unit in units]
+    second = [unit_bucket("salt-2", unit) < 5000 for unit in units]
     both = sum(a and b for a, b in zip(first, second, strict=True))
     # Five standard deviations of a binomial.
     assert abs(sum(first) - 20_000) < 500
@@ -66,7 +68,7 @@ def test_a_table_maps_every_bucket_to_its_arm(ranges):
     assert sizes == [sum(end - start for start, end in own) for own in ranges]
     for arm, own in enumerate(ranges):
         for start, end in own:
-            assert find_arm(table, start) == find_arm(table, end - 1) == arm
+            assert arm_of_bucket(table, start) == arm_of_bucket(table, end - 1) == arm
 
 
 @given(tables(), st.data())
@@ -85,7 +87,6 @@ def test_a_table_with_a_gap_or_an_overlap_is_refused(ranges, data):
 
 def test_an_empty_table_has_no_arm():
     assert build_segments([[], []]) == ()
-    assert find_arm((), 5) is None
 
 
 def test_the_bias_of_the_modulo_is_small():
@@ -126,7 +127,7 @@ def test_prefixes_of_whole_percents_are_few():
 
 def test_groups_are_even_and_independent_of_buckets():
     units = [b"user-%d" % number for number in range(20_000)]
-    places = [(group_of_unit("salt", unit), bucket_of_unit("salt", unit)) for unit in units]
+    places = [(group_of_unit("salt", unit), unit_bucket("salt", unit)) for unit in units]
     sizes = [sum(g == number for g, _ in places) for number in range(GROUP_COUNT)]
     # Six standard deviations of a binomial around 200.
     assert all(abs(size - 200) < 85 for size in sizes)

@@ -20,7 +20,7 @@ def unit_rules(layout: Layout, state: StateDir) -> str:
     """Return rules that set `txn.unit` (if any), `txn.unitkind` and `txn.bucket`, and `txn.arm` if an override or a match applies.
 
     A unit is the whole value as bytes: a header's first line without outer blanks, a cookie, a JSON string, or the decimal whole part of a
-    JSON number, in a body or a claim. HAProxy hashes the bytes that it sees; `tests/support/edge_reference.py` is the reference.
+    JSON number, in a body or a claim. HAProxy hashes the bytes that it sees, as `split.assignment` does.
     """
     return f"""    http-request set-var(txn.flags) var(txn.split),field(7,|)
     http-request set-var(txn.salt) var(txn.split),field(1,|)
