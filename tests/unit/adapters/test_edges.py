@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -19,6 +20,8 @@ from sundog_operator.core.observed import EdgeReport
 from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import Edges, Object
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 def pod(port: int | None) -> Object:
     ports = [{"name": "agent", "containerPort": port}]
@@ -29,6 +32,19 @@ def pod(port: int | None) -> Object:
     }
 
 
+def edge(answer: Handler) -> TestServer:
+    app = web.Application()
+    app.router.add_get("/evidence", answer)
+    return TestServer(app)
+
+
+async def report_of(answer: Handler) -> EdgeReport:
+    """Return the report of an edge that answers like this."""
+    async with edge(answer) as server, aiohttp.ClientSession() as session:
+        (report,) = await HttpEdges(session).read([pod(server.port)])
+    return report
+
+
 @pytest.mark.parametrize("shared", [False, True])
 async def test_groups_and_units_are_only_requested_when_needed(*, shared: bool) -> None:
     asked: list[dict[str, str]] = []
@@ -37,9 +53,7 @@ async def test_groups_and_units_are_only_requested_when_needed(*, shared: bool) 
         asked.append(dict(request.query))
         return web.json_response({"version": 1})
 
-    app = web.Application()
-    app.router.add_get("/evidence", evidence)
-    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+    async with edge(evidence) as server, aiohttp.ClientSession() as session:
         asking: Edges = HttpEdges(session)
         asking = SharedEdges(asking, FakeClock()) if shared else asking
         pods = [pod(server.port)]
@@ -88,19 +102,13 @@ async def in_parts(request: web.Request) -> web.StreamResponse:
 
 async def test_an_answer_that_comes_in_parts_is_read_to_its_end() -> None:
     """Such documents are larger than the buffer between two processes."""
-    app = web.Application()
-    app.router.add_get("/evidence", in_parts)
-    async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        (report,) = await HttpEdges(session).read([pod(server.port)])
+    report = await report_of(in_parts)
     assert (report.error, report.evidence) == ("", {"version": 1, "counters": [1, 2]})
 
 
 async def test_an_answer_over_the_limit_is_not_read_completely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edges, "MAX_EVIDENCE_BYTES", 30)
-    app = web.Application()
-    app.router.add_get("/evidence", in_parts)
-    async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        (report,) = await HttpEdges(session).read([pod(server.port)])
+    report = await report_of(in_parts)
     assert report.evidence is None
     assert report.error.endswith("/evidence: 31 bytes; expected at most 30")
 
@@ -134,19 +142,14 @@ async def test_an_error_answer_of_an_edge_is_in_the_report(body: bytes, message:
     async def away(_: web.Request) -> web.Response:
         return web.Response(status=503, body=body)
 
-    app = web.Application()
-    app.router.add_get("/evidence", away)
-    async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        (report,) = await HttpEdges(session).read([pod(server.port)])
+    report = await report_of(away)
     assert report.evidence is None
     assert report.error.endswith(f"/evidence: status 503{message}")
 
 
 async def test_a_serve_status_in_parts_is_read_completely() -> None:
-    app = web.Application()
-    app.router.add_get("/api/serve/applications/", serve_in_parts)
-    async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        state = await RayServe(session, fixed_token("")).read(str(server.make_url("")).rstrip("/"), "vision")
+    async with TestServer(heads(serve_in_parts)) as server, aiohttp.ClientSession() as session:
+        state = await RayServe(session, fixed_token("")).read(str(server.make_url("/ray")), "vision")
     assert sorted(state.applications) == ["a"]
 
 
@@ -157,10 +160,8 @@ async def test_an_unchanged_serve_status_is_parsed_once() -> None:
         application = {"status": "RUNNING", "message": message, "deployments": {}, "deployed_app_config": {}}
         return web.json_response({"applications": {"a": application}})
 
-    app = web.Application()
-    app.router.add_get("/api/serve/applications/", tell)
-    async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        serve, dashboard = RayServe(session, fixed_token("")), str(server.make_url("")).rstrip("/")
+    async with TestServer(heads(tell)) as server, aiohttp.ClientSession() as session:
+        serve, dashboard = RayServe(session, fixed_token("")), str(server.make_url("/ray"))
         first = await serve.read(dashboard, "vision")
         assert await serve.read(dashboard, "vision") is first
         message = ""
@@ -201,8 +202,13 @@ def serving(body: bytes) -> web.Application:
     async def tell(_: web.Request) -> web.Response:
         return web.Response(body=body)
 
+    return heads(tell)
+
+
+def heads(answer: Handler) -> web.Application:
+    """Heads of Ray, one per path."""
     app = web.Application()
-    app.router.add_get("/{head}/api/serve/applications/", tell)
+    app.router.add_get("/{head}/api/serve/applications/", answer)
     return app
 
 
@@ -227,9 +233,7 @@ async def hostile_edges(session: aiohttp.ClientSession, asking: HttpEdges, count
         response.enable_compression()
         return response
 
-    app = web.Application()
-    app.router.add_get("/evidence", answer)
-    async with TestServer(app) as server:
+    async with edge(answer) as server:
         return await asking.read([pod(server.port)] * count)
 
 

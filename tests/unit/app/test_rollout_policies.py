@@ -21,9 +21,10 @@ def cluster() -> Cluster:
 
 async def promoted(cluster: Cluster, number: int, rollout: dict[str, object]) -> None:
     """Revision `number` is stable, after steps if there was a revision before."""
-    await cluster.apply(model_uri(number), rollout=rollout)
-    if number > 1:
-        await cluster.until_weight(number, 25)
+    if number == 1:
+        await cluster.deploy(rollout=rollout)
+    else:
+        await cluster.roll_out(number, rollout=rollout)
         await cluster.promote(number)
     await cluster.settle(15)
 

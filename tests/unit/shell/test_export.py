@@ -1,9 +1,7 @@
 """`sundog experiment export`, from an edge's response to files."""
 
-import asyncio
 import builtins
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +12,12 @@ from aiohttp import web
 
 from doubles.cluster import NAMESPACE, Cluster
 from doubles.outcomes import MemoryOutcomes, section
-from fake_ray_head import end
+from loopback_server import serve_in_thread
 from sundog_edge.feedback import export
 from sundog_edge.feedback.export import ExportedExposure, ExportedOutcome
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import EXPERIMENT, POD, Object, Ref
 from sundog_operator.shell.exit_codes import ExitCode
-from waiting import PATIENCE_S
 
 NAME = "wide-or-narrow"
 SUCCESS = {"success": [{"name": "conversion", "feedback": "converted"}]}
@@ -75,24 +72,9 @@ class Edge:
 
 @pytest.fixture
 def edge() -> Iterator[Edge]:
-    made, loop, stop, ready = Edge(), asyncio.new_event_loop(), asyncio.Event(), threading.Event()
-
-    async def serve() -> None:
-        runner = web.AppRunner(made.app(), shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        made.port = runner.addresses[0][1]
-        ready.set()
-        await stop.wait()
-        await end(runner)
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert ready.wait(PATIENCE_S)
-    yield made
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(PATIENCE_S)
-    loop.close()
+    made = Edge()
+    with serve_in_thread(made.app()) as made.port:
+        yield made
 
 
 def fill(store: MemoryOutcomes, units: int = 3) -> None:
@@ -113,10 +95,9 @@ def exported(on_server: Any, server: Any, edge: Edge, tmp_path: Path) -> Callabl
             meta = {"name": NAME, "namespace": NAMESPACE}
             await cluster.kube.apply({**EXPERIMENT_OBJECT, "metadata": meta, "spec": spec})
             await cluster.kube.delete(Ref(POD, NAMESPACE, "sundog-edge-0"))
-            found = await cluster.kube.create(pod("127.0.0.1", edge.port))
-            version = found["metadata"]["resourceVersion"]
+            await cluster.kube.create(pod("127.0.0.1", edge.port))
             status = pod("127.0.0.1", edge.port, ready=ready)["status"]
-            await cluster.kube.patch_status(Ref(POD, NAMESPACE, "sundog-edge-0"), status, resource_version=version)
+            await cluster.set_status(Ref(POD, NAMESPACE, "sundog-edge-0"), status)
 
         server.do(make)
         return on_server("experiment", "export", NAME, "--to", str(tmp_path / "out"), *arguments)

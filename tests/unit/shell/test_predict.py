@@ -3,7 +3,6 @@
 import asyncio
 import json
 import ssl
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from aiohttp import web
 
 from certificates import Certificate, self_signed
 from doubles.cluster import NAMESPACE
-from fake_ray_head import end
+from loopback_server import serve_in_thread
 from sundog_operator.adapters.local.status import pod_status
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.core.edge import objects
@@ -23,7 +22,6 @@ from sundog_operator.ports import MODEL_DEPLOYMENT, Ref, ref_of
 from sundog_operator.shell.exit_codes import ExitCode
 from sundog_runtime.context import RequestContext
 from sundog_runtime.protocol.problem_details import make_problem, render_problem
-from waiting import PATIENCE_S
 
 
 @dataclass
@@ -81,31 +79,17 @@ PIECES = {
 
 @pytest.fixture
 def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endpoint]:
-    made, loop, stop, ready = Endpoint(), asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+    made = Endpoint()
     made.certificate = getattr(request, "param", None)
     context = None if made.certificate is None else server_context(made.certificate, tmp_path)
-
-    async def serve() -> None:
-        app = web.Application()
-        app.router.add_post("/digits", made.answer)
-        # An API server with the object and the proxy to its Service.
-        app.router.add_get(f"{OBJECTS}/modeldeployments/digits", made.stored)
-        app.router.add_post(f"/api/v1/namespaces/{NAMESPACE}/services/http:digits:http/proxy/digits/", made.answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-        made.url = f"http{'s' if context else ''}://127.0.0.1:{runner.addresses[0][1]}/digits"
-        ready.set()
-        await stop.wait()
-        await end(runner)
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert ready.wait(PATIENCE_S)
-    yield made
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(PATIENCE_S)
-    loop.close()
+    app = web.Application()
+    app.router.add_post("/digits", made.answer)
+    # An API server with the object and the proxy to its Service.
+    app.router.add_get(f"{OBJECTS}/modeldeployments/digits", made.stored)
+    app.router.add_post(f"/api/v1/namespaces/{NAMESPACE}/services/http:digits:http/proxy/digits/", made.answer)
+    with serve_in_thread(app, context) as port:
+        made.url = f"http{'s' if context else ''}://127.0.0.1:{port}/digits"
+        yield made
 
 
 def server_context(certificate: Certificate, folder: Path) -> ssl.SSLContext:
@@ -122,10 +106,8 @@ def digits(on_server: Any, server: Any, manifest: Any, endpoint: Endpoint) -> An
     on_server("apply", "-f", str(manifest()))
 
     async def publish(cluster: Any) -> None:
-        ref = Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits")
-        stored = await cluster.kube.get(ref)
-        status = {**stored["status"], "url": endpoint.url}
-        await cluster.kube.patch_status(ref, status, resource_version=stored["metadata"]["resourceVersion"])
+        status = {**await cluster.status(), "url": endpoint.url}
+        await cluster.set_status(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits"), status)
 
     server.do(publish)
     return on_server

@@ -1,14 +1,13 @@
 """Content of reports of rollouts under way, ended, and without traffic."""
 
-import io
 import re
 from datetime import datetime
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from experiment_fixtures import in_old_format, means, moving, one_name, ten_arms, two_arms
+from printed import printed, printed_lines
 from rollout_fixtures import (
     BEGUN,
     ERRORS,
@@ -56,10 +55,8 @@ def report_of(status: ExperimentStatus, now: datetime = NOW) -> ExperimentReport
 
 def lines(status: ExperimentStatus, width: int = 10_000) -> list[str]:
     """Return the lines of a terminal, with single spaces."""
-    out = io.StringIO()
     now = max([NOW, *(point.at for point in status.history)])
-    Console(file=out, width=width).print(terminal.render_report(report_of(status, now)))
-    return [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    return printed_lines(terminal.render_report(report_of(status, now)), width=width)
 
 
 def fact(report: ExperimentReport, name: str) -> str:
@@ -414,11 +411,10 @@ def test_a_terminal_says_what_the_ratio_of_a_metric_of_an_arm_is() -> None:
 
 
 def test_a_terminal_has_better_and_worse_in_colours_of_their_own() -> None:
-    out = io.StringIO()
-    report = report_of(two_arms(), BEGUN + 60 * 11 * MINUTE)
-    Console(file=out, width=200, force_terminal=True, color_system="standard").print(terminal.render_report(report))
+    report = terminal.render_report(report_of(two_arms(), BEGUN + 60 * 11 * MINUTE))
+    text = printed(report, width=200, force_terminal=True, color_system="standard")
     colours = {
-        verdict: re.findall(rf"\x1b\[(\d+)m[^\x1b]*\x1b\[0m  {verdict}", out.getvalue())
+        verdict: re.findall(rf"\x1b\[(\d+)m[^\x1b]*\x1b\[0m  {verdict}", text)
         for verdict in ("Better", "Worse", "Passed")
     }
     assert [set(found) for found in colours.values()] == [{"36"}, {"35"}, {"32"}]

@@ -1,12 +1,11 @@
 """Outcomes as guardrails in descriptions and reports."""
 
-import io
 from collections.abc import Sequence
 
 import pytest
-from rich.console import Console
 
 from experiment_fixtures import BOUGHT, HOUR, frozen, outcome, with_history
+from printed import printed_lines
 from rollout_fixtures import BEGUN, stored
 from sundog_operator.api import EvidenceEpoch, ExperimentStatus
 from sundog_operator.shell.report.build import make_report
@@ -32,10 +31,7 @@ def report_of(status: ExperimentStatus) -> ExperimentReport:
 
 
 def described(status: ExperimentStatus) -> list[str]:
-    out = io.StringIO()
-    for part in experiment_sections(stored(status), BEGUN + 4 * HOUR):
-        Console(file=out, width=500).print(part)
-    return [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    return printed_lines(*experiment_sections(stored(status), BEGUN + 4 * HOUR))
 
 
 def test_the_plan_names_the_margin() -> None:

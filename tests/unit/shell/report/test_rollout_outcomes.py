@@ -1,9 +1,6 @@
 """Outcomes as guardrails of a rollout in descriptions and reports."""
 
-import io
-
-from rich.console import Console
-
+from printed import printed_lines
 from rollout_fixtures import BEGUN, MINUTE, running, stored
 from sundog_operator.api import ExperimentStatus, MetricStatus, PlanOutcome
 from sundog_operator.core.trial import history
@@ -33,10 +30,7 @@ def waiting() -> ExperimentStatus:
 
 
 def test_the_description_names_the_margin_and_what_is_known() -> None:
-    out = io.StringIO()
-    for part in experiment_sections(stored(waiting()), BEGUN + 11 * MINUTE):
-        Console(file=out, width=500).print(part)
-    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    lines = printed_lines(*experiment_sections(stored(waiting()), BEGUN + 11 * MINUTE))
     assert "kept guardrail: rate of accepted may be up to 10 % below stable's" in lines
     assert any(line.startswith("kept ") and "(-15 to 2) -10 % Undecided" in line for line in lines)
     assert any(FOUND.message in line for line in lines)

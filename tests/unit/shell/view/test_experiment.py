@@ -1,13 +1,12 @@
 """`sundog describe` of a rollout with evidence gates."""
 
-import io
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import pytest
-from rich.console import Console
 
 from experiment_fixtures import two_arms
+from printed import printed_lines
 from rollout_fixtures import stored
 from sundog_operator.api import (
     CapacityStatus,
@@ -45,6 +44,7 @@ from sundog_operator.shell.view.model_deployment import DeploymentDetails, descr
 from sundog_operator.shell.view.plan_facts import describe_guardrail_limit
 from sundog_operator.shell.view.verdict import ONE_SIDED_NOTE
 
+Json = dict[str, Any]
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 FIVE_MINUTES, DAY = timedelta(minutes=5), timedelta(days=1)
 ERRORS = MetricStatus(
@@ -127,9 +127,15 @@ def described_lines(status: ExperimentStatus, width: int = 10_000) -> list[str]:
         "spec": {"modelDeployment": "digits"},
         "status": status.to_json(),
     }
-    out = io.StringIO()
-    Console(file=out, width=width).print(describe_experiment(obj, (), NOW))
-    return [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    return printed_lines(describe_experiment(obj, (), NOW), width=width)
+
+
+def described_deployment(status: Json) -> list[str]:
+    """Return the lines of a ModelDeployment with this status."""
+    meta = {"namespace": "vision", "name": "digits", "generation": 1}
+    return printed_lines(
+        describe_model_deployment(DeploymentDetails({"metadata": meta, "spec": {}, "status": status}), NOW)
+    )
 
 
 def test_metrics_are_shown_with_their_numbers_and_when_they_are_expected_to_decide() -> None:
@@ -233,14 +239,7 @@ def test_a_reason_that_needs_attention_has_the_link_of_its_entry(
     ],
 )
 def test_a_start_says_where_the_time_went(startup: dict[str, Any] | None, expected: list[str]) -> None:
-    obj = {
-        "metadata": {"namespace": "vision", "name": "digits", "generation": 1},
-        "spec": {},
-        "status": {} if startup is None else {"startup": startup},
-    }
-    output = io.StringIO()
-    Console(file=output, width=200).print(describe_model_deployment(DeploymentDetails(obj), NOW))
-    lines = [" ".join(line.split()) for line in output.getvalue().splitlines()]
+    lines = described_deployment({} if startup is None else {"startup": startup})
     assert [line for line in lines if line.startswith("Started")] == expected
 
 
@@ -266,9 +265,7 @@ def test_the_plan_says_what_the_candidate_is_held_to() -> None:
 
 
 def test_what_arms_are_held_to_is_shown_beside_control() -> None:
-    out = io.StringIO()
-    Console(file=out, width=10_000).print(describe_experiment(stored(two_arms()), (), NOW))
-    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    lines = printed_lines(describe_experiment(stored(two_arms()), (), NOW))
     assert "errorRate up to 25 % more than control, or 0.5 % of all requests" in lines
     assert "rejections for harm only, from 25 % more than control; no gate waits for it" in lines
     head = lines.index("ARM REVISION WEIGHT REQUESTS ERRORS UNITS SINCE THE START")
@@ -525,37 +522,31 @@ def test_a_verdict_on_copies_is_shown_while_a_person_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("in_force", "expected"),
     [
-        (True, "2 of 2 ready; requests at the edges need 6 since 2026-11-20T09:30:00Z "),
-        (False, "since 2026-11-20T09:30:00Z, and get them after spec.autoscaling.upscaleDelay "),
+        (True, "2 of 2 ready; requests at the edges need 6 since 2026-11-20T09:30:00Z"),
+        (False, "since 2026-11-20T09:30:00Z, and get them after spec.autoscaling.upscaleDelay"),
     ],
 )
 def test_load_at_the_edges_is_shown(in_force: bool, expected: str) -> None:
     since = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
     load = EdgeLoadStatus(replicas=6, since=since, in_force=in_force)
     status = ModelDeploymentStatus(replicas=2, ready_replicas=2, edge_load=load)
-    obj = {"metadata": {"namespace": "vision", "name": "digits"}, "spec": {}, "status": status.to_json()}
-    out = io.StringIO()
-    Console(file=out, width=200).print(describe_model_deployment(DeploymentDetails(obj), NOW))
-    assert expected in out.getvalue()
+    assert any(line.endswith(expected) for line in described_deployment(status.to_json()))
 
 
-def test_replicas_that_are_shared_and_traffic_that_goes_back_are_shown() -> None:
-    status = ModelDeploymentStatus(
-        replicas=4,
-        ready_replicas=3,
-        capacity=CapacityStatus(mode="inPlace", needed_replicas=4, spare_replicas=0),
-    )
-    obj = {"metadata": {"namespace": "vision", "name": "digits"}, "spec": {}, "status": status.to_json()}
-    out = io.StringIO()
-    Console(file=out, width=200).print(describe_model_deployment(DeploymentDetails(obj), NOW))
-    assert "3 of 4 ready; in place: both revisions share the 4 that the service needs " in out.getvalue()
-    spare = status.model_copy(update={"capacity": CapacityStatus(mode="inPlace", needed_replicas=4, spare_replicas=1)})
-    out = io.StringIO()
-    Console(file=out, width=200).print(
-        describe_model_deployment(DeploymentDetails({**obj, "status": spare.to_json()}), NOW)
-    )
-    assert "share the 4 that the service needs, and 1 more that the cluster has capacity for" in out.getvalue()
+@pytest.mark.parametrize(
+    ("spare", "expected"),
+    [
+        (0, "3 of 4 ready; in place: both revisions share the 4 that the service needs"),
+        (1, "share the 4 that the service needs, and 1 more that the cluster has capacity for"),
+    ],
+)
+def test_replicas_that_both_revisions_share_are_shown(spare: int, expected: str) -> None:
+    capacity = CapacityStatus(mode="inPlace", needed_replicas=4, spare_replicas=spare)
+    status = ModelDeploymentStatus(replicas=4, ready_replicas=3, capacity=capacity)
+    assert expected in "\n".join(described_deployment(status.to_json()))
+
+
+def test_traffic_that_goes_back_to_stable_is_shown() -> None:
     back = TrafficReturnStatus(reason="RolledBack", message="errorRate", since=NOW)
-    assert "Rollout digits-r8: Running, returns its traffic to stable (RolledBack)" in described_lines(
-        collecting(giving_back=back)
-    )
+    lines = described_lines(collecting(giving_back=back))
+    assert "Rollout digits-r8: Running, returns its traffic to stable (RolledBack)" in lines
