@@ -116,6 +116,15 @@ def test_a_slow_answer_takes_longer_than_stables_quantile(metric: str, found: in
     assert guardrail.candidate_threshold_microseconds == allowed
 
 
+@pytest.mark.parametrize(("metric", "found", "allowed"), [("latencyP90", 1000, 800), ("latencyP99", 10_000, 9000)])
+def test_an_arm_wins_by_a_latency_below_a_threshold_of_its_own(metric: str, found: int, allowed: int) -> None:
+    """Its threshold is a millisecond less than control's, or a fifth, whichever is less."""
+    (measured,) = default_plan.resolve_thresholds([PlanGuardrail(metric=metric, role="measured", margin=0.0)], KNOWN)
+    assert (measured.threshold_microseconds, measured.candidate_threshold_microseconds) == (found, allowed)
+    others = [measured.model_copy(update={"role": role}) for role in ("guardrail", "harm")]
+    assert default_plan.tested_guardrails([measured, *others]) == tuple(others)
+
+
 def test_too_few_answers_or_answers_beyond_the_last_bucket_have_no_quantile() -> None:
     few, long = StableTraffic(10, [0, 99, 0, 0], EDGES_US), StableTraffic(10, [0, 0, 90, 10], EDGES_US)
     for traffic in (StableTraffic(), few, long):

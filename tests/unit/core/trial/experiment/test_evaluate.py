@@ -444,14 +444,15 @@ def test_more_errors_under_unequal_load_still_keep_an_arm_from_winning() -> None
     assert success(fill(counts, {}, fast=20)).verdict == "Worse"
 
 
-@pytest.mark.parametrize(("errors", "verdict"), [(10, "Better"), (12, "Undecided")])
+@pytest.mark.parametrize(("errors", "verdict"), [(10, "Better"), (12, "Undecided"), (13, "Undecided")])
 def test_an_arm_does_not_win_by_failing_what_is_slow(errors: int, verdict: str) -> None:
-    """Errors rise from 2 % to 2.4 %, within the margin, and slow answers fall from 1 % to 0.6 %."""
+    """Errors rise from 2 % to 2.4 or 2.6 %, within the margin, and slow answers fall from 1 % to 0.6 %."""
     counts = timed("fast", metrics={"success": [P95 | {"metric": "latencyP99"}]})
     own = success(fill(counts, {"control": (5,), "fast": (3,)}, 240, control=10, fast=errors))
     assert own.verdict == verdict
     if verdict == "Undecided":
-        assert "errors and rejections rose by 0.4 % of all requests, slow answers fell by 0.4 %" in own.message
+        rise = (errors - 10) / 5
+        assert f"errors and rejections rose by {rise:g} % of all requests, slow answers fell by 0.4 %" in own.message
 
 
 def test_no_arm_wins_by_a_latency_of_which_a_millisecond_is_much() -> None:

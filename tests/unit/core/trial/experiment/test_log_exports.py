@@ -142,6 +142,23 @@ def test_the_condition_shows_an_export_and_a_failure() -> None:
     assert log_exports.remove_condition(status(), 1, BEGUN) == status()
 
 
+@pytest.mark.parametrize("other", ["DataQuality", "Ready"])
+def test_conditions_of_other_writers_stay_theirs(other: str) -> None:
+    """One name sorts before LogWritten, the other one after it."""
+    known = {
+        "type": other,
+        "status": "True",
+        "reason": "Known",
+        "message": "",
+        "lastTransitionTime": "2026-11-25T12:00:00Z",
+    }
+    with_other = ExperimentStatus.parse({**status().to_json(), "conditions": [known]})
+    assert log_exports.remove_condition(with_other, 1, hours(2)) == with_other
+    stale, log = {**known, "status": "False"}, {**known, "type": "LogWritten"}
+    merged = log_exports.merge_log_status({"conditions": [known]}, {"conditions": [stale, log]})
+    assert merged["conditions"] == [known, log]
+
+
 def test_the_metrics_of_the_final_export_stay_with_it() -> None:
     """The pass of the ModelDeployment may still write a status that it read before."""
     stored = {"exposureLog": {"final": True}, "metrics": [{"name": "last"}], "tallies": "last"}

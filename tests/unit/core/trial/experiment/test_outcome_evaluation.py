@@ -66,6 +66,10 @@ def test_each_arm_and_metric_has_its_units() -> None:
     assert (found.decided.decision, found.decided.winner) == ("Winner", "a")
     assert found.observed_traffic is not None
     assert found.observed_traffic.control_values == {"conversion": (0.1, 0.0)}
+    # 4 arms, 1000 units each, in an hour without the warm-up.
+    counted_s = 3600 - running(BY_USER).plan.warmup_duration.total_seconds()
+    assert counted_s < 3600
+    assert found.observed_traffic.units_per_second == pytest.approx(4000 / counted_s)
 
 
 def test_a_metric_that_was_never_reported_shows_how_to_report_it() -> None:

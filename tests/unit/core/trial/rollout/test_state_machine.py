@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from profiles import examples
 from sundog_operator.api import (
+    EvidenceEpoch,
     ExperimentStatus,
     MetricStatus,
     PauseStatus,
@@ -886,3 +887,13 @@ def test_a_pause_ends_with_the_step_that_it_is_for(reason: Any, stays: bool) -> 
     skipped = steering.execute_command(paused, SKIP, T0)
     assert index(skipped) == 2
     assert (skipped.paused is not None) is stays
+
+
+@pytest.mark.parametrize(("weight", "restarts"), [(50, 3), (25, 0)])
+def test_an_epoch_counts_how_often_its_weight_was_measured_again(weight: int, restarts: int) -> None:
+    known = (EvidenceEpoch(number=2, weight=25), EvidenceEpoch(number=4, weight=50, restarts=2))
+    status = collecting().model_copy(update={"evidence_epochs": known})
+    newest = transitions.begin_evidence(status, weight, tick_inputs(timedelta(0), make_evaluation())).evidence_epochs[
+        -1
+    ]
+    assert (newest.weight, newest.restarts) == (weight, restarts)
