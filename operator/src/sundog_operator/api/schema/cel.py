@@ -33,7 +33,7 @@ def _matches(text: str, pattern: str) -> bool:
 
 @cache
 def _compile_pattern(pattern: str) -> re.Pattern[str]:
-    # Other than in Python, `$` does not match before a newline at the end.
+    # Unlike in Python, `$` does not match before a newline at the end.
     return re.compile(_PATTERN_PART.sub(lambda match: r"\Z" if match[0] == "$" else match[0], pattern))
 
 
