@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.core.planner.trial_counts import request_deadline_s
+from sundog_operator.core.planner.trial_status import request_deadline_s
 
 
 @pytest.mark.parametrize(
