@@ -8,13 +8,13 @@ import pytest
 
 from sundog_edge.feedback.exposure import verify_exposure
 from sundog_operator.api import Epoch, EvidenceEpoch, ModelDeploymentStatus, Rollout, StepStatus
-from sundog_operator.core.analysis import rollout_outcomes
+from sundog_operator.core.analysis import feedback, rollout_outcomes
 from sundog_operator.core.analysis.arm_pair import CollectedCounts, rollout_limits
 from sundog_operator.core.analysis.counters import Counters
+from sundog_operator.core.analysis.feedback import FeedbackSums
 from sundog_operator.core.edge import split_document
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.planner import desired_state
-from sundog_operator.core.planner.trial_counts import update_feedback
 from sundog_operator.core.trial.default_plan import StableTraffic
 from sundog_operator.core.trial.rollout import freeze
 
@@ -96,11 +96,13 @@ async def evaluate(edge, status, outcomes):
         nonlocal sums, problem
         edges = [EdgeReport("edge-0", ready=True, terminating=False, evidence=await edge.evidence())]
         selection = rollout_outcomes.make_feedback_selection("digits", UID, status)
-        sums, problem = update_feedback(Counters(UID), edges, selection)
-        return sums.feedback.accepted == outcomes
+        sums, problem = feedback.update_sums(FeedbackSums(), edges, selection)
+        return sums.accepted == outcomes
 
     await edge.comes_true(is_counted, f"{outcomes} outcomes in the evidence")
-    collected = CollectedCounts(sums, [], {}, StableTraffic(), datetime.now(UTC).timestamp(), 30.0)
+    collected = CollectedCounts(
+        Counters(UID, feedback=sums), [], {}, StableTraffic(), datetime.now(UTC).timestamp(), 30.0
+    )
     (found,) = rollout_outcomes.evaluate_outcomes(status, rollout_limits(status), collected, problem)
     assert problem is None
     return found
@@ -136,5 +138,5 @@ async def test_an_edge_without_its_store_answers_and_its_report_names_the_cause(
     assert HEADER not in (await edge.get("/digits/", headers={"x-user-id": "ada"})).headers
     edges = [EdgeReport("edge-0", ready=True, terminating=False, evidence=await edge.evidence())]
     selection = rollout_outcomes.make_feedback_selection("digits", UID, status)
-    _, problem = update_feedback(Counters(UID), edges, selection)
+    _, problem = feedback.update_sums(FeedbackSums(), edges, selection)
     assert problem == ("FeedbackUnavailable", "edge-0 has no outcomes: the agent was started without --store")

@@ -97,10 +97,6 @@ class ConditionSet:
         """Mark a condition as False; an abnormal one is removed. Raises ValueError for an unknown type."""
         self._mark(type_, "False", reason, message, at)
 
-    def mark_unknown(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
-        """Mark a condition as Unknown; an abnormal one is removed. Raises ValueError for an unknown type."""
-        self._mark(type_, "Unknown", reason, message, at)
-
     def mark(self, type_: str, conclusion: Conclusion, *, at: datetime) -> None:
         """Set a condition; an abnormal one that is not True disappears. Raises ValueError for an unknown type."""
         self._mark(type_, conclusion.status, conclusion.reason, conclusion.message, at)

@@ -135,6 +135,10 @@ class PlanContext:
         at = status.counted_at
         return at is None or not timedelta(0) <= self.now - at < period
 
+    def find_rollout(self, name: str) -> RolloutAttempt | None:
+        """Return an observed rollout by the name of its Experiment."""
+        return next((each for each in self.observed.rollouts if each.name == name), None)
+
     def revision(self, number: int) -> Revision | None:
         """Return a revision by number, including those that this plan creates."""
         if self.spec_revision is not None and self.spec_revision.number == number:

@@ -5,7 +5,7 @@ from typing import Final
 
 from sundog_operator.api import DrainingRevision, RevisionStatus
 from sundog_operator.core.edge import confirmation
-from sundog_operator.core.planner import trial_counts
+from sundog_operator.core.planner import trial_status
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.rollout import warm_revisions
 from sundog_operator.core.ray.scaling import find_scaling
@@ -62,7 +62,7 @@ def _adopt_stable_cluster(context: PlanContext) -> PlanContext:
 
 
 def _is_drained(context: PlanContext, retiring: DrainingRevision) -> bool:
-    deadline = timedelta(seconds=trial_counts.request_deadline_s(context.observed.split))
+    deadline = timedelta(seconds=trial_status.request_deadline_s(context.observed.split))
     # Not known is not idle.
     is_idle = confirmation.count_in_flight(context.service, retiring.revision, context.observed.edges) == 0
     waited = context.now - retiring.since

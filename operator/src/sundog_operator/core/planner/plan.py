@@ -8,12 +8,11 @@ A change of traffic is always committed in a status first. The Serve document an
 alone (`planner.desired_state`). So the operator may stop at any line.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
-from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus, RevisionStatus
+from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.core import revisions
-from sundog_operator.core.analysis import shadow_agreement
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import EdgeReport
@@ -21,13 +20,12 @@ from sundog_operator.core.planner import (
     desired_state,
     drain,
     edge_load,
+    measured_status,
     recovery,
     requeue,
     restored_status,
     retry,
-    trial_counts,
 )
-from sundog_operator.core.planner import status as planner_status
 from sundog_operator.core.planner.conditions import model_deployment
 from sundog_operator.core.planner.context import PlanContext, make_context
 from sundog_operator.core.planner.experiment import conditions as experiment_conditions
@@ -35,19 +33,19 @@ from sundog_operator.core.planner.experiment import lifecycle, start
 from sundog_operator.core.planner.facts import Json, ObservedState
 from sundog_operator.core.planner.problems.poison_requests import report_poison_requests
 from sundog_operator.core.planner.problems.stale_edges import replace_stale_edge
-from sundog_operator.core.planner.rollout import candidate as planner_candidate
-from sundog_operator.core.planner.rollout import conditions as rollout_conditions
 from sundog_operator.core.planner.rollout import (
+    advance,
     deadline,
-    evaluation,
     idle_rollout,
     outcome,
     rollback_window,
     warm_revisions,
 )
+from sundog_operator.core.planner.rollout import candidate as planner_candidate
+from sundog_operator.core.planner.rollout import conditions as rollout_conditions
 from sundog_operator.core.planner.rollout.command_execution import execute_command
 from sundog_operator.core.trial import phases
-from sundog_operator.core.trial.rollout import freeze, prometheus_checks, state, state_machine
+from sundog_operator.core.trial.rollout import freeze
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,54 +99,6 @@ def _make_objects(context: PlanContext) -> tuple[Json, ...]:
     return tuple(made)
 
 
-def advance_rollout(context: PlanContext) -> PlanContext:
-    """Tick the rollout's state machine, unless this plan commits a status of the rollout already."""
-    progress, candidate, attempt = context.progress, context.status.candidate, context.rollout
-    if progress is None or candidate is None or context.commit is not None:
-        return context
-    counted, evaluated = evaluation.evaluate_rollout(context)
-    shadow = shadow_agreement.evaluate_shadow(progress, attempt.uid if attempt else "", context.observed.edges)
-    context = replace(context, evaluation=evaluated, shadow=shadow)
-    inputs = _rollout_inputs(context, candidate)
-
-    def ticked(*, moved: bool) -> ExperimentStatus:
-        reported = evaluation.report_metrics(context, progress, moved=moved)
-        return state_machine.tick(prometheus_checks.record_readings(reported, context.observed.readings), inputs)
-
-    after = ticked(moved=False)
-    if after != progress:
-        # Frequent transitions must not delay the report of the metrics.
-        after = ticked(moved=True)
-    metrics, shadow_status = evaluation.current_metrics(context), shadow.status if shadow is not None else None
-    committed = trial_counts.next_status(
-        context, progress, after, counted, evaluation.count_arm, metrics, shadow_status
-    )
-    if committed is None:
-        return context
-    context = context.commit_rollout(committed)
-    return context.report(*rollout_conditions.transition_events(context, progress, committed))
-
-
-def _rollout_inputs(context: PlanContext, candidate: RevisionStatus) -> state.RolloutInputs:
-    return state.RolloutInputs(
-        now=context.now,
-        replicas=context.replicas,
-        available=context.available(candidate.revision),
-        serving=context.serving(candidate.revision),
-        confirmed=context.is_split_confirmed,
-        held=context.is_held,
-        opens_at=context.window_opens_at,
-        failure=deadline.find_failure(context, candidate),
-        deadline_cause=deadline.find_deadline_pause_reason(context, candidate),
-        evidence=context.evaluation,
-        webhook_result=context.observed.answer,
-        shadow=context.shadow,
-        stable=context.serving(context.stable_number or 0),
-        is_dead=deadline.is_dead(context, candidate),
-        give_back_timeout=context.spec.rollout.progress_deadline if context.spec else state.GIVE_BACK_TIMEOUT,
-    )
-
-
 def _surplus_revisions(context: PlanContext) -> tuple[str, ...]:
     """Return the ControllerRevisions beyond the history limit.
 
@@ -196,11 +146,11 @@ STEPS = (
     retry.retry_stable,
     outcome.promote_without_steps,
     start.start_next_experiment,
-    advance_rollout,
+    advance.advance_rollout,
     lifecycle.advance_experiment,
     drain.release_drained_revisions,
     warm_revisions.release_expired,
-    planner_status.update_measured_fields,
+    measured_status.update_measured_fields,
     model_deployment.set_conditions,
     rollout_conditions.set_rollout_conditions,
     experiment_conditions.set_conditions,

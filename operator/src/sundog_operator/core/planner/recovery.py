@@ -10,6 +10,7 @@ from sundog_operator.core.kubernetes import names
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.desired_state import live_revisions
+from sundog_operator.core.planner.facts import Json
 from sundog_operator.core.planner.rollout import candidate_placement
 from sundog_operator.core.planner.rollout.outcome import make_last_rollout, make_revision_status, rollout_end
 from sundog_operator.core.ray import clusters
@@ -26,10 +27,12 @@ def assign_cluster(context: PlanContext) -> PlanContext:
 
 
 def choose_cluster(context: PlanContext, number: int) -> str:
-    """Return the RayCluster for a revision: one in use whose pods have its image, or one that can take another revision.
+    """Return the RayCluster for a revision: its own, one in use whose pods have its image, or one that can take another revision.
 
     In local mode all heads are the same, and the first choice stays. There is none while a foreign object blocks the edge.
     """
+    if own := desired_state.clusters_by_revision(context.status).get(number):
+        return own
     if context.observed.foreign and not context.status.cluster:
         return ""
     revision = context.revision(number)
@@ -120,12 +123,24 @@ def find_or_create_revision(context: PlanContext) -> PlanContext:
     if context.spec is None:
         return context
     content = revisions.content_of(context.spec)
-    digest = revisions.content_hash(content)
-    found = revisions.find_by_hash(context.observed.revisions, digest)
+    digest, image = revisions.content_hash(content), revisions.image_of(content, context.observed.image)
+    context, revision = ensure_revision(context, digest, content, image, context.facts.model_files)
+    context = replace(context, spec_revision=revision)
+    return context.report(events.revision_created(revision.number)) if context.new_revisions else context
+
+
+def ensure_revision(
+    context: PlanContext, digest: str, content: Json, image: str, files: str = ""
+) -> tuple[PlanContext, Revision]:
+    """Return the revision with the content of that hash, and the draft with it if it is new.
+
+    Content that is deployed keeps its number, and a number that something else has is not given to a new revision.
+    """
+    found = revisions.find_by_hash((*context.new_revisions, *context.observed.revisions), digest)
     if found is not None:
-        return replace(context, spec_revision=found)
+        return context, found
     live = {*live_revisions(context.status), *split_document.find_weights(context.observed.split)}
-    number = context.find_deployed_number(digest, live) or revisions.next_number((*context.observed.taken, *live))
-    image = revisions.image_of(content, context.observed.image)
-    new = Revision(number, digest, content, image, context.facts.model_files)
-    return replace(context, spec_revision=new, new_revisions=(new,)).report(events.revision_created(number))
+    taken = (*context.observed.taken, *live, *(each.number for each in context.new_revisions))
+    number = context.find_deployed_number(digest, live) or revisions.next_number(taken)
+    new = Revision(number, digest, content, image, files)
+    return replace(context, new_revisions=(*context.new_revisions, new)), new

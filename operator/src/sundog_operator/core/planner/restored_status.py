@@ -23,7 +23,8 @@ def keep_serving_revisions(context: PlanContext) -> PlanContext:
     checked, or not there. The revision with the traffic becomes stable. The restored one takes over at once when its replicas are healthy,
     if it is the spec's as well. An Experiment that the status names is stopped, because its counters are of a time that is over.
     """
-    is_unknown = context.before.stable is None and _has_unknown_stable(context)
+    named = context.stable_number
+    is_unknown = context.before.stable is None and named is not None and context.revision(named) is None
     if is_unknown and context.status.candidate is None and context.spec_revision is not None:
         # The content of stable went with its ModelDeployment, so the spec's revision is a first one: nothing holds it.
         context = _take_over(context, context.spec_revision.number)
@@ -31,7 +32,7 @@ def keep_serving_revisions(context: PlanContext) -> PlanContext:
         context.desired_split(), context.observed.split
     ):
         return context
-    weights, named = split_document.find_weights(context.observed.split), context.stable_number
+    weights = split_document.find_weights(context.observed.split)
     serving = max(weights, key=lambda number: (weights[number], number))
     cause = Cause(EndReason.SUPERSEDED, f"the status was replaced by an earlier one, and revision {serving} serves")
     context = drop_candidate(cleanup.stop_experiment(context, cause), RolloutEnd.of("Superseded", cause.message))
@@ -54,10 +55,6 @@ def keep_serving_revisions(context: PlanContext) -> PlanContext:
     if named is not None and context.spec_revision is not None and context.spec_revision.number == named:
         return _take_over(context, named)
     return context
-
-
-def _has_unknown_stable(context: PlanContext) -> bool:
-    return context.stable_number is not None and context.revision(context.stable_number) is None
 
 
 def _candidate_number(context: PlanContext) -> int | None:

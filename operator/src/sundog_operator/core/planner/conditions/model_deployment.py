@@ -17,7 +17,6 @@ from sundog_operator.core.planner.conditions.traffic_synced import evaluate_traf
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.problems import terminating_pods
 from sundog_operator.core.planner.rollout import candidate_placement, deadline
-from sundog_operator.core.planner.status import is_wanted
 
 PLACEMENT_REASONS: Final = frozenset(
     {
@@ -122,13 +121,12 @@ def _capacity_available(context: PlanContext) -> Conclusion:
     spec = context.spec
     devices = accelerators.replica_devices(spec.resources.gpu) if spec is not None else None
     newest = context.status.candidate or context.status.stable
-    short, in_place = context.capacity_shortage, context.in_place is not None
-    if short is None and spec is not None and newest is not None and not in_place and is_wanted(context, newest):
+    short, in_place, wanted = context.capacity_shortage, context.in_place is not None, context.spec_revision
+    is_deployed = newest is not None and wanted is not None and newest.revision == wanted.number
+    if short is None and spec is not None and newest is not None and is_deployed and not in_place:
         short = _find_missing_capacity(context, spec, newest)
     if short is not None:
-        message = (
-            f"revision {context.spec_revision.number}: {short.message}" if context.spec_revision else short.message
-        )
+        message = f"revision {wanted.number}: {short.message}" if wanted is not None else short.message
         return Conclusion("False", short.reason, message)
     if devices is None:
         return Conclusion("True", DeploymentReason.NO_GPU_REQUESTED, "no GPU is requested")

@@ -1,10 +1,6 @@
 """Condition `Progressing`: the candidate, its step, or why there is none."""
 
-from sundog_operator.api import (
-    ExperimentStatus,
-    LastRollout,
-    RevisionStatus,
-)
+from sundog_operator.api import ExperimentStatus, LastRollout, RevisionStatus
 from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import DeploymentReason, PauseReason
 from sundog_operator.core.planner.context import PlanContext
@@ -18,19 +14,13 @@ def evaluate_progressing(context: PlanContext) -> Conclusion:
     paused = progress.paused if progress is not None else None
     is_deadline_pause = paused is not None and paused.reason == PauseReason.PROGRESS_DEADLINE_EXCEEDED
     if candidate is not None and candidate.retry_at is not None and not is_deadline_pause:
-        return Conclusion(
-            "True",
-            DeploymentReason.RETRYING,
-            f"revision {candidate.revision}: retry at {candidate.retry_at:%Y-%m-%dT%H:%M:%SZ}",
-        )
+        message = f"revision {candidate.revision}: retry at {candidate.retry_at:%Y-%m-%dT%H:%M:%SZ}"
+        return Conclusion("True", DeploymentReason.RETRYING, message)
     if progress is not None and candidate is not None:
         return _rollout_progressing(context, progress, candidate)
     if candidate is not None:
-        return Conclusion(
-            "True",
-            DeploymentReason.DEPLOYING,
-            f"revision {candidate.revision} is being deployed{_window_text(context, candidate)}",
-        )
+        message = f"revision {candidate.revision} is being deployed{_window_text(context, candidate)}"
+        return Conclusion("True", DeploymentReason.DEPLOYING, message)
     return _not_progressing(context)
 
 

@@ -1,8 +1,6 @@
 """Condition `Ready`: whether stable serves."""
 
-from sundog_operator.api import (
-    RevisionStatus,
-)
+from sundog_operator.api import RevisionStatus
 from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import DeploymentReason, PauseReason
 from sundog_operator.core.edge import confirmation as edge_confirmation

@@ -3,10 +3,7 @@
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import (
-    Condition,
-    RevisionStatus,
-)
+from sundog_operator.api import Condition, RevisionStatus
 from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import DeploymentReason, EndReason
 from sundog_operator.core.edge import confirmation as edge_confirmation

@@ -3,9 +3,7 @@
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import (
-    Condition,
-)
+from sundog_operator.api import Condition
 from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import DeploymentReason
 from sundog_operator.core.edge import confirmation as edge_confirmation

@@ -61,18 +61,3 @@ def desired_replicas(context: PlanContext, progress: ExperimentStatus, arm: str)
     shares, max_share = state.target_buckets(progress), state.max_target_buckets(progress, arm)
     stable_share = sum(shares[name] for name in STABLE_ARMS)
     return replica_counts.arm_replicas(context.replicas, max_share, stable_share)
-
-
-def measure_arms(context: PlanContext, progress: ExperimentStatus) -> tuple[ArmRevision, ...]:
-    """Return the arms of the active Experiment with their weights and replicas."""
-    weights = {arm.name: arm.weight for arm in progress.arms}
-    updated = []
-    for arm in context.status.arms or ():
-        readiness = context.readiness(arm.revision)
-        update = {
-            "weight": weights.get(arm.name, 0),
-            "replicas": desired_replicas(context, progress, arm.name),
-            "ready_replicas": readiness.running if readiness.known else arm.ready_replicas,
-        }
-        updated.append(arm.model_copy(update=update))
-    return tuple(updated)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from sundog_operator.api import Condition, ExperimentSpec, ExperimentStatus, MetricStatus, experiment_conditions
+from sundog_operator.api import Condition, ExperimentSpec, ExperimentStatus, MetricStatus
 from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import Cause, EndReason, ExperimentReason, MetricNote
 from sundog_operator.core.edge import salts
 from sundog_operator.core.forecast import expected_traffic
+from sundog_operator.core.planner import trial_status
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status, lifecycle
 from sundog_operator.core.stats.findings import MetricVerdict
@@ -16,7 +17,7 @@ from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.trial import baseline_outage
 from sundog_operator.core.trial.experiment import arms, state
 from sundog_operator.core.trial.experiment.queue import UserExperiment
-from sundog_operator.core.trial.phases import RUNNING, STOPPED, UNDECIDED, is_over
+from sundog_operator.core.trial.phases import RUNNING, STOPPED, is_over
 
 NORMAL_END_REASONS: Final = (
     EndReason.STOPPED_BY_USER,
@@ -60,24 +61,19 @@ def _is_active(context: PlanContext, experiment: UserExperiment) -> bool:
 
 
 def _with_conditions(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> ExperimentStatus:
-    conditions = experiment_conditions(experiment.status.conditions, generation=experiment.generation, at=context.now)
     accepted = _accepted(context, experiment, status)
     conclusions = {
         "SpecAccepted": accepted,
         "Running": _running(context, experiment, status),
         "DataQuality": _data_quality(context, experiment, status),
-        "Conclusive": _conclusive(status),
+        "Conclusive": trial_status.evaluate_conclusive(status, _missing_evidence(status)),
     }
     if is_over(experiment.status):
         # The other conditions stay as they were at its end.
         conclusions = {"SpecAccepted": accepted, "Running": conclusions["Running"]}
     conclusions["Stalled"] = _stalled(status, accepted)
     conclusions["Ready"] = _ready(status, conclusions)
-    for type_, conclusion in conclusions.items():
-        conditions.mark(type_, conclusion, at=context.now)
-    return status.model_copy(
-        update={"observed_generation": experiment.generation, "conditions": conditions.conditions()}
-    )
+    return trial_status.with_conditions(experiment, status, conclusions, context.now)
 
 
 def _accepted(context: PlanContext, experiment: UserExperiment, status: ExperimentStatus) -> Conclusion:
@@ -221,19 +217,18 @@ def _keep_numbers(
     return Conclusion.of(stored) if is_same else new
 
 
-def _conclusive(status: ExperimentStatus) -> Conclusion:
-    if status.verdict.decision != UNDECIDED:
-        return Conclusion("True", status.verdict.decision, status.verdict.reason)
+def _missing_evidence(status: ExperimentStatus) -> str:
+    """Return why an Experiment is undecided."""
     if is_over(status):
-        return Conclusion("False", UNDECIDED, status.verdict.reason)
+        return status.verdict.reason
     if not state.has_begun(status):
-        return Conclusion("False", UNDECIDED, "the arms have no traffic yet")
+        return "the arms have no traffic yet"
     if not status.evidence_epochs:
-        return Conclusion("False", UNDECIDED, "warms up; these requests do not count as evidence")
+        return "warms up; these requests do not count as evidence"
     missing = _undecided_metrics(status)
-    return Conclusion(
-        "False", UNDECIDED, f"{_first_message(missing)}{_unlikely_names(missing)}" if missing else "no arm does harm"
-    )
+    if not missing:
+        return "no arm does harm"
+    return f"arm {missing[0].arm}: {missing[0].message}{_unlikely_names(missing)}"
 
 
 def _undecided_metrics(status: ExperimentStatus) -> list[MetricStatus]:
@@ -242,10 +237,6 @@ def _undecided_metrics(status: ExperimentStatus) -> list[MetricStatus]:
     success = [each for each in metrics if each.role == state.SUCCESS and each.verdict not in DECIDED_VERDICTS]
     guardrails = [each for each in metrics if each.role == "guardrail" and each.verdict != MetricVerdict.PASSED]
     return sorted(success + guardrails, key=lambda each: each.note != MetricNote.UNREPORTED)
-
-
-def _first_message(missing: Sequence[MetricStatus]) -> str:
-    return f"arm {missing[0].arm}: {missing[0].message}"
 
 
 def _unlikely_names(missing: Sequence[MetricStatus]) -> str:

@@ -9,7 +9,7 @@ from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.edge import units
 from sundog_operator.core.forecast import experiment_forecast
 from sundog_operator.core.forecast.experiment_simulation import ControlBaseline
-from sundog_operator.core.planner import trial_counts
+from sundog_operator.core.planner import trial_status
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.stats.outcome_findings import OutcomeVerdict
 from sundog_operator.core.trial.evaluation import ExperimentEvaluation, ObservedTraffic, OutcomeDecision
@@ -26,7 +26,7 @@ def evaluate_experiment(
         return None, None
     selection = outcome_evaluation.make_feedback_selection(context.service, experiment.uid, progress)
     before_evidence = not progress.evidence_epochs
-    collected, problem = trial_counts.collect_counts(
+    collected, problem = trial_status.collect_counts(
         context, progress, experiment.uid, CONTROL, None if before_evidence else selection
     )
     healthy = {arm.name: context.facts.healthy_replicas(arm.revision or 0) for arm in progress.arms}

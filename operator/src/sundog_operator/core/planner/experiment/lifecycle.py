@@ -15,7 +15,7 @@ from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core import events
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner import trial_counts
+from sundog_operator.core.planner import trial_status
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import cleanup, evaluation
 from sundog_operator.core.planner.experiment.arm_status import arm_state, update_starting_arm
@@ -39,8 +39,9 @@ DATA_QUALITY_GRACE: Final = timedelta(minutes=1)
 def sync_active_experiment(context: PlanContext) -> PlanContext:
     """Find the active Experiment, by the status or by its own phase, and apply its decisions to the status."""
     named = next((each for each in context.observed.user_experiments if each.name == context.status.experiment), None)
-    if named is None and (context.status.arms or _is_of_rollout(context)):
-        return context if _is_of_rollout(context) else _report_deleted(context)
+    is_of_rollout = context.find_rollout(context.status.experiment) is not None
+    if named is None and (context.status.arms or is_of_rollout):
+        return context if is_of_rollout else _report_deleted(context)
     experiment = named or _find_running(context)
     if experiment is None:
         return context
@@ -49,10 +50,6 @@ def sync_active_experiment(context: PlanContext) -> PlanContext:
     if not state.is_frozen(experiment.status) or (named is None and not is_on_stable(context, experiment.status)):
         return cleanup.release_experiment(context)
     return _sync_arms(replace(context, experiment=experiment), experiment)
-
-
-def _is_of_rollout(context: PlanContext) -> bool:
-    return any(each.name == context.status.experiment for each in context.observed.rollouts)
 
 
 def _report_deleted(context: PlanContext) -> PlanContext:
@@ -109,7 +106,7 @@ def advance_experiment(context: PlanContext) -> PlanContext:
     after = state_machine.tick(evaluation.report_metrics(context, progress), inputs)
     count_arm = partial(evaluation.count_arm, context, after)
     metrics = evaluated.metrics if evaluated is not None else None
-    committed = trial_counts.next_status(context, progress, after, counted, count_arm, metrics)
+    committed = trial_status.next_status(context, progress, after, counted, count_arm, metrics)
     return context if committed is None else _commit(context, experiment, progress, committed)
 
 

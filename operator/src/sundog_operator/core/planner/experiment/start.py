@@ -5,15 +5,13 @@ from typing import Final
 
 from sundog_operator.api import CONTROL, ArmRevision, ExperimentStatus, Violation
 from sundog_operator.api.reasons import Cause, EndReason, ExperimentReason
-from sundog_operator.core import events, revisions
+from sundog_operator.core import events
 from sundog_operator.core.edge.buckets import BUCKETS
-from sundog_operator.core.planner import desired_state, recovery
+from sundog_operator.core.planner import recovery
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.rollout import candidate, candidate_placement, outcome
-from sundog_operator.core.revisions import Revision
 from sundog_operator.core.trial import replica_counts
 from sundog_operator.core.trial.experiment import allocation, arms, freeze, state, transitions
-from sundog_operator.core.trial.experiment.arms import PlannedArm
 from sundog_operator.core.trial.experiment.queue import UserExperiment, order_waiting
 from sundog_operator.core.trial.phases import STOPPED
 
@@ -43,7 +41,7 @@ def set_arms(context: PlanContext, found: list[ArmRevision]) -> PlanContext:
 
 def make_arm_revision(context: PlanContext, name: str, number: int) -> ArmRevision:
     """Return the status of an arm's revision, with its RayCluster if that is not the service's."""
-    cluster = desired_state.clusters_by_revision(context.status).get(number) or recovery.choose_cluster(context, number)
+    cluster = recovery.choose_cluster(context, number)
     revision_status = outcome.make_revision_status(context, number, 1)
     own_cluster = "" if cluster == context.status.cluster else cluster
     return ArmRevision(name=name, **{**dict(revision_status), "cluster": own_cluster})
@@ -139,8 +137,8 @@ def _start_arms(context: PlanContext, experiment: UserExperiment) -> PlanContext
         return context
     planned = []
     for arm in arms.plan_arms(stable, spec):
-        context, number = _find_or_create_revision(context, arm)
-        planned.append((arm, number))
+        context, revision = recovery.ensure_revision(context, arm.hash, arm.content, arm.image)
+        planned.append((arm, revision.number))
     traffic = context.traffic_of(stable.number)
     frozen = freeze.freeze(spec, rollout, (stable.number, stable.hash), planned, traffic, context.now)
     frozen = frozen.model_copy(update={"conditions": experiment.status.conditions})
@@ -174,15 +172,3 @@ def _find_shortage(context: PlanContext, experiment: UserExperiment) -> Cause | 
         # The Experiment also starts stable's replica.
         missing = candidate_placement.count_missing_pods(context, serving)
     return arms.find_arm_shortage(stable, spec, capacities, replicas, context.observed.installation, missing)
-
-
-def _find_or_create_revision(context: PlanContext, arm: PlannedArm) -> tuple[PlanContext, int]:
-    """Return the draft, with a new revision if there is none with the content of the arm, and the revision's number."""
-    found = revisions.find_by_hash((*context.new_revisions, *context.observed.revisions), arm.hash)
-    if found is not None:
-        return context, found.number
-    running = set(desired_state.live_revisions(context.status))
-    taken = {*context.observed.taken, *running, *(each.number for each in context.new_revisions)}
-    number = context.find_deployed_number(arm.hash, running) or revisions.next_number(taken)
-    new = Revision(number, arm.hash, arm.content, arm.image)
-    return replace(context, new_revisions=(*context.new_revisions, new)), number

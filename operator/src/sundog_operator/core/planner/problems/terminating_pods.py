@@ -4,7 +4,7 @@ A replica that left Serve still has its pod. Ray's autoscaler deletes the pod af
 """
 
 from sundog_operator.core import revisions
-from sundog_operator.core.kubernetes import names, pod_problems
+from sundog_operator.core.kubernetes import pod_problems
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.rollout import candidate_placement
@@ -33,18 +33,12 @@ def describe_wait(context: PlanContext, number: int) -> str:
 def _by_revision(context: PlanContext, number: int) -> dict[int, int]:
     """Return the number of terminating pods by revision."""
     wanted, found = _wanted(context), {}
-    for other in _revisions_with_pods(context) - {number}:
+    for other in context.facts.pods.keys() - {number}:
         held = sum(map(_holds_devices, context.pods_of(other)))
         surplus = held - context.count_pods(other, wanted.get(other, 0))
         if surplus > 0 and _needs_same_devices(context, other, number):
             found[other] = surplus
     return dict(sorted(found.items()))
-
-
-def _revisions_with_pods(context: PlanContext) -> set[int]:
-    labels = (pod["metadata"].get("labels") or {} for pod in context.observed.pods)
-    own = (each for each in labels if each.get(names.LABEL_MODEL_DEPLOYMENT) == context.service)
-    return {int(each[names.LABEL_REVISION]) for each in own if each.get(names.LABEL_REVISION, "").isdigit()}
 
 
 def _wanted(context: PlanContext) -> dict[int, int]:

@@ -6,7 +6,6 @@ from sundog_operator.api import ExperimentStatus, ModelDeploymentSpec, PlanInPla
 from sundog_operator.api.reasons import Cause, EndReason
 from sundog_operator.core import events
 from sundog_operator.core.kubernetes import names
-from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.drain import MAX_DRAINING
 from sundog_operator.core.planner.experiment import cleanup
@@ -148,7 +147,7 @@ def _become_candidate(
 
     A candidate of another image has another RayCluster. The status then names the RayCluster of each revision.
     """
-    cluster = desired_state.clusters_by_revision(context.status).get(number) or choose_cluster(context, number)
+    cluster = choose_cluster(context, number)
     if cluster != context.status.cluster:
         context = _record_clusters(context)
     candidate = make_revision_status(context, number, replicas)
@@ -196,12 +195,8 @@ def _first_replicas(context: PlanContext, spec: ModelDeploymentSpec, shared: Pla
 
 def ensure_rollout_experiment(context: PlanContext) -> PlanContext:
     """Create the Experiment of a candidate with steps or with notifications, and freeze its plan."""
-    candidate, stable, spec, spec_revision = (
-        context.status.candidate,
-        context.stable_number,
-        context.spec,
-        context.spec_revision,
-    )
+    candidate, stable = context.status.candidate, context.stable_number
+    spec, spec_revision = context.spec, context.spec_revision
     if candidate is None or stable is None or spec is None or spec_revision is None:
         return context
     # A rollback by command has no steps, even if the spec has become that revision meanwhile.

@@ -70,9 +70,8 @@ def can_fit_without_arms(context: PlanContext, spec: ModelDeploymentSpec) -> boo
         return shared_capacity.find_shortage(context, spec, context.replicas, freed=arms) is None
     pods = [pod for arm in arms for pod in context.pods_of(arm)]
     more = capacity.add_freed_pods(available, devices, pods)
-    short = capacity.find_shortage(
-        devices, accelerators.count_pods(spec.resources.gpu, context.replicas), more, spec.resources.gpu
-    )
+    needed = accelerators.count_pods(spec.resources.gpu, context.replicas)
+    short = capacity.find_shortage(devices, needed, more, spec.resources.gpu)
     return not capacity.is_blocking(short, context.observed.installation, has_devices=devices is not None)
 
 

@@ -3,15 +3,16 @@
 from dataclasses import replace
 from typing import Final
 
-from sundog_operator.api import ConditionSet, ExperimentStatus, experiment_conditions
+from sundog_operator.api import ExperimentStatus
+from sundog_operator.api.conditions import Conclusion
 from sundog_operator.api.reasons import ExperimentReason, PauseReason
 from sundog_operator.core import events
 from sundog_operator.core.events import KubernetesEvent
 from sundog_operator.core.forecast import gate_forecast
 from sundog_operator.core.kubernetes import names
+from sundog_operator.core.planner import trial_status
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.trial import baseline_outage, phases
-from sundog_operator.core.trial.evaluation import RolloutEvaluation
 from sundog_operator.core.trial.rollout import explanations, freeze, notifications, state, steps_without_evidence
 from sundog_operator.core.trial.rollout.transitions import join_texts
 
@@ -44,55 +45,51 @@ def transition_events(context: PlanContext, before: ExperimentStatus, after: Exp
 
 def set_rollout_conditions(context: PlanContext) -> PlanContext:
     """Set the conditions of the rollout Experiment whose status this plan commits."""
-    attempt = next(
-        (rollout for rollout in context.observed.rollouts if context.commit and rollout.name == context.commit[0]), None
-    )
+    attempt = context.find_rollout(context.commit[0]) if context.commit is not None else None
     if context.commit is None or attempt is None:
         return context
     name, status = context.commit
-    conditions = experiment_conditions(attempt.status.conditions, generation=attempt.generation, at=context.now)
-    mark_running = conditions.mark_false if phases.is_over(status) else conditions.mark_true
-    reason = (status.verdict.code or status.phase) if phases.is_over(status) else status.phase
-    mark_running("Running", reason, status.verdict.reason if phases.is_over(status) else "", at=context.now)
-    conditions.mark_true("Ready", status.phase, "", at=context.now)
-    _mark_evidence(context, status, conditions)
-    update = {"observed_generation": attempt.generation, "conditions": conditions.conditions()}
-    committed = notifications.add_notices(attempt.status, status.model_copy(update=update), context.now)
-    return replace(context, commit=(name, committed))
+    running = Conclusion("True", status.phase, "")
+    ended = Conclusion("False", status.verdict.code or status.phase, status.verdict.reason)
+    conclusions = {
+        "Running": ended if phases.is_over(status) else running,
+        "Ready": running,
+        "Conclusive": _conclusive(status),
+    }
+    if (quality := _data_quality(context, status)) is not None:
+        conclusions["DataQuality"] = quality
+    committed = trial_status.with_conditions(attempt, status, conclusions, context.now)
+    return replace(context, commit=(name, notifications.add_notices(attempt.status, committed, context.now)))
 
 
-def _mark_evidence(context: PlanContext, status: ExperimentStatus, conditions: ConditionSet) -> None:
+def _data_quality(context: PlanContext, status: ExperimentStatus) -> Conclusion | None:
+    """Return what this pass's evaluation shows; None without one, as after a command."""
+    evaluated = context.evaluation
     if not status.plan.guardrails:
-        why = freeze.no_evidence_reason(status.plan)
-        message = why if status.plan.reason else NOT_EVALUATED
-        conditions.mark_unknown("DataQuality", ExperimentReason.NOT_EVALUATED, message, at=context.now)
-        if status.verdict.decision == phases.UNDECIDED:
-            conditions.mark_false("Conclusive", phases.UNDECIDED, _undecided_message(status, why), at=context.now)
-        else:
-            conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=context.now)
-        return
-    mismatch = context.evaluation.mismatch if context.evaluation else ""
-    if mismatch:
-        conditions.mark_false("DataQuality", ExperimentReason.SAMPLE_RATIO_MISMATCH, mismatch, at=context.now)
-    elif context.evaluation is not None and (problem := context.evaluation.feedback_problem) is not None:
-        conditions.mark_false("DataQuality", problem.reason, problem.message, at=context.now)
-    elif context.evaluation is not None and context.evaluation.unreachable_edges:
-        message = f"gates wait for the counters of {', '.join(context.evaluation.unreachable_edges)}"
-        conditions.mark_unknown("DataQuality", ExperimentReason.EDGE_SILENT, message, at=context.now)
-    elif context.evaluation is not None:
-        conditions.mark_true(
-            "DataQuality", ExperimentReason.CONSISTENT, _consistent_message(context.evaluation), at=context.now
-        )
-    elif not state.is_evaluated(status):
-        conditions.mark_unknown("DataQuality", ExperimentReason.NOT_EVALUATED, EVALUATED_IN_BAKE, at=context.now)
-    # A step that passed its gate may still be rolled back, for example in a bake.
-    is_settled = phases.is_over(status) or state.is_decided_by_copies(status)
-    if status.verdict.decision == phases.UNDECIDED or not is_settled:
-        conditions.mark_false(
-            "Conclusive", phases.UNDECIDED, _undecided_message(status, _missing_evidence(status)), at=context.now
-        )
-    else:
-        conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=context.now)
+        message = freeze.no_evidence_reason(status.plan) if status.plan.reason else NOT_EVALUATED
+        return Conclusion("Unknown", ExperimentReason.NOT_EVALUATED, message)
+    if evaluated is None:
+        in_bake = Conclusion("Unknown", ExperimentReason.NOT_EVALUATED, EVALUATED_IN_BAKE)
+        return None if state.is_evaluated(status) else in_bake
+    if evaluated.mismatch:
+        return Conclusion("False", ExperimentReason.SAMPLE_RATIO_MISMATCH, evaluated.mismatch)
+    if evaluated.feedback_problem is not None:
+        return Conclusion("False", *evaluated.feedback_problem)
+    if evaluated.unreachable_edges:
+        message = f"gates wait for the counters of {', '.join(evaluated.unreachable_edges)}"
+        return Conclusion("Unknown", ExperimentReason.EDGE_SILENT, message)
+    message = join_texts(_lost_message(*evaluated.lost), evaluated.ignored_outcomes_message)
+    return Conclusion("True", ExperimentReason.CONSISTENT, message)
+
+
+def _conclusive(status: ExperimentStatus) -> Conclusion:
+    has_gates = bool(status.plan.guardrails)
+    why = _missing_evidence(status) if has_gates else freeze.no_evidence_reason(status.plan)
+    undecided = _undecided_message(status, why)
+    if has_gates and not (phases.is_over(status) or state.is_decided_by_copies(status)):
+        # A step that passed its gate may still be rolled back, for example in a bake.
+        return Conclusion("False", phases.UNDECIDED, undecided)
+    return trial_status.evaluate_conclusive(status, undecided)
 
 
 def _undecided_message(status: ExperimentStatus, why: str) -> str:
@@ -100,10 +97,6 @@ def _undecided_message(status: ExperimentStatus, why: str) -> str:
     if phases.is_over(status) and (status.plan.guardrails or status.without_evidence):
         return status.verdict.reason
     return "; ".join(filter(None, (why, steps_without_evidence.describe_exceptions(status.plan))))
-
-
-def _consistent_message(evaluation: RolloutEvaluation) -> str:
-    return join_texts(_lost_message(*evaluation.lost), evaluation.ignored_outcomes_message)
 
 
 def _lost_message(stable: int, canary: int) -> str:

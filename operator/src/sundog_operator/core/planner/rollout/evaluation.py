@@ -8,7 +8,7 @@ from sundog_operator.core.analysis import counters, evaluate, rollout_outcomes
 from sundog_operator.core.analysis.arm_counts import ArmCounts
 from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, RolloutCounts
 from sundog_operator.core.analysis.counters import Counters
-from sundog_operator.core.planner import trial_counts
+from sundog_operator.core.planner import trial_status
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.stats.findings import MetricVerdict
 from sundog_operator.core.trial import phases
@@ -25,7 +25,7 @@ def evaluate_rollout(context: PlanContext) -> tuple[Counters | None, RolloutEval
     selection = (
         rollout_outcomes.make_feedback_selection(context.service, attempt.uid, progress) if is_evaluated else None
     )
-    collected, problem = trial_counts.collect_counts(context, progress, attempt.uid, ROLLOUT_PAIR.control, selection)
+    collected, problem = trial_status.collect_counts(context, progress, attempt.uid, ROLLOUT_PAIR.control, selection)
     counted = collected.tallies
     if not is_evaluated:
         return counted, None

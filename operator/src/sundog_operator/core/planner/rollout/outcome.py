@@ -41,8 +41,7 @@ class RolloutEnd(NamedTuple):
 
 def apply_rollout_outcome(context: PlanContext) -> PlanContext:
     """Apply the outcome of an ended rollout Experiment to the status."""
-    name = context.status.experiment
-    attempt = next((rollout for rollout in context.observed.rollouts if rollout.name == name), None)
+    attempt = context.find_rollout(context.status.experiment)
     if attempt is None:
         return context.set(experiment="") if context.experiment is None else context
     if not phases.is_over(attempt.status):

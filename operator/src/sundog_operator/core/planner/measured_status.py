@@ -2,13 +2,14 @@
 
 from datetime import datetime
 
-from sundog_operator.api import CapacityStatus, RevisionStatus, Startup
+from sundog_operator.api import ArmRevision, CapacityStatus, RevisionStatus, Startup
 from sundog_operator.core import revisions
 from sundog_operator.core.kubernetes import accelerators, names, pod_problems, pod_requests
 from sundog_operator.core.planner import desired_state
 from sundog_operator.core.planner.context import PlanContext
 from sundog_operator.core.planner.experiment import arm_status
 from sundog_operator.core.planner.rollout import candidate_placement
+from sundog_operator.core.planner.rollout.deadline import AnyRevision
 from sundog_operator.core.ray import startup
 from sundog_operator.core.trial.rollout import state
 
@@ -17,20 +18,15 @@ def update_measured_fields(context: PlanContext) -> PlanContext:
     """Set replicas, weights and the address in the status."""
     progress = context.progress
     weight = state.canary_weight(progress) if progress else 0
-    candidate, stable, shared = (
-        context.status.candidate,
-        context.status.stable,
-        candidate_placement.desired_replicas(context),
-    )
+    candidate, stable = context.status.candidate, context.status.stable
+    shared = candidate_placement.desired_replicas(context)
     needed, is_asleep = context.replicas, context.status.idle is not None and context.status.idle.state == "AtZero"
     if candidate is not None:
         replicas = state.desired_replicas(progress, needed) if progress else _replicas_before_freeze(context, candidate)
         replicas = context.target_replicas(candidate.revision) if is_asleep else replicas
         context = context.set(candidate=_measured(context, candidate, weight, shared.candidate if shared else replicas))
-    arms_weight: float = 0
-    if context.experiment_progress is not None and context.status.arms is not None:
-        arms = arm_status.measure_arms(context, context.experiment_progress)
-        context, arms_weight = context.set(arms=arms), sum(arm.weight for arm in arms)
+    arms = _measured_arms(context)
+    context, arms_weight = context.set(arms=arms), sum(arm.weight for arm in arms or ())
     if stable is not None:
         stable_weight = round(100 - weight - arms_weight, 2)
         wanted = context.target_replicas(stable.revision) if context.is_at_zero or is_asleep else needed
@@ -53,15 +49,23 @@ def _replicas_before_freeze(context: PlanContext, candidate: RevisionStatus) -> 
     return candidate.replicas if context.status.experiment else context.replicas
 
 
-def _measured(context: PlanContext, revision: RevisionStatus, weight: float, wanted: int) -> RevisionStatus:
+def _measured_arms(context: PlanContext) -> tuple[ArmRevision, ...] | None:
+    """Return the arms in the status, measured if their Experiment is active; None without arms."""
+    progress, arms = context.experiment_progress, context.status.arms
+    if progress is None or arms is None:
+        return arms
+    weights = {arm.name: arm.weight for arm in progress.arms}
+    return tuple(
+        _measured(context, arm, weights.get(arm.name, 0), arm_status.desired_replicas(context, progress, arm.name))
+        for arm in arms
+    )
+
+
+def _measured(context: PlanContext, revision: AnyRevision, weight: float, wanted: int) -> AnyRevision:
+    """Return a revision with its weight in percent, and its wanted and running replicas."""
     readiness = context.readiness(revision.revision)
     ready = readiness.running if readiness.known else revision.ready_replicas
     return revision.model_copy(update={"weight": weight, "replicas": wanted, "ready_replicas": ready})
-
-
-def is_wanted(context: PlanContext, newest: RevisionStatus) -> bool:
-    """Whether the newest revision is the wanted one."""
-    return context.spec_revision is not None and newest.revision == context.spec_revision.number
 
 
 def _measure_capacity(context: PlanContext, needed: int) -> CapacityStatus | None:
