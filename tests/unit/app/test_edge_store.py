@@ -292,13 +292,13 @@ async def test_an_experiment_says_why_no_outcome_is_kept(cluster: Cluster) -> No
     await cluster.kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}})
     await experiment(cluster, **OUTCOMES)
 
-    async def told() -> tuple[str, str, str]:
+    async def data_quality() -> tuple[str, str, str]:
         await RECONCILERS["modeldeployment"](cluster.world, Key("modeldeployment", NAMESPACE, "digits"))
         obj = await cluster.read(EXPERIMENT_REF)
         (found,) = [each for each in obj["status"]["conditions"] if each["type"] == "DataQuality"]
         return found["status"], found["reason"], found["message"]
 
     whose = "Service sundog-edge-store: exists and was not made by Sundog; rename or delete it"
-    assert await told() == ("False", "NotOwned", f"outcomes are not stored: {whose}")
+    assert await data_quality() == ("False", "NotOwned", f"outcomes are not stored: {whose}")
     await cluster.kube.delete(Ref(SERVICE, NAMESPACE, names.EDGE_STORE))
-    assert (await told())[:2] == ("Unknown", "NotEvaluated")
+    assert (await data_quality())[:2] == ("Unknown", "NotEvaluated")

@@ -223,7 +223,7 @@ async def test_an_operator_that_dies_between_post_and_write_posts_again_with_the
     assert first == second
 
 
-async def test_what_is_told_and_what_the_rollout_writes_do_not_undo_each_other() -> None:
+async def test_deliveries_and_the_rollout_do_not_undo_each_others_writes() -> None:
     cluster = await at_step(Cluster())
     for number, command in enumerate(("pause", "resume", "pause", "resume")):
         await cluster.command(f"{command} revision=2 id=c{number}")
@@ -281,7 +281,7 @@ async def lived(die_after: int = 0) -> tuple[list[dict[str, Any]], int]:
                 another(cluster)
         return False
 
-    async def is_told(number: int) -> bool:
+    async def is_posted(number: int) -> bool:
         return len({document["id"] for document in cluster.webhooks.posted(HOOK)}) == number
 
     async def never() -> bool:
@@ -292,21 +292,21 @@ async def lived(die_after: int = 0) -> tuple[list[dict[str, Any]], int]:
     assert await rounds(functools.partial(cluster.serves, 1))
     await cluster.apply(V2, rollout=rollout())
     cluster.kube.on_write = count
-    assert await rounds(functools.partial(is_told, 2))
+    assert await rounds(functools.partial(is_posted, 2))
     await cluster.outside(functools.partial(cluster.command, "promote revision=2 id=a"))
-    assert await rounds(functools.partial(is_told, 3))
+    assert await rounds(functools.partial(is_posted, 3))
     await cluster.outside(functools.partial(cluster.apply, V3, rollout=rollout()))
-    assert await rounds(functools.partial(is_told, 5))
+    assert await rounds(functools.partial(is_posted, 5))
     await cluster.outside(functools.partial(cluster.command, "abort revision=3 id=b"))
-    assert await rounds(functools.partial(is_told, 6))
+    assert await rounds(functools.partial(is_posted, 6))
     await rounds(never, 5)
     return cluster.webhooks.posted(HOOK), writes
 
 
 @pytest.mark.extended
 async def test_an_operator_that_dies_at_any_write_reports_all_in_order() -> None:
-    told, writes = await lived()
-    events = [(document["event"], document["revision"]) for document in told]
+    posts, writes = await lived()
+    events = [(document["event"], document["revision"]) for document in posts]
     assert events == [("started", 2), ("paused", 2), ("promoted", 2), ("started", 3), ("paused", 3), ("aborted", 3)]
     assert writes > 40
     for number in range(1, writes + 1, 3):
@@ -405,8 +405,8 @@ async def test_a_replacement_that_is_reported_waits_for_its_window_as_any_other(
     assert await cluster.serves(2)
 
 
-@pytest.mark.parametrize("receivers", [True, False], ids=["told", "silent"])
-async def test_a_replacement_is_replaced_under_queue_whoever_is_told(receivers: bool) -> None:
+@pytest.mark.parametrize("receivers", [True, False], ids=["receivers", "no receivers"])
+async def test_a_replacement_is_replaced_under_queue_with_and_without_receivers(receivers: bool) -> None:
     rollout = {**RECREATE, "onNewRevision": "queue"}
     if not receivers:
         del rollout["notify"]
