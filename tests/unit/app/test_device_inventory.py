@@ -82,7 +82,7 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return spent.at
 
     monkeypatch.setattr(device_inventory, "time", SimpleNamespace(thread_time=thread_time))
-    return clock
+    return spent
 
 
 async def look(devices: DeviceInventory, server: Server, clock: Clock, memory: Memory | None = None) -> Any:

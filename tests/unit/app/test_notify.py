@@ -339,9 +339,7 @@ async def test_at_rest_nothing_is_asked_for() -> None:
     await promoted(cluster)
     key = Key("experiment", NAMESPACE, "digits-r2")
     assert await reconcile_experiment(cluster.world, key) is None
-    before = [write for write in cluster.kube.writes if write.changed]
-    await cluster.settle(10, seconds=30)
-    assert [write for write in cluster.kube.writes if write.changed] == before
+    assert await cluster.writes_during(10, seconds=30, changed=True) == []
 
 
 RECREATE = {"strategy": "recreate", "notify": [{"webhook": HOOK, "events": ALL}], "progressDeadline": "5m"}

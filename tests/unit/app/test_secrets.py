@@ -42,7 +42,7 @@ async def test_a_missing_secret_is_reported_and_the_edge_is_asked_to_refuse(clus
     assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
     assert await cluster.condition("Promoted") == ("True", "Promoted"), "it deploys all the same"
     assert (await service(cluster))["auth"] == {"apiKeys": "keys"}, "an edge without the key must not serve openly"
-    (message,) = [c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "TrafficSynced"]
+    message = await cluster.message("TrafficSynced")
     assert f"Secret {NAMESPACE}/keys does not exist" in message
 
     await put(cluster)
