@@ -13,7 +13,7 @@ from sundog_operator.app.dependencies import EventDeduplicator
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_experiment import reconcile_experiment
 from sundog_operator.errors import Conflict
-from sundog_operator.ports import EVENT, EXPERIMENT, MODEL_DEPLOYMENT, Ref
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
 
 HOOK, OTHER = "https://ann:secret@hooks.example/services/secret?token=secret", "http://other.ci/"
 ALL = ["started", "paused", "promoted", "aborted", "rolledBack"]
@@ -56,11 +56,6 @@ async def deliveries(cluster: Cluster, name: str = "digits-r2") -> list[dict[str
     return [{key: value for key, value in each.items() if value or key == "receiver"} for each in found]
 
 
-async def complaints(cluster: Cluster) -> list[str]:
-    stored = await cluster.kube.list(EVENT, NAMESPACE)
-    return [event["note"] for event in stored if event["reason"] == "NotificationFailed"]
-
-
 async def test_a_rollout_is_reported_once_from_start_to_end() -> None:
     cluster = await at_step(Cluster())
     assert posted_events(cluster) == [("started", 2), ("paused", 2)]
@@ -85,7 +80,7 @@ async def test_a_rollout_is_reported_once_from_start_to_end() -> None:
     assert await deliveries(cluster) == [{"receiver": 0, "told": 3}]
     await cluster.settle(60, seconds=60)
     assert len(cluster.webhooks.received) == 3
-    assert await complaints(cluster) == []
+    assert await cluster.notes("NotificationFailed") == []
 
 
 @pytest.mark.parametrize(
@@ -125,7 +120,7 @@ async def test_a_receiver_in_trouble_delays_nothing_and_is_reported_once(trouble
     finished = [(await each.status())["lastRollout"]["at"] for each in (good, bad)]
     assert finished[0] == finished[1]
     await bad.settle(40)
-    (note,) = await complaints(bad)
+    (note,) = await bad.notes("NotificationFailed")
     assert note.startswith("rollout digits-r2: https://hooks.example (notify[0]) ")
     assert note.endswith("; retrying for an hour, and the rollout continues")
     assert "secret" not in note
@@ -153,7 +148,7 @@ async def test_one_that_comes_back_hears_everything_in_order() -> None:
     await cluster.settle(30, seconds=10)
     assert posted_events(cluster)[failed:] == [("started", 2), ("paused", 2), ("promoted", 2)]
     assert await deliveries(cluster) == [{"receiver": 0, "told": 3}]
-    assert len(await complaints(cluster)) == 1
+    assert len(await cluster.notes("NotificationFailed")) == 1
 
 
 async def test_one_that_never_comes_back_is_given_up_after_an_hour_with_bounded_effort() -> None:
@@ -166,7 +161,7 @@ async def test_one_that_never_comes_back_is_given_up_after_an_hour_with_bounded_
     await cluster.settle(20, seconds=60)
     assert await deliveries(cluster) == [{"receiver": 0, "told": 3, "lost": 3, "problem": "answered 500"}]
     assert len(cluster.webhooks.received) < 60
-    assert len(await complaints(cluster)) == 1
+    assert len(await cluster.notes("NotificationFailed")) == 1
     received = len(cluster.webhooks.received)
     await cluster.settle(30, seconds=60)
     assert len(cluster.webhooks.received) == received
