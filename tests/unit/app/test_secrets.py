@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from background import in_background
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from sundog_operator.app.controller import Controller
 from sundog_operator.app.queue.keys import Key
@@ -78,15 +79,11 @@ async def test_no_value_of_a_secret_reaches_another_object(cluster: Cluster) -> 
 async def test_a_change_of_a_secret_wakes_those_that_name_it(cluster: Cluster) -> None:
     await cluster.kube.apply(model_deployment(name="words"))
     operator = Controller(cluster.world)
-    watching = asyncio.ensure_future(operator._watch(SECRET))
-    try:
+    async with in_background(operator._watch(SECRET)):
         await put(cluster, ann="one")
         async with asyncio.timeout(PATIENCE_S):
             assert await operator.queue.take() == Key("modeldeployment", NAMESPACE, NAME)
         assert operator.queue.depth == 0
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
 
 
 async def test_what_an_edge_cannot_use_is_reported_while_it_serves(cluster: Cluster) -> None:
