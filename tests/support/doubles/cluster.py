@@ -2,7 +2,7 @@
 
 import base64
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from doubles.clock import FakeClock
 from doubles.edges import FakeEdges
 from doubles.exposure_logs import FakeLogs
-from doubles.hooked_kubernetes import HookedKubernetes
+from doubles.hooked_kubernetes import HookedKubernetes, Write
 from doubles.kuberay import FakeKubeRay, FakeServes
 from doubles.prometheus import FakePrometheus
 from doubles.serve import FakeServe
@@ -348,9 +348,14 @@ class Cluster:
 
     async def writes_during(self, rounds: int, seconds: float = 1.0, *, changed: bool = False) -> list[Ref]:
         """Let rounds pass, and return the objects that were written meanwhile; with `changed`, those that a write changed."""
+        written = await self.writes_of(self.settle(rounds, seconds))
+        return [write.ref for write in written if write.changed or not changed]
+
+    async def writes_of(self, work: Awaitable[Any]) -> list[Write]:
+        """Return what is written while this work is done."""
         before = len(self.kube.writes)
-        await self.settle(rounds, seconds)
-        return [write.ref for write in list(self.kube.writes)[before:] if write.changed or not changed]
+        await work
+        return list(self.kube.writes)[before:]
 
     # Conditions that tests wait for.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from background import in_background
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from sundog_operator.api.installation import Installation
 from sundog_operator.app import controller
@@ -31,26 +32,18 @@ async def spin(cluster: Cluster, until: Callable[[], Awaitable[bool]]) -> None:
 
 async def test_an_applied_deployment_is_served_without_anybody_calling_reconcile() -> None:
     cluster = Cluster()
-    running = asyncio.ensure_future(Controller(cluster.world).run())
-    try:
+    async with in_background(Controller(cluster.world).run()):
         await cluster.apply()
         await spin(cluster, lambda: cluster.serves(1))
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_broken_watch_starts_anew() -> None:
     cluster = Cluster()
-    running = asyncio.ensure_future(Controller(cluster.world).run())
-    try:
+    async with in_background(Controller(cluster.world).run()):
         await asyncio.sleep(0)
         cluster.kube.drop_watches()
         await cluster.apply()
         await spin(cluster, lambda: cluster.serves(1))
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
 @pytest.mark.parametrize("kind", ["raycluster", "edge", "experiment"])
@@ -107,13 +100,9 @@ async def test_an_error_of_one_key_only_delays_that_key(
 
 async def work_for_a_while(operator: Controller) -> None:
     """Let the workers take all keys that they may take at once."""
-    working = asyncio.ensure_future(operator.work())
-    try:
+    async with in_background(operator.work()):
         for _ in range(100):
             await asyncio.sleep(0)
-    finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
 
 
 async def test_a_namespace_whose_passes_hang_leaves_a_worker_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

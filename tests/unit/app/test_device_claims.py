@@ -78,7 +78,7 @@ async def test_a_cluster_without_the_api_is_named_and_other_models_go_on(cluster
         "revision 2: spec.resources.gpu.allocation: dra, and the API server does not serve ResourceClaimTemplates of"
         " resource.k8s.io/v1; expected Kubernetes 1.34 or later. Set allocation: devicePlugin"
     )
-    assert (await cluster.read_condition("Ready"))[0] == "True"
+    assert (await cluster.condition("Ready"))[0] == "True"
 
 
 @pytest.mark.parametrize("refusal", [Forbidden("denied"), Invalid("template", ["spec: too many"])])

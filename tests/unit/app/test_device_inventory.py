@@ -75,14 +75,14 @@ def clock() -> Clock:
 @pytest.fixture
 def cpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The CPU time of the thread: each refresh takes `cost` of it."""
-    told = SimpleNamespace(at=0.0, cost=0.0)
+    spent = SimpleNamespace(at=0.0, cost=0.0)
 
     def thread_time() -> float:
-        told.at += told.cost
-        return told.at
+        spent.at += spent.cost
+        return spent.at
 
     monkeypatch.setattr(device_inventory, "time", SimpleNamespace(thread_time=thread_time))
-    return told
+    return spent
 
 
 async def look(devices: DeviceInventory, server: Server, clock: Clock, memory: Memory | None = None) -> Any:

@@ -60,6 +60,12 @@ async def reconcile(cluster: Cluster) -> float | None:
     return await reconcile_edge(cluster.world, edge_key(NAMESPACE))
 
 
+async def reconcile_with_token(cluster: Cluster) -> None:
+    """Make the edge and its pods, which need the token of Ray."""
+    await cluster.put_secret(names.RAY, token="t")
+    await reconcile(cluster)
+
+
 async def composed(cluster: Cluster) -> dict[str, dict[str, str]]:
     stored = await cluster.read(Ref(SECRET, NAMESPACE, names.EDGE))
     return {name: json.loads(base64.b64decode(text)) for name, text in stored.get("data", {}).items()}
@@ -70,14 +76,11 @@ async def exists(cluster: Cluster, kind: Kind, name: str = names.EDGE) -> bool:
 
 
 async def test_everything_is_made_and_made_once(cluster: Cluster) -> None:
-    await cluster.put_secret(names.RAY, token="t")
-    await reconcile(cluster)
+    await reconcile_with_token(cluster)
     assert [kind.kind for kind in SHARED if not await exists(cluster, kind)] == []
     assert await exists(cluster, SERVICE, NAME)
     assert await exists(cluster, SERVICE, "other")
-    writes = len(cluster.kube.writes)
-    await reconcile(cluster)
-    assert list(cluster.kube.writes)[writes:] == []
+    assert await cluster.writes_of(reconcile(cluster)) == []
 
 
 async def test_pods_wait_for_the_token_of_ray(cluster: Cluster) -> None:
@@ -172,8 +175,7 @@ async def test_what_is_somebody_elses_is_never_touched(cluster: Cluster, kind: K
 
 @pytest.mark.parametrize("kind", [SECRET, SERVICE_ACCOUNT, ROLE_BINDING, POD_DISRUPTION_BUDGET, SERVICE, DEPLOYMENT])
 async def test_an_object_with_a_changed_label_is_reported_and_stops_no_traffic(cluster: Cluster, kind: Kind) -> None:
-    await cluster.put_secret(names.RAY, token="t")
-    await reconcile(cluster)
+    await reconcile_with_token(cluster)
     ref = Ref(kind, NAMESPACE, names.EDGE)
     stored = await cluster.read(ref)
     stored["metadata"]["labels"][names.LABEL_MANAGED_BY] = "theirs"
@@ -255,8 +257,7 @@ async def test_a_service_made_by_others_a_moment_ago_stays(cluster: Cluster, mon
 
 
 async def test_nothing_is_left_after_the_last_modeldeployment(cluster: Cluster) -> None:
-    await cluster.put_secret(names.RAY, token="t")
-    await reconcile(cluster)
+    await reconcile_with_token(cluster)
     await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, "other"))
     assert not await exists(cluster, SERVICE, "other")
     assert [kind.kind for kind in SHARED if not await exists(cluster, kind)] == []
@@ -345,9 +346,7 @@ async def test_a_route_is_made_once_and_follows_the_endpoint(cluster: Cluster) -
     await cluster.put_secret(names.RAY, token="t")
     route = await routed(cluster, host="digits.example.com", gateway={**GATEWAY["gateway"], "sectionName": "https"})
     assert route["spec"]["hostnames"] == ["digits.example.com"]
-    writes = len(cluster.kube.writes)
-    await reconcile(cluster)
-    assert list(cluster.kube.writes)[writes:] == []
+    assert await cluster.writes_of(reconcile(cluster)) == []
     assert not await exists(cluster, HTTP_ROUTE, "other")
     route = await routed(cluster, requestTimeout="1m")
     assert "sectionName" not in route["spec"]["parentRefs"][0]

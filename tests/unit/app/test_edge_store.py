@@ -74,6 +74,12 @@ async def reconcile(cluster: Cluster, passes: int = 1) -> None:
         await reconcile_edge(cluster.world, edge_key(NAMESPACE))
 
 
+async def with_outcomes(cluster: Cluster) -> None:
+    """An Experiment has outcome metrics, and the edge was reconciled."""
+    await experiment(cluster, **OUTCOMES)
+    await reconcile(cluster)
+
+
 async def stored(cluster: Cluster, kind: Kind, name: str = names.EDGE_STORE) -> Object | None:
     return await cluster.kube.get(Ref(kind, NAMESPACE, name))
 
@@ -99,9 +105,7 @@ async def test_without_such_an_experiment_there_is_no_store(cluster: Cluster) ->
 async def test_it_is_made_once_before_the_edges_are_given_it(cluster: Cluster) -> None:
     await reconcile(cluster)
     await experiment(cluster, **OUTCOMES)
-    writes = len(cluster.kube.writes)
-    await reconcile(cluster)
-    made = [(write.ref.kind.kind, write.ref.name) for write in list(cluster.kube.writes)[writes:]]
+    made = [(write.ref.kind.kind, write.ref.name) for write in await cluster.writes_of(reconcile(cluster))]
     assert made == [
         ("Secret", "sundog-edge-store"),
         ("Service", "sundog-edge-store"),
@@ -109,9 +113,7 @@ async def test_it_is_made_once_before_the_edges_are_given_it(cluster: Cluster) -
         ("Deployment", "sundog-edge"),
     ]
     assert await takes_feedback(cluster)
-    writes = len(cluster.kube.writes)
-    await reconcile(cluster, 3)
-    assert list(cluster.kube.writes)[writes:] == []
+    assert await cluster.writes_of(reconcile(cluster, 3)) == []
 
 
 async def test_rollouts_that_wait_for_outcomes_have_a_store_before_they_begin(cluster: Cluster) -> None:
@@ -134,20 +136,15 @@ async def test_the_store_goes_with_the_last_experiment_after_the_edges_left_it(c
     await reconcile(cluster)
     assert await there(cluster, STORE) == ["Secret", "Service", "StatefulSet"]
     await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "another"))
-    writes = len(cluster.kube.writes)
-    await reconcile(cluster)
-    changed = [write.ref.kind.kind for write in list(cluster.kube.writes)[writes:]]
+    changed = [write.ref.kind.kind for write in await cluster.writes_of(reconcile(cluster))]
     assert changed == ["Deployment", "Secret", "Service", "StatefulSet"]
     assert await there(cluster) == []
     assert not await takes_feedback(cluster)
-    writes = len(cluster.kube.writes)
-    await reconcile(cluster)
-    assert list(cluster.kube.writes)[writes:] == []
+    assert await cluster.writes_of(reconcile(cluster)) == []
 
 
 async def test_what_a_death_in_between_left_goes_in_the_next_pass(cluster: Cluster) -> None:
-    await experiment(cluster, **OUTCOMES)
-    await reconcile(cluster)
+    await with_outcomes(cluster)
     await cluster.kube.delete(EXPERIMENT_REF)
     for _ in range(4):
         died = DependencyError("died")
@@ -169,8 +166,7 @@ async def test_what_a_death_in_between_left_goes_in_the_next_pass(cluster: Clust
 
 
 async def test_key_and_password_are_made_once_and_only_owners_follow(cluster: Cluster) -> None:
-    await experiment(cluster, **OUTCOMES)
-    await reconcile(cluster)
+    await with_outcomes(cluster)
     first = await stored(cluster, SECRET)
     assert first is not None
     assert {len(base64.b64decode(value)) for value in first["data"].values()} == {64}
@@ -187,8 +183,7 @@ async def test_key_and_password_are_made_once_and_only_owners_follow(cluster: Cl
 
 
 async def test_nothing_of_it_is_left_after_the_last_modeldeployment(cluster: Cluster) -> None:
-    await experiment(cluster, **OUTCOMES)
-    await reconcile(cluster)
+    await with_outcomes(cluster)
     for name in ("digits", "other"):
         await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, name))
     assert await there(cluster) == []
@@ -218,8 +213,7 @@ async def test_a_foreign_object_stays_and_keeps_no_edge_from_serving(cluster: Cl
 
 
 async def test_what_somebody_put_in_its_place_stays_when_it_goes(cluster: Cluster) -> None:
-    await experiment(cluster, **OUTCOMES)
-    await reconcile(cluster)
+    await with_outcomes(cluster)
     await cluster.kube.delete(Ref(SECRET, NAMESPACE, names.EDGE_STORE))
     await cluster.put_secret(names.EDGE_STORE, password="theirs")
     await reconcile(cluster)
@@ -233,8 +227,7 @@ async def test_a_store_of_somebody_else_is_used_once_its_password_is_there(clust
     installed(cluster, EXTERNAL)
     installation = cluster.world.settings.installation
     assert installation is not None
-    await experiment(cluster, **OUTCOMES)
-    await reconcile(cluster)
+    await with_outcomes(cluster)
     assert not await takes_feedback(cluster)
     problem = await edge_store.find_store_problem(cluster.world, NAMESPACE, installation)
     assert problem == ("SecretNotFound", "Secret redis of the outcome store: does not exist; create it")
@@ -259,8 +252,7 @@ async def test_a_store_of_somebody_else_is_used_once_its_password_is_there(clust
 
 async def test_its_network_policy_follows_the_installations_word(cluster: Cluster) -> None:
     installed(cluster, WALLED)
-    await experiment(cluster, **OUTCOMES)
-    await reconcile(cluster)
+    await with_outcomes(cluster)
     assert await there(cluster, [NETWORK_POLICY]) == ["NetworkPolicy"]
     installed(cluster)
     await reconcile(cluster)
@@ -292,13 +284,13 @@ async def test_an_experiment_says_why_no_outcome_is_kept(cluster: Cluster) -> No
     await cluster.kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}})
     await experiment(cluster, **OUTCOMES)
 
-    async def told() -> tuple[str, str, str]:
+    async def data_quality() -> tuple[str, str, str]:
         await RECONCILERS["modeldeployment"](cluster.world, Key("modeldeployment", NAMESPACE, "digits"))
         obj = await cluster.read(EXPERIMENT_REF)
         (found,) = [each for each in obj["status"]["conditions"] if each["type"] == "DataQuality"]
         return found["status"], found["reason"], found["message"]
 
     whose = "Service sundog-edge-store: exists and was not made by Sundog; rename or delete it"
-    assert await told() == ("False", "NotOwned", f"outcomes are not stored: {whose}")
+    assert await data_quality() == ("False", "NotOwned", f"outcomes are not stored: {whose}")
     await cluster.kube.delete(Ref(SERVICE, NAMESPACE, names.EDGE_STORE))
-    assert (await told())[:2] == ("Unknown", "NotEvaluated")
+    assert (await data_quality())[:2] == ("Unknown", "NotEvaluated")

@@ -58,7 +58,7 @@ async def test_what_cannot_be_written_is_lost_and_the_next_is_reported(
     assert [event["note"] for event in await list_events(cluster)] == ["revision 3 is stable; it replaces revision 2"]
     assert [line for line in caplog.messages if "event Promoted" in line and "quota of events" in line]
     await record_events(cluster.world, deployment, [PROMOTED])
-    assert len(await list_events(cluster)) == 2, "it was not noted as told"
+    assert len(await list_events(cluster)) == 2, "it was not noted as written"
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "模"])

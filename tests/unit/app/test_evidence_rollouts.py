@@ -229,7 +229,7 @@ async def test_a_rollout_of_two_latencies_waits_for_an_edge_that_counts_by_one()
     status = await experiment(cluster, third)
     assert (status["phase"], status["epoch"]["confirmed"]) == ("Running", False)
     assert await cluster.weights() == {1: 95, 3: 5}
-    (held,) = [each["message"] for each in (await cluster.status())["conditions"] if each["type"] == "TrafficSynced"]
+    held = await cluster.message("TrafficSynced")
     assert "sundog-edge-0 has arms" in held
     cluster.edges.of_one_latency.clear()
 

@@ -30,13 +30,6 @@ async def begun(steps: list[dict[str, Any]] = STEPS, **rollout: Any) -> Cluster:
     return cluster
 
 
-async def status_of(cluster: Cluster) -> dict[str, Any]:
-    if not (await cluster.status()).get("experiment"):
-        return {}
-    found: dict[str, Any] = (await cluster.experiment("digits-r2")).get("status", {})
-    return found
-
-
 def match(cluster: Cluster) -> dict[str, Any] | None:
     """Return the headers that edges match."""
     (document,) = cluster.edges.in_force()

@@ -133,7 +133,7 @@ async def test_a_rollback_from_what_serves_that_fails_is_reported_until_a_retry(
     await cluster.command("retry revision=2 id=stay")
     await cluster.settle(5)
     assert (await cluster.status())["lastCommand"]["result"] == "Accepted"
-    assert (await cluster.read_condition("Stalled"))[0] == "Absent"
+    assert (await cluster.condition("Stalled"))[0] == "Absent"
     assert await cluster.weights() == {2: 100}
 
 
@@ -143,14 +143,14 @@ async def test_a_retry_of_what_serves_calls_the_rollback_off() -> None:
     await cluster.settle(5)
     cluster.serve.start_s = 3
     assert await weights_during(cluster, 30) == [{2: 100}]
-    assert (await cluster.read_condition("Stalled"))[0] == "Absent"
+    assert (await cluster.condition("Stalled"))[0] == "Absent"
 
 
 async def test_an_abort_of_a_rollback_keeps_what_serves_and_holds_back_what_was() -> None:
     cluster = await going_back()
     await cluster.command("abort revision=1 id=no")
     await cluster.settle(5)
-    assert (await cluster.read_condition("Stalled"))[0] == "Absent"
+    assert (await cluster.condition("Stalled"))[0] == "Absent"
     cluster.serve.start_s = 3
     await aborted(cluster, 3, TIMED)
     cluster.serve.start_s = 120

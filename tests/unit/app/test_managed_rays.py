@@ -10,7 +10,7 @@ import pytest
 from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster, model_deployment
 from doubles.experiments import condition, message, named_arms, status, user_experiment
 from doubles.kuberay import create_with_status
-from doubles.nodes import GPU, find_no_node, offer, place
+from doubles.nodes import GPU, find_no_node, offer, place, set_quota
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.observe import observe
 from sundog_operator.app.queue.keys import Key, keys_for
@@ -45,6 +45,7 @@ from sundog_operator.shell.preview.model_deployment import preview_model_deploym
 
 INSTALLATION = parse_installation("runtimeImage: example.com/runtime:1", "test")
 RAY = kubernetes_names.ray_cluster(0, "example.com/runtime:1")
+NODES_COME = parse_installation("{runtimeImage: 'example.com/runtime:1', gpu: {nodesCome: true}}", "test")
 RECREATE = {"strategy": "recreate"}
 
 
@@ -232,16 +233,6 @@ async def test_pods_of_an_aborted_canary_that_found_no_node_go_at_once(cluster: 
     await cluster.settle(20)
     assert await groups(cluster) == {"digits-r1": (1, 1, 1)}
     assert await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: "2"}) == []
-
-
-async def test_a_pass_that_changes_nothing_writes_nothing(cluster: Cluster) -> None:
-    await served(cluster)
-    await cluster.settle(10)
-    writes = len(cluster.kube.writes)
-    puts = sum(len(each.puts) for each in cluster.serve_apis.by_dashboard.values())
-    await cluster.settle(20)
-    assert len(cluster.kube.writes) == writes
-    assert sum(len(each.puts) for each in cluster.serve_apis.by_dashboard.values()) == puts
 
 
 async def test_what_others_wrote_into_the_cluster_stays(cluster: Cluster) -> None:
@@ -697,27 +688,6 @@ async def with_gpus(cluster: Cluster, devices: int, count: int = 1) -> None:
     await cluster.settle(20)
 
 
-async def test_a_canary_that_finds_no_gpus_moves_nothing_and_says_how_many_are_missing(cluster: Cluster) -> None:
-    await with_gpus(cluster, 3)
-    assert await cluster.read_condition("CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
-    assert (await cluster.status())["capacity"] == {"gpusRequested": 2, "gpusAllocated": 2, "mode": "surge"}
-    asked = {"replicas": 2, "rollout": {**MANUAL, "capacity": "surge"}, "resources": {"gpu": {"count": 1}}}
-    await cluster.apply("file:///models/v2", **asked)
-    await cluster.settle(5)
-    message = f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node. {NODES_FIX}"
-    assert await cluster.read_condition("CapacityAvailable") == (
-        "False",
-        "InsufficientCapacity",
-        f"revision 2: {message}",
-    )
-    assert await cluster.read_condition("Stalled") == ("True", "InsufficientCapacity", message)
-    assert (await cluster.read_condition("Ready"))[0] == "True"
-    assert set(await groups(cluster)) == {"digits-r1"}
-    assert await cluster.weights() == {1: 100}
-    await offer_gpus(cluster, 4)
-    await cluster.until_weight(2, 25)
-
-
 async def test_replicas_with_a_fraction_share_pods_and_make_room_only_beside_stable(cluster: Cluster) -> None:
     half = {"gpu": {"count": 1, "sharing": {"mode": "fraction", "fraction": "0.5"}}}
     await offer_gpus(cluster, 3)
@@ -756,7 +726,7 @@ async def test_auto_is_in_place_where_there_is_no_room_beside_stable(
     await with_gpus(cluster, devices)
     await cluster.roll_out(replicas=2, resources={"gpu": {"count": 1}})
     assert await shared(cluster) == dict(zip(("mode", "neededReplicas", "spareReplicas"), way, strict=True))
-    assert (await cluster.read_condition("CapacityAvailable"))[:2] == ("True", "Fits")
+    assert await cluster.condition("CapacityAvailable") == ("True", "Fits")
     asked = {name: each["num_replicas"] for name, each in applications(cluster).items()}
     # With a spare replica, stable keeps what 75 % need, rounded up.
     assert asked == {"digits-r1": 1 if devices == 2 else 2, "digits-r2": 1}
@@ -793,7 +763,7 @@ async def test_a_pod_that_waits_for_one_that_goes_is_not_called_unschedulable(cl
     ended = {"phase": "Failed"}
     await cluster.kube.patch_status(Ref(POD, NAMESPACE, last["name"]), ended, resource_version=last["resourceVersion"])
     await cluster.settle(3)
-    assert (await cluster.read_condition("RevisionReady"))[:2] == ("False", "Unschedulable")
+    assert await cluster.condition("RevisionReady") == ("False", "Unschedulable")
     assert f"0 of 1 nodes: 1 without enough free {GPU}" in (await cluster.read_condition("Ready"))[2]
 
 
@@ -814,7 +784,7 @@ async def test_what_was_promoted_in_place_lacks_no_devices_while_the_last_ones_g
     await find_no_node(cluster, 2)
     await cluster.settle(2)
     assert len(await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: "1"})) == 2
-    assert (await cluster.read_condition("CapacityAvailable"))[:2] == ("True", "Fits")
+    assert await cluster.condition("CapacityAvailable") == ("True", "Fits")
     message = "revision 2: waits for 2 pods of revision 1 to terminate"
     assert await cluster.read_condition("RevisionReady") == ("False", "Deploying", message)
 
@@ -861,9 +831,7 @@ async def test_a_candidate_with_other_accelerators_cannot_come_in_place(cluster:
 
 
 async def test_where_pods_bring_nodes_auto_is_surge() -> None:
-    cluster = Cluster(
-        installation=parse_installation("gpu: {nodesCome: true}\nruntimeImage: example.com/runtime:1", "test")
-    )
+    cluster = Cluster(installation=NODES_COME)
     await with_gpus(cluster, 2)
     await cluster.roll_out(replicas=2, resources={"gpu": {"count": 1}})
     assert (await shared(cluster))["mode"] == "surge"
@@ -883,42 +851,27 @@ async def test_a_rollback_without_room_names_the_way_in_place(cluster: Cluster) 
     await cluster.roll_out(1, replicas=2, resources={"gpu": {"count": 1}})
 
 
-async def serve_within_a_quota(cluster: Cluster) -> None:
-    """One replica with two devices, in a namespace with a quota for one more."""
+@pytest.mark.parametrize(
+    ("installation", "may_list_nodes", "on_nodes"),
+    [(INSTALLATION, False, ""), (NODES_COME, True, ", 0 of 2 free on 1 node")],
+    ids=["nodes may not be listed", "pods bring nodes"],
+)
+async def test_a_quota_alone_holds_a_canary_back(installation: Any, may_list_nodes: bool, on_nodes: str) -> None:
+    """One replica has two devices, in a namespace with a quota for one more."""
+    cluster = Cluster(installation=installation)
+    await offer_gpus(cluster, 2)
     await served(cluster, resources={"gpu": {"count": 2}})
     await place(cluster, "node")
     await cluster.settle(20)
-    limits = {"hard": {f"requests.{GPU}": "3"}, "used": {f"requests.{GPU}": "2"}}
-    meta = {"name": "gpus", "namespace": NAMESPACE}
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta}
-    await create_with_status(cluster.kube, RESOURCE_QUOTA, quota, limits)
-
-
-async def is_held_until_the_quota_goes(cluster: Cluster, on_nodes: str) -> None:
-    """Check that a canary is held until the quota is deleted. The message includes what is known of nodes."""
+    await set_quota(cluster, {f"requests.{GPU}": "3"}, {f"requests.{GPU}": "2"})
+    if not may_list_nodes:
+        cluster.kube.faults = lambda _, ref: Forbidden("may not list nodes") if ref.kind == NODE else None
     await cluster.apply("file:///models/v2", resources={"gpu": {"count": 2}})
     await cluster.settle(5)
     message = f"2 {GPU} needed (1 × 2){on_nodes}, 1 left by the namespace's quota. {QUOTA_FIX}"
     assert await cluster.read_condition("Stalled") == ("True", "InsufficientQuota", message)
-    await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "gpus"))
+    await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "team"))
     await cluster.until_weight(2, 25)
-
-
-async def test_who_may_not_look_at_nodes_looks_at_quotas(cluster: Cluster) -> None:
-    await serve_within_a_quota(cluster)
-
-    def refuse(verb: str, ref: Ref) -> Exception | None:
-        return Forbidden(f"may not {verb} nodes") if ref.kind == NODE else None
-
-    cluster.kube.faults = refuse
-    await is_held_until_the_quota_goes(cluster, "")
-
-
-async def test_where_pods_bring_nodes_quotas_alone_hold_a_canary_back() -> None:
-    cluster = Cluster(installation=parse_installation("gpu: {nodesCome: true}", "test"))
-    await offer_gpus(cluster, 2)
-    await serve_within_a_quota(cluster)
-    await is_held_until_the_quota_goes(cluster, ", 0 of 2 free on 1 node")
 
 
 def comparing(arms: list[str], **spec: Any) -> Object:
@@ -1020,7 +973,7 @@ async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_none(cl
     assert await phases(cluster, *"abc") == {"a": "Running", "b": "Queued", "c": "Queued"}
     message = f"4 {GPU} needed (2 × 2), 3 of 5 free on 1 node. {NODES_FIX}"
     assert await cluster.read_condition("Progressing") == ("False", "InsufficientCapacity", message)
-    assert (await cluster.read_condition("Stalled"))[:2] == ("True", "InsufficientCapacity")
+    assert await cluster.condition("Stalled") == ("True", "InsufficientCapacity")
     asked = {"replicas": 2, "rollout": STOP, "resources": {"gpu": {"count": 2}}}
     assert await planned(cluster, **asked) == [
         "Experiment a continues until the cluster has capacity for revision 4",
@@ -1035,18 +988,15 @@ async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_none(cl
     assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
 
 
-async def test_a_revision_that_finds_no_gpus_ends_the_experiment_that_has_enough_of_them(cluster: Cluster) -> None:
-    await queue_up(cluster, 6)
+@pytest.mark.parametrize(("devices", "first"), [(6, "Stopped"), (5, "Running")], ids=["enough-ends", "too few-goes on"])
+async def test_a_revision_without_gpus_ends_only_an_experiment_that_has_enough(
+    cluster: Cluster, devices: int, first: str
+) -> None:
+    await queue_up(cluster, devices)
     await wants_more(cluster)
-    await cluster.until_weight(3, 25)
-    assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
-
-
-async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_too_few_of_them(cluster: Cluster) -> None:
-    await queue_up(cluster, 5)
-    await wants_more(cluster)
-    await cluster.settle(20)
-    assert await phases(cluster, *"abc") == {"a": "Running", "b": "Queued", "c": "Queued"}
+    await cluster.settle(40)
+    assert await phases(cluster, *"abc") == {"a": first, "b": "Queued", "c": "Queued"}
+    assert (await cluster.weights()).get(3) == (25 if first == "Stopped" else None)
 
 
 async def test_a_revision_that_is_to_come_in_place_and_cannot_ends_no_experiment(cluster: Cluster) -> None:
@@ -1108,7 +1058,7 @@ async def test_arms_that_came_where_such_a_candidate_was_stay_there(cluster: Clu
 
 
 async def test_where_pods_bring_nodes_an_experiment_begins() -> None:
-    cluster = Cluster(installation=parse_installation("gpu: {nodesCome: true}", "test"))
+    cluster = Cluster(installation=NODES_COME)
     await with_gpus(cluster, 2)
     await cluster.kube.apply(comparing(["wide"]))
     await cluster.settle(5)
@@ -1205,7 +1155,7 @@ async def test_a_pod_that_kuberay_may_not_make_is_reported_in_the_api_servers_wo
     assert await cluster.condition("Ready") == ("True", "Serving")
     cluster.kuberay.refusals = {}  # type: ignore[union-attr]
     await cluster.settle(2)
-    assert (await cluster.read_condition("RevisionReady"))[:2] == ("False", "Deploying")
+    assert await cluster.condition("RevisionReady") == ("False", "Deploying")
 
 
 async def test_a_too_large_cluster_is_reported_and_stable_serves(
@@ -1232,7 +1182,7 @@ async def test_a_too_large_cluster_is_reported_and_stable_serves(
         (_, ungrown) = cluster.world.rejected_clusters[NAMESPACE, RAY]
         assert ungrown == {"digits-r2"}, "the node of a pod of stable may be lost meanwhile"
     await cluster.settle(10)
-    assert (await cluster.read_condition("RevisionReady"))[:2] == ("False", "Deploying")
+    assert await cluster.condition("RevisionReady") == ("False", "Deploying")
 
 
 async def test_the_refusal_of_a_cluster_is_forgotten_with_its_last_model_deployment(

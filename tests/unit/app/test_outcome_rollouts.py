@@ -138,9 +138,8 @@ async def test_while_the_store_is_away_stable_serves_and_the_conditions_name_the
     assert why in condition(await cluster.status(), "Progressing")["message"]
     assert await cluster.weights() == {1: 50, 2: 50}
     assert condition(await cluster.status(), "Ready")["status"] == "True"
-    before = len(cluster.kube.writes)
-    await cluster.go_on(2)
-    written = [each for each in list(cluster.kube.writes)[before:] if each.changed and each.ref.kind == EXPERIMENT]
+    written = await cluster.writes_of(cluster.go_on(2))
+    written = [each for each in written if each.changed and each.ref.kind == EXPERIMENT]
     assert len(written) <= 3
     cluster.edges.outcomes.error = ""
     assert await cluster.go_on(30, functools.partial(ended, cluster))

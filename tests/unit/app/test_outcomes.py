@@ -342,9 +342,8 @@ async def test_while_the_store_does_not_answer_nobody_wins_and_then_somebody_doe
     text = message(state, "DataQuality")
     assert text == "sundog-edge-0 has no outcomes: redis://sundog-edge-store: does not answer"
     assert found(state, "arm-1")["verdict"] in ("Undecided", "NoData")
-    before = len(cluster.kube.writes)
-    await cluster.go_on(2)
-    written = [w for w in list(cluster.kube.writes)[before:] if w.changed and w.ref.kind == EXPERIMENT]
+    written = await cluster.writes_of(cluster.go_on(2))
+    written = [w for w in written if w.changed and w.ref.kind == EXPERIMENT]
     assert len(written) <= 3
     assert await cluster.notes("EvidenceDoubted") == [
         f"Experiment ab: no verdict while its data is in doubt (FeedbackUnavailable): {text}"
@@ -380,9 +379,8 @@ async def test_while_too_many_lines_are_missing_nobody_wins_and_then_somebody_do
     assert found(state, "arm-1")["verdict"] == "Better"
     assert condition(state, "DataQuality") == ("False", "RequestsLost")
     assert "requests of control have no known outcome" in message(state, "DataQuality")
-    before = len(cluster.kube.writes)
-    await cluster.go_on(2)
-    written = [w for w in list(cluster.kube.writes)[before:] if w.changed and w.ref.kind == EXPERIMENT]
+    written = await cluster.writes_of(cluster.go_on(2))
+    written = [w for w in written if w.changed and w.ref.kind == EXPERIMENT]
     assert len(written) <= 3
     assert (await ends(cluster))["verdict"]["winner"] == "arm-1"
     assert len(await cluster.notes("EvidenceDoubted")) == 1
@@ -615,9 +613,8 @@ async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
     assert state["verdict"]["reason"].startswith("conversion of arm-1 is ")
     assert state["verdict"]["reason"].endswith(": better; waits for errorRate of arm-1 to pass")
     assert message(state, "Conclusive").startswith("arm arm-1: errorRate ")
-    before = len(cluster.kube.writes)
-    await cluster.go_on(3)
-    reports = [write for write in list(cluster.kube.writes)[before:] if write.changed and write.ref.kind == EXPERIMENT]
+    written = await cluster.writes_of(cluster.go_on(3))
+    reports = [write for write in written if write.changed and write.ref.kind == EXPERIMENT]
     assert len(reports) <= 4, "what a win waits for is written with the counts, once a minute"
 
 

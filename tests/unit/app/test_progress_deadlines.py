@@ -168,11 +168,6 @@ async def test_a_hold_by_the_spec_is_none_of_its_time(rollout: dict[str, Any]) -
     await ends_in_five_minutes(cluster)
 
 
-async def test_by_default_it_ends() -> None:
-    cluster = await late({**MANUAL, "progressDeadline": "5m"})
-    assert await cluster.condition("Stalled") == ("True", "Aborted")
-
-
 async def test_without_steps_it_is_retried_and_reported() -> None:
     cluster = await late({"strategy": "recreate", "progressDeadline": "5m", "progressDeadlineAction": "pause"})
     assert await cluster.condition("Stalled") == ("True", "ProgressDeadlineExceeded")

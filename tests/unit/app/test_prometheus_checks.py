@@ -87,8 +87,7 @@ async def test_without_a_prometheus_a_rollout_waits_and_is_paused() -> None:
     cluster.world = dataclasses.replace(cluster.world, prometheus=None)
     await cluster.until(functools.partial(paused, cluster), rounds=500)
     await cluster.settle(3)
-    message = next(c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "Progressing")
-    assert message == (
+    assert await cluster.message("Progressing") == (
         "revision 2, step 1 of 4: paused because check oom has no Prometheus to ask; an administrator names one in"
         " installation.prometheus.url: 5 times in a row"
     )

@@ -529,29 +529,20 @@ async def test_a_canary_gets_the_replicas_for_its_weight_before_the_weight(clust
     assert cluster.serve.running("digits-r2") == 4
 
 
-async def test_user_config_and_replicas_apply_in_place(cluster: Cluster) -> None:
-    await cluster.deploy()
-    await cluster.apply("file:///models/v1", replicas=2, runtime={"userConfig": {"temperature": 3}})
-    await cluster.settle(15)
-    app = cluster.serve.puts[-1]["applications"][0]
-    assert app["name"] == "digits-r1"
-    assert app["deployments"][0]["num_replicas"] == 2
-    assert app["deployments"][0]["user_config"]["userConfig"] == {"temperature": 3}
-    assert await cluster.condition("Promoted") == ("True", "Promoted")
-
-
 @pytest.mark.parametrize(
     "after", [{}, {"greedy": True}, {"temperature": 3}, {"greedy": 1, "temperature": 3, "beams": 2}]
 )
-async def test_every_change_of_a_user_config_is_applied(cluster: Cluster, after: dict[str, object]) -> None:
+async def test_a_user_config_and_replicas_apply_in_place(cluster: Cluster, after: dict[str, object]) -> None:
     before = {"greedy": 1, "temperature": 3}
     await cluster.deploy(runtime={"userConfig": before})
-    await cluster.apply("file:///models/v1", runtime={"userConfig": after})
-    await cluster.settle(5)
+    await cluster.apply("file:///models/v1", replicas=2, runtime={"userConfig": after})
+    await cluster.settle(15)
     (app,) = cluster.serve.puts[-1]["applications"]
-    found = app["deployments"][0]["user_config"]["userConfig"]
+    (deployment,) = app["deployments"]
+    assert (app["name"], deployment["num_replicas"]) == ("digits-r1", 2)
+    found = deployment["user_config"]["userConfig"]
     assert json.dumps(found, sort_keys=True) == json.dumps(after, sort_keys=True)
-    assert app["name"] == "digits-r1"
+    assert await cluster.condition("Promoted") == ("True", "Promoted")
 
 
 async def test_replicas_that_are_on_their_way_are_looked_at_often(cluster: Cluster) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from background import in_background
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from sundog_operator.app.controller import Controller
 from sundog_operator.app.queue.keys import Key
@@ -42,7 +43,7 @@ async def test_a_missing_secret_is_reported_and_the_edge_is_asked_to_refuse(clus
     assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
     assert await cluster.condition("Promoted") == ("True", "Promoted"), "it deploys all the same"
     assert (await service(cluster))["auth"] == {"apiKeys": "keys"}, "an edge without the key must not serve openly"
-    (message,) = [c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "TrafficSynced"]
+    message = await cluster.message("TrafficSynced")
     assert f"Secret {NAMESPACE}/keys does not exist" in message
 
     await put(cluster)
@@ -78,15 +79,11 @@ async def test_no_value_of_a_secret_reaches_another_object(cluster: Cluster) -> 
 async def test_a_change_of_a_secret_wakes_those_that_name_it(cluster: Cluster) -> None:
     await cluster.kube.apply(model_deployment(name="words"))
     operator = Controller(cluster.world)
-    watching = asyncio.ensure_future(operator._watch(SECRET))
-    try:
+    async with in_background(operator._watch(SECRET)):
         await put(cluster, ann="one")
         async with asyncio.timeout(PATIENCE_S):
             assert await operator.queue.take() == Key("modeldeployment", NAMESPACE, NAME)
         assert operator.queue.depth == 0
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
 
 
 async def test_what_an_edge_cannot_use_is_reported_while_it_serves(cluster: Cluster) -> None:

@@ -20,13 +20,7 @@ STEPS: list[dict[str, Any]] = [{"shadow": SHADOW}, {"pause": {}}]
 
 async def comparing(steps: list[dict[str, Any]] = STEPS) -> Cluster:
     """A rollout of revision 2 at its first step."""
-    cluster = Cluster()
-    rollout = {"steps": steps}
-    await cluster.deploy(rollout=rollout)
-    await cluster.apply(V2, rollout=rollout)
-    await cluster.until(functools.partial(at_step, cluster, 1))
-    await cluster.settle(5)
-    return cluster
+    return await shadowed({"steps": steps})
 
 
 async def test_edges_copy_requests_to_a_candidate_without_traffic_until_the_step_ends() -> None:

@@ -59,7 +59,7 @@ async def test_a_kind_that_the_cluster_lacks_is_not_watched_and_not_waited_for(
         await watching.list_all()
     assert watching.kube.ready
     assert HTTP_ROUTE not in {each.kind for each in watching.watched()}
-    assert [record.levelname for record in caplog.records] == ["INFO"], "told once, and no warning"
+    assert [record.levelname for record in caplog.records] == ["INFO"], "logged once, and no warning"
     assert not watching.kopf._restart.is_set()
 
     client.lacks = None

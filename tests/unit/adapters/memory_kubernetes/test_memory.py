@@ -12,7 +12,6 @@ from sundog_operator.errors import Conflict, DependencyError, Invalid, NotFound
 from sundog_operator.ports import CONFIG_MAP, EVENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 
 DIGITS = Ref(MODEL_DEPLOYMENT, "vision", "digits")
-PERMISSIVE: dict[str, Any] = {"properties": {"spec": {"x-kubernetes-preserve-unknown-fields": True}}}
 
 
 @pytest.fixture

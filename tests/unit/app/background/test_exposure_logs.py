@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
+from doubles.experiments import status
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.app.background.requests import BackgroundRequests
 from sundog_operator.app.controller import RECONCILERS
 from sundog_operator.app.dependencies import EventDeduplicator
 from sundog_operator.app.queue.keys import Key
 from sundog_operator.errors import Conflict
-from sundog_operator.ports import EVENT, EXPERIMENT, Object, Ref
+from sundog_operator.ports import EXPERIMENT, Object, Ref
 
 AB, HOUR_S = "ab", 3600.0
 EVERY_COUNT_S = 61.0
@@ -39,12 +40,8 @@ def experiment(uri: str, **spec: Any) -> Object:
     }
 
 
-async def status(cluster: Cluster) -> Json:
-    return (await cluster.experiment(AB)).get("status") or {}
-
-
 async def in_phase(cluster: Cluster, phase: str) -> bool:
-    experiment_status = await status(cluster)
+    experiment_status = await status(cluster, AB)
     return experiment_status.get("phase") == phase and (phase != "Running" or "since" in experiment_status)
 
 
@@ -86,12 +83,8 @@ async def folder(cluster: Cluster, uri: str = "s3://logs/a") -> str:
 
 async def log_condition(cluster: Cluster) -> tuple[str, str, str]:
     """Return the condition of the log."""
-    found = [c for c in (await status(cluster)).get("conditions", ()) if c["type"] == "LogWritten"]
+    found = [c for c in (await status(cluster, AB)).get("conditions", ()) if c["type"] == "LogWritten"]
     return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("Absent", "", "")
-
-
-async def complaints(cluster: Cluster) -> list[str]:
-    return [event["note"] for event in await cluster.kube.list(EVENT, NAMESPACE) if event["reason"] == "LogNotWritten"]
 
 
 async def looked_at_while(cluster: Cluster, happens: Callable[[], Awaitable[None]]) -> None:
@@ -125,14 +118,14 @@ async def test_one_is_written_each_hour_and_the_last_at_the_end() -> None:
     assert (cluster.logs.tried, await log_condition(cluster)) == ([], ("Absent", "", ""))
     await an_hour(cluster)
     assert cluster.logs.written == {f"{own}/000001": "Running"}
-    log_status = (await status(cluster))["exposureLog"]
+    log_status = (await status(cluster, AB))["exposureLog"]
     assert (log_status["uri"], log_status["sequence"], log_status["final"]) == (f"{own}/000001", 1, False)
     assert await log_condition(cluster) == ("True", "Written", f"3 exposures and 2 outcomes in {own}/000001")
     await an_hour(cluster)
     assert [*cluster.logs.written] == [f"{own}/000001", f"{own}/000002"]
     await stopped(cluster)
     assert cluster.logs.written[f"{own}/000003"] == "Stopped"
-    assert (await status(cluster))["exposureLog"]["final"] is True
+    assert (await status(cluster, AB))["exposureLog"]["final"] is True
     for _ in range(3):
         await an_hour(cluster)
     assert len(cluster.logs.tried) == 3
@@ -157,8 +150,8 @@ async def test_what_cannot_be_written_is_reported_once_tried_ever_later_and_heal
     assert {*cluster.logs.tried} == {f"{own}/000001"}
     assert 4 <= len(cluster.logs.tried) <= 8
     assert await log_condition(cluster) == ("False", "NotWritten", cluster.logs.problem)
-    assert "exposureLog" not in await status(cluster)
-    (note,) = await complaints(cluster)
+    assert "exposureLog" not in await status(cluster, AB)
+    (note,) = await cluster.notes("LogNotWritten")
     assert note.startswith(f"Experiment {AB}: exposure log 1: {cluster.logs.problem}")
     assert await in_phase(cluster, "Running")
     cluster.logs.problem = ""
@@ -174,13 +167,13 @@ async def test_a_place_that_hangs_holds_up_neither_the_end_nor_another_operator(
     await an_hour(cluster)
     assert cluster.logs.tried == [f"{own}/000001"]
     await stopped(cluster)
-    assert (await status(cluster))["verdict"]["reason"].startswith("StoppedByUser")
+    assert (await status(cluster, AB))["verdict"]["reason"].startswith("StoppedByUser")
     assert (cluster.logs.written, len(cluster.world.exposure_log_requests.pending)) == ({}, 1)
     cluster.logs.hangs = False
     restart(cluster)
     await final_log_due(cluster)
     assert cluster.logs.written == {f"{own}/000001": "Stopped"}
-    assert (await status(cluster))["exposureLog"]["final"] is True
+    assert (await status(cluster, AB))["exposureLog"]["final"] is True
 
 
 async def test_one_that_was_begun_before_the_end_is_not_the_last() -> None:
@@ -194,7 +187,7 @@ async def test_one_that_was_begun_before_the_end_is_not_the_last() -> None:
     cluster.logs.released.set()
     await final_log_due(cluster)
     assert cluster.logs.written == {f"{own}/000001": "Running", f"{own}/000002": "Stopped"}
-    assert (await status(cluster))["exposureLog"]["final"] is True
+    assert (await status(cluster, AB))["exposureLog"]["final"] is True
 
 
 async def test_another_operator_goes_on_where_the_first_one_was() -> None:
@@ -220,17 +213,17 @@ async def test_one_that_was_written_and_not_committed_is_written_again_under_its
         await cluster.round()
     cluster.kube.faults = fault
     await cluster.settle(3)
-    assert "exposureLog" not in await status(cluster)
+    assert "exposureLog" not in await status(cluster, AB)
     restart(cluster)
     cluster.kube.faults = lambda *_: None
     await cluster.settle(5)
     assert cluster.logs.tried == [f"{own}/000001"] * 2
-    assert (await status(cluster))["exposureLog"]["sequence"] == 1
+    assert (await status(cluster, AB))["exposureLog"]["sequence"] == 1
 
 
 async def test_one_that_is_written_while_its_experiment_is_looked_at_stays_told() -> None:
     cluster = await running()
-    own, counted = await folder(cluster), (await status(cluster))["countedAt"]
+    own, counted = await folder(cluster), (await status(cluster, AB))["countedAt"]
     await cluster.round(HOUR_S)
 
     async def written() -> None:
@@ -238,7 +231,7 @@ async def test_one_that_is_written_while_its_experiment_is_looked_at_stays_told(
             await RECONCILERS["experiment"](cluster.world, Key("experiment", NAMESPACE, AB))
 
     await looked_at_while(cluster, written)
-    experiment_status = await status(cluster)
+    experiment_status = await status(cluster, AB)
     assert experiment_status["countedAt"] != counted, "what was seen at that look is written"
     assert (experiment_status["exposureLog"]["uri"], *(await log_condition(cluster))[:2]) == (
         f"{own}/000001",
@@ -279,7 +272,7 @@ async def test_another_place_is_written_to_at_once_and_none_is_no_more() -> None
     await cluster.kube.apply(experiment("s3://logs/b/"))
     await cluster.settle(5)
     assert cluster.logs.tried[1:] == [f"{await folder(cluster, 's3://logs/b')}/000002"]
-    accepted = next(each for each in (await status(cluster))["conditions"] if each["type"] == "SpecAccepted")
+    accepted = next(each for each in (await status(cluster, AB))["conditions"] if each["type"] == "SpecAccepted")
     assert (accepted["status"], accepted["reason"]) == ("True", "Accepted")
     await cluster.kube.apply(experiment(""))
     await cluster.settle(5)

@@ -20,10 +20,10 @@ LATE = {"name": "late", "feedback": "late", "goal": "decrease", "margin": "20%"}
 
 def guarded(verdict: str = "Undecided", interval: Sequence[float] = (0.95, 1.03)) -> ExperimentStatus:
     metrics = {"success": [BOUGHT], "guardrails": [REVENUE, LATE]}
-    told = outcome(REVENUE, "a", 0.99, 3, verdict).model_copy(
+    metric = outcome(REVENUE, "a", 0.99, 3, verdict).model_copy(
         update={"role": "guardrail", "allowed": 0.97, "interval": tuple(interval)}
     )
-    return with_history(frozen(("a",), metrics=metrics), [{"control": 10, "a": 10}] * 4, [[told]] * 4)
+    return with_history(frozen(("a",), metrics=metrics), [{"control": 10, "a": 10}] * 4, [[metric]] * 4)
 
 
 def report_of(status: ExperimentStatus) -> ExperimentReport:
@@ -78,11 +78,11 @@ def test_an_interval_around_the_limit_is_explained(verdict: str, interval: tuple
 
 def test_a_ratio_names_both_of_its_outcomes() -> None:
     basket = {"name": "basket", "feedback": "amount", "type": "ratio", "denominator": "orders", "margin": "3%"}
-    told = outcome(basket, "a", 0.99, 3).model_copy(update={"role": "guardrail", "allowed": 0.97})
+    counted = outcome(basket, "a", 0.99, 3).model_copy(update={"role": "guardrail", "allowed": 0.97})
     status = frozen(("a",), metrics={"success": [BOUGHT], "guardrails": [basket]})
-    told_of = with_history(status, [{"control": 10, "a": 10}] * 4, [[told]] * 4)
-    assert "basket guardrail: ratio of amount to orders may be up to 3 % below control's" in described(told_of)
-    metric = next(each for each in report_of(told_of).metrics if each.name == "a: basket")
+    with_metric = with_history(status, [{"control": 10, "a": 10}] * 4, [[counted]] * 4)
+    assert "basket guardrail: ratio of amount to orders may be up to 3 % below control's" in described(with_metric)
+    metric = next(each for each in report_of(with_metric).metrics if each.name == "a: basket")
     assert (metric.meaning, metric.unit) == ("Ratio of the ratios of sums: arm a to control", "as much as control")
 
 
