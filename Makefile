@@ -16,7 +16,7 @@ GROUPED := --dist loadgroup --no-loadscope-reorder --durations=25
 # Excludes the tests that run in `make test-all` only.
 GATE := not extended and not campaign
 
-.PHONY: run test e2e e2e-api e2e-pods test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate pictures record-rollout docs images format clean
+.PHONY: run test e2e e2e-api e2e-pods test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate pictures record-rollout docs images locks format clean
 
 # Run the demo: two small networks for handwritten digits, a canary and a broken release.
 run: $(VENV)/.local
@@ -128,6 +128,10 @@ docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
 
+# Lock the packages of the images again, with versions and hashes, after a change of pyproject.toml or constraints.txt.
+locks: $(VENV)/.release
+	PYTHONPATH=tools $(BIN)/python -m releasing locks
+
 # Build the images: `make images REGISTRY=registry.example.com/sundog ONLY=operator-edge`. See images/README.md.
 images:
 	images/build $(subst $(comma), ,$(ONLY))
@@ -162,6 +166,11 @@ $(VENV)/.local: $(SOURCES)
 $(VENV)/.dev: $(SOURCES)
 	$(call install,dev)
 	@touch $(VENV)/.local $@
+
+# The extra `release` includes `dev`.
+$(VENV)/.release: $(SOURCES)
+	$(call install,release)
+	@touch $(VENV)/.local $(VENV)/.dev $@
 
 clean:
 	[ ! -d .cluster ] || $(MAKE) --no-print-directory cluster-down
