@@ -96,7 +96,7 @@ def write(root: Path, target: Path | None = None) -> None:
 def find_stale(root: Path) -> list[str]:
     """Return why the locks of a checkout do not belong to its pyproject.toml and constraints.txt, without a network."""
     project_file = _project_file(root)
-    constraints = {_normalize(name): version for name, version in PIN.findall((root / CONSTRAINTS).read_text())}
+    constraints = {normalize(name): version for name, version in PIN.findall((root / CONSTRAINTS).read_text())}
     found = []
     wanted = requirements(project_file)
     for name, lines in wanted.items():
@@ -141,7 +141,7 @@ def parse(text: str) -> dict[str, Package]:
     pins = list(PIN.finditer(text))
     ends = [pin.start() for pin in pins[1:]] + [len(text)]
     return {
-        _normalize(pin[1]): Package(pin[2], frozenset(HASH.findall(text[pin.end() : end])))
+        normalize(pin[1]): Package(pin[2], frozenset(HASH.findall(text[pin.end() : end])))
         for pin, end in zip(pins, ends, strict=True)
     }
 
@@ -208,8 +208,9 @@ def _version(package: Package | None) -> str:
 
 def _name(requirement: str) -> str:
     match = NAME.match(requirement)
-    return _normalize(match[0]) if match else ""
+    return normalize(match[0]) if match else ""
 
 
-def _normalize(name: str) -> str:
+def normalize(name: str) -> str:
+    """Return the name of a package as PyPI compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
