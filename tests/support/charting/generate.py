@@ -21,9 +21,11 @@ INSTALLATION = (
 )
 # Fields that the chart fills in: the images have other defaults, and one list of namespaces also creates the roles.
 OURS = {
-    "runtimeImage": "Image with Ray, PyTorch and the model server. Required.",
-    "edgeImage": "Image of the edge. Empty: the operator's image.",
+    "runtimeImage": "Image with Ray, PyTorch and the model server, by tag or `@sha256:…`. Required.",
+    "edgeImage": "Image of the edge, by tag or `@sha256:…`. Empty: the operator's image, with its digest.",
 }
+IMAGE = "^([^ @]+(@sha256:[0-9a-f]{64})?)?$"
+"""A name, with a whole digest if it has one: pods would wait forever for an image of a digest that is cut off."""
 ELSEWHERE = ("watchNamespaces", "networkPolicies")
 
 
@@ -33,7 +35,7 @@ def installation_schema() -> dict[str, Any]:
     for name in ELSEWHERE:
         del schema["properties"][name]
     for name, meaning in OURS.items():
-        schema["properties"][name] = {"description": meaning, "type": "string", "maxLength": 512}
+        schema["properties"][name] = {"description": meaning, "type": "string", "maxLength": 512, "pattern": IMAGE}
     return schema
 
 

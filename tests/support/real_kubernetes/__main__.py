@@ -6,7 +6,7 @@ import time
 
 import click
 
-from real_kubernetes.binaries import ALL, CLUSTER, Binaries
+from real_kubernetes.binaries import ALL, CLUSTER, RELEASE, Binaries
 from real_kubernetes.instance import ClusterError
 
 # Commands that start or stop a cluster import what they need: `built` answers at once.
@@ -58,6 +58,15 @@ def build(whole: bool) -> None:
     # A signal that ends this process also ends Go's compiler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     Binaries.of_environment().build(ALL if whole else CLUSTER, lambda step: click.echo(step, err=True))
+
+
+@main.command()
+@click.argument("program", type=click.Choice([program for build in RELEASE for program in build.programs]))
+def path(program: str) -> None:
+    """Print the path of a program that a release is checked with. Build it first if it is missing."""
+    binaries = Binaries.of_environment()
+    binaries.build([build for build in RELEASE if program in build.programs], lambda step: click.echo(step, err=True))
+    click.echo(binaries.path(program))
 
 
 @main.command()

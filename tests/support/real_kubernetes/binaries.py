@@ -58,12 +58,15 @@ KEDA = (
     Build("keda", "github.com/kedacore/keda/v2/cmd/operator", ("keda-operator",)),
     Build("keda", "github.com/kedacore/keda/v2/cmd/adapter", ("keda-metrics-apiserver",)),
 )
+ACTIONLINT = Build("actionlint", "github.com/rhysd/actionlint/cmd/actionlint", ("actionlint",))
 METRICS_SERVER = Build("metrics-server", "sigs.k8s.io/metrics-server/cmd/metrics-server", ("metrics-server",))
 CLUSTER = (KUBERNETES, KUBERAY, COREDNS, HELM, KUBECONFORM)
 """Programs that `make e2e` needs."""
 ALL = (*CLUSTER, POLICIES, VERSITYGW, FAKE_GCS, METRICS_SERVER, *KEDA)
+RELEASE = (HELM, ACTIONLINT)
+"""Programs that `make release-check` needs."""
 
-_BUILD_OF = {program: build for build in ALL for program in build.programs}
+_BUILD_OF = {program: build for build in (*ALL, *RELEASE) for program in build.programs}
 
 
 @dataclass(frozen=True)
