@@ -195,6 +195,13 @@ def test_requests_through_serves_own_proxy_are_not_in_latency():
     assert row.total["ok"] == row.ttfb["ok"] == []
 
 
+def test_held_requests_through_serves_own_proxy_have_their_wait_as_latency():
+    ledger, key = Ledger(), "digits/att/0/stable/held/anonymous"
+    ledger.consume([line("a-1", key, 1, server="fallback-127.0.0.1:8000", total_us=7000)], 0)
+    row = ledger.boots["a-1"].rows[key]
+    assert (row.served_elsewhere, row.duration_us, sum(row.total["ok"]), sum(row.ttfb["ok"])) == (0, 7000, 1, 1)
+
+
 def test_a_long_wait_for_a_replica_counts_as_slow():
     """A candidate that ends repeatedly would look fast, because its waiting requests are answered elsewhere."""
     ledger, key = Ledger(), KEY.format("canary")
@@ -323,6 +330,7 @@ def test_each_threshold_of_an_arm_has_separate_counts():
     merged.merge(row)
     merged.merge(row)
     assert (merged.slow, merged.slow2, merged.slow3) == (8, 8, 4)
+    assert (merged.assigned, merged.duration_us) == (2 * row.assigned, 2 * row.duration_us)
     page = render_metrics(ledger, None, {}, "", {}).decode()
     arm = 'arm="stable",revision="",service="digits"'
     assert f"sundog_edge_slow_total{{{arm}}} 4.0" in page

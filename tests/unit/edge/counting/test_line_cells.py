@@ -25,6 +25,7 @@ def test_a_line_ahead_of_the_clock_counts_for_the_present_block():
     assert sum(sum(counts[1 : 1 + len(ENDS)]) for counts in row.blocks.rows()) == 601
 
 
+ROW = "digits/att/0/stable/assigned/sticky"
 NOW = 14_005.0
 """Check the counts after the last line."""
 
@@ -129,6 +130,27 @@ def test_groups_of_a_snapshot_with_other_columns_are_skipped():
         own["replicas"] = {"10.0.0.1:8000": [[1000, 1, 0, 0]]}
     (row,) = Ledger.from_json(ledger.as_json(), details).boots["a-1"].rows.values()
     assert (row.ended, row.groups, len(row.blocks.rows())) == (2, {}, 1)
+
+
+def test_lines_with_one_head_count_the_same_in_one_read_and_in_several():
+    lines = [end_line(ROW, n, slow="500,1000", total_us=total) for n, total in enumerate((400, 500, 1000, 1500))]
+    one, several = Ledger(), Ledger()
+    one.consume(lines, NOW)
+    for each in lines:
+        several.consume([each], NOW)
+    (row,) = one.boots["a-1"].rows.values()
+    assert (row.ended, row.slow, row.slow2, row.duration_us) == (4, 2, 1, 3400)
+    assert several.as_json() == one.as_json()
+    assert several.details_as_json() == one.details_as_json()
+
+
+def test_only_units_below_the_threshold_of_a_sample_count_in_it():
+    ledger = Ledger()
+    ledger.consume([end_line(ROW, 1, unit=1)], NOW)
+    sample = ledger.samples["digits/att"]
+    sample.tau = sample.counts.tau = 5
+    ledger.consume([end_line(ROW, number, unit=number) for number in (4, 5)], NOW)
+    assert {*sample.units} == {*sample.counts.rows[0, "stable"]} == {1, 4}
 
 
 @pytest.mark.parametrize("own", [b"x 1 2 3 4 5 6", b"1 x 2 3 4 5 6", b"1 2 3 4 5 100 6", b"1 2 3 4 5 -1 6"])

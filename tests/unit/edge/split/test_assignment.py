@@ -10,6 +10,7 @@ from edge_reference import group_of_unit
 from sundog_edge.split.assignment import (
     BUCKET_COUNT,
     GROUP_COUNT,
+    Segment,
     arm_of_bucket,
     bucket_prefixes,
     build_segments,
@@ -83,6 +84,11 @@ def test_a_table_with_a_gap_or_an_overlap_is_refused(ranges, data):
     ranges[arm] += [(start, end), (start, start + 1)]
     with pytest.raises(ValueError, match=r"bucket \d+ is (covered twice|not covered)"):
         build_segments(ranges)
+
+
+def test_adjacent_ranges_of_one_arm_are_one_segment():
+    table = build_segments([[(0, 2000), (2000, 5000)], [(5000, BUCKET_COUNT)]])
+    assert table == (Segment(5000, 0), Segment(BUCKET_COUNT, 1))
 
 
 def test_an_empty_table_has_no_arm():
