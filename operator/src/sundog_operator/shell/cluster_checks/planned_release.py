@@ -59,13 +59,15 @@ DEFAULT_RELEASE: Final = PlannedRelease(
 """The release that the chart's default values make."""
 
 
-def read_release(text: str) -> PlannedRelease:
+def read_release(text: bytes) -> PlannedRelease:
     """Return the release that `helm template` printed. Raises CommandFailed, and InstallationError for its settings."""
     try:
         # The CRDs have 330 kB, for which the loader in Python takes seconds.
         documents = list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-        objects = [each for each in documents if each and "helm.sh/hook" not in each["metadata"].get("annotations", ())]
-        settings = next(each for each in objects if INSTALLATION_FILE in each.get("data", ()))
+        objects = [
+            each for each in documents if each and "helm.sh/hook" not in (each["metadata"].get("annotations") or ())
+        ]
+        settings = next(each for each in objects if INSTALLATION_FILE in (each.get("data") or ()))
         own = settings["metadata"]["namespace"]
         created = [(_guess_resource(each), each["metadata"].get("namespace", own)) for each in objects]
     except (yaml.YAMLError, StopIteration, LookupError, TypeError, AttributeError) as err:

@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, TextIO
+from typing import BinaryIO, Final
 
 import click
 
@@ -34,7 +34,7 @@ _SIGNS: Final = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
     "-f",
     "--filename",
     "manifests",
-    type=click.File(),
+    type=click.File("rb"),
     help=f"Output of `helm template` with your values; - is standard input. Without it: the chart's defaults in {NAMESPACE}.",
 )
 @TEXT_OUTPUT_OPTION
@@ -44,7 +44,7 @@ def doctor(
     cluster: bool,
     kubeconfig: Path | None,
     context: str | None,
-    manifests: TextIO | None,
+    manifests: BinaryIO | None,
     output: str,
 ) -> int:
     """Check whether this machine can run local mode, or a cluster Sundog, and show how to fix each problem.
