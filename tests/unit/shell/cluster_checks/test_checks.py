@@ -249,9 +249,19 @@ def test_each_problem_comes_with_what_to_do_and_nothing_else_does() -> None:
             id="old-driver-by-an-old-label",
         ),
         pytest.param("NVIDIA driver", {"nodes": Part([node("a")])}, "ok", "no node shows one", id="no-driver"),
-        pytest.param("network policies", {"policies": Part([OPEN])}, "warn", "by none; enf", id="policy-of-some-pods"),
         pytest.param(
-            "network policies", {"policies": Part([OPEN, ALL_POLICIES])}, "warn", "by default-deny;", id="default-deny"
+            "network policies",
+            {"policies": Part([OPEN])},
+            "warn",
+            "none for all pods of sundog-system; enforcement is not",
+            id="policy-of-some-pods",
+        ),
+        pytest.param(
+            "network policies",
+            {"policies": Part([OPEN, ALL_POLICIES])},
+            "warn",
+            "default-deny for all pods",
+            id="default-deny",
         ),
         pytest.param("registry", {}, "warn", "not checked", id="registry"),
         pytest.param(

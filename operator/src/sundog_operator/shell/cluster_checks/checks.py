@@ -163,7 +163,7 @@ def _check_driver(seen: ClusterObservation, _: PlannedRelease) -> Finding:
 def _check_policies(seen: ClusterObservation, release: PlannedRelease) -> Finding:
     policies = {each["metadata"]["name"]: each["spec"].get("podSelector") or {} for each in seen.policies.read()}
     isolating = [name for name, selector in policies.items() if not any(selector.values())]
-    found = f"all pods of {release.namespace} are selected by {_list(isolating) or 'none'}; enforcement is not checked"
+    found = f"{_list(isolating) or 'none'} for all pods of {release.namespace}; enforcement is not checked"
     if isolating and not release.creates(POLICIES):
         return "warn", found, "set networkPolicy.enabled to true, so that the operator reaches what it needs"
     return "warn", found, "see that a foreign pod gets no answer from port 8265 of a Ray head once a model serves"
@@ -201,7 +201,7 @@ def _find_served(seen: ClusterObservation) -> set[str]:
 
 def _find_pod_security(namespace: Json | None) -> str:
     if namespace is None:
-        return "none yet: give `helm` --create-namespace"
+        return "does not exist yet: give `helm` --create-namespace"
     return str((namespace["metadata"].get("labels") or {}).get("pod-security.kubernetes.io/enforce", "privileged"))
 
 

@@ -27,7 +27,11 @@ _SIGNS: Final = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 @click.option(
     "--state-dir", type=click.Path(path_type=Path), help="The local instance to check, by its state directory."
 )
-@click.option("--cluster", is_flag=True, help="Check the cluster of the kubeconfig instead; so does each option below.")
+@click.option(
+    "--cluster",
+    is_flag=True,
+    help="Check the cluster of the kubeconfig instead. --kubeconfig, --context and -f imply it.",
+)
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="The cluster to check.")
 @click.option("--context", metavar="NAME", help="A context of the kubeconfig.")
 @click.option(
@@ -47,7 +51,7 @@ def doctor(
     manifests: BinaryIO | None,
     output: str,
 ) -> int:
-    """Check whether this machine can run local mode, or a cluster Sundog, and show how to fix each problem.
+    """Check whether this machine can run local mode, or whether a cluster can run Sundog, and show how to fix each problem.
 
     A cluster is checked before the installation, with your permissions. Nothing is created or changed there. Exit code 1 if a check fails.
     """
