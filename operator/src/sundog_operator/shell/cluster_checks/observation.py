@@ -41,7 +41,7 @@ class Part(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class ClusterObservation:
-    """What was read of a cluster.
+    """All parts of a cluster that the checks read.
 
     Attributes:
         version: the API server's version, such as `v1.36.0`.
