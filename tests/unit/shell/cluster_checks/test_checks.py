@@ -180,6 +180,13 @@ def test_each_problem_comes_with_what_to_do_and_nothing_else_does() -> None:
         pytest.param(
             "KubeRay", {"ray_operators": Part(["kuberay@sha256:1"])}, "ok", "sha256:1", id="ray-operator-by-digest"
         ),
+        pytest.param(
+            "KubeRay",
+            {"ray_operators": Part(["1.2.3.4:5000/kuberay:v1.5.0"])},
+            "ok",
+            "v1.5.0",
+            id="registry-by-address",
+        ),
         pytest.param("StorageClass", {}, "ok", "standard, fast; default: standard", id="default-class"),
         pytest.param(
             "StorageClass",
@@ -234,7 +241,7 @@ def test_each_problem_comes_with_what_to_do_and_nothing_else_does() -> None:
         pytest.param("GPU labels", {}, "ok", "gpu-operator (guessed from the nodes)", id="guessed-labels"),
         pytest.param(
             "GPU labels",
-            {"installation": settings("{gpu: {profiles: [eks]}}")},
+            {"installation": settings("{gpu: {profiles: [eks]}}"), "nodes": Part([node("a")])},
             "ok",
             "eks (installation.gpu.profiles)",
             id="given-labels",
