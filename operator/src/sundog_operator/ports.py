@@ -54,6 +54,10 @@ WORKLOAD = Kind("kueue.x-k8s.io/v1beta2", "Workload", "workloads")
 OLD_WORKLOAD = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads")
 RESOURCE_QUOTA = Kind("v1", "ResourceQuota", "resourcequotas")
 NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
+STORAGE_CLASS = Kind("storage.k8s.io/v1", "StorageClass", "storageclasses", namespaced=False)
+CUSTOM_RESOURCE_DEFINITION = Kind(
+    "apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
+)
 
 KINDS = (
     MODEL_DEPLOYMENT,
@@ -82,6 +86,8 @@ KINDS = (
     WORKLOAD,
     OLD_WORKLOAD,
     RESOURCE_CLAIM_TEMPLATE,
+    STORAGE_CLASS,
+    CUSTOM_RESOURCE_DEFINITION,
 )
 _BY_TYPE = {(kind.api_version, kind.kind): kind for kind in KINDS}
 

@@ -117,8 +117,9 @@ def test_manifests_that_are_shown_are_accepted_and_supported(
     assert windows.find_problems(spec.rollout.windows, page) == []
 
 
-def test_the_readme_installs_with_three_commands_of_tested_versions() -> None:
-    _, *commands = readme_commands(ROOT / "README.md", "Install on a cluster")
+def test_the_readme_checks_a_cluster_and_installs_with_three_commands_of_tested_versions() -> None:
+    _, check, *commands = readme_commands(ROOT / "README.md", "Install on a cluster")
+    assert check == ".venv/bin/sundog doctor --cluster"
     kuberay, images, install = commands
     [tested] = re.findall(r"ray-operator v(\S+)", (ROOT / "tests/cluster/go/kuberay/go.mod").read_text())
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

@@ -354,6 +354,33 @@ async def test_items_of_a_list_have_their_type(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_a_permission_is_reviewed_for_the_group_and_the_namespace(allowed: bool, tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    async def respond(request: web.Request) -> web.Response:
+        asked.append((request.method, request.path, await request.json()))
+        return web.json_response({"status": {"allowed": allowed}}, status=201)
+
+    async with answering(respond, tmp_path) as client:
+        assert await client.is_permitted("create", "networkpolicies.networking.k8s.io", "vision") is allowed
+        assert await client.is_permitted("get", "secrets", "") is allowed
+    ((method, path, review), (_, _, of_core)) = asked
+    assert (method, path) == ("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
+    assert "metadata" not in review
+    assert review["spec"]["resourceAttributes"] == {
+        "verb": "create",
+        "group": "networking.k8s.io",
+        "resource": "networkpolicies",
+        "namespace": "vision",
+    }
+    assert of_core["spec"]["resourceAttributes"] == {"verb": "get", "group": "", "resource": "secrets", "namespace": ""}
+
+
+async def test_a_document_is_read_by_its_path(client: KubernetesClient) -> None:
+    assert (await client.document("/version"))["gitVersion"].startswith("v1.")
+
+
 async def test_a_scan_reads_page_by_page(tmp_path: Path) -> None:
     asked: list[dict[str, str]] = []
 

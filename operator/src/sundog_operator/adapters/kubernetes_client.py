@@ -25,6 +25,7 @@ _APPLY = "application/apply-patch+yaml"
 _JSON_PATCH = "application/json-patch+json"
 _MERGE_PATCH = "application/merge-patch+json"
 _TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io, application/json"
+_AUTHORIZATION = "authorization.k8s.io/v1"
 # Channels of the WebSocket that runs a command.
 _STDOUT, _ERROR = 1, 3
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
@@ -295,6 +296,26 @@ class KubernetesClient:
             if not token:
                 # The server orders by storage key, where "a-b/x" comes before "a/x".
                 return Snapshot(sorted(objects, key=object_key), document["metadata"]["resourceVersion"])
+
+    async def document(self, path: str) -> Object:
+        """Return a document that is no object, such as `/version` or `/apis`. Raises DependencyError."""
+        return await self._request_json(_Call(path, "GET", path))
+
+    async def is_permitted(self, verb: str, resource: str, namespace: str) -> bool:
+        """Return whether the client's user may do that in a namespace, or without one in the whole cluster. Raises DependencyError.
+
+        `resource` has its group, as in `deployments.apps`.
+        """
+        plural, _, group = resource.partition(".")
+        asked = {"verb": verb, "group": group, "resource": plural, "namespace": namespace}
+        review = {
+            "apiVersion": _AUTHORIZATION,
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": asked},
+        }
+        path = f"/apis/{_AUTHORIZATION}/selfsubjectaccessreviews"
+        answer = await self._request_json(_Call(f"review of {verb} {resource}", "POST", path, body=review))
+        return bool(answer["status"]["allowed"])
 
     async def schemas(self, api_version: str) -> Mapping[str, Any]:
         """Return the OpenAPI v3 schemas of an API version, by their names. Every user may read them. Raises DependencyError."""

@@ -60,7 +60,9 @@ COMMANDS: Final[dict[str, CommandEntry]] = {
     "digest": CommandEntry("", "Print the digest of a model directory or file."),
     "local": CommandEntry("local.commands:local", "Serve manifests on this machine, without a cluster."),
     "demo": CommandEntry("demo.command:demo", "Show a rollout of two small models on this machine."),
-    "doctor": CommandEntry("verbs.doctor:doctor", "Check whether this machine can run local mode."),
+    "doctor": CommandEntry(
+        "verbs.doctor:doctor", "Check whether this machine can run local mode, or a cluster can run Sundog."
+    ),
     "completion": CommandEntry("verbs.completion:completion", "Print a shell's completion script."),
     "version": CommandEntry("verbs.version:version", "Print the version."),
 }

@@ -6,7 +6,6 @@ from typing import Any
 
 from sundog_operator.api.installation import UNKNOWN_INSTALLATION
 from sundog_operator.core.kubernetes import node_profiles
-from sundog_operator.ports import NODE
 from sundog_operator.shell.installation import find_installation
 from sundog_operator.shell.server_connection import ServerConnection
 
@@ -19,18 +18,9 @@ class NodeProfiles:
     text: str
 
 
-async def read_profiles(server: ServerConnection) -> NodeProfiles:
-    """Return the profiles of a cluster. Raises DependencyError, and Forbidden without permission to list nodes."""
-    return await _make_profiles(server, await server.kube.scan(NODE, node_profiles.find_node_profile))
-
-
 async def find_profiles(server: ServerConnection, nodes: Iterable[Mapping[str, Any]]) -> NodeProfiles:
     """Return the profiles of a cluster with these nodes."""
-    return await _make_profiles(server, map(node_profiles.find_node_profile, nodes))
-
-
-async def _make_profiles(server: ServerConnection, shown: Iterable[str]) -> NodeProfiles:
     installation = await find_installation(server.kube, server.namespace) or UNKNOWN_INSTALLATION
-    guessed = node_profiles.guess_profiles(shown)
+    guessed = node_profiles.guess_profiles(map(node_profiles.find_node_profile, nodes))
     names = tuple(installation.gpu.profiles) or guessed
     return NodeProfiles(names, node_profiles.describe_profiles(installation, guessed))

@@ -7,7 +7,8 @@ from sundog_operator.errors import DependencyError, InstallationError
 from sundog_operator.ports import CONFIG_MAP, Kubernetes, Object
 
 _OF_THE_CHART: Final = {"app.kubernetes.io/name": "sundog-operator", "app.kubernetes.io/component": "operator"}
-_FILE: Final = "installation.yaml"
+INSTALLATION_FILE: Final = "installation.yaml"
+"""Key of the settings in the chart's ConfigMap."""
 
 
 async def find_installation(kube: Kubernetes, namespace: str) -> Installation | None:
@@ -18,7 +19,7 @@ async def find_installation(kube: Kubernetes, namespace: str) -> Installation | 
     """
     try:
         stored = await kube.list(CONFIG_MAP, labels=_OF_THE_CHART)
-        installations = [parse_installation(text, _FILE) for text in map(_text, stored) if text]
+        installations = [parse_installation(text, INSTALLATION_FILE) for text in map(_text, stored) if text]
     except (DependencyError, InstallationError):
         return None
     watching = [each for each in installations if not each.watch_namespaces or namespace in each.watch_namespaces]
@@ -26,4 +27,4 @@ async def find_installation(kube: Kubernetes, namespace: str) -> Installation | 
 
 
 def _text(config_map: Object) -> str:
-    return str((config_map.get("data") or {}).get(_FILE, ""))
+    return str((config_map.get("data") or {}).get(INSTALLATION_FILE, ""))

@@ -30,6 +30,7 @@ class ServerSelection:
     """Options that choose the API server.
 
     `plugin`: the command runs as `kubectl sundog`, which uses kubectl's cluster unless an instance is named.
+    `is_cluster`: no local instance is meant.
     """
 
     kubeconfig: Path | None = None
@@ -39,6 +40,7 @@ class ServerSelection:
     namespace: str | None = None
     verbose: bool = False
     plugin: bool = False
+    is_cluster: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,10 @@ def resolve_target(selection: ServerSelection, environment: Mapping[str, str]) -
 
     named = selection.state_dir is not None or selection.instance is not None
     # A user who names an instance by the variable must not reach a cluster when that instance has ended.
-    named = named or (selection.context is None and bool(environment.get(state_dir_paths.STATE_DIR_VARIABLE)))
+    elsewhere = selection.is_cluster or selection.context is not None
+    named = named or (not elsewhere and bool(environment.get(state_dir_paths.STATE_DIR_VARIABLE)))
     cluster = None if named else _cluster_kubeconfig(environment)
-    elsewhere = selection.context is not None or (selection.plugin and cluster is not None)
+    elsewhere = elsewhere or (selection.plugin and cluster is not None)
     local = None if elsewhere and not named else _local_kubeconfig(selection, environment)
     if local is not None:
         path, where = local

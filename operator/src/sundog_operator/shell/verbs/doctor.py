@@ -5,51 +5,63 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import click
 
 from sundog_operator.adapters.local.doctor import Check, run_checks
-from sundog_operator.errors import Forbidden
-from sundog_operator.shell.device_labels import read_profiles
+from sundog_operator.shell.cluster_checks.checks import check_cluster
+from sundog_operator.shell.cluster_checks.observation import observe_cluster
+from sundog_operator.shell.cluster_checks.planned_release import DEFAULT_RELEASE, NAMESPACE, read_release
 from sundog_operator.shell.exit_codes import CommandFailed, ExitCode
 from sundog_operator.shell.local import state_dir_paths
 from sundog_operator.shell.output import TEXT_OUTPUT_OPTION, print_document
-from sundog_operator.shell.server_connection import (
-    ServerConnection,
-    ServerSelection,
-    resolve_target,
-    with_connection,
-)
+from sundog_operator.shell.server_connection import ServerSelection, resolve_target, with_connection
 from sundog_operator.shell.view import palette
 
-_GPU_LABELS: Final = "GPU labels"
-_NAME_PROFILES: Final = "set installation.gpu.profiles of the chart to the labels of your nodes, such as [karpenter]"
 _SIGNS: Final = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
-@click.command(epilog="Example: sundog doctor -o json")
+@click.command(epilog="Example: sundog doctor --cluster")
 @click.option("--instance", metavar="NAME", help="The local instance to check.")
 @click.option(
     "--state-dir", type=click.Path(path_type=Path), help="The local instance to check, by its state directory."
 )
 @click.option(
-    "--kubeconfig",
-    type=click.Path(path_type=Path),
-    help="Check this cluster instead: which labels of its nodes name the types of GPUs.",
+    "--cluster",
+    is_flag=True,
+    help="Check the cluster of the kubeconfig instead. --kubeconfig, --context and -f imply it.",
 )
+@click.option("--kubeconfig", type=click.Path(path_type=Path), help="The cluster to check.")
 @click.option("--context", metavar="NAME", help="A context of the kubeconfig.")
+@click.option(
+    "-f",
+    "--filename",
+    "manifests",
+    type=click.File("rb"),
+    help=f"Output of `helm template` with your values; - is standard input. Without it: the chart's defaults in {NAMESPACE}.",
+)
 @TEXT_OUTPUT_OPTION
 def doctor(
-    instance: str | None, state_dir: Path | None, kubeconfig: Path | None, context: str | None, output: str
+    instance: str | None,
+    state_dir: Path | None,
+    cluster: bool,
+    kubeconfig: Path | None,
+    context: str | None,
+    manifests: BinaryIO | None,
+    output: str,
 ) -> int:
-    """Check whether this machine can run local mode, and show how to fix each problem.
+    """Check whether this machine can run local mode, or whether a cluster can run Sundog, and show how to fix each problem.
 
-    Exit code 1 if a check fails.
+    A cluster is checked before the installation, with your permissions. Nothing is created or changed there. Exit code 1 if a check fails.
     """
-    if kubeconfig is not None or context is not None:
-        target = resolve_target(ServerSelection(kubeconfig, context), os.environ)
-        checks = asyncio.run(with_connection(target, _check_cluster, CommandFailed))
+    if cluster or kubeconfig or context or manifests:
+        if instance or state_dir:
+            raise click.UsageError("--cluster: expected neither --instance nor --state-dir")
+        release = read_release(manifests.read()) if manifests else DEFAULT_RELEASE
+        target = resolve_target(ServerSelection(kubeconfig, context, is_cluster=True), os.environ)
+        seen = asyncio.run(with_connection(target, lambda server: observe_cluster(server, release), CommandFailed))
+        checks = check_cluster(seen, release)
     else:
         where = state_dir_paths.choose_state_dir(state_dir, instance, os.environ)
         checks = run_checks(state_dir_paths.shorten_path(where))
@@ -59,16 +71,6 @@ def doctor(
     else:
         _print(checks)
     return ExitCode.REFUSED if failed else ExitCode.OK
-
-
-async def _check_cluster(server: ServerConnection) -> list[Check]:
-    try:
-        found = await read_profiles(server)
-    except Forbidden as err:
-        return [Check(_GPU_LABELS, "warn", f"unknown: {err}", _NAME_PROFILES)]
-    return [
-        Check(_GPU_LABELS, "ok", found.text) if found.names else Check(_GPU_LABELS, "warn", found.text, _NAME_PROFILES)
-    ]
 
 
 def _print(checks: list[Check]) -> None:
