@@ -140,3 +140,18 @@ def test_a_drained_node_gives_its_pods_to_others(cluster: Cluster, namespace: st
     with further_nodes.drained(cluster.kubectl, node):
         until_elsewhere(cluster, "drained", node)
         assert cluster.kubectl.get("node", node.name)["spec"]["unschedulable"]
+
+
+def tolerated_for_seconds(state: str) -> Object:
+    """Make pods leave a node in this state sooner than the five minutes that Kubernetes gives it."""
+    return {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
+
+
+def test_a_killed_node_is_not_ready_and_its_pod_runs_elsewhere(cluster: Cluster, namespace: str) -> None:
+    node = cluster.nodes[2]
+    start_on(cluster, "killed", node, *map(tolerated_for_seconds, ("not-ready", "unreachable")))
+    further_nodes.kill(node)
+    until_state(cluster, node, "Unknown")
+    until_elsewhere(cluster, "killed", node)
+    further_nodes.replace(cluster.nodes, node, cluster.kubectl, BINARIES)
+    assert len({each.zone for each in cluster.nodes}) == 3
