@@ -54,6 +54,9 @@ def stop(instance: Instance) -> None:
     """End all further nodes of a cluster, also killed ones."""
     for directory in sorted((instance.directory / _FOLDER).glob("*")):
         further = Instance(directory)
+        if holder := further.processes().get(_NETWORK):
+            # Connections that could not say that they end keep a network, and so its links, for minutes.
+            machine.run("nsenter", "--target", str(holder.pid), "--net", "ip", "link", "delete", "eth0")
         machine.stop(further)
         further.stop(*further.processes())
 
