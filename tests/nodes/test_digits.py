@@ -112,3 +112,16 @@ def test_a_killed_node_loses_only_what_it_had(cluster: Cluster, spread: Team) ->
     assert [each for each in late if each["kept"] or not each["problem"].startswith("TimeoutError")] == []
     assert len(late) <= len(failures) - len(late) <= 2 * (CLIENTS + SLOW)
     assert {str(each["problem"])[:12] for each in failures} <= {"TimeoutError", "504 of revis"}
+
+
+def test_a_drained_node_loses_nothing(cluster: Cluster, spread: Team) -> None:
+    first = cluster.nodes[0]
+    edges = count_by_node(spread.edges())
+    emptied = next(node for node in cluster.nodes[1:] if edges[node.name])
+    with spread.traffic(clients=CLIENTS, slow=SLOW, node=first.name) as traffic:
+        traffic.more(200)
+        with further_nodes.drained(cluster.kubectl, emptied):
+            assert on(spread.list("pods"), emptied) == []
+            until_replicas(spread, REPLICAS)
+            spread.until(lambda: len(list(filter(is_ready, spread.edges()))) == 2, "two edges")
+            traffic.more(500)
