@@ -18,7 +18,7 @@ GROUPED := --dist loadgroup --no-loadscope-reorder --durations=25
 # Excludes the tests that run in `make test-all` only.
 GATE := not extended and not campaign
 
-.PHONY: run test e2e e2e-api e2e-pods test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate pictures record-rollout docs images locks release-check format clean
+.PHONY: run test e2e e2e-api e2e-pods test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster nodes chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate pictures record-rollout docs images locks release-check format clean
 
 # Run the demo: two small networks for handwritten digits, a canary and a broken release.
 run: $(VENV)/.local
@@ -58,7 +58,7 @@ e2e-pods: $(VENV)/.dev binaries
 # Run all tests, in nine to eleven hours: `test`, `e2e`, all longer cases, and last `campaigns`, which take half of them.
 # A part that fails does not stop the next one.
 test-all: $(VENV)/.dev
-	@$(MAKE) --no-print-directory --keep-going test e2e more-local more-fuzz more-cluster chaos campaigns
+	@$(MAKE) --no-print-directory --keep-going test e2e more-local more-fuzz more-cluster nodes chaos campaigns
 
 # Run further cases of the model server, the edge and local mode, and many generated examples.
 more-local: $(VENV)/.dev all-binaries
@@ -78,6 +78,10 @@ more-fuzz-openapi: $(VENV)/.dev
 more-cluster: $(VENV)/.dev all-binaries
 	$(BIN)/pytest tests/contract tests/integration tests/cluster -m 'cluster and extended and not campaign' \
 	    -n 2 $(GROUPED) --hypothesis-profile many --tier 'make more-cluster'
+
+# Lose nodes of a Kubernetes that has three.
+nodes: $(VENV)/.dev all-binaries
+	$(BIN)/pytest tests/nodes --durations=25 --tier 'make nodes'
 
 # Kill processes at random moments, and run whole experiments on real traffic.
 chaos: $(VENV)/.dev all-binaries

@@ -407,11 +407,15 @@ class Team:
         users: int = 0,
         metric: str = "",
         pod: str = "",
+        node: str = "",
+        *,
+        may_fail: bool = False,
     ) -> Iterator["Traffic"]:
         """Clients in a pod that ask by the name of the Service as long as the block runs, and so many more that take seconds for a request.
 
         They do so for so many users, and report as `metric` once for each whether a digit was read wrongly. No request of theirs may fail
-        but those that the revision `failing` answers. More clients at the same time need a name of their own for their pod.
+        but those that the revision `failing` answers, unless they `may_fail`. More clients at the same time need a name of their own for
+        their pod. It runs on the node `node`, where one is named.
         """
         pod = pod or f"{name}-clients"
         url = f"http://{name}.{self.namespace}.svc/"
@@ -421,13 +425,15 @@ class Team:
         spec["containers"][0]["volumeMounts"].append(folder)
         spec["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": digit_traffic.PORT}, "periodSeconds": 1}
         spec["volumes"].append({"name": "held-out", "configMap": {"name": "held-out"}})
+        spec |= {"nodeName": node} if node else {}
         self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod}, "spec": spec})
         self.serving.kubectl.wait("-n", self.namespace, f"pod/{pod}", "--for=condition=Ready")
         traffic = Traffic(self, pod, self.get(pod, "pod")["status"]["podIP"])
         try:
             yield traffic
             traffic.more(50)
-            traffic.lost_nothing(failing)
+            if not may_fail:
+                traffic.lost_nothing(failing)
         finally:
             self.kubectl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=true")
 

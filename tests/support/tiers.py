@@ -150,7 +150,9 @@ def unknown_tests(gate: Mapping[str, tuple[str, ...]]) -> list[str]:
 
 def _starts_processes(item: pytest.Item) -> bool:
     folder = _file(item).partition("/")[0]
-    return folder == "integration" or (folder == "cluster" and "cluster" in getattr(item, "fixturenames", ()))
+    return folder in ("integration", "nodes") or (
+        folder == "cluster" and "cluster" in getattr(item, "fixturenames", ())
+    )
 
 
 def _gates(item: pytest.Item) -> bool:

@@ -19,7 +19,8 @@ def main() -> None:
 
 @main.command()
 @click.option("--node/--no-node", default=True, help="With a node, DNS and KubeRay; or the control plane alone.")
-def up(node: bool) -> None:
+@click.option("--nodes", default=1, show_default=True, help="How many nodes, in three zones in turn.")
+def up(node: bool, nodes: int) -> None:
     """Start a cluster that runs until `down`."""
     from rich.console import Console
 
@@ -33,7 +34,7 @@ def up(node: bool) -> None:
             console.print(f"[dim]{time.monotonic() - started:5.0f} s[/dim]  {step}")
             status.update(step)
 
-        found = cluster.up(cluster.STAYS, with_node=node, tell=tell)
+        found = cluster.up(cluster.STAYS, with_node=node, nodes=nodes, tell=tell)
     console.print(f"The cluster runs. [bold]export KUBECONFIG={found.kubeconfig}[/bold]")
     if node:
         console.print(f"A shell with its network and names: {cluster.shell(cluster.STAYS)}")

@@ -56,8 +56,8 @@ def metadata_service(instance: Instance) -> Iterator[None]:
     try:
         # The process begins in this machine's network, passes the node's, and only then has its own. A link to it
         # before that would join the node to this machine, whose own eth0 makes it fail on most machines.
-        others = {_network(os.getpid()), _network(here)}
-        await_answer(instance, "metadata", lambda: _network(server) not in others)
+        others = {machine.network(os.getpid()), machine.network(here)}
+        await_answer(instance, "metadata", lambda: machine.network(server) not in others)
         # The kernel removes the link of a killed server some time after its process.
         machine.run(*near, "link", "delete", _LINK, check=False)
         far = (*_beside(server), "ip")
@@ -83,7 +83,3 @@ def _waiting_for(pid: int) -> list[str]:
     """The queues of packets for which a process waits in another's network."""
     lines = Path(f"/proc/{pid}/net/netfilter/nfnetlink_queue").read_text().splitlines()
     return [line.split()[0] for line in lines]
-
-
-def _network(pid: int) -> str:
-    return str(Path(f"/proc/{pid}/ns/net").readlink())

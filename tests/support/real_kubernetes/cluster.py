@@ -1,15 +1,16 @@
-"""Start and stop a whole cluster, in one of two sizes."""
+"""Start and stop a whole cluster: a control plane alone, or with one node or several."""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from real_kubernetes import control_plane, kuberay, machine, node
+from real_kubernetes import control_plane, further_nodes, kuberay, machine, node
 from real_kubernetes.binaries import COREDNS, KUBERAY, KUBERNETES, ROOT, Binaries
 from real_kubernetes.instance import ClusterError, Instance
 from real_kubernetes.kubectl import Kubectl
+from real_kubernetes.node import Node
 
 HOME = ROOT / ".cluster"
 STAYS = HOME / "up"
@@ -30,13 +31,17 @@ class Cluster:
     kubectl: Kubectl
     instance: Instance | None = None
     """None where the cluster is somebody else's (SUNDOG_TEST_KUBECONFIG)."""
+    nodes: list[Node] = field(default_factory=list)
+    """The first one also has DNS and KubeRay's operator: the others can be lost."""
 
 
 def _silent(_: str) -> None:
     return
 
 
-def up(directory: Path, *, with_node: bool, binaries: Binaries = BINARIES, tell: Tell = _silent) -> Cluster:
+def up(
+    directory: Path, *, with_node: bool, nodes: int = 1, binaries: Binaries = BINARIES, tell: Tell = _silent
+) -> Cluster:
     """Starts a cluster in a folder; what a failed start began is ended again. Raises ClusterError."""
     instance = Instance(directory)
     if instance.processes():
@@ -47,34 +52,41 @@ def up(directory: Path, *, with_node: bool, binaries: Binaries = BINARIES, tell:
     instance.remove()
     directory.mkdir(parents=True)
     try:
-        _start(instance, binaries, with_node, tell)
+        started = _start(instance, binaries, nodes if with_node else 0, tell)
     except BaseException:
         down(directory, keep=True)
         raise
-    return Cluster(instance.kubeconfig, Kubectl(instance.kubeconfig, binaries.path("kubectl")), instance)
+    return Cluster(instance.kubeconfig, Kubectl(instance.kubeconfig, binaries.path("kubectl")), instance, started)
 
 
-def _start(instance: Instance, binaries: Binaries, with_node: bool, tell: Tell) -> None:
+def _start(instance: Instance, binaries: Binaries, nodes: int, tell: Tell) -> list[Node]:
     kubectl = Kubectl(instance.kubeconfig, binaries.path("kubectl"))
     slot = None
-    if with_node:
+    if nodes:
         tell("making the node's namespaces")
         slot = machine.start(instance)
     tell("starting etcd, API server and controllers")
     control_plane.start(instance, binaries, slot.addresses if slot else None)
-    if slot:
-        tell("starting scheduler, containerd, kubelet, kube-proxy and DNS")
-        node.start(instance, binaries, slot)
-        tell("starting KubeRay")
-        kuberay.apply_crds(kubectl)
-        inside = machine.entered(instance, ())
-        kuberay.start(instance, binaries, inside, node.HERE / "kubeconfig")
+    if slot is None:
+        return []
+    tell("starting scheduler, containerd, kubelet, kube-proxy and DNS")
+    started = [Node(instance, slot, slot.addresses, zone=further_nodes.zone(0) if nodes > 1 else "")]
+    node.start(started[0], binaries)
+    for number in range(1, nodes):
+        tell(f"starting node {number + 1} of {nodes}")
+        started.append(further_nodes.join(started, number, binaries))
+    tell("starting KubeRay")
+    kuberay.apply_crds(kubectl)
+    inside = machine.entered(instance, ())
+    kuberay.start(instance, binaries, inside, node.HERE / "kubeconfig")
+    return started
 
 
 def down(directory: Path, *, keep: bool = False) -> None:
     """End the processes of a folder, also after a killed run, and delete the folder, unless `keep` keeps its logs."""
     instance = Instance(directory)
     kuberay.stop(instance)
+    further_nodes.stop(instance)
     node.stop(instance)
     control_plane.stop(instance)
     instance.stop(*instance.processes())
@@ -83,11 +95,11 @@ def down(directory: Path, *, keep: bool = False) -> None:
 
 
 @contextmanager
-def temporary(name: str, *, with_node: bool) -> Iterator[Cluster]:
+def temporary(name: str, *, with_node: bool, nodes: int = 1) -> Iterator[Cluster]:
     """Start a cluster for this process, after clearing what a killed one left."""
     clear_orphans()
     try:
-        yield up(directory_of(name), with_node=with_node)
+        yield up(directory_of(name), with_node=with_node, nodes=nodes)
     finally:
         down(directory_of(name))
 

@@ -41,6 +41,11 @@ class Addresses:
         """Return the address of the `kubernetes` Service."""
         return self.services.rsplit(".", 1)[0] + ".1"
 
+    def pods_of(self, node: int) -> str:
+        """Return the subnet for the pods of one node; the first has the number 0."""
+        network, _, _ = self.pods.rsplit(".", 2)
+        return f"{network}.{node}.0/24"
+
     @property
     def dns(self) -> str:
         return self.services.rsplit(".", 1)[0] + ".10"

@@ -88,10 +88,10 @@ def _skip(reason: str) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks whatever is in tests/cluster, and what of it needs a node. The first test that needs a cluster may have to build it."""
+    """Marks whatever is in these folders, and what of it needs a node. The first test that needs a cluster may have to build it."""
     is_built = not BINARIES.missing(CLUSTER_BUILDS)
     for item in items:
-        if item.path.is_relative_to(ROOT / "tests" / "cluster"):
+        if any(item.path.is_relative_to(ROOT / "tests" / folder) for folder in ("cluster", "nodes")):
             item.add_marker(pytest.mark.cluster)
         if item.get_closest_marker("cluster"):
             if "cluster" in getattr(item, "fixturenames", ()):

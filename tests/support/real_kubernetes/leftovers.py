@@ -42,7 +42,8 @@ def nothing_left(directory: Path) -> Iterator[None]:
     assert not directory.exists()
     # Clusters side by side come and go meanwhile, and the last of them puts the machine's settings back.
     names = [*others(directory), "setting"] if others(directory) else []
-    assert {line for line in traces() - before if not any(name in line for name in names)} == set()
+    left = {line for line in traces() - before if not any(name in line for name in names)}
+    assert left == set(), "\n".join(sorted(left))
 
 
 def _lines(*command: str) -> list[str]:

@@ -85,8 +85,11 @@ class Slot:
         return self.link
 
 
-def start(instance: Instance) -> Slot:
-    """Makes the namespaces and the link to them. Raises ClusterError where this machine does not let us, or has no slot free."""
+def start(instance: Instance, cluster: Addresses | None = None, pods: str = "") -> Slot:
+    """Makes the namespaces and the link to them. Raises ClusterError where this machine does not let us, or has no slot free.
+
+    A node that joins a cluster is given the addresses of that one, and a subnet for its own pods.
+    """
     for name in ("kubelet", "node-log", "containerd", "cni"):
         instance.folder(name)
     (instance.directory / "resolv.conf").touch()
@@ -105,8 +108,8 @@ def start(instance: Instance) -> Slot:
     )
     instance.start(INIT, (*unshare, "bash", "-c", _INIT, "init", str(instance.directory)))
     _await_ready(instance)
-    slot = _link(instance)
-    addresses = slot.addresses
+    slot = _link(instance, pods)
+    addresses = cluster or slot.addresses
     search = "search svc.cluster.local cluster.local\noptions ndots:5\n"
     (instance.directory / "resolv.conf").write_text(f"nameserver {addresses.dns}\n{search}")
     (instance.directory / "slot").write_text(str(slot.number))
@@ -130,8 +133,19 @@ def init_pid(instance: Instance) -> int:
     return int(children[0].pid)
 
 
+def network(pid: int) -> str:
+    """The name of the network namespace of a process, as the kernel gives it."""
+    return str(Path(f"/proc/{pid}/ns/net").readlink())
+
+
 def stop(instance: Instance) -> None:
     """Ends everything inside, and puts back what was changed outside."""
+    kill(instance)
+    _restore_settings(instance)
+
+
+def kill(instance: Instance) -> None:
+    """Ends everything inside at once, and removes its cgroups."""
     for process in inside(instance):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -139,7 +153,6 @@ def stop(instance: Instance) -> None:
     with contextlib.suppress(FileNotFoundError, ValueError):
         slot = Slot(int((instance.directory / "slot").read_text()))
         _remove_cgroups(slot)
-    _restore_settings(instance)
 
 
 def inside(instance: Instance) -> Iterator[psutil.Process]:
@@ -157,8 +170,11 @@ def _await_ready(instance: Instance, within: float = PATIENCE_S) -> None:
         time.sleep(0.05)
 
 
-def _link(instance: Instance) -> Slot:
-    """Joins inside and outside by a pair of interfaces. That its name is taken is how a slot is."""
+def _link(instance: Instance, pods: str) -> Slot:
+    """Joins inside and outside by a pair of interfaces. That its name is taken is how a slot is.
+
+    The first node of a cluster, which has no subnet `pods` of its own, leads to all pods and services.
+    """
     pid = str(init_pid(instance))
     for slot in map(Slot, range(MACHINES)):
         made = run("ip", "link", "add", slot.link, "type", "veth", "peer", "name", "eth0", "netns", pid, check=False)
@@ -171,7 +187,7 @@ def _link(instance: Instance) -> Slot:
         run(*inside, "address", "add", f"{slot.inside}/30", "dev", "eth0")
         run(*inside, "link", "set", "eth0", "up")
         run(*inside, "route", "add", "default", "via", slot.outside)
-        for subnet in (addresses.pods, addresses.services):
+        for subnet in (pods,) if pods else (addresses.pods, addresses.services):
             run("ip", "route", "add", subnet, "via", slot.inside)
         return slot
     raise ClusterError(f"{MACHINES} clusters with a node run on this machine already (ip link show type veth)")
@@ -224,7 +240,7 @@ def others(directory: Path) -> dict[str, Path]:
     """The nodes of other clusters on this machine: each link names the folder that it belongs to."""
     described = json.loads(run("ip", "-json", "link", "show", "type", "veth", check=False) or "[]")
     found = {each["ifname"]: Path(each["ifalias"]) for each in described if each.get("ifalias", "").startswith("/")}
-    return {link: folder for link, folder in found.items() if folder != directory}
+    return {link: folder for link, folder in found.items() if not folder.is_relative_to(directory)}
 
 
 def _remember_settings(instance: Instance) -> None:

@@ -1,8 +1,9 @@
-"""One node: scheduler, containerd, kubelet, kube-proxy and DNS."""
+"""What a node runs: containerd, kubelet and kube-proxy; beside the first one, scheduler and DNS."""
 
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -17,6 +18,8 @@ from real_kubernetes.machine import Slot, entered
 from waiting import patience
 
 NAME = "node"
+"""The first node's."""
+ZONE = "topology.kubernetes.io/zone"
 SOCKET = "/run/containerd/containerd.sock"
 HERE = Path("/run/node")
 """The instance's folder, as the processes inside see it."""
@@ -26,10 +29,44 @@ IMPORT_S = patience(900)
 """Some images have gigabytes."""
 
 
-def start(instance: Instance, binaries: Binaries, slot: Slot) -> None:
-    """Starts a node beside a control plane that runs, and waits until it is Ready. Raises ClusterError."""
-    _write_configuration(instance, slot)
-    start_scheduler(instance, binaries)
+@dataclass(frozen=True)
+class Node:
+    """A node of a cluster.
+
+    Attributes:
+        instance: its folder and processes. The first node shares them with the control plane.
+        slot: its own addresses.
+        cluster: those of its cluster.
+        number: 0 for the first node.
+        zone: the label of its zone; empty for none.
+    """
+
+    instance: Instance
+    slot: Slot
+    cluster: Addresses
+    number: int = 0
+    zone: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{NAME}-{self.number + 1}" if self.number else NAME
+
+    @property
+    def pods(self) -> str:
+        return self.cluster.pods_of(self.number)
+
+
+def start(node: Node, binaries: Binaries) -> None:
+    """Starts scheduler, DNS and the first node beside a control plane, and waits until the node is Ready. Raises ClusterError."""
+    start_scheduler(node.instance, binaries)
+    run(node, binaries)
+    _start_dns(node.instance, binaries, node.slot)
+
+
+def run(node: Node, binaries: Binaries) -> None:
+    """Starts what each node runs, and waits until it is Ready. Raises ClusterError."""
+    instance = node.instance
+    _write_configuration(node)
     _start_inside(instance, "containerd", ("containerd", "--config", str(HERE / "containerd.toml")))
     await_answer(instance, "containerd", lambda: _ctr(instance, "version") is not None)
     for write in (write_pause_image, write_base_image):
@@ -41,15 +78,15 @@ def start(instance: Instance, binaries: Binaries, slot: Slot) -> None:
             str(binaries.path("kubelet")),
             f"--config={HERE / 'kubelet.yaml'}",
             f"--kubeconfig={HERE / 'kubeconfig'}",
-            f"--hostname-override={NAME}",
-            f"--node-ip={slot.inside}",
+            f"--hostname-override={node.name}",
+            f"--node-ip={node.slot.inside}",
+            *((f"--node-labels={ZONE}={node.zone}",) if node.zone else ()),
         ),
     )
     _start_inside(instance, "kube-proxy", (str(binaries.path("kube-proxy")), f"--config={HERE / 'kube-proxy.yaml'}"))
-    _start_dns(instance, binaries, slot)
     kubectl = Kubectl(instance.kubeconfig, binaries.path("kubectl"))
-    await_answer(instance, "kubelet", lambda: kubectl.succeeds("get", "node", NAME))
-    kubectl.wait("--for=condition=Ready", f"node/{NAME}")
+    await_answer(instance, "kubelet", lambda: kubectl.succeeds("get", "node", node.name))
+    kubectl.wait("--for=condition=Ready", f"node/{node.name}")
 
 
 def start_scheduler(instance: Instance, binaries: Binaries) -> None:
@@ -144,17 +181,16 @@ def _start_dns(instance: Instance, binaries: Binaries, slot: Slot) -> None:
     Kubectl(instance.kubeconfig, binaries.path("kubectl")).apply(service, slice_)
 
 
-def _write_configuration(instance: Instance, slot: Slot) -> None:
-    addresses = slot.addresses
+def _write_configuration(node: Node) -> None:
     texts = {
         "containerd.toml": _CONTAINERD.format(pause=PAUSE),
-        "kubelet.yaml": yaml.safe_dump(_kubelet(addresses, slot)),
-        "kube-proxy.yaml": yaml.safe_dump(_kube_proxy(addresses)),
-        "Corefile": _COREFILE.format(address=slot.inside, kubeconfig=HERE / "kubeconfig"),
-        "cni/10-pods.conflist": json.dumps(_network(addresses)),
+        "kubelet.yaml": yaml.safe_dump(_kubelet(node.cluster, node.slot)),
+        "kube-proxy.yaml": yaml.safe_dump(_kube_proxy(node)),
+        "Corefile": _COREFILE.format(address=node.slot.inside, kubeconfig=HERE / "kubeconfig"),
+        "cni/10-pods.conflist": json.dumps(_network(node.pods)),
     }
     for name, text in texts.items():
-        (instance.directory / name).write_text(text)
+        (node.instance.directory / name).write_text(text)
 
 
 # The first setting makes sandboxes possible where the machine lacks CAP_SYS_RESOURCE.
@@ -216,22 +252,21 @@ def _kubelet(addresses: Addresses, slot: Slot) -> dict[str, object]:
     }
 
 
-def _kube_proxy(addresses: Addresses) -> dict[str, object]:
+def _kube_proxy(node: Node) -> dict[str, object]:
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "clientConnection": {"kubeconfig": str(HERE / "kubeconfig")},
         "mode": "iptables",
-        "clusterCIDR": addresses.pods,
-        "hostnameOverride": NAME,
+        "clusterCIDR": node.cluster.pods,
+        "hostnameOverride": node.name,
         "conntrack": {"maxPerCore": 0, "min": 0},
         "oomScoreAdj": 0,
     }
 
 
-def _network(addresses: Addresses) -> dict[str, object]:
+def _network(subnet: str) -> dict[str, object]:
     """Every pod at a wire of its own: nothing is bridged, so that every packet passes kube-proxy's rules."""
-    subnet = addresses.pods.replace("/16", "/24")
     return {
         "cniVersion": "1.0.0",
         "name": "pods",
@@ -251,4 +286,4 @@ def _network(addresses: Addresses) -> dict[str, object]:
     }
 
 
-__all__ = ["BASE", "ClusterError", "advertise", "import_image", "start", "stop"]
+__all__ = ["BASE", "ClusterError", "Node", "advertise", "import_image", "run", "start", "stop"]
