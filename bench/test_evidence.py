@@ -52,7 +52,7 @@ def summed(x: Any, s: Any, length: int) -> BlockMoments:
     return BlockMoments(closed, *(part.sum(-1) for part in (x, s, x * x, x * s, s * s)))
 
 
-def attempt() -> tuple[ExperimentStatus, arm_pair.RolloutCounts]:
+def attempt() -> tuple[ExperimentStatus, arm_pair.CollectedCounts]:
     """Return an attempt with three metrics at the sixth of six steps, as the operator evaluates it at each pass."""
     weights = (1, 5, 10, 20, 35, 50)
     spec = {"steps": [{"weight": weight} for weight in weights]}
@@ -75,7 +75,7 @@ def attempt() -> tuple[ExperimentStatus, arm_pair.RolloutCounts]:
     known = counters.update_counters(
         counters.Counters(ATTEMPT), reports, blocks, counters.CountScope(numbers, numbers[-1], now_s, 30.0)
     )
-    return status, arm_pair.RolloutCounts(known, reports, blocks, stable, now_s, 30.0, (3, 3))
+    return status, arm_pair.CollectedCounts(known, reports, blocks, stable, now_s, 30.0)
 
 
 def spent(work: Callable[[], Any]) -> float:
@@ -99,7 +99,7 @@ def test_weighing() -> None:
             verdicts.evaluate_verdicts, counts, limits, newest_alone=True
         ),
         f"{len(status.plan.guardrails)} metrics × {len(status.evidence_epochs)} epochs of what edges report: `evaluate.evaluate_rollout`": (
-            functools.partial(evaluate.evaluate_rollout, status, seen)
+            functools.partial(evaluate.evaluate_rollout, status, seen, (3, 3))
         ),
     }
     # Two parts of the mixture, each before and after the counts, for each of the two tests.
@@ -127,4 +127,6 @@ def test_weighing() -> None:
         MetricVerdict.PASSED,
         MetricVerdict.UNDECIDED,
     }
-    assert {each.verdict for each in evaluate.evaluate_rollout(status, seen).metrics} == {MetricVerdict.UNDECIDED}
+    assert {each.verdict for each in evaluate.evaluate_rollout(status, seen, (3, 3)).metrics} == {
+        MetricVerdict.UNDECIDED
+    }

@@ -55,7 +55,7 @@ def judge(
     status: ExperimentStatus, *reports: EdgeReport, replicas: tuple[int, int] = (3, 1), traffic: StableTraffic = KNOWN
 ) -> RolloutEvaluation:
     look = CountScope([each.number for each in status.evidence_epochs], status.epoch.number, NOW, 30)
-    return evaluate.evaluate_rollout(status, collected(take(reports, look), reports, replicas, traffic))
+    return evaluate.evaluate_rollout(status, collected(take(reports, look), reports, traffic), replicas)
 
 
 def take(reports: Sequence[EdgeReport], look: CountScope) -> Counters:
@@ -63,11 +63,9 @@ def take(reports: Sequence[EdgeReport], look: CountScope) -> Counters:
 
 
 def collected(
-    counted: Counters, reports: Sequence[EdgeReport], replicas: tuple[int, int] = (3, 1), traffic: StableTraffic = KNOWN
-) -> arm_pair.RolloutCounts:
-    return arm_pair.RolloutCounts(
-        counted, reports, counters.collect_blocks(ATTEMPT, reports), traffic, NOW, 30, replicas
-    )
+    counted: Counters, reports: Sequence[EdgeReport], traffic: StableTraffic = KNOWN
+) -> arm_pair.CollectedCounts:
+    return arm_pair.CollectedCounts(counted, reports, counters.collect_blocks(ATTEMPT, reports), traffic, NOW, 30)
 
 
 def arms(epoch: int, stable: dict[str, int], canary: dict[str, int], blocks: int = 60) -> list[dict[str, Any]]:
@@ -156,7 +154,7 @@ def test_requests_of_ended_workers_are_forgotten_with_their_times(answers: bool,
     look = CountScope([each.number for each in status.evidence_epochs], status.epoch.number, NOW, 30)
     known = take((before, reports[-1]), look)
     counted = counters.update_counters(known, reports, counters.collect_blocks(ATTEMPT, reports), look)
-    result = metric(evaluate.evaluate_rollout(status, collected(counted, reports)), "latencyP95")
+    result = metric(evaluate.evaluate_rollout(status, collected(counted, reports), (3, 1)), "latencyP95")
     assert (result.verdict, "6000 of 12000 requests" in result.message) == (verdict, not answers)
 
 
@@ -459,7 +457,7 @@ def test_requests_at_an_edge_that_is_gone_are_lost() -> None:
     assert judge(at_step(1), running).passed
     status = at_step(1)
     counted = take([running], CountScope([2], 2, NOW, 30))
-    result = evaluate.evaluate_rollout(status, collected(counted, []))
+    result = evaluate.evaluate_rollout(status, collected(counted, []), (3, 1))
     assert metric(result).events == (0, 300)
     assert "; the canary has 300 lost requests of unknown outcome" in metric(result).message
     assert "lost" not in metric(judge(status, running)).message
@@ -756,9 +754,9 @@ def test_an_edge_that_stopped_reporting_opens_no_gate_and_hides_no_harm() -> Non
     both = [report(*GOOD), report(*GOOD, pod="edge-1")]
     known = take(both, CountScope([2], 2, NOW, 30))
     reports = [both[0], silent("edge-1")]
-    result = evaluate.evaluate_rollout(at_step(1), collected(known, reports))
+    result = evaluate.evaluate_rollout(at_step(1), collected(known, reports), (3, 1))
     assert (result.passed, result.unreachable_edges) == (False, ("edge-1",))
-    assert evaluate.evaluate_rollout(at_step(1), collected(known, both)).passed
+    assert evaluate.evaluate_rollout(at_step(1), collected(known, both), (3, 1)).passed
 
 
 def test_an_epoch_with_one_arm_says_nothing_of_two() -> None:
@@ -820,8 +818,10 @@ def test_edges_that_do_not_count_groups_decide_nothing() -> None:
 def test_groups_that_a_status_lost_are_waited_for() -> None:
     reports = [by_unit(*sticky_rows(GOOD))]
     known = take(reports, CountScope([2], 2, NOW, 30))
-    assert evaluate.evaluate_rollout(at_step(1, BY_USER), collected(known, reports)).passed
-    assert not evaluate.evaluate_rollout(at_step(1, BY_USER), collected(replace(known, groups={}), reports)).passed
+    assert evaluate.evaluate_rollout(at_step(1, BY_USER), collected(known, reports), (3, 1)).passed
+    assert not evaluate.evaluate_rollout(
+        at_step(1, BY_USER), collected(replace(known, groups={}), reports), (3, 1)
+    ).passed
 
 
 def test_requests_that_were_lost_may_have_been_one_users() -> None:
@@ -914,10 +914,8 @@ def verdicts_over_time(
     reports, counted, found = [report(*rows)], Counters(ATTEMPT), []
     for now_s in range(T0 + 601, T0 + 631):
         counted = updated(status, reports, now_s, counted)
-        result = arm_pair.RolloutCounts(
-            counted, reports, counters.collect_blocks(ATTEMPT, reports), KNOWN, now_s, 30, (3, 3)
-        )
-        found.append(evaluate.evaluate_rollout(status, result))
+        result = arm_pair.CollectedCounts(counted, reports, counters.collect_blocks(ATTEMPT, reports), KNOWN, now_s, 30)
+        found.append(evaluate.evaluate_rollout(status, result, (3, 3)))
     return found
 
 
@@ -954,8 +952,8 @@ def test_an_edge_that_does_not_report_stops_the_horizon_for_harm_and_gates() -> 
     for second, harms in ((silent("edge-1"), False), (fine, True)):
         reports = [report(stable, worse), second]
         counted = updated(status, reports, NOW + 605, before)
-        result = arm_pair.RolloutCounts(counted, reports, {}, KNOWN, NOW + 605, 30, (3, 1))
-        assert (evaluate.evaluate_rollout(status, result).harm != "") is harms
+        result = arm_pair.CollectedCounts(counted, reports, {}, KNOWN, NOW + 605, 30)
+        assert (evaluate.evaluate_rollout(status, result, (3, 1)).harm != "") is harms
 
 
 def test_harm_waits_for_no_request_that_runs_on_and_a_gate_does() -> None:
@@ -966,7 +964,7 @@ def test_harm_waits_for_no_request_that_runs_on_and_a_gate_does() -> None:
     look = CountScope([2], 2, T0 + 200, 3600)
     counted = counters.update_counters(Counters(ATTEMPT), reports, counters.collect_blocks(ATTEMPT, reports), look)
     result = evaluate.evaluate_rollout(
-        status, arm_pair.RolloutCounts(counted, reports, {}, KNOWN, T0 + 200, 3600, (3, 1))
+        status, arm_pair.CollectedCounts(counted, reports, {}, KNOWN, T0 + 200, 3600), (3, 1)
     )
     assert result.harm.startswith("errorRate never happened in stable")
     assert not result.passed

@@ -57,19 +57,19 @@ def take(before: counters.Counters, edges: list[EdgeReport], now_s: float) -> co
     )
 
 
-def collected(blocks: int, stable: int, canary: int) -> arm_pair.RolloutCounts:
+def collected(blocks: int, stable: int, canary: int) -> arm_pair.CollectedCounts:
     """Return the counts after so many blocks, with so many failures of an arm in each."""
     rows = [report("stable", blocks, stable), report("canary", blocks, canary)]
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
     now_s = START + 10.0 * blocks + analysis_blocks.GRACE_S
     counted = take(counters.Counters(ATTEMPT), edges, now_s)
-    return arm_pair.RolloutCounts(
-        counted, edges, counters.collect_blocks(ATTEMPT, edges), StableTraffic(), now_s, 30.0, (1, 1)
+    return arm_pair.CollectedCounts(
+        counted, edges, counters.collect_blocks(ATTEMPT, edges), StableTraffic(), now_s, 30.0
     )
 
 
 def judge(blocks: int, stable: int, canary: int) -> RolloutEvaluation:
-    return evaluate.evaluate_rollout(status(), collected(blocks, stable, canary))
+    return evaluate.evaluate_rollout(status(), collected(blocks, stable, canary), (1, 1))
 
 
 def test_the_message_has_the_time_counted_so_far() -> None:
@@ -127,7 +127,7 @@ def test_a_latency_passes_by_its_floor_if_nothing_is_slow() -> None:
     assert frozen.floor == 0.005
     plan = status().plan.model_copy(update={"guardrails": (frozen,)})
     running = status().model_copy(update={"plan": plan})
-    (result,) = evaluate.evaluate_rollout(running, collected(13, 0, 0)).metrics
+    (result,) = evaluate.evaluate_rollout(running, collected(13, 0, 0), (1, 1)).metrics
     assert result.verdict == "Passed"
 
 

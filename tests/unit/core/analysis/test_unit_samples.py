@@ -15,7 +15,7 @@ from edge_counts import ATTEMPT, GROUP_COLUMNS, by_unit, evenly, row, sticky
 from experiment_statuses import begin_experiment
 from sundog_operator.api import Epoch, EvidenceEpoch, MetricStatus, Rollout, StepStatus
 from sundog_operator.core.analysis import counters, evaluate, unit_samples
-from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, CollectedCounts, RolloutCounts
+from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, CollectedCounts
 from sundog_operator.core.analysis.counters import Counters, CountScope
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.stats.guardrail_comparison import SampledUnits
@@ -178,7 +178,7 @@ def error_rate(rows: Sequence[dict[str, Any]], samples: Sequence[Any]) -> Metric
     reports = [edge(*samples, rows=rows)]
     blocks = counters.collect_blocks(ATTEMPT, reports)
     tallies = counters.update_counters(Counters(ATTEMPT), reports, blocks, CountScope([2], 2, NOW, 30))
-    found = evaluate.evaluate_rollout(status, RolloutCounts(tallies, reports, blocks, traffic, NOW, 30, (3, 1)))
+    found = evaluate.evaluate_rollout(status, CollectedCounts(tallies, reports, blocks, traffic, NOW, 30), (3, 1))
     return next(each for each in found.metrics if each.name == "errorRate")
 
 

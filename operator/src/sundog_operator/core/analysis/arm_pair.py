@@ -62,13 +62,6 @@ class CollectedCounts:
         return unit_samples.read_unit_samples(self.tallies.attempt, self.reports)
 
 
-@dataclass(frozen=True)
-class RolloutCounts(CollectedCounts):
-    """Input of a rollout's evaluation. `replicas` are healthy ones of stable and of the canary."""
-
-    replicas: tuple[int, int]
-
-
 @dataclass(frozen=True, slots=True)
 class ArmPair:
     """Two compared arms.

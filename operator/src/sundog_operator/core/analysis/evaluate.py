@@ -17,7 +17,7 @@ from sundog_operator.core.analysis import (
     early_harm,
     rollout_outcomes,
 )
-from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, CollectedCounts, RolloutCounts, rollout_limits
+from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, CollectedCounts, rollout_limits
 from sundog_operator.core.analysis.data_loss import report_ignored_outcomes
 from sundog_operator.core.analysis.dead_arm import find_dead_arm
 from sundog_operator.core.analysis.dispersion_sums import EpochBlocks
@@ -45,13 +45,17 @@ from sundog_operator.core.trial.rollout import state
 
 
 def evaluate_rollout(
-    status: ExperimentStatus, collected: RolloutCounts, feedback_problem: Cause | None = None
+    status: ExperimentStatus,
+    collected: CollectedCounts,
+    replicas: tuple[int, int],
+    feedback_problem: Cause | None = None,
 ) -> RolloutEvaluation:
     """Evaluate an attempt whose plan has guardrails.
 
     Args:
         status: the status of the attempt.
         collected: the collected counts.
+        replicas: number of healthy replicas of stable and of the canary.
         feedback_problem: why outcomes from edges cannot be used; None if they can, or if the plan has none.
     """
     present = collected.present
@@ -66,7 +70,7 @@ def evaluate_rollout(
         epochs,
         counted,
         collected,
-        replica_counts.load_ratio(state.canary_weight(status), *collected.replicas),
+        replica_counts.load_ratio(state.canary_weight(status), *replicas),
     )
     warm = status.step is not None and status.step.warm and bool(epochs) and epochs[-1].number == status.epoch.number
     unreachable_edges = counters.find_unreachable_edges(collected.tallies, collected.reports)
@@ -78,7 +82,7 @@ def evaluate_rollout(
     problem = rollout_outcomes.find_problem(status, limits, collected, feedback_problem, mismatch)
     metrics = (*metrics, *rollout_outcomes.evaluate_outcomes(status, limits, collected, problem))
     stable, canary = (collected.tallies.of(status.epoch.number, arm, present).assigned for arm in ROLLOUT_PAIR.both)
-    death = find_dead_arm(ROLLOUT_PAIR, limits, collected, collected.replicas[1])
+    death = find_dead_arm(ROLLOUT_PAIR, limits, collected, replicas[1])
     return RolloutEvaluation(
         metrics=metrics,
         is_dead=death != "",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sundog_operator.api import ArmStatus, ExperimentStatus, MetricStatus
 from sundog_operator.core.analysis import counters, evaluate, rollout_outcomes
 from sundog_operator.core.analysis.arm_counts import ArmCounts
-from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR, RolloutCounts
+from sundog_operator.core.analysis.arm_pair import ROLLOUT_PAIR
 from sundog_operator.core.analysis.counters import Counters
 from sundog_operator.core.planner import trial_status
 from sundog_operator.core.planner.context import PlanContext
@@ -34,8 +34,7 @@ def evaluate_rollout(context: PlanContext) -> tuple[Counters | None, RolloutEval
         is_expected = progress.epoch.confirmed or counted.feedback.sequence > 0
         problem = (context.observed.storeless or problem) if is_expected else None
     stable, candidate = map(context.facts.healthy_replicas, state.arm_revisions(progress))
-    rollout_counts = RolloutCounts(**vars(collected), replicas=(stable, candidate))
-    return counted, evaluate.evaluate_rollout(progress, rollout_counts, problem)
+    return counted, evaluate.evaluate_rollout(progress, collected, (stable, candidate), problem)
 
 
 def report_metrics(context: PlanContext, status: ExperimentStatus, *, moved: bool = False) -> ExperimentStatus:
