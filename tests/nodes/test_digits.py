@@ -115,9 +115,11 @@ def test_a_killed_node_loses_only_what_it_had(cluster: Cluster, spread: Team) ->
 
 
 def test_a_drained_node_loses_nothing(cluster: Cluster, spread: Team) -> None:
-    first = cluster.nodes[0]
-    edges = count_by_node(spread.edges())
-    emptied = next(node for node in cluster.nodes[1:] if edges[node.name])
+    first, *others = cluster.nodes
+    edges, workers = count_by_node(spread.edges()), count_by_node(spread.workers())
+    full = [node for node in others if edges[node.name] and workers[node.name]]
+    assert full, f"no node has an edge and a replica: {edges}, {workers}"
+    emptied = full[0]
     with spread.traffic(clients=CLIENTS, slow=SLOW, node=first.name) as traffic:
         traffic.more(200)
         with further_nodes.drained(cluster.kubectl, emptied):

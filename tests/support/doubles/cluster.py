@@ -150,6 +150,7 @@ class Cluster:
         await self.command(command)
         await self.settle(rounds)
         last = (await self.status())["lastCommand"]
+        assert last["id"] in command, f"{command}: the last answer is to {last['id']}"
         return last["result"], last.get("message", "")
 
     async def read(self, ref: Ref) -> Object:

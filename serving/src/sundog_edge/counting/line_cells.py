@@ -23,7 +23,7 @@ _NEVER = 1 << 62
 
 
 class LineCell:
-    """Counts of the lines with one head since the last flush. Only lines of ends have more than `n`, their number.
+    """Counts of the lines with one head since the last flush. Lines of refusals have only `n`, the number of lines.
 
     Attributes:
         columns: columns of the row's blocks and groups in which each line counts.

@@ -129,6 +129,13 @@ def test_each_problem_comes_with_what_to_do_and_nothing_else_does() -> None:
         ),
         pytest.param(
             "namespaces",
+            {"namespaces": Part({"sundog-system": None}), "permissions": without("create")},
+            "fail",
+            "you may not create it",
+            id="no-namespace-and-no-permission",
+        ),
+        pytest.param(
+            "namespaces",
             {"namespaces": Part({"sundog-system": None, "vision": None})},
             "fail",
             "not found: vision",
@@ -179,6 +186,9 @@ def test_each_problem_comes_with_what_to_do_and_nothing_else_does() -> None:
         ),
         pytest.param(
             "KubeRay", {"ray_operators": Part(["kuberay@sha256:1"])}, "ok", "sha256:1", id="ray-operator-by-digest"
+        ),
+        pytest.param(
+            "KubeRay", {"ray_operators": Part(["kuberay:v1.4.0@sha256:1"])}, "fail", "v1.4.0", id="old-tag-with-digest"
         ),
         pytest.param(
             "KubeRay",

@@ -34,7 +34,7 @@ def _matches(text: str, pattern: str) -> bool:
 @cache
 def _compile_pattern(pattern: str) -> re.Pattern[str]:
     # Unlike in Python, `$` does not match before a newline at the end.
-    return re.compile(_PATTERN_PART.sub(lambda match: r"\Z" if match[0] == "$" else match[0], pattern))
+    return re.compile(_PATTERN_PART.sub(lambda match: r"\Z" if match[0] == "$" else match[0], pattern), re.ASCII)
 
 
 _METHODS: Final[Mapping[str, Callable[..., Any]]] = {
@@ -59,7 +59,8 @@ _MACROS: Final[Mapping[str, Callable[[Iterable[Any], list[Any]], Any]]] = {
 def compile_rule(cel: str) -> Callable[[Any], bool]:
     """Return a function that evaluates an expression on the value of `self`. It finds fields by their JSON names.
 
-    `has` means that a field is not None, so a field with another default is always there.
+    `has` means that a field is not None, so a field with another default is always there. A guard stands first: `||` and `&&` evaluate
+    from the left, and other than in CEL, an error of the left side is not made up for by the right one.
     Raises ValueError if the expression contains more than tests of fields and lists, joined by `||`, `&&` and `!`.
     """
     python = _TOKEN.sub(lambda match: _PYTHON_OPERATORS.get(match[0], match[0]), cel)

@@ -61,6 +61,11 @@ class Rule:
     found: tuple[MessageValue, ...] = ()
     is_unsupported: bool = False
 
+    def __post_init__(self) -> None:
+        """Compile the CEL now, so that an expression beyond `compile_rule` ends the import and no pass."""
+        if self.python is None:
+            compile_rule(self.cel)
+
     def holds(self, value: Any) -> bool:
         """Return whether a typed value conforms to the rule."""
         return (self.python or compile_rule(self.cel))(value)

@@ -26,7 +26,9 @@ def update_measured_fields(context: PlanContext) -> PlanContext:
         replicas = context.target_replicas(candidate.revision) if is_asleep else replicas
         context = context.set(candidate=_measured(context, candidate, weight, shared.candidate if shared else replicas))
     arms = _measured_arms(context)
-    context, arms_weight = context.set(arms=arms), sum(arm.weight for arm in arms or ())
+    # Arms of a status without an active Experiment are damaged, and get no traffic.
+    arms_weight = sum(arm.weight for arm in arms or ()) if context.experiment_progress is not None else 0
+    context = context.set(arms=arms)
     if stable is not None:
         stable_weight = round(100 - weight - arms_weight, 2)
         wanted = context.target_replicas(stable.revision) if context.is_at_zero or is_asleep else needed

@@ -64,7 +64,7 @@ def has_warmed_up(status: ExperimentStatus, evidence: TrialEvaluation, now: date
     return waited or evidence.requests >= status.plan.warmup_requests
 
 
-def learns_thresholds(status: ExperimentStatus, evidence: TrialEvaluation) -> bool:
+def has_learned_thresholds(status: ExperimentStatus, evidence: TrialEvaluation) -> bool:
     """Whether the latency thresholds that the plan lacks are known now."""
     known = evidence.guardrails
     return needs_threshold(status.plan.guardrails) and bool(known) and not needs_threshold(known)

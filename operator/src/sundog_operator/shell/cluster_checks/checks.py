@@ -10,7 +10,13 @@ from sundog_operator.api.schema import crd_diff
 from sundog_operator.core.kubernetes import accelerators, node_affinity, node_fit, node_profiles
 from sundog_operator.ports import RAY_CLUSTER
 from sundog_operator.shell.cluster_checks.observation import ClusterObservation, PartUnreadable
-from sundog_operator.shell.cluster_checks.planned_release import CRDS, GRANT_VERBS, POLICIES, PlannedRelease
+from sundog_operator.shell.cluster_checks.planned_release import (
+    CRDS,
+    CREATE_NAMESPACE,
+    GRANT_VERBS,
+    POLICIES,
+    PlannedRelease,
+)
 
 Json = Mapping[str, Any]
 Finding = tuple[Literal["ok", "warn", "fail"], str, str]
@@ -57,7 +63,8 @@ def _check_version(seen: ClusterObservation, _: PlannedRelease) -> Finding:
 
 
 def _check_permissions(seen: ClusterObservation, _: PlannedRelease) -> Finding:
-    denied = [(verb, resource) for (verb, resource, _), is_held in seen.permissions.read().items() if not is_held]
+    asked = {each: is_held for each, is_held in seen.permissions.read().items() if each != CREATE_NAMESPACE}
+    denied = [(verb, resource) for (verb, resource, _), is_held in asked.items() if not is_held]
     missing = [f"{verb} {resource}" for verb, resource in denied if verb not in GRANT_VERBS]
     if missing:
         return "fail", f"you may not {_list(missing)}", "install with an account that may, such as a cluster-admin"
@@ -72,6 +79,8 @@ def _check_namespaces(seen: ClusterObservation, release: PlannedRelease) -> Find
     missing = [name for name, namespace in found.items() if namespace is None and name != release.namespace]
     if missing:
         return "fail", f"not found: {_list(missing)}", "create them: the chart creates objects there"
+    if found[release.namespace] is None and not (seen.permissions.content or {}).get(CREATE_NAMESPACE, True):
+        return "fail", f"{release.namespace} does not exist, and you may not create it", "have it created"
     levels = {name: _find_pod_security(namespace) for name, namespace in found.items()}
     strict = [name for name, level in levels.items() if level in ("baseline", "restricted")]
     if strict and seen.installation.ray.cache.host_path:
@@ -87,7 +96,7 @@ def _check_crds(seen: ClusterObservation, release: PlannedRelease) -> Finding:
     if unknown:
         fix = "install a release of Sundog that knows them, or migrate the objects"
         return "fail", f"objects are stored as {_list(sorted(unknown))}; expected {version}", fix
-    is_installing = release.creates(CRDS)
+    is_installing = release.has_resource(CRDS)
     if len(existing) < len(found) and not is_installing:
         return "fail", "missing", "apply helm/sundog/files/crds, or set crds.install to true"
     owners = {name: _find_annotation(crd, "meta.helm.sh/release-namespace") for name, crd in existing.items()}
@@ -109,7 +118,9 @@ def _check_kuberay(seen: ClusterObservation, _: PlannedRelease) -> Finding:
     images = [image for image in seen.ray_operators.read() if image]
     if not images:
         return "warn", "no Deployment of its operator", f"install {wanted}, unless its operator runs elsewhere"
-    old = [image for image in images if () < parse_version(image.rpartition(":")[2]) < KUBERAY_VERSION]
+    old = [
+        image for image in images if () < parse_version(image.partition("@")[0].rpartition(":")[2]) < KUBERAY_VERSION
+    ]
     return ("fail", _list(old), f"upgrade to {wanted}, the CRDs first") if old else ("ok", _list(images), "")
 
 
@@ -164,7 +175,7 @@ def _check_policies(seen: ClusterObservation, release: PlannedRelease) -> Findin
     policies = {each["metadata"]["name"]: each["spec"].get("podSelector") or {} for each in seen.policies.read()}
     isolating = [name for name, selector in policies.items() if not any(selector.values())]
     found = f"{_list(isolating) or 'none'} for all pods of {release.namespace}; enforcement is not checked"
-    if isolating and not release.creates(POLICIES):
+    if isolating and not release.has_resource(POLICIES):
         return "warn", found, "set networkPolicy.enabled to true, so that the operator reaches what it needs"
     return "warn", found, "see that a foreign pod gets no answer from port 8265 of a Ray head once a model serves"
 

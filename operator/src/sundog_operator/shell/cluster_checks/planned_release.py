@@ -24,6 +24,8 @@ _CHART: Final = (
 
 Permission = tuple[str, str, str]
 """A verb, a resource such as `deployments.apps`, and a namespace, which is empty for the whole cluster."""
+CREATE_NAMESPACE: Final[Permission] = ("create", "namespaces", "")
+"""What `helm --create-namespace` needs if the namespace does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +43,20 @@ class PlannedRelease:
     resources: frozenset[tuple[str, str]]
     installation: Installation | None = None
 
-    def creates(self, resource: str) -> bool:
+    def has_resource(self, resource: str) -> bool:
         """Report whether the chart creates objects of a resource."""
         return any(resource == each for each, _ in self.resources)
 
     def find_permissions(self) -> list[Permission]:
-        """Return what Helm does in the name of its user, and `GRANT_VERBS` for roles."""
-        # Helm reads what exists, and creates by POST (3) or by apply (4), which needs both verbs. A Secret is its own record.
-        resources = sorted({*self.resources, ("secrets", self.namespace)})
-        verbs = {each: ("get", "create", "patch", *(GRANT_VERBS if each in _ROLES else ())) for each, _ in resources}
-        return [(verb, resource, namespace) for resource, namespace in resources for verb in verbs[resource]]
+        """Return what Helm does in the name of its user, `GRANT_VERBS` for roles, and `CREATE_NAMESPACE`."""
+        # Helm reads what exists, and creates by POST (3) or by apply (4), which needs both verbs. Its own record is a Secret, which it
+        # lists and updates.
+        verbs = {
+            each: ("get", "create", "patch", *(GRANT_VERBS if each[0] in _ROLES else ())) for each in self.resources
+        }
+        record = ("secrets", self.namespace)
+        verbs[record] = tuple(dict.fromkeys((*verbs.get(record, ()), "get", "list", "create", "update")))
+        return [*((verb, *place) for place in sorted(verbs) for verb in verbs[place]), CREATE_NAMESPACE]
 
 
 DEFAULT_RELEASE: Final = PlannedRelease(

@@ -75,7 +75,7 @@ def find_split_mismatch(status: ExperimentStatus, counted: Counters) -> str:
     """Return a sentence about a sample-ratio mismatch of first exposures; empty where none is known."""
     names = [arm.name for arm in status.arms]
     exposed, expected = [], []
-    for number, shares in state.fit_epochs(status, names):
+    for number, shares in state.comparable_epochs(status, names):
         own = [counted.feedback.exposed.get((number, name), 0) for name in names]
         if sum(own):
             exposed.append(own)
@@ -176,7 +176,9 @@ def _alpha(status: ExperimentStatus, *, equal_load: bool = False) -> float:
 def _epochs(status: ExperimentStatus, counted: Counters, planned: Sequence[PlanOutcome]) -> list[OutcomeEpoch]:
     """Return the outcomes of the epochs of evidence, for the planned metrics."""
     arms, is_sticky = state.compared_arms(status), units.is_sticky(status.plan)
-    return outcome_epochs.count_epochs(counted, planned, arms, state.fit_epochs(status, arms), is_sticky=is_sticky)
+    return outcome_epochs.count_epochs(
+        counted, planned, arms, state.comparable_epochs(status, arms), is_sticky=is_sticky
+    )
 
 
 def _guardrail_metrics(
@@ -364,7 +366,7 @@ def _observed_traffic(
     is_sticky = units.is_sticky(status.plan)
     exposed = sum(
         counted.count_exposed_units(number, arm.name, sticky=is_sticky)
-        for number, _ in state.fit_epochs(status, [])
+        for number, _ in state.comparable_epochs(status, [])
         for arm in status.arms
     )
     values = {}

@@ -108,7 +108,7 @@ def buckets_by_epoch(status: ExperimentStatus) -> Iterator[tuple[EvidenceEpoch, 
             yield epoch, {arm.name: own for arm, own in zip(status.arms, epoch.buckets, strict=True)}
 
 
-def fit_epochs(status: ExperimentStatus, arms: Sequence[str]) -> list[tuple[int, list[int]]]:
+def comparable_epochs(status: ExperimentStatus, arms: Sequence[str]) -> list[tuple[int, list[int]]]:
     """Return the number of each epoch of evidence in which control was fit for comparison, with the buckets of the named arms."""
     return [
         (epoch.number, [by_arm.get(name, 0) for name in arms])

@@ -60,9 +60,9 @@ from sundog_operator.core.trial.replica_counts import MAX_COMPARABLE_RATIO, is_c
 from sundog_operator.core.trial.transitions import (
     confirm_epoch,
     first_change,
+    has_learned_thresholds,
     has_no_warmup,
     has_warmed_up,
-    learns_thresholds,
     with_thresholds,
 )
 
@@ -154,9 +154,9 @@ def _learn_thresholds(status: ExperimentStatus, inputs: ExperimentInputs) -> Exp
     evidence = inputs.evidence
     if evidence is None or not status.evidence_epochs or not _is_comparable(status):
         return None
-    if not learns_thresholds(status, evidence):
+    if not has_learned_thresholds(status, evidence):
         return None
-    return begin_evidence(with_thresholds(status, evidence), inputs.now, alone=True)
+    return begin_evidence(with_thresholds(status, evidence), inputs.now, replaces_earlier=True)
 
 
 def _watch_load(status: ExperimentStatus, inputs: ExperimentInputs) -> ExperimentStatus | None:

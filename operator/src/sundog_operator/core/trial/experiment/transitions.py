@@ -55,15 +55,15 @@ def with_shares(status: ExperimentStatus, shares: Mapping[str, int], now: dateti
 
 
 def begin_evidence(
-    status: ExperimentStatus, now: datetime, shares: Mapping[str, int] | None = None, *, alone: bool = False
+    status: ExperimentStatus, now: datetime, shares: Mapping[str, int] | None = None, *, replaces_earlier: bool = False
 ) -> ExperimentStatus:
     """Begin an epoch that counts as evidence, in which each arm has the given number of buckets; its target if None.
 
-    With `alone`, the earlier epochs are evidence no more.
+    With `replaces_earlier`, the earlier epochs are evidence no more.
     """
     begun = with_shares(status, target_buckets(status) if shares is None else shares, now)
     targets, earlier = target_buckets(begun), status.evidence_epochs
-    kept = () if alone else baseline_outage.trim_epochs(earlier, MAX_EPOCHS)
+    kept = () if replaces_earlier else baseline_outage.trim_epochs(earlier, MAX_EPOCHS)
     epoch = EvidenceEpoch(
         number=begun.epoch.number,
         buckets=tuple(targets[arm.name] for arm in begun.arms),

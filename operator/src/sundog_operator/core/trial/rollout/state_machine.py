@@ -48,9 +48,9 @@ from sundog_operator.core.trial.rollout.transitions import (
 from sundog_operator.core.trial.transitions import (
     confirm_epoch,
     first_change,
+    has_learned_thresholds,
     has_no_warmup,
     has_warmed_up,
-    learns_thresholds,
     with_thresholds,
 )
 
@@ -233,7 +233,7 @@ def _learn_thresholds(status: ExperimentStatus, inputs: RolloutInputs) -> Experi
     step, evidence = status.step, inputs.evidence
     if evidence is None or step is None or not step.warm or not _is_comparable(status):
         return None
-    if not learns_thresholds(status, evidence):
+    if not has_learned_thresholds(status, evidence):
         return None
     if needs_threshold([each for each in status.plan.guardrails if each.role == "guardrail"]):
         return begin_evidence(status, canary_weight(status), inputs)
