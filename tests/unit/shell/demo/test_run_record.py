@@ -93,12 +93,6 @@ def test_the_bar_has_one_width_whatever_the_shares_are() -> None:
         assert bar.count("█") + bar.count("░") == 40
 
 
-def test_the_last_phase_ends_when_its_weight_changed() -> None:
-    found = record()
-    found.extend_last_phase(32.0)
-    assert (found.phases[-1].from_s, found.phases[-1].to_s) == (0, 32.0)
-
-
 def test_a_plain_view_prints_each_reason_to_wait_once() -> None:
     console = Console(file=StringIO(), width=100)
     plain = view.PlainDemoView(console)

@@ -1,7 +1,7 @@
 """The record of a demo run: its steps, requests and changes of traffic."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from sundog_operator.api import Condition
@@ -40,10 +40,6 @@ class DemoRecord:
     samples: Sequence[RequestSample] = ()
     refused: list[Condition] = field(default_factory=list)
     seconds: float = 0.0
-
-    def extend_last_phase(self, to_s: float) -> None:
-        """Extend the last phase to the time when its weight changed."""
-        self.phases[-1] = replace(self.phases[-1], to_s=to_s)
 
     def problems(self) -> list[str]:
         """Return why the run failed; empty after a success."""
