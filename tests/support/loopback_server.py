@@ -28,8 +28,10 @@ def serve_in_thread(app: web.Application, ssl_context: ssl.SSLContext | None = N
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
-    assert ready.wait(PATIENCE_S)
-    yield ports[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(PATIENCE_S)
-    loop.close()
+    try:
+        assert ready.wait(PATIENCE_S)
+        yield ports[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(PATIENCE_S)
+        loop.close()

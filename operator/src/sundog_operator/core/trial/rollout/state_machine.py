@@ -223,9 +223,9 @@ def _end_warmup(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentSt
     step, evidence = status.step, inputs.evidence
     if evidence is None or step is None or step.warm or not _is_comparable(status):
         return None
-    return (
-        begin_evidence(status, canary_weight(status), inputs) if has_warmed_up(status, evidence, inputs.now) else None
-    )
+    if not has_warmed_up(status, evidence, inputs.now):
+        return None
+    return begin_evidence(status, canary_weight(status), inputs)
 
 
 def _learn_thresholds(status: ExperimentStatus, inputs: RolloutInputs) -> ExperimentStatus | None:
