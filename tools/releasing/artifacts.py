@@ -111,9 +111,8 @@ def write_bill(source: Path, image: str, output: Path) -> Path:
     The packages of the base image are not in it.
     """
     path = output / f"{image}.cdx.json"
-    locked = {
-        name: text for lock in BILLS[image] for name, text in _texts(source / locks.LOCKS / f"{lock}.txt").items()
-    }
+    texts = ((source / locks.LOCKS / f"{lock}.txt").read_text(encoding="utf-8") for lock in BILLS[image])
+    locked = {name: part for text in texts for name, part in locks.split(text).items()}
     with tempfile.TemporaryDirectory() as folder:
         together = Path(folder) / "packages.txt"
         together.write_text("".join(locked.values()), encoding="utf-8")
@@ -157,11 +156,3 @@ def build_twice(build: Callable[[Path, Path, int], Path], root: Path, output: Pa
 def digest(path: Path) -> str:
     """Return the digest of a file, as `sha256:…`."""
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-
-
-def _texts(lock: Path) -> dict[str, str]:
-    """Return the lines of each package of a lock, by its normalized name."""
-    text = lock.read_text(encoding="utf-8")
-    starts = [match.start() for match in locks.PIN.finditer(text)]
-    parts = (text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True))
-    return {locks.normalize(part.partition("==")[0]): part for part in parts}

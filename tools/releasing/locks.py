@@ -89,7 +89,7 @@ def write(root: Path, target: Path | None = None) -> None:
         for name, lines in wanted.items():
             compiled = Path(folder) / f"{name}.txt"
             _compile(lines, compiled, constraints, together)
-            text = _without_common_marker(compiled.read_text(encoding="utf-8"))
+            text = _without_common_marker(compiled.read_text(encoding="utf-8"), lines)
             (target / f"{name}.txt").write_text(_head(project_file, lines) + text, encoding="utf-8")
 
 
@@ -138,12 +138,18 @@ def find_outdated(root: Path) -> list[str]:
 
 def parse(text: str) -> dict[str, Package]:
     """Return the packages of a lock by their normalized names."""
+    return {
+        name: Package(version, frozenset(HASH.findall(part)))
+        for name, part in split(text).items()
+        for _, version in PIN.findall(part)
+    }
+
+
+def split(text: str) -> dict[str, str]:
+    """Return the lines of each package of a lock by its normalized name."""
     pins = list(PIN.finditer(text))
     ends = [pin.start() for pin in pins[1:]] + [len(text)]
-    return {
-        normalize(pin[1]): Package(pin[2], frozenset(HASH.findall(text[pin.end() : end])))
-        for pin, end in zip(pins, ends, strict=True)
-    }
+    return {normalize(pin[1]): text[pin.start() : end] for pin, end in zip(pins, ends, strict=True)}
 
 
 def _compile(lines: list[str], output: Path, *constraints: Path) -> None:
@@ -165,10 +171,16 @@ def _compile(lines: list[str], output: Path, *constraints: Path) -> None:
         raise LockError(f"{output.stem}: uv resolved no versions: {' '.join(done.stderr.split())}")
 
 
-def _without_common_marker(text: str) -> str:
-    """Drop the marker that uv writes at packages of all environments."""
-    common, _ = Counter(MARKER.findall(text)).most_common(1)[0]
-    return text.replace(f"{common} \\\n", " \\\n")
+def _without_common_marker(text: str, lines: list[str]) -> str:
+    """Drop the marker that uv writes at packages of all environments: that of most of the requirements themselves.
+
+    Of the packages that these need, most may be for one architecture, as PyTorch's of CUDA were.
+    """
+    packages = split(text)
+    markers = Counter(found[0] for line in lines if (found := MARKER.search(packages.get(_name(line), ""))))
+    for common, _ in markers.most_common(1):
+        text = text.replace(f"{common} \\\n", " \\\n")
+    return text
 
 
 def _project_file(root: Path) -> dict[str, Any]:

@@ -126,14 +126,14 @@ def test_torch_has_a_lock_of_its_own() -> None:
 @pytest.fixture
 def index(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """An index in place of uv's: versions by name. Records what uv was asked."""
-    found: dict[str, Any] = {"versions": {}, "asked": []}
+    found: dict[str, Any] = {"versions": {}, "markers": {}, "asked": []}
 
     def compile_lock(command: list[str], *, cwd: Path, input: str, **_: Any) -> subprocess.CompletedProcess[str]:  # noqa: A002
         settings = tomllib.loads((cwd / "pyproject.toml").read_text())["tool"]["uv"]
         found["asked"].append({"command": command, "lines": input.splitlines(), **settings})
         output = cwd / command[command.index("--output-file") + 1]
         pins = {**found["versions"], "everywhere": "1", "before": "2"}
-        markers = {"before": " ; python_full_version < '3.12'"}
+        markers = {"before": " ; python_full_version < '3.12'", **found["markers"]}
         output.write_text(
             "".join(f"{name}=={pins[name]}{markers.get(name, ' ; common')} \\\n    --hash={A_HASH}\n" for name in pins)
         )
@@ -144,7 +144,7 @@ def index(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_a_lock_keeps_only_markers_that_some_environments_lack(checkout: Path, index: dict[str, Any]) -> None:
-    index["versions"] = {"also": "3"}
+    index["versions"] = {"also": "3", "hatchling": "1.27"}
     locks.write(checkout)
     head, _, packages = lock_of(checkout, "build").partition("also==3")
     assert (
@@ -152,6 +152,16 @@ def test_a_lock_keeps_only_markers_that_some_environments_lack(checkout: Path, i
     )
     assert "everywhere==1 \\\n" in packages
     assert "before==2 ; python_full_version < '3.12' \\\n" in packages
+
+
+def test_a_marker_of_most_packages_but_not_of_the_requirements_stays(checkout: Path, index: dict[str, Any]) -> None:
+    narrow = " ; platform_machine == 'x86_64'"
+    index["versions"] = {"hatchling": "1.27", **dict.fromkeys(("one", "two", "three"), "1")}
+    index["markers"] = dict.fromkeys(("one", "two", "three"), narrow)
+    locks.write(checkout)
+    text = lock_of(checkout, "build")
+    assert "hatchling==1.27 \\\n" in text
+    assert text.count(f"==1{narrow} \\\n") == 3
 
 
 def test_all_requirements_are_resolved_together_first(checkout: Path, index: dict[str, Any]) -> None:
