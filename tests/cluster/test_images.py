@@ -1,18 +1,22 @@
 """The image of operator and edge, built from this checkout without a registry, runs by the chart's defaults where pods are `restricted`."""
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from real_kubernetes import node
+from real_kubernetes import cloud_network, node
 from real_kubernetes.binaries import HELM, ROOT
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.helm import CHART, Helm
 from real_kubernetes.kubectl import WAIT_S, Object
+from sundog_operator.shell.exit_codes import ExitCode
 from waiting import PATIENCE_S, eventually, patience
 
 pytestmark = pytest.mark.timeout(patience(1800))
@@ -109,6 +113,46 @@ def test_it_runs_as_an_edge_and_rays_pods_are_let_in(installed: Helm, cluster: C
     finally:
         gone = ("delete", "modeldeployments.serving.sundog.dev", "digits", f"--timeout={WAIT_S}s")
         kubectl("-n", NAMESPACE, *gone, timeout=WAIT_S + 10)
+
+
+def test_doctor_sees_which_images_are_there_and_whether_policies_count(
+    installed: Helm, cluster: Cluster, tmp_path: Path
+) -> None:
+    """The operator's image is on the node, and those of Ray and the store are nowhere."""
+    assert cluster.instance is not None
+    manifests = tmp_path / "release.yaml"
+    values = ("--set", f"image.repository={REGISTRY}/operator-edge,image.tag={TAG},image.pullPolicy=Never")
+    runtime = ("--set", f"installation.runtimeImage={RUNTIME}")
+    manifests.write_text(installed("template", "sundog", str(CHART), "--namespace", NAMESPACE, *values, *runtime))
+    before = doctor(cluster, manifests)
+    assert before["registry"]["status"] == "fail"
+    assert RUNTIME in before["registry"]["found"]
+    assert f"{REGISTRY}/operator-edge:{TAG}" not in before["registry"]["found"]
+    assert before["network policies"]["found"].endswith("; not enforced")
+    with cloud_network.enforced(cluster.instance, BINARIES):
+        behind = doctor(cluster, manifests)
+    assert behind["network policies"]["found"].endswith("; enforced")
+    left = cluster.kubectl("-n", NAMESPACE, "get", "pods,networkpolicies", "--output=name")
+    assert "sundog-probe" not in left
+
+
+def doctor(cluster: Cluster, manifests: Path) -> dict[str, Object]:
+    """The findings of a probe, by name."""
+    program = str(Path(sys.executable).parent / "sundog")
+    command = (
+        program,
+        "doctor",
+        "--probe",
+        "--kubeconfig",
+        str(cluster.kubeconfig),
+        "-f",
+        str(manifests),
+        "-o",
+        "json",
+    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == ExitCode.REFUSED, done.stderr
+    return {each["name"]: each for each in json.loads(done.stdout)}
 
 
 def answers_as_an_edge(pod: Object) -> bool:

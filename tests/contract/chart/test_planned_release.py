@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from charting import CHART, NAMESPACE, ROOT, cases, templates, values
-from sundog_operator.api.installation import parse_installation
+from sundog_operator.api.installation import FeedbackStore, parse_installation
 from sundog_operator.shell.cluster_checks import checks
 from sundog_operator.shell.cluster_checks.planned_release import (
     CRDS,
@@ -42,6 +42,21 @@ def test_resources_follow_the_values() -> None:
     assert resources_in(namespaced, "vision") == resources_in(namespaced, "speech") == {"roles", "rolebindings"}
     assert resources_in(namespaced, "") == set()
     assert resources_in(rendered("everything"), NAMESPACE) >= {"podmonitors", "servicemonitors", "prometheusrules"}
+
+
+@pytest.mark.parametrize("case", ["smallest", "everything"])
+def test_images_are_those_of_the_operator_and_of_what_it_plans(case: str) -> None:
+    """The operator's is the first: a probe runs Python in it."""
+    [deployment] = [each for each in yaml.safe_load_all(templates(values(case))["templates/deployment.yaml"]) if each]
+    pod = deployment["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    release = rendered(case)
+    assert (release.images[0].name, release.images[0].policy) == (container["image"], container["imagePullPolicy"])
+    assert set(release.pull_secrets) >= {each["name"] for each in pod.get("imagePullSecrets", ())}
+    assert release.installation is not None
+    planned = {release.installation.edge_image, release.installation.runtime_image}
+    stores = {FeedbackStore().image} if case == "smallest" else set()
+    assert {each.name for each in release.images} == {container["image"], *planned, *stores}
 
 
 def test_the_pod_of_helm_test_is_not_created_by_an_installation() -> None:

@@ -127,3 +127,9 @@ def test_a_cluster_and_a_local_instance_are_not_checked_together(sundog: Any) ->
 def test_without_a_cluster_it_says_so(sundog: Any) -> None:
     done = sundog("doctor", "--cluster")
     assert (done.code, "no kubeconfig exists" in done.err) == (ExitCode.UNREACHABLE, True)
+
+
+def test_a_probe_needs_to_know_the_images(sundog: Any, server: Any) -> None:
+    done = sundog("doctor", "--kubeconfig", str(server.kubeconfig), "--probe")
+    assert done.code == ExitCode.USAGE
+    assert "--probe: expected -f with the output of `helm template`" in done.err

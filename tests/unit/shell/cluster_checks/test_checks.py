@@ -11,6 +11,7 @@ from sundog_operator.core.kubernetes import node_fit
 from sundog_operator.shell.cluster_checks.checks import check_cluster
 from sundog_operator.shell.cluster_checks.observation import CRD_NAMES, ClusterObservation, Part
 from sundog_operator.shell.cluster_checks.planned_release import CRDS, DEFAULT_RELEASE, POLICIES
+from sundog_operator.shell.cluster_checks.probe import ProbeResult
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 SERVED = ("ray.io/v1", "gateway.networking.k8s.io/v1", "resource.k8s.io/v1", "metrics.k8s.io/v1beta1")
@@ -91,6 +92,10 @@ OPEN = {"metadata": {"name": "web"}, "spec": {"podSelector": {"matchLabels": {"a
 OLD_RAY = {name: field for name, field in RAY_FIELDS.items() if name != "headGroupSpec"}
 
 
+def probed(is_isolated: bool | None, reason: str = "", **images: str) -> Part[ProbeResult]:
+    return Part(ProbeResult(images, is_isolated, reason))
+
+
 def find(name: str, release: Any = DEFAULT_RELEASE, **changes: Any) -> Check:
     (found,) = [each for each in check_cluster(replace(GOOD, **changes), release) if each.name == name]
     return found
@@ -105,7 +110,8 @@ def test_a_good_cluster_warns_only_about_what_the_api_does_not_show() -> None:
 
 def test_each_problem_comes_with_what_to_do_and_nothing_else_does() -> None:
     bare = replace(GOOD, version="v1.20.1", nodes=Part([]), storage_classes=Part([]), ray_operators=Part([]))
-    for each in [*check_cluster(GOOD, DEFAULT_RELEASE), *check_cluster(bare, DEFAULT_RELEASE)]:
+    failed = replace(GOOD, probe=probed(False, a="no login"))
+    for each in [finding for seen in (GOOD, bare, failed) for finding in check_cluster(seen, DEFAULT_RELEASE)]:
         assert bool(each.fix) == (each.status != "ok"), each
         assert "\n" not in each.found + each.fix
 
@@ -280,7 +286,42 @@ def test_each_problem_comes_with_what_to_do_and_nothing_else_does() -> None:
             "default-deny for all pods",
             id="default-deny",
         ),
+        pytest.param(
+            "network policies",
+            {"probe": probed(True)},
+            "ok",
+            "none for all pods of sundog-system; enforced",
+            id="enforced",
+        ),
+        pytest.param(
+            "network policies", {"probe": probed(False)}, "warn", "; not enforced", id="policies-without-effect"
+        ),
+        pytest.param(
+            "network policies",
+            {"probe": probed(None, reason="a cannot be pulled")},
+            "warn",
+            "; enforcement is not known: a cannot be pulled",
+            id="enforcement-unknown",
+        ),
+        pytest.param(
+            "network policies",
+            {"probe": Part(None, "pods are forbidden")},
+            "warn",
+            "; enforcement is not known: pods are forbidden",
+            id="no-probe",
+        ),
         pytest.param("registry", {}, "warn", "not checked", id="registry"),
+        pytest.param("registry", {"probe": probed(True, a="", b="")}, "ok", "a node pulled a, b", id="images-pulled"),
+        pytest.param(
+            "registry", {"probe": probed(True, a="", b="401")}, "fail", "not pulled: b (401)", id="image-not-pulled"
+        ),
+        pytest.param(
+            "registry",
+            {"probe": Part(None, "pods are forbidden")},
+            "warn",
+            "not checked: pods are forbidden",
+            id="registry-not-probed",
+        ),
         pytest.param(
             "optional programs",
             {"api_groups": Part(groups("kueue.x-k8s.io/v1beta1", "keda.sh/v1alpha1"))},
@@ -300,6 +341,7 @@ def test_finding(name: str, changes: dict[str, Any], status: str, found: str) ->
 def test_a_default_deny_policy_without_the_charts_own_asks_for_it() -> None:
     denied = {"policies": Part([ALL_POLICIES])}
     assert "networkPolicy.enabled" in find("network policies", NO_POLICIES, **denied).fix
+    assert "networkPolicy.enabled" in find("network policies", NO_POLICIES, **denied, probe=probed(True)).fix
     assert "networkPolicy.enabled" not in find("network policies", **denied).fix
 
 

@@ -174,14 +174,37 @@ def _check_driver(seen: ClusterObservation, _: PlannedRelease) -> Finding:
 def _check_policies(seen: ClusterObservation, release: PlannedRelease) -> Finding:
     policies = {each["metadata"]["name"]: each["spec"].get("podSelector") or {} for each in seen.policies.read()}
     isolating = [name for name, selector in policies.items() if not any(selector.values())]
-    found = f"{_list(isolating) or 'none'} for all pods of {release.namespace}; enforcement is not checked"
+    is_enforced, enforcement = _find_enforcement(seen)
+    found = f"{_list(isolating) or 'none'} for all pods of {release.namespace}; {enforcement}"
     if isolating and not release.has_resource(POLICIES):
         return "warn", found, "set networkPolicy.enabled to true, so that the operator reaches what it needs"
-    return "warn", found, "see that a foreign pod gets no answer from port 8265 of a Ray head once a model serves"
+    if is_enforced:
+        return "ok", found, ""
+    if is_enforced is None:
+        return "warn", found, "see that a foreign pod gets no answer from port 8265 of a Ray head once a model serves"
+    return "warn", found, "use a network plugin that enforces them: every pod of the cluster may ask Ray and the stores"
 
 
-def _check_registry(_seen: ClusterObservation, _: PlannedRelease) -> Finding:
-    return "warn", "not checked", "run a pod with each image, to see that the nodes can pull it"
+def _find_enforcement(seen: ClusterObservation) -> tuple[bool | None, str]:
+    if seen.probe is None:
+        return None, "enforcement is not checked without --probe"
+    if seen.probe.content is None or seen.probe.content.is_isolated is None:
+        return (
+            None,
+            f"enforcement is not known: {seen.probe.content.reason if seen.probe.content else seen.probe.reason}",
+        )
+    return seen.probe.content.is_isolated, "enforced" if seen.probe.content.is_isolated else "not enforced"
+
+
+def _check_registry(seen: ClusterObservation, release: PlannedRelease) -> Finding:
+    if seen.probe is None:
+        return "warn", "not checked", "add --probe, or run a pod with each image, to see that the nodes can pull it"
+    images = seen.probe.read().images
+    errors = [f"{name} ({error})" for name, error in images.items() if error]
+    if errors:
+        fix = f"push what is missing, and name Secrets of {release.namespace} for registries that need a login"
+        return "fail", f"not pulled: {_list(errors)}", fix
+    return "ok", f"a node pulled {_list(images)}", ""
 
 
 def _check_optional(seen: ClusterObservation, _: PlannedRelease) -> Finding:

@@ -13,6 +13,7 @@ from sundog_operator.core.kubernetes import node_fit
 from sundog_operator.errors import NotServed, RequestRefused
 from sundog_operator.ports import Kind, Object, Ref
 from sundog_operator.shell.cluster_checks.planned_release import Permission, PlannedRelease
+from sundog_operator.shell.cluster_checks.probe import ProbeResult, probe_release
 from sundog_operator.shell.installation import find_installation
 from sundog_operator.shell.server_connection import ServerConnection
 
@@ -54,6 +55,7 @@ class ClusterObservation:
         ray_operators: images of KubeRay's operators, and empty texts for other Deployments.
         policies: NetworkPolicies of the release's namespace.
         permissions: whether the user has each of the permissions that the release takes.
+        probe: what pods found; None if none were run.
     """
 
     version: str
@@ -67,10 +69,13 @@ class ClusterObservation:
     ray_operators: Part[Sequence[str]]
     policies: Part[Sequence[Object]]
     permissions: Part[Mapping[Permission, bool]]
+    probe: Part[ProbeResult] | None = None
 
 
-async def observe_cluster(server: ServerConnection, release: PlannedRelease) -> ClusterObservation:
-    """Read a cluster. Raises DependencyError if its API server does not answer."""
+async def observe_cluster(
+    server: ServerConnection, release: PlannedRelease, *, is_probing: bool = False
+) -> ClusterObservation:
+    """Read a cluster, and with `is_probing` run pods there (`probe_release`). Raises DependencyError if its API server does not answer."""
     kube = server.kube
 
     async def read_named(kind: Kind, names: Iterable[str]) -> Mapping[str, Object | None]:
@@ -94,6 +99,7 @@ async def observe_cluster(server: ServerConnection, release: PlannedRelease) -> 
         ray_operators=await _try(kube.scan(ports.DEPLOYMENT, _view_ray_operator)),
         policies=await _try(kube.list(ports.NETWORK_POLICY, release.namespace)),
         permissions=await _try(read_permissions()),
+        probe=await _try(probe_release(kube, release)) if is_probing else None,
     )
 
 

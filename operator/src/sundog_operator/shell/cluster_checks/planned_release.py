@@ -1,5 +1,6 @@
 """The release that is to be installed: what the chart creates, where, and with which settings."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +30,14 @@ CREATE_NAMESPACE: Final[Permission] = ("create", "namespaces", "")
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseImage:
+    """An image, and the pull policy of its pods, which is empty for Kubernetes' default."""
+
+    name: str
+    policy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedRelease:
     """A release of the chart.
 
@@ -37,11 +46,15 @@ class PlannedRelease:
         resources: pairs of a resource that the chart creates, such as `deployments.apps`, and a namespace, which is empty for objects of
             the whole cluster.
         installation: its settings; None where they are unknown.
+        images: those of its pods and of what it plans, the operator's first; none where they are unknown.
+        pull_secrets: names of Secrets for them.
     """
 
     namespace: str
     resources: frozenset[tuple[str, str]]
     installation: Installation | None = None
+    images: tuple[ReleaseImage, ...] = ()
+    pull_secrets: tuple[str, ...] = ()
 
     def has_resource(self, resource: str) -> bool:
         """Report whether the chart creates objects of a resource."""
@@ -76,11 +89,34 @@ def read_release(text: bytes) -> PlannedRelease:
         settings = next(each for each in objects if INSTALLATION_FILE in (each.get("data") or ()))
         own = settings["metadata"]["namespace"]
         created = [(_guess_resource(each), each["metadata"].get("namespace", own)) for each in objects]
+        pods = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "Deployment"]
+        images = [
+            ReleaseImage(each["image"], each.get("imagePullPolicy", "")) for pod in pods for each in pod["containers"]
+        ]
+        keys = [each["name"] for pod in pods for each in pod.get("imagePullSecrets") or ()]
     except (yaml.YAMLError, StopIteration, LookupError, TypeError, AttributeError) as err:
         found = one_line(err) or "no settings of Sundog"
         raise CommandFailed(f"--filename: {found}; expected the output of `helm template`", ExitCode.USAGE) from None
     resources = frozenset((each, "" if each in _CLUSTER_WIDE else namespace) for each, namespace in created)
-    return PlannedRelease(own, resources, parse_installation(settings["data"][INSTALLATION_FILE], INSTALLATION_FILE))
+    installation = parse_installation(settings["data"][INSTALLATION_FILE], INSTALLATION_FILE)
+    keys += [
+        each.name for each in (*installation.ray.pods.image_pull_secrets, *installation.edge.pods.image_pull_secrets)
+    ]
+    unique: dict[str, ReleaseImage] = {}
+    for each in (*images, *_find_planned_images(installation)):
+        unique.setdefault(each.name, each)
+    return PlannedRelease(own, resources, installation, tuple(unique.values()), tuple(dict.fromkeys(keys)))
+
+
+def _find_planned_images(installation: Installation) -> Iterator[ReleaseImage]:
+    """Yield the images of the pods that the operator will create."""
+    ray, edge = installation.ray, installation.edge
+    yield ReleaseImage(installation.edge_image, edge.pods.image_pull_policy)
+    yield ReleaseImage(installation.runtime_image, ray.pods.image_pull_policy)
+    if ray.gcs_fault_tolerance.enabled and not ray.gcs_fault_tolerance.external.address:
+        yield ReleaseImage(ray.gcs_fault_tolerance.image, ray.pods.image_pull_policy)
+    if not installation.feedback.store.external.address:
+        yield ReleaseImage(installation.feedback.store.image, edge.pods.image_pull_policy)
 
 
 def _guess_resource(obj: Any) -> str:

@@ -3,11 +3,13 @@
 import asyncio
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import click
+from rich.console import Console
 
 from sundog_operator.adapters.local.doctor import Check, run_checks
 from sundog_operator.shell.cluster_checks.checks import check_cluster
@@ -41,6 +43,12 @@ _SIGNS: Final = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
     type=click.File("rb"),
     help=f"Output of `helm template` with your values; - is standard input. Without it: the chart's defaults in {NAMESPACE}.",
 )
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="Run pods in the release's namespace, to see that images of -f can be pulled and network policies are enforced. They are"
+    " deleted at the end.",
+)
 @TEXT_OUTPUT_OPTION
 def doctor(
     instance: str | None,
@@ -49,18 +57,27 @@ def doctor(
     kubeconfig: Path | None,
     context: str | None,
     manifests: BinaryIO | None,
+    probe: bool,
     output: str,
 ) -> int:
     """Check whether this machine can run local mode, or whether a cluster can run Sundog, and show how to fix each problem.
 
-    A cluster is checked before the installation, with your permissions. Nothing is created or changed there. Exit code 1 if a check fails.
+    A cluster is checked before the installation, with your permissions. Without --probe nothing is created or changed there. Exit code 1 if
+    a check fails.
     """
+    if probe and not manifests:
+        raise click.UsageError("--probe: expected -f with the output of `helm template`, which names the images")
     if cluster or kubeconfig or context or manifests:
         if instance or state_dir:
             raise click.UsageError("--cluster: expected neither --instance nor --state-dir")
         release = read_release(manifests.read()) if manifests else DEFAULT_RELEASE
         target = resolve_target(ServerSelection(kubeconfig, context, is_cluster=True), os.environ)
-        seen = asyncio.run(with_connection(target, lambda server: observe_cluster(server, release), CommandFailed))
+        with _progress(probe):
+            seen = asyncio.run(
+                with_connection(
+                    target, lambda server: observe_cluster(server, release, is_probing=probe), CommandFailed
+                )
+            )
         checks = check_cluster(seen, release)
     else:
         where = state_dir_paths.choose_state_dir(state_dir, instance, os.environ)
@@ -71,6 +88,13 @@ def doctor(
     else:
         _print(checks)
     return ExitCode.REFUSED if failed else ExitCode.OK
+
+
+def _progress(is_probing: bool) -> AbstractContextManager[object]:
+    """Show that pods run, for minutes if images are large."""
+    if not is_probing:
+        return nullcontext()
+    return Console(stderr=True).status("Pulling images and trying a network policy; pods are deleted at the end")
 
 
 def _print(checks: list[Check]) -> None:
