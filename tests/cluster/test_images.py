@@ -1,4 +1,4 @@
-"""The image of operator and edge, built from this checkout without a registry, runs by the chart's defaults where pods are `restricted`."""
+"""The image of operator and edge, built from this checkout and pulled by its digest, runs by the chart's defaults in `restricted` pods."""
 
 import json
 import os
@@ -6,16 +6,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-from real_kubernetes import cloud_network, node
+from real_kubernetes import cloud_network, registry
 from real_kubernetes.binaries import HELM, ROOT
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.helm import CHART, Helm
 from real_kubernetes.kubectl import WAIT_S, Object
+from real_kubernetes.registry import Registry
 from sundog_operator.shell.exit_codes import ExitCode
 from waiting import PATIENCE_S, eventually, patience
 
@@ -26,7 +28,8 @@ REGISTRY = "localhost/sundog"
 TAG = "test"
 RUNTIME = "registry.example.com/sundog/runtime:none"
 BUILD_S = patience(1500)
-NEEDED = ("buildah", "debootstrap")
+REPOSITORY = "sundog/operator-edge"
+NEEDED = ("buildah", "debootstrap", registry.PROGRAM)
 
 
 def buildah(*arguments: str) -> str:
@@ -39,38 +42,50 @@ def built() -> set[str]:
     return set(buildah("images", "--quiet", "--filter", f"reference={REGISTRY}/operator-edge:{TAG}").split())
 
 
+@dataclass(frozen=True)
+class Pushed:
+    """The image in a registry that the node reaches."""
+
+    registry: Registry
+    digest: str
+
+    @property
+    def values(self) -> Object:
+        return {"repository": f"{registry.ADDRESS}/{REPOSITORY}", "digest": self.digest}
+
+    @property
+    def name(self) -> str:
+        return f"{registry.ADDRESS}/{REPOSITORY}@{self.digest}"
+
+
 @pytest.fixture(scope="module")
-def image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The name of the image, which the node has."""
+def image(cluster: Cluster) -> Iterator[Pushed]:
+    """The image, which only the registry has."""
     if cluster.instance is None:
         pytest.skip("an image gets into the tests' own cluster only")
     if missing := [name for name in NEEDED if shutil.which(name) is None]:
         pytest.skip(f"no image can be built: {', '.join(missing)} not found (apt-get install {' '.join(NEEDED)})")
-    folder = tmp_path_factory.mktemp("images")
-    wanted = {"BASE": "debootstrap", "REGISTRY": REGISTRY, "TAG": TAG, "ARCHIVES": str(folder), "ENGINE": "buildah"}
+    wanted = {"BASE": "debootstrap", "REGISTRY": REGISTRY, "TAG": TAG, "ENGINE": "buildah"}
     command, before = (str(ROOT / "images" / "build"), "operator-edge"), built()
     done = subprocess.run(command, env={**os.environ, **wanted}, capture_output=True, text=True, timeout=BUILD_S)
     assert done.returncode == 0, done.stderr[-2000:]
     for old in before - built():
         # Its name went to the new one: nobody else would remove it.
         buildah("rmi", old)
-    archive = folder / "operator-edge.tar"
-    node.import_image(cluster.instance, archive)
-    archive.unlink()
-    return done.stdout.strip()
+    with registry.running(cluster.instance) as running:
+        yield Pushed(running, running.push(done.stdout.strip(), REPOSITORY))
 
 
 @pytest.fixture(scope="module")
-def installed(image: str, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Helm]:
+def installed(image: Pushed, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Helm]:
     """The chart with that image, in a namespace that lets in `restricted` pods alone."""
-    assert image == f"{REGISTRY}/operator-edge:{TAG}"
     kubectl = cluster.kubectl
     BINARIES.build((HELM,))
     helm = Helm(cluster.kubeconfig, BINARIES.path("helm"), tmp_path_factory.mktemp("helm"))
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
     values = {
-        "image": {"repository": f"{REGISTRY}/operator-edge", "tag": TAG, "pullPolicy": "Never"},
+        "image": image.values,
         "watchNamespaces": [NAMESPACE],
         # Little enough for a node with two cores.
         "installation": {"runtimeImage": RUNTIME, "edge": {"resources": {"requests": {"cpu": "10m"}}}},
@@ -115,19 +130,23 @@ def test_it_runs_as_an_edge_and_rays_pods_are_let_in(installed: Helm, cluster: C
         kubectl("-n", NAMESPACE, *gone, timeout=WAIT_S + 10)
 
 
+def test_a_new_version_with_the_same_packages_is_small(image: Pushed) -> None:
+    *_, packages, sundog = image.registry.layers(REPOSITORY, image.digest)
+    assert sundog["size"] < 20_000_000 < packages["size"]
+
+
 def test_doctor_sees_which_images_are_there_and_whether_policies_count(
-    installed: Helm, cluster: Cluster, tmp_path: Path
+    image: Pushed, installed: Helm, cluster: Cluster, tmp_path: Path
 ) -> None:
-    """The operator's image is on the node, and those of Ray and the store are nowhere."""
+    """The operator's image is in the registry, and those of Ray and the store are nowhere."""
     assert cluster.instance is not None
     manifests = tmp_path / "release.yaml"
-    values = ("--set", f"image.repository={REGISTRY}/operator-edge,image.tag={TAG},image.pullPolicy=Never")
-    runtime = ("--set", f"installation.runtimeImage={RUNTIME}")
-    manifests.write_text(installed("template", "sundog", str(CHART), "--namespace", NAMESPACE, *values, *runtime))
+    values = {"image": image.values, "installation": {"runtimeImage": RUNTIME}}
+    manifests.write_text(installed("template", "sundog", str(CHART), "--namespace", NAMESPACE, values=values))
     before = doctor(cluster, manifests)
     assert before["registry"]["status"] == "fail"
     assert RUNTIME in before["registry"]["found"]
-    assert f"{REGISTRY}/operator-edge:{TAG}" not in before["registry"]["found"]
+    assert image.name not in before["registry"]["found"]
     assert before["network policies"]["found"].endswith("; not enforced")
     with cloud_network.enforced(cluster.instance, BINARIES):
         behind = doctor(cluster, manifests)
