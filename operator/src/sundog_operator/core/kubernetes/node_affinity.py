@@ -87,6 +87,13 @@ def make_node_affinity(demand: NodeDemand) -> Json | None:
     return {"nodeAffinity": affinity} if affinity else None
 
 
+def is_ordered(affinity: Json | None) -> bool:
+    """Report whether an affinity of `make_node_affinity` prefers some of its nodes."""
+    nodes = (affinity or {}).get("nodeAffinity", {})
+    required = nodes.get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    return len(required.get("nodeSelectorTerms", ())) > 1 or "preferredDuringSchedulingIgnoredDuringExecution" in nodes
+
+
 def make_node_terms(demand: NodeDemand) -> list[Json]:
     """Return the node selector terms of a pod: a node suits that matches one of them. Empty if every node suits.
 

@@ -17,6 +17,8 @@ RESTRICTED_CONTAINER: Final[Mapping[str, Any]] = {
 }
 """Security contexts of the `restricted` pod security standard."""
 
+_ZONE: Final = "topology.kubernetes.io/zone"
+_NODE: Final = "kubernetes.io/hostname"
 _ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 _TOKEN_S: Final = 3607
 """Lifetime of a token, the one that the API server's admission sets."""
@@ -79,6 +81,22 @@ def set_default_user(template: PodTemplate, user: int) -> PodTemplate:
         return template
     context = {**RESTRICTED_POD, "runAsUser": user, "runAsGroup": user, "fsGroup": user}
     return template.model_copy(update={"security_context": context})
+
+
+def make_zone_spread(labels: Mapping[str, str]) -> list[Json]:
+    """Return the wish to have equally many pods with these labels in each zone.
+
+    It is the only constraint of a pod: the scheduler leaves a node without the label of one soft constraint out of all of them.
+    """
+    selector = {"matchLabels": dict(labels)}
+    return [{"maxSkew": 1, "topologyKey": _ZONE, "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": selector}]
+
+
+def make_node_spread(labels: Mapping[str, str]) -> Json:
+    """Return the affinity of pods that avoid nodes with pods with these labels, if there are others."""
+    term = {"topologyKey": _NODE, "labelSelector": {"matchLabels": dict(labels)}}
+    preferred = [{"weight": 100, "podAffinityTerm": term}]
+    return {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
 
 
 def make_account_volume(name: str) -> Json:

@@ -31,7 +31,7 @@ from sundog_operator.core.kubernetes.pods import PodRequirements
 from sundog_operator.core.kubernetes.subset import contains
 from sundog_operator.core.ray import valkey
 from sundog_operator.core.ray.clusters import make_ray_cluster_object
-from sundog_operator.core.ray.groups import OBJECT_STORE_BYTES, GroupState, make_group, merge_groups
+from sundog_operator.core.ray.groups import LABEL_GROUP, OBJECT_STORE_BYTES, GroupState, make_group, merge_groups
 from sundog_operator.core.revisions import Revision, owner_uids, spec_of
 
 AGENT_PORT: Final = 52365
@@ -231,9 +231,10 @@ def _make_worker(
     devices = accelerators.replica_devices(spec.resources.gpu)
     cpu, memory = _pod_resources(spec.resources, devices.replicas_per_pod if devices else 1)
     limits = {"memory": str(memory + OVERHEAD_BYTES)}
+    application = names.application(service, revision.number)
     is_claimed = devices is not None and devices.is_claimed
     given = {devices.resource: str(devices.count)} if devices and not is_claimed else {}
-    claims = device_claims.make_pod_claims(names.application(service, revision.number)) if is_claimed else []
+    claims = device_claims.make_pod_claims(application) if is_claimed else []
     mounted, queue = references.make_mounts(spec), spec.scheduling.queue
     container: Json = {
         "env": pods.merge_env(references.make_env(spec), mounted.env),
@@ -265,7 +266,9 @@ def _make_worker(
         gates=(kueue.ADMISSION_GATE,) if queue else (),
         claims=claims,
     )
-    return _make_worker_pod(container, requirements, image, installation, request_timeout, has_devices=bool(devices))
+    return _make_worker_pod(
+        container, requirements, image, installation, request_timeout, application, has_devices=bool(devices)
+    )
 
 
 def _make_worker_pod(
@@ -274,10 +277,11 @@ def _make_worker_pod(
     image: str,
     installation: Installation,
     request_timeout: timedelta,
+    group: str,
     *,
     has_devices: bool = False,
 ) -> Json:
-    """Return a worker's pod template. `own` are the resources, variables and mounts of its container."""
+    """Return the pod template of a worker group. `own` are the resources, variables and mounts of its container."""
     template = installation.ray.pods
     variables = [
         {"name": "SUNDOG_CACHE_DIR", "value": CACHE_DIRECTORY},
@@ -300,6 +304,9 @@ def _make_worker_pod(
     cache = _make_cache_volume(installation.ray.cache.host_path)
     made = pods.make_pod(template, replace(requirements, volumes=[cache, *requirements.volumes]), [container])
     made["spec"]["terminationGracePeriodSeconds"] = grace_periods.worker_pod_termination_grace_s(request_timeout)
+    # Karpenter gives up the order of types and the wish for spot capacity before this one.
+    if not node_affinity.is_ordered(requirements.affinity):
+        made["spec"]["topologySpreadConstraints"] = pods.make_zone_spread({LABEL_GROUP: group})
     return made
 
 
@@ -332,7 +339,7 @@ def make_shared_group(
     container = {"resources": {"requests": {"cpu": str(cpu), **limits}, "limits": limits}}
     affinity = node_affinity.make_node_affinity(node_affinity.make_demand(specs[0], installation))
     requirements = PodRequirements(names.labels(names.RAY), affinity=affinity)
-    template = _make_worker_pod(container, requirements, image, installation, request_timeout)
+    template = _make_worker_pod(container, requirements, image, installation, request_timeout, names.SHARED_WORKERS)
     bounds = (min(fewest, settings.max_pods), settings.max_pods)
     return make_group(names.SHARED_WORKERS, bounds, {"CPU": str(cpu), "memory": str(memory)}, template)
 
