@@ -13,7 +13,7 @@ import promql_parser
 import pytest
 import yaml
 
-from charting import CHART, ROOT, one, values
+from charting import CHART, ROOT, chart, one, values
 
 ALERTS = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
 DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
@@ -85,12 +85,6 @@ def test_an_alert_names_labels_that_its_query_keeps(rule: dict[str, Any]) -> Non
     assert used <= (kept or {"name"})
 
 
-def test_the_leader_of_one_release_is_none_of_another_one() -> None:
-    (expression,) = [rule["expr"] for rule in RULES if rule["alert"] == "SundogNoLeader"]
-    parsed: Any = promql_parser.parse(expression)
-    assert set(parsed.lhs.lhs.modifier.labels) == {"namespace", "job"}
-
-
 def firing(folder: Path, series: dict[str, str]) -> set[str]:
     """The alerts that fire after half an hour, by promtool."""
     if (promtool := shutil.which("promtool")) is None:
@@ -118,6 +112,30 @@ def test_alerts_about_the_operator_follow_no_other_program(tmp_path: Path) -> No
     every = {"SundogNoLeader", "SundogReconcileErrors", "SundogWorkWaits", "SundogPassHangs"}
     assert firing(tmp_path, series_of(SUNDOG, bad=True) | series_of(KUBERAY, bad=False)) == every
     assert firing(tmp_path, series_of(KUBERAY, bad=False)) == {"SundogNoLeader"}, "no process of Sundog is left"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_has_the_namespace_by_which_routes_select(rule: dict[str, Any]) -> None:
+    for part in re.findall(r"\b(?:sum|max) (by \([^)]*\))?", rule["expr"]):
+        assert "namespace" in part
+
+
+def test_a_release_s_alerts_are_about_its_own_namespace() -> None:
+    rendered = chart().render(values("everything"), name="sundog", namespace="platform")
+    (rules,) = [
+        each
+        for each in yaml.safe_load_all(rendered["sundog/templates/monitoring.yaml"])
+        if each and each["kind"] == "PrometheusRule"
+    ]
+    written = yaml.safe_dump(ALERTS).replace('namespace="sundog-system"', 'namespace="platform"')
+    assert rules["spec"] == yaml.safe_load(written) != ALERTS
+
+
+def test_an_operator_without_a_leader_is_seen_beside_another_release(tmp_path: Path) -> None:
+    other = 'sundog_operator_leader{namespace="other", job="a", instance="a"}'
+    assert firing(tmp_path, {other: "1x30"}) == {"SundogNoLeader"}, "its series are gone"
+    assert firing(tmp_path, {other: "1x30"} | series_of(SUNDOG, bad=True)) >= {"SundogNoLeader"}
+    assert firing(tmp_path, {other: "0x30"} | series_of(SUNDOG, bad=False)) == set(), "the other one has its own rule"
 
 
 def test_no_alert_and_no_panel_has_the_name_of_another() -> None:

@@ -64,6 +64,9 @@ class OperatorMetrics:
         )
         self._requests = self._counter("rest_client_requests", "Requests to the API server.", "code", "method", "host")
         self._decisions = self._counter("sundog_rollout_decisions", "Decisions about rollouts.", "decision", "reason")
+        # A series that begins with 1 is no increase to Prometheus.
+        for reason, decision in _DECISIONS.items():
+            self._decisions.labels(decision, reason)
         self._missed = self._counter(
             "sundog_watch_missed", "Changed objects that a list found and a watch did not deliver, by kind.", "kind"
         )

@@ -75,7 +75,9 @@ def metric_families(
     zero: ScaledToZero | None = None,
 ) -> Iterator[Metric]:
     """Yield every metric of the page."""
-    yield from _traffic(_sums(ledger))
+    # Arms without a request yet have zeros.
+    sums: dict[tuple[str, ...], RowCounters] = {each[:3]: RowCounters() for each in _arms(in_force, servers)}
+    yield from _traffic(sorted((sums | dict(_sums(ledger))).items()))
     probes = "Health checks and metadata requests by how they ended."
     yield _count_ends("sundog_edge_probes", probes, _sums(ledger, PROBE_ORIGIN))
     yield from _held(_sums(ledger, HELD_ORIGIN))
@@ -121,11 +123,11 @@ def _count(name: str, what: str, sums: _ArmSums, column: str) -> Metric:
     return family
 
 
-def _count_ends(name: str, what: str, sums: _ArmSums) -> Metric:
+def _count_ends(name: str, what: str, sums: _ArmSums, *, with_zeros: bool = False) -> Metric:
     family = CounterMetricFamily(name, what, labels=(*_ARM, "end"))
     for labels, own in sums:
         for end, count in own.ends.items():
-            if count:
+            if count or with_zeros:
                 family.add_metric((*labels, end), count)
     return family
 
@@ -146,7 +148,8 @@ def _durations(name: str, what: str, sums: _ArmSums) -> Metric:
 
 def _traffic(sums: _ArmSums) -> Iterator[Metric]:
     yield _count("sundog_edge_assigned", "Requests for which an arm was chosen.", sums, "assigned")
-    yield _count_ends("sundog_edge_requests", "Requests by how they ended.", sums)
+    # A series that begins with 1 is no increase to Prometheus: it would miss the first failure.
+    yield _count_ends("sundog_edge_requests", "Requests by how they ended.", sums, with_zeros=True)
     yield _count("sundog_edge_lost", "Requests whose end is unknown.", sums, "lost")
     yield _in_flight("sundog_edge_in_flight", "Requests that run or wait for a replica now.", sums)
     yield _count("sundog_edge_retries", "Retries at another replica.", sums, "retries")

@@ -9,6 +9,7 @@ from sundog_edge.agent.metrics import ScaledToZero, coarsen, render_metrics
 from sundog_edge.counting import histogram
 from sundog_edge.counting.evidence import AgentState, AppliedDocument, build_evidence
 from sundog_edge.counting.ledger import Ledger
+from sundog_edge.counting.log_lines import ENDS
 from sundog_edge.counting.rows import TableEntry
 
 HELD, REQUEST = "digits/att/0/stable/held/anonymous", "digits/att/0/stable/assigned/anonymous"
@@ -39,6 +40,25 @@ def test_held_requests_are_in_their_own_row_and_metrics_with_those_that_serves_p
     assert f"sundog_edge_held_duration_seconds_sum{ARM} 17.0" in page
     assert f"sundog_edge_request_duration_seconds_count{ARM} 1.0" in page
     assert f"sundog_edge_assigned_total{ARM} 1.0" in page
+
+
+def test_the_first_failure_of_an_arm_is_an_increase():
+    """To Prometheus a series that begins with 1 is none."""
+    applied, ledger = AppliedDocument(DOCUMENT, 0.0, {}), Ledger()
+    before = render_metrics(ledger, applied, {}, "", {}).decode().splitlines()
+    for service in ("digits", "letters"):
+        labels = f'arm="stable",end="server5xx",revision="7",service="{service}"'
+        assert f"sundog_edge_requests_total{{{labels}}} 0.0" in before
+    ledger.record_revisions(DOCUMENT)
+    row = f"digits/{DOCUMENT.services[0].attempt}/0/stable/assigned/anonymous"
+    ledger.consume([end_line(row, status=500)], 1.0)
+    after = render_metrics(ledger, applied, {}, "", {}).decode().splitlines()
+    ended = [each for each in after if each.startswith("sundog_edge_requests_total{") and not each.endswith(" 0.0")]
+    assert ended == ['sundog_edge_requests_total{arm="stable",end="server5xx",revision="7",service="digits"} 1.0']
+    assert len([each for each in after if each.startswith("sundog_edge_requests_total{")]) == 2 * len(ENDS)
+    # What left the split keeps its counts alone.
+    alone = render_metrics(ledger, None, {}, "", {}).decode()
+    assert 'service="letters"' not in alone
 
 
 def test_dropped_held_requests_stay_in_their_sum():

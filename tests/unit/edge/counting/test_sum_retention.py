@@ -8,6 +8,7 @@ from edge_log_lines import end_line, refusal_line
 from split_documents import arm_fields, parsed, service_fields
 from sundog_edge.agent.metrics import render_metrics
 from sundog_edge.counting.ledger import Ledger
+from sundog_edge.counting.log_lines import ENDS
 from sundog_edge.counting.rows import TableEntry
 from sundog_edge.counting.sum_retention import RETAIN_SUMS_S, forget_sums
 from sundog_edge.split.document import SplitDocument
@@ -72,7 +73,7 @@ def test_a_service_s_counts_end_with_it_and_a_request_that_runs_keeps_its_series
     for _ in range(7):
         books.step(document("letters", 1))
     assert books.services == {"digits", "letters"}
-    assert len([name for name in books.shown if "digits" in name]) == 4
+    assert len([name for name in books.shown if "digits" in name]) == 3 + len(ENDS)
     books.ledger.consume([end_line(running, 2)], books.now)
     books.step(document("letters", 1))
     assert books.services == {"letters"}
