@@ -62,7 +62,7 @@ def test_a_route_comes_with_the_gateway_api_follows_the_endpoint_and_goes(life: 
     assert parent == {"group": "gateway.networking.k8s.io", "kind": "Gateway", **GATEWAY}
     (rule,) = made["spec"]["rules"]
     assert (rule["backendRefs"][0]["name"], rule["backendRefs"][0]["port"]) == ("digits", 80)
-    assert rule["timeouts"] == {"request": "35s"}
+    assert rule["timeouts"] == {"request": "40s"}
     owned = kubectl.get("-n", TEAM, HTTP_ROUTES, "digits", "--show-managed-fields")["metadata"]
     assert {entry["manager"]: entry["operation"] for entry in owned["managedFields"]} == {"sundog": "Apply"}
     assert [owner["name"] for owner in owned["ownerReferences"]] == ["digits"]

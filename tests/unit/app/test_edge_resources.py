@@ -350,7 +350,7 @@ async def test_a_route_is_made_once_and_follows_the_endpoint(cluster: Cluster) -
     assert not await exists(cluster, HTTP_ROUTE, "other")
     route = await routed(cluster, requestTimeout="1m")
     assert "sectionName" not in route["spec"]["parentRefs"][0]
-    assert route["spec"]["rules"][0]["timeouts"] == {"request": "1m5s"}
+    assert route["spec"]["rules"][0]["timeouts"] == {"request": "1m10s"}
     assert f"{NAME}.{NAMESPACE}.svc" in route["spec"]["hostnames"]
 
 

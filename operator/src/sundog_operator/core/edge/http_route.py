@@ -16,6 +16,8 @@ API_VERSION: Final = f"{GATEWAY_GROUP}/v1"
 ROUTE_ACCEPTED: Final = "RouteAccepted"
 _ROUTE_CONDITIONS: Final = ("Accepted", "ResolvedRefs")
 """The conditions that a controller sets for each Gateway: it accepts the route, and it finds the Service."""
+_MARGIN: Final = timedelta(seconds=5)
+"""A Gateway's clock starts before the edge's, and it has a queue of its own."""
 _UNITS: Final = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 Json = dict[str, Any]
@@ -25,7 +27,8 @@ def make_route(model_deployment: Json, endpoint: Endpoint, service: Mapping[str,
     """Return the route of a ModelDeployment whose endpoint names a Gateway.
 
     `service` is its entry in the split document. The route names `endpoint.host` alone if the edge answers for it; otherwise another
-    ModelDeployment owns it, or it is empty. Its timeout is the longest time that the edge may take, so that the edge's answer comes first.
+    ModelDeployment owns it, or it is empty. Its timeout is longer than the edge may take, so that the edge's answer, with its code, comes
+    first.
     """
     hosts = service["hosts"]
     longest_s = service["requestTimeoutSeconds"] + grace_periods.replica_wait_s(service)
@@ -33,7 +36,7 @@ def make_route(model_deployment: Json, endpoint: Endpoint, service: Mapping[str,
     rule = {
         "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
         "backendRefs": [{"kind": "Service", "name": meta["name"], "port": 80}],
-        "timeouts": {"request": _format_duration(timedelta(seconds=longest_s))},
+        "timeouts": {"request": _format_duration(timedelta(seconds=longest_s) + _MARGIN)},
     }
     spec = {
         "parentRefs": [make_parent_ref(endpoint, meta["namespace"])],
