@@ -146,7 +146,7 @@ def test_a_pod_without_devices_is_shown_none() -> None:
     assert {each["key"] for each in term["matchExpressions"]} == set(spot.SPOT_LABELS)
 
 
-def test_replicas_spread_over_zones_unless_nodes_have_an_order() -> None:
+def test_replicas_spread_over_zones_unless_nodes_have_an_order_or_a_replica_has_several_pods() -> None:
     known = "gpu: {profiles: [gpu-operator]}"
     for gpu in ({}, {"count": 1}, {"count": 1, "type": ["l4"]}):
         made = group(revision(resources={"gpu": gpu}), known)
@@ -155,6 +155,7 @@ def test_replicas_spread_over_zones_unless_nodes_have_an_order() -> None:
         # KubeRay gives this label to the pods of a group.
         assert spread["labelSelector"] == {"matchLabels": {"ray.io/group": made["groupName"]}}
     for ordered in (
+        {"resources": {"gpu": {"count": 1, "topology": {"nodes": 2}}}},
         {"resources": {"gpu": {"count": 1, "type": ["h100", "l4"]}}},
         {"scheduling": {"spot": "prefer"}},
         {"resources": {"gpu": {"count": 1}}, "scheduling": {"spot": "prefer"}},

@@ -267,7 +267,14 @@ def _make_worker(
         claims=claims,
     )
     return _make_worker_pod(
-        container, requirements, image, installation, request_timeout, application, has_devices=bool(devices)
+        container,
+        requirements,
+        image,
+        installation,
+        request_timeout,
+        application,
+        has_devices=bool(devices),
+        is_part=spec.resources.gpu.topology.nodes > 1,
     )
 
 
@@ -280,8 +287,9 @@ def _make_worker_pod(
     group: str,
     *,
     has_devices: bool = False,
+    is_part: bool = False,
 ) -> Json:
-    """Return the pod template of a worker group. `own` are the resources, variables and mounts of its container."""
+    """Return the pod template of a worker group, whose pods may be parts of replicas. `own` are fields of its container."""
     template = installation.ray.pods
     variables = [
         {"name": "SUNDOG_CACHE_DIR", "value": CACHE_DIRECTORY},
@@ -304,8 +312,8 @@ def _make_worker_pod(
     cache = _make_cache_volume(installation.ray.cache.host_path)
     made = pods.make_pod(template, replace(requirements, volumes=[cache, *requirements.volumes]), [container])
     made["spec"]["terminationGracePeriodSeconds"] = grace_periods.worker_pod_termination_grace_s(request_timeout)
-    # Karpenter gives up the order of types and the wish for spot capacity before this one.
-    if not node_affinity.is_ordered(requirements.affinity):
+    # Karpenter gives up the order of types and the wish for spot capacity before this one. Pods of one replica stay together.
+    if not node_affinity.is_ordered(requirements.affinity) and not is_part:
         made["spec"]["topologySpreadConstraints"] = pods.make_zone_spread({LABEL_GROUP: group})
     return made
 
