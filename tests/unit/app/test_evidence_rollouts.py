@@ -411,6 +411,31 @@ async def test_a_clock_that_is_set_back_keeps_nothing_from_being_reported() -> N
     assert len(counted_at) >= 3, "each minute of three"
 
 
+@pytest.mark.parametrize(("errors", "phase"), [(0.3, "Stopped"), (0.01, "Concluded")])
+async def test_a_clock_that_steps_forth_changes_no_verdict(errors: float, phase: str) -> None:
+    cluster = await served(20, {}, Answers(errors=errors))
+    await cluster.settle(6, seconds=10)
+    cluster.clock.set_back(-3600)
+    await cluster.settle(6, seconds=10)
+    before = (await experiment(cluster))["step"]
+    assert (before["index"], await ended(cluster)) == (1, False), "the hour is no evidence"
+    assert await cluster.go_on(120, lambda: ended(cluster))
+    assert (await experiment(cluster))["phase"] == phase
+
+
+async def test_a_clock_that_steps_past_a_limit_pauses_without_a_verdict() -> None:
+    cluster = await served(20, {"steps": [{"weight": 25, "maxDuration": "30m"}]}, Answers(errors=0.01))
+    await cluster.settle(6, seconds=10)
+    cluster.clock.set_back(-3600)
+    assert await cluster.go_on(3, lambda: decided(cluster))
+    status = await experiment(cluster)
+    assert (status["phase"], status["paused"]["reason"], status["verdict"]["decision"]) == (
+        "Running",
+        "NoData",
+        "Undecided",
+    )
+
+
 async def warm(cluster: Cluster) -> bool:
     return bool((await experiment(cluster))["step"].get("warm"))
 
