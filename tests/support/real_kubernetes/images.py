@@ -50,6 +50,7 @@ def write_image(
     links: Mapping[str, str] | None = None,
     folders: Iterable[str] = (),
     entrypoint: list[str] | None = None,
+    user: str = "",
 ) -> Path:
     """A docker-archive of one layer, as `ctr images import` and `docker load` take it."""
     layer = _layer(files, links or {}, folders)
@@ -59,7 +60,7 @@ def write_image(
         {
             "architecture": _ARCHITECTURE,
             "os": "linux",
-            "config": {"Env": environment, **({"Entrypoint": entrypoint} if entrypoint else {})},
+            "config": {"Env": environment, "User": user, **({"Entrypoint": entrypoint} if entrypoint else {})},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
         }
     ).encode()
