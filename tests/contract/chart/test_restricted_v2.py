@@ -4,21 +4,11 @@ The rules are written down here as OpenShift documents this security context con
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from charting import Object, objects, service_account, values
-from sundog_operator.api import ModelDeploymentSpec
-from sundog_operator.api.installation import Installation, parse_installation
-from sundog_operator.core import revisions
-from sundog_operator.core.edge import deployment as edge_pods
-from sundog_operator.core.edge import feedback_store
-from sundog_operator.core.ray import pods as ray_pods
-from sundog_operator.core.ray import valkey
-from sundog_operator.core.ray.valkey import ValkeyServer
-from sundog_operator.core.revisions import Revision
+from charting.installed_pods import installation, made, rendered
 
 CASE = "namespaced"
 """The value set in which users and groups are the cluster's affair."""
@@ -26,11 +16,6 @@ VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persiste
 GIVEN_OUT = ("runAsUser", "seLinuxOptions")
 """What each namespace has a range of, so a pod that asks for its own is refused."""
 CAPABILITIES = {"NET_BIND_SERVICE"}
-MEMBER = {
-    "apiVersion": "v1",
-    "kind": "ModelDeployment",
-    "metadata": {"name": "digits", "namespace": "vision", "uid": "m"},
-}
 
 
 def refusals(pod: Mapping[str, Any]) -> list[str]:
@@ -65,70 +50,24 @@ def _of_container(context: Mapping[str, Any], container: Mapping[str, Any]) -> I
         yield "it takes a port of the node"
 
 
-def rendered() -> dict[str, Object]:
-    """The pods of the chart, by name."""
-    made = [obj for obj in objects(values(CASE)) if obj["kind"] in {"Pod", "Deployment"}]
-    specs = ((obj, obj["spec"] if obj["kind"] == "Pod" else obj["spec"]["template"]["spec"]) for obj in made)
-    return {f"{obj['kind']} {obj['metadata']['name']}": spec for obj, spec in specs}
-
-
-def installation(case: str = CASE) -> Installation:
-    return parse_installation(service_account.installation(values(case)), "the chart's file")
-
-
-def made(given: Installation) -> dict[str, Object]:
-    """The pods that the operator makes or has made by KubeRay."""
-    spec = ModelDeploymentSpec.from_json(
-        {
-            "model": {"uri": "pvc://models/digits", "credentials": {"secretName": "registry"}},
-            "resources": {"gpu": {"count": 1}},
-        }
-    )
-    content = revisions.content_of(spec)
-    revision = Revision(1, revisions.content_hash(content), content)
-    ray = ray_pods.make_ray_cluster("vision", "ray", [MEMBER], given.runtime_image, given)
-    ray["metadata"]["uid"] = "r"
-    group = ray_pods.make_worker_group("digits", revision, (1, 1), given.runtime_image, given, timedelta(seconds=1))
-    edge = edge_pods.make_deployment("vision", [MEMBER], given, feedback=True, drain_s=30)
-    fault_tolerance = given.ray.gcs_fault_tolerance
-    server = ValkeyServer(fault_tolerance.image, fault_tolerance.storage)
-    of_ray = valkey.make_stateful_set(valkey.make_cluster_store(ray), server, given.ray.pods, None)
-    of_edges = valkey.make_stateful_set(
-        feedback_store.make_namespace_store("vision", [MEMBER]),
-        feedback_store.make_server(given),
-        given.edge.pods,
-        None,
-    )
-    head = ray["spec"]["headGroupSpec"]["template"]["spec"]
-    # KubeRay adds the container of the autoscaler, with what these options say.
-    autoscaler = {"name": "autoscaler", **ray["spec"]["autoscalerOptions"]}
-    return {
-        "head": {**head, "containers": [*head["containers"], autoscaler]},
-        "worker": group["template"]["spec"],
-        "edge": edge["spec"]["template"]["spec"],
-        "Ray's store": of_ray["spec"]["template"]["spec"],
-        "the edges' store": of_edges["spec"]["template"]["spec"],
-    }
-
-
-@pytest.mark.parametrize("name", sorted(rendered()))
+@pytest.mark.parametrize("name", sorted(rendered(CASE)))
 def test_what_the_chart_renders_is_taken(name: str) -> None:
-    assert refusals(rendered()[name]) == []
+    assert refusals(rendered(CASE)[name]) == []
 
 
-@pytest.mark.parametrize("name", sorted(made(installation())))
+@pytest.mark.parametrize("name", sorted(made(installation(CASE))))
 def test_what_the_operator_makes_is_taken(name: str) -> None:
-    assert refusals(made(installation())[name]) == []
+    assert refusals(made(installation(CASE))[name]) == []
 
 
-@pytest.mark.parametrize("name", ["edge", "Ray's store", "the edges' store"])
+@pytest.mark.parametrize("name", ["edge", "Ray's store", "store of outcomes"])
 def test_a_fixed_user_would_be_refused(name: str) -> None:
     found = refusals(made(installation("smallest"))[name])
     assert "runAsUser is given out by the namespace" in found
     assert "fsGroup is given out by the namespace" in found
 
 
-GOOD = made(installation())["edge"]
+GOOD = made(installation(CASE))["edge"]
 
 
 @pytest.mark.parametrize(
