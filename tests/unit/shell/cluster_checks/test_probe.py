@@ -161,6 +161,13 @@ def test_a_pod_that_does_not_start_is_a_reason(probed: Any) -> None:
     assert (found.is_isolated, found.reason) == (None, f"a pod of {OWN} did not start within 1 s")
 
 
+def test_a_pod_that_does_not_end_is_no_policy_without_effect(probed: Any) -> None:
+    found = probed(
+        lambda pod, closed: None if "closed" in pod["spec"]["containers"][0]["command"] else runs(pod, closed)
+    )
+    assert (found.is_isolated, found.reason) == (None, f"a pod of {OWN} did not end within 1 s")
+
+
 def test_what_was_created_goes_when_the_api_server_refuses_the_rest(server: Any, probed: Any) -> None:
     server.cluster.kube.faults = lambda verb, ref: (
         Forbidden("no policies") if verb == "create" and ref.kind == NETWORK_POLICY else None

@@ -86,12 +86,15 @@ async def _try_policy(probe: "_Probe", image: ReleaseImage) -> tuple[bool | None
         return None, "pods do not reach each other there, with the policies that exist"
     selector = {"matchLabels": probe.labels("server")}
     await probe.create(NETWORK_POLICY, {"podSelector": selector, "policyTypes": ["Ingress"]})
-    return await _succeeds(probe, image, "closed", address), ""
+    is_isolated = await _succeeds(probe, image, "closed", address)
+    return is_isolated, f"a pod of {image.name} did not end within {_RUN_S:.0f} s" if is_isolated is None else ""
 
 
-async def _succeeds(probe: "_Probe", image: ReleaseImage, wanted: str, address: str) -> bool:
+async def _succeeds(probe: "_Probe", image: ReleaseImage, wanted: str, address: str) -> bool | None:
+    """Report whether a pod sees what is wanted of the address; None if it did not end in time."""
     pod = await probe.run(image, ["python", "-c", _CONNECT, wanted, address])
-    return (await probe.wait([pod], _find_end, _RUN_S))[pod] == "Succeeded"
+    phase = (await probe.wait([pod], _find_end, _RUN_S))[pod]
+    return None if phase is None else phase == "Succeeded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ class _Probe:
             "image": image.name,
             "command": list(command),
             "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
-            "securityContext": dict(RESTRICTED_CONTAINER),
+            "securityContext": {**RESTRICTED_CONTAINER, "readOnlyRootFilesystem": True},
         }
         spec = {
             "containers": [{**container, **({"imagePullPolicy": image.policy} if image.policy else {})}],
