@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import signal
@@ -89,6 +90,12 @@ def main() -> None:
     show_default=True,
     help="Largest request with headers that HAProxy retries and searches for a unit; a connection needs two such buffers.",
 )
+@click.option(
+    "--trusted-proxies",
+    default="",
+    callback=lambda _context, _option, value: _parse_networks(value),
+    help="Networks of proxies whose X-Forwarded-For names the client, as A.B.C.D/N,…; empty: none.",
+)
 def haproxy(
     state_dir: Path,
     http_bind: str,
@@ -100,6 +107,7 @@ def haproxy(
     client_seconds: int,
     source_connections: int,
     buffer_bytes: int,
+    trusted_proxies: str,
 ) -> None:
     """Start HAProxy in this process, with the last good layout and maps of the state directory.
 
@@ -119,6 +127,7 @@ def haproxy(
             source_connections=source_connections,
             buffer_bytes=buffer_bytes,
             memory_bytes=memory_limit.memory_limit_bytes(),
+            trusted_proxies=trusted_proxies,
         )
         prepare(state, settings)
     except EdgeError as error:
@@ -126,6 +135,14 @@ def haproxy(
     os.environ[BOOT_VARIABLE] = uuid.uuid4().hex[:8]
     os.environ[LOG_VARIABLE] = str(open_for_haproxy(state.log_pipe))
     os.execv(program, [program, "-W", "-S", f"{state.master_socket},mode,600,level,admin", "-f", str(state.config)])  # noqa: S606
+
+
+def _parse_networks(text: str) -> str:
+    """Return networks that commas separate in the form of HAProxy. Raises BadParameter."""
+    try:
+        return " ".join(str(ipaddress.IPv4Network(each)) for each in text.split(",") if each)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; expected IPv4 networks such as 10.0.0.0/8,10.1.2.3/32") from None
 
 
 def prepare(state: StateDir, settings: HaproxyProcessSettings) -> None:

@@ -179,6 +179,7 @@ class HaproxyProcessSettings:
         source_connections: largest number of connections, and of running requests, of one client address; 0 for no limit.
         buffer_bytes: largest request that HAProxy retries and searches for a unit.
         memory_bytes: memory that HAProxy may use; buffers take half.
+        trusted_proxies: networks of proxies whose X-Forwarded-For names the client, with blanks between them.
     """
 
     http_bind: str = "127.0.0.1:8080"
@@ -191,6 +192,7 @@ class HaproxyProcessSettings:
     https_bind: str = ""
     buffer_bytes: int = 16_384
     memory_bytes: int = 1 << 30
+    trusted_proxies: str = ""
 
     def save(self, state: StateDir) -> None:
         """Write the settings for the agent."""

@@ -44,7 +44,7 @@ ray:
 edge:
   replicas: 3
   resources: {limits: {memory: 2Gi}}
-  haproxy: {bufferBytes: 65536, requestTimeout: 1m, clientTimeout: 90s, sourceConnections: 0}
+  haproxy: {bufferBytes: 65536, requestTimeout: 1m, clientTimeout: 90s, sourceConnections: 0, trustedProxies: [10.9.0.0/16]}
   pods: {nodeSelector: {pool: edge}}
 gpu: {aliases: {h100: {example.com/gpu: [H100-SXM]}}}
 spot: {labels: {example.com/tier: [spot]}}
@@ -114,6 +114,9 @@ def test_what_is_written_is_read_back() -> None:
         ("edge: {haproxy: {bufferBytes: 1Mi}}", 'edge.haproxy.bufferBytes: "1Mi"; expected an integer'),
         ("edge: {haproxy: {clientTimeout: 0s}}", "edge.haproxy.clientTimeout: 0s; expected more than 0s"),
         ("edge: {haproxy: {sourceConnections: -1}}", "edge.haproxy.sourceConnections: -1; expected at least 0"),
+        ("edge: {haproxy: {trustedProxies: [10.0.0.1]}}", "trustedProxies[0]: 10.0.0.1; expected an IPv4 network such as 10.0.0.0/8"),
+        ("edge: {haproxy: {trustedProxies: [10.0.0.1/8]}}", "10.0.0.1/8 has bits set beyond its prefix; expected zeros there"),
+        ("edge: {haproxy: {trustedProxies: [10.0.0.0/8, 10.0.0.0/8]}}", "trustedProxies[1]: 10.0.0.0/8 appears twice; expected it once"),
         ("ray: {cache: {hostPath: cache}}", "ray.cache.hostPath: cache; expected an absolute path such as /var/lib/sundog"),
         ("ray: {cache: {hostPath: /a/../b}}", "ray.cache.hostPath: /a/../b; expected an absolute path"),
         ("- a", 'the object: ["a"]; expected an object'),

@@ -15,6 +15,7 @@ from sundog_operator.api.scalars import (
     Image,
     Integer,
     IntegerAsText,
+    IPv4Network,
     Items,
     Json,
     LabelValue,
@@ -238,6 +239,11 @@ class HaproxySettings(ApiBase):
     )
     source_connections: Annotated[Integer, Field(ge=0)] = Field(
         8192, description="Most connections of one client address to each edge; 0 means no limit."
+    )
+    trusted_proxies: Annotated[Items[IPv4Network], Field(max_length=32), ListType("set")] = Field(
+        (),
+        description="Networks of proxies, such as a Gateway's pods. Only from these X-Forwarded-For names the client, for limits"
+        " and overrides.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from ipaddress import ip_network
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
@@ -41,6 +42,10 @@ def _float_to_integer(value: Any) -> Any:
 def _integer_to_text(value: Any) -> Any:
     value = _float_to_integer(value)
     return str(value) if type(value) is int else value
+
+
+def _is_whole_network(text: str) -> bool:
+    return str(ip_network(text, strict=False)) == text
 
 
 def _truncate_to_seconds(value: datetime) -> datetime:
@@ -210,3 +215,15 @@ MinimumBytes = Annotated[
 """Empty means no minimum."""
 Json = Annotated[dict[str, Any], Field(max_length=256), PreserveUnknownFields()]
 Alpha = Annotated[float, Field(gt=0, le=0.5)]
+_BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+IPv4Network = Annotated[
+    str,
+    # Edges listen on IPv4.
+    Field(max_length=18, pattern=rf"^({_BYTE}\.){{3}}{_BYTE}/(3[0-2]|[12]?[0-9])$"),
+    ExpectedNoun("an IPv4 network such as 10.0.0.0/8"),
+    Rule(
+        cel="cidr(self) == cidr(self).masked()",
+        python=_is_whole_network,
+        message="{} has bits set beyond its prefix; expected zeros there",
+    ),
+]

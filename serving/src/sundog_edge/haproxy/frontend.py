@@ -5,6 +5,7 @@ from sundog_edge.haproxy.names import ALL_REQUESTS, ROWS_TABLE
 from sundog_edge.haproxy.rules import (
     admission,
     assignment,
+    client_address,
     cold_start,
     cors,
     drain,
@@ -31,6 +32,7 @@ def render_frontend(settings: HaproxyProcessSettings, layout: Layout, state: Sta
 {https if settings.https_bind else ""}\
 {handover.bind(state)}\
 {admission.connection_limit(settings)}\
+{client_address.rules(settings)}\
 {memory_limits.rules(settings)}\
 {log_line.render_log_format()}\
 {shadow.log_target(state) if layout.shadow else ""}\

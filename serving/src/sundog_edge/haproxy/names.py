@@ -31,7 +31,7 @@ MAX_BLOCKS = 50_000
 MIRRORED_TABLE = "mirrored"
 
 CLIENT_ADDRESS = "src,ipmask(32,64)"
-"""The client of a connection. Of IPv6 the first 64 bits, because a client has all addresses below them."""
+"""The client of a request. Of IPv6 the first 64 bits, because a client has all addresses below them."""
 
 FATAL_TABLE = "fatal"
 """Table of the ids of requests that ended a replica."""

@@ -94,10 +94,11 @@ def test_only_what_an_administrator_changes_of_haproxy_is_an_argument() -> None:
         "requestTimeout: 1m": "--request-seconds=60",
         "clientTimeout: 1500ms": "--client-seconds=2",
         "sourceConnections: 0": "--source-connections=0",
+        "trustedProxies: [10.1.0.0/16, 10.2.0.7/32]": "--trusted-proxies=10.1.0.0/16,10.2.0.7/32",
     }
     for text, argument in changed.items():
         assert haproxy_args(f"edge: {{haproxy: {{{text}}}}}") == [*haproxy_args(), argument]
-    usual = "bufferBytes: 16384, requestTimeout: 15s, clientTimeout: 30s, sourceConnections: 8192"
+    usual = "bufferBytes: 16384, requestTimeout: 15s, clientTimeout: 30s, sourceConnections: 8192, trustedProxies: []"
     assert haproxy_args(f"edge: {{haproxy: {{{usual}}}}}") == haproxy_args()
 
 
@@ -111,6 +112,7 @@ def test_the_defaults_of_an_installation_are_those_of_the_edge_s_command_line() 
         ("request_seconds", fields.request_timeout.total_seconds()),
         ("client_seconds", fields.client_timeout.total_seconds()),
         ("source_connections", fields.source_connections),
+        ("trusted_proxies", ",".join(fields.trusted_proxies)),
     ):
         assert usual[option].default == told, option
     for option, field in (("buffer_bytes", "bufferBytes"), ("source_connections", "sourceConnections")):

@@ -1,7 +1,6 @@
 """The endpoint: addresses, TLS, callers, limits and cross-origin calls."""
 
 from datetime import timedelta
-from ipaddress import ip_network
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
@@ -15,6 +14,7 @@ from sundog_operator.api.scalars import (
     Duration,
     Host,
     Integer,
+    IPv4Network,
     Items,
     Name,
     Namespace,
@@ -127,24 +127,6 @@ class RateLimit(ApiBase):
     total: RateText = Field("", description="Limit for all clients together.")
 
 
-_BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-
-
-def _is_whole_network(text: str) -> bool:
-    return str(ip_network(text, strict=False)) == text
-
-
-IPv4Network = Annotated[
-    str,
-    # Edges listen on IPv4.
-    Field(max_length=18, pattern=rf"^({_BYTE}\.){{3}}{_BYTE}/(3[0-2]|[12]?[0-9])$"),
-    ExpectedNoun("an IPv4 network such as 10.0.0.0/8"),
-    Rule(
-        cel="cidr(self) == cidr(self).masked()",
-        python=_is_whole_network,
-        message="{} has bits set beyond its prefix; expected zeros there",
-    ),
-]
 ClientName = Annotated[
     str,
     Field(max_length=63, pattern=r"^[A-Za-z0-9._-]+$"),
@@ -161,7 +143,7 @@ class Callers(ApiBase):
     )
     networks: Annotated[Items[IPv4Network], Field(max_length=32), ListType("set")] = Field(
         (),
-        description="Networks of connections, such as 10.0.0.0/8. Forwarded-for headers are ignored.",
+        description="Networks of clients, such as 10.0.0.0/8. X-Forwarded-For counts from trusted proxies of the installation alone.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

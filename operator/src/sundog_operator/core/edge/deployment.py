@@ -159,12 +159,13 @@ def _haproxy_options(settings: HaproxySettings) -> list[str]:
     return [f"--{name}={value}" for name, value in wanted.items() if value != defaults[name]]
 
 
-def _option_values(haproxy: HaproxySettings) -> dict[str, int]:
+def _option_values(haproxy: HaproxySettings) -> dict[str, int | str]:
     return {
         "buffer-bytes": haproxy.buffer_bytes,
         "request-seconds": math.ceil(haproxy.request_timeout.total_seconds()),
         "client-seconds": math.ceil(haproxy.client_timeout.total_seconds()),
         "source-connections": haproxy.source_connections,
+        "trusted-proxies": ",".join(haproxy.trusted_proxies),
     }
 
 

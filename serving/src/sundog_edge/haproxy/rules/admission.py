@@ -7,7 +7,7 @@ different status.
 from sundog_edge import headers
 from sundog_edge.haproxy.names import CLIENT_ADDRESS, HAS_POLICY
 from sundog_edge.haproxy.problems import IS_GRPC, RETRY, render_grpc_problem, render_problem, render_refusal
-from sundog_edge.haproxy.rules import authentication, drain, feedback, grpc, ofrep, rate_limits
+from sundog_edge.haproxy.rules import authentication, client_address, drain, feedback, grpc, ofrep, rate_limits
 from sundog_edge.split.layout import Layout
 from sundog_edge.state_dir import HaproxyProcessSettings, StateDir
 
@@ -18,10 +18,11 @@ _METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE")
 
 
 def connection_limit(settings: HaproxyProcessSettings) -> str:
-    """Return rules that refuse too many connections of one address."""
+    """Return rules that refuse too many connections of one address, except of a trusted proxy, whose clients share them."""
     if not settings.source_connections:
         return ""
-    return f"""    tcp-request connection track-sc5 {CLIENT_ADDRESS} table {SOURCES_TABLE}
+    exception = f" unless {client_address.is_trusted(settings)}" if settings.trusted_proxies else ""
+    return f"""    tcp-request connection track-sc5 {CLIENT_ADDRESS} table {SOURCES_TABLE}{exception}
     tcp-request connection reject if {{ sc_conn_cur(5) gt {settings.source_connections} }}
 """
 
@@ -126,7 +127,7 @@ def header_rules() -> str:
     http-request del-header {headers.SERVE_TIMEOUT}
     http-request set-header {headers.TIMEOUT} %[var(txn.split),field(4,|)]
     http-request set-header {headers.DISCONNECT_DISABLED} ?1
-"""
+{client_address.header_rule()}"""
 
 
 def queue_limit(state: StateDir) -> str:
