@@ -60,8 +60,11 @@ def test_a_route_comes_with_the_gateway_api_follows_the_endpoint_and_goes(life: 
     assert made["spec"]["hostnames"] == [HOST]
     (parent,) = made["spec"]["parentRefs"]
     assert parent == {"group": "gateway.networking.k8s.io", "kind": "Gateway", **GATEWAY}
-    (rule,) = made["spec"]["rules"]
+    rule, grpc = made["spec"]["rules"]
     assert (rule["backendRefs"][0]["name"], rule["backendRefs"][0]["port"]) == ("digits", 80)
+    assert grpc["backendRefs"][0]["port"] == 9000
+    ports = {port["port"]: port for port in kubectl.get("-n", TEAM, "service", "digits")["spec"]["ports"]}
+    assert (ports[9000]["appProtocol"], ports[9000]["targetPort"]) == ("kubernetes.io/h2c", ports[80]["targetPort"])
     assert rule["timeouts"] == {"request": "40s"}
     owned = kubectl.get("-n", TEAM, HTTP_ROUTES, "digits", "--show-managed-fields")["metadata"]
     assert {entry["manager"]: entry["operation"] for entry in owned["managedFields"]} == {"sundog": "Apply"}

@@ -54,9 +54,15 @@ NO_LABELS = {
     *("amd.com/gpu", "aws.amazon.com/neuroncore", "gpu.intel.com/xe", "habana.ai/gaudi"),
     *("nvidia.com/gpu", "nvidia.com/gpu.shared"),
     *("kueue.x-k8s.io/admission", "kai.scheduler/queue", "volcano.sh/queue-name"),
-    *("kubernetes.io/tls", "serving.sundog.dev/never-set", "serving.sundog.dev/operator", "k8s.io/initial-events-end"),
+    *(
+        "kubernetes.io/h2c",
+        "kubernetes.io/tls",
+        "serving.sundog.dev/never-set",
+        "serving.sundog.dev/operator",
+        "k8s.io/initial-events-end",
+    ),
 }
-"""Strings in the code that look like labels: resources of devices, a gate, refused labels, a type of Secrets, a reporter, tests."""
+"""Strings in the code that look like labels: devices, a gate, refused labels, a protocol, a type of Secrets, a reporter, tests."""
 
 
 def text(page: str) -> str:

@@ -209,13 +209,13 @@ async def test_a_service_has_port_443_while_its_endpoint_has_tls(cluster: Cluste
         return [port["port"] for port in stored["spec"]["ports"]]
 
     await reconcile(cluster)
-    assert await ports() == [80]
+    assert await ports() == [80, 9000]
     await cluster.apply(endpoint={"tls": {"secretName": "cert"}})
     await reconcile(cluster)
-    assert await ports() == [80, 443]
+    assert await ports() == [80, 443, 9000]
     await cluster.apply()
     await reconcile(cluster)
-    assert await ports() == [80]
+    assert await ports() == [80, 9000]
 
 
 async def test_a_service_keeps_what_others_have_set_of_it(cluster: Cluster) -> None:
@@ -235,10 +235,17 @@ async def test_a_service_keeps_what_others_have_set_of_it(cluster: Cluster) -> N
     assert [(port["port"], port.get("nodePort")) for port in renewed["spec"]["ports"]] == [
         (80, 30080),
         (443, None),
+        (9000, None),
         (9090, None),
     ]
     await reconcile(cluster)
     assert await cluster.kube.get(ref) == renewed, "nothing is left to write"
+    theirs = {"name": "grpc", "port": 9000, "targetPort": "http"}
+    await cluster.kube.replace(
+        {**renewed, "spec": {**renewed["spec"], "ports": [*stored["spec"]["ports"][:1], theirs]}}
+    )
+    await reconcile(cluster)
+    assert [port["name"] for port in (await cluster.read(ref))["spec"]["ports"]] == ["http", "https", "grpc"]
 
 
 async def test_a_service_made_by_others_a_moment_ago_stays(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,15 @@ def test_a_route_leads_from_the_gateway_to_the_service() -> None:
                 "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
                 "backendRefs": [{"kind": "Service", "name": "digits", "port": 80}],
                 "timeouts": {"request": "40s"},
-            }
+            },
+            {
+                "matches": [
+                    {"path": {"type": "PathPrefix", "value": "/inference.GRPCInferenceService"}},
+                    {"path": {"type": "PathPrefix", "value": "/grpc.health.v1.Health"}},
+                ],
+                "backendRefs": [{"kind": "Service", "name": "digits", "port": 9000}],
+                "timeouts": {"request": "40s"},
+            },
         ],
     }
 
@@ -85,7 +93,7 @@ def test_no_host_is_asked_for_that_the_edge_does_not_answer_for(host: str) -> No
 def test_the_gateway_waits_a_little_longer_than_the_edge_may_and_writes_it_its_own_way(
     waits: str, answers: str, written: str
 ) -> None:
-    (rule,) = make({"queue": {"timeout": waits}, "requestTimeout": answers})["spec"]["rules"]
+    rule, _ = make({"queue": {"timeout": waits}, "requestTimeout": answers})["spec"]["rules"]
     assert rule["timeouts"] == {"request": written}
 
 
@@ -99,7 +107,7 @@ def test_the_gateway_waits_a_little_longer_than_the_edge_may_and_writes_it_its_o
     ],
 )
 def test_the_gateway_waits_for_the_first_replica_of_a_service_at_zero(fields: dict[str, Any], written: str) -> None:
-    (rule,) = make({}, **fields)["spec"]["rules"]
+    rule, _ = make({}, **fields)["spec"]["rules"]
     assert rule["timeouts"] == {"request": written}
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sundog_operator.api import Endpoint
 from sundog_operator.api.conditions import CAMEL_CASE, Conclusion
 from sundog_operator.api.reasons import DeploymentReason
-from sundog_operator.core.edge.objects import is_made_for, make_own_metadata
+from sundog_operator.core.edge.objects import GRPC_PORT, is_made_for, make_own_metadata
 from sundog_operator.core.kubernetes import grace_periods, names, pods
 
 GATEWAY_GROUP: Final = "gateway.networking.k8s.io"
@@ -18,6 +18,8 @@ _ROUTE_CONDITIONS: Final = ("Accepted", "ResolvedRefs")
 """The conditions that a controller sets for each Gateway: it accepts the route, and it finds the Service."""
 _MARGIN: Final = timedelta(seconds=5)
 """A Gateway's clock starts before the edge's, and it has a queue of its own."""
+_GRPC_PATHS: Final = ("/inference.GRPCInferenceService", "/grpc.health.v1.Health")
+"""Paths of gRPC services that the edge answers."""
 _UNITS: Final = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 Json = dict[str, Any]
@@ -33,15 +35,19 @@ def make_route(model_deployment: Json, endpoint: Endpoint, service: Mapping[str,
     hosts = service["hosts"]
     longest_s = service["requestTimeoutSeconds"] + grace_periods.replica_wait_s(service)
     meta = make_own_metadata(model_deployment)
-    rule = {
-        "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
-        "backendRefs": [{"kind": "Service", "name": meta["name"], "port": 80}],
-        "timeouts": {"request": _format_duration(timedelta(seconds=longest_s) + _MARGIN)},
-    }
+    timeouts = {"request": _format_duration(timedelta(seconds=longest_s) + _MARGIN)}
+    rules = [
+        {
+            "matches": [{"path": {"type": "PathPrefix", "value": path}} for path in paths],
+            "backendRefs": [{"kind": "Service", "name": meta["name"], "port": port}],
+            "timeouts": timeouts,
+        }
+        for paths, port in ((("/",), 80), (_GRPC_PATHS, GRPC_PORT))
+    ]
     spec = {
         "parentRefs": [make_parent_ref(endpoint, meta["namespace"])],
         "hostnames": [endpoint.host] if endpoint.host in hosts else [*hosts],
-        "rules": [rule],
+        "rules": rules,
     }
     meta["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}
     return {"apiVersion": API_VERSION, "kind": "HTTPRoute", "metadata": meta, "spec": spec}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sundog_operator.api import parse_timestamp
 from sundog_operator.core.kubernetes import names
@@ -22,7 +22,9 @@ LOST_AFTER = timedelta(seconds=60)
 """A pod that exists for longer after its grace period is gone: a working kubelet would have killed it, so its node is lost."""
 
 Json = dict[str, Any]
-_PORTS = ("http", "https")
+_PORTS = ("http", "https", "h2c")
+GRPC_PORT: Final = 9000
+"""Port of a Service for Gateways: HTTP/2 without TLS, which gRPC needs, at the edge's plain port."""
 
 
 def make_config_map(namespace: str, owners: Iterable[Json], document: Mapping[str, Any]) -> Json:
@@ -123,8 +125,9 @@ def make_edge_service(namespace: str, owners: Iterable[Json]) -> Json:
 
 
 def make_service(model_deployment: Json, *, tls: bool) -> Json:
-    """Return the Service of one ModelDeployment, which has its name."""
-    ports = [_make_service_port("http", 80), *([_make_service_port("https", 443)] if tls else [])]
+    """Return the Service of one ModelDeployment, which has its name. By its port `h2c` Gateways know that they may send gRPC."""
+    h2c = {**_make_service_port("http", GRPC_PORT), "name": "h2c", "appProtocol": "kubernetes.io/h2c"}
+    ports = [_make_service_port("http", 80), *([_make_service_port("https", 443)] if tls else []), h2c]
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -139,6 +142,9 @@ def merge_service(stored: Json, desired: Json) -> Json:
     labels = {**(meta.get("labels") or {}), **desired["metadata"]["labels"]}
     own = [{**ports.get(port["name"], {}), **port} for port in desired["spec"]["ports"]]
     others = [port for name, port in ports.items() if name not in _PORTS]
+    # A user may have had a port of this number for gRPC before Sundog did. The API server refuses two.
+    if any(port["port"] == GRPC_PORT for port in others):
+        own = [port for port in own if port["port"] != GRPC_PORT]
     return {
         **stored,
         "metadata": {**meta, "labels": labels, "ownerReferences": desired["metadata"]["ownerReferences"]},
