@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, count, repeat
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from sundog_edge.feedback.redis_store import RedisStore
 from sundog_edge.feedback.sqlite_store import SqliteStore
 from sundog_edge.feedback.store import RETENTION_S, OutcomeStore
 from sundog_edge.split.feedback import MAX_OUTCOME_AGE_S
+from waiting import eventually
 
 T0 = 1_769_000_000
 MILLION = 1_000_000
@@ -560,16 +561,28 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def full_disk(folder: Path) -> Iterator[str]:
-    """Fill a disk to the last byte. Yields the reason that SQLite gives."""
-    filler = folder / "filler"
+def filled(disk: Path) -> Iterator[None]:
+    """Fill a disk to the last byte. A server that saves at its end has space again by then, also if the test fails."""
+    filler = disk / "filler"
     with filler.open("wb", 0) as file, suppress(OSError):
         while file.write(bytes(512)):
             pass
     try:
-        yield "database or disk is full"
+        yield
     finally:
         filler.unlink()
+
+
+def large_batch() -> OutcomeBatch:
+    """Return one that no small disk takes. Another one may have its first event."""
+    return OutcomeBatch({unit: first() for unit in range(1, 600)}, tuple(event(n, n) for n in range(600)))
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[str]:
+    """Fill a disk to the last byte. Yields the reason that SQLite gives."""
+    with filled(folder):
+        yield "database or disk is full"
 
 
 @contextmanager
@@ -587,7 +600,7 @@ def limited_files(folder: Path) -> Iterator[str]:
 async def test_a_full_disk_takes_nothing_and_loses_nothing(
     without_room: Callable[[Path], AbstractContextManager[str]], tmp_path: Path
 ) -> None:
-    large = OutcomeBatch({unit: first() for unit in range(1, 600)}, tuple(event(n, n) for n in range(600)))
+    large = large_batch()
     with ExitStack() as stack:
         folder = stack.enter_context(small_disk(tmp_path)) if without_room is full_disk else tmp_path
         store = SqliteStore(folder / "feedback.db")
@@ -655,6 +668,101 @@ async def test_a_full_server_takes_nothing_and_forgets_nothing(tmp_path: Path, u
             "duplicate",
             "accepted",
         ]
+        await store.close()
+
+
+async def test_the_shipped_server_whose_disk_is_full_ends_and_loses_nothing(tmp_path: Path, unused_port: int) -> None:
+    """What it would take in memory alone, it must not acknowledge."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with small_disk(disk):
+        with redis_server(disk, unused_port) as (port, password, pid):
+            store = open_store(f"redis://127.0.0.1:{port}", "n", password)
+            assert await store.write("s/a", OutcomeBatch({0: first()}, (event(0, 0),))) == ["accepted"]
+            before = await tally(store)
+            with filled(disk):
+                with pytest.raises(StoreUnavailable, match=rf"^feedback store 127\.0\.0\.1:{port}: "):
+                    await store.write("s/a", large_batch())
+                eventually(lambda: not running_process(pid), "the end of the server")
+        with redis_server(disk, unused_port):
+            assert await tally(store) == before
+            assert await store.write("s/a", large_batch()) == ["duplicate", *["accepted"] * 599]
+            assert (await tally(store))["events"] == 600
+            await store.close()
+
+
+def running_process(pid: int) -> bool:
+    """Return whether a process has neither ended nor become a zombie."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@dataclass(frozen=True)
+class OwnServer:
+    """How a server of the administrator writes to its disk.
+
+    Attributes:
+        settings: for `CONFIG SET`.
+        status: of `INFO persistence`, whether the last write succeeded.
+        save: starts one that fails on a full disk.
+        reason: what the server says of it.
+    """
+
+    settings: dict[str, str]
+    status: str
+    save: Callable[[redis.Redis], object]
+    reason: str
+
+    def is_saved(self, plain: redis.Redis) -> bool:
+        found = plain.info("persistence")
+        return not found["rdb_bgsave_in_progress"] and found[self.status] == "ok"
+
+
+OWN_SERVERS = {
+    # The server takes the write that fails, and refuses later ones.
+    "log": OwnServer(
+        {"appendfsync": "everysec"},
+        "aof_last_write_status",
+        lambda plain: plain.set("foreign", bytes(100_000)),
+        "MISCONF Errors writing to the AOF file",
+    ),
+    "snapshots": OwnServer(
+        {"appendonly": "no", "save": "3600 1"},
+        "rdb_last_bgsave_status",
+        lambda plain: plain.bgsave(),
+        "MISCONF .* is configured to save RDB snapshots",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", OWN_SERVERS)
+async def test_a_server_that_cannot_write_to_its_full_disk_takes_nothing_and_forgets_nothing(
+    how: str, tmp_path: Path, unused_port: int
+) -> None:
+    own, disk = OWN_SERVERS[how], tmp_path / "disk"
+    disk.mkdir()
+    with small_disk(disk), redis_server(disk, unused_port) as (port, password, _):
+        store = open_store(f"redis://127.0.0.1:{port}", "n", password)
+        with redis.Redis(port=port, password=PASSWORD) as plain:
+            for name, value in own.settings.items():
+                plain.config_set(name, value)
+            assert await store.write("s/a", OutcomeBatch({0: first()}, (event(0, 0),))) == ["accepted"]
+            before = await tally(store)
+            with filled(disk):
+                own.save(plain)
+                eventually(lambda: plain.info("persistence")[own.status] != "ok", "a write that fails")
+                refused = rf"^feedback store 127\.0\.0\.1:{port}: .*{own.reason}"
+                for work in (store.write("s/a", large_batch()), store.write("s/a", large_batch()), store.read(["s/a"])):
+                    with pytest.raises(StoreUnavailable, match=refused):
+                        await work
+            if how == "snapshots":
+                plain.bgsave()
+            eventually(lambda: own.is_saved(plain), "a write that succeeds")
+        assert await tally(store) == before
+        assert await store.write("s/a", large_batch()) == ["duplicate", *["accepted"] * 599]
+        found = await tally(store)
+        assert (found["events"], found["outcome/m/1/a/sum"]) == (600, 600 * MILLION)
         await store.close()
 
 
