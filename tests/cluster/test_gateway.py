@@ -83,7 +83,7 @@ def test_a_route_comes_with_the_gateway_api_follows_the_endpoint_and_goes(life: 
 
     bare = {key: value for key, value in GATEWAY.items() if key != "sectionName"}
     life.apply(1, **routed(requestTimeout="1m", gateway=bare))
-    life.until(lambda: route(kubectl)["spec"]["rules"][0]["timeouts"] == {"request": "1m5s"}, "the new timeout")
+    life.until(lambda: route(kubectl)["spec"]["rules"][0]["timeouts"] == {"request": "1m10s"}, "the new timeout")
     assert "sectionName" not in route(kubectl)["spec"]["parentRefs"][0]
     life.until(lambda: life.condition("RouteAccepted") == ("Unknown", "NotAnswered"), "an answer that is out of date")
 
