@@ -94,7 +94,7 @@ def main() -> None:
     "--trusted-proxies",
     default="",
     callback=lambda _context, _option, value: _parse_networks(value),
-    help="Networks of proxies whose X-Forwarded-For names the client, as A.B.C.D/N,…; empty: none.",
+    help="Networks of proxies that are believed about their client's address, as A.B.C.D/N,…; empty: none.",
 )
 def haproxy(
     state_dir: Path,

@@ -146,17 +146,20 @@ async def test_headers_in_disguise_are_taken_away(edge, digits):
         "serve_multiplexed_model_id": "other",
         "proxy-authorization": "Basic x",
         "proxy-connection": "keep-alive",
+        "x-forwarded-for": "10.9.9.9",
         "x-kept": "yes",
     }
     await edge.get("/digits/", headers=headers)
     seen = {name.lower(): value for name, value in digits["stable"].seen[-1]["headers"].items()}
     assert {name for name in seen if name.startswith(("x-", "x_", "proxy", "serve"))} == {
+        "x-forwarded-for",
         "x-kept",
         "x-request-id",
         "x-request-disconnect-disabled",
         "x-sundog-timeout-seconds",
     }
     assert (seen["x-sundog-timeout-seconds"], seen["x-request-disconnect-disabled"]) == (f"{PATIENCE_S + 1:g}", "?1")
+    assert seen["x-forwarded-for"] == "127.0.0.1"
 
 
 async def test_a_body_without_a_length_is_capped_where_it_fits_a_buffer(edge, digits):
