@@ -150,9 +150,9 @@ def a_port_for_tls(kubectl: Kubectl, life: Life) -> None:
 
     as_before = {**RECREATE, "runtime": {"image": "registry.example.com/another:1"}}
     life.apply(1, **as_before, endpoint={"tls": {"secretName": "keys"}})
-    life.until(lambda: ports() == [80, 443], "a port for TLS")
+    life.until(lambda: ports() == [80, 443, 9000], "a port for TLS")
     life.apply(1, **as_before)
-    life.until(lambda: ports() == [80], "no port for TLS")
+    life.until(lambda: ports() == [80, 9000], "no port for TLS")
 
 
 def outcomes_wanted(kubectl: Kubectl, life: Life) -> None:
