@@ -1,6 +1,7 @@
 """What a probe finds where images cannot be pulled, pods do not start, and policies count or not; and that nothing of it stays."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
-from sundog_operator.errors import Forbidden
+from sundog_operator.errors import Forbidden, NotFound
 from sundog_operator.ports import NETWORK_POLICY, POD, ref_of
 from sundog_operator.shell.cluster_checks import probe
 from sundog_operator.shell.cluster_checks.planned_release import PlannedRelease, ReleaseImage
@@ -62,7 +63,9 @@ def probed(server: Any, objects: dict[str, Any], monkeypatch: pytest.MonkeyPatch
             status = kubelet(pod, bool(policies))
             if status and pod.get("status") != status:
                 version = pod["metadata"]["resourceVersion"]
-                await cluster.kube.patch_status(ref_of(pod), status, resource_version=version)
+                # The probe may have deleted the pod since the list.
+                with contextlib.suppress(NotFound):
+                    await cluster.kube.patch_status(ref_of(pod), status, resource_version=version)
 
     def live(kubelet: Kubelet) -> None:
         while not ended.wait(0.005):
