@@ -1,6 +1,9 @@
 """Sundog as it is installed: once for all tests that serve with real Ray, and by itself where pods are stood in for."""
 
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +54,12 @@ def life(api_server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         pytest.skip("what runs in pods is stood in for, and the cluster given has pods")
     with beginning(api_server, tmp_path_factory.mktemp("life")) as begun:
         yield begun
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of the package's commands, on the PATH of a user without a local instance."""
+    folder = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return folder

@@ -1,8 +1,6 @@
 """`kubectl sundog` as kubectl finds it, and the verbs of the command on a real API server with an operator of the chart's making."""
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,15 +10,10 @@ from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl
 from sundog_operator.shell.exit_codes import ExitCode
 
-INSTALLED = Path(sys.executable).parent
-"""Where the package puts its commands."""
-
 
 @pytest.fixture
-def kubectl(api_server: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kubectl:
-    """kubectl with the package's commands on its PATH, of a user without a local instance."""
-    monkeypatch.setenv("PATH", f"{INSTALLED}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+def kubectl(api_server: Cluster, commands: Path) -> Kubectl:
+    """kubectl with the package's commands on its PATH."""
     return api_server.kubectl
 
 
@@ -30,8 +23,8 @@ def manifest(folder: Path, version: int) -> str:
     return str(path)
 
 
-def test_kubectl_finds_the_plugin(kubectl: Kubectl) -> None:
-    assert str(INSTALLED / "kubectl-sundog") in kubectl("plugin", "list").splitlines()
+def test_kubectl_finds_the_plugin(kubectl: Kubectl, commands: Path) -> None:
+    assert str(commands / "kubectl-sundog") in kubectl("plugin", "list").splitlines()
     usage = kubectl("sundog", "promote", "--help").splitlines()[0]
     assert usage.startswith("Usage: kubectl sundog promote")
 

@@ -58,11 +58,15 @@ KEDA = (
     Build("keda", "github.com/kedacore/keda/v2/cmd/operator", ("keda-operator",)),
     Build("keda", "github.com/kedacore/keda/v2/cmd/adapter", ("keda-metrics-apiserver",)),
 )
+FLUX = (
+    Build("flux", "github.com/fluxcd/source-controller", ("source-controller",)),
+    Build("flux", "github.com/fluxcd/kustomize-controller", ("kustomize-controller",)),
+)
 ACTIONLINT = Build("actionlint", "github.com/rhysd/actionlint/cmd/actionlint", ("actionlint",))
 METRICS_SERVER = Build("metrics-server", "sigs.k8s.io/metrics-server/cmd/metrics-server", ("metrics-server",))
 CLUSTER = (KUBERNETES, KUBERAY, COREDNS, HELM, KUBECONFORM)
 """Programs that `make e2e` needs."""
-ALL = (*CLUSTER, POLICIES, VERSITYGW, FAKE_GCS, METRICS_SERVER, *KEDA)
+ALL = (*CLUSTER, POLICIES, VERSITYGW, FAKE_GCS, METRICS_SERVER, *KEDA, *FLUX)
 RELEASE = (HELM, ACTIONLINT)
 """Programs that `make release-check` needs."""
 
