@@ -439,20 +439,24 @@ class Team:
 
     @contextlib.contextmanager
     def asked(
-        self, name: str, clients: int, inputs: object, *, may_fail: bool = False
+        self,
+        name: str,
+        clients: int,
+        inputs: object,
+        *,
+        may_fail: bool = False,
+        client: Callable[[], httpx.Client] | None = None,
     ) -> "Iterator[Counter[tuple[int, str]]]":
         """The answers by status and revision, while so many clients on the tests' own node ask a service.
 
-        Each must be 200, unless it `may_fail`.
+        Each must be 200, unless it `may_fail`. `client` makes one; without it they ask at the address of the Service.
         """
         stopped, answers = threading.Event(), Counter[tuple[int, str]]()
-        url = f"http://{self.get(name, 'service')['spec']['clusterIP']}/"
 
         def ask() -> None:
-            headers = {"host": f"{name}.{self.namespace}.svc"}
-            with httpx.Client(timeout=2 * PATIENCE_S, trust_env=False, headers=headers) as client:
+            with client() if client else self._client(name) as opened:
                 while not stopped.is_set():
-                    answer = client.post(url, json={"inputs": inputs})
+                    answer = opened.post("/", json={"inputs": inputs})
                     answers[answer.status_code, answer.headers.get("x-sundog-revision", "")] += 1
 
         with ThreadPoolExecutor(clients) as pool:
@@ -464,6 +468,11 @@ class Team:
         for each in asking:
             each.result()
         assert may_fail or {status for status, _ in answers} == {200}
+
+    def _client(self, name: str) -> httpx.Client:
+        address = self.get(name, "service")["spec"]["clusterIP"]
+        headers = {"host": f"{name}.{self.namespace}.svc"}
+        return httpx.Client(base_url=f"http://{address}", timeout=2 * PATIENCE_S, trust_env=False, headers=headers)
 
     def diagnosis(self) -> str:
         shown = (

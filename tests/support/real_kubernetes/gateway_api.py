@@ -10,13 +10,13 @@ from real_kubernetes.kubectl import Kubectl, Object
 from waiting import eventually
 
 MODULE = "sigs.k8s.io/gateway-api"
-CRDS = ("gatewayclasses", "gateways", "httproutes")
+CRDS = ("gatewayclasses", "gateways", "httproutes", "referencegrants")
 HTTP_ROUTES = "httproutes.gateway.networking.k8s.io"
 CONTROLLER = "example.com/gateway"
 
 
 def crds() -> list[Object]:
-    """Return the CRDs that a route needs, from the module of the standard channel. Raises ClusterError."""
+    """Return the CRDs of a Gateway with routes for HTTP, from the module of the standard channel. Raises ClusterError."""
     folder = module_directory("gateway-api", MODULE) / "config" / "crd" / "standard"
     return [yaml.safe_load((folder / f"gateway.networking.k8s.io_{name}.yaml").read_text()) for name in CRDS]
 
