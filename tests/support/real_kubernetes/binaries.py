@@ -62,12 +62,13 @@ FLUX = (
     Build("flux", "github.com/fluxcd/source-controller", ("source-controller",)),
     Build("flux", "github.com/fluxcd/kustomize-controller", ("kustomize-controller",)),
 )
+ARGOCD = Build("argo-cd", "github.com/argoproj/argo-cd/v3/cmd", ("argocd-application-controller", "argocd-repo-server"))
 CONTOUR = Build("contour", "github.com/projectcontour/contour/cmd/contour", ("contour",))
 ACTIONLINT = Build("actionlint", "github.com/rhysd/actionlint/cmd/actionlint", ("actionlint",))
 METRICS_SERVER = Build("metrics-server", "sigs.k8s.io/metrics-server/cmd/metrics-server", ("metrics-server",))
 CLUSTER = (KUBERNETES, KUBERAY, COREDNS, HELM, KUBECONFORM)
 """Programs that `make e2e` needs."""
-ALL = (*CLUSTER, POLICIES, VERSITYGW, FAKE_GCS, METRICS_SERVER, CONTOUR, *KEDA, *FLUX)
+ALL = (*CLUSTER, POLICIES, VERSITYGW, FAKE_GCS, METRICS_SERVER, CONTOUR, ARGOCD, *KEDA, *FLUX)
 RELEASE = (HELM, ACTIONLINT)
 """Programs that `make release-check` needs."""
 
