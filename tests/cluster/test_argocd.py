@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from charting import ROOT
+from charting import CHART, NAMESPACE, ROOT
 from charting.lifecycle import TEAM, Life
 from git_server import Repository, serving
 from git_team import GitTeam, digits
-from real_kubernetes import argocd
+from real_kubernetes import argocd, prometheus_operator
 from real_kubernetes.argocd import ArgoCD
 from real_kubernetes.binaries import ARGOCD
 from real_kubernetes.cluster import BINARIES, Cluster
@@ -31,12 +31,15 @@ pytestmark = [
 ]
 
 EXAMPLE = ROOT / "examples" / "gitops" / "argocd" / "applications.yaml"
+VALUES = ROOT / "examples" / "gitops" / "platform" / "values.yaml"
+PLATFORM = "sundog"
 
 
-def application(repository: Repository) -> dict[str, Any]:
-    """The example's of the team, with another address."""
-    (made,) = [doc for doc in yaml.safe_load_all(EXAMPLE.read_text()) if doc["metadata"]["name"] == TEAM]
-    made["spec"]["source"]["repoURL"] = repository.url
+def application(repository: Repository, name: str = TEAM) -> dict[str, Any]:
+    """One of the example's, with another address."""
+    (made,) = [doc for doc in yaml.safe_load_all(EXAMPLE.read_text()) if doc["metadata"]["name"] == name]
+    for source in made["spec"].get("sources") or [made["spec"]["source"]]:
+        source["repoURL"] = repository.url
     # What it has made goes with it.
     made["metadata"]["finalizers"] = ["resources-finalizer.argocd.argoproj.io"]
     return dict(made)
@@ -55,12 +58,12 @@ class Team(GitTeam):
             f"commit {commit[:8]} is synced and {health}",
         )
 
-    def until_compared(self, commit: str) -> None:
+    def until_compared(self, commit: str, name: str = TEAM) -> None:
         """Three more comparisons, each of which finds the cluster as a commit says."""
         for _ in range(3):
-            before = self.argocd.looks(TEAM)
-            self.life.until(lambda seen=before: self.argocd.looks(TEAM) != seen, "another comparison")
-            assert self.argocd.has_synced(TEAM, commit), self.argocd.status(TEAM)
+            before = self.argocd.looks(name)
+            self.life.until(lambda seen=before: self.argocd.looks(name) != seen, "another comparison")
+            assert self.argocd.has_synced(name, commit), self.argocd.status(name)
 
 
 @pytest.fixture(scope="module")
@@ -130,4 +133,24 @@ def test_what_leaves_the_repository_leaves_the_cluster(team: Team) -> None:
     assert team.life.condition("Ready", "other")[0] == "True"
     team.until_shown(team.commit("Serve it no more", other=None), "Healthy")
     team.life.until(lambda: not team.kubectl.succeeds("-n", TEAM, "get", "mdep", "other"), "it is gone")
+    assert team.life.condition("Ready")[0] == "True"
+
+
+@pytest.fixture
+def chart(team: Team) -> Iterator[str]:
+    """The chart with the example's values from the repository: its commit."""
+    files = {f"helm/sundog/{path.relative_to(CHART)}": path.read_text() for path in CHART.rglob("*") if path.is_file()}
+    team.kubectl.apply(*prometheus_operator.crds())
+    commit = team.repository.commit("Add the platform", {**files, "platform/values.yaml": VALUES.read_text()})
+    team.kubectl.apply(application(team.repository, PLATFORM))
+    yield commit
+    team.kubectl("-n", argocd.NAMESPACE, "delete", argocd.APPLICATIONS, PLATFORM, "--ignore-not-found")
+
+
+def test_the_chart_meets_no_drift_and_models_outlive_it(team: Team, chart: str) -> None:
+    team.life.until(lambda: team.argocd.has_synced(PLATFORM, chart), "the chart is synced")
+    team.until_compared(chart, PLATFORM)
+    assert len(team.argocd.syncs(PLATFORM)) == 1
+    team.kubectl("-n", argocd.NAMESPACE, "delete", argocd.APPLICATIONS, PLATFORM)
+    assert not team.kubectl.get("-n", NAMESPACE, "deployments")["items"]
     assert team.life.condition("Ready")[0] == "True"

@@ -1,6 +1,7 @@
 """Argo CD for a cluster: its CRDs, and its controller, its repo server and their Redis as processes beside the control plane."""
 
 import base64
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,15 +42,21 @@ class ArgoCD:
     def has_synced(self, name: str, commit: str) -> bool:
         """Return whether the cluster is as a commit says."""
         sync = self.status(name).get("sync", {})
-        return (sync.get("status"), sync.get("revision")) == ("Synced", commit)
+        return sync.get("status") == "Synced" and _commit(sync) == commit
 
     def syncs(self, name: str) -> list[str]:
         """Return the commits that were applied, in order: one that was applied again after a drift is there twice."""
-        return [entry["revision"] for entry in self.status(name).get("history", ())]
+        return [_commit(entry) for entry in self.status(name).get("history", ())]
 
     def looks(self, name: str) -> str:
         """Return when Argo CD last compared an Application with its repository."""
         return str(self.status(name).get("reconciledAt", ""))
+
+
+def _commit(state: Object) -> str:
+    """Return the commit of a state whose sources are of one repository."""
+    (commit,) = {*state.get("revisions", [state.get("revision")])}
+    return str(commit)
 
 
 @contextmanager
@@ -100,6 +107,8 @@ def _start(instance: Instance, binaries: Binaries) -> None:
     folder = instance.folder("argocd")
     store = shutil.which("valkey-server") or shutil.which("redis-server") or "redis-server"
     environment = {
+        # It renders charts by Helm.
+        "PATH": f"{binaries.path('helm').parent}{os.pathsep}{os.environ['PATH']}",
         "KUBECONFIG": str(instance.kubeconfig),
         # It takes the kubeconfig for the cluster that it calls its own.
         "ARGOCD_FAKE_IN_CLUSTER": "true",
