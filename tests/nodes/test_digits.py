@@ -1,4 +1,4 @@
-"""Digits are served by replicas on three nodes and edges on two, and a node is killed under load."""
+"""Digits are served by replicas on three nodes and edges on two. A node is killed, drained and cut off under load, also in a canary."""
 
 import json
 import sys
@@ -9,13 +9,15 @@ from contextlib import contextmanager
 
 import pytest
 
+from edge_totals import EdgeTotals
 from real_kubernetes import further_nodes
 from real_kubernetes.binaries import HELM
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.helm import Helm
 from real_kubernetes.node import Node
 from real_local import is_ready
-from real_serving import Json, Serving, Team
+from real_serving import Json, Serving, Team, Traffic
+from sundog_operator.core.analysis.counters import ArmCounts, Counters
 from waiting import patience
 
 pytestmark = pytest.mark.timeout(patience(1800))
@@ -23,6 +25,8 @@ pytestmark = pytest.mark.timeout(patience(1800))
 REPLICAS = 3
 CLIENTS = 8
 SLOW = 4
+# The step lasts longer than the tests, so any decision in it would be one on the outage. All guardrails are the default ones.
+LONG = {"rollout": {"steps": [{"weight": 50, "minDuration": "2h"}]}}
 
 
 @contextmanager
@@ -34,6 +38,16 @@ def only_on(cluster: Cluster, node: Node) -> Iterator[None]:
         yield
     finally:
         cluster.kubectl("uncordon", *others)
+
+
+@contextmanager
+def kept_from(cluster: Cluster, node: Node) -> Iterator[None]:
+    """Pods that start while the block runs are placed on other nodes."""
+    cluster.kubectl("cordon", node.name)
+    try:
+        yield
+    finally:
+        cluster.kubectl("uncordon", node.name)
 
 
 def count_by_node(pods: list[Json]) -> Counter[str]:
@@ -127,3 +141,90 @@ def test_a_drained_node_loses_nothing(cluster: Cluster, spread: Team) -> None:
             until_replicas(spread, REPLICAS)
             spread.until(lambda: len(list(filter(is_ready, spread.edges()))) == 2, "two edges")
             traffic.more(500)
+
+
+@pytest.fixture(scope="module")
+def canary(cluster: Cluster, spread: Team) -> Iterator[tuple[Traffic, Node]]:
+    """Clients of a canary at 50 %, and a node with an edge and replicas of both revisions; the first node has them too."""
+    first = cluster.nodes[0]
+    (node,) = [each for each in cluster.nodes[1:] if on(spread.edges(), each)]
+    (other,) = [each for each in cluster.nodes[1:] if each != node]
+    with spread.traffic(clients=CLIENTS, slow=SLOW, node=first.name, may_fail=True) as traffic:
+        with kept_from(cluster, other):
+            spread.apply(spread.digits("v2", **LONG))
+            spread.until_canary(50)
+        assert on(spread.workers(1), node)
+        assert on(spread.workers(2), node)
+        assert on(spread.workers(2), first)
+        spread.until(lambda: status(spread)["step"].get("warm"), "the candidate is warm")
+        traffic.more(500)
+        traffic.lost_nothing()
+        yield traffic, node
+
+
+def status(team: Team) -> Json:
+    """The status of the rollout's Experiment."""
+    found: Json = team.get("digits-r2", "mexp")["status"]
+    return found
+
+
+def stored(team: Team) -> ArmCounts:
+    """What the status has of the candidate."""
+    found = team.get("digits-r2", "mexp")
+    return Counters.unpack(found["status"]["tallies"], found["metadata"]["uid"]).over_epochs("canary")
+
+
+def assert_undecided(team: Team) -> None:
+    found = status(team)
+    assert (found["phase"], found["verdict"]["decision"]) == ("Running", "Undecided"), found["verdict"]
+    assert {each["name"] for each in found["metrics"] if each["verdict"] == "Harm"} == set()
+    assert team.status()["candidate"]["weight"] == 50
+
+
+def test_a_canary_whose_node_is_cut_off_and_returns_is_not_decided_and_counts_each_request_once(
+    cluster: Cluster, spread: Team, canary: tuple[Traffic, Node]
+) -> None:
+    traffic, node = canary
+    with further_nodes.cut_off(node):
+        cluster.kubectl.wait("--for=condition=Ready=Unknown", f"node/{node.name}")
+        traffic.more(500)
+        assert_undecided(spread)
+    cluster.kubectl.wait("--for=condition=Ready", f"node/{node.name}")
+    spread.until(lambda: len(list(filter(is_ready, spread.edges()))) == 2, "two edges")
+    spread.until(lambda: spread.condition_state("TrafficSynced")[0] == "True", "both edges have the split")
+    before = stored(spread).assigned
+    traffic.more(500)
+    spread.until(lambda: stored(spread).assigned > before, "counts after the outage")
+    assert_undecided(spread)
+
+    attempt, edges = spread.get("digits-r2", "mexp")["metadata"]["uid"], EdgeTotals()
+    known, counts = stored(spread), traffic.counts()
+    assert all(edges.read(pod) for pod in spread.edges())
+    sums = edges.sums(attempt, "canary")
+    sys.stdout.write(
+        f"{counts['failed']} of {counts['sent']} requests lost; edges {dict(sums)}; stored {known.assigned}, {known.errors}\n"
+    )
+    assert known.assigned <= sums["assigned"]
+    assert known.errors <= sums["errors"]
+    # Edges count what they have answered or given up, clients what they got: answers that were lost on the way are in one of them alone.
+    assert abs(sums["assigned"] - sums["errors"] - counts["answered"]["2"]) <= counts["failed"] + CLIENTS + SLOW
+
+
+def test_a_canary_whose_node_is_killed_is_not_decided(
+    cluster: Cluster, spread: Team, canary: tuple[Traffic, Node]
+) -> None:
+    traffic, node = canary
+    before = stored(spread).assigned
+    further_nodes.kill(node)
+    cluster.kubectl.wait("--for=condition=Ready=Unknown", f"node/{node.name}")
+    spread.until(lambda: not on(spread.workers(2), node), "its replicas are given up")
+    assert_undecided(spread)
+    further_nodes.replace(cluster.nodes, node, cluster.kubectl, BINARIES)
+    spread.until(lambda: len(list(filter(is_ready, spread.edges()))) == 2, "two edges")
+    spread.until(lambda: spread.condition_state("TrafficSynced")[0] == "True", "both edges have the split")
+    spread.until(lambda: spread.condition_state("RevisionReady")[0] == "True", "the candidate is whole")
+    traffic.more(500)
+    assert_undecided(spread)
+    assert stored(spread).assigned > before
+    spread.sundog("promote", "digits")
+    spread.until_stable(2)
