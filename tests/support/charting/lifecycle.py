@@ -82,12 +82,18 @@ class Life:
 
 @contextlib.contextmanager
 def beginning(
-    api_server: Cluster, folder: Path, *options: str, name: str = RELEASE, changes: Values | None = None
+    api_server: Cluster,
+    folder: Path,
+    *options: str,
+    name: str = RELEASE,
+    changes: Values | None = None,
+    through: Callable[[Path], contextlib.AbstractContextManager[Path]] = contextlib.nullcontext,
 ) -> Iterator[Life]:
     """An operator of the chart's making and an empty namespace; the namespace goes at the end. `options` go to the operator.
 
     `name` is the release's full name, and that of its account: what another one does is not counted as the chart's own.
-    `changes` are more of the chart's values.
+    `changes` are more of the chart's values. `through` puts something between the operator and the API server: it gets a kubeconfig and
+    returns that for the operator.
     """
     kubectl, given = api_server.kubectl, {**values("smallest"), "fullnameOverride": name}
     for key, value in (changes or {}).items():
@@ -106,7 +112,8 @@ def beginning(
     try:
         with (
             fake_workloads(api_server.kubeconfig, folder / "fake-workloads.log"),
-            running_operator(folder, own, *options, installation=file) as operator,
+            through(own) as used,
+            running_operator(folder, used, *options, installation=file) as operator,
         ):
             yield Life(kubectl, operator)
             operator.end()
